@@ -1,0 +1,99 @@
+"""What objdsl has to say about a text, as data. Only `objdsl.render` turns it into print."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from objdsl.source import Span
+
+
+class Severity(StrEnum):
+    """How bad it is. Errors and warnings change the exit code; notes do so under `--strict`."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+class Certainty(StrEnum):
+    """Whether the analysis proved the statement, or only found it likely."""
+
+    PROVEN = "proven"
+    LIKELY = "likely"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A second place in the text, with what it has to do with the finding."""
+
+    span: Span
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replace the characters of `span` by `text`."""
+
+    span: Span
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """Edits that remove the finding. `safe` ones leave the objective the same as mathematics."""
+
+    title: str
+    edits: tuple[Edit, ...]
+    safe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One statement about a text: what, where, why, and what to do.
+
+    `name` and `code` identify the rule (`length-normalisation`, `OBJ101`). `value` and `gradient`
+    say what the finding does to each of the two; `fine_if` says when to leave it as it is.
+    """
+
+    name: str
+    code: str
+    severity: Severity
+    message: str
+    span: Span | None
+    under: str = ""
+    labels: tuple[Label, ...] = ()
+    certainty: Certainty = Certainty.PROVEN
+    weight: str = ""
+    consequence: str = ""
+    value: str = ""
+    gradient: str = ""
+    help: str = ""
+    fine_if: str = ""
+    fix: Fix | None = None
+
+
+class ObjectiveError(Exception):
+    """A text that is not an objective. `diagnostics` holds every error that was found in it."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__(self.diagnostics)
+
+    def __str__(self) -> str:
+        from objdsl.render.terminal import render
+
+        return "\n" + "\n".join(render(diagnostic) for diagnostic in self.diagnostics)
+
+
+def near(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` was probably meant to be, or None."""
+    known = list(known)
+    folded = {other.casefold(): other for other in known}
+    if name.casefold() in folded:
+        return folded[name.casefold()]
+    cutoff = 0.6 if len(name) > 3 else 0.5
+    found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return found[0] if found else None

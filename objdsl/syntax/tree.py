@@ -1,0 +1,278 @@
+"""The syntax tree: what the text says, before any name has a meaning.
+
+Nodes are frozen; `span` is where they stand in the text and takes no part in equality, so that
+`parse(format(tree)) == tree` is a statement about the formula alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from objdsl.source import Source, Span
+
+
+def _span() -> Span:
+    return field(compare=False, repr=False)  # type: ignore[no-any-return]
+
+
+# --- expressions ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """`0.2`, `1e-4`, `inf`. `text` is the number as it was written."""
+
+    value: float
+    text: str = field(compare=False)
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """`reward`. `id` is the canonical spelling (`pi` for `π`)."""
+
+    id: str
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """`|y|`."""
+
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """`-x`, `+x`, `not x`."""
+
+    op: Literal["-", "+", "not"]
+    operand: Expression
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """`x + y` and the like; comparisons and `and`/`or` too."""
+
+    op: Literal["+", "-", "*", "/", "^", "<", "<=", ">", ">=", "==", "!=", "and", "or"]
+    left: Expression
+    right: Expression
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Conditional:
+    """`then if condition else otherwise`."""
+
+    then: Expression
+    condition: Expression
+    otherwise: Expression
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`clip(r, lo, hi)`."""
+
+    function: Name
+    arguments: tuple[Expression, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """`s >= t` (a running reduction) or `j != i` (over the others)."""
+
+    bound: Name
+    op: Literal["<", "<=", ">", ">=", "!="]
+    index: Name
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Binder:
+    """What stands between the brackets: `p,i,t`, `t | M`, `j != i`, `s >= t`.
+
+    Either `indices` or `relation` is given. `condition` is the part after `|`.
+    """
+
+    indices: tuple[Name, ...]
+    relation: Relation | None
+    condition: Expression | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """`pi[v]`: a name with an index and no operand."""
+
+    name: Name
+    binder: Binder
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """`mean[t] x`, `top[p,i,t](x, 0.2)`: an operator with a binder, applied to its operands."""
+
+    operator: Name
+    binder: Binder
+    operands: tuple[Expression, ...]
+    span: Span = _span()
+
+
+Expression = (
+    Number | Name | Length | Unary | Binary | Conditional | Call | Indexed | Reduction
+)
+
+
+# --- statements ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """`objective dr_grpo from grpo`."""
+
+    name: Name
+    base: Name | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """`[0, inf)`: a domain with its ends open or closed."""
+
+    lower: float
+    upper: float
+    lower_closed: bool
+    upper_closed: bool
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`{0, 1}`: a domain of separate values."""
+
+    values: tuple[float, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """`param eps = 0.2 in (0, 1)`. `default` is a number, maybe negative."""
+
+    name: Name
+    default: float
+    default_text: str = field(compare=False)
+    domain: Interval | Choice | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`policy teacher` or `policy inner = pi at layer 6`."""
+
+    name: Name
+    of: Name | None
+    layer: int | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """`given margin[p,i] in {0, 1}`; without brackets it declares the domain of a known column."""
+
+    name: Name
+    indices: tuple[Name, ...] | None
+    domain: Interval | Choice | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Def:
+    """`def k2(p, q) = log(q / p)^2 / 2`."""
+
+    name: Name
+    arguments: tuple[Name, ...]
+    body: Expression
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    """`A = reward - mean[i] reward`."""
+
+    name: Name
+    value: Expression
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """`group 16` or the bare flag `keep_mask` of a `sample` statement."""
+
+    name: Name
+    value: float | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`sample from mu: group 16, temperature 1`."""
+
+    policy: Name
+    options: tuple[Option, ...]
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """`keep p where std[i] reward > 0`."""
+
+    index: Name
+    condition: Expression
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`report clip_fraction = mean[p,i,t] (r > 1 + eps)`."""
+
+    name: Name
+    value: Expression
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """`maximize J`, `minimize J`, `minimize critic J`."""
+
+    sense: Literal["maximize", "minimize"]
+    critic: bool
+    value: Expression
+    span: Span = _span()
+
+
+Statement = (
+    Header | Param | Policy | Given | Def | Let | Sample | Keep | Report | Goal
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """`# text`. `own_line` is false for a comment after a statement."""
+
+    text: str
+    own_line: bool
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A parsed file: its statements in order, and its comments in order."""
+
+    statements: tuple[Statement, ...]
+    comments: tuple[Comment, ...]
+    source: Source = field(compare=False, repr=False)
