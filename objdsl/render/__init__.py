@@ -1,0 +1,1 @@
+"""Diagnostics as text: the only place where findings become print."""

@@ -1,0 +1,47 @@
+"""The parser that Lark makes of `objective.lark`, kept between runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from lark import Lark
+
+
+@cache
+def grammar() -> Lark:
+    """The LALR parser of one statement.
+
+    Its tables take ten times longer to compute than to read back, and every `objdsl check` would
+    pay for it, so they are kept in the user's cache. Lark computes them again when the grammar,
+    its own version or Python's changed, and when the cached file is missing or damaged.
+    """
+    text = (files("objdsl.grammars") / "objective.lark").read_text(encoding="utf-8")
+    # Every terminal is a word of its own (`order` is not `or der`), hence the basic lexer.
+    return Lark(
+        text,
+        parser="lalr",
+        lexer="basic",
+        keep_all_tokens=True,
+        maybe_placeholders=True,
+        cache=_cache_file() or False,
+    )
+
+
+def _cache_file() -> str | None:
+    """Where the tables are kept; None when there is no place that is the user's own."""
+    if sys.platform == "win32":
+        home = os.environ.get("LOCALAPPDATA")
+    else:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not home or not os.path.isabs(home):
+        return None
+    folder = Path(home) / "objdsl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return str(folder / "grammar.lark-tables")

@@ -1,0 +1,198 @@
+"""Text to syntax tree, with every syntax error of the text at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from lark import Token, Tree
+from lark.exceptions import UnexpectedInput
+
+from objdsl.diagnostic import Diagnostic, ObjectiveError
+from objdsl.source import Source, Span
+from objdsl.syntax import messages, tree
+from objdsl.syntax.grammar import grammar
+from objdsl.syntax.read import verify
+from objdsl.syntax.spelling import canonical
+from objdsl.syntax.split import DEEPEST, Piece, split
+
+# Nobody mends more than this before running again; hostile text holds a mistake in every line.
+_MOST_ERRORS = 100
+
+# Characters of one statement. The longest published objective has about 300.
+_LONGEST = 16 * 1024
+
+
+def parse(source: Source) -> tree.File:
+    """The syntax tree of a text.
+
+    Raises ObjectiveError with every syntax error that the text holds, in order.
+    """
+    verify(source)
+    pieces, comments = split(source)
+    if not pieces:
+        raise ObjectiveError([messages.empty(source)])
+    statements: list[tree.Statement] = []
+    errors: list[Diagnostic] = []
+    for piece in pieces:
+        try:
+            statements.append(_statement(source, piece))
+        except ObjectiveError as error:
+            errors.extend(error.diagnostics)
+        if len(errors) == _MOST_ERRORS:
+            break
+    if errors:
+        raise ObjectiveError(errors)
+    return tree.File(tuple(statements), comments, source)
+
+
+def parse_expression(text: str) -> tree.Expression:
+    """The syntax tree of one expression, for tests and for expressions given on a command line."""
+    binding = parse(Source("<expression>", f"_ = (\n{text}\n)")).statements
+    if len(binding) != 1 or not isinstance(binding[0], tree.Let):
+        raise ValueError(f"not one expression: {text!r}")
+    return binding[0].value
+
+
+def _statement(source: Source, piece: Piece) -> tree.Statement:
+    if piece.too_deep is not None:
+        raise ObjectiveError([messages.too_deep(Span(source, piece.too_deep, piece.too_deep + 1))])
+    if piece.end - piece.start > _LONGEST:
+        raise ObjectiveError([messages.too_long(Span(source, piece.start, piece.end), _LONGEST)])
+    try:
+        parsed = grammar().parse(source.text[piece.start : piece.end])
+    except UnexpectedInput as error:
+        raise ObjectiveError([messages.explain(source, piece, error)]) from None
+    return _build(parsed, source, piece.start)
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """A token in its canonical spelling."""
+
+    text: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a part of a statement became: a word, a node, or what a rule gives to its parent."""
+
+    value: Any
+    span: Span
+    depth: int
+
+
+def _build(parsed: Tree[Token], source: Source, offset: int) -> tree.Statement:
+    """Lark's tree to ours, leaves first and without recursion: text can nest without end."""
+    built: dict[int, _Part] = {}
+
+    def part(child: Tree[Token] | Token) -> _Part:
+        if isinstance(child, Tree):
+            return built.pop(id(child))
+        start = offset + cast(int, child.start_pos)
+        span = Span(source, start, start + len(child))
+        return _Part(_Word(canonical(child), span), span, 0)
+
+    for subtree in parsed.iter_subtrees():
+        # None stands where an option of the grammar is absent.
+        parts = [child if child is None else part(child) for child in subtree.children]
+        present = [each for each in parts if each is not None]
+        span = present[0].span.to(present[-1].span)
+        depth = 1 + max(each.depth for each in present)
+        if depth > DEEPEST:
+            raise ObjectiveError([messages.too_deep(present[-1].span)])
+        values = [each if each is None else each.value for each in parts]
+        built[id(subtree)] = _Part(_node(subtree.data, values, span), span, depth)
+    return cast(tree.Statement, built.popitem()[1].value)
+
+
+def _node(rule: str, parts: list[Any], span: Span) -> Any:
+    """The node of one rule of the grammar, from the tokens and the nodes that the rule names."""
+    match rule, parts:
+        case "name", [word]:
+            return tree.Name(word.text, span)
+        case "literal", [word]:
+            return tree.Number(_number(word), word.text, span)
+        case "length", _:
+            return tree.Length(span)
+        case "group", [_, inner, _]:
+            # The brackets belong to the node's place in the text: an edit replaces them too.
+            return replace(inner, span=span)
+        case "unary", [op, operand]:
+            return tree.Unary(op.text, operand, span)
+        case "binary", [left, op, right]:
+            return tree.Binary(op.text, left, right, span)
+        case "conditional", [then, _, condition, _, otherwise]:
+            return tree.Conditional(then, condition, otherwise, span)
+        case "call", [function, _, arguments, _]:
+            return tree.Call(_name(function), arguments or (), span)
+        case "indexed", [name, _, binder, _]:
+            return tree.Indexed(_name(name), binder, span)
+        case "reduction", [operator, _, binder, _, operand]:
+            return tree.Reduction(_name(operator), binder, (operand,), span)
+        case "reduction", [operator, _, binder, _, _, first, _, others, _]:
+            return tree.Reduction(_name(operator), binder, (first, *others), span)
+        case "binder", [tuple() as indices, _, condition]:
+            return tree.Binder(indices, None, condition, span)
+        case "binder", [relation, _, condition]:
+            return tree.Binder((), relation, condition, span)
+        case "relation", [bound, op, index]:
+            if op.text == "==":
+                raise ObjectiveError([messages.equal_in_binder(op.span)])
+            return tree.Relation(_name(bound), op.text, _name(index), span)
+        case "names", words:
+            return tuple(_name(word) for word in words[::2])
+        case "arguments" | "options", items:
+            return tuple(items[::2])
+        case "let", [name, _, value]:
+            return tree.Let(_name(name), value, span)
+        case "param", [_, name, _, default, _, domain]:
+            return tree.Param(_name(name), default.value, default.text, domain, span)
+        case "number", [sign, word]:
+            negative = sign is not None and sign.text == "-"
+            value = -_number(word) if negative else _number(word)
+            return tree.Number(value, "-" * negative + word.text, span)
+        case "interval", [opening, lower, _, upper, closing]:
+            closed = opening.text == "[", closing.text == "]"
+            return tree.Interval(lower.value, upper.value, *closed, span)
+        case "choice", [_, *numbers, _]:
+            return tree.Choice(tuple(number.value for number in numbers[::2]), span)
+        case "header", [_, name, _, base]:
+            return tree.Header(_name(name), base and _name(base), span)
+        case "policy", [_, name, _, of, _, _, layer]:
+            return tree.Policy(_name(name), of and _name(of), layer and _layer(layer), span)
+        case "given", [_, name, _, indices, _, _, domain]:
+            return tree.Given(_name(name), indices, domain, span)
+        case "def", [_, name, _, arguments, _, _, body]:
+            return tree.Def(_name(name), arguments or (), body, span)
+        case "sample", [_, _, policy, _, options]:
+            return tree.Sample(_name(policy), options or (), span)
+        case "option", [name, value]:
+            return tree.Option(_name(name), value and value.value, span)
+        case "keep", [_, index, _, condition]:
+            return tree.Keep(_name(index), condition, span)
+        case "report", [_, name, _, value]:
+            return tree.Report(_name(name), value, span)
+        case "goal", [sense, *critic, value]:
+            return tree.Goal(sense.text, any(critic), value, span)
+    raise AssertionError(f"no node for {rule} of {len(parts)} parts")
+
+
+def _name(word: _Word) -> tree.Name:
+    return tree.Name(word.text, word.span)
+
+
+def _number(word: _Word) -> float:
+    value = float(word.text)
+    if math.isinf(value) and word.text != "inf":
+        raise ObjectiveError([messages.out_of_range(word.span)])
+    return value
+
+
+def _layer(word: _Word) -> int:
+    if not word.text.isdigit() or len(word.text) > 4:
+        raise ObjectiveError([messages.not_a_layer(word.span)])
+    return int(word.text)

@@ -1,0 +1,61 @@
+"""The spellings of a name: papers write `π`, keyboards write `pi`, and both are one name."""
+
+from __future__ import annotations
+
+# Two letters that look the same are the same: keyboards produce the micro sign and the summation
+# sign where papers mean the Greek letters.
+_LETTERS = {
+    "α": "alpha",
+    "β": "beta",
+    "γ": "gamma",
+    "δ": "delta",
+    "ε": "eps",
+    "ϵ": "eps",
+    "ζ": "zeta",
+    "η": "eta",
+    "θ": "theta",
+    "κ": "kappa",
+    "λ": "lam",
+    "μ": "mu",
+    "µ": "mu",
+    "ν": "nu",
+    "ξ": "xi",
+    "π": "pi",
+    "ρ": "rho",
+    "σ": "sigma",
+    "τ": "tau",
+    "φ": "phi",
+    "ϕ": "phi",
+    "χ": "chi",
+    "ψ": "psi",
+    "ω": "omega",
+    "Γ": "Gamma",
+    "Δ": "Delta",
+    "∆": "Delta",
+    "Θ": "Theta",
+    "Λ": "Lambda",
+    "Ξ": "Xi",
+    "Π": "prod",
+    "∏": "prod",
+    "Σ": "sum",
+    "∑": "sum",
+    "Φ": "Phi",
+    "Ψ": "Psi",
+    "Ω": "Omega",
+}
+_SIGNS = {
+    "≤": "<=",
+    "≥": ">=",
+    "≠": "!=",
+    "·": "*",
+    "×": "*",
+    "−": "-",
+    "∞": "inf",
+    "∈": "in",
+}
+_CANONICAL = str.maketrans(_LETTERS | _SIGNS)
+
+
+def canonical(text: str) -> str:
+    """The spelling of a name, a number or an operator in ASCII: `ε_low` is `eps_low`."""
+    return text.translate(_CANONICAL)
