@@ -1,0 +1,940 @@
+"""From the tree to the formula: names, indices, the prelude, `from`.
+
+Every statement is elaborated, also after an error in another, so that one run reports all of them.
+A name whose own statement is wrong is not reported again where it is used.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from objdsl.diagnostic import (
+    Diagnostic,
+    Edit,
+    Fix,
+    Label,
+    ObjectiveError,
+    Severity,
+    near,
+)
+from objdsl.ir import build
+from objdsl.ir.indices import (
+    MEANING,
+    PROMPT,
+    RESPONSE,
+    SCALAR,
+    TOKEN,
+    WORD,
+    Index,
+    Indices,
+    over_to,
+    remove,
+    union,
+    written,
+)
+from objdsl.ir.nodes import (
+    Binary,
+    BinaryOp,
+    Clip,
+    Column,
+    Expr,
+    Length,
+    LogDist,
+    LogProb,
+    Others,
+    Param,
+    Pick,
+    Position,
+    Reduce,
+    ReduceOp,
+    Scan,
+    Shift,
+    Top,
+    Unary,
+    UnaryOp,
+)
+from objdsl.ir.objective import (
+    BUILT_IN_POLICIES,
+    Domain,
+    Named,
+    Objective,
+    Parameter,
+    Policy,
+    Sampling,
+)
+from objdsl.source import Span
+from objdsl.syntax import tree
+
+Find = Callable[[str, Span], tree.File]
+"""Finds the file of a base objective; raises ObjectiveError where there is none."""
+
+COLUMNS: dict[str, Column] = {
+    "reward": Column("reward", RESPONSE),
+    "V": Column("V", TOKEN, trained=True),
+    "V_old": Column("V_old", TOKEN),
+    "truncated": Column("truncated", RESPONSE, mask=True),
+}
+FUNCTIONS: dict[str, int] = {
+    "abs": 1, "exp": 1, "log": 1, "sqrt": 1, "sigmoid": 1, "logsigmoid": 1, "sign": 1,
+    "sg": 1, "next": 1, "togo": 2, "clip": 3, "min": -2, "max": -2,
+}  # fmt: skip
+"""The number of arguments of each function; -2 is two or more."""
+
+REDUCTIONS = ("sum", "mean", "prod", "max", "min", "std", "pstd")
+SUBSETS = ("top", "pick")
+BINARY: dict[str, BinaryOp] = {
+    "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne", "and": "and", "or": "or",
+}  # fmt: skip
+SAMPLING_NUMBERS = ("group", "temperature", "top_p", "top_k", "staleness")
+SAMPLING_FLAGS = ("keep_mask", "keep_routing", "experts")
+MAX_NODES = 20_000
+
+CODES: dict[str, str] = {
+    "no-gradient": "OBJ505",
+    "unknown-name": "OBJ910",
+    "wrong-index": "OBJ911",
+    "cyclic-binding": "OBJ912",
+    "cyclic-base": "OBJ913",
+    "not-a-number": "OBJ915",
+    "wrong-type": "OBJ916",
+    "wrong-arguments": "OBJ917",
+    "duplicate-name": "OBJ918",
+    "reserved-name": "OBJ919",
+    "outside-domain": "OBJ920",
+    "no-goal": "OBJ921",
+    "too-large": "OBJ923",
+}
+
+
+def elaborate(file: tree.File, prelude: tree.File, find: Find) -> Objective:
+    """The objective that a file describes.
+
+    Args:
+        file: the parsed file.
+        prelude: the parsed `std.obj`, whose functions every file may use.
+        find: looks up the file after `from`.
+
+    Raises:
+        ObjectiveError: with every error that was found.
+    """
+    return _Elaborator(prelude, find).objective(file)
+
+
+class _Poisoned(Exception):
+    """An error has been recorded; what depends on it is silent."""
+
+
+@dataclass
+class _Scope:
+    """What the names of a file stand for. Bases come first, what overrides them later."""
+
+    lets: dict[str, tree.Let] = field(default_factory=dict)
+    defs: dict[str, tree.Def] = field(default_factory=dict)
+    params: dict[str, tree.Param] = field(default_factory=dict)
+    policies: dict[str, tree.Policy] = field(default_factory=dict)
+    givens: dict[str, tree.Given] = field(default_factory=dict)
+    reports: dict[str, tree.Report] = field(default_factory=dict)
+    samples: dict[str, tree.Sample] = field(default_factory=dict)
+    keeps: dict[str, tree.Keep] = field(default_factory=dict)
+    goals: dict[bool, tree.Goal] = field(default_factory=dict)
+
+
+@dataclass
+class _Frame:
+    """Names that stand for values while a function body or a running reduction is read."""
+
+    values: dict[str, Expr] = field(default_factory=dict)
+    hidden: dict[str, str] = field(default_factory=dict)
+
+
+class _Elaborator:
+    def __init__(self, prelude: tree.File, find: Find) -> None:
+        self.prelude = prelude
+        self.find = find
+        self.scope = _Scope()
+        self.errors: list[Diagnostic] = []
+        self.values: dict[str, Expr | None] = {}
+        self.order: list[Named] = []
+        self.open: list[tuple[str, Span]] = []
+        self.frames: list[_Frame] = [_Frame()]
+        self.site: Span | None = None
+        self.made = 0
+        self.kept: Expr | None = None
+
+    # --- statements ------------------------------------------------------------------------------
+
+    def objective(self, file: tree.File) -> Objective:
+        header = self._collect(file, ())
+        self._declare_prelude()
+        scope = self.scope
+        self.params = {name: self._parameter(p) for name, p in scope.params.items()}
+        self.givens = {}
+        for name, given in scope.givens.items():
+            with self._statement():
+                self.givens[name] = self._given(given)
+        policies = tuple(self._policy(p) for p in scope.policies.values())
+        sampling = Sampling()
+        for sample in scope.samples.values():
+            with self._statement():
+                sampling = self._sampling(sample)
+        for keep in scope.keeps.values():
+            with self._statement():
+                self.kept = self._keep(keep)
+        for name, let in scope.lets.items():
+            if let.span.source is not self.prelude.source:
+                with self._statement():
+                    self._binding(name, let.name.span)
+        reports = []
+        for name, report in scope.reports.items():
+            with self._statement():
+                value = self._number(self._expr(report.value), report.value.span, "report")
+                reports.append(Named(name, value, report.span))
+        goal = critic = None
+        for is_critic, statement in scope.goals.items():
+            with self._statement():
+                value = self._goal(statement)
+                if is_critic:
+                    critic = value if statement.sense == "minimize" else build.neg(value)
+                else:
+                    goal = value if statement.sense == "maximize" else build.neg(value)
+        if False not in scope.goals:
+            where = header.span if header else (file.statements[-1].span if file.statements else None)
+            self._record("no-goal", "nothing is maximised", where, help="add `maximize ...`")
+        if self.errors or goal is None:
+            raise ObjectiveError(self.errors)
+        return Objective(
+            name=header.name.id if header else "objective",
+            goal=goal,
+            critic=critic,
+            reports=tuple(reports),
+            bindings=tuple(self.order),
+            params=tuple(self.params.values()),
+            policies=policies,
+            sampling=sampling,
+            keep=self.kept,
+            base=header.base.id if header and header.base else None,
+            source=file.source,
+        )
+
+    def _collect(self, file: tree.File, bases: tuple[tuple[str, Span], ...]) -> tree.Header | None:
+        """Puts the statements of the file, and of the files that it starts from, into the scope."""
+        header = next((s for s in file.statements if isinstance(s, tree.Header)), None)
+        if header and header.base:
+            if any(header.base.id == name for name, _ in bases) or header.base.id == header.name.id:
+                chain = " from ".join([*(name for name, _ in bases), header.base.id])
+                self._record(
+                    "cyclic-base",
+                    f"`{header.base.id}` starts from itself",
+                    header.base.span,
+                    help=f"the chain is: {chain or header.name.id + ' from ' + header.base.id}",
+                )
+                raise ObjectiveError(self.errors)
+            base = self.find(header.base.id, header.base.span)
+            self._collect(base, (*bases, (header.base.id, header.base.span)))
+        seen: dict[tuple[str, str], Span] = {}
+        for statement in file.statements:
+            self._add(statement, seen, first=statement is header)
+        return header
+
+    def _add(
+        self, statement: tree.Statement, seen: dict[tuple[str, str], Span], first: bool
+    ) -> None:
+        scope = self.scope
+        match statement:
+            case tree.Header():
+                if not first:
+                    self._record(
+                        "duplicate-name", "a file holds one objective", statement.span,
+                        help="put the second one into a file of its own",
+                    )  # fmt: skip
+                return
+            case tree.Let(name) | tree.Def(name) | tree.Param(name) | tree.Given(name) | tree.Policy(name):
+                if isinstance(statement, tree.Given) and statement.indices is None:
+                    scope.givens[name.id] = statement
+                    return
+                if self._is_reserved(name) or self._is_twice(("name", name.id), name.span, seen):
+                    return
+                for table in (scope.lets, scope.defs, scope.params, scope.givens, scope.policies):
+                    table.pop(name.id, None)  # an override may also change what kind of thing it is
+                match statement:
+                    case tree.Let():
+                        scope.lets[name.id] = statement
+                    case tree.Def():
+                        scope.defs[name.id] = statement
+                    case tree.Param():
+                        scope.params[name.id] = statement
+                    case tree.Given():
+                        scope.givens[name.id] = statement
+                    case tree.Policy():
+                        scope.policies[name.id] = statement
+            case tree.Report(name):
+                if not self._is_twice(("report", name.id), name.span, seen):
+                    scope.reports[name.id] = statement
+            case tree.Sample():
+                if not self._is_twice(("sample", ""), statement.span, seen):
+                    scope.samples["sample"] = statement
+            case tree.Keep():
+                if not self._is_twice(("keep", ""), statement.span, seen):
+                    scope.keeps["keep"] = statement
+            case tree.Goal():
+                what = "critic" if statement.critic else "policy"
+                if not self._is_twice(("goal", what), statement.span, seen):
+                    scope.goals[statement.critic] = statement
+
+    def _is_reserved(self, name: tree.Name) -> bool:
+        taken = (
+            name.id in COLUMNS
+            or name.id in BUILT_IN_POLICIES
+            or name.id in FUNCTIONS
+            or name.id in REDUCTIONS
+            or name.id in SUBSETS
+            or name.id in MEANING
+        )
+        if taken:
+            self._record(
+                "reserved-name", f"`{name.id}` already has a meaning", name.span,
+                help="choose another name",
+            )  # fmt: skip
+        return taken
+
+    def _is_twice(
+        self, key: tuple[str, str], span: Span, seen: dict[tuple[str, str], Span]
+    ) -> bool:
+        if key not in seen:
+            seen[key] = span
+            return False
+        what = f"`{key[1]}` is" if key[0] == "name" else f"a second `{key[0]} {key[1]}`".rstrip()
+        message = f"{what} defined twice" if key[0] == "name" else f"{what} in one file"
+        self._record(
+            "duplicate-name", message, span,
+            labels=(Label(seen[key], "first here"),),
+        )  # fmt: skip
+        return True
+
+    def _declare_prelude(self) -> None:
+        scope = self.scope
+        taken = {*scope.lets, *scope.defs, *scope.params, *scope.givens, *scope.policies}
+        for statement in self.prelude.statements:
+            if isinstance(statement, tree.Def) and statement.name.id not in taken:
+                scope.defs[statement.name.id] = statement
+            if isinstance(statement, tree.Let) and statement.name.id not in taken:
+                scope.lets[statement.name.id] = statement
+
+    def _parameter(self, param: tree.Param) -> Parameter:
+        domain = _domain(param.domain)
+        if not domain.holds(param.default):
+            self._record(
+                "outside-domain",
+                f"the default {param.default_text} of `{param.name.id}` is outside {domain}",
+                param.span,
+            )
+        return Parameter(param.name.id, param.default, domain, param.span)
+
+    def _given(self, given: tree.Given) -> Column:
+        name = given.name.id
+        values = _domain(given.domain).values
+        if given.indices is None:
+            if name not in COLUMNS or COLUMNS[name].trained:
+                known = [k for k, column in COLUMNS.items() if not column.trained]
+                self._fail(
+                    "unknown-name", f"there is no column `{name}` to declare a domain for",
+                    given.name.span, near_to=(name, known),
+                    help=f"a new column says its indices: `given {name}[p,i]`",
+                )  # fmt: skip
+            column = COLUMNS[name]
+            return Column(column.name, column.over, column.mask, values=values)
+        indices = tuple(self._index(index) for index in given.indices)
+        if indices not in (PROMPT, RESPONSE, TOKEN, WORD):
+            self._fail(
+                "wrong-index", f"a column cannot have the indices {written(indices)}",
+                given.span, help="use [p], [p,i], [p,i,t] or [p,i,t,v]",
+            )  # fmt: skip
+        return Column(name, indices, values=values)
+
+    def _policy(self, policy: tree.Policy) -> Policy:
+        of = policy.of.id if policy.of else None
+        if policy.of and of not in BUILT_IN_POLICIES:
+            self._record(
+                "unknown-name", f"there is no policy `{of}`", policy.of.span,
+                near_to=(of or "", BUILT_IN_POLICIES),
+            )  # fmt: skip
+        return Policy(policy.name.id, of, policy.layer)
+
+    def _sampling(self, sample: tree.Sample) -> Sampling:
+        policy = sample.policy.id
+        known = [*BUILT_IN_POLICIES, *self.scope.policies]
+        if policy not in known:
+            self._fail(
+                "unknown-name", f"there is no policy `{policy}`", sample.policy.span,
+                near_to=(policy, known),
+            )  # fmt: skip
+        values: dict[str, float | int | bool] = {}
+        for option in sample.options:
+            name, value = option.name.id, option.value
+            if name not in SAMPLING_NUMBERS and name not in SAMPLING_FLAGS:
+                self._fail(
+                    "unknown-name", f"`sample` has no option `{name}`", option.span,
+                    near_to=(name, [*SAMPLING_NUMBERS, *SAMPLING_FLAGS]),
+                    help="known are: " + ", ".join((*SAMPLING_NUMBERS, *SAMPLING_FLAGS)),
+                )  # fmt: skip
+            if (value is None) != (name in SAMPLING_FLAGS):
+                self._fail(
+                    "wrong-arguments",
+                    f"`{name}` takes {'no' if value is not None else 'a'} number", option.span,
+                )  # fmt: skip
+            if value is None:
+                values[name] = True
+                continue
+            whole = name in ("group", "top_k", "staleness")
+            least = {"group": 1, "top_k": 1, "staleness": 0}.get(name, 0)
+            good = value == int(value) and value >= least if whole else value > 0
+            if not good or (name == "top_p" and value > 1):
+                self._fail("outside-domain", f"`{name} {value:g}` is not possible", option.span)
+            values[name] = int(value) if whole else value
+        return Sampling(policy=policy, span=sample.span, **values)  # type: ignore[arg-type]
+
+    def _keep(self, keep: tree.Keep) -> Expr:
+        if keep.index.id != "p":
+            self._fail(
+                "wrong-index", f"`keep` chooses prompts, not `{keep.index.id}`", keep.index.span,
+                help="write `keep p where ...`; single responses or tokens are left out by a mask",
+            )  # fmt: skip
+        condition = self._mask(self._expr(keep.condition), keep.condition.span)
+        if condition.indices != PROMPT:
+            self._fail(
+                "wrong-index",
+                f"the condition of `keep p` has the indices {written(condition.indices)}, not p",
+                keep.condition.span, help=_reduce_hint(condition.indices, PROMPT),
+            )  # fmt: skip
+        if condition.current:
+            self._fail(
+                "wrong-type", "prompts are kept before training, so `pi` cannot decide on it",
+                keep.condition.span,
+            )  # fmt: skip
+        return condition
+
+    def _goal(self, goal: tree.Goal) -> Expr:
+        verb = goal.sense + (" critic" if goal.critic else "")
+        value = self._number(self._expr(goal.value), goal.value.span, verb)
+        trained = "V" if goal.critic else "pi"
+        if not value.live:
+            self._fail(
+                "no-gradient", f"no gradient reaches `{trained}`: training would do nothing",
+                goal.value.span,
+                help=f"`{trained}` does not appear"
+                if not value.current
+                else "every path goes through `sg` or a comparison; multiply by `log(pi)`, or "
+                "leave one ratio without `sg`",
+            )  # fmt: skip
+        return value
+
+    def _number(self, value: Expr, span: Span, what: str) -> Expr:
+        value = build.real(value)
+        if value.indices != SCALAR:
+            self._fail(
+                "not-a-number",
+                f"`{what}` wants one number, but this has a value for each of "
+                f"{written(value.indices)}",
+                span, help=_reduce_hint(value.indices, SCALAR),
+            )  # fmt: skip
+        return value
+
+    # --- names -----------------------------------------------------------------------------------
+
+    def _binding(self, name: str, use: Span) -> Expr:
+        if name in self.values:
+            value = self.values[name]
+            if value is None:
+                raise _Poisoned
+            return value
+        let = self.scope.lets[name]
+        if any(name == other for other, _ in self.open):
+            names = [other for other, _ in self.open]
+            cycle = [*names[names.index(name) :], name]
+            self._fail(
+                "cyclic-binding", f"`{name}` is defined by itself", use,
+                help="the cycle is " + " -> ".join(cycle),
+            )  # fmt: skip
+        self.open.append((name, use))
+        frames, self.frames = self.frames, [_Frame()]
+        site = self.site
+        if let.span.source is not self.prelude.source:
+            self.site = None
+        self.values[name] = None
+        try:
+            value = self._expr(let.value)
+        finally:
+            self.frames, self.site = frames, site
+            self.open.pop()
+        self.values[name] = value
+        if next(value.children, None) is not None:
+            self.order.append(Named(name, value, let.span))
+        return value
+
+    def _name(self, name: tree.Name) -> Expr:
+        frame = self.frames[-1]
+        if name.id in frame.hidden:
+            self._fail("unknown-name", frame.hidden[name.id], name.span)
+        if name.id in frame.values:
+            return frame.values[name.id]
+        scope = self.scope
+        if name.id in scope.lets:
+            return self._binding(name.id, name.span)
+        if name.id in self.params:
+            domain = self.params[name.id].domain
+            values = domain.values or (domain.lower, domain.upper)
+            return Param(name.id, min(values), max(values))
+        if name.id in self.givens:
+            return self.givens[name.id]
+        if name.id in COLUMNS:
+            return COLUMNS[name.id]
+        if name.id in BUILT_IN_POLICIES or name.id in scope.policies:
+            return build.exp(LogProb(name.id, self._is_trained(name.id)))
+        if name.id == "t":
+            return Position()
+        if name.id == "inf":
+            return build.const(float("inf"))
+        if name.id in MEANING:
+            self._fail(
+                "unknown-name", f"the index `{name.id}` has no value of its own", name.span,
+                help="it stands in brackets: " + f"`mean[{name.id}] ...`",
+            )  # fmt: skip
+        if name.id == "y":
+            self._fail(
+                "unknown-name", "the response `y` has no value of its own", name.span,
+                help="its length is written |y|",
+            )  # fmt: skip
+        if name.id in scope.defs or name.id in FUNCTIONS:
+            self._fail(
+                "wrong-arguments", f"`{name.id}` is a function; give it its arguments", name.span,
+                help=f"`{name.id}({self._signature(name.id)})`",
+            )  # fmt: skip
+        self._fail(
+            "unknown-name", f"there is no `{name.id}`", name.span,
+            near_to=(name.id, self._known()),
+            help=f"a hyper-parameter is declared by `param {name.id} = ...`, a column of the data "
+            f"by `given {name.id}[p,i]`",
+        )  # fmt: skip
+
+    def _known(self) -> list[str]:
+        scope = self.scope
+        return [
+            *self.frames[-1].values, *scope.lets, *self.params, *self.givens, *COLUMNS,
+            *BUILT_IN_POLICIES, *scope.policies, *scope.defs, *FUNCTIONS,
+        ]  # fmt: skip
+
+    def _is_trained(self, policy: str) -> bool:
+        declared = self.scope.policies.get(policy)
+        return policy == "pi" or bool(declared and declared.of and declared.of.id == "pi")
+
+    def _signature(self, function: str) -> str:
+        if function in self.scope.defs:
+            return ", ".join(a.id for a in self.scope.defs[function].arguments)
+        return {"clip": "x, lo, hi", "togo": "x, g", "min": "a, b", "max": "a, b"}.get(function, "x")
+
+    def _index(self, name: tree.Name) -> Index:
+        if name.id not in MEANING:
+            self._fail(
+                "unknown-name", f"there is no index `{name.id}`", name.span,
+                near_to=(name.id, MEANING),
+                help="; ".join(f"{index}: {meaning}" for index, meaning in MEANING.items()),
+            )  # fmt: skip
+        return name.id  # type: ignore[return-value]
+
+    # --- expressions -----------------------------------------------------------------------------
+
+    def _expr(self, node: tree.Expression) -> Expr:
+        self.made += 1
+        if self.made > MAX_NODES:
+            self._record("too-large", "the formula is too large once its functions are put in",
+                         node.span)  # fmt: skip
+            raise ObjectiveError(self.errors)
+        return _located(self._build(node), self.site or node.span)
+
+    def _build(self, node: tree.Expression) -> Expr:
+        match node:
+            case tree.Number(value):
+                return build.const(value)
+            case tree.Name():
+                return self._name(node)
+            case tree.Length():
+                return Length()
+            case tree.Unary("not", operand):
+                return build.negation(self._mask(self._expr(operand), operand.span))
+            case tree.Unary(op, operand):
+                value = build.real(self._expr(operand))
+                return build.neg(value) if op == "-" else value
+            case tree.Binary(op, left, right):
+                return self._binary(op, left, right)
+            case tree.Conditional(then, condition, otherwise):
+                a, b = self._expr(then), self._expr(otherwise)
+                return build.where(self._mask(self._expr(condition), condition.span), a, b)
+            case tree.Call():
+                return self._call(node)
+            case tree.Indexed():
+                return self._indexed(node)
+            case tree.Reduction():
+                return self._reduction(node)
+
+    def _binary(self, op: str, left: tree.Expression, right: tree.Expression) -> Expr:
+        a, b = self._expr(left), self._expr(right)
+        match op:
+            case "and" | "or":
+                a, b = self._mask(a, left.span), self._mask(b, right.span)
+                return build.both(a, b) if op == "and" else Binary("or", a, b)
+            case "<" | "<=" | ">" | ">=" | "==" | "!=":
+                return Binary(BINARY[op], build.real(a), build.real(b))
+            case "*":
+                return build.mul(a, b)
+            case "/":
+                return build.div(a, build.real(b))
+        a, b = build.real(a), build.real(b)
+        match op:
+            case "+":
+                return build.add(a, b)
+            case "-":
+                return build.sub(a, b)
+        return build.power(a, b)
+
+    def _mask(self, value: Expr, span: Span) -> Expr:
+        if value.boolean:
+            return value
+        if isinstance(value, Column) and not value.trained:
+            return Binary("ne", value, build.ZERO)
+        self._fail(
+            "wrong-type", "a condition is wanted here, and this is a number", span,
+            help="compare it with something: `x > 0`",
+        )  # fmt: skip
+
+    def _call(self, call: tree.Call) -> Expr:
+        name = call.function.id
+        if name in self.scope.defs:
+            return self._inline(self.scope.defs[name], call)
+        if name not in FUNCTIONS:
+            if name in REDUCTIONS or name in SUBSETS:
+                self._fail(
+                    "wrong-arguments", f"`{name}` needs the indices that it runs over",
+                    call.span, help=f"`{name}[t] ...`",
+                )  # fmt: skip
+            self._fail(
+                "unknown-name", f"there is no function `{name}`", call.function.span,
+                near_to=(name, [*FUNCTIONS, *self.scope.defs]),
+                help=f"a function is made by `def {name}(x) = ...`",
+            )  # fmt: skip
+        self._check_arguments(call, FUNCTIONS[name])
+        args = [build.real(self._expr(argument)) for argument in call.arguments]
+        match name:
+            case "sg":
+                return build.stop(args[0])
+            case "exp":
+                return build.exp(args[0])
+            case "log":
+                return build.log(args[0])
+            case "min" | "max":
+                result = args[0]
+                for other in args[1:]:
+                    result = Binary("min" if name == "min" else "max", result, other)
+                return result
+            case "clip":
+                return Clip(*args)
+            case "next":
+                return Shift(self._at_tokens(args[0], call.arguments[0].span), 1)
+            case "togo":
+                x = self._at_tokens(args[0], call.arguments[0].span)
+                if args[1].current or args[1].indices != SCALAR:
+                    self._fail("wrong-type", "a discount is one number", call.arguments[1].span)
+                return Scan(">=", x, None if args[1] == build.ONE else args[1])
+        op: UnaryOp = name  # type: ignore[assignment]
+        return build.unary(op, args[0])
+
+    def _check_arguments(self, call: tree.Call, wanted: int) -> None:
+        given = len(call.arguments)
+        if given == wanted or (wanted < 0 and given >= -wanted):
+            return
+        least = "at least " if wanted < 0 else ""
+        name = call.function.id
+        self._fail(
+            "wrong-arguments",
+            f"`{name}` takes {least}{abs(wanted)} argument{'s' if abs(wanted) > 1 else ''}, "
+            f"not {given}",
+            call.span, help=f"`{name}({self._signature(name)})`",
+        )  # fmt: skip
+
+    def _inline(self, function: tree.Def, call: tree.Call) -> Expr:
+        name = function.name.id
+        self._check_arguments(call, len(function.arguments))
+        if any(name + "()" == other for other, _ in self.open):
+            self._fail("cyclic-binding", f"the function `{name}` calls itself", call.span)
+        args = [self._expr(argument) for argument in call.arguments]
+        bound = {a.id: value for a, value in zip(function.arguments, args, strict=True)}
+        self.open.append((name + "()", call.span))
+        self.frames.append(_Frame(bound))
+        site = self.site
+        if function.span.source is self.prelude.source:
+            self.site = site or call.span
+        try:
+            return self._expr(function.body)
+        finally:
+            self.site = site
+            self.frames.pop()
+            self.open.pop()
+
+    def _indexed(self, node: tree.Indexed) -> Expr:
+        name, binder = node.name.id, node.binder
+        policies = (*BUILT_IN_POLICIES, *self.scope.policies)
+        if name in REDUCTIONS or name in SUBSETS:
+            self._fail(
+                "wrong-arguments", f"`{name}` has nothing to work on", node.span,
+                help=f"`{name}[{binder.span.text.strip('[]')}] x`; a minus needs brackets: "
+                f"`{name}[t] (-x)`",
+            )  # fmt: skip
+        is_word = [index.id for index in binder.indices] == ["v"] and binder.condition is None
+        if name in policies and is_word:
+            return build.exp(LogDist(name, self._is_trained(name)))
+        if name in policies:
+            self._fail(
+                "wrong-index", f"`{name}` can be indexed by `v` only, the word of the vocabulary",
+                binder.span, help=f"`{name}` alone is the probability of the sampled token",
+            )  # fmt: skip
+        self._fail(
+            "wrong-index", f"`{name}` is not indexed: its indices are implied", node.span,
+            help=f"write `{name}`",
+        )  # fmt: skip
+
+    # --- reductions ------------------------------------------------------------------------------
+
+    def _reduction(self, node: tree.Reduction) -> Expr:
+        op, binder = node.operator.id, node.binder
+        if op in SUBSETS:
+            return self._subset(node)
+        if op not in REDUCTIONS:
+            self._fail(
+                "unknown-name", f"there is no reduction `{op}`", node.operator.span,
+                near_to=(op, [*REDUCTIONS, *SUBSETS]), help="known are: " + ", ".join(REDUCTIONS),
+            )  # fmt: skip
+        if len(node.operands) != 1:
+            self._fail("wrong-arguments", f"`{op}` works on one value", node.span)
+        if binder.relation is not None:
+            return self._running(op, node, binder.relation)
+        x = build.real(self._expr(node.operands[0]))
+        mask = None
+        if binder.condition is not None:
+            mask = self._mask(self._expr(binder.condition), binder.condition.span)
+        over = self._over(binder, op, x, mask, node.operands[0])
+        if "p" in over and self.kept is not None:
+            mask = self.kept if mask is None else build.both(self.kept, mask)
+        if op == "prod" and isinstance(x, Unary) and x.op == "exp":
+            return build.exp(Reduce("sum", over, x.x, mask))
+        operator: ReduceOp = op  # type: ignore[assignment]
+        return Reduce(operator, over, x, mask)
+
+    def _over(
+        self, binder: tree.Binder, op: str, x: Expr, mask: Expr | None, body: tree.Expression
+    ) -> Indices:
+        """The indices of a binder, if `x` can be reduced over them."""
+        named = [self._index(index) for index in binder.indices]
+        over = tuple(index for index in WORD if index in named)
+        text = _shown(body)
+        if len(over) != len(named):
+            self._fail("wrong-index", "an index stands twice in the brackets", binder.span)
+        carried = union(x.indices, mask.indices if mask is not None else SCALAR)
+        if not set(over) & set(carried):
+            self._fail(
+                "wrong-index",
+                f"{text} has no {_index_name(over[-1])} index: it has {written(carried)}",
+                body.span,
+                labels=(Label(binder.span, f"`{op}` runs over `{written(over)}`"),),
+                help=f"did you mean `{op}[{carried[-1]}]`?" if carried else "it is the same for all",
+            )  # fmt: skip
+        whole = union(carried, over_to(over))
+        left = remove(whole, over)
+        if left != whole[: len(left)]:
+            inner = [index for index in whole[whole.index(over[0]) :] if index not in over]
+            reduced = " ".join(f"`mean[{index}]`" for index in reversed(inner))
+            self._fail(
+                "wrong-index",
+                f"{text} still varies along {written(tuple(inner))}, which lies inside "
+                f"`{over[0]}`",
+                body.span,
+                labels=(Label(binder.span, f"`{op}` runs over `{written(over)}`"),),
+                help=f"reduce it first, by {reduced}, or name it in the brackets too",
+            )  # fmt: skip
+        return over
+
+    def _running(self, op: str, node: tree.Reduction, relation: tree.Relation) -> Expr:
+        body = node.operands[0]
+        bound, index = relation.bound, self._index(relation.index)
+        if node.binder.condition is not None:
+            self._fail(
+                "wrong-arguments", "a condition cannot stand after a relation",
+                node.binder.condition.span, help="multiply by the mask instead",
+            )  # fmt: skip
+        if relation.op == "!=":
+            if index != "i" or op not in ("sum", "mean"):
+                self._fail(
+                    "wrong-index", "only `sum[j != i]` and `mean[j != i]` leave one out",
+                    node.binder.span,
+                )  # fmt: skip
+            with self._frame(_Frame(self.frames[-1].values, {bound.id: "`j` has no value"})):
+                x = build.real(self._expr(body))
+            if x.indices != RESPONSE:
+                self._fail(
+                    "wrong-index",
+                    f"{_shown(body)} has the indices {written(x.indices)}, but `j != i` runs over "
+                    "whole responses: p,i",
+                    body.span, help=_reduce_hint(x.indices, RESPONSE),
+                )  # fmt: skip
+            return Others("sum" if op == "sum" else "mean", x)
+        if index != "t":
+            self._fail("wrong-index", "a running reduction follows the tokens: `s >= t`",
+                       node.binder.span)  # fmt: skip
+        message = f"inside `{op}[{bound.id} {relation.op} t]` the position is `{bound.id}`, not `t`"
+        values = {**self.frames[-1].values, bound.id: Position()}
+        with self._frame(_Frame(values, {"t": message})):
+            x = self._at_tokens(build.real(self._expr(body)), body.span)
+        match op:
+            case "sum":
+                return Scan(relation.op, x)
+            case "mean":
+                return build.div(Scan(relation.op, x), _reached(relation.op))
+            case "prod":
+                return build.exp(Scan(relation.op, build.log(x)))
+        self._fail(
+            "wrong-arguments", f"there is no running `{op}`", node.span,
+            help="`sum`, `mean` and `prod` can run along the tokens",
+        )  # fmt: skip
+
+    def _subset(self, node: tree.Reduction) -> Expr:
+        op, binder = node.operator.id, node.binder
+        wanted = "(x, fraction)" if op == "top" else "(mask, fraction)"
+        if len(node.operands) != 2 or binder.relation or binder.condition:
+            self._fail("wrong-arguments", f"write `{op}[p,i,t]{wanted}`", node.span)
+        first, second = node.operands
+        x, fraction = self._expr(first), self._expr(second)
+        if fraction.indices != SCALAR or fraction.current:
+            self._fail("wrong-type", "a fraction is one number", second.span)
+        value = build.real(x) if op == "top" else self._mask(x, first.span)
+        over = self._over(binder, op, value, None, first)
+        if value.indices != over_to(over) or value.indices == WORD:
+            self._fail(
+                "wrong-index",
+                f"{_shown(first)} has the indices {written(value.indices)}; `{op}` chooses among "
+                "them, so the last one stands in the brackets",
+                node.span,
+            )  # fmt: skip
+        if op == "pick" and value.indices != TOKEN:
+            self._fail("wrong-index", "`pick` chooses tokens", node.span)
+        return Top(over, value, fraction) if op == "top" else Pick(over, value, fraction)
+
+    def _at_tokens(self, x: Expr, span: Span) -> Expr:
+        if x.indices != WORD:
+            return x
+        self._fail("wrong-index", "this has a value for each word `v` of the vocabulary", span)
+
+    # --- errors ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _frame(self, frame: _Frame) -> Iterator[None]:
+        self.frames.append(frame)
+        try:
+            yield
+        finally:
+            self.frames.pop()
+
+    @contextmanager
+    def _statement(self) -> Iterator[None]:
+        try:
+            yield
+        except _Poisoned:
+            self.frames, self.open, self.site = [_Frame()], [], None
+
+    def _record(
+        self,
+        name: str,
+        message: str,
+        span: Span | None,
+        *,
+        help: str = "",
+        labels: tuple[Label, ...] = (),
+        near_to: tuple[str, object] | None = None,
+    ) -> None:
+        fix = None
+        if near_to is not None:
+            found = near(near_to[0], near_to[1])  # type: ignore[arg-type]
+            if found is not None:
+                help = f"did you mean `{found}`?"
+                if span is not None:
+                    fix = Fix(f"write `{found}`", (Edit(span, found),))
+        if self.site is not None and span is not None and span.source is self.prelude.source:
+            span = self.site
+        self.errors.append(
+            Diagnostic(
+                name, CODES[name], Severity.ERROR, message, span, labels=labels, help=help, fix=fix
+            )
+        )
+
+    def _fail(
+        self,
+        name: str,
+        message: str,
+        span: Span | None,
+        *,
+        help: str = "",
+        labels: tuple[Label, ...] = (),
+        near_to: tuple[str, object] | None = None,
+    ) -> NoReturn:
+        self._record(name, message, span, help=help, labels=labels, near_to=near_to)
+        raise _Poisoned
+
+
+def _located(expr: Expr, span: Span) -> Expr:
+    if expr.span is not None:
+        return expr
+    expr = copy.copy(expr)
+    object.__setattr__(expr, "span", span)
+    return expr
+
+
+def _domain(domain: tree.Interval | tree.Choice | None) -> Domain:
+    match domain:
+        case tree.Interval(lower, upper, lower_closed, upper_closed):
+            return Domain(lower, upper, lower_closed, upper_closed)
+        case tree.Choice(values):
+            return Domain(values=values)
+    return Domain()
+
+
+def _reached(relation: str) -> Expr:
+    """How many `s` there are with `s R t`; 1 instead of none, as the mean of nothing is 0."""
+    t = Position()
+    many = {
+        "<=": t,
+        "<": build.sub(t, build.ONE),
+        ">=": build.add(build.sub(Length(), t), build.ONE),
+        ">": build.sub(Length(), t),
+    }[relation]
+    return many if relation in ("<=", ">=") else Binary("max", many, build.ONE)
+
+
+def _index_name(index: Index) -> str:
+    return {"p": "prompt", "i": "response", "t": "token", "v": "word"}[index]
+
+
+def _reduce_hint(have: Indices, want: Indices) -> str:
+    extra = remove(have, want)
+    if not extra:
+        return "it is the same for all of them"
+    nested = " ".join(f"mean[{index}]" for index in extra)
+    return f"reduce it: `{nested} ...`, or `mean[{','.join(extra)}] ...` with one denominator"
+
+
+def _shown(node: tree.Expression) -> str:
+    text = " ".join(node.span.text.split())
+    return f"`{text}`" if len(text) <= 30 else "this"
+
+
+__all__ = ["COLUMNS", "FUNCTIONS", "REDUCTIONS", "SUBSETS", "elaborate"]

@@ -1,0 +1,1 @@
+"""From formulas to numbers: the slow reference interpreter, and the PyTorch source."""

@@ -1,0 +1,87 @@
+"""The few tensor operations that torch has no name for. Emitted code carries a copy of those that
+it uses, so that it stands on its own.
+
+`segment` gives each element the number of its group (its prompt, or its response); `many` is the
+number of groups.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def group_sum(x: Tensor, segment: Tensor, many: int) -> Tensor:
+    """Sums within each group: `[n, ...]` to `[many, ...]`."""
+    return x.new_zeros(many, *x.shape[1:]).index_add_(0, segment, x)
+
+
+def group_mean(x: Tensor, segment: Tensor, many: int) -> Tensor:
+    """Means within each group: `[n]` to `[many]`."""
+    return group_sum(x, segment, many) / group_sum(torch.ones_like(x), segment, many)
+
+
+def group_std(x: Tensor, segment: Tensor, many: int, ddof: int) -> Tensor:
+    """Standard deviations within each group, with the sum of squares over `n - ddof`."""
+    square = (x - group_mean(x, segment, many)[segment]) ** 2
+    size = group_sum(torch.ones_like(x), segment, many)
+    return (group_sum(square, segment, many) / (size - ddof)).sqrt()
+
+
+def group_extreme(x: Tensor, segment: Tensor, many: int, reduce: str) -> Tensor:
+    """The `amax`, `amin` or `prod` of each group."""
+    start = {"amax": -torch.inf, "amin": torch.inf, "prod": 1.0}[reduce]
+    out = x.new_full((many,), start)
+    return out.scatter_reduce_(0, segment, x, reduce, include_self=True)
+
+
+def running_sum(x: Tensor, mask: Tensor, decay: float | Tensor, relation: str) -> Tensor:
+    """`sum over s R t of decay^|s-t| x_s` along the last axis of `[N, T]`, by doubling the reach."""
+    x = torch.where(mask, x, 0.0)
+    backward = relation in (">", ">=")
+    x = x if backward else x.flip(-1)
+    if relation in ("<", ">"):
+        x = decay * torch.nn.functional.pad(x[:, 1:], (0, 1))
+    reach = 1
+    while reach < x.shape[-1]:
+        x = x + decay**reach * torch.nn.functional.pad(x[:, reach:], (0, reach))
+        reach *= 2
+    return x if backward else x.flip(-1)
+
+
+def shifted(x: Tensor, mask: Tensor, by: int) -> Tensor:
+    """`x` at `t + by` along the last axis of `[N, T]`, 0 outside the response."""
+    x = torch.where(mask, x, 0.0)
+    pad = torch.nn.functional.pad
+    return pad(x[:, by:], (0, by)) if by > 0 else pad(x[:, :by], (-by, 0))
+
+
+def to_rows(x: Tensor, row: Tensor, position: Tensor, like: Tensor) -> Tensor:
+    """Packed tokens `[M]` as the padded matrix `[N, T]`."""
+    return x.new_zeros(like.shape).index_put_((row, position), x)
+
+
+def top_mask(x: Tensor, segment: Tensor, many: int, fraction: float) -> Tensor:
+    """The mask `[n]` of the largest `fraction` of each group, ties at the border included."""
+    order = torch.argsort(x, descending=True, stable=True)
+    order = order[torch.argsort(segment[order], stable=True)]
+    size = torch.bincount(segment, minlength=many)
+    taken = torch.ceil(fraction * size.double() - 1e-9).long().clamp(min=0)
+    first = size.cumsum(0) - size
+    border = x[order][(first + taken - 1).clamp(0, max(len(x) - 1, 0))]
+    return (x >= border[segment]) & (taken > 0)[segment]
+
+
+def pick_mask(
+    mask: Tensor, noise: Tensor, segment: Tensor, many: int, fraction: float
+) -> Tensor:
+    """A random part of `mask` `[n]`: the `fraction` of each group's elements with the least noise."""
+    hidden = torch.where(mask, noise, torch.inf)
+    order = torch.argsort(hidden, stable=True)
+    order = order[torch.argsort(segment[order], stable=True)]
+    size = torch.bincount(segment, minlength=many)
+    taken = torch.ceil(fraction * size.double() - 1e-9).long().clamp(min=0)
+    first = size.cumsum(0) - size
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device) - first[segment[order]]
+    return mask & (rank < taken[segment])

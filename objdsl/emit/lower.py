@@ -1,0 +1,209 @@
+"""From mathematics to tensors: the formula as a computation over the rows of an optimizer step.
+
+After lowering, a formula holds no `Stop` (weights are closed forms, so nothing is differentiated
+again), no `Others`, no condition on a reduction, and every reduction runs over one index that its
+operand carries. What remains maps one to one onto tensor operations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from objdsl.ir.build import ONE, ZERO, add, count, div, mul, neg, power, real, sub, where
+from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, over_to
+from objdsl.ir.nodes import (
+    Binary,
+    Clip,
+    Const,
+    Expr,
+    Length,
+    Others,
+    Param,
+    Pick,
+    Position,
+    Reduce,
+    Stop,
+    Top,
+    Unary,
+    Where,
+    topological,
+)
+
+SQUARE = Const(2.0)
+
+
+def lower(roots: list[Expr]) -> list[Expr]:
+    """The same values, in terms of single-index reductions."""
+    done: dict[Expr, Expr] = {}
+    for node in topological(*roots):
+        lowered = node.rebuilt({child: done[child] for child in node.children})
+        done[node] = _lower(lowered)
+    return [done[root] for root in roots]
+
+
+def _lower(node: Expr) -> Expr:
+    match node:
+        case Stop(x):
+            return x
+        case Others(op, x):
+            others = sub(Reduce("sum", ("i",), x), x)
+            size = sub(count(("i",)), ONE)
+            return others if op == "sum" else div(others, Binary("max", size, ONE))
+        case Reduce():
+            return _reduction(node)
+    return node
+
+
+def _reduction(node: Reduce) -> Expr:
+    x, over, mask = real(node.x), node.over, node.where
+    full = over_to(over)
+    is_plain = len(over) == 1 and x.indices == full and mask is None
+    match node.op:
+        case "sum":
+            return _sum(over, where(mask, x, ZERO) if mask is not None else x)
+        case "mean":
+            if is_plain and over != ("p",):
+                return node
+            total = _sum(over, where(mask, x, ZERO) if mask is not None else x)
+            return div(total, _count(over, mask))
+        case "std" | "pstd":
+            if is_plain and over == ("i",):
+                return node
+            n = _sum(over, where(mask, ONE, ZERO) if mask is not None else ONE)
+            mean = _lower(Reduce("mean", over, x, mask))
+            square = power(sub(x, mean), SQUARE)
+            total = _sum(over, where(mask, square, ZERO) if mask is not None else square)
+            dof = n if node.op == "pstd" else sub(n, ONE)
+            spread = Unary("sqrt", div(total, dof))
+            return spread if mask is None else where(Binary("gt", n, ZERO), spread, ZERO)
+        case "max" | "min":
+            limit = Const(float("-inf" if node.op == "max" else "inf"))
+            held = where(mask, x, limit) if mask is not None else x
+            result = _nested(node.op, over, _carry(held, full))
+            if mask is None:
+                return result
+            return where(Binary("gt", _sum(over, where(mask, ONE, ZERO)), ZERO), result, ZERO)
+        case "prod":
+            held = where(mask, x, ONE) if mask is not None else x
+            return _nested("prod", over, _carry(held, full))
+    raise TypeError(node.op)
+
+
+def _count(over: Indices, mask: Expr | None) -> Expr:
+    if mask is None:
+        return _sum(over, ONE)
+    return Binary("max", _sum(over, where(mask, ONE, ZERO)), ONE)
+
+
+def _sum(over: Indices, x: Expr) -> Expr:
+    """`sum[over] x`, one index after the other; where x lacks the index, times the number."""
+    for index in reversed(over):
+        if x.indices[-1:] == (index,):
+            x = Reduce("sum", (index,), x)
+        else:
+            x = mul(x, Length() if index == "t" else count((index,)))
+    return x
+
+
+def _nested(op: str, over: Indices, x: Expr) -> Expr:
+    for index in reversed(over):
+        x = Reduce(op, (index,), x)  # type: ignore[arg-type]
+    return x
+
+
+def _carry(x: Expr, full: Indices) -> Expr:
+    """`x` with all the indices of `full`, repeated along those that it lacks."""
+    if x.indices == full:
+        return x
+    everywhere = {PROMPT: count(("i",)), RESPONSE: Length(), TOKEN: Position()}[full]
+    return where(Binary("ge", everywhere, ONE), x, ZERO)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """A scalar as a sum over the rows of a step: of token terms, and of response terms.
+
+    Sums over any split of the rows add up to the scalar, exactly.
+    """
+
+    tokens: Expr
+    responses: Expr
+
+
+def shares(scalar: Expr) -> Shares:
+    """Write a scalar as a sum over rows. Outer sums and means are taken apart, with whatever
+    divides them in front; a part that couples several rows is shared out evenly among them."""
+    tokens, responses = ZERO, ZERO
+    for coefficient, body in _terms(scalar, ONE):
+        term = mul(coefficient, real(body))
+        if body.indices == WORD:
+            tokens = add(tokens, Reduce("sum", ("v",), term))
+        elif body.indices == TOKEN:
+            tokens = add(tokens, term)
+        elif body.indices == PROMPT:
+            responses = add(responses, div(term, count(("i",))))
+        elif body.indices == SCALAR:
+            responses = add(responses, div(term, count(("p", "i"))))
+        else:
+            responses = add(responses, term)
+    return Shares(tokens, responses)
+
+
+def _terms(x: Expr, coefficient: Expr) -> list[tuple[Expr, Expr]]:
+    """`x * coefficient` as a list of (coefficient, body); coefficients are data."""
+    if len(x.indices) < len(TOKEN):
+        match x:
+            case Stop(inner):
+                return _terms(inner, coefficient)
+            case Unary("neg", a):
+                return _terms(a, neg(coefficient))
+            case Binary("add", a, b):
+                return _terms(a, coefficient) + _terms(b, coefficient)
+            case Binary("sub", a, b):
+                return _terms(a, coefficient) + _terms(b, neg(coefficient))
+            case Binary("mul", a, b) if not a.current:
+                return _terms(b, mul(coefficient, a))
+            case Binary("mul", a, b) if not b.current:
+                return _terms(a, mul(coefficient, b))
+            case Binary("div", a, b) if not b.current:
+                return _terms(a, div(coefficient, b))
+            case Where(m, a, b) if b == ZERO and not m.current:
+                return _terms(a, where(m, coefficient, ZERO))
+            case Reduce("sum" | "mean", over, body, mask):
+                if mask is not None and mask.current and len(body.indices) < len(mask.indices):
+                    return [(coefficient, x)]
+                if len(body.indices) < len(over_to(over)):
+                    # The body lacks indices of the reduction: it counts once for each element.
+                    return [(coefficient, x)]
+                if x.op == "mean" and mask is not None and mask.current:
+                    # What it divides by changes with the policy: its parts cannot be split.
+                    return [(coefficient, x)]
+                if x.op == "mean":
+                    coefficient = div(coefficient, count(over, mask))
+                if mask is None:
+                    return _terms(real(body), coefficient)
+                if mask.current:
+                    return _terms(where(mask, real(body), ZERO), coefficient)
+                return _terms(real(body), where(mask, coefficient, ZERO))
+    return [(coefficient, x)]
+
+
+def is_statistic(node: Expr) -> bool:
+    """Whether a node couples responses through the *current* policy: it needs the whole step."""
+    if not node.current:
+        return False
+    if len(node.indices) < 2:
+        return True
+    return isinstance(node, Top | Pick) and node.over[0] in ("p", "i")
+
+
+def is_constant(node: Expr, known: dict[Expr, bool]) -> bool:
+    """Whether a node is made of numbers and parameters alone."""
+    if node not in known:
+        if isinstance(node, Const | Param):
+            known[node] = True
+        elif isinstance(node, Unary | Binary | Clip | Where):
+            known[node] = all(is_constant(child, known) for child in node.children)
+        else:
+            known[node] = False
+    return known[node]

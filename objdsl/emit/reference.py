@@ -1,0 +1,277 @@
+"""The oracle: the meaning of the maths IR, one element at a time, in float64.
+
+Nothing here is fast and nothing is shared with the emitted code. A value is a dictionary from
+addresses to numbers; the address of a token is `(p, i, t)`: its prompt, the rank of its response
+among those to that prompt, and its position from 0. Padding does not exist.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from objdsl.ir.indices import SCALAR, Indices, over_to
+from objdsl.ir.nodes import (
+    Binary,
+    Clip,
+    Column,
+    Const,
+    Expr,
+    Length,
+    LogDist,
+    LogProb,
+    Others,
+    Param,
+    Pick,
+    Position,
+    Reduce,
+    Scan,
+    Shift,
+    Stop,
+    Top,
+    Unary,
+    Where,
+    topological,
+)
+from objdsl.ir.objective import column_of
+
+Address = tuple[int, ...]
+Value = dict[Address, Any]
+Number = Any
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A ragged optimizer step of N responses.
+
+    Attributes:
+        prompt: N prompt ids, in any order; responses with the same id are one group.
+        lengths: N numbers of tokens.
+        columns: response columns as N numbers, token columns as N arrays `[length]`, columns with
+            a vocabulary as N arrays `[length, V]`, prompt columns as N numbers (equal in a group).
+    """
+
+    prompt: Sequence[int]
+    lengths: Sequence[int]
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    vocabulary: int = 0
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """The rows of each prompt; prompts are in increasing order of their id."""
+        found: dict[int, list[int]] = {}
+        for row, prompt in enumerate(self.prompt):
+            found.setdefault(int(prompt), []).append(row)
+        return [found[prompt] for prompt in sorted(found)]
+
+    def addresses(self, indices: Indices, start: Address = ()) -> Iterator[Address]:
+        """Every address of a value with these indices that begins with `start`."""
+        if len(start) == len(indices):
+            yield start
+            return
+        for step in range(self._size(indices[len(start)], start)):
+            yield from self.addresses(indices, (*start, step))
+
+    def _size(self, index: str, at: Address) -> int:
+        match index:
+            case "p":
+                return len(self.groups)
+            case "i":
+                return len(self.groups[at[0]])
+            case "t":
+                return int(self.lengths[self.row(at)])
+        return self.vocabulary
+
+    def row(self, at: Address) -> int:
+        return self.groups[at[0]][at[1] if len(at) > 1 else 0]
+
+    def read(self, column: str, at: Address) -> Number:
+        value: Any = self.columns[column][self.row(at)]
+        for step in at[2:]:
+            value = value[step]
+        return value
+
+
+def evaluate(
+    roots: Sequence[Expr], batch: Batch, params: Mapping[str, float] | None = None
+) -> list[Any]:
+    """The value of each formula on a batch.
+
+    Returns, for each root: a float if it carries no index, an array `[P]` or `[N]` (rows in the
+    order of the batch) for prompts or responses, a list of N arrays `[length]` or `[length, V]`
+    for tokens or words.
+    """
+    values: dict[Expr, Value] = {}
+    with np.errstate(all="ignore"):
+        for node in topological(*roots):
+            rule = _Rule(batch, params or {}, values)
+            values[node] = {at: rule(node, at) for at in batch.addresses(node.indices)}
+    return [_gathered(values[root], root.indices, batch) for root in roots]
+
+
+def _gathered(value: Value, indices: Indices, batch: Batch) -> Any:
+    if indices == SCALAR:
+        return value[()].item() if hasattr(value[()], "item") else value[()]
+    if indices == ("p",):
+        return np.array([value[(p,)] for p in range(len(batch.groups))])
+    rows: list[Any] = [None] * len(batch.prompt)
+    for p, group in enumerate(batch.groups):
+        for i, row in enumerate(group):
+            at = (p, i)
+            if len(indices) == 2:
+                rows[row] = value[at]
+            elif len(indices) == 3:
+                rows[row] = np.array([value[(*at, t)] for t in range(batch.lengths[row])])
+            else:
+                rows[row] = np.array(
+                    [
+                        [value[(*at, t, v)] for v in range(batch.vocabulary)]
+                        for t in range(batch.lengths[row])
+                    ]
+                )
+    return np.array(rows) if len(indices) == 2 else rows
+
+
+_UNARY: dict[str, Callable[[Number], Number]] = {
+    "neg": lambda x: -x,
+    "abs": np.abs,
+    "exp": np.exp,
+    "log": np.log,
+    "sqrt": np.sqrt,
+    "sigmoid": lambda x: np.exp(-np.logaddexp(0.0, -x)),
+    "logsigmoid": lambda x: -np.logaddexp(0.0, -x),
+    "sign": np.sign,
+    "not": np.logical_not,
+}
+
+_BINARY: dict[str, Callable[[Number, Number], Number]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "pow": np.float_power,
+    "min": np.minimum,
+    "max": np.maximum,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "and": np.logical_and,
+    "or": np.logical_or,
+}
+
+_ORDER: dict[str, Callable[[int, int], bool]] = {
+    "<": lambda s, t: s < t,
+    "<=": lambda s, t: s <= t,
+    ">": lambda s, t: s > t,
+    ">=": lambda s, t: s >= t,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """The value of one node at one address, given the values of its operands everywhere."""
+
+    batch: Batch
+    params: Mapping[str, float]
+    values: Mapping[Expr, Value]
+
+    def of(self, operand: Expr, at: Address) -> Number:
+        return self.values[operand][at[: len(operand.indices)]]
+
+    def __call__(self, node: Expr, at: Address) -> Number:
+        match node:
+            case Const(value):
+                return np.float64(value)
+            case Param(name):
+                return np.float64(self.params[name])
+            case Column() | LogProb() | LogDist():
+                value = self.batch.read(column_of(node) or "", at)
+                return bool(value) if node.boolean else np.float64(value)
+            case Length():
+                return np.float64(self.batch.lengths[self.batch.row(at)])
+            case Position():
+                return np.float64(at[2] + 1)
+            case Unary(op, x):
+                return _UNARY[op](self.of(x, at))
+            case Binary(op, a, b):
+                return _BINARY[op](self.of(a, at), self.of(b, at))
+            case Clip(x, lo, hi):
+                return np.minimum(np.maximum(self.of(x, at), self.of(lo, at)), self.of(hi, at))
+            case Where(m, a, b):
+                return self.of(a, at) if self.of(m, at) else self.of(b, at)
+            case Stop(x):
+                return self.of(x, at)
+            case Reduce():
+                return self.reduce(node, at)
+            case Others(op, x):
+                group = range(len(self.batch.groups[at[0]]))
+                others = [self.of(x, (at[0], j)) for j in group if j != at[1]]
+                total = np.float64(sum(others))
+                return total / len(others) if op == "mean" and others else total
+            case Scan(relation, x, decay):
+                factor = 1.0 if decay is None else self.of(decay, at)
+                return np.float64(
+                    sum(
+                        factor ** abs(s - at[2]) * self.of(x, (*at[:2], s))
+                        for s in range(self.batch.lengths[self.batch.row(at)])
+                        if _ORDER[relation](s, at[2])
+                    )
+                )
+            case Shift(x, by):
+                there = at[2] + by
+                inside = 0 <= there < self.batch.lengths[self.batch.row(at)]
+                return self.of(x, (*at[:2], there)) if inside else np.float64(0.0)
+            case Top(over, x, fraction):
+                domain = self.domain(over, at)
+                largest = sorted((self.of(x, other) for other in domain), reverse=True)
+                taken = share(self.of(fraction, at), len(domain))
+                return bool(taken > 0 and self.of(x, at) >= largest[taken - 1])
+            case Pick(over, m, fraction):
+                domain = self.domain(over, at)
+                noise = {other: self.batch.read("noise", other) for other in domain}
+                drawn = sorted((o for o in domain if self.of(m, o)), key=lambda o: noise[o])
+                return at in drawn[: share(self.of(fraction, at), len(domain))]
+        raise TypeError(f"no meaning for {type(node).__name__}")
+
+    def domain(self, over: Indices, at: Address) -> list[Address]:
+        """The addresses that share with `at` every index that is not in `over`."""
+        start = at[: over_to(over).index(over[0])]
+        return list(self.batch.addresses(over_to(over), start))
+
+    def reduce(self, node: Reduce, at: Address) -> Number:
+        inside = [
+            other
+            for other in self.batch.addresses(over_to(node.over), at)
+            if node.where is None or self.of(node.where, other)
+        ]
+        xs = np.array([float(self.of(node.x, other)) for other in inside])
+        if not inside:
+            return np.float64(1.0 if node.op == "prod" else 0.0)
+        match node.op:
+            case "sum":
+                return np.float64(xs.sum())
+            case "mean":
+                return np.float64(xs.mean())
+            case "prod":
+                return np.float64(xs.prod())
+            case "max":
+                return np.float64(xs.max())
+            case "min":
+                return np.float64(xs.min())
+            case "std":
+                return np.float64(xs.std(ddof=1)) if len(xs) > 1 else np.float64(math.nan)
+            case "pstd":
+                return np.float64(xs.std())
+
+
+def share(fraction: float, total: int) -> int:
+    """How many of `total` elements a fraction is: rounded up, but for rounding noise."""
+    return max(0, min(total, math.ceil(float(fraction) * total - 1e-9)))

@@ -1,0 +1,309 @@
+"""Constructors that keep formulas simple. They change how a formula is written, never its value.
+
+Two conventions make the weights of an objective readable, and the analyses over them short:
+
+- probabilities stay in log space: `exp(a) * exp(b)` becomes `exp(a + b)`, `log(exp(a))` is `a`;
+- a product is one fraction, with its sign in front and its masks outside:
+  `where(m, -(a * b) / (c * d), 0)`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import reduce
+
+from objdsl.ir.indices import Indices, over_to, remove, union
+from objdsl.ir.nodes import (
+    Binary,
+    Clip,
+    Const,
+    Expr,
+    Length,
+    Param,
+    Reduce,
+    Stop,
+    Unary,
+    UnaryOp,
+    Where,
+)
+
+ZERO, ONE, HALF = Const(0.0), Const(1.0), Const(0.5)
+
+_UNARY = {
+    "abs": abs,
+    "exp": math.exp,
+    "log": math.log,
+    "sqrt": math.sqrt,
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "logsigmoid": lambda x: -math.log1p(math.exp(-x)),
+    "sign": lambda x: float((x > 0) - (x < 0)),
+}
+
+
+def const(value: float) -> Const:
+    return Const(float(value))
+
+
+def neg(x: Expr) -> Expr:
+    match x:
+        case Const(value):
+            return replace(x, value=-value)
+        case Unary("neg", inner):
+            return inner
+        case Binary("sub", a, b):
+            return sub(b, a)
+        case Where(m, a, b) if b == ZERO:
+            return Where(m, neg(a), ZERO)
+    return Unary("neg", x)
+
+
+def add(a: Expr, b: Expr) -> Expr:
+    match a, b:
+        case Const(p), Const(q):
+            return const(p + q)
+        case _, Unary("neg", inner):
+            return sub(a, inner)
+        case Unary("neg", inner), _:
+            return sub(b, inner)
+        case Binary("div", p, c), Binary("div", q, d) if c == d:
+            return div(add(p, q), c)
+    if a == ZERO:
+        return b
+    if b == ZERO:
+        return a
+    return Binary("add", a, b)
+
+
+def sub(a: Expr, b: Expr) -> Expr:
+    match a, b:
+        case Const(p), Const(q):
+            return const(p - q)
+        case _, Unary("neg", inner):
+            return add(a, inner)
+        case Unary("neg", inner), _:
+            return neg(add(inner, b))
+        case Binary("div", p, c), Binary("div", q, d) if c == d:
+            return div(sub(p, q), c)
+    if a == ZERO:
+        return neg(b)
+    if b == ZERO:
+        return a
+    if a == b:
+        return ZERO
+    return Binary("sub", a, b)
+
+
+def mul(a: Expr, b: Expr) -> Expr:
+    if a.boolean and b.boolean:
+        return both(a, b)
+    if a.boolean:
+        return where(a, b, ZERO)
+    if b.boolean:
+        return where(b, a, ZERO)
+    match a, b:
+        case Const(p), Const(q):
+            return const(p * q)
+        case Const(value), _ if value in (0.0, 1.0, -1.0):
+            return ZERO if value == 0 else b if value == 1 else neg(b)
+        case _, Const(value) if value in (0.0, 1.0, -1.0):
+            return ZERO if value == 0 else a if value == 1 else neg(a)
+        case Where(m, x, z), _ if z == ZERO:
+            return where(m, mul(x, b), ZERO)
+        case _, Where(m, x, z) if z == ZERO:
+            return where(m, mul(a, x), ZERO)
+        case Unary("neg", x), _:
+            return neg(mul(x, b))
+        case _, Unary("neg", x):
+            return neg(mul(a, x))
+        case Unary("exp", x), Unary("exp", y):
+            return exp(add(x, y))
+        case Binary("div", p, c), Binary("div", q, d):
+            return div(mul(p, q), mul(c, d))
+        case Binary("div", p, c), _:
+            return div(mul(p, b), c)
+        case _, Binary("div", q, d):
+            return div(mul(a, q), d)
+    return Binary("mul", a, b)
+
+
+def div(a: Expr, b: Expr) -> Expr:
+    match a, b:
+        case Const(p), Const(q) if q != 0:
+            return const(p / q)
+        case _, Const(1.0):
+            return a
+        case Where(m, x, z), _ if z == ZERO:
+            return where(m, div(x, b), ZERO)
+        case Unary("neg", x), _:
+            return neg(div(x, b))
+        case Unary("exp", x), Unary("exp", y):
+            return exp(sub(x, y))
+        case Binary("mul", Unary("exp", x), rest), Unary("exp", y):
+            return mul(exp(sub(x, y)), rest)
+        case Binary("mul", rest, Unary("exp", x)), Unary("exp", y):
+            return mul(rest, exp(sub(x, y)))
+        case Binary("div", p, c), Binary("div", q, d):
+            return div(mul(p, d), mul(c, q))
+        case Binary("div", p, c), _:
+            return div(p, mul(c, b))
+        case _, Binary("div", q, d):
+            return div(mul(a, d), q)
+    if a == ZERO:
+        return ZERO
+    if a.boolean:
+        return where(a, div(ONE, b), ZERO)
+    return Binary("div", a, b)
+
+
+def power(a: Expr, b: Expr) -> Expr:
+    match a, b:
+        case Const(p), Const(q) if p > 0:
+            return const(p**q)
+        case _, Const(1.0):
+            return a
+        case _, Const(0.0):
+            return ONE
+        case Unary("exp", x), _:
+            return exp(mul(x, b))
+    return Binary("pow", a, b)
+
+
+def exp(x: Expr) -> Expr:
+    return ONE if x == ZERO else unary("exp", x)
+
+
+def log(x: Expr) -> Expr:
+    match x:
+        case Unary("exp", inner):
+            return inner
+        case Binary("mul", a, b) if isinstance(a, Unary) and a.op == "exp":
+            return add(a.x, log(b))
+        case Binary("mul", a, b) if isinstance(b, Unary) and b.op == "exp":
+            return add(log(a), b.x)
+    return unary("log", x)
+
+
+def unary(op: UnaryOp, x: Expr) -> Expr:
+    """Any function of one value; the ones with rules of their own are named above."""
+    if isinstance(x, Const) and op in _UNARY:
+        try:
+            return const(_UNARY[op](x.value))
+        except (ValueError, OverflowError):
+            pass  # left to the evaluators, which say nan or inf
+    return Unary(op, x)
+
+
+def negation(m: Expr) -> Expr:
+    return m.x if isinstance(m, Unary) and m.op == "not" else Unary("not", m)
+
+
+def both(a: Expr, b: Expr) -> Expr:
+    return a if a == b else Binary("and", a, b)
+
+
+def where(m: Expr, a: Expr, b: Expr) -> Expr:
+    if a == b:
+        return a
+    if a == ZERO and not b.boolean:
+        return where(negation(m), b, ZERO)
+    match a:
+        case Where(inner, x, z) if z == ZERO and b == ZERO:
+            return Where(both(m, inner), x, ZERO)
+    if a.boolean and not b.boolean:
+        a = Where(a, ONE, ZERO)
+    if b.boolean and not a.boolean:
+        b = Where(b, ONE, ZERO)
+    return Where(m, a, b)
+
+
+def stop(x: Expr) -> Expr:
+    """`sg(x)`. A value without a gradient needs none."""
+    return Stop(x) if x.live else x
+
+
+def real(x: Expr) -> Expr:
+    """A mask as a number, 1 where it holds."""
+    return Where(x, ONE, ZERO) if x.boolean else x
+
+
+def count(over: Indices, mask: Expr | None = None) -> Expr:
+    """How many elements there are along `over`, where the mask holds."""
+    if over == ("t",) and mask is None:
+        return Length()
+    return Reduce("sum", over, ONE, mask)
+
+
+def factors(x: Expr) -> tuple[bool, list[Expr], list[Expr]]:
+    """A product as (is it negative, the factors above the line, those below it)."""
+    match x:
+        case Unary("neg", inner):
+            negative, above, below = factors(inner)
+            return not negative, above, below
+        case Binary("mul", a, b):
+            (p, a_above, a_below), (q, b_above, b_below) = factors(a), factors(b)
+            return p != q, a_above + b_above, a_below + b_below
+        case Binary("div", a, b):
+            (p, a_above, a_below), (q, b_above, b_below) = factors(a), factors(b)
+            return p != q, a_above + b_below, a_below + b_above
+    return False, [] if x == ONE else [x], []
+
+
+def product(above: list[Expr], below: list[Expr], negative: bool = False) -> Expr:
+    """The inverse of `factors`."""
+    result = div(reduce(mul, above, ONE), reduce(mul, below, ONE))
+    return neg(result) if negative else result
+
+
+def sum_over(over: Indices, x: Expr) -> Expr:
+    """`sum[over] x`, with what does not vary along `over` in front of the sum.
+
+    `x` may lack some of the indices: it then counts once for every element.
+    """
+    if not over or x == ZERO:
+        return x
+    match x:
+        case Where(m, a, b) if b == ZERO and not set(over) & set(m.indices):
+            return where(m, sum_over(over, a), ZERO)
+    negative, above, below = factors(x)
+    outer = remove(union(x.indices, over_to(over)), over)
+    fixed_above = [f for f in above if len(f.indices) <= len(outer)]
+    fixed_below = [f for f in below if len(f.indices) <= len(outer)]
+    varying = product(
+        [f for f in above if len(f.indices) > len(outer)],
+        [f for f in below if len(f.indices) > len(outer)],
+    )
+    total = count(over) if varying == ONE else Reduce("sum", over, varying)
+    return product([*fixed_above, total], fixed_below, negative)
+
+
+def bounds(x: Expr) -> tuple[float, float]:
+    """An interval that surely holds `x`, from the domains of the parameters."""
+    inf = math.inf
+    match x:
+        case Const(value):
+            return value, value
+        case Param():
+            return x.lower, x.upper
+        case Unary("neg", a):
+            low, high = bounds(a)
+            return -high, -low
+        case Unary("exp", _) | Unary("abs", _) | Unary("sqrt", _):
+            return 0.0, inf
+        case Unary("sigmoid", _):
+            return 0.0, 1.0
+        case Length():
+            return 1.0, inf
+        case Binary("add", a, b):
+            (p, q), (r, s) = bounds(a), bounds(b)
+            return p + r, q + s
+        case Binary("sub", a, b):
+            (p, q), (r, s) = bounds(a), bounds(b)
+            return p - s, q - r
+        case Binary("mul" | "div", a, b) if bounds(a)[0] >= 0 and bounds(b)[0] >= 0:
+            return 0.0, inf
+        case Stop(inner):
+            return bounds(inner)
+        case Clip(_, lo, hi):
+            return bounds(lo)[0], bounds(hi)[1]
+    return -inf, inf

@@ -1,0 +1,46 @@
+"""The four indices, and the shapes that they allow.
+
+Responses are ragged: a response belongs to a prompt, a token to a response, a word to the
+vocabulary at a token. So the indices that a value carries are always a *prefix* of `p, i, t, v`:
+nothing can depend on the token without depending on the response.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Index = Literal["p", "i", "t", "v"]
+Indices = tuple[Index, ...]
+
+SCALAR: Indices = ()
+PROMPT: Indices = ("p",)
+RESPONSE: Indices = ("p", "i")
+TOKEN: Indices = ("p", "i", "t")
+WORD: Indices = ("p", "i", "t", "v")
+
+MEANING: dict[Index, str] = {
+    "p": "prompts of the optimizer step",
+    "i": "responses to one prompt",
+    "t": "tokens of one response",
+    "v": "words of the vocabulary",
+}
+
+
+def union(*many: Indices) -> Indices:
+    """The indices of a value that is made from several; prefixes, so the longest one."""
+    return max(many, key=len, default=SCALAR)
+
+
+def remove(indices: Indices, over: Indices) -> Indices:
+    """What is left of `indices` after a reduction over `over`."""
+    return tuple(index for index in indices if index not in over)
+
+
+def over_to(over: Indices) -> Indices:
+    """All indices up to the innermost one of `over`: what a reduction over them runs in."""
+    return WORD[: WORD.index(over[-1]) + 1]
+
+
+def written(indices: Indices) -> str:
+    """`p,i,t`, or `none`, as people read it in messages."""
+    return ",".join(indices) or "none"

@@ -1,0 +1,406 @@
+"""The maths IR: what a formula means. Everything after `elaborate` reads and writes these nodes.
+
+A node knows, from the moment that it is made:
+
+    indices   the indices that its value carries
+    boolean   whether it is a mask
+    live      whether a gradient flows through it to the trained policy (or the critic)
+    current   whether its value changes with the trained policy, gradient or not
+    key       a digest of its structure: equal keys are equal formulas
+
+Two nodes are equal if they are the same formula; where they stand in a text (`span`) does not
+count. Policies are kept as log-probabilities: `pi / old` is `exp(log pi - log old)`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from hashlib import blake2b
+from typing import Literal, Self
+
+from objdsl.ir.indices import (
+    RESPONSE,
+    SCALAR,
+    TOKEN,
+    WORD,
+    Indices,
+    over_to,
+    remove,
+    union,
+)
+from objdsl.source import Span
+
+UnaryOp = Literal["neg", "abs", "exp", "log", "sqrt", "sigmoid", "logsigmoid", "sign", "not"]
+BinaryOp = Literal[
+    "add", "sub", "mul", "div", "pow", "min", "max",
+    "lt", "le", "gt", "ge", "eq", "ne", "and", "or",
+]  # fmt: skip
+ReduceOp = Literal["sum", "mean", "prod", "max", "min", "std", "pstd"]
+ScanRelation = Literal["<", "<=", ">", ">="]
+
+COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+BOOLEAN_OPS = COMPARISONS | {"and", "or", "not"}
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Expr:
+    """A value of the formula. Subclasses list their operands as fields, in reading order."""
+
+    span: Span | None = field(default=None, repr=False)
+    key: bytes = field(init=False, repr=False)
+    indices: Indices = field(init=False, repr=False)
+    boolean: bool = field(init=False, repr=False, default=False)
+    live: bool = field(init=False, repr=False, default=False)
+    current: bool = field(init=False, repr=False, default=False)
+
+    def __post_init__(self) -> None:
+        self._set("key", self._digest())
+        self._set("boolean", self._is_boolean())
+        self._set("indices", self._indices())
+        self._set("live", not self.boolean and self._live())
+        self._set("current", self._current())
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _indices(self) -> Indices:
+        return union(*(child.indices for child in self.children))
+
+    def _is_boolean(self) -> bool:
+        return False
+
+    def _live(self) -> bool:
+        return any(child.live for child in self.children)
+
+    def _current(self) -> bool:
+        return any(child.current for child in self.children)
+
+    @property
+    def children(self) -> Iterator[Expr]:
+        """The operands, in reading order."""
+        return (
+            value for name in _own(type(self)) if isinstance(value := getattr(self, name), Expr)
+        )
+
+    def rebuilt(self, children: dict[Expr, Expr]) -> Self:
+        """The same node over other operands (those that `children` does not name stay)."""
+        changed = {
+            name: children[value]
+            for name in _own(type(self))
+            if isinstance(value := getattr(self, name), Expr)
+            and children.get(value, value) is not value
+        }
+        return replace(self, **changed) if changed else self
+
+    def _digest(self) -> bytes:
+        digest = blake2b(type(self).__name__.encode(), digest_size=16)
+        for name in _own(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, Expr):
+                digest.update(b"e" + value.key)
+            elif isinstance(value, float):
+                digest.update(b"f" + struct.pack("<d", value))
+            else:
+                digest.update(b"s" + repr(value).encode() + b";")
+        return digest.digest()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Expr) and self.key == other.key)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+_BASE = {"span", "key", "indices", "boolean", "live", "current"}
+_OWN: dict[type, tuple[str, ...]] = {}
+
+
+def _own(cls: type) -> tuple[str, ...]:
+    """The names of the fields that a node class adds to `Expr`."""
+    if cls not in _OWN:
+        _OWN[cls] = tuple(f.name for f in fields(cls) if f.name not in _BASE)
+    return _OWN[cls]
+
+
+# --- leaves --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Const(Expr):
+    """A number of the formula."""
+
+    value: float
+
+    def _indices(self) -> Indices:
+        return SCALAR
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Param(Expr):
+    """A hyper-parameter: a number that is given when the objective is used. `lower` and `upper`
+    bound its domain."""
+
+    name: str
+    lower: float = float("-inf")
+    upper: float = float("inf")
+
+    def _indices(self) -> Indices:
+        return SCALAR
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Column(Expr):
+    """A column of the data, `reward` or `V_old` or one that the file declares with `given`.
+
+    `values` is its declared domain, empty if there is none. `trained` marks the critic's `V`.
+    """
+
+    name: str
+    over: Indices
+    mask: bool = False
+    trained: bool = False
+    values: tuple[float, ...] = ()
+
+    def _indices(self) -> Indices:
+        return self.over
+
+    def _is_boolean(self) -> bool:
+        return self.mask
+
+    def _live(self) -> bool:
+        return self.trained
+
+    def _current(self) -> bool:
+        return self.trained
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LogProb(Expr):
+    """`log policy(y_t | x, y_<t)`: the log-probability of the sampled token."""
+
+    policy: str
+    trained: bool = False
+
+    def _indices(self) -> Indices:
+        return TOKEN
+
+    def _live(self) -> bool:
+        return self.trained
+
+    def _current(self) -> bool:
+        return self.trained
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LogDist(Expr):
+    """`log policy(v | x, y_<t)` for every word `v` of the vocabulary."""
+
+    policy: str
+    trained: bool = False
+
+    def _indices(self) -> Indices:
+        return WORD
+
+    def _live(self) -> bool:
+        return self.trained
+
+    def _current(self) -> bool:
+        return self.trained
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Length(Expr):
+    """`|y|`: the number of tokens of the response, EOS counted."""
+
+    def _indices(self) -> Indices:
+        return RESPONSE
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Position(Expr):
+    """`t`: the position of the token in its response, 1 to `|y|`."""
+
+    def _indices(self) -> Indices:
+        return TOKEN
+
+
+# --- element by element --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Unary(Expr):
+    """`op(x)`. `sign` has no gradient."""
+
+    op: UnaryOp
+    x: Expr
+
+    def _is_boolean(self) -> bool:
+        return self.op == "not"
+
+    def _live(self) -> bool:
+        return self.x.live and self.op != "sign"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Binary(Expr):
+    """`a op b`. `min` and `max` are elementwise and split the gradient of a tie in halves."""
+
+    op: BinaryOp
+    a: Expr
+    b: Expr
+
+    def _is_boolean(self) -> bool:
+        return self.op in BOOLEAN_OPS
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Clip(Expr):
+    """`x` held between `lo` and `hi`; the gradient passes where `lo <= x <= hi`."""
+
+    x: Expr
+    lo: Expr
+    hi: Expr
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Where(Expr):
+    """`a` where the mask `m` holds, else `b`. The side that is not taken is not looked at: a NaN
+    or an infinity in it changes nothing."""
+
+    m: Expr
+    a: Expr
+    b: Expr
+
+    def _is_boolean(self) -> bool:
+        return self.a.boolean and self.b.boolean
+
+    def _live(self) -> bool:
+        return self.a.live or self.b.live
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Stop(Expr):
+    """`sg(x)`: the value of `x`, as a constant."""
+
+    x: Expr
+
+    def _is_boolean(self) -> bool:
+        return self.x.boolean
+
+    def _live(self) -> bool:
+        return False
+
+
+# --- along indices -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Reduce(Expr):
+    """`op[over | where] x`: over all combinations of the indices `over`, where the mask holds.
+
+    An index of `over` that `x` does not carry counts repetitions: `mean[i,t] reward` weighs every
+    reward by the length of its response. Over nothing at all, every op gives 0, and `prod` 1.
+    `std` divides by n - 1, `pstd` by n. Ties of `max` and `min` share the gradient evenly.
+    """
+
+    op: ReduceOp
+    over: Indices
+    x: Expr
+    where: Expr | None = None
+
+    def _live(self) -> bool:
+        return self.x.live
+
+    def _indices(self) -> Indices:
+        carried = union(self.x.indices, self.where.indices if self.where else SCALAR)
+        return remove(union(carried, over_to(self.over)), self.over)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Others(Expr):
+    """`op[j != i] x`: over the other responses to the same prompt; 0 if there are none."""
+
+    op: Literal["sum", "mean"]
+    x: Expr
+
+    def _indices(self) -> Indices:
+        return RESPONSE
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Scan(Expr):
+    """`sum[s R t] decay^|s - t| x_s` with the relation R between `s` and `t`, over one response.
+
+    `>=` is the return-to-go, `<` what came before the token.
+    """
+
+    relation: ScanRelation
+    x: Expr
+    decay: Expr | None = None
+
+    def _live(self) -> bool:
+        return self.x.live
+
+    def _indices(self) -> Indices:
+        return TOKEN
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Shift(Expr):
+    """`x` at `t + by`, and 0 outside the response. `next(V)` is a shift by 1."""
+
+    x: Expr
+    by: int
+
+    def _indices(self) -> Indices:
+        return TOKEN
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Top(Expr):
+    """The mask of the largest `fraction` of the elements of `x` along `over` (the count is rounded
+    up; ties at the border all belong to it)."""
+
+    over: Indices
+    x: Expr
+    fraction: Expr
+
+    def _is_boolean(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Pick(Expr):
+    """A random part of the mask `m`: `fraction` of all elements along `over` (rounded up), drawn
+    among those where `m` holds, by the generator that the caller seeds."""
+
+    over: Indices
+    m: Expr
+    fraction: Expr
+
+    def _is_boolean(self) -> bool:
+        return True
+
+
+NODES: tuple[type[Expr], ...] = (
+    Const, Param, Column, LogProb, LogDist, Length, Position,
+    Unary, Binary, Clip, Where, Stop, Reduce, Others, Scan, Shift, Top, Pick,
+)  # fmt: skip
+
+
+def topological(*roots: Expr) -> list[Expr]:
+    """Every node under the roots once, operands before their users, in a fixed order."""
+    order: dict[Expr, None] = {}
+    stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
+    while stack:
+        expr, ready = stack.pop()
+        if expr in order:
+            continue
+        if ready:
+            order[expr] = None
+            continue
+        stack.append((expr, True))
+        stack.extend((child, False) for child in reversed(tuple(expr.children)))
+    return list(order)

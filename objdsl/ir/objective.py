@@ -1,0 +1,167 @@
+"""An objective: its formula J, and what the file declares around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+
+from objdsl.ir.indices import TOKEN, Indices
+from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Param, Pick, topological
+from objdsl.source import Source, Span
+
+BUILT_IN_POLICIES = ("pi", "old", "mu", "ref")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Where a parameter or a column may lie: an interval, or a few values."""
+
+    lower: float = -math.inf
+    upper: float = math.inf
+    lower_closed: bool = True
+    upper_closed: bool = True
+    values: tuple[float, ...] = ()
+
+    def holds(self, x: float) -> bool:
+        if self.values:
+            return x in self.values
+        above = x >= self.lower if self.lower_closed else x > self.lower
+        below = x <= self.upper if self.upper_closed else x < self.upper
+        return above and below
+
+    def __str__(self) -> str:
+        if self.values:
+            return "{" + ", ".join(f"{x:g}" for x in self.values) + "}"
+        left, right = "[" if self.lower_closed else "(", "]" if self.upper_closed else ")"
+        return f"{left}{self.lower:g}, {self.upper:g}{right}"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """`param eps = 0.2 in (0, 1)`."""
+
+    name: str
+    default: float
+    domain: Domain
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy besides `pi`, `old`, `mu`, `ref`: frozen, or read off a hidden layer of `of`."""
+
+    name: str
+    of: str | None = None
+    layer: int | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the responses were drawn: `sample from mu: group 16, temperature 1`.
+
+    `span` is None if the file does not say.
+    """
+
+    policy: str = "mu"
+    group: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    staleness: int | None = None
+    keep_mask: bool = False
+    keep_routing: bool = False
+    experts: bool = False
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A formula that the file gives a name to."""
+
+    name: str
+    value: Expr
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What one `.obj` file means.
+
+    Attributes:
+        goal: J, a scalar to be *maximised* (a `minimize` is stored with its sign turned).
+        critic: the critic's loss, a scalar to be minimised, or None.
+        bindings: the names of the file, in the order in which their values can be computed.
+        keep: the prompts that count, or None for all. It is already part of every reduction over
+            prompts; it is kept here for the sampler, which may draw again.
+    """
+
+    name: str
+    goal: Expr
+    critic: Expr | None
+    reports: tuple[Named, ...]
+    bindings: tuple[Named, ...]
+    params: tuple[Parameter, ...]
+    policies: tuple[Policy, ...]
+    sampling: Sampling
+    keep: Expr | None
+    base: str | None = None
+    source: Source | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def roots(self) -> tuple[Expr, ...]:
+        """Everything that is computed: J, the critic's loss, the reports, the prompts kept."""
+        optional = [x for x in (self.critic, self.keep) if x is not None]
+        return (self.goal, *optional, *(report.value for report in self.reports))
+
+    @cached_property
+    def nodes(self) -> list[Expr]:
+        return topological(*self.roots)
+
+    @cached_property
+    def columns(self) -> dict[str, Indices]:
+        """The columns of data that it reads, trained ones included, and their indices."""
+        return {name: indices for name, indices, _ in sorted(_read(self.nodes))}
+
+    @cached_property
+    def trained(self) -> tuple[str, ...]:
+        """The columns through which a gradient flows, `log_pi` first."""
+        names = {name for name, _, trained in _read(self.nodes) if trained}
+        return tuple(sorted(names, key=lambda name: (name != "log_pi", name)))
+
+    @cached_property
+    def used_params(self) -> tuple[Parameter, ...]:
+        used = {node.name for node in self.nodes if isinstance(node, Param)}
+        return tuple(param for param in self.params if param.name in used)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the formula: equal digests compute the same numbers from the same data."""
+        state = blake2b(digest_size=8)
+        for expr in self.roots:
+            state.update(expr.key)
+        return state.hexdigest()
+
+
+def column_of(leaf: Expr) -> str | None:
+    """The name of the data column that a leaf reads, or None."""
+    match leaf:
+        case Column(name):
+            return {"V": "value", "V_old": "value_old"}.get(name, name)
+        case LogProb(policy):
+            return f"log_{policy}"
+        case LogDist(policy):
+            return f"log_{policy}_dist"
+        case Pick():
+            return "noise"
+    return None
+
+
+def _read(nodes: list[Expr]) -> Iterator[tuple[str, Indices, bool]]:
+    for node in nodes:
+        name = column_of(node)
+        if name is not None:
+            indices = TOKEN if isinstance(node, Pick) else node.indices
+            yield name, indices, node.live
