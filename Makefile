@@ -1,0 +1,90 @@
+# `make demo` trains a small model in about three minutes; `make test` runs every check and test.
+# Both need only python3 and make: they set up .venv by themselves, once.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+GPU    := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
+STACK  := $(if $(GPU),gpu,cpu)
+
+# One test worker for each core, each with one thread: the tensors in tests are small.
+JOBS   ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1))')
+PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
+
+.PHONY: help setup demo test check lint format types layers unit golden clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo     train a small model with GRPO, about three minutes on a CPU'
+	@echo 'make test     lint, format, types, layers and all tests'
+	@echo 'make check    the same without the tests'
+	@echo 'make golden   accept what golden tests print now; read the diff before you commit it'
+	@echo 'make setup    only the environment (.venv)'
+	@echo 'make clean    remove .venv, build/ and caches'
+
+# --- the environment -----------------------------------------------------------------------------
+
+setup: $(VENV)/dev
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	    f"objdsl needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Try: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo 'python3 could not make a virtual environment; Debian and Ubuntu: apt install python3-venv'; exit 1; }
+
+# vLLM for the GPU brings its own torch; the CPU takes exactly what the lock file says.
+$(VENV)/gpu: pyproject.toml | $(BIN)/python
+	@echo 'Setting up $(VENV) for: $(GPU)'
+	@$(PIP) install -q --upgrade 'setuptools>=77'
+	$(PIP) install -q -e '.[vllm]'
+	@touch $@
+
+$(VENV)/cpu: requirements/cpu.lock pyproject.toml | $(BIN)/python
+	@echo 'Setting up $(VENV), once: about 2 GB, two minutes'
+	$(PIP) install -q --no-deps -r requirements/cpu.lock || { \
+	    echo 'If torch was not found: name the PyTorch CPU wheel index in PIP_EXTRA_INDEX_URL.'; exit 1; }
+	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/dev: requirements/dev.lock requirements/peers.lock $(VENV)/$(STACK)
+	$(PIP) install -q --no-deps -r requirements/dev.lock
+	@$(if $(GPU),,$(PIP) install -q --no-deps -r requirements/peers.lock)
+	@touch $@
+
+# --- what people type ----------------------------------------------------------------------------
+
+demo: $(VENV)/$(STACK)
+	@$(BIN)/objdsl train
+
+test: check unit
+
+check: lint format types layers
+
+lint: $(VENV)/dev
+	@$(BIN)/ruff check .
+
+format: $(VENV)/dev
+	@$(BIN)/ruff format --check .
+
+types: build/check
+	@cd build/check && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
+	    --cache-dir ../../.mypy_cache -p objdsl
+
+layers: build/check
+	@cd build/check && ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache
+
+unit: $(VENV)/dev
+	@$(PYTEST) -q -n $(JOBS) --dist loadgroup
+
+golden: $(VENV)/dev
+	@$(PYTEST) -q -n $(JOBS) --dist loadgroup --update-golden
+
+# An installed copy, where objdsl.runtime, objdsl.grammars and objdsl.objectives lie under objdsl.
+.PHONY: build/check
+build/check: $(VENV)/dev
+	@rm -rf build
+	@$(PIP) install -q --no-deps --no-build-isolation --target build/check .
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,69 @@
+"""`objdsl fmt`: the one layout."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+
+import click
+
+from objdsl.cli.inputs import STDIN, expand, text
+from objdsl.cli.output import plural, show
+from objdsl.diagnostic import Diagnostic, ObjectiveError
+from objdsl.source import Source
+
+
+@click.command(epilog="Example: objdsl fmt --check objectives/")
+@click.argument("files", nargs=-1, metavar="[FILES]...")
+@click.option("--check", is_flag=True, help="Change nothing; exit 1 if a file would change.")
+@click.option("--diff", is_flag=True, help="Change nothing; print what would change.")
+def fmt(files: tuple[str, ...], check: bool, diff: bool) -> None:
+    """Lay objectives out in the one canonical way; comments stay.
+
+    FILES are files, folders, or `-` for standard input to standard output; without any, the
+    current folder.
+    """
+    from objdsl.syntax.format import format
+    from objdsl.syntax.parse import parse
+
+    changed = unchanged = 0
+    errors: list[Diagnostic] = []
+    for name in expand(files):
+        try:
+            source = text(name)
+            new = format(parse(source))
+        except ObjectiveError as error:
+            errors += error.diagnostics
+            continue
+        is_same = new == source.text
+        changed += not is_same
+        unchanged += is_same
+        if diff:
+            click.echo(_diff(source, new), nl=False)
+        elif check:
+            if not is_same:
+                click.echo(f"would reformat {source.name}")
+        elif name == STDIN:
+            click.echo(new, nl=False)
+        elif not is_same:
+            Path(name).expanduser().write_text(new, encoding="utf-8", newline="\n")
+    would = "would be " if check or diff else ""
+    click.echo(
+        f"{plural(changed, 'file')} {would}reformatted, {unchanged} left as they are", err=True
+    )
+    if errors:
+        show(errors)
+        sys.exit(2)
+    sys.exit(1 if changed and (check or diff) else 0)
+
+
+def _diff(source: Source, new: str) -> str:
+    return "".join(
+        difflib.unified_diff(
+            source.text.splitlines(keepends=True),
+            new.splitlines(keepends=True),
+            source.name,
+            source.name,
+        )
+    )

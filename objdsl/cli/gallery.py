@@ -1,0 +1,53 @@
+"""`objdsl gallery`: the objectives that come with objdsl."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from objdsl import gallery as entries
+from objdsl.cli.inputs import text
+from objdsl.gallery import SUFFIX
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="Example: objdsl gallery cp grpo && objdsl check grpo.obj",
+)
+@click.pass_context
+def gallery(ctx: click.Context) -> None:
+    """List, show and copy the objectives that come with objdsl."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(ls)
+
+
+@gallery.command()
+def ls() -> None:
+    """List the objectives, each with its paper."""
+    names = entries.names()
+    width = max(map(len, names))
+    for name in names:
+        click.echo(f"{name:{width}}  {entries.heading(entries.bundled(name))}".rstrip())
+
+
+@gallery.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print an objective. NAME `std` is the prelude."""
+    click.echo(text(name).text, nl=False)
+
+
+@gallery.command()
+@click.argument("name")
+@click.argument("to", required=False, type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def cp(name: str, to: Path | None, force: bool) -> None:
+    """Copy an objective into the current folder, or to the file or folder TO."""
+    source = text(name)
+    file_name = name.rsplit("/", 1)[-1].removesuffix(SUFFIX) + SUFFIX
+    target = Path(file_name) if to is None else to / file_name if to.is_dir() else to
+    if target.exists() and not force:
+        raise click.UsageError(f"{target} exists; --force replaces it")
+    target.write_text(source.text, encoding="utf-8", newline="\n")
+    click.echo(f"wrote {target}")

@@ -1,0 +1,61 @@
+"""What the FILES of a command stand for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from objdsl.gallery import SUFFIX, find
+from objdsl.source import Source
+
+STDIN = "-"
+
+
+def expand(files: tuple[str, ...]) -> list[str]:
+    """The files and gallery names to work on; folders become the `.obj` files below them.
+
+    Without FILES it is the current folder. Raises UsageError where a folder has no such file.
+    """
+    expanded: list[str] = []
+    for name in files or (".",):
+        if not os.path.isdir(name):
+            expanded.append(name)
+            continue
+        found = sorted(_below(name))
+        if not found:
+            raise click.UsageError(f"there is no {SUFFIX} file in {Path(name).resolve()}")
+        expanded += found
+    return list(dict.fromkeys(expanded))
+
+
+def _below(folder: str) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder):
+        # Hidden folders and virtual environments hold other people's files; `.obj` in `build` is
+        # compiled code.
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and name not in ("build", "node_modules")
+            and not os.path.exists(os.path.join(parent, name, "pyvenv.cfg"))
+        ]
+        yield from (os.path.normpath(os.path.join(parent, f)) for f in files if f.endswith(SUFFIX))
+
+
+def text(name: str) -> Source:
+    """The text of a file, of a gallery entry, or of the standard input (`-`).
+
+    Raises:
+        UsageError: there is neither a file nor an entry of that name.
+        ObjectiveError: the file is not text, or not an objective at all.
+    """
+    if name == STDIN:
+        return Source("<stdin>", sys.stdin.read())
+    try:
+        return find(name)
+    except FileNotFoundError as error:
+        raise click.UsageError(str(error)) from None

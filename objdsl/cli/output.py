@@ -1,0 +1,50 @@
+"""Findings on the terminal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+import click
+
+from objdsl.diagnostic import Diagnostic, Severity
+
+# After so many a person stops reading; the summary says how many more there are.
+_MOST = 20
+
+
+def show(diagnostics: Sequence[Diagnostic], *, err: bool = True, most: int = _MOST) -> None:
+    """Print findings for a person: the first `most` in full, then the number of the others."""
+    from objdsl.render.terminal import render
+
+    stream = sys.stderr if err else sys.stdout
+    color = has_color(stream)
+    width = shutil.get_terminal_size((100, 24)).columns
+    for diagnostic in diagnostics[:most]:
+        click.echo(render(diagnostic, color=color, width=width) + "\n", file=stream, color=color)
+    if len(diagnostics) > most:
+        click.echo(f"... and {len(diagnostics) - most} more\n", file=stream)
+
+
+def has_color(stream: TextIO) -> bool:
+    """Whether to colour what goes to `stream`; NO_COLOR and FORCE_COLOR decide before it does."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def summary(diagnostics: Iterable[Diagnostic], files: int) -> str:
+    """`2 errors and 1 warning in 3 files`."""
+    severities = [diagnostic.severity for diagnostic in diagnostics]
+    counts = [plural(n, str(kind)) for kind in Severity if (n := severities.count(kind))]
+    found = " and ".join([", ".join(counts[:-1]), counts[-1]] if len(counts) > 1 else counts)
+    return f"{found or 'nothing to report'} in {plural(files, 'file')}"
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

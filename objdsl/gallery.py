@@ -1,0 +1,108 @@
+"""Finds objectives by name: those of the user's folder, and those that come with objdsl."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from objdsl.diagnostic import Diagnostic, ObjectiveError, Severity, near
+from objdsl.source import Source, Span
+from objdsl.syntax.read import read
+
+PRELUDE = "std"
+SUFFIX = ".obj"
+
+# The folder that a bundled text names itself by: nobody's file is beside it.
+_BUNDLED = "<gallery>"
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The bundled objectives, sorted; those of a sub-folder are named `frameworks/trl_grpo`.
+
+    The prelude is not one of them: it defines functions, and no objective.
+    """
+    found = set(_names(files("objdsl.objectives"), ""))
+    return tuple(sorted(found - {PRELUDE}, key=lambda name: ("/" in name, name)))
+
+
+def _names(folder: Traversable, prefix: str) -> Iterable[str]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _names(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(SUFFIX):
+            yield prefix + entry.name.removesuffix(SUFFIX)
+
+
+@cache
+def bundled(name: str) -> Source:
+    """The text of a bundled objective or of the prelude. Raises KeyError for any other name."""
+    if name != PRELUDE and name not in names():
+        raise KeyError(name)
+    path = f"{name}{SUFFIX}"
+    text = files("objdsl.objectives").joinpath(*path.split("/")).read_text(encoding="utf-8")
+    return Source(f"{_BUNDLED}/{path}", text)
+
+
+def heading(source: Source) -> str:
+    """The first line of the comment that a file opens with: the paper and the equation."""
+    first = source.text.split("\n", 1)[0]
+    return first.lstrip("# ").rstrip() if first.startswith("#") else ""
+
+
+def find(name: str | Path) -> Source:
+    """The text that a person means by a path (`my/grpo.obj`) or by a gallery name (`grpo`).
+
+    Raises:
+        FileNotFoundError: there is no such file and no such name; the message has a near one.
+        ObjectiveError: the file is not text, or not an objective at all.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == SUFFIX or path.is_file():
+        return read(path)
+    if str(name) in (*names(), PRELUDE):
+        return bundled(str(name))
+    guess = near(str(name), names())
+    hint = f"did you mean `{guess}`?" if guess else "`objdsl gallery` lists the names"
+    raise FileNotFoundError(f"there is no file and no gallery entry `{name}`; {hint}")
+
+
+def base(name: str, span: Span) -> Source:
+    """The text that `from name` means: the file beside the one that says so, else the gallery's.
+
+    The gallery extends only itself, and a file that extends its own name extends the gallery's.
+
+    Args:
+        name: what follows `from`.
+        span: where it does.
+
+    Raises:
+        ObjectiveError: there is neither; names a near one.
+    """
+    asking = Path(span.source.name)
+    local: list[str] = []
+    if asking.parent != Path(_BUNDLED):
+        beside = asking.with_name(name + SUFFIX)
+        if beside != asking and beside.is_file():
+            return read(beside)
+        local = [path.stem for path in asking.parent.glob(f"*{SUFFIX}")]
+    if name in names():
+        return bundled(name)
+    guess = near(name, {*names(), *local})
+    raise ObjectiveError(
+        [
+            Diagnostic(
+                "unknown-objective",
+                "OBJ914",
+                Severity.ERROR,
+                f"there is no objective `{name}`",
+                span,
+                help=f"did you mean `{guess}`?"
+                if guess
+                else f"looked for {name}{SUFFIX} beside this file, and in the gallery",
+            )
+        ]
+    )

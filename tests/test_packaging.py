@@ -1,0 +1,158 @@
+"""The package as users get it: what the wheel holds, what it runs, and what checking imports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TOP_LEVEL = {"grammars", "objectives", "runtime"}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_every_package_is_listed(project: dict[str, Any]) -> None:
+    """A folder that is not in the list works from a checkout and is missing from the wheel."""
+    found = {
+        ".".join(init.parent.relative_to(ROOT).parts)
+        for init in (ROOT / "objdsl").rglob("__init__.py")
+    }
+    found |= {f"objdsl.{name}" for name in TOP_LEVEL if (ROOT / name / "__init__.py").is_file()}
+    setuptools = project["tool"]["setuptools"]
+    assert setuptools["packages"] == sorted(found)
+    assert setuptools["package-dir"] == {"objdsl": "objdsl"} | {
+        package: package.removeprefix("objdsl.")
+        for package in found
+        if package.removeprefix("objdsl.") in TOP_LEVEL
+    }
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    folders = {
+        path.parent for name in ("objdsl", *TOP_LEVEL) for path in (ROOT / name).rglob("*.py")
+    }
+    assert [folder for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
+
+
+def test_locks_pin_what_the_project_asks_for(project: dict[str, Any]) -> None:
+    """The lock files are installed without resolving: nothing else would notice a gap."""
+    from packaging.requirements import Requirement
+
+    pins = _pins("cpu.lock") | _pins("dev.lock")
+    extras = project["project"]["optional-dependencies"]
+    asked = [
+        *project["project"]["dependencies"],
+        *extras["train"],
+        *(line for line in extras["vllm-cpu"] if not line.startswith("objdsl[")),
+        *extras["dev"],
+    ]
+    unmet = []
+    for line in asked:
+        requirement = Requirement(line)
+        if pins.get(_normal(requirement.name), "0") not in requirement.specifier:
+            unmet.append(line)
+    assert unmet == []
+
+
+def test_no_package_is_locked_twice() -> None:
+    cpu, dev, peers = (_pins(f"{name}.lock") for name in ("cpu", "dev", "peers"))
+    assert not cpu.keys() & dev.keys()
+    assert not (cpu | dev).keys() & peers.keys()
+
+
+def _pins(name: str) -> dict[str, str]:
+    lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()
+    pinned = [line.partition(";")[0].split("==") for line in lines if not line.startswith("#")]
+    return {_normal(package): version.strip() for package, version in pinned}
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of a copy of the tree: building in place would leave a `build` folder behind."""
+    folder = tmp_path_factory.mktemp("wheel")
+    tree = folder / "tree"
+    listed = _run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+    for name in listed.split("\0"):
+        if name and (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_bytes((ROOT / name).read_bytes())
+    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(tree))
+    (built,) = folder.glob("objdsl-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("installed")
+    _pip("install", "--no-deps", "--no-index", "--target", str(target), str(wheel))
+    return target
+
+
+def test_wheel_holds_every_source_and_data_file(wheel: Path) -> None:
+    held = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {"objdsl/py.typed"}
+    for folder, prefix in [("objdsl", "objdsl"), *((name, f"objdsl/{name}") for name in TOP_LEVEL)]:
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in {".py", ".obj", ".lark", ".json", ".toml"}:
+                wanted.add(f"{prefix}/{path.relative_to(ROOT / folder).as_posix()}")
+    assert "objdsl/grammars/objective.lark" in wanted
+    assert "objdsl/objectives/grpo.obj" in wanted
+    assert sorted(wanted - held) == []
+
+
+def test_installed_wheel_runs_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
+    where = _objdsl(
+        "-c", "import objdsl.syntax; print(objdsl.syntax.__file__)", at=installed, cwd=tmp_path
+    )
+    assert Path(where.strip()).is_relative_to(installed)
+    assert "gallery" in _objdsl("-m", "objdsl", "--help", at=installed, cwd=tmp_path)
+    assert "grpo" in _objdsl("-m", "objdsl", "gallery", at=installed, cwd=tmp_path)
+    assert "maximize" in _objdsl(
+        "-m", "objdsl", "gallery", "show", "grpo", at=installed, cwd=tmp_path
+    )
+    assert "1 file checked" in _objdsl("-m", "objdsl", "check", "grpo", at=installed, cwd=tmp_path)
+    script = (installed / "bin" / "objdsl").read_text(encoding="utf-8")
+    assert "from objdsl.cli.app import main" in script
+
+
+def test_checking_imports_no_torch_and_no_heavy_library(installed: Path, tmp_path: Path) -> None:
+    """`objdsl check` takes a fraction of a second; each of these adds as much again, or more."""
+    program = """
+import sys
+from objdsl.cli.app import main
+main(["check", "grpo"], standalone_mode=False)
+print(sorted({"torch", "transformers", "numpy", "pydantic", "rich.console"} & {*sys.modules}))
+"""
+    assert _objdsl("-c", program, at=installed, cwd=tmp_path).strip().endswith("[]")
+
+
+def _objdsl(*arguments: str, at: Path, cwd: Path) -> str:
+    # Isolated from the editable install that the tests themselves run on.
+    return _run(sys.executable, *arguments, cwd=cwd, env={**os.environ, "PYTHONPATH": str(at)})
+
+
+def _pip(*arguments: str) -> None:
+    _run(sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *arguments)
+
+
+def _run(*command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
