@@ -1,1 +1,42 @@
-"""objdsl: write an RL objective as the paper prints it; check it, compile it, train with it."""
+"""objdsl: write an RL objective as the paper prints it; check it, compile it, train with it.
+
+text > tree > objective (maths IR) > weights (maths IR) > plan > torch source > training step
+                   |                    |
+             fmt, LaTeX, diff     lint, explain, audit
+
+objective = objdsl.load("grpo", eps=0.1)
+out = objective(log_pi=..., log_old=..., log_ref=..., reward=..., prompt=..., mask=...)
+out.loss.backward()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from objdsl.diagnostic import Diagnostic, ObjectiveError
+
+if TYPE_CHECKING:
+    from objdsl.objective import Objective, Output, Step, load, loads
+
+__version__ = "0.1.0"
+__all__ = [
+    "Diagnostic",
+    "Objective",
+    "ObjectiveError",
+    "Output",
+    "Step",
+    "__version__",
+    "load",
+    "loads",
+]
+
+# What needs torch is imported when it is first asked for: checking an objective does not.
+_LAZY = ("Objective", "Output", "Step", "load", "loads")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from objdsl import objective
+
+        return getattr(objective, name)
+    raise AttributeError(f"module 'objdsl' has no attribute {name!r}")

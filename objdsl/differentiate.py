@@ -11,13 +11,13 @@ from objdsl.ir.build import (
     HALF,
     ONE,
     ZERO,
-    add,
     both,
     bounds,
     const,
     count,
     div,
     factors,
+    gather,
     mul,
     neg,
     negation,
@@ -72,7 +72,7 @@ def differentiate(objective: Expr) -> dict[Leaf, Expr]:
                 continue
             extra = remove(along, operand.indices)
             term = sum_over(extra, derivative)
-            adjoint[operand] = add(adjoint[operand], term) if operand in adjoint else term
+            adjoint[operand] = gather(adjoint[operand], term) if operand in adjoint else term
     return dict(sorted(weights.items(), key=lambda item: repr(item[0])))
 
 

@@ -159,6 +159,7 @@ class _Elaborator:
         self.errors: list[Diagnostic] = []
         self.values: dict[str, Expr | None] = {}
         self.order: list[Named] = []
+        self.calls: list[Named] = []
         self.open: list[tuple[str, Span]] = []
         self.frames: list[_Frame] = [_Frame()]
         self.site: Span | None = None
@@ -202,16 +203,21 @@ class _Elaborator:
                 else:
                     goal = value if statement.sense == "maximize" else build.neg(value)
         if False not in scope.goals:
-            where = header.span if header else (file.statements[-1].span if file.statements else None)
+            where = (
+                header.span if header else (file.statements[-1].span if file.statements else None)
+            )
             self._record("no-goal", "nothing is maximised", where, help="add `maximize ...`")
         if self.errors or goal is None:
             raise ObjectiveError(self.errors)
+        if critic is not None and "critic_loss" not in scope.reports:
+            reports.append(Named("critic_loss", critic))
         return Objective(
             name=header.name.id if header else "objective",
             goal=goal,
             critic=critic,
             reports=tuple(reports),
             bindings=tuple(self.order),
+            calls=tuple(self.calls),
             params=tuple(self.params.values()),
             policies=policies,
             sampling=sampling,
@@ -252,7 +258,13 @@ class _Elaborator:
                         help="put the second one into a file of its own",
                     )  # fmt: skip
                 return
-            case tree.Let(name) | tree.Def(name) | tree.Param(name) | tree.Given(name) | tree.Policy(name):
+            case (
+                tree.Let(name)
+                | tree.Def(name)
+                | tree.Param(name)
+                | tree.Given(name)
+                | tree.Policy(name)
+            ):
                 if isinstance(statement, tree.Given) and statement.indices is None:
                     scope.givens[name.id] = statement
                     return
@@ -534,7 +546,9 @@ class _Elaborator:
     def _signature(self, function: str) -> str:
         if function in self.scope.defs:
             return ", ".join(a.id for a in self.scope.defs[function].arguments)
-        return {"clip": "x, lo, hi", "togo": "x, g", "min": "a, b", "max": "a, b"}.get(function, "x")
+        return {"clip": "x, lo, hi", "togo": "x, g", "min": "a, b", "max": "a, b"}.get(
+            function, "x"
+        )
 
     def _index(self, name: tree.Name) -> Index:
         if name.id not in MEANING:
@@ -677,7 +691,9 @@ class _Elaborator:
         if function.span.source is self.prelude.source:
             self.site = site or call.span
         try:
-            return self._expr(function.body)
+            value = self._expr(function.body)
+            self.calls.append(Named(name, value, call.span))
+            return value
         finally:
             self.site = site
             self.frames.pop()

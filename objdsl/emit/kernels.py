@@ -61,27 +61,52 @@ def to_rows(x: Tensor, row: Tensor, position: Tensor, like: Tensor) -> Tensor:
     return x.new_zeros(like.shape).index_put_((row, position), x)
 
 
-def top_mask(x: Tensor, segment: Tensor, many: int, fraction: float) -> Tensor:
+def top_mask(x: Tensor, segment: Tensor | None, many: int, fraction: float) -> Tensor:
     """The mask `[n]` of the largest `fraction` of each group, ties at the border included."""
+    segment = torch.zeros_like(x, dtype=torch.long) if segment is None else segment
     order = torch.argsort(x, descending=True, stable=True)
     order = order[torch.argsort(segment[order], stable=True)]
-    size = torch.bincount(segment, minlength=many)
+    size = group_sum(torch.ones_like(segment), segment, many)
     taken = torch.ceil(fraction * size.double() - 1e-9).long().clamp(min=0)
     first = size.cumsum(0) - size
     border = x[order][(first + taken - 1).clamp(0, max(len(x) - 1, 0))]
     return (x >= border[segment]) & (taken > 0)[segment]
 
 
-def pick_mask(
-    mask: Tensor, noise: Tensor, segment: Tensor, many: int, fraction: float
+def top_tokens(
+    x: Tensor, mask: Tensor, segment: Tensor | None, many: int, fraction: float
 ) -> Tensor:
-    """A random part of `mask` `[n]`: the `fraction` of each group's elements with the least noise."""
-    hidden = torch.where(mask, noise, torch.inf)
-    order = torch.argsort(hidden, stable=True)
+    """`top_mask` of the tokens `[N, T]`, whose padding is a group of its own."""
+    flat = torch.where(mask, 0 if segment is None else segment[:, None], many).flatten()
+    x = torch.where(mask, x, 0.0).flatten()
+    return top_mask(x, flat, many + 1, fraction).view_as(mask) & mask
+
+
+def pick_mask(
+    chosen: Tensor, noise: Tensor, segment: Tensor | None, many: int, fraction: float
+) -> Tensor:
+    """A random part of the mask `chosen` `[n]`: those with the least noise, at most `fraction` of
+    each group."""
+    segment = torch.zeros_like(noise, dtype=torch.long) if segment is None else segment
+    order = torch.argsort(torch.where(chosen, noise, torch.inf), stable=True)
     order = order[torch.argsort(segment[order], stable=True)]
-    size = torch.bincount(segment, minlength=many)
+    size = group_sum(torch.ones_like(segment), segment, many)
     taken = torch.ceil(fraction * size.double() - 1e-9).long().clamp(min=0)
     first = size.cumsum(0) - size
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device) - first[segment[order]]
-    return mask & (rank < taken[segment])
+    return chosen & (rank < taken[segment])
+
+
+def pick_tokens(
+    chosen: Tensor,
+    noise: Tensor,
+    mask: Tensor,
+    segment: Tensor | None,
+    many: int,
+    fraction: float,
+) -> Tensor:
+    """`pick_mask` of the tokens `[N, T]`, whose padding is a group of its own."""
+    flat = torch.where(mask, 0 if segment is None else segment[:, None], many).flatten()
+    chosen, noise = (mask & chosen).flatten(), torch.where(mask, noise, 0.0).flatten()
+    return pick_mask(chosen, noise, flat, many + 1, fraction).view_as(mask)

@@ -3,8 +3,8 @@
 Two conventions make the weights of an objective readable, and the analyses over them short:
 
 - probabilities stay in log space: `exp(a) * exp(b)` becomes `exp(a + b)`, `log(exp(a))` is `a`;
-- a product is one fraction, with its sign in front and its masks outside:
-  `where(m, -(a * b) / (c * d), 0)`.
+- a product has its sign in front, the sizes that it is divided by at the end, and its masks around
+  the rest: `-where(m, a * b, 0) / (G * |y|)`. Other quotients stay as they were written.
 """
 
 from __future__ import annotations
@@ -53,8 +53,6 @@ def neg(x: Expr) -> Expr:
             return inner
         case Binary("sub", a, b):
             return sub(b, a)
-        case Where(m, a, b) if b == ZERO:
-            return Where(m, neg(a), ZERO)
     return Unary("neg", x)
 
 
@@ -101,9 +99,9 @@ def mul(a: Expr, b: Expr) -> Expr:
         return where(a, b, ZERO)
     if b.boolean:
         return where(b, a, ZERO)
+    if is_size(a) and is_size(b):
+        return _sizes(a, b)
     match a, b:
-        case Const(p), Const(q):
-            return const(p * q)
         case Const(value), _ if value in (0.0, 1.0, -1.0):
             return ZERO if value == 0 else b if value == 1 else neg(b)
         case _, Const(value) if value in (0.0, 1.0, -1.0):
@@ -118,11 +116,9 @@ def mul(a: Expr, b: Expr) -> Expr:
             return neg(mul(a, x))
         case Unary("exp", x), Unary("exp", y):
             return exp(add(x, y))
-        case Binary("div", p, c), Binary("div", q, d):
-            return div(mul(p, q), mul(c, d))
-        case Binary("div", p, c), _:
+        case Binary("div", p, c), _ if is_size(c):
             return div(mul(p, b), c)
-        case _, Binary("div", q, d):
+        case _, Binary("div", q, d) if is_size(d) or q == ONE:
             return div(mul(a, q), d)
     return Binary("mul", a, b)
 
@@ -133,7 +129,7 @@ def div(a: Expr, b: Expr) -> Expr:
             return const(p / q)
         case _, Const(1.0):
             return a
-        case Where(m, x, z), _ if z == ZERO:
+        case Where(m, x, z), _ if z == ZERO and not is_size(b):
             return where(m, div(x, b), ZERO)
         case Unary("neg", x), _:
             return neg(div(x, b))
@@ -143,12 +139,10 @@ def div(a: Expr, b: Expr) -> Expr:
             return mul(exp(sub(x, y)), rest)
         case Binary("mul", rest, Unary("exp", x)), Unary("exp", y):
             return mul(rest, exp(sub(x, y)))
-        case Binary("div", p, c), Binary("div", q, d):
-            return div(mul(p, d), mul(c, q))
-        case Binary("div", p, c), _:
+        case Binary("div", p, c), _ if is_size(c) and is_size(b):
             return div(p, mul(c, b))
-        case _, Binary("div", q, d):
-            return div(mul(a, d), q)
+        case Binary("div", p, c), _ if is_size(c):
+            return div(div(p, b), c)
     if a == ZERO:
         return ZERO
     if a.boolean:
@@ -207,9 +201,13 @@ def where(m: Expr, a: Expr, b: Expr) -> Expr:
         return a
     if a == ZERO and not b.boolean:
         return where(negation(m), b, ZERO)
+    if isinstance(a, Unary) and a.op == "neg" and b == ZERO:
+        return neg(where(m, a.x, ZERO))
     match a:
         case Where(inner, x, z) if z == ZERO and b == ZERO:
-            return Where(both(m, inner), x, ZERO)
+            return where(both(m, inner), x, ZERO)
+        case Binary("div", x, d) if b == ZERO and is_size(d):
+            return div(where(m, x, ZERO), d)
     if a.boolean and not b.boolean:
         a = Where(a, ONE, ZERO)
     if b.boolean and not a.boolean:
@@ -225,6 +223,51 @@ def stop(x: Expr) -> Expr:
 def real(x: Expr) -> Expr:
     """A mask as a number, 1 where it holds."""
     return Where(x, ONE, ZERO) if x.boolean else x
+
+
+def is_size(x: Expr) -> bool:
+    """Whether a divisor is made of numbers, parameters, lengths and sizes: never of data."""
+    match x:
+        case Const() | Param() | Length():
+            return True
+        case Binary("mul", a, b):
+            return is_size(a) and is_size(b)
+        case Reduce("sum", _, inner, None):
+            return inner == ONE
+    return False
+
+
+def _sizes(a: Expr, b: Expr) -> Expr:
+    """A product of sizes, in one fixed order: equal divisors are then equal formulas."""
+    parts = [*factors(a)[1], *factors(b)[1]]
+    number = math.prod(part.value for part in parts if isinstance(part, Const))
+    rest = [part for part in parts if not isinstance(part, Const)]
+    rest.sort(key=lambda part: (len(part.indices), part.key))
+    if number == 0:
+        return ZERO
+    product = reduce(lambda x, y: Binary("mul", x, y), rest) if rest else const(number)
+    return Binary("mul", const(number), product) if rest and number != 1 else product
+
+
+def gather(a: Expr, b: Expr) -> Expr:
+    """`a + b`, with the factors that both have in front."""
+    (p, a_above, a_below), (q, b_above, b_below) = factors(a), factors(b)
+    common, below = _take_common(a_above, b_above), _take_common(a_below, b_below)
+    if not common and not below:
+        return add(a, b)
+    inner = add(product(a_above, a_below, p), product(b_above, b_below, q))
+    return div(mul(product(common, []), inner), product(below, []))
+
+
+def _take_common(a: list[Expr], b: list[Expr]) -> list[Expr]:
+    """Takes out of both lists what they share."""
+    common = []
+    for f in tuple(a):
+        if f in b:
+            common.append(f)
+            a.remove(f)
+            b.remove(f)
+    return common
 
 
 def count(over: Indices, mask: Expr | None = None) -> Expr:

@@ -94,6 +94,7 @@ class Objective:
         goal: J, a scalar to be *maximised* (a `minimize` is stored with its sign turned).
         critic: the critic's loss, a scalar to be minimised, or None.
         bindings: the names of the file, in the order in which their values can be computed.
+        calls: values that came out of a function, under the function's name.
         keep: the prompts that count, or None for all. It is already part of every reduction over
             prompts; it is kept here for the sampler, which may draw again.
     """
@@ -103,6 +104,7 @@ class Objective:
     critic: Expr | None
     reports: tuple[Named, ...]
     bindings: tuple[Named, ...]
+    calls: tuple[Named, ...]
     params: tuple[Parameter, ...]
     policies: tuple[Policy, ...]
     sampling: Sampling

@@ -1,0 +1,867 @@
+"""From an objective to PyTorch source that a person could have written.
+
+The source has up to three functions:
+
+    prepare     everything that does not depend on the current policy, for the whole optimizer step
+    couple      what couples responses through the current policy, for the whole optimizer step
+    objective   the rest, for any part of the step's rows: value, weights and reports in closed form
+
+so that the sums of `objective` over the parts of a step are the step's, however it is cut.
+No autograd is involved: `weights` is the derivative, as `differentiate` found it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+import re
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import ModuleType
+from typing import Literal
+
+from objdsl.differentiate import Leaf, differentiate
+from objdsl.emit.lower import is_constant, is_statistic, lower, shares
+from objdsl.ir.build import ONE, ZERO, sub
+from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices
+from objdsl.ir.nodes import (
+    BOOLEAN_OPS,
+    Binary,
+    Clip,
+    Column,
+    Const,
+    Expr,
+    Length,
+    LogDist,
+    LogProb,
+    Param,
+    Pick,
+    Position,
+    Reduce,
+    Scan,
+    Shift,
+    Top,
+    Unary,
+    Where,
+    topological,
+)
+from objdsl.ir.objective import Objective, column_of
+
+Layout = Literal["padded", "packed"]
+
+WIDTH = 100
+ATOM, POWER, SIGN, TIMES, PLUS, AND, OR, COMPARE = 100, 80, 75, 70, 60, 40, 30, 20
+INFIX: dict[str, tuple[str, int]] = {
+    "add": ("+", PLUS), "sub": ("-", PLUS), "mul": ("*", TIMES), "div": ("/", TIMES),
+    "pow": ("**", POWER), "lt": ("<", COMPARE), "le": ("<=", COMPARE), "gt": (">", COMPARE),
+    "ge": (">=", COMPARE), "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "and": ("&", AND),
+    "or": ("|", OR),
+}  # fmt: skip
+RESERVED = {
+    "torch", "math", "mask", "length", "row", "position", "prompt", "n_prompts", "group_size",
+    "dtype", "value", "weights", "reports", "prepare", "couple", "objective",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Input:
+    """An argument of an emitted function: where it comes from, and its indices."""
+
+    name: str
+    indices: Indices
+
+
+@dataclass(frozen=True)
+class Function:
+    """One emitted function: its source, and the names and indices of what goes in and out."""
+
+    source: str
+    inputs: tuple[Input, ...]
+    outputs: tuple[Input, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """The emitted functions of an objective, for one layout of the tokens.
+
+    `couple` is None if no response depends on another's current log-probabilities. `coupled`
+    says whether value or weights need it; otherwise only reports do, which are named in
+    `whole_step_reports`.
+    """
+
+    source: str
+    prepare: Function
+    couple: Function | None
+    objective: Function
+    coupled: bool
+    whole_step_reports: tuple[str, ...]
+
+
+@dataclass
+class _Parts:
+    """An objective as the roots of its computation: row sums, weights, reports; lowered."""
+
+    ir: Objective
+    weights: dict[Leaf, Expr]
+
+    @cached_property
+    def lowered(self) -> dict[str, Expr]:
+        total = self.ir.goal if self.ir.critic is None else sub(self.ir.goal, self.ir.critic)
+        roots: dict[str, Expr] = {}
+        for name, scalar in [
+            ("value", total),
+            *((f"report {r.name}", r.value) for r in self.reports),
+        ]:
+            parts = shares(scalar)
+            roots[f"{name} tokens"], roots[f"{name} responses"] = parts.tokens, parts.responses
+        for leaf, weight in self.weights.items():
+            roots[f"weight {column_of(leaf)}"] = weight
+        return dict(zip(roots, lower(list(roots.values())), strict=True))
+
+    @property
+    def reports(self):  # type: ignore[no-untyped-def]
+        return self.ir.reports
+
+
+def weights_of(ir: Objective) -> dict[Leaf, Expr]:
+    """The derivative of what is maximised (J minus the critic's loss) by every trained leaf."""
+    total = ir.goal if ir.critic is None else sub(ir.goal, ir.critic)
+    return differentiate(total)
+
+
+def emit(ir: Objective, layout: Layout, kernels: ModuleType | str) -> Program:
+    """PyTorch source for an objective.
+
+    Args:
+        ir: the objective.
+        layout: `padded` for token tensors `[N, T]` with a mask, `packed` for `[M]`.
+        kernels: the source of `objdsl.emit.kernels` (or the module), to copy helpers from.
+    """
+    parts = _Parts(ir, weights_of(ir))
+    roots = parts.lowered
+    names = _names(ir)
+    live_names = {f"weight {column_of(leaf)}" for leaf in parts.weights}
+    for name in sorted(live_names):
+        names.setdefault(
+            roots[name], "w" if len(live_names) == 1 else name.replace("weight ", "w_")
+        )
+
+    scope = _Scope(layout, names)
+    needed_local = _needed(list(roots.values()), scope, stop_at=("data", "statistic"))
+    statistics = [n for n in needed_local if scope.stage(n) == "statistic"]
+    needed_coupled = _needed(statistics, scope, stop_at=("data",)) if statistics else []
+    prepared = [
+        n
+        for n in dict.fromkeys([*needed_local, *needed_coupled])
+        if scope.stage(n) == "data" and scope.is_stored(n)
+    ]
+    scope.name_all([*prepared, *statistics])
+
+    prepare = _Writer(scope, "prepare", stored=()).prepare(prepared)
+    couple = None
+    if statistics:
+        couple = _Writer(scope, "couple", stored=prepared).couple(statistics)
+    main = _Writer(scope, "objective", stored=[*prepared, *statistics])
+    objective = main.objective(roots, parts.weights, [r.name for r in ir.reports])
+
+    core = [root for name, root in roots.items() if name.startswith("value") or name in live_names]
+    coupled = any(
+        scope.stage(n) == "statistic" for n in _needed(core, scope, ("data", "statistic"))
+    )
+    whole = tuple(
+        r.name
+        for r in ir.reports
+        if any(
+            scope.stage(n) == "statistic"
+            for part in ("tokens", "responses")
+            for n in _needed([roots[f"report {r.name} {part}"]], scope, ("data", "statistic"))
+        )
+    )
+    functions = [prepare, *([couple] if couple else []), objective]
+    source = _module(ir, functions, kernels)
+    return Program(source, prepare, couple, objective, coupled, whole)
+
+
+def _names(ir: Objective) -> dict[Expr, str]:
+    """The file's own names for its formulas, after lowering."""
+    named = [*ir.bindings, *ir.calls]
+    names: dict[Expr, str] = {}
+    for one, node in zip(named, lower([one.value for one in named]), strict=True):
+        if any(True for _ in node.children):
+            names.setdefault(node, one.name)
+    return names
+
+
+def _needed(roots: Iterable[Expr], scope: _Scope, stop_at: tuple[str, ...]) -> list[Expr]:
+    """The nodes below the roots, without what lies below a node of a stage in `stop_at`.
+
+    Roots are always entered; nodes that are recomputed rather than stored are looked through.
+    """
+    found: dict[Expr, None] = {}
+    stack = [(root, True) for root in roots]
+    while stack:
+        node, is_root = stack.pop()
+        if node in found:
+            continue
+        found[node] = None
+        stage = scope.stage(node)
+        stop = stage in stop_at and not (stage == "data" and not scope.is_stored(node))
+        if stop and not (is_root and "statistic" not in stop_at):
+            continue
+        stack.extend((child, False) for child in node.children)
+    order = topological(*roots)
+    return [node for node in order if node in found]
+
+
+@dataclass
+class _Scope:
+    """What all functions of a program agree on: the stage of a node, and the names of values."""
+
+    layout: Layout
+    names: dict[Expr, str]
+    given: dict[Expr, str] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=lambda: set(RESERVED))
+    _constant: dict[Expr, bool] = field(default_factory=dict)
+
+    def stage(self, node: Expr) -> Literal["constant", "data", "statistic", "local"]:
+        if is_constant(node, self._constant):
+            return "constant"
+        if not node.current:
+            return "data"
+        return "statistic" if is_statistic(node) else "local"
+
+    def is_stored(self, node: Expr) -> bool:
+        """Whether a data value is kept by `prepare`; columns are at hand, and a sign or a
+        comparison is cheaper to compute again."""
+        match node:
+            case Length() | Position():
+                return False
+            case Column() | LogProb() | LogDist():
+                return node.indices == PROMPT
+            case Unary("neg" | "not") | Where():
+                return self.names.get(node) is not None or not all(
+                    self._at_hand(child) for child in node.children
+                )
+            case Binary(op) if op in BOOLEAN_OPS:
+                return not all(self._at_hand(child) for child in node.children)
+        return True
+
+    def _at_hand(self, node: Expr) -> bool:
+        if self.stage(node) == "constant" or isinstance(node, Column | Length | Position):
+            return node.indices != PROMPT
+        return node in self.names or (node.boolean and not self.is_stored(node))
+
+    def name_all(self, nodes: list[Expr]) -> None:
+        for node in nodes:
+            if node not in self.given:
+                self.given[node] = self.fresh(self.names.get(node) or _describe(node))
+
+    def fresh(self, wish: str) -> str:
+        wish = wish if wish.isidentifier() and not keyword.iskeyword(wish) else "x"
+        name, k = wish, 2
+        while name in self.taken or keyword.iskeyword(name):
+            name, k = f"{wish}_{k}", k + 1
+        self.taken.add(name)
+        return name
+
+
+def _describe(node: Expr) -> str:
+    """A speaking name for a value that the file does not name."""
+    match node:
+        case Column(name):
+            return name
+        case LogProb() | LogDist():
+            return column_of(node) or "x"
+        case Reduce("sum") if (counted := _counted(node)) is not None:
+            return counted
+        case Reduce(op, over, x):
+            inner = _describe(x)
+            return f"{op}_{inner}" if len(inner) < 16 and "_" not in inner else f"{op}_{over[0]}"
+        case Binary("mul") if not node.current and _is_count(node):
+            return "divisor"
+        case Where(m) if not node.current:
+            return "weight"
+        case Binary("div"):
+            return "scale" if not node.current else "share"
+        case Unary("exp"):
+            return "ratio"
+        case Unary("not"):
+            return "active" if node.current else "keep"
+        case Top() | Pick():
+            return "chosen"
+    return "x"
+
+
+def _counted(node: Expr) -> str | None:
+    """What a sum of ones counts, or None."""
+    over = ""
+    while isinstance(node, Reduce) and node.op == "sum":
+        over += node.over[0]
+        node = node.x
+    if isinstance(node, Length):
+        over, node = over + "t", ONE
+    names = {"p": "n_prompts", "i": "group_size", "pi": "n_responses", "pit": "n_tokens"}
+    if isinstance(node, Where) and over:
+        return f"kept_{names.get(over, 'count')}".replace("n_", "")
+    return {**names, "it": "group_tokens"}.get(over) if node == ONE else None
+
+
+def _is_count(node: Expr) -> bool:
+    match node:
+        case Binary("mul" | "max", a, b):
+            return _is_count(a) and _is_count(b)
+        case Reduce("sum", _, x):
+            return x == ONE or _is_count(x) or isinstance(x, Where)
+        case Length() | Const():
+            return True
+    return False
+
+
+# --- functions -----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Writer:
+    """Writes the body of one function, a statement for each value that is named or used twice."""
+
+    scope: _Scope
+    kind: Literal["prepare", "couple", "objective"]
+    stored: Iterable[Expr]
+
+    def __post_init__(self) -> None:
+        self.lines: list[str] = []
+        self.inputs: dict[str, Input] = {}
+        self.text: dict[Expr, tuple[str, int]] = {}
+        self.uses: dict[Expr, int] = {}
+        self.stored = set(self.stored)
+        self.taken = set(self.scope.taken) | set(self.scope.given.values())
+        self.packed = self.scope.layout == "packed"
+
+    def prepare(self, outputs: list[Expr]) -> Function:
+        self._count(outputs)
+        entries = []
+        for node in outputs:
+            entries.append((self.scope.given[node], self._whole(node), _spread(node.indices)))
+        return self._function(
+            "Everything that does not depend on the policy, once for the whole optimizer step.",
+            entries,
+        )
+
+    def couple(self, outputs: list[Expr]) -> Function:
+        self._count(outputs)
+        entries = []
+        for node in outputs:
+            entries.append((self.scope.given[node], self._whole(node), _spread(node.indices)))
+        return self._function(
+            "What couples responses through the current policy, once for the whole step.", entries
+        )
+
+    def objective(
+        self, roots: dict[str, Expr], weights: dict[Leaf, Expr], reports: list[str]
+    ) -> Function:
+        self._count(roots.values())
+        value = self._total(roots["value tokens"], roots["value responses"])
+        self.lines.append(f"value = {value}")
+        entries = []
+        for leaf in weights:
+            column = column_of(leaf) or ""
+            entries.append(f'"{column}": {self._weight(roots[f"weight {column}"], leaf)}')
+        self.lines.append(f"weights = {{{', '.join(entries)}}}")
+        if reports:
+            self.lines.append("reports = {")
+            for name in reports:
+                total = self._total(
+                    roots[f"report {name} tokens"], roots[f"report {name} responses"]
+                )
+                self.lines.append(f'    "{name}": {total},')
+            self.lines.append("}")
+        else:
+            self.lines.append("reports = {}")
+        self.lines.append("return value, weights, reports")
+        doc = "The value, its derivative by each trained input, and the reports, of these rows."
+        return Function(self._header(doc), tuple(self.inputs.values()), ())
+
+    def _function(self, doc: str, entries: list[tuple[str, str, Indices]]) -> Function:
+        items = ", ".join(
+            f'"{name}": {text}' if len(text) < 60 else f'"{name}": {text}'
+            for name, text, _ in entries
+        )
+        line = f"return {{{items}}}"
+        if len(line) + 4 <= WIDTH:
+            self.lines.append(line)
+        else:
+            self.lines.append("return {")
+            self.lines.extend(f'    "{name}": {text},' for name, text, _ in entries)
+            self.lines.append("}")
+        outputs = tuple(Input(name, indices) for name, _, indices in entries)
+        return Function(self._header(doc), tuple(self.inputs.values()), outputs)
+
+    def _header(self, doc: str) -> str:
+        names = list(self.inputs)
+        arguments = ", ".join(names)
+        head = f"def {self.kind}({'*, ' if names else ''}{arguments}):"
+        if len(head) > WIDTH:
+            wrapped = textwrap.wrap(arguments + ",", WIDTH - 4)
+            head = f"def {self.kind}(\n    *,\n" + "".join(f"    {w}\n" for w in wrapped) + "):"
+        body = [f'"""{doc}"""', *_without_unused(self.lines)]
+        return head + "\n" + "\n".join("    " + line for line in body)
+
+    # --- values ----------------------------------------------------------------------------------
+
+    def _count(self, roots: Iterable[Expr]) -> None:
+        for root in roots:
+            self.uses[root] = self.uses.get(root, 0) + 1
+        for node in self._inside(roots):
+            for child in node.children:
+                self.uses[child] = self.uses.get(child, 0) + 1
+
+    def _inside(self, roots: Iterable[Expr]) -> list[Expr]:
+        found: dict[Expr, None] = {}
+        stack = list(roots)
+        while stack:
+            node = stack.pop()
+            if node in found or node in self.stored:
+                continue
+            found[node] = None
+            stack.extend(node.children)
+        return list(found)
+
+    def _input(self, name: str, indices: Indices) -> str:
+        self.inputs.setdefault(name, Input(name, indices))
+        return name
+
+    def _fresh(self, wish: str) -> str:
+        name, k = wish, 2
+        while name in self.taken:
+            name, k = f"{wish}_{k}", k + 1
+        self.taken.add(name)
+        return name
+
+    def _write(self, root: Expr) -> None:
+        """Writes the statements that `root` needs; afterwards its text is at hand."""
+        stack: list[tuple[Expr, bool]] = [(root, False)]
+        while stack:
+            node, ready = stack.pop()
+            if node in self.text:
+                continue
+            if node in self.stored:
+                name = self.scope.given[node]
+                self.text[node] = (self._input(name, _spread(node.indices)), ATOM)
+                continue
+            if not ready:
+                stack.append((node, True))
+                stack.extend((child, False) for child in reversed(tuple(node.children)))
+                continue
+            text, precedence = self._expression(node)
+            if self._deserves_a_name(node, text):
+                name = self._name_for(node)
+                self.lines.append(f"{name} = {text}")
+                text, precedence = name, ATOM
+            self.text[node] = (text, precedence)
+
+    def _deserves_a_name(self, node: Expr, text: str) -> bool:
+        if self._is_leaf(node) or self.scope.stage(node) == "constant":
+            return False
+        if self.kind == "prepare" and node in self.scope.given and not text.isidentifier():
+            return node in self.scope.names or self.uses.get(node, 0) > 1
+        if isinstance(node, Reduce) and node.over == ("i",):
+            return True
+        if node in self.scope.names or len(text) > 72:
+            return True
+        if isinstance(node, Unary) and node.op == "not" and node.current:
+            return True  # where the gradient passes: a reader looks for it
+        cheap = isinstance(node, Unary) and node.op == "neg"
+        return self.uses.get(node, 0) > 1 and not cheap
+
+    def _name_for(self, node: Expr) -> str:
+        if node in self.scope.given:
+            return self.scope.given[node]
+        return self._fresh(self.scope.names.get(node) or _describe(node))
+
+    def _is_leaf(self, node: Expr) -> bool:
+        is_count = isinstance(node, Reduce) and node.x == ONE
+        return is_count or not any(True for _ in node.children)
+
+    def _indices(self, node: Expr) -> Indices:
+        """The indices that a value has here: stored prompt values come with one entry a row."""
+        if node in self.stored:
+            return _spread(node.indices)
+        return node.indices
+
+    def _at(self, node: Expr, indices: Indices, precedence: int = 0) -> str:
+        """The text of a value, brought to `indices`, in brackets if it binds too loosely."""
+        self._write(node)
+        text, own = self.text[node]
+        have = self._indices(node)
+        lifted = self._lift(have, indices)
+        if lifted:
+            text = (f"({text})" if own < ATOM else text) + lifted
+            own = ATOM
+        return f"({text})" if own < precedence else text
+
+    def _lift(self, have: Indices, want: Indices) -> str:
+        """What to append to a value so that it broadcasts against one with more indices."""
+        if have == SCALAR or len(have) >= len(want):
+            return ""
+        out = ""
+        if have == PROMPT:
+            out += f"[{self._input('prompt', RESPONSE)}]"
+            have = RESPONSE
+        if have == RESPONSE and len(want) > 2:
+            if self.packed:
+                out += f"[{self._input('row', TOKEN)}]"
+            else:
+                return out + ("[:, None]" if want == TOKEN else "[:, None, None]")
+            have = TOKEN
+        if have == TOKEN and want == WORD:
+            out += "[..., None]"
+        return out
+
+    def _is_number(self, node: Expr) -> bool:
+        """Whether the text of a node is a Python number rather than a tensor."""
+        if self.scope.stage(node) == "constant":
+            return True
+        return node.indices == SCALAR and node not in self.stored and _is_python_count(node)
+
+    # --- expressions -----------------------------------------------------------------------------
+
+    def _expression(self, node: Expr) -> tuple[str, int]:
+        here = node.indices
+        match node:
+            case Const(value):
+                return _number(value)
+            case Param(name):
+                return self._input(name, SCALAR), ATOM
+            case Column() | LogProb() | LogDist():
+                return self._input(column_of(node) or "", here), ATOM
+            case Length():
+                return self._input("length", RESPONSE), ATOM
+            case Position():
+                return self._position()
+            case Unary(op, x):
+                return self._unary(op, x)
+            case Binary("min" | "max"):
+                return self._extremum(node), ATOM
+            case Binary(op, a, b):
+                sign, precedence = INFIX[op]
+                tight = op in ("sub", "div") or precedence == COMPARE
+                left = self._at(a, here, precedence + (op == "pow" or precedence == COMPARE))
+                right = self._at(b, here, precedence + tight)
+                if precedence == POWER:
+                    right = self._at(b, here, ATOM)
+                return f"{left} {sign} {right}" if sign != "**" else f"{left}**{right}", precedence
+            case Clip():
+                return self._clip(node), ATOM
+            case Where():
+                return self._where(node), ATOM
+            case Reduce():
+                return self._reduce(node)
+            case Scan(relation, x, decay):
+                factor = "1.0" if decay is None else self._at(decay, SCALAR)
+                return self._along_tokens("running_sum", x, f"{factor}, {relation!r}"), ATOM
+            case Shift(x, by):
+                return self._along_tokens("shifted", x, str(by)), ATOM
+            case Top(over, x, fraction):
+                return self._subset("top", over, self._at(x, here), fraction, here), ATOM
+            case Pick(over, m, fraction):
+                noise = self._input("noise", TOKEN)
+                values = f"{self._at(m, here)}, {noise}"
+                return self._subset("pick", over, values, fraction, here), ATOM
+        raise TypeError(f"cannot emit {type(node).__name__}")
+
+    def _position(self) -> tuple[str, int]:
+        if self.packed:
+            return f"{self._input('position', TOKEN)} + 1", PLUS
+        mask = self._input("mask", TOKEN)
+        return f"torch.arange(1, {mask}.shape[1] + 1, device={mask}.device)", ATOM
+
+    def _unary(self, op: str, x: Expr) -> tuple[str, int]:
+        if op == "neg":
+            return f"-{self._at(x, x.indices, SIGN)}", SIGN
+        if op == "not":
+            return f"~{self._at(x, x.indices, SIGN + 1)}", SIGN
+        if self._is_number(x):
+            number = self._at(x, SCALAR)
+            return {
+                "abs": f"abs({number})",
+                "sigmoid": f"1 / (1 + math.exp(-({number})))",
+                "logsigmoid": f"-math.log1p(math.exp(-({number})))",
+                "sign": f"math.copysign(float({number} != 0), {number})",
+            }.get(op, f"math.{op}({number})"), ATOM if op not in ("sigmoid", "logsigmoid") else 0
+        text = self._at(x, x.indices, ATOM)
+        if op == "logsigmoid":
+            return f"torch.nn.functional.logsigmoid({self._at(x, x.indices)})", ATOM
+        return f"{text}.{op}()", ATOM
+
+    def _extremum(self, node: Binary) -> str:
+        a, b, here = node.a, node.b, node.indices
+        if self._is_number(a) and self._is_number(b):
+            return f"{node.op}({self._at(a, here)}, {self._at(b, here)})"
+        bound = "max" if node.op == "min" else "min"
+        if self._is_number(b):
+            return f"{self._at(a, here, ATOM)}.clamp({bound}={self._at(b, here)})"
+        if self._is_number(a):
+            return f"{self._at(b, here, ATOM)}.clamp({bound}={self._at(a, here)})"
+        full = "torch.minimum" if node.op == "min" else "torch.maximum"
+        return f"{full}({self._at(a, here)}, {self._at(b, here)})"
+
+    def _clip(self, node: Clip) -> str:
+        here = node.indices
+        x, lo, hi = (self._at(part, here) for part in (node.x, node.lo, node.hi))
+        numbers = self._is_number(node.lo), self._is_number(node.hi)
+        if self._is_number(node.x):
+            if all(numbers):
+                return f"min(max({x}, {lo}), {hi})"
+            x = f"torch.as_tensor({x})"
+        if len(set(numbers)) == 1:
+            return f"torch.clamp({x}, {lo}, {hi})"
+        lower = f"torch.clamp({x}, min={lo})"
+        return f"torch.clamp({lower}, max={hi})"
+
+    def _where(self, node: Where) -> str:
+        here = node.indices
+        if self._is_number(node.m):
+            return f"({self._at(node.a, here)} if {self._at(node.m, here)} else {self._at(node.b, here)})"
+        m = self._at(node.m, here)
+        if self._is_number(node.a) and self._is_number(node.b) and not node.boolean:
+            dtype = self._dtype()
+            if node.a == ONE and node.b == ZERO:
+                return f"{self._at(node.m, here, ATOM)}.to({dtype})"
+            a = f"torch.full_like({m}, {self._at(node.a, here)}, dtype={dtype})"
+            return f"torch.where({m}, {a}, {self._at(node.b, here)})"
+        return f"torch.where({m}, {self._at(node.a, here)}, {self._at(node.b, here)})"
+
+    def _dtype(self) -> str:
+        return self._input("dtype", SCALAR)
+
+    def _reduce(self, node: Reduce) -> tuple[str, int]:
+        x, op, index = node.x, node.op, node.over[0]
+        if x == ONE:
+            return self._how_many(index), ATOM
+        if index == "v":
+            name = {"sum": "sum", "mean": "mean", "max": "amax", "min": "amin", "prod": "prod"}[op]
+            return f"{self._at(x, WORD, ATOM)}.{name}(-1)", ATOM
+        if index == "t":
+            return self._over_tokens(op, x)
+        if index == "p":
+            name = {"sum": "sum", "mean": "mean", "max": "amax", "min": "amin", "prod": "prod"}[op]
+            match x:
+                case Reduce("sum", ("i",), y) if op == "sum" and x not in self.stored:
+                    if y == ONE:
+                        return f"len({self._input('prompt', RESPONSE)})", ATOM
+                    return f"{self._at(y, RESPONSE, ATOM)}.sum()", ATOM
+            return f"{self._at(x, PROMPT, ATOM)}.{name}()", ATOM
+        where = f"{self._input('prompt', RESPONSE)}, {self._input('n_prompts', SCALAR)}"
+        text = self._at(x, RESPONSE)
+        match op:
+            case "sum" | "mean":
+                return f"group_{op}({text}, {where})", ATOM
+            case "std" | "pstd":
+                return f"group_std({text}, {where}, ddof={int(op == 'std')})", ATOM
+        name = {"max": "amax", "min": "amin"}.get(op, op)
+        return f'group_extreme({text}, {where}, "{name}")', ATOM
+
+    def _how_many(self, index: str) -> str:
+        if index == "p":
+            return self._input("n_prompts", SCALAR)
+        if index == "i":
+            return self._input("group_size", PROMPT)
+        if index == "t":
+            return self._input("length", RESPONSE)
+        return f"{self._input('log_pi_dist', WORD)}.shape[-1]"
+
+    def _over_tokens(self, op: str, x: Expr) -> tuple[str, int]:
+        text = self._at(x, TOKEN)
+        if self.packed:
+            length = self._input("length", RESPONSE)
+            where = f"{self._input('row', TOKEN)}, len({length})"
+            match op:
+                case "sum":
+                    return f"group_sum({text}, {where})", ATOM
+                case "mean":
+                    return f"group_sum({text}, {where}) / {length}", TIMES
+            name = {"max": "amax", "min": "amin"}.get(op, op)
+            return f'group_extreme({text}, {where}, "{name}")', ATOM
+        mask = self._input("mask", TOKEN)
+        neutral = {"max": "-torch.inf", "min": "torch.inf", "prod": "1.0"}.get(op, "0.0")
+        name = {"max": "amax", "min": "amin", "prod": "prod"}.get(op, "sum")
+        total = f"torch.where({mask}, {text}, {neutral}).{name}(-1)"
+        if op == "mean":
+            return f"{total} / {self._input('length', RESPONSE)}", TIMES
+        return total, ATOM
+
+    def _along_tokens(self, kernel: str, x: Expr, rest: str) -> str:
+        mask = self._input("mask", TOKEN)
+        if self._is_number(x):
+            text = f"torch.full_like({mask}, {self._at(x, SCALAR)}, dtype={self._dtype()})"
+            inner = f"{kernel}({text}, {mask}, {rest})"
+        elif self.packed and x.indices == TOKEN:
+            row, position = self._input("row", TOKEN), self._input("position", TOKEN)
+            text = f"to_rows({self._at(x, TOKEN)}, {row}, {position}, {mask})"
+            inner = f"{kernel}({text}, {mask}, {rest})"
+        elif x.indices == TOKEN:
+            inner = f"{kernel}({self._at(x, TOKEN)}, {mask}, {rest})"
+        else:
+            text = self._at(x, x.indices, ATOM)
+            text += f"[{self._input('prompt', RESPONSE)}]" if self._indices(x) == PROMPT else ""
+            text += "[:, None]" if self._indices(x) != SCALAR else ""
+            inner = f"{kernel}({text}.expand({mask}.shape), {mask}, {rest})"
+        if self.packed:
+            return f"{inner}[{self._input('row', TOKEN)}, {self._input('position', TOKEN)}]"
+        return inner
+
+    def _subset(self, kind: str, over: Indices, values: str, fraction: Expr, here: Indices) -> str:
+        share = self._at(fraction, SCALAR)
+        if here == PROMPT:
+            return f"{kind}_mask({values}, None, 1, {share})"
+        if over[0] == "p":
+            segment, many = "None", "1"
+        elif over[0] == "i":
+            segment = self._input("prompt", RESPONSE)
+            many = self._input("n_prompts", SCALAR)
+        else:
+            length = self._input("length", RESPONSE)
+            segment, many = f"torch.arange(len({length}), device={length}.device)", f"len({length})"
+        if here == TOKEN and self.packed:
+            if segment != "None":
+                row = self._input("row", TOKEN)
+                segment = row if over[0] == "t" else f"{segment}[{row}]"
+        elif here == TOKEN:
+            mask = self._input("mask", TOKEN)
+            return f"{kind}_tokens({values}, {mask}, {segment}, {many}, {share})"
+        return f"{kind}_mask({values}, {segment}, {many}, {share})"
+
+    # --- results ---------------------------------------------------------------------------------
+
+    def _whole(self, node: Expr) -> str:
+        """A result of `prepare` or `couple`: values of prompts are handed out to their rows."""
+        return self._at(node, _spread(node.indices))
+
+    def _total(self, tokens: Expr, responses: Expr) -> str:
+        """The sum over the rows of token terms and of response terms."""
+        parts = []
+        if tokens != ZERO:
+            text = self._at(tokens, TOKEN)
+            if self.packed:
+                full = tokens.indices == TOKEN and not self._is_number(tokens)
+                if not full:
+                    row = self._input("row", TOKEN)
+                    text = f"torch.full_like({row}, 1, dtype={self._dtype()}) * ({text})"
+                parts.append(f"({text}).sum()" if not text.isidentifier() else f"{text}.sum()")
+            else:
+                parts.append(self._masked(text, tokens) + ".sum()")
+        if responses != ZERO:
+            text = self._at(responses, RESPONSE, ATOM)
+            if self._indices(responses) == RESPONSE:
+                parts.append(f"{text}.sum()")
+            else:
+                parts.append(f"len({self._input('length', RESPONSE)}) * {text}")
+        return " + ".join(parts) or f"torch.zeros((), dtype={self._dtype()})"
+
+    def _masked(self, text: str, node: Expr) -> str:
+        mask = self._input("mask", TOKEN)
+        if self._is_number(node):
+            text = f"torch.full_like({mask}, {text}, dtype={self._dtype()})"
+        return f"torch.where({mask}, {text}, 0.0)"
+
+    def _weight(self, weight: Expr, leaf: Leaf) -> str:
+        """The derivative by a leaf, with the leaf's shape, 0 in padding."""
+        text = self._at(weight, leaf.indices)
+        if self.packed:
+            if self._indices(weight) in (TOKEN, WORD, RESPONSE):
+                return text
+            row = self._input("row", TOKEN)
+            return f"torch.full_like({row}, 1, dtype={self._dtype()}) * ({text})"
+        if leaf.indices == WORD:
+            mask = self._input("mask", TOKEN)
+            return f"torch.where({mask}[..., None], {text}, 0.0)"
+        return self._masked(text, weight)
+
+
+def _without_unused(lines: list[str]) -> list[str]:
+    """Leaves out assignments that nothing reads: a joint sum is written without its parts."""
+    while True:
+        kept = []
+        for k, line in enumerate(lines):
+            name, equals, _ = line.partition(" = ")
+            rest = "\n".join(lines[k + 1 :])
+            if not equals or not name.isidentifier() or re.search(rf"\b{name}\b", rest):
+                kept.append(line)
+        if len(kept) == len(lines):
+            return kept
+        lines = kept
+
+
+def _spread(indices: Indices) -> Indices:
+    """The indices of a stored value: what belongs to a prompt is handed to each of its rows."""
+    return RESPONSE if indices == PROMPT else indices
+
+
+def _is_python_count(node: Expr) -> bool:
+    """Whether a scalar is made of the number of prompts and constants alone."""
+    match node:
+        case Reduce("sum", ("p",), x):
+            return x == ONE
+        case Const() | Param():
+            return True
+        case Unary("neg", x):
+            return _is_python_count(x)
+        case Binary("add" | "sub" | "mul" | "div", a, b):
+            return _is_python_count(a) and _is_python_count(b)
+    return False
+
+
+def _number(value: float) -> tuple[str, int]:
+    if value != value or value in (float("inf"), float("-inf")):
+        return f"{'-' if value < 0 else ''}math.inf" if value == value else "math.nan", ATOM
+    text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return text, ATOM if value >= 0 else SIGN
+
+
+# --- the module ----------------------------------------------------------------------------------
+
+
+def _module(ir: Objective, functions: list[Function], kernels: ModuleType | str) -> str:
+    source = kernels if isinstance(kernels, str) else inspect.getsource(kernels)
+    body = "\n\n\n".join(f.source for f in functions)
+    helpers = _helpers(source, body)
+    title = ir.name + (f": {paper}" if (paper := _paper(ir)) else "")
+    imports = ["import torch"]
+    if "math." in body:
+        imports.insert(0, "import math")
+    blocks = [f'"""{title}"""', "\n".join(imports), *helpers, body]
+    return "\n\n\n".join([blocks[0] + "\n\n" + blocks[1], *blocks[2:]]) + "\n"
+
+
+def _paper(ir: Objective) -> str:
+    """The first line of the file's opening comment, which names the paper."""
+    first = ir.source.text.lstrip().split("\n", 1)[0] if ir.source else ""
+    return first.lstrip("# ").rstrip() if first.startswith("#") else ""
+
+
+def _helpers(source: str, body: str) -> list[str]:
+    """The kernels that a body calls, and those that they call, in the order of their module."""
+    blocks = {}
+    for block in source.split("\ndef ")[1:]:
+        name = block.split("(", 1)[0]
+        blocks[name] = "def " + block.rstrip()
+    wanted: set[str] = set()
+    texts = [body]
+    while texts:
+        text = texts.pop()
+        for name, block in blocks.items():
+            if f"{name}(" in text and name not in wanted:
+                wanted.add(name)
+                texts.append(block.split("\n", 1)[1])
+    return [_untyped(block) for name, block in blocks.items() if name in wanted]
+
+
+def _untyped(block: str) -> str:
+    """A kernel without its annotations, which would only be in the way of a reader."""
+    head, rest = block.split(":\n", 1)
+    name, arguments = head.split("(", 1)
+    arguments = arguments.rsplit(")", 1)[0]
+    names = [a.split(":")[0].strip() for a in arguments.split(",") if a.strip()]
+    return f"{name}({', '.join(names)}):\n{rest}"

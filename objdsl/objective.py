@@ -1,0 +1,596 @@
+"""The Python face of an objective: from tensors to a loss.
+
+A training step uses the two halves of it:
+
+    step  = objective.prepare(mask=..., prompt=..., reward=..., ...)   # the whole optimizer step
+    micro = objective(log_pi[rows], step[rows])                        # any part of its rows
+
+Losses, gradients and reports of the parts add up to the step's, however it is cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from objdsl import driver, gallery
+from objdsl.diagnostic import near
+from objdsl.emit.load import Compiled
+from objdsl.emit.load import load as load_program
+from objdsl.emit.torch_source import Input, Layout
+from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, written
+from objdsl.ir.nodes import Position, Reduce, Scan, Shift
+from objdsl.ir.objective import Objective as Formula
+from objdsl.ir.objective import Sampling
+from objdsl.source import Source
+
+Rows = Tensor | slice | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What an objective says of some rows of an optimizer step.
+
+    Attributes:
+        loss: 0-d, to be minimised; `backward` reaches the trained inputs.
+        value: 0-d, what is maximised (J, minus the critic's loss), without gradient.
+        reports: the values that the file reports, 0-d, without gradient.
+    """
+
+    loss: Tensor
+    value: Tensor
+    reports: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that an objective reads: its name, its indices, and whether a gradient reaches it."""
+
+    name: str
+    indices: Indices
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows of an optimizer step, or a part of them, with all that is known before training.
+
+    Attributes:
+        layout: `padded` (tokens `[N, T]`) or `packed` (tokens `[M]`).
+        lengths: `[N]`, the number of tokens of each response.
+        mask: `[N, T]`, which tokens there are; for packed rows, the matrix that they would fill.
+        whole: whether these are all rows of the step.
+    """
+
+    layout: Layout
+    lengths: Tensor
+    mask: Tensor
+    tokens: dict[str, Tensor]
+    responses: dict[str, Tensor]
+    scalars: dict[str, Tensor]
+    environment: dict[str, Any] = field(repr=False)
+    coupled: bool = False
+    whole: bool = True
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, rows: Rows) -> Step:
+        """Some of the rows. In the packed layout the tokens follow the rows, in their order."""
+        if not isinstance(rows, slice):
+            rows = torch.as_tensor(rows, device=self.lengths.device)
+            if rows.dtype == torch.bool:
+                rows = rows.nonzero().squeeze(-1)
+        picked = self.tokens_of(rows) if self.layout == "packed" else rows
+        return replace(
+            self,
+            lengths=self.lengths[rows],
+            mask=self.mask[rows],
+            tokens={name: x[picked] for name, x in self.tokens.items()},
+            responses={name: x[rows] for name, x in self.responses.items()},
+            whole=False,
+        )
+
+    def tokens_of(self, rows: Rows) -> Tensor:
+        """The places of the tokens of some rows in a packed tensor `[M]`."""
+        first = self.lengths.cumsum(0) - self.lengths
+        first, lengths = first[rows], self.lengths[rows]
+        row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+        start = lengths.cumsum(0) - lengths
+        return first[row] + torch.arange(len(row), device=row.device) - start[row]
+
+    def arguments(self, inputs: Sequence[Input], dtype: torch.dtype) -> dict[str, Any]:
+        """The arguments of an emitted function, but for trained inputs and parameters."""
+        found: dict[str, Any] = {}
+        for name in (one.name for one in inputs):
+            for table in (self.tokens, self.responses, self.scalars, self.environment):
+                if name in table:
+                    found[name] = table[name]
+                    break
+            else:
+                match name:
+                    case "mask":
+                        found[name] = self.mask
+                    case "length":
+                        found[name] = self.lengths.to(dtype)
+                    case "dtype":
+                        found[name] = dtype
+                    case "row":
+                        n = torch.arange(len(self), device=self.lengths.device)
+                        found[name] = torch.repeat_interleave(n, self.lengths)
+                    case "position":
+                        found[name] = self.mask.nonzero()[:, 1]
+        return found
+
+
+class _ClosedForm(torch.autograd.Function):
+    """A loss whose derivative is known: nothing is stored but the derivative itself."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, many: int, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors[many:])
+        return -value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        weights = ctx.saved_tensors
+        return (None, None, *(-gradients[0] * w for w in weights), *(None for _ in weights))
+
+
+class Objective:
+    """An objective, ready to be trained with. Made by `objdsl.load` and `objdsl.loads`."""
+
+    def __init__(self, formula: Formula, params: Mapping[str, float] | None = None) -> None:
+        self.formula = formula
+        self.params = _checked(formula, params or {})
+        self._compile = False
+        self._compiled: dict[Layout, Any] = {}
+
+    def __repr__(self) -> str:
+        params = "".join(f", {name}={value:g}" for name, value in self.params.items())
+        return f"<objdsl objective {self.formula.name}{params}>"
+
+    def with_params(self, **params: float) -> Objective:
+        """The same formula with other hyper-parameters.
+
+        Raises:
+            ValueError: for an unknown name, or a value outside the declared domain.
+        """
+        other = Objective(self.formula, {**self.params, **params})
+        return other.compile() if self._compile else other
+
+    # --- facts -----------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self.formula.name
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """The data that it reads. Token columns are `[N, T]` or `[M]`, response columns `[N]`."""
+        trained = self.formula.trained
+        return {
+            name: Column(name, indices, name in trained)
+            for name, indices in self.formula.columns.items()
+        }
+
+    @property
+    def live(self) -> tuple[str, ...]:
+        """The inputs that a gradient reaches, `log_pi` first."""
+        return self.formula.trained
+
+    @property
+    def sample(self) -> Sampling:
+        """How responses are to be drawn."""
+        return self.formula.sampling
+
+    @property
+    def report_names(self) -> tuple[str, ...]:
+        return tuple(report.name for report in self.formula.reports)
+
+    @property
+    def coupled(self) -> bool:
+        """Whether the weights of one response depend on the current policy's log-probabilities of
+        others. Before it is cut into micro-batches, such a step needs `couple`."""
+        return self._program("padded").program.coupled
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the formula and its parameters: equal digests compute equal numbers."""
+        state = hashlib.blake2b(self.formula.digest.encode(), digest_size=8)
+        for name, value in sorted(self.params.items()):
+            state.update(f"{name}={value!r};".encode())
+        return state.hexdigest()
+
+    def source(self, layout: Layout = "padded") -> str:
+        """The PyTorch that it runs."""
+        return self._program(layout).program.source
+
+    # --- running ---------------------------------------------------------------------------------
+
+    def compile(self, **options: Any) -> Objective:
+        """Runs from now on under `torch.compile`, as one graph. Returns itself."""
+        self._compile = True
+        self._options = options
+        self._compiled.clear()
+        return self
+
+    def prepare(
+        self,
+        *,
+        prompt: Tensor | Sequence[int],
+        mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = True,
+        **columns: Any,
+    ) -> Step:
+        """Everything about an optimizer step that does not depend on the policy.
+
+        Args:
+            prompt: `[N]`, ids that say which responses answer the same prompt.
+            mask: `[N, T]`, which tokens belong to a response; padding may hold anything.
+            lengths: `[N]`, instead of `mask`, for packed tokens `[M]`.
+            dtype: of the computation; by default the widest of the float columns.
+            generator: draws what `pick` chooses; the column `noise` may be given instead.
+            check: look for NaN and for impossible shapes; each look waits for the device.
+            columns: `self.columns` but the trained ones. Others are ignored.
+
+        Raises:
+            ValueError: for a missing column, a wrong shape or dtype, a NaN in a live token, an
+                empty response, a group of one under `std`.
+        """
+        step = self._rows(prompt, mask, lengths, columns)
+        given = {name: _tensor(name, x, step.mask.device) for name, x in columns.items()}
+        if dtype is None:
+            floats = [x.dtype for x in given.values() if x.is_floating_point()]
+            dtype = torch.float32 if not floats else floats[0]
+            for other in floats:
+                dtype = torch.promote_types(dtype, other)
+        known = {name: column for name, column in self.columns.items() if not column.trained}
+        for name, column in known.items():
+            if name == "noise" and name not in given:
+                shape = step.mask.shape
+                noise = torch.rand(shape, generator=generator, dtype=torch.float64)
+                noise = noise.to(step.mask.device)
+                given[name] = noise[step.mask] if step.layout == "packed" else noise
+            if name not in given:
+                raise ValueError(self._missing(name, column, columns))
+            x = _cleaned(name, given[name], column.indices, step, dtype, check)
+            (step.tokens if len(column.indices) > 2 else step.responses)[name] = x
+        if check:
+            self._check_counts(step)
+        compiled = self._program(step.layout)
+        with torch.no_grad():
+            arguments = step.arguments(compiled.program.prepare.inputs, dtype)
+            stored = compiled.prepare(**arguments, **self._params(compiled.program.prepare.inputs))
+        return _stored(step, stored, compiled.program.prepare.outputs, dtype)
+
+    def couple(self, step: Step, log_pi: Tensor | None = None, **trained: Tensor) -> Step:
+        """The step with what couples its responses through the current policy.
+
+        Args:
+            step: the whole step.
+            log_pi: `[N, T]` or `[M]`, the current log-probabilities of the whole step.
+            trained: other trained inputs, if the objective has any.
+        """
+        compiled = self._program(step.layout)
+        if compiled.couple is None or compiled.program.couple is None:
+            return step
+        if not step.whole:
+            raise ValueError("couple needs the whole step, not a part of its rows")
+        inputs = self._trained(step, log_pi, trained)
+        function = compiled.program.couple
+        dtype = next(iter(inputs.values())).dtype
+        with torch.no_grad():
+            live = {
+                k: v.detach() for k, v in inputs.items() if k in {i.name for i in function.inputs}
+            }
+            arguments = {**step.arguments(function.inputs, dtype), **live}
+            found = compiled.couple(**arguments, **self._params(function.inputs))
+        fresh = replace(
+            step,
+            tokens=dict(step.tokens),
+            responses=dict(step.responses),
+            scalars=dict(step.scalars),
+        )
+        return replace(_stored(fresh, found, function.outputs, dtype), coupled=True)
+
+    def __call__(
+        self, log_pi: Tensor | None = None, step: Step | None = None, **columns: Any
+    ) -> Output:
+        """The loss of some rows.
+
+        Args:
+            log_pi: `[N, T]` or `[M]`, log-probabilities of the sampled tokens under the policy.
+            step: what `prepare` returned, or some rows of it. Without it, the columns of the whole
+                step are given instead, and prepared on the way.
+            columns: other trained inputs (`value`, `log_pi_dist`, ...).
+        """
+        trained = {name: columns.pop(name) for name in self.live[:] if name in columns}
+        if step is None:
+            floats = [x.dtype for x in (log_pi, *trained.values()) if x is not None]
+            columns.setdefault("dtype", floats[0] if floats else None)
+            step = self.prepare(**columns)
+        elif columns:
+            raise ValueError(f"unknown input {next(iter(columns))!r}; it has {list(self.live)}")
+        inputs = self._trained(step, log_pi, trained)
+        with torch.no_grad():
+            detached = {name: x.detach() for name, x in inputs.items()}
+            value, weights, reports = self._evaluate(step, detached)
+        names = list(weights)
+        loss = _ClosedForm.apply(  # type: ignore[no-untyped-call]
+            value,
+            len(names),
+            *(inputs[name] for name in names),
+            *(weights[name] for name in names),
+        )
+        return Output(loss, value, reports)
+
+    def weights(
+        self, log_pi: Tensor | None = None, step: Step | None = None, **trained: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The value, its derivative by each trained input (`w = dJ / dlog pi`), and the reports.
+
+        The closed form: no autograd. The loss is minus the value, its gradient minus the weights.
+        """
+        if step is None:
+            raise ValueError("weights needs a step; make one by `prepare`")
+        inputs = self._trained(step, log_pi, trained)
+        with torch.no_grad():
+            return self._evaluate(step, {name: x.detach() for name, x in inputs.items()})
+
+    def _evaluate(
+        self, step: Step, inputs: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        compiled = self._program(step.layout)
+        program = compiled.program
+        silent: tuple[str, ...] = ()
+        if program.couple is not None and not step.coupled:
+            if step.whole:
+                step = self.couple(step, **inputs)
+            elif program.coupled:
+                raise ValueError(
+                    f"{self.name} couples responses through the current policy: call "
+                    "`step = objective.couple(step, log_pi=...)` on the whole step before it is cut"
+                )
+            else:
+                # Only reports are coupled: those of a part of the step have no meaning.
+                silent = program.whole_step_reports
+                step = _with_placeholders(step, program.couple.outputs)
+        dtype = next(iter(inputs.values())).dtype
+        wanted = {one.name for one in program.objective.inputs}
+        arguments = {
+            **step.arguments(program.objective.inputs, dtype),
+            **{name: x for name, x in inputs.items() if name in wanted},
+            **self._params(program.objective.inputs),
+        }
+        value, weights, reports = self._function(step.layout)(**arguments)
+        for name, x in inputs.items():
+            if name in weights:
+                weights[name] = weights[name].to(x.dtype).expand(x.shape)
+        return value, weights, {k: v for k, v in reports.items() if k not in silent}
+
+    def _function(self, layout: Layout) -> Any:
+        if not self._compile:
+            return self._program(layout).objective
+        if layout not in self._compiled:
+            function = self._program(layout).objective
+            self._compiled[layout] = torch.compile(function, fullgraph=True, **self._options)
+        return self._compiled[layout]
+
+    def _program(self, layout: Layout) -> Compiled:
+        programs = self.__dict__.setdefault("_programs", {})
+        if layout not in programs:
+            programs[layout] = load_program(self.formula, layout)
+        return programs[layout]  # type: ignore[no-any-return]
+
+    # --- inputs ----------------------------------------------------------------------------------
+
+    def _params(self, inputs: Sequence[Input]) -> dict[str, float]:
+        return {one.name: self.params[one.name] for one in inputs if one.name in self.params}
+
+    def _trained(
+        self, step: Step, log_pi: Tensor | None, others: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        given = dict(others) if log_pi is None else {"log_pi": log_pi, **others}
+        found = {}
+        for name in self.live:
+            if name not in given:
+                raise ValueError(f"{self.name} needs the trained input {name!r}")
+            x = given[name]
+            wanted = step.mask.shape if step.layout == "padded" else (int(step.lengths.sum()),)
+            if tuple(x.shape[: len(wanted)]) != tuple(wanted) or not x.is_floating_point():
+                raise ValueError(
+                    f"{name} must be a float tensor {list(wanted)}, not {x.dtype} {list(x.shape)}"
+                )
+            live = step.mask if step.layout == "padded" else torch.ones_like(x, dtype=torch.bool)
+            if x.device.type == "cpu" and bool(torch.isnan(x.detach())[live].any()):
+                raise ValueError(f"{name} is NaN in a live token")
+            mask = live if x.dim() == live.dim() else live[..., None]
+            found[name] = torch.where(mask, x, 0.0) if step.layout == "padded" else x
+        return found
+
+    def _missing(self, name: str, column: Column, given: Mapping[str, Any]) -> str:
+        shape = {PROMPT: "[N]", RESPONSE: "[N]", TOKEN: "[N, T]", WORD: "[N, T, V]"}
+        text = f"{self.name} reads the column {name!r} {shape[column.indices]}, which is missing"
+        guess = near(name, [k for k in given if k not in self.columns])
+        return text + (f"; did you mean it by {guess!r}?" if guess else "")
+
+    def _rows(
+        self,
+        prompt: Tensor | Sequence[int],
+        mask: Tensor | None,
+        lengths: Tensor | Sequence[int] | None,
+        columns: Mapping[str, Any],
+    ) -> Step:
+        if (mask is None) == (lengths is None):
+            raise ValueError(
+                "give either mask [N, T] (padded tokens) or lengths [N] (packed tokens)"
+            )
+        if mask is not None:
+            mask = torch.as_tensor(mask)
+            if mask.dim() != 2:
+                raise ValueError(f"mask must be [N, T], not {list(mask.shape)}")
+            mask = mask.bool()
+            size = mask.sum(-1)
+        else:
+            size = torch.as_tensor(lengths)
+            if size.dim() != 1 or size.is_floating_point():
+                raise ValueError(
+                    f"lengths must be N whole numbers, not {size.dtype} {list(size.shape)}"
+                )
+            width = torch.arange(int(size.max()) if len(size) else 0, device=size.device)
+            mask = width < size[:, None]
+        if len(size) == 0:
+            raise ValueError("a step needs at least one response")
+        if not bool((size > 0).all()):
+            empty = int((size <= 0).nonzero()[0])
+            raise ValueError(f"response {empty} is empty: it has no token, not even EOS")
+        ids = torch.as_tensor(prompt, device=size.device)
+        if ids.shape != size.shape:
+            raise ValueError(
+                f"prompt must be [{len(size)}], an id for each response, not {list(ids.shape)}"
+            )
+        unique, rank = torch.unique(ids, return_inverse=True)
+        ordered = [n for n in self.formula.nodes if isinstance(n, Position | Shift | Scan)]
+        if ordered and not bool((mask[:, 1:] <= mask[:, :-1]).all()):
+            raise ValueError(
+                f"{self.name} uses the order of the tokens, so mask must have no holes: "
+                "all tokens of a response first, then its padding"
+            )
+        environment = {
+            "n_prompts": len(unique),
+            "group_size": torch.bincount(rank, minlength=len(unique)),
+        }
+        layout: Layout = "padded" if lengths is None else "packed"
+        return Step(layout, size, mask, {}, {"prompt": rank}, {}, environment)
+
+    def _check_counts(self, step: Step) -> None:
+        """A standard deviation with n - 1 needs two elements."""
+        overs = {n.over for n in self.formula.nodes if isinstance(n, Reduce) and n.op == "std"}
+        sizes = step.environment["group_size"]
+        if ("i",) in overs and int(sizes.min()) < 2:
+            group = int(sizes.argmin())
+            row = int((step.responses["prompt"] == group).nonzero()[0])
+            raise ValueError(
+                f"{self.name} takes the standard deviation over a group, but the prompt of response "
+                f"{row} has one response only"
+            )
+        if (("p", "i") in overs and len(step) < 2) or (("p",) in overs and len(sizes) < 2):
+            raise ValueError(f"{self.name} takes a standard deviation over one element")
+        if ("t",) in overs and int(step.lengths.min()) < 2:
+            row = int(step.lengths.argmin())
+            raise ValueError(
+                f"{self.name} takes a standard deviation over the one token of response {row}"
+            )
+
+
+def load(name: str | Path, **params: float) -> Objective:
+    """An objective from a file, or from the gallery by its name.
+
+    Args:
+        name: a path ending in `.obj`, or a gallery name such as `grpo`.
+        params: hyper-parameters that differ from the file's defaults.
+
+    Raises:
+        FileNotFoundError: there is neither.
+        ObjectiveError: the text is not an objective.
+        ValueError: a parameter is unknown, or outside its domain.
+    """
+    return Objective(driver.compile_source(gallery.find(name)), params)
+
+
+def loads(text: str, **params: float) -> Objective:
+    """An objective from its text."""
+    return Objective(driver.compile_source(Source("<string>", text)), params)
+
+
+def _checked(formula: Formula, params: Mapping[str, float]) -> dict[str, float]:
+    declared = {param.name: param for param in formula.params}
+    values = {name: param.default for name, param in declared.items()}
+    for name, value in params.items():
+        if name not in declared:
+            guess = near(name, declared)
+            hint = f"; did you mean {guess!r}?" if guess else f"; it has {sorted(declared)}"
+            raise ValueError(f"{formula.name} has no parameter {name!r}{hint}")
+        if not declared[name].domain.holds(float(value)):
+            raise ValueError(f"{name} = {value:g} is outside {declared[name].domain}")
+        values[name] = float(value)
+    return values
+
+
+def _tensor(name: str, x: Any, device: torch.device) -> Tensor:
+    try:
+        return torch.as_tensor(x, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"the column {name!r} is not a tensor: {error}") from error
+
+
+def _cleaned(
+    name: str, x: Tensor, indices: Indices, step: Step, dtype: torch.dtype, check: bool
+) -> Tensor:
+    """A column with its shape checked, its type turned to `dtype`, and 0 in its padding."""
+    n, packed = len(step), step.layout == "packed"
+    tokens = (int(step.lengths.sum()),) if packed else tuple(step.mask.shape)
+    wanted = tokens if len(indices) > 2 else (n,)
+    shape = tuple(x.shape[:-1] if indices == WORD else x.shape)
+    if shape != wanted or (indices == WORD and x.dim() != len(wanted) + 1):
+        extra = ", V" if indices == WORD else ""
+        text = ", ".join(map(str, wanted)) + extra
+        raise ValueError(
+            f"the column {name!r} ({written(indices)}) must be [{text}], not {list(x.shape)}"
+        )
+    if x.is_complex():
+        raise ValueError(f"the column {name!r} must hold real numbers, not {x.dtype}")
+    if name != "truncated":
+        x = x.to(dtype)
+    else:
+        x = x.bool()
+    mask = None if packed or len(indices) < 3 else step.mask
+    if mask is not None:
+        mask = mask[..., None] if indices == WORD else mask
+        x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
+    if check and x.is_floating_point() and bool(torch.isnan(x).any()):
+        where = [int(k) for k in torch.isnan(x).nonzero()[0]]
+        raise ValueError(f"the column {name!r} is NaN at {where}")
+    return x
+
+
+def _stored(
+    step: Step, values: Mapping[str, Any], outputs: Sequence[Input], dtype: torch.dtype
+) -> Step:
+    """Files the results of an emitted function under the rows, the tokens or the step."""
+    for output in outputs:
+        value = values[output.name]
+        if output.indices == SCALAR:
+            step.scalars[output.name] = torch.as_tensor(
+                value, dtype=None if isinstance(value, Tensor) else dtype, device=step.mask.device
+            )
+        elif output.indices == RESPONSE:
+            step.responses[output.name] = value.expand(len(step))
+        else:
+            step.tokens[output.name] = value
+    return step
+
+
+def _with_placeholders(step: Step, outputs: Sequence[Input]) -> Step:
+    """NaN for what only reports of the whole step need."""
+    nan = torch.full((), torch.nan, device=step.mask.device)
+    tokens, responses, scalars = dict(step.tokens), dict(step.responses), dict(step.scalars)
+    for output in outputs:
+        if output.indices == SCALAR:
+            scalars[output.name] = nan
+        elif output.indices == RESPONSE:
+            responses[output.name] = nan.expand(len(step))
+        else:
+            tokens[output.name] = torch.zeros_like(step.mask)
+    return replace(step, tokens=tokens, responses=responses, scalars=scalars)
