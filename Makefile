@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 GPU    := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 STACK  := $(if $(GPU),gpu,cpu)
 
@@ -33,23 +33,27 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	    echo 'python3 could not make a virtual environment; Debian and Ubuntu: apt install python3-venv'; exit 1; }
 
+# Most of what the lock files bring is never imported: --no-compile leaves byte code to first use.
+LOCKED := install --no-deps --no-compile -r
+
 # vLLM for the GPU brings its own torch; the CPU takes exactly what the lock file says.
 $(VENV)/gpu: pyproject.toml | $(BIN)/python
 	@echo 'Setting up $(VENV) for: $(GPU)'
-	@$(PIP) install -q --upgrade 'setuptools>=77'
-	$(PIP) install -q -e '.[vllm]'
+	@$(PIP) install --upgrade 'setuptools>=77'
+	@$(PIP) install -e '.[vllm]'
 	@touch $@
 
 $(VENV)/cpu: requirements/cpu.lock pyproject.toml | $(BIN)/python
 	@echo 'Setting up $(VENV), once: about 2 GB, two minutes'
-	$(PIP) install -q --no-deps -r requirements/cpu.lock || { \
+	@$(PIP) $(LOCKED) requirements/cpu.lock || { \
 	    echo 'If torch was not found: name the PyTorch CPU wheel index in PIP_EXTRA_INDEX_URL.'; exit 1; }
-	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/dev: requirements/dev.lock requirements/peers.lock $(VENV)/$(STACK)
-	$(PIP) install -q --no-deps -r requirements/dev.lock
-	@$(if $(GPU),,$(PIP) install -q --no-deps -r requirements/peers.lock)
+	@echo 'Adding the tools that test and check'
+	@$(PIP) $(LOCKED) requirements/dev.lock
+	@$(if $(GPU),,$(PIP) $(LOCKED) requirements/peers.lock)
 	@touch $@
 
 # --- what people type ----------------------------------------------------------------------------
@@ -72,7 +76,7 @@ types: build/check
 	    --cache-dir ../../.mypy_cache -p objdsl
 
 layers: build/check
-	@cd build/check && ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache
+	@cd build/check && ../../$(BIN)/lint-imports --no-logo --config ../../pyproject.toml --no-cache
 
 unit: $(VENV)/dev
 	@$(PYTEST) -q -n $(JOBS) --dist loadgroup
@@ -84,7 +88,7 @@ golden: $(VENV)/dev
 .PHONY: build/check
 build/check: $(VENV)/dev
 	@rm -rf build
-	@$(PIP) install -q --no-deps --no-build-isolation --target build/check .
+	@$(PIP) install --no-deps --no-build-isolation --target build/check .
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
