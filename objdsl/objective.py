@@ -109,10 +109,14 @@ class Step:
     def arguments(self, inputs: Sequence[Input], dtype: torch.dtype) -> dict[str, Any]:
         """The arguments of an emitted function, but for trained inputs and parameters."""
         found: dict[str, Any] = {}
-        for name in (one.name for one in inputs):
+        for name, indices in ((one.name, one.indices) for one in inputs):
             for table in (self.tokens, self.responses, self.scalars, self.environment):
                 if name in table:
                     found[name] = table[name]
+                    if table is self.responses and indices == PROMPT:
+                        found[name] = found[name][self.environment["first"]]
+                    if name == "group_size":
+                        found[name] = found[name].to(dtype)
                     break
             else:
                 match name:
@@ -265,6 +269,10 @@ class Objective:
             if name not in given:
                 raise ValueError(self._missing(name, column, columns))
             x = _cleaned(name, given[name], column.indices, step, dtype, check)
+            if column.indices == PROMPT and check:
+                first = step.environment["first"][step.responses["prompt"]]
+                if not bool((x == x[first]).all()):
+                    raise ValueError(f"the column {name!r} differs between responses to one prompt")
             (step.tokens if len(column.indices) > 2 else step.responses)[name] = x
         if check:
             self._check_counts(step)
@@ -470,6 +478,7 @@ class Objective:
         environment = {
             "n_prompts": len(unique),
             "group_size": torch.bincount(rank, minlength=len(unique)),
+            "first": torch.stack([(rank == k).nonzero()[0, 0] for k in range(len(unique))]),
         }
         layout: Layout = "padded" if lengths is None else "packed"
         return Step(layout, size, mask, {}, {"prompt": rank}, {}, environment)
@@ -578,7 +587,8 @@ def _stored(
         elif output.indices == RESPONSE:
             step.responses[output.name] = value.expand(len(step))
         else:
-            step.tokens[output.name] = value
+            full = step.mask.shape if step.layout == "padded" else value.shape
+            step.tokens[output.name] = value.expand(*full, *value.shape[2:])
     return step
 
 

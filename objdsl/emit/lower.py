@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from objdsl.ir.build import ONE, ZERO, add, count, div, mul, neg, power, real, sub, where
-from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, over_to
+from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, over_to, union
 from objdsl.ir.nodes import (
     Binary,
     Clip,
@@ -136,13 +136,14 @@ def shares(scalar: Expr) -> Shares:
     tokens, responses = ZERO, ZERO
     for coefficient, body in _terms(scalar, ONE):
         term = mul(coefficient, real(body))
-        if body.indices == WORD:
+        along = union(coefficient.indices, body.indices)
+        if along == WORD:
             tokens = add(tokens, Reduce("sum", ("v",), term))
-        elif body.indices == TOKEN:
+        elif along == TOKEN:
             tokens = add(tokens, term)
-        elif body.indices == PROMPT:
+        elif along == PROMPT:
             responses = add(responses, div(term, count(("i",))))
-        elif body.indices == SCALAR:
+        elif along == SCALAR:
             responses = add(responses, div(term, count(("p", "i"))))
         else:
             responses = add(responses, term)

@@ -149,6 +149,7 @@ def emit(ir: Objective, layout: Layout, kernels: ModuleType | str) -> Program:
         )
 
     scope = _Scope(layout, names)
+    scope.taken |= {*ir.columns, *(param.name for param in ir.params)}
     needed_local = _needed(list(roots.values()), scope, stop_at=("data", "statistic"))
     statistics = [n for n in needed_local if scope.stage(n) == "statistic"]
     needed_coupled = _needed(statistics, scope, stop_at=("data",)) if statistics else []
@@ -369,25 +370,17 @@ class _Writer:
             column = column_of(leaf) or ""
             entries.append(f'"{column}": {self._weight(roots[f"weight {column}"], leaf)}')
         self.lines.append(f"weights = {{{', '.join(entries)}}}")
-        if reports:
-            self.lines.append("reports = {")
-            for name in reports:
-                total = self._total(
-                    roots[f"report {name} tokens"], roots[f"report {name} responses"]
-                )
-                self.lines.append(f'    "{name}": {total},')
-            self.lines.append("}")
-        else:
-            self.lines.append("reports = {}")
+        totals = [
+            f'    "{name}": {self._total(roots[f"report {name} tokens"], roots[f"report {name} responses"])},'
+            for name in reports
+        ]
+        self.lines.extend(["reports = {", *totals, "}"] if totals else ["reports = {}"])
         self.lines.append("return value, weights, reports")
         doc = "The value, its derivative by each trained input, and the reports, of these rows."
         return Function(self._header(doc), tuple(self.inputs.values()), ())
 
     def _function(self, doc: str, entries: list[tuple[str, str, Indices]]) -> Function:
-        items = ", ".join(
-            f'"{name}": {text}' if len(text) < 60 else f'"{name}": {text}'
-            for name, text, _ in entries
-        )
+        items = ", ".join(f'"{name}": {text}' for name, text, _ in entries)
         line = f"return {{{items}}}"
         if len(line) + 4 <= WIDTH:
             self.lines.append(line)
@@ -448,7 +441,7 @@ class _Writer:
                 continue
             if node in self.stored:
                 name = self.scope.given[node]
-                self.text[node] = (self._input(name, _spread(node.indices)), ATOM)
+                self.text[node] = (self._input(name, self._indices(node)), ATOM)
                 continue
             if not ready:
                 stack.append((node, True))
@@ -485,8 +478,8 @@ class _Writer:
         return is_count or not any(True for _ in node.children)
 
     def _indices(self, node: Expr) -> Indices:
-        """The indices that a value has here: stored prompt values come with one entry a row."""
-        if node in self.stored:
+        """The indices that a value has here. A part of a step knows no prompts, only rows."""
+        if node in self.stored and self.kind == "objective":
             return _spread(node.indices)
         return node.indices
 
@@ -544,6 +537,8 @@ class _Writer:
                 return self._unary(op, x)
             case Binary("min" | "max"):
                 return self._extremum(node), ATOM
+            case Binary("and" | "or" as op, a, b) if self._is_number(a) and self._is_number(b):
+                return f"({self._at(a, here, ATOM)} {op} {self._at(b, here, ATOM)})", ATOM
             case Binary(op, a, b):
                 sign, precedence = INFIX[op]
                 tight = op in ("sub", "div") or precedence == COMPARE
@@ -573,13 +568,16 @@ class _Writer:
 
     def _position(self) -> tuple[str, int]:
         if self.packed:
-            return f"{self._input('position', TOKEN)} + 1", PLUS
-        mask = self._input("mask", TOKEN)
-        return f"torch.arange(1, {mask}.shape[1] + 1, device={mask}.device)", ATOM
+            return f"({self._input('position', TOKEN)} + 1).to({self._dtype()})", ATOM
+        mask, dtype = self._input("mask", TOKEN), self._dtype()
+        end = f"{mask}.shape[1] + 1"
+        return f"torch.arange(1, {end}, dtype={dtype}, device={mask}.device)", ATOM
 
     def _unary(self, op: str, x: Expr) -> tuple[str, int]:
         if op == "neg":
             return f"-{self._at(x, x.indices, SIGN)}", SIGN
+        if op == "not" and self._is_number(x):
+            return f"(not {self._at(x, SCALAR, ATOM)})", ATOM
         if op == "not":
             return f"~{self._at(x, x.indices, SIGN + 1)}", SIGN
         if self._is_number(x):
@@ -622,10 +620,15 @@ class _Writer:
 
     def _where(self, node: Where) -> str:
         here = node.indices
+        both = self._is_number(node.a) and self._is_number(node.b)
         if self._is_number(node.m):
-            return f"({self._at(node.a, here)} if {self._at(node.m, here)} else {self._at(node.b, here)})"
+            m = self._at(node.m, SCALAR)
+            if both:
+                return f"({self._at(node.a, SCALAR)} if {m} else {self._at(node.b, SCALAR)})"
+            m = f"{self._input('mask', TOKEN)}.new_tensor({m})"
+            return f"torch.where({m}, {self._at(node.a, here)}, {self._at(node.b, here)})"
         m = self._at(node.m, here)
-        if self._is_number(node.a) and self._is_number(node.b) and not node.boolean:
+        if both and not node.boolean:
             dtype = self._dtype()
             if node.a == ONE and node.b == ZERO:
                 return f"{self._at(node.m, here, ATOM)}.to({dtype})"

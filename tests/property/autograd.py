@@ -1,0 +1,181 @@
+"""A second meaning of the maths IR, in torch, to differentiate by autograd: a judge of `weights`.
+
+Element by element like the reference, so that it shares nothing with the emitted code; every rule
+is one torch function, so that its derivative is torch's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from objdsl.emit.reference import _ORDER, Batch, share
+from objdsl.ir.indices import over_to
+from objdsl.ir.nodes import (
+    Binary,
+    Clip,
+    Column,
+    Const,
+    Expr,
+    Length,
+    LogDist,
+    LogProb,
+    Others,
+    Param,
+    Pick,
+    Position,
+    Reduce,
+    Scan,
+    Shift,
+    Stop,
+    Top,
+    Unary,
+    Where,
+    topological,
+)
+from objdsl.ir.objective import column_of
+
+UNARY = {
+    "neg": torch.neg,
+    "abs": torch.abs,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "sigmoid": torch.sigmoid,
+    "logsigmoid": torch.nn.functional.logsigmoid,
+    "sign": torch.sign,
+    "not": torch.logical_not,
+}
+BINARY = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "pow": torch.pow,
+    "min": torch.minimum,
+    "max": torch.maximum,
+    "lt": torch.lt,
+    "le": torch.le,
+    "gt": torch.gt,
+    "ge": torch.ge,
+    "eq": torch.eq,
+    "ne": torch.ne,
+    "and": torch.logical_and,
+    "or": torch.logical_or,
+}
+REDUCE = {
+    "sum": torch.sum,
+    "mean": torch.mean,
+    "prod": torch.prod,
+    "max": torch.amax,
+    "min": torch.amin,
+}
+
+
+def derivative(root: Expr, batch: Batch, params: dict[str, float]) -> tuple[float, dict[str, Any]]:
+    """The value of a scalar, and its derivative by each trained column, ragged as in the batch."""
+    leaves: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+    values: dict[Expr, dict[tuple[int, ...], Tensor]] = {}
+    for node in topological(root):
+        values[node] = {
+            at: _element(node, at, values, batch, params, leaves)
+            for at in batch.addresses(node.indices)
+        }
+    total = values[root][()]
+    names = sorted({name for name, _ in leaves})
+    keys = list(leaves)
+    if not total.requires_grad:  # every element was masked out
+        return total.item(), {name: {} for name in names}
+    gradients = torch.autograd.grad(
+        total, [leaves[key] for key in keys], allow_unused=True, materialize_grads=True
+    )
+    found: dict[str, Any] = {name: {} for name in names}
+    for (name, at), g in zip(keys, gradients, strict=True):
+        found[name][(batch.row(at), *at[2:])] = g.item()
+    return total.item(), found
+
+
+def _element(
+    node: Expr,
+    at: tuple[int, ...],
+    values: dict[Expr, Any],
+    batch: Batch,
+    params: dict[str, float],
+    leaves: dict[tuple[str, tuple[int, ...]], Tensor],
+) -> Tensor:
+    def of(x: Expr, where: tuple[int, ...] = at) -> Tensor:
+        return values[x][where[: len(x.indices)]]
+
+    def number(x: float) -> Tensor:
+        return torch.tensor(float(x), dtype=torch.float64)
+
+    match node:
+        case Const(value):
+            return number(value)
+        case Param(name):
+            return number(params[name])
+        case Column() | LogProb() | LogDist():
+            name = column_of(node) or ""
+            value = batch.read(name, at)
+            if node.boolean:
+                return torch.tensor(bool(value))
+            x = number(value)
+            if node.trained:
+                leaves[name, at] = x.requires_grad_()
+            return x
+        case Length():
+            return number(batch.lengths[batch.row(at)])
+        case Position():
+            return number(at[2] + 1)
+        case Unary(op, x):
+            return UNARY[op](of(x))
+        case Binary(op, a, b):
+            return BINARY[op](of(a), of(b))
+        case Clip(x, lo, hi):
+            return torch.clamp(of(x), of(lo), of(hi))
+        case Where(m, a, b):
+            return torch.where(of(m), of(a), of(b))
+        case Stop(x):
+            return of(x).detach()
+        case Reduce(op, over, x, mask):
+            inside = [
+                of(x, other) * 1.0
+                for other in batch.addresses(over_to(over), at)
+                if mask is None or bool(of(mask, other))
+            ]
+            if not inside:
+                return number(op == "prod")
+            xs = torch.stack(inside)
+            if op in ("std", "pstd"):
+                return torch.std(xs, correction=int(op == "std"))
+            return REDUCE[op](xs)
+        case Others(op, x):
+            group = range(len(batch.groups[at[0]]))
+            others = [of(x, (at[0], j)) for j in group if j != at[1]]
+            return REDUCE[op](torch.stack(others)) if others else number(0)
+        case Scan(relation, x, decay):
+            factor = number(1.0) if decay is None else of(decay)
+            length = batch.lengths[batch.row(at)]
+            terms = [
+                factor ** abs(s - at[2]) * of(x, (*at[:2], s))
+                for s in range(length)
+                if _ORDER[relation](s, at[2])
+            ]
+            return torch.stack(terms).sum() if terms else number(0)
+        case Shift(x, by):
+            there = at[2] + by
+            inside = 0 <= there < batch.lengths[batch.row(at)]
+            return of(x, (*at[:2], there)) if inside else number(0)
+        case Top(over, x, fraction):
+            domain = list(batch.addresses(over_to(over), at[: over_to(over).index(over[0])]))
+            k = share(of(fraction).item(), len(domain))
+            largest = torch.stack([of(x, o) for o in domain]).sort(descending=True).values
+            return of(x) >= largest[k - 1] if k else torch.tensor(False)
+        case Pick(over, m, fraction):
+            domain = list(batch.addresses(over_to(over), at[: over_to(over).index(over[0])]))
+            hits = [o for o in domain if bool(of(m, o))]
+            hits.sort(key=lambda o: batch.read("noise", o))
+            return torch.tensor(at in hits[: share(of(fraction).item(), len(domain))])
+    raise TypeError(node)
