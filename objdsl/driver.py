@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.resources import files
 
 from objdsl import gallery
 from objdsl.elaborate import elaborate
@@ -29,3 +30,12 @@ def compile_source(source: Source) -> Objective:
 
 def _base(name: str, span: Span) -> tree.File:
     return parse(gallery.base(name, span))
+
+
+def torch_source(formula: Objective, *, packed: bool = False) -> str:
+    """The PyTorch of a formula, for token tensors `[N, T]` or packed `[M]`. Needs no torch."""
+    from objdsl.emit.torch_source import emit
+
+    # The module would import torch; its text is enough.
+    kernels = (files("objdsl.emit") / "kernels.py").read_text(encoding="utf-8")
+    return emit(formula, "packed" if packed else "padded", kernels).source

@@ -73,7 +73,7 @@ def find(name: str | Path) -> Source:
 def base(name: str, span: Span) -> Source:
     """The text that `from name` means: the file beside the one that says so, else the gallery's.
 
-    The gallery extends only itself, and a file that extends its own name extends the gallery's.
+    The gallery extends only itself: no file of the user's changes what a bundled objective means.
 
     Args:
         name: what follows `from`.
@@ -86,7 +86,7 @@ def base(name: str, span: Span) -> Source:
     local: list[str] = []
     if asking.parent != Path(_BUNDLED):
         beside = asking.with_name(name + SUFFIX)
-        if beside != asking and beside.is_file():
+        if beside.is_file():
             return read(beside)
         local = [path.stem for path in asking.parent.glob(f"*{SUFFIX}")]
     if name in names():

@@ -48,3 +48,15 @@ def summary(diagnostics: Iterable[Diagnostic], files: int) -> str:
 
 def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def code(text: str, language: str) -> None:
+    """Print a text, with colours for its language where the standard output shows colours."""
+    color = has_color(sys.stdout)
+    if color:
+        from pygments import highlight
+        from pygments.formatters import TerminalFormatter
+        from pygments.lexers import get_lexer_by_name
+
+        text = highlight(text, get_lexer_by_name(language), TerminalFormatter())
+    click.echo(text, nl=False, color=color)

@@ -1,0 +1,76 @@
+"""What all commands share: help, mistakes on the command line, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import Result
+
+from objdsl.cli.app import SECTIONS, main
+
+Run = Callable[..., Result]
+COMMANDS = [name for section in SECTIONS.values() for name in section]
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for name in COMMANDS:
+        assert f"  {name} " in result.output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_explains_itself(name: str, run: Run) -> None:
+    assert run(name, "--help").exit_code == 0
+    with click.Context(main) as ctx:
+        command = main.get_command(ctx, name)
+        assert command is not None and command.help
+        for param in command.params:
+            if isinstance(param, click.Option):
+                assert param.help, f"objdsl {name} {param.opts[0]} has no help"
+
+
+def test_version(run: Run) -> None:
+    import objdsl
+
+    assert run("--version").output == f"objdsl {objdsl.__version__}\n"
+
+
+def test_an_unknown_command_gets_the_near_one(run: Run) -> None:
+    result = run("chekc")
+    assert result.exit_code == 2
+    assert "did you mean `check`?" in result.output
+
+
+def test_an_unknown_option_gets_the_near_one(run: Run) -> None:
+    result = run("fmt", "--chekc")
+    assert result.exit_code == 2
+    assert "--check" in result.output
+
+
+def test_an_unknown_objective_gets_the_near_one(run: Run) -> None:
+    for command in ("check", "compile"):
+        result = run(command, "dapoo")
+        assert result.exit_code == 2
+        assert "did you mean `dapo`?" in result.output
+
+
+def test_a_text_that_is_no_objective_is_no_traceback(run: Run) -> None:
+    Path("bad.obj").write_text("objective bad\nmaximize mean[t] rewadr\n")
+    result = run("compile", "bad.obj")
+    assert result.exit_code == 2
+    assert "bad.obj:2:18" in result.output
+    assert "`reward`" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    shell = f"{sys.executable} -m objdsl compile grpo | head -n 1"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith('"""grpo')

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from objdsl import gallery
+from objdsl.diagnostic import ObjectiveError
+from objdsl.source import Source, Span
+
+Run = Callable[..., Result]
+
+
+def test_ls_names_every_objective_and_its_paper(run: Run) -> None:
+    lines = run("gallery").output.splitlines()
+    assert [line.split()[0] for line in lines] == list(gallery.names())
+    assert next(line for line in lines if line.startswith("grpo ")).count("arXiv:2402.03300") == 1
+    assert run("gallery", "ls").output.splitlines() == lines
+
+
+def test_show_prints_the_file(run: Run) -> None:
+    assert run("gallery", "show", "grpo").output == gallery.bundled("grpo").text
+    assert "def " in run("gallery", "show", "std").output
+
+
+def test_cp_writes_a_file_that_checks(run: Run) -> None:
+    assert run("gallery", "cp", "grpo").output == "wrote grpo.obj\n"
+    assert Path("grpo.obj").read_text() == gallery.bundled("grpo").text
+    assert run("check", "grpo.obj").exit_code == 0
+    again = run("gallery", "cp", "grpo")
+    assert again.exit_code == 2
+    assert "--force" in again.output
+    assert run("gallery", "cp", "grpo", "--force").exit_code == 0
+    Path("mine").mkdir()
+    assert run("gallery", "cp", "grpo", "mine").output == f"wrote {Path('mine/grpo.obj')}\n"
+
+
+def test_an_unknown_name_is_a_usage_error(run: Run) -> None:
+    result = run("gallery", "show", "dapoo")
+    assert result.exit_code == 2
+    assert "did you mean `dapo`?" in result.output
+
+
+def test_find_prefers_a_path_that_looks_like_one(tmp_path: Path) -> None:
+    file = tmp_path / "grpo.obj"
+    file.write_text("objective mine\n")
+    assert gallery.find(file).text == "objective mine\n"
+    assert gallery.find("grpo") is gallery.bundled("grpo")
+    with pytest.raises(ObjectiveError):
+        gallery.find(tmp_path / "none.obj")
+    with pytest.raises(FileNotFoundError, match="did you mean `dapo`"):
+        gallery.find("dapoo")
+
+
+def test_the_gallery_extends_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of the user's folder must not change what a bundled objective means."""
+    monkeypatch.chdir(tmp_path)
+    Path("grpo.obj").write_text("objective grpo\n")
+    bundled = gallery.bundled("dr_grpo")
+    assert gallery.base("grpo", Span(bundled, 0, 1)) is gallery.bundled("grpo")
+    mine = Source("mine.obj", "objective mine from grpo")
+    assert gallery.base("grpo", Span(mine, 0, 1)).text == "objective grpo\n"

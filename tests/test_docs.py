@@ -1,0 +1,122 @@
+"""The documentation is true: its code runs, its commands exist, and every command is in it."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+
+from objdsl import driver
+from objdsl.cli.app import SECTIONS, main
+from objdsl.source import Source
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+COMMANDS = ROOT / "docs" / "commands.md"
+
+# A training run takes minutes: the documentation shows it, other tests run it.
+NOT_RUN = {"train", "bench"}
+
+
+def _objective(example: Example) -> None:
+    driver.compile_source(Source(example.document.path, str(example.parsed)))
+
+
+def _console(example: Example) -> None:
+    """`$ objdsl ...` prints what stands below it; other programs are known ones."""
+    for session in re.split(r"^\$ ", str(example.parsed), flags=re.MULTILINE)[1:]:
+        line, _, expected = session.partition("\n")
+        program, *arguments = shlex.split(line, comments=True)
+        if program == "make":
+            for target in arguments:
+                assert re.search(rf"^{target}:", _makefile(), re.MULTILINE), line
+        elif program == "objdsl":
+            _command(arguments, expected)
+        else:
+            assert program in {"git", "pip"}, f"what is `{program}`?"
+
+
+def _command(arguments: list[str], expected: str) -> None:
+    if NOT_RUN & {*arguments[:1]}:
+        command = main.get_command(click.Context(main), arguments[0])
+        assert command is not None
+        command.make_context(arguments[0], arguments[1:])
+        return
+    result = CliRunner().invoke(main, arguments, prog_name="objdsl")
+    assert not expected or doctest.OutputChecker().check_output(
+        expected, result.output, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    ), f"$ objdsl {shlex.join(arguments)}\n{result.output}"
+    assert result.exit_code in {0, 1}, result.output
+
+
+def _makefile() -> str:
+    return (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+PARSER = Sybil(
+    parsers=[
+        PythonCodeBlockParser(),
+        CodeBlockParser("obj", _objective),
+        CodeBlockParser("console", _console),
+    ]
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_code_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    for example in PARSER.parse(page).examples():
+        example.evaluate()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def test_every_code_block_has_a_language() -> None:
+    for page in PAGES:
+        fences = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert all(fences[::2]), f"{page.name} has a code block of no language"
+
+
+def test_every_command_is_documented(request: pytest.FixtureRequest) -> None:
+    """docs/commands.md is what `--help` prints; `make golden` writes it."""
+    reference = "\n".join(_reference())
+    if request.config.getoption("--update-golden"):
+        COMMANDS.write_text(reference, encoding="utf-8")
+    assert COMMANDS.read_text(encoding="utf-8") == reference
+
+
+def _reference() -> Iterator[str]:
+    yield "# The commands\n"
+    yield "What `objdsl COMMAND --help` prints. Exit codes: 0 is clean, 1 is findings, 2 is a mistake"
+    yield "on the command line or a text that is no objective.\n"
+    for section, names in SECTIONS.items():
+        yield f"## {section}\n"
+        for name in names:
+            yield from _help(name.split())
+
+
+def _help(path: list[str]) -> Iterator[str]:
+    shown = CliRunner().invoke(main, [*path, "--help"], prog_name="objdsl", terminal_width=100)
+    yield f"### objdsl {' '.join(path)}\n"
+    yield f"```text\n{shown.output.rstrip()}\n```\n"
+    command: click.Command | None = main
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), name)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            yield from _help([*path, name])
