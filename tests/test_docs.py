@@ -101,8 +101,8 @@ def test_every_command_is_documented(request: pytest.FixtureRequest) -> None:
 
 def _reference() -> Iterator[str]:
     yield "# The commands\n"
-    yield "What `objdsl COMMAND --help` prints. Exit codes: 0 is clean, 1 is findings, 2 is a mistake"
-    yield "on the command line or a text that is no objective.\n"
+    yield "What `objdsl COMMAND --help` prints. Exit codes: 0 is clean, 1 is findings,"
+    yield "2 is a mistake on the command line or a text that is no objective.\n"
     for section, names in SECTIONS.items():
         yield f"## {section}\n"
         for name in names:
