@@ -216,8 +216,10 @@ def where(m: Expr, a: Expr, b: Expr) -> Expr:
 
 
 def stop(x: Expr) -> Expr:
-    """`sg(x)`. A value without a gradient needs none."""
-    return Stop(x) if x.live else x
+    """`sg(x)`. A value without a gradient needs none; a probability stays in log space."""
+    if not x.live:
+        return x
+    return exp(Stop(x.x)) if isinstance(x, Unary) and x.op == "exp" else Stop(x)
 
 
 def real(x: Expr) -> Expr:
@@ -331,7 +333,10 @@ def bounds(x: Expr) -> tuple[float, float]:
         case Unary("neg", a):
             low, high = bounds(a)
             return -high, -low
-        case Unary("exp", _) | Unary("abs", _) | Unary("sqrt", _):
+        case Unary("exp", a):
+            low, high = bounds(a)
+            return _exp(low), _exp(high)
+        case Unary("abs", _) | Unary("sqrt", _):
             return 0.0, inf
         case Unary("sigmoid", _):
             return 0.0, 1.0
@@ -350,3 +355,7 @@ def bounds(x: Expr) -> tuple[float, float]:
         case Clip(_, lo, hi):
             return bounds(lo)[0], bounds(hi)[1]
     return -inf, inf
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf
