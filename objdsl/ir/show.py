@@ -1,0 +1,519 @@
+"""Formulas as people read them: text in the language's own syntax, and LaTeX as papers print it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from objdsl.ir.build import ONE, ZERO
+from objdsl.ir.indices import RESPONSE, TOKEN, WORD, Indices
+from objdsl.ir.nodes import (
+    Binary,
+    Clip,
+    Column,
+    Const,
+    Expr,
+    Length,
+    LogDist,
+    LogProb,
+    Others,
+    Param,
+    Pick,
+    Position,
+    Reduce,
+    Scan,
+    Shift,
+    Stop,
+    Top,
+    Unary,
+    Where,
+    topological,
+)
+from objdsl.ir.objective import Named
+
+Names = Mapping[Expr, str]
+
+# How tightly a piece of text holds together; brackets go around what is looser than its place.
+IF, OR, AND, NOT, COMPARE, PLUS, TIMES, SIGN, POWER, APPLY, ATOM = range(11)
+
+INFIX = {
+    "add": ("+", PLUS), "sub": ("-", PLUS), "mul": ("*", TIMES), "div": ("/", TIMES),
+    "pow": ("^", POWER), "lt": ("<", COMPARE), "le": ("<=", COMPARE), "gt": (">", COMPARE),
+    "ge": (">=", COMPARE), "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "and": ("and", AND),
+    "or": ("or", OR),
+}  # fmt: skip
+OPPOSITE = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt", "eq": "ne", "ne": "eq"}
+COUNTS: dict[Indices, str] = {
+    ("p",): "P", ("i",): "G", ("p", "i"): "N", ("v",): "|V|", ("i", "t"): "(sum[i] |y|)",
+    ("p", "i", "t"): "(sum[p,i] |y|)",
+}  # fmt: skip
+
+
+def names_of(named: Iterable[Named]) -> dict[Expr, str]:
+    """The name that a file gives to each formula; leaves keep their own."""
+    names: dict[Expr, str] = {}
+    for one in named:
+        if next(one.value.children, None) is not None:
+            names.setdefault(one.value, one.name)
+    return names
+
+
+def used(names: Names, *roots: Expr) -> list[tuple[str, Expr]]:
+    """The definitions that a reader of the roots needs, each before those that use it."""
+    needed: dict[Expr, None] = {}
+    stack = [(root, True) for root in roots]
+    while stack:
+        node, enter = stack.pop()
+        if node in names and not enter:
+            if node not in needed:
+                needed[node] = None
+                stack.append((node, True))
+            continue
+        stack.extend((child, False) for child in node.children)
+    order = {node: k for k, node in enumerate(topological(*roots))}
+    return [(names[node], node) for node in sorted(needed, key=order.__getitem__)]
+
+
+def text(expr: Expr, names: Names | None = None, *, width: int = 10_000) -> str:
+    """A formula in the syntax of the language. Formulas in `names` are written by their name,
+    except `expr` itself. Sizes are written `P` (prompts), `G` (group), `N` (responses)."""
+    return _Text({k: v for k, v in (names or {}).items() if k != expr}, width).show(expr)
+
+
+def latex(expr: Expr, names: Names | None = None) -> str:
+    """A formula in LaTeX."""
+    letters = set((names or {}).values())
+    return _Latex({k: v for k, v in (names or {}).items() if k != expr}, letters).show(expr)
+
+
+def _is_gate(node: Expr) -> bool:
+    return isinstance(node, Where) and node.b == ZERO
+
+
+@dataclass
+class _Text:
+    names: Names
+    limit: int
+
+    def show(self, expr: Expr) -> str:
+        """The text, written from the leaves up; a formula that is too large ends in dots."""
+        self.done: dict[Expr, tuple[str, int]] = {}
+        for node in topological(expr):
+            piece, level = self._named(node) or self._node(node)
+            if len(piece) > self.limit:
+                piece, level = "...", ATOM
+            self.done[node] = (piece, level)
+        return self.done[expr][0]
+
+    def _named(self, node: Expr) -> tuple[str, int] | None:
+        return (self.names[node], ATOM) if node in self.names else None
+
+    def at(self, node: Expr, level: int) -> str:
+        piece, own = self.done[node]
+        return f"({piece})" if own < level else piece
+
+    def _node(self, node: Expr) -> tuple[str, int]:
+        match node:
+            case Const(value):
+                return f"{value:g}", ATOM if value >= 0 else SIGN
+            case Param(name) | Column(name):
+                return name, ATOM
+            case LogProb(policy):
+                return f"log({policy})", ATOM
+            case LogDist(policy):
+                return f"log({policy}[v])", ATOM
+            case Length():
+                return "|y|", ATOM
+            case Position():
+                return "t", ATOM
+            case Unary("exp", x):
+                return self._probability(x) or (f"exp({self.done[x][0]})", ATOM)
+            case Unary("neg", x):
+                return f"-{self.at(x, SIGN)}", SIGN
+            case Unary("not", Binary(op, a, b)) if op in OPPOSITE:
+                return self._infix(OPPOSITE[op], a, b)
+            case Unary("not", x):
+                return f"not {self.at(x, NOT + 1)}", NOT
+            case Unary(op, x):
+                return f"{op}({self.done[x][0]})", ATOM
+            case Binary("min" | "max" as op, a, b):
+                return f"{op}({self.done[a][0]}, {self.done[b][0]})", ATOM
+            case Binary("sub", a, b) if (ratio := self._log_ratio(a, b)) is not None:
+                return ratio
+            case Binary(op, a, b):
+                return self._infix(op, a, b)
+            case Clip(x, lo, hi):
+                return f"clip({self.done[x][0]}, {self.done[lo][0]}, {self.done[hi][0]})", ATOM
+            case Where(m, a, b) if b == ZERO:
+                gate = self.at(m, POWER)
+                return (f"{gate} * {self.at(a, SIGN)}", TIMES) if a != ONE else (gate, ATOM)
+            case Where(m, a, b):
+                then, otherwise = self.at(a, IF + 1), self.at(b, IF)
+                return f"{then} if {self.at(m, IF + 1)} else {otherwise}", IF
+            case Stop(x):
+                return f"sg({self.done[x][0]})", ATOM
+            case Reduce():
+                return self._reduce(node)
+            case Others(op, x):
+                return f"{op}[j != i] {self.at(x, APPLY)}", APPLY
+            case Scan(relation, x, None):
+                return f"sum[s {relation} t] {self.at(x, APPLY)}", APPLY
+            case Scan(relation, x, decay) if decay is not None:
+                g = self.at(decay, APPLY)
+                if relation == ">=":
+                    return f"togo({self.done[x][0]}, {self.done[decay][0]})", ATOM
+                return f"sum[s {relation} t] ({g}^abs(s - t) * {self.at(x, SIGN)})", APPLY
+            case Shift(x, by):
+                return f"{'next' if by > 0 else 'previous'}({self.done[x][0]})", ATOM
+            case Top(over, x, fraction):
+                inside = f"{self.done[x][0]}, {self.done[fraction][0]}"
+                return f"top[{','.join(over)}]({inside})", ATOM
+            case Pick(over, m, fraction):
+                inside = f"{self.done[m][0]}, {self.done[fraction][0]}"
+                return f"pick[{','.join(over)}]({inside})", ATOM
+        raise TypeError(type(node).__name__)
+
+    def _infix(self, op: str, a: Expr, b: Expr) -> tuple[str, int]:
+        sign, level = INFIX[op]
+        tight = op in ("sub", "div") or level == COMPARE
+        left = self.at(a, level + (level in (COMPARE, POWER)))
+        right = self.at(b, level + tight)
+        if op == "pow":
+            return f"{left}^{right}", level
+        return f"{left} {sign} {right}", level
+
+    def _reduce(self, node: Reduce) -> tuple[str, int]:
+        x, over, mask = node.x, node.over, node.where
+        if x == ONE and node.op == "sum" and mask is None:
+            return COUNTS.get(over, f"sum[{','.join(over)}] 1"), ATOM
+        where = f" | {self.done[mask][0]}" if mask is not None else ""
+        return f"{node.op}[{','.join(over)}{where}] {self.at(x, APPLY)}", APPLY
+
+    def _log_ratio(self, a: Expr, b: Expr) -> tuple[str, int] | None:
+        match a, b:
+            case LogProb(p), LogProb(q):
+                return f"log({p} / {q})", ATOM
+            case LogDist(p), LogDist(q):
+                return f"log({p}[v] / {q}[v])", ATOM
+        return None
+
+    def _probability(self, x: Expr) -> tuple[str, int] | None:
+        """`exp(x)` as a product of probabilities, if it is one."""
+        match x:
+            case LogProb(policy):
+                return policy, ATOM
+            case LogDist(policy):
+                return f"{policy}[v]", ATOM
+            case Binary("sub", a, b):
+                left, right = self._probability(a), self._probability(b)
+                if left and right:
+                    return f"{_held(left, TIMES)} / {_held(right, TIMES + 1)}", TIMES
+            case Binary("add", a, b):
+                left, right = self._probability(a), self._probability(b)
+                if left and right:
+                    return f"{_held(left, TIMES)} * {_held(right, TIMES)}", TIMES
+            case Reduce("sum", over, inner, None):
+                body = self._probability(inner)
+                if body:
+                    return f"prod[{','.join(over)}] {_held(body, APPLY)}", APPLY
+            case Binary("div", a, b):
+                body = self._probability(a)
+                if body:
+                    return f"{_held(body, ATOM)}^(1 / {self.at(b, TIMES + 1)})", POWER
+            case Binary("mul", a, b):
+                body = self._probability(a)
+                if body:
+                    return f"{_held(body, ATOM)}^{self.at(b, POWER)}", POWER
+        return None
+
+
+def _held(piece: tuple[str, int], level: int) -> str:
+    return f"({piece[0]})" if piece[1] < level else piece[0]
+
+
+def formula(
+    goal: Expr,
+    weights: Mapping[Expr, Expr],
+    named: Iterable[Named],
+    *,
+    as_latex: bool = False,
+) -> str:
+    """An objective, or its weights, with the definitions that a reader needs.
+
+    Args:
+        goal: J.
+        weights: the derivative of J by each trained leaf, to be shown instead of J; or empty.
+        named: the bindings of the file.
+        as_latex: LaTeX, as an `aligned` block, instead of text.
+    """
+    names = names_of(named)
+    roots = list(weights.values()) or [goal]
+    lines = [("J(pi)", r"J(\theta)", goal)]
+    if weights:
+        lines = [(*_derivative(leaf), weight) for leaf, weight in weights.items()]
+    if not as_latex:
+        shown = [f"{left} = {text(right, names)}" for left, _, right in lines]
+        defined = [f"    {name} = {text(expr, names)}" for name, expr in used(names, *roots)]
+        where = ["", "where", *defined] if defined else []
+        return "\n".join([*shown, *where]) + "\n"
+    rows = [f"{left} &= {latex(right, names)}" for _, left, right in lines]
+    rows += [
+        f"{subscripted(name, expr.indices)} &= {latex(expr, names)}"
+        for name, expr in used(names, *roots)
+    ]
+    body = " \\\\\n".join("  " + row for row in rows)
+    return "\\begin{aligned}\n" + body + "\n\\end{aligned}\n"
+
+
+def _derivative(leaf: Expr) -> tuple[str, str]:
+    """The left-hand side of a weight, in text and in LaTeX."""
+    below = text(leaf)
+    above = rf"\frac{{\partial J}}{{\partial {latex(leaf)}}}"
+    return f"dJ / d {below}", f"w_{{i,t}} = {above}"
+
+
+# --- LaTeX ---------------------------------------------------------------------------------------
+
+GREEK = {
+    "alpha", "beta", "gamma", "delta", "eta", "kappa", "rho", "sigma", "tau", "theta", "phi",
+    "omega", "mu", "pi", "nu", "xi", "Delta",
+}  # fmt: skip
+POLICY = {
+    "pi": r"\pi_\theta",
+    "old": r"\pi_{\mathrm{old}}",
+    "ref": r"\pi_{\mathrm{ref}}",
+    "mu": r"\mu",
+}
+LATEX_INFIX = {
+    "lt": "<", "le": r"\le", "gt": ">", "ge": r"\ge", "eq": "=", "ne": r"\ne",
+    "and": r"\wedge", "or": r"\vee", "add": "+", "sub": "-",
+}  # fmt: skip
+LENGTH = "|y_i|"
+SUMS = {
+    "p": r"\sum_{x}", "i": r"\sum_{i=1}^{G}", "t": r"\sum_{t=1}^{|y_i|}", "v": r"\sum_{v \in \mathcal{V}}",
+}  # fmt: skip
+SIZES: dict[Indices, str] = {
+    ("p",): "P", ("i",): "G", ("t",): LENGTH, ("v",): r"|\mathcal{V}|", ("p", "i"): "N",
+    ("i", "t"): rf"\sum_{{i=1}}^{{G}} {LENGTH}",
+    ("p", "i", "t"): rf"\sum_{{x}} \sum_{{i=1}}^{{G}} {LENGTH}",
+}  # fmt: skip
+
+
+def symbol(name: str) -> str:
+    """A name as a mathematical symbol: `eps_low` is `\\varepsilon_{\\mathrm{low}}`."""
+    head, _, tail = name.partition("_")
+    if head == "eps":
+        head = r"\varepsilon"
+    elif head == "lam":
+        head = r"\lambda"
+    elif head in GREEK:
+        head = "\\" + head
+    elif len(head) > 1:
+        head = rf"\mathrm{{{head}}}"
+    tail = tail.replace("_", r"\_")
+    return head + (rf"_{{\mathrm{{{tail}}}}}" if tail else "")
+
+
+def subscripted(name: str, indices: Indices) -> str:
+    """A symbol with the indices that its value carries, as papers write them: `A_i`, `r_{i,t}`."""
+    own = {RESPONSE: "i", TOKEN: "i,t", WORD: "i,t,v"}.get(indices)
+    plain = symbol(name)
+    if own is None:
+        return plain
+    if plain.endswith("}}") and "_{" in plain:
+        return f"{plain[:-1]},{own}}}"
+    return f"{plain}_{{{own}}}"
+
+
+class _Latex(_Text):
+    def __init__(self, names: Names, letters: set[str]) -> None:
+        super().__init__(names, 10_000)
+        self.letters = letters
+
+    def _named(self, node: Expr) -> tuple[str, int] | None:
+        return (subscripted(self.names[node], node.indices), ATOM) if node in self.names else None
+
+    def at(self, node: Expr, level: int) -> str:
+        piece, own = self.done[node]
+        return rf"\left( {piece} \right)" if own < level else piece
+
+    def _node(self, node: Expr) -> tuple[str, int]:
+        match node:
+            case Const(value):
+                if value in (float("inf"), float("-inf")):
+                    return (r"\infty" if value > 0 else r"-\infty"), ATOM
+                return _scientific(value), ATOM if value >= 0 else SIGN
+            case Param(name):
+                return symbol(name), ATOM
+            case Column("reward") if "R" not in self.letters:
+                return "R_i", ATOM
+            case Column(name):
+                return subscripted(name, node.indices), ATOM
+            case LogProb(policy):
+                return rf"\log {_token(policy)}", APPLY
+            case LogDist(policy):
+                return rf"\log {_word(policy)}", APPLY
+            case Length():
+                return LENGTH, ATOM
+            case Unary("exp", x):
+                return self._ratio(x) or (rf"e^{{{self.done[x][0]}}}", POWER)
+            case Unary("not", Binary(op, a, b)) if op in OPPOSITE:
+                return self._infix(OPPOSITE[op], a, b)
+            case Unary("not", x):
+                return rf"\neg {self.at(x, ATOM)}", NOT
+            case Unary("neg", x):
+                return f"-{self.at(x, SIGN)}", SIGN
+            case Unary("abs", x):
+                return rf"\left| {self.done[x][0]} \right|", ATOM
+            case Unary("sqrt", x):
+                return rf"\sqrt{{{self.done[x][0]}}}", ATOM
+            case Unary("sigmoid" | "logsigmoid" as op, x):
+                name = r"\sigma" if op == "sigmoid" else r"\log \sigma"
+                return rf"{name}\left( {self.done[x][0]} \right)", APPLY
+            case Unary("sign", x):
+                return rf"\operatorname{{sgn}}\left( {self.done[x][0]} \right)", ATOM
+            case Unary("log", x):
+                return rf"\log {self.at(x, APPLY)}", APPLY
+            case Binary("min" | "max" as op, a, b):
+                inside = f"{self.done[a][0]},\\; {self.done[b][0]}"
+                return rf"\{op}\left( {inside} \right)", ATOM
+            case Binary("div", a, b):
+                return rf"\frac{{{self.done[a][0]}}}{{{self.done[b][0]}}}", ATOM
+            case Binary("mul", a, b):
+                return rf"{self.at(a, TIMES)} \, {self.at(b, TIMES)}", TIMES
+            case Binary("pow", a, b):
+                return f"{self.at(a, ATOM)}^{{{self.done[b][0]}}}", POWER
+            case Clip(x, lo, hi):
+                inside = ",\\; ".join(self.done[part][0] for part in (x, lo, hi))
+                return rf"\operatorname{{clip}}\left( {inside} \right)", ATOM
+            case Where(m, a, b) if b == ZERO:
+                gate = rf"\mathbb{{1}}\left[ {self.done[m][0]} \right]"
+                return (rf"{gate} \, {self.at(a, TIMES)}", TIMES) if a != ONE else (gate, ATOM)
+            case Where(m, a, b):
+                rows = (
+                    rf"{self.done[a][0]} & {self.done[m][0]} \\ {self.done[b][0]} & \text{{else}}"
+                )
+                return rf"\begin{{cases}} {rows} \end{{cases}}", ATOM
+            case Stop(x):
+                return rf"\operatorname{{sg}}\left[ {self.done[x][0]} \right]", ATOM
+            case Others(op, x):
+                front = r"\frac{1}{G - 1} " if op == "mean" else ""
+                return rf"{front}\sum_{{j \ne i}} {_other(self.at(x, TIMES))}", APPLY
+            case Scan(relation, x, decay):
+                sign = {"<": "<", ">": ">", "<=": r"\le", ">=": r"\ge"}[relation]
+                factor = ""
+                if decay is not None:
+                    factor = rf"{self.at(decay, ATOM)}^{{|s-t|}} \, "
+                return rf"\sum_{{s {sign} t}} {factor}{_at_s(self.at(x, TIMES))}", APPLY
+            case Shift(x, by):
+                return rf"{self.at(x, ATOM)}\Big|_{{t{by:+d}}}", ATOM
+            case Top(_, x, fraction):
+                inside = rf"{self.done[x][0]} \text{{ in the top }} {self.done[fraction][0]}"
+                return inside, COMPARE
+            case Pick(_, m, fraction):
+                inside = (
+                    rf"\text{{a random }} {self.done[fraction][0]} \text{{ of }} {self.done[m][0]}"
+                )
+                return inside, COMPARE
+        return super()._node(node)
+
+    def _infix(self, op: str, a: Expr, b: Expr) -> tuple[str, int]:
+        _, level = INFIX[op]
+        tight = op == "sub" or level == COMPARE
+        return f"{self.at(a, level)} {LATEX_INFIX[op]} {self.at(b, level + tight)}", level
+
+    def _reduce(self, node: Reduce) -> tuple[str, int]:
+        x, over, mask = node.x, node.over, node.where
+        if x == ONE and node.op == "sum" and mask is None:
+            return SIZES.get(over, "n"), ATOM if len(over) == 1 else APPLY
+        if mask is not None:
+            if node.op == "mean" and over == ("p",):
+                condition = rf"x \sim \mathcal{{D}} \,:\, {self.done[mask][0]}"
+                return rf"\mathbb{{E}}_{{{condition}}} {self.at(x, TIMES)}", APPLY
+            over_text = rf"{','.join(over)} \,:\, {self.done[mask][0]}"
+            name = {"sum": r"\sum", "mean": r"\operatorname{mean}", "prod": r"\prod"}.get(
+                node.op, rf"\operatorname{{{node.op}}}"
+            )
+            return rf"{name}_{{{over_text}}} {self.at(x, TIMES)}", APPLY
+        if over == ("i",) and node.op != "sum" and not node.current:
+            # A statistic of the group: its index is not the response that is spoken of.
+            inside = _other(self.done[x][0])
+            return rf"\operatorname{{{node.op}}}_{{j}}\left( {inside} \right)", ATOM
+        body = self.at(x, TIMES)
+        sums = " ".join(SUMS[index] for index in over)
+        match node.op:
+            case "sum":
+                return f"{sums} {body}", APPLY
+            case "mean" if over == ("p",):
+                return rf"\mathbb{{E}}_{{x \sim \mathcal{{D}}}} {body}", APPLY
+            case "mean":
+                return rf"\frac{{1}}{{{SIZES[over]}}} {sums} {body}", APPLY
+            case "prod":
+                return f"{sums.replace('sum', 'prod')} {body}", APPLY
+        return rf"\operatorname{{{node.op}}}_{{{','.join(over)}}} {body}", APPLY
+
+    def _log_ratio(self, a: Expr, b: Expr) -> tuple[str, int] | None:
+        ratio = self._ratio(Binary("sub", a, b))
+        if isinstance(a, LogProb | LogDist) and isinstance(b, LogProb | LogDist) and ratio:
+            return rf"\log {ratio[0]}", APPLY
+        return None
+
+    def _ratio(self, x: Expr) -> tuple[str, int] | None:
+        match x:
+            case LogProb(policy):
+                return _token(policy), ATOM
+            case LogDist(policy):
+                return _word(policy), ATOM
+            case Binary("sub", a, b):
+                top, bottom = self._ratio(a), self._ratio(b)
+                if top and bottom:
+                    return rf"\frac{{{top[0]}}}{{{bottom[0]}}}", ATOM
+            case Binary("add", a, b):
+                left, right = self._ratio(a), self._ratio(b)
+                if left and right:
+                    return rf"{left[0]} \, {right[0]}", TIMES
+            case Reduce("sum", over, inner, None):
+                body = self._ratio(inner)
+                if body:
+                    products = " ".join(SUMS[k].replace("sum", "prod") for k in over)
+                    return f"{products} {body[0]}", APPLY
+            case Binary("div", a, b):
+                body = self._ratio(a)
+                if body:
+                    return rf"\left( {body[0]} \right)^{{1 / {self.at(b, ATOM)}}}", POWER
+            case Binary("mul", a, b):
+                body = self._ratio(a)
+                if body:
+                    return rf"\left( {body[0]} \right)^{{{self.done[b][0]}}}", POWER
+        return None
+
+
+def _token(policy: str) -> str:
+    return rf"{POLICY.get(policy, _policy(policy))}(y_{{i,t}} \mid x, y_{{i,<t}})"
+
+
+def _word(policy: str) -> str:
+    return rf"{POLICY.get(policy, _policy(policy))}(v \mid x, y_{{i,<t}})"
+
+
+def _policy(name: str) -> str:
+    clean = name.replace("_", r"\_")
+    return rf"\pi_{{\mathrm{{{clean}}}}}"
+
+
+def _scientific(value: float) -> str:
+    plain = f"{value:g}"
+    if "e" not in plain and (value == 0 or abs(value) >= 1e-2):
+        return plain
+    digits, exponent = f"{value:e}".split("e")
+    digits = digits.rstrip("0").rstrip(".")
+    front = "" if digits == "1" else rf"{digits} \cdot "
+    return rf"{front}10^{{{int(exponent)}}}"
+
+
+def _other(body: str) -> str:
+    return body.replace("_i", "_j").replace("{i}", "{j}").replace("{i,", "{j,")
+
+
+def _at_s(body: str) -> str:
+    return body.replace("i,t}", "i,s}").replace("i,<t}", "i,<s}")
