@@ -40,6 +40,7 @@ from objdsl.ir.nodes import (
     Others,
     Reduce,
     Scan,
+    ScanRelation,
     Shift,
     Unary,
     Where,
@@ -50,7 +51,7 @@ Leaf = LogProb | LogDist | Column
 Contribution = tuple[Expr, Expr, Indices]
 """An operand, the derivative by it, and the indices along which the derivative was taken."""
 
-_FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_FLIPPED: dict[ScanRelation, ScanRelation] = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def differentiate(objective: Expr) -> dict[Leaf, Expr]:

@@ -458,12 +458,6 @@ class _Elaborator:
     # --- names -----------------------------------------------------------------------------------
 
     def _binding(self, name: str, use: Span) -> Expr:
-        if name in self.values:
-            value = self.values[name]
-            if value is None:
-                raise _Poisoned
-            return value
-        let = self.scope.lets[name]
         if any(name == other for other, _ in self.open):
             names = [other for other, _ in self.open]
             cycle = [*names[names.index(name) :], name]
@@ -471,6 +465,12 @@ class _Elaborator:
                 "cyclic-binding", f"`{name}` is defined by itself", use,
                 help="the cycle is " + " -> ".join(cycle),
             )  # fmt: skip
+        if name in self.values:
+            value = self.values[name]
+            if value is None:
+                raise _Poisoned
+            return value
+        let = self.scope.lets[name]
         self.open.append((name, use))
         frames, self.frames = self.frames, [_Frame()]
         site = self.site
@@ -579,9 +579,9 @@ class _Elaborator:
                 return Length()
             case tree.Unary("not", operand):
                 return build.negation(self._mask(self._expr(operand), operand.span))
-            case tree.Unary(op, operand):
-                value = build.real(self._expr(operand))
-                return build.neg(value) if op == "-" else value
+            case tree.Unary(sign, operand):
+                x = build.real(self._expr(operand))
+                return build.neg(x) if sign == "-" else x
             case tree.Binary(op, left, right):
                 return self._binary(op, left, right)
             case tree.Conditional(then, condition, otherwise):
@@ -764,7 +764,7 @@ class _Elaborator:
                 f"{text} has no {_index_name(over[-1])} index: it has {written(carried)}",
                 body.span,
                 labels=(Label(binder.span, f"`{op}` runs over `{written(over)}`"),),
-                help=f"did you mean `{op}[{carried[-1]}]`?" if carried else "it is the same for all",
+                help=f"did you mean `{op}[{carried[-1]}]`?" if carried else "it is one number",
             )  # fmt: skip
         whole = union(carried, over_to(over))
         left = remove(whole, over)

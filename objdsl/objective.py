@@ -51,7 +51,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Column:
-    """A column that an objective reads: its name, its indices, and whether a gradient reaches it."""
+    """A column that an objective reads, and whether a gradient reaches it."""
 
     name: str
     indices: Indices
@@ -491,8 +491,8 @@ class Objective:
             group = int(sizes.argmin())
             row = int((step.responses["prompt"] == group).nonzero()[0])
             raise ValueError(
-                f"{self.name} takes the standard deviation over a group, but the prompt of response "
-                f"{row} has one response only"
+                f"{self.name} takes the standard deviation over a group, but the prompt of "
+                f"response {row} has one response only"
             )
         if (("p", "i") in overs and len(step) < 2) or (("p",) in overs and len(sizes) < 2):
             raise ValueError(f"{self.name} takes a standard deviation over one element")
@@ -560,10 +560,7 @@ def _cleaned(
         )
     if x.is_complex():
         raise ValueError(f"the column {name!r} must hold real numbers, not {x.dtype}")
-    if name != "truncated":
-        x = x.to(dtype)
-    else:
-        x = x.bool()
+    x = x.bool() if name == "truncated" else x.to(dtype)
     mask = None if packed or len(indices) < 3 else step.mask
     if mask is not None:
         mask = mask[..., None] if indices == WORD else mask

@@ -36,7 +36,7 @@ def group_extreme(x: Tensor, segment: Tensor, many: int, reduce: str) -> Tensor:
 
 
 def running_sum(x: Tensor, mask: Tensor, decay: float | Tensor, relation: str) -> Tensor:
-    """`sum over s R t of decay^|s-t| x_s` along the last axis of `[N, T]`, by doubling the reach."""
+    """The sum of `decay^|s-t| x_s` over `s R t` along the tokens of `[N, T]`, by doubling reach."""
     x = torch.where(mask, x, 0.0)
     backward = relation in (">", ">=")
     x = x if backward else x.flip(-1)

@@ -61,7 +61,7 @@ INFIX: dict[str, tuple[str, int]] = {
 }  # fmt: skip
 RESERVED = {
     "torch", "math", "mask", "length", "row", "position", "prompt", "n_prompts", "group_size",
-    "dtype", "value", "weights", "reports", "prepare", "couple", "objective",
+    "dtype", "J", "weights", "reports", "prepare", "couple", "objective",
 }  # fmt: skip
 
 
@@ -239,6 +239,8 @@ class _Scope:
         match node:
             case Length() | Position():
                 return False
+            case Reduce("sum", ("p",), x) if x == ONE:
+                return False  # a number that every function may have
             case Column() | LogProb() | LogDist():
                 return node.indices == PROMPT
             case Unary("neg" | "not") | Where():
@@ -282,7 +284,7 @@ def _describe(node: Expr) -> str:
             return f"{op}_{inner}" if len(inner) < 16 and "_" not in inner else f"{op}_{over[0]}"
         case Binary("mul") if not node.current and _is_count(node):
             return "divisor"
-        case Where(m) if not node.current:
+        case Where() if not node.current:
             return "weight"
         case Binary("div"):
             return "scale" if not node.current else "share"
@@ -304,7 +306,7 @@ def _counted(node: Expr) -> str | None:
     if isinstance(node, Length):
         over, node = over + "t", ONE
     names = {"p": "n_prompts", "i": "group_size", "pi": "n_responses", "pit": "n_tokens"}
-    if isinstance(node, Where) and over:
+    if isinstance(node, Where) and node.a == ONE and node.b == ZERO and over:
         return f"kept_{names.get(over, 'count')}".replace("n_", "")
     return {**names, "it": "group_tokens"}.get(over) if node == ONE else None
 
@@ -364,18 +366,18 @@ class _Writer:
     ) -> Function:
         self._count(roots.values())
         value = self._total(roots["value tokens"], roots["value responses"])
-        self.lines.append(f"value = {value}")
+        self.lines.append(f"J = {value}")
         entries = []
         for leaf in weights:
             column = column_of(leaf) or ""
             entries.append(f'"{column}": {self._weight(roots[f"weight {column}"], leaf)}')
         self.lines.append(f"weights = {{{', '.join(entries)}}}")
-        totals = [
-            f'    "{name}": {self._total(roots[f"report {name} tokens"], roots[f"report {name} responses"])},'
-            for name in reports
-        ]
+        totals = []
+        for name in reports:
+            terms = roots[f"report {name} tokens"], roots[f"report {name} responses"]
+            totals.append(f'    "{name}": {self._total(*terms)},')
         self.lines.extend(["reports = {", *totals, "}"] if totals else ["reports = {}"])
-        self.lines.append("return value, weights, reports")
+        self.lines.append("return J, weights, reports")
         doc = "The value, its derivative by each trained input, and the reports, of these rows."
         return Function(self._header(doc), tuple(self.inputs.values()), ())
 

@@ -10,6 +10,7 @@ Two conventions make the weights of an objective readable, and the analyses over
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 
@@ -28,9 +29,11 @@ from objdsl.ir.nodes import (
     Where,
 )
 
-ZERO, ONE, HALF = Const(0.0), Const(1.0), Const(0.5)
+ZERO: Expr = Const(0.0)
+ONE: Expr = Const(1.0)
+HALF: Expr = Const(0.5)
 
-_UNARY = {
+_UNARY: dict[str, Callable[[float], float]] = {
     "abs": abs,
     "exp": math.exp,
     "log": math.log,
@@ -243,12 +246,13 @@ def _sizes(a: Expr, b: Expr) -> Expr:
     """A product of sizes, in one fixed order: equal divisors are then equal formulas."""
     parts = [*factors(a)[1], *factors(b)[1]]
     number = math.prod(part.value for part in parts if isinstance(part, Const))
-    rest = [part for part in parts if not isinstance(part, Const)]
+    rest: list[Expr] = [part for part in parts if not isinstance(part, Const)]
     rest.sort(key=lambda part: (len(part.indices), part.key))
     if number == 0:
         return ZERO
-    product = reduce(lambda x, y: Binary("mul", x, y), rest) if rest else const(number)
-    return Binary("mul", const(number), product) if rest and number != 1 else product
+    if number != 1 or not rest:
+        rest.insert(0, const(number))
+    return reduce(lambda x, y: Binary("mul", x, y), rest)
 
 
 def gather(a: Expr, b: Expr) -> Expr:

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
 from objdsl.ir.nodes import NODES, Expr, topological
 
-VERSION = 1
 _BASE = {field.name for field in dataclasses.fields(Expr)}
 
 
@@ -52,7 +51,7 @@ def _graph() -> TypeAdapter[Any]:
     graph = create_model(
         "Graph",
         __base__=_Strict,
-        version=(Literal[VERSION], VERSION),
+        version=(Literal[1], 1),
         nodes=(list[union], ...),
         roots=(dict[str, int], ...),
     )
@@ -62,7 +61,7 @@ def _graph() -> TypeAdapter[Any]:
 def dumps(roots: dict[str, Expr], *, indent: int | None = None) -> str:
     """Named formulas as one JSON text."""
     places: dict[Expr, int] = {}
-    nodes = []
+    nodes: list[BaseModel] = []
     for expr in topological(*roots.values()):
         values: dict[str, Any] = {"node": type(expr).__name__}
         for field in dataclasses.fields(expr):

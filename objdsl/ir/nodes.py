@@ -18,7 +18,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from hashlib import blake2b
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from objdsl.ir.indices import (
     RESPONSE,
@@ -86,7 +86,7 @@ class Expr:
 
     def rebuilt(self, children: dict[Expr, Expr]) -> Self:
         """The same node over other operands (those that `children` does not name stay)."""
-        changed = {
+        changed: dict[str, Any] = {
             name: children[value]
             for name in _own(type(self))
             if isinstance(value := getattr(self, name), Expr)

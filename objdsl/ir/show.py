@@ -290,7 +290,8 @@ LATEX_INFIX = {
 }  # fmt: skip
 LENGTH = "|y_i|"
 SUMS = {
-    "p": r"\sum_{x}", "i": r"\sum_{i=1}^{G}", "t": r"\sum_{t=1}^{|y_i|}", "v": r"\sum_{v \in \mathcal{V}}",
+    "p": r"\sum_{x}", "i": r"\sum_{i=1}^{G}", "t": r"\sum_{t=1}^{|y_i|}",
+    "v": r"\sum_{v \in \mathcal{V}}",
 }  # fmt: skip
 SIZES: dict[Indices, str] = {
     ("p",): "P", ("i",): "G", ("t",): LENGTH, ("v",): r"|\mathcal{V}|", ("p", "i"): "N",

@@ -1,0 +1,99 @@
+"""Wrong names, wrong indices, wrong shapes of a file: each a message that a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from objdsl import driver
+from objdsl.diagnostic import ObjectiveError
+from objdsl.render.terminal import render
+from objdsl.source import Source
+from objdsl.syntax.read import read
+
+GOOD = "maximize mean[p,i] (reward * sum[t] log(pi))"
+
+BROKEN = {
+    "unknown name": "maximize mean[p,i] (rewrd * sum[t] log(pi))",
+    "unknown function": "maximize mean[p,i,t] clp(pi / old, 0.8, 1.2)",
+    "unknown reduction": "maximize avg[p,i,t] log(pi)",
+    "unknown index": "maximize mean[p,i,q] log(pi)",
+    "reward has no token": "maximize mean[p,i] mean[t] reward",
+    "tokens left": "maximize mean[p,i] (reward * log(pi))",
+    "not a number": "A = reward - mean[i] reward\nmaximize mean[t] (A * log(pi))",
+    "inner index": "maximize mean[p] mean[i] (reward * log(pi))",
+    "empty mean": "maximize mean[p,i,t] -log(pi)",
+    "no gradient": "maximize mean[p,i,t] (sg(pi / old) * reward)",
+    "no policy": "maximize mean[p,i] reward",
+    "cycle": f"A = B + 1\nB = A\n{GOOD}",
+    "function of itself": f"def f(x) = f(x)\nA = f(1)\n{GOOD}",
+    "arguments": "maximize mean[p,i,t] clip(pi / old, 0.8)",
+    "function without arguments": "maximize mean[p,i,t] (log * pi)",
+    "condition": "maximize mean[p,i,t] (log(pi) if pi else 0)",
+    "defined twice": f"A = 1\nA = 2\n{GOOD}",
+    "reserved": f"pi = 2\n{GOOD}",
+    "default outside": f"param eps = 2 in (0, 1)\n{GOOD}",
+    "no goal": "A = reward",
+    "two goals": f"{GOOD}\n{GOOD}",
+    "keep tokens": f"keep p where reward > 0\n{GOOD}",
+    "keep responses": f"keep i where reward > 0\n{GOOD}",
+    "keep by policy": f"keep p where mean[i] mean[t] pi > 0.5\n{GOOD}",
+    "sampling option": f"sample from mu: temprature 1\n{GOOD}",
+    "sampling value": f"sample from mu: group 0\n{GOOD}",
+    "sampling policy": f"sample from nu: group 4\n{GOOD}",
+    "indexed data": "maximize mean[p,i] (reward[i] * sum[t] log(pi))",
+    "policy at a token": "maximize mean[p,i,t] log(pi[t])",
+    "given twice the index": f"given x[p,p]\n{GOOD}",
+    "leave one out of tokens": "maximize mean[p,i,t] (log(pi) * mean[j != i] log(pi))",
+    "t inside a running sum": "maximize mean[p,i,t] (log(pi) * sum[s >= t] t)",
+    "length": "maximize mean[p,i] (y * sum[t] log(pi))",
+    "several": "A = rewrd\nB = mean[t] reward\nmaximize mean[p,i] (A * B * pi)",
+    "unknown base": f"objective mine from grop\n{GOOD}",
+    "domain of an unknown column": f"given rewards in {{0, 1}}\n{GOOD}",
+}
+
+
+def messages(text: str) -> str:
+    with pytest.raises(ObjectiveError) as error:
+        driver.compile_source(Source("file.obj", text + "\n"))
+    assert all(d.span is not None for d in error.value.diagnostics)
+    return "\n".join(render(d) for d in error.value.diagnostics)
+
+
+def test_messages(golden: Callable[[str, str], None]) -> None:
+    """Every broken text above, and what a person reads."""
+    shown = [f"# {title}\n\n{text}\n\n{messages(text)}" for title, text in BROKEN.items()]
+    golden("elaborate/errors.txt", "\n\n".join(shown) + "\n")
+
+
+@pytest.mark.parametrize("title", BROKEN)
+def test_one_error_for_one_mistake(title: str) -> None:
+    with pytest.raises(ObjectiveError) as error:
+        driver.compile_source(Source("file.obj", BROKEN[title] + "\n"))
+    assert len(error.value.diagnostics) == (2 if title == "several" else 1)
+
+
+def test_a_chain_of_bases_may_not_close(tmp_path: Path) -> None:
+    (tmp_path / "a.obj").write_text(f"objective a from b\n{GOOD}\n")
+    (tmp_path / "b.obj").write_text("objective b from a\n")
+    with pytest.raises(ObjectiveError) as error:
+        driver.compile_source(read(tmp_path / "a.obj"))
+    assert error.value.diagnostics[0].name == "cyclic-base"
+
+
+def test_a_base_is_changed_by_name() -> None:
+    text = "objective mine from grpo\nparam eps = 0.1 in (0, 1)\nA = reward - mean[i] reward\n"
+    mine = driver.compile_source(Source("mine.obj", text))
+    plain = driver.compile_source(Source("g.obj", "objective g from grpo\n"))
+    assert mine.digest != plain.digest
+    assert {param.name: param.default for param in mine.params}["eps"] == 0.1
+    assert plain.digest == driver.compile_source(Source("h.obj", "objective h from grpo\n")).digest
+
+
+def test_doubling_functions_end_quickly() -> None:
+    lines = ["def f0(x) = x + x"]
+    lines += [f"def f{k}(x) = f{k - 1}(f{k - 1}(x))" for k in range(1, 30)]
+    text = "\n".join(lines) + "\nmaximize mean[p,i,t] f29(log(pi))\n"
+    assert "too large" in messages(text)

@@ -1,0 +1,89 @@
+"""clip_cov: The Entropy Mechanism of RL for Reasoning LMs (Clip-Cov), arXiv:2505.22617, section 4.2"""
+
+import torch
+
+
+def group_sum(x, segment, many):
+    """Sums within each group: `[n, ...]` to `[many, ...]`."""
+    return x.new_zeros(many, *x.shape[1:]).index_add_(0, segment, x)
+
+
+def group_mean(x, segment, many):
+    """Means within each group: `[n]` to `[many]`."""
+    return group_sum(x, segment, many) / group_sum(torch.ones_like(x), segment, many)
+
+
+def group_std(x, segment, many, ddof):
+    """Standard deviations within each group, with the sum of squares over `n - ddof`."""
+    square = (x - group_mean(x, segment, many)[segment]) ** 2
+    size = group_sum(torch.ones_like(x), segment, many)
+    return (group_sum(square, segment, many) / (size - ddof)).sqrt()
+
+
+def group_extreme(x, segment, many, reduce):
+    """The `amax`, `amin` or `prod` of each group."""
+    start = {"amax": -torch.inf, "amin": torch.inf, "prod": 1.0}[reduce]
+    out = x.new_full((many,), start)
+    return out.scatter_reduce_(0, segment, x, reduce, include_self=True)
+
+
+def pick_mask(chosen, noise, segment, many, fraction):
+    """A random part of the mask `chosen` `[n]`: those with the least noise, at most `fraction` of
+    each group."""
+    segment = torch.zeros_like(noise, dtype=torch.long) if segment is None else segment
+    order = torch.argsort(torch.where(chosen, noise, torch.inf), stable=True)
+    order = order[torch.argsort(segment[order], stable=True)]
+    size = group_sum(torch.ones_like(segment), segment, many)
+    taken = torch.ceil(fraction * size.double() - 1e-9).long().clamp(min=0)
+    first = size.cumsum(0) - size
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device) - first[segment[order]]
+    return chosen & (rank < taken[segment])
+
+
+def pick_tokens(chosen, noise, mask, segment, many, fraction):
+    """`pick_mask` of the tokens `[N, T]`, whose padding is a group of its own."""
+    flat = torch.where(mask, 0 if segment is None else segment[:, None], many).flatten()
+    chosen, noise = (mask & chosen).flatten(), torch.where(mask, noise, 0.0).flatten()
+    return pick_mask(chosen, noise, flat, many + 1, fraction).view_as(mask)
+
+
+def prepare(*, reward, prompt, n_prompts, length, group_size):
+    """Everything that does not depend on the policy, once for the whole optimizer step."""
+    mean_reward = group_mean(reward, prompt, n_prompts)
+    std_reward = group_std(reward, prompt, n_prompts, ddof=1)
+    A = (reward - mean_reward[prompt]) / (std_reward + 1e-06)[prompt]
+    n_tokens = length.sum()
+    return {
+        "A": A,
+        "n_tokens": n_tokens,
+        "x": A - (A * length).sum() / n_tokens,
+        "n_responses": len(prompt),
+    }
+
+
+def couple(
+    *,
+    x, log_pi, mask, prompt, n_prompts, n_tokens, low, high, fraction, noise, n_responses,
+):
+    """What couples responses through the current policy, once for the whole step."""
+    cov = x[:, None] * (log_pi - torch.where(mask, log_pi, 0.0).sum(-1).sum() / n_tokens)
+    drop = pick_tokens((cov > low) & (cov < high), noise, mask, None, 1, fraction)
+    max_i = group_extreme(torch.where(mask, cov, -torch.inf).amax(-1), prompt, n_prompts, "amax")
+    return {"drop": drop, "share": max_i.amax() / n_responses}
+
+
+def objective(*, drop, log_pi, log_old, A, eps, n_tokens, mask, dtype, share, length):
+    """The value, its derivative by each trained input, and the reports, of these rows."""
+    active = ~drop
+    r = (log_pi - log_old).exp()
+    surrogate = torch.minimum(r * A[:, None], torch.clamp(r, 1 - eps, 1 + eps) * A[:, None])
+    J = torch.where(mask, torch.where(active, surrogate, 0) / n_tokens, 0.0).sum()
+    active_2 = ~((A > 0)[:, None] & (r > 1 + eps) | (A < 0)[:, None] & (r < 1 - eps))
+    w = torch.where(active_2 & active, A[:, None] * r, 0) / n_tokens
+    weights = {"log_pi": torch.where(mask, w, 0.0)}
+    reports = {
+        "dropped": torch.where(mask, drop.to(dtype) / n_tokens, 0.0).sum(),
+        "cov_max": len(length) * share,
+    }
+    return J, weights, reports

@@ -1,0 +1,55 @@
+"""deepseek_v32: DeepSeek-V3.2, arXiv:2512.02556, section 3.1: GRPO made to scale"""
+
+import torch
+
+
+def group_sum(x, segment, many):
+    """Sums within each group: `[n, ...]` to `[many, ...]`."""
+    return x.new_zeros(many, *x.shape[1:]).index_add_(0, segment, x)
+
+
+def group_mean(x, segment, many):
+    """Means within each group: `[n]` to `[many]`."""
+    return group_sum(x, segment, many) / group_sum(torch.ones_like(x), segment, many)
+
+
+def prepare(*, reward, prompt, n_prompts, group_size, length):
+    """Everything that does not depend on the policy, once for the whole optimizer step."""
+    mean_reward = group_mean(reward, prompt, n_prompts)
+    A = reward - mean_reward[prompt]
+    return {
+        "A": A,
+        "divisor": (n_prompts * group_size)[prompt] * length,
+        "n_tokens": length.sum(),
+        "n_responses": len(prompt),
+        "x": mean_reward[prompt] - reward > 0,
+    }
+
+
+def objective(
+    *,
+    A, log_mu, log_pi, mask, length, delta, eps, beta, log_ref, divisor, x, dtype, n_tokens,
+    n_responses,
+):
+    """The value, its derivative by each trained input, and the reports, of these rows."""
+    x_2 = (A < 0) & (torch.where(mask, log_mu - log_pi, 0.0).sum(-1) / length > delta)
+    M = ~x_2
+    r = (log_pi - log_mu).exp()
+    surrogate = torch.minimum(r * A[:, None], torch.clamp(r, 1 - eps, 1 + eps) * A[:, None])
+    x_3 = log_ref - log_pi
+    ratio = x_3.exp()
+    k3 = ratio - x_3 - 1
+    share = (torch.where(M[:, None], surrogate, 0) - beta * r * k3) / divisor[:, None]
+    J = torch.where(mask, share, 0.0).sum()
+    x_4 = r > 1 + eps
+    x_5 = r < 1 - eps
+    active = ~((A > 0)[:, None] & x_4 | x[:, None] & x_5)
+    x_6 = torch.where(active & M[:, None], A[:, None], 0) - k3 * beta - beta * (1 - ratio)
+    w = r * x_6 / divisor[:, None]
+    weights = {"log_pi": torch.where(mask, w, 0.0)}
+    reports = {
+        "clip_fraction": torch.where(mask, (x_5 | x_4).to(dtype) / n_tokens, 0.0).sum(),
+        "masked": (x_2.to(dtype) / n_responses).sum(),
+        "kl_ref": torch.where(mask, r * k3 / n_tokens, 0.0).sum(),
+    }
+    return J, weights, reports

@@ -1,0 +1,47 @@
+"""grpo: DeepSeekMath (GRPO), arXiv:2402.03300, eq. 3"""
+
+import torch
+
+
+def group_sum(x, segment, many):
+    """Sums within each group: `[n, ...]` to `[many, ...]`."""
+    return x.new_zeros(many, *x.shape[1:]).index_add_(0, segment, x)
+
+
+def group_mean(x, segment, many):
+    """Means within each group: `[n]` to `[many]`."""
+    return group_sum(x, segment, many) / group_sum(torch.ones_like(x), segment, many)
+
+
+def group_std(x, segment, many, ddof):
+    """Standard deviations within each group, with the sum of squares over `n - ddof`."""
+    square = (x - group_mean(x, segment, many)[segment]) ** 2
+    size = group_sum(torch.ones_like(x), segment, many)
+    return (group_sum(square, segment, many) / (size - ddof)).sqrt()
+
+
+def prepare(*, reward, prompt, n_prompts, group_size, length):
+    """Everything that does not depend on the policy, once for the whole optimizer step."""
+    mean_reward = group_mean(reward, prompt, n_prompts)
+    std_reward = group_std(reward, prompt, n_prompts, ddof=1)
+    A = (reward - mean_reward[prompt]) / (std_reward + 0.0001)[prompt]
+    return {"A": A, "divisor": (n_prompts * group_size)[prompt] * length, "n_tokens": length.sum()}
+
+
+def objective(*, log_pi, log_old, A, eps, beta, log_ref, divisor, mask, dtype, n_tokens):
+    """The value, its derivative by each trained input, and the reports, of these rows."""
+    r = (log_pi - log_old).exp()
+    surrogate = torch.minimum(r * A[:, None], torch.clamp(r, 1 - eps, 1 + eps) * A[:, None])
+    x = log_ref - log_pi
+    ratio = x.exp()
+    k3 = ratio - x - 1
+    J = torch.where(mask, (surrogate - beta * k3) / divisor[:, None], 0.0).sum()
+    x_2 = r > 1 + eps
+    x_3 = r < 1 - eps
+    active = ~((A > 0)[:, None] & x_2 | (A < 0)[:, None] & x_3)
+    w = (torch.where(active, A[:, None] * r, 0) - beta * (1 - ratio)) / divisor[:, None]
+    weights = {"log_pi": torch.where(mask, w, 0.0)}
+    reports = {
+        "clip_fraction": torch.where(mask, (x_3 | x_2).to(dtype) / n_tokens, 0.0).sum(),
+    }
+    return J, weights, reports

@@ -1,0 +1,150 @@
+"""The Python face: losses that train, parts that add up, and input that is refused clearly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import objdsl
+
+
+def grpo_columns() -> dict[str, Any]:
+    torch.manual_seed(1)
+    return {
+        "mask": torch.arange(5) < torch.tensor([3, 5, 1, 2])[:, None],
+        "prompt": torch.tensor([9, 9, 4, 4]),
+        "reward": torch.tensor([1.0, 0.0, 0.5, 0.0]),
+        "log_old": -torch.rand(4, 5),
+        "log_ref": -torch.rand(4, 5),
+    }
+
+
+def test_the_gradient_of_the_loss_is_minus_the_weights() -> None:
+    objective = objdsl.load("grpo")
+    log_pi = (-torch.rand(4, 5)).requires_grad_()
+    step = objective.prepare(**grpo_columns())
+    out = objective(log_pi, step)
+    (3 * out.loss).backward()
+    value, w, _ = objective.weights(log_pi, step)
+    assert out.value == value == -out.loss
+    torch.testing.assert_close(log_pi.grad, -3 * w["log_pi"])
+    assert w["log_pi"][~step.mask].abs().max() == 0
+
+
+def test_one_call_equals_the_two_halves() -> None:
+    objective = objdsl.load("grpo")
+    log_pi = -torch.rand(4, 5)
+    halves = objective(log_pi, objective.prepare(**grpo_columns()))
+    assert objective(log_pi=log_pi, **grpo_columns()).loss == halves.loss
+
+
+def test_a_critic_gets_its_own_gradient() -> None:
+    objective = objdsl.load("ppo")
+    assert objective.live == ("log_pi", "value")
+    columns = grpo_columns()
+    columns["value_old"] = torch.randn(4, 5)
+    value = columns["value_old"].clone().requires_grad_()
+    out = objective(log_pi=-torch.rand(4, 5), value=value, **columns)
+    out.loss.backward()
+    assert value.grad is not None and value.grad.abs().sum() > 0
+    assert "critic_loss" in out.reports
+
+
+def test_parameters_have_names_and_domains() -> None:
+    assert objdsl.load("grpo", eps=0.1).params["eps"] == 0.1
+    with pytest.raises(ValueError, match="no parameter 'epz'; did you mean 'eps'"):
+        objdsl.load("grpo", epz=0.1)
+    with pytest.raises(ValueError, match=r"eps = 2 is outside \(0, 1\)"):
+        objdsl.load("grpo", eps=2)
+    one, other = objdsl.load("grpo"), objdsl.load("grpo", eps=0.1)
+    assert one.digest != other.digest and one.digest == objdsl.load("grpo").digest
+
+
+def test_an_unknown_name_has_a_near_one() -> None:
+    with pytest.raises(FileNotFoundError, match="did you mean `grpo`"):
+        objdsl.load("grppo")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reward": None}, r"reads the column 'reward' \[N\], which is missing"),
+        ({"log_old": torch.zeros(4, 4)}, r"the column 'log_old' .* must be \[4, 5\], not \[4, 4\]"),
+        ({"reward": torch.zeros(4, 1)}, r"'reward' .* must be \[4\], not \[4, 1\]"),
+        ({"reward": torch.zeros(4, dtype=torch.complex64)}, "must hold real numbers"),
+        ({"reward": "none"}, "'reward' is not a tensor"),
+        ({"reward": torch.tensor([0, float("nan"), 0, 0])}, r"'reward' is NaN at \[1\]"),
+        ({"mask": torch.zeros(4, 5, dtype=torch.bool)}, "response 0 is empty"),
+        ({"mask": torch.ones(4)}, r"mask must be \[N, T\]"),
+        ({"mask": None}, "give either mask .* or lengths"),
+        ({"prompt": [1, 2]}, r"prompt must be \[4\]"),
+        ({"prompt": [1, 1, 1, 2]}, "the prompt of response 3 has one response only"),
+    ],
+)
+def test_bad_columns(change: dict[str, Any], message: str) -> None:
+    columns = {**grpo_columns(), **change}
+    columns = {name: x for name, x in columns.items() if x is not None}
+    with pytest.raises(ValueError, match=message):
+        objdsl.load("grpo").prepare(**{"prompt": [0, 0, 0, 0], **columns})
+
+
+def test_a_nan_in_a_live_token_is_refused_and_in_padding_ignored() -> None:
+    objective = objdsl.load("grpo")
+    step = objective.prepare(**grpo_columns())
+    log_pi = -torch.rand(4, 5)
+    clean = objective(log_pi, step).loss
+    log_pi[2, 3] = float("nan")
+    assert objective(log_pi, step).loss == clean
+    log_pi[2, 0] = float("nan")
+    with pytest.raises(ValueError, match="log_pi is NaN in a live token"):
+        objective(log_pi, step)
+
+
+def test_trained_inputs_are_checked() -> None:
+    objective = objdsl.load("grpo")
+    step = objective.prepare(**grpo_columns())
+    with pytest.raises(ValueError, match=r"log_pi must be a float tensor \[4, 5\]"):
+        objective(torch.zeros(4, 6), step)
+    with pytest.raises(ValueError, match="needs the trained input 'log_pi'"):
+        objective(step=step)
+    with pytest.raises(ValueError, match="unknown input 'value'"):
+        objective(torch.zeros(4, 5), step, value=torch.zeros(4, 5))
+
+
+def test_a_coupled_objective_says_what_it_needs() -> None:
+    objective = objdsl.load("dpo")
+    assert objective.coupled and not objdsl.load("grpo").coupled
+    columns = {
+        "mask": torch.ones(4, 3, dtype=torch.bool),
+        "prompt": [0, 0, 1, 1],
+        "log_ref": -torch.rand(4, 3),
+        "chosen": torch.tensor([1.0, 0, 0, 1]),
+    }
+    step = objective.prepare(**columns)
+    log_pi = -torch.rand(4, 3)
+    with pytest.raises(ValueError, match=r"call `step = objective\.couple"):
+        objective(log_pi[:1], step[:1])
+    whole = objective(log_pi, step)
+    coupled = objective.couple(step, log_pi)
+    parts = [objective(log_pi[k : k + 1], coupled[k : k + 1]) for k in range(4)]
+    torch.testing.assert_close(sum(part.loss for part in parts), whole.loss)
+    with pytest.raises(ValueError, match="couple needs the whole step"):
+        objective.couple(step[:2], log_pi[:2])
+
+
+def test_holes_in_the_mask_are_refused_where_order_matters() -> None:
+    objective = objdsl.loads("objective o\nmaximize mean[p,i,t] (t * log(pi))\n")
+    mask = torch.tensor([[1, 0, 1]], dtype=torch.bool)
+    with pytest.raises(ValueError, match="mask must have no holes"):
+        objective.prepare(mask=mask, prompt=[0])
+    plain = objdsl.loads("objective o\ngiven c[p,i]\nmaximize mean[p,i,t] (c * log(pi))\n")
+    step = plain.prepare(mask=mask, prompt=[0], c=torch.ones(1))
+    assert plain(torch.ones(1, 3), step).value == 1
+
+
+def test_columns_of_a_prompt_must_agree() -> None:
+    objective = objdsl.loads("objective o\ngiven c[p]\nmaximize mean[p,i,t] (c * log(pi))\n")
+    with pytest.raises(ValueError, match="'c' differs between responses to one prompt"):
+        objective.prepare(mask=torch.ones(2, 1), prompt=[0, 0], c=torch.tensor([1.0, 2.0]))
