@@ -180,7 +180,7 @@ class ReportSection(Section):
     samples: Count = 3
     """Responses that are shown."""
     samples_every: Positive = 50
-    """Steps between two showings."""
+    """Steps between two showings; all responses of these steps go to `samples.jsonl`."""
 
 
 class CheckpointSection(Section):

@@ -1,0 +1,126 @@
+"""The responses of a step as tensors, and cutting them into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from objdsl.runtime.sampler import Response
+
+Rows = Tensor | slice
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N responses with their prompts.
+
+    Attributes:
+        tokens: `[N, L]`, prompt then response, padded on the right: what follows a token cannot
+            change it, so the padding needs no attention mask.
+        start: `[N]`, length of each prompt, which is where its response begins.
+        length: `[N]`, tokens of each response, EOS counted.
+        mask: `[N, T]`, where a response has a token; T is the longest of the whole step.
+        prompt: `[N]`, which responses share a prompt.
+        columns: what the objective may read, token columns `[N, T]` and response columns `[N]`.
+        kept: `[N, T, V]`, the words that top-p and top-k left to the sampler, or None for all.
+    """
+
+    tokens: Tensor
+    start: Tensor
+    length: Tensor
+    mask: Tensor
+    prompt: Tensor
+    columns: Mapping[str, Tensor]
+    kept: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __getitem__(self, rows: Rows) -> Batch:
+        """Some responses. T stays that of the whole; `tokens` loses columns that are all padding."""
+        start, length = self.start[rows], self.length[rows]
+        return Batch(
+            tokens=self.tokens[rows][:, : int((start + length).max())],
+            start=start,
+            length=length,
+            mask=self.mask[rows],
+            prompt=self.prompt[rows],
+            columns={name: column[rows] for name, column in self.columns.items()},
+            kept=None if self.kept is None else self.kept[rows],
+        )
+
+    def with_columns(self, columns: Mapping[str, Tensor]) -> Batch:
+        return replace(self, columns={**self.columns, **columns})
+
+    def micro_batches(self, size: int | None) -> list[Tensor]:
+        """Row indices in pieces of at most `size`, short responses together."""
+        if size is None or size >= len(self):
+            return [torch.arange(len(self))]
+        by_length = torch.argsort(self.start + self.length, stable=True)
+        return list(by_length.cpu().split(size))
+
+    def minibatches(self, count: int, seed: int) -> list[Tensor]:
+        """Row indices in `count` pieces of whole groups, shuffled by `seed`."""
+        if count == 1:
+            return [torch.arange(len(self))]
+        prompts = self.prompt.unique().cpu()
+        shuffled = prompts[
+            torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
+        ]
+        own = self.prompt.cpu()
+        return [torch.isin(own, part).nonzero()[:, 0] for part in shuffled.tensor_split(count)]
+
+
+def collate(
+    prompts: Sequence[Sequence[int]],
+    groups: Sequence[int],
+    responses: Sequence[Response],
+    columns: Mapping[str, Sequence[float]],
+    *,
+    vocabulary: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Batch:
+    """A step from its responses; `prompts`, `groups` and `columns` have an entry per response.
+
+    Response columns keep `dtype`; so do the sampler's log-probabilities, as `log_mu`.
+    """
+    start = torch.tensor([len(prompt) for prompt in prompts])
+    length = torch.tensor([len(response.tokens) for response in responses])
+    longest = int(length.max())
+    tokens = torch.zeros(len(prompts), int((start + length).max()), dtype=torch.long)
+    log_mu = torch.zeros(len(prompts), longest, dtype=dtype)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        sequence = [*prompt, *response.tokens]
+        tokens[row, : len(sequence)] = torch.tensor(sequence)
+        log_mu[row, : len(response.tokens)] = torch.tensor(response.log_probs, dtype=dtype)
+    per_response = {
+        name: torch.tensor(values, dtype=dtype, device=device) for name, values in columns.items()
+    }
+    truncated = torch.tensor([response.truncated for response in responses], device=device)
+    return Batch(
+        tokens=tokens.to(device),
+        start=start.to(device),
+        length=length.to(device),
+        mask=(torch.arange(longest) < length[:, None]).to(device),
+        prompt=torch.tensor(groups, device=device),
+        columns={**per_response, "truncated": truncated, "log_mu": log_mu.to(device)},
+        kept=_kept(responses, longest, vocabulary, device),
+    )
+
+
+def _kept(
+    responses: Sequence[Response], longest: int, vocabulary: int, device: torch.device
+) -> Tensor | None:
+    if any(response.kept is None for response in responses):
+        return None
+    kept = torch.zeros(len(responses), longest, vocabulary, dtype=torch.bool)
+    for row, response in enumerate(responses):
+        for position, words in enumerate(response.kept or ()):
+            kept[row, position, list(words)] = True
+    # Padding keeps everything: a row without any word has no distribution.
+    kept |= ~kept.any(-1, keepdim=True)
+    return kept.to(device)

@@ -1,0 +1,177 @@
+"""What a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from objdsl.runtime.models import Policy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PREFIX = "step-"
+TEMPORARY = ".writing-"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be gone on from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What has to be the same for a resumed run to be the same run."""
+
+    objective: str
+    task: str
+    model: str
+
+    def differences(self, other: Identity) -> list[str]:
+        mine, theirs = asdict(self), asdict(other)
+        return [
+            f"{name}: the checkpoint has {theirs[name]}, this run {mine[name]}"
+            for name in mine
+            if mine[name] != theirs[name]
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: steps that are done.
+        position: prompts that were taken from the task's order.
+        seconds: of training so far, for the log.
+    """
+
+    step: int
+    position: int
+    seconds: float
+
+
+def save(
+    folder: Path,
+    progress: Progress,
+    identity: Identity,
+    config: Mapping[str, Any],
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: torch.optim.Optimizer,
+    *,
+    keep: int,
+) -> Path:
+    """Writes `folder/step-000100`, whole or not at all, and drops all but the `keep` newest.
+
+    The weights are a Hugging Face folder: `from_pretrained` reads it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{PREFIX}{progress.step:06d}"
+    writing = folder / f"{TEMPORARY}{target.name}"
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir()
+    policy.model.save_pretrained(writing)
+    tokenizer.save_pretrained(writing)
+    if policy.critic is not None:
+        save_file(dict(policy.critic.state_dict()), writing / "critic.safetensors")
+    torch.save({"optimizer": optimizer.state_dict(), "rng": _rng()}, writing / "trainer.pt")
+    state = {"progress": asdict(progress), "identity": asdict(identity), "config": config}
+    (writing / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    for path in writing.iterdir():
+        _to_disk(path)
+    if target.exists():  # a run that went back, and came here again
+        shutil.rmtree(target)
+    os.rename(writing, target)
+    _to_disk(folder)
+    for old in all_of(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def _to_disk(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def all_of(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    found = [path for path in folder.glob(f"{PREFIX}*") if (path / "state.json").is_file()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint that was found, before its tensors are read."""
+
+    path: Path
+    progress: Progress
+    identity: Identity
+    config: Mapping[str, Any]
+
+    def restore(self, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+        """Puts weights, optimizer and random generators back, in place."""
+        stored = type(policy.model).from_pretrained(self.path, dtype=policy.model.dtype)
+        policy.model.load_state_dict(stored.state_dict())
+        if policy.critic is not None:
+            policy.critic.load_state_dict(load_file(self.path / "critic.safetensors"))
+        trainer = torch.load(self.path / "trainer.pt", map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(trainer["optimizer"])
+        _set_rng(trainer["rng"])
+
+
+def find(path: Path) -> Saved:
+    """A checkpoint at `path`, or the newest of the run at `path`.
+
+    Raises CheckpointError where there is none, or it cannot be read.
+    """
+    if not (path / "state.json").is_file():
+        checkpoints = all_of(path / "checkpoints")
+        if not checkpoints:
+            raise CheckpointError(f"{path} holds no checkpoint")
+        path = checkpoints[-1]
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        return Saved(
+            path,
+            Progress(**state["progress"]),
+            Identity(**state["identity"]),
+            state["config"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of this version: {error}") from None
+
+
+def _rng() -> dict[str, Any]:
+    kind, numbers, *rest = random.getstate()
+    name, keys, *numpy_rest = np.random.get_state(legacy=True)
+    state = {
+        "python": [kind, list(numbers), *rest],
+        "numpy": [name, [int(key) for key in keys], *(float(x) for x in numpy_rest)],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def _set_rng(state: Mapping[str, Any]) -> None:
+    kind, numbers, *rest = state["python"]
+    random.setstate((kind, tuple(numbers), *rest))
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), int(position), int(has_gauss), gauss))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

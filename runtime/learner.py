@@ -1,0 +1,279 @@
+"""The optimizer step: what the training engine says of a batch, the objective, AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from objdsl.objective import Objective, Step
+from objdsl.runtime.batch import Batch
+from objdsl.runtime.config import ConfigError, LearnerSection
+from objdsl.runtime.models import Policy, new_critic
+from objdsl.runtime.sampler import seed_of
+
+
+class TrainingError(RuntimeError):
+    """The numbers are not numbers any more."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an objective asks of the runtime, read off its columns.
+
+    Attributes:
+        trained: inputs that a gradient reaches, by the names of `Policy.columns`.
+        measured: columns of the policy as it was when the responses were sampled (`log_old`, ...),
+            with the name that `Policy.columns` has for each.
+        frozen: columns of frozen policies: name -> (policy, name in `Policy.columns`).
+        layers: internal policies: name -> layer.
+        given: response columns that must come from the task or the reward functions.
+        noise: whether `pick` draws a random subset of the tokens.
+    """
+
+    trained: tuple[str, ...]
+    measured: dict[str, str]
+    frozen: dict[str, tuple[str, str]]
+    layers: dict[str, int]
+    given: tuple[str, ...]
+    noise: bool
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(policy for policy, _ in self.frozen.values()))
+
+
+def needs_of(objective: Objective) -> Needs:
+    """Sorts the columns of an objective by where they come from."""
+    declared = {policy.name: policy for policy in objective.formula.policies}
+    policies = {"old", "ref", *declared}
+    measured, frozen, given = {}, {}, []
+    for name in objective.columns:
+        if name in objective.live or name in {"log_mu", "truncated", "reward", "noise"}:
+            continue
+        policy = name.removeprefix("log_").removesuffix("_dist")
+        kind = "log_pi_dist" if name.endswith("_dist") else "log_pi"
+        if name == "value_old":
+            measured[name] = "value"
+        elif not name.startswith("log_") or policy not in policies:
+            given.append(name)
+        elif policy in declared and declared[policy].layer is not None:
+            base = declared[policy].of
+            if base in {"pi", "old"}:
+                measured[name] = name
+            else:
+                frozen[name] = (str(base), name)
+        elif policy == "old":
+            measured[name] = kind
+        else:
+            frozen[name] = (policy, kind)
+    return Needs(
+        trained=objective.live,
+        measured=measured,
+        frozen=frozen,
+        layers={name: p.layer for name, p in declared.items() if p.layer is not None},
+        given=tuple(given),
+        noise="noise" in objective.columns,
+    )
+
+
+class Learner:
+    """A policy that learns from batches.
+
+    Args:
+        steps: of the whole run, for the schedule of the learning rate.
+        frozen: the policies that the objective compares with, by name.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        objective: Objective,
+        config: LearnerSection,
+        *,
+        steps: int,
+        frozen: Mapping[str, Policy],
+        seed: int = 0,
+    ) -> None:
+        self.policy = policy
+        self.objective = objective
+        self.needs = needs_of(objective)
+        self._config = config
+        self._steps = steps
+        self._frozen = frozen
+        self._seed = seed
+        for each in (policy, *frozen.values()):
+            each.layers = self.needs.layers
+        if "value" in self.needs.trained or "value" in self.needs.measured.values():
+            policy.critic = new_critic(policy.model)
+        missing = [name for name in self.needs.policies if name not in frozen]
+        if missing:
+            raise ConfigError(
+                [f"{objective.name} reads the policy `{missing[0]}`: set policies.{missing[0]}"]
+            )
+        self.optimizer = torch.optim.AdamW(
+            policy.parameters(),
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def learn(self, batch: Batch, step: int) -> dict[str, float]:
+        """One pass of the optimizer over the responses of a rollout; what it measured.
+
+        `step` counts rollouts from 0: it sets the learning rate and every random choice.
+        """
+        config = self._config
+        lr = learning_rate(config, step, self._steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        batch = batch.with_columns(self._prior_columns(batch, step))
+        once = config.minibatches * config.epochs == 1
+        # `old` is the policy of the first optimizer step. If there is no second, and the step fits
+        # in one forward pass, that pass gives both: the same numbers, computed once.
+        if not once or not self._fits(batch):
+            batch = batch.with_columns(self._measure(batch))
+        sums: defaultdict[str, float] = defaultdict(float)
+        counts: defaultdict[str, int] = defaultdict(int)
+        for epoch in range(config.epochs):
+            order = seed_of(self._seed, "minibatches", step, epoch)
+            for rows in batch.minibatches(config.minibatches, order):
+                part = batch if len(rows) == len(batch) else batch[rows]
+                for name, value in self._optimize(part, first=not counts).items():
+                    sums[name] += value
+                    counts[name] += 1
+        return {name: sums[name] / counts[name] for name in sums} | {"lr": lr}
+
+    # --- what does not change while the policy learns ----------------------------------------------
+
+    def _prior_columns(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Columns of frozen policies, and the random numbers of `pick`."""
+        found: dict[str, Tensor] = {}
+        for policy in self.needs.policies:
+            own = {column: kind for column, (p, kind) in self.needs.frozen.items() if p == policy}
+            said = self._no_grad(self._frozen[policy], batch, tuple(set(own.values())))
+            found |= {column: said[kind] for column, kind in own.items()}
+        if self.needs.noise:
+            # On the CPU, so that the choice is the same on every device.
+            generator = torch.Generator().manual_seed(seed_of(self._seed, "noise", step))
+            noise = torch.rand(batch.mask.shape, generator=generator)
+            found["noise"] = noise.to(batch.mask.device)
+        return found
+
+    def _measure(self, batch: Batch) -> dict[str, Tensor]:
+        """Columns of the policy before it learns from the batch."""
+        wanted = {"log_pi", "entropy", *self.needs.measured.values()}
+        return self._measured(self._no_grad(self.policy, batch, tuple(sorted(wanted))))
+
+    def _measured(self, said: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        columns = {column: said[kind].detach() for column, kind in self.needs.measured.items()}
+        return columns | {"rollout": said["log_pi"].detach(), "entropy": said["entropy"]}
+
+    def _no_grad(self, policy: Policy, batch: Batch, wanted: tuple[str, ...]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            pieces = batch.micro_batches(self._config.micro_batch)
+            if len(pieces) == 1:
+                return policy.columns(batch, wanted)
+            said = [policy.columns(batch[rows], wanted) for rows in pieces]
+        back = torch.argsort(torch.cat(pieces)).to(batch.mask.device)
+        return {name: torch.cat([part[name] for part in said])[back] for name in wanted}
+
+    # --- one optimizer step ------------------------------------------------------------------------
+
+    def _fits(self, batch: Batch) -> bool:
+        return self._config.micro_batch is None or len(batch) <= self._config.micro_batch
+
+    def _optimize(self, batch: Batch, first: bool) -> dict[str, float]:
+        """One step of AdamW on `batch`, which is all of it however it is cut."""
+        pieces = batch.micro_batches(self._config.micro_batch)
+        said: dict[str, Tensor] | None = None
+        if len(pieces) == 1:
+            fresh = "rollout" not in batch.columns
+            wanted = {*self.needs.trained, "log_pi", "entropy", *self.needs.measured.values()}
+            said = self.policy.columns(batch, wanted if fresh else self.needs.trained)
+            if fresh:
+                batch = batch.with_columns(self._measured(said))
+        step = self.prepare(batch)
+        if said is None:
+            step = self._coupled(step, batch, first)
+        self.optimizer.zero_grad()
+        totals: defaultdict[str, float] = defaultdict(float)
+        for rows in pieces:
+            whole = said is not None
+            live = (
+                said if said is not None else self.policy.columns(batch[rows], self.needs.trained)
+            )
+            out = self.objective(
+                step=step if whole else step[rows.to(batch.mask.device)],
+                **{name: live[name] for name in self.needs.trained},
+            )
+            out.loss.backward()  # type: ignore[no-untyped-call]
+            totals["objective"] += float(out.value)
+            for name, value in out.reports.items():
+                totals[name] += float(value)
+        totals["grad_norm"] = self._descend()
+        return dict(totals) | observed(batch)
+
+    def prepare(self, batch: Batch) -> Step:
+        """The objective's step of a batch that has all its columns."""
+        names = [name for name in self.objective.columns if name not in self.needs.trained]
+        present: dict[str, Any] = {n: batch.columns[n] for n in names if n in batch.columns}
+        return self.objective.prepare(prompt=batch.prompt, mask=batch.mask, **present)
+
+    def _coupled(self, step: Step, batch: Batch, first: bool) -> Step:
+        """With what responses in different micro-batches have to know of each other."""
+        at_hand = first and set(self.needs.trained) == {"log_pi"}
+        if at_hand:  # the policy has not moved since it was measured
+            return self.objective.couple(step, log_pi=batch.columns["rollout"])
+        if not self.objective.coupled:
+            return step
+        now = self._no_grad(self.policy, batch, self.needs.trained)
+        return self.objective.couple(step, **now)
+
+    def _descend(self) -> float:
+        """Clips the gradient and takes the step; the norm before clipping."""
+        limit = self._config.clip if self._config.clip is not None else math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit))
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"the norm of the gradient of {self.objective.name} is {norm}; the weights are "
+                "still those of the step before, and the last checkpoint is whole"
+            )
+        self.optimizer.step()
+        return norm
+
+
+def observed(batch: Batch) -> dict[str, float]:
+    """Means over the tokens of a batch: entropy, and how far the two engines are apart.
+
+    `kl_mu_old` estimates KL(mu || old) from the sampled tokens by k3, in nats a token; `mismatch`
+    is the mean of |log old - log mu|.
+    """
+    mask = batch.mask
+    found = {"entropy": float(batch.columns["entropy"][mask].mean())}
+    if "log_mu" in batch.columns:
+        log_ratio = (batch.columns["rollout"] - batch.columns["log_mu"])[mask]
+        found["kl_mu_old"] = float((log_ratio.exp() - 1 - log_ratio).mean())
+        found["mismatch"] = float(log_ratio.abs().mean())
+    return found
+
+
+def learning_rate(config: LearnerSection, step: int, steps: int) -> float:
+    """The rate of step `step`, counted from 0, of `steps`."""
+    rise = min(1.0, (step + 1) / (config.warmup + 1))
+    done = step / max(steps - 1, 1)
+    match config.schedule:
+        case "constant":
+            fall = 1.0
+        case "linear":
+            fall = 1 - (1 - config.final_lr) * done
+        case "cosine":
+            fall = config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * done)) / 2
+    return config.lr * rise * fall

