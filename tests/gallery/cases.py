@@ -1,0 +1,153 @@
+"""Random optimizer steps for the gallery, and what it takes to compare objectives on them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from direct import Array, Step
+
+from objdsl.emit.reference import Batch
+
+# Hyper-parameters under which the branches of a formula are all taken by random data; where a
+# file is not named here, its own defaults do that.
+PARAMS: dict[str, dict[str, float]] = {
+    "bupo": {"beta": 0.1},
+    "cispo": {"eps_high": 0.1},
+    "clip_cov": {"low": 0.01, "high": 0.3, "fraction": 0.15},
+    "dapo": {"L_max": 5, "L_cache": 3},
+    "deepseek_v32": {"beta": 0.1, "delta": 0.05},
+    "differential_smoothing": {"gamma_p": 0.1, "gamma_n": 0.2},
+    "dppo": {"delta": 0.05},
+    "dr_grpo": {"L": 12},
+    "dr_gspo": {"eps_low": 0.1, "eps_high": 0.1},
+    "dual_clip": {"c": 1.3, "beta": 0.1},
+    "geometric_mask": {"low": 0.9, "high": 1.1},
+    "gmpo": {"eps": 0.2},
+    "gspo": {"eps_low": 0.1, "eps_high": 0.1},
+    "gspo_token": {"eps_low": 0.1, "eps_high": 0.1},
+    "icepop": {"a": 0.8, "b": 1.2},
+    "ipo": {"beta": 0.5},
+    "kl_cov": {"fraction": 0.15},
+    "kto": {"lambda_d": 1.3, "lambda_u": 0.7, "beta": 0.8},
+    "mis": {"C": 1.2},
+    "ppo": {"gamma": 0.9, "beta": 0.1},
+    "reinforce": {"b": 0.3},
+    "reinforce_pp": {"beta": 0.1},
+    "sapo": {"tau_neg": 2.5},
+    "tis": {"C": 1.2},
+}
+
+POLICIES = ("pi", "old", "mu", "ref", "teacher", "inner", "inner_old")
+VOCABULARY = 3
+
+
+def random_step(seed: int) -> Step:
+    """Four prompts with 2 to 5 responses of 1 to 6 tokens, in mixed order.
+
+    Rewards are 0 or 1, so that they tie; those of one prompt are all equal, those of another are
+    fractions. Some tokens have exactly the same probability under all policies.
+    """
+    rng = np.random.default_rng(seed)
+    prompt = rng.permutation(np.repeat([3, 7, 8, 20], [2, 4, 5, 3])).tolist()
+    n = len(prompt)
+    lengths = rng.integers(1, 7, n)
+    reward = rng.integers(0, 2, n).astype(float)
+    for p, values in ((3, [1.0, 1.0]), (7, [0.25, 0.5, 1.0, 0.0])):
+        reward[[i for i in range(n) if prompt[i] == p]] = values
+
+    def tokens(scale: float) -> list[Array]:
+        return [scale * rng.normal(size=k) for k in lengths]
+
+    base = [-0.1 - rng.gamma(1.0, 0.7, size=k) for k in lengths]
+    same = [rng.random(k) < 0.15 for k in lengths]
+    logs = {
+        name: [np.where(s, x, x + d) for x, d, s in zip(base, tokens(0.25), same, strict=True)]
+        for name in POLICIES
+    }
+
+    def distributions() -> list[Array]:
+        logits = [rng.normal(size=(k, VOCABULARY)) for k in lengths]
+        return [x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in logits]
+
+    chosen = rng.integers(0, 2, n)
+    for p in set(prompt):
+        first, second = [i for i in range(n) if prompt[i] == p][:2]
+        chosen[[first, second]] = [1, 0]
+    value = tokens(1.0)
+    return Step(
+        prompt=prompt,
+        reward=reward,
+        now=logs["pi"],
+        **logs,
+        value=value,
+        value_old=[v + d for v, d in zip(value, tokens(0.3), strict=True)],
+        noise=[rng.random(k) for k in lengths],
+        greedy=np.array([{3: 0.5, 7: 0.0, 8: 1.0, 20: 0.25}[p] for p in prompt]),
+        chosen=chosen,
+        desirable=rng.integers(0, 2, n),
+        mismatched=(rng.random(n) < 0.3).astype(int),
+        pi_dist=distributions(),
+        ref_dist=distributions(),
+    )
+
+
+def columns(step: Step) -> dict[str, Any]:
+    """The step under the names that objdsl gives its columns; a column is a list of N rows."""
+    logs = {f"log_{name}": getattr(step, name) for name in POLICIES}
+    plain = ("reward", "value", "value_old", "noise", "greedy", "chosen", "desirable", "mismatched")
+    return {
+        **logs,
+        **{name: getattr(step, name) for name in plain},
+        "log_pi_dist": step.pi_dist,
+        "log_ref_dist": step.ref_dist,
+    }
+
+
+def batch(step: Step) -> Batch:
+    return Batch(step.prompt, step.lengths.tolist(), columns(step), VOCABULARY)
+
+
+def padded(step: Step) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The mask and the columns as tensors `[N, T]`, with garbage in the padding."""
+    longest = int(step.lengths.max())
+    mask = torch.arange(longest) < torch.tensor(step.lengths)[:, None]
+    found = {}
+    for name, rows in columns(step).items():
+        if np.ndim(rows[0]) == 0:
+            found[name] = torch.tensor(np.asarray(rows, dtype=np.float64))
+            continue
+        x = torch.full((len(rows), longest, *np.shape(rows[0])[1:]), torch.nan, dtype=torch.float64)
+        for i, row in enumerate(rows):
+            x[i, : len(row)] = torch.tensor(row)
+        found[name] = x
+    return mask, found
+
+
+FIELDS = {"log_pi": "pi", "log_inner": "inner", "value": "value", "log_pi_dist": "pi_dist"}
+
+
+def differences(function: Callable[[Step], float], step: Step, column: str) -> list[Array]:
+    """The derivative of a function of the step by each number of a trained column.
+
+    Central differences; `step.now` stays, so that what it enters is a constant.
+    """
+    h = 1e-6
+    found = []
+    for i, row in enumerate(getattr(step, FIELDS[column])):
+        slope = np.zeros_like(row)
+        for at in np.ndindex(row.shape):
+            sides = []
+            for sign in (1, -1):
+                moved = copy.copy(step)
+                rows = list(getattr(step, FIELDS[column]))
+                rows[i] = rows[i].copy()
+                rows[i][at] += sign * h
+                setattr(moved, FIELDS[column], rows)
+                sides.append(function(moved))
+            slope[at] = (sides[0] - sides[1]) / (2 * h)
+        found.append(slope)
+    return found

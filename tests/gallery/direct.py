@@ -1,0 +1,611 @@
+"""Every objective of the gallery once more, computed by hand from its paper.
+
+Plain NumPy over lists of responses, and nothing of objdsl: where a file of the gallery and a
+function here agree, two people have read the paper in the same way. Policies are log-probabilities
+of the sampled tokens. `b.now` is the trained policy as a constant, wherever a paper stops the
+gradient, so that differences of these functions are the gradients that the papers mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Array = np.ndarray
+PerToken = list[Array]
+Rows = list[int]
+
+
+@dataclass
+class Step:
+    """An optimizer step of N responses; a `PerToken` holds one array `[length]` a response."""
+
+    prompt: list[int]
+    reward: Array
+    pi: PerToken
+    now: PerToken
+    old: PerToken
+    mu: PerToken
+    ref: PerToken
+    teacher: PerToken
+    inner: PerToken
+    inner_old: PerToken
+    value: PerToken
+    value_old: PerToken
+    noise: PerToken
+    greedy: Array
+    chosen: Array
+    desirable: Array
+    mismatched: Array
+    pi_dist: PerToken = field(default_factory=list)
+    ref_dist: PerToken = field(default_factory=list)
+
+    @property
+    def rows(self) -> range:
+        return range(len(self.prompt))
+
+    @property
+    def groups(self) -> list[Rows]:
+        return [[i for i in self.rows if self.prompt[i] == p] for p in sorted(set(self.prompt))]
+
+    def group(self, i: int) -> Rows:
+        return next(group for group in self.groups if i in group)
+
+    @property
+    def lengths(self) -> Array:
+        return np.array([len(x) for x in self.pi])
+
+
+# --- what papers share ---------------------------------------------------------------------------
+
+
+def centred(b: Step) -> Array:
+    """A_i = R_i - mean R over the group."""
+    return np.array([b.reward[i] - np.mean(b.reward[b.group(i)]) for i in b.rows])
+
+
+def standardised(b: Step, eps: float = 1e-6, reward: Array | None = None) -> Array:
+    """A_i = (R_i - mean R) / (std R + eps) over the group, with the sample's std."""
+    R = b.reward if reward is None else reward
+    A = np.zeros(len(R))
+    for group in b.groups:
+        A[group] = (R[group] - R[group].mean()) / (R[group].std(ddof=1) + eps)
+    return A
+
+
+def leave_one_out(b: Step) -> Array:
+    """A_i = R_i - mean of the other rewards of the group."""
+    return np.array(
+        [b.reward[i] - np.mean(b.reward[[j for j in b.group(i) if j != i]]) for i in b.rows]
+    )
+
+
+def ratio(p: Array, q: Array) -> Array:
+    return np.exp(p - q)
+
+
+def clipped(r: Array, A: Array | float, low: float, high: float) -> Array:
+    """min(r A, clip(r) A)."""
+    return np.minimum(r * A, np.minimum(np.maximum(r, low), high) * A)
+
+
+def k1(p: Array, q: Array) -> Array:
+    return p - q
+
+
+def k2(p: Array, q: Array) -> Array:
+    return 0.5 * (p - q) ** 2
+
+
+def k3(p: Array, q: Array) -> Array:
+    return np.exp(q - p) - (q - p) - 1
+
+
+def sigmoid(x: Array | float) -> Array | float:
+    return 1 / (1 + np.exp(-x))
+
+
+def to_go(x: Array) -> Array:
+    return np.cumsum(x[::-1])[::-1]
+
+
+def mean_of_responses(b: Step, per_response: Callable[[int], float]) -> float:
+    """(1/N) sum_i, for all prompts together."""
+    return float(np.mean([per_response(i) for i in b.rows]))
+
+
+def mean_of_prompts(b: Step, per_response: Callable[[int], float]) -> float:
+    """E_x (1/G) sum_i."""
+    return float(np.mean([np.mean([per_response(i) for i in group]) for group in b.groups]))
+
+
+def mean_of_tokens(b: Step, per_token: Callable[[int], Array]) -> float:
+    """sum over all tokens of the step / their number."""
+    return float(np.concatenate([per_token(i) for i in b.rows]).mean())
+
+
+def mean_of_group_tokens(b: Step, per_token: Callable[[int], Array]) -> float:
+    """E_x sum_i sum_t / sum_i |y_i|."""
+    return float(
+        np.mean([np.concatenate([per_token(i) for i in group]).mean() for group in b.groups])
+    )
+
+
+def reinforced(b: Step, A: Array) -> float:
+    """(1/N) sum_i A_i log pi(y_i)."""
+    return mean_of_responses(b, lambda i: A[i] * b.pi[i].sum())
+
+
+# --- policy gradients without a ratio ------------------------------------------------------------
+
+
+def reinforce(step: Step, b: float) -> float:
+    return reinforced(step, step.reward - b)
+
+
+def rejection_sampling(b: Step) -> float:
+    right = [b.pi[i].sum() for i in b.rows if b.reward[i] == 1]
+    return sum(right) / len(b.rows)
+
+
+def rloo(b: Step) -> float:
+    return reinforced(b, leave_one_out(b))
+
+
+def remax(b: Step) -> float:
+    return reinforced(b, b.reward - b.greedy)
+
+
+def opo(b: Step) -> float:
+    baseline = [
+        np.dot(b.lengths[b.group(i)], b.reward[b.group(i)]) / b.lengths[b.group(i)].sum()
+        for i in b.rows
+    ]
+    return reinforced(b, b.reward - np.array(baseline))
+
+
+def kimi_k15(b: Step, tau: float) -> float:
+    A = centred(b)
+
+    def term(i: int) -> float:
+        log_ratio = (b.pi[i] - b.old[i]).sum()
+        return A[i] * b.pi[i].sum() - tau / 2 * log_ratio**2
+
+    return mean_of_prompts(b, term)
+
+
+# --- PPO -----------------------------------------------------------------------------------------
+
+
+def gae(b: Step, beta: float, gamma: float, lam: float) -> PerToken:
+    """By the recursion A_t = delta_t + gamma lam A_{t+1}, over token rewards."""
+    advantages = []
+    for i in b.rows:
+        n = len(b.pi[i])
+        rewards = -beta * (b.old[i] - b.ref[i])
+        rewards[-1] += b.reward[i]
+        A, later = np.zeros(n), 0.0
+        for t in reversed(range(n)):
+            following = b.value_old[i][t + 1] if t + 1 < n else 0.0
+            later = rewards[t] + gamma * following - b.value_old[i][t] + gamma * lam * later
+            A[t] = later
+        advantages.append(A)
+    return advantages
+
+
+def ppo(b: Step, eps: float, eps_v: float, beta: float, gamma: float, lam: float) -> float:
+    A = gae(b, beta, gamma, lam)
+    return mean_of_tokens(b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
+
+
+def ppo_critic(b: Step, eps: float, eps_v: float, beta: float, gamma: float, lam: float) -> float:
+    A = gae(b, beta, gamma, lam)
+
+    def loss(i: int) -> Array:
+        target, before = A[i] + b.value_old[i], b.value_old[i]
+        near = before + np.clip(b.value[i] - before, -eps_v, eps_v)
+        return 0.5 * np.maximum((b.value[i] - target) ** 2, (near - target) ** 2)
+
+    return mean_of_tokens(b, loss)
+
+
+def dual_clip(
+    b: Step, eps: float, eps_v: float, beta: float, gamma: float, lam: float, c: float
+) -> float:
+    A = gae(b, beta, gamma, lam)
+
+    def term(i: int) -> Array:
+        plain = clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps)
+        return np.where(A[i] < 0, np.maximum(plain, c * A[i]), plain)
+
+    return mean_of_tokens(b, term)
+
+
+def reinforce_pp(b: Step, eps: float, beta: float) -> float:
+    q = [b.reward[i] - beta * to_go(b.old[i] - b.ref[i]) for i in b.rows]
+    every = np.concatenate(q)
+    A = [(x - every.mean()) / (every.std(ddof=1) + 1e-8) for x in q]
+    return mean_of_tokens(b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
+
+
+# --- the family of GRPO --------------------------------------------------------------------------
+
+
+def grpo(
+    b: Step, eps: float, beta: float, low: float | None = None, high: float | None = None
+) -> float:
+    A = standardised(b, 1e-4)
+    low, high = low or 1 - eps, high or 1 + eps
+
+    def term(i: int) -> float:
+        surrogate = clipped(ratio(b.pi[i], b.old[i]), A[i], low, high)
+        return np.mean(surrogate - beta * k3(b.pi[i], b.ref[i]))
+
+    return mean_of_prompts(b, term)
+
+
+def log_clip(b: Step, eps: float, beta: float) -> float:
+    return grpo(b, eps, beta, low=np.exp(-eps), high=np.exp(eps))
+
+
+def dr_grpo(b: Step, eps: float, L: float) -> float:
+    A = centred(b)
+    return mean_of_prompts(
+        b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps).sum() / L
+    )
+
+
+def dapo(b: Step, eps_low: float, eps_high: float, L_max: float, L_cache: float) -> float:
+    def punishment(n: int) -> float:
+        if n <= L_max - L_cache:
+            return 0.0
+        return ((L_max - L_cache) - n) / L_cache if n <= L_max else -1.0
+
+    A = standardised(b, reward=b.reward + np.array([punishment(n) for n in b.lengths]))
+    kept = [group for group in b.groups if len(set(b.reward[group])) > 1]
+    per_prompt = []
+    for group in kept:
+        terms = [clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps_low, 1 + eps_high) for i in group]
+        per_prompt.append(sum(x.sum() for x in terms) / sum(len(x) for x in terms))
+    return float(np.mean(per_prompt)) if kept else 0.0
+
+
+def just_rl(b: Step, eps_low: float, eps_high: float) -> float:
+    A = standardised(b)
+    return mean_of_tokens(
+        b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps_low, 1 + eps_high)
+    )
+
+
+def lite_ppo(b: Step, eps: float) -> float:
+    A = centred(b) / (b.reward.std(ddof=1) + 1e-6)
+    return mean_of_tokens(b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
+
+
+def deepseek_v32(b: Step, eps: float, beta: float, delta: float) -> float:
+    A = centred(b)
+
+    def term(i: int) -> float:
+        r = ratio(b.pi[i], b.mu[i])
+        stale = A[i] < 0 and np.mean(b.mu[i] - b.pi[i]) > delta
+        surrogate = 0 if stale else clipped(r, A[i], 1 - eps, 1 + eps)
+        return np.mean(surrogate - beta * r * k3(b.pi[i], b.ref[i]))
+
+    return mean_of_prompts(b, term)
+
+
+def sapo(b: Step, tau_pos: float, tau_neg: float) -> float:
+    A = standardised(b)
+
+    def term(i: int) -> float:
+        tau = tau_pos if A[i] > 0 else tau_neg
+        return np.mean(4 / tau * sigmoid(tau * (ratio(b.pi[i], b.old[i]) - 1)) * A[i])
+
+    return mean_of_prompts(b, term)
+
+
+def cispo(b: Step, eps_high: float) -> float:
+    A = standardised(b)
+
+    def term(i: int) -> Array:
+        weight = np.minimum(ratio(b.now[i], b.old[i]), 1 + eps_high)
+        return weight * A[i] * b.pi[i]
+
+    return mean_of_group_tokens(b, term)
+
+
+def mini_rl(b: Step, eps_low: float, eps_high: float) -> float:
+    A = centred(b)
+
+    def term(i: int) -> float:
+        r = ratio(b.now[i], b.old[i])
+        stopped = (r > 1 + eps_high) if A[i] > 0 else (r < 1 - eps_low)
+        return np.sum(np.where(stopped, 0, ratio(b.pi[i], b.mu[i]) * A[i]))
+
+    return mean_of_responses(b, term)
+
+
+def dppo(b: Step, delta: float) -> float:
+    A = centred(b)
+
+    def term(i: int) -> Array:
+        moved = np.exp(b.now[i]) - np.exp(b.mu[i])
+        stopped = np.sign(A[i]) * moved > delta
+        return np.where(stopped, 0, ratio(b.pi[i], b.mu[i]) * A[i])
+
+    return mean_of_tokens(b, term)
+
+
+def differential_smoothing(b: Step, eps: float, gamma_p: float, gamma_n: float) -> float:
+    logp = np.array([x.sum() for x in b.old])
+    R = np.where(b.reward == 1, b.reward - gamma_p * logp, b.reward + gamma_n * logp)
+    A = standardised(b, reward=R)
+    return mean_of_prompts(
+        b, lambda i: np.mean(clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
+    )
+
+
+def bupo(b: Step, eps: float) -> float:
+    A = standardised(b, 1e-4)
+    return mean_of_prompts(
+        b, lambda i: np.mean(clipped(ratio(b.inner[i], b.inner_old[i]), A[i], 1 - eps, 1 + eps))
+    )
+
+
+# --- ratios of whole responses -------------------------------------------------------------------
+
+
+def geometric(p: Array, q: Array) -> float:
+    """(prod p / prod q)^(1/n)."""
+    return float((np.exp(p).prod() / np.exp(q).prod()) ** (1 / len(p)))
+
+
+def gspo(b: Step, eps_low: float, eps_high: float) -> float:
+    A = standardised(b)
+    return mean_of_prompts(
+        b, lambda i: clipped(geometric(b.pi[i], b.old[i]), A[i], 1 - eps_low, 1 + eps_high)
+    )
+
+
+def gspo_token(b: Step, eps_low: float, eps_high: float) -> float:
+    A = standardised(b)
+
+    def term(i: int) -> float:
+        s = geometric(b.now[i], b.old[i]) * np.exp(b.pi[i]) / np.exp(b.now[i])
+        return np.mean(clipped(s, A[i], 1 - eps_low, 1 + eps_high))
+
+    return mean_of_prompts(b, term)
+
+
+def dr_gspo(b: Step, eps_low: float, eps_high: float) -> float:
+    A = centred(b)
+
+    def term(i: int) -> float:
+        s = geometric(b.pi[i], b.old[i])
+        return len(b.pi[i]) * clipped(s, A[i], 1 - eps_low, 1 + eps_high)
+
+    return mean_of_prompts(b, term)
+
+
+def gmpo(b: Step, eps: float) -> float:
+    A = standardised(b)
+
+    def term(i: int) -> float:
+        sign, z = np.sign(A[i]), b.pi[i] - b.old[i]
+        z = sign * np.minimum(sign * z, np.clip(sign * z, -eps, eps))
+        return A[i] * np.exp(z.mean())
+
+    return mean_of_prompts(b, term)
+
+
+def vespo(b: Step, k_pos: float, k_neg: float, lam_pos: float, lam_neg: float) -> float:
+    A = standardised(b)
+
+    def term(i: int) -> float:
+        W = np.exp(b.now[i]).prod() / np.exp(b.mu[i]).prod()
+        k, lam = (k_pos, lam_pos) if A[i] >= 0 else (k_neg, lam_neg)
+        return W**k * np.exp(lam * (1 - W)) * A[i] * b.pi[i].sum()
+
+    return mean_of_prompts(b, term)
+
+
+# --- between the engines -------------------------------------------------------------------------
+
+
+def three_policies(b: Step, eps: float, weight: Callable[[Array, Array], Array | float]) -> float:
+    A = standardised(b)
+    return mean_of_tokens(
+        b,
+        lambda i: (
+            weight(b.old[i], b.mu[i]) * clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps)
+        ),
+    )
+
+
+def decoupled_ppo(b: Step, eps: float) -> float:
+    return three_policies(b, eps, ratio)
+
+
+def tis(b: Step, eps: float, C: float) -> float:
+    return three_policies(b, eps, lambda old, mu: np.minimum(ratio(old, mu), C))
+
+
+def mis(b: Step, eps: float, C: float) -> float:
+    def weight(old: Array, mu: Array) -> float:
+        W = np.exp(old - mu).prod()
+        return W if W <= C else 0.0
+
+    return three_policies(b, eps, weight)
+
+
+def geometric_mask(b: Step, eps: float, low: float, high: float) -> float:
+    return three_policies(b, eps, lambda old, mu: float(low <= geometric(old, mu) <= high))
+
+
+def icepop(step: Step, eps: float, beta: float, a: float, b: float) -> float:
+    A = standardised(step, 1e-4)
+
+    def term(i: int) -> float:
+        m = ratio(step.old[i], step.mu[i])
+        surrogate = clipped(ratio(step.pi[i], step.old[i]), A[i], 1 - eps, 1 + eps)
+        kept = np.where((a <= m) & (m <= b), m, 0)
+        return np.mean(kept * surrogate - beta * k3(step.pi[i], step.ref[i]))
+
+    return mean_of_prompts(step, term)
+
+
+# --- the entropy mechanism -----------------------------------------------------------------------
+
+
+def covariances(b: Step, A: Array) -> PerToken:
+    """(A - mean A)(log pi - mean log pi), the means over all tokens."""
+    mean_A = np.average(A, weights=b.lengths)
+    mean_log = np.concatenate(b.now).mean()
+    return [(A[i] - mean_A) * (b.now[i] - mean_log) for i in b.rows]
+
+
+def clip_cov(b: Step, eps: float, low: float, high: float, fraction: float) -> float:
+    A = standardised(b)
+    cov = covariances(b, A)
+    candidates = [
+        (b.noise[i][t], i, t) for i in b.rows for t in range(len(cov[i])) if low < cov[i][t] < high
+    ]
+    many = int(np.ceil(fraction * b.lengths.sum()))
+    dropped = {(i, t) for _, i, t in sorted(candidates)[:many]}
+
+    def term(i: int) -> Array:
+        surrogate = clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps)
+        return np.array([0 if (i, t) in dropped else x for t, x in enumerate(surrogate)])
+
+    return mean_of_tokens(b, term)
+
+
+def kl_cov(b: Step, beta: float, fraction: float) -> float:
+    A = standardised(b)
+    cov = covariances(b, A)
+    many = int(np.ceil(fraction * b.lengths.sum()))
+    border = sorted(np.concatenate(cov), reverse=True)[many - 1]
+
+    def term(i: int) -> Array:
+        log_ratio = b.pi[i] - b.old[i]
+        return np.exp(log_ratio) * A[i] - beta * np.where(cov[i] >= border, np.abs(log_ratio), 0)
+
+    return mean_of_tokens(b, term)
+
+
+# --- KL to the reference -------------------------------------------------------------------------
+
+
+def kl_in_loss(b: Step, beta: float, k: Callable[[Array, Array], Array]) -> float:
+    return rloo(b) - beta * mean_of_responses(b, lambda i: k(b.pi[i], b.ref[i]).sum())
+
+
+def kl_in_reward(b: Step, beta: float, k: Callable[[Array, Array], Array]) -> float:
+    A = leave_one_out(b)
+    return mean_of_responses(
+        b, lambda i: np.sum((A[i] - beta * to_go(k(b.old[i], b.ref[i]))) * b.pi[i])
+    )
+
+
+def kl_weighted(b: Step, beta: float, k: Callable[[Array, Array], Array], live: bool) -> float:
+    A = leave_one_out(b)
+
+    def term(i: int) -> float:
+        u = ratio(b.pi[i], b.mu[i])
+        weight = u if live else ratio(b.now[i], b.mu[i])
+        return np.sum(u * A[i] - beta * weight * k(b.pi[i], b.ref[i]))
+
+    return mean_of_responses(b, term)
+
+
+def kl_k1_loss(b: Step, beta: float) -> float:
+    return kl_in_loss(b, beta, k1)
+
+
+def kl_k2_loss(b: Step, beta: float) -> float:
+    return kl_in_loss(b, beta, k2)
+
+
+def kl_k3_loss(b: Step, beta: float) -> float:
+    return kl_in_loss(b, beta, k3)
+
+
+def kl_k1_reward(b: Step, beta: float) -> float:
+    return kl_in_reward(b, beta, k1)
+
+
+def kl_k2_reward(b: Step, beta: float) -> float:
+    return kl_in_reward(b, beta, k2)
+
+
+def kl_k3_reward(b: Step, beta: float) -> float:
+    return kl_in_reward(b, beta, k3)
+
+
+def kl_k1_is(b: Step, beta: float) -> float:
+    return kl_weighted(b, beta, k1, live=True)
+
+
+def kl_k2_is(b: Step, beta: float) -> float:
+    return kl_weighted(b, beta, k2, live=False)
+
+
+def kl_k3_is(b: Step, beta: float) -> float:
+    return kl_weighted(b, beta, k3, live=True)
+
+
+def kl_exact(b: Step, beta: float) -> float:
+    def kl(i: int) -> float:
+        return np.sum(np.exp(b.pi_dist[i]) * (b.pi_dist[i] - b.ref_dist[i]))
+
+    return rloo(b) - beta * mean_of_responses(b, kl)
+
+
+def on_policy_distillation(b: Step) -> float:
+    return mean_of_tokens(b, lambda i: ratio(b.pi[i], b.mu[i]) * (b.teacher[i] - b.now[i]))
+
+
+# --- preferences ---------------------------------------------------------------------------------
+
+
+def margins(b: Step, h: Array) -> Array:
+    """For each prompt, the h of its chosen responses less that of its rejected ones."""
+    pairs = []
+    for group in b.groups:
+        chosen = [h[i] for i in group if b.chosen[i]]
+        rejected = [h[i] for i in group if not b.chosen[i]]
+        pairs.append(np.mean(chosen) - np.mean(rejected))
+    return np.array(pairs)
+
+
+def log_ratios(b: Step) -> Array:
+    return np.array([(b.pi[i] - b.ref[i]).sum() for i in b.rows])
+
+
+def dpo(b: Step, beta: float) -> float:
+    return float(np.mean(np.log(sigmoid(beta * margins(b, log_ratios(b))))))
+
+
+def ipo(b: Step, beta: float) -> float:
+    return -float(np.mean((margins(b, log_ratios(b)) - 1 / (2 * beta)) ** 2))
+
+
+def simpo(b: Step, beta: float, gamma: float) -> float:
+    mean_log = np.array([x.mean() for x in b.pi])
+    return float(np.mean(np.log(sigmoid(beta * margins(b, mean_log) - gamma))))
+
+
+def kto(b: Step, beta: float, lambda_d: float, lambda_u: float) -> float:
+    h = log_ratios(b)
+    strangers = [(b.now[i] - b.ref[i]).sum() for i in b.rows if b.mismatched[i]]
+    z0 = max(np.mean(strangers), 0) if strangers else 0.0
+    values = [
+        lambda_d * sigmoid(beta * (h[i] - z0))
+        if b.desirable[i]
+        else lambda_u * sigmoid(beta * (z0 - h[i]))
+        for i in b.rows
+        if not b.mismatched[i]
+    ]
+    return float(np.mean(values))

@@ -1,0 +1,202 @@
+"""Each file of the gallery: what a reader sees of it, its value, its gradient, its tensors."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import cases
+import direct
+
+import objdsl
+from objdsl import driver, gallery
+from objdsl.differentiate import differentiate
+from objdsl.emit.reference import evaluate
+from objdsl.ir.nodes import Pick, Top
+from objdsl.ir.objective import Objective, column_of
+
+PUBLISHED = """
+    reinforce rejection_sampling rloo reinforce_pp remax ppo grpo dr_grpo dapo gspo gspo_token
+    dr_gspo sapo cispo gmpo mini_rl just_rl deepseek_v32 lite_ppo decoupled_ppo tis mis
+    geometric_mask icepop dual_clip log_clip clip_cov kl_cov differential_smoothing bupo opo dppo
+    kimi_k15 vespo on_policy_distillation dpo ipo simpo kto kl_k1_loss kl_k2_loss kl_k3_loss
+    kl_k1_reward kl_k2_reward kl_k3_reward kl_k1_is kl_k2_is kl_k3_is kl_exact
+""".split()
+
+SOURCE = re.compile(r"arXiv:\d{4}\.\d{5}|doi:\S+|https://\S+")
+MOST_LINES = 25
+
+entries = pytest.mark.parametrize("name", PUBLISHED)
+seeds = pytest.mark.parametrize("seed", [0, 1, 2])
+
+
+def formula(name: str) -> Objective:
+    return driver.compile_source(gallery.find(name))
+
+
+def params(objective: Objective) -> dict[str, float]:
+    defaults = {param.name: param.default for param in objective.params}
+    return {**defaults, **cases.PARAMS.get(objective.name, {})}
+
+
+def by_hand(name: str, step: direct.Step, values: dict[str, float]) -> float:
+    function = getattr(direct, name)
+    wanted = list(inspect.signature(function).parameters)[1:]
+    return function(step, **{key: values[key] for key in wanted if key in values})
+
+
+def test_the_gallery_is_complete() -> None:
+    assert {name for name in gallery.names() if "/" not in name} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", gallery.names())
+def test_reads_well(name: str) -> None:
+    """A name that is the file's, a paper at the head, one screen."""
+    text = gallery.find(name).text
+    header = text[: text.index("\nobjective ")]
+    assert SOURCE.search(header), "the header names no paper"
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert formula(name).name == name.rpartition("/")[2]
+    assert len(text.splitlines()) <= MOST_LINES
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", [*gallery.names(), gallery.PRELUDE])
+def test_is_laid_out_as_fmt_does(name: str) -> None:
+    layout = pytest.importorskip("objdsl.syntax.format")
+    from objdsl.syntax.parse import parse
+
+    source = gallery.find(name)
+    assert layout.format(parse(source)) == source.text
+
+
+@entries
+def test_parameters_are_used(name: str) -> None:
+    """A parameter that a file declares itself enters its formula (an inherited one need not)."""
+    objective = formula(name)
+    used = {param.name for param in objective.used_params}
+    own = re.findall(r"^param (\w+)", gallery.find(name).text, re.MULTILINE)
+    assert set(own) <= used
+
+
+@entries
+@seeds
+def test_value_is_that_of_the_paper(name: str, seed: int) -> None:
+    objective, step = formula(name), cases.random_step(seed)
+    values = params(objective)
+    (found,) = evaluate([objective.goal], cases.batch(step), values)
+    assert found == pytest.approx(by_hand(name, step, values), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["ppo", "dual_clip"])
+@seeds
+def test_critic_loss_is_that_of_the_paper(name: str, seed: int) -> None:
+    objective, step = formula(name), cases.random_step(seed)
+    values = params(objective)
+    assert objective.critic is not None
+    (found,) = evaluate([objective.critic], cases.batch(step), values)
+    critic = by_hand("ppo_critic", step, values)
+    assert found == pytest.approx(critic, rel=1e-12, abs=1e-12)
+
+
+@entries
+def test_gradient_is_that_of_the_paper(name: str) -> None:
+    """The derived weights against differences of the direct computation."""
+    objective, step = formula(name), cases.random_step(5)
+    values = params(objective)
+    weights = differentiate(objective.goal)
+    found = evaluate(list(weights.values()), cases.batch(step), values)
+    assert weights
+    for (leaf, weight), w in zip(weights.items(), found, strict=True):
+        column = column_of(leaf) or ""
+        slopes = cases.differences(lambda moved: by_hand(name, moved, values), step, column)
+        assert any(np.any(slope != 0) for slope in slopes)
+        for i, slope in enumerate(slopes):
+            here = w if weight.indices == () else w[i]
+            np.testing.assert_allclose(np.broadcast_to(here, slope.shape), slope, atol=2e-8)
+
+
+@entries
+def test_tensors_agree_with_the_formula(name: str) -> None:
+    """Value, weights and reports of the emitted PyTorch against the reference."""
+    objective = objdsl.load(name)
+    objective = objective.with_params(**cases.PARAMS.get(name, {}))
+    step = cases.random_step(7)
+    mask, columns = cases.padded(step)
+    live = {column: columns.pop(column) for column in objective.live}
+    prepared = objective.prepare(mask=mask, prompt=step.prompt, **columns)
+    value, weights, reports = objective.weights(step=prepared, **live)
+
+    ir = objective.formula
+    total = ir.goal
+    roots = [total, *(report.value for report in ir.reports)]
+    found = evaluate(roots, cases.batch(step), objective.params)
+    critic = [] if ir.critic is None else evaluate([ir.critic], cases.batch(step), objective.params)
+    assert float(value) == pytest.approx(found[0] - sum(critic), rel=1e-12)
+    for report, expected in zip(ir.reports, found[1:], strict=True):
+        assert float(reports[report.name]) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+    derived = differentiate(ir.goal)
+    for (leaf, weight), w in zip(
+        derived.items(),
+        evaluate(list(derived.values()), cases.batch(step), objective.params),
+        strict=True,
+    ):
+        for i, length in enumerate(step.lengths):
+            got = weights[column_of(leaf) or ""][i, :length]
+            here = w if weight.indices == () else w[i]
+            np.testing.assert_allclose(got, np.broadcast_to(here, got.shape), atol=1e-12)
+
+
+@entries
+def test_random_steps_take_every_branch(name: str) -> None:
+    """The steps above test a mask only if it holds somewhere and fails somewhere."""
+    objective = formula(name)
+    masks = [node for node in objective.nodes if node.boolean and node.indices]
+    for mask in masks:
+        taken = set()
+        for seed in range(8):
+            step = cases.random_step(seed)
+            (values,) = evaluate([mask], cases.batch(step), params(objective))
+            taken |= set(np.concatenate([np.atleast_1d(x) for x in values]).tolist())
+        assert taken == {True, False} or isinstance(mask, Pick | Top), repr(mask)
+
+
+def test_reports_say_what_their_names_say() -> None:
+    step = cases.random_step(3)
+    by_name = {report.name: report.value for report in formula("grpo").reports}
+    ratios = np.concatenate([np.exp(p - q) for p, q in zip(step.pi, step.old, strict=True)])
+    (found,) = evaluate([by_name["clip_fraction"]], cases.batch(step), {"eps": 0.2})
+    assert found == pytest.approx(np.mean((ratios < 0.8) | (ratios > 1.2)), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"gspo": {}, "gspo_token": {}, "sapo": {}, "gmpo": {}},
+        {"decoupled_ppo": {}, "tis": {}, "mis": {}, "geometric_mask": {}},
+        {"dr_gspo": {}, "dr_grpo": {"L": 1.0}},
+    ],
+    ids=["mean over tokens", "token mean of the step", "sum over tokens"],
+)
+def test_gradients_coincide_on_policy(same: dict[str, dict[str, float]]) -> None:
+    """With pi = old = mu, what tells these ratios, clips and masks apart is not there."""
+    step = cases.random_step(4)
+    step.old = step.mu = step.now = step.pi
+    found = []
+    for name, values in same.items():
+        objective = formula(name)
+        (weight,) = differentiate(objective.goal).values()
+        (w,) = evaluate([weight], cases.batch(step), {**params(objective), **values})
+        found.append(
+            np.concatenate([np.broadcast_to(x, k) for x, k in zip(w, step.lengths, strict=True)])
+        )
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-12)
