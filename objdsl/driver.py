@@ -39,3 +39,22 @@ def torch_source(formula: Objective, *, packed: bool = False) -> str:
     # The module would import torch; its text is enough.
     kernels = (files("objdsl.emit") / "kernels.py").read_text(encoding="utf-8")
     return emit(formula, "packed" if packed else "padded", kernels).source
+
+
+def mathematics(formula: Objective, *, weights: bool = False, latex: bool = False) -> str:
+    """An objective as people read it, or its gradient weights `w = dJ / dlog pi`."""
+    from objdsl.emit.torch_source import weights_of
+    from objdsl.ir import show
+
+    found = weights_of(formula) if weights else {}
+    return show.formula(formula.goal, found, formula.bindings, as_latex=latex)
+
+
+def ir(formula: Objective) -> str:
+    """The formulas of an objective as JSON: what is maximised, and its gradient weights."""
+    from objdsl.emit.torch_source import weights_of
+    from objdsl.ir import json
+    from objdsl.ir.objective import column_of
+
+    weights = {f"dJ/d{column_of(leaf)}": w for leaf, w in weights_of(formula).items()}
+    return json.dumps({"J": formula.goal, **weights}, indent=2)

@@ -15,7 +15,7 @@ from objdsl.cli.output import code
 from objdsl.source import Span
 from objdsl.syntax.parse import parse
 
-STAGES = ("tree", "torch")
+STAGES = ("tree", "ir", "weights", "torch")
 
 
 @click.command(epilog="Example: objdsl compile dapo --layout packed -o dapo.py")
@@ -24,7 +24,11 @@ STAGES = ("tree", "torch")
     "--stage",
     type=click.Choice(STAGES),
     default="torch",
-    help="Where to stop: the syntax tree (JSON) or PyTorch source (the default).",
+    help="Where to stop: the syntax tree or the IR (JSON), the gradient weights (mathematics), or "
+    "PyTorch source (the default).",
+)
+@click.option(
+    "--latex", is_flag=True, help="The formula in LaTeX; with --stage weights, its derivative."
 )
 @click.option(
     "--layout",
@@ -33,7 +37,7 @@ STAGES = ("tree", "torch")
     help="Token tensors [N, T] with a mask, or [M] with lengths.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead.")
-def compile(file: str, stage: str, layout: str, output: Path | None) -> None:
+def compile(file: str, stage: str, latex: bool, layout: str, output: Path | None) -> None:
     """Print what an objective compiles to.
 
     FILE is a file, a name of the gallery, or `-` for standard input.
@@ -41,6 +45,12 @@ def compile(file: str, stage: str, layout: str, output: Path | None) -> None:
     source = text(file)
     if stage == "tree":
         made, language = json.dumps(_plain(parse(source)), indent=2) + "\n", "json"
+    elif latex or stage == "weights":
+        formula = driver.compile_source(source)
+        made = driver.mathematics(formula, weights=stage == "weights", latex=latex)
+        language = "latex" if latex else "text"
+    elif stage == "ir":
+        made, language = driver.ir(driver.compile_source(source)) + "\n", "json"
     else:
         formula = driver.compile_source(source)
         made, language = driver.torch_source(formula, packed=layout == "packed"), "python"

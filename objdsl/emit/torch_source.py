@@ -463,7 +463,7 @@ class _Writer:
             return node in self.scope.names or self.uses.get(node, 0) > 1
         if isinstance(node, Reduce) and node.over == ("i",):
             return True
-        if node in self.scope.names or len(text) > 72:
+        if node in self.scope.names or len(text) > 60:
             return True
         if isinstance(node, Unary) and node.op == "not" and node.current:
             return True  # where the gradient passes: a reader looks for it

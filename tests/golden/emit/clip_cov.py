@@ -67,7 +67,8 @@ def couple(
     x, log_pi, mask, prompt, n_prompts, n_tokens, low, high, fraction, noise, n_responses,
 ):
     """What couples responses through the current policy, once for the whole step."""
-    cov = x[:, None] * (log_pi - torch.where(mask, log_pi, 0.0).sum(-1).sum() / n_tokens)
+    x_2 = log_pi - torch.where(mask, log_pi, 0.0).sum(-1).sum() / n_tokens
+    cov = x[:, None] * x_2
     drop = pick_tokens((cov > low) & (cov < high), noise, mask, None, 1, fraction)
     max_i = group_extreme(torch.where(mask, cov, -torch.inf).amax(-1), prompt, n_prompts, "amax")
     return {"drop": drop, "share": max_i.amax() / n_responses}
@@ -79,7 +80,8 @@ def objective(*, drop, log_pi, log_old, A, eps, n_tokens, mask, dtype, share, le
     r = (log_pi - log_old).exp()
     surrogate = torch.minimum(r * A[:, None], torch.clamp(r, 1 - eps, 1 + eps) * A[:, None])
     J = torch.where(mask, torch.where(active, surrogate, 0) / n_tokens, 0.0).sum()
-    active_2 = ~((A > 0)[:, None] & (r > 1 + eps) | (A < 0)[:, None] & (r < 1 - eps))
+    x_2 = (A > 0)[:, None] & (r > 1 + eps) | (A < 0)[:, None] & (r < 1 - eps)
+    active_2 = ~x_2
     w = torch.where(active_2 & active, A[:, None] * r, 0) / n_tokens
     weights = {"log_pi": torch.where(mask, w, 0.0)}
     reports = {

@@ -55,7 +55,8 @@ def objective(
     """The value, its derivative by each trained input, and the reports, of these rows."""
     r = (log_pi - log_old).exp()
     surrogate = torch.minimum(r * A[:, None], torch.clamp(r, 1 - eps_low, 1 + eps_high) * A[:, None])
-    J = torch.where(mask, torch.where(x[:, None], scale * surrogate, 0) / group_tokens[:, None], 0.0).sum()
+    share = torch.where(x[:, None], scale * surrogate, 0) / group_tokens[:, None]
+    J = torch.where(mask, share, 0.0).sum()
     x_3 = r > 1 + eps_high
     x_4 = r < 1 - eps_low
     active = ~((A > 0)[:, None] & x_3 | (A < 0)[:, None] & x_4)

@@ -32,24 +32,25 @@ def objective(
     n_responses,
 ):
     """The value, its derivative by each trained input, and the reports, of these rows."""
-    x_2 = (A < 0) & (torch.where(mask, log_mu - log_pi, 0.0).sum(-1) / length > delta)
-    M = ~x_2
+    x_2 = torch.where(mask, log_mu - log_pi, 0.0).sum(-1) / length > delta
+    x_3 = (A < 0) & x_2
+    M = ~x_3
     r = (log_pi - log_mu).exp()
     surrogate = torch.minimum(r * A[:, None], torch.clamp(r, 1 - eps, 1 + eps) * A[:, None])
-    x_3 = log_ref - log_pi
-    ratio = x_3.exp()
-    k3 = ratio - x_3 - 1
+    x_4 = log_ref - log_pi
+    ratio = x_4.exp()
+    k3 = ratio - x_4 - 1
     share = (torch.where(M[:, None], surrogate, 0) - beta * r * k3) / divisor[:, None]
     J = torch.where(mask, share, 0.0).sum()
-    x_4 = r > 1 + eps
-    x_5 = r < 1 - eps
-    active = ~((A > 0)[:, None] & x_4 | x[:, None] & x_5)
-    x_6 = torch.where(active & M[:, None], A[:, None], 0) - k3 * beta - beta * (1 - ratio)
-    w = r * x_6 / divisor[:, None]
+    x_5 = r > 1 + eps
+    x_6 = r < 1 - eps
+    active = ~((A > 0)[:, None] & x_5 | x[:, None] & x_6)
+    x_7 = torch.where(active & M[:, None], A[:, None], 0) - k3 * beta - beta * (1 - ratio)
+    w = r * x_7 / divisor[:, None]
     weights = {"log_pi": torch.where(mask, w, 0.0)}
     reports = {
-        "clip_fraction": torch.where(mask, (x_5 | x_4).to(dtype) / n_tokens, 0.0).sum(),
-        "masked": (x_2.to(dtype) / n_responses).sum(),
+        "clip_fraction": torch.where(mask, (x_6 | x_5).to(dtype) / n_tokens, 0.0).sum(),
+        "masked": (x_3.to(dtype) / n_responses).sum(),
         "kl_ref": torch.where(mask, r * k3 / n_tokens, 0.0).sum(),
     }
     return J, weights, reports

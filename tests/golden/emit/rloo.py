@@ -11,7 +11,8 @@ def group_sum(x, segment, many):
 def prepare(*, reward, prompt, n_prompts, group_size):
     """Everything that does not depend on the policy, once for the whole optimizer step."""
     sum_reward = group_sum(reward, prompt, n_prompts)
-    A = reward - (sum_reward[prompt] - reward) / (group_size - 1).clamp(min=1)[prompt]
+    scale = (sum_reward[prompt] - reward) / (group_size - 1).clamp(min=1)[prompt]
+    A = reward - scale
     n_responses = len(prompt)
     w = A / n_responses
     return {"A": A, "n_responses": n_responses, "w": w}
