@@ -478,7 +478,9 @@ class Objective:
         environment = {
             "n_prompts": len(unique),
             "group_size": torch.bincount(rank, minlength=len(unique)),
-            "first": torch.stack([(rank == k).nonzero()[0, 0] for k in range(len(unique))]),
+            "first": torch.full_like(unique, len(ids), dtype=torch.long).scatter_reduce(
+                0, rank, torch.arange(len(ids), device=rank.device), "amin"
+            ),
         }
         layout: Layout = "padded" if lengths is None else "packed"
         return Step(layout, size, mask, {}, {"prompt": rank}, {}, environment)
