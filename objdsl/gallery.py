@@ -84,7 +84,11 @@ def base(name: str, span: Span) -> Source:
     """
     asking = Path(span.source.name)
     local: list[str] = []
-    if asking.parent != Path(_BUNDLED):
+    if asking.is_relative_to(_BUNDLED):
+        neighbour = asking.with_name(name).relative_to(_BUNDLED).as_posix()
+        if neighbour in names():
+            return bundled(neighbour)
+    else:
         beside = asking.with_name(name + SUFFIX)
         if beside.is_file():
             return read(beside)
