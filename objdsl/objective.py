@@ -382,6 +382,8 @@ class Objective:
             **self._params(program.objective.inputs),
         }
         value, weights, reports = self._function(step.layout)(**arguments)
+        if value.device.type == "cpu" and value.isnan():
+            _find_nan(step, inputs)
         for name, x in inputs.items():
             if name in weights:
                 weights[name] = weights[name].to(x.dtype).expand(x.shape)
@@ -420,11 +422,7 @@ class Objective:
                 raise ValueError(
                     f"{name} must be a float tensor {list(wanted)}, not {x.dtype} {list(x.shape)}"
                 )
-            live = step.mask if step.layout == "padded" else torch.ones_like(x, dtype=torch.bool)
-            if x.device.type == "cpu" and bool(torch.isnan(x.detach())[live].any()):
-                raise ValueError(f"{name} is NaN in a live token")
-            mask = live if x.dim() == live.dim() else live[..., None]
-            found[name] = torch.where(mask, x, 0.0) if step.layout == "padded" else x
+            found[name] = x
         return found
 
     def _missing(self, name: str, column: Column, given: Mapping[str, Any]) -> str:
@@ -571,6 +569,20 @@ def _cleaned(
         where = [int(k) for k in torch.isnan(x).nonzero()[0]]
         raise ValueError(f"the column {name!r} is NaN at {where}")
     return x
+
+
+def _find_nan(step: Step, inputs: Mapping[str, Tensor]) -> None:
+    """Says which trained input holds the NaN that reached the value, if one does.
+
+    Looking only when there is one keeps the look out of every other step.
+    """
+    for name, x in inputs.items():
+        nan = torch.isnan(x)
+        if step.layout == "padded":
+            nan &= step.mask if x.dim() == 2 else step.mask[..., None]
+        if bool(nan.any()):
+            where = [int(k) for k in nan.nonzero()[0]]
+            raise ValueError(f"{name} is NaN in a live token, at {where}")
 
 
 def _stored(
