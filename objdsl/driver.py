@@ -29,7 +29,13 @@ def compile_source(source: Source) -> Objective:
 
 
 def _base(name: str, span: Span) -> tree.File:
-    return parse(gallery.base(name, span))
+    return _parsed(gallery.base(name, span))
+
+
+@cache
+def _parsed(source: Source) -> tree.File:
+    """Many objectives start from the same few."""
+    return parse(source)
 
 
 def torch_source(formula: Objective, *, packed: bool = False) -> str:

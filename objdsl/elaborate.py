@@ -908,9 +908,11 @@ class _Elaborator:
 
 
 def _located(expr: Expr, span: Span) -> Expr:
+    """The node with its place, if it has none yet. Leaves may be shared, so they are copied."""
     if expr.span is not None:
         return expr
-    expr = copy.copy(expr)
+    if next(expr.children, None) is None:
+        expr = copy.copy(expr)
     object.__setattr__(expr, "span", span)
     return expr
 

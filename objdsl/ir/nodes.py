@@ -95,16 +95,16 @@ class Expr:
         return replace(self, **changed) if changed else self
 
     def _digest(self) -> bytes:
-        digest = blake2b(type(self).__name__.encode(), digest_size=16)
+        state = [type(self).__name__.encode()]
         for name in _own(type(self)):
             value = getattr(self, name)
             if isinstance(value, Expr):
-                digest.update(b"e" + value.key)
+                state.append(value.key)
             elif isinstance(value, float):
-                digest.update(b"f" + struct.pack("<d", value))
+                state.append(struct.pack("<d", value))
             else:
-                digest.update(b"s" + repr(value).encode() + b";")
-        return digest.digest()
+                state.append(repr(value).encode())
+        return blake2b(b"\0".join(state), digest_size=16).digest()
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Expr) and self.key == other.key)
