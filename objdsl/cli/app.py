@@ -19,6 +19,7 @@ from objdsl.diagnostic import ObjectiveError, near
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Write": ("check", "fmt", "gallery"),
     "Compile": ("compile",),
+    "Train": ("train", "plot"),
     "Other": ("env",),
 }
 

@@ -1,0 +1,37 @@
+"""`objdsl plot`: the curves of one run, or of several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(epilog="Example: objdsl plot runs/grpo runs/dr_grpo --metric reward -o reward.svg")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("curves.png"),
+    show_default=True,
+    help="The picture: PNG, SVG or PDF.",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Draw this metric, and not all. May be repeated.",
+)
+def plot(runs: tuple[Path, ...], output: Path, metrics: tuple[str, ...]) -> None:
+    """Draw the metrics of training runs against the step, a panel each.
+
+    RUNS are the folders that `objdsl train` wrote.
+    """
+    from objdsl.runtime.plot import plot as draw
+
+    try:
+        click.echo(f"wrote {draw(runs, output, metrics)}")
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
