@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from objdsl import gallery
 from objdsl.elaborate import elaborate
@@ -11,6 +12,10 @@ from objdsl.ir.objective import Objective
 from objdsl.source import Source, Span
 from objdsl.syntax import tree
 from objdsl.syntax.parse import parse
+
+if TYPE_CHECKING:
+    from objdsl.differentiate import Leaf
+    from objdsl.ir.nodes import Expr
 
 
 @cache
@@ -47,20 +52,25 @@ def torch_source(formula: Objective, *, packed: bool = False) -> str:
     return emit(formula, "packed" if packed else "padded", kernels).source
 
 
+def derivatives(formula: Objective) -> dict[Leaf, Expr]:
+    """`w = dJ / dlog pi`, and the derivative by every other trained leaf."""
+    from objdsl.emit.torch_source import weights_of
+
+    return weights_of(formula)
+
+
 def mathematics(formula: Objective, *, weights: bool = False, latex: bool = False) -> str:
     """An objective as people read it, or its gradient weights `w = dJ / dlog pi`."""
-    from objdsl.emit.torch_source import weights_of
     from objdsl.ir import show
 
-    found = weights_of(formula) if weights else {}
+    found = derivatives(formula) if weights else {}
     return show.formula(formula.goal, found, formula.bindings, as_latex=latex)
 
 
 def ir(formula: Objective) -> str:
     """The formulas of an objective as JSON: what is maximised, and its gradient weights."""
-    from objdsl.emit.torch_source import weights_of
     from objdsl.ir import json
     from objdsl.ir.objective import column_of
 
-    weights = {f"dJ/d{column_of(leaf)}": w for leaf, w in weights_of(formula).items()}
-    return json.dumps({"J": formula.goal, **weights}, indent=2)
+    found = {f"dJ/d{column_of(leaf)}": w for leaf, w in derivatives(formula).items()}
+    return json.dumps({"J": formula.goal, **found}, indent=2)

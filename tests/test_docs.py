@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import doctest
+import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -23,7 +24,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COMMANDS = ROOT / "docs" / "commands.md"
 
 # A training run takes minutes: the documentation shows it, other tests run it.
-NOT_RUN = {"train", "bench"}
+NOT_RUN = {"train", "plot", "bench"}
 
 
 def _objective(example: Example) -> None:
@@ -49,7 +50,9 @@ def _command(arguments: list[str], expected: str) -> None:
         command = main.get_command(click.Context(main), arguments[0])
         assert command is not None
         command.make_context(arguments[0], arguments[1:])
-        return
+        if "--config" in arguments or arguments[0] != "train":
+            return
+        arguments = [*arguments, "--print-config"]
     result = CliRunner().invoke(main, arguments, prog_name="objdsl")
     assert not expected or doctest.OutputChecker().check_output(
         expected, result.output, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -92,12 +95,51 @@ def test_every_code_block_has_a_language() -> None:
         assert all(fences[::2]), f"{page.name} has a code block of no language"
 
 
-def test_every_command_is_documented(request: pytest.FixtureRequest) -> None:
-    """docs/commands.md is what `--help` prints; `make golden` writes it."""
-    reference = "\n".join(_reference())
-    if request.config.getoption("--update-golden"):
-        COMMANDS.write_text(reference, encoding="utf-8")
-    assert COMMANDS.read_text(encoding="utf-8") == reference
+def test_every_command_is_documented(compared: Compared) -> None:
+    """docs/commands.md is what `--help` prints."""
+    compared("commands.md", "\n".join(_reference()))
+
+
+def test_every_setting_and_metric_is_documented(compared: Compared) -> None:
+    """docs/training.md ends with the tables that the code holds."""
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    written, mark, _ = page.partition("## Settings\n")
+    compared("training.md", written + mark + "\n" + "\n".join(_tables()))
+
+
+Compared = Callable[[str, str], None]
+
+
+@pytest.fixture
+def compared(request: pytest.FixtureRequest) -> Compared:
+    """A page of `docs/` against what it ought to be; `make golden` writes it."""
+
+    def compare(name: str, text: str) -> None:
+        if request.config.getoption("--update-golden"):
+            (ROOT / "docs" / name).write_text(text, encoding="utf-8")
+        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text
+
+    return compare
+
+
+def _tables() -> Iterator[str]:
+    from objdsl.runtime.config import documented
+    from objdsl.runtime.report import DOCUMENTED
+
+    yield "| setting | default | |\n| --- | --- | --- |"
+    for name, default, meaning in documented():
+        shown = "" if default is None else f"`{json.dumps(default)}`"
+        yield f"| `--{name}` | {shown} | {_cell(meaning)} |"
+    yield "\n## Metrics\n"
+    yield "Each line of `metrics.jsonl` is a step: these, and every `report` of the objective.\n"
+    yield "| metric | |\n| --- | --- |"
+    for name, meaning in DOCUMENTED.items():
+        yield f"| `{name}` | {_cell(meaning)} |"
+    yield ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _reference() -> Iterator[str]:

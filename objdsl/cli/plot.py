@@ -8,7 +8,7 @@ import click
 
 
 @click.command(epilog="Example: objdsl plot runs/grpo runs/dr_grpo --metric reward -o reward.svg")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",

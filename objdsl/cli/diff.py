@@ -1,0 +1,38 @@
+"""`objdsl diff`: what two objectives differ in."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from objdsl import driver
+from objdsl.cli.inputs import text
+from objdsl.cli.output import has_color
+from objdsl.ir.diff import diff as differences
+
+
+@click.command(epilog="Example: objdsl diff grpo dr_grpo")
+@click.argument("a")
+@click.argument("b")
+def diff(a: str, b: str) -> None:
+    """Print what differs between two objectives, as mathematics.
+
+    A and B are files or names of the gallery. Definitions are compared by what they stand for;
+    layout, order and spare names do not count. Exit 0 if they are the same, 1 if not.
+    """
+    left, right = (driver.compile_source(text(name)) for name in (a, b))
+    changes = differences(left, right)
+    if not changes:
+        click.echo("the same objective")
+        return
+    color = has_color(sys.stdout)
+    for change in changes:
+        if change.left is not None:
+            click.secho(f"- {change.left}", fg="red" if color else None, color=color)
+        if change.right is not None:
+            click.secho(f"+ {change.right}", fg="green" if color else None, color=color)
+    same = [(side.used_params, side.sampling, driver.derivatives(side)) for side in (left, right)]
+    if same[0] == same[1]:
+        click.echo("the gradient is the same")
+    sys.exit(1)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from click.testing import Result
+
+Run = Callable[..., Result]
+
+BASE = """objective base
+A = reward - mean[i] reward
+r = pi / old
+maximize mean[p,i,t] (r * A)
+"""
+
+
+def _diff(run: Run, left: str, right: str) -> str:
+    Path("a.obj").write_text(left)
+    Path("b.obj").write_text(right)
+    result = run("diff", "a.obj", "b.obj")
+    assert result.exit_code == (0 if "the same objective" in result.output else 1)
+    return result.output
+
+
+def test_names_order_and_layout_do_not_count(run: Run) -> None:
+    other = """objective other  # under another name
+ratio = (pi
+    / old)
+spare = reward * 2
+maximize mean[p,i,t] (ratio * (reward - mean[i] reward))
+"""
+    assert _diff(run, BASE, other) == "the same objective\n"
+
+
+def test_a_definition_that_changed_is_one_pair_of_lines(run: Run) -> None:
+    printed = _diff(run, BASE, BASE.replace("reward - mean[i] reward", "reward - mean[p,i] reward"))
+    assert printed == (
+        "- A = reward - mean[i] reward\n"
+        "+ A = reward - mean[p,i] reward\n"
+    )  # fmt: skip
+
+
+def test_a_denominator_that_changed(run: Run) -> None:
+    printed = _diff(run, BASE, BASE.replace("mean[p,i,t]", "mean[p] mean[i] mean[t]"))
+    assert printed == (
+        "- maximize mean[p,i,t] (r * A)\n"
+        "+ maximize mean[p] mean[i] mean[t] (r * A)\n"
+    )  # fmt: skip
+
+
+def test_names_that_changed_places(run: Run) -> None:
+    swapped = BASE.replace("A", "B").replace("r = pi", "A = pi").replace("(r * B)", "(A * B)")
+    assert _diff(run, BASE, swapped) == "the same objective\n"
+    taken = BASE.replace("A", "B").replace("(r * B)", "(r * (A + B))") + "A = 2 * reward\n"
+    assert _diff(run, BASE, taken) == (
+        "+ A = 2 * reward\n"
+        "- maximize mean[p,i,t] (r * B)\n"
+        "+ maximize mean[p,i,t] (r * (A + B))\n"
+    )  # fmt: skip
+
+
+def test_values_may_differ_where_gradients_do_not(run: Run) -> None:
+    printed = _diff(run, BASE, BASE.replace("(r * A)", "(r * A + reward)"))
+    assert printed.endswith("the gradient is the same\n")
+
+
+def test_parameters_policies_and_sampling(run: Run) -> None:
+    left = "objective o\nparam c = 1 in [0, 2]\nmaximize mean[p,i,t] (c * pi * reward)\n"
+    right = left.replace("= 1 in", "= 2 in") + "sample from mu: group 8, keep_mask\n"
+    printed = _diff(run, left, right)
+    assert printed == (
+        "- param c = 1 in [0, 2]\n"
+        "+ param c = 2 in [0, 2]\n"
+        "+ sample group 8\n"
+        "+ sample keep_mask\n"
+    )  # fmt: skip
+
+
+def test_the_gallery_says_what_a_paper_changed(run: Run) -> None:
+    result = run("diff", "grpo", "dr_grpo")
+    assert result.exit_code == 1
+    assert "- A = (reward - mean[i] reward) / (std[i] reward + 0.0001)" in result.output
+    assert "+ A = reward - mean[i] reward" in result.output
