@@ -63,7 +63,7 @@ def mathematics(formula: Objective, *, weights: bool = False, latex: bool = Fals
     """An objective as people read it, or its gradient weights `w = dJ / dlog pi`."""
     from objdsl.ir import show
 
-    found = derivatives(formula) if weights else {}
+    found: dict[Expr, Expr] = {**derivatives(formula)} if weights else {}
     return show.formula(formula.goal, found, formula.bindings, as_latex=latex)
 
 
