@@ -40,7 +40,7 @@ class Batch:
         return len(self.start)
 
     def __getitem__(self, rows: Rows) -> Batch:
-        """Some responses. T stays that of the whole; `tokens` loses columns that are all padding."""
+        """Some responses. T stays as it is; `tokens` loses the columns that are all padding."""
         start, length = self.start[rows], self.length[rows]
         return Batch(
             tokens=self.tokens[rows][:, : int((start + length).max())],
@@ -60,13 +60,13 @@ class Batch:
         if size is None or size >= len(self):
             return [torch.arange(len(self))]
         by_length = torch.argsort(self.start + self.length, stable=True)
-        return list(by_length.cpu().split(size))
+        return list(torch.split(by_length.cpu(), size))  # type: ignore[no-untyped-call]
 
     def minibatches(self, count: int, seed: int) -> list[Tensor]:
         """Row indices in `count` pieces of whole groups, shuffled by `seed`."""
         if count == 1:
             return [torch.arange(len(self))]
-        prompts = self.prompt.unique().cpu()
+        prompts = torch.unique(self.prompt).cpu()
         shuffled = prompts[
             torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
         ]

@@ -44,7 +44,7 @@ class ModelSection(Section):
     """The policy, and what it starts from."""
 
     name: str = TINY
-    """`tiny` (a small Qwen3 made from a configuration, random weights), a Hugging Face id, or a folder."""
+    """`tiny` (a small Qwen3 with random weights), a Hugging Face id, or a folder."""
     revision: str | None = None
     """Commit or tag of a Hugging Face id."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
@@ -71,7 +71,7 @@ class TaskSection(Section):
     split: str = "train"
     """Split of a hub dataset that is trained on."""
     held_out_split: str | None = None
-    """Split that accuracy is measured on; without it, examples are held out of the training ones."""
+    """Split that accuracy is measured on; without it, a part of the training split."""
     held_out: Count = 500
     """How many examples accuracy is measured on. They are never trained on."""
     prompt: str = "prompt"
@@ -97,7 +97,7 @@ class SamplerSection(Section):
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """`auto` takes vLLM where it is installed."""
-    prompts: Positive = 32
+    prompts: Positive = 16
     """Prompts per step."""
     group: Positive | None = None
     """Responses per prompt; without it what the objective declares, else 8."""
@@ -148,7 +148,7 @@ class LearnerSection(Section):
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of the gradient; `null` leaves it as it is."""
     micro_batch: Positive | None = None
-    """Responses per forward pass; without it the whole step at once. Changes memory, never numbers."""
+    """Responses per forward pass; without it the whole step. Changes memory, never numbers."""
     minibatches: Positive = 1
     """Optimizer steps per pass over the sampled prompts; groups stay whole."""
     epochs: Positive = 1
@@ -203,7 +203,8 @@ class Config(Section):
     """Models of the objective's other policies (`teacher`), as a Hugging Face id or a folder.
     `ref` needs none: it is the policy as it was before the first step."""
     rewards: dict[str, float] = {"exact": 1.0}
-    """Reward functions and their weights: names (`exact`, `last_number`) or import paths (`package.module:function`)."""
+    """Reward functions and their weights: names (`exact`, `last_number`), or import paths such as
+    `package.module:function`."""
     seed: Count = 0
     """Of everything that is random."""
     steps: Positive = 200
@@ -222,7 +223,8 @@ class Config(Section):
     def _whole_heads(self) -> Config:
         if self.model.width % self.model.heads:
             raise ValueError(
-                f"model.width {self.model.width} is not a multiple of model.heads {self.model.heads}"
+                f"model.width {self.model.width} is not a multiple of "
+                f"model.heads {self.model.heads}"
             )
         return self
 
@@ -254,7 +256,9 @@ class _Given:
 def read_config(
     file: Path | None = None, flags: Sequence[str] = (), given: Mapping[str, Any] | None = None
 ) -> Config:
-    """The settings of a run: `flags` (`["--learner.lr", "1e-6"]`) over `given` over `file` over defaults.
+    """The settings of a run: `flags` over `given` over `file` over defaults.
+
+    Flags are as on the command line, `["--learner.lr", "1e-6"]`; keys of `given` are dotted.
 
     Raises ConfigError with every unknown key and every bad value.
     """

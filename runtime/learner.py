@@ -151,7 +151,7 @@ class Learner:
                     counts[name] += 1
         return {name: sums[name] / counts[name] for name in sums} | {"lr": lr}
 
-    # --- what does not change while the policy learns ----------------------------------------------
+    # --- what does not change while the policy learns ---------------------------------------------
 
     def _prior_columns(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Columns of frozen policies, and the random numbers of `pick`."""
@@ -185,7 +185,7 @@ class Learner:
         back = torch.argsort(torch.cat(pieces)).to(batch.mask.device)
         return {name: torch.cat([part[name] for part in said])[back] for name in wanted}
 
-    # --- one optimizer step ------------------------------------------------------------------------
+    # --- one optimizer step -----------------------------------------------------------------------
 
     def _fits(self, batch: Batch) -> bool:
         return self._config.micro_batch is None or len(batch) <= self._config.micro_batch

@@ -217,7 +217,7 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-# --- before the first step -------------------------------------------------------------------------
+# --- before the first step -----------------------------------------------------------------------
 
 
 def _compared(run: RunFolder, identity: Identity, config: Config, allow_changed: bool) -> list[str]:
@@ -264,7 +264,7 @@ def _warm_start_steps(config: Config, task: Task) -> int:
     return asked
 
 
-# --- what people read ------------------------------------------------------------------------------
+# --- what people read ----------------------------------------------------------------------------
 
 
 def _introduction(
@@ -310,7 +310,7 @@ def _last_line(config: Config, objective: Objective, run: RunFolder, halted: int
     return f"next: objdsl train {other}   then: objdsl plot {run.path} runs/{other}"
 
 
-# --- being stopped ---------------------------------------------------------------------------------
+# --- being stopped -------------------------------------------------------------------------------
 
 
 @dataclass

@@ -39,7 +39,8 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def vocabulary(self) -> int:

@@ -1,4 +1,4 @@
-"""What a run tells: a line of JSON per step, always; progress on a terminal, plain lines in a log."""
+"""What a run tells: a line of JSON per step; progress on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Report:
         """A line for people; above the progress, if there is one."""
         (self._bar.console if self._bar else self._console).print(Text(text, style))
 
-    # --- progress ----------------------------------------------------------------------------------
+    # --- progress ---------------------------------------------------------------------------------
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
         """Shows progress towards `total` steps until `end`."""
@@ -130,7 +130,7 @@ class Report:
     def warm_start(self, done: int, loss: float) -> None:
         self.progress(done, f"loss {loss:.3f}", "warm start")
 
-    # --- steps -------------------------------------------------------------------------------------
+    # --- steps ------------------------------------------------------------------------------------
 
     def step(self, metrics: Mapping[str, float], reports: Sequence[str]) -> None:
         """Writes a step's metrics, and shows the ones that people look at first."""

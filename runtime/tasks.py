@@ -1,4 +1,4 @@
-"""What is asked: prompts with what is needed to judge a response, from anywhere, in a fixed order."""
+"""What is asked: prompts, with what is needed to judge a response, in a fixed order."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Task:
 
 
 def load_task(config: TaskSection, seed: int) -> Task:
-    """The task that the settings name. Raises ConfigError where there is none, or it is unusable."""
+    """The task that the settings name. Raises ConfigError where there is none."""
     if config.name == ARITHMETIC:
         return _arithmetic(config, seed)
     path = Path(config.name)

@@ -88,7 +88,7 @@ class VllmSampler:
     ) -> None:
         self.name = vllm_version() or "vllm"
         self._config = config
-        self._model = model.share_memory()  # type: ignore[no-untyped-call]
+        self._model = model.share_memory()
         self._files = tempfile.TemporaryDirectory(prefix="objdsl-engine-")
         # The engine starts from the architecture and random numbers; every weight comes from here.
         model.config.save_pretrained(self._files.name)
@@ -144,7 +144,7 @@ class VllmSampler:
         try:
             self._send(call)
         except EngineDied:
-            pass  # `collect` finds the same, and restarts
+            self._kill()  # `collect` finds it gone, and restarts it
         return call
 
     def collect(self, call: tuple[Any, ...]) -> list[Response]:
@@ -194,7 +194,8 @@ class VllmSampler:
             raise EngineDied(f"its pipe is closed ({error})") from None
 
     def _receive(self, deadline: float) -> Any:
-        assert self._pipe is not None
+        if self._pipe is None:
+            raise EngineDied("its process is gone")
         try:
             if not self._pipe.poll(deadline):
                 raise EngineDied(f"no answer in {deadline:g} s")
@@ -203,7 +204,7 @@ class VllmSampler:
             raise EngineDied(f"its process ended ({type(error).__name__})") from None
         if kind == "error":
             # The request's fault, or the machine's, but not the engine's: again would be the same.
-            raise SamplerError(f"vLLM refused: {answer}")
+            raise SamplerError(f"vLLM refused: {answer} (its log is {self._engine.log})")
         return answer
 
     # --- death -----------------------------------------------------------------------------------
@@ -311,7 +312,12 @@ def _serve(pipe: Connection, engine: Engine) -> None:
     # Ctrl-C reaches the whole group of processes; when to stop is for the parent to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _log_to(engine.log)
-    llm = _make(engine)
+    try:
+        llm = _make(engine)
+    except Exception as error:
+        traceback.print_exc()
+        pipe.send(("error", f"the engine does not start: {type(error).__name__}: {error}"))
+        return
     weights: dict[str, Tensor] = {}
     pipe.send(("ready", None))
     while True:
@@ -319,17 +325,15 @@ def _serve(pipe: Connection, engine: Engine) -> None:
             call, *arguments = pipe.recv()
         except EOFError:
             return
+        answer: Any = None
         try:
             match call:
                 case "weights":
                     (weights,) = arguments
-                    answer = None
                 case "update":
-                    answer = _update(llm, weights)
+                    _update(llm, weights)
                 case "generate":
                     answer = _generate(llm, *arguments)
-                case _:
-                    raise ValueError(f"unknown call {call!r}")
         except Exception as error:
             traceback.print_exc()
             pipe.send(("error", f"{type(error).__name__}: {error}"))

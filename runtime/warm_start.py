@@ -54,7 +54,7 @@ def warm_start(
         logits = policy.model(input_ids=tokens[:, :-1].to(policy.device), use_cache=False).logits
         loss = F.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten().to(policy.device))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
-        progress(step + 1, float(loss))
+        progress(step + 1, float(loss.detach()))

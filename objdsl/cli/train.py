@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,6 +47,11 @@ from objdsl.diagnostic import near
 @click.option(
     "--print-config", is_flag=True, help="Print every setting with its meaning, and stop."
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what the run would be, try two steps with a tiny model, and stop.",
+)
 def train(
     arguments: tuple[str, ...],
     file: Path | None,
@@ -53,6 +59,7 @@ def train(
     resume: str | None,
     allow_changed: bool,
     print_config: bool,
+    dry_run: bool,
 ) -> None:
     """Train a model with an objective.
 
@@ -75,12 +82,21 @@ def train(
         click.echo(commented_yaml(config), nl=False)
         return
 
+    # Read by OpenMP when torch is imported. The threads of two engines take turns here; those that
+    # wait by spinning take the cores from those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from objdsl.runtime.checkpoint import CheckpointError
     from objdsl.runtime.learner import TrainingError
     from objdsl.runtime.loop import train as run
     from objdsl.runtime.sampler import SamplerError
 
     try:
+        if dry_run:
+            from objdsl.runtime.dry_run import dry_run as describe
+
+            for line in describe(config):
+                click.echo(line)
+            return
         result = run(config, resume=resume, allow_changed=allow_changed)
     except ConfigError as error:
         _fail(error.problems, 2)

@@ -1,0 +1,122 @@
+"""What a run would be, and two steps of it with a model that takes no time."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from objdsl.objective import Objective
+from objdsl.runtime import setup
+from objdsl.runtime.config import TINY, Config
+from objdsl.runtime.learner import Needs, needs_of
+from objdsl.runtime.loop import Result, train
+from objdsl.runtime.models import DTYPES
+from objdsl.runtime.tasks import load_task
+
+
+def dry_run(config: Config) -> Iterator[str]:
+    """Lines about a run, the last after two steps of it with a tiny model and no vLLM.
+
+    Raises what `train` raises. Nothing is left behind.
+    """
+    objective = setup.load_objective(config)
+    needs = needs_of(objective)
+    task = load_task(config.task, config.seed)
+    yield f"{objective.name}, from {config.objective}: digest {objective.digest}"
+    yield from _columns(objective, needs)
+    yield f"{task.name}: {len(task.train)} prompts to train on, {len(task.held_out)} held out"
+    yield from _arithmetic(config, objective, task.max_tokens)
+    yield from _memory(config, needs, len(task.alphabet) + 3)
+    others = [name for name in needs.policies if name != "ref"]
+    if others:
+        yield f"no step is tried: there is no tiny model in the place of `{others[0]}`"
+        return
+    result = _two_steps(config, needs)
+    yield f"two steps with a tiny model: {result.seconds:.1f} s, nothing went wrong"
+
+
+def _columns(objective: Objective, needs: Needs) -> Iterator[str]:
+    """Every column that the objective reads, and who makes it."""
+    for name in objective.columns:
+        if name in needs.trained:
+            origin = "the policy, with gradient"
+        elif name in needs.measured:
+            origin = "the policy, before it learns from the step"
+        elif name in needs.frozen:
+            origin = f"the frozen policy `{needs.frozen[name][0]}`"
+        elif name in {"log_mu", "truncated"}:
+            origin = "the sampler"
+        elif name == "noise":
+            origin = "the seed"
+        else:
+            origin = "the rewards" if name == "reward" else "the task or the rewards"
+        yield f"  {name:<16} {origin}"
+
+
+def _arithmetic(config: Config, objective: Objective, task_tokens: int) -> Iterator[str]:
+    group = setup.group_of(config, objective)
+    prompts, learner = config.sampler.prompts, config.learner
+    rows = prompts * group
+    yield (
+        f"a step: {prompts} prompts x {group} responses = {rows} responses "
+        f"of at most {config.sampler.max_tokens or task_tokens} tokens"
+    )
+    share = math.ceil(prompts / learner.minibatches) * group
+    micro = min(learner.micro_batch or share, share)
+    yield (
+        f"then {learner.epochs * learner.minibatches} steps of AdamW on {share} responses each, "
+        f"in {math.ceil(share / micro)} forward passes of at most {micro}"
+    )
+    yield f"{config.steps} steps: {config.steps * prompts} prompts, {config.steps * rows} responses"
+
+
+def _memory(config: Config, needs: Needs, tiny_vocabulary: int) -> Iterator[str]:
+    """Weights, gradients and optimizer; activations depend on the model too much to be guessed."""
+    count = _parameters(config, tiny_vocabulary)
+    if count is None:
+        yield f"memory: the configuration of {config.model.name} is not at hand"
+        return
+    size = DTYPES[config.model.dtype].itemsize
+    copies = {"weights": 1, "gradient": 1, "AdamW": 2, "frozen policies": len(needs.policies)}
+    parts = ", ".join(f"{name} {_bytes(n * count * size)}" for name, n in copies.items() if n)
+    yield f"memory of {count / 1e6:.3g} million weights: {parts}, without activations and vLLM"
+
+
+def _parameters(config: Config, tiny_vocabulary: int) -> int | None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if config.model.name == TINY:
+        width = config.model.width
+        return tiny_vocabulary * width + config.model.layers * (13 * width**2 + 2 * width) + width
+    try:
+        shape = AutoConfig.from_pretrained(config.model.name, revision=config.model.revision)
+    except (OSError, ValueError):
+        return None
+    with torch.device("meta"):
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _two_steps(config: Config, needs: Needs) -> Result:
+    with tempfile.TemporaryDirectory(prefix="objdsl-dry-run-") as folder:
+        layers = max([2, *(layer + 1 for layer in needs.layers.values())])
+        values = config.model_dump(mode="python")
+        values["steps"] = 2
+        values["output"] = Path(folder) / "run"
+        values["policies"] = {}
+        values["model"] |= {"name": TINY, "layers": layers, "width": 32, "heads": 2}
+        values["model"] |= {"device": "cpu", "revision": None}
+        values["task"] |= {"held_out": 8}
+        values["sampler"] |= {"engine": "transformers", "prompts": 4, "max_tokens": 8}
+        values["learner"] |= {"minibatches": min(4, config.learner.minibatches)}
+        values["warm_start"] |= {"steps": 0}
+        return train(Config.model_validate(values), console=Console(file=StringIO()))

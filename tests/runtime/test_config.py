@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from objdsl.runtime.config import (
+    Config,
+    ConfigError,
+    commented_yaml,
+    config_yaml,
+    documented,
+    read_config,
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "run.yaml"
+
+
+def test_flags_over_given_over_file_over_defaults(file: Path) -> None:
+    file.write_text("steps: 5\nseed: 5\nlearner:\n  lr: 1e-5\n  clip: null\n")
+    config = read_config(file, ["--steps", "7", "--learner.schedule=cosine"], {"seed": 6})
+    assert (config.steps, config.seed) == (7, 6)
+    assert config.learner.lr == 1e-5  # a text for YAML 1.1, which wants 1.0e-5
+    assert config.learner.clip is None
+    assert config.learner.schedule == "cosine"
+    assert config.sampler == Config().sampler
+
+
+def test_every_problem_has_its_place(file: Path) -> None:
+    file.write_text("learner:\n  lrr: 1e-6\n  lr: -1\nsamplr:\n  group: 8\ngroup: 4\n")
+    with pytest.raises(ConfigError) as caught:
+        read_config(file, ["--model.nme=gpt2"])
+    assert sorted(caught.value.problems) == [
+        "--model.nme: unknown setting `model.nme`; did you mean `model.name`?",
+        f"{file}:2: unknown setting `learner.lrr`; did you mean `learner.lr`?",
+        f"{file}:3: `learner.lr` is -1: input should be greater than 0",
+        f"{file}:4: unknown setting `samplr`; did you mean `sampler`?",
+        f"{file}:6: unknown setting `group`; did you mean `sampler.group`?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: [1\n", ":2: not YAML"),
+        ("- 1\n", ":1: settings are `key: value` lines"),
+        ("steps: 1\nseed: 2\nsteps: 3\n", ":3: `steps` is set twice, first at"),
+        ("steps: !!python/object/apply:os.getcwd []\n", "not YAML"),
+        ("model: {width: 100, heads: 3}\n", "not a multiple of"),
+        ("learner: {minibatches: 17}\n", "groups stay whole"),
+        ("learner: 3\n", "`learner` is 3"),
+    ],
+)
+def test_bad_files(file: Path, text: str, message: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message.replace("[", "\\[")):
+        read_config(file)
+
+
+@pytest.mark.parametrize("flags", [["steps", "3"], ["--steps"], ["--steps", "--seed", "1"]])
+def test_bad_flags(flags: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        read_config(None, flags)
+
+
+def test_an_unreadable_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(tmp_path / "none.yaml")
+
+
+def test_what_is_written_reads_back(file: Path) -> None:
+    config = read_config(None, ["--params.eps=0.3", "--output", "runs/x", "--learner.clip=null"])
+    for text in (config_yaml(config), commented_yaml(config)):
+        file.write_text(text)
+        assert read_config(file) == config
+
+
+def test_every_setting_is_documented() -> None:
+    assert [name for name, _, note in documented() if not note] == []

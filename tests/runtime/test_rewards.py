@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from objdsl.runtime.config import ConfigError
+from objdsl.runtime.rewards import Rewards
+
+
+def score(rewards: Rewards, completions: list[str], **columns: list[Any]) -> Any:
+    count = len(completions)
+    return rewards([""] * count, completions, [False] * count, columns)
+
+
+def test_named_rewards() -> None:
+    assert score(Rewards({"exact": 1}), ["46", " 46\n", "64"], answer=["46"] * 3).reward == [
+        1,
+        1,
+        0,
+    ]
+    said = ["so 1,234.50", "#### 42", "no number", "41 or 42"]
+    right = ["the answer is 1234.5", 42, "3", "#### 42"]
+    assert score(Rewards({"last_number": 2}), said, answer=right).reward == [2, 2, 0, 2]
+
+
+def test_import_path_and_extra_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_rewards.py").write_text(
+        "def short(*, completions, truncated, **_):\n"
+        "    sizes = [len(c) for c in completions]\n"
+        "    return {'reward': [-n for n in sizes], 'characters': sizes}\n"
+        "def nan(*, completions, **_):\n"
+        "    return [float('nan')] * len(completions)\n"
+        "def few(**_):\n"
+        "    return [1.0]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+    both = Rewards({"exact": 10, "my_rewards:short": 0.5})
+    scores = score(both, ["46", "4"], answer=["46", "46"])
+    assert scores.reward == [9, -0.5]
+    assert scores.columns == {
+        "reward_exact": [1, 0],
+        "reward_short": [-2, -1],
+        "characters": [2, 1],
+    }
+    with pytest.raises(ValueError, match="`my_rewards:nan: reward` is nan for response 0"):
+        score(Rewards({"my_rewards:nan": 1}), ["46"])
+    with pytest.raises(ValueError, match="has 1 values for 2 responses"):
+        score(Rewards({"my_rewards:few": 1}), ["46", "4"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("exct", "did you mean `exact`"),
+        ("nowhere.at_all:f", "cannot be imported"),
+        ("math:nothing", "cannot be imported"),
+        ("math:pi", "not a function"),
+    ],
+)
+def test_unknown_rewards(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Rewards({name: 1.0})

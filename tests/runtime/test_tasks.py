@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from objdsl.runtime.config import ConfigError, TaskSection
+from objdsl.runtime.tasks import character_tokenizer, chosen_at, encode, encode_all, load_task
+
+
+def test_arithmetic_is_right_and_its_parts_are_disjoint() -> None:
+    task = load_task(TaskSection(), seed=0)
+    assert len(task.held_out) == 500
+    assert not {e.text for e in task.held_out} & {e.text for e in task.train}
+    for example in task.train:
+        a, b = example.text.removesuffix("=").split("+")
+        assert int(a) + int(b) == int(example.columns["answer"])
+    assert task.digest == load_task(TaskSection(), seed=0).digest
+    assert task.digest != load_task(TaskSection(), seed=1).digest
+    assert task.digest != load_task(TaskSection(digits=3), seed=0).digest
+
+
+def test_the_pupil_forgets_to_carry() -> None:
+    task = load_task(TaskSection(forgotten_carry=1.0), seed=0)
+    assert task.demonstrate is not None
+    rng = random.Random(0)
+    written = {e.text: task.demonstrate(e, rng) for e in task.train}
+    assert written["57+68="] == "15"
+    assert written["12+34="] == "46"
+    diligent = load_task(TaskSection(forgotten_carry=0.0), seed=0)
+    assert diligent.demonstrate is not None
+    assert all(diligent.demonstrate(e, rng) == e.columns["answer"] for e in diligent.train)
+
+
+def test_characters_there_and_back() -> None:
+    tokenizer = character_tokenizer("0123456789+= \n")
+    text = "12 + 34=\n46"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert len(tokenizer(text)["input_ids"]) == len(text)
+    tokens = [*tokenizer("46")["input_ids"], tokenizer.eos_token_id]
+    assert tokenizer.decode(tokens, skip_special_tokens=True) == "46"
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    path = tmp_path / "task.jsonl"
+    rows = [{"question": f"{k}?", "answer": str(k), "hard": k % 2} for k in range(10)]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    task = load_task(TaskSection(name=str(path), prompt="question", held_out=2), seed=0)
+    assert (len(task.train), len(task.held_out)) == (8, 2)
+    example = task.train[0]
+    assert example.columns == {"answer": example.text[0], "hard": int(example.text[0]) % 2}
+    chat = load_task(TaskSection(name=str(path), prompt="question", chat=True), seed=0)
+    assert chat.train[0].prompt == [{"role": "user", "content": chat.train[0].prompt[0]["content"]}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{\n", ":1: not JSON"),
+        ("[1]\n", ":1: a row is an object"),
+        ('{"text": "a"}\n', "row 1: no column `prompt`"),
+        ('{"prompt": 3}\n', "neither a text nor a list of messages"),
+        ("", "no example"),
+    ],
+)
+def test_bad_jsonl(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "task.jsonl"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_task(TaskSection(name=str(path)), seed=0)
+
+
+def test_chats_need_a_template() -> None:
+    tokenizer = character_tokenizer("a")
+    from objdsl.runtime.tasks import Example
+
+    chat = Example([{"role": "user", "content": "a"}], {})
+    with pytest.raises(ConfigError, match="no chat template"):
+        encode(tokenizer, chat)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}a"
+    assert encode(tokenizer, chat) == (3, 3)
+
+
+def test_long_prompts_are_left_out() -> None:
+    task = load_task(TaskSection(digits=1), seed=0)
+    tokenizer = character_tokenizer(task.alphabet)
+    assert len(encode_all(tokenizer, task.train, 4)) == len(task.train)
+    assert encode_all(tokenizer, task.train, 3) == []
+
+
+def test_the_order_has_no_state() -> None:
+    straight = chosen_at(0, 25, 10, seed=3)
+    pieces = [k for p in range(0, 25, 5) for k in chosen_at(p, 5, 10, seed=3)]
+    assert straight == pieces
+    for epoch in (straight[:10], straight[10:20]):
+        assert sorted(epoch) == list(range(10))
+    assert straight[:10] != straight[10:20]
+    assert chosen_at(0, 10, 10, seed=4) != straight[:10]
