@@ -121,7 +121,15 @@ def elaborate(file: tree.File, prelude: tree.File, find: Find) -> Objective:
     Raises:
         ObjectiveError: with every error that was found.
     """
-    return _Elaborator(prelude, find).objective(file)
+    elaborator = _Elaborator(prelude, find)
+    try:
+        return elaborator.objective(file)
+    except RecursionError:
+        message = "the definitions of this file lean on each other too deeply"
+        where = file.statements[-1].span if file.statements else None
+        raise ObjectiveError(
+            [Diagnostic("too-large", CODES["too-large"], Severity.ERROR, message, where)]
+        ) from None
 
 
 class _Poisoned(Exception):
@@ -557,7 +565,7 @@ class _Elaborator:
                 near_to=(name.id, MEANING),
                 help="; ".join(f"{index}: {meaning}" for index, meaning in MEANING.items()),
             )  # fmt: skip
-        return name.id  # type: ignore[return-value]
+        return name.id
 
     # --- expressions -----------------------------------------------------------------------------
 

@@ -1,42 +1,182 @@
-"""What is wrong with a text, said to a person: one sentence, the place, and what was expected."""
+"""What is wrong with a text, said to a person: one sentence, the place, and what was expected.
+
+`objdsl.syntax.mistakes` says it of the tokens that the grammar cannot read.
+"""
 
 from __future__ import annotations
 
-from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+import re
+import unicodedata
+from pathlib import Path
 
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Diagnostic, Label, Severity, near
 from objdsl.source import Source, Span
-from objdsl.syntax.split import DEEPEST, Piece
+from objdsl.syntax.split import DEEPEST
+
+# One example of each statement: what a message shows when a statement went wrong.
+FORMS = {
+    "objective": "objective dr_grpo from grpo",
+    "param": "param eps = 0.2 in (0, 1)",
+    "policy": "policy inner = pi at layer 6",
+    "given": "given margin[p,i] in [0, inf)",
+    "def": "def k2(p, q) = log(q / p)^2 / 2",
+    "sample": "sample from mu: group 16, temperature 1",
+    "keep": "keep p where std[i] reward > 0",
+    "report": "report clip_fraction = mean[p,i,t] (r > 1 + eps)",
+    "maximize": "maximize mean[p] mean[i] mean[t] (r * A)",
+    "minimize": "minimize critic mean[p,i,t] (V - R)^2",
+}
 
 
-def _syntax(message: str, span: Span, under: str = "", help: str = "") -> Diagnostic:
-    return Diagnostic("syntax", "OBJ900", Severity.ERROR, message, span, under=under, help=help)
+def syntax(
+    message: str,
+    span: Span | None = None,
+    *,
+    under: str = "",
+    labels: tuple[Label, ...] = (),
+    help: str = "",
+) -> Diagnostic:
+    """A text that the grammar cannot read."""
+    return _error("syntax", "OBJ900", message, span, under=under, labels=labels, help=help)
 
 
-def empty(source: Source) -> Diagnostic:
-    return _syntax("the file holds no statement", Span(source, 0, 0))
+def _error(
+    name: str,
+    code: str,
+    message: str,
+    span: Span | None = None,
+    *,
+    under: str = "",
+    labels: tuple[Label, ...] = (),
+    help: str = "",
+) -> Diagnostic:
+    return Diagnostic(
+        name,
+        code,
+        Severity.ERROR,
+        _short(message),
+        span,
+        under=_short(under),
+        labels=labels,
+        help=_short(help),
+    )
 
 
-def too_deep(span: Span) -> Diagnostic:
-    return _syntax(f"nested deeper than {DEEPEST}", span)
+def _short(text: str) -> str:
+    """The text, in which no word that it quotes is longer than a line."""
+    return re.sub(r"(?<=`)([^`\s]{30})[^`\s]{10,}(?=`)", r"\1...", text)
+
+
+# --- the text as a whole -------------------------------------------------------------------------
+
+
+def unreadable(path: Path, error: OSError) -> Diagnostic:
+    reason = (error.strerror or "unknown reason").lower()
+    siblings = (other.name for other in sorted(path.parent.glob("*.obj")))
+    suggestion = near(path.name, siblings) if isinstance(error, FileNotFoundError) else None
+    return _error(
+        "unreadable-file",
+        "OBJ906",
+        f"`{path}` cannot be read: {reason}",
+        help=f"did you mean `{path.with_name(suggestion)}`?" if suggestion else "",
+    )
+
+
+def foreign(name: str, kind: str) -> Diagnostic:
+    return _error(
+        "not-an-objective",
+        "OBJ903",
+        f"`{name}` holds {kind}, not an objective",
+        help="save it as UTF-8" if "UTF-16" in kind else "an objective is a text in UTF-8",
+    )
+
+
+def mesh(span: Span) -> Diagnostic:
+    return _error(
+        "not-an-objective",
+        "OBJ903",
+        f"`{span.source.name}` holds a 3-D model (Wavefront OBJ), not an objective",
+        span,
+        help="the two formats share the suffix `.obj`, and nothing else",
+    )
+
+
+def not_utf8(name: str, content: bytes, error: UnicodeDecodeError) -> Diagnostic:
+    line = content.count(b"\n", 0, error.start) + 1
+    return _error(
+        "not-an-objective",
+        "OBJ903",
+        f"`{name}` is not a text in UTF-8: byte 0x{content[error.start]:02x} on line {line}",
+        help="save it as UTF-8",
+    )
+
+
+def too_large(source: Source, largest: int) -> Diagnostic:
+    return _error(
+        "too-large",
+        "OBJ904",
+        f"`{source.name}` is larger than {largest // 1024} KiB",
+        help="an objective fits on one screen; is this the right file?",
+    )
 
 
 def too_long(span: Span, longest: int) -> Diagnostic:
-    return _syntax(f"statement longer than {longest}", span)
+    first = Span(span.source, span.start, min(span.end, span.start + 1))
+    return _error(
+        "too-large",
+        "OBJ904",
+        f"this statement is longer than {longest // 1024} KiB",
+        first,
+        under="starts here",
+        help="bind its parts to names, `A = ...`, and use the names",
+    )
+
+
+def too_deep(span: Span) -> Diagnostic:
+    return _error(
+        "nested-too-deeply",
+        "OBJ905",
+        f"this formula nests deeper than {DEEPEST} levels",
+        span,
+        under=f"level {DEEPEST + 1}",
+        help="bind its parts to names, `A = ...`, and use the names",
+    )
+
+
+def empty(source: Source) -> Diagnostic:
+    return syntax(
+        f"`{source.name}` holds no statement",
+        help=f"start with `{FORMS['objective']}`, end with `{FORMS['maximize']}`",
+    )
+
+
+def invisible(span: Span) -> Diagnostic:
+    name = unicodedata.name(span.text, "control character").lower()
+    return syntax(
+        f"the text holds an invisible character, U+{ord(span.text):04X} ({name})",
+        span,
+        help="delete it: what a file says must be what its reader sees",
+    )
+
+
+# --- values that the grammar cannot judge --------------------------------------------------------
 
 
 def equal_in_binder(span: Span) -> Diagnostic:
-    return _syntax("`==` cannot stand in a binder", span)
+    return syntax(
+        "a reduction does not run over the elements that are equal to an index",
+        span,
+        help="the relations are `j != i` (the others), `s >= t`, `s > t`, `s <= t` and `s < t`",
+    )
 
 
 def out_of_range(span: Span) -> Diagnostic:
-    return _syntax(f"`{span.text}` is out of the range of numbers", span)
+    return syntax(f"`{span.text}` is too large for a number", span, help="write `inf`")
 
 
 def not_a_layer(span: Span) -> Diagnostic:
-    return _syntax("a layer is a whole number", span)
-
-
-def explain(source: Source, piece: Piece, error: UnexpectedInput) -> Diagnostic:
-    offset = piece.start + (error.pos_in_stream or 0)
-    return _syntax(f"unexpected text", Span(source, offset, offset + 1))
+    return syntax(
+        f"a layer is a whole number, not `{span.text}`",
+        span,
+        help=f"for example `{FORMS['policy']}`",
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -12,7 +11,7 @@ from lark.exceptions import UnexpectedInput
 
 from objdsl.diagnostic import Diagnostic, ObjectiveError
 from objdsl.source import Source, Span
-from objdsl.syntax import messages, tree
+from objdsl.syntax import messages, mistakes, tree
 from objdsl.syntax.grammar import grammar
 from objdsl.syntax.read import verify
 from objdsl.syntax.spelling import canonical
@@ -64,7 +63,7 @@ def _statement(source: Source, piece: Piece) -> tree.Statement:
     try:
         parsed = grammar().parse(source.text[piece.start : piece.end])
     except UnexpectedInput as error:
-        raise ObjectiveError([messages.explain(source, piece, error)]) from None
+        raise ObjectiveError([mistakes.explain(source, piece, error)]) from None
     return _build(parsed, source, piece.start)
 
 

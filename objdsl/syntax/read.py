@@ -1,16 +1,80 @@
-"""Bytes to text: `.obj` is the suffix of two other formats, and a file may come from anyone."""
+"""Files to text: a file may come from anyone, and `.obj` is the suffix of two other formats."""
 
 from __future__ import annotations
 
+import codecs
+import re
 from pathlib import Path
 
 from objdsl.diagnostic import ObjectiveError
-from objdsl.source import Source
+from objdsl.source import Source, Span
+from objdsl.syntax import messages
+
+# Bytes. No objective comes near this size; a longer text is a mistake or an attack.
+LARGEST = 256 * 1024
+
+_FOREIGN = {
+    b"\x7fELF": "object code (ELF)",
+    b"\xfe\xed\xfa": "object code (Mach-O)",
+    b"\xce\xfa\xed\xfe": "object code (Mach-O)",
+    b"\xcf\xfa\xed\xfe": "object code (Mach-O)",
+    b"\x64\x86": "object code (COFF for x86-64)",
+    b"\x4c\x01": "object code (COFF for x86)",
+    b"\x64\xaa": "object code (COFF for ARM64)",
+    b"\x00\x00\xff\xff": "object code (COFF)",
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+}
+
+# A vertex, a face or a material. One line is enough: no statement looks like any of them.
+_MESH = re.compile(
+    r"^[ \t]*(?:v[nt]?(?:[ \t]+[-+]?[\d.]\S*){2,}"
+    r"|f(?:[ \t]+-?\d+(?:/-?\d*){0,2}){3,}"
+    r"|(?:mtllib|usemtl)[ \t]+\S+)[ \t\r]*$",
+    re.MULTILINE,
+)
+
+# What an editor does not show, or shows in another place than where it stands.
+_INVISIBLE = re.compile(
+    r"[\x01-\x08\x0b\x0e-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
+)
 
 
 def read(path: str | Path) -> Source:
-    return Source(str(path), Path(path).read_text(encoding="utf-8"))
+    """The text of a file, which is UTF-8.
+
+    Raises ObjectiveError when the file cannot be read, is too large or holds something else.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except OSError as error:
+        raise ObjectiveError([messages.unreadable(path, error)]) from None
+    for magic, kind in _FOREIGN.items():
+        if content.startswith(magic):
+            raise ObjectiveError([messages.foreign(str(path), kind)])
+    whole = len(content) <= LARGEST
+    try:
+        # The limit may cut the last character in two, which is not that character's fault.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(content, final=whole)
+    except UnicodeDecodeError as error:
+        raise ObjectiveError([messages.not_utf8(str(path), content, error)]) from None
+    source = Source(str(path), text.replace("\r\n", "\n").replace("\r", "\n"))
+    verify(source)
+    if not whole:
+        raise ObjectiveError([messages.too_large(source, LARGEST)])
+    return source
 
 
 def verify(source: Source) -> None:
-    pass
+    """Raise ObjectiveError where a text is not worth parsing: not an objective, or too large."""
+    text = source.text
+    if "\0" in text:
+        raise ObjectiveError([messages.foreign(source.name, "binary data")])
+    if mesh := _MESH.search(text):
+        raise ObjectiveError([messages.mesh(Span(source, *mesh.span()))])
+    if len(text.encode("utf-8", "surrogatepass")) > LARGEST:
+        raise ObjectiveError([messages.too_large(source, LARGEST)])
+    if invisible := _INVISIBLE.search(text):
+        raise ObjectiveError([messages.invisible(Span(source, *invisible.span()))])

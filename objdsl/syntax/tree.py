@@ -123,9 +123,7 @@ class Reduction:
     span: Span = _span()
 
 
-Expression = (
-    Number | Name | Length | Unary | Binary | Conditional | Call | Indexed | Reduction
-)
+Expression = Number | Name | Length | Unary | Binary | Conditional | Call | Indexed | Reduction
 
 
 # --- statements ----------------------------------------------------------------------------------
@@ -255,9 +253,7 @@ class Goal:
     span: Span = _span()
 
 
-Statement = (
-    Header | Param | Policy | Given | Def | Let | Sample | Keep | Report | Goal
-)
+Statement = Header | Param | Policy | Given | Def | Let | Sample | Keep | Report | Goal
 
 
 @dataclass(frozen=True, slots=True)

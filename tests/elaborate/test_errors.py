@@ -97,3 +97,15 @@ def test_doubling_functions_end_quickly() -> None:
     lines += [f"def f{k}(x) = f{k - 1}(f{k - 1}(x))" for k in range(1, 30)]
     text = "\n".join(lines) + "\nmaximize mean[p,i,t] f29(log(pi))\n"
     assert "too large" in messages(text)
+
+
+@pytest.mark.parametrize("many", [300, 5_000])
+def test_a_long_chain_of_names_ends_quickly(many: int) -> None:
+    chain = [f"x{k} = x{k + 1} + 1" for k in range(many)]
+    text = "\n".join([*chain, f"x{many} = reward", "maximize mean[p,i] (x0 * sum[t] log(pi))"])
+    try:
+        formula = driver.compile_source(Source("file.obj", text + "\n"))
+    except ObjectiveError as error:
+        assert error.diagnostics[0].name == "too-large"
+    else:
+        assert driver.torch_source(formula)

@@ -1,0 +1,264 @@
+"""The one layout of a text: what `objdsl fmt` writes. Comments stay, and so does the formula."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from objdsl.syntax import tree
+from objdsl.syntax.tree import Expression
+
+WIDTH = 100
+INDENT = 4
+
+# How tightly a piece of text holds together; brackets go around what is looser than its place.
+IF, OR, AND, NOT, COMPARE, PLUS, TIMES, SIGN, POWER, APPLY, ATOM = range(11)
+
+_LEVELS = {
+    "or": OR, "and": AND, "<": COMPARE, "<=": COMPARE, ">": COMPARE, ">=": COMPARE, "==": COMPARE,
+    "!=": COMPARE, "+": PLUS, "-": PLUS, "*": TIMES, "/": TIMES, "^": POWER,
+}  # fmt: skip
+
+
+def format(file: tree.File) -> str:
+    """The canonical text of a file.
+
+    Parsing it gives the same tree, and formatting that gives the same text. One blank line is kept
+    where there were any; a comment inside a statement moves in front of it.
+    """
+    lines: list[str] = []
+    previous_end = 0
+    for item in _items(file):
+        if lines and item.line > previous_end + 1:
+            lines.append("")
+        lines += [_comment(comment) for comment in item.inside]
+        if item.statement is not None:
+            lines += _statement(item.statement).split("\n")
+            if item.after is not None:
+                lines[-1] += "  " + _comment(item.after)
+        previous_end = item.end_line
+    return "\n".join(lines) + "\n"
+
+
+@dataclass
+class _Item:
+    """A statement with its comments, or a comment that stands alone; and its lines in the text."""
+
+    statement: tree.Statement | None
+    inside: list[tree.Comment]
+    after: tree.Comment | None
+    line: int
+    end_line: int
+
+
+def _items(file: tree.File) -> Iterator[_Item]:
+    comments = list(file.comments)
+    for statement in file.statements:
+        span = statement.span
+        end_line = span.source.position(max(span.end - 1, 0))[0]
+        while comments and comments[0].span.start < span.start:
+            yield _alone(comments.pop(0))
+        item = _Item(statement, [], None, span.line, end_line)
+        while comments and comments[0].span.start < span.end:
+            item.inside.append(comments.pop(0))
+        if comments and not comments[0].own_line and comments[0].span.line == end_line:
+            item.after = comments.pop(0)
+        yield item
+    yield from (_alone(comment) for comment in comments)
+
+
+def _alone(comment: tree.Comment) -> _Item:
+    return _Item(None, [comment], None, comment.span.line, comment.span.line)
+
+
+def _comment(comment: tree.Comment) -> str:
+    # A ruler (`####`) is not a text.
+    space = "" if not comment.text or comment.text.startswith("#") else " "
+    return f"#{space}{comment.text}"
+
+
+# --- statements ----------------------------------------------------------------------------------
+
+
+def _statement(statement: tree.Statement) -> str:
+    match statement:
+        case tree.Header(name, base):
+            return f"objective {name.id}" + (f" from {base.id}" if base else "")
+        case tree.Param(name, _, text, domain):
+            return f"param {name.id} = {text}" + _domain(domain)
+        case tree.Policy(name, of, layer):
+            return f"policy {name.id}" + (f" = {of.id} at layer {layer}" if of else "")
+        case tree.Given(name, indices, domain):
+            where = "" if indices is None else f"[{','.join(index.id for index in indices)}]"
+            return f"given {name.id}{where}" + _domain(domain)
+        case tree.Def(name, arguments, body):
+            return _with(f"def {name.id}({', '.join(a.id for a in arguments)}) = ", body)
+        case tree.Let(name, value):
+            return _with(f"{name.id} = ", value)
+        case tree.Sample(policy, options):
+            shown = ", ".join(_option(option) for option in options)
+            return f"sample from {policy.id}" + (f": {shown}" if shown else "")
+        case tree.Keep(index, condition):
+            return _with(f"keep {index.id} where ", condition)
+        case tree.Report(name, value):
+            return _with(f"report {name.id} = ", value)
+        case tree.Goal(sense, critic, value):
+            return _with(f"{sense} critic " if critic else f"{sense} ", value)
+
+
+def _domain(domain: tree.Interval | tree.Choice | None) -> str:
+    match domain:
+        case None:
+            return ""
+        case tree.Choice(values):
+            return " in {" + ", ".join(map(_number, values)) + "}"
+        case tree.Interval(lower, upper, lower_closed, upper_closed):
+            left, right = "[" if lower_closed else "(", "]" if upper_closed else ")"
+            return f" in {left}{_number(lower)}, {_number(upper)}{right}"
+
+
+def _option(option: tree.Option) -> str:
+    return option.name.id + ("" if option.value is None else f" {_number(option.value)}")
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+
+
+def _with(head: str, value: Expression) -> str:
+    """A statement of one expression, on one line if it fits."""
+    flat = head + _flat(value)
+    return flat if len(flat) <= WIDTH else head + _broken(value, 0, bracketed=False)
+
+
+# --- expressions on one line ---------------------------------------------------------------------
+
+
+def _level(node: Expression) -> int:
+    match node:
+        case tree.Conditional():
+            return IF
+        case tree.Binary(op):
+            return _LEVELS[op]
+        case tree.Unary(op):
+            return NOT if op == "not" else SIGN
+        case tree.Reduction():
+            return APPLY
+    return ATOM
+
+
+def _flat(node: Expression, level: int = IF) -> str:
+    text = _bare(node)
+    return f"({text})" if _level(node) < level else text
+
+
+def _bare(node: Expression) -> str:
+    match node:
+        case tree.Number(_, text):
+            return text
+        case tree.Name(id):
+            return id
+        case tree.Length():
+            return "|y|"
+        case tree.Unary("not", operand):
+            return f"not {_flat(operand, NOT)}"
+        case tree.Unary(op, operand):
+            return op + _flat(operand, SIGN)
+        case tree.Binary(op, left, right):
+            first, second = _operands(op, left, right)
+            return f"{first}^{second}" if op == "^" else f"{first} {op} {second}"
+        case tree.Conditional(then, condition, otherwise):
+            return f"{_flat(then, OR)} if {_flat(condition, OR)} else {_flat(otherwise)}"
+        case tree.Call(function, arguments):
+            return f"{function.id}({', '.join(map(_flat, arguments))})"
+        case tree.Indexed(name, binder):
+            return name.id + _binder(binder)
+        case tree.Reduction(_, _, (operand,)):
+            return f"{_head(node)} {_flat(operand, APPLY)}"
+        case tree.Reduction(_, _, operands):
+            return f"{_head(node)}({', '.join(map(_flat, operands))})"
+
+
+def _operands(op: str, left: Expression, right: Expression) -> tuple[str, str]:
+    level = _LEVELS[op]
+    if op == "^":
+        is_signed = isinstance(right, tree.Unary) and right.op != "not"
+        return _flat(left, ATOM), _exponent(right) if is_signed else _flat(right, POWER)
+    first = _flat(left, level + (level == COMPARE))
+    if level == TIMES and isinstance(left, tree.Reduction):
+        # `mean[t] r * A` means this, and most people read it otherwise.
+        first = f"({first})"
+    return first, _flat(right, level + 1)
+
+
+def _exponent(node: Expression) -> str:
+    """`x^-1` needs no brackets, however many signs there are."""
+    if isinstance(node, tree.Unary) and node.op != "not":
+        return node.op + _exponent(node.operand)
+    return _flat(node, POWER)
+
+
+def _head(node: tree.Reduction) -> str:
+    return node.operator.id + _binder(node.binder)
+
+
+def _binder(binder: tree.Binder) -> str:
+    if binder.relation is not None:
+        relation = binder.relation
+        inside = f"{relation.bound.id} {relation.op} {relation.index.id}"
+    else:
+        inside = ",".join(index.id for index in binder.indices)
+    if binder.condition is not None:
+        inside += f" | {_flat(binder.condition)}"
+    return f"[{inside}]"
+
+
+# --- expressions on several lines ----------------------------------------------------------------
+
+
+def _broken(node: Expression, indent: int, *, bracketed: bool, level: int = IF) -> str:
+    """An expression over several lines. Lines may end only inside brackets."""
+    inner = indent + INDENT
+    pad = " " * inner
+
+    def part(piece: Expression, level: int, at: int) -> str:
+        flat = _flat(piece, level)
+        if at + len(flat) <= WIDTH:
+            return flat
+        return _broken(piece, at, bracketed=True, level=level)
+
+    def block(piece: Expression) -> str:
+        return f"(\n{pad}{part(piece, IF, inner)}\n{' ' * indent})"
+
+    match node:
+        case tree.Reduction(_, _, (operand,)):
+            if _level(operand) >= APPLY:
+                rest = _broken(operand, indent, bracketed=bracketed, level=APPLY)
+                return f"{_head(node)} {rest}"
+            return f"{_head(node)} {block(operand)}"
+        case tree.Call() | tree.Reduction():
+            arguments = node.arguments if isinstance(node, tree.Call) else node.operands
+            name = node.function.id if isinstance(node, tree.Call) else _head(node)
+            if not arguments:
+                return _flat(node)
+            lines = f",\n{pad}".join(part(argument, IF, inner) for argument in arguments)
+            return f"{name}(\n{pad}{lines}\n{' ' * indent})"
+    if level > _level(node) or (not bracketed and _level(node) < ATOM):
+        return block(node)
+    here = " " * indent
+    match node:
+        case tree.Binary(op, left, right) if op != "^":
+            own = _LEVELS[op]
+            first = part(left, own + (own == COMPARE), indent)
+            if own == TIMES and isinstance(left, tree.Reduction):
+                first = f"({first})"
+            second = part(right, own + 1, indent + len(op) + 1)
+            return f"{first}\n{here}{op} {second}"
+        case tree.Conditional(then, condition, otherwise):
+            first = part(then, OR, indent)
+            test = part(condition, OR, indent + 3)
+            return f"{first}\n{here}if {test}\n{here}else {part(otherwise, IF, indent + 5)}"
+    return _flat(node, level)

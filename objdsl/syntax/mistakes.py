@@ -1,0 +1,653 @@
+"""A statement that the grammar cannot read: what its writer may have meant.
+
+Lark finds the first token that cannot stand where it stands. `explain` asks `_RULES` in turn what
+that looks like; the first rule that knows answers. `tests/syntax/errors.txt` shows each of them.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from functools import cached_property
+
+from lark import Token
+from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from lark.lexer import PatternStr
+
+from objdsl.diagnostic import Diagnostic, Label, near
+from objdsl.source import Source, Span
+from objdsl.syntax.grammar import grammar
+from objdsl.syntax.messages import FORMS, syntax
+from objdsl.syntax.split import Piece
+
+_END = "$END"  # Lark's type of the end of the statement
+_UNKNOWN = "$UNKNOWN"  # our type of a character that starts no token
+
+_NAMES = frozenset({"NAME", "AT", "LAYER"})
+_VALUE_STARTS = _NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "LPAR"}
+_VALUE_ENDS = _NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "RPAR", "RSQB"}
+_ARITHMETIC = frozenset({"PLUS", "MINUS", "TIMES", "SLASH", "CIRCUMFLEX"})
+_INFIX = _ARITHMETIC | {"COMPARISON", "AND", "OR", "IF", "ELSE"}
+_CLOSED_BY = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
+_CLOSING = frozenset(_CLOSED_BY.values())
+_REDUCTIONS = ("sum", "mean", "prod", "max", "min", "std", "pstd")
+
+
+def explain(source: Source, piece: Piece, error: UnexpectedInput) -> Diagnostic:
+    """The diagnostic for the statement that Lark could not read."""
+    mistake = _locate(source, piece, error)
+    for rule in _RULES:
+        if (diagnostic := rule(mistake)) is not None:
+            return diagnostic
+    return _unexpected(mistake)
+
+
+@dataclass(frozen=True)
+class _Mistake:
+    """The tokens of a statement, of which the one at `at` is the first that cannot stand there.
+
+    `at` is `len(tokens)` where the statement ends too early. `accepts` holds the names of the
+    terminals that could have stood there instead.
+    """
+
+    source: Source
+    piece: Piece
+    tokens: tuple[Token, ...]
+    at: int
+    accepts: frozenset[str]
+
+    def token(self, k: int) -> Token:
+        """The `k`-th token; outside the statement an empty one that stands at its edge."""
+        if 0 <= k < len(self.tokens):
+            return self.tokens[k]
+        return Token(_END, "", 0 if k < 0 else self.piece.end - self.piece.start)
+
+    @property
+    def found(self) -> Token:
+        """What cannot stand where it stands."""
+        return self.token(self.at)
+
+    @property
+    def before(self) -> Token:
+        return self.token(self.at - 1)
+
+    @property
+    def after(self) -> Token:
+        return self.token(self.at + 1)
+
+    @property
+    def statement(self) -> str:
+        """The keyword that the statement starts with; empty where it starts with none."""
+        return str(self.token(0)) if self.token(0) in FORMS else ""
+
+    @property
+    def wants_value(self) -> bool:
+        return "LENGTH" in self.accepts and not self.wants_operator
+
+    @property
+    def wants_operator(self) -> bool:
+        return "TIMES" in self.accepts
+
+    @cached_property
+    def opened(self) -> tuple[int, ...]:
+        """Which tokens are brackets that are open at the mistake, outermost first."""
+        opened: list[int] = []
+        for k, token in enumerate(self.tokens[: self.at]):
+            if token.type in _CLOSED_BY:
+                opened.append(k)
+            elif token.type in _CLOSING and opened:
+                opened.pop()
+        return tuple(opened)
+
+    @property
+    def bracket(self) -> Token:
+        """The innermost bracket that is open at the mistake."""
+        return self.token(self.opened[-1] if self.opened else -1)
+
+    @property
+    def owner(self) -> Token:
+        """What stands before that bracket: the `mean` of `mean[...`."""
+        return self.token(self.opened[-1] - 1 if self.opened else -1)
+
+    @cached_property
+    def level(self) -> tuple[Token, ...]:
+        """The tokens before the mistake at its own level, with everything in brackets left out."""
+        level: list[Token] = []
+        start = self.opened[-1] + 1 if self.opened else 0
+        depth = 0
+        for token in self.tokens[start : self.at]:
+            depth -= token.type in _CLOSING
+            if depth == 0:
+                level.append(token)
+            depth += token.type in _CLOSED_BY
+        return tuple(level)
+
+    @property
+    def in_binder(self) -> bool:
+        """Whether the mistake is between `[` and `|` or `]` of a reduction."""
+        return (
+            self.bracket.type == "LSQB"
+            and self.owner.type in _NAMES
+            and all(token.type != "VBAR" for token in self.level)
+        )
+
+    def adjacent(self, left: Token, right: Token) -> bool:
+        """Whether two tokens touch: `**` is one mistake, `* *` is another."""
+        return bool(right) and _start(left) + len(left) == _start(right)
+
+    def span(self, first: Token, last: Token | None = None) -> Span:
+        start = self.piece.start + _start(first)
+        span = Span(self.source, start, start + len(first))
+        return span if last is None else span.to(self.span(last))
+
+    def says(
+        self,
+        message: str,
+        first: Token | None = None,
+        last: Token | None = None,
+        *,
+        under: str = "",
+        help: str = "",
+        label: tuple[Token, str] | None = None,
+    ) -> Diagnostic:
+        """A diagnostic from one token to another, or at the mistake itself."""
+        span = self.span(self.found if first is None else first, last)
+        labels = () if label is None else (Label(self.span(label[0]), label[1]),)
+        return syntax(message, span, under=under, labels=labels, help=help)
+
+
+def _start(token: Token) -> int:
+    """Where a token of the lexer starts; Lark's types allow tokens that were made by hand."""
+    return token.start_pos or 0
+
+
+def _locate(source: Source, piece: Piece, error: UnexpectedInput) -> _Mistake:
+    text = source.text[piece.start : piece.end]
+    tokens: list[Token] = []
+    try:
+        tokens.extend(grammar().lex(text))
+    except UnexpectedCharacters as bad:
+        place = bad.pos_in_stream or 0
+        tokens.append(Token(_UNKNOWN, text[place], place))
+    if isinstance(error, UnexpectedToken) and error.token.type == _END:
+        at = len(tokens)
+    else:
+        at = [token.start_pos for token in tokens].index(error.pos_in_stream)
+    accepts = frozenset(error.interactive_parser.accepts())  # type: ignore[no-untyped-call]
+    return _Mistake(source, piece, tuple(tokens), at, accepts)
+
+
+# --- characters and words of other languages -----------------------------------------------------
+
+_CHARACTERS = {
+    "&": "and", "!": "not", "∧": "and", "∨": "or", "¬": "not", "÷": "/", "∕": "/", "⁄": "/",
+    "∗": "*", "⋅": "*", "•": "*", "⊙": "*", "–": "-", "—": "-", "‐": "-", "⩽": "<=", "⩾": ">=",
+    "⟨": "(", "⟩": ")", "√": "sqrt", "←": "=", "≔": "=", "≡": "==", "²": "^2", "³": "^3",
+}  # fmt: skip
+
+_SIGNS = {
+    "**": "^", "||": "or", "=<": "<=", "=>": ">=", "<>": "!=", "===": "==", "!==": "!=", ":=": "=",
+}  # fmt: skip
+
+_PYTHON = {
+    "for": "a reduction runs over an index: `sum[t] x`",
+    "from": "to start from another objective, write `objective NAME from NAME`",
+    "import": "to start from another objective, write `objective NAME from NAME`",
+    "is": "to compare, write `==`",
+    "lambda": f"to make a function, write `{FORMS['def']}`",
+    "return": f"a file ends with its goal: `{FORMS['maximize']}`",
+} | dict.fromkeys(
+    ("assert", "class", "elif", "print", "raise", "try", "while", "with", "yield"), ""
+)
+
+
+def _character(m: _Mistake) -> Diagnostic | None:
+    if m.found.type != _UNKNOWN:
+        return None
+    char = str(m.found)
+    if char == ";":
+        return m.says("a statement ends at the end of its line, without `;`", under="delete this")
+    if char == "'" and m.before.type in _NAMES and m.adjacent(m.before, m.found):
+        help = f"for example `{m.before}_2`"
+        return m.says("a name has no primes", m.before, m.found, help=help)
+    if char in "'\"`“”‘’":
+        return m.says("a formula has no strings", help="names stand as they are, without quotes")
+    if char == "\\":
+        return m.says(
+            "a backslash does not continue a line",
+            help="put the formula in brackets: inside them line ends do not count",
+        )
+    if char == "." and m.before.type in _VALUE_ENDS:
+        return m.says(
+            "a value has no attributes and no methods",
+            help="functions and reductions come first: `exp(x)`, `mean[t] x`",
+        )
+    if char == "%":
+        return m.says("`%` is no operator", help="5 percent is `0.05`")
+    meant = _CHARACTERS.get(char) or unicodedata.normalize("NFKC", char)
+    if meant != char and meant.isascii():
+        end = m.span(m.found).end
+        doubled = char == "&" and m.source.text.startswith("&", end)
+        span = Span(m.source, end - 1, end + doubled)
+        return syntax(f"`{span.text}` is written `{meant}`", span)
+    if char.isalpha():
+        name = unicodedata.name(char, "unnamed").lower()
+        return m.says(
+            f"`{char}` ({name}) cannot stand in a name",
+            help="a name is made of the letters a-z and A-Z, Greek letters, digits and `_`",
+        )
+    return m.says(f"`{char}` has no meaning here")
+
+
+def _python(m: _Mistake) -> Diagnostic | None:
+    if m.found == "from":
+        word = m.found if m.at == 0 and m.after.type in _NAMES else None
+    else:
+        word = next((word for word in (m.found, m.before) if word in _PYTHON), None)
+    if word is None or word == "from" != m.found:
+        return None
+    return m.says(
+        f"`{word}` is Python, and an objective is a formula", word, help=_PYTHON[str(word)]
+    )
+
+
+def _signs(m: _Mistake) -> Diagnostic | None:
+    """Two signs side by side that are one operator somewhere else."""
+    for left, right in ((m.before, m.found), (m.found, m.after)):
+        if not m.adjacent(left, right):
+            continue
+        written = f"{left}{right}"
+        if written in _SIGNS:
+            return m.says(f"`{written}` is written `{_SIGNS[written]}`", left, right)
+        if written == "//":
+            help = "divide by `/`; a comment starts with `#`"
+            return m.says("`//` is no operator", left, right, help=help)
+        if m.at == 1 and left.type in _ARITHMETIC and right == "=":
+            name = m.token(0)
+            return m.says(
+                "a name is bound once, and keeps its value",
+                left,
+                right,
+                help=f"give the result a name of its own: `{name}_2 = {name} {left} ...`",
+            )
+    return None
+
+
+# --- how a statement starts ----------------------------------------------------------------------
+
+
+def _first(m: _Mistake) -> Diagnostic | None:
+    """A statement whose first token starts none."""
+    if m.at != 0:
+        return None
+    if m.found.type in _CLOSING:
+        return m.says(f"this `{m.found}` closes nothing")
+    if m.found.type in _INFIX:
+        return m.says(
+            f"a statement cannot start with `{m.found}`",
+            help="to continue the line above, put its formula in brackets: inside them line ends "
+            "do not count",
+        )
+    return _not_a_name(m, m.found) if _is_keyword(m.found) else _unused(m)
+
+
+def _second(m: _Mistake) -> Diagnostic | None:
+    """A statement that starts with a name, and does not go on with `=`."""
+    first = m.token(0)
+    if m.at != 1 or first.type not in _NAMES:
+        return None
+    binds = any(token.type == "EQUAL" for token in m.tokens)
+    if m.found.type == "COMMA":
+        return m.says("a statement binds one name")
+    if m.found.type == "LPAR" and binds:
+        return m.says("a function starts with `def`", first, help=f"for example `{FORMS['def']}`")
+    if m.found.type == "LSQB" and binds:
+        return m.says(
+            "a name is bound without indices: the formula has them",
+            first,
+            help=f"write `{first} = ...`",
+        )
+    if m.found.type in _INFIX or m.found.type in ("LPAR", "LSQB"):
+        return _unused(m)
+    if str(first) in _REDUCTIONS:
+        return _index_without_brackets(m, first)
+    if meant := near(str(first), FORMS):
+        return m.says(
+            f"`{first}` starts no statement",
+            first,
+            under=f"did you mean `{meant}`?",
+            help=f"for example `{FORMS[meant]}`",
+        )
+    name = m.found if m.after == "=" else first
+    return m.says(
+        f"`{first}` starts no statement", first, help=f"to bind a name, write `{name} = ...`"
+    )
+
+
+def _unused(m: _Mistake) -> Diagnostic:
+    return m.says(
+        "nothing is done with this value",
+        m.token(0),
+        m.token(len(m.tokens) - 1),
+        help="name it, `x = ...`; log it, `report x = ...`; or make it the goal, `maximize ...`",
+    )
+
+
+def _keyword_bound(m: _Mistake) -> Diagnostic | None:
+    """`report = x`, `maximize: x`."""
+    if m.at != 1 or not m.statement or m.found.type not in ("EQUAL", "COLON"):
+        return None
+    return m.says(
+        f"`{m.statement}` is a keyword: it starts a statement of another form",
+        m.token(0),
+        help=f"for example `{FORMS[m.statement]}`",
+    )
+
+
+def _keyword(m: _Mistake) -> Diagnostic | None:
+    """A keyword where a name must stand."""
+    if not _is_keyword(m.found) or not m.accepts & _NAMES or m.wants_operator:
+        return None
+    if m.wants_value and m.found.type in _INFIX | {"NOT", "IN"}:
+        return None
+    return _not_a_name(m, m.found)
+
+
+def _not_a_name(m: _Mistake, keyword: Token) -> Diagnostic:
+    help = ""
+    if str(keyword) in FORMS:
+        help = f"it starts a statement: `{FORMS[str(keyword)]}`"
+    elif keyword == "critic":
+        help = f"the loss of the critic is minimized: `{FORMS['minimize']}`"
+    return m.says(f"`{keyword}` is a keyword, and cannot be a name", keyword, help=help)
+
+
+# --- brackets and commas -------------------------------------------------------------------------
+
+
+def _never_closed(m: _Mistake) -> Diagnostic | None:
+    if m.found.type != _END or not m.piece.unclosed:
+        return None
+    offset = m.piece.unclosed[-1]
+    span = Span(m.source, offset, offset + 1)
+    return syntax(f"this `{span.text}` is never closed", span)
+
+
+def _empty(m: _Mistake) -> Diagnostic | None:
+    """A comma or a bracket with nothing before it."""
+    if m.found.type not in _CLOSING | {"COMMA"}:
+        return None
+    if m.before.type == "COMMA":
+        return m.says("nothing follows this comma", m.before, under="delete it, or go on")
+    if m.before.type not in _CLOSED_BY:
+        return None
+    if m.found.type == "COMMA":
+        return m.says("nothing stands before this comma")
+    if m.in_binder and m.found.type == "RSQB":
+        help = f"for example `{m.owner}[t]` or `{m.owner}[p,i,t]`"
+        return m.says("an index must stand in these brackets", m.before, m.found, help=help)
+    return m.says("nothing stands in these brackets", m.before, m.found)
+
+
+def _wrong_bracket(m: _Mistake) -> Diagnostic | None:
+    if m.found.type not in _CLOSING or m.before.type in _INFIX:
+        return None
+    if not m.opened:
+        return m.says(f"this `{m.found}` closes nothing")
+    closing = _CLOSED_BY[m.bracket.type]
+    if m.found.type == closing:
+        return None
+    return m.says(
+        f"`{m.found}` cannot close `{m.bracket}`",
+        under=f"close it by {_spelling(closing)}",
+        label=(m.bracket, "opened here"),
+    )
+
+
+def _list(m: _Mistake) -> Diagnostic | None:
+    """`[1, 2]`, `(a, b)`."""
+    opens = m.wants_value and m.found.type in ("LSQB", "LBRACE")
+    is_grouped = m.bracket.type == "LPAR" and m.owner.type not in _VALUE_ENDS
+    if opens or (is_grouped and m.found.type == "COMMA"):
+        return m.says("a formula has no lists", help="every value has the indices of its formula")
+    return None
+
+
+# --- the parts of a formula ----------------------------------------------------------------------
+
+
+def _bar(m: _Mistake) -> Diagnostic | None:
+    if m.found.type != "VBAR":
+        return None
+    if m.wants_value:
+        return m.says("`|...|` is for `|y|` alone", help="an absolute value is `abs(x)`")
+    return m.says(
+        "a condition stands in the brackets of a reduction, behind its indices",
+        help="for example `mean[t | M] x`; the logical operator is `or`",
+    )
+
+
+def _equal(m: _Mistake) -> Diagnostic | None:
+    """`=` inside a formula."""
+    if m.found.type != "EQUAL":
+        return None
+    if m.statement == "sample":
+        return m.says("the value of an option follows its name", help="for example `group 16`")
+    if m.in_binder:
+        return m.says(
+            "a binder names indices, and gives them no values",
+            help=f"for example `{m.owner}[p,i,t]`, `{m.owner}[j != i]` or `{m.owner}[s >= t]`",
+        )
+    named = len(m.level) == 1 or (len(m.level) > 1 and m.level[-2].type == "COMMA")
+    if m.bracket.type == "LPAR" and m.owner.type in _VALUE_ENDS and named:
+        return m.says(
+            "the arguments of a function have no names",
+            m.before,
+            m.found,
+            help="they stand in the order of the definition: `clip(r, 1 - eps, 1 + eps)`",
+        )
+    if m.wants_operator:
+        return m.says("`=` binds a name, it does not compare", under="write `==`")
+    return None
+
+
+def _chain(m: _Mistake) -> Diagnostic | None:
+    """`0 < x < 1`."""
+    if m.found.type != "COMPARISON" or m.before.type not in _VALUE_ENDS or m.in_binder:
+        return None
+    first = next((token for token in reversed(m.level) if token.type == "COMPARISON"), None)
+    if first is None:
+        return None
+    middle = m.span(m.tokens[m.tokens.index(first) + 1], m.before).text
+    if len(middle) > 30 or "\n" in middle:
+        middle = "x"
+    return m.says(
+        "comparisons do not chain",
+        help=f"write `... {first} {middle} and {middle} {m.found} ...`",
+        label=(first, "the first comparison"),
+    )
+
+
+def _conditional(m: _Mistake) -> Diagnostic | None:
+    help = "write `a if condition else b`"
+    if m.found.type == "IF" and m.wants_value:
+        return m.says("a value stands before its `if`", help=help)
+    if "ELSE" in m.accepts and m.found.type not in _VALUE_STARTS | {"EQUAL"}:
+        opening = next(token for token in reversed(m.level) if token.type == "IF")
+        return m.says("this `if` has no `else`", opening, help=help)
+    return None
+
+
+def _binder(m: _Mistake) -> Diagnostic | None:
+    """What stands between `[` and `]` and is no index."""
+    if not m.in_binder:
+        return None
+    if m.found.type in ("COLON", "NUMBER"):
+        return m.says(
+            "a binder names indices: there are no positions and no slices",
+            help="for example `mean[t] x`; the value at the next token is `next(x)`",
+        )
+    if m.found.type == "COMPARISON" or "COMPARISON" in {token.type for token in m.level}:
+        if m.found.type in ("COMPARISON", "COMMA"):
+            return m.says(
+                "a relation stands alone in its brackets",
+                help="for example `sum[i] sum[s >= t] x`, or with a condition, `sum[s >= t | M] x`",
+            )
+    if m.found.type in _VALUE_STARTS:
+        if m.after.type in ("COMMA", "RSQB", "VBAR"):
+            return m.says(f"`,` is missing before `{m.found}`")
+        return _missing_bracket(m)
+    return None
+
+
+def _negation(m: _Mistake) -> Diagnostic | None:
+    """`mean[t] not x`."""
+    if m.found.type != "NOT" or m.wants_value:
+        return None
+    return m.says("`not` and what follows it need brackets here", help="for example `(not x)`")
+
+
+def _param(m: _Mistake) -> Diagnostic | None:
+    if m.statement != "param" or m.at < 3:
+        return None
+    if m.before.type in ("IN", "ELEMENT"):
+        return m.says(
+            "a domain is an interval or a list of values",
+            help="for example `in (0, 1)`, `in [0, inf)` or `in {0, 1}`",
+        )
+    if m.found.type in _ARITHMETIC or (m.before.type == "EQUAL" and m.found.type in _VALUE_STARTS):
+        name = m.token(1)
+        return m.says(
+            f"the default of `{name}` must be a number",
+            help=f"a formula needs no `param`: `{name} = ...`",
+        )
+    return None
+
+
+# --- what is missing -----------------------------------------------------------------------------
+
+
+def _missing_value(m: _Mistake) -> Diagnostic | None:
+    if not m.wants_value:
+        return None
+    help = ""
+    if m.found.type == _END and m.before.type in _INFIX:
+        help = "a formula goes on in the next line only inside brackets"
+    return m.says(f"a value is missing after `{m.before}`", m.before, help=help)
+
+
+def _missing_operator(m: _Mistake) -> Diagnostic | None:
+    if not m.wants_operator or m.found.type not in _VALUE_STARTS:
+        return None
+    if str(m.before) in _REDUCTIONS:
+        return _index_without_brackets(m, m.before)
+    call = m.tokens[max(m.at - 4, 0) : m.at]
+    if [token.type for token in call] == ["NAME", "LPAR", "NAME", "RPAR"]:
+        function, _, index, closing = call
+        if str(function) in _REDUCTIONS:
+            return m.says(
+                f"the index of `{function}` stands in square brackets",
+                function,
+                closing,
+                under=f"write `{function}[{index}]`",
+            )
+    if m.bracket.type == "LSQB" and m.piece.unclosed:
+        return _missing_bracket(m)
+    help = "a product is written with `*`"
+    if m.bracket.type == "LPAR" and m.owner.type in _VALUE_ENDS:
+        help = "two values are separated by `,`, and a product is written with `*`"
+    return m.says(
+        f"an operator is missing between `{m.before}` and `{m.found}`", m.before, m.found, help=help
+    )
+
+
+def _index_without_brackets(m: _Mistake, reduction: Token) -> Diagnostic:
+    return m.says(
+        f"the index of `{reduction}` stands in square brackets",
+        reduction,
+        help=f"for example `{reduction}[t] x`",
+    )
+
+
+def _missing_bracket(m: _Mistake) -> Diagnostic:
+    return m.says(f"`]` is missing before `{m.found}`", label=(m.bracket, "opened here"))
+
+
+def _missing_word(m: _Mistake) -> Diagnostic | None:
+    """The one word or sign that stands at this place in every such statement."""
+    if m.wants_operator or not m.statement:
+        return None
+    words = ("EQUAL", "COLON", "FROM", "WHERE", "AT", "LAYER", "LPAR", "COMMA")
+    missing = next((_spelling(word) for word in words if word in m.accepts), None)
+    if m.accepts >= _NAMES:
+        missing = "a name"
+    if missing is None:
+        return None
+    help = f"for example `{FORMS[m.statement]}`"
+    if m.found.type == _END:
+        return m.says(f"{missing} is missing after `{m.before}`", m.before, help=help)
+    return m.says(f"{missing} is missing before `{m.found}`", help=help)
+
+
+def _unexpected(m: _Mistake) -> Diagnostic:
+    expected = _expected(m)
+    if m.found.type == _END:
+        return m.says(f"{expected} is missing after `{m.before}`", m.before)
+    return m.says(f"`{m.found}` cannot stand here", help=f"expected {expected}")
+
+
+_RULES = (
+    _character,
+    _python,
+    _signs,
+    _first,
+    _second,
+    _keyword_bound,
+    _never_closed,
+    _empty,
+    _conditional,
+    _bar,
+    _equal,
+    _binder,
+    _chain,
+    _param,
+    _wrong_bracket,
+    _list,
+    _keyword,
+    _negation,
+    _missing_value,
+    _missing_operator,
+    _missing_word,
+)
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def _is_keyword(token: Token) -> bool:
+    return token.type not in _NAMES and token.isascii() and token.isalpha()
+
+
+def _spelling(terminal: str) -> str:
+    """How a terminal of the grammar is written, for a message."""
+    pattern = grammar().get_terminal(terminal).pattern
+    assert isinstance(pattern, PatternStr)
+    return f"`{pattern.value}`"
+
+
+def _expected(m: _Mistake) -> str:
+    """What could stand where the mistake is, in words: `` `in` or the end of the line ``."""
+    words = []
+    if m.wants_value:
+        words.append("a value")
+    elif m.accepts >= _NAMES:
+        words.append("a name")
+    elif "NUMBER" in m.accepts:
+        words.append("a number")
+    if m.wants_operator:
+        words.append("an operator")
+    spelled = _CLOSING | {"LSQB", "LBRACE", "COMMA", "VBAR", "COLON", "EQUAL", "IN", "FROM"}
+    words += sorted(_spelling(terminal) for terminal in m.accepts & spelled)
+    if _END in m.accepts:
+        words.append("the end of the line")
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
