@@ -26,12 +26,14 @@ def fmt(files: tuple[str, ...], check: bool, diff: bool) -> None:
     """
     from objdsl.syntax.format import format
     from objdsl.syntax.parse import parse
+    from objdsl.syntax.read import read
 
     changed = unchanged = 0
     errors: list[Diagnostic] = []
     for name in expand(files):
         try:
-            source = text(name)
+            # A file, and never an entry of the gallery: it is written to.
+            source = text(name) if name == STDIN else read(Path(name).expanduser())
             new = format(parse(source))
         except ObjectiveError as error:
             errors += error.diagnostics
@@ -48,10 +50,11 @@ def fmt(files: tuple[str, ...], check: bool, diff: bool) -> None:
             click.echo(new, nl=False)
         elif not is_same:
             Path(name).expanduser().write_text(new, encoding="utf-8", newline="\n")
-    would = "would be " if check or diff else ""
-    click.echo(
-        f"{plural(changed, 'file')} {would}reformatted, {unchanged} left as they are", err=True
-    )
+    if files != (STDIN,):
+        would = "would be " if check or diff else ""
+        click.echo(
+            f"{plural(changed, 'file')} {would}reformatted, {unchanged} left as they are", err=True
+        )
     if errors:
         show(errors)
         sys.exit(2)
