@@ -1,0 +1,222 @@
+"""The expected gradient of an objective, by running the code that it compiles to on every draw.
+
+The objective gives `w = dJ/dlog pi` for each token of an optimizer step, so the gradient that the
+step follows is `g = sum over its tokens of w * s_t`. Here `w` is that of `Objective.weights`, the
+emitted program, and the expectation of `g` is the sum over all draws of probability times `g`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from objdsl.audit.world import Draws, World
+from objdsl.ir.nodes import Binary, Const, Expr, Param, Pick, Reduce, Top, Unary, topological
+from objdsl.objective import Objective
+
+# Draws that one call evaluates where they can be stacked; bounds the memory.
+_CHUNK = 4096
+_ANSWERS = ("log_pi", "log_pi_dist", "value")
+
+
+class Unauditable(ValueError):
+    """An objective of which a table of logits cannot be an example; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What an optimizer step is drawn from.
+
+    Attributes:
+        policies: logits `[P, S, K]` of `pi`, `old`, `mu` and of every other policy.
+        reward: `[P, Y]`.
+        given: other columns, `[P, Y]` or, if they belong to a prompt, `[P, 1]`.
+        noise: draws what `pick` picks.
+    """
+
+    world: World
+    policies: Mapping[str, Tensor]
+    reward: Tensor
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+    noise: torch.Generator | None = None
+
+    def tables(self, columns: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The columns by prompt and response, `[P, Y]`, `[P, Y, T]` or `[P, Y, T, K]`."""
+        world, old = self.world, self.policies["old"]
+        shape = self.reward.shape
+        found: dict[str, Tensor] = {}
+        for name in columns:
+            policy = name.removeprefix("log_").removesuffix("_dist")
+            if name == "reward":
+                found[name] = self.reward
+            elif name == "truncated":
+                found[name] = world.truncated.expand(shape)
+            elif name in ("value", "value_old"):
+                found[name] = world.value(old, self.reward)
+            elif name in self.given:
+                found[name] = self.given[name].expand(shape)
+            elif policy in self.policies and name.startswith("log_"):
+                of = world.log_dist if name.endswith("_dist") else world.log_prob
+                found[name] = of(self.policies[policy])
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """The gradient of a step, as a random vector.
+
+    Attributes:
+        mean: `[P * S * K]`, `E[g]`.
+        variance: `tr Cov(g)`.
+        weights: `[P, Y, T]`, the expected `w` of a token, summed over the draws of its response.
+        error: the standard error of `mean` (its length, as a vector); 0 where all draws are summed.
+    """
+
+    mean: Tensor
+    variance: float
+    weights: Tensor
+    error: float
+
+
+def expected(objective: Objective, scene: Scene, draws: Draws) -> Expected:
+    """`E[g]` and `tr Cov(g)` of a step that is drawn from `mu`.
+
+    Raises:
+        Unauditable: it trains an input, or reads a column, that a table does not have; or it is
+            not finite on a draw that can happen.
+    """
+    world, pi, mu = scene.world, scene.policies["pi"], scene.policies["mu"]
+    chance = draws.chance(world.chance(mu))
+    scores, word_scores = world.scores(pi), world.word_scores(pi)
+    mean, square, weights = pi.new_zeros(pi.numel()), 0.0, pi.new_zeros(scores.shape[:-1])
+    for part in torch.split(torch.arange(len(draws)), _CHUNK):
+        response, q = draws.response[part], chance[part]
+        w = token_weights(objective, scene, response)
+        g = pi.new_zeros(len(part), len(pi), scores.shape[-1])
+        if "log_pi" in w:
+            by_response = _by_response(w["log_pi"], response, world)
+            g += torch.einsum("mpyt,pytd->mpd", by_response, scores)
+            weights += torch.einsum("m,mpyt->pyt", q, by_response)
+        if "log_pi_dist" in w:
+            by_response = _by_response(w["log_pi_dist"], response, world)
+            g += torch.einsum("mpytv,pytvd->mpd", by_response, word_scores)
+        g = g.flatten(1)
+        mean += q @ g
+        square += float(q @ (g * g).sum(-1))
+    variance = max(square - float(mean @ mean), 0.0)
+    error = 0.0 if draws.exact else sqrt(variance / len(draws))
+    return Expected(mean, variance, weights, error)
+
+
+def token_weights(objective: Objective, scene: Scene, response: Tensor) -> dict[str, Tensor]:
+    """The weights of some draws `[M, P, G]`, each as if it were the whole step.
+
+    Returns:
+        `[M, P, G, T]` for `log_pi`, and `[M, P, G, T, K]` for `log_pi_dist`, where it is trained.
+    """
+    strange = [name for name in objective.live if name not in _ANSWERS]
+    if strange:
+        raise Unauditable(
+            f"{objective.name} trains {strange[0]}, which is read off a hidden layer; "
+            "a table of logits has none"
+        )
+    tables = scene.tables(objective.columns)
+    if stacks(objective):
+        found = _step(objective, scene, tables, response, check=True)
+        found = {name: len(response) * w for name, w in found.items()}
+    else:
+        # Every draw has the same shape: checking one is checking all.
+        each = [
+            _step(objective, scene, tables, one, check=k == 0)
+            for k, one in enumerate(torch.split(response, 1))
+        ]
+        found = {name: torch.cat([one[name] for one in each]) for name in each[0]}
+    for w in found.values():
+        _check_finite(objective, scene, response, w)
+    return found
+
+
+def stacks(objective: Objective) -> bool:
+    """Whether a step's J is the mean over its prompts of what each of them gives alone.
+
+    Then many draws can be evaluated as the prompts of one step, and the weights of each are those
+    of the step times the number of draws. It holds if the only reduction over prompts is a mean on
+    the outside. With groups of equal size `mean[p,i]` is such a mean; `mean[p,i,t]`, which divides
+    by the tokens of the step, is not, nor is a mean over the prompts that `keep` leaves.
+    """
+
+    def is_mean(expr: Expr) -> bool:
+        match expr:
+            case Const() | Param():
+                return True
+            case Reduce("mean", ("p",) | ("p", "i"), x, None):
+                return not any(_over_prompts(node) for node in topological(x))
+            case Unary("neg", x):
+                return is_mean(x)
+            case Binary("add" | "sub", a, b):
+                return is_mean(a) and is_mean(b)
+            case Binary("mul", Const() | Param(), x) | Binary("mul" | "div", x, Const() | Param()):
+                return is_mean(x)
+        return False
+
+    return is_mean(objective.formula.goal)
+
+
+def _over_prompts(node: Expr) -> bool:
+    return isinstance(node, Reduce | Top | Pick) and "p" in node.over
+
+
+def _step(
+    objective: Objective,
+    scene: Scene,
+    tables: Mapping[str, Tensor],
+    response: Tensor,
+    *,
+    check: bool,
+) -> dict[str, Tensor]:
+    """The weights `[M, P, G, T, ...]` of one optimizer step that has the prompts of M draws."""
+    many, prompts, group = response.shape
+    prompt = torch.arange(prompts)[:, None].expand(response.shape)
+    columns = {name: table[prompt, response].flatten(0, 2) for name, table in tables.items()}
+    live = {name: columns.pop(name) for name in objective.live}
+    try:
+        step = objective.prepare(
+            mask=scene.world.mask[response].flatten(0, 2),
+            prompt=torch.arange(many * prompts).repeat_interleave(group),
+            dtype=torch.float64,
+            generator=scene.noise,
+            check=check,
+            **columns,
+        )
+    except ValueError as error:
+        raise Unauditable(str(error)) from error
+    _, weights, _ = objective.weights(step=step, **live)
+    return {
+        name: w.reshape(*response.shape, *w.shape[1:])
+        for name, w in weights.items()
+        if name != "value"
+    }
+
+
+def _by_response(w: Tensor, response: Tensor, world: World) -> Tensor:
+    """Sums over the members of a draw that are the same response: `[M, P, G, ...]` to
+    `[M, P, Y, ...]`."""
+    index = response.view(*response.shape, *[1] * (w.dim() - 3)).expand(w.shape)
+    empty = w.new_zeros(*w.shape[:2], world.responses, *w.shape[3:])
+    return empty.scatter_add(2, index, w)
+
+
+def _check_finite(objective: Objective, scene: Scene, response: Tensor, w: Tensor) -> None:
+    bad = ~torch.isfinite(w).flatten(1).all(-1)
+    if bool(bad.any()):
+        drawn = response[int(bad.nonzero()[0])]
+        rewards = scene.reward.gather(1, drawn).flatten().tolist()
+        raise Unauditable(
+            f"{objective.name} has a weight that is not finite when the rewards of a step are "
+            f"{', '.join(f'{r:g}' for r in rewards)}; such a step can happen"
+        )

@@ -1,0 +1,79 @@
+"""An audit as a picture. Needs matplotlib, which is imported when a picture is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from objdsl.audit.result import Audit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_BAR, _WORST, _ABOVE, _BELOW = "#4c72b0", "#c44e52", "#55a868", "#8172b3"
+
+
+def save(audit: Audit, path: Path) -> None:
+    """Draws the residuals, the weight of a token by length, and what penalties descend.
+
+    The format is that of the path's suffix. Panels without data are left out.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    panels: list[Any] = []
+    if audit.rows:
+        panels.append(_residuals)
+    if audit.lengths:
+        panels.append(_lengths)
+    if audit.penalties:
+        panels.append(_penalties)
+    figure = Figure(figsize=(4.6 * max(len(panels), 1), 3.4), layout="constrained")
+    for k, panel in enumerate(panels):
+        panel(audit, figure.add_subplot(1, len(panels), k + 1))
+    how = "exact" if audit.exact else f"{audit.draws} random steps"
+    figure.suptitle(f"{audit.objective} ({how})", fontweight="bold")
+    figure.savefig(path, dpi=150)
+
+
+def _residuals(audit: Audit, axes: Axes) -> None:
+    names = [f"{row.reward}, {row.policies}" for row in audit.rows]
+    places = range(len(names))
+    errors = None if audit.exact else [row.error for row in audit.rows]
+    axes.barh(places, [row.residual.mean for row in audit.rows], xerr=errors, color=_BAR)
+    worst = [row.residual.worst for row in audit.rows]
+    axes.plot(worst, places, "|", color=_WORST, markersize=12, label="worst policy")
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("residual (0: unbiased direction)")
+    axes.legend(frameon=False)
+
+
+def _lengths(audit: Audit, axes: Axes) -> None:
+    for name, color in (("above", _ABOVE), ("below", _BELOW)):
+        points = [(one.length, x) for one in audit.lengths if (x := getattr(one, name)) is not None]
+        axes.plot(*zip(*points, strict=True), "o-", color=color, label=f"{name} average")
+    axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
+    axes.set_xticks([one.length for one in audit.lengths])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("tokens of the response")
+    axes.set_ylabel("weight of a token (1: true gradient)")
+    axes.legend(frameon=False)
+
+
+def _penalties(audit: Audit, axes: Axes) -> None:
+    names = [match.divergence for match in audit.penalties[0].matches]
+    height = 0.8 / len(audit.penalties)
+    for k, penalty in enumerate(audit.penalties):
+        places = [n + k * height for n in range(len(names))]
+        cosines = [match.cosine.mean for match in penalty.matches]
+        axes.barh(places, cosines, height, label=f"terms against {penalty.against}")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(-1, 1)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel("cosine with the divergence's gradient")
+    axes.legend(frameon=False)

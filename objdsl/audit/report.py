@@ -1,0 +1,108 @@
+"""An audit as people read it."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from objdsl.audit.result import Audit, Figure, Length, Penalty, Row, number
+
+# A residual below is a rounding error; one above the other is nothing to shrug at.
+_EXACT, _LARGE = 1e-8, 0.1
+
+
+def render(audit: Audit) -> RenderableType:
+    """The tables of an audit, for a rich console."""
+    parts: list[RenderableType] = [_heading(audit), ""]
+    if audit.rows:
+        parts += [Text("Expected gradient against the true policy gradient", "bold")]
+        parts += [_rows(audit.rows)]
+    if audit.lengths:
+        parts += [Text("Weight of a token, on policy; 1 in the true gradient", "bold")]
+        parts += [_lengths(audit.lengths)]
+    for penalty in audit.penalties:
+        parts += [Text(f"Terms against {penalty.against}: {_verdict(penalty)}", "bold")]
+        parts += [_matches(penalty)]
+    parts += [Text(f"note: {note}", "dim") for note in audit.notes]
+    return Group(*parts)
+
+
+def plain(audit: Audit, width: int = 100) -> str:
+    """The tables of an audit without colours."""
+    console = Console(file=StringIO(), width=width, no_color=True, highlight=False)
+    console.print(render(audit))
+    assert isinstance(console.file, StringIO)
+    lines = console.file.getvalue().splitlines()
+    return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
+
+
+def _heading(audit: Audit) -> Text:
+    def count(n: int, one: str, many: str = "") -> str:
+        return f"{n} {one if n == 1 else many or one + 's'}"
+
+    step = f"{count(audit.prompts, 'prompt')} x {count(audit.group, 'response')}"
+    how = (
+        f"exact: all {audit.draws} outcomes of a step are summed"
+        if audit.exact
+        else f"Monte Carlo: {audit.draws} random steps are averaged"
+    )
+    return Text.assemble(
+        (audit.objective, "bold"),
+        f"  {how}\n{step}, {audit.words} words, at most {count(audit.horizon, 'token')}; "
+        f"mean (worst) over {count(audit.policies, 'random policy', 'random policies')}",
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="")
+    for k, column in enumerate(columns):
+        table.add_column(column, justify="left" if k == 0 else "right", no_wrap=True)
+    return table
+
+
+def _rows(rows: tuple[Row, ...]) -> Table:
+    table = _table("reward, policies", "cosine", "residual", "norm", "bias", "variance")
+    for row in rows:
+        table.add_row(
+            f"{row.reward}, {row.policies}",
+            str(row.cosine),
+            _residual(row.residual, row.error),
+            *map(str, (row.norm, row.bias, row.variance)),
+        )
+    return table
+
+
+def _residual(figure: Figure, error: float = 0.0) -> Text:
+    text = f"{figure} ± {number(error)}" if error else str(figure)
+    is_large = figure.worst > max(_LARGE, 3 * error)
+    is_zero = figure.worst < _EXACT or figure.worst < 2 * error
+    return Text(text, "red" if is_large else "green" if is_zero else "yellow")
+
+
+def _lengths(lengths: tuple[Length, ...]) -> Table:
+    table = _table("tokens of the response", *(str(one.length) for one in lengths))
+    for name, values in (
+        ("better than average", [one.above for one in lengths]),
+        ("worse than average", [one.below for one in lengths]),
+    ):
+        table.add_row(name, *("" if x is None else number(x) for x in values))
+    return table
+
+
+def _verdict(penalty: Penalty) -> str:
+    if penalty.descends == "nothing":
+        return "their expected gradient is 0"
+    if penalty.descends:
+        return f"they descend the {penalty.descends}, exactly"
+    return f"they descend no divergence below exactly; nearest is the {penalty.nearest.divergence}"
+
+
+def _matches(penalty: Penalty) -> Table:
+    table = _table("reward 0, on policy", "cosine", "residual")
+    for match in penalty.matches:
+        table.add_row(match.divergence, str(match.cosine), _residual(match.residual))
+    return table

@@ -1,0 +1,155 @@
+"""What an audit found, as data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number over several random policies: its mean, and its worst value."""
+
+    mean: float
+    worst: float
+
+    @classmethod
+    def of(cls, values: Sequence[float], *, worst: str = "max") -> Figure:
+        return cls(sum(values) / len(values), max(values) if worst == "max" else min(values))
+
+    def __str__(self) -> str:
+        mean, worst = number(self.mean), number(self.worst)
+        return mean if mean == worst else f"{mean} ({worst})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The gradient `g` of the objective beside the true one, `d = grad E[reward]`.
+
+    Attributes:
+        reward: `real` or `binary`.
+        policies: how `pi`, `old` and `mu` differ.
+        cosine: of `E[g]` and `d`.
+        residual: what remains of `E[g]` after the best positive multiple of `d` is taken away, as
+            a part of `E[g]`. 0 means unbiased up to the learning rate; 1 means that nothing of the
+            true gradient is in it.
+        norm: `|E g| / |d|`, which a learning rate can undo.
+        bias: `|E g - d| / |d|`, as it stands.
+        variance: `tr Cov(g) / |E g|^2`, of one optimizer step.
+        error: the standard error of `E[g]` as a part of it: residuals below it say nothing. 0 where
+            all draws are summed.
+    """
+
+    reward: str
+    policies: str
+    cosine: Figure
+    residual: Figure
+    norm: Figure
+    bias: Figure
+    variance: Figure
+    error: float
+
+
+@dataclass(frozen=True)
+class Length:
+    """How much a token of a response of `length` tokens weighs.
+
+    The expected weight over the expected true advantage, apart for responses that are better
+    (`above`) and worse (`below`) than the policy's average; 1 is the weight in the true gradient,
+    once the learning rate is set right. A critic's baseline, which changes from token to token,
+    moves it without a bias. None where there are no such responses.
+    """
+
+    length: int
+    above: float | None
+    below: float | None
+
+
+@dataclass(frozen=True)
+class Match:
+    """How near an expected penalty gradient is to the gradient of a divergence."""
+
+    divergence: str
+    meaning: str
+    cosine: Figure
+    residual: Figure
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What the expected gradient of the terms with a frozen policy descends, at reward 0.
+
+    Attributes:
+        against: the policy.
+        share: `|E g| / sqrt(E |g|^2)`: 0 where the gradient is nothing but noise.
+        descends: the divergence whose gradient it is, `nothing`, or None.
+    """
+
+    against: str
+    share: Figure
+    descends: str | None
+    matches: tuple[Match, ...]
+
+    @property
+    def nearest(self) -> Match:
+        return min(self.matches, key=lambda match: match.residual.mean)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The measured bias of an objective. `str` is the table that `objdsl audit` prints.
+
+    Attributes:
+        exact: whether all draws are summed; if not, `draws` of them are averaged.
+        draws: the number of optimizer steps evaluated for each policy.
+        policies: the number of random policies that figures are taken over.
+    """
+
+    objective: str
+    params: dict[str, float]
+    words: int
+    horizon: int
+    prompts: int
+    group: int
+    exact: bool
+    draws: int
+    policies: int
+    rows: tuple[Row, ...]
+    lengths: tuple[Length, ...]
+    penalties: tuple[Penalty, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def residual(self) -> float:
+        """The worst residual on policy; NaN for an objective that reads no reward."""
+        on_policy = [row.residual.worst for row in self.rows if row.policies == "on policy"]
+        return max(on_policy, default=float("nan"))
+
+    def row(self, policies: str = "on policy", reward: str | None = None) -> Row:
+        """A row by its names. Raises KeyError if there is none."""
+        for row in self.rows:
+            if row.policies == policies and reward in (None, row.reward):
+                return row
+        raise KeyError(f"{reward or 'any'} reward, {policies}")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self) | {"residual": _or_none(self.residual)}, indent=2)
+
+    def __str__(self) -> str:
+        from objdsl.audit.report import plain
+
+        return plain(self)
+
+
+def number(x: float) -> str:
+    """Three digits that matter; what rounding leaves of a 0 is a 0."""
+    if abs(x) < 1e-9:
+        return "0"
+    if abs(x) < 1e-3:
+        return f"{x:.0e}"
+    return f"{x:.3f}" if abs(x) < 1 else f"{x:.2f}" if abs(x) < 100 else f"{x:.0f}"
+
+
+def _or_none(x: float) -> float | None:
+    return None if x != x else x

@@ -1,0 +1,293 @@
+"""What the audit measures of objectives whose bias is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+
+import objdsl
+from objdsl.audit import Audit, Penalty, Unauditable, audit
+from objdsl.audit.experiment import EXACT
+
+# Small enough for a test: the 15 responses of up to 3 tokens, groups of 2.
+SMALL: dict[str, Any] = {"words": 3, "horizon": 3, "group": 2, "drifts": (), "policies": 2}
+
+
+def of(text: str, **options: Any) -> Audit:
+    return audit(objdsl.loads(f"objective inline\n{text}\n"), **SMALL | options)
+
+
+# --- against the policy gradient -----------------------------------------------------------------
+
+UNBIASED = {
+    "gallery: reinforce": "reinforce",
+    "gallery: rloo": "rloo",
+    "gallery: dr_grpo": "dr_grpo",
+    "gallery: dr_gspo": "dr_gspo",
+    "gallery: mini_rl": "mini_rl",
+    "cispo with a sum": """
+        A = reward - mean[i] reward
+        maximize mean[p,i] sum[t] (sg(min(pi / old, 5)) * A * log(pi))""",
+    "sequence importance sampling": """
+        A = reward - mean[j != i] reward
+        maximize mean[p,i] (prod[t] (pi / mu) * A)""",
+    "weighted baseline without the own sample": """
+        b = (sum[j != i] (|y| * reward)) / (sum[j != i] |y|)
+        maximize mean[p,i] sum[t] ((reward - b) * log(pi))""",
+}
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+def test_unbiased_on_policy(name: str) -> None:
+    text = UNBIASED[name]
+    found = of(text) if "maximize" in text else audit(text, **SMALL)
+    assert found.exact
+    assert found.residual < EXACT
+    for one in found.lengths:
+        for weight in (one.above, one.below):
+            assert weight is None or weight == pytest.approx(1)
+
+
+def test_the_own_sample_mean_is_a_factor() -> None:
+    """`A = R - mean R` is `(G - 1) / G` times the leave-one-out advantage, exactly."""
+    for group in (2, 3):
+        centred = of(
+            "A = reward - mean[i] reward\nmaximize mean[p,i] sum[t] (A * log(pi))",
+            group=group,
+        )
+        left_out = audit("rloo", **SMALL | {"group": group})
+        ratio = centred.row().norm.mean / left_out.row().norm.mean
+        assert ratio == pytest.approx((group - 1) / group)
+
+
+def test_sequence_importance_sampling_is_unbiased_off_policy() -> None:
+    found = of(UNBIASED["sequence importance sampling"], drifts=(0.3,))
+    for row in found.rows:
+        assert row.residual.worst < EXACT
+        assert row.norm.mean == pytest.approx(1)
+
+
+def test_token_ratios_are_off_by_the_order_of_the_drift() -> None:
+    found = audit("mini_rl", **SMALL | {"drifts": (0.01, 0.1)})
+    for kind in ("stale", "mismatch"):
+        small, large = (found.row(f"{kind} {d}").residual.mean for d in (0.01, 0.1))
+        assert small > 1e-3
+        assert large / small == pytest.approx(10, rel=0.5)
+
+
+def test_grpo_is_biased_and_short_responses_weigh_more() -> None:
+    found = audit("grpo", drifts=(), group=2)
+    assert found.residual > 0.2
+    assert found.row(reward="binary").residual.mean > 0.2
+    above = [one.above for one in found.lengths if one.above is not None]
+    assert above[0] > 2 * above[-1]
+
+
+def test_the_geometric_mean_hides_the_length_of_grpo() -> None:
+    """On policy the gradients of GSPO and GRPO are the same, number for number."""
+    rows = [audit(name, **SMALL).row() for name in ("grpo", "gspo_token")]
+    assert rows[0].residual.worst == pytest.approx(rows[1].residual.worst, rel=1e-3)
+    same = [audit(name, **SMALL).row() for name in ("gspo", "gspo_token")]
+    assert same[0].residual.worst == pytest.approx(same[1].residual.worst, rel=1e-12)
+
+
+def test_length_normalisation_does_not_shrink_with_the_group() -> None:
+    text = "A = reward - mean[i] reward\nmaximize mean[p,i] mean[t] (A * log(pi))"
+    two, four = (of(text, group=group).residual for group in (2, 4))
+    assert two > 0.1
+    assert four == pytest.approx(two, rel=1e-6)
+
+
+def test_the_tokens_of_the_group_as_a_divisor_shrink_with_it() -> None:
+    """The normaliser of DAPO holds the response's own length: a bias of O(1/G)."""
+    text = "A = reward - mean[i] reward\nmaximize mean[p] mean[i,t] (A * log(pi))"
+    residuals = [of(text, group=group).row(reward="real").residual.mean for group in (2, 3, 5)]
+    assert residuals[0] > 0.03
+    assert residuals[0] > residuals[1] > residuals[2]
+    assert residuals[2] < 0.6 * residuals[0]
+
+
+STD = """
+    A = (reward - mean[i] reward) / (std[i] reward + 1e-6)
+    maximize mean[p,i] sum[t] (A * log(pi))"""
+
+
+def test_std_bends_the_direction_of_real_rewards_only() -> None:
+    found = of(STD, group=3)
+    assert found.row(reward="real").residual.worst > 0.1
+    assert found.row(reward="binary").residual.worst < EXACT
+
+
+def test_std_reweighs_prompts() -> None:
+    """Nothing bends inside a prompt, yet with two prompts of other difficulty the sum does."""
+    found = of("given reward in {0, 1}" + STD, group=4, prompts=2, words=2, horizon=3)
+    assert found.row().residual.worst > 1e-3
+    assert of("given reward in {0, 1}" + STD, group=4).residual < EXACT
+
+
+def test_ppo_with_the_true_value_function_is_biased_by_its_denominator_only() -> None:
+    small = SMALL | {"words": 2, "group": None}
+    assert audit("ppo", **small).residual > 1e-3
+    text = """
+        A = gae((t == |y|) * reward, 1, 0.95)
+        maximize mean[p,i] sum[t] (pi / old * A)"""
+    assert of(text, **small).residual < EXACT
+
+
+def test_sg_that_is_missing() -> None:
+    """`r A log(pi)` with a live ratio weighs `r (1 + log pi)`: it may point the other way."""
+    text = "A = reward - mean[j != i] reward\nmaximize mean[p,i] sum[t] (pi / old * A * log(pi))"
+    assert of(text).row().cosine.worst < 0
+
+
+def test_a_gradient_that_is_nothing_but_noise() -> None:
+    """The rewards of others say nothing of a response: the expectation is 0."""
+    found = of("maximize mean[p,i] sum[t] (mean[j != i] reward * log(pi))")
+    assert found.row().norm.worst == 0
+    assert found.residual == 1
+    assert not found.lengths
+
+
+# --- against divergences -------------------------------------------------------------------------
+
+RATIO = "r = pi / mu\n"
+DESCENDS = {
+    "k1 in the loss": ("minimize mean[p,i] sum[t] k1(pi, ref)", "nothing"),
+    "k2 in the loss": ("minimize mean[p,i] sum[t] k2(pi, ref)", "reverse KL, per token"),
+    "k3 in the loss": ("minimize mean[p,i] sum[t] k3(pi, ref)", "forward KL, per token"),
+    "live r k1": (RATIO + "minimize mean[p,i] sum[t] (r * k1(pi, ref))", "reverse KL, per token"),
+    "live r k3": (RATIO + "minimize mean[p,i] sum[t] (r * k3(pi, ref))", "reverse KL, per token"),
+    "sg(r) k3": (
+        RATIO + "minimize mean[p,i] sum[t] (sg(r) * k3(pi, ref))",
+        "forward KL, per token",
+    ),
+    "sg(r) k2": (
+        RATIO + "minimize mean[p,i] sum[t] (sg(r) * k2(pi, ref))",
+        "reverse KL, per token",
+    ),
+    "live r k2": (RATIO + "minimize mean[p,i] sum[t] (r * k2(pi, ref))", None),
+    "k1 in the reward, all of it": (
+        "R = reward - 0.1 * sum[t] k1(old, ref)\n"
+        "maximize mean[p,i] sum[t] (pi / old * (R - mean[j != i] R))",
+        "reverse KL, whole response",
+    ),
+    "k1 in the reward, still to come": (
+        "q = reward - 0.1 * sum[s >= t] k1(old, ref)\nmaximize mean[p,i] sum[t] (pi / old * q)",
+        "reverse KL, whole response",
+    ),
+    "k1 in the reward, of the token alone": (
+        "maximize mean[p,i] sum[t] (pi / old * (reward - 0.1 * k1(old, ref)))",
+        "reverse KL, per token",
+    ),
+    "k2 in the reward": (
+        "maximize mean[p,i] sum[t] (pi / old * -(sum[s >= t] k2(old, ref)))",
+        None,
+    ),
+    "k3 of the response": (
+        "X = sum[t] log(ref / pi)\nminimize mean[p,i] (exp(X) - X - 1)",
+        "forward KL, whole response",
+    ),
+}
+
+
+def penalty(text: str) -> Penalty:
+    return of(text).penalties[0]
+
+
+@pytest.mark.parametrize("name", DESCENDS)
+def test_what_a_penalty_descends(name: str) -> None:
+    text, divergence = DESCENDS[name]
+    found = penalty(text)
+    assert found.descends == divergence
+    if divergence and divergence != "nothing":
+        match = next(m for m in found.matches if m.divergence == divergence)
+        assert match.cosine.worst == pytest.approx(1)
+
+
+def test_grpo_comes_nearest_to_the_forward_kl() -> None:
+    (found,) = audit("grpo", **SMALL).penalties
+    assert found.descends is None
+    assert found.nearest.divergence == "forward KL, per token"
+
+
+def test_the_penalty_is_switched_off_for_the_policy_gradient() -> None:
+    """By its parameter where there is one; else the reference is put where it does not pull."""
+    text = "param beta = 0.5\nA = reward - mean[i] reward\nmaximize mean[p,i] sum[t] (pi / old * A"
+    found = of(text + " - beta * k3(pi, ref))")
+    assert found.residual < EXACT
+    assert not found.notes
+    found = of(text + " - 0.5 * k3(pi, ref))")
+    assert found.residual < EXACT
+    assert "no parameter switches its terms off" in found.notes[0]
+
+
+# --- what it needs, and what it gives ------------------------------------------------------------
+
+
+def test_given_columns() -> None:
+    with pytest.raises(Unauditable, match="--given greedy=random"):
+        audit("remax")
+    found = audit("remax", **SMALL, given={"greedy": "random"})
+    assert found.residual < EXACT
+    text = "given bonus[p,i]\nmaximize mean[p,i] sum[t] ((reward + bonus) * log(pi))"
+    assert of(text, given={"bonus": 3}).residual < EXACT
+    assert of(text, given={"bonus": lambda words: float(len(words))}).residual > 1e-3
+
+
+def test_a_hidden_layer_cannot_be_audited() -> None:
+    text = "policy inner = pi at layer 2\nmaximize mean[p,i] sum[t] (reward * log(inner))"
+    with pytest.raises(Unauditable, match="hidden layer"):
+        of(text)
+
+
+def test_an_objective_without_a_reward() -> None:
+    text = "policy teacher\nminimize mean[p,i] sum[t] k3(pi, teacher)"
+    found = of(text)
+    assert not found.rows
+    assert math.isnan(found.residual)
+    assert found.penalties[0].against == "teacher"
+    assert json.loads(found.to_json())["residual"] is None
+
+
+def test_too_many_draws_are_sampled_with_error_bars() -> None:
+    exact, sampled = (audit("rloo", **SMALL, samples=n) for n in (None, 20_000))
+    assert exact.exact and not sampled.exact
+    row = sampled.row()
+    assert exact.row().error == 0 < row.error < 0.1
+    assert 0 < row.residual.worst < 3 * row.error
+    assert row.norm.mean == pytest.approx(exact.row().norm.mean, rel=3 * row.error)
+    assert "Monte Carlo: 20000 random steps" in str(sampled)
+    assert "±" in str(sampled)
+
+
+def test_a_random_mask_is_sampled() -> None:
+    text = """
+        drop = pick[p,i,t](pi > 0, 0.3)
+        maximize mean[p,i] sum[t] (0 if drop else reward * log(pi))"""
+    found = of(text, samples=200, policies=1, words=2, horizon=2)
+    assert not found.exact
+    assert found.row().error > 0
+
+
+def test_the_variance_of_a_baseline_is_less() -> None:
+    plain, centred = (
+        of(f"maximize mean[p,i] sum[t] ((reward - {b}) * log(pi))").row().variance.mean
+        for b in ("0", "mean[j != i] reward")
+    )
+    assert centred < plain
+
+
+def test_an_audit_is_frozen_data() -> None:
+    found = audit("rloo", **SMALL)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.group = 3  # type: ignore[misc]
+    data = json.loads(found.to_json())
+    assert data["objective"] == "rloo"
+    assert data["rows"][0]["residual"]["worst"] < EXACT
+    assert found == audit("rloo", **SMALL)
+    with pytest.raises(KeyError):
+        found.row("stale 9")
