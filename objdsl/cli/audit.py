@@ -1,0 +1,123 @@
+"""`objdsl audit`: the exact bias of an objective's gradient."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from objdsl.cli.inputs import text
+from objdsl.cli.output import has_color
+
+if TYPE_CHECKING:
+    from objdsl.audit.experiment import Given
+
+
+@click.command(epilog="Example: objdsl audit grpo --set beta=0")
+@click.argument("file")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--picture", type=click.Path(path_type=Path), help="Draw it, too, as a PNG or an SVG."
+)
+@click.option("--set", "settings", multiple=True, metavar="NAME=X", help="A hyper-parameter.")
+@click.option(
+    "--given",
+    multiple=True,
+    metavar="NAME=X",
+    help="A column that the file declares with `given`: a number, or `random`.",
+)
+@click.option("--group", type=click.IntRange(1), help="Responses to a prompt.")
+@click.option("--prompts", type=click.IntRange(1), help="Prompts of an optimizer step.")
+@click.option("--words", type=click.IntRange(2), help="Words of the language, EOS among them.")
+@click.option("--horizon", type=click.IntRange(1), help="Tokens of the longest response.")
+@click.option(
+    "--policies",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Random policies to take the mean and the worst over.",
+)
+@click.option(
+    "--drift",
+    "drifts",
+    type=click.FloatRange(0, min_open=True),
+    multiple=True,
+    default=(0.05, 0.3),
+    show_default=True,
+    help="Noise between the logits of two policies, for the rows that are off policy.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(2),
+    help="Average so many random steps (with error bars) instead of summing all.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of policies and rewards.")
+def audit(
+    file: str,
+    as_json: bool,
+    picture: Path | None,
+    settings: tuple[str, ...],
+    given: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Measure the exact bias and variance of an objective's gradient.
+
+    It runs the compiled objective on every outcome of an optimizer step of a tiny tabular policy,
+    and compares the expected gradient with that of the expected reward, and of the divergence from
+    a reference. A residual of 0 is an unbiased direction.
+
+    FILE is a file, a name of the gallery, or `-` for standard input.
+    """
+    from objdsl import driver
+    from objdsl.audit import Unauditable
+    from objdsl.audit import audit as measure
+    from objdsl.objective import Objective
+
+    params = {name: _number(name, x) for name, x in map(_pair, settings)}
+    columns: dict[str, Given] = {
+        name: "random" if x == "random" else _number(name, x) for name, x in map(_pair, given)
+    }
+    formula = driver.compile_source(text(file))
+    try:
+        found = measure(Objective(formula, params), given=columns, **options)
+    except Unauditable as error:
+        raise click.ClickException(str(error)) from None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+    if picture is not None:
+        from objdsl.audit.picture import save
+
+        try:
+            save(found, picture)
+        except ImportError as error:
+            raise click.ClickException(
+                f"{error}; install it with: pip install matplotlib"
+            ) from None
+        click.echo(f"wrote {picture}", err=True)
+    if as_json:
+        click.echo(found.to_json())
+    elif has_color(sys.stdout):
+        from rich.console import Console
+
+        from objdsl.audit.report import render
+
+        Console(highlight=False, width=100, force_terminal=True).print(render(found))
+    else:
+        click.echo(str(found), nl=False)
+
+
+def _pair(setting: str) -> tuple[str, str]:
+    name, equals, value = setting.partition("=")
+    if not equals:
+        raise click.UsageError(f"write {setting!r} as NAME=X")
+    return name.strip(), value.strip()
+
+
+def _number(name: str, x: str) -> float:
+    try:
+        return float(x)
+    except ValueError:
+        raise click.UsageError(f"{name} is to be a number, not {x!r}") from None
