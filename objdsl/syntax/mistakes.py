@@ -487,12 +487,12 @@ def _binder(m: _Mistake) -> Diagnostic | None:
             "a binder names indices: there are no positions and no slices",
             help="for example `mean[t] x`; the value at the next token is `next(x)`",
         )
-    if m.found.type == "COMPARISON" or "COMPARISON" in {token.type for token in m.level}:
-        if m.found.type in ("COMPARISON", "COMMA"):
-            return m.says(
-                "a relation stands alone in its brackets",
-                help="for example `sum[i] sum[s >= t] x`, or with a condition, `sum[s >= t | M] x`",
-            )
+    has_relation = any(token.type == "COMPARISON" for token in (m.found, *m.level))
+    if has_relation and m.found.type in ("COMPARISON", "COMMA"):
+        return m.says(
+            "a relation stands alone in its brackets",
+            help="for example `sum[i] sum[s >= t] x`",
+        )
     if m.found.type in _VALUE_STARTS:
         if m.after.type in ("COMMA", "RSQB", "VBAR"):
             return m.says(f"`,` is missing before `{m.found}`")

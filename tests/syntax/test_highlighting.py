@@ -1,0 +1,40 @@
+"""The grammar of editors knows the words of the language, and no others."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+
+from objdsl.elaborate import COLUMNS, FUNCTIONS, REDUCTIONS, SUBSETS
+from objdsl.ir.objective import BUILT_IN_POLICIES
+
+GRAMMARS = files("objdsl.grammars")
+
+
+def patterns() -> dict[str, str]:
+    text = (GRAMMARS / "objective.tmLanguage.json").read_text(encoding="utf-8")
+    return {one["name"]: one.get("match", "") for one in json.loads(text)["patterns"]}
+
+
+def words(scope: str) -> set[str]:
+    return set(re.findall(r"[A-Za-z_]{2,}|\bV\b", patterns()[scope].replace("\\b", " ")))
+
+
+def test_keywords_are_those_of_the_parser() -> None:
+    lark = (GRAMMARS / "objective.lark").read_text(encoding="utf-8")
+    rules = lark.partition("// --- words")[0]
+    rules = "\n".join(line.partition("//")[0] for line in rules.splitlines())
+    keywords = set(re.findall(r'"([a-z]+)"', rules)) - {"inf"}
+    assert keywords == (
+        words("keyword.control.statement.objdsl")
+        | words("keyword.other.objdsl")
+        | words("keyword.operator.word.objdsl")
+    )
+
+
+def test_functions_and_data_are_those_of_the_language() -> None:
+    assert words("support.function.objdsl") == set(FUNCTIONS)
+    assert words("support.function.reduction.objdsl") == {*REDUCTIONS, *SUBSETS}
+    assert words("variable.language.policy.objdsl") == set(BUILT_IN_POLICIES)
+    assert words("variable.language.data.objdsl") == set(COLUMNS)
