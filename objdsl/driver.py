@@ -63,7 +63,7 @@ def mathematics(formula: Objective, *, weights: bool = False, latex: bool = Fals
     """An objective as people read it, or its gradient weights `w = dJ / dlog pi`."""
     from objdsl.ir import show
 
-    found: dict[Expr, Expr] = {**derivatives(formula)} if weights else {}
+    found: dict[Expr, Expr] = dict(derivatives(formula).items()) if weights else {}
     return show.formula(formula.goal, found, formula.bindings, as_latex=latex)
 
 

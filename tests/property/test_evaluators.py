@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import objdsl
@@ -20,8 +20,9 @@ from objdsl.ir.objective import column_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from autograd import derivative  # noqa: E402
-from objectives import Data, data, objectives  # noqa: E402
+from autograd import derivative
+
+from objectives import Data, data, objectives
 
 SETTINGS = settings(
     deadline=None,
