@@ -183,15 +183,29 @@ def _bare(node: Expression) -> str:
 
 
 def _operands(op: str, left: Expression, right: Expression) -> tuple[str, str]:
-    level = _LEVELS[op]
-    if op == "^":
-        is_signed = isinstance(right, tree.Unary) and right.op != "not"
-        return _flat(left, ATOM), _exponent(right) if is_signed else _flat(right, POWER)
-    first = _flat(left, level + (level == COMPARE))
-    if level == TIMES and isinstance(left, tree.Reduction):
-        # `mean[t] r * A` means this, and most people read it otherwise.
-        first = f"({first})"
-    return first, _flat(right, level + 1)
+    for_left, for_right = _places(op, left, right)
+    if op == "^" and isinstance(right, tree.Unary):
+        return _flat(left, for_left), _exponent(right)
+    return _flat(left, for_left), _flat(right, for_right)
+
+
+def _places(op: str, left: Expression, right: Expression) -> tuple[int, int]:
+    """How tightly the two sides of an operator must hold together to stand without brackets."""
+    own = _LEVELS[op]
+    match op:
+        case "^":
+            return ATOM, POWER
+        case "or":
+            # Which of `and` and `or` binds tighter is nothing to make a reader remember.
+            return NOT if _is_and(left) else OR, NOT if _is_and(right) else AND
+        case "*" | "/" if isinstance(left, tree.Reduction):
+            # `mean[t] r * A` means `(mean[t] r) * A`, and most people read it otherwise.
+            return ATOM, own + 1
+    return own + (own == COMPARE), own + 1
+
+
+def _is_and(node: Expression) -> bool:
+    return isinstance(node, tree.Binary) and node.op == "and"
 
 
 def _exponent(node: Expression) -> str:
@@ -251,11 +265,9 @@ def _broken(node: Expression, indent: int, *, bracketed: bool, level: int = IF) 
     here = " " * indent
     match node:
         case tree.Binary(op, left, right) if op != "^":
-            own = _LEVELS[op]
-            first = part(left, own + (own == COMPARE), indent)
-            if own == TIMES and isinstance(left, tree.Reduction):
-                first = f"({first})"
-            second = part(right, own + 1, indent + len(op) + 1)
+            for_left, for_right = _places(op, left, right)
+            first = part(left, for_left, indent)
+            second = part(right, for_right, indent + len(op) + 1)
             return f"{first}\n{here}{op} {second}"
         case tree.Conditional(then, condition, otherwise):
             first = part(then, OR, indent)

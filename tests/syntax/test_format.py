@@ -124,6 +124,7 @@ def test_the_gallery_is_laid_out(entry: str) -> None:
         ("x = (-r)^2", "x = (-r)^2"),
         ("x = (mean[t] r)^2", "x = (mean[t] r)^2"),
         ("x = a - (b - c)", "x = a - (b - c)"),
+        ("x = a and b or c", "x = (a and b) or c"),
         ("x = (a if b else c) if d else e", "x = (a if b else c) if d else e"),
         ("x = mean[ t|r>1 and A<0 ](r)", "x = mean[t | r > 1 and A < 0] r"),
         ("x = pick [p,i,t](M,2e-4)", "x = pick[p,i,t](M, 2e-4)"),
