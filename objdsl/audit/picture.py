@@ -10,7 +10,7 @@ from objdsl.audit.result import Audit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BAR, _WORST, _ABOVE, _BELOW = "#4c72b0", "#c44e52", "#55a868", "#8172b3"
+_BAR, _WORST, _ABOVE, _BELOW = _COLORS = ("#4c72b0", "#c44e52", "#55a868", "#8172b3")
 
 
 def save(audit: Audit, path: Path) -> None:
@@ -44,12 +44,12 @@ def _residuals(audit: Audit, axes: Axes) -> None:
     errors = None if audit.exact else [row.error for row in audit.rows]
     axes.barh(places, [row.residual.mean for row in audit.rows], xerr=errors, color=_BAR)
     worst = [row.residual.worst for row in audit.rows]
-    axes.plot(worst, places, "|", color=_WORST, markersize=12, label="worst policy")
+    axes.plot(worst, places, "|", color=_WORST, markersize=12)
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.set_xlabel("residual (0: unbiased direction)")
-    axes.legend(frameon=False)
+    axes.set_xlabel("residual: mean, and | the worst policy")
+    axes.set_title("Against the policy gradient (0: unbiased)", fontsize="medium")
 
 
 def _lengths(audit: Audit, axes: Axes) -> None:
@@ -60,20 +60,22 @@ def _lengths(audit: Audit, axes: Axes) -> None:
     axes.set_xticks([one.length for one in audit.lengths])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("tokens of the response")
-    axes.set_ylabel("weight of a token (1: true gradient)")
+    axes.set_ylabel("weight of a token")
+    axes.set_title("Weight by length (1: true gradient)", fontsize="medium")
     axes.legend(frameon=False)
 
 
 def _penalties(audit: Audit, axes: Axes) -> None:
-    names = [match.divergence for match in audit.penalties[0].matches]
+    divergences = [match.divergence for match in audit.penalties[0].matches]
     height = 0.8 / len(audit.penalties)
     for k, penalty in enumerate(audit.penalties):
-        places = [n + k * height for n in range(len(names))]
+        places = [n + k * height for n in range(len(divergences))]
         cosines = [match.cosine.mean for match in penalty.matches]
-        axes.barh(places, cosines, height, label=f"terms against {penalty.against}")
-    axes.set_yticks(range(len(names)), names)
+        axes.barh(places, cosines, height, color=_COLORS[k % len(_COLORS)])
+    axes.set_yticks(range(len(divergences)), divergences)
     axes.invert_yaxis()
     axes.set_xlim(-1, 1)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("cosine with the divergence's gradient")
-    axes.legend(frameon=False)
+    names = ", ".join(penalty.against for penalty in audit.penalties)
+    axes.set_title(f"Terms against {names}", fontsize="medium")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import objdsl
+from objdsl import gallery
 from objdsl.audit import Audit, Penalty, Unauditable, audit
 from objdsl.audit.experiment import EXACT
 
@@ -223,6 +224,30 @@ def test_the_penalty_is_switched_off_for_the_policy_gradient() -> None:
     found = of(text + " - 0.5 * k3(pi, ref))")
     assert found.residual < EXACT
     assert "no parameter switches its terms off" in found.notes[0]
+
+
+# --- the gallery ----------------------------------------------------------------------------------
+
+TINY: dict[str, Any] = {"words": 2, "horizon": 2, "policies": 1, "drifts": ()}
+ITS_OWN = {"reward", "truncated", "value", "value_old", "noise"}
+
+
+@pytest.mark.parametrize("name", gallery.names())
+def test_the_gallery_can_be_audited(name: str) -> None:
+    """All of it but what trains a hidden layer."""
+    objective = objdsl.load(name)
+    given = {c: "random" for c in objective.columns if c not in ITS_OWN and "log_" not in c}
+    if any(trained.startswith("log_") and trained[4:6] != "pi" for trained in objective.live):
+        with pytest.raises(Unauditable, match="hidden layer"):
+            audit(objective, **TINY, given=given)
+        return
+    samples = 20 if "noise" in objective.columns else None
+    found = audit(objective, **TINY, given=given, samples=samples)
+    assert bool(found.rows) == ("reward" in objective.columns)
+    assert all(0 <= row.residual.worst <= 1 for row in found.rows)
+    assert {one.against for one in found.penalties} == {
+        policy for policy in ("ref", "teacher") if f"log_{policy}" in " ".join(objective.columns)
+    }
 
 
 # --- what it needs, and what it gives ------------------------------------------------------------
