@@ -60,7 +60,7 @@ class Batch:
         if size is None or size >= len(self):
             return [torch.arange(len(self))]
         by_length = torch.argsort(self.start + self.length, stable=True)
-        return list(torch.split(by_length.cpu(), size))  # type: ignore[no-untyped-call]
+        return list(torch.split(by_length.cpu(), size))
 
     def minibatches(self, count: int, seed: int) -> list[Tensor]:
         """Row indices in `count` pieces of whole groups, shuffled by `seed`."""

@@ -99,7 +99,7 @@ def _parameters(config: Config, tiny_vocabulary: int) -> int | None:
     except (OSError, ValueError):
         return None
     with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
+        return int(sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters()))
 
 
 def _bytes(count: float) -> str:

@@ -1,0 +1,160 @@
+"""Whole training steps on the default task beside TRL's GRPOTrainer: seconds a step, and the ratio.
+
+    python benchmarks/training.py            # a table
+    python benchmarks/training.py --save     # and benchmarks/results/training-<device>.json
+
+Both train the same model (same weights at the start) on the same prompts, with the same number of
+prompts and responses a step, responses of at most the same length, one optimizer step each, and no
+reference policy. objdsl runs as `objdsl train` does: reports, samples and metrics included, with
+vLLM and with transformers as the sampler; TRL samples with transformers. Runs alternate; the first
+steps of each are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from elementwise import chip
+from rich.console import Console
+
+from objdsl.runtime.config import Config
+from objdsl.runtime.loop import train
+from objdsl.runtime.models import load_model
+from objdsl.runtime.report import read_metrics
+from objdsl.runtime.tasks import load_task
+
+PROMPTS, GROUP, STEPS, SKIP, ROUNDS = 32, 8, 20, 5, 3
+
+
+def settings(engine: str, folder: Path) -> Config:
+    return Config.model_validate(
+        {
+            "objective": "dr_grpo",
+            "output": folder,
+            "steps": STEPS,
+            "sampler": {"engine": engine, "prompts": PROMPTS, "group": GROUP},
+            "warm_start": {"steps": 0},
+            "report": {"evaluate": 0},
+            "checkpoint": {"every": 0},
+        }
+    )
+
+
+def ours(engine: str) -> list[float]:
+    """Seconds of each step, from the run's own metrics."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = settings(engine, Path(folder) / "run")
+        train(config, console=Console(quiet=True))
+        steps = [
+            step["seconds"] for step in read_metrics(Path(folder) / "run") if "seconds" in step
+        ]
+        return [step["seconds"] for step in metrics if "seconds" in step][SKIP:]
+
+
+def trl() -> list[float]:
+    """Seconds between the ends of TRL's optimizer steps."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    config = settings("transformers", Path("unused"))
+    task = load_task(config.task, config.seed)
+    model, tokenizer = load_model(config.model, task, config.seed)
+    tokenizer.padding_side = "left"
+    rows = [{"prompt": example.text, **example.columns} for example in task.train]
+    ends: list[float] = []
+
+    class Ends(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ends.append(time.perf_counter())
+
+    def exact(completions: list[str], answer: list[str], **_: Any) -> list[float]:
+        return [float(text == right) for text, right in zip(completions, answer, strict=True)]
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.config._name_or_path = folder
+        trainer = GRPOTrainer(
+            model=model,
+            reward_funcs=exact,
+            args=GRPOConfig(
+                output_dir=folder,
+                per_device_train_batch_size=PROMPTS * GROUP,
+                num_generations=GROUP,
+                max_completion_length=task.max_tokens,
+                max_steps=STEPS,
+                learning_rate=config.learner.lr,
+                loss_type="dr_grpo",
+                scale_rewards=False,
+                beta=0.0,
+                bf16=False,
+                use_cpu=not torch.cuda.is_available(),
+                report_to=[],
+                save_strategy="no",
+                disable_tqdm=True,
+                logging_steps=1,
+                gradient_checkpointing=False,
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[Ends()],
+        )
+        trainer.train()
+    return [b - a for a, b in pairwise(ends)][SKIP - 1 :]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
+    save = parser.parse_args().save
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    runs = {
+        "objdsl, vLLM": lambda: ours("vllm"),
+        "objdsl, transformers": lambda: ours("transformers"),
+        f"trl {version('trl')}": trl,
+    }
+    medians: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            medians[name].append(statistics.median(run()))
+    first = next(iter(runs))
+    results = {
+        name: {
+            "seconds_per_step": statistics.median(times),
+            "ratio": statistics.median(a / b for a, b in zip(times, medians[first], strict=True)),
+        }
+        for name, times in medians.items()
+    }
+    for name, row in results.items():
+        print(f"{name:22} {row['seconds_per_step']:7.3f} s a step {row['ratio']:6.2f} x")
+    if save:
+        record = {
+            "chip": chip(),
+            "threads": torch.get_num_threads(),
+            "prompts": PROMPTS,
+            "responses_per_prompt": GROUP,
+            "steps": STEPS - SKIP,
+            "rounds": ROUNDS,
+            "versions": {n: version(n) for n in ("objdsl", "torch", "transformers")},
+            "command": "python benchmarks/training.py --save",
+            "results": results,
+        }
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        path = Path(__file__).parent / "results" / f"training-{device}.json"
+        path.write_text(json.dumps(record, indent=2) + "\n")
+        print(f"wrote {path.name}")
+
+
+if __name__ == "__main__":
+    main()
