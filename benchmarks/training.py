@@ -56,9 +56,7 @@ def ours(engine: str) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         config = settings(engine, Path(folder) / "run")
         train(config, console=Console(quiet=True))
-        steps = [
-            step["seconds"] for step in read_metrics(Path(folder) / "run") if "seconds" in step
-        ]
+        metrics = read_metrics(Path(folder) / "run")
         return [step["seconds"] for step in metrics if "seconds" in step][SKIP:]
 
 
