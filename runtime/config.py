@@ -181,6 +181,8 @@ class ReportSection(Section):
     """Responses that are shown."""
     samples_every: Positive = 50
     """Steps between two showings; all responses of these steps go to `samples.jsonl`."""
+    curves: bool = True
+    """Draw `curves.png` at the end."""
 
 
 class CheckpointSection(Section):

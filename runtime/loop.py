@@ -208,7 +208,8 @@ def train(
                 f"({seconds:.0f} s, everything counted)",
                 "bold",
             )
-        report.say(f"curves: {plot([run.path], run.path / 'curves.png')}")
+        if config.report.curves:
+            report.say(f"curves: {plot([run.path], run.path / 'curves.png')}")
         report.say(_last_line(config, objective, run, halted))
         return Result(run.path, step, before, after, seconds, halted)
 

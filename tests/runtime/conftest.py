@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +16,15 @@ from rich.console import Console
 
 from objdsl.runtime.config import Config, read_config
 from objdsl.runtime.loop import Result, train
+
+
+def even(*, completions: list[str], **_: Any) -> list[float]:
+    """1 for a response that begins with an even digit: a policy that knows nothing gets some."""
+    return [float(text[:1] in {"0", "2", "4", "6", "8"}) for text in completions]
+
+
+sys.modules["test_rewards_of_runs"] = module = ModuleType("test_rewards_of_runs")
+module.even = even  # type: ignore[attr-defined]
 
 # The smallest run that goes through every part but vLLM.
 SMALL: dict[str, Any] = {
@@ -26,8 +37,10 @@ SMALL: dict[str, Any] = {
     "sampler.engine": "transformers",
     "sampler.prompts": 4,
     "sampler.group": 4,
-    "warm_start.steps": 30,
-    "warm_start.batch": 16,
+    "rewards": {"test_rewards_of_runs:even": 1.0},
+    "warm_start.steps": 2,
+    "warm_start.batch": 4,
+    "report.curves": False,
     "report.evaluate": 2,
     "report.samples_every": 2,
     "checkpoint.every": 2,
@@ -63,9 +76,13 @@ def run(settings: Callable[..., Config]) -> Callable[..., Result]:
     return go
 
 
-def numbers(folder: Path) -> list[dict[str, float]]:
-    """The metrics of a run without those that say how long it took."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-        {name: x for name, x in json.loads(line).items() if "second" not in name} for line in lines
-    ]
+@pytest.fixture
+def numbers() -> Callable[[Path], list[dict[str, float]]]:
+    """The metrics of a run, without those that say how long it took."""
+
+    def read(folder: Path) -> list[dict[str, float]]:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        steps = [json.loads(line) for line in lines]
+        return [{k: x for k, x in step.items() if "second" not in k} for step in steps]
+
+    return read

@@ -1,0 +1,215 @@
+"""The optimizer step gives the same weights however it is cut; columns are what they say."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import objdsl
+from objdsl.runtime.batch import Batch, collate
+from objdsl.runtime.config import ConfigError, LearnerSection, ModelSection, TaskSection
+from objdsl.runtime.learner import Learner, TrainingError, learning_rate, needs_of
+from objdsl.runtime.models import Policy, load_model
+from objdsl.runtime.sampler import Response
+from objdsl.runtime.tasks import load_task
+
+
+def model(layers: int = 2, **others: Any) -> Policy:
+    task = load_task(TaskSection(), seed=0)
+    section = ModelSection(layers=layers, width=16, heads=2, dtype="float64")
+    loaded, _ = load_model(section, task, seed=0)
+    return Policy(loaded, **others)
+
+
+def batch(kept: bool = False, groups: int = 4, group: int = 3) -> Batch:
+    """Ragged prompts and responses of random words, with rewards."""
+    rng = random.Random(0)
+    prompts: list[list[int]] = []
+    for _ in range(groups):
+        prompt = [rng.randrange(3, 15) for _ in range(rng.randint(2, 6))]
+        prompts += [prompt] * group
+    responses = []
+    for _ in prompts:
+        tokens = tuple(rng.randrange(2, 15) for _ in range(rng.randint(1, 5)))
+        words = tuple((*rng.sample(range(15), 4), token) for token in tokens) if kept else None
+        log_probs = tuple(-2 - rng.random() for _ in tokens)
+        responses.append(Response(tokens, log_probs, rng.random() < 0.2, words))
+    rewards = [float(rng.random() < 0.5) for _ in prompts]
+    return collate(
+        prompts,
+        [k for k in range(groups) for _ in range(group)],
+        responses,
+        {"reward": rewards},
+        vocabulary=15,
+        device=torch.device("cpu"),
+        dtype=torch.float64,
+    )
+
+
+def trained(
+    text: str, section: LearnerSection, policy: Policy, data: Batch, steps: int = 2
+) -> tuple[list[Tensor], list[dict[str, float]]]:
+    """Weights and metrics after some steps of the objective, from a copy of the policy."""
+    objective = objdsl.load(text) if text.isidentifier() else objdsl.loads(text)
+    policy = copy.deepcopy(policy)
+    frozen = {"ref": model()} if "ref" in needs_of(objective).policies else {}
+    learner = Learner(policy, objective, section, steps=10, frozen=frozen)
+    metrics = [learner.learn(data, step) for step in range(steps)]
+    return [p.detach().clone() for p in policy.parameters()], metrics
+
+
+def assert_same(a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = 1e-12) -> None:
+    for x, y in zip(a, b, strict=True):
+        assert float((x - y).abs().max()) <= tolerance
+
+
+COUPLED = """
+objective coupled
+A = reward - mean[i] reward
+report spread = pstd[p,i,t] log(pi / old)
+maximize mean[p,i] mean[t] (A * log(pi)) - (mean[p,i,t] log(pi) + 2) ^ 2
+"""
+
+
+@pytest.mark.parametrize("name", ["grpo", "dapo", "gspo", "ppo", "clip_cov", "rloo", COUPLED])
+@pytest.mark.parametrize("size", [1, 5])
+def test_micro_batches_change_nothing(name: str, size: int) -> None:
+    # Adam turns a gradient of rounding errors alone into a step of `lr`, hence its large epsilon.
+    section = LearnerSection(lr=1e-2, epsilon=1e-3)
+    whole, told = trained(name, section, model(), batch())
+    cut, told_cut = trained(
+        name, section.model_copy(update={"micro_batch": size}), model(), batch()
+    )
+    assert_same(whole, cut)
+    assert told[0].keys() == told_cut[0].keys()
+    for one, other in zip(told, told_cut, strict=True):
+        assert other == pytest.approx(one, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_several_optimizer_steps_cut_into_micro_batches(name: str) -> None:
+    section = LearnerSection(lr=1e-2, epsilon=1e-3, minibatches=2, epochs=2)
+    whole, told = trained(name, section, model(), batch())
+    cut, _ = trained(name, section.model_copy(update={"micro_batch": 2}), model(), batch())
+    assert_same(whole, cut)
+    # After the first optimizer step the policy is no longer the one that sampled.
+    assert told[0]["objective"] != 0
+    once, _ = trained(name, LearnerSection(lr=1e-2, epsilon=1e-3), model(), batch())
+    assert any(float((x - y).abs().max()) > 1e-4 for x, y in zip(whole, once, strict=True))
+
+
+def test_one_forward_pass_gives_the_numbers_of_two() -> None:
+    """`old` is read off the pass that trains; a pass of its own would have said the same."""
+    data = batch()
+    policy = model()
+    objective = objdsl.load("grpo")
+    learner = Learner(policy, objective, LearnerSection(), steps=10, frozen={"ref": model()})
+    measured = learner._measure(data)
+    said = policy.columns(data, ("log_pi", "entropy"))
+    assert torch.equal(measured["log_old"], said["log_pi"].detach())
+    assert torch.equal(measured["entropy"], said["entropy"])
+
+
+def test_columns_are_those_of_the_model() -> None:
+    policy = model(temperature=0.7)
+    data = batch()
+    wanted = ("log_pi", "log_pi_dist", "entropy")
+    found = policy.columns(data, wanted)
+    for row in range(len(data)):
+        start, length = int(data.start[row]), int(data.length[row])
+        tokens = data.tokens[row, : start + length]
+        with torch.no_grad():
+            logits = policy.model(tokens[None]).logits[0, start - 1 : -1] / 0.7
+        logs = logits.log_softmax(-1)
+        assert torch.allclose(found["log_pi_dist"][row, :length], logs, atol=1e-12)
+        chosen = logs.gather(-1, tokens[start:, None])[:, 0]
+        assert torch.allclose(found["log_pi"][row, :length], chosen, atol=1e-12)
+        entropy = -(logs.exp() * logs).sum(-1)
+        assert torch.allclose(found["entropy"][row, :length], entropy, atol=1e-12)
+        for name in wanted:
+            assert not found[name][row, length:].any()
+
+
+def test_kept_words_are_the_distribution() -> None:
+    policy, data = model(), batch(kept=True)
+    assert data.kept is not None
+    found = policy.columns(data, ("log_pi", "log_pi_dist", "entropy"))
+    free = policy.columns(replace(data, kept=None), ("log_pi_dist",))["log_pi_dist"].detach()
+    for row, step in data.mask.nonzero().tolist():
+        words = data.kept[row, step]
+        logs = free[row, step][words]
+        logs = logs - logs.logsumexp(0)
+        assert torch.allclose(found["log_pi_dist"][row, step][words], logs, atol=1e-12)
+        entropy = float(found["entropy"][row, step])
+        assert entropy == pytest.approx(-float((logs.exp() * logs).sum()))
+    found["log_pi"].sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in policy.parameters() if p.grad is not None)
+
+
+def test_internal_policies() -> None:
+    text = """
+    objective inside
+    policy inner = pi at layer 1
+    policy inner_old = old at layer 1
+    A = reward - mean[i] reward
+    maximize mean[p,i,t] (A * inner / inner_old)
+    """
+    policy, data = model(layers=2), batch()
+    objective = objdsl.loads(text)
+    learner = Learner(policy, objective, LearnerSection(), steps=10, frozen={})
+    said = policy.columns(data, ("log_inner", "log_pi"))
+    assert not torch.allclose(said["log_inner"], said["log_pi"])
+    shallow = copy.deepcopy(policy.model)
+    shallow.model.layers = shallow.model.layers[:1]
+    alone = Policy(shallow).columns(data, ("log_pi",))["log_pi"]
+    assert torch.allclose(said["log_inner"], alone, atol=1e-12)
+    before = [p.detach().clone() for p in policy.model.model.layers[1].parameters()]
+    learner.learn(data, 0)
+    # No gradient reaches the layers above.
+    assert_same(before, list(policy.model.model.layers[1].parameters()), 0.0)
+    deep = Policy(policy.model, layers={"inner": 5})
+    with pytest.raises(ConfigError, match="reads layer 5, but the model has 2"):
+        deep.columns(data, ("log_inner",))
+
+
+def test_who_makes_which_column() -> None:
+    ppo = needs_of(objdsl.load("ppo"))
+    assert set(ppo.trained) == {"log_pi", "value"}
+    assert ppo.measured == {"log_old": "log_pi", "value_old": "value"}
+    assert ppo.frozen == {"log_ref": ("ref", "log_pi")}
+    assert needs_of(objdsl.load("remax")).given == ("greedy",)
+    assert needs_of(objdsl.load("clip_cov")).noise
+    with pytest.raises(ConfigError, match=r"set policies\.teacher"):
+        Learner(
+            model(), objdsl.load("on_policy_distillation"), LearnerSection(), steps=1, frozen={}
+        )
+
+
+def test_a_gradient_that_is_no_number_is_not_taken() -> None:
+    objective = objdsl.loads("objective steep\nmaximize mean[p,i,t] (1e300 * exp(1e3 * pi / old))")
+    policy = model()
+    before = [p.detach().clone() for p in policy.parameters()]
+    learner = Learner(policy, objective, LearnerSection(), steps=1, frozen={})
+    with pytest.raises(TrainingError, match="norm of the gradient of steep is"):
+        learner.learn(batch(), 0)
+    assert_same(before, policy.parameters(), 0.0)
+
+
+def test_the_learning_rate() -> None:
+    section = LearnerSection(lr=1.0, warmup=3, final_lr=0.1, schedule="linear")
+    rates = [learning_rate(section, step, 101) for step in range(101)]
+    assert rates[:2] == pytest.approx([0.25, 0.5 * (1 - 0.009)])
+    assert rates[-1] == pytest.approx(0.1)
+    assert rates[50] == pytest.approx(0.55)
+    cosine = section.model_copy(update={"schedule": "cosine"})
+    assert learning_rate(cosine, 50, 101) == pytest.approx(0.55)
+    assert learning_rate(cosine, 100, 101) == pytest.approx(0.1)
+    constant = section.model_copy(update={"schedule": "constant"})
+    assert learning_rate(constant, 100, 101) == 1.0

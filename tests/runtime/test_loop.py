@@ -1,0 +1,237 @@
+"""Whole runs: what is learned, what is written, and going on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file
+
+from objdsl.runtime import loop
+from objdsl.runtime.checkpoint import CheckpointError, all_of
+from objdsl.runtime.config import Config, ConfigError, read_config
+from objdsl.runtime.dry_run import dry_run
+from objdsl.runtime.loop import Result
+from objdsl.runtime.report import DOCUMENTED
+
+Run = Callable[..., Result]
+Numbers = Callable[[Path], list[dict[str, float]]]
+Settings = Callable[..., Config]
+
+
+def test_equal_settings_give_equal_numbers(run: Run, numbers: Numbers, tmp_path: Path) -> None:
+    first = run("grpo", output=tmp_path / "a")
+    second = run("grpo", output=tmp_path / "b")
+    assert numbers(first.folder) == numbers(second.folder)
+    other = run("grpo", output=tmp_path / "c", seed=1)
+    assert numbers(first.folder) != numbers(other.folder)
+
+
+def test_what_a_run_writes(run: Run, numbers: Numbers) -> None:
+    out = StringIO()
+    result = run("dapo", _console=Console(file=out, soft_wrap=True), report__curves=True)
+    start, *steps = numbers(result.folder)
+    assert start == {"step": 0, "held_out": result.before}
+    assert [step["step"] for step in steps] == [1, 2, 3, 4]
+    measured = {name for name in DOCUMENTED if "second" not in name} - {"held_out"}
+    for step in steps:
+        assert step.keys() - {"held_out"} == measured | {"clip_fraction", "overlong"}
+        assert 0 <= step["reward"] <= 1
+        assert step["mismatch"] < 1e-5  # one engine and the other are the same
+        assert step["kl_mu_old"] == pytest.approx(0, abs=1e-6)
+    assert ["held_out" in step for step in steps] == [False, True, False, True]
+    assert steps[-1]["held_out"] == result.after
+    samples = [
+        json.loads(line) for line in (result.folder / "samples.jsonl").read_text().splitlines()
+    ]
+    assert len(samples) == 2 * 16  # all responses of the steps that are shown
+    assert samples[0].keys() == {"step", "prompt", "response", "reward"}
+    assert read_config(result.folder / "config.yaml").sampler.group == 4
+    assert (result.folder / "objective.obj").read_text().startswith("# DAPO")
+    assert (result.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    said = out.getvalue()
+    assert "sampled by transformers.generate" in said
+    assert "group 4, where dapo declares 16" in said
+    assert f"held-out reward (greedy): {result.before:.3f} -> {result.after:.3f}" in said
+    assert "step 4/4  reward" in said
+
+
+@pytest.mark.parametrize(
+    ("objective", "more"),
+    [
+        ("grpo", {}),
+        ("ppo", {"learner.minibatches": 2, "learner.epochs": 2}),
+        ("clip_cov", {"learner.micro_batch": 5, "sampler.resample": 1}),
+    ],
+)
+def test_resumed_is_uninterrupted(
+    run: Run, numbers: Numbers, tmp_path: Path, objective: str, more: dict[str, Any]
+) -> None:
+    straight = run(objective, output=tmp_path / "straight", **more)
+    halves = tmp_path / "halves"
+    run(objective, output=halves, **more)
+    shutil.rmtree(halves / "checkpoints" / "step-000004")  # as if it had crashed after step 3
+    (halves / "metrics.jsonl").open("a").write('{"step": 5, "rew')
+    out = StringIO()
+    console = Console(file=out, soft_wrap=True)
+    run(objective, output=halves, _resume="auto", _console=console, **more)
+    assert f"going on from {halves / 'checkpoints' / 'step-000002'}" in out.getvalue()
+    assert numbers(halves) == numbers(straight.folder)
+    last = "checkpoints/step-000004/model.safetensors"
+    weights, others = load_file(straight.folder / last), load_file(halves / last)
+    assert all(bool((weights[name] == others[name]).all()) for name in weights)
+
+
+def test_resuming_another_run_is_an_error(run: Run, tmp_path: Path) -> None:
+    run("grpo")
+    folder = str(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="has done 4 of 4 steps: there is nothing left"):
+        run("grpo", _resume=folder)
+    changes: list[tuple[str, dict[str, Any]]] = [
+        ("objective", {"params.eps": 0.3}),
+        ("task", {"task.digits": 2}),
+        ("model", {"model.width": 32}),
+    ]
+    for what, change in changes:
+        with pytest.raises(CheckpointError, match=f"another run[^$]*{what}: the checkpoint has"):
+            run("grpo", _resume=folder, steps=6, **change)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        run("grpo", _resume=str(tmp_path / "nothing"))
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run("grpo")
+    out = StringIO()
+    on = run(
+        "grpo", steps=6, _resume=folder, _allow_changed=True, _console=Console(file=out, width=500),
+        **{"params.eps": 0.3},
+    )  # fmt: skip
+    assert on.steps == 6
+    assert "changed since then: params.eps: None -> 0.3" in out.getvalue()
+    assert "changed since then: steps: 4 -> 6" in out.getvalue()
+
+
+def test_a_checkpoint_is_whole_or_not_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run(steps=6, checkpoint__keep=2)
+    checkpoints = result.folder / "checkpoints"
+    assert [path.name for path in all_of(checkpoints)] == ["step-000004", "step-000006"]
+
+    def crash(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("objdsl.runtime.checkpoint.torch.save", crash)
+    with pytest.raises(OSError, match="no space"):
+        run(steps=8, _resume=str(result.folder))
+    monkeypatch.undo()
+    assert [path.name for path in all_of(checkpoints)] == ["step-000004", "step-000006"]
+    assert run(steps=8, _resume=str(result.folder)).steps == 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_its_step(
+    run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    straight = run(output=tmp_path / "straight")
+    learn = loop.Learner.learn
+
+    def interrupted(self: Any, batch: Any, step: int) -> dict[str, float]:
+        if step == 2:
+            os.kill(os.getpid(), number)
+        return learn(self, batch, step)
+
+    monkeypatch.setattr(loop.Learner, "learn", interrupted)
+    handler = signal.getsignal(number)
+    out = StringIO()
+    stopped = run(_console=Console(file=out, width=500))
+    assert (stopped.steps, stopped.stopped) == (3, number)
+    assert f"stopped by {signal.Signals(number).name}; go on with: objdsl train" in out.getvalue()
+    assert signal.getsignal(number) is handler
+    monkeypatch.undo()
+    run(_resume="auto")
+    assert numbers(stopped.folder) == numbers(straight.folder)
+
+
+@pytest.mark.parametrize(
+    "objective", ["reinforce", "rloo", "gspo", "cispo", "remax", "kl_cov", "differential_smoothing"]
+)
+def test_objectives_train(run: Run, numbers: Numbers, objective: str) -> None:
+    result = run(objective, steps=2)
+    steps = numbers(result.folder)[1:]
+    assert len(steps) == 2
+    assert all(step["grad_norm"] > 0 for step in steps)
+
+
+def test_other_policies(run: Run, numbers: Numbers, tmp_path: Path) -> None:
+    teacher = run("rloo", output=tmp_path / "teacher").folder / "checkpoints" / "step-000004"
+    result = run("on_policy_distillation", **{"policies.teacher": str(teacher)})
+    assert all(step["grad_norm"] > 0 for step in numbers(result.folder)[1:])
+    inner = run("bupo", output=tmp_path / "inner", steps=1, **{"model.layers": 7})
+    assert numbers(inner.folder)[1]["grad_norm"] > 0
+    with pytest.raises(ConfigError, match=r"set policies\.teacher"):
+        run("on_policy_distillation", output=tmp_path / "alone")
+
+
+def test_preferences(run: Run, numbers: Numbers, tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"{k}?", "chosen": str(k), "rejected": str(k * 7 % 10)} for k in range(1, 10)
+    ]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    options = {"task.name": str(data), "warm_start.steps": 0, "learner.lr": 1e-2}
+    result = run("dpo", steps=12, **options)
+    steps = numbers(result.folder)
+    assert steps[-1]["objective"] > steps[0]["objective"]
+    cut = run("dpo", steps=12, output=tmp_path / "cut", **options, **{"learner.micro_batch": 3})
+    for one, other in zip(steps, numbers(cut.folder), strict=True):
+        assert other["objective"] == pytest.approx(one["objective"], rel=1e-3)
+    with pytest.raises(ConfigError, match="the task needs the columns `chosen` and `rejected`"):
+        run("dpo", output=tmp_path / "none")
+
+
+def test_dropped_prompts_are_drawn_again(run: Run, numbers: Numbers, tmp_path: Path) -> None:
+    once = numbers(run("dapo", steps=1).folder)[1]
+    again_in = run("dapo", steps=1, output=tmp_path / "again", **{"sampler.resample": 4}).folder
+    again = numbers(again_in)[1]
+    assert once["zero_variance"] > 0
+    assert again["zero_variance"] < once["zero_variance"]
+    assert again["tokens"] > once["tokens"]
+
+
+def test_rewards_bring_columns(
+    run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "room.py").write_text(
+        "def judged(*, completions, answer, **_):\n"
+        "    right = [float(c == a) for c, a in zip(completions, answer)]\n"
+        "    return {'reward': right, 'margin': [2.0] * len(right)}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = tmp_path / "margins.obj"
+    text.write_text(
+        "objective margins\n"
+        "given margin[p,i]\n"
+        "A = margin * reward - mean[i] reward\n"
+        "report doubled = mean[p,i] margin\n"
+        "maximize mean[p,i] sum[t] (A * log(pi))\n"
+    )
+    result = run(str(text), rewards={"room:judged": 1.0})
+    assert numbers(result.folder)[1]["margin"] == 2
+    assert numbers(result.folder)[1]["doubled"] == 2
+    with pytest.raises(ValueError, match="reads the column 'margin'"):
+        run(str(text), output=tmp_path / "without")
+
+
+def test_a_dry_run_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
+    lines = "\n".join(dry_run(settings("ppo", **{"learner.epochs": 2, "learner.micro_batch": 8})))
+    assert "value_old        the policy, before it learns from the step" in lines
+    assert "log_ref          the frozen policy `ref`" in lines
+    assert "4 prompts x 4 responses = 16 responses" in lines
+    assert "then 2 steps of AdamW on 16 responses each, in 2 forward passes of at most 8" in lines
+    assert "nothing went wrong" in lines
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,183 @@
+"""vLLM in its child process: the same policy, the same numbers, and life after death."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from objdsl.runtime.batch import collate
+from objdsl.runtime.config import ModelSection, SamplerSection, TaskSection
+from objdsl.runtime.loop import Result
+from objdsl.runtime.models import Policy, load_model
+from objdsl.runtime.probe import disagreement, probe
+from objdsl.runtime.sampler import Request, Response, SamplerError, Sampling, seed_of
+from objdsl.runtime.tasks import load_task
+from objdsl.runtime.transformers_sampler import TransformersSampler
+from objdsl.runtime.vllm_sampler import VllmSampler
+
+pytestmark = pytest.mark.vllm
+
+PROMPTS = [(3, 8, 4, 9), (5, 8, 4), (3, 8, 4, 9, 10, 11), (7, 2, 9, 9)]
+SAMPLING = Sampling(max_tokens=8, stop=(1,))
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    """Peaked enough for log-probabilities to tell one set of weights from another."""
+    task = load_task(TaskSection(digits=1), seed=0)
+    model, _ = load_model(ModelSection(layers=2, width=64, heads=2), task, seed=0)
+    policy = Policy(model)
+    shake(policy, 0)
+    return policy
+
+
+def shake(policy: Policy, seed: int) -> None:
+    """New weights, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            if weight.dim() > 1:
+                weight.copy_(0.15 * torch.randn(weight.shape, generator=generator))
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def sampler(
+    policy: Policy, said: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmSampler]:
+    engine = VllmSampler(
+        policy.model,
+        SamplerSection(restarts=2, deadline=60),
+        dtype="float32",
+        longest=32,
+        folder=tmp_path_factory.mktemp("vllm"),
+        keep_mask=True,
+        check=lambda sampler: said.append(f"{probe(policy, sampler, PROMPTS, SAMPLING, 1e-4):.1e}"),
+        say=said.append,
+    )
+    yield engine
+    engine.close()
+
+
+def requests(count: int = 64) -> list[Request]:
+    return [Request(PROMPTS[k % 4], seed_of("test", k)) for k in range(count)]
+
+
+def mismatch(policy: Policy, asked: list[Request], answered: list[Response]) -> float:
+    """Largest |difference| of log-probabilities to the training engine's."""
+    batch = collate(
+        [request.prompt for request in asked],
+        range(len(asked)),
+        answered,
+        {},
+        vocabulary=policy.vocabulary,
+        device=policy.device,
+        dtype=torch.float32,
+    )
+    with torch.no_grad():
+        ours = policy.columns(batch, ("log_pi",))["log_pi"]
+    return float((ours - batch.columns["log_mu"])[batch.mask].abs().max())
+
+
+def test_both_engines_agree_before_and_after_an_update(
+    policy: Policy, sampler: VllmSampler, said: list[str]
+) -> None:
+    sampler.update(0)
+    assert len(said) == 1  # the probe ran after the first update
+    first = sampler.generate(requests(), SAMPLING)
+    assert mismatch(policy, requests(), first) < 1e-4
+    shake(policy, 1)
+    assert mismatch(policy, requests(), first) > 0.1
+    with pytest.raises(SamplerError, match="disagree by .* nats a token"):
+        probe(policy, sampler, PROMPTS, SAMPLING, 1e-3)
+    sampler.update(1)
+    second = sampler.generate(requests(), SAMPLING)
+    assert mismatch(policy, requests(), second) < 1e-4
+    assert len(said) == 1
+
+
+def test_equal_seeds_write_equal_responses(policy: Policy, sampler: VllmSampler) -> None:
+    sampler.update(2)
+    together = sampler.generate(requests(), SAMPLING)
+    assert together == sampler.generate(requests(), SAMPLING)
+    backwards = sampler.generate(requests()[::-1], SAMPLING)[::-1]
+    assert [r.tokens for r in together] == [r.tokens for r in backwards]
+    for response in together:
+        assert response.truncated == (response.tokens[-1] != 1)
+        assert len(response.tokens) == len(response.log_probs) <= 8
+    greedy = replace(SAMPLING, temperature=0.0)
+    ours = TransformersSampler(policy.model, pad=0).generate(requests(), greedy)
+    assert [r.tokens for r in sampler.generate(requests(), greedy)] == [r.tokens for r in ours]
+
+
+def test_truncated_sampling_and_its_mask(policy: Policy, sampler: VllmSampler) -> None:
+    """With the kept words, the training engine speaks of the distribution that was drawn from."""
+    sampler.update(3)
+    sampling = replace(SAMPLING, temperature=0.7, top_p=0.8, top_k=6, keep_mask=True)
+    answered = sampler.generate(requests(), sampling)
+    sizes = {len(words) for response in answered for words in response.kept or ()}
+    assert max(sizes) <= 6
+    assert len(sizes) > 2
+    warm = replace(policy, temperature=0.7)
+    assert mismatch(warm, requests(), answered) < 1e-4
+    assert disagreement(warm, sampler, PROMPTS, sampling) < 1e-4
+
+
+def test_a_dead_engine_is_replaced(policy: Policy, sampler: VllmSampler, said: list[str]) -> None:
+    sampler.update(4)
+    before = sampler.generate(requests(), SAMPLING)
+    pid = sampler.pid
+    assert pid is not None
+    call = sampler.submit(requests(), SAMPLING)
+    os.kill(pid, signal.SIGKILL)
+    assert sampler.collect(call) == before
+    assert sampler.pid != pid
+    assert "restarting" in said[-2]
+    assert float(said[-1]) < 1e-4  # the new engine was probed
+
+
+def test_a_request_that_cannot_be_is_not_repeated(sampler: VllmSampler) -> None:
+    sampler.update(5)
+    pid = sampler.pid
+    with pytest.raises(SamplerError, match="vLLM refused: VLLMValidationError"):
+        sampler.generate([Request((3,) * 40, 0)], SAMPLING)
+    assert sampler.pid == pid
+    assert len(sampler.generate(requests(4), SAMPLING)) == 4
+
+
+def test_an_engine_that_hangs_dies_too_often(sampler: VllmSampler) -> None:
+    """Last in the file: it leaves no engine."""
+    sampler.update(6)
+    sampler._config = sampler._config.model_copy(update={"deadline": 0.2, "restarts": 1})
+    assert sampler.pid is not None
+    os.kill(sampler.pid, signal.SIGSTOP)
+    start = time.monotonic()
+    with pytest.raises(SamplerError, match="died 2 times in 100 steps.*no answer in 0.2 s"):
+        sampler.generate(requests(), SAMPLING)
+    assert time.monotonic() - start < 10
+
+
+def test_a_run_with_vllm(
+    run: Callable[..., Result], numbers: Callable[[Path], list[dict[str, float]]], tmp_path: Path
+) -> None:
+    """An engine, and two that go on from its checkpoint, write the same run."""
+    options = {"sampler.engine": "vllm", "model.width": 32, "model.heads": 1}
+    straight = run("grpo", **options)
+    again = tmp_path / "again"
+    shutil.copytree(straight.folder, again)
+    shutil.rmtree(again / "checkpoints" / "step-000004")
+    run("grpo", output=again, _resume="auto", **options, **{"sampler.processes": 2})
+    assert numbers(again) == numbers(straight.folder)
+    assert all(step["mismatch"] < 1e-4 for step in numbers(again)[1:])
