@@ -100,7 +100,7 @@ def test_both_engines_agree_before_and_after_an_update(
     assert mismatch(policy, requests(), first) < 1e-4
     shake(policy, 1)
     assert mismatch(policy, requests(), first) > 0.1
-    with pytest.raises(SamplerError, match="disagree by .* nats a token"):
+    with pytest.raises(SamplerError, match=r"disagree by .* nats a token"):
         probe(policy, sampler, PROMPTS, SAMPLING, 1e-3)
     sampler.update(1)
     second = sampler.generate(requests(), SAMPLING)
@@ -164,7 +164,7 @@ def test_an_engine_that_hangs_dies_too_often(sampler: VllmSampler) -> None:
     assert sampler.pid is not None
     os.kill(sampler.pid, signal.SIGSTOP)
     start = time.monotonic()
-    with pytest.raises(SamplerError, match="died 2 times in 100 steps.*no answer in 0.2 s"):
+    with pytest.raises(SamplerError, match=r"died 2 times in 100 steps.*no answer in 0\.2 s"):
         sampler.generate(requests(), SAMPLING)
     assert time.monotonic() - start < 10
 
