@@ -7,6 +7,8 @@ or `max` is shared evenly, a clip passes the gradient on its closed interval, th
 
 from __future__ import annotations
 
+from typing import Literal
+
 from objdsl.ir.build import (
     HALF,
     ONE,
@@ -181,21 +183,24 @@ def _clipped_surrogate(y: Binary) -> tuple[Expr, Expr, Expr] | None:
             f = product(rest, below, negative)
             if f.live or not _same_product(plain, clip.x, rest, below, negative):
                 continue
-            up, down = (f, neg(f)) if y.op == "min" else (neg(f), f)
+            up: Literal["lt", "gt"]
+            down: Literal["lt", "gt"]
+            up, down = ("gt", "lt") if y.op == "min" else ("lt", "gt")
             wins = Binary(
                 "or",
-                both(_positive(up), Binary("gt", clip.x, clip.hi)),
-                both(_positive(down), Binary("lt", clip.x, clip.lo)),
+                both(_against_zero(up, f), Binary("gt", clip.x, clip.hi)),
+                both(_against_zero(down, f), Binary("lt", clip.x, clip.lo)),
             )
             return clip.x, f, negation(wins)
     return None
 
 
-def _positive(x: Expr) -> Expr:
+def _against_zero(op: Literal["lt", "gt"], x: Expr) -> Expr:
+    """`x < 0` or `x > 0`, without a minus sign."""
     match x:
         case Unary("neg", inner):
-            return Binary("lt", inner, ZERO)
-    return Binary("gt", x, ZERO)
+            return Binary("gt" if op == "lt" else "lt", inner, ZERO)
+    return Binary(op, x, ZERO)
 
 
 def _same_product(

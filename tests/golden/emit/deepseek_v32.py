@@ -22,18 +22,18 @@ def prepare(*, reward, prompt, n_prompts, group_size, length):
         "divisor": (n_prompts * group_size)[prompt] * length,
         "n_tokens": length.sum(),
         "n_responses": len(prompt),
-        "x": mean_reward[prompt] - reward > 0,
     }
 
 
 def objective(
     *,
-    A, log_mu, log_pi, mask, length, delta, eps, beta, log_ref, divisor, x, dtype, n_tokens,
+    A, log_mu, log_pi, mask, length, delta, eps, beta, log_ref, divisor, dtype, n_tokens,
     n_responses,
 ):
     """The value, its derivative by each trained input, and the reports, of these rows."""
+    x = A < 0
     x_2 = torch.where(mask, log_mu - log_pi, 0.0).sum(-1) / length > delta
-    x_3 = (A < 0) & x_2
+    x_3 = x & x_2
     M = ~x_3
     r = (log_pi - log_mu).exp()
     surrogate = torch.minimum(r * A[:, None], torch.clamp(r, 1 - eps, 1 + eps) * A[:, None])
