@@ -118,9 +118,13 @@ def _note(title: str, text: str, gutter: int, width: int) -> Iterator[_Row]:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """What underlines one span on one line: columns `start <= k < end`, counted from 0."""
+    """What underlines one span on one line: columns of print `start <= k < end`, from 0.
+
+    `column` is that of the text, counted from 1 as editors do: a tab is one column there.
+    """
 
     line: int
+    column: int
     start: int
     end: int
     sign: str
@@ -147,21 +151,28 @@ def _lines(span: Span, sign: str, text: str, style: str) -> Iterator[_Mark]:
     last = len(pieces) - 1
     cut = range(2, last) if last >= _MOST_LINES else range(0)
     for k, piece in enumerate(pieces):
-        if k not in cut:
+        if k not in cut and (piece or not last):
             offset = 0 if k else span.column - 1
             indentation = len(piece) - len(piece.lstrip()) if k else 0
             columns = _columns(span.source.line(span.line + k))
-            start, end = columns[offset + indentation], columns[offset + len(piece.rstrip())]
-            beside = text if k == last else ""
-            end = max(end, start + 1)  # a span of no characters is a place, and is marked too
-            yield _Mark(span.line + k, start, end, sign, beside, style, k - 1 in cut)
+            first, after = offset + indentation, offset + len(piece.rstrip())
+            yield _Mark(
+                line=span.line + k,
+                column=first + 1,
+                start=columns[first],
+                end=max(columns[after], columns[first] + 1),  # an empty span is a place too
+                sign=sign,
+                text=text if k == last else "",
+                style=style,
+                follows_cut=k - 1 in cut,
+            )
 
 
 def _frame(source: Source, marks: list[_Mark], gutter: int, width: int) -> Iterator[_Row]:
     """The place of the first mark, and every line that holds a mark."""
     arrow = "-->" if marks[0].sign == "^" else ":::"
-    line, column = marks[0].line, marks[0].start
-    yield _Row().add(" " * gutter + arrow, _BLUE).add(f" {source.name}:{line}:{column + 1}")
+    place = f" {source.name}:{marks[0].line}:{marks[0].column}"
+    yield _Row().add(" " * gutter + arrow, _BLUE).add(place)
     yield _margin(gutter)
     room = max(width - gutter - len(" | "), 4 * _CONTEXT)
     for line in sorted({mark.line for mark in marks}):
