@@ -47,9 +47,11 @@ def _console(example: Example) -> None:
 
 def _command(arguments: list[str], expected: str) -> None:
     if NOT_RUN & {*arguments[:1]}:
-        command = main.get_command(click.Context(main), arguments[0])
+        # Within the context of `main`, whose settings the command keeps once it has met them.
+        parent = click.Context(main, **main.context_settings)
+        command = main.get_command(parent, arguments[0])
         assert command is not None
-        command.make_context(arguments[0], arguments[1:])
+        command.make_context(arguments[0], arguments[1:], parent=parent)
         if "--config" in arguments or arguments[0] != "train":
             return
         arguments = [*arguments, "--print-config"]
