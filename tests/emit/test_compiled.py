@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
@@ -42,6 +44,9 @@ def test_one_graph(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++"))), reason="TorchInductor needs a C++ compiler"
+)
 @pytest.mark.parametrize("packed", [False, True])
 def test_inductor_computes_the_same(packed: bool) -> None:
     for name in ("grpo", "gspo"):
