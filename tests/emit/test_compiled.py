@@ -44,9 +44,7 @@ def test_one_graph(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not any(map(shutil.which, ("g++", "clang++"))), reason="TorchInductor needs a C++ compiler"
-)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="TorchInductor needs a C++ compiler")
 @pytest.mark.parametrize("packed", [False, True])
 def test_inductor_computes_the_same(packed: bool) -> None:
     for name in ("grpo", "gspo"):
