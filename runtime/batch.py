@@ -56,11 +56,11 @@ class Batch:
         return replace(self, columns={**self.columns, **columns})
 
     def micro_batches(self, size: int | None) -> list[Tensor]:
-        """Row indices in pieces of at most `size`, short responses together."""
+        """Row indices in pieces of at most `size`, the responses to a prompt side by side."""
         if size is None or size >= len(self):
             return [torch.arange(len(self))]
-        by_length = torch.argsort(self.start + self.length, stable=True)
-        return list(torch.split(by_length.cpu(), size))
+        together = torch.argsort(self.prompt, stable=True).cpu()
+        return list(torch.split(together, size))  # type: ignore[no-untyped-call]
 
     def minibatches(self, count: int, seed: int) -> list[Tensor]:
         """Row indices in `count` pieces of whole groups, shuffled by `seed`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import TINY, ConfigError, ModelSection
+from objdsl.runtime.layout import Layout, can_share, layout_of
 from objdsl.runtime.tasks import Task, character_tokenizer
 
 if TYPE_CHECKING:
@@ -67,49 +69,53 @@ class Policy:
             wanted: of `log_pi`, `log_pi_dist` (`[N, T, V]`), `value`, `entropy` (of `log_pi`,
                 without gradient, in nats) and `log_<name>`, `log_<name>_dist` of internal policies.
         """
-        # Only positions that predict a response token are worth the head: from the last token of
-        # the shortest prompt on. `at` is where each row's response begins among them.
-        first = int(batch.start.min()) - 1
         inner = {name: layer for name, layer in self.layers.items() if _asks_for(name, wanted)}
         deep = bool(inner) or "value" in wanted
-        device = batch.tokens.device
+        layout = layout_of(batch, self.model.dtype, self.shares_prompts)
+        device, width = batch.tokens.device, layout.tokens.shape[1]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
             out = self.model(
-                input_ids=batch.tokens[:, :-1],
+                input_ids=layout.tokens,
+                attention_mask=layout.attention,
+                position_ids=layout.positions,
                 use_cache=False,
                 output_hidden_states=deep,
-                logits_to_keep=torch.arange(first, batch.tokens.shape[1] - 1, device=device),
+                logits_to_keep=torch.arange(layout.first, width, device=device),
             )
             logits = {"pi": out.logits} if _asks_for("pi", wanted) or "entropy" in wanted else {}
             for name, layer in inner.items():
-                logits[name] = self._read_off(out.hidden_states, layer, first)
-        places = _Places(batch, first)
+                logits[name] = self._read_off(out.hidden_states, layer, layout.first)
         found: dict[str, Tensor] = {}
         for name, scores in logits.items():
-            found |= self._policy_columns(name, scores, batch, places, wanted)
+            found |= self._policy_columns(name, scores, batch, layout, wanted)
         if "value" in wanted:
             assert self.critic is not None
-            hidden = out.hidden_states[-1][:, first:].to(self.critic.weight.dtype)
-            found["value"] = places.pick(self.critic(hidden)[..., 0])
+            hidden = out.hidden_states[-1][:, layout.first :].to(self.critic.weight.dtype)
+            found["value"] = layout.pick(self.critic(hidden)[..., 0])
         return found
 
+    @cached_property
+    def shares_prompts(self) -> bool:
+        """Whether the responses to a prompt may share a row, and its computation."""
+        return can_share(self.model)
+
     def _policy_columns(
-        self, name: str, logits: Tensor, batch: Batch, places: _Places, wanted: Collection[str]
+        self, name: str, logits: Tensor, batch: Batch, layout: Layout, wanted: Collection[str]
     ) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         scores = logits if logits.dtype == torch.float64 else logits.float()
         if self.temperature != 1:
             scores = scores / self.temperature
         if batch.kept is not None:
-            scores = places.spread(scores, batch.kept)
+            scores = layout.spread(scores, batch.kept)
         logs = scores.log_softmax(-1)
         if f"log_{name}" in wanted:
-            found[f"log_{name}"] = places.pick(logs.gather(-1, places.targets[..., None])[..., 0])
+            found[f"log_{name}"] = layout.pick_words(logs)
         if f"log_{name}_dist" in wanted:
-            found[f"log_{name}_dist"] = places.pick(logs)
+            found[f"log_{name}_dist"] = layout.pick(logs)
         if name == "pi" and "entropy" in wanted:
             with torch.no_grad():
-                found["entropy"] = places.pick(-torch.special.xlogy(p := logs.exp(), p).sum(-1))
+                found["entropy"] = layout.pick(-torch.special.xlogy(p := logs.exp(), p).sum(-1))
         return found
 
     def _read_off(self, hidden: tuple[Tensor, ...], layer: int, first: int) -> Tensor:
@@ -127,37 +133,6 @@ class Policy:
 
 def _asks_for(name: str, wanted: Collection[str]) -> bool:
     return f"log_{name}" in wanted or f"log_{name}_dist" in wanted
-
-
-class _Places:
-    """Where the responses are in what the model returns for positions `first`, `first + 1`, ..."""
-
-    def __init__(self, batch: Batch, first: int) -> None:
-        self.targets = batch.tokens[:, first + 1 :]
-        self._mask = batch.mask
-        steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
-        last = self.targets.shape[1] - 1
-        self._at = (batch.start[:, None] - 1 - first + steps).clamp(max=last)
-
-    def pick(self, values: Tensor) -> Tensor:
-        """`[N, K, ...]` by position -> `[N, T, ...]` by token of the response, 0 in the padding."""
-        at, mask = self._at, self._mask
-        if values.dim() == 3:
-            at = at[..., None].expand(-1, -1, values.shape[-1])
-            mask = mask[..., None]
-        return torch.where(mask, values.gather(1, at), 0.0)
-
-    def spread(self, scores: Tensor, kept: Tensor) -> Tensor:
-        """Scores `[N, K, V]` where words that the sampler did not keep `[N, T, V]` are impossible.
-
-        The mask is that of the sampler, for every policy: a word that could not be drawn is not
-        in the distribution that the objective speaks of.
-        """
-        allowed = torch.ones_like(scores, dtype=torch.bool)
-        rows, steps = self._mask.nonzero(as_tuple=True)
-        allowed[rows, self._at[rows, steps]] = kept[rows, steps]
-        # Not -inf, whose product with a probability of 0 is NaN.
-        return scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
 
 
 # --- where they come from ------------------------------------------------------------------------

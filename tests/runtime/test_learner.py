@@ -6,15 +6,18 @@ import copy
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, Qwen3Config
 
 import objdsl
 from objdsl.runtime.batch import Batch, collate
 from objdsl.runtime.config import ConfigError, LearnerSection, ModelSection, TaskSection
+from objdsl.runtime.layout import can_share, layout_of
 from objdsl.runtime.learner import Learner, TrainingError, learning_rate, needs_of
 from objdsl.runtime.models import Policy, load_model
 from objdsl.runtime.sampler import Response
@@ -26,6 +29,16 @@ def model(layers: int = 2, **others: Any) -> Policy:
     section = ModelSection(layers=layers, width=16, heads=2, dtype="float64")
     loaded, _ = load_model(section, task, seed=0)
     return Policy(loaded, **others)
+
+
+def double() -> Policy:
+    """A model that computes in float64 throughout; the norms of Qwen3 go through float32."""
+    shape = GPT2Config(
+        vocab_size=15, n_embd=16, n_layer=2, n_head=2, n_positions=32, initializer_range=0.3,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return Policy(GPT2LMHeadModel(shape).to(torch.float64).eval())
 
 
 def batch(kept: bool = False, groups: int = 4, group: int = 3) -> Batch:
@@ -59,7 +72,7 @@ def trained(
     """Weights and metrics after some steps of the objective, from a copy of the policy."""
     objective = objdsl.load(text) if text.isidentifier() else objdsl.loads(text)
     policy = copy.deepcopy(policy)
-    frozen = {"ref": model()} if "ref" in needs_of(objective).policies else {}
+    frozen = {"ref": double()} if "ref" in needs_of(objective).policies else {}
     learner = Learner(policy, objective, section, steps=10, frozen=frozen)
     metrics = [learner.learn(data, step) for step in range(steps)]
     return [p.detach().clone() for p in policy.parameters()], metrics
@@ -83,9 +96,9 @@ maximize mean[p,i] mean[t] (A * log(pi)) - (mean[p,i,t] log(pi) + 2) ^ 2
 def test_micro_batches_change_nothing(name: str, size: int) -> None:
     # Adam turns a gradient of rounding errors alone into a step of `lr`, hence its large epsilon.
     section = LearnerSection(lr=1e-2, epsilon=1e-3)
-    whole, told = trained(name, section, model(), batch())
+    whole, told = trained(name, section, double(), batch())
     cut, told_cut = trained(
-        name, section.model_copy(update={"micro_batch": size}), model(), batch()
+        name, section.model_copy(update={"micro_batch": size}), double(), batch()
     )
     assert_same(whole, cut)
     assert told[0].keys() == told_cut[0].keys()
@@ -96,12 +109,12 @@ def test_micro_batches_change_nothing(name: str, size: int) -> None:
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_several_optimizer_steps_cut_into_micro_batches(name: str) -> None:
     section = LearnerSection(lr=1e-2, epsilon=1e-3, minibatches=2, epochs=2)
-    whole, told = trained(name, section, model(), batch())
-    cut, _ = trained(name, section.model_copy(update={"micro_batch": 2}), model(), batch())
+    whole, told = trained(name, section, double(), batch())
+    cut, _ = trained(name, section.model_copy(update={"micro_batch": 2}), double(), batch())
     assert_same(whole, cut)
     # After the first optimizer step the policy is no longer the one that sampled.
     assert told[0]["objective"] != 0
-    once, _ = trained(name, LearnerSection(lr=1e-2, epsilon=1e-3), model(), batch())
+    once, _ = trained(name, LearnerSection(lr=1e-2, epsilon=1e-3), double(), batch())
     assert any(float((x - y).abs().max()) > 1e-4 for x, y in zip(whole, once, strict=True))
 
 
@@ -117,9 +130,14 @@ def test_one_forward_pass_gives_the_numbers_of_two() -> None:
     assert torch.equal(measured["entropy"], said["entropy"])
 
 
-def test_columns_are_those_of_the_model() -> None:
-    policy = model(temperature=0.7)
+@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_columns_are_those_of_the_model(shares: bool, attention: str) -> None:
+    policy = replace(double(), temperature=0.7)
+    policy.model.set_attn_implementation(attention)
+    policy.shares_prompts = shares
     data = batch()
+    assert (layout_of(data, torch.float64, shares).attention is not None) == shares
     wanted = ("log_pi", "log_pi_dist", "entropy")
     found = policy.columns(data, wanted)
     for row in range(len(data)):
@@ -151,6 +169,36 @@ def test_kept_words_are_the_distribution() -> None:
         assert entropy == pytest.approx(-float((logs.exp() * logs).sum()))
     found["log_pi"].sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in policy.parameters() if p.grad is not None)
+
+
+def test_shared_prompts_have_the_gradient_of_their_responses() -> None:
+    """Also where responses of several prompts are mixed, and some have one token only."""
+    data = batch(groups=3, group=4)
+    data = data[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))]
+    wanted = ("log_pi", "log_pi_dist", "entropy")
+    gradients = []
+    for shares in (True, False):
+        policy = double()
+        policy.shares_prompts = shares
+        said = policy.columns(data, wanted)
+        weights = torch.arange(said["log_pi"].numel(), dtype=torch.float64).view_as(said["log_pi"])
+        (said["log_pi"] * weights.sin()).sum().backward()
+        gradients.append([p.grad for p in policy.parameters() if p.grad is not None])
+    assert_same(*gradients)
+
+
+def test_who_may_share() -> None:
+    def with_config(config: Any) -> Any:
+        return SimpleNamespace(config=config)
+
+    assert can_share(with_config(Qwen3Config(attn_implementation="sdpa")))
+    assert not can_share(with_config(Qwen3Config(attn_implementation="flash_attention_2")))
+    assert not can_share(with_config(MistralConfig(sliding_window=64, attn_implementation="sdpa")))
+    mixed = Qwen3Config(
+        num_hidden_layers=2, layer_types=["full_attention", "sliding_attention"],
+        use_sliding_window=True, sliding_window=64, attn_implementation="sdpa",
+    )  # fmt: skip
+    assert not can_share(with_config(mixed))
 
 
 def test_internal_policies() -> None:
