@@ -14,8 +14,7 @@ from __future__ import annotations
 import itertools
 import textwrap
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
@@ -45,28 +44,6 @@ def render(diagnostic: Diagnostic, color: bool = False, width: int = 100) -> str
     if marks and notes:
         rows.append(_margin(gutter))
     return "\n".join(row.text(color) for row in rows + notes)
-
-
-def render_all(
-    diagnostics: Sequence[Diagnostic], color: bool = False, width: int = 100, most: int = 20
-) -> str:
-    """The first `most` diagnostics, and how many there are of each severity; empty for none."""
-    if not diagnostics:
-        return ""
-    shown = [render(diagnostic, color, width) for diagnostic in diagnostics[:most]]
-    if left_out := len(diagnostics) - len(shown):
-        shown.append(f"{_CUT} and {left_out} more")
-    return "\n\n".join([*shown, count(diagnostics)])
-
-
-def count(diagnostics: Sequence[Diagnostic]) -> str:
-    """`2 errors, 1 warning`."""
-    found = Counter(diagnostic.severity for diagnostic in diagnostics)
-    return ", ".join(
-        f"{found[severity]} {severity}{'s' * (found[severity] > 1)}"
-        for severity in Severity
-        if found[severity]
-    )
 
 
 # --- what stands under the frame -----------------------------------------------------------------

@@ -11,6 +11,7 @@ from objdsl.syntax.tree import Expression
 
 WIDTH = 100
 INDENT = 4
+DEEPEST_INDENT = WIDTH // 2  # what nests deeper than this is not made readable by line ends
 
 # How tightly a piece of text holds together; brackets go around what is looser than its place.
 IF, OR, AND, NOT, COMPARE, PLUS, TIMES, SIGN, POWER, APPLY, ATOM = range(11)
@@ -198,10 +199,22 @@ def _places(op: str, left: Expression, right: Expression) -> tuple[int, int]:
         case "or":
             # Which of `and` and `or` binds tighter is nothing to make a reader remember.
             return NOT if _is_and(left) else OR, NOT if _is_and(right) else AND
-        case "*" | "/" if isinstance(left, tree.Reduction):
+        case "*" | "/" if _ends_in_reduction(left):
             # `mean[t] r * A` means `(mean[t] r) * A`, and most people read it otherwise.
             return ATOM, own + 1
     return own + (own == COMPARE), own + 1
+
+
+def _ends_in_reduction(node: Expression) -> bool:
+    """Whether the text of a factor ends in an operand that seems to go on after it."""
+    match node:
+        case tree.Reduction(_, _, operands):
+            return len(operands) == 1
+        case tree.Binary("*" | "/" | "^", _, right):
+            return _ends_in_reduction(right)
+        case tree.Unary("-" | "+", operand):
+            return _ends_in_reduction(operand)
+    return False
 
 
 def _is_and(node: Expression) -> bool:
@@ -240,7 +253,7 @@ def _broken(node: Expression, indent: int, *, bracketed: bool, level: int = IF) 
 
     def part(piece: Expression, level: int, at: int) -> str:
         flat = _flat(piece, level)
-        if at + len(flat) <= WIDTH:
+        if at + len(flat) <= WIDTH or at > DEEPEST_INDENT:
             return flat
         return _broken(piece, at, bracketed=True, level=level)
 

@@ -1,7 +1,7 @@
 """A statement that the grammar cannot read: what its writer may have meant.
 
 Lark finds the first token that cannot stand where it stands. `explain` asks `_RULES` in turn what
-that looks like; the first rule that knows answers. `tests/syntax/errors.txt` shows each of them.
+that looks like; the first rule that knows answers. `tests/golden/syntax/errors.txt` shows them all.
 """
 
 from __future__ import annotations
@@ -439,7 +439,7 @@ def _equal(m: _Mistake) -> Diagnostic | None:
             help=f"for example `{m.owner}[p,i,t]`, `{m.owner}[j != i]` or `{m.owner}[s >= t]`",
         )
     named = len(m.level) == 1 or (len(m.level) > 1 and m.level[-2].type == "COMMA")
-    if m.bracket.type == "LPAR" and m.owner.type in _VALUE_ENDS and named:
+    if m.bracket.type == "LPAR" and m.owner.type in _NAMES and named:
         return m.says(
             "the arguments of a function have no names",
             m.before,

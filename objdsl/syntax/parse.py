@@ -20,7 +20,7 @@ from objdsl.syntax.split import DEEPEST, Piece, split
 # Nobody mends more than this before running again; hostile text holds a mistake in every line.
 _MOST_ERRORS = 100
 
-# Characters of one statement. The longest published objective has about 300.
+# Characters of one statement, white space aside. The longest published objective has about 300.
 _LONGEST = 16 * 1024
 
 
@@ -58,10 +58,11 @@ def parse_expression(text: str) -> tree.Expression:
 def _statement(source: Source, piece: Piece) -> tree.Statement:
     if piece.too_deep is not None:
         raise ObjectiveError([messages.too_deep(Span(source, piece.too_deep, piece.too_deep + 1))])
-    if piece.end - piece.start > _LONGEST:
+    text = source.text[piece.start : piece.end]
+    if len("".join(text.split())) > _LONGEST:
         raise ObjectiveError([messages.too_long(Span(source, piece.start, piece.end), _LONGEST)])
     try:
-        parsed = grammar().parse(source.text[piece.start : piece.end])
+        parsed = grammar().parse(text)
     except UnexpectedInput as error:
         raise ObjectiveError([mistakes.explain(source, piece, error)]) from None
     return _build(parsed, source, piece.start)
@@ -100,7 +101,8 @@ def _build(parsed: Tree[Token], source: Source, offset: int) -> tree.Statement:
         parts = [child if child is None else part(child) for child in subtree.children]
         present = [each for each in parts if each is not None]
         span = present[0].span.to(present[-1].span)
-        depth = 1 + max(each.depth for each in present)
+        # Brackets make no node: `format` may add and remove them at any depth.
+        depth = (subtree.data != "group") + max(each.depth for each in present)
         if depth > DEEPEST:
             raise ObjectiveError([messages.too_deep(present[-1].span)])
         values = [each if each is None else each.value for each in parts]

@@ -5,42 +5,102 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from objdsl.diagnostic import ObjectiveError
+from objdsl.diagnostic import Diagnostic, ObjectiveError
 from objdsl.render.terminal import render
 from objdsl.source import Source
+from objdsl.syntax import mistakes
 from objdsl.syntax.parse import parse
 from objdsl.syntax.read import read
 
 BROKEN = {
-    "missing operand": "A = reward +",
-    "missing value": "A =",
-    "trailing comma": "A = min(reward, )",
+    # characters and words of other languages
+    "semicolon": "A = reward; B = 2",
+    "string": 'A = "reward"',
+    "prime": "A = r' + 1",
+    "backslash": "A = reward + \\",
+    "attribute": "A = reward.mean()",
+    "percent": "A = 5 % reward",
+    "not": "A = !truncated",
+    "and": "A = reward > 0 && reward < 1",
+    "superscript": "A = reward²",
+    "letter of another alphabet": "A = \N{CYRILLIC SMALL LETTER A} + 1",
+    "strange character": "A = reward @ 2",
+    "python": "import torch",
+    "from": "from torch import nn",
+    "lambda": "f = lambda x: x",
+    "comprehension": "A = sum(r for t)",
+    "power": "A = reward ** 2",
+    "or": "A = reward > 0 || reward < 1",
+    "arrow": "A = reward => 1",
+    "whole division": "A = reward // 2",
+    "assignment": "A += 1",
+    # how a statement starts
+    "statement": "maximise mean[p,i] reward",
+    "capital": "Report x = reward",
+    "no statement": "foo bar",
+    "statement of another kind": "let A = 1",
+    "formula alone": "mean[p,i] reward",
+    "number alone": "123",
+    "two names": "a, b = 1, 2",
+    "function": "f(x) = x + 1",
+    "indices": "A[t] = 3",
+    "continued line": "- beta * k3(pi, ref)",
+    "keyword as name": "from = 3",
+    "keyword with =": "maximize = reward",
+    "keyword as value": "A = report + 1",
+    "critic": "maximize critic V",
+    # brackets and commas
     "missing bracket": "A = (reward + 1",
     "missing bracket, then a statement": "A = (reward + 1\nmaximize mean[p,i] A",
+    "missing bracket, then a binding": "A = (reward + 1\nB = 2",
     "extra bracket": "A = reward + 1)",
     "wrong bracket": "A = mean(i] reward",
-    "equality": "maximize mean[p,i] (reward = 1)",
-    "power": "A = reward ** 2",
-    "and": "A = reward > 0 && reward < 1",
-    "or": "A = reward > 0 || reward < 1",
-    "not": "A = !truncated",
-    "chain": "A = 0 < reward < 1",
-    "semicolon": "A = reward; B = 2",
-    "named argument": "A = clip(reward, lo=0, hi=1)",
-    "python": "import torch",
-    "statement": "maximise mean[p,i] reward",
-    "keyword as name": "from = 3",
-    "no number": "param eps = big",
-    "domain": "param eps = 0.2 in (0 1)",
+    "missing square bracket": "A = mean[t reward",
+    "trailing comma": "A = min(reward, )",
+    "leading comma": "A = min(, reward)",
     "empty brackets": "A = mean[] reward",
-    "no bracket": "A = mean t reward",
-    "unfinished conditional": "A = reward if truncated",
+    "nothing in brackets": "A = ()",
+    "list": "A = [1, 2]",
+    "tuple": "A = (1, 2)",
+    # the parts of a formula
+    "missing operand": "A = reward +",
+    "missing operand before another": "A = reward + * 2",
+    "missing value": "A =",
+    "missing operator": "A = 2 reward",
+    "missing comma": "A = min(r old)",
+    "equality": "maximize mean[p,i] (reward = 1)",
+    "named argument": "A = clip(reward, lo=0, hi=1)",
+    "chain": "A = 0 < reward < 1",
     "length": "A = reward / |x|",
-    "strange character": "A = reward @ 2",
-    "string": 'A = "reward"',
+    "bar": "A = reward | truncated",
+    "unfinished conditional": "A = reward if truncated",
+    "conditional of another language": "A = if truncated: 0 else 1",
+    "negation": "A = mean[t] not M",
+    "no square bracket": "A = mean t reward",
+    "round bracket": "A = mean(t) reward",
+    "slice": "A = reward[0:3]",
+    "missing comma of indices": "A = mean[p i] reward",
+    "relation among indices": "A = mean[p, j != i] reward",
+    "relation of equals": "A = mean[j == i] reward",
+    "value of an index": "A = mean[t = 1] reward",
+    "large number": "A = 1e999",
+    # the parts of statements
+    "no number": "param eps = big",
+    "quotient": "param eps = 1 / 3",
+    "no value": "param eps",
+    "domain": "param eps = 0.2 in (0 1)",
+    "domain without brackets": "param eps = 0.2 in 0, 1",
+    "no layer": "policy inner = pi at layer 6.5",
+    "unfinished policy": "policy inner = pi",
+    "option": "sample from mu: group = 16",
+    "options": "sample from mu: group 16 temperature 1",
+    "sample": "sample mu: group 16",
+    "keep": "keep p std[i] reward > 0",
+    "given": "given margin of p",
     "several": "A = reward +\nmaximise A\nB = (1",
 }
 
@@ -55,6 +115,25 @@ def diagnostics(text: str) -> str:
 def test_messages(golden: Callable[[str, str], None]) -> None:
     shown = [f"# {title}\n\n{text}\n\n{diagnostics(text)}" for title, text in BROKEN.items()]
     golden("syntax/errors.txt", "\n\n".join(shown) + "\n")
+
+
+def test_every_rule_has_its_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered: set[str] = set()
+
+    def record(rule: Any) -> Any:
+        def recorded(mistake: Any) -> Diagnostic | None:
+            diagnostic: Diagnostic | None = rule(mistake)
+            if diagnostic is not None:
+                answered.add(rule.__name__)
+            return diagnostic
+
+        return recorded
+
+    rules = mistakes._RULES
+    monkeypatch.setattr(mistakes, "_RULES", tuple(map(record, rules)))
+    for text in BROKEN.values():
+        diagnostics(text)
+    assert answered == {rule.__name__ for rule in rules}
 
 
 def test_all_errors_of_a_text_are_reported_at_once() -> None:

@@ -116,6 +116,9 @@ def test_the_gallery_is_laid_out(entry: str) -> None:
     [
         ("A=reward-mean[ i ]reward", "A = reward - mean[i] reward"),
         ("x = mean[t] r * A", "x = (mean[t] r) * A"),
+        ("x = a * mean[t] r * A", "x = (a * mean[t] r) * A"),
+        ("x = -mean[t] r / A", "x = (-mean[t] r) / A"),
+        ("x = top[t](r, 0.2) * A", "x = top[t](r, 0.2) * A"),
         ("x = (mean[t] r) + A", "x = mean[t] r + A"),
         ("x = ((pi)/(old))", "x = pi / old"),
         ("x = π / old · ε", "x = pi / old * eps"),
@@ -146,6 +149,24 @@ def test_long_lines_break_inside_brackets() -> None:
     assert text.startswith("maximize mean[p] mean[i] mean[t] (\n    a_rather")
     assert text.endswith("\n)\n")
     assert max(map(len, text.splitlines())) <= WIDTH
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-" * 198 + "r",
+        " + ".join(["reward"] * 199),
+        "(reward + " * 98 + "1" + ")" * 98,
+        "abs(" * 98 + "reward" + ")" * 98,
+        "mean[t] (reward * " * 60 + "1" + ")" * 60,
+        "1 if reward > 0 else " * 190 + "2",
+    ],
+    ids=["signs", "sum", "brackets", "calls", "reductions", "conditionals"],
+)
+def test_the_deepest_formulas_stay_readable(text: str) -> None:
+    file = parse(Source("x.obj", f"x = {text}\n"))
+    formatted = format(file)
+    assert parse(Source("x.obj", formatted)).statements == file.statements
 
 
 def test_at_most_one_blank_line_stays() -> None:
