@@ -162,3 +162,16 @@ def test_micro_batches_add_up_to_the_step(text: str, seed: int, many: int) -> No
     assert close(total, whole, 1e-12)
     for name in reports:
         assert close(sums[name], reports[name], 1e-11)
+
+
+@settings(SETTINGS, max_examples=12)
+@given(objectives(depth=2), st.integers(0, 10**6))
+def test_one_compiled_graph_computes_the_same(text: str, seed: int) -> None:
+    """The whole function is captured, or torch raises. What a backend does with the graph is
+    tested with fewer objectives: it takes seconds for each."""
+    torch.compiler.reset()
+    objective, case = load(text), data(seed)
+    _, step, live = padded(objective, case)
+    eager = objective.weights(step=step, **live)
+    compiled = load(text).compile(backend="aot_eager").weights(step=step, **live)
+    torch.testing.assert_close(compiled, eager, rtol=1e-12, atol=1e-12, equal_nan=True)
