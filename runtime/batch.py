@@ -60,7 +60,7 @@ class Batch:
         if size is None or size >= len(self):
             return [torch.arange(len(self))]
         together = torch.argsort(self.prompt, stable=True).cpu()
-        return list(torch.split(together, size))  # type: ignore[no-untyped-call]
+        return [together[k : k + size] for k in range(0, len(together), size)]
 
     def minibatches(self, count: int, seed: int) -> list[Tensor]:
         """Row indices in `count` pieces of whole groups, shuffled by `seed`."""
