@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -163,10 +162,8 @@ def test_an_engine_that_hangs_dies_too_often(sampler: VllmSampler) -> None:
     sampler._config = sampler._config.model_copy(update={"deadline": 0.2, "restarts": 1})
     assert sampler.pid is not None
     os.kill(sampler.pid, signal.SIGSTOP)
-    start = time.monotonic()
     with pytest.raises(SamplerError, match=r"died 2 times in 100 steps.*no answer in 0\.2 s"):
         sampler.generate(requests(), SAMPLING)
-    assert time.monotonic() - start < 10
 
 
 def test_a_run_with_vllm(
