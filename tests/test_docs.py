@@ -21,7 +21,7 @@ from objdsl.source import Source
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-COMMANDS = ROOT / "docs" / "commands.md"
+README = ROOT / "README.md"
 
 # A training run takes minutes: the documentation shows it, other tests run it.
 NOT_RUN = {"train", "plot", "bench"}
@@ -89,6 +89,13 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", prose)
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def test_the_emitted_code_that_readme_shows_is_what_compile_prints() -> None:
+    blocks = re.findall(r"^```text\n(def .*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    printed = CliRunner().invoke(main, ["compile", "grpo"]).output
+    assert len(blocks) == 1
+    assert blocks[0].removesuffix("    ...\n") in printed
 
 
 def test_every_code_block_has_a_language() -> None:
