@@ -82,6 +82,14 @@ def needs_of(objective: Objective) -> Needs:
     )
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What was measured while learning: by the runtime, and by the `report`s of the objective."""
+
+    metrics: dict[str, float]
+    reports: dict[str, float]
+
+
 class Learner:
     """A policy that learns from batches.
 
@@ -125,10 +133,10 @@ class Learner:
             fused=True,
         )
 
-    def learn(self, batch: Batch, step: int) -> dict[str, float]:
-        """One pass of the optimizer over the responses of a rollout; what it measured.
+    def learn(self, batch: Batch, step: int) -> Learned:
+        """Learns from the responses of a rollout, in one optimizer step or several.
 
-        `step` counts rollouts from 0: it sets the learning rate and every random choice.
+        What it tells is the mean over the optimizer steps. `step` counts rollouts from 0: it sets the learning rate and every random choice.
         """
         config = self._config
         lr = learning_rate(config, step, self._steps)
@@ -140,16 +148,16 @@ class Learner:
         # in one forward pass, that pass gives both: the same numbers, computed once.
         if not once or not self._fits(batch):
             batch = batch.with_columns(self._measure(batch))
-        sums: defaultdict[str, float] = defaultdict(float)
-        counts: defaultdict[str, int] = defaultdict(int)
+        told: list[Learned] = []
         for epoch in range(config.epochs):
             order = seed_of(self._seed, "minibatches", step, epoch)
             for rows in batch.minibatches(config.minibatches, order):
                 part = batch if len(rows) == len(batch) else batch[rows]
-                for name, value in self._optimize(part, first=not counts).items():
-                    sums[name] += value
-                    counts[name] += 1
-        return {name: sums[name] / counts[name] for name in sums} | {"lr": lr}
+                told.append(self._optimize(part, first=not told))
+        return Learned(
+            _means([one.metrics for one in told]) | {"lr": lr},
+            _means([one.reports for one in told]),
+        )
 
     # --- what does not change while the policy learns ---------------------------------------------
 
@@ -190,7 +198,7 @@ class Learner:
     def _fits(self, batch: Batch) -> bool:
         return self._config.micro_batch is None or len(batch) <= self._config.micro_batch
 
-    def _optimize(self, batch: Batch, first: bool) -> dict[str, float]:
+    def _optimize(self, batch: Batch, first: bool) -> Learned:
         """One step of AdamW on `batch`, which is all of it however it is cut."""
         pieces = batch.micro_batches(self._config.micro_batch)
         said: dict[str, Tensor] | None = None
@@ -204,7 +212,8 @@ class Learner:
         if said is None:
             step = self._coupled(step, batch, first)
         self.optimizer.zero_grad()
-        totals: defaultdict[str, float] = defaultdict(float)
+        value = 0.0
+        reports: defaultdict[str, float] = defaultdict(float)
         for rows in pieces:
             whole = said is not None
             live = (
@@ -215,11 +224,11 @@ class Learner:
                 **{name: live[name] for name in self.needs.trained},
             )
             out.loss.backward()  # type: ignore[no-untyped-call]
-            totals["objective"] += float(out.value)
-            for name, value in out.reports.items():
-                totals[name] += float(value)
-        totals["grad_norm"] = self._descend()
-        return dict(totals) | observed(batch)
+            value += float(out.value)
+            for name, report in out.reports.items():
+                reports[name] += float(report)
+        norm = self._descend()
+        return Learned({"objective": value, **observed(batch), "grad_norm": norm}, dict(reports))
 
     def prepare(self, batch: Batch) -> Step:
         """The objective's step of a batch that has all its columns."""
@@ -248,6 +257,10 @@ class Learner:
             )
         self.optimizer.step()
         return norm
+
+
+def _means(told: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(one[name] for one in told) / len(told) for name in told[0]}
 
 
 def observed(batch: Batch) -> dict[str, float]:

@@ -185,15 +185,14 @@ def train(
             with clock.phase("learn"):
                 learned = learner.learn(rollout.batch, step)
             step, position = step + 1, rollout.position
-            metrics = {"step": step, **rollout.metrics, **learned}
-            metrics |= clock.metrics()
+            metrics = {"step": step, **rollout.metrics, **learned.metrics, **clock.metrics()}
             metrics["tokens_per_second"] = metrics["tokens"] / metrics["seconds"]
             last = step == config.steps
             halted = None if last else stop.signal
             if last or _due(step, config.report.evaluate):
                 after = measure(step)
                 metrics |= {} if after is None else {"held_out": after}
-            report.step(metrics, objective.report_names)
+            report.step(metrics, learned.reports)
             if last or _due(step, config.report.samples_every):
                 report.samples(step, rollout.samples, config.report.samples)
             if last or halted or _due(step, config.checkpoint.every):

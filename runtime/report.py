@@ -40,7 +40,7 @@ DOCUMENTED = {
 }
 
 # What people see of a step, in this order, where it exists.
-_SHOWN = ("reward", "length", "entropy", "truncated", "zero_variance")
+_SHOWN = ("held_out", "reward", "length", "entropy", "truncated", "zero_variance")
 
 
 class Clock:
@@ -114,11 +114,11 @@ class Report:
         self._bar.start()
         self._task = self._bar.add_task(what, total=total, completed=done, line="")
 
-    def progress(self, done: int, line: str, prefix: str) -> None:
-        """Moves the bar; without a terminal, prints one step in twenty."""
+    def progress(self, done: int, line: str, prefix: str, always: bool = False) -> None:
+        """Moves the bar; without a terminal, prints one step in twenty, and those to `always`."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, line=line)
-        elif done in (1, self._total) or done % max(1, self._total // 20) == 0:
+        elif always or done in (1, self._total) or done % max(1, self._total // 20) == 0:
             width = len(str(self._total))
             self.say(f"{prefix} {done:>{width}}/{self._total}  {line}")
 
@@ -132,20 +132,26 @@ class Report:
 
     # --- steps ------------------------------------------------------------------------------------
 
-    def step(self, metrics: Mapping[str, float], reports: Sequence[str]) -> None:
-        """Writes a step's metrics, and shows the ones that people look at first."""
-        self.record(metrics)
-        shown = [name for name in (*_SHOWN, *reports) if name in metrics]
-        parts = [f"{name} {metrics[name]:.3g}" for name in dict.fromkeys(shown)]
+    def step(self, metrics: Mapping[str, float], reports: Mapping[str, float]) -> None:
+        """Writes a step's metrics, and shows the ones that people look at first.
+
+        A report of the objective has its own name; where the runtime measures something by the
+        same name, that is `run_<name>`.
+        """
+        own = {f"run_{name}" if name in reports else name: x for name, x in metrics.items()}
+        self.record({**own, **reports})
+        shown = {name: own[name] for name in _SHOWN if name in own} | reports
+        parts = [f"{name} {value:.3g}" for name, value in shown.items()]
         speed = f"{metrics['seconds']:.2f} s  {metrics['tokens_per_second']:.0f} tokens/s"
-        self.progress(int(metrics["step"]), "  ".join([*parts, speed]), "step")
+        line = "  ".join([*parts, speed])
+        self.progress(int(metrics["step"]), line, "step", always="held_out" in metrics)
 
     def record(self, metrics: Mapping[str, float]) -> None:
         self._metrics.write(json.dumps(metrics) + "\n")
         self._metrics.flush()
 
     def samples(self, step: int, samples: Sequence[Sample], shown: int) -> None:
-        """Writes all of them; shows the first `shown`."""
+        """Writes all of them; shows `shown`, of different prompts if there are as many."""
         for sample in samples:
             row = {"step": step, "prompt": sample.prompt, "response": sample.response}
             self._samples.write(
@@ -154,14 +160,15 @@ class Report:
         self._samples.flush()
         if not shown:
             return
+        picked = samples[:: max(1, len(samples) // shown)][:shown]
         if not self._console.is_terminal:
-            for sample in samples[:shown]:
+            for sample in picked:
                 self.say(f"    {sample.prompt!r} -> {sample.response!r}  reward {sample.reward:g}")
             return
         table = Table(title=f"step {step}", title_justify="left", box=None, pad_edge=False)
         for column in ("prompt", "response", "reward"):
             table.add_column(column, overflow="fold")
-        for sample in samples[:shown]:
+        for sample in picked:
             table.add_row(Text(sample.prompt), Text(sample.response), f"{sample.reward:g}")
         (self._bar.console if self._bar else self._console).print(table)
 

@@ -74,13 +74,14 @@ def trained(
     policy = copy.deepcopy(policy)
     frozen = {"ref": double()} if "ref" in needs_of(objective).policies else {}
     learner = Learner(policy, objective, section, steps=10, frozen=frozen)
-    metrics = [learner.learn(data, step) for step in range(steps)]
-    return [p.detach().clone() for p in policy.parameters()], metrics
+    told = [learner.learn(data, step) for step in range(steps)]
+    weights = [p.detach().clone() for p in policy.parameters()]
+    return weights, [one.metrics | one.reports for one in told]
 
 
 def assert_same(a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = 1e-12) -> None:
     for x, y in zip(a, b, strict=True):
-        assert float((x - y).abs().max()) <= tolerance
+        assert float((x - y).detach().abs().max()) <= tolerance
 
 
 COUPLED = """

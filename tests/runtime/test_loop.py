@@ -140,7 +140,7 @@ def test_a_signal_ends_the_run_after_its_step(
     straight = run(output=tmp_path / "straight")
     learn = loop.Learner.learn
 
-    def interrupted(self: Any, batch: Any, step: int) -> dict[str, float]:
+    def interrupted(self: Any, batch: Any, step: int) -> Any:
         if step == 2:
             os.kill(os.getpid(), number)
         return learn(self, batch, step)
@@ -225,6 +225,22 @@ def test_rewards_bring_columns(
     assert numbers(result.folder)[1]["doubled"] == 2
     with pytest.raises(ValueError, match="reads the column 'margin'"):
         run(str(text), output=tmp_path / "without")
+
+
+def test_a_folder_is_a_model_and_reports_have_their_names(
+    run: Run, numbers: Numbers, tmp_path: Path
+) -> None:
+    text = tmp_path / "named.obj"
+    text.write_text(
+        "objective named\nreport entropy = mean[p,i,t] (2 * t / t)\n"
+        "maximize mean[p,i] sum[t] (reward * log(pi))\n"
+    )
+    first = run(str(text))
+    assert numbers(first.folder)[1]["entropy"] == 2
+    assert numbers(first.folder)[1]["run_entropy"] > 2.2  # almost uniform over 13 words
+    weights = first.folder / "checkpoints" / "step-000004"
+    second = run(str(text), output=tmp_path / "second", **{"model.name": str(weights)})
+    assert second.before == first.after
 
 
 def test_a_dry_run_leaves_nothing(settings: Settings, tmp_path: Path) -> None:

@@ -156,12 +156,20 @@ def test_a_request_that_cannot_be_is_not_repeated(sampler: VllmSampler) -> None:
     assert len(sampler.generate(requests(4), SAMPLING)) == 4
 
 
-def test_an_engine_that_hangs_dies_too_often(sampler: VllmSampler) -> None:
-    """Last in the file: it leaves no engine."""
+def test_an_engine_that_hangs_dies_too_often(
+    sampler: VllmSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Last of those with this engine: it leaves none. The one that replaces it hangs too."""
     sampler.update(6)
-    sampler._config = sampler._config.model_copy(update={"deadline": 0.2, "restarts": 1})
-    assert sampler.pid is not None
-    os.kill(sampler.pid, signal.SIGSTOP)
+
+    def hang(engine: Any) -> None:
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)
+
+    hurried = sampler._config.model_copy(update={"deadline": 0.2, "restarts": 1})
+    monkeypatch.setattr(sampler, "_config", hurried)
+    monkeypatch.setattr(sampler, "_check", hang)
+    hang(sampler)
     with pytest.raises(SamplerError, match=r"died 2 times in 100 steps.*no answer in 0\.2 s"):
         sampler.generate(requests(), SAMPLING)
 
