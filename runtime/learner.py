@@ -136,7 +136,8 @@ class Learner:
     def learn(self, batch: Batch, step: int) -> Learned:
         """Learns from the responses of a rollout, in one optimizer step or several.
 
-        What it tells is the mean over the optimizer steps. `step` counts rollouts from 0: it sets the learning rate and every random choice.
+        What it tells is the mean over the optimizer steps. `step` counts rollouts from 0: it sets
+        the learning rate and every random choice.
         """
         config = self._config
         lr = learning_rate(config, step, self._steps)

@@ -162,7 +162,7 @@ def test_an_engine_that_hangs_dies_too_often(
     """Last of those with this engine: it leaves none. The one that replaces it hangs too."""
     sampler.update(6)
 
-    def hang(engine: Any) -> None:
+    def hang(engine: VllmSampler) -> None:
         assert engine.pid is not None
         os.kill(engine.pid, signal.SIGSTOP)
 
