@@ -140,7 +140,7 @@ class Report:
         """
         own = {f"run_{name}" if name in reports else name: x for name, x in metrics.items()}
         self.record({**own, **reports})
-        shown = {name: own[name] for name in _SHOWN if name in own} | reports
+        shown = {**{name: own[name] for name in _SHOWN if name in own}, **reports}
         parts = [f"{name} {value:.3g}" for name, value in shown.items()]
         speed = f"{metrics['seconds']:.2f} s  {metrics['tokens_per_second']:.0f} tokens/s"
         line = "  ".join([*parts, speed])
