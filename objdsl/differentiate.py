@@ -7,6 +7,7 @@ or `max` is shared evenly, a clip passes the gradient on its closed interval, th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from objdsl.ir.build import (
@@ -227,7 +228,8 @@ def _reduction_slope(node: Reduce) -> Expr:
         case "sum":
             return ONE
         case "mean":
-            return div(ONE, count(over, mask))
+            # A finding about the divisor points at the mean that brings it.
+            return div(ONE, replace(count(over, mask), span=node.span))
         case "max" | "min":
             tie = Binary("eq", x, node)
             ties = count(over, both(mask, tie) if mask else tie)

@@ -1,0 +1,71 @@
+"""A rule: a name, a code, and a function from the facts about an objective to findings.
+
+Each rule is a module of `objdsl.lint.rules`. The docstring of the module is the rule's page: what
+it finds, why that matters (the mathematics), when it is fine, an example, what to use instead, and
+the papers.
+
+    @rule("length-normalisation", "OBJ101", Severity.WARNING)
+    def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+        yield rule.finding("...", span)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Certainty, Diagnostic, Severity
+from objdsl.source import Span
+
+Check = Callable[["Rule", Facts], Iterator[Diagnostic]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is looked for, and how.
+
+    Attributes:
+        name: what people write to select or silence it; reads after "allow ...".
+        code: `OBJ` and three digits; never used again for another rule.
+        severity: of its findings, unless one of them says otherwise. Only what is proven is a
+            warning or an error.
+        doc: Markdown.
+    """
+
+    name: str
+    code: str
+    severity: Severity
+    check: Check
+    doc: str
+
+    def __call__(self, facts: Facts) -> Iterator[Diagnostic]:
+        return self.check(self, facts)
+
+    def finding(
+        self,
+        message: str,
+        span: Span | None,
+        *,
+        severity: Severity | None = None,
+        certainty: Certainty = Certainty.PROVEN,
+        **details: Any,
+    ) -> Diagnostic:
+        """A finding of this rule; `details` are the other fields of `Diagnostic`."""
+        if severity is None:
+            likely = certainty is Certainty.LIKELY
+            severity = Severity.NOTE if likely else self.severity
+        return Diagnostic(
+            self.name, self.code, severity, message, span, certainty=certainty, **details
+        )
+
+
+def rule(name: str, code: str, severity: Severity) -> Callable[[Check], Rule]:
+    """Makes a rule of a function, with the docstring of its module."""
+
+    def make(check: Check) -> Rule:
+        return Rule(name, code, severity, check, sys.modules[check.__module__].__doc__ or "")
+
+    return make

@@ -1,0 +1,32 @@
+"""All rules over one objective."""
+
+from __future__ import annotations
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.objective import Objective
+from objdsl.lint import rules
+from objdsl.lint.rule import Rule
+
+_RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
+
+
+@cache
+def registry() -> tuple[Rule, ...]:
+    """Every rule, in the order of the codes."""
+    found = [
+        import_module(f"{rules.__name__}.{module.name}").check
+        for module in pkgutil.iter_modules(rules.__path__)
+    ]
+    return tuple(sorted(found, key=lambda rule: rule.code))
+
+
+def findings(objective: Objective) -> list[Diagnostic]:
+    """What there is to say about an objective, the worst first, then in the order of the text."""
+    facts = Facts(objective)
+    found = [one for rule in registry() for one in rule(facts)]
+    return sorted(found, key=lambda one: (_RANK[one.severity], one.span.start if one.span else -1))
