@@ -184,5 +184,8 @@ def test_a_run_with_vllm(
     shutil.copytree(straight.folder, again)
     shutil.rmtree(again / "checkpoints" / "step-000004")
     run("grpo", output=again, _resume="auto", **options, **{"sampler.processes": 2})
-    assert numbers(again) == numbers(straight.folder)
-    assert all(step["mismatch"] < 1e-4 for step in numbers(again)[1:])
+    one, two = numbers(straight.folder), numbers(again)
+    for step in (*one[1:], *two[1:]):
+        # How two engines round depends on how many responses each of them writes at a time.
+        assert step.pop("mismatch") < 1e-4
+    assert two == one
