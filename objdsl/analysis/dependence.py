@@ -1,0 +1,181 @@
+"""What a value depends on, seen from one token of one response.
+
+The criterion of an unbiased gradient (docs/criterion.md) asks of every factor of a weight
+`w[p,i,t]` whether it may change with the response itself, with the tokens before `t`, with the
+other responses, or with the prompt alone. That is what a `Dependence` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from objdsl.ir.build import ONE
+from objdsl.ir.indices import Indices
+from objdsl.ir.nodes import (
+    Column,
+    Const,
+    Expr,
+    Length,
+    LogDist,
+    LogProb,
+    Others,
+    Param,
+    Pick,
+    Position,
+    Reduce,
+    Scan,
+    Shift,
+    Top,
+    topological,
+)
+
+
+class Level(IntEnum):
+    """Whose data a value depends on."""
+
+    PROMPT = 1
+    """The prompt alone."""
+    OTHERS = 2
+    """Responses other than the token's own."""
+    PREFIX = 3
+    """The tokens before `t`, of its own response."""
+    TOKEN = 4
+    """The token `t`, and those before it."""
+    OWN = 5
+    """All of its own response: reward, length, later tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dependence:
+    """The levels that a value depends on; none for a constant.
+
+    Attributes:
+        reads: of what: `reward`, `|y|`, the policies and columns by name.
+        batch: whether other prompts are among it.
+    """
+
+    levels: frozenset[Level] = frozenset()
+    reads: frozenset[str] = frozenset()
+    batch: bool = False
+
+    def __or__(self, other: Dependence) -> Dependence:
+        return Dependence(
+            self.levels | other.levels, self.reads | other.reads, self.batch or other.batch
+        )
+
+    @property
+    def constant(self) -> bool:
+        return not self.levels
+
+    @property
+    def own(self) -> bool:
+        """Whether it changes with the response that is weighted, from its token `t` on."""
+        return Level.OWN in self.levels or Level.TOKEN in self.levels
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it mixes the own response with others: a statistic of the group or batch."""
+        return self.own and Level.OTHERS in self.levels
+
+    @property
+    def adapted(self) -> bool:
+        """Whether it is known once the token is."""
+        return self.levels <= {Level.PROMPT, Level.PREFIX, Level.TOKEN}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Elsewhere(Expr):
+    """`x` summed over the other prompts of the step."""
+
+    x: Expr
+
+    def _indices(self) -> Indices:
+        return ()
+
+
+def depends(expr: Expr) -> Dependence:
+    """What an expression depends on, at one token of one response."""
+    known: dict[Expr, Dependence] = {}
+    for node in topological(expr):
+        known[node] = _of(node, known)
+    return known[expr]
+
+
+def _of(node: Expr, known: dict[Expr, Dependence]) -> Dependence:
+    parts = Dependence()
+    for child in node.children:
+        parts |= known[child]
+    match node:
+        case Const() | Param():
+            return Dependence()
+        case Column(name, over):
+            level = Level.PROMPT if over == ("p",) else Level.OWN
+            if name in ("V", "V_old"):
+                level = Level.PREFIX
+            return _leaf(name, level) if over else Dependence()
+        case LogProb(policy):
+            return _leaf(policy, Level.TOKEN)
+        case LogDist(policy):
+            return _leaf(policy, Level.PREFIX)
+        case Length():
+            return _leaf("|y|", Level.OWN)
+        case Position():
+            return _leaf("t", Level.PREFIX)
+        case Reduce(_, over, x, None) if x == ONE:
+            # Groups have one size; the number of tokens is in `Length`.
+            return _leaf("|y|", Level.OWN) if "t" in over else Dependence()
+        case Reduce(_, over) | Top(over) | Pick(over):
+            return _pooled(_along(parts, over), over)
+        case Others():
+            return _moved(
+                parts, {Level.OTHERS} if parts.own or Level.PREFIX in parts.levels else ()
+            )
+        case Elsewhere():
+            levels = frozenset({Level.OTHERS}) if parts.levels else frozenset()
+            return Dependence(levels, parts.reads, batch=bool(levels))
+        case Scan(relation):
+            if not parts.adapted:
+                return parts
+            level = {"<": Level.PREFIX, "<=": Level.TOKEN}.get(relation, Level.OWN)
+            return Dependence(parts.levels & {Level.PROMPT} | {level}, parts.reads | {"t"})
+        case Shift(_, by):
+            return _shifted(parts, by)
+    return parts
+
+
+def _leaf(name: str, level: Level) -> Dependence:
+    return Dependence(frozenset({level}), frozenset({name}))
+
+
+def _along(parts: Dependence, over: Indices) -> Dependence:
+    """All tokens of a response are known when it ends."""
+    if "t" not in over or not parts.levels & {Level.PREFIX, Level.TOKEN}:
+        return parts
+    return _moved(parts, {Level.OWN})
+
+
+def _pooled(parts: Dependence, over: Indices) -> Dependence:
+    levels = set(parts.levels)
+    if "i" in over and levels & {Level.OWN, Level.PREFIX, Level.TOKEN}:
+        levels |= {Level.OWN, Level.OTHERS}
+    if "p" in over and levels:
+        levels |= {Level.OTHERS}
+        return Dependence(frozenset(levels), parts.reads, batch=True)
+    return Dependence(frozenset(levels), parts.reads, parts.batch)
+
+
+def _shifted(parts: Dependence, by: int) -> Dependence:
+    if not parts.adapted:
+        return parts
+    if by < 0:
+        return _moved(parts, {Level.PREFIX})
+    return _moved(
+        parts, {Level.TOKEN if by == 1 and Level.TOKEN not in parts.levels else Level.OWN}
+    )
+
+
+def _moved(parts: Dependence, to: set[Level] | tuple[()]) -> Dependence:
+    """The same, with what belongs to the own response at another level."""
+    kept = parts.levels - {Level.PREFIX, Level.TOKEN, Level.OWN}
+    return Dependence(frozenset(kept | set(to)), parts.reads, parts.batch)

@@ -1,0 +1,269 @@
+"""What an objective's gradient estimates, on policy: its weight `w`, factor by factor.
+
+With `old = mu = pi` the weight of a token is a sum of products. Each product belongs to one of
+
+    signal      the response's own reward, times a coefficient
+    baseline    rewards of others, or no reward at all
+    penalty     a frozen policy
+
+    shaping     something else of the response: its length, a bonus
+
+and the gradient follows that of the expected reward if the coefficient of the own reward is the
+same for every response and token, and nothing else changes with the response (docs/criterion.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+
+from objdsl.analysis.dependence import Dependence, Elsewhere, Level, depends
+from objdsl.analysis.expand import Expand, Factors, Sum, TooLarge, atom
+from objdsl.ir.build import count
+from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Others, Reduce
+from objdsl.ir.objective import BUILT_IN_POLICIES, Objective
+
+SIGNAL = "reward"
+"""The column whose expectation is to be raised."""
+
+
+class Kind(Enum):
+    """What a product of the weight is there for."""
+
+    SIGNAL = "signal"
+    BASELINE = "baseline"
+    SHAPING = "shaping"
+    PENALTY = "penalty"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A node with a power, what it depends on, and the node of the file that brought it."""
+
+    base: Expr
+    exponent: float
+    depends: Dependence
+    origin: Expr
+
+    @property
+    def key(self) -> tuple[Expr, float]:
+        return self.base, self.exponent
+
+
+@dataclass(frozen=True)
+class Term:
+    """One product of the weight; the own reward of a signal is not among its factors."""
+
+    kind: Kind
+    coefficient: float
+    factors: tuple[Factor, ...]
+
+    def has(self, factor: Factor) -> bool:
+        return any(one.key == factor.key for one in self.factors)
+
+
+class Direction(Enum):
+    """Where the expected gradient points, beside that of the expected reward."""
+
+    EXACT = "the gradient of the expected reward, times a constant"
+    REWEIGHTED = "the same for each prompt; prompts weigh differently"
+    BIASED = "another one"
+    SHAPED = "the gradient of the expected reward and of further terms"
+    NONE = "no reward has an effect"
+    UNKNOWN = "too large to be read"
+
+
+@dataclass(frozen=True)
+class Bend:
+    """A factor that bends the gradient away from that of the expected reward.
+
+    Attributes:
+        everywhere: it multiplies all products that hold a reward; if not, it belongs to a
+            baseline.
+    """
+
+    factor: Factor
+    everywhere: bool
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """The weight by one policy's log-probability, on policy."""
+
+    objective: Objective
+    leaf: LogProb
+    weight: Expr
+    expand: Expand
+
+    @cached_property
+    def expanded(self) -> Sum | None:
+        try:
+            return self.expand(self.weight)
+        except TooLarge:
+            return None
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """The products, each pool's own part apart from that of the others."""
+        if self.expanded is None:
+            return ()
+        try:
+            split = _split(self.expanded, self.expand)
+        except TooLarge:
+            return ()
+        return tuple(self._term(factors, c) for factors, c in split.terms.items())
+
+    def of(self, *kinds: Kind) -> list[Term]:
+        return [term for term in self.terms if term.kind in kinds]
+
+    @cached_property
+    def bends(self) -> tuple[Bend, ...]:
+        """Every factor that changes with the response and weighs a reward, own or others'."""
+        rewarded = self.of(Kind.SIGNAL, Kind.BASELINE)
+        found: dict[tuple[Expr, float], Bend] = {}
+        for term in rewarded:
+            for factor in term.factors:
+                if self._bends(factor, term) and factor.key not in found:
+                    everywhere = all(one.has(factor) for one in rewarded)
+                    found[factor.key] = Bend(factor, everywhere)
+        return tuple(found.values())
+
+    @cached_property
+    def prompt_weights(self) -> tuple[Factor, ...]:
+        """Factors by which whole prompts weigh differently."""
+        found = {}
+        for term in self.of(Kind.SIGNAL):
+            for factor in term.factors:
+                if not factor.depends.constant and not self._bends(factor, term):
+                    found[factor.key] = factor
+        return tuple(found.values())
+
+    @cached_property
+    def direction(self) -> Direction:
+        if self.expanded is None or (self.expanded.terms and not self.terms):
+            return Direction.UNKNOWN
+        if not self.of(Kind.SIGNAL) and not self.bends:
+            return Direction.NONE
+        if self.bends:
+            return Direction.BIASED
+        if self.of(Kind.SHAPING, Kind.PENALTY):
+            return Direction.SHAPED
+        return Direction.REWEIGHTED if self.prompt_weights else Direction.EXACT
+
+    def binary(self, factor: Factor) -> bool:
+        """Whether it depends on nothing but rewards of a group that are 0 or 1.
+
+        The expectation of such a factor is then an affine function of the own reward: it weighs
+        prompts, and bends nothing.
+        """
+        return (
+            factor.depends.reads == {SIGNAL}
+            and not factor.depends.batch
+            and self.rewards_are_binary
+        )
+
+    @cached_property
+    def rewards_are_binary(self) -> bool:
+        return any(
+            isinstance(node, Column) and node.name == SIGNAL and len(node.values) == 2
+            for node in self.objective.nodes
+        )
+
+    def _bends(self, factor: Factor, term: Term) -> bool:
+        if self.binary(factor) or factor.base in self._kept:
+            return False
+        levels = factor.depends.levels
+        # State by state a signal may not be weighted; a baseline may.
+        return factor.depends.own or (term.kind is Kind.SIGNAL and Level.PREFIX in levels)
+
+    @cached_property
+    def _kept(self) -> frozenset[Expr]:
+        """The prompts that count, as a mask and as a number: the sampler draws others instead."""
+        keep = self.objective.keep
+        if keep is None:
+            return frozenset()
+        counted = [*self.expand(keep).terms, *self.expand(count(("p",), keep)).terms]
+        return frozenset(base for factors in counted for base, _ in factors)
+
+    @cached_property
+    def distances(self) -> frozenset[str]:
+        """How the distances `log(ref / pi)` are named in what a factor reads."""
+        return frozenset(f"{policy} / {to}" for policy, to in self.expand.apart.items())
+
+    def _term(self, factors: Factors, coefficient: float) -> Term:
+        own = [base for base, e in factors if _is_signal(base) and e == 1]
+        rest = tuple(
+            Factor(base, e, depends(base), self.expand.origin.get(base, base))
+            for base, e in sorted(factors, key=lambda one: one[0].key)
+            if not own or base != own[0]
+        )
+        return Term(self._kind(bool(own), rest), coefficient, rest)
+
+    def _kind(self, own: bool, factors: tuple[Factor, ...]) -> Kind:
+        # Below the line, and in a mask, values weigh the others' terms; they are none themselves.
+        above = [factor for factor in factors if factor.exponent > 0 and not factor.base.boolean]
+        read = frozenset().union(*(factor.depends.reads for factor in above))
+        if read & self.distances:
+            return Kind.PENALTY
+        if own:
+            return Kind.SIGNAL
+        if SIGNAL in read:
+            return Kind.BASELINE
+        return Kind.SHAPING if any(factor.depends.own for factor in factors) else Kind.BASELINE
+
+
+def frozen(objective: Objective) -> list[str]:
+    """The policies of an objective that neither learn nor sample."""
+    own = {"pi", "old", "mu", *(policy.name for policy in objective.policies if policy.of)}
+    read = {node.policy for node in objective.nodes if isinstance(node, LogProb | LogDist)}
+    return sorted(read - own)
+
+
+def on_policy(objective: Objective) -> Expand:
+    """An expansion in which all versions of the trained policy are one."""
+    same = {name: "pi" for name in BUILT_IN_POLICIES if name not in ("pi", "ref")}
+    # An inner policy of the old weights is the inner policy of the new ones.
+    layers = {(policy.of, policy.layer): policy.name for policy in objective.policies}
+    for policy in objective.policies:
+        if policy.of in same and ("pi", policy.layer) in layers:
+            same[policy.name] = layers["pi", policy.layer]
+    return _expansion(objective, same)
+
+
+def near_policy(objective: Objective) -> Expand:
+    """An expansion that keeps the policies apart, and is right in a neighbourhood of on policy."""
+    expand = _expansion(objective, {})
+    expand.at = on_policy(objective)
+    return expand
+
+
+def _expansion(objective: Objective, same: dict[str, str]) -> Expand:
+    nodes = [node for node in objective.nodes if isinstance(node, LogProb | LogDist)]
+    trained = frozenset(node.policy for node in nodes if node.trained)
+    params = {param.name: param.default for param in objective.params}
+    return Expand(params, same, dict.fromkeys(frozen(objective), "pi"), trained=trained)
+
+
+def _is_signal(base: Expr) -> bool:
+    return isinstance(base, Column) and base.name == SIGNAL
+
+
+def _split(x: Sum, expand: Expand) -> Sum:
+    """Sums over responses and prompts, taken apart: the own part, and what the others bring."""
+    result = Sum()
+    for factors, c in x.terms.items():
+        term = Sum({frozenset(): c})
+        for base, exponent in factors:
+            term = term * (_parts(base, expand) if exponent == 1 else atom(base, exponent))
+        result = result + term
+    return result
+
+
+def _parts(base: Expr, expand: Expand) -> Sum:
+    match base:
+        case Reduce("sum", ("i",) | ("p",) as over, x, None) if not depends(base).constant:
+            rest: Expr = Others("sum", x) if over == ("i",) else Elsewhere(x)
+            expand.origin.setdefault(rest, expand.origin.get(base, base))
+            return _split(expand(x), expand) + atom(rest)
+    return atom(base)

@@ -1,0 +1,615 @@
+"""Formulas as sums of products: the form in which a gradient weight can be read factor by factor.
+
+`(reward - mean[i] reward) / |y|` becomes `reward * |y|^-1 - G^-1 * (sum[i] reward) * |y|^-1`. A
+factor is a node of the IR with a power; the exponential of a sum is a product of exponentials, so
+ratios of policies are factors too: `pi / old` is `exp(log pi)^1 * exp(log old)^-1`, and where `old`
+stands for `pi` nothing is left of it. Parameters are taken at their defaults.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import reduce
+
+from objdsl.ir.build import ONE, ZERO, add, bounds, const, div, mul, power, unary
+from objdsl.ir.indices import Index, Indices
+from objdsl.ir.nodes import (
+    Binary,
+    Clip,
+    Column,
+    Const,
+    Expr,
+    Length,
+    LogDist,
+    LogProb,
+    Others,
+    Param,
+    Pick,
+    Position,
+    Reduce,
+    Scan,
+    Shift,
+    Stop,
+    Top,
+    Unary,
+    Where,
+)
+
+Factors = frozenset[tuple[Expr, float]]
+"""A product of nodes, each with its power."""
+
+# A formula whose products multiply out to more terms than this is left in one piece.
+_MOST = 4000
+# Numbers nearer to 0 than this, of those that cancel, are what rounding left of it.
+_ROUNDING = 1e-12
+
+GROUP: Expr = Reduce("sum", ("i",), ONE)
+"""The number of responses to a prompt."""
+PROMPTS: Expr = Reduce("sum", ("p",), ONE)
+RESPONSES: Expr = Reduce("sum", ("p", "i"), ONE)
+
+
+def distance(of: LogProb | LogDist, to: str) -> LogProb | LogDist:
+    """`X = log(policy / to)` of a token, or of every word, as one value."""
+    return replace(of, policy=f"{of.policy} / {to}", trained=False)
+
+
+class TooLarge(Exception):
+    """A formula that multiplies out to too many terms to be read."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A sum of products: a number for each set of factors."""
+
+    terms: Mapping[Factors, float] = field(default_factory=dict)
+
+    @property
+    def number(self) -> float | None:
+        """Its value, if it is a number."""
+        if not self.terms:
+            return 0.0
+        return self.terms.get(frozenset()) if len(self.terms) == 1 else None
+
+    @property
+    def product(self) -> tuple[Factors, float] | None:
+        """Its only term, if it has one."""
+        return next(iter(self.terms.items())) if len(self.terms) == 1 else None
+
+    def __add__(self, other: Sum) -> Sum:
+        terms = dict(self.terms)
+        for factors, coefficient in other.terms.items():
+            total = terms.get(factors, 0.0) + coefficient
+            if abs(total) <= _ROUNDING * abs(coefficient):
+                del terms[factors]
+            else:
+                terms[factors] = total
+        return Sum(terms)
+
+    def __neg__(self) -> Sum:
+        return self.scaled(-1)
+
+    def __sub__(self, other: Sum) -> Sum:
+        return self + -other
+
+    def scaled(self, by: float) -> Sum:
+        return Sum({factors: by * c for factors, c in self.terms.items()} if by else {})
+
+    def __mul__(self, other: Sum) -> Sum:
+        if len(self.terms) * len(other.terms) > _MOST:
+            raise TooLarge
+        result: dict[Factors, float] = {}
+        for f, c in self.terms.items():
+            for g, d in other.terms.items():
+                joined = _joined(f, g)
+                if joined is not None:
+                    result[joined] = result.get(joined, 0.0) + c * d
+        return Sum({f: c for f, c in result.items() if abs(c) > 0})
+
+    def expr(self) -> Expr:
+        """The formula again, the same for equal sums."""
+        pieces = [_product(factors, c) for factors, c in self.terms.items()]
+        pieces.sort(key=lambda piece: piece.key)
+        return reduce(add, pieces, ZERO)
+
+
+def number(value: float) -> Sum:
+    return Sum({frozenset(): float(value)}) if value else Sum()
+
+
+def atom(expr: Expr, exponent: float = 1.0) -> Sum:
+    return Sum({frozenset({(expr, exponent)}): 1.0})
+
+
+def _joined(f: Factors, g: Factors) -> Factors | None:
+    """The factors of a product; None if it is 0 because two of its masks exclude each other."""
+    if not f or not g:
+        return f or g
+    powers = dict(f)
+    for base, exponent in g:
+        if base.boolean:
+            if _opposite(base) in powers:
+                return None
+            powers[base] = 1.0  # a mask times itself is itself
+        else:
+            powers[base] = powers.get(base, 0.0) + exponent
+            if isinstance(base, Unary) and base.op == "sign":
+                # Almost everywhere; where the sign is 0, what it is the sign of decides nothing.
+                powers[base] %= 2
+    return frozenset((base, e) for base, e in powers.items() if abs(e) > _ROUNDING)
+
+
+def _opposite(mask: Expr) -> Expr | None:
+    """`x > 0` for `x < 0`, and the other way round."""
+    match mask:
+        case Binary("lt", x, zero):
+            return Binary("gt", x, zero)
+        case Binary("gt", x, zero):
+            return Binary("lt", x, zero)
+    return None
+
+
+def _product(factors: Factors, coefficient: float) -> Expr:
+    ordered = sorted(factors, key=lambda one: (one[0].key, one[1]))
+    above = [power(base, const(e)) for base, e in ordered if e > 0]
+    below = [power(base, const(-e)) for base, e in ordered if e < 0]
+    return div(reduce(mul, above, const(coefficient)), reduce(mul, below, ONE))
+
+
+@dataclass
+class Expand:
+    """Formulas to sums of products.
+
+    Args:
+        params: the values of the parameters.
+        same: policies to be taken for others, `{"old": "pi", "mu": "pi"}` for what holds on policy.
+        apart: policies to be written by their distance to another, `{"ref": "pi"}`: `log ref` is
+            then `log pi` plus their `distance`.
+        at: where branches are decided (`min`, `clip`, masks): another expansion, usually that on
+            policy, so that what remains is right in a neighbourhood of it. Without one they are
+            decided here.
+
+    Attributes:
+        origin: for a factor that was rewritten, the node of the formula that it came from.
+    """
+
+    params: Mapping[str, float]
+    same: Mapping[str, str] = field(default_factory=dict)
+    apart: Mapping[str, str] = field(default_factory=dict)
+    at: Expand | None = None
+    trained: frozenset[str] = frozenset({"pi"})
+    origin: dict[Expr, Expr] = field(default_factory=dict)
+    _known: dict[Expr, Sum] = field(default_factory=dict)
+
+    def __call__(self, expr: Expr) -> Sum:
+        """Raises TooLarge."""
+        if expr not in self._known:
+            self._known[expr] = self._expand(expr)
+        return self._known[expr]
+
+    def _atom(self, made: Expr, of: Expr, exponent: float = 1.0) -> Sum:
+        self.origin.setdefault(made, of)
+        return atom(made, exponent)
+
+    def _expand(self, node: Expr) -> Sum:
+        if node.boolean:
+            return self._mask(node)
+        match node:
+            case Const(value):
+                return number(value)
+            case Param(name):
+                return number(self.params[name])
+            case LogProb(policy) | LogDist(policy):
+                name = self.same.get(policy, self.apart.get(policy, policy))
+                known = atom(replace(node, policy=name, trained=name in self.trained))
+                return known + atom(distance(node, name)) if policy in self.apart else known
+            case Column() | Length() | Position():
+                return atom(node)
+            case Stop(x):
+                return self(x)
+            case Unary(op, x):
+                return self._unary(op, self(x), node)
+            case Binary("min" | "max" as op, a, b):
+                return self._extremum(op, a, b, node)
+            case Binary(op, a, b):
+                return self._binary(op, self(a), self(b), node)
+            case Clip(x, lo, hi):
+                return self._clip(x, lo, hi, node)
+            case Where(m, a, b):
+                return self._where(m, self(a), self(b), node)
+            case Reduce():
+                return self._reduce(node)
+            case Others(op, x):
+                return self._others(op, self(x), node)
+            case Scan():
+                return self._scan(node)
+            case Shift(x, by):
+                inner = self(x)
+                return self._linear(inner, "t", lambda f: atom(Shift(f, by)), node)
+        raise TypeError(f"no expansion of {type(node).__name__}")
+
+    # --- element by element ----------------------------------------------------------------------
+
+    def _unary(self, op: str, x: Sum, node: Expr) -> Sum:
+        value = x.number
+        match op:
+            case "neg":
+                return -x
+            case "exp":
+                return self._exp(x, node)
+            case "log":
+                return self._log(x, node)
+            case "sqrt":
+                return self._power(x, 0.5, node)
+        if value is not None:
+            folded = unary(op, const(value))  # type: ignore[arg-type]
+            if isinstance(folded, Const):
+                return number(folded.value)
+        if op == "abs":
+            low, high = interval(x)
+            if low >= 0:
+                return x
+            if high <= 0:
+                return -x
+        return self._atom(Unary(op, x.expr()), node)  # type: ignore[arg-type]
+
+    def _exp(self, x: Sum, node: Expr) -> Sum:
+        result = number(1)
+        for factors, c in x.terms.items():
+            if not factors:
+                result = result.scaled(math.exp(min(c, 700.0)))
+            else:
+                base = _product(factors, 1.0)
+                inner = base.x if isinstance(base, Unary) and base.op == "log" else None
+                result = result * self._atom(inner or Unary("exp", base), node, c)
+        return result
+
+    def _log(self, x: Sum, node: Expr) -> Sum:
+        only = x.product
+        if only is None or only[1] <= 0:
+            return self._atom(Unary("log", x.expr()), node)
+        result = number(math.log(only[1]))
+        for base, exponent in only[0]:
+            if isinstance(base, Unary) and base.op == "exp":
+                result = result + self(base.x).scaled(exponent)
+            else:
+                result = result + self._atom(Unary("log", base), node).scaled(exponent)
+        return result
+
+    def _binary(self, op: str, a: Sum, b: Sum, node: Expr) -> Sum:
+        match op:
+            case "add":
+                return a + b
+            case "sub":
+                return a - b
+            case "mul":
+                return a * b
+            case "div":
+                divisor = node.b if isinstance(node, Binary) else node
+                return a * self._power(b, -1.0, divisor)
+            case "pow":
+                exponent = b.number
+                if exponent is not None:
+                    return self._power(a, exponent, node)
+                only = a.product
+                if only is not None and only[1] > 0:
+                    return self._exp(b * self._log(a, node), node)
+                return self._atom(Binary("pow", a.expr(), b.expr()), node)
+        raise TypeError(f"no expansion of {op}")
+
+    def _power(self, x: Sum, exponent: float, node: Expr) -> Sum:
+        value, only = x.number, x.product
+        if exponent == 1:
+            return x
+        if exponent == 0:
+            return number(1)
+        if value is not None:
+            if value > 0 or (value < 0 and exponent == int(exponent)):
+                return number(value**exponent)
+            return number(0) if exponent > 0 else self._atom(ZERO, node, exponent)
+        whole = exponent == int(exponent)
+        if only is not None and (whole or all(_positive(base) for base, _ in only[0])):
+            factors, c = only
+            if (whole or c > 0) and not any(base.boolean for base, _ in factors):
+                return Sum({frozenset((b, e * exponent) for b, e in factors): c**exponent})
+        if whole and 1 < exponent <= 4:
+            return reduce(lambda y, _: y * x, range(int(exponent) - 1), x)
+        # A sum keeps its own size, so that equal ones cancel: 2a + 2b is 2 (a + b).
+        scale = max((abs(c) for c in x.terms.values()), default=1.0)
+        return self._atom(x.scaled(1 / scale).expr(), node, exponent).scaled(scale**exponent)
+
+    # --- branches --------------------------------------------------------------------------------
+
+    def truth(self, mask: Expr) -> bool | None:
+        """Whether a mask holds everywhere, or nowhere; None if that depends."""
+        value = (self.at or self)._mask(mask).number
+        return None if value is None else value != 0
+
+    def _mask(self, node: Expr) -> Sum:
+        if self.at is not None:
+            decided = self.truth(node)
+            if decided is not None:
+                return number(float(decided))
+        match node:
+            case Unary("not", x):
+                return number(1) - self._mask(x)
+            case Binary("and", a, b):
+                return self._mask(a) * self._mask(b)
+            case Binary("or", a, b):
+                p, q = self._mask(a), self._mask(b)
+                return p + q - p * q
+            case Where(m, a, b):
+                chosen = self._mask(m)
+                return chosen * self._mask(a) + (number(1) - chosen) * self._mask(b)
+            case Stop(x):
+                return self._mask(x)
+            case _ if _is_last(node):
+                return self._atom(Binary("eq", Position(), Length()), node)
+            case Binary(op, a, b):
+                return self._compare(op, a, b, node)
+            case Top(over, x, fraction):
+                made: Expr = Top(over, self._inner(x), self._inner(fraction))
+            case Pick(over, m, fraction):
+                made = Pick(over, self._mask_expr(m), self._inner(fraction))
+            case _:
+                made = node
+        return self._atom(made, node)
+
+    def _compare(self, op: str, a: Expr, b: Expr, node: Expr) -> Sum:
+        if op in ("gt", "ge"):
+            return self._compare("lt" if op == "gt" else "le", b, a, node)
+        if op == "ne":
+            return number(1) - self._compare("eq", a, b, node)
+        difference = self(a) - self(b)
+        low, high = interval(difference)
+        if op == "lt" and (high < 0 or low >= 0):
+            return number(float(high < 0))
+        if op == "le" and (high <= 0 or low > 0):
+            return number(float(high <= 0))
+        if op == "eq" and (low > 0 or high < 0 or low == high == 0):
+            return number(float(low == high == 0))
+        indicator = _indicator(op, difference)
+        if indicator is not None:
+            return indicator
+        # All comparisons of a quantity with 0 are made of two masks that exclude each other.
+        quantity, turned = _compared(difference)
+        below = self._atom(Binary("gt" if turned else "lt", quantity, ZERO), node)
+        above = self._atom(Binary("lt" if turned else "gt", quantity, ZERO), node)
+        if op == "lt":
+            return below
+        return number(1) - above if op == "le" else number(1) - above - below
+
+    def _extremum(self, op: str, a: Expr, b: Expr, node: Expr) -> Sum:
+        p, q = self(a), self(b)
+        if p == q:
+            return p
+        decide = self.at or self
+        low, high = interval(decide(a) - decide(b))
+        if high < 0 or low > 0:
+            return p if (high < 0) == (op == "min") else q
+        if self.at is None and (high <= 0 or low >= 0):
+            return p if (high <= 0) == (op == "min") else q
+        return self._atom(Binary(op, p.expr(), q.expr()), node)  # type: ignore[arg-type]
+
+    def _clip(self, x: Expr, lo: Expr, hi: Expr, node: Expr) -> Sum:
+        decide = self.at or self
+        value, low, high = decide(x), decide(lo), decide(hi)
+        if interval(value - low)[0] > 0 and interval(high - value)[0] > 0:
+            return self(x)
+        if interval(value - low)[1] < 0:
+            return self(lo)
+        if interval(value - high)[0] > 0:
+            return self(hi)
+        made = Clip(self._inner(x), self._inner(lo), self._inner(hi))
+        return self._atom(made, node)
+
+    def _where(self, m: Expr, a: Sum, b: Sum, node: Expr) -> Sum:
+        if a == b:
+            return a
+        mask = self._mask(m)
+        if mask.number is not None:
+            return a if mask.number else b
+        if a.number and b.number:
+            # One of two numbers, `tau_pos if A > 0 else tau_neg`, is one factor: it may cancel.
+            made = Where(self._mask_expr(m), const(a.number), const(b.number))
+            return self._atom(made, node)
+        return b + mask * (a - b)
+
+    # --- along indices ---------------------------------------------------------------------------
+
+    def _reduce(self, node: Reduce) -> Sum:
+        x = self(node.x)
+        mask = None if node.where is None else self._mask(node.where)
+        match node.op:
+            case "sum":
+                return self._sum(node.over, x if mask is None else mask * x, node)
+            case "mean":
+                ones = number(1) if mask is None else mask
+                total = self._sum(node.over, ones * x, node)
+                return total * self._power(self._sum(node.over, ones, node), -1.0, node)
+        if x.number is not None and node.op in ("max", "min"):
+            return x
+        if x.number is not None and node.op in ("std", "pstd"):
+            return number(0)
+        where = None if mask is None else self._mask_expr(node.where)
+        return self._atom(Reduce(node.op, node.over, x.expr(), where), node)
+
+    def _sum(self, over: Indices, x: Sum, node: Expr) -> Sum:
+        for index in reversed(over):
+            x = self._linear(x, index, lambda f, index=index: _total(index, f), node)
+        return x
+
+    def _others(self, op: str, x: Sum, node: Expr) -> Sum:
+        def others(f: Expr) -> Sum:
+            if f == ONE:
+                return number(1) if op == "mean" else atom(GROUP) - number(1)
+            return atom(Others(op, f))  # type: ignore[arg-type]
+
+        return self._linear(x, "i", others, node)
+
+    def _scan(self, node: Scan) -> Sum:
+        decay = number(1) if node.decay is None else self(node.decay)
+        rate = decay.number
+
+        def scan(f: Expr) -> Sum:
+            if rate == 0 and node.relation in (">=", "<="):
+                return self(f)
+            if node.relation == ">=" and rate is not None:
+                if rate == 1 and _is_last(f):
+                    return number(1)
+                if isinstance(f, Shift) and f.by == 1:
+                    # sum[s >= t] g^(s-t) x_(s+1) is what the sum of x has after its first term.
+                    return (scan(f.x) - self(f.x)).scaled(1 / rate)
+            keep = None if rate == 1 else decay.expr()
+            return atom(Scan(node.relation, f, keep))
+
+        return self._linear(self(node.x), "t", scan, node)
+
+    def _linear(self, x: Sum, index: Index, apply: Callable[[Expr], Sum], node: Expr) -> Sum:
+        """A linear operation along an index, with what does not vary along it in front."""
+        result = Sum()
+        for factors, c in x.terms.items():
+            fixed = frozenset(one for one in factors if index not in one[0].indices)
+            applied = apply(_product(factors - fixed, 1.0))
+            for made in _bases(applied):
+                self.origin.setdefault(made, node)
+            result = result + applied * Sum({fixed: c})
+        return result
+
+    def _inner(self, x: Expr) -> Expr:
+        return self(x).expr()
+
+    def _mask_expr(self, m: Expr | None) -> Expr:
+        """A mask whose comparisons are expanded; still a mask."""
+        match m:
+            case Unary("not", x):
+                return Unary("not", self._mask_expr(x))
+            case Binary("and" | "or" as op, a, b):
+                return Binary(op, self._mask_expr(a), self._mask_expr(b))
+            case Binary(op, a, b):
+                return Binary(op, self._inner(a), self._inner(b))
+            case Stop(x):
+                return self._mask_expr(x)
+        assert m is not None
+        return m
+
+
+def _bases(x: Sum) -> Iterator[Expr]:
+    return (base for factors in x.terms for base, _ in factors)
+
+
+def _total(index: Index, f: Expr) -> Sum:
+    """`sum[index] f`, of a product all of whose factors vary along the index."""
+    if index == "v" and isinstance(f, Unary) and f.op == "exp" and isinstance(f.x, LogDist):
+        return number(1)
+    if index == "t" and _is_last(f):
+        return number(1)
+    if f == ONE:
+        return atom(
+            {"t": Length(), "i": GROUP, "p": PROMPTS}.get(index, Reduce("sum", (index,), f))
+        )
+    if index == "p" and f == GROUP:
+        return atom(RESPONSES)
+    return atom(Reduce("sum", (index,), f))
+
+
+def _is_last(node: Expr) -> bool:
+    """Whether it is the mask `t == |y|`."""
+    match node:
+        case Where(mask, one, zero) if one == ONE and zero == ZERO:
+            return _is_last(mask)
+        case Binary("eq" | "ge", Position(), Length()) | Binary("eq" | "le", Length(), Position()):
+            return True
+    return False
+
+
+def _compared(x: Sum) -> tuple[Expr, bool]:
+    """What has the sign of `x`, written alike for all its multiples; and whether it is turned."""
+    shared = frozenset.intersection(*x.terms)
+    positive = frozenset((base, e) for base, e in shared if interval(atom(base))[0] >= 0)
+    terms = {factors - positive: c for factors, c in x.terms.items()}
+    first = min(terms, key=lambda factors: _product(factors, 1.0).key)
+    scale = terms[first]
+    return Sum({f: round(c / scale, 12) for f, c in terms.items()}).expr(), scale < 0
+
+
+def _indicator(op: str, difference: Sum) -> Sum | None:
+    """A comparison of a column of zeros and ones with a number, as the column: `reward == 1`."""
+    columns = [
+        base
+        for factors in difference.terms
+        for base, e in factors
+        if isinstance(base, Column) and sorted(base.values) == [0.0, 1.0] and e == 1
+    ]
+    if len(set(columns)) != 1:
+        return None
+    slope = difference.terms.get(frozenset({(columns[0], 1.0)}))
+    rest = difference - atom(columns[0]).scaled(slope or 0.0)
+    if slope is None or rest.number is None:
+        return None
+
+    def holds(x: float) -> bool:
+        value = slope * x + rest.number  # type: ignore[operator]
+        return value == 0 if op == "eq" else value <= 0 if op == "le" else value < 0
+
+    at_0, at_1 = float(holds(0.0)), float(holds(1.0))
+    return number(at_0) + atom(columns[0]).scaled(at_1 - at_0)
+
+
+def _positive(x: Expr) -> bool:
+    return interval(atom(x))[0] >= 0
+
+
+def interval(x: Sum) -> tuple[float, float]:
+    """Bounds that surely hold, from the domains of what the factors are."""
+    low = high = 0.0
+    for factors, c in x.terms.items():
+        a, b = (c, c)
+        for base, exponent in factors:
+            p, q = _between(base)
+            if exponent != 1:
+                p, q = _raised(p, q, exponent)
+            corners = [_times(u, v) for u in (a, b) for v in (p, q)]
+            a, b = min(corners), max(corners)
+        low, high = low + a, high + b
+    return low, high
+
+
+def _between(x: Expr) -> tuple[float, float]:
+    match x:
+        case _ if x.boolean:
+            return 0.0, 1.0
+        case Column() if x.values:
+            return min(x.values), max(x.values)
+        case Where(_, Const(a), Const(b)):
+            return min(a, b), max(a, b)
+        case Reduce("std" | "pstd", _, _, _):
+            return 0.0, math.inf
+        case Reduce("sum", _, inner, _) if _between(inner)[0] >= 0:
+            return (1.0 if inner == ONE or isinstance(inner, Length) else 0.0), math.inf
+        case Reduce("max" | "min", _, inner, _):
+            return _between(inner)
+        case Position():
+            return 1.0, math.inf
+    return bounds(x)
+
+
+def _raised(p: float, q: float, exponent: float) -> tuple[float, float]:
+    if p < 0:
+        return (0.0, math.inf) if exponent > 0 and exponent % 2 == 0 else (-math.inf, math.inf)
+    ends = [_power_of(p, exponent), _power_of(q, exponent)]
+    return min(ends), max(ends)
+
+
+def _power_of(x: float, exponent: float) -> float:
+    if x == 0:
+        return 0.0 if exponent > 0 else math.inf
+    if x == math.inf:
+        return math.inf if exponent > 0 else 0.0
+    return float(x**exponent)
+
+
+def _times(a: float, b: float) -> float:
+    return 0.0 if a == 0 or b == 0 else a * b
