@@ -14,7 +14,7 @@ same for every response and token, and nothing else changes with the response (d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
@@ -46,10 +46,6 @@ class Factor:
     depends: Dependence
     origin: Expr
 
-    @property
-    def key(self) -> tuple[Expr, float]:
-        return self.base, self.exponent
-
 
 @dataclass(frozen=True)
 class Term:
@@ -58,9 +54,6 @@ class Term:
     kind: Kind
     coefficient: float
     factors: tuple[Factor, ...]
-
-    def has(self, factor: Factor) -> bool:
-        return any(one.key == factor.key for one in self.factors)
 
 
 class Direction(Enum):
@@ -121,22 +114,25 @@ class Estimator:
     def bends(self) -> tuple[Bend, ...]:
         """Every factor that changes with the response and weighs a reward, own or others'."""
         rewarded = self.of(Kind.SIGNAL, Kind.BASELINE)
-        found: dict[tuple[Expr, float], Bend] = {}
+        shared = _shared(rewarded)
+        found: dict[tuple[Expr, bool], Bend] = {}
         for term in rewarded:
             for factor in term.factors:
-                if self._bends(factor, term) and factor.key not in found:
-                    everywhere = all(one.has(factor) for one in rewarded)
-                    found[factor.key] = Bend(factor, everywhere)
+                common = shared.get(factor.base, 0.0)
+                for exponent, everywhere in ((common, True), (factor.exponent - common, False)):
+                    part = replace(factor, exponent=exponent)
+                    if exponent and self._bends(part, term):
+                        found.setdefault((factor.base, everywhere), Bend(part, everywhere))
         return tuple(found.values())
 
     @cached_property
     def prompt_weights(self) -> tuple[Factor, ...]:
         """Factors by which whole prompts weigh differently."""
-        found = {}
+        found: dict[Expr, Factor] = {}
         for term in self.of(Kind.SIGNAL):
             for factor in term.factors:
                 if not factor.depends.constant and not self._bends(factor, term):
-                    found[factor.key] = factor
+                    found[factor.base] = factor
         return tuple(found.values())
 
     @cached_property
@@ -211,6 +207,17 @@ class Estimator:
         if SIGNAL in read:
             return Kind.BASELINE
         return Kind.SHAPING if any(factor.depends.own for factor in factors) else Kind.BASELINE
+
+
+def _shared(terms: list[Term]) -> dict[Expr, float]:
+    """The power of each factor that all terms have."""
+    powers = [{factor.base: factor.exponent for factor in term.factors} for term in terms]
+    shared = {}
+    for base in frozenset.intersection(*(frozenset(one) for one in powers)) if powers else ():
+        exponents = [one[base] for one in powers]
+        if min(exponents) > 0 or max(exponents) < 0:
+            shared[base] = min(exponents, key=abs)
+    return shared
 
 
 def frozen(objective: Objective) -> list[str]:

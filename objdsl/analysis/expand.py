@@ -253,6 +253,9 @@ class Expand:
                 return x
             if high <= 0:
                 return -x
+        if op == "sign":
+            quantity, turned = _compared(x)
+            return self._atom(Unary("sign", quantity), node).scaled(-1.0 if turned else 1.0)
         return self._atom(Unary(op, x.expr()), node)  # type: ignore[arg-type]
 
     def _exp(self, x: Sum, node: Expr) -> Sum:
@@ -322,16 +325,7 @@ class Expand:
 
     # --- branches --------------------------------------------------------------------------------
 
-    def truth(self, mask: Expr) -> bool | None:
-        """Whether a mask holds everywhere, or nowhere; None if that depends."""
-        value = (self.at or self)._mask(mask).number
-        return None if value is None else value != 0
-
     def _mask(self, node: Expr) -> Sum:
-        if self.at is not None:
-            decided = self.truth(node)
-            if decided is not None:
-                return number(float(decided))
         match node:
             case Unary("not", x):
                 return number(1) - self._mask(x)
@@ -363,6 +357,9 @@ class Expand:
         if op == "ne":
             return number(1) - self._compare("eq", a, b, node)
         difference = self(a) - self(b)
+        if self.at is not None and (not difference.terms or (self.at(a) - self.at(b)).terms):
+            # Strict there, so it is decided alike all around; at a tie it may go either way.
+            return self.at._compare(op, a, b, node)
         low, high = interval(difference)
         if op == "lt" and (high < 0 or low >= 0):
             return number(float(high < 0))

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from objdsl.analysis.divergence import Penalty, penalties
+from objdsl.analysis.estimator import Direction, Estimator, on_policy
+from objdsl.analysis.first_order import FirstOrder, first_order
 from objdsl.differentiate import Leaf, differentiate
 from objdsl.ir.build import sub
 from objdsl.ir.nodes import Expr, LogProb
 from objdsl.ir.objective import Objective
 from objdsl.ir.show import Names, names_of, text
+
+_NOT_REWARDED = (Direction.NONE, Direction.UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,28 @@ class Facts:
     def policy_weights(self) -> dict[LogProb, Expr]:
         """Of them, those by the log-probability of the sampled token: `w = dJ / dlog pi`."""
         return {leaf: w for leaf, w in self.weights.items() if isinstance(leaf, LogProb)}
+
+    @cached_property
+    def estimators(self) -> tuple[Estimator, ...]:
+        """What `policy_weights` estimate, on policy: one for `pi`, and for each inner policy."""
+        expand = on_policy(self.objective)
+        weights = self.policy_weights.items()
+        return tuple(Estimator(self.objective, leaf, w, expand) for leaf, w in weights)
+
+    @cached_property
+    def rewarded(self) -> tuple[Estimator, ...]:
+        """Those of them that follow rewards at all."""
+        return tuple(e for e in self.estimators if e.direction not in _NOT_REWARDED)
+
+    @cached_property
+    def penalties(self) -> tuple[Penalty, ...]:
+        """What the frozen policies bring."""
+        return tuple(penalty for one in self.estimators for penalty in penalties(one))
+
+    @cached_property
+    def first_order(self) -> FirstOrder | None:
+        """Which mismatch of policies the weight of the reward corrects."""
+        return first_order(self.rewarded[0]) if self.rewarded else None
 
     @cached_property
     def names(self) -> Names:

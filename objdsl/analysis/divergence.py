@@ -1,0 +1,190 @@
+"""What the gradient of a penalty against a frozen policy descends, on policy.
+
+Let `X = log(ref / pi)` of a token. With `old = mu = pi` a penalty brings the weight `scale * g(X)`,
+and the expected gradient `E[g(X) grad log pi]`. Descending the f-divergence `E_pi[f(ref / pi)]` is
+the weight `u f'(u) - f(u)` with `u = e^X`, up to a constant:
+
+    X               reverse KL, KL(pi || ref)         f = -log u
+    e^X             forward KL, KL(ref || pi)         f = u log u
+    e^(2X)          chi-square of ref from pi         f = (u - 1)^2
+    -e^-X           chi-square of pi from ref         f = 1/u - 1
+    sign X          total variation                   f = |u - 1|
+    a constant      nothing: E[grad log pi] = 0
+
+Any other g is that of an f-divergence if and only if it rises with X, for `f'' = g'(X) / u^2`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from objdsl.analysis.estimator import Estimator, Factor, Kind, Term, frozen
+from objdsl.analysis.expand import Expand, Factors
+from objdsl.ir.nodes import Expr, LogDist, LogProb, Reduce, Scan, Unary, topological
+
+Piece = tuple[int, float]
+"""`(j, k)` for `X^j e^(kX)`; see SIGN."""
+SIGN: Piece = (-1, 0.0)
+"""The piece `sign X`."""
+
+
+class Descends(Enum):
+    """What a penalty makes smaller."""
+
+    REVERSE_KL = "the reverse KL, KL(pi || ref)"
+    FORWARD_KL = "the forward KL, KL(ref || pi)"
+    CHI_SQUARE_REF = "the chi-square divergence of ref from pi"
+    CHI_SQUARE_PI = "the chi-square divergence of pi from ref"
+    TOTAL_VARIATION = "the total variation between pi and ref"
+    SOME_DIVERGENCE = "an f-divergence that has no name"
+    NO_DIVERGENCE = "no divergence"
+
+    def of(self, policy: str) -> str:
+        return self.value.replace("ref", policy)
+
+
+class Credit(Enum):
+    """Which tokens of the penalty a token is held to account for."""
+
+    TOKEN = "its own"
+    TO_GO = "its own and all later ones"
+    RESPONSE = "all of the response"
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """The part of a weight that a frozen policy brings.
+
+    Attributes:
+        policy: the frozen one.
+        descends: of what its expected gradient is a positive multiple.
+        away: the sign is turned: the policy is driven away from the frozen one.
+        credit: with `TOKEN` the states that are visited count as given; with the others it is the
+            divergence of whole responses.
+        shape: `g(X)`, a number for each piece.
+        scale: what it is multiplied by, such as `1 / |y|`.
+        origin: nodes of the file that bring it.
+    """
+
+    policy: str
+    descends: Descends
+    away: bool
+    credit: Credit
+    shape: Mapping[Piece, float]
+    scale: tuple[Factor, ...]
+    origin: tuple[Expr, ...]
+
+
+def penalties(estimator: Estimator) -> list[Penalty]:
+    """What each frozen policy brings, for each scale that it comes with; what cannot be read as a
+    function of X is left out."""
+    found = []
+    for policy in frozen(estimator.objective):
+        groups: defaultdict[Factors, list[Term]] = defaultdict(list)
+        for term in estimator.of(Kind.PENALTY):
+            if any(_reads(policy, factor.base) for factor in term.factors):
+                groups[_scale(policy, term)].append(term)
+        read = (_penalty(policy, terms, estimator.expand) for terms in groups.values())
+        found += [penalty for penalty in read if penalty is not None]
+    return found
+
+
+def _scale(policy: str, term: Term) -> Factors:
+    return frozenset((f.base, f.exponent) for f in term.factors if not _reads(policy, f.base))
+
+
+def _reads(policy: str, base: Expr) -> bool:
+    """Whether a factor reads the distance to a policy."""
+    return any(
+        isinstance(node, LogProb | LogDist) and node.policy.startswith(f"{policy} / ")
+        for node in topological(base)
+    )
+
+
+def _penalty(policy: str, terms: list[Term], expand: Expand) -> Penalty | None:
+    shape: defaultdict[Piece, float] = defaultdict(float)
+    credits = set()
+    for term in terms:
+        factors = frozenset((f.base, f.exponent) for f in term.factors) - _scale(policy, term)
+        read = _read(factors, expand)
+        if read is None:
+            return None
+        credits.add(read[0])
+        for piece, number in read[1].items():
+            shape[piece] += number * term.coefficient
+    shape.pop((0, 0.0), None)  # a constant has no expected gradient
+    if len(credits) != 1 or not shape:
+        return None
+    descends, away = named(shape)
+    scale = tuple(f for f in terms[0].factors if not _reads(policy, f.base))
+    origin = [f.origin for term in terms for f in term.factors if _reads(policy, f.base)]
+    return Penalty(policy, descends, away, credits.pop(), dict(shape), scale, tuple(origin))
+
+
+def _read(factors: Factors, expand: Expand) -> tuple[Credit, dict[Piece, float]] | None:
+    """A product as a function of X, or as one summed over tokens."""
+    power, rate = 0, 0.0
+    for base, e in factors:
+        match base:
+            case LogProb() | LogDist() if e == int(e) > 0:
+                power += int(e)
+            case Unary("exp", LogProb() | LogDist()):
+                rate += e
+            case Unary("sign", LogProb()) if len(factors) == 1:
+                return Credit.TOKEN, {SIGN: 1.0}
+            case Scan(">=", x, None) if len(factors) == 1 and e == 1:
+                return _summed(Credit.TO_GO, x, expand)
+            case Reduce("sum", ("t",), x, None) if len(factors) == 1 and e == 1:
+                return _summed(Credit.RESPONSE, x, expand)
+            case _:
+                return None
+    return Credit.TOKEN, {(power, rate): 1.0}
+
+
+def _summed(credit: Credit, x: Expr, expand: Expand) -> tuple[Credit, dict[Piece, float]] | None:
+    shape: defaultdict[Piece, float] = defaultdict(float)
+    for factors, c in expand(x).terms.items():
+        read = _read(factors, expand)
+        if read is None or read[0] is not Credit.TOKEN:
+            return None
+        for piece, number in read[1].items():
+            shape[piece] += c * number
+    return credit, dict(shape)
+
+
+_NAMED: dict[Piece, tuple[float, Descends]] = {
+    (1, 0.0): (1.0, Descends.REVERSE_KL),
+    (0, 1.0): (1.0, Descends.FORWARD_KL),
+    (0, 2.0): (1.0, Descends.CHI_SQUARE_REF),
+    (0, -1.0): (-1.0, Descends.CHI_SQUARE_PI),
+    SIGN: (1.0, Descends.TOTAL_VARIATION),
+}
+
+
+def named(shape: Mapping[Piece, float]) -> tuple[Descends, bool]:
+    """The divergence that a weight `g(X)` descends, and whether the sign is turned."""
+    if len(shape) == 1:
+        piece, c = next(iter(shape.items()))
+        if piece in _NAMED:
+            sign, name = _NAMED[piece]
+            return name, c * sign < 0
+    slopes = [_slope(shape, k / 100) for k in range(-1500, 1501)]
+    tolerance = 1e-12 * max(abs(slope) for slope in slopes)
+    if min(slopes) >= -tolerance:
+        return Descends.SOME_DIVERGENCE, False
+    if max(slopes) <= tolerance:
+        return Descends.SOME_DIVERGENCE, True
+    return Descends.NO_DIVERGENCE, False
+
+
+def _slope(shape: Mapping[Piece, float], x: float) -> float:
+    """`g'(X)`; `sign` has none, but for its step."""
+    return sum(
+        c * ((j * x ** (j - 1) if j else 0.0) + k * x**j) * math.exp(k * x)
+        for (j, k), c in shape.items()
+        if (j, k) != SIGN
+    )
