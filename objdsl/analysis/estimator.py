@@ -14,18 +14,36 @@ same for every response and token, and nothing else changes with the response (d
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
 from objdsl.analysis.dependence import Dependence, Elsewhere, Level, depends
 from objdsl.analysis.expand import Expand, Factors, Sum, TooLarge, atom
-from objdsl.ir.build import count
-from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Others, Reduce
+from objdsl.ir.build import count, real
+from objdsl.ir.nodes import (
+    Binary,
+    Column,
+    Const,
+    Expr,
+    Length,
+    LogDist,
+    LogProb,
+    Others,
+    Position,
+    Reduce,
+    Scan,
+)
 from objdsl.ir.objective import BUILT_IN_POLICIES, Objective
 
 SIGNAL = "reward"
 """The column whose expectation is to be raised."""
+_EXPECTED = frozenset({SIGNAL, "V", "V_old"})
+"""What a baseline may stand for: rewards, and what a critic expects of them."""
+
+
+_LAST = real(Binary("eq", Position(), Length()))
 
 
 class Kind(Enum):
@@ -131,7 +149,8 @@ class Estimator:
         found: dict[Expr, Factor] = {}
         for term in self.of(Kind.SIGNAL):
             for factor in term.factors:
-                if not factor.depends.constant and not self._bends(factor, term):
+                harmless = factor.depends.constant or factor.base in self.bootstraps
+                if not harmless and not self._bends(factor, term):
                     found[factor.base] = factor
         return tuple(found.values())
 
@@ -167,11 +186,35 @@ class Estimator:
         )
 
     def _bends(self, factor: Factor, term: Term) -> bool:
-        if self.binary(factor) or factor.base in self._kept:
+        if self.binary(factor) or factor.base in self._kept or factor.base in self.bootstraps:
             return False
         levels = factor.depends.levels
         # State by state a signal may not be weighted; a baseline may.
         return factor.depends.own or (term.kind is Kind.SIGNAL and Level.PREFIX in levels)
+
+    @cached_property
+    def bootstraps(self) -> frozenset[Expr]:
+        """The factors of a lambda-return: no bias, if the critic is exact.
+
+        With `d` for lambda it is `d^(n - t) R + (1/d - 1) sum[s >= t] d^(s - t) V_s - V_t / d`:
+        what the reward loses by `d` the later values bring.
+        """
+        discounts = {
+            factor.base: term.coefficient
+            for term in self.of(Kind.SIGNAL)
+            for factor in term.factors
+            if isinstance(factor.base, Scan) and factor.base.decay is not None
+        }
+        found: set[Expr] = set()
+        for term in self.of(Kind.BASELINE):
+            for factor in term.factors:
+                match factor.base:
+                    case Scan(">=", Column("V_old" | "V"), Const(d) as decay):
+                        returns = replace(factor.base, x=_LAST)
+                        lost = discounts.get(returns, math.nan) * (1 / d - 1)
+                        if math.isclose(term.coefficient, lost) and decay.value < 1:
+                            found |= {factor.base, returns}
+        return frozenset(found)
 
     @cached_property
     def _kept(self) -> frozenset[Expr]:
@@ -204,7 +247,7 @@ class Estimator:
             return Kind.PENALTY
         if own:
             return Kind.SIGNAL
-        if SIGNAL in read:
+        if read & _EXPECTED:
             return Kind.BASELINE
         return Kind.SHAPING if any(factor.depends.own for factor in factors) else Kind.BASELINE
 
