@@ -78,6 +78,19 @@ class Penalty:
     scale: tuple[Factor, ...]
     origin: tuple[Expr, ...]
 
+    @property
+    def written(self) -> str:
+        """`g(X)` as people read it."""
+        return " + ".join(f"{c:g} {_written(piece)}" for piece, c in self.shape.items())
+
+
+def _written(piece: Piece) -> str:
+    j, k = piece
+    if piece == SIGN:
+        return "sign(X)"
+    parts = [f"X^{j}" if j > 1 else "X" if j else "", f"e^({k:g} X)" if k else ""]
+    return " ".join(part for part in parts if part)
+
 
 def penalties(estimator: Estimator) -> list[Penalty]:
     """What each frozen policy brings, for each scale that it comes with; what cannot be read as a

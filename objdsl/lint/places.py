@@ -1,0 +1,90 @@
+"""Where in the text a finding points, and how a weight is shown with its guilty factor marked."""
+
+from __future__ import annotations
+
+import re
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Edit, Fix, Label
+from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, Reduce, Unary, topological
+from objdsl.ir.show import text
+from objdsl.source import Span
+
+_HEAD = re.compile(r"(sum|mean|prod|max|min|std|pstd)\s*\[[^\]]*\]")
+
+
+def head(node: Expr) -> Span | None:
+    """The `mean[t]` of `mean[t] x`; the whole of anything else."""
+    span = node.span
+    found = _HEAD.match(span.text) if span else None
+    if span is None or found is None:
+        return span
+    return Span(span.source, span.start, span.start + found.end())
+
+
+def reading(facts: Facts, policy: str) -> Span | None:
+    """The smallest piece of text of the objective that reads a policy."""
+    for node in topological(facts.objective.goal):
+        reads = (one.policy for one in topological(node) if isinstance(one, LogProb | LogDist))
+        if node.span is not None and policy in reads:
+            return node.span
+    return None
+
+
+def entry(facts: Facts) -> tuple[Label, ...]:
+    """Where the gradient comes in: the label beside a factor that bends it."""
+    for leaf in facts.policy_weights:
+        span = reading(facts, leaf.policy)
+        if span is not None:
+            return (Label(span, "the gradient enters here"),)
+    return ()
+
+
+def inside_ratio(facts: Facts, node: Expr) -> bool:
+    """Whether a node is part of the exponent of a ratio through which a gradient flows."""
+    return any(
+        isinstance(one, Unary) and one.op == "exp" and one.live and node in topological(one.x)
+        for one in topological(facts.objective.goal)
+    )
+
+
+def deviation(node: Expr) -> bool:
+    """Whether a standard deviation is part of a value."""
+    return any(isinstance(one, Reduce) and one.op in ("std", "pstd") for one in topological(node))
+
+
+def marked(facts: Facts, weight: Expr, guilty: Expr) -> str:
+    """`w = ...` with the guilty part in braces, and the definition that holds it, if one does."""
+    holding = [expr for expr in facts.names if expr != guilty and guilty in topological(expr)]
+    names = {expr: name for expr, name in facts.names.items() if expr != guilty}
+    braced = {**names, guilty: "{" + text(guilty, names) + "}"}
+    shown = f"w = {text(weight, braced)}"
+    inner = min(holding, key=lambda expr: len(topological(expr)), default=None)
+    if inner is None or "{" in shown:
+        return shown
+    return f"{shown}   with   {names[inner]} = {text(inner, braced)}"
+
+
+def penalty_label(facts: Facts) -> tuple[Label, ...]:
+    """Where what is maximised takes the penalty in."""
+    goal = facts.objective.goal.span
+    return (Label(goal, "differentiated here"),) if goal else ()
+
+
+def swapped(facts: Facts, estimator: str, by: str, policy: str) -> Fix | None:
+    """The fix that takes one estimator of the prelude for another: `k3(pi, ref)`."""
+    span = reading(facts, policy)
+    if span is None or not span.text.startswith(f"{estimator}("):
+        return None
+    name = Span(span.source, span.start, span.start + len(estimator))
+    return Fix(f"use `{by}`, whose gradient is that of KL(pi || {policy})", (Edit(name, by),))
+
+
+def divided(facts: Facts, divisor: Expr) -> Edit | None:
+    """The edit that takes a divisor away: `a / d` to `a`, where the text says so."""
+    for node in topological(*facts.objective.roots):
+        match node:
+            case Binary("div", a, d) if d == divisor and node.span and a.span:
+                if node.span.text.startswith(a.span.text):
+                    return Edit(node.span, a.span.text)
+    return None

@@ -1,0 +1,45 @@
+"""The tokens of the step are averaged over: the divisor holds the response's own length.
+
+**What.** `mean[p,i,t]`, or any division by the sum of all lengths of the step.
+
+**Why.** The own length is one of many in the divisor, so the bias is of the order of one over the
+number of responses: 0.036 of the gradient with 4 of them, nothing to speak of with hundreds.
+Prompts weigh alike to first order.
+
+**Fine if** the step has many responses; then it is a good choice, and this note may be ignored.
+
+**Example.**
+
+    maximize mean[p,i,t] surrogate(r, A, 1 - eps, 1 + eps)
+
+**Instead.** With fewer than about 64 responses to a step: sum over the tokens, divide by a
+constant.
+
+**Papers.** DAPO's code (verl, TRL) does this, not the group's mean that the paper prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.lint.places import head
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("batch-token-mean", "OBJ104", Severity.NOTE)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.rewarded:
+        for bend in estimator.bends:
+            depends = bend.factor.depends
+            lengths = depends.reads == {"|y|"} and depends.pooled and depends.batch
+            if lengths and bend.everywhere and bend.factor.exponent < 0:
+                yield rule.finding(
+                    "each reward is divided by the tokens of the step, its own length among them",
+                    head(bend.factor.origin),
+                    under="divides by sum[p,i] |y|",
+                    gradient="biased by the order of 1 / responses of the step",
+                    help="with fewer than 64 responses to a step, divide by a constant",
+                    fine_if="steps are large",
+                )

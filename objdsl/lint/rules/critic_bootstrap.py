@@ -1,0 +1,41 @@
+"""A lambda-return: what the reward loses by lambda, the critic's values have to bring.
+
+**What.** Generalised advantages with lambda below 1 and gamma 1.
+
+**Why.** `d^(n - t) R + (1/d - 1) sum[s >= t] d^(s - t) V_s - V_t / d`: the gradient is that of
+the expected reward if V is the policy's value function, and biased by as much as V is wrong.
+
+**Fine if** the critic is good; less variance is the point.
+
+**Example.**
+
+    A = gae((t == |y|) * reward, 1, 0.95)
+
+**Instead.** lambda 1, where the critic is not trusted, as at the start of a run.
+
+**Papers.** GAE, arXiv:1506.02438, section 3; VC-PPO, arXiv:2503.01491.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("critic-bootstrap", "OBJ212", Severity.NOTE)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.rewarded:
+        for factor in {f.origin.span: f for t in estimator.terms for f in t.factors}.values():
+            if factor.base in estimator.bootstraps and factor.exponent > 0:
+                yield rule.finding(
+                    "the return leans on the critic: it is as right as the critic is",
+                    factor.origin.span,
+                    under="lambda < 1",
+                    gradient="that of the expected reward if the critic is exact",
+                    help="lambda = 1 leans on nothing, and has more variance",
+                    fine_if="the critic is good",
+                )
+                break

@@ -1,0 +1,52 @@
+"""The value is an estimate of the reverse KL, the gradient is that of the forward KL.
+
+**What.** `k3(pi, ref)` in the loss, without a live ratio before it; or any penalty whose weight
+is `1 - ref / pi` on policy.
+
+**Why.** k3 is an unbiased estimate of KL(pi || ref). Its derivative is not: `E[(1 - ref / pi)
+grad log pi] = -sum ref grad log pi`, the gradient of KL(ref || pi) at the states that pi visits.
+Where pi has left ref the weight `1 - e^X` is unbounded, -2.2e4 at X = 10, where that of the
+reverse KL is -10. Multiplying by a detached ratio changes nothing.
+
+**Fine if** the forward KL is wanted, or GRPO is reproduced.
+
+**Example.**
+
+    maximize mean[p,i] mean[t] (surrogate(r, A, 1 - eps, 1 + eps) - beta * k3(pi, ref))
+
+**Instead.** `k2(pi, ref)`, or k3 times the live ratio: `pi / mu * k3(pi, ref)`, as in
+DeepSeek-V3.2.
+
+**Papers.** A Comedy of Estimators, arXiv:2512.21852; DeepSeek-V3.2, arXiv:2512.02556, section
+3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.divergence import Credit, Descends
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.lint.places import penalty_label, reading, swapped
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("forward-kl-gradient", "OBJ302", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for penalty in facts.penalties:
+        if penalty.descends is Descends.FORWARD_KL and penalty.credit is Credit.TOKEN:
+            policy = penalty.policy
+            yield rule.finding(
+                f"the gradient of this penalty is that of the forward KL, KL({policy} || pi)",
+                reading(facts, policy),
+                under=f"its weight is 1 - {policy} / pi",
+                labels=penalty_label(facts),
+                value=f"an estimate of KL(pi || {policy})",
+                gradient=f"that of KL({policy} || pi), state by state",
+                consequence=f"words that {policy} likes and pi has given up pull without bound; "
+                "the policy is kept broad, not near",
+                help=f"use k2(pi, {policy}), or multiply by the live ratio pi / mu",
+                fine_if="you reproduce GRPO, or want the forward KL",
+                fix=swapped(facts, "k3", "k2", policy),
+            )

@@ -1,0 +1,55 @@
+"""The gradient of a geometric-mean ratio is divided by the length of the response.
+
+**What.** `geo(pi / old)`, or `exp(mean[t] log(pi / old))`, with a gradient, and nothing that
+multiplies by `|y|`.
+
+**Why.** `d geo(r) / d log pi_t = geo(r) / |y|`. On policy the ratio is 1 and the weight of a
+token is `A / |y|`: to the last digit that of GRPO with `mean[t]`. The value hides it, the
+gradient does not.
+
+**Fine if** a paper is reproduced, or all responses are about equally long.
+
+**Example.**
+
+    s = geo(pi / old)
+    maximize mean[p,i] surrogate(s, A, 1 - eps, 1 + eps)
+
+**Instead.** Multiply by the length: then a token weighs what it weighs in the policy gradient.
+
+    maximize mean[p,i] (|y| * surrogate(s, A, 1 - eps, 1 + eps))
+
+**Papers.** GSPO, arXiv:2507.18071; LUSPO and Dr. GSPO multiply by the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Length
+from objdsl.lint.places import entry, inside_ratio, marked
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("geometric-ratio-length", "OBJ102", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.rewarded:
+        for bend in estimator.bends:
+            if bend.factor.base != Length() or bend.factor.exponent != -1 or not bend.everywhere:
+                continue
+            if not inside_ratio(facts, bend.factor.origin):
+                continue  # length-normalisation
+            yield rule.finding(
+                "the gradient of this ratio divides by the length of the response",
+                bend.factor.origin.span,
+                under="its derivative by log(pi) has 1 / |y|",
+                labels=entry(facts),
+                weight=marked(facts, estimator.weight, Length()),
+                consequence="on policy a token weighs what it weighs under `mean[t]`: a right "
+                "answer of 200 tokens weighs 10 times one of 2000",
+                value="the clipped surrogate of the sequence ratio",
+                gradient="not that of the expected reward; more responses do not help",
+                help="multiply the surrogate by |y|",
+                fine_if="you reproduce a paper that does so",
+            )

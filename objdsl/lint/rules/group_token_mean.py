@@ -1,0 +1,59 @@
+"""The tokens of a group are averaged over: the divisor holds the response's own length.
+
+**What.** `mean[i,t]`, or any division by a sum of lengths of the group.
+
+**Why.** The divisor `sum[i] |y|` changes with the response that is weighted: a long response
+shrinks its own weight, as with `1 / |y|` but less, by the order of one over the group. Besides, a
+prompt with long responses weighs less than one with short ones.
+
+**Fine if** the group is large, and prompts need responses of about the same length.
+
+**Example.**
+
+    maximize mean[p] mean[i,t] surrogate(r, A, 1 - eps, 1 + eps)
+
+**Instead.** A sum over the tokens, divided by a constant; or the tokens of the whole step,
+`mean[p,i,t]`, where the own length is one of many.
+
+**Papers.** DAPO, arXiv:2503.14476, eq. 8; Dr. GRPO, arXiv:2503.20783.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.ir.nodes import Expr
+from objdsl.lint.places import entry, head, marked
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("group-token-mean", "OBJ103", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.rewarded:
+        for bend in estimator.bends:
+            depends = bend.factor.depends
+            lengths = depends.reads == {"|y|"} and depends.pooled and not depends.batch
+            if lengths and bend.everywhere and bend.factor.exponent < 0:
+                yield rule.finding(
+                    "each reward is divided by the tokens of its group, its own length among them",
+                    head(bend.factor.origin),
+                    under="divides by sum[i] |y|",
+                    labels=entry(facts),
+                    weight=marked(facts, estimator.weight, bend.factor.base),
+                    consequence="in a group of 8, a response that is much longer than the others "
+                    "takes its weight down with it; prompts with long responses weigh less",
+                    gradient="biased by the order of 1 / group, and prompts weigh differently",
+                    help="divide by a constant, or by the tokens of the whole step (mean[p,i,t])",
+                    fine_if="you reproduce a paper that does so",
+                    fix=_fix(bend.factor.origin),
+                )
+
+
+def _fix(node: Expr) -> Fix | None:
+    span = head(node)
+    if span is None or span.text.replace(" ", "") != "mean[i,t]":
+        return None
+    title = "sum over the tokens, and divide the learning rate by the mean length"
+    return Fix(title, (Edit(span, "mean[i] sum[t]"),))

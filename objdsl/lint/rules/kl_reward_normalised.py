@@ -1,0 +1,47 @@
+"""The KL in the reward is divided by the deviation of the rewards: beta is another for each group.
+
+**What.** A penalty inside what is then normalised by a standard deviation.
+
+**Why.** The penalty's weight is `beta / std`: strong where rewards hardly differ, weak where they
+do.
+
+**Fine if** never on purpose.
+
+**Example.**
+
+    R = reward - beta * sum[t] k1(old, ref)
+    A = (R - mean[i] R) / (std[i] R + 1e-6)
+
+**Instead.** Subtract the penalty after the division, or leave the deviation away.
+
+**Papers.** REINFORCE++, arXiv:2501.03262, has it over the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.lint.places import deviation
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("kl-reward-normalised", "OBJ309", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for penalty in facts.penalties:
+        divisor = next((f for f in penalty.scale if f.exponent < 0 and deviation(f.base)), None)
+        if divisor is not None:
+            batch = divisor.depends.batch
+            yield rule.finding(
+                f"the penalty against `{penalty.policy}` is divided by the rewards' deviation",
+                divisor.origin.span,
+                severity=Severity.NOTE if batch else None,
+                under="divides the penalty too",
+                consequence="the strength of the penalty changes from "
+                + ("step to step" if batch else "group to group"),
+                gradient=f"{penalty.descends.of(penalty.policy)}, times a random strength",
+                help="subtract the penalty after the division",
+                fine_if="you reproduce a paper that does so",
+            )
+            return

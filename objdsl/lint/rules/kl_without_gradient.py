@@ -1,0 +1,55 @@
+"""A penalty against a frozen policy that has no gradient in expectation.
+
+**What.** `log(pi / ref)`, the k1 estimator, in the loss; or any other term with a frozen policy
+from which the frozen policy vanishes when it is differentiated.
+
+**Why.** `d log(pi / ref) / d log pi = 1`: the frozen policy drops out, and the expectation of a
+constant times the score is 0. The penalty does nothing on average, with a variance of many times
+the squared norm of the gradient that was meant. Off policy its gradient is that of minus KL(mu ||
+pi): it pushes away from the sampler.
+
+**Fine if** never; a value that is only to be logged belongs into a `report`.
+
+**Example.**
+
+    maximize mean[p,i] sum[t] (A * log(pi) - beta * k1(pi, ref))
+
+**Instead.** `k2(pi, ref)`, whose gradient is that of the reverse KL; k1 in the reward; or k1 or
+k3 times the live ratio `pi / mu`.
+
+**Papers.** A Comedy of Estimators, arXiv:2512.21852; http://joschu.net/blog/kl-approx.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.estimator import frozen
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Expr, LogDist, LogProb, topological
+from objdsl.lint.places import reading, swapped
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("kl-without-gradient", "OBJ301", Severity.ERROR)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for policy in frozen(facts.objective):
+        if _reads(facts.objective.goal, policy) and not any(
+            _reads(w, policy) for w in facts.weights.values()
+        ):
+            yield rule.finding(
+                f"`{policy}` has no part in the gradient of this penalty",
+                reading(facts, policy),
+                under=f"d / d log(pi) does not hold {policy}",
+                value=f"an unbiased estimate of KL(pi || {policy}), on policy",
+                gradient="0 in expectation on policy; off policy it drives pi away from mu",
+                consequence="noise is added to the gradient, and nothing holds the policy near "
+                f"{policy}",
+                help=f"k2(pi, {policy}) has the gradient of the KL; so has k1 in the reward",
+                fix=swapped(facts, "k1", "k2", policy),
+            )
+
+
+def _reads(expr: Expr, policy: str) -> bool:
+    return any(isinstance(n, LogProb | LogDist) and n.policy == policy for n in topological(expr))

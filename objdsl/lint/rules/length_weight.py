@@ -1,0 +1,54 @@
+"""The reward of a response is weighted by a function of its length.
+
+**What.** Any factor of all rewarded terms that changes with the own length, but for `1 / |y|`,
+which is `length-normalisation`: `|y|^2`, `1 / sqrt(|y|)`, `exp(-|y| / 100)`, a length over the
+mean length.
+
+**Why.** With the coefficient `g(|y|)` the expected gradient is that of `E[g(|y|) reward]`:
+responses are pushed to the lengths where g is large, if rewards are positive. `|y|` twice, from a
+product with the length and a sum of tokens that a ratio already brings, is the same mistake by
+accident.
+
+**Fine if** the weight is the point of the method.
+
+**Example.**
+
+    maximize mean[p,i] ((sum[t] (A * log(pi))) / sqrt(|y|))
+
+**Instead.** No weight; or say what you want of lengths in the reward.
+
+**Papers.** lambda-GRPO, arXiv:2510.06870, learns such a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.dependence import Level
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Length
+from objdsl.lint.places import entry, head, marked
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("length-weight", "OBJ108", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.rewarded:
+        for bend in estimator.bends:
+            factor = bend.factor
+            inverse = factor.base == Length() and factor.exponent == -1
+            if factor.depends.reads != {"|y|"} or not bend.everywhere or inverse:
+                continue
+            if Level.OTHERS in factor.depends.levels and factor.exponent < 0:
+                continue  # group-token-mean, batch-token-mean
+            yield rule.finding(
+                "each response's reward is weighted by a function of its length",
+                head(factor.origin),
+                under="changes with the own length",
+                labels=entry(facts),
+                weight=marked(facts, estimator.weight, factor.base),
+                consequence="the policy is drawn to the lengths that weigh most",
+                gradient="that of the expected reward times this weight",
+                fine_if="the weight is the point of the method",
+            )

@@ -1,0 +1,47 @@
+"""The gradient of a penalty is that of no divergence.
+
+**What.** The weight `g(X)`, `X = log(ref / pi)`, falls somewhere: `r * k2` with a live ratio, k2
+or k3 in the reward.
+
+**Why.** A penalty with the weight `g(X)` descends an f-divergence if and only if g rises with X
+(docs/criterion.md). Where it falls, the penalty drives the policy away from the frozen one: for a
+live ratio times k2 that is X > 1, where it has lost most of the reference's words.
+
+**Fine if** X never gets there.
+
+**Example.**
+
+    maximize mean[p,i] sum[t] (u * A - beta * u * k2(pi, ref))
+
+**Instead.** The rule of thumb: k1 and k3 with a live ratio, k2 with a detached one; in the reward
+k1.
+
+**Papers.** A Comedy of Estimators, arXiv:2512.21852.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.divergence import Descends
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.lint.places import penalty_label, reading
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("not-a-divergence", "OBJ304", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for penalty in facts.penalties:
+        if penalty.descends is Descends.NO_DIVERGENCE:
+            policy = penalty.policy
+            yield rule.finding(
+                f"the gradient of this penalty against `{policy}` is that of no divergence",
+                reading(facts, policy),
+                under=f"its weight falls where log({policy} / pi) rises",
+                labels=penalty_label(facts),
+                weight=f"g(X) = {penalty.written},   X = log({policy} / pi)",
+                gradient="of no f-divergence: somewhere it drives the policy away",
+                help="k1 or k3 with a live ratio, k2 with a detached one; in the reward, k1",
+                fine_if=f"the policy stays near {policy}",
+            )

@@ -1,0 +1,62 @@
+"""The mean that is subtracted holds the own reward: the gradient is (G - 1) / G of the true one.
+
+**What.** `reward - mean[i] reward`, or the mean over the whole step.
+
+**Why.** The own reward is one of G in the mean, so `1 / G` of it is subtracted from itself. That
+is a scale, exactly: the direction is right, on policy and off. `mean[j != i]` has the factor 1.
+
+**Fine if** the learning rate was chosen with it, which is always.
+
+**Example.**
+
+    A = reward - mean[i] reward
+
+**Instead.** `A = reward - mean[j != i] reward`, where learning rates are carried between group
+sizes.
+
+**Papers.** RLOO, arXiv:2402.14740; Dr. GRPO, arXiv:2503.20783, appendix A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.estimator import Estimator, Kind
+from objdsl.analysis.expand import GROUP, RESPONSES
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Column, Expr, Reduce
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("own-mean", "OBJ205", Severity.NOTE)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.rewarded:
+        mean = _mean(facts)
+        if mean is not None and _scaled(estimator):
+            yield rule.finding(
+                "the own reward is part of the mean that is subtracted from it",
+                mean.span,
+                under="holds the own reward",
+                gradient="the true one times (G - 1) / G, exactly",
+                help="`mean[j != i]` has no such factor",
+                fine_if="the learning rate was chosen with it",
+            )
+
+
+def _scaled(estimator: Estimator) -> bool:
+    """Whether the own reward occurs once as it is, and once over the number of responses."""
+    counts = [
+        sum(f.exponent for f in term.factors if f.base in (GROUP, RESPONSES))
+        for term in estimator.of(Kind.SIGNAL)
+        if not any(f.depends.own and f.exponent > 0 for f in term.factors)
+    ]
+    return len(set(counts)) > 1
+
+
+def _mean(facts: Facts) -> Expr | None:
+    for node in facts.objective.nodes:
+        match node:
+            case Reduce("mean", ("i",) | ("p", "i"), Column("reward"), None) if node.span:
+                return node
+    return None

@@ -1,0 +1,50 @@
+"""The weight of the own reward changes with the response, by a factor that no other rule names.
+
+**What.** A factor of all rewarded terms that depends on the own response from its token on: on
+its reward, its probability, later tokens, or on a statistic of the group that holds it.
+
+**Why.** The gradient follows that of the expected reward if the coefficient of the own reward is
+a constant (docs/criterion.md). Where it is not, the gradient is in general another one.
+
+**Fine if** the factor is the method: a mask of outliers, a preference for some tokens.
+
+**Example.**
+
+    maximize mean[p,i] sum[t] ((A if pi > 0.1 else 0) * log(pi))
+
+**Instead.** Measure what it does: `objdsl audit FILE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Certainty, Diagnostic, Severity
+from objdsl.ir.nodes import Scan
+from objdsl.lint.places import deviation, entry, marked
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("response-weight", "OBJ100", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.rewarded:
+        for bend in estimator.bends:
+            factor = bend.factor
+            if factor.depends.reads == {"|y|"} or not (bend.everywhere or factor.base.boolean):
+                continue
+            if isinstance(factor.base, Scan) and factor.base.decay is not None:
+                continue  # discounted-outcome
+            if deviation(factor.base):
+                continue  # std-normalisation, batch-std
+            yield rule.finding(
+                "the weight of a reward depends on the response, its own or its group's",
+                factor.origin.span,
+                certainty=Certainty.LIKELY,
+                under="changes with " + ", ".join(sorted(factor.depends.reads)),
+                labels=entry(facts),
+                weight=marked(facts, estimator.weight, factor.origin),
+                gradient="in general not that of the expected reward",
+                help="measure it: objdsl audit",
+                fine_if="it is the point of the method",
+            )

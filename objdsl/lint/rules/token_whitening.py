@@ -1,0 +1,44 @@
+"""Advantages are centred by a mean over the tokens of the step, in which long responses count more.
+
+**What.** `A - mean[p,i,t] A`: whitening over tokens.
+
+**Why.** The mean weighs each response by its length, the own one included: the baseline depends
+on the own length and reward, by the order of one over the number of responses of the step. With
+one prompt and groups of 2 to 5 what is left beside the true gradient is 0.31 to 0.20 of it; with
+many prompts little.
+
+**Fine if** steps are large.
+
+**Example.**
+
+    A = (reward - mean[p,i,t] reward) / (std[p,i,t] reward + 1e-8)
+
+**Instead.** Centre by the mean over responses, `mean[p,i]`, or over the group, `mean[i]`.
+
+**Papers.** REINFORCE++, arXiv:2501.03262.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.lint.places import head
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("token-whitening", "OBJ206", Severity.NOTE)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.rewarded:
+        for bend in estimator.bends:
+            if bend.factor.depends.batch and not bend.everywhere:
+                yield rule.finding(
+                    "the mean that is subtracted weighs responses by a part of themselves",
+                    head(bend.factor.origin),
+                    under="a statistic of the step that holds the own response",
+                    gradient="biased by the order of 1 / responses of the step",
+                    help="centre by a mean over responses (mean[p,i])",
+                    fine_if="steps are large",
+                )
+                break

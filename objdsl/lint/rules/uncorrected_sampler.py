@@ -1,0 +1,55 @@
+"""Responses come from the inference engine, and nothing corrects for what it does differently.
+
+**What.** A ratio with `old` below the line, responses from `mu`, and no `mu` in the formula.
+
+**Why.** The engine that writes and the engine that learns disagree on the probability of a token,
+by rounding, by kernels, by stale weights. `pi / old` corrects for what was learned since the
+rollout; for the rest the objective takes `mu` for `old`. To first order the gradient is off by
+`E[A sum[t] log(old / mu) grad log pi]`: 5 % of it at a noise of 0.05 in the logits, 30 % at 0.3.
+
+**Fine if** the two engines agree to rounding; with experts or low precision they do not. Or say
+`sample from old`, if one engine does both.
+
+**Example.**
+
+    sample from mu: group 16
+    r = pi / old
+
+**Instead.** Multiply by a truncated weight, `sg(min(old / mu, 2)) * surrogate(...)`, or take `pi
+/ mu` for the ratio.
+
+**Papers.** TIS, https://fengyao.notion.site/off-policy-rl; IcePop; DeepSeek-V3.2,
+arXiv:2512.02556.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, Severity
+from objdsl.lint.places import reading
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("uncorrected-sampler", "OBJ401", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    order, sampling = facts.first_order, facts.objective.sampling
+    if order is None or sampling.policy != "mu" or not order.drift or order.engine:
+        return
+    span = reading(facts, "old")
+    experts = " With experts it disagrees on which of them to use." if sampling.experts else ""
+    yield rule.finding(
+        "responses come from `mu`, and the ratio corrects from `old` on",
+        span,
+        under="takes old for the policy that sampled",
+        labels=(Label(sampling.span, "sampled here"),) if sampling.span else (),
+        consequence="where the inference engine and the training engine disagree, tokens weigh "
+        "as if they did not." + experts,
+        gradient="off by E[A sum[t] log(old / mu) grad log(pi)], to first order",
+        help="multiply by sg(min(old / mu, 2)), take the ratio to mu, or declare `sample from old`",
+        fine_if="both engines agree to rounding",
+        fix=Fix("take the ratio to mu", (Edit(span, span.text.replace("old", "mu")),))
+        if span and span.text.replace(" ", "") == "pi/old"
+        else None,
+    )
