@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from objdsl import gallery
+from objdsl.diagnostic import Diagnostic, ObjectiveError
 from objdsl.elaborate import elaborate
 from objdsl.ir.objective import Objective
 from objdsl.source import Source, Span
@@ -41,6 +43,36 @@ def _base(name: str, span: Span) -> tree.File:
 def _parsed(source: Source) -> tree.File:
     """Many objectives start from the same few."""
     return parse(source)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What there is to say about a text.
+
+    Attributes:
+        objective: None if it is not one; the findings say why.
+        findings: the worst first.
+        suppressed: those that comments of the text accept.
+    """
+
+    source: Source
+    objective: Objective | None
+    findings: list[Diagnostic]
+    suppressed: list[Diagnostic]
+
+
+def check(source: Source) -> Checked:
+    """Everything that the checker finds in a text, errors of the language included."""
+    from objdsl.lint.run import findings, in_order, registry
+    from objdsl.lint.suppress import ignores, suppress
+
+    try:
+        file = parse(source)
+        objective = elaborate(file, prelude(), _base)
+    except ObjectiveError as error:
+        return Checked(source, None, list(error.diagnostics), [])
+    kept, accepted = suppress(findings(objective), ignores(file), registry())
+    return Checked(source, objective, in_order(kept), accepted)
 
 
 def torch_source(formula: Objective, *, packed: bool = False) -> str:

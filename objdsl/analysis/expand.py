@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 
 from objdsl.ir.build import ONE, ZERO, add, bounds, const, div, mul, power, unary
 from objdsl.ir.indices import Index, Indices
@@ -155,7 +155,8 @@ def _product(factors: Factors, coefficient: float) -> Expr:
     ordered = sorted(factors, key=lambda one: (one[0].key, one[1]))
     above = [power(base, const(e)) for base, e in ordered if e > 0]
     below = [power(base, const(-e)) for base, e in ordered if e < 0]
-    return div(reduce(mul, above, const(coefficient)), reduce(mul, below, ONE))
+    first: Expr = const(coefficient)
+    return div(reduce(mul, above, first), reduce(mul, below, ONE))
 
 
 @dataclass
@@ -435,7 +436,7 @@ class Expand:
 
     def _sum(self, over: Indices, x: Sum, node: Expr) -> Sum:
         for index in reversed(over):
-            x = self._linear(x, index, lambda f, index=index: _total(index, f), node)
+            x = self._linear(x, index, partial(_total, index), node)
         return x
 
     def _others(self, op: str, x: Sum, node: Expr) -> Sum:

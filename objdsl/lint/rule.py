@@ -41,6 +41,16 @@ class Rule:
     check: Check
     doc: str
 
+    @property
+    def summary(self) -> str:
+        """The first line of the page, without its full stop."""
+        return self.doc.strip().split("\n")[0].removesuffix(".")
+
+    @property
+    def page(self) -> str:
+        """The rule as a page of Markdown."""
+        return f"# {self.name}\n\n{self.code}, {self.severity}. {self.doc.strip()}\n"
+
     def __call__(self, facts: Facts) -> Iterator[Diagnostic]:
         return self.check(self, facts)
 

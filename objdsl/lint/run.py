@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 
@@ -26,7 +27,11 @@ def registry() -> tuple[Rule, ...]:
 
 
 def findings(objective: Objective) -> list[Diagnostic]:
-    """What there is to say about an objective, the worst first, then in the order of the text."""
+    """What there is to say about an objective."""
     facts = Facts(objective)
-    found = [one for rule in registry() for one in rule(facts)]
+    return in_order(one for rule in registry() for one in rule(facts))
+
+
+def in_order(found: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """The worst first, then in the order of the text."""
     return sorted(found, key=lambda one: (_RANK[one.severity], one.span.start if one.span else -1))

@@ -1,0 +1,34 @@
+"""Fixes to a text: the edits of findings, applied together as far as they do not overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from objdsl.diagnostic import Diagnostic, Edit
+from objdsl.source import Source
+
+
+def fixed(source: Source, found: Iterable[Diagnostic], *, unsafe: bool) -> tuple[Source, int]:
+    """The text with the fixes that touch it, and how many were made.
+
+    A fix is made whole or not at all; of two that overlap the first one is. `unsafe` ones change
+    the objective.
+    """
+    edits: list[Edit] = []
+    made = 0
+    for finding in found:
+        fix = finding.fix
+        if fix is None or not (fix.safe or unsafe):
+            continue
+        here = all(edit.span.source == source for edit in fix.edits)
+        if here and not any(_overlap(a, b) for a in fix.edits for b in edits):
+            edits += fix.edits
+            made += 1
+    text = source.text
+    for edit in sorted(edits, key=lambda edit: edit.span.start, reverse=True):
+        text = text[: edit.span.start] + edit.text + text[edit.span.end :]
+    return Source(source.name, text), made
+
+
+def _overlap(a: Edit, b: Edit) -> bool:
+    return a.span.start < b.span.end and b.span.start < a.span.end

@@ -1,0 +1,141 @@
+"""Findings for programs: a line each, GitHub annotations, JSON, SARIF."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.source import Span
+
+JSON_VERSION = 1
+_SARIF = (
+    "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+)
+_GITHUB = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
+
+
+def concise(found: Sequence[Diagnostic]) -> str:
+    """`grpo.obj:15:26: warning[OBJ101 length-normalisation]: each response's ...`"""
+    return "".join(
+        f"{_place(one.span)}: {one.severity}[{one.code} {one.name}]: {one.message}\n"
+        for one in found
+    )
+
+
+def github(found: Sequence[Diagnostic]) -> str:
+    """Workflow commands, which GitHub shows beside the lines of a change."""
+    lines = []
+    for one in found:
+        where = f"title={_property(f'{one.code} {one.name}')}"
+        if one.span is not None:
+            line, column = one.span.line, one.span.column
+            where = f"file={_property(one.span.source.name)},line={line},col={column},{where}"
+        said = ". ".join(part for part in (one.message, one.consequence, one.help) if part)
+        lines.append(f"::{_GITHUB[one.severity]} {where}::{_escaped(said)}\n")
+    return "".join(lines)
+
+
+def as_json(found: Sequence[Diagnostic], suppressed: int = 0) -> str:
+    """One object; docs/findings.schema.json describes it."""
+    summary = {str(kind): sum(one.severity is kind for one in found) for kind in Severity}
+    report = {
+        "version": JSON_VERSION,
+        "summary": {**summary, "suppressed": suppressed},
+        "findings": [_finding(one) for one in found],
+    }
+    return json.dumps(report, indent=2) + "\n"
+
+
+def _finding(one: Diagnostic) -> dict[str, Any]:
+    fix = one.fix and {
+        "title": one.fix.title,
+        "safe": one.fix.safe,
+        "edits": [{**_range(edit.span), "text": edit.text} for edit in one.fix.edits],
+    }
+    return {
+        "rule": one.name,
+        "code": one.code,
+        "severity": str(one.severity),
+        "certainty": str(one.certainty),
+        "message": one.message,
+        "location": _range(one.span) if one.span else None,
+        "labels": [{**_range(label.span), "text": label.text} for label in one.labels],
+        "weight": one.weight,
+        "consequence": one.consequence,
+        "value": one.value,
+        "gradient": one.gradient,
+        "help": one.help,
+        "fine_if": one.fine_if,
+        "fix": fix,
+    }
+
+
+def _range(span: Span) -> dict[str, Any]:
+    """Lines and columns from 1; the end is the first character after it."""
+    line, column = span.source.position(span.end)
+    return {
+        "file": span.source.name,
+        "line": span.line,
+        "column": span.column,
+        "end_line": line,
+        "end_column": column,
+    }
+
+
+def sarif(found: Sequence[Diagnostic], pages: Mapping[str, str], version: str) -> str:
+    """SARIF 2.1.0, for code scanning. `pages` are the rules' texts by name."""
+    names = sorted({one.name for one in found})
+    codes = {one.name: one.code for one in found}
+    rules = [
+        {
+            "id": codes[name],
+            "name": name,
+            "shortDescription": {"text": pages.get(name, name).split("\n")[0] or name},
+            "help": {"text": pages.get(name, name), "markdown": pages.get(name, name)},
+        }
+        for name in names
+    ]
+    results = [
+        {
+            "ruleId": one.code,
+            "ruleIndex": names.index(one.name),
+            "level": str(one.severity),
+            "message": {"text": ". ".join(p for p in (one.message, one.consequence) if p)},
+            "locations": [_location(one.span)] if one.span else [],
+            "relatedLocations": [
+                {**_location(label.span), "message": {"text": label.text}} for label in one.labels
+            ],
+        }
+        for one in found
+    ]
+    driver = {"name": "objdsl", "semanticVersion": version, "rules": rules}
+    run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
+    report = {"$schema": _SARIF, "version": "2.1.0", "runs": [run]}
+    return json.dumps(report, indent=2) + "\n"
+
+
+def _location(span: Span) -> dict[str, Any]:
+    place = _range(span)
+    region = {
+        "startLine": place["line"],
+        "startColumn": place["column"],
+        "endLine": place["end_line"],
+        "endColumn": place["end_column"],
+    }
+    uri = Path(place["file"]).as_posix()
+    return {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": region}}
+
+
+def _place(span: Span | None) -> str:
+    return f"{span.source.name}:{span.line}:{span.column}" if span else "objdsl"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _escaped(text).replace(":", "%3A").replace(",", "%2C")
