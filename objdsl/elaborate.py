@@ -491,7 +491,7 @@ class _Elaborator:
             self.frames, self.site = frames, site
             self.open.pop()
         self.values[name] = value
-        if next(value.children, None) is not None:
+        if value.children:
             self.order.append(Named(name, value, let.span))
         return value
 
@@ -919,7 +919,7 @@ def _located(expr: Expr, span: Span) -> Expr:
     """The node with its place, if it has none yet. Leaves may be shared, so they are copied."""
     if expr.span is not None:
         return expr
-    if next(expr.children, None) is None:
+    if not expr.children:
         expr = copy.copy(expr)
     object.__setattr__(expr, "span", span)
     return expr

@@ -94,11 +94,13 @@ class Elsewhere(Expr):
         return ()
 
 
-def depends(expr: Expr) -> Dependence:
-    """What an expression depends on, at one token of one response."""
-    known: dict[Expr, Dependence] = {}
-    for node in topological(expr):
-        known[node] = _of(node, known)
+def depends(expr: Expr, known: dict[Expr, Dependence] | None = None) -> Dependence:
+    """What an expression depends on, at one token of one response; `known` is a memory to share."""
+    known = {} if known is None else known
+    if expr not in known:
+        for node in topological(expr):
+            if node not in known:
+                known[node] = _of(node, known)
     return known[expr]
 
 

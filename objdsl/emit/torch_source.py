@@ -190,7 +190,7 @@ def _names(ir: Objective) -> dict[Expr, str]:
     named = [*ir.bindings, *ir.calls]
     names: dict[Expr, str] = {}
     for one, node in zip(named, lower([one.value for one in named]), strict=True):
-        if any(True for _ in node.children):
+        if node.children:
             names.setdefault(node, one.name)
     return names
 
@@ -447,7 +447,7 @@ class _Writer:
                 continue
             if not ready:
                 stack.append((node, True))
-                stack.extend((child, False) for child in reversed(tuple(node.children)))
+                stack.extend((child, False) for child in reversed(node.children))
                 continue
             text, precedence = self._expression(node)
             if self._deserves_a_name(node, text):
@@ -477,7 +477,7 @@ class _Writer:
 
     def _is_leaf(self, node: Expr) -> bool:
         is_count = isinstance(node, Reduce) and node.x == ONE
-        return is_count or not any(True for _ in node.children)
+        return is_count or not node.children
 
     def _indices(self, node: Expr) -> Indices:
         """The indices that a value has here. A part of a step knows no prompts, only rows."""

@@ -15,7 +15,6 @@ count. Policies are kept as log-probabilities: `pi / old` is `exp(log pi - log o
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from hashlib import blake2b
 from typing import Any, Literal, Self
@@ -49,6 +48,8 @@ class Expr:
     """A value of the formula. Subclasses list their operands as fields, in reading order."""
 
     span: Span | None = field(default=None, repr=False)
+    children: tuple[Expr, ...] = field(init=False, repr=False)
+    """The operands, in reading order."""
     key: bytes = field(init=False, repr=False)
     indices: Indices = field(init=False, repr=False)
     boolean: bool = field(init=False, repr=False, default=False)
@@ -56,7 +57,9 @@ class Expr:
     current: bool = field(init=False, repr=False, default=False)
 
     def __post_init__(self) -> None:
-        self._set("key", self._digest())
+        own = [getattr(self, name) for name in _own(type(self))]
+        self._set("children", tuple([value for value in own if isinstance(value, Expr)]))
+        self._set("key", self._digest(own))
         self._set("boolean", self._is_boolean())
         self._set("indices", self._indices())
         self._set("live", not self.boolean and self._live())
@@ -66,23 +69,16 @@ class Expr:
         object.__setattr__(self, name, value)
 
     def _indices(self) -> Indices:
-        return union(*(child.indices for child in self.children))
+        return union(*[child.indices for child in self.children])
 
     def _is_boolean(self) -> bool:
         return False
 
     def _live(self) -> bool:
-        return any(child.live for child in self.children)
+        return any([child.live for child in self.children])
 
     def _current(self) -> bool:
-        return any(child.current for child in self.children)
-
-    @property
-    def children(self) -> Iterator[Expr]:
-        """The operands, in reading order."""
-        return (
-            value for name in _own(type(self)) if isinstance(value := getattr(self, name), Expr)
-        )
+        return any([child.current for child in self.children])
 
     def rebuilt(self, children: dict[Expr, Expr]) -> Self:
         """The same node over other operands (those that `children` does not name stay)."""
@@ -94,10 +90,9 @@ class Expr:
         }
         return replace(self, **changed) if changed else self
 
-    def _digest(self) -> bytes:
+    def _digest(self, own: list[Any]) -> bytes:
         state = [type(self).__name__.encode()]
-        for name in _own(type(self)):
-            value = getattr(self, name)
+        for value in own:
             if isinstance(value, Expr):
                 state.append(value.key)
             elif isinstance(value, float):
@@ -113,7 +108,7 @@ class Expr:
         return hash(self.key)
 
 
-_BASE = {"span", "key", "indices", "boolean", "live", "current"}
+_BASE = {"span", "children", "key", "indices", "boolean", "live", "current"}
 _OWN: dict[type, tuple[str, ...]] = {}
 
 
@@ -392,15 +387,14 @@ NODES: tuple[type[Expr], ...] = (
 
 def topological(*roots: Expr) -> list[Expr]:
     """Every node under the roots once, operands before their users, in a fixed order."""
-    order: dict[Expr, None] = {}
-    stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
+    order: dict[bytes, Expr] = {}
+    stack = list(reversed(roots))
     while stack:
-        expr, ready = stack.pop()
-        if expr in order:
-            continue
-        if ready:
-            order[expr] = None
-            continue
-        stack.append((expr, True))
-        stack.extend((child, False) for child in reversed(tuple(expr.children)))
-    return list(order)
+        expr = stack[-1]
+        waiting = [child for child in expr.children if child.key not in order]
+        if waiting:
+            stack.extend(reversed(waiting))
+        else:
+            stack.pop()
+            order.setdefault(expr.key, expr)
+    return list(order.values())

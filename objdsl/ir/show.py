@@ -53,7 +53,7 @@ def names_of(named: Iterable[Named]) -> dict[Expr, str]:
     """The name that a file gives to each formula; leaves keep their own."""
     names: dict[Expr, str] = {}
     for one in named:
-        if next(one.value.children, None) is not None:
+        if one.value.children:
             names.setdefault(one.value, one.name)
     return names
 
