@@ -50,7 +50,7 @@ class Checked:
     """What there is to say about a text.
 
     Attributes:
-        objective: None if it is not one; the findings say why.
+        objective: None if it is not one: the findings say why, or it is a library of functions.
         findings: the worst first.
         suppressed: those that comments of the text accept.
     """
@@ -68,6 +68,8 @@ def check(source: Source) -> Checked:
 
     try:
         file = parse(source)
+        if not any(isinstance(one, tree.Header | tree.Goal) for one in file.statements):
+            return Checked(source, None, [], [])  # a library of functions, as the prelude
         objective = elaborate(file, prelude(), _base)
     except ObjectiveError as error:
         return Checked(source, None, list(error.diagnostics), [])

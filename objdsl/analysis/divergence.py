@@ -67,7 +67,6 @@ class Penalty:
             divergence of whole responses.
         shape: `g(X)`, a number for each piece.
         scale: what it is multiplied by, such as `1 / |y|`.
-        origin: nodes of the file that bring it.
     """
 
     policy: str
@@ -76,7 +75,6 @@ class Penalty:
     credit: Credit
     shape: Mapping[Piece, float]
     scale: tuple[Factor, ...]
-    origin: tuple[Expr, ...]
 
     @property
     def written(self) -> str:
@@ -99,31 +97,34 @@ def penalties(estimator: Estimator) -> list[Penalty]:
     for policy in frozen(estimator.objective):
         groups: defaultdict[Factors, list[Term]] = defaultdict(list)
         for term in estimator.of(Kind.PENALTY):
-            if any(_reads(policy, factor.base) for factor in term.factors):
-                groups[_scale(policy, term)].append(term)
+            if len(_scale(policy, term)) < len(term.factors):
+                groups[frozenset((f.base, f.exponent) for f in _scale(policy, term))].append(term)
         read = (_penalty(policy, terms, estimator.expand) for terms in groups.values())
         found += [penalty for penalty in read if penalty is not None]
     return found
 
 
-def _scale(policy: str, term: Term) -> Factors:
-    return frozenset((f.base, f.exponent) for f in term.factors if not _reads(policy, f.base))
+def _scale(policy: str, term: Term) -> tuple[Factor, ...]:
+    """What multiplies the function of the distance: a divisor belongs to it, whatever it reads."""
+    return tuple(f for f in term.factors if not _distant(policy, f))
 
 
-def _reads(policy: str, base: Expr) -> bool:
-    """Whether a factor reads the distance to a policy."""
-    return any(
+def _distant(policy: str, factor: Factor) -> bool:
+    """Whether a factor is a part of the function of the distance to a policy."""
+    ratio = isinstance(factor.base, Unary) and factor.base.op == "exp"
+    reads = any(
         isinstance(node, LogProb | LogDist) and node.policy.startswith(f"{policy} / ")
-        for node in topological(base)
+        for node in topological(factor.base)
     )
+    return reads and (ratio or factor.exponent > 0)
 
 
 def _penalty(policy: str, terms: list[Term], expand: Expand) -> Penalty | None:
     shape: defaultdict[Piece, float] = defaultdict(float)
     credits = set()
     for term in terms:
-        factors = frozenset((f.base, f.exponent) for f in term.factors) - _scale(policy, term)
-        read = _read(factors, expand)
+        factors = [f for f in term.factors if _distant(policy, f)]
+        read = _read(frozenset((f.base, f.exponent) for f in factors), expand)
         if read is None:
             return None
         credits.add(read[0])
@@ -133,9 +134,8 @@ def _penalty(policy: str, terms: list[Term], expand: Expand) -> Penalty | None:
     if len(credits) != 1 or not shape:
         return None
     descends, away = named(shape)
-    scale = tuple(f for f in terms[0].factors if not _reads(policy, f.base))
-    origin = [f.origin for term in terms for f in term.factors if _reads(policy, f.base)]
-    return Penalty(policy, descends, away, credits.pop(), dict(shape), scale, tuple(origin))
+    scale = _scale(policy, terms[0])
+    return Penalty(policy, descends, away, credits.pop(), dict(shape), scale)
 
 
 def _read(factors: Factors, expand: Expand) -> tuple[Credit, dict[Piece, float]] | None:

@@ -34,6 +34,7 @@ from objdsl.ir.nodes import (
     Position,
     Reduce,
     Scan,
+    Unary,
 )
 from objdsl.ir.objective import BUILT_IN_POLICIES, Objective
 
@@ -233,15 +234,37 @@ class Estimator:
     def _term(self, factors: Factors, coefficient: float) -> Term:
         own = [base for base, e in factors if _is_signal(base) and e == 1]
         rest = tuple(
-            Factor(base, e, depends(base), self.expand.origin.get(base, base))
+            Factor(base, e, depends(base, self._depends), self._origin(base))
             for base, e in sorted(factors, key=lambda one: one[0].key)
             if not own or base != own[0]
         )
         return Term(self._kind(bool(own), rest), coefficient, rest)
 
+    def _origin(self, base: Expr) -> Expr:
+        """The node of the file for a factor: of the outermost ones that are alike, for a divisor
+        of the weight itself is what a reader looks for."""
+        return self._outermost.get(base) or self.expand.origin.get(base, base)
+
+    @cached_property
+    def _outermost(self) -> dict[Expr, Expr]:
+        found: dict[Expr, Expr] = {}
+        level: list[Expr] = [self.weight]
+        seen: set[Expr] = set()
+        while level:
+            for node in level:
+                if node.span is not None:
+                    found.setdefault(node, node)
+            seen.update(level)
+            level = [c for node in level for c in node.children if c not in seen]
+        return found
+
+    @cached_property
+    def _depends(self) -> dict[Expr, Dependence]:
+        return {}
+
     def _kind(self, own: bool, factors: tuple[Factor, ...]) -> Kind:
         # Below the line, and in a mask, values weigh the others' terms; they are none themselves.
-        above = [factor for factor in factors if factor.exponent > 0 and not factor.base.boolean]
+        above = [factor for factor in factors if _stands_above(factor)]
         read = frozenset().union(*(factor.depends.reads for factor in above))
         if read & self.distances:
             return Kind.PENALTY
@@ -250,6 +273,12 @@ class Estimator:
         if read & _EXPECTED:
             return Kind.BASELINE
         return Kind.SHAPING if any(factor.depends.own for factor in factors) else Kind.BASELINE
+
+
+def _stands_above(factor: Factor) -> bool:
+    """Whether a factor is a value, not a divisor or a mask; a ratio is one either way up."""
+    ratio = isinstance(factor.base, Unary) and factor.base.op == "exp"
+    return (factor.exponent > 0 or ratio) and not factor.base.boolean
 
 
 def _shared(terms: list[Term]) -> dict[Expr, float]:

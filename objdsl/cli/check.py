@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +27,14 @@ _MOST_ROUNDS = 10
 @click.argument("files", nargs=-1, metavar="[FILES]...")
 @click.option("--select", multiple=True, metavar="RULES", help="Only these rules.")
 @click.option("--ignore", multiple=True, metavar="RULES", help="Not these rules.")
+@click.option(
+    "--ignore-suppressions", is_flag=True, help="As if no comment of the files accepted a finding."
+)
 @click.option("--strict", is_flag=True, help="Notes, too, make the exit code 1.")
 @click.option(
-    "--output-format", "format_", type=click.Choice(FORMATS), default="full", show_default=True
-)
+    "--output-format", "format_", type=click.Choice(FORMATS), default="full", show_default=True,
+    help="For people, or for programs.",
+)  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the findings there.")
 @click.option("--diff", is_flag=True, help="Print what the fixes would change, and change nothing.")
 @click.option("--fix", is_flag=True, help="Make the fixes that leave the objective as it is.")
@@ -39,6 +43,7 @@ def check(
     files: tuple[str, ...],
     select: tuple[str, ...],
     ignore: tuple[str, ...],
+    ignore_suppressions: bool,
     strict: bool,
     format_: str,
     output: Path | None,
@@ -54,17 +59,40 @@ def check(
     there is, and 2 if a file is not an objective. Of many files the notes are only counted, but
     with --strict.
     """
-    chosen = _selection(select, ignore, strict)
+    asked = _Asked(_selection(select, ignore, strict), ignore_suppressions, diff, fix, unsafe_fixes)
     names = expand(files)
-    every = [_checked(name, chosen, diff, fix, unsafe_fixes) for name in names]
+    every = [_checked(name, asked) for name in names]
     found = [one for checked in every for one in checked.findings]
     suppressed = sum(len(checked.suppressed) for checked in every)
+    strict = asked.selection.strict
     if not diff:
-        _report(found, suppressed, len(names), format_, output, chosen.strict)
-    if any(checked.objective is None for checked in every):
+        _report(found, suppressed, len(names), format_, output, strict)
+    if any(checked.objective is None and checked.findings for checked in every):
         sys.exit(2)
-    counting = [one for one in found if chosen.strict or one.severity is not Severity.NOTE]
-    sys.exit(1 if counting else 0)
+    sys.exit(1 if any(strict or one.severity is not Severity.NOTE for one in found) else 0)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line wants."""
+
+    selection: Selection
+    all: bool  # whatever the comments accept
+    diff: bool
+    fix: bool
+    unsafe: bool
+
+    def check(self, source: Source) -> Checked:
+        """The findings that are wanted."""
+        from objdsl.driver import check
+        from objdsl.lint.run import in_order
+
+        checked = check(source)
+        found, accepted = checked.findings, checked.suppressed
+        if self.all:
+            found, accepted = in_order([*found, *accepted]), []
+        wanted = [one for one in found if self.selection.wants(one, source.name)]
+        return replace(checked, findings=wanted, suppressed=accepted)
 
 
 def _selection(select: tuple[str, ...], ignore: tuple[str, ...], strict: bool) -> Selection:
@@ -90,41 +118,36 @@ def _split(many: tuple[str, ...]) -> list[str]:
     return [name.strip() for one in many for name in one.split(",") if name.strip()]
 
 
-def _checked(name: str, chosen: Selection, diff: bool, fix: bool, unsafe: bool) -> Checked:
-    """A file's findings, after the fixes that are asked for."""
-    from objdsl.driver import Checked, check
+def _checked(name: str, asked: _Asked) -> Checked:
+    """A file's findings; those that are left after the fixes, if they are made."""
+    from objdsl.driver import Checked
     from objdsl.source import Source
 
     try:
-        before = check(text(name))
+        before = asked.check(text(name))
     except ObjectiveError as error:
         return Checked(Source(name, ""), None, list(error.diagnostics), [])
-    after = _wanted(before, chosen, name)
-    if after.objective is not None and (diff or fix or unsafe):
-        after = _fixed(after, chosen, name, unsafe=unsafe or not fix)
-        if diff:
-            click.echo(_difference(before.source, after.source), nl=False)
-            return _wanted(before, chosen, name)
-        _save(name, before.source, after.source)
+    if before.objective is None or not (asked.diff or asked.fix or asked.unsafe):
+        return before
+    after = _fixed(before, asked)
+    if asked.diff:
+        click.echo(_difference(before.source, after.source), nl=False)
+        return before
+    _save(name, before.source, after.source)
     return after
 
 
-def _wanted(checked: Checked, chosen: Selection, name: str) -> Checked:
-    found = [one for one in checked.findings if chosen.wants(one, name)]
-    return replace(checked, findings=found)
-
-
-def _fixed(checked: Checked, chosen: Selection, name: str, *, unsafe: bool) -> Checked:
+def _fixed(checked: Checked, asked: _Asked) -> Checked:
     """The text after its fixes, round by round; a round whose text is no objective is not made."""
-    from objdsl.driver import check
     from objdsl.lint.fixes import fixed
 
+    unsafe = asked.unsafe or not asked.fix
     for _ in range(_MOST_ROUNDS):
         source, made = fixed(checked.source, checked.findings, unsafe=unsafe)
-        after = check(source)
+        after = asked.check(source)
         if not made or after.objective is None:
             break
-        checked = _wanted(after, chosen, name)
+        checked = after
     return checked
 
 
@@ -153,7 +176,7 @@ def _report(
         # Over many files what is worth a note is not worth a page: it is counted.
         shown = [one for one in found if strict or files == 1 or one.severity is not Severity.NOTE]
         show(shown, err=False)
-        click.echo(_closing(found, suppressed, files))
+        click.echo(_closing(found, shown, suppressed, files))
         return
     made = _formatted(found, suppressed, format_)
     if output is None:
@@ -163,11 +186,15 @@ def _report(
         click.echo(f"wrote {output}")
 
 
-def _closing(found: list[Diagnostic], suppressed: int, files: int) -> str:
-    accepted = f" ({suppressed} suppressed)" if suppressed else ""
-    if not found:
-        return f"{plural(files, 'file')} checked, nothing to report{accepted}"
-    return summary(found, files) + accepted
+def _closing(found: list[Diagnostic], shown: list[Diagnostic], suppressed: int, files: int) -> str:
+    """The last line: how many of what, and what was left out."""
+    more = len(found) - len(shown)
+    left = [plural(more, "note")] if more else []
+    left += [f"{suppressed} suppressed"] if suppressed else []
+    out = f" ({', '.join(left)})" if left else ""
+    if not shown:
+        return f"{plural(files, 'file')} checked, nothing to report{out}"
+    return summary(shown, files) + out
 
 
 def _formatted(found: list[Diagnostic], suppressed: int, format_: str) -> str:

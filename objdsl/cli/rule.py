@@ -19,7 +19,7 @@ from objdsl.lint.run import registry
 @click.option("--all", "every", is_flag=True, help="All of them.")
 @click.option(
     "--output-format", "format_", type=click.Choice(["text", "json"]), default="text",
-    show_default=True,
+    show_default=True, help="For people, or for programs.",
 )  # fmt: skip
 def rule(name: str | None, every: bool, format_: str) -> None:
     """Explain a rule of the checker; without NAME, list them. NAME may be a code."""

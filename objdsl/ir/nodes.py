@@ -75,10 +75,10 @@ class Expr:
         return False
 
     def _live(self) -> bool:
-        return any([child.live for child in self.children])
+        return any(child.live for child in self.children)
 
     def _current(self) -> bool:
-        return any([child.current for child in self.children])
+        return any(child.current for child in self.children)
 
     def rebuilt(self, children: dict[Expr, Expr]) -> Self:
         """The same node over other operands (those that `children` does not name stay)."""

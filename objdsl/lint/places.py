@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from objdsl.analysis.dependence import depends
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Edit, Fix, Label
-from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, Reduce, Unary, topological
+from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, Reduce, Scan, Unary, topological
 from objdsl.ir.show import text
 from objdsl.source import Span
 
@@ -22,35 +23,42 @@ def head(node: Expr) -> Span | None:
     return Span(span.source, span.start, span.start + found.end())
 
 
-def reading(facts: Facts, policy: str) -> Span | None:
-    """The smallest piece of text of the objective that reads a policy."""
+def reading(facts: Facts, policy: str, *, live: bool = False) -> Span | None:
+    """The smallest piece of text of the objective that reads a policy, and passes its gradient."""
     for node in topological(facts.objective.goal):
-        reads = (one.policy for one in topological(node) if isinstance(one, LogProb | LogDist))
-        if node.span is not None and policy in reads:
-            return node.span
+        if node.span is not None and (node.live or not live):
+            reads = (one.policy for one in topological(node) if isinstance(one, LogProb | LogDist))
+            if policy in reads:
+                return node.span
     return None
 
 
 def entry(facts: Facts) -> tuple[Label, ...]:
     """Where the gradient comes in: the label beside a factor that bends it."""
     for leaf in facts.policy_weights:
-        span = reading(facts, leaf.policy)
+        span = reading(facts, leaf.policy, live=True)
         if span is not None:
             return (Label(span, "the gradient enters here"),)
     return ()
 
 
 def inside_ratio(facts: Facts, node: Expr) -> bool:
-    """Whether a node is part of the exponent of a ratio through which a gradient flows."""
-    return any(
-        isinstance(one, Unary) and one.op == "exp" and one.live and node in topological(one.x)
+    """Whether a node stands in the exponent of a ratio through which a gradient flows."""
+    return node.span is not None and any(
+        any(part.span == node.span for part in topological(one.x))
         for one in topological(facts.objective.goal)
+        if isinstance(one, Unary) and one.op == "exp" and one.live
     )
 
 
 def deviation(node: Expr) -> bool:
     """Whether a standard deviation is part of a value."""
     return any(isinstance(one, Reduce) and one.op in ("std", "pstd") for one in topological(node))
+
+
+def discounts(node: Expr) -> bool:
+    """Whether a value is the discount of a reward that comes with the last token."""
+    return isinstance(node, Scan) and node.decay is not None and depends(node).reads <= {"t", "|y|"}
 
 
 def marked(facts: Facts, weight: Expr, guilty: Expr) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from objdsl.diagnostic import Diagnostic, near
 from objdsl.lint.rule import Rule
+from objdsl.lint.suppress import COMMENT_RULES
 
 
 class ConfigError(ValueError):
@@ -64,12 +65,11 @@ def checked(names: Iterable[str], rules: Iterable[Rule], where: str) -> tuple[st
     Raises:
         ConfigError: for another name.
     """
-    rules = list(rules)
-    known = {name for rule in rules for name in (rule.name, rule.code)}
-    known |= {"unused-suppression", "suppression-without-reason", "unknown-rule"}
+    codes = {rule.name: rule.code for rule in rules} | COMMENT_RULES
+    known = {*codes, *codes.values()}
     names = tuple(names)
     for name in names:
-        prefix = name.startswith("OBJ") and any(rule.code.startswith(name) for rule in rules)
+        prefix = name.startswith("OBJ") and any(code.startswith(name) for code in codes.values())
         if name not in known and not prefix:
             guess = near(name, known)
             hint = f"; did you mean `{guess}`?" if guess else ""

@@ -10,11 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity, near
 from objdsl.lint.rule import Rule
 from objdsl.source import Span
 from objdsl.syntax import tree
+
+COMMENT_RULES = {
+    "suppression-without-reason": "OBJ901",
+    "unused-suppression": "OBJ902",
+    "suppression-without-rule": "OBJ907",
+    "unknown-rule": "OBJ908",
+}
+"""What may be wrong with such a comment."""
 
 _IGNORE = re.compile(r"#\s*objdsl\s*:\s*ignore\s*(\[(?P<rules>[^\]]*)\])?\s*(?P<reason>.*)")
 
@@ -97,31 +106,26 @@ def _last_line(span: Span) -> int:
 
 def _faults(comment: Ignore, known: set[str], used: set[tuple[Span, str]]) -> Iterator[Diagnostic]:
     if not comment.rules:
-        yield Diagnostic(
-            "suppression-without-rule", "OBJ907", Severity.WARNING,
-            "this comment does not say what it ignores", comment.span,
-            help="name the rule: `# objdsl: ignore[length-normalisation] why`",
-        )  # fmt: skip
+        hint = "name the rule: `# objdsl: ignore[length-normalisation] why`"
+        said = "this comment does not say what it ignores"
+        yield _fault("suppression-without-rule", said, comment.span, help=hint)
         return
     if not comment.reason:
-        yield Diagnostic(
-            "suppression-without-reason", "OBJ901", Severity.WARNING,
-            "this comment does not say why", comment.span,
-            help="write the reason after the bracket",
-        )  # fmt: skip
+        hint = "write the reason after the bracket"
+        said = "this comment does not say why"
+        yield _fault("suppression-without-reason", said, comment.span, help=hint)
     for name, span in comment.rules:
         if name not in known:
             guess = near(name, known)
-            yield Diagnostic(
-                "unknown-rule", "OBJ908", Severity.WARNING, f"there is no rule `{name}`", span,
-                help=f"did you mean `{guess}`?" if guess else "objdsl rule lists them",
-            )  # fmt: skip
+            hint = f"did you mean `{guess}`?" if guess else "`objdsl rule` lists them"
+            yield _fault("unknown-rule", f"there is no rule `{name}`", span, help=hint)
         elif (comment.span, name) not in used:
-            yield Diagnostic(
-                "unused-suppression", "OBJ902", Severity.WARNING,
-                f"`{name}` finds nothing here", span,
-                fix=_without(comment, name),
-            )  # fmt: skip
+            said = f"`{name}` finds nothing here"
+            yield _fault("unused-suppression", said, span, fix=_without(comment, name))
+
+
+def _fault(name: str, message: str, span: Span, **details: Any) -> Diagnostic:
+    return Diagnostic(name, COMMENT_RULES[name], Severity.WARNING, message, span, **details)
 
 
 def _without(comment: Ignore, name: str) -> Fix:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +16,13 @@ BAD = "objective bad\nA = rewrd\nB = mean[t] reward\nC = log(odl)\nmaximize mean
 
 def test_the_whole_gallery_is_clean(run: Run) -> None:
     result = run("check", *gallery.names())
-    assert result.output == f"{len(gallery.names())} files checked, nothing to report\n"
+    files = len(gallery.names())
+    assert re.match(
+        rf"{files} files checked, nothing to report \(\d+ notes, \d+ suppressed\)\n$", result.output
+    )
     assert result.exit_code == 0
+    strict = run("check", "--strict", *gallery.names())
+    assert strict.exit_code == 1
 
 
 def test_every_error_of_every_file_is_shown_at_once(run: Run) -> None:
@@ -51,7 +58,7 @@ def test_standard_input(run: Run) -> None:
 def test_a_file_may_extend_its_neighbour_or_the_gallery(run: Run) -> None:
     Path("mine.obj").write_text(GOOD)
     Path("child.obj").write_text("objective child from mine\n")
-    Path("mild.obj").write_text("objective mild from grpo\nparam eps = 0.1 in (0, 1)\n")
+    Path("mild.obj").write_text("objective mild from reinforce\n")
     assert run("check").output == "3 files checked, nothing to report\n"
     Path("child.obj").write_text("objective child from mien\n")
     assert "`mine`" in run("check").output
@@ -63,3 +70,135 @@ def test_many_findings_are_counted_not_listed(run: Run) -> None:
     result = run("check", "many.obj")
     assert "... and 10 more" in result.output
     assert "30 errors in 1 file" in result.output
+
+
+BIASED = """objective biased
+
+A = (reward - mean[i] reward) / (std[i] reward + 1e-4)
+
+maximize mean[p,i] mean[t] (A * log(pi))
+"""
+
+
+def test_findings_have_an_exit_code(run: Run) -> None:
+    Path("biased.obj").write_text(BIASED)
+    result = run("check", "biased.obj")
+    assert result.exit_code == 1
+    assert "warning[OBJ101 length-normalisation]" in result.output
+    assert result.output.endswith("2 warnings and 1 note in 1 file\n")
+    notes = run("check", "biased.obj", "--select", "OBJ205")
+    assert notes.exit_code == 0
+    assert run("check", "biased.obj", "--select", "own-mean", "--strict").exit_code == 1
+    both = run("check", "biased.obj", "--ignore", "OBJ1,std-normalisation")
+    assert "1 note in 1 file" in both.output
+
+
+def test_a_rule_that_is_none(run: Run) -> None:
+    Path("biased.obj").write_text(BIASED)
+    for flag in ("--select", "--ignore"):
+        result = run("check", "biased.obj", flag, "length-normalization")
+        assert result.exit_code == 2
+        assert "did you mean `length-normalisation`?" in result.output
+
+
+def test_comments_accept_findings(run: Run) -> None:
+    text = BIASED.replace("+ 1e-4)", "+ 1e-4)  # objdsl: ignore[OBJ201, own-mean] eq. 3")
+    Path("a.obj").write_text("# objdsl: ignore[length-normalisation] eq. 3\n" + text)
+    result = run("check", "a.obj")
+    assert result.output == "1 file checked, nothing to report (3 suppressed)\n"
+    child = "objective child from a\n"
+    Path("child.obj").write_text(child)
+    assert run("check", "child.obj").output.endswith("2 warnings and 1 note in 1 file\n")
+    Path("child.obj").write_text("# objdsl: ignore[OBJ101, OBJ201, OBJ205] as `a` does\n" + child)
+    assert run("check", "child.obj").exit_code == 0
+
+
+def test_comments_may_be_passed_over(run: Run) -> None:
+    assert run("check", "grpo").exit_code == 0
+    result = run("check", "grpo", "--ignore-suppressions")
+    assert result.exit_code == 1
+    assert "4 warnings and 2 notes in 1 file" in result.output
+
+
+def test_what_is_wrong_with_such_a_comment(run: Run) -> None:
+    Path("a.obj").write_text(
+        "objective a  # objdsl: ignore[lenght-normalisation] why\n"
+        "# objdsl: ignore[std-normalisation] why\n"
+        "A = reward  # objdsl: ignore[own-mean]\n"
+        "# objdsl: ignore everything\n"
+        "maximize mean[p,i] (A * sum[t] log(pi))\n"
+    )
+    result = run("check", "a.obj", "--output-format", "concise")
+    assert result.exit_code == 1
+    places = {tuple(line.split(": ")[:2]) for line in result.output.splitlines()}
+    assert places == {
+        ("a.obj:1:31", "warning[OBJ908 unknown-rule]"),
+        ("a.obj:2:18", "warning[OBJ902 unused-suppression]"),
+        ("a.obj:3:13", "warning[OBJ901 suppression-without-reason]"),
+        ("a.obj:3:30", "warning[OBJ902 unused-suppression]"),
+        ("a.obj:4:1", "warning[OBJ907 suppression-without-rule]"),
+    }
+    assert run("check", "a.obj", "--fix").exit_code == 1
+    assert "std-normalisation" not in Path("a.obj").read_text()
+
+
+def test_diff_changes_nothing_and_unsafe_fixes_do(run: Run) -> None:
+    Path("biased.obj").write_text(BIASED)
+    assert run("check", "biased.obj", "--fix").exit_code == 1  # none of them is safe
+    assert Path("biased.obj").read_text() == BIASED
+    diff = run("check", "biased.obj", "--diff").output
+    assert "-maximize mean[p,i] mean[t] (A * log(pi))\n+maximize mean[p,i] sum[t] (A" in diff
+    assert Path("biased.obj").read_text() == BIASED
+    result = run("check", "biased.obj", "--unsafe-fixes")
+    assert result.exit_code == 0
+    assert "+A = (reward - mean[i] reward)" in diff
+    assert "A = (reward - mean[i] reward)\n" in Path("biased.obj").read_text()
+    assert run("check", "-", "--unsafe-fixes", input=BIASED).exit_code == 2
+
+
+def test_configuration(run: Run) -> None:
+    Path("old").mkdir()
+    Path("old/biased.obj").write_text(BIASED)
+    Path("pyproject.toml").write_text(
+        '[tool.objdsl]\nignore = ["std-normalisation"]\n'
+        '[tool.objdsl.per-file-ignores]\n"old/*" = ["OBJ101"]\n'
+    )
+    assert run("check").exit_code == 0
+    assert run("check", "--strict").exit_code == 1
+    for text, said in (
+        ("ignored = []", "there is no `ignored`; did you mean `ignore`?"),
+        ("strict = 1", "`strict` is to be a bool"),
+        ('select = ["OBJ777"]', "there is no rule `OBJ777`"),
+        ("select = [", "pyproject.toml"),
+    ):
+        Path("pyproject.toml").write_text(f"[tool.objdsl]\n{text}\n")
+        result = run("check")
+        assert result.exit_code == 2
+        assert said in result.output
+
+
+def test_formats_for_programs(run: Run) -> None:
+    Path("biased.obj").write_text(BIASED)
+    report = json.loads(run("check", "biased.obj", "--output-format", "json").output)
+    assert report["summary"] == {"error": 0, "warning": 2, "note": 1, "suppressed": 0}
+    first = report["findings"][0]
+    assert first["location"] == {
+        "file": "biased.obj", "line": 3, "column": 33, "end_line": 3, "end_column": 55,
+    }  # fmt: skip
+    assert first["fix"]["edits"][0]["text"] == "(reward - mean[i] reward)"
+    lines = run("check", "biased.obj", "--output-format", "github").output.splitlines()
+    assert lines[0].startswith(
+        "::warning file=biased.obj,line=3,col=33,title=OBJ201 std-normalisation::rewards are"
+    )
+    assert len(lines) == 3
+    assert lines[2].startswith("::notice ")
+    assert run("check", "biased.obj", "--output-format", "sarif", "-o", "a.sarif").exit_code == 1
+    run_ = json.loads(Path("a.sarif").read_text())["runs"][0]
+    assert [result["level"] for result in run_["results"]] == ["warning", "warning", "note"]
+    rules = [rule["id"] for rule in run_["tool"]["driver"]["rules"]]
+    assert all(rules[result["ruleIndex"]] == result["ruleId"] for result in run_["results"])
+
+
+def test_a_library_of_functions_is_no_mistake(run: Run) -> None:
+    Path("mine.obj").write_text("def half(x) = x / 2\n")
+    assert run("check").output == "1 file checked, nothing to report\n"

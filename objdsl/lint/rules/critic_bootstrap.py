@@ -28,8 +28,8 @@ from objdsl.lint.rule import Rule, rule
 @rule("critic-bootstrap", "OBJ212", Severity.NOTE)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
-        for factor in {f.origin.span: f for t in estimator.terms for f in t.factors}.values():
-            if factor.base in estimator.bootstraps and factor.exponent > 0:
+        for factor in (factor for term in estimator.terms for factor in term.factors):
+            if factor.base in estimator.bootstraps:
                 yield rule.finding(
                     "the return leans on the critic: it is as right as the critic is",
                     factor.origin.span,

@@ -23,8 +23,7 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.ir.nodes import Scan
-from objdsl.lint.places import entry, marked
+from objdsl.lint.places import discounts, entry, marked
 from objdsl.lint.rule import Rule, rule
 
 
@@ -33,7 +32,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         for bend in estimator.bends:
             base = bend.factor.base
-            if isinstance(base, Scan) and base.decay is not None and bend.everywhere:
+            if discounts(base):
                 yield rule.finding(
                     "a token gets the less of the reward the further it is from the end",
                     bend.factor.origin.span,

@@ -21,8 +21,7 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
-from objdsl.ir.nodes import Scan
-from objdsl.lint.places import deviation, entry, marked
+from objdsl.lint.places import deviation, discounts, entry, marked
 from objdsl.lint.rule import Rule, rule
 
 
@@ -33,7 +32,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             factor = bend.factor
             if factor.depends.reads == {"|y|"} or not (bend.everywhere or factor.base.boolean):
                 continue
-            if isinstance(factor.base, Scan) and factor.base.decay is not None:
+            if discounts(factor.base):
                 continue  # discounted-outcome
             if deviation(factor.base):
                 continue  # std-normalisation, batch-std

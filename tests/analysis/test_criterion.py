@@ -1,0 +1,197 @@
+"""The analysis and the audit check each other: what is said to be unbiased is, what is not is not.
+
+Objectives are put together from advantages, aggregations and policy terms; the audit runs the code
+that they compile to on every outcome of a step, and knows nothing of the analysis.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+import objdsl
+from objdsl import gallery
+from objdsl.analysis.divergence import Credit, Descends
+from objdsl.analysis.estimator import Direction
+from objdsl.analysis.facts import Facts
+from objdsl.audit import audit
+from objdsl.audit.measure import Unauditable
+from objdsl.diagnostic import Certainty, Severity
+from objdsl.lint.run import findings
+
+EXACT, BIASED = 1e-8, 1e-3
+
+ADVANTAGES = {
+    "reward": "reward",
+    "mean": "reward - mean[i] reward",
+    "others": "reward - mean[j != i] reward",
+    "std": "(reward - mean[i] reward) / (std[i] reward + 0.1)",
+    "batch std": "(reward - mean[i] reward) / (pstd[p,i] reward + 0.1)",
+    "by length": "reward - (sum[i] (|y| * reward)) / sum[i] |y|",
+    "max": "reward - max[i] reward",
+    "batch mean": "reward - mean[p,i] reward",
+    "token mean": "reward - mean[p,i,t] reward",
+    "others by length": "reward - sum[j != i] (|y| * reward)",
+    "square": "reward^2 - mean[i] reward^2",
+    "log mean exp": "reward - log(mean[i] exp(reward))",
+    "critic": "reward - V_old",
+    "lambda": "gae((t == |y|) * reward, 1, 0.9)",
+    "discount": "togo((t == |y|) * reward, 0.9)",
+    "position": "(reward - mean[j != i] reward) / t",
+    "two halves": "2 * reward - mean[i] reward - mean[j != i] reward",
+}
+BY_TOKEN = {
+    "sum": "mean[p,i] sum[t] ({})",
+    "mean of means": "mean[p] mean[i] mean[t] ({})",
+    "group": "mean[p] mean[i,t] ({})",
+    "batch": "mean[p,i,t] ({})",
+    "constant": "mean[p,i] ((sum[t] ({})) / 7)",
+    "root": "mean[p,i] ((sum[t] ({})) / sqrt(|y|))",
+    "relative": "mean[p,i] ((sum[t] ({})) * |y| / mean[i] |y|)",
+    "others' length": "mean[p,i] ((sum[t] ({})) / (1 + mean[j != i] |y|))",
+}
+TOKEN = {
+    "log": "A * log(pi)",
+    "ratio": "A * pi / old",
+    "clip": "surrogate(pi / old, A, 0.8, 1.2)",
+    "tis": "sg(min(old / mu, 2)) * A * pi / old",
+    "detached": "sg(pi / old) * A * log(pi)",
+    "live": "pi / old * A * log(pi)",
+    "ratio mask": "(A if pi / old < 1.3 else 0) * log(pi)",
+    "dual clip": "dual_clip(surrogate(pi / old, A, 0.8, 1.2), A, 3)",
+    "gate": "4 * sigmoid(pi / old - 1) * A",
+    "own mask": "(A if pi > 0.4 else 0) * log(pi)",
+}
+BY_RESPONSE = {
+    "geo": "A * geo(pi / old)",
+    "times length": "A * geo(pi / old) * |y|",
+    "sequence": "A * prod[t] (pi / mu)",
+}
+
+
+def objectives() -> list[str]:
+    texts = [
+        (advantage, outer.format(inner))
+        for advantage, outer, inner in itertools.product(
+            ADVANTAGES, BY_TOKEN.values(), TOKEN.values()
+        )
+    ]
+    texts += [
+        (advantage, f"mean[p,i] ({inner})")
+        for advantage, inner in itertools.product(ADVANTAGES, BY_RESPONSE.values())
+        if advantage not in ("critic", "lambda", "discount", "position")
+    ]
+    return [
+        f"objective random\nA = {ADVANTAGES[advantage]}\nsample from mu: group 2\nmaximize {goal}\n"
+        for advantage, goal in texts
+    ]
+
+
+def residuals(text: str) -> tuple[float, float]:
+    """With one prompt, and with two of which one may weigh more than the other."""
+    objective = objdsl.loads(text)
+    one = audit(objective, words=2, horizon=3, group=2, prompts=1, policies=2, drifts=())
+    two = audit(objective, words=2, horizon=2, group=2, prompts=2, policies=2, drifts=())
+    return one.residual, two.residual
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_what_is_proven_is_measured(part: int) -> None:
+    sample = random.Random(7).sample(objectives(), 320)[part::8]
+    seen = set()
+    for text in sample:
+        (estimator,) = Facts(objdsl.loads(text).formula).estimators
+        one, two = residuals(text)
+        match estimator.direction:
+            case Direction.EXACT:
+                assert max(one, two) < EXACT, text
+            case Direction.REWEIGHTED:
+                assert one < EXACT < two, text
+            case Direction.BIASED:
+                assert max(one, two) > BIASED, text
+            case other:
+                pytest.fail(f"{other} of\n{text}")
+        seen.add(estimator.direction)
+    assert {Direction.EXACT, Direction.BIASED} <= seen
+
+
+def _names() -> list[str]:
+    return [name for name in gallery.names() if not name.startswith("frameworks/")]
+
+
+@pytest.mark.parametrize("name", _names())
+def test_the_gallery_is_measured(name: str) -> None:
+    """Without penalties, as the audit leaves them out, and with two prompts."""
+    objective = objdsl.load(name)
+    given = {column: "random" for column in ("greedy",) if column in objective.columns}
+    for estimator in Facts(objective.formula).estimators:
+        try:
+            found = audit(
+                objective, words=2, horizon=2, prompts=2, policies=2, drifts=(), given=given
+            )
+        except Unauditable:
+            return
+        if estimator.direction is Direction.EXACT:
+            assert found.residual < EXACT
+        elif estimator.direction is Direction.BIASED:
+            assert found.residual > BIASED
+
+
+PENALTIES = {
+    "k2(pi, ref)": (Descends.REVERSE_KL, Credit.TOKEN),
+    "k3(pi, ref)": (Descends.FORWARD_KL, Credit.TOKEN),
+    "pi / mu * k3(pi, ref)": (Descends.REVERSE_KL, Credit.TOKEN),
+    "pi / mu * k1(pi, ref)": (Descends.REVERSE_KL, Credit.TOKEN),
+    "sg(pi / mu) * k3(pi, ref)": (Descends.FORWARD_KL, Credit.TOKEN),
+    "pi / mu * k2(pi, ref)": (Descends.NO_DIVERGENCE, Credit.TOKEN),
+    "abs(log(pi / ref))": (Descends.TOTAL_VARIATION, Credit.TOKEN),
+    "(ref / pi)^2": (Descends.CHI_SQUARE_REF, Credit.TOKEN),
+    "pi / ref": (Descends.CHI_SQUARE_PI, Credit.TOKEN),
+    "sg(sum[s >= t] k1(old, ref)) * log(pi)": (Descends.REVERSE_KL, Credit.TO_GO),
+    "sg(sum[t] k1(old, ref)) * log(pi)": (Descends.REVERSE_KL, Credit.RESPONSE),
+    "sg(sum[s >= t] k3(old, ref)) * log(pi)": (Descends.NO_DIVERGENCE, Credit.TO_GO),
+    "sqrt(ref / pi)": (Descends.SOME_DIVERGENCE, Credit.TOKEN),
+}
+# How the audit names what it compares with.
+MEASURED = {
+    (Descends.REVERSE_KL, Credit.TOKEN): "reverse KL, per token",
+    (Descends.REVERSE_KL, Credit.TO_GO): "reverse KL, whole response",
+    (Descends.REVERSE_KL, Credit.RESPONSE): "reverse KL, whole response",
+    (Descends.FORWARD_KL, Credit.TOKEN): "forward KL, per token",
+}
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_a_penalty_descends_what_is_said(penalty: str) -> None:
+    text = f"""objective penalised
+param beta = 0.1 in [0, inf)
+A = reward - mean[j != i] reward
+sample from mu: group 2
+maximize mean[p,i] sum[t] (A * log(pi) - beta * {penalty})
+"""
+    objective = objdsl.loads(text)
+    (found,) = Facts(objective.formula).penalties
+    assert (found.descends, found.credit) == PENALTIES[penalty]
+    assert not found.away
+    (measured,) = audit(objective, words=3, horizon=3, policies=2, drifts=()).penalties
+    assert measured.descends == MEASURED.get(PENALTIES[penalty])
+
+
+def test_grpo_without_its_suppressions() -> None:
+    """The four biases of GRPO, each proven; all else is a note."""
+    found = findings(objdsl.load("grpo").formula)
+    warnings = [one for one in found if one.severity is not Severity.NOTE]
+    assert {one.name for one in warnings} == {
+        "length-normalisation",
+        "std-normalisation",
+        "forward-kl-gradient",
+        "uncorrected-sampler",
+    }
+    assert all(one.certainty is Certainty.PROVEN for one in warnings)
+
+
+@pytest.mark.parametrize("name", ["rloo", "mini_rl", "reinforce", "remax", "kl_k1_reward"])
+def test_the_unbiased_ones_have_notes_alone(name: str) -> None:
+    assert all(one.severity is Severity.NOTE for one in findings(objdsl.load(name).formula))

@@ -1,0 +1,116 @@
+"""Every rule fires where it should, and is silent where it should be: tests/lint/rules.
+
+A page has an objective in each `obj` block. Those under `## fires` are followed by what the rule
+says of them; `make golden` writes that, and its diff is the review.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from objdsl import driver
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Certainty, Diagnostic, Severity
+from objdsl.lint.fixes import fixed
+from objdsl.lint.rule import Rule
+from objdsl.lint.run import registry
+from objdsl.render.terminal import render
+from objdsl.source import Source
+
+PAGES = Path(__file__).parent / "rules"
+_BLOCK = re.compile(r"```obj\n(?P<obj>.*?)```\n(\n```text\n(?P<text>.*?)```\n)?", re.S)
+RULES = pytest.mark.parametrize("rule", registry(), ids=lambda rule: rule.name)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One objective of a page, and what the rule is to say."""
+
+    fires: bool
+    obj: str
+    text: str | None
+
+
+def cases(page: str) -> Iterator[Case]:
+    fires, silent = page.split("## silent\n")
+    for part, expected in ((fires, True), (silent, False)):
+        for match in _BLOCK.finditer(part):
+            yield Case(expected, match["obj"], match["text"])
+
+
+def found(rule: Rule, obj: str) -> list[Diagnostic]:
+    objective = driver.compile_source(Source("example.obj", obj))
+    return list(rule(Facts(objective)))
+
+
+def rendered(diagnostics: list[Diagnostic]) -> str:
+    return "\n\n".join(render(one) for one in diagnostics) + "\n"
+
+
+@RULES
+def test_a_page_holds(rule: Rule, request: pytest.FixtureRequest) -> None:
+    path = PAGES / f"{rule.name}.md"
+    page = path.read_text(encoding="utf-8")
+    if request.config.getoption("--update-golden"):
+        page = _rewritten(rule, page)
+        path.write_text(page, encoding="utf-8", newline="\n")
+    expected = list(cases(page))
+    assert {case.fires for case in expected} == {True, False}
+    for case in expected:
+        said = found(rule, case.obj)
+        if case.fires:
+            assert said
+            assert rendered(said) == case.text
+        else:
+            assert not said, rendered(said)
+
+
+def _rewritten(rule: Rule, page: str) -> str:
+    fires, silent = page.split("## silent\n")
+
+    def block(match: re.Match[str]) -> str:
+        text = rendered(found(rule, match["obj"]))
+        return f"```obj\n{match['obj']}```\n\n```text\n{text}```\n"
+
+    return _BLOCK.sub(block, fires) + "## silent\n" + silent
+
+
+@RULES
+def test_a_fix_removes_its_finding(rule: Rule) -> None:
+    page = (PAGES / f"{rule.name}.md").read_text(encoding="utf-8")
+    for case in cases(page):
+        said = [one for one in found(rule, case.obj) if one.fix is not None]
+        if case.fires and said:
+            source = Source("example.obj", case.obj)
+            after, made = fixed(source, driver_findings(rule, source), unsafe=True)
+            assert made == len(said)
+            assert not found(rule, after.text)
+
+
+def driver_findings(rule: Rule, source: Source) -> list[Diagnostic]:
+    return list(rule(Facts(driver.compile_source(source))))
+
+
+@RULES
+def test_a_page_can_be_read(rule: Rule) -> None:
+    """One sentence, then what, why, an example; only what is proven is more than a note."""
+    assert rule.summary
+    assert len(rule.summary) <= 100
+    for title in ("What.", "Why.", "Fine if", "Example."):
+        assert f"**{title}" in rule.doc, title
+    example = re.search(r"\*\*Example\.\*\*\n\n((    .*\n|\n)+)", rule.doc)
+    assert example
+    for case in cases((PAGES / f"{rule.name}.md").read_text(encoding="utf-8")):
+        for one in found(rule, case.obj) if case.fires else ():
+            assert one.certainty is Certainty.PROVEN or one.severity is Severity.NOTE
+
+
+def test_names_and_codes_are_unique() -> None:
+    rules = registry()
+    assert len({rule.name for rule in rules}) == len({rule.code for rule in rules}) == len(rules)
+    assert {path.stem for path in PAGES.glob("*.md")} == {rule.name for rule in rules}
