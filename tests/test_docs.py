@@ -17,6 +17,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 from objdsl import driver
 from objdsl.cli.app import SECTIONS, main
+from objdsl.lint.run import registry
 from objdsl.source import Source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,6 +109,25 @@ def test_every_code_block_has_a_language() -> None:
 def test_every_command_is_documented(compared: Compared) -> None:
     """docs/commands.md is what `--help` prints."""
     compared("commands.md", "\n".join(_reference()))
+
+
+def test_every_rule_has_a_page(compared: Compared) -> None:
+    """docs/rules is what `objdsl rule` prints."""
+    for rule in registry():
+        compared(f"rules/{rule.name}.md", rule.page)
+    compared("rules/README.md", "\n".join(_index()))
+    pages = {page.stem for page in (ROOT / "docs" / "rules").glob("*.md")} - {"README"}
+    assert pages == {rule.name for rule in registry()}
+
+
+def _index() -> Iterator[str]:
+    yield "# The rules\n"
+    yield "What `objdsl check` looks for; `objdsl rule NAME` prints the page.\n"
+    yield "| code | rule | severity | |\n| --- | --- | --- | --- |"
+    for rule in registry():
+        link = f"[{rule.name}]({rule.name}.md)"
+        yield f"| {rule.code} | {link} | {rule.severity} | {_cell(rule.summary)} |"
+    yield ""
 
 
 def test_every_setting_and_metric_is_documented(compared: Compared) -> None:

@@ -86,7 +86,8 @@ def _written(piece: Piece) -> str:
     j, k = piece
     if piece == SIGN:
         return "sign(X)"
-    parts = [f"X^{j}" if j > 1 else "X" if j else "", f"e^({k:g} X)" if k else ""]
+    rate = {1.0: "X", -1.0: "-X"}.get(k, f"({k:g} X)")
+    parts = [f"X^{j}" if j > 1 else "X" if j else "", f"e^{rate}" if k else ""]
     return " ".join(part for part in parts if part)
 
 

@@ -1,0 +1,53 @@
+"""`objdsl explain`: what an objective does, in words."""
+
+from __future__ import annotations
+
+import click
+
+from objdsl import driver, gallery
+from objdsl.cli.inputs import text
+from objdsl.cli.output import plural
+
+
+@click.command(epilog="Example: objdsl explain grpo.obj")
+@click.argument("file")
+@click.option("--latex", is_flag=True, help="The formula and its derivative in LaTeX, for a paper.")
+def explain(file: str, latex: bool) -> None:
+    """Explain an objective: its formula and gradient weight, and what they do.
+
+    What divides a reward and whether that changes with the response, where the expected gradient
+    points, which divergence a penalty descends, which mismatch of policies is corrected, and which
+    entries of the gallery are nearest. FILE is a file, a name of the gallery, or `-`.
+    """
+    from objdsl.analysis.facts import Facts
+    from objdsl.explain import nearest, sections
+
+    source = text(file)
+    objective = driver.compile_source(source)
+    for weights in (False, True):
+        click.echo(driver.mathematics(objective, weights=weights, latex=latex).rstrip() + "\n")
+    if latex:
+        return
+    for section in sections(Facts(objective)):
+        click.echo(section.title)
+        width = max(len(left) for left, _ in section.lines)
+        for left, right in section.lines:
+            click.echo(f"    {left:<{width}}  {right}".rstrip())
+        click.echo()
+    others = [
+        driver.compile_source(gallery.bundled(name))
+        for name in gallery.names()
+        if not name.startswith("frameworks/")
+    ]
+    click.echo("Nearest in the gallery")
+    for relative in nearest(objective, others):
+        if not relative.changes:
+            click.echo(f"    {relative.name}: the same mathematics")
+            continue
+        click.echo(f"    {relative.name}, but for {plural(len(relative.changes), 'line')}")
+        for change in relative.changes:
+            for sign, line in (("-", change.left), ("+", change.right)):
+                if line is not None:
+                    click.echo(f"        {sign} {line}")
+    findings = driver.check(source).findings
+    click.echo(f"\n{plural(len(findings), 'finding')}: objdsl check {file}")
