@@ -153,7 +153,7 @@ def _pull_binary(op: str, a: Expr, b: Expr, y: Expr, g: Expr) -> list[tuple[Expr
 
 
 def _pull_extremum(y: Binary, g: Expr) -> list[tuple[Expr, Expr]]:
-    gated = _clipped_surrogate(y)
+    gated = clipped_surrogate(y)
     if gated is not None:
         x, slope, active = gated
         return [(x, where(active, mul(g, slope), ZERO))]
@@ -166,7 +166,7 @@ def _pull_extremum(y: Binary, g: Expr) -> list[tuple[Expr, Expr]]:
     ]
 
 
-def _clipped_surrogate(y: Binary) -> tuple[Expr, Expr, Expr] | None:
+def clipped_surrogate(y: Binary) -> tuple[Expr, Expr, Expr] | None:
     """The pair `min(x * f, clip(x, lo, hi) * f)`, as (x, f, where the gradient passes).
 
     Where x is inside its bounds both sides tie, and the two halves add up to the whole; outside,

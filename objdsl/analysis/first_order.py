@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from objdsl.analysis.estimator import Estimator, Kind, Term, near_policy
-from objdsl.analysis.expand import Expand
+from objdsl.analysis.expand import Expand, Sum
 from objdsl.ir.nodes import Expr, Length, LogDist, LogProb, Reduce, Scan, Unary, topological
 
 
@@ -70,6 +70,13 @@ def _powers(term: Term, expand: Expand) -> dict[tuple[Reach, str], float] | None
             return None
         powers[ratio] += factor.exponent
     return {ratio: power for ratio, power in powers.items() if abs(power) > 1e-9}
+
+
+def reach(x: Sum, expand: Expand) -> set[Reach]:
+    """Over which tokens the ratios run that a value is a product of; empty if it is another."""
+    only = x.product
+    ratios = [_ratio(base, expand) for base, _ in only[0]] if only else []
+    return {ratio[0] for ratio in ratios if ratio} if all(ratios) else set()
 
 
 def _ratio(base: Expr, expand: Expand) -> tuple[Reach, str] | None:

@@ -7,7 +7,7 @@ import re
 from objdsl.analysis.dependence import depends
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Edit, Fix, Label
-from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, Reduce, Scan, Unary, topological
+from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, Reduce, Scan, Unary, Where, topological
 from objdsl.ir.show import text
 from objdsl.source import Span
 
@@ -54,6 +54,28 @@ def inside_ratio(facts: Facts, node: Expr) -> bool:
 def deviation(node: Expr) -> bool:
     """Whether a standard deviation is part of a value."""
     return any(isinstance(one, Reduce) and one.op in ("std", "pstd") for one in topological(node))
+
+
+def counts(node: Expr) -> bool:
+    """Whether a value is a number of elements that a mask leaves."""
+    match node:
+        case Reduce("sum", _, x, _):
+            return x.boolean or isinstance(x, Where) or counts(x)
+        case Binary("add" | "sub", a, b):
+            return counts(a) or counts(b)
+    return False
+
+
+def with_gradient(goal: Expr) -> list[Expr]:
+    """The nodes that pass a gradient on: live, and not behind a stop."""
+    found: dict[Expr, None] = {}
+    stack = [goal]
+    while stack:
+        node = stack.pop()
+        if node.live and node not in found:
+            found[node] = None
+            stack += node.children
+    return list(found)
 
 
 def discounts(node: Expr) -> bool:

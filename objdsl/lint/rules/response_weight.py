@@ -10,7 +10,7 @@ a constant (docs/criterion.md). Where it is not, the gradient is in general anot
 
 **Example.**
 
-    maximize mean[p,i] sum[t] ((A if pi > 0.1 else 0) * log(pi))
+    maximize mean[p,i] sum[t] (sigmoid(reward) * A * log(pi))
 
 **Instead.** Measure what it does: `objdsl audit FILE`.
 """
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
-from objdsl.lint.places import deviation, discounts, entry, marked
+from objdsl.lint.places import counts, deviation, discounts, entry, marked
 from objdsl.lint.rule import Rule, rule
 
 
@@ -30,8 +30,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         for bend in estimator.bends:
             factor = bend.factor
-            if factor.depends.reads == {"|y|"} or not (bend.everywhere or factor.base.boolean):
-                continue
+            if factor.depends.reads == {"|y|"} or not bend.everywhere or factor.base.boolean:
+                continue  # the rules of lengths, own-sample-baseline, outcome-mask
+            if counts(factor.base) or factor.base == estimator.leaf:
+                continue  # kept-count, live-weight
             if discounts(factor.base):
                 continue  # discounted-outcome
             if deviation(factor.base):

@@ -1,0 +1,58 @@
+"""A penalty is clipped with its gradient: it lets go where it is needed.
+
+**What.** `clip` or `min` around an estimate of a divergence from a frozen policy, without a stop.
+
+**Why.** Beyond the bound the clip has no gradient. The penalty is there for policies that have
+gone far, and for these it does nothing: k3 > 10 is a log-ratio beyond 2.6.
+
+**Fine if** the bound is out of reach, against overflow.
+
+**Example.**
+
+    maximize mean[p,i] sum[t] (A * log(pi) - beta * clip(k3(pi, ref), -10, 10))
+
+**Instead.** An estimator whose gradient is bounded by itself, such as k2's, which grows linearly.
+
+**Papers.** verl and TRL clip k3 so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.estimator import frozen
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Binary, Clip, Expr, LogProb, topological
+from objdsl.lint.places import with_gradient
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("clipped-penalty", "OBJ311", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    policies = set(frozen(facts.objective))
+    for node in with_gradient(facts.objective.goal):
+        held = _held(node)
+        if held is None:
+            continue
+        read = {one.policy for one in topological(held) if isinstance(one, LogProb)} & policies
+        if read:
+            yield rule.finding(
+                f"beyond this bound the penalty against `{min(read)}` has no gradient",
+                node.span,
+                under="no gradient beyond the bound",
+                consequence="a policy that has gone far is let go",
+                help=f"k2(pi, {min(read)}) needs no bound: its gradient grows linearly",
+                fine_if="the bound is out of reach",
+            )
+            return
+
+
+def _held(node: Expr) -> Expr | None:
+    """What a clip, or a minimum with a constant, holds."""
+    match node:
+        case Clip(x):
+            return x
+        case Binary("min", x, bound) | Binary("min", bound, x) if not bound.indices:
+            return x
+    return None

@@ -1,0 +1,84 @@
+"""A divisor is 0 for data that happen.
+
+**What.** A division by a standard deviation without anything added to it, or by the number of
+elements that a mask leaves, where nothing keeps it from 0.
+
+**Why.** A group whose rewards are all alike has the deviation 0, a group of one too; a mask may
+hold nowhere. 0 / 0 is NaN, and one NaN is a NaN in every weight of the model.
+
+**Fine if** the data cannot be so; a training step with a NaN stops anyway.
+
+**Example.**
+
+    A = (reward - mean[i] reward) / std[i] reward
+
+**Instead.** `/ (std[i] reward + 1e-6)`, `max(n, 1)`; a masked `mean[i | m]` is 0 where the mask
+holds nowhere, by itself.
+
+**Papers.** TRL adds 1e-4, verl 1e-6; the papers print neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.estimator import on_policy
+from objdsl.analysis.expand import Expand, TooLarge
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.ir.nodes import Binary, Expr, Reduce, Unary, Where, topological
+from objdsl.lint.places import deviation
+from objdsl.lint.rule import Rule, rule
+from objdsl.source import Span
+
+
+@rule("division-by-zero", "OBJ613", Severity.ERROR)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    nodes = topological(*facts.objective.roots)
+    expand = on_policy(facts.objective)
+    guards = [node.m for node in nodes if isinstance(node, Where)]
+    seen: set[Expr] = set()
+    for node in nodes:
+        if not isinstance(node, Binary) or node.op != "div" or node.b in seen:
+            continue
+        seen.add(node.b)
+        guarded = any(node.b in topological(mask) for mask in guards)
+        if node.b.span is None or guarded or not _may_be_zero(node.b, expand):
+            continue
+        spread = deviation(node.b)
+        yield rule.finding(
+            "this divisor is 0 for data that happen",
+            node.b.span,
+            under="0 where all of them are alike" if spread else "0 where the mask holds nowhere",
+            consequence="one NaN in the weights of a step is a NaN in the model",
+            help="add a small number" if spread else "divide by max(..., 1)",
+            fine_if="the data cannot be so",
+            fix=Fix("add 1e-6", (_plus(node.b.span),)) if spread else None,
+        )
+
+
+def _may_be_zero(divisor: Expr, expand: Expand) -> bool:
+    """Whether every term of a divisor is a deviation or a masked count: then it can be 0."""
+    try:
+        terms = expand(divisor).terms
+    except TooLarge:
+        return False
+    return bool(terms) and all(
+        c > 0 and any(e > 0 and _vanishes(base) for base, e in factors)
+        for factors, c in terms.items()
+    )
+
+
+def _vanishes(base: Expr) -> bool:
+    match base:
+        case Reduce("std" | "pstd", _, _, _):
+            return True
+        case Reduce("sum", _, x, _):
+            return x.boolean or (isinstance(x, Where) and x.m.boolean)
+        case Unary("abs" | "sqrt", x):
+            return _vanishes(x)
+    return False
+
+
+def _plus(span: Span) -> Edit:
+    return Edit(span, f"({span.text} + 1e-6)")

@@ -1,0 +1,66 @@
+"""The bounds of a clip do not fit the ratio: a geometric mean moves far less than a token's ratio.
+
+**What.** A geometric mean of ratios with bounds 0.05 or more from 1; or a token's ratio with
+bounds less than 0.01 from 1.
+
+**Why.** The logarithm of a geometric mean over T tokens has a T-th of the variance: with bounds
+made for tokens the clip never closes, with bounds made for means it is closed on every token.
+
+**Fine if** responses are a few tokens long.
+
+**Example.**
+
+    s = geo(pi / old)
+    maximize mean[p,i] surrogate(s, A, 0.8, 1.2)
+
+**Instead.** For a geometric mean 3e-4 and 4e-4; for a token's ratio 0.2.
+
+**Papers.** GSPO, arXiv:2507.18071, section 5.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.estimator import near_policy, on_policy
+from objdsl.analysis.expand import TooLarge
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.first_order import Reach, reach
+from objdsl.diagnostic import Certainty, Diagnostic, Severity
+from objdsl.ir.nodes import Clip
+from objdsl.lint.places import with_gradient
+from objdsl.lint.rule import Rule, rule
+
+_WIDE, _NARROW = 0.05, 0.01
+
+
+@rule("geometric-clip-width", "OBJ411", Severity.NOTE)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    if not facts.rewarded:
+        return
+    near, on = near_policy(facts.objective), on_policy(facts.objective)
+    for clip in with_gradient(facts.objective.goal):
+        if not isinstance(clip, Clip):
+            continue
+        try:
+            runs = reach(near(clip.x), near)
+            low, high = on(clip.lo).number, on(clip.hi).number
+        except TooLarge:
+            continue
+        if low is None or high is None:
+            continue
+        width = min(1 - low, high - 1)
+        wide = runs == {Reach.MEAN} and width >= _WIDE
+        narrow = runs == {Reach.TOKEN} and 0 < max(1 - low, high - 1) <= _NARROW
+        if wide or narrow:
+            yield rule.finding(
+                "these bounds do not fit the ratio",
+                clip.span,
+                certainty=Certainty.LIKELY,
+                under="made for the ratio of a token" if wide else "made for a geometric mean",
+                consequence="the clip never closes"
+                if wide
+                else "the clip is closed on every token",
+                help="for a geometric mean 3e-4 and 4e-4, for a token's ratio 0.2",
+                fine_if="responses are a few tokens long",
+            )

@@ -1,0 +1,45 @@
+"""Responses or tokens are left out by what they are.
+
+**What.** A mask beside the reward that depends on the own response: truncated ones, negative
+advantages, tokens of low probability.
+
+**Why.** Leaving out a response is the same as giving it the baseline for a reward: exactly, where
+the mask is a function of the response. That is another objective, in general. A mask that depends
+on the ratio of two policies is open on policy, and not meant here.
+
+**Fine if** that objective is meant: an answer that was cut off is neither right nor wrong.
+
+**Example.**
+
+    maximize mean[p,i] sum[t] (0 if truncated else A * log(pi))
+
+**Instead.** Say it in the reward, where it can be seen.
+
+**Papers.** DAPO, arXiv:2503.14476; 80/20, arXiv:2506.01939; Clip-Cov, arXiv:2505.22617.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.lint.places import marked
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("outcome-mask", "OBJ601", Severity.NOTE)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.rewarded:
+        masks = [bend.factor for bend in estimator.bends if bend.factor.base.boolean]
+        if masks:
+            read = sorted({name for mask in masks for name in mask.depends.reads})
+            yield rule.finding(
+                "what is left out depends on the response",
+                masks[0].origin.span,
+                under="a mask of " + ", ".join(read),
+                weight=marked(facts, estimator.weight, masks[0].origin),
+                gradient="that of another objective: what is left out has the baseline for reward",
+                help="say it in the reward",
+                fine_if="that objective is meant",
+            )

@@ -1,0 +1,44 @@
+"""Responses are drawn from a part of the vocabulary, and log-probabilities are of all of it.
+
+**What.** `sample from mu: top_p 0.9`, or `top_k`, without `keep_mask`.
+
+**Why.** The sampler renormalises over the words it kept; `pi` and `old` are normalised over all.
+The expectation of the score over what is drawn is then not 0, so that a baseline no longer
+cancels: with one that is off by 1 the cosine to the true gradient falls to 0.87 on small random
+policies. With the kept words the training engine renormalises as the sampler did.
+
+**Fine if** top_p is all but 1.
+
+**Example.**
+
+    sample from mu: group 8, top_p 0.9
+
+**Instead.** `sample from mu: group 8, top_p 0.9, keep_mask`.
+
+**Papers.** DeepSeek-V3.2, arXiv:2512.02556, section 3.1, "Keep Sampling Mask".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("truncated-sampling", "OBJ416", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    sampling = facts.objective.sampling
+    truncated = sampling.top_p < 1 or sampling.top_k is not None
+    if facts.rewarded and truncated and not sampling.keep_mask:
+        span = sampling.span
+        yield rule.finding(
+            "responses are drawn from a part of the vocabulary, log-probabilities are of all of it",
+            span,
+            under="keeps some words, and forgets which",
+            gradient="biased: the expectation of the score is not 0, and baselines do not cancel",
+            help="`keep_mask` records the words that were kept",
+            fine_if="top_p is all but 1",
+            fix=Fix("keep the mask", (Edit(span, f"{span.text}, keep_mask"),)) if span else None,
+        )
