@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from objdsl import driver, gallery
-from objdsl.diagnostic import near
+from objdsl.diagnostic import Diagnostic, near
 from objdsl.emit.load import Compiled
 from objdsl.emit.load import load as load_program
 from objdsl.emit.torch_source import Input, Layout
@@ -171,6 +171,21 @@ class Objective:
         return other.compile() if self._compile else other
 
     # --- facts -----------------------------------------------------------------------------------
+
+    @cached_property
+    def findings(self) -> list[Diagnostic]:
+        """What `objdsl check` says of it, at these hyper-parameters, whatever its text accepts."""
+        from objdsl.lint.run import findings
+
+        params = tuple(
+            replace(param, default=self.params.get(param.name, param.default))
+            for param in self.formula.params
+        )
+        return findings(replace(self.formula, params=params))
+
+    def _repr_latex_(self) -> str:
+        """The formula, for notebooks."""
+        return f"$$\n{driver.mathematics(self.formula, latex=True)}\n$$"
 
     @property
     def name(self) -> str:

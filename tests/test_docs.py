@@ -111,6 +111,12 @@ def test_every_command_is_documented(compared: Compared) -> None:
     compared("commands.md", "\n".join(_reference()))
 
 
+def test_the_schema_of_findings_is_published(compared: Compared) -> None:
+    from objdsl.render.schema import Report
+
+    compared("findings.schema.json", json.dumps(Report.model_json_schema(), indent=2) + "\n")
+
+
 def test_every_rule_has_a_page(compared: Compared) -> None:
     """docs/rules is what `objdsl rule` prints."""
     for rule in registry():

@@ -148,3 +148,15 @@ def test_columns_of_a_prompt_must_agree() -> None:
     objective = objdsl.loads("objective o\ngiven c[p]\nmaximize mean[p,i,t] (c * log(pi))\n")
     with pytest.raises(ValueError, match="'c' differs between responses to one prompt"):
         objective.prepare(mask=torch.ones(2, 1), prompt=[0, 0], c=torch.tensor([1.0, 2.0]))
+
+
+def test_findings_at_other_parameters() -> None:
+    assert {one.name for one in objdsl.load("grpo").findings} >= {"forward-kl-gradient", "own-mean"}
+    without = objdsl.load("grpo", beta=0.0).findings
+    assert "forward-kl-gradient" not in {one.name for one in without}
+
+
+def test_a_notebook_shows_the_formula() -> None:
+    shown = objdsl.load("grpo")._repr_latex_()
+    assert shown.startswith("$$")
+    assert "clip" in shown

@@ -20,7 +20,7 @@ from enum import Enum
 from functools import cached_property
 
 from objdsl.analysis.dependence import Dependence, Elsewhere, Level, depends
-from objdsl.analysis.expand import Expand, Factors, Sum, TooLarge, atom
+from objdsl.analysis.expand import Expand, Factors, Sum, TooLarge, atom, ordered
 from objdsl.ir.build import count, real
 from objdsl.ir.nodes import (
     Binary,
@@ -235,7 +235,7 @@ class Estimator:
         own = [base for base, e in factors if _is_signal(base) and e == 1]
         rest = tuple(
             Factor(base, e, depends(base, self._depends), self._origin(base))
-            for base, e in sorted(factors, key=lambda one: one[0].key)
+            for base, e in ordered(factors)
             if not own or base != own[0]
         )
         return Term(self._kind(bool(own), rest), coefficient, rest)
@@ -310,10 +310,10 @@ def on_policy(objective: Objective) -> Expand:
     return _expansion(objective, same)
 
 
-def near_policy(objective: Objective) -> Expand:
-    """An expansion that keeps the policies apart, and is right in a neighbourhood of on policy."""
+def near_policy(objective: Objective, at: Expand) -> Expand:
+    """An expansion that keeps the policies apart, right in a neighbourhood of on policy, `at`."""
     expand = _expansion(objective, {})
-    expand.at = on_policy(objective)
+    expand.at = at
     return expand
 
 
@@ -333,7 +333,7 @@ def _split(x: Sum, expand: Expand) -> Sum:
     result = Sum()
     for factors, c in x.terms.items():
         term = Sum({frozenset(): c})
-        for base, exponent in factors:
+        for base, exponent in ordered(factors):
             term = term * (_parts(base, expand) if exponent == 1 else atom(base, exponent))
         result = result + term
     return result

@@ -151,10 +151,14 @@ def _opposite(mask: Expr) -> Expr | None:
     return None
 
 
+def ordered(factors: Factors) -> list[tuple[Expr, float]]:
+    """The factors in an order that is the same in every process."""
+    return sorted(factors, key=lambda one: (one[0].key, one[1]))
+
+
 def _product(factors: Factors, coefficient: float) -> Expr:
-    ordered = sorted(factors, key=lambda one: (one[0].key, one[1]))
-    above = [power(base, const(e)) for base, e in ordered if e > 0]
-    below = [power(base, const(-e)) for base, e in ordered if e < 0]
+    above = [power(base, const(e)) for base, e in ordered(factors) if e > 0]
+    below = [power(base, const(-e)) for base, e in ordered(factors) if e < 0]
     first: Expr = const(coefficient)
     return div(reduce(mul, above, first), reduce(mul, below, ONE))
 
@@ -275,7 +279,7 @@ class Expand:
         if only is None or only[1] <= 0:
             return self._atom(Unary("log", x.expr()), node)
         result = number(math.log(only[1]))
-        for base, exponent in only[0]:
+        for base, exponent in ordered(only[0]):
             if isinstance(base, Unary) and base.op == "exp":
                 result = result + self(base.x).scaled(exponent)
             else:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from objdsl.analysis.divergence import Penalty, penalties
-from objdsl.analysis.estimator import Direction, Estimator, on_policy
+from objdsl.analysis.estimator import Direction, Estimator, near_policy, on_policy
+from objdsl.analysis.expand import Expand
 from objdsl.analysis.first_order import FirstOrder, first_order
 from objdsl.differentiate import Leaf, differentiate
 from objdsl.ir.build import sub
@@ -41,9 +42,18 @@ class Facts:
     @cached_property
     def estimators(self) -> tuple[Estimator, ...]:
         """What `policy_weights` estimate, on policy: one for `pi`, and for each inner policy."""
-        expand = on_policy(self.objective)
         weights = self.policy_weights.items()
-        return tuple(Estimator(self.objective, leaf, w, expand) for leaf, w in weights)
+        return tuple(Estimator(self.objective, leaf, w, self.on_policy) for leaf, w in weights)
+
+    @cached_property
+    def on_policy(self) -> Expand:
+        """Formulas as sums of products, where all versions of the policy are one."""
+        return on_policy(self.objective)
+
+    @cached_property
+    def near_policy(self) -> Expand:
+        """The same with the versions apart, in a neighbourhood."""
+        return near_policy(self.objective, self.on_policy)
 
     @cached_property
     def rewarded(self) -> tuple[Estimator, ...]:
@@ -58,7 +68,7 @@ class Facts:
     @cached_property
     def first_order(self) -> FirstOrder | None:
         """Which mismatch of policies the weight of the reward corrects."""
-        return first_order(self.rewarded[0]) if self.rewarded else None
+        return first_order(self.rewarded[0], self.near_policy) if self.rewarded else None
 
     @cached_property
     def names(self) -> Names:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from objdsl.analysis.estimator import Estimator, Kind, Term, near_policy
+from objdsl.analysis.estimator import Estimator, Kind, Term
 from objdsl.analysis.expand import Expand, Sum
 from objdsl.ir.nodes import Expr, Length, LogDist, LogProb, Reduce, Scan, Unary, topological
 
@@ -45,9 +45,12 @@ class FirstOrder:
         return self.drift == self.engine == {Reach.SEQUENCE: 1.0}
 
 
-def first_order(estimator: Estimator) -> FirstOrder | None:
-    """None if the weight of the reward changes with the policies in another way than by ratios."""
-    expand = near_policy(estimator.objective)
+def first_order(estimator: Estimator, expand: Expand) -> FirstOrder | None:
+    """None if the weight of the reward changes with the policies in another way than by ratios.
+
+    Args:
+        expand: the expansion near on policy.
+    """
     near = replace(estimator, expand=expand)
     found = [_powers(term, expand) for term in near.of(Kind.SIGNAL)]
     if not found or None in found or any(one != found[0] for one in found):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import reduce
+from functools import cache, reduce
 
 from objdsl.ir.indices import Indices, over_to, remove, union
 from objdsl.ir.nodes import (
@@ -44,6 +44,7 @@ _UNARY: dict[str, Callable[[float], float]] = {
 }
 
 
+@cache
 def const(value: float) -> Const:
     return Const(float(value))
 

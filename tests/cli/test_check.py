@@ -8,6 +8,7 @@ from pathlib import Path
 from click.testing import Result
 
 from objdsl import gallery
+from objdsl.render.schema import Report
 
 Run = Callable[..., Result]
 GOOD = "objective good\nmaximize mean[p,i] (reward * sum[t] log(pi))\n"
@@ -179,6 +180,8 @@ def test_configuration(run: Run) -> None:
 
 def test_formats_for_programs(run: Run) -> None:
     Path("biased.obj").write_text(BIASED)
+    printed = run("check", "biased.obj", "grpo", "ppo", "--output-format", "json").output
+    Report.model_validate_json(printed, strict=True)
     report = json.loads(run("check", "biased.obj", "--output-format", "json").output)
     assert report["summary"] == {"error": 0, "warning": 2, "note": 1, "suppressed": 0}
     first = report["findings"][0]

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.estimator import on_policy
 from objdsl.analysis.expand import interval
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
@@ -32,7 +31,7 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("clip-never-open", "OBJ406", Severity.ERROR)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    expand = on_policy(facts.objective)
+    expand = facts.on_policy
     for clip in with_gradient(facts.objective.goal):
         if not isinstance(clip, Clip) or not any(
             isinstance(node, LogProb) and node.trained for node in topological(clip.x)

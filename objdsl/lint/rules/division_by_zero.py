@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.estimator import on_policy
 from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
@@ -35,7 +34,7 @@ from objdsl.source import Span
 @rule("division-by-zero", "OBJ613", Severity.ERROR)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     nodes = topological(*facts.objective.roots)
-    expand = on_policy(facts.objective)
+    expand = facts.on_policy
     guards = [node.m for node in nodes if isinstance(node, Where)]
     seen: set[Expr] = set()
     for node in nodes:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.estimator import near_policy, on_policy
 from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach, reach
@@ -38,7 +37,7 @@ _WIDE, _NARROW = 0.05, 0.01
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
-    near, on = near_policy(facts.objective), on_policy(facts.objective)
+    near, on = facts.near_policy, facts.on_policy
     for clip in with_gradient(facts.objective.goal):
         if not isinstance(clip, Clip):
             continue

@@ -20,27 +20,20 @@ way back. The cosine to the policy gradient off policy is 0.63 on average, and n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
-from objdsl.analysis.estimator import on_policy
-from objdsl.analysis.expand import TooLarge, interval
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.differentiate import clipped_surrogate, differentiate
-from objdsl.ir.nodes import Binary, Column, Expr, topological
+from objdsl.differentiate import clipped_surrogate
+from objdsl.ir.build import bounds
+from objdsl.ir.nodes import Binary, Expr, Others, Reduce, Unary, Where
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("optimistic-clip", "OBJ408", Severity.ERROR)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    goal = facts.objective.goal
-    for node in topological(goal):
-        if not isinstance(node, Binary) or node.op not in ("min", "max") or not node.live:
-            continue
-        if clipped_surrogate(node) is None:
-            continue
-        low, high = _slope(facts, node)
-        if (node.op == "max" and low >= 0 < high) or (node.op == "min" and high <= 0 > low):
+    for node, sign in signed(facts.objective.goal):
+        wrong = "max" if sign > 0 else "min"
+        if node.op == wrong and clipped_surrogate(node) is not None:
             yield rule.finding(
                 f"`{node.op}` rewards the policy for leaving the bounds of the clip",
                 node.span,
@@ -50,17 +43,30 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             )
 
 
-def _slope(facts: Facts, node: Binary) -> tuple[float, float]:
-    """Bounds of the derivative of the objective by the value of a node."""
-    stand_in = Column("surrogate", node.indices, trained=True)
-    done: dict[Expr, Expr] = {}
-    for one in topological(facts.objective.goal):
-        done[one] = stand_in if one == node else one.rebuilt(done)
-    weights = differentiate(done[facts.objective.goal])
-    weight = next((w for leaf, w in weights.items() if leaf == stand_in), None)
-    if weight is None:
-        return 0.0, 0.0
-    try:
-        return interval(replace(on_policy(facts.objective))(weight))
-    except TooLarge:
-        return -1.0, 1.0
+def signed(goal: Expr) -> Iterator[tuple[Binary, int]]:
+    """The minima and maxima that pass a gradient on, each with the sign that it has in the goal;
+    those are left out whose sign depends on data."""
+    stack = [(goal, 1)]
+    seen: set[tuple[Expr, int]] = set()
+    while stack:
+        node, sign = stack.pop()
+        if not node.live or (node, sign) in seen:
+            continue
+        seen.add((node, sign))
+        match node:
+            case Binary("min" | "max", a, b):
+                yield node, sign
+                stack += [(a, sign), (b, sign)]
+            case Unary("neg", x):
+                stack.append((x, -sign))
+            case Binary("sub", a, b):
+                stack += [(a, sign), (b, -sign)]
+            case Binary("add", a, b) | Where(_, a, b):
+                stack += [(a, sign), (b, sign)]
+            case Binary("mul", a, b):
+                stack += [(a, sign)] if bounds(b)[0] >= 0 else []
+                stack += [(b, sign)] if bounds(a)[0] >= 0 else []
+            case Binary("div", a, b) if bounds(b)[0] >= 0:
+                stack.append((a, sign))
+            case Reduce("sum" | "mean", _, x) | Others(_, x):
+                stack.append((x, sign))
