@@ -136,6 +136,45 @@ def _index() -> Iterator[str]:
     yield ""
 
 
+SUM = "mean[p,i] sum[t] (A * log(pi))"
+MEASURED = [
+    ("no baseline", "A = reward", SUM),
+    ("leave-one-out", "A = reward - mean[j != i] reward", SUM),
+    ("the group's mean", "A = reward - mean[i] reward", SUM),
+    ("1 / length", "A = reward - mean[i] reward", "mean[p,i] mean[t] (A * log(pi))"),
+    ("geometric ratio", "A = reward - mean[i] reward", "mean[p,i] (A * geo(pi / old))"),
+    ("tokens of the group", "A = reward - mean[i] reward", "mean[p] mean[i,t] (A * log(pi))"),
+    ("deviation", "A = (reward - mean[i] reward) / (std[i] reward + 1e-6)", SUM),
+    ("length-weighted mean", "A = reward - (sum[i] (|y| * reward)) / sum[i] |y|", SUM),
+    ("best of the group", "A = reward - max[i] reward", SUM),
+    ("discount 0.9", "A = togo((t == |y|) * reward, 0.9)", SUM),
+    ("live weight", "A = reward", "mean[p,i] sum[t] (pi / old * A * log(pi))"),
+]
+
+
+def test_the_biases_are_what_the_audit_measures(compared: Compared) -> None:
+    page = (ROOT / "docs" / "biases.md").read_text(encoding="utf-8")
+    written, mark, _ = page.partition("## Figures\n")
+    compared("biases.md", written + mark + "\n" + "\n".join(_figures()))
+
+
+def _figures() -> Iterator[str]:
+    from objdsl import loads
+    from objdsl.audit import audit
+
+    yield "On policy, with rewards that are any number; means over three random policies.\n"
+    yield "| | objective | residual, groups of 2 | of 4 |\n| --- | --- | --- | --- |"
+    for name, advantage, goal in MEASURED:
+        objective = loads(f"objective measured\n{advantage}\nmaximize {goal}\n")
+        figures = [
+            audit(objective, group=group, drifts=(), words=3, horizon=3).row().residual.mean
+            for group in (2, 4)
+        ]
+        two, four = (f"{figure:.2g}" if figure > 1e-8 else "0" for figure in figures)
+        yield f"| {name} | `{_cell(f'{advantage}; {goal}')}` | {two} | {four} |"
+    yield "\n`objdsl audit FILE --group 2 --words 3 --horizon 3` repeats a line.\n"
+
+
 def test_every_setting_and_metric_is_documented(compared: Compared) -> None:
     """docs/training.md ends with the tables that the code holds."""
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
