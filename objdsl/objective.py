@@ -21,14 +21,20 @@ import torch
 from torch import Tensor
 
 from objdsl import driver, gallery
+from objdsl.analysis.coupling import Coupled
+from objdsl.analysis.coupling import coupled as coupled_weights
 from objdsl.diagnostic import Diagnostic, near
 from objdsl.emit.load import Compiled
 from objdsl.emit.load import load as load_program
 from objdsl.emit.torch_source import Input, Layout
+from objdsl.fused.head import Head
+from objdsl.fused.run import Run
+from objdsl.ir.build import ZERO
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, written
-from objdsl.ir.nodes import Position, Reduce, Scan, Shift
+from objdsl.ir.nodes import LogProb, Position, Reduce, Scan, Shift, Where
 from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.objective import Sampling
+from objdsl.plan import BUDGET, Schedule, Sizes, plan
 from objdsl.source import Source
 
 Rows = Tensor | slice | Sequence[int]
@@ -42,11 +48,13 @@ class Output:
         loss: 0-d, to be minimised; `backward` reaches the trained inputs.
         value: 0-d, what is maximised (J, minus the critic's loss), without gradient.
         reports: the values that the file reports, 0-d, without gradient.
+        log_pi: from `fused` alone, the log-probabilities that it computed, without gradient.
     """
 
     loss: Tensor
     value: Tensor
     reports: dict[str, Tensor]
+    log_pi: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -370,6 +378,121 @@ class Objective:
         inputs = self._trained(step, log_pi, trained)
         with torch.no_grad():
             return self._evaluate(step, {name: x.detach() for name, x in inputs.items()})
+
+    def fused(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        tokens: Tensor,
+        step: Step,
+        *,
+        bias: Tensor | None = None,
+        temperature: float = 1.0,
+        softcap: float | None = None,
+        kept: Tensor | None = None,
+        schedule: Schedule | None = None,
+        budget: int = BUDGET,
+        **trained: Tensor,
+    ) -> Output:
+        """The loss from the hidden states on: logits and their gradients are never stored.
+
+        `loss.backward()` reaches `hidden`, `weight`, `bias` and the inputs in `trained`. Logits,
+        log-probabilities and sums are float32 whatever the model's type (float64 for float64).
+
+        Args:
+            hidden: `[N, T, H]` or `[M, H]`, what the head is applied to: the states that *predict*
+                the tokens.
+            weight: `[V, H]`, of the head; frozen if it needs no gradient.
+            tokens: `[N, T]` or `[M]`, the words that were sampled.
+            step: what `prepare` returned, or some rows of it.
+            bias: `[V]`.
+            temperature: by which the logits are divided.
+            softcap: `c tanh(z / c)` is applied to the logits before that.
+            kept: `[N, T, V]` or `[M, V]`, the words that the sampler kept.
+            schedule: instead of the one that is chosen; see `objdsl compile --stage plan`.
+            budget: bytes for the logits of a chunk.
+            trained: trained inputs that do not come out of the head, such as `value`.
+
+        Raises:
+            ValueError: for wrong shapes, and for a schedule that cannot compute the objective.
+        """
+        coupled = self._coupled_weights
+        tail = 2 if step.layout == "padded" else 1
+        shape = tuple(step.mask.shape) if tail == 2 else (int(step.lengths.sum()),)
+        if tuple(hidden.shape[:-1]) != shape or tuple(tokens.shape) != shape:
+            raise ValueError(
+                f"hidden must be [{', '.join(map(str, shape))}, H] and tokens the same without H, "
+                f"not {list(hidden.shape)} and {list(tokens.shape)}"
+            )
+        inputs = [x for x in (hidden, weight, bias) if x is not None]
+        with torch.no_grad():
+            head = Head(
+                weight.detach(),
+                None if bias is None else bias.detach(),
+                temperature,
+                softcap,
+                None if kept is None else kept.flatten(0, -2),
+            )
+            frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
+            sizes = Sizes(
+                int(step.lengths.sum()), int(step.lengths.max()), weight.shape[1], weight.shape[0],
+                8 if head.wide == torch.float64 else 4, frozen,
+            )  # fmt: skip
+            chosen = plan(coupled, sizes, budget=budget, schedule=schedule)
+            others = {name: x.detach() for name, x in trained.items()}
+            run = Run(self, step, coupled, others, self._alive(step))
+            made, (value, weights, reports) = run(
+                head, hidden.detach().flatten(0, -2), tokens.flatten(), chosen, frozen=frozen
+            )
+        by_weight = torch.zeros_like(weight) if made.weight is None else made.weight
+        gradients = [made.hidden.view(hidden.shape), by_weight.to(weight.dtype)]
+        if bias is not None:
+            by_bias = torch.zeros_like(bias) if made.bias is None else made.bias
+            gradients.append(by_bias.to(bias.dtype))
+        for name, x in trained.items():
+            if name in weights:
+                inputs.append(x)
+                gradients.append(weights[name])
+        loss = _ClosedForm.apply(value, len(inputs), *inputs, *gradients)  # type: ignore[no-untyped-call]
+        return Output(loss, value, reports, made.log_pi.view(shape))
+
+    @cached_property
+    def _coupled_weights(self) -> Coupled:
+        return coupled_weights(self.formula)
+
+    @cached_property
+    def _living(self) -> Objective | None:
+        """An objective whose weight is 1 where this one may have a weight, and 0 elsewhere."""
+        coupled = self._coupled_weights
+        if coupled.alive is None:
+            return None
+        count = Where(coupled.alive, LogProb(coupled.name, trained=True), ZERO)
+        formula = replace(
+            self.formula, goal=Reduce("sum", TOKEN, count), critic=None, reports=(), keep=None
+        )
+        return Objective(formula, self.params)
+
+    def _alive(self, step: Step) -> Tensor | None:
+        """`[N * T]` or `[M]`, the tokens that may have a weight, as far as data say so."""
+        living = self._living
+        if living is None or not step.whole:
+            return None
+        zeros = torch.zeros(step.mask.shape, device=step.mask.device)
+        if step.layout == "packed":
+            zeros = zeros[step.mask]
+        program = living._program(step.layout)
+        inputs = program.program.prepare.inputs
+        arguments = step.arguments(inputs, zeros.dtype)
+        stored = program.prepare(**arguments, **living._params(inputs))
+        copied = replace(
+            step,
+            tokens=dict(step.tokens),
+            responses=dict(step.responses),
+            scalars=dict(step.scalars),
+        )
+        ready = _stored(copied, stored, program.program.prepare.outputs, zeros.dtype)
+        _, weights, _ = living.weights(step=ready, **{living.live[0]: zeros})
+        return weights[living.live[0]].flatten() != 0
 
     def _evaluate(
         self, step: Step, inputs: dict[str, Tensor]

@@ -12,10 +12,11 @@ import click
 from objdsl import driver
 from objdsl.cli.inputs import text
 from objdsl.cli.output import code
+from objdsl.ir.objective import Objective
 from objdsl.source import Span
 from objdsl.syntax.parse import parse
 
-STAGES = ("tree", "ir", "weights", "torch")
+STAGES = ("tree", "ir", "weights", "plan", "torch")
 
 
 @click.command(epilog="Example: objdsl compile dapo --layout packed -o dapo.py")
@@ -24,8 +25,8 @@ STAGES = ("tree", "ir", "weights", "torch")
     "--stage",
     type=click.Choice(STAGES),
     default="torch",
-    help="Where to stop: the syntax tree or the IR (JSON), the gradient weights (mathematics), or "
-    "PyTorch source (the default).",
+    help="Where to stop: the syntax tree or the IR (JSON), the gradient weights (mathematics), the "
+    "plan of the fused head, or PyTorch source (the default).",
 )
 @click.option(
     "--latex", is_flag=True, help="The formula in LaTeX; with --stage weights, its derivative."
@@ -49,6 +50,8 @@ def compile(file: str, stage: str, latex: bool, layout: str, output: Path | None
         formula = driver.compile_source(source)
         made = driver.mathematics(formula, weights=stage == "weights", latex=latex)
         language = "latex" if latex else "text"
+    elif stage == "plan":
+        made, language = _plan(driver.compile_source(source)), "text"
     elif stage == "ir":
         made, language = driver.ir(driver.compile_source(source)) + "\n", "json"
     else:
@@ -59,6 +62,40 @@ def compile(file: str, stage: str, latex: bool, layout: str, output: Path | None
     else:
         output.write_text(made, encoding="utf-8", newline="\n")
         click.echo(f"wrote {output}")
+
+
+# A step that people train with, and the head of a model of eight billion parameters.
+_TOKENS, _LONGEST, _HIDDEN, _WORDS = 32_768, 8_192, 4_096, 128_256
+
+
+def _plan(objective: Objective) -> str:
+    """What decides the schedule, the schedule, and what it costs."""
+    from objdsl.analysis.coupling import coupled
+    from objdsl.ir.show import names_of, text
+    from objdsl.plan import Sizes, legal, plan
+
+    try:
+        found = coupled(objective)
+        chosen = plan(found, Sizes(_TOKENS, _LONGEST, _HIDDEN, _WORDS))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    names = names_of(objective.bindings)
+    alive = "every token" if found.alive is None else text(found.alive, names)
+    return "".join(
+        f"{title:<12}{said}\n"
+        for title, said in (
+            ("schedule", chosen.schedule),
+            ("because", chosen.reason),
+            ("possible", "; ".join(legal(found))),
+            ("live", f"tokens where {alive}" if found.alive is not None else alive),
+            ("products", f"{chosen.units:g} of tokens x hidden x vocabulary, if all are live"),
+            ("", f"for {_TOKENS} tokens, {_LONGEST} in the longest response, hidden {_HIDDEN}, "
+             f"{_WORDS} words:"),
+            ("chunk", f"{chosen.chunk} tokens"),
+            ("scratch", f"{chosen.scratch / 2**30:.1f} GiB, where logits would take "
+             f"{4 * _TOKENS * _WORDS / 2**30:.1f}"),
+        )
+    )  # fmt: skip
 
 
 def _plain(node: Any) -> Any:

@@ -24,12 +24,12 @@ Check = Callable[["Rule", Facts], Iterator[Diagnostic]]
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What is looked for, and how.
+class Page:
+    """What people read about one kind of finding.
 
     Attributes:
         name: what people write to select or silence it; reads after "allow ...".
-        code: `OBJ` and three digits; never used again for another rule.
+        code: `OBJ` and three digits; never used again for another kind.
         severity: of its findings, unless one of them says otherwise. Only what is proven is a
             warning or an error.
         doc: Markdown.
@@ -38,7 +38,6 @@ class Rule:
     name: str
     code: str
     severity: Severity
-    check: Check
     doc: str
 
     @property
@@ -48,8 +47,15 @@ class Rule:
 
     @property
     def page(self) -> str:
-        """The rule as a page of Markdown."""
+        """All of it, with a title."""
         return f"# {self.name}\n\n{self.code}, {self.severity}. {self.doc.strip()}\n"
+
+
+@dataclass(frozen=True)
+class Rule(Page):
+    """What is looked for in an objective, and how."""
+
+    check: Check
 
     def __call__(self, facts: Facts) -> Iterator[Diagnostic]:
         return self.check(self, facts)
@@ -76,6 +82,6 @@ def rule(name: str, code: str, severity: Severity) -> Callable[[Check], Rule]:
     """Makes a rule of a function, with the docstring of its module."""
 
     def make(check: Check) -> Rule:
-        return Rule(name, code, severity, check, sys.modules[check.__module__].__doc__ or "")
+        return Rule(name, code, severity, sys.modules[check.__module__].__doc__ or "", check)
 
     return make

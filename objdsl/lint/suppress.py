@@ -1,8 +1,9 @@
 """`# objdsl: ignore[length-normalisation] reproduces GRPO eq. 3`: findings that the author accepts.
 
 At the end of a line such a comment speaks for the statement there, on a line of its own for the
-next statement, before or beside the `objective` line for the whole file. It names rules or codes,
-and gives a reason. It speaks for its own file: one that starts `from` this file answers for itself.
+next statement, inside a statement for that one; before or beside the `objective` line it speaks for
+the whole file. It names rules or codes, and gives a reason. It speaks for its own file: one that
+starts `from` this file answers for itself.
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity, near
-from objdsl.lint.rule import Rule
+from objdsl.diagnostic import Diagnostic, Edit, Fix, near
+from objdsl.lint.comments import (
+    COMMENT_PAGES,
+    MISSPELT,
+    UNEXPLAINED,
+    UNKNOWN,
+    UNNAMED,
+    UNUSED,
+)
+from objdsl.lint.rule import Page
 from objdsl.source import Span
 from objdsl.syntax import tree
 
-COMMENT_RULES = {
-    "suppression-without-reason": "OBJ901",
-    "unused-suppression": "OBJ902",
-    "suppression-without-rule": "OBJ907",
-    "unknown-rule": "OBJ908",
-}
-"""What may be wrong with such a comment."""
-
-_IGNORE = re.compile(r"#\s*objdsl\s*:\s*ignore\s*(\[(?P<rules>[^\]]*)\])?\s*(?P<reason>.*)")
+# It may follow other words in the same comment, and another one may follow it.
+_INSTRUCTION = re.compile(
+    r"(?<!\S)#\s*objdsl\s*:\s*(?P<verb>[\w-]*)\s*(\[(?P<rules>[^\]]*)\])?\s*"
+    r"(?P<reason>.*?)(?=\s+#\s*objdsl\s*:|\s*$)"
+)
 
 
 @dataclass(frozen=True)
@@ -33,17 +38,21 @@ class Ignore:
     """One such comment.
 
     Attributes:
+        verb: `ignore`, or what stands there by mistake.
         rules: the names or codes in brackets, each with its place.
-        covers: the statement that it speaks for, or None for the whole file.
+        covers: the piece of text that it speaks for, or None for the whole file.
     """
 
     span: Span
+    verb: str
     rules: tuple[tuple[str, Span], ...]
     reason: str
     covers: Span | None
 
     def takes(self, finding: Diagnostic) -> list[str]:
         """Which of its names speak for a finding."""
+        if self.verb != "ignore":
+            return []
         if self.covers is not None:
             place = finding.span
             if place is None or place.source != self.span.source:
@@ -55,19 +64,11 @@ class Ignore:
 
 def ignores(file: tree.File) -> list[Ignore]:
     """The comments of a file that accept findings."""
-    found = []
-    for comment in file.comments:
-        match = _IGNORE.match(comment.span.text)
-        if match:
-            start = comment.span.start + (match.start("rules") if match["rules"] else 0)
-            rules = tuple(_named(match["rules"] or "", start, comment.span))
-            covers = _covered(comment, file.statements)
-            found.append(Ignore(comment.span, rules, match["reason"].strip(), covers))
-    return found
+    return [one for comment in file.comments for one in _instructions(comment, file)]
 
 
 def suppress(
-    found: Iterable[Diagnostic], comments: list[Ignore], rules: Iterable[Rule]
+    found: Iterable[Diagnostic], comments: list[Ignore], rules: Iterable[Page]
 ) -> tuple[list[Diagnostic], list[Diagnostic]]:
     """The findings that stay, with what is wrong with the comments; and those that are accepted."""
     kept: list[Diagnostic] = []
@@ -83,54 +84,76 @@ def suppress(
     return kept, accepted
 
 
-def _named(rules: str, start: int, comment: Span) -> Iterator[tuple[str, Span]]:
-    for match in re.finditer(r"[^,\s]+", rules):
-        place = Span(comment.source, start + match.start(), start + match.end())
-        yield match[0], place
+# --- reading a comment ---------------------------------------------------------------------------
 
 
-def _covered(comment: tree.Comment, statements: tuple[tree.Statement, ...]) -> Span | None:
-    """The statement that a comment speaks for; None for the file."""
-    line = comment.span.line
-    later = [s for s in statements if s.span.start > comment.span.start]
-    here = [s for s in statements if s.span.line <= line <= _last_line(s.span)]
-    chosen = later[:1] if comment.own_line else here[-1:]
-    if not chosen or isinstance(chosen[0], tree.Header) or chosen[0] is statements[0]:
-        return None
-    return chosen[0].span
+def _instructions(comment: tree.Comment, file: tree.File) -> Iterator[Ignore]:
+    source, offset = comment.span.source, comment.span.start
+    for match in _INSTRUCTION.finditer(comment.span.text):
+        span = Span(source, offset + match.start(), offset + match.end())
+        names = re.finditer(r"[^,\s]+", match["rules"] or "")
+        first = offset + match.start("rules")
+        rules = tuple(
+            (name[0], Span(source, first + name.start(), first + name.end())) for name in names
+        )
+        yield Ignore(span, match["verb"], rules, match["reason"], _covered(comment, file))
+
+
+def _covered(comment: tree.Comment, file: tree.File) -> Span | None:
+    """The statement that a comment speaks for, of no length if there is none; None for the file.
+
+    A comment inside a statement speaks for it, on whichever line: `fmt` moves it in front.
+    """
+    at, line = comment.span.start, comment.span.line
+    for statement in file.statements:
+        span = statement.span
+        beside = not comment.own_line and span.line <= line <= _last_line(span)
+        if span.start < at < span.end or beside or (comment.own_line and at < span.start):
+            return None if isinstance(statement, tree.Header) else span
+    return Span(comment.span.source, at, at)
 
 
 def _last_line(span: Span) -> int:
     return span.source.position(max(span.end - 1, span.start))[0]
 
 
+# --- what is wrong with it -----------------------------------------------------------------------
+
+
 def _faults(comment: Ignore, known: set[str], used: set[tuple[Span, str]]) -> Iterator[Diagnostic]:
+    if comment.verb != "ignore":
+        hint = "write `# objdsl: ignore[length-normalisation] why`"
+        said = f"`{comment.verb}` is nothing that a comment can say"
+        yield _fault(MISSPELT, said, comment.span, help=hint)
+        return
     if not comment.rules:
         hint = "name the rule: `# objdsl: ignore[length-normalisation] why`"
-        said = "this comment does not say what it ignores"
-        yield _fault("suppression-without-rule", said, comment.span, help=hint)
+        yield _fault(UNNAMED, "this comment does not say what it ignores", comment.span, help=hint)
         return
     if not comment.reason:
         hint = "write the reason after the bracket"
-        said = "this comment does not say why"
-        yield _fault("suppression-without-reason", said, comment.span, help=hint)
+        yield _fault(UNEXPLAINED, "this comment does not say why", comment.span, help=hint)
+    about_comments = {name for page in COMMENT_PAGES for name in (page.name, page.code)}
     for name, span in comment.rules:
-        if name not in known:
+        if name in about_comments:
+            said = f"`{name}` is about comments: no comment accepts it"
+            yield _fault(UNKNOWN, said, span, help="mend the comment that it points at")
+        elif name not in known:
             guess = near(name, known)
             hint = f"did you mean `{guess}`?" if guess else "`objdsl rule` lists them"
-            yield _fault("unknown-rule", f"there is no rule `{name}`", span, help=hint)
+            yield _fault(UNKNOWN, f"there is no rule `{name}`", span, help=hint)
         elif (comment.span, name) not in used:
             said = f"`{name}` finds nothing here"
-            yield _fault("unused-suppression", said, span, fix=_without(comment, name))
+            yield _fault(UNUSED, said, span, fix=_without(comment, name))
 
 
-def _fault(name: str, message: str, span: Span, **details: Any) -> Diagnostic:
-    return Diagnostic(name, COMMENT_RULES[name], Severity.WARNING, message, span, **details)
+def _fault(page: Page, message: str, span: Span, **details: Any) -> Diagnostic:
+    return Diagnostic(page.name, page.code, page.severity, message, span, **details)
 
 
 def _without(comment: Ignore, name: str) -> Fix:
     """The comment without a name; without any name there is no comment."""
-    text = comment.span.source.text
+    source, text = comment.span.source, comment.span.source.text
     rest = [other for other, _ in comment.rules if other != name]
     if rest:
         first, last = comment.rules[0][1], comment.rules[-1][1]
@@ -139,7 +162,6 @@ def _without(comment: Ignore, name: str) -> Fix:
         start = comment.span.start
         while start and text[start - 1] in " \t":
             start -= 1
-        own_line = start == 0 or text[start - 1] == "\n"
-        end = comment.span.end + (own_line and comment.span.end < len(text))
-        edit = Edit(Span(comment.span.source, start, end), "")
+        is_line = (start == 0 or text[start - 1] == "\n") and text[comment.span.end :][:1] == "\n"
+        edit = Edit(Span(source, start, comment.span.end + is_line), "")
     return Fix(f"remove `{name}`", (edit,), safe=True)

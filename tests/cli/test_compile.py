@@ -32,3 +32,20 @@ def test_the_tree_is_json_with_places_in_the_text(run: Run) -> None:
     assert goal["node"] == "Goal"
     start, end = goal["value"]["span"]
     assert text[start:end] == "mean[p,i,t] (reward * pi)"
+
+
+@pytest.mark.parametrize(
+    "name", ["reinforce", "grpo", "dapo", "gspo", "clip_cov", "kl_exact", "ppo"]
+)
+def test_the_plan(run: Run, golden: Callable[[str, str], None], name: str) -> None:
+    golden(f"plan/{name}.txt", run("compile", name, "--stage", "plan").output)
+
+
+def test_a_plan_for_one_policy(run: Run) -> None:
+    text = (
+        "objective two\npolicy inner = pi at layer 2\n"
+        "maximize mean[p,i] (reward * sum[t] (log(pi) + log(inner)))\n"
+    )
+    result = run("compile", "-", "--stage", "plan", input=text)
+    assert result.exit_code == 2
+    assert "trains 2 policies" in result.output

@@ -1,0 +1,166 @@
+"""When the weight of a token is known, and which tokens have none: what decides a schedule.
+
+The gradient of the language-model head is `sum_t w_t (onehot(y_t) - p_t) h_t`. It can be formed in
+the pass that computes the logits if `w_t` is known by then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from objdsl.differentiate import Leaf, differentiate
+from objdsl.ir.build import ONE, ZERO, both, sub
+from objdsl.ir.nodes import (
+    Binary,
+    Expr,
+    LogDist,
+    LogProb,
+    Others,
+    Pick,
+    Reduce,
+    Scan,
+    Shift,
+    Stop,
+    Top,
+    Unary,
+    Where,
+    topological,
+)
+from objdsl.ir.objective import Objective
+
+
+class Coupling(IntEnum):
+    """Which current log-probabilities the weight of a token needs. Each holds those before it."""
+
+    KNOWN = 0
+    """None: the weight is data, known before the forward pass."""
+    TOKEN = 1
+    """Its own token's, and the distribution there."""
+    RESPONSE = 2
+    """Those of its whole response."""
+    STEP = 3
+    """Those of other responses."""
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """What is known of the weights of an objective before it meets data.
+
+    Attributes:
+        log_prob: of the weight by the sampled token's log-probability; None if there is none.
+        words: of that by the whole distribution; None if there is none.
+        name: the policy that is trained.
+        alive: a mask without current values that holds wherever the weight by the sampled token is
+            not 0; None if every token may have one.
+        reports: whether a report needs the log-probability of tokens without a weight.
+    """
+
+    log_prob: Coupling | None
+    words: Coupling | None
+    name: str
+    alive: Expr | None
+    reports: bool
+
+    @property
+    def worst(self) -> Coupling:
+        return max(c for c in (self.log_prob, self.words) if c is not None)
+
+
+def coupled(objective: Objective) -> Coupled:
+    """The coupling of an objective that trains one policy.
+
+    Raises:
+        ValueError: it trains no policy, or several.
+    """
+    goal, critic = objective.goal, objective.critic
+    weights = differentiate(goal if critic is None else sub(goal, critic))
+    policies = {leaf.policy for leaf in weights if isinstance(leaf, LogProb | LogDist)}
+    if len(policies) != 1:
+        raise ValueError(f"{objective.name} trains {len(policies)} policies; a head belongs to one")
+    log_prob = _of(weights, LogProb)
+    words = _of(weights, LogDist)
+    return Coupled(
+        None if log_prob is None else coupling(log_prob),
+        None if words is None else coupling(words),
+        policies.pop(),
+        None if log_prob is None or words is not None else alive(log_prob),
+        any(report.value.current for report in objective.reports),
+    )
+
+
+def _of(weights: dict[Leaf, Expr], kind: type[Expr]) -> Expr | None:
+    return next((w for leaf, w in weights.items() if isinstance(leaf, kind)), None)
+
+
+def coupling(weight: Expr) -> Coupling:
+    """Which current values a weight needs."""
+    known: dict[Expr, Coupling] = {}
+    for node in topological(weight):
+        known[node] = _node(node, known) if node.current else Coupling.KNOWN
+    return known[weight]
+
+
+def _node(node: Expr, known: dict[Expr, Coupling]) -> Coupling:
+    below = max((known[child] for child in node.children), default=Coupling.TOKEN)
+    match node:
+        case Reduce(_, over) | Top(over) | Pick(over):
+            if "p" in over or "i" in over:
+                return Coupling.STEP
+            return max(below, Coupling.RESPONSE) if "t" in over else below
+        case Others():
+            return Coupling.STEP
+        case Scan() | Shift():
+            return max(below, Coupling.RESPONSE)
+    return below
+
+
+def alive(weight: Expr) -> Expr | None:
+    """A mask of data that holds wherever a weight is not 0: masks, and factors that may be 0."""
+    match weight:
+        case Stop(x) | Unary("neg", x):
+            return alive(x)
+        case Where(m, a, b) if b == ZERO:
+            return _both(_of_data(m), alive(a))
+        case Binary("mul", a, b):
+            return _both(_nonzero(a), _nonzero(b))
+        case Binary("div", a, _):
+            return _nonzero(a)
+        case Binary("add" | "sub", a, b):
+            first, second = alive(a), alive(b)
+            if first is None or second is None:
+                return None
+            return first if first == second else Binary("or", first, second)
+    return None
+
+
+def _of_data(mask: Expr) -> Expr | None:
+    """The conditions of a mask that no current value changes."""
+    if not mask.current:
+        return mask
+    match mask:
+        case Binary("and", a, b):
+            return _both(_of_data(a), _of_data(b))
+    return None
+
+
+def _nonzero(x: Expr) -> Expr | None:
+    """Where a factor is not 0, as far as data say so; None if it cannot be, or they do not say."""
+    if x.current:
+        return alive(x)
+    match x:
+        case Where(m, a, b) if b == ZERO:
+            return _both(m, _nonzero(a))
+        case Unary("neg", a) | Stop(a) | Binary("div", a, _):
+            return _nonzero(a)
+        case Binary("mul", a, b):
+            return _both(_nonzero(a), _nonzero(b))
+        case Reduce("sum", _, inner, _) if inner == ONE:
+            return None
+    return Binary("ne", x, ZERO) if x.indices else None
+
+
+def _both(a: Expr | None, b: Expr | None) -> Expr | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return both(a, b)

@@ -1,0 +1,184 @@
+"""An objective through a plan: which rows when, and what it says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from objdsl.analysis.coupling import Coupled, Coupling
+from objdsl.fused.head import Head, chunks
+from objdsl.fused.passes import Gradients, one_pass, two_passes, word_pass
+from objdsl.plan import Plan
+
+Weights = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+
+
+class Rows(Protocol):
+    """What is used of a step: its shape, and parts of it."""
+
+    @property
+    def lengths(self) -> Tensor: ...
+    @property
+    def mask(self) -> Tensor: ...
+    @property
+    def layout(self) -> str: ...
+    def __getitem__(self, rows: slice) -> Any: ...
+
+
+class Weighs(Protocol):
+    """What is used of an objective."""
+
+    def weights(
+        self, log_pi: Tensor | None = None, step: Any = None, **trained: Tensor
+    ) -> Weights: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One evaluation of an objective over a head.
+
+    Attributes:
+        objective: gives the weights.
+        step: its rows.
+        coupled: what is known of the weights.
+        others: the trained inputs that do not come out of the head, such as a critic's `value`.
+        alive: `[M]`, rows that may have a weight; None for all.
+    """
+
+    objective: Weighs
+    step: Rows
+    coupled: Coupled
+    others: Mapping[str, Tensor]
+    alive: Tensor | None = None
+
+    def __call__(
+        self, head: Head, hidden: Tensor, tokens: Tensor, plan: Plan, *, frozen: bool
+    ) -> tuple[Gradients, Weights]:
+        """The gradients of J by what the head is made of, and value, weights and reports.
+
+        Args:
+            hidden: `[M, H]`, of packed tokens or of the flattened matrix `[N * T, H]`.
+            tokens: `[M]`.
+        """
+        if self.coupled.words is not None:
+            return self._by_words(head, hidden, tokens, plan, frozen)
+        rows = self._places()
+        if plan.schedule == "two passes":
+            made = two_passes(
+                head, hidden, tokens, rows, self._weigh, chunk=plan.chunk, width=plan.slice,
+                frozen=frozen,
+            )  # fmt: skip
+            return made, self._weights(made.log_pi)
+        living, dead = self._parted(rows, plan)
+        whole = plan.schedule == "one pass, whole responses"
+        pieces = self._responses(living, plan.chunk) if whole else chunks(living, plan.chunk)
+        silent = chunks(dead, plan.chunk) if len(dead) else ()
+        made = one_pass(head, hidden, tokens, pieces, self._weigh, silent=silent, frozen=frozen)
+        return made, self._weights(made.log_pi)
+
+    # --- what the objective says -----------------------------------------------------------------
+
+    def _weights(self, log_pi: Tensor) -> Weights:
+        shaped = log_pi.view(self.step.mask.shape) if self.step.layout == "padded" else log_pi
+        name = f"log_{self.coupled.name}"
+        return self.objective.weights(step=self.step, **{name: shaped}, **self.others)
+
+    def _weigh(self, log_pi: Tensor) -> Tensor:
+        return self._weights(log_pi)[1][f"log_{self.coupled.name}"].flatten()
+
+    # --- which rows ------------------------------------------------------------------------------
+
+    def _places(self) -> Tensor:
+        """Where the tokens are, response by response."""
+        if self.step.layout == "packed":
+            many = int(self.step.lengths.sum())
+            return torch.arange(many, device=self.step.lengths.device)
+        return self.step.mask.flatten().nonzero().squeeze(-1)
+
+    def _parted(self, rows: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+        """The rows that may have a weight, and those that have none for certain."""
+        if self.alive is None:
+            return rows, rows[:0]
+        living = self.alive[rows]
+        if self.coupled.worst is Coupling.RESPONSE:
+            # A weight needs all of its response, so that lives or dies as one.
+            owner = torch.repeat_interleave(self.step.lengths)
+            some = torch.zeros_like(self.step.lengths).index_add_(0, owner, living.long())
+            living = (some > 0)[owner]
+        return rows[living], rows[~living]
+
+    def _responses(self, rows: Tensor, size: int) -> Iterator[Tensor]:
+        """Rows in chunks of whole responses, of about `size` tokens."""
+        places = self._places()
+        owner = torch.repeat_interleave(self.step.lengths)[torch.isin(places, rows)]
+        lengths = torch.bincount(owner, minlength=len(self.step.lengths)).tolist()
+        start = end = 0
+        for length in lengths:
+            if end > start and end + length - start > size:
+                yield rows[start:end]
+                start = end
+            end += length
+        if end > start:
+            yield rows[start:end]
+
+    # --- weights of words ------------------------------------------------------------------------
+
+    def _by_words(
+        self, head: Head, hidden: Tensor, tokens: Tensor, plan: Plan, frozen: bool
+    ) -> tuple[Gradients, Weights]:
+        """Responses in chunks, each a part of the step whose value and reports add up."""
+        name, places = f"log_{self.coupled.name}", self._places()
+        found: list[Weights] = []
+        parts = list(self._parts(plan.chunk))
+        pieces = [places[start:end] for _, start, end in parts]
+        which = iter(parts)
+
+        def weigh(rows: Tensor, log_pi: Tensor, log_p: Tensor) -> tuple[Tensor | None, Tensor]:
+            responses, start, end = next(which)
+            part = self.step[responses] if len(parts) > 1 else self.step
+            inputs = {f"{name}_dist": self._shaped(log_p, part)}
+            if self.coupled.log_prob is not None:
+                inputs[name] = self._shaped(log_pi, part)
+            others = {
+                k: x[responses] if x.dim() > 1 else x[start:end] for k, x in self.others.items()
+            }
+            said = self.objective.weights(step=part, **inputs, **others)
+            found.append(said)
+            words = self._flat(said[1][f"{name}_dist"], part)
+            w = said[1].get(name)
+            return None if w is None else self._flat(w, part), words
+
+        made = word_pass(head, hidden, tokens, pieces, weigh, frozen=frozen)
+        value = torch.stack([said[0] for said in found]).sum()
+        names = found[0][2]
+        reports = {one: torch.stack([said[2][one] for said in found]).sum() for one in names}
+        weights = {
+            one: torch.cat([said[1][one] for said in found])
+            for one in self.others
+            if one in found[0][1]
+        }
+        return made, (value, weights, reports)
+
+    def _parts(self, size: int) -> Iterator[tuple[slice, int, int]]:
+        """Responses in turn, as a slice of the step's rows and of its tokens."""
+        first = start = end = 0
+        for row, length in enumerate(self.step.lengths.tolist()):
+            if row > first and end + length - start > size:
+                yield slice(first, row), start, end
+                first, start = row, end
+            end += length
+        yield slice(first, len(self.step.lengths)), start, end
+
+    def _shaped(self, x: Tensor, part: Any) -> Tensor:
+        if part.layout == "packed":
+            return x
+        full = x.new_zeros(*part.mask.shape, *x.shape[1:])
+        full[part.mask] = x
+        return full
+
+    def _flat(self, x: Tensor, part: Any) -> Tensor:
+        return x if part.layout == "packed" else x[part.mask]

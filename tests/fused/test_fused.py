@@ -1,0 +1,224 @@
+"""The fused head computes what logits, log-softmax, the objective and autograd compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import objdsl
+from objdsl import gallery
+from objdsl.plan import SCHEDULES, Schedule, legal
+
+V, H = 11, 6
+LENGTHS = torch.tensor([3, 6, 1, 2, 4, 6, 2, 3])
+PARAMS = {
+    "clip_cov": {"low": 0.0, "high": 0.5, "fraction": 0.3},
+    "kl_cov": {"fraction": 0.3},
+    "gspo": {"eps_low": 0.1, "eps_high": 0.1},
+    "dapo": {"L_max": 5, "L_cache": 3},
+    "deepseek_v32": {"beta": 0.1, "delta": 0.05},
+}
+
+
+def scene(objective: objdsl.Objective, packed: bool, seed: int = 0) -> dict[str, Any]:
+    """Hidden states, a head, and the data of a step whose policies are near each other."""
+    torch.manual_seed(seed)
+    mask = torch.arange(6) < LENGTHS[:, None]
+    f64 = {"dtype": torch.float64}
+    hidden, weight = torch.randn(8, 6, H, **f64), torch.randn(V, H, **f64) / 2
+    bias, tokens = torch.randn(V, **f64) / 3, torch.randint(V, (8, 6))
+    log_p = torch.log_softmax(hidden @ weight.T + bias, -1)
+    near = log_p.gather(-1, tokens[..., None]).squeeze(-1)
+    columns: dict[str, Tensor] = {}
+    for name, column in objective.columns.items():
+        match column.indices:
+            case ("p", "i", "t", "v"):
+                x = torch.log_softmax(log_p + 0.3 * torch.randn(8, 6, V, **f64), -1)
+            case ("p", "i", "t"):
+                x = near + 0.3 * torch.randn(8, 6, **f64)
+            case ("p",):
+                x = torch.ones(8, **f64)
+            case _:
+                x = torch.tensor([1.0, 0, 0, 1, 0, 0, 1, 0], **f64)
+        columns[name] = x
+    pick = (lambda x: x[mask]) if packed else (lambda x: x)
+    columns = {n: pick(x) if x.dim() > 1 else x for n, x in columns.items()}
+    rows = {"lengths": LENGTHS} if packed else {"mask": mask}
+    return {
+        "hidden": pick(hidden), "weight": weight, "bias": bias, "tokens": pick(tokens),
+        "columns": columns, "rows": {**rows, "prompt": torch.arange(8) // 2}, "mask": mask,
+    }  # fmt: skip
+
+
+def prepared(objective: objdsl.Objective, data: dict[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+    """The step, and the trained inputs that do not come out of the head."""
+    columns = dict(data["columns"])
+    live = {name: columns.pop(name) for name in objective.live}
+    others = {n: x.requires_grad_() for n, x in live.items() if not n.startswith("log_")}
+    generator = torch.Generator().manual_seed(0)
+    return objective.prepare(**columns, **data["rows"], generator=generator), others
+
+
+def plain(
+    objective: objdsl.Objective, data: dict[str, Any], step: Any, others: dict[str, Tensor],
+    temperature: float, softcap: float | None,
+) -> tuple[objdsl.objective.Output, list[Tensor]]:  # fmt: skip
+    """By logits and autograd."""
+    leaves = [data[k].clone().requires_grad_() for k in ("hidden", "weight", "bias")]
+    z = leaves[0] @ leaves[1].T + leaves[2]
+    if softcap is not None:
+        z = softcap * torch.tanh(z / softcap)
+    log_p = torch.log_softmax(z / temperature, -1)
+    inputs: dict[str, Tensor] = {}
+    for name in objective.live:
+        if name.endswith("_dist"):
+            inputs[name] = log_p
+        elif name.startswith("log_"):
+            inputs[name] = log_p.gather(-1, data["tokens"][..., None]).squeeze(-1)
+    out = objective(step=step, **inputs, **others)
+    out.loss.backward()
+    return out, [x.grad for x in (*leaves, *others.values())]  # type: ignore[misc]
+
+
+def fused(
+    objective: objdsl.Objective, data: dict[str, Any], step: Any, others: dict[str, Tensor],
+    **options: Any,
+) -> tuple[objdsl.objective.Output, list[Tensor]]:  # fmt: skip
+    leaves = [data[k].clone().requires_grad_() for k in ("hidden", "weight", "bias")]
+    again = {name: x.detach().clone().requires_grad_() for name, x in others.items()}
+    out = objective.fused(
+        leaves[0], leaves[1], data["tokens"], step, bias=leaves[2], **again, **options
+    )
+    out.loss.backward()
+    return out, [x.grad for x in (*leaves, *again.values())]  # type: ignore[misc]
+
+
+def assert_same(ours: Any, theirs: Any, reports: bool = True) -> None:
+    (out, gradients), (other, others) = ours, theirs
+    torch.testing.assert_close(out.value, other.value, rtol=1e-11, atol=1e-12)
+    for x, y in zip(gradients, others, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
+    if reports:
+        assert out.reports.keys() == other.reports.keys()
+    for name in out.reports:
+        torch.testing.assert_close(out.reports[name], other.reports[name], rtol=1e-11, atol=1e-12)
+
+
+def trainable(name: str) -> bool:
+    return len([x for x in objdsl.load(name).live if x.startswith("log_") and "dist" not in x]) <= 1
+
+
+NAMES = [name for name in gallery.names() if trainable(name)]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_schedule_is_the_plain_computation(name: str, packed: bool) -> None:
+    objective = objdsl.load(name, **PARAMS.get(name, {}))
+    data = scene(objective, packed)
+    step, others = prepared(objective, data)
+    expected = plain(objective, data, step, others, 1.3, 5.0)
+    schedules = legal(objective._coupled_weights)
+    assert schedules
+    for schedule in schedules:
+        for budget in (8 * V * 5, 1 << 30):  # chunks of five tokens, and one chunk
+            said = fused(
+                objective, data, step, others, temperature=1.3, softcap=5.0,
+                schedule=schedule, budget=budget,
+            )  # fmt: skip
+            whole = objective._coupled_weights.words is None or budget > 1000
+            assert_same(said, expected, reports=whole)
+
+
+@pytest.mark.parametrize("name", ["grpo", "gspo", "kl_exact", "clip_cov"])
+def test_micro_batches_add_up(name: str) -> None:
+    objective = objdsl.load(name, **PARAMS.get(name, {}))
+    data = scene(objective, packed=False)
+    step, others = prepared(objective, data)
+    expected = plain(objective, data, step, others, 1.0, None)
+    if objective.coupled:
+        log_p = torch.log_softmax(data["hidden"] @ data["weight"].T + data["bias"], -1)
+        log_pi = log_p.gather(-1, data["tokens"][..., None]).squeeze(-1)
+        step = objective.couple(step, log_pi=log_pi)
+    leaves = [data[k].clone().requires_grad_() for k in ("hidden", "weight", "bias")]
+    value = torch.zeros((), dtype=torch.float64)
+    for rows in torch.randperm(8).split(3):
+        out = objective.fused(
+            leaves[0][rows], leaves[1], data["tokens"][rows], step[rows], bias=leaves[2]
+        )
+        out.loss.backward()
+        value += out.value
+    torch.testing.assert_close(value, expected[0].value)
+    for x, y in zip(leaves, expected[1], strict=False):
+        torch.testing.assert_close(x.grad, y, rtol=1e-10, atol=1e-12)
+
+
+def test_words_that_were_not_kept_have_no_part() -> None:
+    objective = objdsl.load("grpo")
+    data = scene(objective, packed=False)
+    step, others = prepared(objective, data)
+    kept = torch.rand(8, 6, V) < 0.6
+    kept.scatter_(-1, data["tokens"][..., None], True)
+    leaves = [data[k].clone().requires_grad_() for k in ("hidden", "weight", "bias")]
+    z = (leaves[0] @ leaves[1].T + leaves[2]).masked_fill(~kept, -torch.inf)
+    log_pi = torch.log_softmax(z, -1).gather(-1, data["tokens"][..., None]).squeeze(-1)
+    out = objective(log_pi, step)
+    out.loss.backward()
+    expected = out, [x.grad for x in leaves]
+    for schedule in SCHEDULES:
+        assert_same(fused(objective, data, step, others, kept=kept, schedule=schedule), expected)
+
+
+def test_dead_responses_take_one_product_and_change_nothing() -> None:
+    """Where all rewards of a group are alike, and no KL is left, nothing is learned."""
+    objective = objdsl.load("dapo", **PARAMS["dapo"])
+    data = scene(objective, packed=False)
+    data["columns"]["reward"][:4] = 1.0
+    step, others = prepared(objective, data)
+    alive = objective._alive(step)
+    assert alive is not None
+    assert not alive.view(8, 6)[:4].any()
+    assert alive.view(8, 6)[4:].any()
+    expected = plain(objective, data, step, others, 1.0, None)
+    assert_same(fused(objective, data, step, others), expected)
+
+
+def test_a_frozen_head_has_no_gradient() -> None:
+    objective = objdsl.load("grpo")
+    data = scene(objective, packed=True)
+    step, _ = prepared(objective, data)
+    hidden = data["hidden"].clone().requires_grad_()
+    for schedule in SCHEDULES:
+        out = objective.fused(
+            hidden, data["weight"], data["tokens"], step, bias=data["bias"], schedule=schedule
+        )
+        out.loss.backward()
+    expected = plain(objective, data, step, {}, 1.0, None)
+    torch.testing.assert_close(hidden.grad, 3 * expected[1][0])
+
+
+def test_what_cannot_be_is_refused() -> None:
+    objective = objdsl.load("gspo")
+    data = scene(objective, packed=True)
+    step, _ = prepared(objective, data)
+    arguments = (data["hidden"], data["weight"], data["tokens"], step)
+    schedule: Schedule = "one pass"
+    with pytest.raises(ValueError, match="needs the log-probabilities of its response"):
+        objective.fused(*arguments, schedule=schedule)
+    with pytest.raises(ValueError, match="hidden must be"):
+        objective.fused(data["hidden"][:-1], *arguments[1:])
+
+
+def test_log_probs_without_a_gradient() -> None:
+    objective = objdsl.load("grpo")
+    data = scene(objective, packed=False)
+    found, entropy = objdsl.fused.log_probs(
+        data["hidden"], data["weight"], data["tokens"], bias=data["bias"], entropy=True, chunk=7
+    )
+    log_p = torch.log_softmax(data["hidden"] @ data["weight"].T + data["bias"], -1)
+    torch.testing.assert_close(found, log_p.gather(-1, data["tokens"][..., None]).squeeze(-1))
+    assert entropy is not None
+    torch.testing.assert_close(entropy, -(log_p.exp() * log_p).sum(-1))
