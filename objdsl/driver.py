@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -18,6 +19,10 @@ from objdsl.syntax.parse import parse
 if TYPE_CHECKING:
     from objdsl.differentiate import Leaf
     from objdsl.ir.nodes import Expr
+
+
+# One fix may bring another up; two that undo each other are not waited for.
+_MOST_ROUNDS = 10
 
 
 @cache
@@ -61,8 +66,14 @@ class Checked:
     suppressed: list[Diagnostic]
 
 
-def check(source: Source) -> Checked:
-    """Everything that the checker finds in a text, errors of the language included."""
+def check(source: Source, settings: Mapping[str, float] | None = None) -> Checked:
+    """Everything that the checker finds in a text, errors of the language included.
+
+    `settings` are parameters, where they are not at their defaults.
+
+    Raises:
+        SettingError: for a setting that the objective does not have, or does not allow.
+    """
     from objdsl.lint.run import findings, in_order, registry
     from objdsl.lint.suppress import ignores, suppress
 
@@ -73,8 +84,42 @@ def check(source: Source) -> Checked:
         objective = elaborate(file, prelude(), _base)
     except ObjectiveError as error:
         return Checked(source, None, list(error.diagnostics), [])
+    if settings:
+        objective = objective.at(settings)
     kept, accepted = suppress(findings(objective), ignores(file), registry())
     return Checked(source, objective, in_order(kept), accepted)
+
+
+def mend(
+    checked: Checked, check: Callable[[Source], Checked], *, unsafe: bool
+) -> tuple[Checked, int]:
+    """A text after the fixes of its findings, round by round, and how many were made.
+
+    What every round leaves is an objective: a fix that would break it is not made. `check` says
+    which findings are to be mended; `unsafe` fixes change the objective.
+    """
+    made = 0
+    for _ in range(_MOST_ROUNDS):
+        after, now = _round(checked, check, unsafe)
+        if not now:
+            break
+        checked, made = after, made + now
+    return checked, made
+
+
+def _round(
+    checked: Checked, check: Callable[[Source], Checked], unsafe: bool
+) -> tuple[Checked, int]:
+    """All fixes at once; if that breaks the text, the first one that alone does not."""
+    from objdsl.lint.fixes import fixed
+
+    for findings in (checked.findings, *([one] for one in checked.findings)):
+        source, made = fixed(checked.source, findings, unsafe=unsafe)
+        if made:
+            after = check(source)
+            if after.objective is not None:
+                return after, made
+    return checked, 0
 
 
 def torch_source(formula: Objective, *, packed: bool = False) -> str:

@@ -17,7 +17,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 from objdsl import driver
 from objdsl.cli.app import SECTIONS, main
-from objdsl.lint.run import registry
+from objdsl.lint.run import pages
 from objdsl.source import Source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,20 +119,20 @@ def test_the_schema_of_findings_is_published(compared: Compared) -> None:
 
 def test_every_rule_has_a_page(compared: Compared) -> None:
     """docs/rules is what `objdsl rule` prints."""
-    for rule in registry():
-        compared(f"rules/{rule.name}.md", rule.page)
+    for page in pages():
+        compared(f"rules/{page.name}.md", page.page)
     compared("rules/README.md", "\n".join(_index()))
-    pages = {page.stem for page in (ROOT / "docs" / "rules").glob("*.md")} - {"README"}
-    assert pages == {rule.name for rule in registry()}
+    written = {path.stem for path in (ROOT / "docs" / "rules").glob("*.md")} - {"README"}
+    assert written == {page.name for page in pages()}
 
 
 def _index() -> Iterator[str]:
     yield "# The rules\n"
     yield "What `objdsl check` looks for; `objdsl rule NAME` prints the page.\n"
     yield "| code | rule | severity | |\n| --- | --- | --- | --- |"
-    for rule in registry():
-        link = f"[{rule.name}]({rule.name}.md)"
-        yield f"| {rule.code} | {link} | {rule.severity} | {_cell(rule.summary)} |"
+    for page in pages():
+        link = f"[{page.name}]({page.name}.md)"
+        yield f"| {page.code} | {link} | {page.severity} | {_cell(page.summary)} |"
     yield ""
 
 

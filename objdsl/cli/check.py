@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from objdsl.cli.inputs import STDIN, expand, text
-from objdsl.cli.output import plural, show, summary
+from objdsl.cli.inputs import STDIN, expand, settings, text
+from objdsl.cli.output import plural, show, summary, write
 from objdsl.diagnostic import Diagnostic, ObjectiveError, Severity
 
 if TYPE_CHECKING:
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
     from objdsl.source import Source
 
 FORMATS = ("full", "concise", "json", "github", "sarif")
-_MOST_ROUNDS = 10
 
 
 @click.command(epilog="Example: objdsl check grpo.obj --ignore std-normalisation")
 @click.argument("files", nargs=-1, metavar="[FILES]...")
+@click.option("--set", "set_", multiple=True, metavar="NAME=X", help="A hyper-parameter.")
 @click.option("--select", multiple=True, metavar="RULES", help="Only these rules.")
 @click.option("--ignore", multiple=True, metavar="RULES", help="Not these rules.")
 @click.option(
@@ -41,6 +43,7 @@ _MOST_ROUNDS = 10
 @click.option("--unsafe-fixes", is_flag=True, help="Make those, too, that change the objective.")
 def check(
     files: tuple[str, ...],
+    set_: tuple[str, ...],
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     ignore_suppressions: bool,
@@ -57,139 +60,172 @@ def check(
     current folder. RULES are names, codes, or beginnings of codes (OBJ3), with commas between
     them. The exit code is 0 if there is nothing to report (notes are shown, and do not count), 1 if
     there is, and 2 if a file is not an objective. Of many files the notes are only counted, but
-    with --strict.
+    with --strict. With --diff the findings are written only to a file (-o); --diff --fix shows
+    the fixes that --fix would make, --diff alone shows all.
     """
-    asked = _Asked(_selection(select, ignore, strict), ignore_suppressions, diff, fix, unsafe_fixes)
-    names = expand(files)
-    every = [_checked(name, asked) for name in names]
-    found = [one for checked in every for one in checked.findings]
-    suppressed = sum(len(checked.suppressed) for checked in every)
-    strict = asked.selection.strict
-    if not diff:
-        _report(found, suppressed, len(names), format_, output, strict)
-    if any(checked.objective is None and checked.findings for checked in every):
+    if diff and format_ != "full" and output is None:
+        raise click.UsageError(f"--diff prints a diff: say by -o where the {format_} is to go")
+    asked = _Asked(
+        settings(set_), _rules(select, "--select"), _rules(ignore, "--ignore"), strict,
+        ignore_suppressions, diff, fix, unsafe_fixes,
+    )  # fmt: skip
+    looked_at = [_look(name, asked) for name in expand(files)]
+    if diff:
+        _show_differences(looked_at)
+    if not diff or output is not None:
+        _report(looked_at, format_, output)
+    if any(one.broken for one in looked_at):
         sys.exit(2)
-    sys.exit(1 if any(strict or one.severity is not Severity.NOTE for one in found) else 0)
+    sys.exit(1 if any(one.counted for one in looked_at) else 0)
 
 
 @dataclass(frozen=True)
 class _Asked:
     """What the command line wants."""
 
-    selection: Selection
+    settings: Mapping[str, float]
+    select: tuple[str, ...]
+    ignore: tuple[str, ...]
+    strict: bool
     all: bool  # whatever the comments accept
     diff: bool
     fix: bool
     unsafe: bool
+    selections: dict[Path, Selection] = field(default_factory=dict)  # by folder, as they are read
 
-    def check(self, source: Source) -> Checked:
+    def selection(self, name: str) -> Selection:
+        """The flags over the pyproject.toml of a file; of the current folder, for other texts."""
+        from objdsl.lint.select import ConfigError, configured
+
+        path = Path(name).expanduser()
+        folder = path.resolve().parent if path.is_file() else Path.cwd()
+        if folder not in self.selections:
+            try:
+                base = configured(folder)
+            except ConfigError as error:
+                raise click.UsageError(str(error)) from None
+            self.selections[folder] = base.with_flags(self.select, self.ignore, self.strict)
+        return self.selections[folder]
+
+    def check(self, source: Source, selection: Selection) -> Checked:
         """The findings that are wanted."""
         from objdsl.driver import check
+        from objdsl.ir.objective import SettingError
         from objdsl.lint.run import in_order
 
-        checked = check(source)
+        try:
+            checked = check(source, self.settings)
+        except SettingError as error:
+            raise click.UsageError(f"{source.name}: {error}") from None
         found, accepted = checked.findings, checked.suppressed
         if self.all:
             found, accepted = in_order([*found, *accepted]), []
-        wanted = [one for one in found if self.selection.wants(one, source.name)]
+        wanted = [one for one in found if selection.wants(one, source.name)]
         return replace(checked, findings=wanted, suppressed=accepted)
 
 
-def _selection(select: tuple[str, ...], ignore: tuple[str, ...], strict: bool) -> Selection:
-    """The flags over the nearest pyproject.toml."""
-    from objdsl.lint.run import registry
-    from objdsl.lint.select import ConfigError, checked, configured
+@dataclass(frozen=True)
+class _Looked:
+    """A text before its fixes and after them; if none are made, the two are one."""
+
+    before: Checked
+    after: Checked
+    fixes: int
+    strict: bool
+
+    @property
+    def findings(self) -> list[Diagnostic]:
+        return self.after.findings
+
+    @property
+    def broken(self) -> bool:
+        """Whether the text is no objective."""
+        return self.after.objective is None and bool(self.findings)
+
+    @cached_property
+    def counted(self) -> list[Diagnostic]:
+        """The findings that the exit code is about."""
+        return [one for one in self.findings if self.strict or one.severity is not Severity.NOTE]
+
+
+def _rules(many: tuple[str, ...], flag: str) -> tuple[str, ...]:
+    """The rules that a flag names; an unknown one is a mistake of usage."""
+    names = [name.strip() for one in many for name in one.split(",") if name.strip()]
+    if not names:
+        return ()
+    from objdsl.lint.select import ConfigError, checked
 
     try:
-        base = configured(Path.cwd(), registry())
-        asked = checked(_split(select), registry(), "--select")
-        refused = checked(_split(ignore), registry(), "--ignore")
+        return checked(names, flag)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
-    return replace(
-        base,
-        select=asked or base.select,
-        ignore=(*base.ignore, *refused),
-        strict=strict or base.strict,
-    )
 
 
-def _split(many: tuple[str, ...]) -> list[str]:
-    return [name.strip() for one in many for name in one.split(",") if name.strip()]
-
-
-def _checked(name: str, asked: _Asked) -> Checked:
-    """A file's findings; those that are left after the fixes, if they are made."""
-    from objdsl.driver import Checked
+def _look(name: str, asked: _Asked) -> _Looked:
+    """The findings of a file, and what its fixes make of it; they are written if that is asked."""
+    from objdsl.driver import Checked, mend
     from objdsl.source import Source
 
+    selection = asked.selection(name)
+
+    def check(source: Source) -> Checked:
+        return asked.check(source, selection)
+
     try:
-        before = asked.check(text(name))
+        before = check(text(name))
     except ObjectiveError as error:
-        return Checked(Source(name, ""), None, list(error.diagnostics), [])
+        before = Checked(Source(name, ""), None, list(error.diagnostics), [])
     if before.objective is None or not (asked.diff or asked.fix or asked.unsafe):
-        return before
-    after = _fixed(before, asked)
+        return _Looked(before, before, 0, selection.strict)
+    after, fixes = mend(before, check, unsafe=asked.unsafe or not asked.fix)
     if asked.diff:
-        click.echo(_difference(before.source, after.source), nl=False)
-        return before
-    _save(name, before.source, after.source)
-    return after
+        return _Looked(before, replace(before, source=after.source), fixes, selection.strict)
+    if fixes:
+        if name == STDIN or not Path(name).expanduser().is_file():
+            raise click.UsageError(f"{name} is not a file that can be written to; see --diff")
+        write(Path(name).expanduser(), after.source.text)
+    return _Looked(before, after, fixes, selection.strict)
 
 
-def _fixed(checked: Checked, asked: _Asked) -> Checked:
-    """The text after its fixes, round by round; a round whose text is no objective is not made."""
-    from objdsl.lint.fixes import fixed
-
-    unsafe = asked.unsafe or not asked.fix
-    for _ in range(_MOST_ROUNDS):
-        source, made = fixed(checked.source, checked.findings, unsafe=unsafe)
-        after = asked.check(source)
-        if not made or after.objective is None:
-            break
-        checked = after
-    return checked
+def _show_differences(looked_at: list[_Looked]) -> None:
+    for one in looked_at:
+        old, new = (x.source.text.splitlines(keepends=True) for x in (one.before, one.after))
+        name = one.before.source.name
+        click.echo("".join(difflib.unified_diff(old, new, name, name)), nl=False)
+    made = sum(one.fixes for one in looked_at)
+    found = sum(len(one.findings) for one in looked_at)
+    click.echo(f"{plural(made, 'fix', 'fixes')} for {plural(found, 'finding')}", err=True)
 
 
-def _difference(before: Source, after: Source) -> str:
-    old, new = (source.text.splitlines(keepends=True) for source in (before, after))
-    return "".join(difflib.unified_diff(old, new, before.name, after.name))
-
-
-def _save(name: str, before: Source, after: Source) -> None:
-    if before.text == after.text:
-        return
-    if name == STDIN or not Path(name).is_file():
-        raise click.UsageError(f"{name} is not a file that can be written to; see --diff")
-    Path(name).write_text(after.text, encoding="utf-8", newline="\n")
-
-
-def _report(
-    found: list[Diagnostic],
-    suppressed: int,
-    files: int,
-    format_: str,
-    output: Path | None,
-    strict: bool,
-) -> None:
+def _report(looked_at: list[_Looked], format_: str, output: Path | None) -> None:
     if format_ == "full" and output is None:
-        # Over many files what is worth a note is not worth a page: it is counted.
-        shown = [one for one in found if strict or files == 1 or one.severity is not Severity.NOTE]
+        shown = _worth_a_page(looked_at)
         show(shown, err=False)
-        click.echo(_closing(found, shown, suppressed, files))
+        click.echo(_closing(looked_at, shown))
         return
-    made = _formatted(found, suppressed, format_)
+    made = _formatted(looked_at, format_)
     if output is None:
         click.echo(made, nl=False)
     else:
-        output.write_text(made, encoding="utf-8", newline="\n")
-        click.echo(f"wrote {output}")
+        write(output, made)
+        click.echo(f"wrote {output}", err=True)
 
 
-def _closing(found: list[Diagnostic], shown: list[Diagnostic], suppressed: int, files: int) -> str:
+def _worth_a_page(looked_at: list[_Looked]) -> list[Diagnostic]:
+    """Over many files what is worth a note is not worth a page: it is counted."""
+    if len(looked_at) == 1:
+        return looked_at[0].findings
+    return [finding for one in looked_at for finding in one.counted]
+
+
+def _closing(looked_at: list[_Looked], shown: list[Diagnostic]) -> str:
     """The last line: how many of what, and what was left out."""
-    more = len(found) - len(shown)
+    files = len(looked_at)
+    more = sum(len(one.findings) for one in looked_at) - len(shown)
+    suppressed = sum(len(one.after.suppressed) for one in looked_at)
+    fixes = sum(one.fixes for one in looked_at)
     left = [plural(more, "note")] if more else []
+    left += [f"{fixes} fixed"] if fixes else []
     left += [f"{suppressed} suppressed"] if suppressed else []
     out = f" ({', '.join(left)})" if left else ""
     if not shown:
@@ -197,20 +233,20 @@ def _closing(found: list[Diagnostic], shown: list[Diagnostic], suppressed: int, 
     return summary(shown, files) + out
 
 
-def _formatted(found: list[Diagnostic], suppressed: int, format_: str) -> str:
+def _formatted(looked_at: list[_Looked], format_: str) -> str:
     from objdsl import __version__
-    from objdsl.lint.run import registry
+    from objdsl.lint.run import pages
     from objdsl.render import formats
     from objdsl.render.terminal import render
 
+    found = [finding for one in looked_at for finding in one.findings]
     match format_:
         case "concise":
             return formats.concise(found)
         case "github":
             return formats.github(found)
         case "json":
-            return formats.as_json(found, suppressed)
+            return formats.as_json(found, sum(len(one.after.suppressed) for one in looked_at))
         case "sarif":
-            pages = {rule.name: rule.doc for rule in registry()}
-            return formats.sarif(found, pages, __version__)
-    return "".join(f"{render(one)}\n\n" for one in found)
+            return formats.sarif(found, {page.name: page.doc for page in pages()}, __version__)
+    return "".join(f"{render(one)}\n\n" for one in found) + _closing(looked_at, found) + "\n"

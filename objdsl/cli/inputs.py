@@ -59,3 +59,20 @@ def text(name: str) -> Source:
         return find(name)
     except FileNotFoundError as error:
         raise click.UsageError(str(error)) from None
+
+
+def settings(given: tuple[str, ...]) -> dict[str, float]:
+    """`--set eps=0.1 --set beta=0`: hyper-parameters by name.
+
+    Raises UsageError for what is not a name and a number.
+    """
+    found: dict[str, float] = {}
+    for one in given:
+        name, equals, value = (part.strip() for part in one.partition("="))
+        if not name or not equals:
+            raise click.UsageError(f"write {one!r} as NAME=X")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise click.UsageError(f"{name} is to be a number, not {value!r}") from None
+    return found

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 import click
@@ -46,8 +47,17 @@ def summary(diagnostics: Iterable[Diagnostic], files: int) -> str:
     return f"{found or 'nothing to report'} in {plural(files, 'file')}"
 
 
-def plural(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    """`1 fix`, `2 fixes`; without `nouns` an s is added."""
+    return f"{number} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def write(path: Path, text: str) -> None:
+    """A text to a file. Raises UsageError where that is not possible."""
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise click.UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
 def code(text: str, language: str) -> None:

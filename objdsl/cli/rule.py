@@ -4,45 +4,47 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import click
 
 from objdsl.cli.output import has_color
 from objdsl.diagnostic import near
-from objdsl.lint.rule import Rule
-from objdsl.lint.run import registry
+from objdsl.lint.rule import Page
+from objdsl.lint.run import pages
 
 
 @click.command(epilog="Example: objdsl rule length-normalisation")
 @click.argument("name", required=False)
 @click.option("--all", "every", is_flag=True, help="All of them.")
 @click.option(
-    "--output-format", "format_", type=click.Choice(["text", "json"]), default="text",
+    "--format", "--output-format", "format_", type=click.Choice(["text", "json"]), default="text",
     show_default=True, help="For people, or for programs.",
 )  # fmt: skip
 def rule(name: str | None, every: bool, format_: str) -> None:
     """Explain a rule of the checker; without NAME, list them. NAME may be a code."""
-    rules = registry() if name is None else (_find(name),)
+    if name is not None and every:
+        raise click.UsageError("--all shows every rule: leave the name out, or --all")
+    found = pages() if name is None else (_find(name),)
     if format_ == "json":
-        click.echo(json.dumps([_plain(one) for one in rules], indent=2))
+        click.echo(json.dumps([_plain(one) for one in found], indent=2))
     elif name is None and not every:
-        _list(rules)
+        _list(found)
     else:
-        for one in rules:
+        for one in found:
             _show(one)
 
 
-def _find(name: str) -> Rule:
-    for one in registry():
+def _find(name: str) -> Page:
+    for one in pages():
         if name in (one.name, one.code):
             return one
-    guess = near(name, [known for one in registry() for known in (one.name, one.code)])
+    guess = near(name, [known for one in pages() for known in (one.name, one.code)])
     hint = f"; did you mean `{guess}`?" if guess else ""
     raise click.UsageError(f"there is no rule `{name}`{hint}")
 
 
-def _plain(one: Rule) -> dict[str, str]:
+def _plain(one: Page) -> dict[str, str]:
     return {
         "name": one.name,
         "code": one.code,
@@ -52,14 +54,13 @@ def _plain(one: Rule) -> dict[str, str]:
     }
 
 
-def _list(rules: Iterable[Rule]) -> None:
-    rules = list(rules)
-    width = max(len(one.name) for one in rules)
-    for one in rules:
+def _list(found: Sequence[Page]) -> None:
+    width = max(len(one.name) for one in found)
+    for one in found:
         click.echo(f"{one.code}  {one.name:<{width}}  {one.severity:<7}  {one.summary}")
 
 
-def _show(one: Rule) -> None:
+def _show(one: Page) -> None:
     if not has_color(sys.stdout):
         click.echo(one.page)
         return

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 
+from objdsl.diagnostic import near
 from objdsl.ir.indices import TOKEN, Indices
 from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Param, Pick, topological
 from objdsl.source import Source, Span
 
 BUILT_IN_POLICIES = ("pi", "old", "mu", "ref")
+
+
+class SettingError(ValueError):
+    """A parameter that an objective does not have, or a value that it does not allow."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,23 @@ class Objective:
         for expr in self.roots:
             state.update(expr.key)
         return state.hexdigest()
+
+    def at(self, settings: Mapping[str, float]) -> Objective:
+        """The same formula with other defaults of its parameters.
+
+        Raises:
+            SettingError: for an unknown name, or a value outside the declared domain.
+        """
+        declared = {param.name: param for param in self.params}
+        for name, value in settings.items():
+            if name not in declared:
+                guess = near(name, declared)
+                hint = f"did you mean `{guess}`?" if guess else f"it has {', '.join(declared)}"
+                raise SettingError(f"{self.name} has no parameter `{name}`; {hint}")
+            if not declared[name].domain.holds(value):
+                raise SettingError(f"{name} = {value:g} is outside {declared[name].domain}")
+        params = (replace(p, default=settings.get(p.name, p.default)) for p in self.params)
+        return replace(self, params=tuple(params))
 
 
 def column_of(leaf: Expr) -> str | None:

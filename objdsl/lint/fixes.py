@@ -31,4 +31,5 @@ def fixed(source: Source, found: Iterable[Diagnostic], *, unsafe: bool) -> tuple
 
 
 def _overlap(a: Edit, b: Edit) -> bool:
-    return a.span.start < b.span.end and b.span.start < a.span.end
+    """Whether the order of two edits would matter; so it does where both insert."""
+    return a.span == b.span or (a.span.start < b.span.end and b.span.start < a.span.end)

@@ -11,7 +11,8 @@ from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.objective import Objective
 from objdsl.lint import rules
-from objdsl.lint.rule import Rule
+from objdsl.lint.comments import COMMENT_PAGES
+from objdsl.lint.rule import Page, Rule
 
 _RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
@@ -24,6 +25,11 @@ def registry() -> tuple[Rule, ...]:
         for module in pkgutil.iter_modules(rules.__path__)
     ]
     return tuple(sorted(found, key=lambda rule: rule.code))
+
+
+def pages() -> tuple[Page, ...]:
+    """What there is to read: the rules, and then what may be wrong with comments."""
+    return (*registry(), *COMMENT_PAGES)
 
 
 def findings(objective: Objective) -> list[Diagnostic]:

@@ -1,16 +1,15 @@
-"""Which rules are asked: by flags, and by `[tool.objdsl]` of the nearest pyproject.toml."""
+"""Which findings are asked for: by flags, and by `[tool.objdsl]` of the nearest pyproject.toml."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from objdsl.diagnostic import Diagnostic, near
-from objdsl.lint.rule import Rule
-from objdsl.lint.suppress import COMMENT_RULES
+from objdsl.lint.run import pages
 
 
 class ConfigError(ValueError):
@@ -26,6 +25,7 @@ class Selection:
         ignore: but not these.
         per_file: patterns of paths, each with rules that are not asked there.
         strict: notes count as findings, too.
+        folder: what the patterns are relative to.
     """
 
     select: tuple[str, ...] = ()
@@ -33,6 +33,15 @@ class Selection:
     per_file: tuple[tuple[str, tuple[str, ...]], ...] = ()
     strict: bool = False
     folder: Path = field(default=Path())
+
+    def with_flags(
+        self, select: tuple[str, ...], ignore: tuple[str, ...], strict: bool
+    ) -> Selection:
+        """What a command line makes of it: who names rules there wants to see just these."""
+        refused = ignore if select else (*self.ignore, *ignore)
+        return replace(
+            self, select=select or self.select, ignore=refused, strict=strict or self.strict
+        )
 
     def wants(self, finding: Diagnostic, file: str) -> bool:
         """Whether a finding in a file is asked for. What is wrong with a text always is."""
@@ -54,18 +63,18 @@ def _is(finding: Diagnostic, chosen: str) -> bool:
 
 def _relative(file: str, folder: Path) -> str:
     try:
-        return Path(file).resolve().relative_to(folder.resolve()).as_posix()
+        return Path(file).resolve().relative_to(folder).as_posix()
     except ValueError:
         return file
 
 
-def checked(names: Iterable[str], rules: Iterable[Rule], where: str) -> tuple[str, ...]:
+def checked(names: Iterable[str], where: str) -> tuple[str, ...]:
     """The names, each of which is a rule, a code or the beginning of one.
 
     Raises:
         ConfigError: for another name.
     """
-    codes = {rule.name: rule.code for rule in rules} | COMMENT_RULES
+    codes = {page.name: page.code for page in pages()}
     known = {*codes, *codes.values()}
     names = tuple(names)
     for name in names:
@@ -77,55 +86,54 @@ def checked(names: Iterable[str], rules: Iterable[Rule], where: str) -> tuple[st
     return names
 
 
-_KEYS = {"select": list, "ignore": list, "per-file-ignores": dict, "strict": bool}
-
-
-def configured(folder: Path, rules: Iterable[Rule]) -> Selection:
+def configured(folder: Path) -> Selection:
     """What `[tool.objdsl]` of the nearest pyproject.toml says, from a folder upwards.
+
+    `folder` is absolute.
 
     Raises:
         ConfigError: for an unknown key, a value of another type, or an unknown rule.
     """
-    rules = list(rules)
-    for parent in (folder.resolve(), *folder.resolve().parents):
-        file = parent / "pyproject.toml"
-        if file.is_file():
-            table = _table(file)
-            if table is not None:
-                return _selection(table, rules, file)
-    return Selection()
+    file = folder / "pyproject.toml"
+    table = _table(file)
+    if table is not None:
+        return _selection(table, file)
+    return Selection() if folder == folder.parent else configured(folder.parent)
 
 
-def _table(file: Path) -> dict[str, Any] | None:
-    text = file.read_text(encoding="utf-8")
-    if "tool.objdsl" not in text:
+def _table(file: Path) -> Any:
+    """The table of a file, or None if there is none."""
+    try:
+        text = file.read_bytes()
+    except OSError:
+        return None
+    if b"objdsl" not in text:
         return None
     import tomllib
 
     try:
-        found = tomllib.loads(text).get("tool", {}).get("objdsl")
-    except tomllib.TOMLDecodeError as error:
+        tool = tomllib.loads(text.decode()).get("tool")
+    except ValueError as error:
         raise ConfigError(f"{file}: {error}") from None
-    return found if isinstance(found, dict) else None
+    return tool.get("objdsl") if isinstance(tool, dict) else None
 
 
-def _selection(table: dict[str, Any], rules: list[Rule], file: Path) -> Selection:
+def _selection(given: Any, file: Path) -> Selection:
+    from objdsl.lint.config import table
+
     where = f"{file}: [tool.objdsl]"
-    for key, value in table.items():
-        if key not in _KEYS:
-            guess = near(key, _KEYS)
-            hint = f"; did you mean `{guess}`?" if guess else f" (there are {', '.join(_KEYS)})"
-            raise ConfigError(f"{where}: there is no `{key}`{hint}")
-        if not isinstance(value, _KEYS[key]):
-            raise ConfigError(f"{where}: `{key}` is to be a {_KEYS[key].__name__}")
+    try:
+        found = table(given)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
     per_file = {
-        pattern: checked(names, rules, f"{where} per-file-ignores")
-        for pattern, names in table.get("per-file-ignores", {}).items()
+        pattern: checked(names, f"{where} per-file-ignores")
+        for pattern, names in found.per_file_ignores.items()
     }
     return Selection(
-        checked(table.get("select", ()), rules, f"{where} select"),
-        checked(table.get("ignore", ()), rules, f"{where} ignore"),
+        checked(found.select, f"{where} select"),
+        checked(found.ignore, f"{where} ignore"),
         tuple(per_file.items()),
-        table.get("strict", False),
+        found.strict,
         file.parent,
     )

@@ -168,7 +168,9 @@ def test_configuration(run: Run) -> None:
     assert run("check", "--strict").exit_code == 1
     for text, said in (
         ("ignored = []", "there is no `ignored`; did you mean `ignore`?"),
-        ("strict = 1", "`strict` is to be a bool"),
+        ("strict = 1", "`strict`: input should be a valid boolean"),
+        ("select = [1]", "`select.0`: input should be a valid string"),
+        ('per-file-ignores = {"a" = "OBJ1"}', "`per-file-ignores.a`: input should be a valid list"),
         ('select = ["OBJ777"]', "there is no rule `OBJ777`"),
         ("select = [", "pyproject.toml"),
     ):

@@ -3,9 +3,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
 from click.testing import Result
 
-from objdsl.lint.run import registry
+from objdsl.lint.run import pages
 
 Run = Callable[..., Result]
 
@@ -19,10 +20,24 @@ def test_a_rule_by_name_and_by_code(run: Run) -> None:
 
 def test_all_rules_are_listed(run: Run) -> None:
     lines = run("rule").output.splitlines()
-    assert [line.split()[0] for line in lines] == [rule.code for rule in registry()]
-    found = json.loads(run("rule", "--all", "--output-format", "json").output)
-    assert [one["name"] for one in found] == [rule.name for rule in registry()]
-    assert run("rule", "--all").output.count("**Why.**") == len(registry())
+    assert [line.split()[0] for line in lines] == [page.code for page in pages()]
+    found = json.loads(run("rule", "--all", "--format", "json").output)
+    assert [one["name"] for one in found] == [page.name for page in pages()]
+    assert run("rule", "--all").output.count("**Why.**") == len(pages())
+    assert run("rule", "own-mean", "--all").exit_code == 2
+
+
+def test_what_may_be_wrong_with_comments_has_pages_too(run: Run) -> None:
+    page = run("rule", "OBJ902").output
+    assert page.startswith("# unused-suppression\n\nOBJ902, warning.")
+
+
+def test_a_terminal_gets_markdown_laid_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    page = run("rule", "own-mean").output
+    assert "\x1b[" in page
+    assert "**Why.**" not in page
 
 
 def test_a_rule_that_is_none(run: Run) -> None:

@@ -1,0 +1,50 @@
+"""`[tool.objdsl]` of pyproject.toml, read.
+
+Imported where there is such a table, and not before: pydantic takes longer to import than a file to
+check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from objdsl.diagnostic import near
+
+
+class Table(BaseModel):
+    """What the table may hold."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    select: list[str] = []
+    ignore: list[str] = []
+    per_file_ignores: dict[str, list[str]] = Field({}, alias="per-file-ignores")
+    strict: bool = False
+
+
+def table(given: Any) -> Table:
+    """The table of a file.
+
+    Raises:
+        ValueError: with a sentence for each key that is unknown or holds something else.
+    """
+    try:
+        return Table.model_validate(given)
+    except ValidationError as error:
+        raise ValueError("; ".join(_problems(error))) from None
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    known = [field.alias or name for name, field in Table.model_fields.items()]
+    for problem in error.errors():
+        key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            guess = near(key, known)
+            hint = f"; did you mean `{guess}`?" if guess else f" (there are {', '.join(known)})"
+            yield f"there is no `{key}`{hint}"
+        else:
+            said = problem["msg"]
+            yield f"`{key}`: {said[:1].lower()}{said[1:]}" if key else said
