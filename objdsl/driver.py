@@ -86,7 +86,9 @@ def check(source: Source, settings: Mapping[str, float] | None = None) -> Checke
         return Checked(source, None, list(error.diagnostics), [])
     if settings:
         objective = objective.at(settings)
-    kept, accepted = suppress(findings(objective), ignores(file), registry())
+    # Comments are about the text as it stands: a setting may take away what one of them accepts.
+    found, comments = findings(objective), ignores(file)
+    kept, accepted = suppress(found, comments, registry(), report_unused=not settings)
     return Checked(source, objective, in_order(kept), accepted)
 
 

@@ -161,7 +161,7 @@ class Objective:
 
     def __init__(self, formula: Formula, params: Mapping[str, float] | None = None) -> None:
         self.formula = formula
-        self.params = _checked(formula, params or {})
+        self.params = {one.name: one.default for one in formula.at(params or {}).params}
         self._compile = False
         self._compiled: dict[Layout, Any] = {}
 
@@ -185,11 +185,7 @@ class Objective:
         """What `objdsl check` says of it, at these hyper-parameters, whatever its text accepts."""
         from objdsl.lint.run import findings
 
-        params = tuple(
-            replace(param, default=self.params.get(param.name, param.default))
-            for param in self.formula.params
-        )
-        return findings(replace(self.formula, params=params))
+        return findings(self.formula.at(self.params))
 
     def _repr_latex_(self) -> str:
         """The formula, for notebooks."""
@@ -659,20 +655,6 @@ def load(name: str | Path, **params: float) -> Objective:
 def loads(text: str, **params: float) -> Objective:
     """An objective from its text."""
     return Objective(driver.compile_source(Source("<string>", text)), params)
-
-
-def _checked(formula: Formula, params: Mapping[str, float]) -> dict[str, float]:
-    declared = {param.name: param for param in formula.params}
-    values = {name: param.default for name, param in declared.items()}
-    for name, value in params.items():
-        if name not in declared:
-            guess = near(name, declared)
-            hint = f"; did you mean {guess!r}?" if guess else f"; it has {sorted(declared)}"
-            raise ValueError(f"{formula.name} has no parameter {name!r}{hint}")
-        if not declared[name].domain.holds(float(value)):
-            raise ValueError(f"{name} = {value:g} is outside {declared[name].domain}")
-        values[name] = float(value)
-    return values
 
 
 def _tensor(name: str, x: Any, device: torch.device) -> Tensor:

@@ -161,11 +161,11 @@ class Objective:
         for name, value in settings.items():
             if name not in declared:
                 guess = near(name, declared)
-                hint = f"did you mean `{guess}`?" if guess else f"it has {', '.join(declared)}"
-                raise SettingError(f"{self.name} has no parameter `{name}`; {hint}")
-            if not declared[name].domain.holds(value):
+                hint = f"did you mean {guess!r}?" if guess else f"it has {sorted(declared)}"
+                raise SettingError(f"{self.name} has no parameter {name!r}; {hint}")
+            if not declared[name].domain.holds(float(value)):
                 raise SettingError(f"{name} = {value:g} is outside {declared[name].domain}")
-        params = (replace(p, default=settings.get(p.name, p.default)) for p in self.params)
+        params = (replace(p, default=float(settings.get(p.name, p.default))) for p in self.params)
         return replace(self, params=tuple(params))
 
 

@@ -68,7 +68,11 @@ def ignores(file: tree.File) -> list[Ignore]:
 
 
 def suppress(
-    found: Iterable[Diagnostic], comments: list[Ignore], rules: Iterable[Page]
+    found: Iterable[Diagnostic],
+    comments: list[Ignore],
+    rules: Iterable[Page],
+    *,
+    report_unused: bool = True,
 ) -> tuple[list[Diagnostic], list[Diagnostic]]:
     """The findings that stay, with what is wrong with the comments; and those that are accepted."""
     kept: list[Diagnostic] = []
@@ -80,7 +84,8 @@ def suppress(
         (accepted if takers else kept).append(finding)
     known = {name for rule in rules for name in (rule.name, rule.code)}
     for comment in comments:
-        kept += _faults(comment, known, used)
+        faults = _faults(comment, known, used)
+        kept += [one for one in faults if report_unused or one.name != UNUSED.name]
     return kept, accepted
 
 

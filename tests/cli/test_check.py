@@ -207,3 +207,76 @@ def test_formats_for_programs(run: Run) -> None:
 def test_a_library_of_functions_is_no_mistake(run: Run) -> None:
     Path("mine.obj").write_text("def half(x) = x / 2\n")
     assert run("check").output == "1 file checked, nothing to report\n"
+
+
+def test_settings(run: Run) -> None:
+    """At beta = 0 there is no penalty; the comment that accepts its bias is no mistake."""
+    before = run("check", "grpo", "--ignore-suppressions", "--output-format", "concise").output
+    after = run(
+        "check", "grpo", "--ignore-suppressions", "--output-format", "concise", "--set", "beta=0"
+    ).output
+    assert "forward-kl-gradient" in before
+    assert set(after.splitlines()) == {
+        line for line in before.splitlines() if "forward-kl-gradient" not in line
+    }
+    for setting, said in (
+        ("epz=0.1", "did you mean 'eps'?"),
+        ("eps=2", "eps = 2 is outside (0, 1)"),
+        ("eps=x", "eps is to be a number"),
+        ("eps", "write 'eps' as NAME=X"),
+    ):
+        result = run("check", "grpo", "--set", setting)
+        assert result.exit_code == 2
+        assert said in result.output
+
+
+def test_a_diff_and_a_report_do_not_mix(run: Run) -> None:
+    Path("biased.obj").write_text(BIASED)
+    refused = run("check", "biased.obj", "--diff", "--output-format", "json")
+    assert refused.exit_code == 2
+    assert "say by -o where the json is to go" in refused.output
+    result = run("check", "biased.obj", "--diff", "--output-format", "json", "-o", "found.json")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("--- biased.obj\n+++ biased.obj\n")
+    assert "3 findings" in result.stderr
+    assert len(json.loads(Path("found.json").read_text())["findings"]) == 3
+    assert run("check", "biased.obj", "--diff", "--fix").stdout == ""
+    assert Path("biased.obj").read_text() == BIASED
+
+
+def test_fixes_are_counted(run: Run) -> None:
+    Path("a.obj").write_text(
+        "objective a  # objdsl: ignore[own-mean] none\n" + GOOD.partition("\n")[2]
+    )
+    result = run("check", "a.obj", "--fix")
+    assert result.output == "1 file checked, nothing to report (1 fixed)\n"
+    assert Path("a.obj").read_text() == GOOD.replace("good", "a")
+
+
+def test_what_cannot_be_written_is_said(run: Run) -> None:
+    Path("biased.obj").write_text(BIASED)
+    result = run("check", "biased.obj", "-o", "missing/found.txt")
+    assert result.exit_code == 2
+    assert "cannot write missing/found.txt" in result.output
+    assert run("check", "biased.obj", "-o", "found.txt").exit_code == 1
+    assert Path("found.txt").read_text().endswith("\n2 warnings and 1 note in 1 file\n")
+
+
+def test_each_file_has_the_configuration_of_its_own_project(run: Run) -> None:
+    for name, table in (("mine", 'ignore = ["OBJ1", "OBJ2"]'), ("theirs", "strict = true")):
+        Path(name).mkdir()
+        Path(f"{name}/biased.obj").write_text(BIASED)
+        Path(f"{name}/pyproject.toml").write_text(f"[tool.objdsl]\n{table}\n")
+    assert run("check", "mine").exit_code == 0
+    assert run("check", "theirs", "--select", "own-mean").exit_code == 1
+    # Who names a rule on the command line wants to see it.
+    assert "OBJ205" in run("check", "mine", "--select", "own-mean").output
+
+
+def test_a_table_in_another_spelling(run: Run) -> None:
+    Path("biased.obj").write_text(BIASED)
+    for text in ('[tool]\nobjdsl = {ignore = ["OBJ"]}', '["tool"."objdsl"]\nignore = ["OBJ"]'):
+        Path("pyproject.toml").write_text(text)
+        assert run("check").exit_code == 0
+    Path("pyproject.toml").write_text("[tool]\nobjdsl = 3\n")
+    assert run("check").exit_code == 2
