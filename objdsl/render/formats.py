@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Diagnostic, Fix, Severity
 from objdsl.source import Span
 
 JSON_VERSION = 1
@@ -19,10 +20,10 @@ _GITHUB = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: 
 
 def concise(found: Sequence[Diagnostic]) -> str:
     """`grpo.obj:15:26: warning[OBJ101 length-normalisation]: each response's ...`"""
-    return "".join(
-        f"{_place(one.span)}: {one.severity}[{one.code} {one.name}]: {one.message}\n"
-        for one in found
+    lines = (
+        f"{_place(one.span)}: {one.severity}[{one.code} {one.name}]: {one.message}" for one in found
     )
+    return "".join(" ".join(line.split()) + "\n" for line in lines)
 
 
 def github(found: Sequence[Diagnostic]) -> str:
@@ -33,8 +34,7 @@ def github(found: Sequence[Diagnostic]) -> str:
         if one.span is not None:
             line, column = one.span.line, one.span.column
             where = f"file={_property(one.span.source.name)},line={line},col={column},{where}"
-        said = ". ".join(part for part in (one.message, one.consequence, one.help) if part)
-        lines.append(f"::{_GITHUB[one.severity]} {where}::{_escaped(said)}\n")
+        lines.append(f"::{_GITHUB[one.severity]} {where}::{_escaped(_sentences(one))}\n")
     return "".join(lines)
 
 
@@ -103,11 +103,12 @@ def sarif(found: Sequence[Diagnostic], pages: Mapping[str, str], version: str) -
             "ruleId": one.code,
             "ruleIndex": names.index(one.name),
             "level": str(one.severity),
-            "message": {"text": ". ".join(p for p in (one.message, one.consequence) if p)},
+            "message": {"text": _sentences(one)},
             "locations": [_location(one.span)] if one.span else [],
             "relatedLocations": [
                 {**_location(label.span), "message": {"text": label.text}} for label in one.labels
             ],
+            "fixes": [_changes(one.fix)] if one.fix else [],
         }
         for one in found
     ]
@@ -118,15 +119,41 @@ def sarif(found: Sequence[Diagnostic], pages: Mapping[str, str], version: str) -
 
 
 def _location(span: Span) -> dict[str, Any]:
+    return {"physicalLocation": {"artifactLocation": _artifact(span), "region": _region(span)}}
+
+
+def _artifact(span: Span) -> dict[str, str]:
+    """A file as a URI: below the current folder it is relative to it."""
+    path = Path(span.source.name)
+    return {"uri": path.as_uri() if path.is_absolute() else quote(path.as_posix())}
+
+
+def _region(span: Span) -> dict[str, int]:
     place = _range(span)
-    region = {
+    return {
         "startLine": place["line"],
         "startColumn": place["column"],
         "endLine": place["end_line"],
         "endColumn": place["end_column"],
     }
-    uri = Path(place["file"]).as_posix()
-    return {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": region}}
+
+
+def _changes(fix: Fix) -> dict[str, Any]:
+    changes = [
+        {
+            "artifactLocation": _artifact(edit.span),
+            "replacements": [
+                {"deletedRegion": _region(edit.span), "insertedContent": {"text": edit.text}}
+            ],
+        }
+        for edit in fix.edits
+    ]
+    return {"description": {"text": fix.title}, "artifactChanges": changes}
+
+
+def _sentences(one: Diagnostic) -> str:
+    """What is shown where there is room for a line or two."""
+    return ". ".join(part for part in (one.message, one.consequence, one.help) if part)
 
 
 def _place(span: Span | None) -> str:
