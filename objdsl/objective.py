@@ -27,6 +27,7 @@ from objdsl.diagnostic import Diagnostic, near
 from objdsl.emit.load import Compiled
 from objdsl.emit.load import load as load_program
 from objdsl.emit.torch_source import Input, Layout
+from objdsl.fused.autograd import Formed
 from objdsl.fused.head import Head
 from objdsl.fused.run import Run
 from objdsl.ir.build import ZERO
@@ -392,8 +393,9 @@ class Objective:
     ) -> Output:
         """The loss from the hidden states on: logits and their gradients are never stored.
 
-        `loss.backward()` reaches `hidden`, `weight`, `bias` and the inputs in `trained`. Logits,
-        log-probabilities and sums are float32 whatever the model's type (float64 for float64).
+        `loss.backward()` reaches `hidden`, `weight`, `bias` and the inputs in `trained`, once.
+        Logits, log-probabilities and sums are float32 whatever the model's type (float64 for
+        float64).
 
         Args:
             hidden: `[N, T, H]` or `[M, H]`, what the head is applied to: the states that *predict*
@@ -448,8 +450,8 @@ class Objective:
         for name, x in trained.items():
             if name in weights:
                 inputs.append(x)
-                gradients.append(weights[name])
-        loss = _ClosedForm.apply(value, len(inputs), *inputs, *gradients)  # type: ignore[no-untyped-call]
+                gradients.append(weights[name].clone())
+        loss = Formed.apply(value, len(inputs), *inputs, *gradients)  # type: ignore[no-untyped-call]
         return Output(loss, value, reports, made.log_pi.view(shape))
 
     @cached_property

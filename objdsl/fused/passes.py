@@ -71,15 +71,16 @@ def one_pass(
     made = Gradients.empty(head, hidden, frozen=frozen)
     for rows in silent:
         z, _ = head.logits(hidden[rows], rows)
-        made.log_pi[rows] = _log_pi(z, tokens[rows])[0]
+        made.log_pi[rows] = _exponentials(z, tokens[rows])[0]
     for rows in pieces:
         here, target = hidden[rows], tokens[rows]
         z, slope = head.logits(here, rows)
-        made.log_pi[rows], lse = _log_pi(z, target)
+        made.log_pi[rows], _, total = _exponentials(z, target)
         w = weigh(made.log_pi)[rows].to(z.dtype)
-        d = z.sub_(lse[:, None]).exp_().mul_(-w[:, None])
+        d = z.mul_((-w / total)[:, None])
         d.scatter_add_(1, target[:, None], w[:, None])
         _add(made, head, rows, here, head.by_logits(d, slope))
+        del z, d, slope  # before the next chunk takes as much
     return made
 
 
@@ -113,7 +114,7 @@ def first_pass(
     lse = torch.zeros_like(made.log_pi)
     for some in chunks(rows, chunk):
         z, _ = head.logits(hidden[some], some)
-        made.log_pi[some], lse[some] = _log_pi(z, tokens[some])
+        made.log_pi[some], lse[some], _ = _exponentials(z, tokens[some])
     return lse
 
 
@@ -169,8 +170,8 @@ def word_pass(
     for rows in pieces:
         here, target = hidden[rows], tokens[rows]
         z, slope = head.logits(here, rows)
-        made.log_pi[rows], lse = _log_pi(z, target)
-        log_p = z - lse[:, None]
+        log_p = z.sub_(z.logsumexp(-1, keepdim=True))
+        made.log_pi[rows] = log_p.gather(-1, target[:, None]).squeeze(-1)
         w, words = weigh(rows, made.log_pi[rows], log_p)
         d = words.to(z.dtype)
         if w is not None:
@@ -181,17 +182,27 @@ def word_pass(
     return made
 
 
-def _log_pi(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The log-probability of the tokens and the log-sum-exp, from the same logits."""
-    lse = z.logsumexp(-1)
-    return z.gather(-1, target[:, None]).squeeze(-1) - lse, lse
+def _exponentials(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Turns logits into `exp(z - max)`, in place: a second matrix of that size is what memory is
+    short of.
+
+    Returns:
+        `[C]` each: the log-probability of the tokens and the log-sum-exp, from the same logits; and
+        the sum of the exponentials.
+    """
+    most, logit = z.amax(-1), z.gather(-1, target[:, None]).squeeze(-1)
+    total = z.sub_(most[:, None]).exp_().sum(-1)
+    lse = most + total.log()
+    return logit - lse, lse, total
 
 
 def _add(made: Gradients, head: Head, rows: Tensor, here: Tensor, d: Tensor) -> None:
     """Adds what a chunk contributes, from its gradient by the logits."""
     narrow = d.to(here.dtype)
     made.hidden[rows] = matmul(narrow, head.weight, head.wide).to(here.dtype)
-    if made.weight is not None:
+    if made.weight is not None and here.dtype == head.wide:
+        made.weight.addmm_(narrow.T, here)
+    elif made.weight is not None:
         made.weight += matmul(narrow.T, here, head.wide)
     if made.bias is not None:
         made.bias += d.sum(0)

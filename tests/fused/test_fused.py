@@ -222,3 +222,17 @@ def test_log_probs_without_a_gradient() -> None:
     torch.testing.assert_close(found, log_p.gather(-1, data["tokens"][..., None]).squeeze(-1))
     assert entropy is not None
     torch.testing.assert_close(entropy, -(log_p.exp() * log_p).sum(-1))
+
+
+def test_backward_happens_once() -> None:
+    objective = objdsl.load("grpo")
+    data = scene(objective, packed=True)
+    step, _ = prepared(objective, data)
+    hidden = data["hidden"].clone().requires_grad_()
+    out = objective.fused(hidden, data["weight"], data["tokens"], step)
+    (3 * out.loss).backward(retain_graph=True)
+    once = objective.fused(data["hidden"].requires_grad_(), data["weight"], data["tokens"], step)
+    once.loss.backward()
+    torch.testing.assert_close(hidden.grad, 3 * data["hidden"].grad)
+    with pytest.raises(RuntimeError, match="backward was called before"):
+        out.loss.backward()

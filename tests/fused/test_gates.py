@@ -28,7 +28,7 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func._schema.name in ("aten::mm", "aten::addmm"):
+        if func._schema.name in ("aten::mm", "aten::addmm", "aten::addmm_"):
             a, b = [x for x in args if isinstance(x, torch.Tensor)][-2:]
             self.units[a.dtype] += a.shape[0] * a.shape[1] * b.shape[1] / UNIT
         if isinstance(out, torch.Tensor):
