@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from objdsl import gallery
 from objdsl.diagnostic import Diagnostic, ObjectiveError
-from objdsl.elaborate import elaborate
+from objdsl.elaborate import elaborate, too_deep
 from objdsl.ir.objective import Objective
 from objdsl.source import Source, Span
 from objdsl.syntax import tree
@@ -86,9 +86,12 @@ def check(source: Source, settings: Mapping[str, float] | None = None) -> Checke
         return Checked(source, None, list(error.diagnostics), [])
     if settings:
         objective = objective.at(settings)
+    try:
+        found = findings(objective)
+    except RecursionError:
+        return Checked(source, None, [too_deep(file)], [])
     # Comments are about the text as it stands: a setting may take away what one of them accepts.
-    found, comments = findings(objective), ignores(file)
-    kept, accepted = suppress(found, comments, registry(), report_unused=not settings)
+    kept, accepted = suppress(found, ignores(file), registry(), report_unused=not settings)
     return Checked(source, objective, in_order(kept), accepted)
 
 

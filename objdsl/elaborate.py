@@ -125,11 +125,14 @@ def elaborate(file: tree.File, prelude: tree.File, find: Find) -> Objective:
     try:
         return elaborator.objective(file)
     except RecursionError:
-        message = "the definitions of this file lean on each other too deeply"
-        where = file.statements[-1].span if file.statements else None
-        raise ObjectiveError(
-            [Diagnostic("too-large", CODES["too-large"], Severity.ERROR, message, where)]
-        ) from None
+        raise ObjectiveError([too_deep(file)]) from None
+
+
+def too_deep(file: tree.File) -> Diagnostic:
+    """What is said where a pass gives up: each of them follows definitions by recursion."""
+    message = "the definitions of this file lean on each other too deeply"
+    where = file.statements[-1].span if file.statements else None
+    return Diagnostic("too-large", CODES["too-large"], Severity.ERROR, message, where)
 
 
 class _Poisoned(Exception):

@@ -237,7 +237,7 @@ def is_size(x: Expr) -> bool:
         case Const() | Param() | Length():
             return True
         case Binary("mul", a, b):
-            return is_size(a) and is_size(b)
+            return is_size(b) and is_size(a)  # a long product is a chain to the left
         case Reduce("sum", _, inner, None):
             return inner == ONE
     return False

@@ -8,6 +8,7 @@ starts `from` this file answers for itself.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,10 +28,8 @@ from objdsl.source import Span
 from objdsl.syntax import tree
 
 # It may follow other words in the same comment, and another one may follow it.
-_INSTRUCTION = re.compile(
-    r"(?<!\S)#\s*objdsl\s*:\s*(?P<verb>[\w-]*)\s*(\[(?P<rules>[^\]]*)\])?\s*"
-    r"(?P<reason>.*?)(?=\s+#\s*objdsl\s*:|\s*$)"
-)
+_START = re.compile(r"(?<!\S)#\s*objdsl\s*:")
+_INSTRUCTION = re.compile(r"#\s*objdsl\s*:\s*(?P<verb>[\w-]*)\s*(\[(?P<rules>[^\]]*)\])?")
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,19 @@ def suppress(
 
 
 def _instructions(comment: tree.Comment, file: tree.File) -> Iterator[Ignore]:
-    source, offset = comment.span.source, comment.span.start
-    for match in _INSTRUCTION.finditer(comment.span.text):
-        span = Span(source, offset + match.start(), offset + match.end())
-        names = re.finditer(r"[^,\s]+", match["rules"] or "")
-        first = offset + match.start("rules")
-        rules = tuple(
-            (name[0], Span(source, first + name.start(), first + name.end())) for name in names
-        )
-        yield Ignore(span, match["verb"], rules, match["reason"], _covered(comment, file))
+    source, offset, text = comment.span.source, comment.span.start, comment.span.text
+    starts = [match.start() for match in _START.finditer(text)]
+    for start, end in itertools.pairwise([*starts, len(text)]):
+        match = _INSTRUCTION.match(text, start, end)
+        if match:
+            span = Span(source, offset + start, offset + start + len(text[start:end].rstrip()))
+            first = offset + match.start("rules")
+            rules = tuple(
+                (name[0], Span(source, first + name.start(), first + name.end()))
+                for name in re.finditer(r"[^,\s]+", match["rules"] or "")
+            )
+            reason = text[match.end() : end].strip()
+            yield Ignore(span, match["verb"], rules, reason, _covered(comment, file))
 
 
 def _covered(comment: tree.Comment, file: tree.File) -> Span | None:

@@ -23,7 +23,7 @@ def concise(found: Sequence[Diagnostic]) -> str:
     lines = (
         f"{_place(one.span)}: {one.severity}[{one.code} {one.name}]: {one.message}" for one in found
     )
-    return "".join(" ".join(line.split()) + "\n" for line in lines)
+    return "".join(" ".join(line.splitlines()) + "\n" for line in lines)
 
 
 def github(found: Sequence[Diagnostic]) -> str:

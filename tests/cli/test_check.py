@@ -280,3 +280,13 @@ def test_a_table_in_another_spelling(run: Run) -> None:
         assert run("check").exit_code == 0
     Path("pyproject.toml").write_text("[tool]\nobjdsl = 3\n")
     assert run("check").exit_code == 2
+
+
+def test_a_text_that_is_too_deep_is_no_traceback(run: Run) -> None:
+    chain = "".join(f"x{k + 1} = x{k} * x{k} + 1\n" for k in range(200))
+    Path("deep.obj").write_text(
+        f"objective deep\nx0 = pi / old\n{chain}maximize mean[p,i,t] (reward * x200)\n"
+    )
+    result = run("check", "deep.obj")
+    assert result.exit_code == 2
+    assert "error[OBJ923 too-large]" in result.output

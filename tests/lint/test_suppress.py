@@ -93,6 +93,8 @@ def test_two_in_one_comment() -> None:
     assert ([name for name, _ in first.rules], first.reason) == (["a", "b"], "see #3")
     assert ([name for name, _ in second.rules], second.reason) == (["c"], "no")
     assert second.span.text == "# objdsl: ignore[c] no"
+    text = "B = 1  # objdsl: ignore[a] # objdsl: ignore[b]\n"
+    assert [one.reason for one in ignores(parse(Source("x.obj", text)))] == ["", ""]
 
 
 def said(text: str) -> list[Diagnostic]:
