@@ -192,9 +192,17 @@ def _show_differences(looked_at: list[_Looked]) -> None:
         old, new = (x.source.text.splitlines(keepends=True) for x in (one.before, one.after))
         name = one.before.source.name
         click.echo("".join(difflib.unified_diff(old, new, name, name)), nl=False)
-    made = sum(one.fixes for one in looked_at)
-    found = sum(len(one.findings) for one in looked_at)
-    click.echo(f"{plural(made, 'fix', 'fixes')} for {plural(found, 'finding')}", err=True)
+    made = plural(sum(one.fixes for one in looked_at), "fix", "fixes")
+    elsewhere = {name for one in looked_at for name in _bases_to_fix(one.before)}
+    others = f"; others are in {', '.join(sorted(elsewhere))}" if elsewhere else ""
+    click.echo(f"{made} would be made{others}", err=True)
+
+
+def _bases_to_fix(checked: Checked) -> set[str]:
+    """The texts that a file starts from and that the fixes of its findings would change."""
+    fixes = (finding.fix for finding in checked.findings if finding.fix)
+    names = {edit.span.source.name for fix in fixes for edit in fix.edits}
+    return names - {checked.source.name}
 
 
 def _report(looked_at: list[_Looked], format_: str, output: Path | None) -> None:

@@ -5,11 +5,15 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import click
+import yaml
 from click.testing import Result
 
 from objdsl import gallery
+from objdsl.cli.app import main
 from objdsl.render.schema import Report
 
+ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., Result]
 GOOD = "objective good\nmaximize mean[p,i] (reward * sum[t] log(pi))\n"
 BAD = "objective bad\nA = rewrd\nB = mean[t] reward\nC = log(odl)\nmaximize mean[p,i,t] (A * pi)\n"
@@ -238,10 +242,20 @@ def test_a_diff_and_a_report_do_not_mix(run: Run) -> None:
     result = run("check", "biased.obj", "--diff", "--output-format", "json", "-o", "found.json")
     assert result.exit_code == 1
     assert result.stdout.startswith("--- biased.obj\n+++ biased.obj\n")
-    assert "3 findings" in result.stderr
+    assert result.stderr.startswith("2 fixes would be made\n")
     assert len(json.loads(Path("found.json").read_text())["findings"]) == 3
     assert run("check", "biased.obj", "--diff", "--fix").stdout == ""
     assert Path("biased.obj").read_text() == BIASED
+
+
+def test_a_fix_in_the_base_is_not_made_in_the_file(run: Run) -> None:
+    Path("base.obj").write_text(BIASED.replace("biased", "base"))
+    Path("child.obj").write_text("objective child from base\n")
+    result = run("check", "child.obj", "--diff")
+    assert result.stdout == ""
+    assert result.stderr == "0 fixes would be made; others are in base.obj\n"
+    assert run("check", "child.obj", "--unsafe-fixes").exit_code == 1
+    assert Path("base.obj").read_text() == BIASED.replace("biased", "base")
 
 
 def test_fixes_are_counted(run: Run) -> None:
@@ -290,3 +304,12 @@ def test_a_text_that_is_too_deep_is_no_traceback(run: Run) -> None:
     result = run("check", "deep.obj")
     assert result.exit_code == 2
     assert "error[OBJ923 too-large]" in result.output
+
+
+def test_the_hooks_of_pre_commit_are_commands() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
+    assert {hook["id"] for hook in hooks} == {"objdsl-check", "objdsl-fmt"}
+    for hook in hooks:
+        program, command = hook["entry"].split()
+        assert (program, command in main.list_commands(click.Context(main))) == ("objdsl", True)
+        assert re.search(hook["files"], "mine/grpo.obj")
