@@ -1,0 +1,84 @@
+"""Random objectives are checked: nothing fails, places are places, comments silence, fixes mend."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from objdsl import driver
+from objdsl.diagnostic import Certainty, Diagnostic, Severity
+from objdsl.driver import Checked
+from objdsl.render import formats
+from objdsl.render.schema import Report
+from objdsl.render.terminal import render
+from objdsl.source import Source, Span
+from objdsl.syntax.parse import parse
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from objectives import objectives  # isort: skip
+
+SETTINGS = settings(
+    deadline=None, derandomize=True, max_examples=100, suppress_health_check=list(HealthCheck)
+)
+OBJECTIVES = st.integers(1, 3).flatmap(lambda depth: objectives(depth=depth))
+
+
+def check(text: str) -> Checked:
+    checked = driver.check(Source("random.obj", text))
+    assert checked.objective is not None
+    return checked
+
+
+@SETTINGS
+@given(OBJECTIVES)
+def test_findings_are_shown_and_are_the_same_again(text: str) -> None:
+    found = check(text).findings
+    assert found == check(text).findings
+    for one in found:
+        assert one.certainty is Certainty.PROVEN or one.severity is Severity.NOTE
+        for span in (one.span, *(label.span for label in one.labels)):
+            assert span is None or span.text.strip()
+        assert f"{one.severity}[{one.code} {one.name}]: {one.message}" in render(one)
+    Report.model_validate_json(formats.as_json(found), strict=True)
+
+
+@SETTINGS
+@given(OBJECTIVES)
+def test_every_finding_can_be_accepted_where_it_is(text: str) -> None:
+    before = check(text).findings
+    for one in before:
+        after = check(_with_comment(text, one))
+        taken = [(other.name, other.message) for other in after.suppressed]
+        assert (one.name, one.message) in taken
+        left = [other.name for other in after.findings]
+        assert sorted(left + [name for name, _ in taken]) == sorted(o.name for o in before)
+
+
+def _with_comment(text: str, finding: Diagnostic) -> str:
+    """The text with a comment at the end of the statement that a finding is in."""
+    comment = f"# objdsl: ignore[{finding.name}] random"
+    place = finding.span
+    if place is None or place.source.text != text:
+        return f"{comment}\n{text}"
+    end = _statement(text, place).end
+    return f"{text[:end]}  {comment}{text[end:]}"
+
+
+def _statement(text: str, place: Span) -> Span:
+    statements = parse(Source("random.obj", text)).statements
+    return next(s.span for s in statements if s.span.start <= place.start < s.span.end)
+
+
+@SETTINGS
+@given(OBJECTIVES)
+def test_fixes_leave_objectives(text: str) -> None:
+    before = check(text)
+    after, made = driver.mend(before, driver.check, unsafe=True)
+    assert after.objective is not None
+    assert (made > 0) == (after.source.text != text)
+    edits = [edit for one in before.findings if one.fix for edit in one.fix.edits]
+    assert made or all(edit.span.source.text != text for edit in edits)
