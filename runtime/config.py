@@ -153,6 +153,9 @@ class LearnerSection(Section):
     """Optimizer steps per pass over the sampled prompts; groups stay whole."""
     epochs: Positive = 1
     """Passes over the sampled responses."""
+    head: Literal["auto", "fused", "logits"] = "auto"
+    """`fused` never stores logits; `auto` is that for vocabularies of 8192 words and more. The same
+    numbers, up to rounding."""
     threads: Positive | None = None
     """CPU threads of the training engine; without it all that the process may use."""
     autocast: bool = False

@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from objdsl.objective import Objective, Step
+from objdsl.objective import Objective, Output, Step
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import ConfigError, LearnerSection
 from objdsl.runtime.models import Policy, new_critic
 from objdsl.runtime.sampler import seed_of
+
+# Below this the logits are no burden, and one pass gives log-probabilities and their gradient.
+_LARGE_VOCABULARY = 8192
 
 
 class TrainingError(RuntimeError):
@@ -119,6 +122,9 @@ class Learner:
             each.layers = self.needs.layers
         if "value" in self.needs.trained or "value" in self.needs.measured.values():
             policy.critic = new_critic(policy.model)
+        self.fused = self._fuses()
+        for each in (policy, *frozen.values()):
+            each.fused = self.fused and each.head is not None
         missing = [name for name in self.needs.policies if name not in frozen]
         if missing:
             raise ConfigError(
@@ -132,6 +138,23 @@ class Learner:
             weight_decay=config.weight_decay,
             fused=True,
         )
+
+    def _fuses(self) -> bool:
+        """Whether the head and the objective are computed as one.
+
+        Raises:
+            ConfigError: `learner.head` asks for it, and it is not possible.
+        """
+        asked = self._config.head
+        why = ""
+        if self.policy.head is None:
+            why = "the head of this model is more than a linear layer"
+        elif self.needs.layers:
+            why = f"{self.objective.name} reads a policy off an inner layer"
+        if asked == "fused" and why:
+            raise ConfigError([f"learner.head is `fused`, but {why}"])
+        large = self.policy.vocabulary >= _LARGE_VOCABULARY
+        return not why and (asked == "fused" or (asked == "auto" and large))
 
     def learn(self, batch: Batch, step: int) -> Learned:
         """Learns from the responses of a rollout, in one optimizer step or several.
@@ -147,7 +170,7 @@ class Learner:
         once = config.minibatches * config.epochs == 1
         # `old` is the policy of the first optimizer step. If there is no second, and the step fits
         # in one forward pass, that pass gives both: the same numbers, computed once.
-        if not once or not self._fits(batch):
+        if not once or not self._fits(batch) or self.fused:
             batch = batch.with_columns(self._measure(batch))
         told: list[Learned] = []
         for epoch in range(config.epochs):
@@ -203,7 +226,7 @@ class Learner:
         """One step of AdamW on `batch`, which is all of it however it is cut."""
         pieces = batch.micro_batches(self._config.micro_batch)
         said: dict[str, Tensor] | None = None
-        if len(pieces) == 1:
+        if len(pieces) == 1 and not self.fused:
             fresh = "rollout" not in batch.columns
             wanted = {*self.needs.trained, "log_pi", "entropy", *self.needs.measured.values()}
             said = self.policy.columns(batch, wanted if fresh else self.needs.trained)
@@ -216,20 +239,26 @@ class Learner:
         value = 0.0
         reports: defaultdict[str, float] = defaultdict(float)
         for rows in pieces:
-            whole = said is not None
-            live = (
-                said if said is not None else self.policy.columns(batch[rows], self.needs.trained)
-            )
-            out = self.objective(
-                step=step if whole else step[rows.to(batch.mask.device)],
-                **{name: live[name] for name in self.needs.trained},
-            )
+            whole = len(pieces) == 1
+            part = batch if whole else batch[rows]
+            rows_of = step if whole else step[rows.to(batch.mask.device)]
+            out = self._evaluate(part, rows_of, said)
             out.loss.backward()  # type: ignore[no-untyped-call]
             value += float(out.value)
             for name, report in out.reports.items():
                 reports[name] += float(report)
         norm = self._descend()
         return Learned({"objective": value, **observed(batch), "grad_norm": norm}, dict(reports))
+
+    def _evaluate(self, batch: Batch, step: Step, said: Mapping[str, Tensor] | None) -> Output:
+        """The loss of some rows; `said` are the trained columns, where they are known already."""
+        if not self.fused:
+            live = said or self.policy.columns(batch, self.needs.trained)
+            return self.objective(step=step, **{name: live[name] for name in self.needs.trained})
+        states, words = self.policy.states(batch)
+        head = self.policy.head_of(states, batch)
+        others = {"value": self.policy.values(states)} if "value" in self.needs.trained else {}
+        return self.objective.fused(states, tokens=words, step=step, **head, **others)
 
     def prepare(self, batch: Batch) -> Step:
         """The objective's step of a batch that has all its columns."""

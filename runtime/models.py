@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from objdsl.fused.head import log_probs
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import TINY, ConfigError, ModelSection
 from objdsl.runtime.layout import Layout, can_share, layout_of
@@ -20,6 +21,8 @@ from objdsl.runtime.tasks import Task, character_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# What can be had without logits.
+_FUSED = {"log_pi", "entropy", "value"}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -38,6 +41,8 @@ class Policy:
     critic: nn.Linear | None = None
     temperature: float = 1.0
     autocast: bool = False
+    fused: bool = False
+    """Whether log-probabilities come from the states below the head, without logits."""
 
     @property
     def device(self) -> torch.device:
@@ -60,7 +65,79 @@ class Policy:
     def frozen(self) -> Policy:
         """A copy that stays as it is."""
         model = copy.deepcopy(self.model).requires_grad_(False)
-        return Policy(model, temperature=self.temperature, autocast=self.autocast)
+        return Policy(model, temperature=self.temperature, autocast=self.autocast, fused=self.fused)
+
+    @property
+    def head(self) -> nn.Linear | None:
+        """The layer from states to logits; None where it is more than that (adapted by LoRA)."""
+        head = self.model.get_output_embeddings()
+        return head if type(head) is nn.Linear else None
+
+    @property
+    def softcap(self) -> float | None:
+        """Of the logits, as Gemma has it."""
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return None if cap is None else float(cap)
+
+    def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the head is applied to, `[N, T, H]`, and the words that follow, `[N, T]`."""
+        head = self.head
+        assert head is not None
+        layout = layout_of(batch, self.model.dtype, self.shares_prompts)
+        caught: list[Tensor] = []
+
+        def catch(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+            caught.append(arguments[0])
+            return (arguments[0][:, :0],)  # no logits are computed
+
+        hook = head.register_forward_pre_hook(catch)
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                self.model(
+                    input_ids=layout.tokens,
+                    attention_mask=layout.attention,
+                    position_ids=layout.positions,
+                    use_cache=False,
+                    logits_to_keep=torch.arange(
+                        layout.first, layout.tokens.shape[1], device=self.device
+                    ),
+                )
+        finally:
+            hook.remove()
+        return layout.pick(caught[0]), layout.words
+
+    def head_of(self, states: Tensor, batch: Batch) -> dict[str, Any]:
+        """The head as the fused objective takes it."""
+        head = self.head
+        assert head is not None
+        bias = None if head.bias is None else head.bias.to(states.dtype)
+        return {
+            "weight": head.weight.to(states.dtype),
+            "bias": bias,
+            "temperature": self.temperature,
+            "softcap": self.softcap,
+            "kept": batch.kept,
+        }
+
+    def values(self, states: Tensor) -> Tensor:
+        """The critic's, `[N, T]`."""
+        assert self.critic is not None
+        values: Tensor = self.critic(states.to(self.critic.weight.dtype))[..., 0]
+        return values
+
+    def _without_logits(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
+        states, words = self.states(batch)
+        found: dict[str, Tensor] = {}
+        if {"log_pi", "entropy"} & set(wanted):
+            log_pi, entropy = log_probs(
+                states, tokens=words, entropy="entropy" in wanted, **self.head_of(states, batch)
+            )
+            found = {"log_pi": torch.where(batch.mask, log_pi, 0.0)}
+            if entropy is not None:
+                found["entropy"] = torch.where(batch.mask, entropy, 0.0)
+        if "value" in wanted:
+            found["value"] = torch.where(batch.mask, self.values(states), 0.0)
+        return {name: found[name] for name in wanted}
 
     def columns(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
         """Token columns `[N, T]` of a batch, 0 in the padding.
@@ -69,6 +146,8 @@ class Policy:
             wanted: of `log_pi`, `log_pi_dist` (`[N, T, V]`), `value`, `entropy` (of `log_pi`,
                 without gradient, in nats) and `log_<name>`, `log_<name>_dist` of internal policies.
         """
+        if self.fused and not torch.is_grad_enabled() and set(wanted) <= _FUSED:
+            return self._without_logits(batch, wanted)
         inner = {name: layer for name, layer in self.layers.items() if _asks_for(name, wanted)}
         deep = bool(inner) or "value" in wanted
         layout = layout_of(batch, self.model.dtype, self.shares_prompts)

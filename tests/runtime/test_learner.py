@@ -107,6 +107,31 @@ def test_micro_batches_change_nothing(name: str, size: int) -> None:
         assert other == pytest.approx(one, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("size", [None, 5])
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("name", ["grpo", "dapo", "gspo", "ppo", "clip_cov", "kl_exact", COUPLED])
+def test_without_logits_the_numbers_are_the_same(name: str, kept: bool, size: int | None) -> None:
+    if kept and name == "kl_exact":
+        pytest.skip("the divergence from a reference without the words that were not kept is inf")
+    plain = LearnerSection(lr=1e-2, epsilon=1e-3, micro_batch=size, head="logits")
+    policy = replace(double(), temperature=0.7)
+    by_logits, told = trained(name, plain, policy, batch(kept))
+    fused = plain.model_copy(update={"head": "fused"})
+    without, told_fused = trained(name, fused, policy, batch(kept))
+    assert_same(by_logits, without, 1e-11)
+    assert told[0].keys() == told_fused[0].keys()
+    for one, other in zip(told, told_fused, strict=True):
+        assert other == pytest.approx(one, rel=1e-8, abs=1e-10)
+
+
+def test_a_head_that_cannot_be_fused_is_refused() -> None:
+    goal = "maximize mean[p,i] (reward * sum[t] log(early))\n"
+    text = f"objective inner\npolicy early = pi at layer 1\n{goal}"
+    with pytest.raises(ConfigError, match=r"learner.head is `fused`, but inner reads"):
+        trained(text, LearnerSection(head="fused"), model(), batch())
+    trained(text, LearnerSection(head="auto"), model(), batch())
+
+
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_several_optimizer_steps_cut_into_micro_batches(name: str) -> None:
     section = LearnerSection(lr=1e-2, epsilon=1e-3, minibatches=2, epochs=2)
