@@ -257,7 +257,9 @@ class Learner:
             return self.objective(step=step, **{name: live[name] for name in self.needs.trained})
         states, words = self.policy.states(batch)
         head = self.policy.head_of(states, batch)
-        others = {"value": self.policy.values(states)} if "value" in self.needs.trained else {}
+        others: dict[str, Any] = {}
+        if "value" in self.needs.trained:
+            others["value"] = self.policy.values(states)
         return self.objective.fused(states, tokens=words, step=step, **head, **others)
 
     def prepare(self, batch: Batch) -> Step:
