@@ -100,8 +100,9 @@ def mend(
 ) -> tuple[Checked, int]:
     """A text after the fixes of its findings, round by round, and how many were made.
 
-    What every round leaves is an objective: a fix that would break it is not made. `check` says
-    which findings are to be mended; `unsafe` fixes change the objective.
+    What a round makes of an objective is one: a fix that would break it is not made. In a text that
+    is none, a round leaves no more errors than there were. `check` says which findings are to be
+    mended; `unsafe` fixes change the objective.
     """
     made = 0
     for _ in range(_MOST_ROUNDS):
@@ -115,14 +116,15 @@ def mend(
 def _round(
     checked: Checked, check: Callable[[Source], Checked], unsafe: bool
 ) -> tuple[Checked, int]:
-    """All fixes at once; if that breaks the text, the first one that alone does not."""
+    """All fixes at once; if that breaks the text, the first one that does not by itself."""
     from objdsl.lint.fixes import fixed
 
     for findings in (checked.findings, *([one] for one in checked.findings)):
         source, made = fixed(checked.source, findings, unsafe=unsafe)
         if made:
             after = check(source)
-            if after.objective is not None:
+            no_worse = checked.objective is None and len(after.findings) <= len(checked.findings)
+            if after.objective is not None or no_worse:
                 return after, made
     return checked, 0
 

@@ -175,11 +175,13 @@ def _look(name: str, asked: _Asked) -> _Looked:
         before = check(text(name))
     except ObjectiveError as error:
         before = Checked(Source(name, ""), None, list(error.diagnostics), [])
-    if before.objective is None or not (asked.diff or asked.fix or asked.unsafe):
+    if not (asked.diff or asked.fix or asked.unsafe):
         return _Looked(before, before, 0, selection.strict)
     after, fixes = mend(before, check, unsafe=asked.unsafe or not asked.fix)
     if asked.diff:
         return _Looked(before, replace(before, source=after.source), fixes, selection.strict)
+    if after.objective is None:
+        return _Looked(before, before, 0, selection.strict)
     if fixes:
         if name == STDIN or not Path(name).expanduser().is_file():
             raise click.UsageError(f"{name} is not a file that can be written to; see --diff")

@@ -258,6 +258,25 @@ def test_a_fix_in_the_base_is_not_made_in_the_file(run: Run) -> None:
     assert Path("base.obj").read_text() == BIASED.replace("biased", "base")
 
 
+def test_spelling_is_mended_and_written_if_that_is_enough(run: Run) -> None:
+    misspelt = GOOD.replace("reward", "rewrd").replace("log", "lgo")
+    Path("a.obj").write_text(misspelt)
+    diff = run("check", "a.obj", "--diff")
+    assert diff.exit_code == 2
+    assert "+maximize mean[p,i] (reward * sum[t] log(pi))\n" in diff.stdout
+    assert run("check", "a.obj", "--unsafe-fixes").exit_code == 0
+    assert Path("a.obj").read_text() == GOOD
+    hopeless = misspelt + "report x = mean[t] reward\n"
+    Path("a.obj").write_text(hopeless)
+    assert (
+        "+maximize mean[p,i] (reward * sum[t] log(pi))\n" in run("check", "a.obj", "--diff").stdout
+    )
+    result = run("check", "a.obj", "--unsafe-fixes")
+    assert result.exit_code == 2
+    assert "2 errors in 1 file" in result.output
+    assert Path("a.obj").read_text() == hopeless
+
+
 def test_fixes_are_counted(run: Run) -> None:
     Path("a.obj").write_text(
         "objective a  # objdsl: ignore[own-mean] none\n" + GOOD.partition("\n")[2]
