@@ -95,6 +95,8 @@ MAX_NODES = 20_000
 
 CODES: dict[str, str] = {
     "no-gradient": "OBJ505",
+    "too-large": "OBJ904",
+    "nested-too-deeply": "OBJ905",
     "unknown-name": "OBJ910",
     "wrong-index": "OBJ911",
     "cyclic-binding": "OBJ912",
@@ -106,7 +108,6 @@ CODES: dict[str, str] = {
     "reserved-name": "OBJ919",
     "outside-domain": "OBJ920",
     "no-goal": "OBJ921",
-    "too-large": "OBJ923",
 }
 
 
@@ -132,7 +133,8 @@ def too_deep(file: tree.File) -> Diagnostic:
     """What is said where a pass gives up: each of them follows definitions by recursion."""
     message = "the definitions of this file lean on each other too deeply"
     where = file.statements[-1].span if file.statements else None
-    return Diagnostic("too-large", CODES["too-large"], Severity.ERROR, message, where)
+    name = "nested-too-deeply"
+    return Diagnostic(name, CODES[name], Severity.ERROR, message, where)
 
 
 class _Poisoned(Exception):

@@ -12,6 +12,7 @@ from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.objective import Objective
 from objdsl.lint import rules
 from objdsl.lint.comments import COMMENT_PAGES
+from objdsl.lint.language import LANGUAGE_PAGES
 from objdsl.lint.rule import Page, Rule
 
 _RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
@@ -28,8 +29,8 @@ def registry() -> tuple[Rule, ...]:
 
 
 def pages() -> tuple[Page, ...]:
-    """What there is to read: the rules, and then what may be wrong with comments."""
-    return (*registry(), *COMMENT_PAGES)
+    """What there is to read, by code: the rules, and what may be wrong with a text."""
+    return tuple(sorted((*registry(), *COMMENT_PAGES, *LANGUAGE_PAGES), key=lambda page: page.code))
 
 
 def findings(objective: Objective) -> list[Diagnostic]:

@@ -322,7 +322,7 @@ def test_a_text_that_is_too_deep_is_no_traceback(run: Run) -> None:
     )
     result = run("check", "deep.obj")
     assert result.exit_code == 2
-    assert "error[OBJ923 too-large]" in result.output
+    assert "error[OBJ905 nested-too-deeply]" in result.output
 
 
 def test_the_hooks_of_pre_commit_are_commands() -> None:

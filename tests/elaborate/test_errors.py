@@ -106,6 +106,6 @@ def test_a_long_chain_of_names_ends_quickly(many: int) -> None:
     try:
         formula = driver.compile_source(Source("file.obj", text + "\n"))
     except ObjectiveError as error:
-        assert error.diagnostics[0].name == "too-large"
+        assert error.diagnostics[0].name == "nested-too-deeply"
     else:
         assert driver.torch_source(formula)

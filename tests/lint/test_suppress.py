@@ -13,7 +13,6 @@ from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
 from objdsl.driver import Checked
 from objdsl.lint.comments import COMMENT_PAGES
 from objdsl.lint.fixes import fixed
-from objdsl.lint.run import pages
 from objdsl.lint.suppress import ignores
 from objdsl.source import Source, Span
 from objdsl.syntax.format import format
@@ -173,7 +172,3 @@ def test_a_fix_that_breaks_the_text_is_not_made() -> None:
     source = Source("x.obj", f"objective x\nB = 1\nC = 1\n{GOAL}")
     after, made = driver.mend(check(source), check, unsafe=True)
     assert (made, after.source.text) == (1, f"objective x\nB = 1\nD = 1\n{GOAL}")
-
-
-def test_no_code_is_used_twice() -> None:
-    assert len({page.code for page in pages()}) == len(pages()) == len({p.name for p in pages()})

@@ -1,0 +1,303 @@
+"""The pages of what makes a text no objective; reading it and `elaborate` find it."""
+
+from __future__ import annotations
+
+from objdsl.diagnostic import Severity
+from objdsl.lint.rule import Page
+
+
+def _error(name: str, code: str, doc: str) -> Page:
+    return Page(name, code, Severity.ERROR, doc)
+
+
+LANGUAGE_PAGES = (
+    _error(
+        "no-gradient",
+        "OBJ505",
+        """\
+No gradient reaches what is trained: training would do nothing.
+
+**What.** The objective does not read `pi`, or only behind `sg`, in a mask or in a condition.
+
+**Why.** `w = dJ / dlog pi` is zero, whatever the data are.
+
+**Example.**
+
+    maximize mean[p,i] (reward * sum[t] sg(log(pi)))
+
+**Instead.**
+
+    maximize mean[p,i] (reward * sum[t] log(pi))
+""",
+    ),
+    _error(
+        "syntax",
+        "OBJ900",
+        """\
+A text that the grammar cannot read.
+
+**What.** The message says what is expected at the place; `docs/language.md` has the language on a
+page. Every statement is read by itself, so that all mistakes of a file are reported at once.
+
+**Example.**
+
+    maximize mean[p,i] (reward * sum[t] log(pi)
+
+**Instead.**
+
+    maximize mean[p,i] (reward * sum[t] log(pi))
+""",
+    ),
+    _error(
+        "not-an-objective",
+        "OBJ903",
+        """\
+A file that holds something else.
+
+**What.** `.obj` is the suffix of 3D models and of compiled code, too. A file of either, of binary
+data or of another encoding than UTF-8 is not read.
+
+**Instead.** Name the file that was meant, or save it as UTF-8.
+""",
+    ),
+    _error(
+        "too-large",
+        "OBJ904",
+        """\
+A text that is far larger than any objective.
+
+**What.** A file, a statement, or the formula that remains once the functions are put in, beyond
+what can be read in a moment. An objective fits on one screen.
+
+**Instead.** Bind parts to names, and use the names.
+""",
+    ),
+    _error(
+        "nested-too-deeply",
+        "OBJ905",
+        """\
+A formula, or a chain of definitions, that is deeper than any objective.
+
+**What.** Brackets in brackets, or names that are defined by names, several hundred times.
+
+**Instead.** Bind parts to names, and keep the chains short.
+""",
+    ),
+    _error(
+        "unreadable-file",
+        "OBJ906",
+        """\
+A file that cannot be opened.
+
+**What.** It is not there, it is a folder, or its permissions forbid it.
+
+**Instead.** Name the file that was meant; `objdsl gallery` lists the names that need no file.
+""",
+    ),
+    _error(
+        "unknown-name",
+        "OBJ910",
+        """\
+A name that nothing defines.
+
+**What.** A value, function, reduction, index, policy, column or option that is neither of the file
+nor of the language. A near one is offered where there is one.
+
+**Example.**
+
+    maximize mean[p,i] (rewrd * sum[t] log(pi))
+
+**Instead.**
+
+    maximize mean[p,i] (reward * sum[t] log(pi))
+""",
+    ),
+    _error(
+        "wrong-index",
+        "OBJ911",
+        """\
+A value does not vary along an index that is named, or still varies along one that is not.
+
+**What.** Every value knows over which of prompts `p`, responses `i`, tokens `t` and words `v` it
+runs. A reduction takes away an index that is there, and nothing may remain.
+
+**Example.**
+
+    maximize mean[p,i] mean[t] reward
+
+**Instead.**
+
+    maximize mean[p,i] (reward * mean[t] log(pi))
+""",
+    ),
+    _error(
+        "cyclic-binding",
+        "OBJ912",
+        """\
+A name that is defined by itself.
+
+**What.** A binding or a function that reads itself, at once or by way of others. Order does not
+matter otherwise: a name may be used above its definition.
+
+**Example.**
+
+    A = B + reward
+    B = A
+    maximize mean[p,i] (A * sum[t] log(pi))
+
+**Instead.**
+
+    B = mean[i] reward
+    A = reward - B
+    maximize mean[p,i] (A * sum[t] log(pi))
+""",
+    ),
+    _error(
+        "cyclic-base",
+        "OBJ913",
+        """\
+A file that starts `from` itself, at once or by way of others.
+
+**Instead.** One of them is to be the first.
+""",
+    ),
+    _error(
+        "unknown-objective",
+        "OBJ914",
+        """\
+What a file starts `from` is neither beside it nor in the gallery.
+
+**What.** `objective child from base` looks for `base.obj` beside the file, and then for `base` in
+the gallery.
+
+**Example.**
+
+    objective child from grop
+
+**Instead.**
+
+    objective child from grpo
+""",
+    ),
+    _error(
+        "not-a-number",
+        "OBJ915",
+        """\
+A single number is wanted, and the value runs over an index.
+
+**What.** What is maximised, minimised or reported is one number for an optimizer step.
+
+**Example.**
+
+    maximize reward * sum[t] log(pi)
+
+**Instead.**
+
+    maximize mean[p,i] (reward * sum[t] log(pi))
+""",
+    ),
+    _error(
+        "wrong-type",
+        "OBJ916",
+        """\
+A number where a condition is wanted, or a formula where a constant is.
+
+**Example.**
+
+    maximize mean[p,i] (sum[t] log(pi) if 2 * reward else 0)
+
+**Instead.**
+
+    maximize mean[p,i] (sum[t] log(pi) if reward > 0 else 0)
+""",
+    ),
+    _error(
+        "wrong-arguments",
+        "OBJ917",
+        """\
+A function or a reduction without its arguments, or with too many.
+
+**Example.**
+
+    maximize mean[p,i,t] (reward * clip(pi / old, 0.8))
+
+**Instead.**
+
+    maximize mean[p,i,t] (reward * clip(pi / old, 0.8, 1.2))
+""",
+    ),
+    _error(
+        "duplicate-name",
+        "OBJ918",
+        """\
+Two definitions of one name in one file.
+
+**What.** A file that starts `from` another may define its names anew; within a file there is no
+order that would say which one counts.
+
+**Example.**
+
+    A = reward
+    A = reward - mean[i] reward
+    maximize mean[p,i] (A * sum[t] log(pi))
+
+**Instead.**
+
+    A = reward - mean[i] reward
+    maximize mean[p,i] (A * sum[t] log(pi))
+""",
+    ),
+    _error(
+        "reserved-name",
+        "OBJ919",
+        """\
+A definition of a name that has a meaning in the language.
+
+**Example.**
+
+    pi = 3.14
+    maximize mean[p,i] (reward * sum[t] log(pi))
+
+**Instead.**
+
+    circle = 3.14
+    maximize mean[p,i] (circle * reward * sum[t] log(pi))
+""",
+    ),
+    _error(
+        "outside-domain",
+        "OBJ920",
+        """\
+A number outside the domain that is declared for it.
+
+**Example.**
+
+    param eps = 2 in (0, 1)
+    maximize mean[p,i] (eps * reward * sum[t] log(pi))
+
+**Instead.**
+
+    param eps = 0.2 in (0, 1)
+    maximize mean[p,i] (eps * reward * sum[t] log(pi))
+""",
+    ),
+    _error(
+        "no-goal",
+        "OBJ921",
+        """\
+Nothing is maximised or minimised.
+
+**What.** A file with an `objective` line, its own or that of the file that it starts `from`, says
+what is maximised.
+
+**Example.**
+
+    A = reward - mean[i] reward
+
+**Instead.**
+
+    A = reward - mean[i] reward
+    maximize mean[p,i] (A * sum[t] log(pi))
+""",
+    ),
+)

@@ -1,0 +1,56 @@
+"""Every code has one page, and what a page shows is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import objdsl
+from objdsl import driver
+from objdsl.lint.language import LANGUAGE_PAGES
+from objdsl.lint.rule import Page
+from objdsl.lint.run import pages
+from objdsl.source import Source
+
+# What a text cannot show: these are about files.
+OF_FILES = {
+    "not-an-objective", "too-large", "nested-too-deeply", "unreadable-file", "cyclic-base",
+}  # fmt: skip
+
+
+def block(page: Page, heading: str) -> str:
+    _, _, rest = page.doc.partition(f"**{heading}.**\n\n")
+    lines = re.match(r"(?:    .*\n)*", rest)
+    assert lines is not None
+    return re.sub(r"^    ", "", lines[0], flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", LANGUAGE_PAGES, ids=lambda page: page.name)
+def test_the_example_is_one_and_its_remedy_an_objective(page: Page) -> None:
+    example, instead = block(page, "Example"), block(page, "Instead")
+    assert bool(example) == bool(instead) == (page.name not in OF_FILES)
+    if example:
+        head = "" if example.startswith("objective") else "objective x\n"
+        findings = driver.check(Source("x.obj", head + example)).findings
+        assert [(one.name, one.code) for one in findings] == [(page.name, page.code)]
+        assert driver.check(Source("x.obj", head + instead)).objective is not None
+
+
+def test_every_code_has_a_page() -> None:
+    """Also those that are written where they are found, and not in a table."""
+    code = Path(objdsl.__file__).parent
+    named = {
+        (match[1], match[2])
+        for path in code.rglob("*.py")
+        for match in re.finditer(
+            r'"([a-z-]+)",?:?\s+"(OBJ\d{3})"', path.read_text(encoding="utf-8")
+        )
+    }
+    assert named == {(page.name, page.code) for page in pages()}
+
+
+def test_names_and_codes_are_used_once() -> None:
+    assert len({page.code for page in pages()}) == len(pages()) == len({p.name for p in pages()})
+    assert all(len(page.summary) <= 100 for page in pages())
