@@ -124,6 +124,23 @@ def test_without_logits_the_numbers_are_the_same(name: str, kept: bool, size: in
         assert other == pytest.approx(one, rel=1e-8, abs=1e-10)
 
 
+@pytest.mark.parametrize("name", ["grpo", "gspo", "clip_cov"])
+def test_adapters_without_logits(name: str) -> None:
+    """Under LoRA the head takes no gradient: what reaches the adapters is the same."""
+    peft = pytest.importorskip("peft")
+    adapted = peft.LoraConfig(r=2, target_modules=["c_attn"], init_lora_weights=False)
+    torch.manual_seed(1)
+    policy = Policy(peft.get_peft_model(double().model, adapted).to(torch.float64).eval())
+    plain = LearnerSection(lr=1e-2, epsilon=1e-3, head="logits")
+    by_logits, _ = trained(name, plain, policy, batch())
+    fused = plain.model_copy(update={"head": "fused"})
+    without, _ = trained(name, fused, policy, batch())
+    assert len(without) == 4  # two layers, two matrices each
+    assert_same(by_logits, without, 1e-11)
+    before = [p.detach() for p in policy.parameters()]
+    assert any(float((x - y).abs().max()) > 1e-3 for x, y in zip(before, without, strict=True))
+
+
 def test_a_head_that_cannot_be_fused_is_refused() -> None:
     goal = "maximize mean[p,i] (reward * sum[t] log(early))\n"
     text = f"objective inner\npolicy early = pi at layer 1\n{goal}"
