@@ -433,7 +433,7 @@ class Objective:
             )
             frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
             sizes = Sizes(
-                int(step.lengths.sum()), int(step.lengths.max()), weight.shape[1], weight.shape[0],
+                int(step.lengths.sum()), max(step.lengths.tolist(), default=0), *weight.shape[::-1],
                 8 if head.wide == torch.float64 else 4, frozen,
             )  # fmt: skip
             chosen = plan(coupled, sizes, budget=budget, schedule=schedule)
