@@ -432,10 +432,10 @@ class Objective:
                 None if kept is None else kept.flatten(0, -2),
             )
             frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-            sizes = Sizes(
-                int(step.lengths.sum()), max(step.lengths.tolist(), default=0), *weight.shape[::-1],
-                8 if head.wide == torch.float64 else 4, frozen,
-            )  # fmt: skip
+            words, width = weight.shape
+            longest = max(step.lengths.tolist(), default=0)
+            wide = 8 if head.wide == torch.float64 else 4
+            sizes = Sizes(int(step.lengths.sum()), longest, width, words, wide, frozen)
             chosen = plan(coupled, sizes, budget=budget, schedule=schedule)
             others = {name: x.detach() for name, x in trained.items()}
             run = Run(self, step, coupled, others, self._alive(step))
