@@ -25,10 +25,12 @@ def head(node: Expr) -> Span | None:
 
 def reading(facts: Facts, policy: str, *, live: bool = False) -> Span | None:
     """The smallest piece of text of the objective that reads a policy, and passes its gradient."""
+    reads: set[Expr] = set()
     for node in topological(facts.objective.goal):
-        if node.span is not None and (node.live or not live):
-            reads = (one.policy for one in topological(node) if isinstance(one, LogProb | LogDist))
-            if policy in reads:
+        own = isinstance(node, LogProb | LogDist) and node.policy == policy
+        if own or not reads.isdisjoint(node.children):
+            reads.add(node)
+            if node.span is not None and (node.live or not live):
                 return node.span
     return None
 
