@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from objdsl import gallery
-from objdsl.diagnostic import Diagnostic, ObjectiveError
+from objdsl.diagnostic import Diagnostic, Label, ObjectiveError
 from objdsl.elaborate import elaborate, too_deep
 from objdsl.ir.objective import Objective
 from objdsl.source import Source, Span
@@ -90,9 +90,19 @@ def check(source: Source, settings: Mapping[str, float] | None = None) -> Checke
         found = findings(objective)
     except RecursionError:
         return Checked(source, None, [too_deep(file)], [])
+    found = [_located(one, file) for one in found]
     # Comments are about the text as it stands: a setting may take away what one of them accepts.
     kept, accepted = suppress(found, ignores(file), registry(), report_unused=not settings)
     return Checked(source, objective, in_order(kept), accepted)
+
+
+def _located(finding: Diagnostic, file: tree.File) -> Diagnostic:
+    """A finding in what a file starts from also shows where the file does."""
+    bases = (one.base for one in file.statements if isinstance(one, tree.Header) and one.base)
+    base = next(bases, None)
+    if base is None or finding.span is None or finding.span.source == file.source:
+        return finding
+    return replace(finding, labels=(*finding.labels, Label(base.span, "comes with it")))
 
 
 def mend(

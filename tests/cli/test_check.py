@@ -251,6 +251,9 @@ def test_a_diff_and_a_report_do_not_mix(run: Run) -> None:
 def test_a_fix_in_the_base_is_not_made_in_the_file(run: Run) -> None:
     Path("base.obj").write_text(BIASED.replace("biased", "base"))
     Path("child.obj").write_text("objective child from base\n")
+    shown = run("check", "child.obj").output
+    assert " --> base.obj:5:20\n" in shown
+    assert "1 | objective child from base\n  |                      ---- comes with it\n" in shown
     result = run("check", "child.obj", "--diff")
     assert result.stdout == ""
     assert result.stderr == "0 fixes would be made; others are in base.obj\n"
