@@ -187,12 +187,22 @@ class Expand:
     trained: frozenset[str] = frozenset({"pi"})
     origin: dict[Expr, Expr] = field(default_factory=dict)
     _known: dict[Expr, Sum] = field(default_factory=dict)
+    _policies: dict[Expr, bool] = field(default_factory=dict)
 
     def __call__(self, expr: Expr) -> Sum:
         """Raises TooLarge."""
         if expr not in self._known:
-            self._known[expr] = self._expand(expr)
+            alike = self.at is not None and not self._has_policy(expr)
+            self._known[expr] = self.at(expr) if alike and self.at else self._expand(expr)
         return self._known[expr]
+
+    def _has_policy(self, expr: Expr) -> bool:
+        """Whether the versions of the policy, which are one `at`, have a part in a value."""
+        if expr not in self._policies:
+            self._policies[expr] = isinstance(expr, LogProb | LogDist) or any(
+                self._has_policy(child) for child in expr.children
+            )
+        return self._policies[expr]
 
     def _atom(self, made: Expr, of: Expr, exponent: float = 1.0) -> Sum:
         self.origin.setdefault(made, of)

@@ -33,9 +33,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
     nodes = with_gradient(facts.objective.goal)
-    clips = [node for node in nodes if isinstance(node, Clip) and _of_policy(node.x)]
-    for clip in clips:
-        if not any(_keeps(node, clip) for node in nodes):
+    kept = _kept(nodes)
+    for clip in nodes:
+        if isinstance(clip, Clip) and clip not in kept and _of_policy(clip.x):
             yield rule.finding(
                 "outside of its bounds this clip has no gradient, on either side",
                 clip.span,
@@ -51,11 +51,14 @@ def _of_policy(x: Expr) -> bool:
     return any(isinstance(node, LogProb) and node.trained for node in topological(x))
 
 
-def _keeps(node: Expr, clip: Clip) -> bool:
-    """Whether a minimum or maximum chooses between the clipped value and the plain one."""
-    if not isinstance(node, Binary) or node.op not in ("min", "max"):
-        return False
-    for one, other in ((node.a, node.b), (node.b, node.a)):
-        if clip in topological(one) and clip not in topological(other):
-            return clip.x in topological(other) or _of_policy(other)
-    return False
+def _kept(nodes: list[Expr]) -> set[Expr]:
+    """The clips of which a minimum or maximum has the clipped value on one side, and on the other
+    one that moves with the policy."""
+    kept: set[Expr] = set()
+    for node in nodes:
+        if isinstance(node, Binary) and node.op in ("min", "max"):
+            below = set(topological(node.a)), set(topological(node.b))
+            for one, other in (below, below[::-1]):
+                if any(isinstance(x, LogProb) and x.trained for x in other):
+                    kept |= {x for x in one - other if isinstance(x, Clip)}
+    return kept
