@@ -10,7 +10,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from objdsl.fused.head import Head, chunks
+from objdsl.fused import log_probs
+from objdsl.fused.head import Head, chunks, matmul
 from objdsl.fused.passes import Gradients, first_pass, one_pass, second_pass
 from objdsl.plan import Coupled, Coupling, Sizes, plan
 
@@ -76,3 +77,32 @@ def test_products(schedule: str, frozen: bool, units: int) -> None:
 def test_no_tensor_is_as_large_as_the_logits() -> None:
     for schedule in ("one pass", "two passes"):
         assert counted(schedule, torch.float32).largest <= max(V * H * 4, 4 << 30) < N * V * 8
+
+
+def test_narrow_products_stay_narrow_on_a_gpu() -> None:
+    """bfloat16 in, float32 out: a product in float32 would leave the tensor cores."""
+    products = Products()
+    with FakeTensorMode(), products:
+        narrow = {"dtype": torch.bfloat16, "device": "cuda"}
+        hidden, weight = torch.empty(N, H, **narrow), torch.empty(V, H, **narrow)
+        z, _ = Head(weight).logits(hidden, torch.empty(N, dtype=torch.long, device="cuda"))
+        d = z.to(torch.bfloat16)
+        by_hidden, by_weight = matmul(d, weight, z.dtype), matmul(d.T, hidden, z.dtype)
+    assert products.units == {torch.bfloat16: pytest.approx(3)}
+    assert {x.dtype for x in (z, by_hidden, by_weight)} == {torch.float32}
+
+
+def test_narrow_inputs_lose_nothing() -> None:
+    """Peaked policies in bfloat16 against float64: no clip decision differs."""
+    torch.manual_seed(0)
+    hidden = torch.randn(1024, 256).bfloat16()
+    weight = (torch.randn(16_384, 256) / 4).bfloat16()
+    log_p = torch.log_softmax(hidden.double() @ weight.double().T, -1)
+    tokens = torch.multinomial(log_p.exp(), 1)
+    exact = log_p.gather(-1, tokens).squeeze(-1)
+    found, _ = log_probs(hidden, weight, tokens.squeeze(-1))
+    assert found.dtype == torch.float32
+    assert (found - exact).abs().max() <= 1e-5
+    old = exact + 0.2 * torch.randn(1024, dtype=torch.float64)
+    for bound in (0.8, 1.2):
+        assert torch.equal((found - old).exp() > bound, (exact - old).exp() > bound)
