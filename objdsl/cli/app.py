@@ -18,7 +18,7 @@ from objdsl.diagnostic import ObjectiveError, near
 # Where each command is, in the order of the help: a module of this package, imported on use.
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Write": ("check", "explain", "audit", "rule", "fmt", "gallery"),
-    "Compile": ("compile", "diff"),
+    "Compile": ("compile", "diff", "bench"),
     "Train": ("train", "plot"),
     "Other": ("env",),
 }

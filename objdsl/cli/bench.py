@@ -1,0 +1,235 @@
+"""`objdsl bench`: what an objective costs over a language-model head."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from objdsl.cli.inputs import settings, text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from objdsl.objective import Objective, Output
+
+_ROWS, _GROUP = 8, 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one way to the gradients takes.
+
+    Attributes:
+        products: matrix products, in units of tokens x hidden x vocabulary; counted.
+        peak: bytes alive at once besides the inputs, gradients counted among them; counted.
+        time: over that of the plain computation in the same round, the median of the rounds.
+    """
+
+    products: float
+    peak: int
+    time: float
+
+
+@click.command(epilog="Example: objdsl bench gspo --words 32000")
+@click.argument("file")
+@click.option("--set", "set_", multiple=True, metavar="NAME=X", help="A hyper-parameter.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Tokens of each of the eight responses.",
+)
+@click.option(
+    "--hidden", type=click.IntRange(1), default=512, show_default=True, help="Size of a state."
+)
+@click.option(
+    "--words", type=click.IntRange(2), default=16_384, show_default=True, help="The vocabulary."
+)
+@click.option(
+    "--budget",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="MiB for the logits of a chunk.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds that are timed."
+)
+@click.option("--device", default="cpu", show_default=True, help="Such as cuda.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def bench(file: str, set_: tuple[str, ...], as_json: bool, device: str, **sizes: int) -> None:
+    """Measure an objective from hidden states to the gradients by them and by the head.
+
+    The fused head takes turns with the plain computation (logits, log-softmax, objective, autograd)
+    on the same random step, in float32, after their values were compared. Products and peak memory
+    are counted; they are the same on every machine.
+
+    FILE is a file, a name of the gallery, or `-` for standard input.
+    """
+    from objdsl import driver
+    from objdsl.objective import Objective
+
+    formula = driver.compile_source(text(file))
+    try:
+        objective = Objective(formula, settings(set_))
+        costs = measure(objective, device=device, **sizes)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if as_json:
+        found = {name: asdict(cost) for name, cost in costs.items()}
+        click.echo(json.dumps({"objective": objective.name, "sizes": sizes, "costs": found}))
+        return
+    click.echo(f"{'':<8}{'products':>10}{'peak':>12}{'time':>8}")
+    for name, cost in costs.items():
+        peak = f"{cost.peak / 2**20:.0f} MiB"
+        click.echo(f"{name:<8}{cost.products:>10.2f}{peak:>12}{cost.time:>8.2f}")
+
+
+def measure(
+    objective: Objective,
+    *,
+    tokens: int,
+    hidden: int,
+    words: int,
+    budget: int,
+    rounds: int,
+    device: str = "cpu",
+) -> dict[str, Cost]:
+    """The costs of the fused head and of the plain computation, on one random step.
+
+    Raises:
+        ValueError: the objective has no fused schedule, for instance because it trains two
+            policies; or the two disagree.
+    """
+    ways = _ways(objective, tokens, hidden, words, budget << 20, device)
+    counts, values = {}, {}
+    for name, run in ways.items():
+        with _counter() as counted:
+            values[name] = run()
+        counts[name] = counted.products / (_ROWS * tokens * hidden * words), counted.most
+    if not values["fused"].allclose(values["plain"], rtol=1e-3, atol=1e-5):
+        raise ValueError(f"the values differ: {values}")
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, run in ways.items():
+            start = time.perf_counter()
+            run().item()  # waits for the device
+            times[name].append(time.perf_counter() - start)
+    return {
+        name: Cost(
+            *counts[name],
+            statistics.median(a / b for a, b in zip(times[name], times["plain"], strict=True)),
+        )
+        for name in ways
+    }
+
+
+def _ways(
+    objective: Objective, tokens: int, hidden: int, words: int, budget: int, device: str
+) -> dict[str, Callable[[], Tensor]]:
+    """Two ways from hidden states to gradients; each returns the value."""
+    import torch
+
+    make = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=make).to(device)
+
+    states, weight = normal(_ROWS, tokens, hidden), normal(words, hidden) / hidden**0.5
+    said = torch.randint(words, (_ROWS, tokens), generator=make).to(device)
+    with torch.no_grad():
+        log_p = torch.log_softmax(states @ weight.T, -1)
+    near = log_p.gather(-1, said[..., None]).squeeze(-1)
+    columns: dict[str, Any] = {}
+    for name, column in objective.columns.items():
+        match column.indices:
+            case ("p", "i", "t", "v"):
+                x = torch.log_softmax(log_p + 0.1 * normal(_ROWS, tokens, words), -1)
+            case ("p", "i", "t"):
+                x = near + 0.1 * normal(_ROWS, tokens)
+            case ("p",):
+                x = torch.ones(_ROWS, device=device)
+            case _:
+                x = (torch.arange(_ROWS) % 3 == 0).float().to(device)
+        columns[name] = x
+    del log_p
+    live = {name: columns.pop(name, None) for name in objective.live}
+    others = {n: x for n, x in live.items() if x is not None and not n.startswith("log_")}
+    step = objective.prepare(
+        **columns,
+        mask=torch.ones(_ROWS, tokens, dtype=torch.bool, device=device),
+        prompt=torch.arange(_ROWS, device=device) // _GROUP,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+    def way(evaluate: Callable[[Tensor, Tensor, dict[str, Any]], Output]) -> Tensor:
+        trained = {name: x.detach().requires_grad_() for name, x in others.items()}
+        leaves = [x.detach().requires_grad_() for x in (states, weight)]
+        out = evaluate(leaves[0], leaves[1], trained)
+        out.loss.backward()  # type: ignore[no-untyped-call]
+        return out.value
+
+    def fused(h: Tensor, w: Tensor, trained: dict[str, Any]) -> Output:
+        return objective.fused(h, w, said, step, budget=budget, **trained)
+
+    def plain(h: Tensor, w: Tensor, trained: dict[str, Any]) -> Output:
+        return objective(step=step, **_by_logits(objective, h, w, said), **trained)
+
+    return {"fused": lambda: way(fused), "plain": lambda: way(plain)}
+
+
+def _by_logits(objective: Objective, h: Tensor, w: Tensor, said: Tensor) -> dict[str, Tensor]:
+    """The trained log-probabilities that an objective asks for."""
+    log_p = (h @ w.T).log_softmax(-1)
+    return {
+        name: log_p if name.endswith("_dist") else log_p.gather(-1, said[..., None]).squeeze(-1)
+        for name in objective.live
+        if name.startswith("log_")
+    }
+
+
+def _counter() -> Any:
+    """Counts multiplications of matrices, and the most bytes that were alive at once."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.products = self.now = self.most = 0
+            self._seen: set[int] = set()
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func._schema.name in ("aten::mm", "aten::addmm", "aten::addmm_"):
+                a, b = [x for x in args if isinstance(x, torch.Tensor)][-2:]
+                self.products += a.shape[0] * a.shape[1] * b.shape[1]
+            for x in out if isinstance(out, tuple | list) else (out,):
+                if isinstance(x, torch.Tensor):
+                    self._alive(x.untyped_storage())
+            return out
+
+        def _alive(self, storage: Any) -> None:
+            key, size = storage._cdata, storage.nbytes()
+            if key in self._seen:
+                return
+            self._seen.add(key)
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._free, key, size)
+
+        def _free(self, key: int, size: int) -> None:
+            self._seen.discard(key)
+            self.now -= size
+
+    return Counter()
