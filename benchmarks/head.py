@@ -8,7 +8,7 @@ head. The peers compute log-probabilities by their own code, as it is installed,
 objective follows; objdsl itself goes by its plan. Losses and gradients are compared first.
 Contestants then take turns in interleaved rounds; what counts is the median over the rounds of the
 ratio to the plain computation (logits, log-softmax, objective) in the same round. Peak memory is
-what is alive at once besides the inputs, the gradients counted, in one run.
+what is alive at once in one run, hidden states, head and their gradients among it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ PEERS: dict[str, LogProbs] = {
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes that were alive at once, of those that were made inside."""
+    """The most bytes that were alive at once, of those that were made or read as a leaf inside."""
 
     def __init__(self) -> None:
         super().__init__()

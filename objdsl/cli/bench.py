@@ -28,7 +28,7 @@ class Cost:
 
     Attributes:
         products: matrix products, in units of tokens x hidden x vocabulary; counted.
-        peak: bytes alive at once besides the inputs, gradients counted among them; counted.
+        peak: bytes alive at once, hidden states, head and their gradients among them; counted.
         time: over that of the plain computation in the same round, the median of the rounds.
     """
 
