@@ -108,6 +108,7 @@ CODES: dict[str, str] = {
     "reserved-name": "OBJ919",
     "outside-domain": "OBJ920",
     "no-goal": "OBJ921",
+    "empty-domain": "OBJ922",
 }
 
 
@@ -350,8 +351,8 @@ class _Elaborator:
                 scope.lets[statement.name.id] = statement
 
     def _parameter(self, param: tree.Param) -> Parameter:
-        domain = _domain(param.domain)
-        if not domain.holds(param.default):
+        domain = self._domain(param.domain)
+        if not domain.empty and not domain.holds(param.default):
             self._record(
                 "outside-domain",
                 f"the default {param.default_text} of `{param.name.id}` is outside {domain}",
@@ -359,9 +360,23 @@ class _Elaborator:
             )
         return Parameter(param.name.id, param.default, domain, param.span)
 
+    def _domain(self, domain: tree.Interval | tree.Choice | None) -> Domain:
+        match domain:
+            case tree.Choice(values):
+                return Domain(values=values)
+            case tree.Interval(lower, upper, lower_closed, upper_closed, span):
+                interval = Domain(lower, upper, lower_closed, upper_closed)
+                if interval.empty:
+                    self._record(
+                        "empty-domain", f"no number is in {interval}", span,
+                        help="a domain is written from its lower end to its upper end",
+                    )  # fmt: skip
+                return interval
+        return Domain()
+
     def _given(self, given: tree.Given) -> Column:
         name = given.name.id
-        values = _domain(given.domain).values
+        values = self._domain(given.domain).values
         if given.indices is None:
             if name not in COLUMNS or COLUMNS[name].trained:
                 known = [k for k, column in COLUMNS.items() if not column.trained]
@@ -928,15 +943,6 @@ def _located(expr: Expr, span: Span) -> Expr:
         expr = copy.copy(expr)
     object.__setattr__(expr, "span", span)
     return expr
-
-
-def _domain(domain: tree.Interval | tree.Choice | None) -> Domain:
-    match domain:
-        case tree.Interval(lower, upper, lower_closed, upper_closed):
-            return Domain(lower, upper, lower_closed, upper_closed)
-        case tree.Choice(values):
-            return Domain(values=values)
-    return Domain()
 
 
 def _reached(relation: str) -> Expr:

@@ -30,6 +30,13 @@ class Domain:
     upper_closed: bool = True
     values: tuple[float, ...] = ()
 
+    @property
+    def empty(self) -> bool:
+        """Whether no number lies in it: `(1, 0)`, or `(0, 0]`, an end of which is left out."""
+        if self.values or self.lower < self.upper:
+            return False
+        return self.lower > self.upper or not (self.lower_closed and self.upper_closed)
+
     def holds(self, x: float) -> bool:
         if self.values:
             return x in self.values

@@ -300,4 +300,24 @@ what is maximised.
     maximize mean[p,i] (A * sum[t] log(pi))
 """,
     ),
+    _error(
+        "empty-domain",
+        "OBJ922",
+        """\
+A domain that no number lies in.
+
+**What.** A domain is written from its lower end to its upper end: `(0, 1)`. In `(1, 0)` and in
+`(1, 1)` lies no number, so every default would be outside.
+
+**Example.**
+
+    param eps = 0.2 in (1, 0)
+    maximize mean[p,i] (eps * reward * sum[t] log(pi))
+
+**Instead.**
+
+    param eps = 0.2 in (0, 1)
+    maximize mean[p,i] (eps * reward * sum[t] log(pi))
+""",
+    ),
 )
