@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import objdsl
@@ -21,6 +24,14 @@ PARAMS = {
     "dapo": {"L_max": 5, "L_cache": 3},
     "deepseek_v32": {"beta": 0.1, "delta": 0.05},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def chunks_of_any_size() -> Iterator[None]:
+    """Plans have no chunks below some hundred tokens, which is more than there are here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("objdsl.plan._FEWEST", 1)
+        yield
 
 
 def scene(objective: objdsl.Objective, packed: bool, seed: int = 0) -> dict[str, Any]:
@@ -184,6 +195,29 @@ def test_dead_responses_take_one_product_and_change_nothing() -> None:
     assert alive.view(8, 6)[4:].any()
     expected = plain(objective, data, step, others, 1.0, None)
     assert_same(fused(objective, data, step, others), expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    name=st.sampled_from(["dapo", "gspo", "grpo", "clip_cov"]),
+    lengths=st.lists(st.integers(1, 6), min_size=8, max_size=8),
+    rewards=st.lists(st.sampled_from([0.0, 1.0]), min_size=8, max_size=8),
+    tokens=st.integers(1, 20),
+)
+@example("dapo", [3] * 8, [1.0] * 8, 4)
+def test_any_lengths_and_rewards(
+    name: str, lengths: list[int], rewards: list[float], tokens: int
+) -> None:
+    """Of a chunk of any size, and where every reward is alike: then nothing at all is alive."""
+    objective = objdsl.load(name, **PARAMS.get(name, {}))
+    data = scene(objective, packed=False)
+    data["rows"]["mask"] = torch.arange(6) < torch.tensor(lengths)[:, None]
+    data["columns"]["reward"] = torch.tensor(rewards, dtype=torch.float64)
+    step, others = prepared(objective, data)
+    expected = plain(objective, data, step, others, 1.0, None)
+    for schedule in legal(objective._coupled_weights):
+        said = fused(objective, data, step, others, schedule=schedule, budget=8 * V * tokens)
+        assert_same(said, expected)
 
 
 def test_a_frozen_head_has_no_gradient() -> None:
