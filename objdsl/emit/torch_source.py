@@ -24,6 +24,7 @@ from typing import Literal
 
 from objdsl.differentiate import Leaf, differentiate
 from objdsl.emit.lower import is_constant, is_statistic, lower, shares
+from objdsl.emit.wrap import wrap
 from objdsl.ir.build import ONE, ZERO, sub
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices
 from objdsl.ir.nodes import (
@@ -401,7 +402,7 @@ class _Writer:
             wrapped = textwrap.wrap(arguments + ",", WIDTH - 4)
             head = f"def {self.kind}(\n    *,\n" + "".join(f"    {w}\n" for w in wrapped) + "):"
         body = [f'"""{doc}"""', *_without_unused(self.lines)]
-        return head + "\n" + "\n".join("    " + line for line in body)
+        return "\n".join([head, *(cut for line in body for cut in wrap("    " + line, WIDTH))])
 
     # --- values ----------------------------------------------------------------------------------
 
@@ -832,7 +833,9 @@ def _module(ir: Objective, functions: list[Function], kernels: ModuleType | str)
     source = kernels if isinstance(kernels, str) else inspect.getsource(kernels)
     body = "\n\n\n".join(f.source for f in functions)
     helpers = _helpers(source, body)
-    title = ir.name + (f": {paper}" if (paper := _paper(ir)) else "")
+    title = ir.name
+    if paper := _paper(ir):
+        title += f": {paper}" if len(f'"""{title}: {paper}"""') <= WIDTH else f":\n{paper}"
     imports = ["import torch"]
     if "math." in body:
         imports.insert(0, "import math")

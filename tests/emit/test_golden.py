@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 
 import pytest
 
 from objdsl import driver, gallery
+from objdsl.emit import torch_source
 from objdsl.emit.torch_source import weights_of
 from objdsl.ir.show import formula
 
@@ -41,4 +43,17 @@ def test_every_objective_is_emitted_in_lines_that_fit(name: str) -> None:
     for packed in (False, True):
         source = driver.torch_source(objective, packed=packed)
         compile(source, name, "exec")
-        assert max(map(len, source.splitlines())) <= 160
+        assert max(map(len, source.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", gallery.names())
+def test_where_lines_are_cut_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = driver.compile_source(gallery.find(name))
+
+    def parsed() -> list[str]:
+        _title, *body = ast.parse(driver.torch_source(objective)).body
+        return [ast.dump(statement) for statement in body]
+
+    cut = parsed()
+    monkeypatch.setattr(torch_source, "WIDTH", 10_000)
+    assert parsed() == cut

@@ -1,4 +1,5 @@
-"""clip_cov: The Entropy Mechanism of RL for Reasoning LMs (Clip-Cov), arXiv:2505.22617, section 4.2"""
+"""clip_cov:
+The Entropy Mechanism of RL for Reasoning LMs (Clip-Cov), arXiv:2505.22617, section 4.2"""
 
 import torch
 

@@ -54,7 +54,9 @@ def objective(
 ):
     """The value, its derivative by each trained input, and the reports, of these rows."""
     r = (log_pi - log_old).exp()
-    surrogate = torch.minimum(r * A[:, None], torch.clamp(r, 1 - eps_low, 1 + eps_high) * A[:, None])
+    surrogate = torch.minimum(
+        r * A[:, None], torch.clamp(r, 1 - eps_low, 1 + eps_high) * A[:, None]
+    )
     share = torch.where(x[:, None], scale * surrogate, 0) / group_tokens[:, None]
     J = torch.where(mask, share, 0.0).sum()
     x_3 = r > 1 + eps_high
@@ -63,7 +65,9 @@ def objective(
     w = torch.where(active & x[:, None], x_2[:, None] * r, 0) / group_tokens[:, None]
     weights = {"log_pi": torch.where(mask, w, 0.0)}
     reports = {
-        "clip_fraction": torch.where(mask, torch.where(x[:, None] & (x_4 | x_3), scale_2, 0), 0.0).sum(),
+        "clip_fraction": torch.where(
+            mask, torch.where(x[:, None] & (x_4 | x_3), scale_2, 0), 0.0
+        ).sum(),
         "overlong": weight.sum(),
     }
     return J, weights, reports

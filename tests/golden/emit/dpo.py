@@ -56,7 +56,10 @@ def objective(
     w = (torch.where(x_3, share_3, 0) - torch.where(keep, share_4, 0)) / n_prompts
     weights = {"log_pi": torch.where(mask, w[:, None], 0.0)}
     x_4 = log_pi - log_ref
-    x_5 = torch.where(x_3[:, None], scale[:, None] * x_4, 0) - torch.where(keep[:, None], scale_2[:, None] * x_4, 0)
+    x_5 = (
+        torch.where(x_3[:, None], scale[:, None] * x_4, 0)
+        - torch.where(keep[:, None], scale_2[:, None] * x_4, 0)
+    )
     reports = {
         "accuracy": share_2.sum(),
         "margin": torch.where(mask, x_5 / n_prompts, 0.0).sum(),

@@ -1,4 +1,5 @@
-"""ppo: Proximal Policy Optimization, arXiv:1707.06347, eq. 7; for language models arXiv:2203.02155"""
+"""ppo:
+Proximal Policy Optimization, arXiv:1707.06347, eq. 7; for language models arXiv:2203.02155"""
 
 import torch
 
@@ -59,7 +60,9 @@ def objective(*, log_pi, log_old, A, eps, value, x, x_2, x_3, n_tokens, mask, x_
     x_10 = x_7 > x_9
     active = ~x_10
     x_11 = x_7 == x_9
-    x_12 = torch.where((value >= x_2) & (value <= x_3) & active, torch.where(x_11, x_4, x_5) * 2 * x_8, 0)
+    x_12 = torch.where(
+        (value >= x_2) & (value <= x_3) & active, torch.where(x_11, x_4, x_5) * 2 * x_8, 0
+    )
     x_13 = torch.where(x_11, torch.full_like(x_11, 0.25, dtype=dtype), 0)
     w_value = x_12 + torch.where(x_10, x_5, -(x_13 / n_tokens)) * 2 * x_6
     x_14 = r > 1 + eps
