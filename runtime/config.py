@@ -171,7 +171,7 @@ class WarmStartSection(Section):
     """Without it 400 for `tiny`, whose weights are random, and 0 for every other model."""
     batch: Positive = 128
     """Worked examples per step."""
-    lr: Annotated[float, Field(gt=0)] = 3e-3
+    lr: Annotated[float, Field(gt=0)] = 2e-3
     """Learning rate at its highest."""
 
 
