@@ -46,16 +46,16 @@ def test_one_graph(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="TorchInductor needs a C++ compiler")
 @pytest.mark.parametrize("packed", [False, True])
-def test_inductor_computes_the_same(packed: bool) -> None:
-    for name in ("grpo", "gspo"):
-        torch.compiler.reset()
-        objective = objdsl.load(name)
-        given = columns(objective, packed)
-        live = {k: given.pop(k) for k in objective.live}
-        step = objective.prepare(**given)
-        eager = objective.weights(step=step, **live)
-        compiled = objdsl.load(name).compile().weights(step=step, **live)
-        torch.testing.assert_close(compiled, eager, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("name", ["grpo", "gspo", "ppo", "dpo", "clip_cov", "kl_exact"])
+def test_inductor_computes_the_same(name: str, packed: bool) -> None:
+    torch.compiler.reset()
+    objective = objdsl.load(name)
+    given = columns(objective, packed)
+    live = {k: given.pop(k) for k in objective.live}
+    step = objective.prepare(**given)
+    eager = objective.weights(step=step, **live)
+    compiled = objdsl.load(name).compile().weights(step=step, **live)
+    torch.testing.assert_close(compiled, eager, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", gallery.names())
