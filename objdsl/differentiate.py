@@ -49,12 +49,19 @@ from objdsl.ir.nodes import (
     Where,
     topological,
 )
+from objdsl.ir.objective import Objective
 
 Leaf = LogProb | LogDist | Column
 Contribution = tuple[Expr, Expr, Indices]
 """An operand, the derivative by it, and the indices along which the derivative was taken."""
 
 _FLIPPED: dict[ScanRelation, ScanRelation] = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+
+
+def weights_of(objective: Objective) -> dict[Leaf, Expr]:
+    """The derivative of what is maximised (J minus the critic's loss) by every trained leaf."""
+    goal, critic = objective.goal, objective.critic
+    return differentiate(goal if critic is None else sub(goal, critic))
 
 
 def differentiate(objective: Expr) -> dict[Leaf, Expr]:

@@ -150,7 +150,7 @@ def torch_source(formula: Objective, *, packed: bool = False) -> str:
 
 def derivatives(formula: Objective) -> dict[Leaf, Expr]:
     """`w = dJ / dlog pi`, and the derivative by every other trained leaf."""
-    from objdsl.emit.torch_source import weights_of
+    from objdsl.differentiate import weights_of
 
     return weights_of(formula)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from objdsl.differentiate import Leaf, differentiate
-from objdsl.ir.build import ONE, ZERO, both, sub
+from objdsl.differentiate import Leaf, weights_of
+from objdsl.ir.build import ONE, ZERO, both
 from objdsl.ir.nodes import (
     Binary,
     Expr,
@@ -53,14 +53,12 @@ class Coupled:
         name: the policy that is trained.
         alive: a mask without current values that holds wherever the weight by the sampled token is
             not 0; None if every token may have one.
-        reports: whether a report needs the log-probability of tokens without a weight.
     """
 
     log_prob: Coupling | None
     words: Coupling | None
     name: str
     alive: Expr | None
-    reports: bool
 
     @property
     def worst(self) -> Coupling:
@@ -73,8 +71,7 @@ def coupled(objective: Objective) -> Coupled:
     Raises:
         ValueError: it trains no policy, or several.
     """
-    goal, critic = objective.goal, objective.critic
-    weights = differentiate(goal if critic is None else sub(goal, critic))
+    weights = weights_of(objective)
     policies = {leaf.policy for leaf in weights if isinstance(leaf, LogProb | LogDist)}
     if len(policies) != 1:
         raise ValueError(f"{objective.name} trains {len(policies)} policies; a head belongs to one")
@@ -85,7 +82,6 @@ def coupled(objective: Objective) -> Coupled:
         None if words is None else coupling(words),
         policies.pop(),
         None if log_prob is None or words is not None else alive(log_prob),
-        any(report.value.current for report in objective.reports),
     )
 
 

@@ -9,8 +9,7 @@ from objdsl.analysis.divergence import Penalty, penalties
 from objdsl.analysis.estimator import Direction, Estimator, near_policy, on_policy
 from objdsl.analysis.expand import Expand
 from objdsl.analysis.first_order import FirstOrder, first_order
-from objdsl.differentiate import Leaf, differentiate
-from objdsl.ir.build import sub
+from objdsl.differentiate import Leaf, weights_of
 from objdsl.ir.nodes import Expr, LogProb
 from objdsl.ir.objective import Objective
 from objdsl.ir.show import Names, names_of, text
@@ -31,8 +30,7 @@ class Facts:
     @cached_property
     def weights(self) -> dict[Leaf, Expr]:
         """The derivative of what is maximised (J minus the critic's loss) by each trained leaf."""
-        goal, critic = self.objective.goal, self.objective.critic
-        return differentiate(goal if critic is None else sub(goal, critic))
+        return weights_of(self.objective)
 
     @cached_property
     def policy_weights(self) -> dict[LogProb, Expr]:

@@ -22,7 +22,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import Literal
 
-from objdsl.differentiate import Leaf, differentiate
+from objdsl.differentiate import Leaf, weights_of
 from objdsl.emit.lower import is_constant, is_statistic, lower, shares
 from objdsl.emit.wrap import wrap
 from objdsl.ir.build import ONE, ZERO, sub
@@ -124,12 +124,6 @@ class _Parts:
     @property
     def reports(self):  # type: ignore[no-untyped-def]
         return self.ir.reports
-
-
-def weights_of(ir: Objective) -> dict[Leaf, Expr]:
-    """The derivative of what is maximised (J minus the critic's loss) by every trained leaf."""
-    total = ir.goal if ir.critic is None else sub(ir.goal, ir.critic)
-    return differentiate(total)
 
 
 def emit(ir: Objective, layout: Layout, kernels: ModuleType | str) -> Program:

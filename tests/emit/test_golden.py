@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from objdsl import driver, gallery
+from objdsl.differentiate import weights_of
 from objdsl.emit import torch_source
-from objdsl.emit.torch_source import weights_of
 from objdsl.ir.show import formula
 
 CODE = ["grpo", "dapo", "gspo", "rloo", "ppo", "dpo", "clip_cov", "deepseek_v32"]

@@ -40,7 +40,7 @@ class Products(TorchDispatchMode):
 def counted(schedule: str, dtype: torch.dtype, *, frozen: bool = False) -> Products:
     coupling = Coupling.STEP if schedule == "two passes" else Coupling.TOKEN
     sizes = Sizes(N, 1024, H, V, frozen_head=frozen)
-    chosen = plan(Coupled(coupling, None, "pi", None, False), sizes)
+    chosen = plan(Coupled(coupling, None, "pi", None), sizes)
     assert chosen.schedule == schedule
     products = Products()
     with FakeTensorMode(allow_non_fake_inputs=True), products, torch.no_grad():

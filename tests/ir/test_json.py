@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from objdsl import driver, gallery
-from objdsl.emit.torch_source import weights_of
+from objdsl.differentiate import weights_of
 from objdsl.ir import json as ir_json
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import objdsl
 from objdsl.diagnostic import ObjectiveError
+from objdsl.differentiate import weights_of
 from objdsl.emit.reference import Batch, evaluate
-from objdsl.emit.torch_source import weights_of
 from objdsl.ir.objective import column_of
 
 sys.path.insert(0, str(Path(__file__).parent))
