@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
+
+ALL = slice(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,32 +41,28 @@ class Head:
         """The type of logits, log-probabilities and sums."""
         return torch.float64 if self.weight.dtype == torch.float64 else torch.float32
 
-    def logits(self, hidden: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`[C, V]` of some rows, and the slope of the cap where there is one."""
-        z = matmul(hidden, self.weight.T, self.wide)
-        if self.bias is not None:
-            z += self.bias
-        return self._shaped(z, rows, None)
+    def products(self, hidden: Tensor, words: slice = ALL) -> Tensor:
+        """`hidden @ weight.T`, wide: `[C, V]`, or `[C, S]` of some words."""
+        return matmul(hidden, self.weight[words].T, self.wide)
 
-    def logits_of(self, hidden: Tensor, rows: Tensor, words: slice) -> tuple[Tensor, Tensor | None]:
-        """The same for some words, `[M, S]`."""
-        z = matmul(hidden, self.weight[words].T, self.wide)
+    def shaped(self, z: Tensor, rows: Tensor, words: slice = ALL) -> tuple[Tensor, Tensor | None]:
+        """Logits of products, in place, and the slope of the cap where there is one."""
         if self.bias is not None:
             z += self.bias[words]
-        return self._shaped(z, rows, words)
-
-    def _shaped(self, z: Tensor, rows: Tensor, words: slice | None) -> tuple[Tensor, Tensor | None]:
         slope = None
         if self.softcap is not None:
-            capped = torch.tanh(z / self.softcap)
-            slope = 1 - capped * capped
-            z = capped.mul_(self.softcap)
+            z.div_(self.softcap).tanh_()
+            slope = z.square().neg_().add_(1)
+            z *= self.softcap
         if self.temperature != 1:
             z /= self.temperature
         if self.kept is not None:
-            kept = self.kept[rows] if words is None else self.kept[rows][:, words]
-            z = z.masked_fill_(~kept, -torch.inf)
+            z.masked_fill_(self.kept[:, words][rows].logical_not_(), -torch.inf)
         return z, slope
+
+    def logits(self, hidden: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`[C, V]` of some rows, and the slope of the cap where there is one."""
+        return self.shaped(self.products(hidden), rows)
 
     def by_logits(self, d: Tensor, slope: Tensor | None) -> Tensor:
         """From the gradient by what the softmax takes to that by `hidden @ weight.T + bias`."""
@@ -81,6 +80,33 @@ def matmul(a: Tensor, b: Tensor, wide: torch.dtype) -> Tensor:
     if a.is_cuda and a.dtype == b.dtype:
         return torch.mm(a, b, out_dtype=wide)
     return a.to(wide) @ b.to(wide)
+
+
+def accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total += a @ b` with wide sums; `total` is wide."""
+    if a.dtype == b.dtype == total.dtype:
+        total.addmm_(a, b)
+    elif a.is_cuda and _adds_wide():
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total += matmul(a, b, total.dtype)
+
+
+@cache
+def _adds_wide() -> bool:
+    """Whether this torch adds a product of narrow numbers to wide ones in place.
+
+    Older ones want the summand as narrow as the factors. It is tried out once.
+    """
+    if not torch.cuda.is_available():
+        return False
+    one = torch.ones(16, 16, dtype=torch.bfloat16, device="cuda")
+    total = torch.full((16, 16), 1 + 2**-12, device="cuda")
+    try:
+        torch.addmm(total, one, one, out_dtype=total.dtype, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 17 + 2**-12).all())
 
 
 def chunks(rows: Tensor, size: int) -> Iterator[Tensor]:

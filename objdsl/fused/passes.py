@@ -12,15 +12,17 @@ used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from objdsl.fused.head import Head, chunks, matmul
+from objdsl.fused.head import Head, accumulate, chunks, matmul
+from objdsl.fused.kernels import TORCH, Kernels, Weigh
 
-Weigh = Callable[[Tensor], Tensor]
+SLICE = 8192
+"""Words whose gradient is formed at a time."""
 
 
 @dataclass(eq=False)
@@ -30,7 +32,7 @@ class Gradients:
     Attributes:
         log_pi: `[M]`, the log-probabilities, as they were computed on the way.
         hidden: `[M, H]`, as wide as `hidden` was.
-        weight: `[V, H]`, wide; None for a frozen head.
+        weight: `[V, H]`, wide where it is summed up over chunks; None for a frozen head.
         bias: `[V]`, wide; None without a bias.
     """
 
@@ -40,9 +42,14 @@ class Gradients:
     bias: Tensor | None
 
     @classmethod
-    def empty(cls, head: Head, hidden: Tensor, *, frozen: bool) -> Gradients:
+    def empty(
+        cls, head: Head, hidden: Tensor, *, frozen: bool, written_once: bool = False
+    ) -> Gradients:
         wide = {"dtype": head.wide, "device": hidden.device}
-        weight = None if frozen else torch.zeros(head.weight.shape, **wide)  # type: ignore[call-overload]
+        weight = None
+        if not frozen:
+            dtype = head.weight.dtype if written_once else head.wide
+            weight = torch.zeros(head.weight.shape, dtype=dtype, device=hidden.device)
         bias = None
         if head.bias is not None and not frozen:
             bias = torch.zeros(head.bias.shape, **wide)  # type: ignore[call-overload]
@@ -58,7 +65,9 @@ def one_pass(
     weigh: Weigh,
     *,
     silent: Iterable[Tensor] = (),
+    width: int = SLICE,
     frozen: bool = False,
+    kernels: Kernels = TORCH,
 ) -> Gradients:
     """The gradient in the forward pass: three products.
 
@@ -66,21 +75,20 @@ def one_pass(
         pieces: the rows, in chunks whose weights need no log-probability of a later chunk.
         silent: chunks of rows without a weight, whose log-probabilities are wanted: one product.
             They come first, so that weights may depend on them.
+        width: words at a time, where gradients by the logits are made narrow for the products.
         frozen: whether the head takes no gradient: two products.
     """
     made = Gradients.empty(head, hidden, frozen=frozen)
     for rows in silent:
-        z, _ = head.logits(hidden[rows], rows)
-        made.log_pi[rows] = _exponentials(z, tokens[rows])[0]
+        z = head.products(hidden[rows])
+        made.log_pi[rows], _ = kernels.score(head, z, rows, tokens[rows])
+        del z  # before the next chunk takes as much
     for rows in pieces:
-        here, target = hidden[rows], tokens[rows]
-        z, slope = head.logits(here, rows)
-        made.log_pi[rows], _, total = _exponentials(z, target)
-        w = weigh(made.log_pi)[rows].to(z.dtype)
-        d = z.mul_((-w / total)[:, None])
-        d.scatter_add_(1, target[:, None], w[:, None])
-        _add(made, head, rows, here, head.by_logits(d, slope))
-        del z, d, slope  # before the next chunk takes as much
+        here = hidden[rows]
+        z = head.products(here)
+        d = kernels.gradient(head, z, rows, tokens[rows], made.log_pi, weigh)
+        _add(made, head, rows, here, d, width)
+        del z, d
     return made
 
 
@@ -94,27 +102,36 @@ def two_passes(
     chunk: int,
     width: int,
     frozen: bool = False,
+    kernels: Kernels = TORCH,
 ) -> Gradients:
     """All log-probabilities first, then the gradient by slices of the vocabulary: 1 + 3 products.
 
     The second pass leaves out the rows whose weight is 0, for whatever reason; and it writes each
     part of the head's gradient once.
     """
-    made = Gradients.empty(head, hidden, frozen=frozen)
-    lse = first_pass(made, head, hidden, tokens, rows, chunk)
+    made = Gradients.empty(head, hidden, frozen=frozen, written_once=True)
+    lse = first_pass(made, head, hidden, tokens, rows, chunk, kernels)
     weights = weigh(made.log_pi).to(lse.dtype)
-    second_pass(made, head, hidden, tokens, rows[weights[rows] != 0], lse, weights, width)
+    live = rows[weights[rows] != 0]
+    second_pass(made, head, hidden, tokens, live, lse, weights, width, kernels)
     return made
 
 
 def first_pass(
-    made: Gradients, head: Head, hidden: Tensor, tokens: Tensor, rows: Tensor, chunk: int
+    made: Gradients,
+    head: Head,
+    hidden: Tensor,
+    tokens: Tensor,
+    rows: Tensor,
+    chunk: int,
+    kernels: Kernels = TORCH,
 ) -> Tensor:
     """Fills in the log-probabilities; the log-sum-exps `[M]`. One product."""
     lse = torch.zeros_like(made.log_pi)
     for some in chunks(rows, chunk):
-        z, _ = head.logits(hidden[some], some)
-        made.log_pi[some], lse[some], _ = _exponentials(z, tokens[some])
+        z = head.products(hidden[some])
+        made.log_pi[some], lse[some] = kernels.score(head, z, some, tokens[some])
+        del z
     return lse
 
 
@@ -127,24 +144,20 @@ def second_pass(
     lse: Tensor,
     weights: Tensor,
     width: int,
+    kernels: Kernels = TORCH,
 ) -> None:
     """Fills in the gradients, `width` words at a time. Three products."""
-    here, target, w = hidden[rows], tokens[rows], weights[rows, None]
+    here, target, w, total = hidden[rows], tokens[rows], weights[rows], lse[rows]
     by_hidden = torch.zeros(here.shape, dtype=head.wide, device=here.device)
-    for start in range(0, len(head.weight), width):
-        words = slice(start, start + width)
-        z, slope = head.logits_of(here, rows, words)
-        d = z.sub_(lse[rows, None]).exp_().mul_(-w)
-        inside = (target >= start) & (target < start + d.shape[1])
-        place = (target - start).clamp(0, d.shape[1] - 1)
-        d.scatter_add_(1, place[:, None], torch.where(inside[:, None], w, 0.0))
-        d = head.by_logits(d, slope)
+    for words in _slices(head, width):
+        z = head.products(here, words)
+        d = kernels.slice_gradient(head, z, rows, words, target, total, w)
         narrow = d.to(hidden.dtype)
-        by_hidden += matmul(narrow, head.weight[words], head.wide)
+        accumulate(by_hidden, narrow, head.weight[words])
         if made.weight is not None:
             made.weight[words] = matmul(narrow.T, here, head.wide)
         if made.bias is not None:
-            made.bias[words] = d.sum(0)
+            made.bias[words] = d.sum(0, dtype=head.wide)
     made.hidden[rows] = by_hidden.to(hidden.dtype)
 
 
@@ -158,6 +171,7 @@ def word_pass(
     pieces: Iterable[Tensor],
     weigh: WeighWords,
     *,
+    width: int = SLICE,
     frozen: bool = False,
 ) -> Gradients:
     """One pass for an objective with weights for every word: entropy, exact divergences.
@@ -178,31 +192,30 @@ def word_pass(
             d = d.scatter_add(1, target[:, None], w[:, None].to(z.dtype))
         # d log p_v / d z_u = [u = v] - p_u
         d = d - log_p.exp() * d.sum(-1, keepdim=True)
-        _add(made, head, rows, here, head.by_logits(d, slope))
+        _add(made, head, rows, here, head.by_logits(d, slope), width)
     return made
 
 
-def _exponentials(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Turns logits into `exp(z - max)`, in place: a second matrix of that size is what memory is
-    short of.
+def _add(made: Gradients, head: Head, rows: Tensor, here: Tensor, d: Tensor, width: int) -> None:
+    """Adds what a chunk contributes, from its gradient by the logits.
 
-    Returns:
-        `[C]` each: the log-probability of the tokens and the log-sum-exp, from the same logits; and
-        the sum of the exponentials.
+    A narrow copy of that gradient is made of a slice of the words at a time: of all of them, it
+    would be half as large as the logits.
     """
-    most, logit = z.amax(-1), z.gather(-1, target[:, None]).squeeze(-1)
-    total = z.sub_(most[:, None]).exp_().sum(-1)
-    lse = most + total.log()
-    return logit - lse, lse, total
-
-
-def _add(made: Gradients, head: Head, rows: Tensor, here: Tensor, d: Tensor) -> None:
-    """Adds what a chunk contributes, from its gradient by the logits."""
-    narrow = d.to(here.dtype)
-    made.hidden[rows] = matmul(narrow, head.weight, head.wide).to(here.dtype)
-    if made.weight is not None and here.dtype == head.wide:
-        made.weight.addmm_(narrow.T, here)
-    elif made.weight is not None:
-        made.weight += matmul(narrow.T, here, head.wide)
+    if here.dtype == head.wide:
+        width = d.shape[1]
+    by_hidden = torch.zeros(here.shape, dtype=head.wide, device=here.device)
+    for words in _slices(head, width):
+        narrow = d[:, words].to(here.dtype)
+        accumulate(by_hidden, narrow, head.weight[words])
+        if made.weight is not None:
+            accumulate(made.weight[words], narrow.T, here)
+    made.hidden[rows] = by_hidden.to(here.dtype)
     if made.bias is not None:
-        made.bias += d.sum(0)
+        made.bias += d.sum(0, dtype=head.wide)
+
+
+def _slices(head: Head, width: int) -> Iterator[slice]:
+    """The words of a head, `width` at a time."""
+    for start in range(0, len(head.weight), width):
+        yield slice(start, start + width)
