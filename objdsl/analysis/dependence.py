@@ -140,6 +140,8 @@ def _of(node: Expr, known: dict[Expr, Dependence]) -> Dependence:
             if not parts.adapted:
                 return parts
             level = {"<": Level.PREFIX, "<=": Level.TOKEN}.get(relation, Level.OWN)
+            if level is Level.TOKEN and Level.TOKEN not in parts.levels:
+                level = Level.PREFIX
             return Dependence(parts.levels & {Level.PROMPT} | {level}, parts.reads | {"t"})
         case Shift(_, by):
             return _shifted(parts, by)

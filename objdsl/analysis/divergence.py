@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -94,15 +94,18 @@ def _written(piece: Piece) -> str:
 def penalties(estimator: Estimator) -> list[Penalty]:
     """What each frozen policy brings, for each scale that it comes with; what cannot be read as a
     function of X is left out."""
-    found = []
+    return [penalty for _, penalty in readings(estimator) if penalty is not None]
+
+
+def readings(estimator: Estimator) -> Iterator[tuple[list[Term], Penalty | None]]:
+    """The terms that a frozen policy brings at one scale, and what they are read as."""
     for policy in frozen(estimator.objective):
         groups: defaultdict[Factors, list[Term]] = defaultdict(list)
         for term in estimator.of(Kind.PENALTY):
             if len(_scale(policy, term)) < len(term.factors):
                 groups[frozenset((f.base, f.exponent) for f in _scale(policy, term))].append(term)
-        read = (_penalty(policy, terms, estimator.expand) for terms in groups.values())
-        found += [penalty for penalty in read if penalty is not None]
-    return found
+        for terms in groups.values():
+            yield terms, _penalty(policy, terms, estimator.expand)
 
 
 def _scale(policy: str, term: Term) -> tuple[Factor, ...]:

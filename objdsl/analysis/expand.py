@@ -474,6 +474,8 @@ class Expand:
                 if isinstance(f, Shift) and f.by == 1:
                     # sum[s >= t] g^(s-t) x_(s+1) is what the sum of x has after its first term.
                     return (scan(f.x) - self(f.x)).scaled(1 / rate)
+            if rate == 1 and f == ONE and node.relation in ("<", "<="):
+                return atom(Position()) - number(float(node.relation == "<"))
             keep = None if rate == 1 else decay.expr()
             return atom(Scan(node.relation, f, keep))
 

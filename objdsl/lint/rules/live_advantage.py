@@ -1,0 +1,74 @@
+"""The advantage, or the baseline in it, carries a gradient of its own.
+
+**What.** A coefficient of `log(pi)` or of a ratio that holds the policy, or the critic's `V`,
+without `sg`: a KL in the reward against `pi` itself, a baseline of log-probabilities, `reward -
+V`.
+
+**Why.** `d (A log pi) / d log pi` is `A` and `log pi` times the derivative of A. In front of
+`log(pi)` that is an entropy-like term that nothing asked for: with a KL in the reward the cosine
+to the gradient that was meant is 0.8 on small random policies. In front of a ratio it is a
+constant for the KL of the own token, which does no harm; a baseline that grows with the position
+where the KL is summed over what is to go, which is noise on policy and off policy drives pi away
+from the sampler; and the length where it is summed over the response, which is a bias. A critic
+whose `V` stands in the policy's term learns to lower the loss of the policy.
+
+**Fine if** never. The one live penalty that is meant, `r * (A - beta * k3(pi, ref))`, draws
+nothing, nor does a constant.
+
+**Example.**
+
+    A = reward + beta * sum[s >= t] log(ref / pi)
+    maximize mean[p,i] sum[t] (A * log(pi))
+
+**Instead.** `sg(...)` around the advantage; `old` and `V_old` in place of `pi` and `V`.
+
+**Papers.** A Comedy of Estimators, arXiv:2512.21852.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.advantage import Adds, LiveAdvantage
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.ir.nodes import Column
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("live-advantage", "OBJ504", Severity.ERROR)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    seen = set()
+    for found in sorted(facts.live_advantages, key=lambda one: one.adds is Adds.NOISE):
+        if found.node in seen:
+            continue
+        seen.add(found.node)
+        biased = found.adds is Adds.BIAS
+        critic = isinstance(found.leaf, Column)
+        extra = facts.written(found.extra)
+        yield rule.finding(
+            "the advantage carries a gradient of its own",
+            found.node.span,
+            severity=None if biased else Severity.WARNING,
+            under="changes with " + ("the critic" if critic else "pi") + ", without sg(...)",
+            weight=f"{'of V' if critic else 'w'}, beside what is meant: {extra}",
+            consequence="the critic learns to raise what the policy maximises, not to be right"
+            if critic
+            else None,
+            gradient="biased by what is added"
+            if biased
+            else "right on policy, with noise added; off policy biased, for there the score of a "
+            "token has an expectation",
+            help="put sg(...) around it, or take V_old for V"
+            if critic
+            else "put sg(...) around it, or take old for pi",
+            fix=_fix(facts, found),
+        )
+
+
+def _fix(facts: Facts, found: LiveAdvantage) -> Fix | None:
+    span = found.node.span
+    if span is None or span.source != facts.objective.source:
+        return None
+    inner = span.text[1:-1] if span.text.startswith("(") else span.text
+    return Fix("stop its gradient", (Edit(span, f"sg({inner})"),))
