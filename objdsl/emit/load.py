@@ -9,7 +9,8 @@ from functools import cache
 from typing import Any, cast
 
 from objdsl.emit import kernels
-from objdsl.emit.torch_source import Layout, Program, emit
+from objdsl.emit.stages import Layout
+from objdsl.emit.torch_source import Program, emit
 from objdsl.ir.objective import Objective
 
 

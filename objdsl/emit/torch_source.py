@@ -13,22 +13,30 @@ No autograd is involved: `weights` is the derivative, as `differentiate` found i
 from __future__ import annotations
 
 import inspect
-import keyword
-import re
 import textwrap
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
 
-from objdsl.differentiate import Leaf, weights_of
-from objdsl.emit.lower import is_constant, is_statistic, lower, shares
+from objdsl.differentiate import Leaf
+from objdsl.emit.stages import Input, Layout, Scope, spread, staged
 from objdsl.emit.wrap import wrap
-from objdsl.ir.build import ONE, ZERO, sub
+from objdsl.emit.writer import (
+    ATOM,
+    COMPARE,
+    INFIX,
+    POWER,
+    SIGN,
+    TIMES,
+    WIDTH,
+    Writer,
+    number,
+    without_unused,
+)
+from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices
 from objdsl.ir.nodes import (
-    BOOLEAN_OPS,
     Binary,
     Clip,
     Column,
@@ -46,32 +54,8 @@ from objdsl.ir.nodes import (
     Top,
     Unary,
     Where,
-    topological,
 )
 from objdsl.ir.objective import Objective, column_of
-
-Layout = Literal["padded", "packed"]
-
-WIDTH = 100
-ATOM, POWER, SIGN, TIMES, PLUS, AND, OR, COMPARE = 100, 80, 75, 70, 60, 40, 30, 20
-INFIX: dict[str, tuple[str, int]] = {
-    "add": ("+", PLUS), "sub": ("-", PLUS), "mul": ("*", TIMES), "div": ("/", TIMES),
-    "pow": ("**", POWER), "lt": ("<", COMPARE), "le": ("<=", COMPARE), "gt": (">", COMPARE),
-    "ge": (">=", COMPARE), "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "and": ("&", AND),
-    "or": ("|", OR),
-}  # fmt: skip
-RESERVED = {
-    "torch", "math", "mask", "length", "row", "position", "prompt", "n_prompts", "group_size",
-    "dtype", "J", "weights", "reports", "prepare", "couple", "objective",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Input:
-    """An argument of an emitted function: where it comes from, and its indices."""
-
-    name: str
-    indices: Indices
 
 
 @dataclass(frozen=True)
@@ -100,32 +84,6 @@ class Program:
     whole_step_reports: tuple[str, ...]
 
 
-@dataclass
-class _Parts:
-    """An objective as the roots of its computation: row sums, weights, reports; lowered."""
-
-    ir: Objective
-    weights: dict[Leaf, Expr]
-
-    @cached_property
-    def lowered(self) -> dict[str, Expr]:
-        total = self.ir.goal if self.ir.critic is None else sub(self.ir.goal, self.ir.critic)
-        roots: dict[str, Expr] = {}
-        for name, scalar in [
-            ("value", total),
-            *((f"report {r.name}", r.value) for r in self.reports),
-        ]:
-            parts = shares(scalar)
-            roots[f"{name} tokens"], roots[f"{name} responses"] = parts.tokens, parts.responses
-        for leaf, weight in self.weights.items():
-            roots[f"weight {column_of(leaf)}"] = weight
-        return dict(zip(roots, lower(list(roots.values())), strict=True))
-
-    @property
-    def reports(self):  # type: ignore[no-untyped-def]
-        return self.ir.reports
-
-
 def emit(ir: Objective, layout: Layout, kernels: ModuleType | str) -> Program:
     """PyTorch source for an objective.
 
@@ -134,214 +92,45 @@ def emit(ir: Objective, layout: Layout, kernels: ModuleType | str) -> Program:
         layout: `padded` for token tensors `[N, T]` with a mask, `packed` for `[M]`.
         kernels: the source of `objdsl.emit.kernels` (or the module), to copy helpers from.
     """
-    parts = _Parts(ir, weights_of(ir))
-    roots = parts.lowered
-    names = _names(ir)
-    live_names = {f"weight {column_of(leaf)}" for leaf in parts.weights}
-    for name in sorted(live_names):
-        names.setdefault(
-            roots[name], "w" if len(live_names) == 1 else name.replace("weight ", "w_")
-        )
-
-    scope = _Scope(layout, names)
-    scope.taken |= {*ir.columns, *(param.name for param in ir.params)}
-    needed_local = _needed(list(roots.values()), scope, stop_at=("data", "statistic"))
-    statistics = [n for n in needed_local if scope.stage(n) == "statistic"]
-    needed_coupled = _needed(statistics, scope, stop_at=("data",)) if statistics else []
-    prepared = [
-        n
-        for n in dict.fromkeys([*needed_local, *needed_coupled])
-        if scope.stage(n) == "data" and scope.is_stored(n)
-    ]
-    scope.name_all([*prepared, *statistics])
-
-    prepare = _Writer(scope, "prepare", stored=()).prepare(prepared)
+    made = staged(ir, layout)
+    scope, roots = made.scope, made.roots
+    prepare = TorchWriter(scope, "prepare", stored=()).prepare(made.prepared)
     couple = None
-    if statistics:
-        couple = _Writer(scope, "couple", stored=prepared).couple(statistics)
-    main = _Writer(scope, "objective", stored=[*prepared, *statistics])
-    objective = main.objective(roots, parts.weights, [r.name for r in ir.reports])
-
-    core = [root for name, root in roots.items() if name.startswith("value") or name in live_names]
-    coupled = any(
-        scope.stage(n) == "statistic" for n in _needed(core, scope, ("data", "statistic"))
-    )
+    if made.statistics:
+        couple = TorchWriter(scope, "couple", stored=made.prepared).couple(made.statistics)
+    main = TorchWriter(scope, "objective", stored=[*made.prepared, *made.statistics])
+    objective = main.objective(roots, made.weights, [r.name for r in ir.reports])
     whole = tuple(
         r.name
         for r in ir.reports
-        if any(
-            scope.stage(n) == "statistic"
-            for part in ("tokens", "responses")
-            for n in _needed([roots[f"report {r.name} {part}"]], scope, ("data", "statistic"))
-        )
+        if any(made.coupled([roots[f"report {r.name} {part}"]]) for part in ("tokens", "responses"))
     )
     functions = [prepare, *([couple] if couple else []), objective]
     source = _module(ir, functions, kernels)
-    return Program(source, prepare, couple, objective, coupled, whole)
-
-
-def _names(ir: Objective) -> dict[Expr, str]:
-    """The file's own names for its formulas, after lowering."""
-    named = [*ir.bindings, *ir.calls]
-    names: dict[Expr, str] = {}
-    for one, node in zip(named, lower([one.value for one in named]), strict=True):
-        if node.children:
-            names.setdefault(node, one.name)
-    return names
-
-
-def _needed(roots: Iterable[Expr], scope: _Scope, stop_at: tuple[str, ...]) -> list[Expr]:
-    """The nodes below the roots, without what lies below a node of a stage in `stop_at`.
-
-    Roots are always entered; nodes that are recomputed rather than stored are looked through.
-    """
-    found: dict[Expr, None] = {}
-    stack = [(root, True) for root in roots]
-    while stack:
-        node, is_root = stack.pop()
-        if node in found:
-            continue
-        found[node] = None
-        stage = scope.stage(node)
-        stop = stage in stop_at and not (stage == "data" and not scope.is_stored(node))
-        if stop and not (is_root and "statistic" not in stop_at):
-            continue
-        stack.extend((child, False) for child in node.children)
-    order = topological(*roots)
-    return [node for node in order if node in found]
-
-
-@dataclass
-class _Scope:
-    """What all functions of a program agree on: the stage of a node, and the names of values."""
-
-    layout: Layout
-    names: dict[Expr, str]
-    given: dict[Expr, str] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=lambda: set(RESERVED))
-    _constant: dict[Expr, bool] = field(default_factory=dict)
-
-    def stage(self, node: Expr) -> Literal["constant", "data", "statistic", "local"]:
-        if is_constant(node, self._constant):
-            return "constant"
-        if not node.current:
-            return "data"
-        return "statistic" if is_statistic(node) else "local"
-
-    def is_stored(self, node: Expr) -> bool:
-        """Whether a data value is kept by `prepare`; columns are at hand, and a sign or a
-        comparison is cheaper to compute again."""
-        match node:
-            case Length() | Position():
-                return False
-            case Reduce("sum", ("p",), x) if x == ONE:
-                return False  # a number that every function may have
-            case Column() | LogProb() | LogDist():
-                return node.indices == PROMPT
-            case Unary("neg" | "not") | Where():
-                return self.names.get(node) is not None or not all(
-                    self._at_hand(child) for child in node.children
-                )
-            case Binary(op) if op in BOOLEAN_OPS:
-                return not all(self._at_hand(child) for child in node.children)
-        return True
-
-    def _at_hand(self, node: Expr) -> bool:
-        if self.stage(node) == "constant" or isinstance(node, Column | Length | Position):
-            return node.indices != PROMPT
-        return node in self.names or (node.boolean and not self.is_stored(node))
-
-    def name_all(self, nodes: list[Expr]) -> None:
-        for node in nodes:
-            if node not in self.given:
-                self.given[node] = self.fresh(self.names.get(node) or _describe(node))
-
-    def fresh(self, wish: str) -> str:
-        wish = wish if wish.isidentifier() and not keyword.iskeyword(wish) else "x"
-        name, k = wish, 2
-        while name in self.taken or keyword.iskeyword(name):
-            name, k = f"{wish}_{k}", k + 1
-        self.taken.add(name)
-        return name
-
-
-def _describe(node: Expr) -> str:
-    """A speaking name for a value that the file does not name."""
-    match node:
-        case Column(name):
-            return name
-        case LogProb() | LogDist():
-            return column_of(node) or "x"
-        case Reduce("sum") if (counted := _counted(node)) is not None:
-            return counted
-        case Reduce(op, over, x):
-            inner = _describe(x)
-            return f"{op}_{inner}" if len(inner) < 16 and "_" not in inner else f"{op}_{over[0]}"
-        case Binary("mul") if not node.current and _is_count(node):
-            return "divisor"
-        case Where() if not node.current:
-            return "weight"
-        case Binary("div"):
-            return "scale" if not node.current else "share"
-        case Unary("exp"):
-            return "ratio"
-        case Unary("not"):
-            return "active" if node.current else "keep"
-        case Top() | Pick():
-            return "chosen"
-    return "x"
-
-
-def _counted(node: Expr) -> str | None:
-    """What a sum of ones counts, or None."""
-    over = ""
-    while isinstance(node, Reduce) and node.op == "sum":
-        over += node.over[0]
-        node = node.x
-    if isinstance(node, Length):
-        over, node = over + "t", ONE
-    names = {"p": "n_prompts", "i": "group_size", "pi": "n_responses", "pit": "n_tokens"}
-    if isinstance(node, Where) and node.a == ONE and node.b == ZERO and over:
-        return f"kept_{names.get(over, 'count')}".replace("n_", "")
-    return {**names, "it": "group_tokens"}.get(over) if node == ONE else None
-
-
-def _is_count(node: Expr) -> bool:
-    match node:
-        case Binary("mul" | "max", a, b):
-            return _is_count(a) and _is_count(b)
-        case Reduce("sum", _, x):
-            return x == ONE or _is_count(x) or isinstance(x, Where)
-        case Length() | Const():
-            return True
-    return False
+    return Program(source, prepare, couple, objective, made.coupled(made.core), whole)
 
 
 # --- functions -----------------------------------------------------------------------------------
 
 
-@dataclass
-class _Writer:
-    """Writes the body of one function, a statement for each value that is named or used twice."""
+class TorchWriter(Writer):
+    """Writes tensor operations, over the tokens of a layout."""
 
-    scope: _Scope
-    kind: Literal["prepare", "couple", "objective"]
-    stored: Iterable[Expr]
-
-    def __post_init__(self) -> None:
-        self.lines: list[str] = []
-        self.inputs: dict[str, Input] = {}
-        self.text: dict[Expr, tuple[str, int]] = {}
-        self.uses: dict[Expr, int] = {}
-        self.stored = set(self.stored)
-        self.taken = set(self.scope.taken) | set(self.scope.given.values())
-        self.packed = self.scope.layout == "packed"
+    def __init__(
+        self,
+        scope: Scope,
+        kind: Literal["prepare", "couple", "objective"],
+        stored: Iterable[Expr],
+    ) -> None:
+        super().__init__(scope, stored)
+        self.kind = kind
+        self.packed = scope.layout == "packed"
 
     def prepare(self, outputs: list[Expr]) -> Function:
         self._count(outputs)
         entries = []
         for node in outputs:
-            entries.append((self.scope.given[node], self._whole(node), _spread(node.indices)))
+            entries.append((self.scope.given[node], self._whole(node), spread(node.indices)))
         return self._function(
             "Everything that does not depend on the policy, once for the whole optimizer step.",
             entries,
@@ -351,7 +140,7 @@ class _Writer:
         self._count(outputs)
         entries = []
         for node in outputs:
-            entries.append((self.scope.given[node], self._whole(node), _spread(node.indices)))
+            entries.append((self.scope.given[node], self._whole(node), spread(node.indices)))
         return self._function(
             "What couples responses through the current policy, once for the whole step.", entries
         )
@@ -395,104 +184,24 @@ class _Writer:
         if len(head) > WIDTH:
             wrapped = textwrap.wrap(arguments + ",", WIDTH - 4)
             head = f"def {self.kind}(\n    *,\n" + "".join(f"    {w}\n" for w in wrapped) + "):"
-        body = [f'"""{doc}"""', *_without_unused(self.lines)]
+        body = [f'"""{doc}"""', *without_unused(self.lines)]
         return "\n".join([head, *(cut for line in body for cut in wrap("    " + line, WIDTH))])
 
     # --- values ----------------------------------------------------------------------------------
 
-    def _count(self, roots: Iterable[Expr]) -> None:
-        for root in roots:
-            self.uses[root] = self.uses.get(root, 0) + 1
-        for node in self._inside(roots):
-            for child in node.children:
-                self.uses[child] = self.uses.get(child, 0) + 1
-
-    def _inside(self, roots: Iterable[Expr]) -> list[Expr]:
-        found: dict[Expr, None] = {}
-        stack = list(roots)
-        while stack:
-            node = stack.pop()
-            if node in found or node in self.stored:
-                continue
-            found[node] = None
-            stack.extend(node.children)
-        return list(found)
-
-    def _input(self, name: str, indices: Indices) -> str:
-        self.inputs.setdefault(name, Input(name, indices))
-        return name
-
-    def _fresh(self, wish: str) -> str:
-        name, k = wish, 2
-        while name in self.taken:
-            name, k = f"{wish}_{k}", k + 1
-        self.taken.add(name)
-        return name
-
-    def _write(self, root: Expr) -> None:
-        """Writes the statements that `root` needs; afterwards its text is at hand."""
-        stack: list[tuple[Expr, bool]] = [(root, False)]
-        while stack:
-            node, ready = stack.pop()
-            if node in self.text:
-                continue
-            if node in self.stored:
-                name = self.scope.given[node]
-                self.text[node] = (self._input(name, self._indices(node)), ATOM)
-                continue
-            if not ready:
-                stack.append((node, True))
-                stack.extend((child, False) for child in reversed(node.children))
-                continue
-            text, precedence = self._expression(node)
-            if self._deserves_a_name(node, text):
-                name = self._name_for(node)
-                self.lines.append(f"{name} = {text}")
-                text, precedence = name, ATOM
-            self.text[node] = (text, precedence)
-
     def _deserves_a_name(self, node: Expr, text: str) -> bool:
-        if self._is_leaf(node) or self.scope.stage(node) == "constant":
-            return False
-        if self.kind == "prepare" and node in self.scope.given and not text.isidentifier():
+        known = node in self.scope.given and not text.isidentifier()
+        if self.kind == "prepare" and known and not self._is_leaf(node):
             return node in self.scope.names or self.uses.get(node, 0) > 1
-        if isinstance(node, Reduce) and node.over == ("i",):
-            return True
-        if node in self.scope.names or len(text) > 60:
-            return True
-        if isinstance(node, Unary) and node.op == "not" and node.current:
-            return True  # where the gradient passes: a reader looks for it
-        cheap = isinstance(node, Unary) and node.op == "neg"
-        return self.uses.get(node, 0) > 1 and not cheap
-
-    def _name_for(self, node: Expr) -> str:
-        if node in self.scope.given:
-            return self.scope.given[node]
-        return self._fresh(self.scope.names.get(node) or _describe(node))
-
-    def _is_leaf(self, node: Expr) -> bool:
-        is_count = isinstance(node, Reduce) and node.x == ONE
-        return is_count or not node.children
+        return super()._deserves_a_name(node, text)
 
     def _indices(self, node: Expr) -> Indices:
-        """The indices that a value has here. A part of a step knows no prompts, only rows."""
+        """A part of a step knows no prompts, only rows."""
         if node in self.stored and self.kind == "objective":
-            return _spread(node.indices)
-        return node.indices
-
-    def _at(self, node: Expr, indices: Indices, precedence: int = 0) -> str:
-        """The text of a value, brought to `indices`, in brackets if it binds too loosely."""
-        self._write(node)
-        text, own = self.text[node]
-        have = self._indices(node)
-        lifted = self._lift(have, indices)
-        if lifted:
-            text = (f"({text})" if own < ATOM else text) + lifted
-            own = ATOM
-        return f"({text})" if own < precedence else text
+            return spread(node.indices)
+        return super()._indices(node)
 
     def _lift(self, have: Indices, want: Indices) -> str:
-        """What to append to a value so that it broadcasts against one with more indices."""
         if have == SCALAR or len(have) >= len(want):
             return ""
         out = ""
@@ -509,7 +218,7 @@ class _Writer:
             out += "[..., None]"
         return out
 
-    def _is_number(self, node: Expr) -> bool:
+    def _isnumber(self, node: Expr) -> bool:
         """Whether the text of a node is a Python number rather than a tensor."""
         if self.scope.stage(node) == "constant":
             return True
@@ -521,7 +230,7 @@ class _Writer:
         here = node.indices
         match node:
             case Const(value):
-                return _number(value)
+                return number(value)
             case Param(name):
                 return self._input(name, SCALAR), ATOM
             case Column() | LogProb() | LogDist():
@@ -534,7 +243,7 @@ class _Writer:
                 return self._unary(op, x)
             case Binary("min" | "max"):
                 return self._extremum(node), ATOM
-            case Binary("and" | "or" as op, a, b) if self._is_number(a) and self._is_number(b):
+            case Binary("and" | "or" as op, a, b) if self._isnumber(a) and self._isnumber(b):
                 return f"({self._at(a, here, ATOM)} {op} {self._at(b, here, ATOM)})", ATOM
             case Binary(op, a, b):
                 sign, precedence = INFIX[op]
@@ -573,11 +282,11 @@ class _Writer:
     def _unary(self, op: str, x: Expr) -> tuple[str, int]:
         if op == "neg":
             return f"-{self._at(x, x.indices, SIGN)}", SIGN
-        if op == "not" and self._is_number(x):
+        if op == "not" and self._isnumber(x):
             return f"(not {self._at(x, SCALAR, ATOM)})", ATOM
         if op == "not":
             return f"~{self._at(x, x.indices, SIGN + 1)}", SIGN
-        if self._is_number(x):
+        if self._isnumber(x):
             number = self._at(x, SCALAR)
             return {
                 "abs": f"abs({number})",
@@ -592,12 +301,12 @@ class _Writer:
 
     def _extremum(self, node: Binary) -> str:
         a, b, here = node.a, node.b, node.indices
-        if self._is_number(a) and self._is_number(b):
+        if self._isnumber(a) and self._isnumber(b):
             return f"{node.op}({self._at(a, here)}, {self._at(b, here)})"
         bound = "max" if node.op == "min" else "min"
-        if self._is_number(b):
+        if self._isnumber(b):
             return f"{self._at(a, here, ATOM)}.clamp({bound}={self._at(b, here)})"
-        if self._is_number(a):
+        if self._isnumber(a):
             return f"{self._at(b, here, ATOM)}.clamp({bound}={self._at(a, here)})"
         full = "torch.minimum" if node.op == "min" else "torch.maximum"
         return f"{full}({self._at(a, here)}, {self._at(b, here)})"
@@ -605,8 +314,8 @@ class _Writer:
     def _clip(self, node: Clip) -> str:
         here = node.indices
         x, lo, hi = (self._at(part, here) for part in (node.x, node.lo, node.hi))
-        numbers = self._is_number(node.lo), self._is_number(node.hi)
-        if self._is_number(node.x):
+        numbers = self._isnumber(node.lo), self._isnumber(node.hi)
+        if self._isnumber(node.x):
             if all(numbers):
                 return f"min(max({x}, {lo}), {hi})"
             x = f"torch.as_tensor({x})"
@@ -617,8 +326,8 @@ class _Writer:
 
     def _where(self, node: Where) -> str:
         here = node.indices
-        both = self._is_number(node.a) and self._is_number(node.b)
-        if self._is_number(node.m):
+        both = self._isnumber(node.a) and self._isnumber(node.b)
+        if self._isnumber(node.m):
             m = self._at(node.m, SCALAR)
             if both:
                 return f"({self._at(node.a, SCALAR)} if {m} else {self._at(node.b, SCALAR)})"
@@ -694,7 +403,7 @@ class _Writer:
 
     def _along_tokens(self, kernel: str, x: Expr, rest: str) -> str:
         mask = self._input("mask", TOKEN)
-        if self._is_number(x):
+        if self._isnumber(x):
             text = f"torch.full_like({mask}, {self._at(x, SCALAR)}, dtype={self._dtype()})"
             inner = f"{kernel}({text}, {mask}, {rest})"
         elif self.packed and x.indices == TOKEN:
@@ -737,7 +446,7 @@ class _Writer:
 
     def _whole(self, node: Expr) -> str:
         """A result of `prepare` or `couple`: values of prompts are handed out to their rows."""
-        return self._at(node, _spread(node.indices))
+        return self._at(node, spread(node.indices))
 
     def _total(self, tokens: Expr, responses: Expr) -> str:
         """The sum over the rows of token terms and of response terms."""
@@ -745,7 +454,7 @@ class _Writer:
         if tokens != ZERO:
             text = self._at(tokens, TOKEN)
             if self.packed:
-                full = tokens.indices == TOKEN and not self._is_number(tokens)
+                full = tokens.indices == TOKEN and not self._isnumber(tokens)
                 if not full:
                     row = self._input("row", TOKEN)
                     text = f"torch.full_like({row}, 1, dtype={self._dtype()}) * ({text})"
@@ -762,7 +471,7 @@ class _Writer:
 
     def _masked(self, text: str, node: Expr) -> str:
         mask = self._input("mask", TOKEN)
-        if self._is_number(node):
+        if self._isnumber(node):
             text = f"torch.full_like({mask}, {text}, dtype={self._dtype()})"
         return f"torch.where({mask}, {text}, 0.0)"
 
@@ -780,25 +489,6 @@ class _Writer:
         return self._masked(text, weight)
 
 
-def _without_unused(lines: list[str]) -> list[str]:
-    """Leaves out assignments that nothing reads: a joint sum is written without its parts."""
-    while True:
-        kept = []
-        for k, line in enumerate(lines):
-            name, equals, _ = line.partition(" = ")
-            rest = "\n".join(lines[k + 1 :])
-            if not equals or not name.isidentifier() or re.search(rf"\b{name}\b", rest):
-                kept.append(line)
-        if len(kept) == len(lines):
-            return kept
-        lines = kept
-
-
-def _spread(indices: Indices) -> Indices:
-    """The indices of a stored value: what belongs to a prompt is handed to each of its rows."""
-    return RESPONSE if indices == PROMPT else indices
-
-
 def _is_python_count(node: Expr) -> bool:
     """Whether a scalar is made of the number of prompts and constants alone."""
     match node:
@@ -811,13 +501,6 @@ def _is_python_count(node: Expr) -> bool:
         case Binary("add" | "sub" | "mul" | "div", a, b):
             return _is_python_count(a) and _is_python_count(b)
     return False
-
-
-def _number(value: float) -> tuple[str, int]:
-    if value != value or value in (float("inf"), float("-inf")):
-        return f"{'-' if value < 0 else ''}math.inf" if value == value else "math.nan", ATOM
-    text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return text, ATOM if value >= 0 else SIGN
 
 
 # --- the module ----------------------------------------------------------------------------------

@@ -1,0 +1,269 @@
+"""What is computed when: the stages of an objective, which every emitted language shares.
+
+Data is known before the policy is asked, for the whole optimizer step. Statistics couple responses
+through the current policy. The rest is local to a response, mostly to a token.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from objdsl.differentiate import Leaf, weights_of
+from objdsl.emit.lower import is_constant, is_statistic, lower, shares
+from objdsl.ir.build import ONE, ZERO, sub
+from objdsl.ir.indices import PROMPT, RESPONSE, Indices
+from objdsl.ir.nodes import (
+    BOOLEAN_OPS,
+    Binary,
+    Column,
+    Const,
+    Expr,
+    Length,
+    LogDist,
+    LogProb,
+    Pick,
+    Position,
+    Reduce,
+    Top,
+    Unary,
+    Where,
+    topological,
+)
+from objdsl.ir.objective import Objective, column_of
+
+Layout = Literal["padded", "packed"]
+
+RESERVED = {
+    "torch", "math", "mask", "length", "row", "position", "prompt", "n_prompts", "group_size",
+    "dtype", "J", "weights", "reports", "prepare", "couple", "objective",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Input:
+    """An argument of an emitted function: where it comes from, and its indices."""
+
+    name: str
+    indices: Indices
+
+
+@dataclass(frozen=True)
+class Staged:
+    """An objective with its values sorted into stages.
+
+    Attributes:
+        roots: the lowered parts of its value and its reports, and its weights.
+        weights: before lowering.
+        prepared: the data that is stored.
+        statistics: those that are stored.
+    """
+
+    roots: dict[str, Expr]
+    weights: dict[Leaf, Expr]
+    scope: Scope
+    prepared: list[Expr]
+    statistics: list[Expr]
+
+    def weight(self, leaf: Leaf) -> Expr:
+        return self.roots[f"weight {column_of(leaf)}"]
+
+    @property
+    def core(self) -> list[Expr]:
+        """The roots without those of reports."""
+        return [root for name, root in self.roots.items() if not name.startswith("report ")]
+
+    def coupled(self, roots: Iterable[Expr]) -> bool:
+        """Whether these need a statistic."""
+        needed = _needed(roots, self.scope, ("data", "statistic"))
+        return any(self.scope.stage(node) == "statistic" for node in needed)
+
+
+def staged(ir: Objective, layout: Layout) -> Staged:
+    """Sorts the values of an objective into stages, and names those that are stored."""
+    parts = _Parts(ir, weights_of(ir))
+    roots = parts.lowered
+    names = _names(ir)
+    weights = sorted({f"weight {column_of(leaf)}" for leaf in parts.weights})
+    for name in weights:
+        names.setdefault(roots[name], "w" if len(weights) == 1 else name.replace("weight ", "w_"))
+
+    scope = Scope(layout, names)
+    scope.taken |= {*ir.columns, *(param.name for param in ir.params)}
+    needed_local = _needed(list(roots.values()), scope, stop_at=("data", "statistic"))
+    statistics = [n for n in needed_local if scope.stage(n) == "statistic"]
+    needed_coupled = _needed(statistics, scope, stop_at=("data",)) if statistics else []
+    prepared = [
+        n
+        for n in dict.fromkeys([*needed_local, *needed_coupled])
+        if scope.stage(n) == "data" and scope.is_stored(n)
+    ]
+    scope.name_all([*prepared, *statistics])
+    return Staged(roots, parts.weights, scope, prepared, statistics)
+
+
+@dataclass
+class _Parts:
+    """An objective as the roots of its computation: row sums, weights, reports; lowered."""
+
+    ir: Objective
+    weights: dict[Leaf, Expr]
+
+    @cached_property
+    def lowered(self) -> dict[str, Expr]:
+        total = self.ir.goal if self.ir.critic is None else sub(self.ir.goal, self.ir.critic)
+        roots: dict[str, Expr] = {}
+        for name, scalar in [
+            ("value", total),
+            *((f"report {r.name}", r.value) for r in self.ir.reports),
+        ]:
+            parts = shares(scalar)
+            roots[f"{name} tokens"], roots[f"{name} responses"] = parts.tokens, parts.responses
+        for leaf, weight in self.weights.items():
+            roots[f"weight {column_of(leaf)}"] = weight
+        return dict(zip(roots, lower(list(roots.values())), strict=True))
+
+
+def _names(ir: Objective) -> dict[Expr, str]:
+    """The file's own names for its formulas, after lowering."""
+    named = [*ir.bindings, *ir.calls]
+    names: dict[Expr, str] = {}
+    for one, node in zip(named, lower([one.value for one in named]), strict=True):
+        if node.children:
+            names.setdefault(node, one.name)
+    return names
+
+
+def _needed(roots: Iterable[Expr], scope: Scope, stop_at: tuple[str, ...]) -> list[Expr]:
+    """The nodes below the roots, without what lies below a node of a stage in `stop_at`.
+
+    Roots are always entered; nodes that are recomputed rather than stored are looked through.
+    """
+    found: dict[Expr, None] = {}
+    stack = [(root, True) for root in roots]
+    while stack:
+        node, is_root = stack.pop()
+        if node in found:
+            continue
+        found[node] = None
+        stage = scope.stage(node)
+        stop = stage in stop_at and not (stage == "data" and not scope.is_stored(node))
+        if stop and not (is_root and "statistic" not in stop_at):
+            continue
+        stack.extend((child, False) for child in node.children)
+    order = topological(*roots)
+    return [node for node in order if node in found]
+
+
+@dataclass
+class Scope:
+    """What all functions of a program agree on: the stage of a node, and the names of values."""
+
+    layout: Layout
+    names: dict[Expr, str]
+    given: dict[Expr, str] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=lambda: set(RESERVED))
+    _constant: dict[Expr, bool] = field(default_factory=dict)
+
+    def stage(self, node: Expr) -> Literal["constant", "data", "statistic", "local"]:
+        if is_constant(node, self._constant):
+            return "constant"
+        if not node.current:
+            return "data"
+        return "statistic" if is_statistic(node) else "local"
+
+    def is_stored(self, node: Expr) -> bool:
+        """Whether a data value is kept by `prepare`; columns are at hand, and a sign or a
+        comparison is cheaper to compute again."""
+        match node:
+            case Length() | Position():
+                return False
+            case Reduce("sum", ("p",), x) if x == ONE:
+                return False  # a number that every function may have
+            case Column() | LogProb() | LogDist():
+                return node.indices == PROMPT
+            case Unary("neg" | "not") | Where():
+                return self.names.get(node) is not None or not all(
+                    self._at_hand(child) for child in node.children
+                )
+            case Binary(op) if op in BOOLEAN_OPS:
+                return not all(self._at_hand(child) for child in node.children)
+        return True
+
+    def _at_hand(self, node: Expr) -> bool:
+        if self.stage(node) == "constant" or isinstance(node, Column | Length | Position):
+            return node.indices != PROMPT
+        return node in self.names or (node.boolean and not self.is_stored(node))
+
+    def name_all(self, nodes: list[Expr]) -> None:
+        for node in nodes:
+            if node not in self.given:
+                self.given[node] = self.fresh(self.names.get(node) or describe(node))
+
+    def fresh(self, wish: str) -> str:
+        wish = wish if wish.isidentifier() and not keyword.iskeyword(wish) else "x"
+        name, k = wish, 2
+        while name in self.taken or keyword.iskeyword(name):
+            name, k = f"{wish}_{k}", k + 1
+        self.taken.add(name)
+        return name
+
+
+def describe(node: Expr) -> str:
+    """A speaking name for a value that the file does not name."""
+    match node:
+        case Column(name):
+            return name
+        case LogProb() | LogDist():
+            return column_of(node) or "x"
+        case Reduce("sum") if (counted := _counted(node)) is not None:
+            return counted
+        case Reduce(op, over, x):
+            inner = describe(x)
+            return f"{op}_{inner}" if len(inner) < 16 and "_" not in inner else f"{op}_{over[0]}"
+        case Binary("mul") if not node.current and _is_count(node):
+            return "divisor"
+        case Where() if not node.current:
+            return "weight"
+        case Binary("div"):
+            return "scale" if not node.current else "share"
+        case Unary("exp"):
+            return "ratio"
+        case Unary("not"):
+            return "active" if node.current else "keep"
+        case Top() | Pick():
+            return "chosen"
+    return "x"
+
+
+def _counted(node: Expr) -> str | None:
+    """What a sum of ones counts, or None."""
+    over = ""
+    while isinstance(node, Reduce) and node.op == "sum":
+        over += node.over[0]
+        node = node.x
+    if isinstance(node, Length):
+        over, node = over + "t", ONE
+    names = {"p": "n_prompts", "i": "group_size", "pi": "n_responses", "pit": "n_tokens"}
+    if isinstance(node, Where) and node.a == ONE and node.b == ZERO and over:
+        return f"kept_{names.get(over, 'count')}".replace("n_", "")
+    return {**names, "it": "group_tokens"}.get(over) if node == ONE else None
+
+
+def _is_count(node: Expr) -> bool:
+    match node:
+        case Binary("mul" | "max", a, b):
+            return _is_count(a) and _is_count(b)
+        case Reduce("sum", _, x):
+            return x == ONE or _is_count(x) or isinstance(x, Where)
+        case Length() | Const():
+            return True
+    return False
+
+
+def spread(indices: Indices) -> Indices:
+    """The indices of a stored value: what belongs to a prompt is handed to each of its rows."""
+    return RESPONSE if indices == PROMPT else indices

@@ -1,0 +1,154 @@
+"""Writes formulas as statements, one for each value that is named or used twice."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+from objdsl.emit.stages import Input, Scope, describe
+from objdsl.ir.build import ONE
+from objdsl.ir.indices import Indices
+from objdsl.ir.nodes import Expr, Reduce, Unary
+
+WIDTH = 100
+ATOM, POWER, SIGN, TIMES, PLUS, AND, OR, COMPARE = 100, 80, 75, 70, 60, 40, 30, 20
+INFIX: dict[str, tuple[str, int]] = {
+    "add": ("+", PLUS), "sub": ("-", PLUS), "mul": ("*", TIMES), "div": ("/", TIMES),
+    "pow": ("**", POWER), "lt": ("<", COMPARE), "le": ("<=", COMPARE), "gt": (">", COMPARE),
+    "ge": (">=", COMPARE), "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "and": ("&", AND),
+    "or": ("|", OR),
+}  # fmt: skip
+
+
+class Writer(ABC):
+    """The body of one function. Subclasses know the words of a language.
+
+    Args:
+        stored: values that the function is given.
+    """
+
+    def __init__(self, scope: Scope, stored: Iterable[Expr]) -> None:
+        self.scope = scope
+        self.stored = set(stored)
+        self.lines: list[str] = []
+        self.inputs: dict[str, Input] = {}
+        self.text: dict[Expr, tuple[str, int]] = {}
+        self.uses: dict[Expr, int] = {}
+        self.taken = set(scope.taken) | set(scope.given.values())
+
+    @abstractmethod
+    def _expression(self, node: Expr) -> tuple[str, int]:
+        """The text of a value in terms of its operands, and how tightly that binds."""
+
+    @abstractmethod
+    def _lift(self, have: Indices, want: Indices) -> str:
+        """What to append to a value so that it broadcasts against one with more indices."""
+
+    def _count(self, roots: Iterable[Expr]) -> None:
+        for root in roots:
+            self.uses[root] = self.uses.get(root, 0) + 1
+        for node in self._inside(roots):
+            for child in node.children:
+                self.uses[child] = self.uses.get(child, 0) + 1
+
+    def _inside(self, roots: Iterable[Expr]) -> list[Expr]:
+        found: dict[Expr, None] = {}
+        stack = list(roots)
+        while stack:
+            node = stack.pop()
+            if node in found or node in self.stored:
+                continue
+            found[node] = None
+            stack.extend(node.children)
+        return list(found)
+
+    def _input(self, name: str, indices: Indices) -> str:
+        self.inputs.setdefault(name, Input(name, indices))
+        return name
+
+    def _fresh(self, wish: str) -> str:
+        name, k = wish, 2
+        while name in self.taken:
+            name, k = f"{wish}_{k}", k + 1
+        self.taken.add(name)
+        return name
+
+    def _write(self, root: Expr) -> None:
+        """Writes the statements that `root` needs; afterwards its text is at hand."""
+        stack: list[tuple[Expr, bool]] = [(root, False)]
+        while stack:
+            node, ready = stack.pop()
+            if node in self.text:
+                continue
+            if node in self.stored:
+                name = self.scope.given[node]
+                self.text[node] = (self._input(name, self._indices(node)), ATOM)
+                continue
+            if not ready:
+                stack.append((node, True))
+                stack.extend((child, False) for child in reversed(node.children))
+                continue
+            text, precedence = self._expression(node)
+            if self._deserves_a_name(node, text):
+                name = self._name_for(node)
+                self.lines.append(f"{name} = {text}")
+                text, precedence = name, ATOM
+            self.text[node] = (text, precedence)
+
+    def _deserves_a_name(self, node: Expr, text: str) -> bool:
+        if self._is_leaf(node) or self.scope.stage(node) == "constant":
+            return False
+        if isinstance(node, Reduce) and node.over == ("i",):
+            return True
+        if node in self.scope.names or len(text) > 60:
+            return True
+        if isinstance(node, Unary) and node.op == "not" and node.current:
+            return True  # where the gradient passes: a reader looks for it
+        cheap = isinstance(node, Unary) and node.op == "neg"
+        return self.uses.get(node, 0) > 1 and not cheap
+
+    def _name_for(self, node: Expr) -> str:
+        if node in self.scope.given:
+            return self.scope.given[node]
+        return self._fresh(self.scope.names.get(node) or describe(node))
+
+    def _is_leaf(self, node: Expr) -> bool:
+        is_count = isinstance(node, Reduce) and node.x == ONE
+        return is_count or not node.children
+
+    def _indices(self, node: Expr) -> Indices:
+        """The indices that a value has here."""
+        return node.indices
+
+    def _at(self, node: Expr, indices: Indices, precedence: int = 0) -> str:
+        """The text of a value, brought to `indices`, in brackets if it binds too loosely."""
+        self._write(node)
+        text, own = self.text[node]
+        have = self._indices(node)
+        lifted = self._lift(have, indices)
+        if lifted:
+            text = (f"({text})" if own < ATOM else text) + lifted
+            own = ATOM
+        return f"({text})" if own < precedence else text
+
+
+def without_unused(lines: list[str]) -> list[str]:
+    """Leaves out assignments that nothing reads: a joint sum is written without its parts."""
+    while True:
+        kept = []
+        for k, line in enumerate(lines):
+            name, equals, _ = line.partition(" = ")
+            rest = "\n".join(lines[k + 1 :])
+            if not equals or not name.isidentifier() or re.search(rf"\b{name}\b", rest):
+                kept.append(line)
+        if len(kept) == len(lines):
+            return kept
+        lines = kept
+
+
+def number(value: float) -> tuple[str, int]:
+    if value != value or value in (float("inf"), float("-inf")):
+        return f"{'-' if value < 0 else ''}math.inf" if value == value else "math.nan", ATOM
+    text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return text, ATOM if value >= 0 else SIGN
