@@ -10,6 +10,7 @@ from objdsl.analysis.divergence import Penalty, penalties
 from objdsl.analysis.estimator import Direction, Estimator, near_policy, on_policy
 from objdsl.analysis.expand import Expand
 from objdsl.analysis.first_order import FirstOrder, first_order
+from objdsl.analysis.links import Link, links
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.ir.nodes import Expr, LogProb
 from objdsl.ir.objective import Objective
@@ -68,6 +69,11 @@ class Facts:
     def live_advantages(self) -> tuple[LiveAdvantage, ...]:
         """The advantages whose own gradient adds to the weights what was not meant."""
         return tuple(live_advantages(self.objective, self.weights, self.on_policy))
+
+    @cached_property
+    def links(self) -> tuple[Link, ...]:
+        """The functions that scores of responses are passed through."""
+        return links(self.objective)
 
     @cached_property
     def first_order(self) -> FirstOrder | None:

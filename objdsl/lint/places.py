@@ -120,3 +120,11 @@ def divided(facts: Facts, divisor: Expr) -> Edit | None:
                 if node.span.text.startswith(a.span.text):
                     return Edit(node.span, a.span.text)
     return None
+
+
+def summed(mean: Expr, title: str) -> Fix | None:
+    """The fix that makes a sum over tokens of a mean: `mean[t]` to `sum[t]`."""
+    span = head(mean)
+    if span is None or span.text.replace(" ", "") != "mean[t]":
+        return None
+    return Fix(title, (Edit(span, "sum[t]"),))

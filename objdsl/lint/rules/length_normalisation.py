@@ -28,9 +28,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
-from objdsl.ir.nodes import Expr, Length
-from objdsl.lint.places import entry, head, inside_ratio, marked
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Length
+from objdsl.lint.places import entry, head, inside_ratio, marked, summed
 from objdsl.lint.rule import Rule, rule
 
 
@@ -55,13 +55,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 gradient="not that of the expected reward; more responses do not help",
                 help="sum over the tokens and divide by a constant",
                 fine_if="you reproduce a paper that does so",
-                fix=_fix(divisor),
+                fix=summed(
+                    divisor, "sum over the tokens, and divide the learning rate by the mean length"
+                ),
             )
-
-
-def _fix(node: Expr) -> Fix | None:
-    span = head(node)
-    if span is None or span.text.replace(" ", "") != "mean[t]":
-        return None
-    title = "sum over the tokens, and divide the learning rate by the mean length"
-    return Fix(title, (Edit(span, "sum[t]"),))

@@ -1,0 +1,234 @@
+"""Scores, and the functions that they are passed through: the form of offline objectives.
+
+DPO is `logsigmoid(beta * margin)`, IPO a square of the margin, KTO a sigmoid; Kimi's and OAPL's
+regressions are squares too. What stands inside is a *score*: a value that is linear in
+log-probabilities. The first function around it that is not linear is its *link*. A score that
+compares responses to one prompt is the margin of a preference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+
+from objdsl.analysis.dependence import depends
+from objdsl.analysis.expand import Expand, Factors, Sum, TooLarge, interval
+from objdsl.differentiate import differentiate
+from objdsl.ir.build import ONE, ZERO, neg, sub
+from objdsl.ir.nodes import (
+    Binary,
+    Const,
+    Expr,
+    LogDist,
+    LogProb,
+    Others,
+    Reduce,
+    Scan,
+    Shift,
+    Unary,
+    Where,
+    topological,
+)
+from objdsl.ir.objective import Objective
+
+
+class Kind(Enum):
+    """What a score is passed through."""
+
+    LOGISTIC = "logsigmoid"
+    SIGMOID = "sigmoid"
+    SQUARE = "square"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A function of a score.
+
+    Attributes:
+        node: the value of the function, which is `sign` times that of its kind.
+        score: linear in log-probabilities.
+        expand: formulas as sums of products, all policies apart.
+    """
+
+    kind: Kind
+    node: Expr
+    score: Expr
+    sign: int
+    expand: Expand
+
+    @cached_property
+    def slopes(self) -> dict[LogProb, Sum]:
+        """The derivatives as sums of products."""
+        try:
+            return {leaf: self.expand(slope) for leaf, slope in self.derivatives.items()}
+        except TooLarge:
+            return {}
+
+    @cached_property
+    def derivatives(self) -> dict[LogProb, Expr]:
+        """The derivative of the score by each trained log-probability."""
+        found = differentiate(self.score).items()
+        return {leaf: slope for leaf, slope in found if isinstance(leaf, LogProb)}
+
+    @cached_property
+    def policies(self) -> frozenset[str]:
+        """The policies that the score reads, by name."""
+        nodes = topological(self.score)
+        return frozenset(one.policy for one in nodes if isinstance(one, LogProb | LogDist))
+
+    @cached_property
+    def is_margin(self) -> bool:
+        """Whether it compares responses to one prompt: some raise it, others lower it."""
+        nodes = topological(self.score)
+        pooled = any(isinstance(one, Reduce) and "p" in one.over for one in nodes)
+        per_token = "t" in self.score.indices
+        return not pooled and not per_token and _signs(self.score, self.expand) == {1, -1}
+
+    @cached_property
+    def lengths(self) -> tuple[Expr, ...]:
+        """The divisors of the score that change with the length of a response, as they are in the
+        text where they are there."""
+        written = {one: one for one in topological(*self.derivatives.values()) if one.span}
+        found: dict[Expr, Expr] = {}
+        for slope in self.slopes.values():
+            for factors in slope.terms:
+                for base in _divisors(factors):
+                    if "|y|" in depends(base).reads:
+                        found[base] = written.get(base) or self.expand.origin.get(base, base)
+        return tuple(found.values())
+
+
+def _divisors(factors: Factors) -> list[Expr]:
+    return sorted((base for base, e in factors if e < 0), key=lambda base: base.key)
+
+
+def links(objective: Objective) -> tuple[Link, ...]:
+    """Every link of what is maximised, from the inside of the formula outwards."""
+    expand = Expand({param.name: param.default for param in objective.params})
+    known: dict[Expr, bool] = {}
+    found: dict[Expr, Link] = {}
+    for node in topological(objective.goal):
+        if not node.live or _linear(node, known):
+            continue
+        match read(node):
+            case kind, score, sign if score.live and _linear(score, known):
+                for inner in node.children:
+                    found.pop(inner, None)  # log(sigmoid(x)) is one link, not two
+                found[node] = Link(kind, node, score, sign, expand)
+    return tuple(found.values())
+
+
+def _linear(expr: Expr, known: dict[Expr, bool]) -> bool:
+    """Whether a value is linear in current log-probabilities, as far as gradients go."""
+    for node in topological(expr):
+        if node not in known:
+            known[node] = not node.live or (
+                _keeps_linear(node) and all(known[child] for child in node.children)
+            )
+    return known[expr]
+
+
+def _keeps_linear(node: Expr) -> bool:
+    match node:
+        case LogProb() | LogDist() | Unary("neg") | Binary("add" | "sub"):
+            return True
+        case Others() | Scan() | Shift():
+            return True
+        case Binary("mul", a, b):
+            return not (a.live and b.live)
+        case Binary("div", _, b):
+            return not b.live
+        case Where(mask):
+            return not mask.current
+        case Reduce(op, _, _, mask):
+            return op in ("sum", "mean") and not (mask is not None and mask.current)
+    return False
+
+
+# --- kinds of links ------------------------------------------------------------------------------
+
+
+def read(node: Expr) -> tuple[Kind, Expr, int] | None:
+    """The kind of a function, what it is applied to, and the sign in front of it."""
+    x = _of_sigmoid(node)
+    if x is not None:
+        return Kind.SIGMOID, x, 1
+    match node:
+        case Unary("logsigmoid", x):
+            return Kind.LOGISTIC, x, 1
+        case Unary("log", inner):
+            x = _of_sigmoid(inner)
+            if x is not None:
+                return Kind.LOGISTIC, x, 1
+            z = _of_one_plus(inner)
+            return None if z is None else (Kind.LOGISTIC, neg(z), -1)
+        case Binary("pow", x, Const(2.0)):
+            return Kind.SQUARE, x, 1
+        case Binary("mul", a, b) if a == b:
+            return Kind.SQUARE, a, 1
+    return None
+
+
+def _of_sigmoid(node: Expr) -> Expr | None:
+    """The x of `sigmoid(x)`, also as `1 - sigmoid(-x)` or `exp(a) / (exp(a) + exp(x + a))`."""
+    match node:
+        case Unary("sigmoid", x):
+            return x
+        case Binary("sub", one, inner) if one == ONE:
+            x = _of_sigmoid(inner)
+            return None if x is None else neg(x)
+        case Binary("div", a, Binary("add", p, q)) if a in (p, q):
+            mine, other = _exponent(a), _exponent(q if a == p else p)
+            return None if mine is None or other is None else sub(mine, other)
+    return None
+
+
+def _of_one_plus(node: Expr) -> Expr | None:
+    """The z of `1 + exp(z)`."""
+    match node:
+        case Binary("add", a, b) if ONE in (a, b):
+            return _exponent(b if a == ONE else a)
+    return None
+
+
+def _exponent(x: Expr) -> Expr | None:
+    if x == ONE:
+        return ZERO
+    return x.x if isinstance(x, Unary) and x.op == "exp" else None
+
+
+# --- what a score is made of ---------------------------------------------------------------------
+
+
+def _signs(score: Expr, expand: Expand) -> set[int]:
+    """The signs with which trained log-probabilities enter a linear value."""
+    found: set[int] = set()
+    seen: set[tuple[Expr, int]] = set()
+    stack = [(score, 1)]
+    while stack:
+        node, sign = stack.pop()
+        if not node.live or (node, sign) in seen:
+            continue
+        seen.add((node, sign))
+        match node:
+            case LogProb() | LogDist():
+                found.add(sign)
+            case Unary("neg", x):
+                stack.append((x, -sign))
+            case Binary("sub", a, b):
+                stack += [(a, sign), (b, -sign)]
+            case Binary("mul" | "div", a, b):
+                live, factor = (a, b) if a.live else (b, a)
+                stack += [(live, sign * one) for one in _signs_of(factor, expand)]
+            case _:
+                stack += [(child, sign) for child in node.children]
+    return found
+
+
+def _signs_of(factor: Expr, expand: Expand) -> list[int]:
+    try:
+        low, high = interval(expand(factor))
+    except TooLarge:
+        return [1, -1]
+    return [sign for sign, there in ((1, high > 0), (-1, low < 0)) if there]
