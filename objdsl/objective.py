@@ -5,7 +5,8 @@ A training step uses the two halves of it:
     step  = objective.prepare(mask=..., prompt=..., reward=..., ...)   # the whole optimizer step
     micro = objective(log_pi[rows], step[rows])                        # any part of its rows
 
-Losses, gradients and reports of the parts add up to the step's, however it is cut.
+Losses, gradients and reports of the parts add up to the step's, however it is cut; also into the
+rows of several processes, which `prepare` then brings together (`group`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from objdsl import driver, gallery
@@ -26,10 +28,11 @@ from objdsl.analysis.coupling import coupled as coupled_weights
 from objdsl.diagnostic import Diagnostic, near
 from objdsl.emit.load import Compiled
 from objdsl.emit.load import load as load_program
-from objdsl.emit.torch_source import Input, Layout
+from objdsl.emit.stages import Input, Layout
 from objdsl.fused.autograd import Formed
 from objdsl.fused.head import Head
 from objdsl.fused.run import Run
+from objdsl.gather import exchange, gather
 from objdsl.ir.build import ZERO
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, written
 from objdsl.ir.nodes import LogProb, Position, Reduce, Scan, Shift, Where
@@ -37,6 +40,9 @@ from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.objective import Sampling
 from objdsl.plan import BUDGET, Schedule, Sizes, plan
 from objdsl.source import Source
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Rows = Tensor | slice | Sequence[int]
 
@@ -76,6 +82,7 @@ class Step:
         lengths: `[N]`, the number of tokens of each response.
         mask: `[N, T]`, which tokens there are; for packed rows, the matrix that they would fill.
         whole: whether these are all rows of the step.
+        share: which of the step's rows these are, where every rank has its own.
     """
 
     layout: Layout
@@ -87,6 +94,7 @@ class Step:
     environment: dict[str, Any] = field(repr=False)
     coupled: bool = False
     whole: bool = True
+    share: Share | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -105,6 +113,7 @@ class Step:
             tokens={name: x[picked] for name, x in self.tokens.items()},
             responses={name: x[rows] for name, x in self.responses.items()},
             whole=False,
+            share=None,
         )
 
     def tokens_of(self, rows: Rows) -> Tensor:
@@ -141,6 +150,37 @@ class Step:
                     case "position":
                         found[name] = self.mask.nonzero()[:, 1]
         return found
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of one rank, among those of all.
+
+    Attributes:
+        group: the ranks.
+        whole: the step of all their rows, rank after rank.
+        rows: which of them are this rank's.
+        width: T of this rank; that of the whole step is the widest of all ranks.
+        local: token columns `[n, T, V]` or `[m, V]` that stay with their rank: the weights of a
+            row need those of no other.
+    """
+
+    group: ProcessGroup
+    whole: Step
+    rows: slice
+    width: int
+    local: dict[str, Tensor]
+
+    def own(self, whole: Step) -> Step:
+        """This rank's rows of the whole step, as wide as its own tensors are."""
+        step = whole[self.rows]
+        mask, tokens = step.mask, step.tokens
+        if step.layout == "padded":
+            mask = mask[:, : self.width]
+            tokens = {name: x[:, : self.width] for name, x in tokens.items()}
+        return replace(
+            step, mask=mask, tokens={**tokens, **self.local}, share=replace(self, whole=whole)
+        )
 
 
 class _ClosedForm(torch.autograd.Function):
@@ -255,82 +295,75 @@ class Objective:
         dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
         check: bool = True,
+        group: ProcessGroup | None = None,
         **columns: Any,
     ) -> Step:
         """Everything about an optimizer step that does not depend on the policy.
 
+        With `group`, every rank of it calls this with the rows that it has, which may be none, and
+        gets their part of the whole step: losses, gradients and reports of all ranks add up to
+        what one process would compute.
+
         Args:
-            prompt: `[N]`, ids that say which responses answer the same prompt.
+            prompt: `[N]`, ids that say which responses answer the same prompt, on whatever rank.
             mask: `[N, T]`, which tokens belong to a response; padding may hold anything.
             lengths: `[N]`, instead of `mask`, for packed tokens `[M]`.
             dtype: of the computation; by default the widest of the float columns.
-            generator: draws what `pick` chooses; the column `noise` may be given instead.
+            generator: draws what `pick` chooses, on the first of several ranks; the column `noise`
+                may be given instead.
             check: look for NaN and for impossible shapes; each look waits for the device.
+            group: the ranks that the step is spread over.
             columns: `self.columns` but the trained ones. Others are ignored.
 
         Raises:
             ValueError: for a missing column, a wrong shape or dtype, a NaN in a live token, an
                 empty response, a group of one under `std`.
         """
-        step = self._rows(prompt, mask, lengths, columns)
-        given = {name: _tensor(name, x, step.mask.device) for name, x in columns.items()}
-        if dtype is None:
-            floats = [x.dtype for x in given.values() if x.is_floating_point()]
-            dtype = torch.float32 if not floats else floats[0]
-            for other in floats:
-                dtype = torch.promote_types(dtype, other)
-        known = {name: column for name, column in self.columns.items() if not column.trained}
-        for name, column in known.items():
-            if name == "noise" and name not in given:
-                shape = step.mask.shape
-                noise = torch.rand(shape, generator=generator, dtype=torch.float64)
-                noise = noise.to(step.mask.device)
-                given[name] = noise[step.mask] if step.layout == "packed" else noise
-            if name not in given:
-                raise ValueError(self._missing(name, column, columns))
-            x = _cleaned(name, given[name], column.indices, step, dtype, check)
-            if column.indices == PROMPT and check:
-                first = step.environment["first"][step.responses["prompt"]]
-                if not bool((x == x[first]).all()):
-                    raise ValueError(f"the column {name!r} differs between responses to one prompt")
-            (step.tokens if len(column.indices) > 2 else step.responses)[name] = x
-        if check:
-            self._check_counts(step)
-        compiled = self._program(step.layout)
-        with torch.no_grad():
-            arguments = step.arguments(compiled.program.prepare.inputs, dtype)
-            stored = compiled.prepare(**arguments, **self._params(compiled.program.prepare.inputs))
-        return _stored(step, stored, compiled.program.prepare.outputs, dtype)
+        if group is None:
+            own, own_dtype = self._rows(prompt, mask, lengths, columns, dtype, check)
+            return self._prepared(own, own_dtype, generator, check)
+        failure: ValueError | None = None
+        try:
+            own, own_dtype = self._rows(prompt, mask, lengths, columns, dtype, check)
+            said = len(own), own_dtype, ""
+        except ValueError as error:
+            failure, said = error, (0, torch.float32, str(error))
+        # What is wrong on one rank ends all of them, rather than let them wait for it.
+        told = exchange(said, group)
+        if failure is not None:
+            raise failure
+        for rank, (_, _, message) in enumerate(told):
+            if message:
+                raise ValueError(f"rank {rank}: {message}")
+        return self._shared(own, [(n, d) for n, d, _ in told], generator, check, group)
 
     def couple(self, step: Step, log_pi: Tensor | None = None, **trained: Tensor) -> Step:
         """The step with what couples its responses through the current policy.
 
         Args:
-            step: the whole step.
-            log_pi: `[N, T]` or `[M]`, the current log-probabilities of the whole step.
+            step: the whole step, or all rows that a rank has of it; then every rank calls this.
+            log_pi: `[N, T]` or `[M]`, the current log-probabilities of these rows.
             trained: other trained inputs, if the objective has any.
         """
         compiled = self._program(step.layout)
         if compiled.couple is None or compiled.program.couple is None:
             return step
-        if not step.whole:
+        if not step.whole and step.share is None:
             raise ValueError("couple needs the whole step, not a part of its rows")
         inputs = self._trained(step, log_pi, trained)
-        function = compiled.program.couple
-        dtype = next(iter(inputs.values())).dtype
+        function, share = compiled.program.couple, step.share
+        names = {one.name for one in function.inputs}
+        live = {name: x.detach() for name, x in inputs.items() if name in names}
+        whole = step
+        if share is not None:
+            whole, live = share.whole, gather(live, share.group)
+        dtype = next(iter(live.values())).dtype
         with torch.no_grad():
-            live = {
-                k: v.detach() for k, v in inputs.items() if k in {i.name for i in function.inputs}
-            }
-            arguments = {**step.arguments(function.inputs, dtype), **live}
+            arguments = {**whole.arguments(function.inputs, dtype), **live}
             found = compiled.couple(**arguments, **self._params(function.inputs))
-        fresh = replace(
-            step,
-            tokens=dict(step.tokens),
-            responses=dict(step.responses),
-            scalars=dict(step.scalars),
-        )
-        return replace(_stored(fresh, found, function.outputs, dtype), coupled=True)
+        stored = _stored(_fresh(whole), found, function.outputs, dtype)
+        coupled = replace(stored, coupled=True)
+        return coupled if share is None else share.own(coupled)
 
     def __call__(
         self, log_pi: Tensor | None = None, step: Step | None = None, **columns: Any
@@ -482,13 +515,7 @@ class Objective:
         inputs = program.program.prepare.inputs
         arguments = step.arguments(inputs, zeros.dtype)
         stored = program.prepare(**arguments, **living._params(inputs))
-        copied = replace(
-            step,
-            tokens=dict(step.tokens),
-            responses=dict(step.responses),
-            scalars=dict(step.scalars),
-        )
-        ready = _stored(copied, stored, program.program.prepare.outputs, zeros.dtype)
+        ready = _stored(_fresh(step), stored, program.program.prepare.outputs, zeros.dtype)
         _, weights, _ = living.weights(step=ready, **{living.live[0]: zeros})
         return weights[living.live[0]].flatten() != 0
 
@@ -573,7 +600,10 @@ class Objective:
         mask: Tensor | None,
         lengths: Tensor | Sequence[int] | None,
         columns: Mapping[str, Any],
-    ) -> Step:
+        dtype: torch.dtype | None,
+        check: bool,
+    ) -> tuple[Step, torch.dtype]:
+        """The rows that were given, each of them checked for itself, and the type to compute in."""
         if (mask is None) == (lengths is None):
             raise ValueError(
                 "give either mask [N, T] (padded tokens) or lengths [N] (packed tokens)"
@@ -590,10 +620,7 @@ class Objective:
                 raise ValueError(
                     f"lengths must be N whole numbers, not {size.dtype} {list(size.shape)}"
                 )
-            width = torch.arange(int(size.max()) if len(size) else 0, device=size.device)
-            mask = width < size[:, None]
-        if len(size) == 0:
-            raise ValueError("a step needs at least one response")
+            mask = _matrix(size)
         if not bool((size > 0).all()):
             empty = int((size <= 0).nonzero()[0])
             raise ValueError(f"response {empty} is empty: it has no token, not even EOS")
@@ -602,22 +629,117 @@ class Objective:
             raise ValueError(
                 f"prompt must be [{len(size)}], an id for each response, not {list(ids.shape)}"
             )
-        unique, rank = torch.unique(ids, return_inverse=True)
         ordered = [n for n in self.formula.nodes if isinstance(n, Position | Shift | Scan)]
         if ordered and not bool((mask[:, 1:] <= mask[:, :-1]).all()):
             raise ValueError(
                 f"{self.name} uses the order of the tokens, so mask must have no holes: "
                 "all tokens of a response first, then its padding"
             )
-        environment = {
-            "n_prompts": len(unique),
-            "group_size": torch.bincount(rank, minlength=len(unique)),
-            "first": torch.full_like(unique, len(ids), dtype=torch.long).scatter_reduce(
-                0, rank, torch.arange(len(ids), device=rank.device), "amin"
-            ),
-        }
         layout: Layout = "padded" if lengths is None else "packed"
-        return Step(layout, size, mask, {}, {"prompt": rank}, {}, environment)
+        step = Step(layout, size, mask, {}, {"prompt": ids}, {}, {})
+        given = {name: _tensor(name, x, mask.device) for name, x in columns.items()}
+        if dtype is None:
+            floats = [x.dtype for x in given.values() if x.is_floating_point()]
+            dtype = torch.float32 if not floats else floats[0]
+            for other in floats:
+                dtype = torch.promote_types(dtype, other)
+        for name, column in self.columns.items():
+            if column.trained or (name == "noise" and name not in given):
+                continue
+            if name not in given:
+                raise ValueError(self._missing(name, column, columns))
+            x = _cleaned(name, given[name], column.indices, step, dtype, check)
+            (step.tokens if len(column.indices) > 2 else step.responses)[name] = x
+        return step, dtype
+
+    def _shared(
+        self,
+        own: Step,
+        told: Sequence[tuple[int, torch.dtype]],
+        generator: torch.Generator | None,
+        check: bool,
+        group: ProcessGroup,
+    ) -> Step:
+        """A rank's part of the step that the rows of all ranks are.
+
+        Args:
+            told: how many rows each rank has, and the type that it would compute in.
+        """
+        program = self._program(own.layout).program
+        functions = [program.prepare, *([program.couple] if program.couple else [])]
+        read = {one.name for function in functions for one in function.inputs}
+        wide = [name for name, column in self.columns.items() if column.indices == WORD]
+        local = {name: own.tokens[name] for name in wide if name in own.tokens.keys() - read}
+        tokens = {name: x for name, x in own.tokens.items() if name not in local}
+        shape = {"mask": own.mask} if own.layout == "padded" else {"lengths": own.lengths}
+        found = gather({**shape, **tokens, **own.responses}, group)
+        dtypes = [dtype for many, dtype in told if many] or [told[0][1]]
+        dtype = reduce(torch.promote_types, dtypes)
+        for name in self.columns.keys() & found.keys():
+            if found[name].is_floating_point():
+                found[name] = found[name].to(dtype)
+        padded = own.layout == "padded"
+        lengths = found["mask"].sum(-1) if padded else found["lengths"]
+        whole = Step(
+            own.layout,
+            lengths,
+            found["mask"] if padded else _matrix(lengths),
+            {name: found[name] for name in tokens},
+            {name: found[name] for name in own.responses},
+            {},
+            {},
+        )
+        whole = self._prepared(whole, dtype, generator, check, group)
+        counts = [many for many, _ in told]
+        first = sum(counts[: group.rank()])
+        mine = slice(first, first + len(own))
+        return Share(group, whole, mine, own.mask.shape[1], local).own(whole)
+
+    def _prepared(
+        self,
+        step: Step,
+        dtype: torch.dtype,
+        generator: torch.Generator | None,
+        check: bool,
+        group: ProcessGroup | None = None,
+    ) -> Step:
+        """The whole step, from its rows."""
+        if len(step) == 0:
+            raise ValueError("a step needs at least one response")
+        unique, rank = torch.unique(step.responses["prompt"], return_inverse=True)
+        first = torch.full_like(unique, len(step), dtype=torch.long).scatter_reduce(
+            0, rank, torch.arange(len(step), device=rank.device), "amin"
+        )
+        step.responses["prompt"] = rank
+        step.environment.update(
+            n_prompts=len(unique),
+            group_size=torch.bincount(rank, minlength=len(unique)),
+            first=first,
+        )
+        if "noise" in self.columns and "noise" not in step.tokens:
+            noise = torch.rand(step.mask.shape, generator=generator, dtype=torch.float64)
+            noise = noise.to(step.mask.device)
+            if group is not None:
+                dist.broadcast(noise, group=group, group_src=0)
+            noise = noise[step.mask] if step.layout == "packed" else noise
+            step.tokens["noise"] = _cleaned("noise", noise, TOKEN, step, dtype, check)
+        if check:
+            self._check_prompts(step)
+            self._check_counts(step)
+        compiled = self._program(step.layout)
+        with torch.no_grad():
+            arguments = step.arguments(compiled.program.prepare.inputs, dtype)
+            stored = compiled.prepare(**arguments, **self._params(compiled.program.prepare.inputs))
+        return _stored(step, stored, compiled.program.prepare.outputs, dtype)
+
+    def _check_prompts(self, step: Step) -> None:
+        """What belongs to a prompt is the same for all its responses."""
+        for name, column in self.columns.items():
+            if column.indices != PROMPT or column.trained:
+                continue
+            x = step.responses[name]
+            if not bool((x == x[step.environment["first"]][step.responses["prompt"]]).all()):
+                raise ValueError(f"the column {name!r} differs between responses to one prompt")
 
     def _check_counts(self, step: Step) -> None:
         """A standard deviation with n - 1 needs two elements."""
@@ -657,6 +779,12 @@ def load(name: str | Path, **params: float) -> Objective:
 def loads(text: str, **params: float) -> Objective:
     """An objective from its text."""
     return Objective(driver.compile_source(Source("<string>", text)), params)
+
+
+def _matrix(lengths: Tensor) -> Tensor:
+    """The mask `[N, T]` of responses of these lengths."""
+    width = torch.arange(int(lengths.max()) if len(lengths) else 0, device=lengths.device)
+    return width < lengths[:, None]
 
 
 def _tensor(name: str, x: Any, device: torch.device) -> Tensor:
@@ -705,6 +833,16 @@ def _find_nan(step: Step, inputs: Mapping[str, Tensor]) -> None:
         if bool(nan.any()):
             where = [int(k) for k in nan.nonzero()[0]]
             raise ValueError(f"{name} is NaN in a live token, at {where}")
+
+
+def _fresh(step: Step) -> Step:
+    """The step with tables of its own."""
+    return replace(
+        step,
+        tokens=dict(step.tokens),
+        responses=dict(step.responses),
+        scalars=dict(step.scalars),
+    )
 
 
 def _stored(

@@ -182,7 +182,9 @@ def _step(
     """The weights `[M, P, G, T, ...]` of one optimizer step that has the prompts of M draws."""
     many, prompts, group = response.shape
     prompt = torch.arange(prompts)[:, None].expand(response.shape)
-    columns = {name: table[prompt, response].flatten(0, 2) for name, table in tables.items()}
+    columns: dict[str, Any] = {
+        name: table[prompt, response].flatten(0, 2) for name, table in tables.items()
+    }
     live = {name: columns.pop(name) for name in objective.live}
     try:
         step = objective.prepare(

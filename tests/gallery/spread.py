@@ -1,0 +1,123 @@
+"""What a rank of test_ranks.py does: a module of its own, which a fresh process can import."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cases
+import pytest
+import torch
+import torch.distributed as dist
+from direct import Step
+from torch import Tensor
+
+import objdsl
+from objdsl import gallery
+
+
+def shares(kind: str, step: Step) -> list[list[int]]:
+    """Which rows each of two ranks has."""
+    many = range(len(step.prompt))
+    match kind:
+        case "groups torn apart":
+            return [[i for i in many if i % 3], [i for i in many if not i % 3]]
+        case "whole groups":
+            return [[i for i in many if step.prompt[i] % 2 == k] for k in (0, 1)]
+    return [[], list(many)]
+
+
+def columns(step: Step, rows: list[int], layout: str) -> dict[str, Any]:
+    """Some responses as one would give them to `prepare`, and what is trained among them."""
+    mask, found = cases.padded(step)
+    mask, found = mask[rows], {name: x[rows] for name, x in found.items()}
+    prompt = torch.tensor(step.prompt)[rows]
+    if layout == "packed":
+        packed = {name: x[mask] if x.dim() > 1 else x for name, x in found.items()}
+        return {**packed, "prompt": prompt, "lengths": mask.sum(-1)}
+    longest = int(mask.sum(-1).max()) if rows else 1
+    cut = {name: x[:, :longest] if x.dim() > 1 else x for name, x in found.items()}
+    return {**cut, "prompt": prompt, "mask": mask[:, :longest]}
+
+
+def evaluate(
+    objective: objdsl.Objective, given: dict[str, Any], micro: int, **options: Any
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Value and reports, and the gradients, of these rows, `micro` at a time."""
+    live = {name: given.pop(name).requires_grad_() for name in objective.live}
+    step = objective.prepare(**given, **options)
+    step = objective.couple(step, **live)
+    names = ["value", "loss", *objective.report_names]
+    total = torch.zeros(len(names), dtype=torch.float64)
+    for rows in torch.arange(len(step)).split(micro):
+        places = step.tokens_of(rows) if step.layout == "packed" else rows
+        out = objective(step=step[rows], **{name: x[places] for name, x in live.items()})
+        out.loss.backward()
+        total += torch.stack([out.value, out.loss.detach(), *out.reports.values()])
+    gradients = {
+        name: torch.zeros_like(x) if x.grad is None else x.grad for name, x in live.items()
+    }
+    return dict(zip(names, total, strict=True)), gradients
+
+
+def the_step_of_one_process(name: str, step: Step, layout: str, kind: str) -> None:
+    rank = dist.get_rank()
+    objective = objdsl.load(name, **cases.PARAMS.get(name, {}))
+    rows = shares(kind, step)
+    order = rows[0] + rows[1]
+    whole, own = columns(step, order, layout), columns(step, rows[rank], layout)
+    lengths = step.lengths[order].tolist()
+    told, gradients = evaluate(objective, whole, len(lengths))
+    part, found = evaluate(objective, own, 2, group=dist.group.WORLD)
+    for key, x in part.items():
+        dist.all_reduce(x)
+        torch.testing.assert_close(x, told[key], rtol=1e-12, atol=1e-14, msg=key)
+    first = 0 if rank == 0 else len(rows[0])
+    last = first + len(rows[rank])
+    for key, gradient in gradients.items():
+        if layout == "packed":
+            mine = gradient[sum(lengths[:first]) : sum(lengths[:last])]
+        else:
+            mine = gradient[first:last, : own["mask"].shape[1]]
+        torch.testing.assert_close(found[key], mine, rtol=1e-11, atol=1e-14)
+
+
+def a_mistake_is_known_to_all(step: Step) -> None:
+    """What is wrong on one rank is an error on both: neither waits for the other."""
+    objective, rank = objdsl.load("grpo"), dist.get_rank()
+    mine = shares("whole groups", step)[rank]
+
+    def prepare(**change: Any) -> None:
+        given = {**columns(step, mine, "padded"), **(change if rank == 1 else {})}
+        objective.prepare(
+            **{k: x for k, x in given.items() if x is not None}, group=dist.group.WORLD
+        )
+
+    where = "rank 1: " if rank == 0 else ""
+    with pytest.raises(ValueError, match=f"^{where}grpo reads the column 'reward'"):
+        prepare(reward=None)
+    with pytest.raises(ValueError, match=f"^{where}the column 'reward' is NaN at"):
+        prepare(reward=torch.full((len(mine),), torch.nan))
+    lengths = columns(step, mine, "packed")
+    with pytest.raises(ValueError, match=r"rank \d gives"):
+        prepare(**lengths, mask=None)
+    with pytest.raises(ValueError, match="one response only"):
+        prepare(prompt=torch.arange(len(mine)) + 100)
+
+
+def work(rank: int, port: int) -> None:
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    step = cases.random_step(7)
+    for name in gallery.names():
+        for layout, kind in (
+            ("padded", "groups torn apart"),
+            ("packed", "whole groups"),
+            ("padded", "one rank has none"),
+        ):
+            try:
+                the_step_of_one_process(name, step, layout, kind)
+            except AssertionError as error:
+                raise AssertionError(f"{name}, {layout}, {kind}: {error}") from None
+    a_mistake_is_known_to_all(step)
+    dist.destroy_process_group()
