@@ -155,18 +155,18 @@ def read(node: Expr) -> tuple[Kind, Expr, int] | None:
     if x is not None:
         return Kind.SIGMOID, x, 1
     match node:
-        case Unary("logsigmoid", x):
-            return Kind.LOGISTIC, x, 1
+        case Unary("logsigmoid", score):
+            return Kind.LOGISTIC, score, 1
         case Unary("log", inner):
             x = _of_sigmoid(inner)
             if x is not None:
                 return Kind.LOGISTIC, x, 1
             z = _of_one_plus(inner)
             return None if z is None else (Kind.LOGISTIC, neg(z), -1)
-        case Binary("pow", x, Const(2.0)):
-            return Kind.SQUARE, x, 1
-        case Binary("mul", a, b) if a == b:
-            return Kind.SQUARE, a, 1
+        case Binary("pow", score, Const(2.0)):
+            return Kind.SQUARE, score, 1
+        case Binary("mul", a, b) if a in (b, neg(b)):
+            return Kind.SQUARE, a, 1 if a == b else -1
     return None
 
 
@@ -175,12 +175,12 @@ def _of_sigmoid(node: Expr) -> Expr | None:
     match node:
         case Unary("sigmoid", x):
             return x
-        case Binary("sub", one, inner) if one == ONE:
-            x = _of_sigmoid(inner)
-            return None if x is None else neg(x)
+        case Binary("sub", one, other) if one == ONE:
+            turned = _of_sigmoid(other)
+            return None if turned is None else neg(turned)
         case Binary("div", a, Binary("add", p, q)) if a in (p, q):
-            mine, other = _exponent(a), _exponent(q if a == p else p)
-            return None if mine is None or other is None else sub(mine, other)
+            own, rest = _exponent(a), _exponent(q if a == p else p)
+            return None if own is None or rest is None else sub(own, rest)
     return None
 
 

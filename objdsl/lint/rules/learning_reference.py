@@ -1,0 +1,73 @@
+"""The reference of a ratio is trained, against what the ratio is for.
+
+**What.** `log(pi / early)` where both policies have a gradient: `early` is read off a layer of
+`pi`, and no `sg` is around it.
+
+**Why.** The derivative by the reference is that by the policy with its sign turned. What pulls
+the policy to a reference pulls the reference to the policy; what pushes a response up in a
+preference pushes the reference down on it. The two share their weights, so what remains of a step
+is the difference of two gradients, and not that of a policy beside something that stands still.
+
+**Fine if** the two are to learn from each other.
+
+**Example.**
+
+    policy early = pi at layer 6
+    maximize mean[p,i] sum[t] (A * log(pi) - beta * k2(pi, early))
+
+**Instead.** `k2(pi, sg(early))`. `ref`, `old` and `mu` have no gradient, whatever is written.
+
+**Papers.** DPO, arXiv:2305.18290, section 4: the reference is fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.expand import Expand, TooLarge
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, topological
+from objdsl.ir.objective import Objective
+from objdsl.lint.places import with_gradient
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("learning-reference", "OBJ709", Severity.ERROR)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for node in reversed(with_gradient(facts.objective.goal)):
+        if not isinstance(node, Binary) or node.op != "sub":
+            continue
+        policy, reference = _trained(node.a), _trained(node.b)
+        if _compares(node, policy, reference, facts.objective):
+            span = node.b.span
+            plain = span is not None and isinstance(node.b, LogProb | LogDist)
+            yield rule.finding(
+                f"`{min(reference)}` learns, too, and the other way",
+                span or node.span,
+                under="has a gradient of its own",
+                gradient="that of the policy, minus that of what it is compared with",
+                help=f"sg({min(reference)})",
+                fine_if="the two are to learn from each other",
+                fix=Fix("stop its gradient", (Edit(span, f"sg({span.text})"),))
+                if plain and span
+                else None,
+            )
+            return
+
+
+def _compares(node: Expr, policy: set[str], reference: set[str], objective: Objective) -> bool:
+    """Whether a difference is that of two trained policies: of one with itself it would be 0."""
+    if len(policy) != 1 or len(reference) != 1 or policy == reference:
+        return False
+    params = {param.name: param.default for param in objective.params}
+    try:
+        left = Expand(params, dict.fromkeys(reference, min(policy)))(node)
+    except TooLarge:
+        return False
+    return not any(isinstance(one, LogProb | LogDist) for one in topological(left.expr()))
+
+
+def _trained(node: Expr) -> set[str]:
+    """The policies whose gradient a value passes on."""
+    return {one.policy for one in with_gradient(node) if isinstance(one, LogProb | LogDist)}

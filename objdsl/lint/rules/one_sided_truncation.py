@@ -1,0 +1,103 @@
+"""Rewards of one sign are weighted by a ratio of single tokens, truncated at 1, the others by none.
+
+**What.** `1 if A > 0 else min(pi / mu, 1)` in front of `log(pi)`, and its like: TOPR with the
+ratio of the token in place of that of the response.
+
+**Why.** TOPR bounds what wrong responses take away by how likely the *response* still is: once it
+is unlikely, its weight is 0, and nothing pushes it further. A token's ratio knows nothing of the
+others: of a response that has become a thousand times less likely by one token, all other tokens
+are still pushed down at full weight. And the weight of the reward is no longer that of truncated
+importance sampling, which the proof of the paper needs.
+
+**Fine if** a framework is reproduced that has it so.
+
+**Example.**
+
+    w = 1 if A >= 0 else sg(min(pi / mu, 1))
+    maximize mean[p,i] sum[t] (w * A * log(pi))
+
+**Instead.** `min(prod[t] (pi / mu), 1)`.
+
+**Papers.** TOPR, arXiv:2503.14286, eq. 8; ROLL has the ratio of the token.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from objdsl.analysis.dependence import depends
+from objdsl.analysis.estimator import SIGNAL
+from objdsl.analysis.expand import Expand, Factors, TooLarge
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.first_order import Reach, reach
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.build import exp
+from objdsl.ir.nodes import Binary, Clip, Column, Expr, Unary
+from objdsl.lint.places import entry
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("one-sided-truncation", "OBJ708", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    near = facts.near_policy
+    for estimator in facts.rewarded:
+        try:
+            terms = near(estimator.weight).terms
+        except TooLarge:
+            continue
+        truncated = {factors: base for factors in terms if (base := _truncated(factors, near))}
+        if not truncated or len(truncated) == len(terms):
+            continue
+        if all(map(_of_a_sign, truncated)) or _without_reward_1(truncated, terms):
+            base = next(iter(truncated.values()))
+            yield rule.finding(
+                "rewards of one sign are weighted by a truncated ratio of single tokens",
+                near.origin.get(base, base).span,
+                under="the ratio of one token",
+                labels=entry(facts),
+                consequence="of a response that has become unlikely by one token, the others are "
+                "still pushed at full weight",
+                gradient="not that of TOPR, which truncates the ratio of the response",
+                help="prod[t] (...) below the truncation",
+                fine_if="a framework is reproduced that has it so",
+            )
+            return
+
+
+def _truncated(factors: Factors, near: Expand) -> Expr | None:
+    """A factor that is a ratio of one token, held at most at its value on policy."""
+    for base, _ in factors:
+        logs = isinstance(base, Unary) and base.op == "exp"
+        for x in _held(base.x if isinstance(base, Unary) else base):
+            if reach(near(exp(x) if logs else x), near) == {Reach.TOKEN}:
+                return base
+    return None
+
+
+def _held(x: Expr) -> tuple[Expr, ...]:
+    match x:
+        case Clip(inner, _, _):
+            return (inner,)
+        case Binary("min", a, b):
+            return a, b
+    return ()
+
+
+def _of_a_sign(factors: Factors) -> bool:
+    """Whether a product is there for some rewards only: by a mask, or as `min(reward, 0)`."""
+    return any(
+        (base.boolean or _held(base)) and SIGNAL in depends(base).reads for base, _ in factors
+    )
+
+
+def _without_reward_1(truncated: Mapping[Factors, Expr], terms: Mapping[Factors, float]) -> bool:
+    """Whether rewards of 0 and 1 are declared, and the products cancel where the reward is 1."""
+    totals: defaultdict[Factors, float] = defaultdict(float)
+    for factors in truncated:
+        totals[frozenset(one for one in factors if not _is_binary_reward(one[0]))] += terms[factors]
+    return not any(totals.values())
+
+
+def _is_binary_reward(base: Expr) -> bool:
+    return isinstance(base, Column) and base.name == SIGNAL and set(base.values) == {0.0, 1.0}

@@ -1,0 +1,164 @@
+"""The margin of a preference has no beta, or its labels are smoothed away.
+
+**What.** `logsigmoid(margin)` of log ratios with nothing in front; or `(1 - s) * logsigmoid(z) +
+s * logsigmoid(-z)` with s of one half or more.
+
+**Why.** `beta` is the strength of the KL penalty that DPO solves for, and a margin is a sum over
+all tokens of two responses. At 1 the weight of a pair is down to a hundredth when the sums differ
+by 5, which is 0.01 for each of 500 tokens; with the paper's 0.1 they may differ by 50. With
+smoothed labels the best margin is `log((1 - s) / s)`: 0 for s = 1/2, where nothing is learned
+from who was preferred, and negative beyond, where the rejected response is made the likelier one.
+
+**Fine if** 1 is meant: say `param beta = 1`.
+
+**Example.**
+
+    h = sum[t] log(pi / ref)
+    maximize mean[p] logsigmoid(mean[i | chosen] h - mean[i | not chosen] h)
+
+**Instead.** `beta * (...)`, with 0.01 to 0.5; s below 1/2.
+
+**Papers.** DPO, arXiv:2305.18290, eq. 7; cDPO, https://ericmitchell.ai/cdpo.pdf; robust DPO,
+arXiv:2403.00409.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from objdsl.analysis.expand import Expand, Sum, TooLarge
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.links import Kind, Link
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Binary, Column, Expr, Param, Reduce, Unary, topological
+from objdsl.lint.places import entry
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("preference-scale", "OBJ710", Severity.ERROR)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    margins = [one for one in facts.links if one.kind is Kind.LOGISTIC and one.is_margin]
+    for link in margins:
+        if _unscaled(link):
+            yield rule.finding(
+                "this margin has no beta",
+                link.score.span or link.node.span,
+                severity=Severity.WARNING,
+                under="log ratios as they are: beta is 1",
+                labels=entry(facts),
+                consequence="once the sums differ by 5, a pair weighs a hundredth of what it did",
+                gradient="that of DPO with a KL penalty of strength 1",
+                help="beta * (...), with 0.01 to 0.5; `param beta = 1` says that 1 is meant",
+                fine_if="1 is meant",
+            )
+            break
+    for link in margins:
+        turned = _against(link, margins, facts)
+        if turned is not None:
+            yield rule.finding(
+                "the label of this preference is smoothed away",
+                turned.node.span,
+                under="weighs as much as the label, or more",
+                consequence="the best margin is 0, or that of the rejected response",
+                gradient="nothing is learned from who was preferred, or the opposite",
+                help="less than one half",
+            )
+            return
+
+
+def _unscaled(link: Link) -> bool:
+    """Whether every response's ratio stands in the margin once, divided by sizes alone."""
+    if any(isinstance(one, Param) for one in topological(*link.derivatives.values())):
+        return False
+    values = [abs(value) for slope in link.slopes.values() for value in _values(slope)]
+    return bool(values) and set(values) <= {0.0, 1.0}
+
+
+def _values(slope: Sum) -> Iterator[float]:
+    """What a slope may be beside the sizes that divide it, whichever masks hold."""
+    terms = [([base for base, e in factors if e > 0], c) for factors, c in slope.terms.items()]
+    masks = sorted({base for above, _ in terms for base in above}, key=lambda base: base.key)
+    if len(masks) > 4 or not all(_is_mask(base) for base in masks):
+        yield math.nan
+        return
+    for held in product((False, True), repeat=len(masks)):
+        holds = dict(zip(masks, held, strict=True))
+        yield sum(c for above, c in terms if all(holds[base] for base in above))
+
+
+def _is_mask(base: Expr) -> bool:
+    return base.boolean or (isinstance(base, Column) and set(base.values) == {0.0, 1.0})
+
+
+def _against(link: Link, margins: list[Link], facts: Facts) -> Link | None:
+    """The link of the turned margin, if it weighs as much as this one, whose label is meant."""
+    for other in margins:
+        if not _turned(link, other):
+            continue
+        weights = _Weights(facts.objective.goal, link.expand)
+        here, there = weights(link), weights(other)
+        for name in sorted(weights.reads(link, other)):
+            none = weights.at(name, 0.0)
+            if none(other) == 0 < none(link) and not here > there:
+                return other
+        if not weights.reads(link, other) and here == there > 0:
+            return other
+    return None
+
+
+def _turned(link: Link, other: Link) -> bool:
+    try:
+        return not (link.expand(link.score) + link.expand(other.score)).terms
+    except TooLarge:
+        return False
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The number that a link is multiplied by in what is maximised; nan if data decide."""
+
+    goal: Expr
+    expand: Expand
+
+    def at(self, name: str, value: float) -> _Weights:
+        return replace(self, expand=Expand({**self.expand.params, name: value}))
+
+    def __call__(self, link: Link) -> float:
+        return link.sign * self._of(self.goal, link.node)
+
+    def _of(self, x: Expr, node: Expr) -> float:
+        if x == node:
+            return 1.0
+        if node not in topological(x):
+            return 0.0
+        match x:
+            case Unary("neg", a):
+                return -self._of(a, node)
+            case Binary("add" | "sub" as op, a, b):
+                sign = 1 if op == "add" else -1
+                return self._of(a, node) + sign * self._of(b, node)
+            case Binary("mul", a, b):
+                inner, factor = (a, b) if a.live else (b, a)
+                return self._of(inner, node) * self._number(factor)
+            case Binary("div", a, b):
+                divisor = self._number(b)
+                return self._of(a, node) / divisor if divisor else math.nan
+            case Reduce("sum" | "mean", _, inner):
+                return self._of(inner, node)
+        return math.nan
+
+    def _number(self, x: Expr) -> float:
+        value = self.expand(x).number
+        return math.nan if value is None else value
+
+    def reads(self, *links: Link) -> set[str]:
+        """The parameters outside of the links."""
+        inside = {node for link in links for node in topological(link.node)}
+        outside = [node for node in topological(self.goal) if node not in inside]
+        above = {child for node in outside for child in node.children} - {
+            link.node for link in links
+        }
+        return {one.name for one in above if isinstance(one, Param)}

@@ -1,0 +1,127 @@
+"""The point that a KTO loss compares scores with is trained, or may be negative.
+
+**What.** `sigmoid(beta * (h - z0))` where `z0`, a statistic of the batch, passes a gradient on to
+the policy, or is not kept at 0 or above.
+
+**Why.** `z0` stands for `KL(pi || ref)`. Trained, it is pushed against every score: `d (h_i -
+z0)` is the own response's score minus the average score of those that `z0` was taken from, which
+are made likelier or less likely for no reason of their own. And no KL is negative: its estimate
+from a few responses may be, and then moves the point at which the loss is steepest below the
+reference.
+
+**Fine if** never, for the gradient; for the bound, if the batch is so large that the estimate is
+positive anyway.
+
+**Example.**
+
+    z0 = mean[p,i | mismatched] h
+    maximize mean[p,i | not mismatched] sigmoid(beta * (h - z0))
+
+**Instead.** `z0 = sg(max(mean[p,i | mismatched] h, 0))`.
+
+**Papers.** KTO, arXiv:2402.01306, section 4.1: no gradient through `z0`, and `max(0, ...)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.links import Kind, read
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.build import ONE, ZERO, bounds
+from objdsl.ir.nodes import (
+    Binary,
+    Clip,
+    Const,
+    Expr,
+    LogProb,
+    Reduce,
+    Stop,
+    Unary,
+    Where,
+    topological,
+)
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("reference-point", "OBJ704", Severity.ERROR)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for kind, point in _points(facts.objective.goal):
+        if point.live:
+            yield rule.finding(
+                "the point that scores are compared with is trained",
+                point.span,
+                under="passes a gradient on",
+                gradient="each score's, minus the average of those that the point was taken from",
+                help="sg(max(..., 0))",
+            )
+        elif kind is Kind.SIGMOID and not _at_least_zero(point):
+            yield rule.finding(
+                "the point that scores are compared with may be negative",
+                point.span,
+                severity=Severity.WARNING,
+                under="estimates a KL, and is not kept at 0 or above",
+                consequence="of few responses the estimate falls below 0, and the loss is steepest "
+                "where the policy is worse than the reference",
+                help="sg(max(..., 0))",
+                fine_if="the batch is so large that the estimate is positive anyway",
+            )
+
+
+def _points(goal: Expr) -> Iterator[tuple[Kind, Expr]]:
+    """The statistics of the policy that a response's own score is compared with, once each."""
+    seen: set[Expr] = set()
+    for node in topological(goal):
+        link = read(node) if node.live else None
+        if link is None or link[0] is Kind.SQUARE:
+            continue
+        parts = _parts(link[1])
+        if any(part.live and "i" in part.indices for part in parts):
+            for part in parts:
+                pooled = "i" not in part.indices and part.current
+                if pooled and part not in seen and any(map(_learns, topological(part))):
+                    seen.add(part)
+                    yield link[0], part
+
+
+def _learns(node: Expr) -> bool:
+    return isinstance(node, LogProb) and node.trained
+
+
+def _parts(x: Expr) -> list[Expr]:
+    """What a score is added up from, without the factors in front."""
+    match x:
+        case Unary("neg", a):
+            return _parts(a)
+        case Binary("add" | "sub", a, b) | Where(_, a, b):
+            return _parts(a) + _parts(b)
+        case Binary("mul", a, b) if not (a.current and b.current):
+            return _parts(a if a.current else b)
+        case Binary("div", a, b) if not b.current:
+            return _parts(a)
+    return [x]
+
+
+def _at_least_zero(x: Expr) -> bool:
+    """Whether the form of a value keeps it from being negative."""
+    match x:
+        case Stop(a) | Reduce("sum" | "mean" | "max" | "min", _, a):
+            return _at_least_zero(a)
+        case Binary("max", a, b):
+            return _at_least_zero(a) or _at_least_zero(b)
+        case Binary("mul", a, b) if a == b:
+            return True
+        case Binary("min" | "add" | "mul" | "div", a, b):
+            return _at_least_zero(a) and _at_least_zero(b)
+        case Binary("pow", _, Const(2.0)):
+            return True
+        case Binary("sub", Binary("sub", Unary("exp", a), b), one) if a == b and one == ONE:
+            return True  # k3
+        case Clip(_, low, _):
+            return _at_least_zero(low)
+        case Where(Binary("gt" | "ge", a, zero), b, other) if a == b and zero == ZERO:
+            return _at_least_zero(other)
+        case Where(_, a, b):
+            return _at_least_zero(a) and _at_least_zero(b)
+    return bounds(x)[0] >= 0

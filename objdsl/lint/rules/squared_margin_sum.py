@@ -1,0 +1,65 @@
+"""The squared margin of a preference is of sums over tokens.
+
+**What.** `(margin - 1 / (2 * beta))^2` with log ratios that are summed over their responses.
+
+**Why.** The target `1 / (2 * beta)` is one number for all pairs. A sum over 1000 tokens reaches
+it when each token has moved by a thousandth of it, one over 10 tokens by a tenth: long responses
+are hardly trained, and one token too many turns the sign of the residual. The paper prints the
+probability of the response; its authors have since said that the ratios are averaged.
+
+**Fine if** the formula is to be as printed, or responses are about equally long.
+
+**Example.**
+
+    h = sum[t] log(pi / ref)
+    margin = mean[i | chosen] h - mean[i | not chosen] h
+    minimize mean[p] ((margin - 1 / (2 * beta))^2)
+
+**Instead.** `h = mean[t] log(pi / ref)`.
+
+**Papers.** IPO, arXiv:2310.12036, eq. 17; TRL's `loss_type="ipo"` divides by the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.links import Kind, Link
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.ir.nodes import Expr, Reduce, topological
+from objdsl.lint.places import head, reading
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("squared-margin-sum", "OBJ703", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for link in facts.links:
+        if link.kind is Kind.SQUARE and link.is_margin and not link.lengths:
+            total = _sum_of_tokens(link)
+            span = head(total) if total else reading(facts, "pi", live=True)
+            yield rule.finding(
+                "the target of a squared margin is one for all lengths, and the margin is a sum",
+                span,
+                under="grows with the length",
+                consequence="long responses reach the target when their tokens have hardly moved",
+                gradient="that of IPO as printed; the authors average over the tokens",
+                help="mean[t] in place of sum[t]",
+                fine_if="it is to be as printed, or all responses are about equally long",
+                fix=_fix(total),
+            )
+            return
+
+
+def _sum_of_tokens(link: Link) -> Expr | None:
+    for node in topological(link.score):
+        if isinstance(node, Reduce) and node.op == "sum" and node.over == ("t",) and node.live:
+            return node
+    return None
+
+
+def _fix(total: Expr | None) -> Fix | None:
+    span = head(total) if total else None
+    if span is None or span.text.replace(" ", "") != "sum[t]":
+        return None
+    return Fix("average over the tokens", (Edit(span, "mean[t]"),))

@@ -1,0 +1,55 @@
+"""Responses of another policy are learned from as if the policy had just written them.
+
+**What.** `sample from mu: staleness 4`, or `sample from ref`, and a reward beside `log(pi)`
+without a ratio to any policy that could have sampled.
+
+**Why.** `E[R grad log pi]` is the gradient of the expected reward while the policy itself writes
+the responses. From the second update on them, or with those of another policy, it is that of
+`E_mu[R log pi]`, a weighted likelihood: to first order it is off by `E[R sum[t] log(pi / mu) grad
+log pi]`. A baseline no longer cancels either, and negative rewards push a likelihood down that
+has no floor.
+
+**Fine if** fitting the responses that were right is meant: rejection sampling with rewards of 0
+and 1, used again, is supervised fine-tuning.
+
+**Example.**
+
+    sample from mu: group 8, staleness 4
+    maximize mean[p,i] sum[t] (A * log(pi))
+
+**Instead.** `pi / mu * A` with a clip, or `sg(min(pi / mu, 2)) * A * log(pi)`.
+
+**Papers.** RAFT, arXiv:2304.06767, and its analysis, arXiv:2504.11343; TOPR, arXiv:2503.14286.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Label, Severity
+from objdsl.ir.nodes import LogDist, LogProb, topological
+from objdsl.lint.places import reading
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("stale-without-ratio", "OBJ705", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    sampling = facts.objective.sampling
+    foreign = sampling.policy not in ("pi", "old", "mu")
+    nodes = topological(facts.objective.goal)
+    read = {one.policy for one in nodes if isinstance(one, LogProb | LogDist)}
+    samplers = {sampling.policy} if foreign else {"old", "mu"}
+    if not facts.rewarded or not (foreign or sampling.staleness) or read & samplers:
+        return
+    where = f"`{sampling.policy}`" if foreign else "older weights"
+    yield rule.finding(
+        f"responses come from {where}, and no ratio corrects for it",
+        reading(facts, facts.rewarded[0].leaf.policy, live=True),
+        under="as if the policy had just written the response",
+        labels=(Label(sampling.span, "sampled here"),) if sampling.span else (),
+        value="a likelihood, weighted by the reward",
+        gradient="off by E[R sum[t] log(pi / sampler) grad log(pi)], to first order",
+        help="multiply by the ratio to the policy that sampled, truncated",
+        fine_if="the responses that were right are to be imitated",
+    )

@@ -1,0 +1,87 @@
+"""A reward is regressed on the log ratio of each token, and not on that of the response.
+
+**What.** `(tau * log(pi / old) - A)^2` token by token, or what it multiplies out to: `A * log(pi)
+- tau / 2 * log(pi / old)^2` summed over tokens.
+
+**Why.** The best policy of `E[R] - tau KL(pi || old)` has `tau log(pi / old) = R - V` for whole
+responses, and a square has its minimum there. Of tokens the square has its minimum where *each*
+token's ratio is `A / tau`, and the response's `|y| A / tau`: the longer the response, the further
+it goes. The leash of a token knows nothing of how far the other tokens have gone.
+
+**Fine if** a penalty on each token is meant: it is then k2 to the old policy.
+
+**Example.**
+
+    maximize mean[p,i] sum[t] (A * log(pi) - tau / 2 * log(pi / old)^2)
+
+**Instead.** `A * logr - tau / 2 * logr^2` with `logr = sum[t] log(pi / old)`.
+
+**Papers.** Kimi k1.5, arXiv:2501.12599, eq. 3; OAPL, arXiv:2602.19362. ROLL has the squares of
+tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.dependence import depends
+from objdsl.analysis.estimator import SIGNAL, Estimator
+from objdsl.analysis.expand import Expand, TooLarge
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.links import Kind, Link
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import LogProb
+from objdsl.lint.places import reading
+from objdsl.lint.rule import Rule, rule
+from objdsl.source import Span
+
+
+@rule("token-regression", "OBJ707", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    squares = [one for one in facts.links if one.kind is Kind.SQUARE and "t" in one.score.indices]
+    residual = next((one for one in squares if SIGNAL in depends(one.score).reads), None)
+    order = facts.first_order
+    leashed = (
+        order is not None
+        and not order.drift
+        and any(_leash(one, facts.near_policy) for one in facts.rewarded)
+    )
+    if residual is None and not leashed:
+        return
+    yield rule.finding(
+        "the reward is regressed on each token's log ratio, not on the response's",
+        _span(residual, squares, facts),
+        under="the square of one token",
+        consequence="where each token's residual is 0, the log ratio of the response is |y| times "
+        "too large",
+        gradient="a token is held by its own log ratio, and not by that of its response",
+        help="square the sum over the tokens",
+        fine_if="a penalty on each token is meant",
+    )
+
+
+def _span(residual: Link | None, squares: list[Link], facts: Facts) -> Span | None:
+    for link in [residual, *squares]:
+        if link is not None and link.node.span is not None:
+            return link.node.span
+    return reading(facts, facts.rewarded[0].leaf.policy, live=True)
+
+
+def _leash(estimator: Estimator, near: Expand) -> bool:
+    """Whether a weight has a negative multiple of its own token's `log(pi / old)` for a term."""
+    try:
+        terms = near(estimator.weight).terms
+    except TooLarge:
+        return False
+    samplers = [
+        (node, 1.0)
+        for node in estimator.objective.nodes
+        if isinstance(node, LogProb) and node.policy in ("old", "mu")
+    ]
+    own = (estimator.leaf, 1.0)
+    return any(
+        c < 0
+        and own in factors
+        and any(terms.get(factors - {own} | {one}) == -c for one in samplers)
+        for factors, c in terms.items()
+    )
