@@ -6,11 +6,13 @@ import linecache
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from importlib.resources import files
+from typing import Any
 
-from objdsl.emit import kernels
+from objdsl.emit import kernels, triton_source
 from objdsl.emit.stages import Layout
 from objdsl.emit.torch_source import Program, emit
+from objdsl.emit.triton_source import Kernel
 from objdsl.ir.objective import Objective
 
 
@@ -30,19 +32,27 @@ def load(ir: Objective, layout: Layout) -> Compiled:
     return _execute(program, f"<objdsl {ir.name} {ir.digest} {layout}>")
 
 
-@cache
+def load_kernel(ir: Objective) -> tuple[Kernel, Any]:
+    """Emits the Triton kernel of an objective, and makes it callable.
+
+    Raises:
+        NotElementwise: the weight of a token needs more than that token.
+    """
+    text = (files("objdsl.emit") / "triton_kernels.py").read_text(encoding="utf-8")
+    kernel = triton_source.emit(ir, text)
+    return kernel, _module(kernel.source, f"<objdsl {ir.name} {ir.digest} triton>")["head"]
+
+
 def _execute(program: Program, filename: str) -> Compiled:
-    namespace: dict[str, Any] = {"__name__": filename}
-    linecache.cache[filename] = (
-        len(program.source),
-        None,
-        program.source.splitlines(keepends=True),
-        filename,
-    )
-    exec(compile(program.source, filename, "exec"), namespace)
-    return Compiled(
-        program,
-        cast(Callable[..., dict[str, Any]], namespace["prepare"]),
-        namespace.get("couple"),
-        namespace["objective"],
-    )
+    made = _module(program.source, filename)
+    return Compiled(program, made["prepare"], made.get("couple"), made["objective"])
+
+
+@cache
+def _module(source: str, filename: str) -> dict[str, Any]:
+    """What a module defines. Its text stays at hand, for tracebacks and for Triton to read."""
+    names: dict[str, Any] = {"__name__": filename}
+    lines = source.splitlines(keepends=True)
+    linecache.cache[filename] = (len(source), None, lines, filename)
+    exec(compile(source, filename, "exec"), names)
+    return names

@@ -24,14 +24,14 @@ from objdsl.emit.stages import Input, Layout, Scope, spread, staged
 from objdsl.emit.wrap import wrap
 from objdsl.emit.writer import (
     ATOM,
-    COMPARE,
-    INFIX,
     POWER,
     SIGN,
     TIMES,
     WIDTH,
     Writer,
+    called,
     number,
+    title,
     without_unused,
 )
 from objdsl.ir.build import ONE, ZERO
@@ -245,14 +245,10 @@ class TorchWriter(Writer):
                 return self._extremum(node), ATOM
             case Binary("and" | "or" as op, a, b) if self._isnumber(a) and self._isnumber(b):
                 return f"({self._at(a, here, ATOM)} {op} {self._at(b, here, ATOM)})", ATOM
-            case Binary(op, a, b):
-                sign, precedence = INFIX[op]
-                tight = op in ("sub", "div") or precedence == COMPARE
-                left = self._at(a, here, precedence + (op == "pow" or precedence == COMPARE))
-                right = self._at(b, here, precedence + tight)
-                if precedence == POWER:
-                    right = self._at(b, here, ATOM)
-                return f"{left} {sign} {right}" if sign != "**" else f"{left}**{right}", precedence
+            case Binary("pow", a, b):
+                return f"{self._at(a, here, POWER + 1)}**{self._at(b, here, ATOM)}", POWER
+            case Binary():
+                return self._infix(node)
             case Clip():
                 return self._clip(node), ATOM
             case Where():
@@ -509,38 +505,14 @@ def _is_python_count(node: Expr) -> bool:
 def _module(ir: Objective, functions: list[Function], kernels: ModuleType | str) -> str:
     source = kernels if isinstance(kernels, str) else inspect.getsource(kernels)
     body = "\n\n\n".join(f.source for f in functions)
-    helpers = _helpers(source, body)
-    title = ir.name
-    if paper := _paper(ir):
-        title += f": {paper}" if len(f'"""{title}: {paper}"""') <= WIDTH else f":\n{paper}"
+    blocks = {}
+    for block in source.split("\ndef ")[1:]:
+        blocks[block.split("(", 1)[0]] = "def " + block.rstrip()
+    helpers = [_untyped(block) for block in called(blocks, body)]
     imports = ["import torch"]
     if "math." in body:
         imports.insert(0, "import math")
-    blocks = [f'"""{title}"""', "\n".join(imports), *helpers, body]
-    return "\n\n\n".join([blocks[0] + "\n\n" + blocks[1], *blocks[2:]]) + "\n"
-
-
-def _paper(ir: Objective) -> str:
-    """The first line of the file's opening comment, which names the paper."""
-    first = ir.source.text.lstrip().split("\n", 1)[0] if ir.source else ""
-    return first.lstrip("# ").rstrip() if first.startswith("#") else ""
-
-
-def _helpers(source: str, body: str) -> list[str]:
-    """The kernels that a body calls, and those that they call, in the order of their module."""
-    blocks = {}
-    for block in source.split("\ndef ")[1:]:
-        name = block.split("(", 1)[0]
-        blocks[name] = "def " + block.rstrip()
-    wanted: set[str] = set()
-    texts = [body]
-    while texts:
-        text = texts.pop()
-        for name, block in blocks.items():
-            if f"{name}(" in text and name not in wanted:
-                wanted.add(name)
-                texts.append(block.split("\n", 1)[1])
-    return [_untyped(block) for name, block in blocks.items() if name in wanted]
+    return "\n\n\n".join([title(ir) + "\n\n" + "\n".join(imports), *helpers, body]) + "\n"
 
 
 def _untyped(block: str) -> str:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from objdsl.emit.stages import Input, Scope, describe
 from objdsl.ir.build import ONE
 from objdsl.ir.indices import Indices
-from objdsl.ir.nodes import Expr, Reduce, Unary
+from objdsl.ir.nodes import Binary, Expr, Reduce, Unary
+from objdsl.ir.objective import Objective
 
 WIDTH = 100
 ATOM, POWER, SIGN, TIMES, PLUS, AND, OR, COMPARE = 100, 80, 75, 70, 60, 40, 30, 20
 INFIX: dict[str, tuple[str, int]] = {
     "add": ("+", PLUS), "sub": ("-", PLUS), "mul": ("*", TIMES), "div": ("/", TIMES),
-    "pow": ("**", POWER), "lt": ("<", COMPARE), "le": ("<=", COMPARE), "gt": (">", COMPARE),
+    "lt": ("<", COMPARE), "le": ("<=", COMPARE), "gt": (">", COMPARE),
     "ge": (">=", COMPARE), "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "and": ("&", AND),
     "or": ("|", OR),
 }  # fmt: skip
@@ -132,6 +133,14 @@ class Writer(ABC):
             own = ATOM
         return f"({text})" if own < precedence else text
 
+    def _infix(self, node: Binary) -> tuple[str, int]:
+        """A value with its sign between its operands."""
+        sign, precedence = INFIX[node.op]
+        compares = precedence == COMPARE
+        left = self._at(node.a, node.indices, precedence + compares)
+        right = self._at(node.b, node.indices, precedence + (node.op in ("sub", "div") or compares))
+        return f"{left} {sign} {right}", precedence
+
 
 def without_unused(lines: list[str]) -> list[str]:
     """Leaves out assignments that nothing reads: a joint sum is written without its parts."""
@@ -152,3 +161,29 @@ def number(value: float) -> tuple[str, int]:
         return f"{'-' if value < 0 else ''}math.inf" if value == value else "math.nan", ATOM
     text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return text, ATOM if value >= 0 else SIGN
+
+
+def title(ir: Objective) -> str:
+    """The docstring of an emitted module: the objective, and the first line of its file's opening
+    comment, which names the paper."""
+    first = ir.source.text.lstrip().split("\n", 1)[0] if ir.source else ""
+    paper = first.lstrip("# ").rstrip() if first.startswith("#") else ""
+    joint = ":\n" if len(ir.name) + len(paper) > WIDTH - 8 else ": "
+    return f'"""{ir.name}{joint}{paper}"""' if paper else f'"""{ir.name}"""'
+
+
+def called(blocks: Mapping[str, str], body: str) -> list[str]:
+    """The functions that a body calls, and those that they call, in their order.
+
+    Args:
+        blocks: the text of each function, by its name.
+    """
+    wanted: set[str] = set()
+    texts = [body]
+    while texts:
+        text = texts.pop()
+        for name, block in blocks.items():
+            if name not in wanted and re.search(rf"\b{name}\(", text):
+                wanted.add(name)
+                texts.append(block.split(f"def {name}(", 1)[1])
+    return [block for name, block in blocks.items() if name in wanted]

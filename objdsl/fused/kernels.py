@@ -6,8 +6,10 @@ temperature, kept words) as `Head` does; they may do so in place, so that `z` is
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import Protocol
+from importlib.util import find_spec
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,10 +17,31 @@ from torch import Tensor
 from objdsl.fused.head import Head
 
 Weigh = Callable[[Tensor], Tensor]
+Said = tuple[Tensor, dict[str, Tensor]]
+Name = Literal["torch", "triton"]
+
+
+def choose(wish: Name | None, device: torch.device) -> Name:
+    """Which kernels run on a device: Triton's on a GPU, if it is there.
+
+    Raises:
+        ValueError: Triton is wished for, but is not there, or there is no GPU.
+    """
+    there = find_spec("triton") is not None
+    if wish is None:
+        return "triton" if there and device.type == "cuda" else "torch"
+    if wish == "triton" and not there:
+        raise ValueError("kernels='triton': there is no package triton")
+    if wish == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f"kernels='triton' need a GPU, and this is {device}; "
+            "with TRITON_INTERPRET=1 in the environment an interpreter runs them, slowly"
+        )
+    return wish
 
 
 class Kernels(Protocol):
-    """The three things that schedules do to products `z`."""
+    """What schedules do to products `z`."""
 
     def score(self, head: Head, z: Tensor, rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The log-probabilities of the tokens and the log-sum-exps, `[C]`, of the same logits.
@@ -29,22 +52,30 @@ class Kernels(Protocol):
             target: `[C]`, their words.
         """
 
-    def gradient(
-        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor, weigh: Weigh
-    ) -> Tensor:
-        """Fills in the log-probabilities of the rows, then forms the gradient of J by `z`.
+    def fill(self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor) -> None:
+        """Fills in the log-probabilities, of rows without a weight.
 
         Args:
             log_pi: `[M]`, of all tokens.
+        """
+
+    def gradient(
+        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor, weigh: Weigh,
+        dtype: torch.dtype,
+    ) -> Tensor:  # fmt: skip
+        """Fills in the log-probabilities, then forms the gradient of J by `z`.
+
+        Args:
             weigh: asked for the weights `[M]` as soon as those of the rows can be told.
+            dtype: in which products will read the gradient.
 
         Returns:
-            `[C, V]`, wide, or as narrow as the head.
+            `[C, V]`, wide or of that type.
         """
 
     def slice_gradient(
         self, head: Head, z: Tensor, rows: Tensor, words: slice, target: Tensor, lse: Tensor,
-        w: Tensor,
+        w: Tensor, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
         """The gradient of J by the products of some words, once everything is known.
 
@@ -52,7 +83,13 @@ class Kernels(Protocol):
             z: `[C, S]`, of these words.
             lse: `[C]`, of all words.
             w: `[C]`, the weights.
+
+        Returns:
+            `[C, S]`, wide or of `dtype`.
         """
+
+    def said(self) -> Said | None:
+        """Value and reports, where the kernels computed them on the way."""
 
 
 class TorchKernels:
@@ -64,9 +101,13 @@ class TorchKernels:
         log_pi, lse, _ = _exponentials(z, target)
         return log_pi, lse
 
+    def fill(self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor) -> None:
+        log_pi[rows], _ = self.score(head, z, rows, target)
+
     def gradient(
-        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor, weigh: Weigh
-    ) -> Tensor:
+        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor, weigh: Weigh,
+        dtype: torch.dtype,
+    ) -> Tensor:  # fmt: skip
         z, slope = head.shaped(z, rows)
         log_pi[rows], _, total = _exponentials(z, target)
         w = weigh(log_pi)[rows].to(z.dtype)
@@ -76,7 +117,7 @@ class TorchKernels:
 
     def slice_gradient(
         self, head: Head, z: Tensor, rows: Tensor, words: slice, target: Tensor, lse: Tensor,
-        w: Tensor,
+        w: Tensor, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
         z, slope = head.shaped(z, rows, words)
         w = w[:, None]
@@ -85,6 +126,9 @@ class TorchKernels:
         place = (target - words.start).clamp(0, d.shape[1] - 1)
         d.scatter_add_(1, place[:, None], torch.where(inside[:, None], w, 0.0))
         return head.by_logits(d, slope)
+
+    def said(self) -> Said | None:
+        return None
 
 
 def _exponentials(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

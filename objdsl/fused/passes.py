@@ -81,12 +81,12 @@ def one_pass(
     made = Gradients.empty(head, hidden, frozen=frozen)
     for rows in silent:
         z = head.products(hidden[rows])
-        made.log_pi[rows], _ = kernels.score(head, z, rows, tokens[rows])
+        kernels.fill(head, z, rows, tokens[rows], made.log_pi)
         del z  # before the next chunk takes as much
     for rows in pieces:
         here = hidden[rows]
         z = head.products(here)
-        d = kernels.gradient(head, z, rows, tokens[rows], made.log_pi, weigh)
+        d = kernels.gradient(head, z, rows, tokens[rows], made.log_pi, weigh, here.dtype)
         _add(made, head, rows, here, d, width)
         del z, d
     return made
@@ -151,7 +151,7 @@ def second_pass(
     by_hidden = torch.zeros(here.shape, dtype=head.wide, device=here.device)
     for words in _slices(head, width):
         z = head.products(here, words)
-        d = kernels.slice_gradient(head, z, rows, words, target, total, w)
+        d = kernels.slice_gradient(head, z, rows, words, target, total, w, here.dtype)
         narrow = d.to(hidden.dtype)
         accumulate(by_hidden, narrow, head.weight[words])
         if made.weight is not None:
@@ -199,8 +199,8 @@ def word_pass(
 def _add(made: Gradients, head: Head, rows: Tensor, here: Tensor, d: Tensor, width: int) -> None:
     """Adds what a chunk contributes, from its gradient by the logits.
 
-    A narrow copy of that gradient is made of a slice of the words at a time: of all of them, it
-    would be half as large as the logits.
+    Where products are narrow, a slice of the words at a time: the narrow copy of that gradient is
+    half as large as the logits, a summand of the head's as large as the head.
     """
     if here.dtype == head.wide:
         width = d.shape[1]

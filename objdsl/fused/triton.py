@@ -1,0 +1,185 @@
+"""Kernels in Triton, for a GPU; on a CPU they run in Triton's interpreter alone.
+
+A program works on one token: it sweeps over the words of its row, once for the log-sum-exp and once
+for the gradient, which it writes where the products are, as narrow as the next products read it.
+Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from objdsl.emit import triton_kernels
+from objdsl.emit.stages import Input
+from objdsl.emit.triton_source import Kernel
+from objdsl.fused.head import ALL, Head
+from objdsl.fused.kernels import Said, Weigh
+from objdsl.ir.indices import SCALAR, TOKEN
+
+BLOCK, WARPS = 4096, 8
+"""Words that a program reads at a time: 16 for each of its 256 threads, four loads of 16 bytes."""
+
+
+class TritonKernels:
+    """Kernels for any objective, whose weights PyTorch computes."""
+
+    def score(self, head: Head, z: Tensor, rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        log_pi, lse, _ = score(head, z, rows, target)
+        return log_pi, lse
+
+    def fill(self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor) -> None:
+        log_pi[rows], _ = self.score(head, z, rows, target)
+
+    def gradient(
+        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor, weigh: Weigh,
+        dtype: torch.dtype,
+    ) -> Tensor:  # fmt: skip
+        log_pi[rows], lse = self.score(head, z, rows, target)
+        w = weigh(log_pi)[rows].to(z.dtype)
+        return self.slice_gradient(head, z, rows, ALL, target, lse, w, dtype)
+
+    def slice_gradient(
+        self, head: Head, z: Tensor, rows: Tensor, words: slice, target: Tensor, lse: Tensor,
+        w: Tensor, dtype: torch.dtype,
+    ) -> Tensor:  # fmt: skip
+        d = _room(z, dtype)
+        arguments = (d, rows, target, lse, w, words.start or 0)
+        _launch(triton_kernels.gradient, head, z, arguments, words, d_stride=d.stride(0))
+        return d
+
+    def said(self) -> Said | None:
+        return None
+
+
+class ObjectiveKernels(TritonKernels):
+    """One kernel from the products to the gradient, with the objective in between.
+
+    Args:
+        kernel: what was emitted.
+        head: its function.
+        inputs: what it loads; see `inputs_of`.
+        terms: `[M, 1 + R]`, room for the terms of the value and of the reports, 0 at first; None if
+            PyTorch computes those.
+    """
+
+    def __init__(
+        self, kernel: Kernel, head: Any, inputs: list[Tensor], terms: Tensor | None
+    ) -> None:
+        self.kernel, self.head, self.inputs, self.terms = kernel, head, inputs, terms
+
+    def fill(self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor) -> None:
+        self._run(head, z, None, rows, target, log_pi)
+
+    def gradient(
+        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor, weigh: Weigh,
+        dtype: torch.dtype,
+    ) -> Tensor:  # fmt: skip
+        d = _room(z, dtype)
+        self._run(head, z, d, rows, target, log_pi)
+        return d
+
+    def said(self) -> Said | None:
+        if self.terms is None or self.kernel.reports is None:
+            return None
+        value, *reports = self.terms.sum(0).unbind()
+        return value, dict(zip(self.kernel.reports, reports, strict=True))
+
+    def _run(
+        self, head: Head, z: Tensor, d: Tensor | None, rows: Tensor, target: Tensor, log_pi: Tensor
+    ) -> None:
+        terms = () if self.terms is None else (self.terms,)
+        arguments = (d, rows, target, log_pi, *terms, *self.inputs)
+        _launch(self.head, head, z, arguments, d_stride=0 if d is None else d.stride(0))
+
+
+class Step(Protocol):
+    """What is used of a step."""
+
+    lengths: Tensor
+    mask: Tensor
+    tokens: dict[str, Tensor]
+    responses: dict[str, Tensor]
+    scalars: dict[str, Tensor]
+    environment: dict[str, Any]
+
+    @property
+    def layout(self) -> str: ...
+
+
+def inputs_of(
+    kernel: Kernel,
+    step: Step,
+    given: Mapping[str, Tensor | float],
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """What a kernel loads: a number for each token `[M]` or `[N * T]`, or one number.
+
+    Args:
+        given: the hyper-parameters, and trained inputs that do not come out of the head.
+        dtype: of the computation.
+    """
+    padded, like = step.layout == "padded", {"dtype": dtype, "device": step.mask.device}
+    found: dict[str, Any] = {"length": step.lengths.to(dtype), **step.environment}
+    found |= {**step.tokens, **step.responses, **step.scalars, **given}
+
+    def flat(one: Input) -> Tensor:
+        if one.name == "position":
+            x = torch.arange(1, step.mask.shape[1] + 1, **like).expand(step.mask.shape)
+            return x.flatten() if padded else x[step.mask]
+        x = found[one.name]
+        if not isinstance(x, Tensor):
+            return torch.full((), x, **like)
+        if one.indices == SCALAR or one.indices == TOKEN:
+            return x.flatten().contiguous()
+        if padded:
+            return x[:, None].expand(step.mask.shape).flatten()
+        return x.repeat_interleave(step.lengths, output_size=len(next(iter(step.tokens.values()))))
+
+    return [flat(one) for one in kernel.inputs]
+
+
+def score(
+    head: Head, z: Tensor, rows: Tensor, target: Tensor, *, entropy: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """`[C]` each: log-probabilities, log-sum-exps and, where wanted, entropies. `z` stays."""
+    log_pi, lse = z.new_empty(len(z)), z.new_empty(len(z))
+    spread = z.new_empty(len(z)) if entropy else None
+    _launch(triton_kernels.score, head, z, (rows, target, log_pi, lse, spread))
+    return log_pi, lse, spread
+
+
+def _launch(
+    kernel: Any, head: Head, z: Tensor, arguments: tuple[Any, ...], words: slice = ALL, **more: int
+) -> None:
+    """A program for each row of `z`. What is compiled depends on the types of the arguments, and on
+    which of them are None or multiples of 16; not on any number."""
+    if not len(z):
+        return
+    many = z.shape[1]
+    block = min(BLOCK, 1 << (many - 1).bit_length())
+    bias = None if head.bias is None else head.bias[words]
+    kept = None if head.kept is None else head.kept[:, words]
+    with torch.cuda.device_of(z):
+        kernel[(len(z),)](
+            z,
+            *arguments,
+            bias=bias,
+            kept=kept,
+            softcap=None if head.softcap is None else z.new_full((), head.softcap),
+            temperature=None if head.temperature == 1 else z.new_full((), head.temperature),
+            stride=z.stride(0),
+            kept_stride=0 if kept is None else kept.stride(0),
+            V=many,
+            BLOCK=block,
+            num_warps=max(1, min(WARPS, block * WARPS // BLOCK)),
+            **more,
+        )
+
+
+def _room(z: Tensor, dtype: torch.dtype) -> Tensor:
+    """`[C, V]` of a type, at most as wide, where `z` lies: the first part of each of its rows."""
+    return z if z.dtype == dtype else z.view(dtype)[:, : z.shape[1]]
