@@ -189,7 +189,7 @@ def named(shape: Mapping[Piece, float]) -> tuple[Descends, bool]:
         if piece in _NAMED:
             sign, name = _NAMED[piece]
             return name, c * sign < 0
-    slopes = [_slope(shape, k / 100) for k in range(-1500, 1501)]
+    slopes = [_slope(shape, k / 20) for k in range(-300, 301)]
     tolerance = 1e-12 * max(abs(slope) for slope in slopes)
     if min(slopes) >= -tolerance:
         return Descends.SOME_DIVERGENCE, False

@@ -332,17 +332,24 @@ def _split(x: Sum, expand: Expand) -> Sum:
     """Sums over responses and prompts, taken apart: the own part, and what the others bring."""
     result = Sum()
     for factors, c in x.terms.items():
-        term = Sum({frozenset(): c})
-        for base, exponent in ordered(factors):
-            term = term * (_parts(base, expand) if exponent == 1 else atom(base, exponent))
+        pools = [one for one in ordered(factors) if one[1] == 1 and _pools(one[0])]
+        term = Sum({factors.difference(pools): c})
+        for base, _ in pools:
+            term = term * _parts(base, expand)
         result = result + term
     return result
 
 
-def _parts(base: Expr, expand: Expand) -> Sum:
+def _pools(base: Expr) -> bool:
+    """Whether it is a sum over the responses of a group or the prompts of a step."""
     match base:
-        case Reduce("sum", ("i",) | ("p",) as over, x, None) if not depends(base).constant:
-            rest: Expr = Others("sum", x) if over == ("i",) else Elsewhere(x)
-            expand.origin.setdefault(rest, expand.origin.get(base, base))
-            return _split(expand(x), expand) + atom(rest)
-    return atom(base)
+        case Reduce("sum", ("i",) | ("p",), _, None):
+            return not depends(base).constant
+    return False
+
+
+def _parts(base: Expr, expand: Expand) -> Sum:
+    assert isinstance(base, Reduce)
+    rest: Expr = Others("sum", base.x) if base.over == ("i",) else Elsewhere(base.x)
+    expand.origin.setdefault(rest, expand.origin.get(base, base))
+    return _split(expand(base.x), expand) + atom(rest)

@@ -35,6 +35,7 @@ from objdsl.ir.nodes import (
     Top,
     Unary,
     Where,
+    topological,
 )
 
 Factors = frozenset[tuple[Expr, float]]
@@ -191,18 +192,30 @@ class Expand:
 
     def __call__(self, expr: Expr) -> Sum:
         """Raises TooLarge."""
-        if expr not in self._known:
-            alike = self.at is not None and not self._has_policy(expr)
-            self._known[expr] = self.at(expr) if alike and self.at else self._expand(expr)
-        return self._known[expr]
+        known = self._known
+        # Operands first, so that long chains need no deep recursion.
+        stack = [expr] if expr not in known else []
+        while stack:
+            node = stack[-1]
+            if self.at is not None and not self._has_policy(node):
+                known[stack.pop()] = self.at(node)
+                continue
+            waiting = [] if _decides(node) else [x for x in node.children if x not in known]
+            if waiting:
+                stack += reversed(waiting)
+            else:
+                known[stack.pop()] = self._expand(node)
+        return known[expr]
 
     def _has_policy(self, expr: Expr) -> bool:
         """Whether the versions of the policy, which are one `at`, have a part in a value."""
-        if expr not in self._policies:
-            self._policies[expr] = isinstance(expr, LogProb | LogDist) or any(
-                self._has_policy(child) for child in expr.children
-            )
-        return self._policies[expr]
+        known = self._policies
+        if expr not in known:
+            for node in topological(expr):
+                known[node] = isinstance(node, LogProb | LogDist) or any(
+                    known[child] for child in node.children
+                )
+        return known[expr]
 
     def _atom(self, made: Expr, of: Expr, exponent: float = 1.0) -> Sum:
         self.origin.setdefault(made, of)
@@ -233,7 +246,7 @@ class Expand:
             case Clip(x, lo, hi):
                 return self._clip(x, lo, hi, node)
             case Where(m, a, b):
-                return self._where(m, self(a), self(b), node)
+                return self._where(m, a, b, node)
             case Reduce():
                 return self._reduce(node)
             case Others(op, x):
@@ -343,17 +356,17 @@ class Expand:
     def _mask(self, node: Expr) -> Sum:
         match node:
             case Unary("not", x):
-                return number(1) - self._mask(x)
+                return number(1) - self(x)
             case Binary("and", a, b):
-                return self._mask(a) * self._mask(b)
+                return self(a) * self(b)
             case Binary("or", a, b):
-                p, q = self._mask(a), self._mask(b)
+                p, q = self(a), self(b)
                 return p + q - p * q
             case Where(m, a, b):
-                chosen = self._mask(m)
-                return chosen * self._mask(a) + (number(1) - chosen) * self._mask(b)
+                chosen = self(m)
+                return chosen * self(a) + (number(1) - chosen) * self(b)
             case Stop(x):
-                return self._mask(x)
+                return self(x)
             case _ if _is_last(node):
                 return self._atom(Binary("eq", Position(), Length()), node)
             case Binary(op, a, b):
@@ -367,14 +380,14 @@ class Expand:
         return self._atom(made, node)
 
     def _compare(self, op: str, a: Expr, b: Expr, node: Expr) -> Sum:
+        if self.at is not None and ((self.at(a) - self.at(b)).terms or self(a) == self(b)):
+            # Strict there, so it is decided alike all around; at a tie it may go either way.
+            return self.at(node)
         if op in ("gt", "ge"):
             return self._compare("lt" if op == "gt" else "le", b, a, node)
         if op == "ne":
             return number(1) - self._compare("eq", a, b, node)
         difference = self(a) - self(b)
-        if self.at is not None and (not difference.terms or (self.at(a) - self.at(b)).terms):
-            # Strict there, so it is decided alike all around; at a tie it may go either way.
-            return self.at._compare(op, a, b, node)
         low, high = interval(difference)
         if op == "lt" and (high < 0 or low >= 0):
             return number(float(high < 0))
@@ -394,13 +407,13 @@ class Expand:
         return number(1) - above if op == "le" else number(1) - above - below
 
     def _extremum(self, op: str, a: Expr, b: Expr, node: Expr) -> Sum:
-        p, q = self(a), self(b)
-        if p == q:
-            return p
         decide = self.at or self
         low, high = interval(decide(a) - decide(b))
         if high < 0 or low > 0:
-            return p if (high < 0) == (op == "min") else q
+            return self(a if (high < 0) == (op == "min") else b)
+        p, q = self(a), self(b)
+        if p == q:
+            return p
         if self.at is None and (high <= 0 or low >= 0):
             return p if (high <= 0) == (op == "min") else q
         return self._atom(Binary(op, p.expr(), q.expr()), node)  # type: ignore[arg-type]
@@ -417,23 +430,24 @@ class Expand:
         made = Clip(self._inner(x), self._inner(lo), self._inner(hi))
         return self._atom(made, node)
 
-    def _where(self, m: Expr, a: Sum, b: Sum, node: Expr) -> Sum:
-        if a == b:
-            return a
-        mask = self._mask(m)
+    def _where(self, m: Expr, a: Expr, b: Expr, node: Expr) -> Sum:
+        mask = self(m)
         if mask.number is not None:
-            return a if mask.number else b
-        if a.number and b.number:
+            return self(a if mask.number else b)
+        p, q = self(a), self(b)
+        if p == q:
+            return p
+        if p.number and q.number:
             # One of two numbers, `tau_pos if A > 0 else tau_neg`, is one factor: it may cancel.
-            made = Where(self._mask_expr(m), const(a.number), const(b.number))
+            made = Where(self._mask_expr(m), const(p.number), const(q.number))
             return self._atom(made, node)
-        return b + mask * (a - b)
+        return q + mask * (p - q)
 
     # --- along indices ---------------------------------------------------------------------------
 
     def _reduce(self, node: Reduce) -> Sum:
         x = self(node.x)
-        mask = None if node.where is None else self._mask(node.where)
+        mask = None if node.where is None else self(node.where)
         match node.op:
             case "sum":
                 return self._sum(node.over, x if mask is None else mask * x, node)
@@ -510,6 +524,13 @@ class Expand:
         return m
 
 
+def _decides(node: Expr) -> bool:
+    """Whether a node may leave some of its operands out of sight."""
+    if isinstance(node, Binary):
+        return node.boolean or node.op in ("min", "max")
+    return isinstance(node, Clip | Where | Top | Pick)
+
+
 def _bases(x: Sum) -> Iterator[Expr]:
     return (base for factors in x.terms for base, _ in factors)
 
@@ -544,7 +565,7 @@ def _compared(x: Sum) -> tuple[Expr, bool]:
     shared = frozenset.intersection(*x.terms)
     positive = frozenset((base, e) for base, e in shared if interval(atom(base))[0] >= 0)
     terms = {factors - positive: c for factors, c in x.terms.items()}
-    first = min(terms, key=lambda factors: _product(factors, 1.0).key)
+    first = min(terms, key=lambda factors: [(base.key, e) for base, e in ordered(factors)])
     scale = terms[first]
     return Sum({f: round(c / scale, 12) for f, c in terms.items()}).expr(), scale < 0
 

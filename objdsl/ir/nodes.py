@@ -391,10 +391,11 @@ def topological(*roots: Expr) -> list[Expr]:
     stack = list(reversed(roots))
     while stack:
         expr = stack[-1]
-        waiting = [child for child in expr.children if child.key not in order]
-        if waiting:
-            stack.extend(reversed(waiting))
-        else:
-            stack.pop()
-            order.setdefault(expr.key, expr)
+        if expr.key not in order:
+            waiting = [child for child in expr.children if child.key not in order]
+            if waiting:
+                stack += waiting[::-1]
+                continue
+            order[expr.key] = expr
+        stack.pop()
     return list(order.values())

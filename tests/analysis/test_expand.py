@@ -1,0 +1,45 @@
+"""Formulas as sums of products: long ones, and those near on policy."""
+
+from __future__ import annotations
+
+import pytest
+
+import objdsl
+from objdsl import driver
+from objdsl.analysis.estimator import Direction
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.first_order import Reach
+from objdsl.ir.objective import Objective
+from objdsl.source import Source
+
+
+def objective(body: str) -> Objective:
+    return objdsl.loads(f"objective example\n{body}\n").formula
+
+
+@pytest.mark.parametrize("step", ["{} * 1.01", "reward * {}", "exp(log({}))", "0.5 * {} + 0.1"])
+def test_long_chains_are_read(step: str) -> None:
+    chain = [f"x{k} = {step.format(f'x{k - 1}')}" for k in range(1, 300)]
+    goal = "maximize mean[p,i] sum[t] (sg(x299) * reward * log(pi))"
+    text = "\n".join(["objective long", "x0 = pi / old", *chain, goal, ""])
+    checked = driver.check(Source("long.obj", text))
+    assert checked.objective is not None
+    (estimator,) = Facts(checked.objective).estimators
+    assert estimator.terms
+
+
+@pytest.mark.parametrize(
+    "mask",
+    ["r != 2", "not r == 2", "r < 1.2", "not r >= 1.2", "r > 0.8 and r < 1.2", "r < 0.8 or r > 0"],
+)
+def test_a_mask_that_holds_on_policy_holds_around_it(mask: str) -> None:
+    order = Facts(
+        objective(f"r = pi / old\nmaximize mean[p,i] sum[t] (r * reward if {mask} else 0)")
+    ).first_order
+    assert order is not None
+    assert order.drift == {Reach.TOKEN: 1.0}
+
+
+def test_a_tie_on_policy_is_none_around_it() -> None:
+    facts = Facts(objective("r = pi / old\nmaximize mean[p,i] sum[t] ((r != 1) * r * reward)"))
+    assert [one.direction for one in facts.estimators] == [Direction.NONE]
