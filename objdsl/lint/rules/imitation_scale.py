@@ -1,0 +1,86 @@
+"""Imitation is averaged over tokens beside rewards that are summed over responses, or vice versa.
+
+**What.** A term of `log(pi)` on marked responses, demonstrations say, without a reward, whose
+divisor grows with the number of tokens while that of the rewarded terms does not; or the other
+way round.
+
+**Why.** Of a token the one term has a weight of the order of `1 / N` for N responses, the other
+of `1 / (N |y|)`. What they weigh beside each other is the coefficient times the mean length,
+which is another for each batch and grows as responses do: a coefficient that was found at 200
+tokens is ten times too small, or too large, at 2000.
+
+**Fine if** all lengths are about the same, and stay so.
+
+**Example.**
+
+    given demo[p,i] in {0, 1}
+    rl = mean[p,i] sum[t] (0 if demo else A * log(pi))
+    maximize rl + 0.1 * mean[p,i,t | demo] log(pi)
+
+**Instead.** The same divisor for both: `0.1 * mean[p,i] sum[t] (log(pi) if demo else 0)`, with a
+smaller number in front.
+
+**Papers.** InstructGPT, arXiv:2203.02155, eq. 2, mixes in the likelihood of pretraining data;
+LUFFY, arXiv:2504.14945, has both in one sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.dependence import depends
+from objdsl.analysis.estimator import SIGNAL, Kind, Term
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, topological
+from objdsl.lint.places import entry, head
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("imitation-scale", "OBJ706", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.rewarded:
+        rewarded = {bool(_lengths(term)) for term in estimator.of(Kind.SIGNAL)}
+        for term in estimator.of(Kind.SHAPING, Kind.BASELINE):
+            if not _imitates(term) or bool(_lengths(term)) in rewarded:
+                continue
+            per_token = bool(_lengths(term))
+            terms = [term] if per_token else estimator.of(Kind.SIGNAL)
+            divisor = _lengths(terms[0])[0]
+            yield rule.finding(
+                "imitation is averaged over tokens, and rewards are summed over responses"
+                if per_token
+                else "rewards are averaged over tokens, and imitation is summed over responses",
+                head(divisor),
+                under="grows with the number of tokens",
+                labels=entry(facts),
+                consequence="what the two weigh beside each other changes with the mean length",
+                gradient=f"{'rewards' if per_token else 'imitation'} weigh more by the mean length",
+                help="the same divisor for both",
+                fine_if="all lengths are about the same, and stay so",
+            )
+            return
+
+
+def _imitates(term: Term) -> bool:
+    """Whether a product raises the likelihood of marked responses, whatever their reward."""
+    read = [node for factor in term.factors for node in topological(factor.base)]
+    marks = {f.base for f in term.factors if f.exponent > 0 and _marks(f.base)}
+    knows = any(isinstance(node, LogProb | LogDist) for node in read)
+    paid = any(isinstance(node, Column) and node.name in (SIGNAL, "V", "V_old") for node in read)
+    return term.coefficient > 0 and bool(marks) and not knows and not paid
+
+
+def _marks(base: Expr) -> bool:
+    nodes = topological(base)
+    binary = isinstance(base, Column) and set(base.values) == {0.0, 1.0}
+    return binary or (base.boolean and any(isinstance(node, Column) for node in nodes))
+
+
+def _lengths(term: Term) -> list[Expr]:
+    """The divisors of a product that count tokens."""
+    return [
+        factor.origin
+        for factor in term.factors
+        if factor.exponent < 0 and "|y|" in depends(factor.base).reads
+    ]

@@ -1,0 +1,206 @@
+"""What is divided by counts fewer elements than what is summed.
+
+**What.** `sum[t] x / sum[t] m`: the mask m is in the divisor, and not in the sum above it. A
+leave-out of truncated responses that is done for the count alone, say.
+
+**Why.** It is the mean of nothing: `n / k` times the mean over all n elements, with k of them
+counted. The factor is 1 where the mask holds everywhere and grows without bound where it holds
+for few; it is another for each response, group or step, so those of which little was kept weigh
+the most.
+
+**Fine if** the weight is meant. Say so: `mean[t] x * (|y| / k)`.
+
+**Example.**
+
+    m = pi > 0.01
+    maximize mean[p,i] (sum[t] (A * log(pi)) / max(sum[t] m, 1))
+
+**Instead.** `mean[t | m] x`, which masks both; or `mean[t] (x if m else 0)`, which counts all.
+
+**Papers.** DAPO, arXiv:2503.14476, leaves truncated responses out of the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from objdsl.analysis.estimator import Estimator
+from objdsl.analysis.expand import Sum, TooLarge, atom, ordered
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.ir.build import ONE, ZERO
+from objdsl.ir.indices import Index, Indices
+from objdsl.ir.nodes import Binary, Column, Const, Expr, Length, Reduce, Unary, Where, topological
+from objdsl.lint.places import entry, head, marked
+from objdsl.lint.rule import Rule, rule
+
+_ELEMENTS = {"p": "prompts", "i": "responses", "t": "tokens"}
+
+
+@rule("mask-in-divisor", "OBJ619", Severity.ERROR)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.estimators:
+        for divisor, counted in _divisors(estimator):
+            try:
+                if _masked(counted, divisor, estimator):
+                    continue
+            except TooLarge:
+                continue
+            origin = estimator.expand.origin.get(divisor, divisor)
+            many = _ELEMENTS[counted.index]
+            yield rule.finding(
+                f"a sum over all {many} is divided by the number of some",
+                head(origin),
+                under=f"counts some of the {many}",
+                labels=entry(facts),
+                weight=marked(facts, estimator.weight, origin),
+                consequence="what little was kept of weighs the most",
+                help=f"`mean[{counted.index} | m]` masks both, a mask above the line counts all",
+                fine_if="the weight is meant",
+                fix=_fix(facts, counted),
+            )
+            return
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A number of elements where masks hold.
+
+    Attributes:
+        over: the indices of the elements.
+        masks: all of these hold for what is counted; or, if not `holds`, none.
+    """
+
+    over: Indices
+    masks: frozenset[Expr]
+    holds: bool = True
+
+    @property
+    def index(self) -> Index:
+        """The index that the masks leave elements of out."""
+        return max((mask.indices[-1] for mask in self.masks), key="pitv".index)
+
+
+def _counted(x: Expr) -> _Counted | None:
+    """What a divisor counts; without masks, all elements."""
+    over: Indices = ()
+    match x:
+        case Binary("max", a, Const()) | Binary("max", Const(), a) | Binary("add", a, Const()):
+            return _counted(a)
+        case Binary("sub", a, b):
+            every, left_out = _counted(a), _counted(b)
+            if every is None or left_out is None or every.masks or not left_out.masks:
+                return None
+            return _Counted(left_out.over, left_out.masks, holds=False)
+    while isinstance(x, Reduce) and x.op == "sum" and x.where is None:
+        over, x = (*over, *x.over), x.x
+    masks: set[Expr] = set()
+    for part in _product(x):
+        if part == Length():
+            over = (*over, "t")
+        elif _is_mask(part):
+            masks.add(part)
+        elif part != ONE:
+            return None
+    return _Counted(over, frozenset(masks)) if over else None
+
+
+def _product(x: Expr) -> list[Expr]:
+    match x:
+        case Binary("mul" | "and", a, b):
+            return _product(a) + _product(b)
+        case Where(mask, a, b) if b == ZERO:
+            return _product(mask) + _product(a)
+    return [x]
+
+
+def _is_mask(x: Expr) -> bool:
+    return x.boolean or (isinstance(x, Column) and set(x.values) == {0.0, 1.0})
+
+
+def _divisors(estimator: Estimator) -> Iterator[tuple[Expr, _Counted]]:
+    """The divisors of the weight that count where masks hold, once each."""
+    terms = estimator.expanded.terms if estimator.expanded else {}
+    below = {base for factors in terms for base, e in factors if e < 0}
+    for base in sorted(below, key=lambda base: base.key):
+        counted = _counted(base)
+        if counted is not None and counted.masks:
+            yield base, counted
+
+
+def _masked(counted: _Counted, divisor: Expr, estimator: Estimator) -> bool:
+    """Whether nothing but what was counted stands above a divisor; or it is the divisor of none
+    of the sums, and weighs them."""
+    assert estimator.expanded is not None
+    left = Sum()
+    for factors, c in estimator.expanded.terms.items():
+        if (divisor, -1.0) not in factors:
+            continue
+        sums = sum(e > 0 and _sums(base, counted.index) for base, e in factors)
+        divisors = [_counted(base) for base, e in factors if e < 0]
+        if sum(one is not None and counted.index in one.over for one in divisors) > 1 + sums:
+            continue
+        term = Sum({frozenset(): c})
+        for base, e in ordered(factors):
+            elsewhere = _elsewhere(base, counted) if e > 0 else base
+            term = term * (atom(base, e) if elsewhere == base else estimator.expand(elsewhere))
+        left = left + term
+    return not left.terms
+
+
+def _elsewhere(expr: Expr, counted: _Counted) -> Expr:
+    """A value where an element is not among what was counted."""
+    decided: Expr = ZERO if counted.holds else ONE
+    new: dict[Expr, Expr] = {}
+    for node in topological(expr):
+        match node:
+            case _ if node in counted.masks:
+                new[node] = decided
+            case Binary("and", a, b) if decided in (new[a], new[b]):
+                rest = new[b] if new[a] == decided else new[a]
+                new[node] = ZERO if decided == ZERO else rest
+            case Binary("or", a, b) if decided in (new[a], new[b]):
+                rest = new[b] if new[a] == decided else new[a]
+                new[node] = ONE if decided == ONE else rest
+            case Unary("not", x) if new[x] in (ZERO, ONE):
+                new[node] = ONE if new[x] == ZERO else ZERO
+            case Where(mask, a, b) if new[mask] in (ZERO, ONE):
+                new[node] = new[b] if new[mask] == ZERO else new[a]
+            case _:
+                new[node] = node.rebuilt(new)
+    return new[expr]
+
+
+def _sums(base: Expr, index: Index) -> bool:
+    return isinstance(base, Reduce) and base.op == "sum" and index in base.over
+
+
+def _fix(facts: Facts, counted: _Counted) -> Fix | None:
+    """`sum[t] x / sum[t] m` to `mean[t | m] x`, where the text has both."""
+    for node in topological(*facts.objective.roots):
+        match node:
+            case Binary("div", Reduce("sum", over, _, None) as above, below):
+                mask = _mask_of(below)
+                total = head(above)
+                if mask is None or mask.span is None or node.span is None:
+                    continue
+                if total is None or above.span is None or over != (counted.index,):
+                    continue
+                rest = above.span.text[len(total.text) :]
+                text = f"mean[{counted.index} | {mask.span.text}]{rest}"
+                return Fix("mask both", (Edit(node.span, text),))
+    return None
+
+
+def _mask_of(divisor: Expr) -> Expr | None:
+    match divisor:
+        case Binary("max" | "add", a, Const()) | Binary("max" | "add", Const(), a):
+            return _mask_of(a)
+        case Reduce("sum", _, x, None) if x.boolean:
+            return x
+        case Reduce("sum", _, Where(mask, one, zero), None) if one == ONE and zero == ZERO:
+            return mask
+        case Reduce("sum", _, one, mask) if one == ONE:
+            return mask
+    return None

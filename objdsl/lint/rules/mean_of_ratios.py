@@ -1,0 +1,111 @@
+"""The ratios of a response's tokens are averaged, where the ratio of the response is meant.
+
+**What.** `mean[t] (pi / old)`, as it is, in a clip, a mask, a power or a logarithm; or the same
+sum divided by `|y|`.
+
+**Why.** Given what came before it, a token's `pi / mu` has the expectation 1 over what `mu`
+samples, *whatever pi is*. So has the mean over the response: it says how noisy ratios are, and
+nothing of how far the policy has moved. The geometric mean does: its logarithm is `mean[t] log(pi
+/ mu)`, whose expectation is minus the KL for each token. A bound on the one does not bound the
+other; a token with ratio 50 among 99 of 0.5 has the mean 0.995, inside of any clip, while the
+response has become 2^-93 times as likely.
+
+**Fine if** the mean is only looked at: reports are not asked.
+
+**Example.**
+
+    maximize mean[p,i] surrogate(mean[t] (pi / old), A, 1 - eps, 1 + eps)
+
+**Instead.** `geo(pi / old)`; or the clip within the mean, `mean[t] surrogate(pi / old, A, ...)`.
+
+**Papers.** GSPO, arXiv:2507.18071, eq. 7, has the geometric mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.expand import Expand, TooLarge, ordered
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.first_order import Reach, reach
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.ir.nodes import (
+    COMPARISONS,
+    Binary,
+    Clip,
+    Expr,
+    Length,
+    LogProb,
+    Reduce,
+    Unary,
+    topological,
+)
+from objdsl.lint.places import head
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("mean-of-ratios", "OBJ617", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    expand = Expand({param.name: param.default for param in facts.objective.params})
+    seen: set[Expr] = set()
+    for node in topological(facts.objective.goal):
+        for bounded in _bounded(node):
+            mean = _mean_of_ratios(bounded, expand)
+            if mean is None or mean in seen:
+                continue
+            seen.add(mean)
+            where = expand.origin.get(mean, mean)
+            yield rule.finding(
+                "this is a mean of ratios; the ratio of the response is meant",
+                head(where) or node.span,
+                under="expected to be 1, whatever the policy is",
+                consequence="it says how noisy ratios are, and not how far the policy has moved: "
+                "the bound does not hold it",
+                help="geo(...), the geometric mean",
+                fine_if="noisy ratios are what it is to find",
+                fix=_fix(where),
+            )
+
+
+def _bounded(node: Expr) -> tuple[Expr, ...]:
+    """The values that a node is not linear in, and that it bounds or asks for."""
+    match node:
+        case Clip(x, _, _) | Unary("log", x) | Binary("pow", x, _):
+            return (x,)
+        case Binary(op, a, b) if op in COMPARISONS or op in ("min", "max"):
+            return a, b
+    return ()
+
+
+def _mean_of_ratios(x: Expr, expand: Expand) -> Expr | None:
+    """The sum over tokens in a value that is a mean of `pi / old`, up to numbers."""
+    if x.indices != ("p", "i"):
+        return None
+    try:
+        terms = expand(x).terms
+    except TooLarge:
+        return None
+    for factors in terms:
+        match ordered(factors):
+            case [(Length(), -1.0), (Reduce("sum", ("t",), inner, None) as total, 1.0)] | [
+                (Reduce("sum", ("t",), inner, None) as total, 1.0),
+                (Length(), -1.0),
+            ]:
+                if _corrects(inner) and reach(expand(inner), expand) == {Reach.TOKEN}:
+                    return total
+    return None
+
+
+def _corrects(ratio: Expr) -> bool:
+    """Whether a ratio has the policy that sampled below the line, and the current one above it."""
+    match ratio:
+        case Unary("exp", Binary("sub", a, LogProb("old" | "mu"))):
+            return a.current or isinstance(a, LogProb)
+    return False
+
+
+def _fix(mean: Expr) -> Fix | None:
+    span = mean.span
+    if not isinstance(mean, Reduce) or mean.op != "mean" or span is None or mean.x.span is None:
+        return None
+    return Fix("take the geometric mean", (Edit(span, f"geo({mean.x.span.text})"),))
