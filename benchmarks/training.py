@@ -1,13 +1,14 @@
-"""Whole training steps on the default task beside TRL's GRPOTrainer: seconds a step, and the ratio.
+"""Whole training steps on the default task: seconds a step, and the ratio.
 
     python benchmarks/training.py            # a table
     python benchmarks/training.py --save     # and benchmarks/results/training-<device>.json
 
-Both train the same model (same weights at the start) on the same prompts, with the same number of
-prompts and responses a step, responses of at most the same length, one optimizer step each, and no
-reference policy. objdsl runs as `objdsl train` does: reports, samples and metrics included, with
-vLLM and with transformers as the sampler; TRL samples with transformers. Runs alternate; the first
-steps of each are left out.
+Beside TRL's GRPOTrainer, and beside the bare loop that a person writes by hand: generate, reward,
+one forward pass, the loss, AdamW, and nothing else. All train the same model (same weights at the
+start) on the same prompts, with the same number of prompts and responses a step, responses of at
+most the same length, one optimizer step each, and no reference policy. objdsl runs as `objdsl
+train` does: reports, samples and metrics included, with vLLM and with transformers as the sampler;
+the others sample with transformers. Runs alternate; the first steps of each are left out.
 """
 
 from __future__ import annotations
@@ -58,6 +59,54 @@ def ours(engine: str) -> list[float]:
         train(config, console=Console(quiet=True))
         metrics = read_metrics(Path(folder) / "run")
         return [step["seconds"] for step in metrics if "seconds" in step][SKIP:]
+
+
+def bare() -> list[float]:
+    """Seconds of each step of a loop without reports, checkpoints or a general objective."""
+    config = settings("transformers", Path("unused"))
+    task = load_task(config.task, config.seed)
+    model, tokenizer = load_model(config.model, task, config.seed)
+    tokenizer.padding_side = "left"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learner.lr, fused=True)
+    seconds = []
+    for step in range(STEPS):
+        began = time.perf_counter()
+        examples = task.train[step * PROMPTS : (step + 1) * PROMPTS]
+        texts = [example.text for example in examples for _ in range(GROUP)]
+        answers = [example.columns["answer"] for example in examples for _ in range(GROUP)]
+        prompt = tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
+        prompt = prompt.to(model.device)
+        with torch.no_grad():
+            written = model.generate(
+                input_ids=prompt.input_ids,
+                attention_mask=prompt.attention_mask,
+                do_sample=True,
+                max_new_tokens=task.max_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        width = prompt.input_ids.shape[1]
+        response = written[:, width:]
+        completions = tokenizer.batch_decode(response, skip_special_tokens=True)
+        reward = torch.tensor([float(a == b) for a, b in zip(completions, answers, strict=True)])
+        advantage = (reward.view(-1, GROUP) - reward.view(-1, GROUP).mean(1, True)).view(-1, 1)
+        ended = (response == tokenizer.eos_token_id).long()
+        mask = (ended.cumsum(1) - ended == 0).float()
+        attention = torch.cat([prompt.attention_mask, mask.long()], 1)
+        logits = model(
+            input_ids=written, attention_mask=attention, logits_to_keep=response.shape[1] + 1
+        ).logits[:, :-1]
+        logp = logits.log_softmax(-1).gather(-1, response[..., None])[..., 0]
+        ratio = (logp - logp.detach()).exp()
+        a = advantage.to(logp.device)
+        surrogate = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
+        loss = -(surrogate * mask).sum() / (len(mask) * task.max_tokens)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.learner.clip or torch.inf)
+        optimizer.step()
+        loss.item()
+        seconds.append(time.perf_counter() - began)
+    return seconds[SKIP:]
 
 
 def trl() -> list[float]:
@@ -120,6 +169,7 @@ def main() -> None:
     runs = {
         "objdsl, vLLM": lambda: ours("vllm"),
         "objdsl, transformers": lambda: ours("transformers"),
+        "bare loop, transformers": bare,
         f"trl {version('trl')}": trl,
     }
     medians: dict[str, list[float]] = {name: [] for name in runs}
@@ -135,7 +185,7 @@ def main() -> None:
         for name, times in medians.items()
     }
     for name, row in results.items():
-        print(f"{name:22} {row['seconds_per_step']:7.3f} s a step {row['ratio']:6.2f} x")
+        print(f"{name:24} {row['seconds_per_step']:7.3f} s a step {row['ratio']:6.2f} x")
     if save:
         record = {
             "chip": chip(),
