@@ -1,14 +1,21 @@
 """The language-model head under an objective, forward and backward, beside its peers.
 
-    python benchmarks/head.py                   # a table
-    python benchmarks/head.py --save            # and benchmarks/results/head-<chip>.json
+    python benchmarks/head.py                                # tables
+    python benchmarks/head.py --save                         # and benchmarks/results/head-<device>
+    python benchmarks/head.py --quick                        # tiny shapes: does everything run?
+    python benchmarks/head.py --objective dapo --shape 8192,2048,151936
 
 Every contestant starts from the same hidden states and ends with the gradients by them and by the
-head. The peers compute log-probabilities by their own code, as it is installed, and objdsl's
-objective follows; objdsl itself goes by its plan. Losses and gradients are compared first.
-Contestants then take turns in interleaved rounds; what counts is the median over the rounds of the
-ratio to the plain computation (logits, log-softmax, objective) in the same round. Peak memory is
-what is alive at once in one run, hidden states, head and their gradients among it.
+head; peers run as they are installed (`pip install objdsl[bench]`), and what cannot be run or
+computed says why. First, on any machine, what each multiplies and moves at the size of a real model
+is counted (audit.py). Then each one's loss, log-probabilities and gradients are compared with
+float64; who computes something else is not timed. The others take turns in interleaved rounds; what
+counts is the median over the rounds of the ratio to the plain computation (logits, log-softmax,
+objective) in the same round. The floor is three matrix products of the same sizes, and nothing
+else. Peak memory is what a run allocates at once, both gradients among it.
+
+On a CPU the types are float32, on a GPU bfloat16, and there times are those of CUDA events, with
+the L2 cache emptied before each run.
 """
 
 from __future__ import annotations
@@ -18,215 +25,364 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 import warnings
-import weakref
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from audit import SHAPE, audit
+from contestants import PEERS, Contestant, Unable, objdsl, versions
+from elementwise import chip
+from problems import TASKS, Gradients, Model, Problem, Shape
+from tables import publish, text
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.profiler import ProfilerActivity, profile
 
-import objdsl
+RESULTS = Path(__file__).parent / "results"
+CPU_SHAPES = (Shape(8, 256, 512, 16_384),)
+GPU_SHAPES = tuple(
+    Shape(rows, 1024, hidden, words)
+    for rows in (8, 32)
+    for hidden, words in ((2048, 151_936), (4096, 151_936), (4096, 128_256))
+)
+QUICK = Shape(8, 8, 16, 512)
+QUICK_AUDIT = Shape(4, 1024, 1024, 32_768)
 
-ROWS, TOKENS, GROUP = 8, 256, 4
-BUDGET = 32 << 20  # bytes of logits at a time
-OBJECTIVES: dict[str, dict[str, float]] = {
-    "dapo": {},
-    "gspo": {},
-    "grpo": {},
-    "clip_cov": {"fraction": 0.01},
-}
-LogProbs = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def plain(hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
-    logits = hidden @ weight.T
-    return logits.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
+# The largest relative error of a gradient that is still the same gradient. Logits in bfloat16 cost
+# up to a tenth, and that is a result; a wrong normaliser or a lost term is none.
+SAME = {torch.float32: 1e-3, torch.bfloat16: 0.3}
+_L2 = 256 << 20  # bytes, several times any cache
 
 
-def trl(hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
-    from trl.trainer.utils import selective_log_softmax
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one run found: a loss and its gradients, and log-probabilities of live tokens `[M]`."""
 
-    return selective_log_softmax(hidden @ weight.T, tokens)
-
-
-def verl(hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
-    from verl.utils.experimental.torch_functional import FusedLinearForPPO
-
-    log_probs, _ = FusedLinearForPPO()(hidden, weight, tokens)
-    return log_probs
+    found: Gradients
+    log_pi: Tensor | None
 
 
-def torch_fused(hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
-    flat = hidden.flatten(0, 1)
-    loss = torch.nn.functional.linear_cross_entropy(
-        flat, weight, tokens.flatten(), reduction="none"
+Run = Callable[[], Outcome]
+
+
+def runs(contestant: Contestant, problem: Problem) -> Run:
+    """One contestant's turn, from leaves to gradients."""
+    forward = contestant.make(problem)
+    model, packed = problem.model, contestant.packed
+    states = problem.packed(model.hidden) if packed else model.hidden
+
+    def run() -> Outcome:
+        hidden, weight = states.detach().requires_grad_(), model.weight.detach().requires_grad_()
+        loss, log_pi = forward(hidden, weight)
+        loss.backward()
+        if log_pi is not None:
+            log_pi = log_pi.detach() if packed else problem.packed(log_pi.detach())
+        return Outcome(Gradients(loss.detach(), hidden.grad, weight.grad), log_pi)
+
+    return run
+
+
+# --- is it the same ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Against float64.
+
+    Attributes:
+        value: of the loss, absolute.
+        hidden, weight: of the gradients, relative, in the Euclidean norm.
+        log_pi: the largest of a live token; None for who does not say.
+        flips: live tokens that are on the other side of the bounds 0.8 and 1.2.
+    """
+
+    value: float
+    hidden: float
+    weight: float
+    log_pi: float | None
+    flips: int | None
+
+
+def errors(outcome: Outcome, exact: Gradients, problem: Problem, *, packed: bool) -> Errors:
+    found, by_hidden = outcome.found, exact.hidden
+    if packed:
+        by_hidden = problem.packed(by_hidden)
+    log_pi = flips = None
+    if outcome.log_pi is not None:
+        truth = problem.packed(problem.model.log_pi)
+        log_pi = float((outcome.log_pi.double() - truth).abs().max())
+        old = problem.packed(problem.log_old).double()
+        sides = [
+            torch.stack([ratio < 0.8, ratio > 1.2])
+            for ratio in ((outcome.log_pi.double() - old).exp(), (truth - old).exp())
+        ]
+        flips = int((sides[0] != sides[1]).any(0).sum())
+    return Errors(
+        float((found.value.double() - exact.value).abs()),
+        _distance(found.hidden, by_hidden),
+        _distance(found.weight, exact.weight),
+        log_pi,
+        flips,
     )
-    return -loss.view(tokens.shape)
 
 
-PEERS: dict[str, LogProbs] = {
-    "plain": plain,
-    "TRL selective_log_softmax": trl,
-    "verl FusedLinearForPPO": verl,
-    "torch linear_cross_entropy": torch_fused,
-}
+def _distance(x: Tensor, y: Tensor) -> float:
+    return float((x.double() - y).norm() / y.norm())
 
 
-class Peak(TorchDispatchMode):
-    """The most bytes that were alive at once, of those that were made or read as a leaf inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        self._seen: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(x, Tensor):
-                self._count(x.untyped_storage())
-        return out
-
-    def _count(self, storage: Any) -> None:
-        key = storage._cdata
-        if key in self._seen:
-            return
-        size = storage.nbytes()
-        self._seen.add(key)
-        self.now += size
-        self.most = max(self.most, self.now)
-        weakref.finalize(storage, self._free, key, size)
-
-    def _free(self, key: int, size: int) -> None:
-        self._seen.discard(key)
-        self.now -= size
+# --- what it takes -------------------------------------------------------------------------------
 
 
-def scene(hidden: int, words: int, case: str) -> dict[str, Tensor]:
-    torch.manual_seed(0)
-    lengths = torch.full((ROWS,), TOKENS)
-    if case == "half padded":
-        lengths = torch.randint(1, TOKENS, (ROWS,))
-    mask = torch.arange(TOKENS) < lengths[:, None]
-    reward = torch.tensor([1.0, 0, 0, 1] * (ROWS // GROUP))
-    if case == "a group without advantage":
-        reward[:GROUP] = 1
-    h, w = torch.randn(ROWS, TOKENS, hidden), torch.randn(words, hidden) / hidden**0.5
-    tokens = torch.randint(words, (ROWS, TOKENS))
-    with torch.no_grad():
-        log_pi = plain(h, w, tokens)
-    noise = 0.1 * torch.randn(2, ROWS, TOKENS)
-    return {
-        "hidden": h, "weight": w, "tokens": tokens, "mask": mask, "reward": reward,
-        "prompt": torch.arange(ROWS) // GROUP, "log_old": log_pi + noise[0],
-        "log_ref": log_pi + noise[1],
-    }  # fmt: skip
+def peak(run: Run, device: str) -> int:
+    """Bytes that one run allocates at once, the gradients that it returns among them."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        run()
+    now = most = 0
+    for event in recorded.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
 
 
-def contestants(objective: Any, data: dict[str, Tensor]) -> dict[str, Callable[[], list[Tensor]]]:
-    columns = {k: data[k] for k in ("mask", "reward", "prompt", "log_old", "log_ref")}
-    step = objective.prepare(**columns, generator=torch.Generator().manual_seed(0))
+class Clock:
+    """Seconds that a call takes."""
 
-    def leaves() -> tuple[Tensor, Tensor]:
-        return data["hidden"].detach().requires_grad_(), data["weight"].detach().requires_grad_()
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._cache = None
+        if device == "cuda":
+            self._cache = torch.empty(_L2, dtype=torch.int8, device=device)
 
-    def peer(log_probs: LogProbs) -> Callable[[], list[Tensor]]:
-        def run() -> list[Tensor]:
-            hidden, weight = leaves()
-            out = objective(log_probs(hidden, weight, data["tokens"]).float(), step)
-            out.loss.backward()
-            return [out.value, hidden.grad, weight.grad]
-
-        return run
-
-    def ours() -> list[Tensor]:
-        hidden, weight = leaves()
-        out = objective.fused(hidden, weight, data["tokens"], step, budget=BUDGET)
-        out.loss.backward()
-        return [out.value, hidden.grad, weight.grad]
-
-    return {"objdsl": ours, **{name: peer(function) for name, function in PEERS.items()}}
-
-
-def measured(
-    hidden: int, words: int, case: str, name: str, params: dict[str, float], rounds: int
-) -> dict[str, dict[str, float]]:
-    objective = objdsl.load(name, **params)
-    runs = contestants(objective, scene(hidden, words, case))
-    expected = runs["plain"]()
-    peaks, usable = {}, {}
-    for who, run in runs.items():
-        try:
-            with Peak() as peak:
-                found = run()
-        except Exception as error:
-            print(f"    {who}: {type(error).__name__}: {str(error)[:100]}")
-            continue
-        for x, y in zip(found, expected, strict=True):
-            torch.testing.assert_close(x, y, rtol=2e-3, atol=1e-5)
-        peaks[who], usable[who] = peak.most / 2**20, run
-    times: dict[str, list[float]] = {who: [] for who in usable}
-    for _ in range(rounds):
-        for who, run in usable.items():
+    def __call__(self, call: Callable[[], object]) -> float:
+        if self._cache is None:
             start = time.perf_counter()
-            run()
-            times[who].append(time.perf_counter() - start)
+            call()
+            return time.perf_counter() - start
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._cache.zero_()
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+
+def floor(model: Model) -> Callable[[], object]:
+    """Logits and both gradients as matrix products alone."""
+    hidden, weight = model.hidden.flatten(0, 1), model.weight
+    logits = hidden @ weight.T
+
+    def run() -> object:
+        torch.mm(hidden, weight.T, out=logits)
+        return logits @ weight, logits.T @ hidden
+
+    return run
+
+
+# --- the measurement -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    device: str
+    shapes: tuple[Shape, ...]
+    objectives: tuple[str, ...]
+    budget: int | None
+    rounds: int
+    minutes: float
+    quick: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.device == "cuda" else torch.float32
+
+    @property
+    def contestants(self) -> dict[str, Contestant]:
+        return {"objdsl": objdsl(self.budget), **PEERS}
+
+
+def audited(options: Options) -> dict[str, dict[str, Any]]:
+    """Objectives by contestants: what is counted, or the reason why not."""
+    shape = QUICK_AUDIT if options.quick else SHAPE
+    found: dict[str, dict[str, Any]] = {}
+    for name in options.objectives:
+        found[name] = {}
+        for who, contestant in options.contestants.items():
+            row = _or_reason(lambda: asdict(audit(contestant, TASKS[name], shape)))  # noqa: B023
+            found[name][who] = row
+    return found
+
+
+def measured(shape: Shape, options: Options) -> dict[str, Any]:
+    """All objectives and cases at one shape."""
+    torch._dynamo.reset()
+    model = Model.random(shape, options.dtype, options.device)
+    clock = Clock(options.device)
+    problems = {
+        f"{name}, {case}": Problem.random(TASKS[name], case, model)
+        for name in options.objectives
+        for case in TASKS[name].cases
+    }
+    rows: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in problems}
+    usable: dict[str, dict[str, Run]] = {name: {} for name in problems}
+    for name, problem in problems.items():
+        _say(f"{shape}: {name}")
+        exact = problem.exact()
+        for who, contestant in options.contestants.items():
+            row = _or_reason(lambda: _checked(contestant, problem, exact, clock))  # noqa: B023
+            if run := row.pop("run", None):
+                usable[name][who] = run
+            rows[name][who] = row
+    least = floor(model)
+    times, floors = _rounds(usable, least, clock, options)
+    for name, by_who in times.items():
+        for who, seconds in by_who.items():
+            ratios = [a / b for a, b in zip(seconds, by_who["plain"], strict=True)]
+            rows[name][who] |= {
+                "ratio": statistics.median(ratios),
+                "least_ratio": min(seconds) / min(by_who["plain"]),
+                "milliseconds": 1e3 * min(seconds),
+                "floor": min(floors) / min(seconds),
+            }
     return {
-        who: {
-            "ratio": statistics.median(
-                a / b for a, b in zip(times[who], times["plain"], strict=True)
-            ),
-            "peak_mib": peaks[who],
-        }
-        for who in usable
+        **asdict(shape),
+        "rounds": len(floors),
+        "floor_milliseconds": 1e3 * min(floors),
+        "results": rows,
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--save", action="store_true")
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--words", type=int, default=16_384)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    cases = ("dense", "half padded", "a group without advantage")
-    found: dict[str, Any] = {}
-    for case in cases:
-        for name, params in OBJECTIVES.items():
-            rows = measured(options.hidden, options.words, case, name, params, options.rounds)
-            found[f"{name}, {case}"] = rows
-            print(f"{name}, {case}")
-            for who, row in rows.items():
-                print(f"    {who:<28} {row['ratio']:5.2f} x the time, {row['peak_mib']:6.0f} MiB")
-    if options.save:
-        chip = "cuda" if torch.cuda.is_available() else "cpu"
-        report = {
-            "command": f"python benchmarks/head.py --save --rounds {options.rounds}",
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_chip()}",
-            "threads": torch.get_num_threads(),
-            "versions": {p: version(p) for p in ("torch", "trl", "verl")},
-            "sizes": {
-                "tokens": ROWS * TOKENS, "hidden": options.hidden, "words": options.words,
-            },
-            "results": found,
-        }  # fmt: skip
-        path = Path(__file__).parent / "results" / f"head-{chip}.json"
-        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        print(f"wrote {path}")
+def _checked(
+    contestant: Contestant, problem: Problem, exact: Gradients, clock: Clock
+) -> dict[str, Any]:
+    if contestant.gpu and clock.device != "cuda":
+        raise Unable("its kernels need a GPU")
+    run = runs(contestant, problem)
+    outcome: list[Outcome] = []
+    first = clock(lambda: outcome.append(run()))
+    wrong = errors(outcome.pop(), exact, problem, packed=contestant.packed)
+    if not max(wrong.hidden, wrong.weight) <= SAME[problem.model.hidden.dtype]:
+        raise Unable(f"computes something else: {wrong}")
+    row = {"first_seconds": first, "peak_mib": peak(run, clock.device) / 2**20}
+    return {**row, "errors": asdict(wrong), "run": run}
 
 
-def _chip() -> str:
+def _rounds(
+    usable: Mapping[str, Mapping[str, Run]],
+    least: Callable[[], object],
+    clock: Clock,
+    options: Options,
+) -> tuple[dict[str, dict[str, list[float]]], list[float]]:
+    """Everyone's seconds in every round, and the floor's: as many rounds as there is time for."""
+    times = {name: {who: [] for who in by_who} for name, by_who in usable.items()}
+    floors: list[float] = []
+    end = time.monotonic() + 60 * options.minutes / len(options.shapes)
+    longest = 0.0
+    while len(floors) < options.rounds or time.monotonic() + longest < end:
+        _say(f"round {len(floors) + 1}")
+        start = time.monotonic()
+        floors.append(clock(least))
+        for name, by_who in usable.items():
+            for who, run in by_who.items():
+                times[name][who].append(clock(run))
+        longest = max(longest, time.monotonic() - start)
+        if options.quick:
+            break
+    return times, floors
+
+
+def _or_reason(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is asked for, or why it cannot be had: a benchmark goes on without one of its peers."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
+        return ask()
+    except (Unable, ImportError) as error:
+        return {"reason": str(error)}
+    except Exception as error:
+        return {"reason": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def measure(options: Options, command: str) -> dict[str, Any]:
+    """The whole report, as `results/head-<device>.json` has it."""
+    return {
+        "command": command,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {chip()}",
+        "device": options.device,
+        "threads": torch.get_num_threads(),
+        "dtype": str(options.dtype).removeprefix("torch."),
+        "versions": versions(),
+        "audit": {
+            **asdict(QUICK_AUDIT if options.quick else SHAPE),
+            "results": audited(options),
+        },
+        "shapes": [measured(shape, options) for shape in options.shapes],
+    }
+
+
+def arguments(line: Iterable[str] | None = None) -> tuple[Options, bool]:
+    """What the command line says, and whether to save."""
+    gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes, one round")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if gpu else "cpu")
+    parser.add_argument("--objective", action="append", choices=list(TASKS), help="by default all")
+    parser.add_argument("--shape", action="append", type=_shape, metavar="N,H,V")
+    parser.add_argument("--budget", type=int, help="MiB of objdsl's logits at a time")
+    parser.add_argument("--rounds", type=int, default=3, help="at the least")
+    parser.add_argument("--minutes", type=float, default=8, help="for the rounds of all shapes")
+    said = parser.parse_args(None if line is None else list(line))
+    shapes = GPU_SHAPES if said.device == "cuda" else CPU_SHAPES
+    budget = said.budget or (None if said.device == "cuda" else 32)
+    return Options(
+        said.device,
+        tuple(said.shape or ()) or ((QUICK,) if said.quick else shapes),
+        tuple(said.objective or TASKS),
+        None if budget is None else budget << 20,
+        said.rounds,
+        said.minutes,
+        said.quick,
+    ), said.save
+
+
+def _shape(said: str) -> Shape:
+    tokens, hidden, words = map(int, said.split(","))
+    rows = max(8, tokens // 1024)
+    return Shape(rows, tokens // rows, hidden, words)
+
+
+def main(line: Iterable[str] | None = None) -> dict[str, Any]:
+    warnings.filterwarnings("ignore")
+    options, save = arguments(line)
+    torch._dynamo.config.disable = options.quick  # compiling takes longer than all the rest
+    said = sys.argv[1:] if line is None else list(line)
+    report = measure(options, " ".join(["python benchmarks/head.py", *said]))
+    print(text(report))
+    if save:
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"head-{options.device}.json"
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        for written in (path, *publish(path)):
+            _say(f"wrote {written}")
+    return report
 
 
 if __name__ == "__main__":

@@ -26,11 +26,13 @@ from objdsl import driver, gallery
 from objdsl.analysis.coupling import Coupled
 from objdsl.analysis.coupling import coupled as coupled_weights
 from objdsl.diagnostic import Diagnostic, near
-from objdsl.emit.load import Compiled
+from objdsl.emit.load import Compiled, load_kernel
 from objdsl.emit.load import load as load_program
 from objdsl.emit.stages import Input, Layout
+from objdsl.emit.triton_source import Kernel, NotElementwise
 from objdsl.fused.autograd import Formed
 from objdsl.fused.head import Head
+from objdsl.fused.kernels import TORCH, Kernels, Name, choose
 from objdsl.fused.run import Run
 from objdsl.gather import exchange, gather
 from objdsl.ir.build import ZERO
@@ -38,7 +40,7 @@ from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, wr
 from objdsl.ir.nodes import LogProb, Position, Reduce, Scan, Shift, Where
 from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.objective import Sampling
-from objdsl.plan import BUDGET, Schedule, Sizes, plan
+from objdsl.plan import BUDGET, Plan, Schedule, Sizes, plan
 from objdsl.source import Source
 
 if TYPE_CHECKING:
@@ -265,6 +267,12 @@ class Objective:
         others. Before it is cut into micro-batches, such a step needs `couple`."""
         return self._program("padded").program.coupled
 
+    @property
+    def couples(self) -> bool:
+        """Whether value, weights or reports of some rows depend on the current policy's
+        log-probabilities of others."""
+        return self._program("padded").couple is not None
+
     @cached_property
     def digest(self) -> str:
         """A hash of the formula and its parameters: equal digests compute equal numbers."""
@@ -421,6 +429,7 @@ class Objective:
         softcap: float | None = None,
         kept: Tensor | None = None,
         schedule: Schedule | None = None,
+        kernels: Name | None = None,
         budget: int = BUDGET,
         **trained: Tensor,
     ) -> Output:
@@ -441,7 +450,9 @@ class Objective:
             softcap: `c tanh(z / c)` is applied to the logits before that.
             kept: `[N, T, V]` or `[M, V]`, the words that the sampler kept.
             schedule: instead of the one that is chosen; see `objdsl compile --stage plan`.
-            budget: bytes for the logits of a chunk.
+            kernels: `torch` for tensor operations instead of Triton's kernels, which run on a GPU
+                where Triton is installed; `triton` to be refused where they cannot run.
+            budget: bytes for all that is alive besides inputs and gradients.
             trained: trained inputs that do not come out of the head, such as `value`.
 
         Raises:
@@ -455,7 +466,6 @@ class Objective:
                 f"hidden must be [{', '.join(map(str, shape))}, H] and tokens the same without H, "
                 f"not {list(hidden.shape)} and {list(tokens.shape)}"
             )
-        inputs = [x for x in (hidden, weight, bias) if x is not None]
         with torch.no_grad():
             head = Head(
                 weight.detach(),
@@ -467,25 +477,49 @@ class Objective:
             frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
             words, width = weight.shape
             longest = max(step.lengths.tolist(), default=0)
-            wide = 8 if head.wide == torch.float64 else 4
-            sizes = Sizes(int(step.lengths.sum()), longest, width, words, wide, frozen)
+            sizes = Sizes(
+                int(step.lengths.sum()), longest, width, words, weight.element_size(),
+                head.wide.itemsize, frozen, softcap is not None, kept is not None,
+            )  # fmt: skip
             chosen = plan(coupled, sizes, budget=budget, schedule=schedule)
             others = {name: x.detach() for name, x in trained.items()}
-            run = Run(self, step, coupled, others, self._alive(step))
+            chosen_kernels = self._kernels(kernels, head, step, others, chosen)
+            run = Run(self, step, coupled, others, self._alive(step), chosen_kernels)
             made, (value, weights, reports) = run(
                 head, hidden.detach().flatten(0, -2), tokens.flatten(), chosen, frozen=frozen
             )
-        by_weight = torch.zeros_like(weight) if made.weight is None else made.weight
-        gradients = [made.hidden.view(hidden.shape), by_weight.to(weight.dtype)]
-        if bias is not None:
-            by_bias = torch.zeros_like(bias) if made.bias is None else made.bias
-            gradients.append(by_bias.to(bias.dtype))
-        for name, x in trained.items():
-            if name in weights:
-                inputs.append(x)
-                gradients.append(weights[name].clone())
-        loss = Formed.apply(value, len(inputs), *inputs, *gradients)  # type: ignore[no-untyped-call]
+        formed = [
+            (hidden, made.hidden.view(hidden.shape)), (weight, made.weight), (bias, made.bias),
+            *((x, weights[name].clone()) for name, x in trained.items() if name in weights),
+        ]  # fmt: skip
+        pairs = [(x, by.to(x.dtype)) for x, by in formed if x is not None and by is not None]
+        inputs, gradients = zip(*pairs, strict=True)
+        loss = Formed.apply(value, len(pairs), *inputs, *gradients)  # type: ignore[no-untyped-call]
         return Output(loss, value, reports, made.log_pi.view(shape))
+
+    def _kernels(
+        self,
+        wish: Name | None,
+        head: Head,
+        step: Step,
+        others: Mapping[str, Tensor],
+        chosen: Plan,
+    ) -> Kernels:
+        """What is done to logits: with the objective in it, where that needs single tokens."""
+        if choose(wish, head.weight.device) == "torch":
+            return TORCH
+        from objdsl.fused import triton
+
+        if self._emitted_kernel is None or chosen.schedule == "two passes":
+            return triton.TritonKernels()
+        return triton.with_objective(*self._emitted_kernel, step, {**self.params, **others}, head)
+
+    @cached_property
+    def _emitted_kernel(self) -> tuple[Kernel, Any] | None:
+        try:
+            return load_kernel(self.formula)
+        except NotElementwise:
+            return None
 
     @cached_property
     def _coupled_weights(self) -> Coupled:

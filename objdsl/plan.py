@@ -14,10 +14,13 @@ from objdsl.analysis.coupling import Coupled, Coupling
 Schedule = Literal["one pass", "one pass, whole responses", "two passes"]
 SCHEDULES: tuple[Schedule, ...] = ("one pass", "one pass, whole responses", "two passes")
 
-# Logits of one chunk, in bytes: larger chunks add the head's gradient up less often.
+# Bytes besides inputs and gradients: larger chunks add the head's gradient up less often.
 BUDGET = 4 << 30
+# Tokens of a chunk, and words of a slice.
 _FEWEST, _MOST = 256, 8192
-_SLICE = 8192
+_NARROWEST, _WIDEST = 1024, 8192
+# Copies of the logits where every word has a weight: that, distributions, what is made of them.
+_EVERY = 6
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,35 @@ class Sizes:
     longest: int
     hidden: int
     vocabulary: int
+    narrow: int = 4
+    """Bytes of a number of the hidden states and of the head."""
     wide: int = 4
     """Bytes of a logit: 4, or 8 in float64."""
     frozen_head: bool = False
     """Whether the head itself takes no gradient, as under LoRA."""
+    softcap: bool = False
+    kept: bool = False
+    """Whether each token has words that the sampler left out."""
+
+    @property
+    def logit(self) -> int:
+        """Bytes that a logit takes: itself, the slope of its cap, whether its word was kept."""
+        return self.wide * (1 + self.softcap) + self.kept
+
+    @property
+    def state(self) -> int:
+        """Bytes that a hidden state takes: a copy, the sum that its gradient is, and a summand."""
+        return (self.narrow + 2 * self.wide) * self.hidden
+
+    @property
+    def columns(self) -> int:
+        """Bytes of what there is for each token: log-probabilities, weights, places."""
+        return 8 * 8 * self.tokens
+
+    @property
+    def copied(self) -> int:
+        """Bytes of the narrow copy of a gradient by a logit, where products need one."""
+        return self.narrow if self.narrow < self.wide else 0
 
 
 @dataclass(frozen=True)
@@ -40,9 +68,11 @@ class Plan:
 
     Attributes:
         chunk: tokens whose logits are held at a time.
-        slice: words whose gradient is formed at a time, in the second of two passes.
+        slice: words whose gradient is formed at a time: in the second of two passes; and where
+            products take narrower numbers than logits are.
         units: matrix products of tokens x hidden x vocabulary, if every token is live.
-        scratch: bytes besides the gradients themselves.
+        scratch: bytes besides what comes in and the gradients that come out, at most, on a device
+            that multiplies narrow numbers into wide sums.
         reason: why this schedule.
     """
 
@@ -78,22 +108,86 @@ def plan(
         raise ValueError("weights of words that depend on other responses have no fused schedule")
     if schedule is not None and schedule not in possible:
         raise ValueError(f"`{schedule}` is not possible: {_why(coupled)}; {', '.join(possible)} is")
-    row = sizes.wide * sizes.vocabulary
     chosen = schedule or possible[0]
     reason = _why(coupled)
-    too_long = chosen == "one pass, whole responses" and sizes.longest * row > budget
-    if too_long and schedule is None and "two passes" in possible:
-        chosen = "two passes"
-        reason += f"; the logits of {sizes.longest} tokens do not fit into {budget >> 20} MiB"
-    chunk = min(max(budget // row, _FEWEST), _MOST, max(sizes.tokens, 1))
+    one = _OnePass(sizes, every=coupled.words is not None)
+    two = _TwoPasses(sizes)
+    chunk = one.chunk(budget)
     if chosen == "one pass, whole responses":
-        chunk = max(chunk, sizes.longest)
-    width = min(_SLICE, sizes.vocabulary)
-    units = (4 if chosen == "two passes" else 3) - sizes.frozen_head
-    logits = sizes.wide * (chunk * sizes.vocabulary)
+        if sizes.longest > chunk and schedule is None and "two passes" in possible:
+            chosen = "two passes"
+            reason += f"; {sizes.longest} tokens do not fit into {budget >> 20} MiB"
+        else:
+            chunk = max(chunk, sizes.longest)
     if chosen == "two passes":
-        logits = max(logits, sizes.wide * sizes.tokens * (width + sizes.hidden))
-    return Plan(chosen, chunk, width, units, 2 * logits, reason)
+        width = two.width(budget)
+        return Plan(chosen, chunk, width, 4 - sizes.frozen_head, two.scratch(chunk, width), reason)
+    return Plan(chosen, chunk, one.width, 3 - sizes.frozen_head, one.scratch(chunk), reason)
+
+
+@dataclass(frozen=True)
+class _OnePass:
+    """The bytes of one pass. `every`: whether every word has a weight."""
+
+    sizes: Sizes
+    every: bool = False
+
+    @property
+    def width(self) -> int:
+        return min(_WIDEST, self.sizes.vocabulary)
+
+    @property
+    def fixed(self) -> int:
+        """However small chunks are: the head's gradient is summed up wide, and comes out narrow."""
+        s = self.sizes
+        if not s.copied or s.frozen_head:
+            return 0
+        return ((s.wide - s.narrow) * s.vocabulary + s.wide * self.width) * s.hidden
+
+    @property
+    def token(self) -> int:
+        """Of a chunk: its logits, which become their gradient in place, and its hidden state."""
+        s = self.sizes
+        logits = s.logit + (_EVERY * s.wide if self.every else 0)
+        return logits * s.vocabulary + s.copied * self.width + s.state
+
+    def chunk(self, budget: int) -> int:
+        """Tokens of a chunk, so that all chunks are about as large."""
+        s = self.sizes
+        most = min(max((budget - s.columns - self.fixed) // self.token, _FEWEST), _MOST)
+        many = max(1, -(-s.tokens // most))
+        return max(1, -(-s.tokens // many))
+
+    def scratch(self, chunk: int) -> int:
+        s = self.sizes
+        most = self.fixed + chunk * self.token
+        if s.copied and not s.frozen_head:
+            # In the end there are the sum over chunks and the narrow gradient that it becomes.
+            most = max(most, s.wide * s.vocabulary * s.hidden)
+        return most + s.columns
+
+
+@dataclass(frozen=True)
+class _TwoPasses:
+    """The bytes of two passes: chunks of tokens first, then all tokens and slices of the words."""
+
+    sizes: Sizes
+
+    def slice(self, width: int) -> int:
+        """Of the second pass: hidden states, a slice of the logits and of the head's gradient."""
+        s = self.sizes
+        return s.tokens * s.state + (s.tokens * (s.logit + s.copied) + s.wide * s.hidden) * width
+
+    def width(self, budget: int) -> int:
+        s = self.sizes
+        word = self.slice(1) - self.slice(0)
+        most = max((budget - s.columns - self.slice(0)) // word, _NARROWEST)
+        return min(most, _WIDEST, s.vocabulary)
+
+    def scratch(self, chunk: int, width: int) -> int:
+        s = self.sizes
+        first = chunk * (s.logit * s.vocabulary + s.narrow * s.hidden)
+        return max(first, self.slice(width)) + s.columns
 
 
 def _why(coupled: Coupled) -> str:

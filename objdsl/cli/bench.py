@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,7 +57,7 @@ class Cost:
     type=click.IntRange(1),
     default=32,
     show_default=True,
-    help="MiB for the logits of a chunk.",
+    help="MiB besides inputs and gradients.",
 )
 @click.option(
     "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds that are timed."
@@ -109,12 +108,15 @@ def measure(
         ValueError: the objective has no fused schedule, for instance because it trains two
             policies; or the two disagree.
     """
+    from objdsl.fused.counts import Counts
+
     ways = _ways(objective, tokens, hidden, words, budget << 20, device)
     counts, values = {}, {}
     for name, run in ways.items():
-        with _counter() as counted:
+        with Counts() as counted:
             values[name] = run()
-        counts[name] = counted.products / (_ROWS * tokens * hidden * words), counted.most
+        products = sum(counted.units(_ROWS * tokens, hidden, words).values())
+        counts[name] = products, counted.peak
     if not values["fused"].allclose(values["plain"], rtol=1e-3, atol=1e-5):
         raise ValueError(f"the values differ: {values}")
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -194,42 +196,3 @@ def _by_logits(objective: Objective, h: Tensor, w: Tensor, said: Tensor) -> dict
         for name in objective.live
         if name.startswith("log_")
     }
-
-
-def _counter() -> Any:
-    """Counts multiplications of matrices, and the most bytes that were alive at once."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __init__(self) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]
-            self.products = self.now = self.most = 0
-            self._seen: set[int] = set()
-
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            out = func(*args, **(kwargs or {}))
-            if func._schema.name in ("aten::mm", "aten::addmm", "aten::addmm_"):
-                a, b = [x for x in args if isinstance(x, torch.Tensor)][-2:]
-                self.products += a.shape[0] * a.shape[1] * b.shape[1]
-            for x in out if isinstance(out, tuple | list) else (out,):
-                if isinstance(x, torch.Tensor):
-                    self._alive(x.untyped_storage())
-            return out
-
-        def _alive(self, storage: Any) -> None:
-            key, size = storage._cdata, storage.nbytes()
-            if key in self._seen:
-                return
-            self._seen.add(key)
-            self.now += size
-            self.most = max(self.most, self.now)
-            weakref.finalize(storage, self._free, key, size)
-
-        def _free(self, key: int, size: int) -> None:
-            self._seen.discard(key)
-            self.now -= size
-
-    return Counter()

@@ -76,7 +76,7 @@ def _plan(objective: Objective) -> str:
 
     try:
         found = coupled(objective)
-        chosen = plan(found, Sizes(_TOKENS, _LONGEST, _HIDDEN, _WORDS))
+        chosen = plan(found, Sizes(_TOKENS, _LONGEST, _HIDDEN, _WORDS, narrow=2))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     names = names_of(objective.bindings)
@@ -90,8 +90,8 @@ def _plan(objective: Objective) -> str:
             ("live", f"tokens where {alive}" if found.alive is not None else alive),
             ("products", f"{chosen.units:g} of tokens x hidden x vocabulary, if all are live"),
             ("", f"for {_TOKENS} tokens, {_LONGEST} in the longest response, hidden {_HIDDEN}, "
-             f"{_WORDS} words:"),
-            ("chunk", f"{chosen.chunk} tokens"),
+             f"{_WORDS} words, in bfloat16:"),
+            ("chunk", f"{chosen.chunk} tokens, and {chosen.slice} words of their gradient"),
             ("scratch", f"{chosen.scratch / 2**30:.1f} GiB, where logits would take "
              f"{4 * _TOKENS * _WORDS / 2**30:.1f}"),
         )

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 ALL = slice(None)
+# Devices that multiply narrow numbers into wide ones. `meta`, of shapes alone, stands for a GPU.
+_WIDE_SUMS = frozenset({"cuda", "meta"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,7 @@ def matmul(a: Tensor, b: Tensor, wide: torch.dtype) -> Tensor:
     """`a @ b` with wide sums, and a wide result."""
     if a.dtype == b.dtype == wide:
         return a @ b
-    if a.is_cuda and a.dtype == b.dtype:
+    if a.device.type in ("cuda", "meta") and a.dtype == b.dtype:
         return torch.mm(a, b, out_dtype=wide)
     return a.to(wide) @ b.to(wide)
 

@@ -158,6 +158,7 @@ def second_pass(
             made.weight[words] = matmul(narrow.T, here, head.wide)
         if made.bias is not None:
             made.bias[words] = d.sum(0, dtype=head.wide)
+        del z, d, narrow  # before the next slice takes as much
     made.hidden[rows] = by_hidden.to(hidden.dtype)
 
 
@@ -182,17 +183,20 @@ def word_pass(
     """
     made = Gradients.empty(head, hidden, frozen=frozen)
     for rows in pieces:
-        here, target = hidden[rows], tokens[rows]
+        here, target = hidden[rows], tokens[rows, None]
         z, slope = head.logits(here, rows)
         log_p = z.sub_(z.logsumexp(-1, keepdim=True))
-        made.log_pi[rows] = log_p.gather(-1, target[:, None]).squeeze(-1)
+        made.log_pi[rows] = log_p.gather(-1, target).squeeze(-1)
         w, words = weigh(rows, made.log_pi[rows], log_p)
-        d = words.to(z.dtype)
+        total = words.sum(-1, dtype=head.wide)
         if w is not None:
-            d = d.scatter_add(1, target[:, None], w[:, None].to(z.dtype))
+            total += w
         # d log p_v / d z_u = [u = v] - p_u
-        d = d - log_p.exp() * d.sum(-1, keepdim=True)
+        d = log_p.exp().mul_(-total[:, None]).add_(words)
+        if w is not None:
+            d.scatter_add_(1, target, w[:, None].to(d.dtype))
         _add(made, head, rows, here, head.by_logits(d, slope), width)
+        del z, log_p, words, d, slope  # before the next chunk takes as much
     return made
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from objdsl.analysis.coupling import Coupled, Coupling
 from objdsl.fused.head import Head, chunks
+from objdsl.fused.kernels import TORCH, Kernels
 from objdsl.fused.passes import Gradients, one_pass, two_passes, word_pass
 from objdsl.plan import Plan
 
@@ -47,6 +48,7 @@ class Run:
         coupled: what is known of the weights.
         others: the trained inputs that do not come out of the head, such as a critic's `value`.
         alive: `[M]`, rows that may have a weight; None for all.
+        kernels: what is done to the logits of sampled tokens.
     """
 
     objective: Weighs
@@ -54,6 +56,7 @@ class Run:
     coupled: Coupled
     others: Mapping[str, Tensor]
     alive: Tensor | None = None
+    kernels: Kernels = TORCH
 
     def __call__(
         self, head: Head, hidden: Tensor, tokens: Tensor, plan: Plan, *, frozen: bool
@@ -70,14 +73,19 @@ class Run:
         if plan.schedule == "two passes":
             made = two_passes(
                 head, hidden, tokens, rows, self._weigh, chunk=plan.chunk, width=plan.slice,
-                frozen=frozen,
+                frozen=frozen, kernels=self.kernels,
             )  # fmt: skip
             return made, self._weights(made.log_pi)
         living, dead = self._parted(rows, plan)
         whole = plan.schedule == "one pass, whole responses"
         pieces = self._responses(living, plan.chunk) if whole else chunks(living, plan.chunk)
         silent = chunks(dead, plan.chunk) if len(dead) else ()
-        made = one_pass(head, hidden, tokens, pieces, self._weigh, silent=silent, frozen=frozen)
+        made = one_pass(
+            head, hidden, tokens, pieces, self._weigh, silent=silent, width=plan.slice,
+            frozen=frozen, kernels=self.kernels,
+        )  # fmt: skip
+        if said := self.kernels.said():
+            return made, (said[0], {}, said[1])
         return made, self._weights(made.log_pi)
 
     # --- what the objective says -----------------------------------------------------------------
@@ -146,13 +154,12 @@ class Run:
             others = {
                 k: x[responses] if x.dim() > 1 else x[start:end] for k, x in self.others.items()
             }
-            said = self.objective.weights(step=part, **inputs, **others)
-            found.append(said)
-            words = self._flat(said[1][f"{name}_dist"], part)
-            w = said[1].get(name)
-            return None if w is None else self._flat(w, part), words
+            value, weights, reports = self.objective.weights(step=part, **inputs, **others)
+            words, w = weights.pop(f"{name}_dist"), weights.pop(name, None)
+            found.append((value, weights, reports))  # without what is as large as the logits
+            return None if w is None else self._flat(w, part), self._flat(words, part)
 
-        made = word_pass(head, hidden, tokens, pieces, weigh, frozen=frozen)
+        made = word_pass(head, hidden, tokens, pieces, weigh, width=plan.slice, frozen=frozen)
         value = torch.stack([said[0] for said in found]).sum()
         names = found[0][2]
         reports = {one: torch.stack([said[2][one] for said in found]).sum() for one in names}
