@@ -164,8 +164,9 @@ def _pull_extremum(y: Binary, g: Expr) -> list[tuple[Expr, Expr]]:
     if gated is not None:
         x, slope, active = gated
         return [(x, where(active, mul(g, slope), ZERO))]
-    first = Binary("lt" if y.op == "min" else "gt", y.a, y.b)
-    tie = Binary("eq", y.a, y.b)
+    # A finding about what is left out points at the extremum that leaves it out.
+    first = Binary("lt" if y.op == "min" else "gt", y.a, y.b, span=y.span)
+    tie = Binary("eq", y.a, y.b, span=y.span)
     half = mul(g, HALF)
     return [
         (y.a, where(first, g, where(tie, half, ZERO))),

@@ -35,6 +35,7 @@ from objdsl.ir.nodes import (
     Reduce,
     Scan,
     Unary,
+    topological,
 )
 from objdsl.ir.objective import BUILT_IN_POLICIES, Objective
 
@@ -91,7 +92,7 @@ class Bend:
     """A factor that bends the gradient away from that of the expected reward.
 
     Attributes:
-        everywhere: it multiplies all products that hold a reward; if not, it belongs to a
+        everywhere: it weighs the reward, and with it what is subtracted; if not, it belongs to a
             baseline.
     """
 
@@ -133,16 +134,28 @@ class Estimator:
     def bends(self) -> tuple[Bend, ...]:
         """Every factor that changes with the response and weighs a reward, own or others'."""
         rewarded = self.of(Kind.SIGNAL, Kind.BASELINE)
-        shared = _shared(rewarded)
+        shared, weights = _shared(rewarded), self._weights
         found: dict[tuple[Expr, bool], Bend] = {}
         for term in rewarded:
+            whole = self._bending(term) in weights
             for factor in term.factors:
-                common = shared.get(factor.base, 0.0)
+                common = factor.exponent if whole else shared.get(factor.base, 0.0)
                 for exponent, everywhere in ((common, True), (factor.exponent - common, False)):
                     part = replace(factor, exponent=exponent)
                     if exponent and self._bends(part, term):
                         found.setdefault((factor.base, everywhere), Bend(part, everywhere))
         return tuple(found.values())
+
+    @cached_property
+    def _weights(self) -> set[Factors]:
+        """What weighs the own reward in some of its terms, and is no statistic of the group: with
+        `A * (1 + |y|)` it is `|y|`, wherever it stands, for no baseline brings that."""
+        products = {self._bending(term) for term in self.of(Kind.SIGNAL)}
+        pooled = {f.base for term in self.terms for f in term.factors if f.depends.pooled}
+        return {one for one in products if one and not any(base in pooled for base, _ in one)}
+
+    def _bending(self, term: Term) -> Factors:
+        return frozenset((f.base, f.exponent) for f in term.factors if self._bends(f, term))
 
     @cached_property
     def prompt_weights(self) -> tuple[Factor, ...]:
@@ -242,8 +255,12 @@ class Estimator:
 
     def _origin(self, base: Expr) -> Expr:
         """The node of the file for a factor: of the outermost ones that are alike, for a divisor
-        of the weight itself is what a reader looks for."""
-        return self._outermost.get(base) or self.expand.origin.get(base, base)
+        of the weight itself is what a reader looks for. Of one that differentiation made, the
+        outermost part that stands in the file."""
+        node = self._outermost.get(base) or self.expand.origin.get(base, base)
+        if node.span is not None:
+            return node
+        return next((one for one in topological(node)[::-1] if one.span is not None), node)
 
     @cached_property
     def _outermost(self) -> dict[Expr, Expr]:

@@ -218,8 +218,14 @@ class Expand:
         return known[expr]
 
     def _atom(self, made: Expr, of: Expr, exponent: float = 1.0) -> Sum:
-        self.origin.setdefault(made, of)
+        self._note(made, of)
         return atom(made, exponent)
+
+    def _note(self, made: Expr, of: Expr) -> None:
+        """Keeps where a factor comes from: of several nodes, the first that stands in the text."""
+        known = self.origin.get(made)
+        if known is None or (known.span is None and of.span is not None):
+            self.origin[made] = of
 
     def _expand(self, node: Expr) -> Sum:
         if node.boolean:
@@ -502,7 +508,7 @@ class Expand:
             fixed = frozenset(one for one in factors if index not in one[0].indices)
             applied = apply(_product(factors - fixed, 1.0))
             for made in _bases(applied):
-                self.origin.setdefault(made, node)
+                self._note(made, node)
             result = result + applied * Sum({fixed: c})
         return result
 

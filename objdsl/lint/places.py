@@ -7,6 +7,7 @@ import re
 from objdsl.analysis.dependence import depends
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Edit, Fix, Label
+from objdsl.gallery import PRELUDE, bundled
 from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, Reduce, Scan, Unary, Where, topological
 from objdsl.ir.show import text
 from objdsl.source import Span
@@ -24,14 +25,18 @@ def head(node: Expr) -> Span | None:
 
 
 def reading(facts: Facts, policy: str, *, live: bool = False) -> Span | None:
-    """The smallest piece of text of the objective that reads a policy, and passes its gradient."""
-    reads: set[Expr] = set()
-    for node in topological(facts.objective.goal):
-        own = isinstance(node, LogProb | LogDist) and node.policy == policy
-        if own or not reads.isdisjoint(node.children):
-            reads.add(node)
-            if node.span is not None and (node.live or not live):
-                return node.span
+    """The smallest piece of text of the objective that reads a policy, and passes its gradient: the
+    probability of the token, if it is there, and else the distribution."""
+    prelude = bundled(PRELUDE)
+    for kind in (LogProb, LogDist):
+        reads: set[Expr] = set()
+        for node in topological(facts.objective.goal):
+            own = isinstance(node, kind) and node.policy == policy
+            if own or not reads.isdisjoint(node.children):
+                reads.add(node)
+                stands = node.span is not None and node.span.source is not prelude
+                if stands and (node.live or not live):
+                    return node.span
     return None
 
 

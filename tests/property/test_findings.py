@@ -40,8 +40,9 @@ def test_findings_are_shown_and_are_the_same_again(text: str) -> None:
     assert found == check(text).findings
     for one in found:
         assert one.certainty is Certainty.PROVEN or one.severity is Severity.NOTE
+        assert one.span is not None
         for span in (one.span, *(label.span for label in one.labels)):
-            assert span is None or span.text.strip()
+            assert span.text.strip()
         assert f"{one.severity}[{one.code} {one.name}]: {one.message}" in render(one)
     Report.model_validate_json(formats.as_json(found), strict=True)
 

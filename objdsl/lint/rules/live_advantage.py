@@ -54,7 +54,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             weight=f"{'of V' if critic else 'w'}, beside what is meant: {extra}",
             consequence="the critic learns to raise what the policy maximises, not to be right"
             if critic
-            else None,
+            else "",
             gradient="biased by what is added"
             if biased
             else "right on policy, with noise added; off policy biased, for there the score of a "

@@ -17,8 +17,9 @@ a constant (docs/criterion.md). Where it is not, the gradient is in general anot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
 from objdsl.lint.places import counts, deviation, discounts, entry, marked
@@ -28,16 +29,7 @@ from objdsl.lint.rule import Rule, rule
 @rule("response-weight", "OBJ100", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
-        for bend in estimator.bends:
-            factor = bend.factor
-            if factor.depends.reads == {"|y|"} or not bend.everywhere or factor.base.boolean:
-                continue  # the rules of lengths, own-sample-baseline, outcome-mask
-            if counts(factor.base) or factor.base == estimator.leaf:
-                continue  # kept-count, live-weight
-            if discounts(factor.base):
-                continue  # discounted-outcome
-            if deviation(factor.base):
-                continue  # std-normalisation, batch-std
+        for factor in _unnamed(estimator):
             yield rule.finding(
                 "the weight of a reward depends on the response, its own or its group's",
                 factor.origin.span,
@@ -49,3 +41,27 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 help="measure it: objdsl audit",
                 fine_if="it is the point of the method",
             )
+
+
+def _unnamed(estimator: Estimator) -> Iterable[Factor]:
+    """The factors that no other rule names; of those that read the same, the widest."""
+    found: dict[frozenset[str], Factor] = {}
+    for bend in estimator.bends:
+        factor = bend.factor
+        if factor.depends.reads == {"|y|"} or not bend.everywhere or factor.base.boolean:
+            continue  # the rules of lengths, own-sample-baseline, outcome-mask
+        if counts(factor.base) or factor.base == estimator.leaf:
+            continue  # kept-count, live-weight
+        if discounts(factor.base):
+            continue  # discounted-outcome
+        if deviation(factor.base):
+            continue  # std-normalisation, batch-std
+        known = found.get(factor.depends.reads)
+        if known is None or _width(known) < _width(factor):
+            found[factor.depends.reads] = factor
+    return found.values()
+
+
+def _width(factor: Factor) -> int:
+    span = factor.origin.span
+    return span.end - span.start if span else 0
