@@ -177,6 +177,7 @@ class _KernelWriter(Writer):
             for one in self.inputs.values()
         ]  # fmt: skip
         many = len(results) - 1
+        w = results[min(many, 1)]
         stored = [f"tl.store(terms + i * {many}, {results[0]})"] if many else []
         for k, name in enumerate(results[2:], 1):
             stored.append(f"tl.store(terms + i * {many} + {k}, {name})")
@@ -200,7 +201,7 @@ class _KernelWriter(Writer):
             f"tl.store({self.log_pi} + i, x - lse)",
             *stored,
             "if d is not None:",
-            f"    write_gradient(d + c * d_stride, z, {shape}, y, lse, w, V, BLOCK)",
+            f"    write_gradient(d + c * d_stride, z, {shape}, y, lse, {w}, V, BLOCK)",
         ]
         return _function("head", arguments, lines)
 

@@ -8,6 +8,7 @@ Nothing here waits for the device.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any, Protocol
 
 import torch
@@ -61,7 +62,7 @@ class ObjectiveKernels(TritonKernels):
     Args:
         kernel: what was emitted.
         head: its function.
-        inputs: what it loads; see `inputs_of`.
+        inputs: what it loads.
         terms: `[M, 1 + R]`, room for the terms of the value and of the reports, 0 at first; None if
             PyTorch computes those.
     """
@@ -110,18 +111,41 @@ class Step(Protocol):
     def layout(self) -> str: ...
 
 
-def inputs_of(
+def with_objective(
+    kernel: Kernel, function: Any, step: Step, given: Mapping[str, Tensor | float], head: Head
+) -> ObjectiveKernels:
+    """The kernels of an objective for the rows of a step.
+
+    Args:
+        kernel: what was emitted, and `function` of it.
+        given: the hyper-parameters, and trained inputs that do not come out of the head.
+    """
+    inputs = _inputs(kernel, step, given, head.wide)
+    terms = None
+    if kernel.reports is not None:
+        floats = [x.dtype for x in inputs if x.is_floating_point()]
+        many = step.mask.numel() if step.layout == "padded" else _packed(step)
+        terms = torch.zeros(
+            many,
+            1 + len(kernel.reports),
+            dtype=reduce(torch.promote_types, floats, head.wide),
+            device=step.mask.device,
+        )
+    return ObjectiveKernels(kernel, function, inputs, terms)
+
+
+def _packed(step: Step) -> int:
+    """How many packed tokens there are; asking `lengths` would wait for the device."""
+    return len(next(iter(step.tokens.values()))) if step.tokens else int(step.lengths.sum())
+
+
+def _inputs(
     kernel: Kernel,
     step: Step,
     given: Mapping[str, Tensor | float],
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """What a kernel loads: a number for each token `[M]` or `[N * T]`, or one number.
-
-    Args:
-        given: the hyper-parameters, and trained inputs that do not come out of the head.
-        dtype: of the computation.
-    """
+    """What a kernel loads: a number for each token `[M]` or `[N * T]`, or one number."""
     padded, like = step.layout == "padded", {"dtype": dtype, "device": step.mask.device}
     found: dict[str, Any] = {"length": step.lengths.to(dtype), **step.environment}
     found |= {**step.tokens, **step.responses, **step.scalars, **given}
@@ -137,7 +161,7 @@ def inputs_of(
             return x.flatten().contiguous()
         if padded:
             return x[:, None].expand(step.mask.shape).flatten()
-        return x.repeat_interleave(step.lengths, output_size=len(next(iter(step.tokens.values()))))
+        return x.repeat_interleave(step.lengths, output_size=_packed(step))
 
     return [flat(one) for one in kernel.inputs]
 
