@@ -41,7 +41,7 @@ def gather(own: Mapping[str, Tensor], group: ProcessGroup) -> dict[str, Tensor]:
         if here.keys() != own.keys():
             raise ValueError(f"rank {rank} gives {[*here]}, but rank {group.rank()} {[*own]}")
     found = {}
-    for name, x in own.items():
+    for name, x in sorted(own.items()):  # in the same order on every rank
         shapes = [here[name][0] for here in said]
         filled = [here[name] for here in said if here[name][0][0]] or [said[0][name]]
         dtype = reduce(torch.promote_types, (dtype for _, dtype in filled))

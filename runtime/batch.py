@@ -55,12 +55,29 @@ class Batch:
     def with_columns(self, columns: Mapping[str, Tensor]) -> Batch:
         return replace(self, columns={**self.columns, **columns})
 
-    def micro_batches(self, size: int | None) -> list[Tensor]:
-        """Row indices in pieces of at most `size`, the responses to a prompt side by side."""
-        if size is None or size >= len(self):
-            return [torch.arange(len(self))]
-        together = torch.argsort(self.prompt, stable=True).cpu()
-        return [together[k : k + size] for k in range(0, len(together), size)]
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            tokens=self.tokens.to(device),
+            start=self.start.to(device),
+            length=self.length.to(device),
+            mask=self.mask.to(device),
+            prompt=self.prompt.to(device),
+            columns={name: column.to(device) for name, column in self.columns.items()},
+            kept=None if self.kept is None else self.kept.to(device),
+        )
+
+    def shares(self, many: int, size: int | None) -> list[list[Tensor]]:
+        """Row indices for each of `many` ranks, in pieces of at most `size`.
+
+        The responses to a prompt are side by side. Every rank has as many pieces; the last ones may
+        be empty.
+        """
+        if many == 1 and (size is None or size >= len(self)):
+            return [[torch.arange(len(self))]]
+        parts = torch.argsort(self.prompt, stable=True).cpu().tensor_split(many)
+        longest = len(parts[0])
+        size = longest if size is None else size
+        return [[part[k : k + size] for k in range(0, longest, size)] for part in parts]
 
     def minibatches(self, count: int, seed: int) -> list[Tensor]:
         """Row indices in `count` pieces of whole groups, shuffled by `seed`."""

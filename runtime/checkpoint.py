@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from objdsl.runtime.models import Policy
+from objdsl.runtime.models import Policy, pretrained
+from objdsl.runtime.ranks import spread_as
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,13 +69,18 @@ def save(
     config: Mapping[str, Any],
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Mapping[str, Any],
     *,
     keep: int,
 ) -> Path:
     """Writes `folder/step-000100`, whole or not at all, and drops all but the `keep` newest.
 
-    The weights are a Hugging Face folder: `from_pretrained` reads it.
+    The weights are a Hugging Face folder: `from_pretrained` reads it. On how many ranks it was made
+    leaves no trace.
+
+    Args:
+        policy: with its weights in one place.
+        optimizer: its state, in one place too; see `Learner.state`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{PREFIX}{progress.step:06d}"
@@ -84,7 +91,7 @@ def save(
     tokenizer.save_pretrained(writing)
     if policy.critic is not None:
         save_file(dict(policy.critic.state_dict()), writing / "critic.safetensors")
-    torch.save({"optimizer": optimizer.state_dict(), "rng": _rng()}, writing / "trainer.pt")
+    torch.save({"optimizer": optimizer, "rng": _rng()}, writing / "trainer.pt")
     state = {"progress": asdict(progress), "identity": asdict(identity), "config": config}
     (writing / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     for path in writing.iterdir():
@@ -121,15 +128,25 @@ class Saved:
     identity: Identity
     config: Mapping[str, Any]
 
-    def restore(self, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
-        """Puts weights, optimizer and random generators back, in place."""
-        stored = type(policy.model).from_pretrained(self.path, dtype=policy.model.dtype)
-        policy.model.load_state_dict(stored.state_dict())
+    def restore(self, policy: Policy) -> Mapping[str, Any]:
+        """Puts weights and random generators back, in place; the state of the optimizer.
+
+        Collective: weights that are spread over ranks are spread again.
+        """
+        stored, _ = pretrained(str(self.path))
+        _load(policy.model, stored.state_dict())
         if policy.critic is not None:
-            policy.critic.load_state_dict(load_file(self.path / "critic.safetensors"))
+            _load(policy.critic, load_file(self.path / "critic.safetensors"))
         trainer = torch.load(self.path / "trainer.pt", map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(trainer["optimizer"])
         _set_rng(trainer["rng"])
+        optimizer: Mapping[str, Any] = trainer["optimizer"]
+        return optimizer
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    own = module.state_dict()
+    spread = {name: spread_as(x.to(own[name].dtype), own[name]) for name, x in state.items()}
+    module.load_state_dict(spread)
 
 
 def find(path: Path) -> Saved:

@@ -162,6 +162,9 @@ class LearnerSection(Section):
     """Compute in bfloat16 while the weights keep their type (GPU)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How the processes of `torchrun` hold the weights: all of them each (`ddp`), or a part each
+    (`fsdp`); `auto` is `ddp` where weights, gradient and AdamW fit into half a GPU."""
 
 
 class WarmStartSection(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from objdsl.objective import Objective, Output, Step
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import ConfigError, LearnerSection
 from objdsl.runtime.models import Policy, new_critic
+from objdsl.runtime.ranks import Ranks, spread_as, whole
 from objdsl.runtime.sampler import seed_of
 
 # Below this the logits are no burden, and one pass gives log-probabilities and their gradient.
@@ -99,6 +100,8 @@ class Learner:
     Args:
         steps: of the whole run, for the schedule of the learning rate.
         frozen: the policies that the objective compares with, by name.
+        ranks: the processes that learn together, each from a share of every batch.
+        spread: whether each of them keeps a part of the weights only.
     """
 
     def __init__(
@@ -110,6 +113,8 @@ class Learner:
         steps: int,
         frozen: Mapping[str, Policy],
         seed: int = 0,
+        ranks: Ranks = Ranks(),  # noqa: B008
+        spread: bool = False,
     ) -> None:
         self.policy = policy
         self.objective = objective
@@ -118,6 +123,7 @@ class Learner:
         self._steps = steps
         self._frozen = frozen
         self._seed = seed
+        self._ranks = ranks
         for each in (policy, *frozen.values()):
             each.layers = self.needs.layers
         if "value" in self.needs.trained or "value" in self.needs.measured.values():
@@ -130,6 +136,8 @@ class Learner:
             raise ConfigError(
                 [f"{objective.name} reads the policy `{missing[0]}`: set policies.{missing[0]}"]
             )
+        for each in (policy, *frozen.values()) if spread else ():
+            each.spread(ranks)
         self.optimizer = torch.optim.AdamW(
             policy.parameters(),
             lr=config.lr,
@@ -183,6 +191,23 @@ class Learner:
             _means([one.reports for one in told]),
         )
 
+    # --- from one run to the next -----------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """The optimizer's, with every tensor in one place. Collective."""
+        state = self.optimizer.state_dict()
+        slots = {k: {n: whole(x) for n, x in slot.items()} for k, slot in state["state"].items()}
+        return {**state, "state": slots}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes a state over, which may come from another number of ranks. Collective."""
+        weights = dict(enumerate(self.policy.parameters()))
+        slots = {
+            k: {n: spread_as(x, weights[k]) if x.dim() else x for n, x in slot.items()}
+            for k, slot in state["state"].items()
+        }
+        self.optimizer.load_state_dict({**state, "state": slots})
+
     # --- what does not change while the policy learns ---------------------------------------------
 
     def _prior_columns(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -209,58 +234,79 @@ class Learner:
         return columns | {"rollout": said["log_pi"].detach(), "entropy": said["entropy"]}
 
     def _no_grad(self, policy: Policy, batch: Batch, wanted: tuple[str, ...]) -> dict[str, Tensor]:
+        shares = self._shares(batch)
         with torch.no_grad():
-            pieces = batch.micro_batches(self._config.micro_batch)
-            if len(pieces) == 1:
-                return policy.columns(batch, wanted)
-            said = [policy.columns(batch[rows], wanted) for rows in pieces]
-        back = torch.argsort(torch.cat(pieces)).to(batch.mask.device)
-        return {name: torch.cat([part[name] for part in said])[back] for name in wanted}
+            said = [_columns(policy, batch, rows, wanted) for rows in shares[self._ranks.number]]
+        policy.rest()
+        if len(said) > 1:
+            said = [{name: torch.cat([part[name] for part in said]) for name in wanted}]
+        return self._together(said[0], shares)
+
+    # --- the shares of the ranks ------------------------------------------------------------------
+
+    def _shares(self, batch: Batch) -> list[list[Tensor]]:
+        return batch.shares(self._ranks.many, self._config.micro_batch)
+
+    def _together(self, own: Mapping[str, Tensor], shares: list[list[Tensor]]) -> dict[str, Tensor]:
+        """Columns of this rank's rows -> those of all, in the order of the batch."""
+        if len(shares) == len(shares[0]) == 1:
+            return dict(own)
+        back = torch.argsort(torch.cat([rows for pieces in shares for rows in pieces]))
+        return {name: x[back.to(x.device)] for name, x in self._ranks.gather(own).items()}
 
     # --- one optimizer step -----------------------------------------------------------------------
 
     def _fits(self, batch: Batch) -> bool:
-        return self._config.micro_batch is None or len(batch) <= self._config.micro_batch
+        return len(self._shares(batch)[0]) == 1
 
     def _optimize(self, batch: Batch, first: bool) -> Learned:
         """One step of AdamW on `batch`, which is all of it however it is cut."""
-        pieces = batch.micro_batches(self._config.micro_batch)
+        shares = self._shares(batch)
+        pieces = shares[self._ranks.number]
         said: dict[str, Tensor] | None = None
         if len(pieces) == 1 and not self.fused:
             fresh = "rollout" not in batch.columns
             wanted = {*self.needs.trained, "log_pi", "entropy", *self.needs.measured.values()}
-            said = self.policy.columns(batch, wanted if fresh else self.needs.trained)
+            wanted = wanted if fresh else {*self.needs.trained}
+            said = _columns(self.policy, batch, pieces[0], sorted(wanted))
             if fresh:
-                batch = batch.with_columns(self._measured(said))
+                batch = batch.with_columns(self._measured(self._together(said, shares)))
         step = self.prepare(batch)
-        if said is None:
-            step = self._coupled(step, batch, first)
+        if said is None or self._ranks.many > 1:
+            now = None if said is None else {name: said[name] for name in self.needs.trained}
+            step = self._coupled(step, batch, first, now, shares)
         self.optimizer.zero_grad()
         value = 0.0
         reports: defaultdict[str, float] = defaultdict(float)
         for rows in pieces:
-            whole = len(pieces) == 1
-            part = batch if whole else batch[rows]
-            rows_of = step if whole else step[rows.to(batch.mask.device)]
-            out = self._evaluate(part, rows_of, said)
+            part = step if len(rows) == len(batch) else step[rows.to(batch.mask.device)]
+            out = self._evaluate(batch, rows, part, said)
             out.loss.backward()  # type: ignore[no-untyped-call]
             value += float(out.value)
             for name, report in out.reports.items():
                 reports[name] += float(report)
+        value, *told = self._ranks.sum([value, *reports.values()])
+        self._ranks.add_gradients(self.policy.parameters())
         norm = self._descend()
-        return Learned({"objective": value, **observed(batch), "grad_norm": norm}, dict(reports))
+        metrics = {"objective": value, **observed(batch), "grad_norm": norm}
+        return Learned(metrics, dict(zip(reports, told, strict=True)))
 
-    def _evaluate(self, batch: Batch, step: Step, said: Mapping[str, Tensor] | None) -> Output:
+    def _evaluate(
+        self, batch: Batch, rows: Tensor, step: Step, said: Mapping[str, Tensor] | None
+    ) -> Output:
         """The loss of some rows; `said` are the trained columns, where they are known already."""
         if not self.fused:
-            live = said or self.policy.columns(batch, self.needs.trained)
+            live = said or _columns(self.policy, batch, rows, self.needs.trained)
             return self.objective(step=step, **{name: live[name] for name in self.needs.trained})
-        states, words = self.policy.states(batch)
-        head = self.policy.head_of(states, batch)
+        part, many = _part(batch, rows), len(rows)
+        states, words = self.policy.states(part)
+        head = self.policy.head_of(states, part)
+        if head["kept"] is not None:
+            head["kept"] = head["kept"][:many]
         others: dict[str, Any] = {}
         if "value" in self.needs.trained:
-            others["value"] = self.policy.values(states)
-        return self.objective.fused(states, tokens=words, step=step, **head, **others)
+            others["value"] = self.policy.values(states)[:many]
+        return self.objective.fused(states[:many], tokens=words[:many], step=step, **head, **others)
 
     def prepare(self, batch: Batch) -> Step:
         """The objective's step of a batch that has all its columns."""
@@ -268,20 +314,32 @@ class Learner:
         present: dict[str, Any] = {n: batch.columns[n] for n in names if n in batch.columns}
         return self.objective.prepare(prompt=batch.prompt, mask=batch.mask, **present)
 
-    def _coupled(self, step: Step, batch: Batch, first: bool) -> Step:
-        """With what responses in different micro-batches have to know of each other."""
+    def _coupled(
+        self,
+        step: Step,
+        batch: Batch,
+        first: bool,
+        now: Mapping[str, Tensor] | None,
+        shares: list[list[Tensor]],
+    ) -> Step:
+        """With what responses in different micro-batches have to know of each other.
+
+        Args:
+            now: the trained columns of this rank's rows, where they are known already.
+        """
         at_hand = first and set(self.needs.trained) == {"log_pi"}
         if at_hand:  # the policy has not moved since it was measured
             return self.objective.couple(step, log_pi=batch.columns["rollout"])
-        if not self.objective.coupled:
+        if now is not None and self.objective.couples:
+            return self.objective.couple(step, **self._together(now, shares))
+        if now is not None or not self.objective.coupled:
             return step
-        now = self._no_grad(self.policy, batch, self.needs.trained)
-        return self.objective.couple(step, **now)
+        return self.objective.couple(step, **self._no_grad(self.policy, batch, self.needs.trained))
 
     def _descend(self) -> float:
         """Clips the gradient and takes the step; the norm before clipping."""
         limit = self._config.clip if self._config.clip is not None else math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)))
         if not math.isfinite(norm):
             raise TrainingError(
                 f"the norm of the gradient of {self.objective.name} is {norm}; the weights are "
@@ -289,6 +347,21 @@ class Learner:
             )
         self.optimizer.step()
         return norm
+
+
+def _part(batch: Batch, rows: Tensor) -> Batch:
+    """Some rows; for none, one that is computed and dropped: a rank without rows takes part in the
+    passes through weights that are spread over all."""
+    if len(rows) == len(batch):
+        return batch
+    return batch[rows] if len(rows) else batch[:1]
+
+
+def _columns(
+    policy: Policy, batch: Batch, rows: Tensor, wanted: Sequence[str]
+) -> dict[str, Tensor]:
+    said = policy.columns(_part(batch, rows), wanted)
+    return {name: x[: len(rows)] for name, x in said.items()}
 
 
 def _means(told: list[dict[str, float]]) -> dict[str, float]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -20,11 +20,12 @@ from objdsl.runtime import checkpoint, setup
 from objdsl.runtime.checkpoint import CheckpointError, Identity, Progress
 from objdsl.runtime.config import TINY, Config, ConfigError, config_yaml
 from objdsl.runtime.learner import Learner, needs_of
-from objdsl.runtime.models import Policy, load_model, quiet_transformers
+from objdsl.runtime.models import Policy, collect, load_model, pick_device, quiet_transformers
 from objdsl.runtime.plot import plot
+from objdsl.runtime.ranks import Ranks, joined
 from objdsl.runtime.report import Clock, Report, forget_after
 from objdsl.runtime.rewards import Rewards
-from objdsl.runtime.rollout import Place, Sampled, Source
+from objdsl.runtime.rollout import Place, Rollout, Sampled, Source
 from objdsl.runtime.runs import RunFolder, changed_settings, open_folder
 from objdsl.runtime.tasks import Task, encode_all, load_task
 from objdsl.runtime.warm_start import warm_start
@@ -56,7 +57,9 @@ def train(
     allow_changed: bool = False,
     console: Console | None = None,
 ) -> Result:
-    """Trains a policy as `config` says.
+    """Trains a policy as `config` says; every process that `torchrun` started calls this.
+
+    The first of them alone samples, tells and writes.
 
     Args:
         resume: `auto`, or the path of a run or of a checkpoint; see `runs.open_folder`.
@@ -68,6 +71,7 @@ def train(
         CheckpointError: for a checkpoint that this run cannot go on from.
         SamplerError: for a sampler that died too often or computes another policy.
         TrainingError: for a gradient that is not finite.
+        RankError: another process of the run is gone.
     """
     began = time.perf_counter()
     if config.learner.threads is not None:
@@ -78,36 +82,50 @@ def train(
     rewards = Rewards(config.rewards)
     task = load_task(config.task, config.seed)
     identity = setup.identity_of(config, objective, task)
-    run = open_folder(config, objective.name, resume)
-    notes = _compared(run, identity, config, allow_changed)
-    start = run.saved.progress if run.saved else Progress(step=0, position=0, seconds=0.0)
 
     with ExitStack() as stack:
+        ranks = stack.enter_context(joined(pick_device(config.model.device)))
+        run = ranks.tell(lambda: open_folder(config, objective.name, resume))
+        notes = _compared(run, identity, config, allow_changed)
+        start = run.saved.progress if run.saved else Progress(step=0, position=0, seconds=0.0)
+
         # --- the parts
-        _begin_folder(run, config, start)
-        report = Report(run.path, console)
+        if ranks.first:
+            _begin_folder(run, config, start)
+        report = Report(run.path, console, silent=not ranks.first)
         stack.callback(report.close)
-        model, tokenizer = load_model(config.model, task, config.seed)
+        model, tokenizer = load_model(config.model, task, config.seed, torch.device("cpu"))
+        spread = setup.spreads(config, model, ranks)
+        if not spread:
+            model.to(ranks.device)
         if config.learner.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         policy = Policy(
             model, temperature=objective.sample.temperature, autocast=config.learner.autocast
         )
+        # What is sampled from and saved: the policy itself, where its weights are in one place.
+        replica: Policy | None = policy
+        if spread:
+            replica = policy.copy() if ranks.first else None
+            if replica is not None:
+                replica.model.to(ranks.device)
         limit = config.task.max_prompt_tokens
         prompts = encode_all(tokenizer, task.train, limit)
         held_out = encode_all(tokenizer, task.held_out, limit)
         if not prompts:
             raise ConfigError([f"every prompt has more than task.max_prompt_tokens {limit} tokens"])
-        place = Place(policy.vocabulary, policy.device, setup.working_dtype(config))
+        # Between processes a batch travels on the CPU.
+        device = ranks.device if ranks.many == 1 else torch.device("cpu")
+        place = Place(policy.vocabulary, device, setup.working_dtype(config))
         source: Source | None
         source = setup.preferences_of(config, objective, tokenizer, prompts, place)
         sampled: Sampled | None = None
-        if source is None:
+        if source is None and replica is not None and ranks.first:
             end = int(tokenizer.eos_token_id)
             sampling = setup.sampling_of(config, objective, task, end)
             everything = [*prompts, *held_out]
             sampler = setup.open_sampler(
-                config, objective, policy, tokenizer, everything, sampling, run.path, report.say
+                config, objective, replica, tokenizer, everything, sampling, run.path, report.say
             )
             stack.callback(sampler.close)
             # vLLM takes as long to load as the warm start: both at the same time.
@@ -126,8 +144,9 @@ def train(
                 given=needs.given,
                 seed=config.seed,
             )
-        for line in _introduction(config, objective, task, policy, sampled, run):
-            report.say(line)
+        if ranks.first:
+            for line in _introduction(config, objective, task, policy, sampled, run, ranks, spread):
+                report.say(line)
         for note in notes:
             report.say(note)
         if len(prompts) < len(task.train):
@@ -137,24 +156,45 @@ def train(
         if run.saved is None:
             steps = _warm_start_steps(config, task)
             report.begin("warm start", steps)
-            warm_start(
-                policy, tokenizer, task, prompts, config.warm_start,
-                steps=steps, seed=config.seed, progress=report.warm_start,
-            )  # fmt: skip
+            if ranks.first:
+                warm_start(
+                    policy, tokenizer, task, prompts, config.warm_start,
+                    steps=steps, seed=config.seed, progress=report.warm_start,
+                )  # fmt: skip
             report.end()
-        frozen = setup.frozen_policies(config, needs, policy, run.path, run.saved is not None)
-        learner = Learner(
-            policy, objective, config.learner, steps=config.steps, frozen=frozen, seed=config.seed
+        ranks.agree(policy.weights())
+        frozen = setup.frozen_policies(
+            config, needs, policy, run.path, run.saved is not None, ranks
         )
+        learner = Learner(
+            policy, objective, config.learner, steps=config.steps, frozen=frozen, seed=config.seed,
+            ranks=ranks, spread=spread,
+        )  # fmt: skip
         if run.saved is not None:
-            run.saved.restore(policy, learner.optimizer)
+            learner.restore(run.saved.restore(policy))
+
+        def sample(step: int, position: int, clock: Clock) -> Rollout:
+            """What the first rank samples under the present weights, on every rank."""
+            collect(policy, replica)
+
+            def roll() -> Rollout:
+                assert source is not None
+                return source.roll(step, position, clock)
+
+            rollout = ranks.tell(roll)
+            return replace(rollout, batch=rollout.batch.to(ranks.device))
 
         def measure(step: int) -> float | None:
             """Mean reward of greedy responses to held-out prompts, under the present weights."""
-            if sampled is None or not held_out:
-                return None
-            sampled.sampler.update(step)
-            return sampled.evaluate(held_out)
+            collect(policy, replica)
+
+            def evaluate() -> float | None:
+                if sampled is None or not held_out:
+                    return None
+                sampled.sampler.update(step)
+                return sampled.evaluate(held_out)
+
+            return ranks.tell(evaluate)
 
         before = after = measure(start.step)
         if before is not None:
@@ -164,14 +204,18 @@ def train(
 
         def keep(step: int, position: int) -> None:
             seconds = start.seconds + time.perf_counter() - began
+            collect(policy, replica)
+            state = learner.state()
+            if replica is None or not ranks.first:
+                return
             checkpoint.save(
                 run.checkpoints,
                 Progress(step, position, seconds),
                 identity,
                 config.model_dump(mode="json"),
-                policy,
+                replica,
                 tokenizer,
-                learner.optimizer,
+                state,
                 keep=config.checkpoint.keep,
             )
 
@@ -181,14 +225,14 @@ def train(
         step, position, halted = start.step, start.position, None
         while step < config.steps and halted is None:
             clock = Clock()
-            rollout = source.roll(step, position, clock)
+            rollout = sample(step, position, clock)
             with clock.phase("learn"):
                 learned = learner.learn(rollout.batch, step)
             step, position = step + 1, rollout.position
             metrics = {"step": step, **rollout.metrics, **learned.metrics, **clock.metrics()}
             metrics["tokens_per_second"] = metrics["tokens"] / metrics["seconds"]
             last = step == config.steps
-            halted = None if last else stop.signal
+            halted = None if last else ranks.most(stop.signal or 0) or None
             if last or _due(step, config.report.evaluate):
                 after = measure(step)
                 metrics |= {} if after is None else {"held_out": after}
@@ -207,7 +251,7 @@ def train(
                 f"({seconds:.0f} s, everything counted)",
                 "bold",
             )
-        if config.report.curves:
+        if config.report.curves and ranks.first:
             report.say(f"curves: {plot([run.path], run.path / 'curves.png')}")
         report.say(_last_line(config, objective, run, halted))
         return Result(run.path, step, before, after, seconds, halted)
@@ -274,6 +318,8 @@ def _introduction(
     policy: Policy,
     sampled: Sampled | None,
     run: RunFolder,
+    ranks: Ranks,
+    spread: bool,
 ) -> Iterator[str]:
     params = ", ".join(f"{name} {value:g}" for name, value in objective.params.items())
     yield f"{objective.name}{f' ({params})' if params else ''} on {task.name}"
@@ -282,6 +328,8 @@ def _introduction(
         f"{config.model.name}: {size / 1e6:.3g} million weights, {config.model.dtype} "
         f"on {policy.device}"
     )
+    if ranks.many > 1:
+        yield f"{ranks.many} processes, each with {'a part of' if spread else 'all'} the weights"
     if sampled is None:
         yield f"{config.sampler.prompts} pairs a step, from the task: nothing is sampled"
     else:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from objdsl.fused.head import log_probs
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import TINY, ConfigError, ModelSection
 from objdsl.runtime.layout import Layout, can_share, layout_of
+from objdsl.runtime.ranks import Ranks, whole
 from objdsl.runtime.tasks import Task, character_tokenizer
 
 if TYPE_CHECKING:
@@ -58,14 +60,32 @@ class Policy:
         own = [p for p in self.model.parameters() if p.requires_grad]
         return own + (list(self.critic.parameters()) if self.critic else [])
 
-    def state(self) -> dict[str, Tensor]:
-        """Every weight by its name, tied ones once; the tensors themselves, not copies."""
-        return dict(self.model.named_parameters())
+    def weights(self) -> list[Tensor]:
+        """Every weight, those of the critic last; the tensors themselves, not copies."""
+        return [*self.model.parameters(), *(self.critic.parameters() if self.critic else ())]
+
+    def copy(self) -> Policy:
+        """Another one with the same weights, and without a critic."""
+        model = copy.deepcopy(self.model)
+        return Policy(model, temperature=self.temperature, autocast=self.autocast, fused=self.fused)
 
     def frozen(self) -> Policy:
         """A copy that stays as it is."""
-        model = copy.deepcopy(self.model).requires_grad_(False)
-        return Policy(model, temperature=self.temperature, autocast=self.autocast, fused=self.fused)
+        other = self.copy()
+        other.model.requires_grad_(False)
+        return other
+
+    def spread(self, ranks: Ranks) -> None:
+        """Leaves a part of the weights on each rank, on its device."""
+        for module in (self.model, self.critic):
+            if module is not None:
+                ranks.spread(module)
+
+    def rest(self) -> None:
+        """After a pass without a gradient: gives back what it gathered of spread weights."""
+        for module in (self.model, self.critic):
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     @property
     def head(self) -> nn.Linear | None:
@@ -237,10 +257,14 @@ def quiet_transformers() -> None:
 
 
 def load_model(
-    config: ModelSection, task: Task, seed: int
+    config: ModelSection, task: Task, seed: int, device: torch.device | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and the tokenizer that the settings name. `seed` makes the weights of `tiny`."""
-    device = pick_device(config.device)
+    """The model and the tokenizer that the settings name. `seed` makes the weights of `tiny`.
+
+    Args:
+        device: instead of that of the settings.
+    """
+    device = pick_device(config.device) if device is None else device
     if config.name == TINY:
         tokenizer = character_tokenizer(task.alphabet)
         model = _tiny(config, len(tokenizer), seed)
@@ -288,6 +312,23 @@ def pretrained(
     if tokenizer.eos_token_id is None:
         raise ConfigError([f"the tokenizer of `{name}` has no end-of-text token"])
     return model, tokenizer
+
+
+def collect(policy: Policy, replica: Policy | None) -> None:
+    """Brings spread weights together in a replica, which the first rank has. Collective.
+
+    A policy whose weights are in one place is its own replica.
+    """
+    if replica is policy:
+        return
+    if replica is not None and policy.critic is not None and replica.critic is None:
+        replica.critic = new_critic(replica.model)
+    targets = [None] * len(policy.weights()) if replica is None else replica.weights()
+    with torch.no_grad():
+        for weight, target in zip(policy.weights(), targets, strict=True):
+            together = whole(weight)
+            if target is not None:
+                target.copy_(together)
 
 
 def new_critic(model: PreTrainedModel) -> nn.Linear:

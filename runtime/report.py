@@ -74,13 +74,19 @@ class Sample:
 
 
 class Report:
-    """Writes to the run's folder, and tells the terminal or the log."""
+    """Writes to the run's folder, and tells the terminal or the log.
 
-    def __init__(self, folder: Path, console: Console | None = None) -> None:
-        self._folder = folder
-        self._console = console or Console(highlight=False, soft_wrap=True)
-        self._metrics = (folder / METRICS).open("a", encoding="utf-8")
-        self._samples = (folder / SAMPLES).open("a", encoding="utf-8")
+    Args:
+        silent: write and tell nothing, as all ranks but the first do.
+    """
+
+    def __init__(
+        self, folder: Path, console: Console | None = None, *, silent: bool = False
+    ) -> None:
+        console = console or Console(highlight=False, soft_wrap=True)
+        self._console = Console(quiet=True, force_terminal=False) if silent else console
+        files = [Path(os.devnull)] * 2 if silent else [folder / METRICS, folder / SAMPLES]
+        self._metrics, self._samples = (file.open("a", encoding="utf-8") for file in files)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._total = 0

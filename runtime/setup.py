@@ -16,6 +16,7 @@ from objdsl.runtime.config import TINY, Config, ConfigError
 from objdsl.runtime.learner import Needs
 from objdsl.runtime.models import Policy, pretrained
 from objdsl.runtime.probe import TOLERANCE, probe
+from objdsl.runtime.ranks import Ranks
 from objdsl.runtime.rollout import Place, Preferences, has_preferences
 from objdsl.runtime.sampler import Sampler, Sampling, vllm_version
 from objdsl.runtime.tasks import Prompt, Task
@@ -23,10 +24,12 @@ from objdsl.runtime.transformers_sampler import TransformersSampler
 from objdsl.runtime.vllm_sampler import KEEP_MASK_VOCABULARY, ManySamplers, VllmSampler
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_GROUP = 8
 PROBE_PROMPTS = 16
+# Of the weights: themselves, their gradient, two moments of AdamW.
+_COPIES = 4
 
 
 def load_objective(config: Config) -> Objective:
@@ -142,8 +145,22 @@ def open_sampler(
     return engines[0] if len(engines) == 1 else ManySamplers(engines)
 
 
+def spreads(config: Config, model: PreTrainedModel, ranks: Ranks) -> bool:
+    """Whether each rank keeps a part of the weights only."""
+    asked = config.learner.parallel
+    if ranks.many == 1 or asked == "ddp":
+        return False
+    if asked == "fsdp":
+        return True
+    if ranks.device.type != "cuda":
+        return False
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    memory = torch.cuda.get_device_properties(ranks.device).total_memory
+    return bool(_COPIES * weights > memory / 2)
+
+
 def frozen_policies(
-    config: Config, needs: Needs, policy: Policy, folder: Path, resumed: bool
+    config: Config, needs: Needs, policy: Policy, folder: Path, resumed: bool, ranks: Ranks
 ) -> dict[str, Policy]:
     """The policies that the objective compares with.
 
@@ -156,7 +173,8 @@ def frozen_policies(
         if source is None and name != "ref":
             continue  # the learner says which one is missing
         if source is None and not resumed:
-            policy.model.save_pretrained(folder / "ref")
+            if ranks.first:
+                policy.model.save_pretrained(folder / "ref")
             found[name] = policy.frozen()
             continue
         model, _ = pretrained(source or str(folder / "ref"))

@@ -42,6 +42,8 @@ def _console(example: Example) -> None:
                 assert re.search(rf"^{target}:", _makefile(), re.MULTILINE), line
         elif program == "objdsl":
             _command(arguments, expected)
+        elif program == "torchrun":
+            _command(arguments[arguments.index("objdsl") + 1 :], expected)
         else:
             assert program in {"git", "pip"}, f"what is `{program}`?"
 

@@ -88,6 +88,7 @@ def train(
     from objdsl.runtime.checkpoint import CheckpointError
     from objdsl.runtime.learner import TrainingError
     from objdsl.runtime.loop import train as run
+    from objdsl.runtime.ranks import RankError
     from objdsl.runtime.sampler import SamplerError
 
     try:
@@ -102,7 +103,7 @@ def train(
         _fail(error.problems, 2)
     except (CheckpointError, FileNotFoundError) as error:
         _fail([str(error)], 2)
-    except (SamplerError, TrainingError) as error:
+    except (RankError, SamplerError, TrainingError) as error:
         _fail([str(error)], 1)
     if result.stopped is not None:
         # What a shell says of a program that a signal ended: a scheduler then starts it again.
@@ -148,6 +149,8 @@ def _refuse_near_options(flags: Iterable[str]) -> None:
 
 
 def _fail(problems: Iterable[str], code: int) -> NoReturn:
+    rank = os.environ.get("RANK", "0")
+    who = "error" if rank == "0" else f"error in process {rank}"
     for problem in problems:
-        click.echo(f"error: {problem}", err=True)
+        click.echo(f"{who}: {problem}", err=True)
     sys.exit(code)

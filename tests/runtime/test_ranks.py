@@ -1,0 +1,140 @@
+"""Data parallel: a run of two processes has the numbers of a run of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import trainers
+
+from objdsl.runtime.batch import Batch
+from objdsl.runtime.config import Config
+from objdsl.runtime.loop import Result
+
+Numbers = Callable[[Path], list[dict[str, float]]]
+
+# Adam turns a gradient of rounding errors alone into a step of `lr`, hence its large epsilon.
+SAME = {
+    "model.dtype": "float64",
+    "learner.lr": 1e-2,
+    "learner.epsilon": 1e-3,
+    "rewards": {"trainers:even": 1.0},
+}
+RUNS: dict[str, dict[str, Any]] = {
+    # Nine rows in pieces of two: the last piece of the second process is empty.
+    "grpo": {"sampler.prompts": 3, "sampler.group": 3, "learner.micro_batch": 2},
+    "clip_cov": {"params.low": 0.0, "params.high": 0.5, "params.fraction": 0.3},
+    "ppo": {"learner.minibatches": 2, "learner.epochs": 2},
+    "kl_cov": {"learner.head": "fused", "learner.micro_batch": 3, "params.fraction": 0.3},
+}
+PARALLEL = ("ddp", "fsdp")
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def back_to_the_middle(folder: Path, copy: Path) -> Path:
+    """A copy of a run as if it had crashed after its second step of four."""
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / "checkpoints" / "step-000004")
+    return copy
+
+
+def assert_the_same_run(folder: Path, other: Path, numbers: Numbers) -> None:
+    steps, others = numbers(folder), numbers(other)
+    assert len(steps) == 5
+    for one, two in zip(steps, others, strict=True):
+        assert one.keys() == two.keys()
+        assert two == pytest.approx(one, rel=1e-5, abs=1e-7)
+    last = "checkpoints/step-000004/model.safetensors"
+    weights, twice = load_file(folder / last), load_file(other / last)
+    for name, x in weights.items():
+        torch.testing.assert_close(twice[name], x, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(
+    settings: Callable[..., Config], run: Callable[..., Result], numbers: Numbers, tmp_path: Path,
+    port: int,
+) -> None:  # fmt: skip
+    alone = {
+        name: run(name, output=tmp_path / name, **SAME, **more).folder
+        for name, more in RUNS.items()
+    }
+    jobs: list[tuple[dict[str, Any], str | None]] = []
+    for name, more in RUNS.items():
+        for parallel in PARALLEL:
+            chosen = {**SAME, **more, "learner.parallel": parallel}
+            config = settings(name, output=tmp_path / f"{name}-{parallel}", **chosen)
+            jobs.append((config.model_dump(), None))
+    # From one process to two.
+    halves = back_to_the_middle(alone["ppo"], tmp_path / "one-two")
+    config = settings("ppo", output=halves, **SAME, **RUNS["ppo"], learner__parallel="fsdp")
+    jobs.append((config.model_dump(), str(halves)))
+    torch.multiprocessing.spawn(trainers.work, (port, jobs), nprocs=2)  # type: ignore[no-untyped-call]
+
+    for name, folder in alone.items():
+        for parallel in PARALLEL:
+            assert_the_same_run(folder, tmp_path / f"{name}-{parallel}", numbers)
+    assert_the_same_run(alone["ppo"], halves, numbers)
+    # From two to one.
+    for parallel in PARALLEL:
+        halves = back_to_the_middle(tmp_path / f"ppo-{parallel}", tmp_path / f"{parallel}-one")
+        run("ppo", output=halves, _resume=str(halves), **SAME, **RUNS["ppo"])
+        assert_the_same_run(alone["ppo"], halves, numbers)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_run(tmp_path: Path) -> None:
+    here = str(Path(__file__).parent)
+    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = """
+        -m torch.distributed.run --standalone --nproc-per-node 2 -m objdsl train dr_grpo
+        --steps 3 --model.layers 1 --model.width 16 --model.heads 2 --task.held_out 0
+        --sampler.engine transformers --sampler.prompts 2 --sampler.group 2 --warm_start.steps 0
+        --report.curves false
+    """.split()
+    settings = [
+        "--rewards",
+        json.dumps({"trainers:deadly": 1.0}),
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(
+        [sys.executable, *command, *settings], env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "2 processes, each with all the weights" in done.stdout
+    assert "error: another process of the run is gone" in done.stderr
+
+
+def test_shares_are_all_rows_in_as_many_pieces() -> None:
+    prompt = torch.tensor([2, 0, 1, 1, 0, 2, 0])
+    nothing = torch.zeros(7, 0)
+    batch = Batch(nothing, prompt, prompt, nothing, prompt, {})
+    shares = batch.shares(3, 2)
+    assert [[len(rows) for rows in pieces] for pieces in shares] == [[2, 1], [2, 0], [2, 0]]
+    order = torch.cat([rows for pieces in shares for rows in pieces])
+    assert sorted(order.tolist()) == list(range(7))
+    assert prompt[order].tolist() == sorted(prompt.tolist())
+    assert [len(rows) for rows in batch.shares(1, 3)[0]] == [3, 3, 1]
+    assert batch.shares(1, None)[0][0].tolist() == list(range(7))
+    assert [len(pieces[0]) for pieces in batch.shares(8, 4)] == [1] * 7 + [0]

@@ -1,0 +1,42 @@
+"""What the processes of test_ranks.py do: a module of its own, which a fresh one can import."""
+
+from __future__ import annotations
+
+import os
+import signal
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+
+from objdsl.runtime.config import Config
+from objdsl.runtime.loop import train
+
+
+def even(*, completions: list[str], **_: Any) -> list[float]:
+    """1 for a response that begins with an even digit: a policy that knows nothing gets some."""
+    return [float(text[:1] in {"0", "2", "4", "6", "8"}) for text in completions]
+
+
+def deadly(*, completions: list[str], **_: Any) -> list[float]:
+    """Ends the other process of the run, which has no time to say anything."""
+    parent = os.getppid()
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    for pid in map(int, children):
+        if pid != os.getpid():
+            os.kill(pid, signal.SIGKILL)
+    return [1.0] * len(completions)
+
+
+def work(rank: int, port: int, runs: list[tuple[dict[str, Any], str | None]]) -> None:
+    """Trains with each of some settings, from a checkpoint or from the start, as one of two."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    for settings, resume in runs:
+        train(Config.model_validate(settings), resume=resume, console=Console(file=StringIO()))
+    dist.destroy_process_group()
