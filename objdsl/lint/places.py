@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from objdsl.analysis.dependence import depends
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Edit, Fix, Label
 from objdsl.gallery import PRELUDE, bundled
-from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, Reduce, Scan, Unary, Where, topological
+from objdsl.ir.build import both, bounds, negation
+from objdsl.ir.nodes import (
+    Binary,
+    Expr,
+    LogDist,
+    LogProb,
+    Others,
+    Reduce,
+    Scan,
+    Unary,
+    Where,
+    topological,
+)
 from objdsl.ir.show import text
 from objdsl.source import Span
 
@@ -83,6 +96,41 @@ def with_gradient(goal: Expr) -> list[Expr]:
             found[node] = None
             stack += node.children
     return list(found)
+
+
+def extrema(goal: Expr) -> Iterator[tuple[Binary, int, Expr | None]]:
+    """The minima and maxima that pass a gradient on, each with the sign that it has in the goal and
+    the mask of the branch that it stands in; those are left out whose sign depends on data."""
+    stack: list[tuple[Expr, int, Expr | None]] = [(goal, 1, None)]
+    seen = set()
+    while stack:
+        node, sign, branch = one = stack.pop()
+        if not node.live or one in seen:
+            continue
+        seen.add(one)
+        match node:
+            case Binary("min" | "max", a, b):
+                yield node, sign, branch
+                stack += [(a, sign, branch), (b, sign, branch)]
+            case Unary("neg", x):
+                stack.append((x, -sign, branch))
+            case Binary("sub", a, b):
+                stack += [(a, sign, branch), (b, -sign, branch)]
+            case Binary("add", a, b):
+                stack += [(a, sign, branch), (b, sign, branch)]
+            case Where(m, a, b):
+                stack += [(a, sign, _both(branch, m)), (b, sign, _both(branch, negation(m)))]
+            case Binary("mul", a, b):
+                stack += [(a, sign, branch)] if bounds(b)[0] >= 0 else []
+                stack += [(b, sign, branch)] if bounds(a)[0] >= 0 else []
+            case Binary("div", a, b) if bounds(b)[0] >= 0:
+                stack.append((a, sign, branch))
+            case Reduce("sum" | "mean", _, x) | Others(_, x):
+                stack.append((x, sign, branch))
+
+
+def _both(branch: Expr | None, mask: Expr) -> Expr:
+    return mask if branch is None else both(branch, mask)
 
 
 def discounts(node: Expr) -> bool:

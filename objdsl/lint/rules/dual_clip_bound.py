@@ -1,0 +1,88 @@
+"""A bound on the other side of the clip, `max(x, c * A)`, takes the gradient where it is needed.
+
+**What.** The second bound of a dual clip without `A < 0` in front of it, or behind the other sign;
+or with a `c` that is not above the clip's own upper bound.
+
+**Why.** The bound is there for `A < 0` alone, where the minimum has none. `max(x, c * A)` with A >
+0 and c > 1 is `c * A` as long as the ratio is below c: a number, without a gradient, so that right
+answers teach nothing. With A < 0 and c <= 1 the same happens to wrong ones, on policy already; with
+a c between 1 and the clip's upper bound it happens inside of the clip's bounds.
+
+**Fine if** never.
+
+**Example.**
+
+    maximize mean[p,i,t] max(surrogate(r, A, 1 - eps, 1 + eps), c * A)
+
+**Instead.** `dual_clip(surrogate(r, A, 1 - eps, 1 + eps), A, c)` with c = 3.
+
+**Papers.** Dual-clip PPO, arXiv:1912.09729, eq. 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.expand import Expand, Sum, TooLarge, number
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.build import ZERO
+from objdsl.ir.nodes import Binary, Clip, Expr, topological
+from objdsl.lint.places import extrema
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("dual-clip-bound", "OBJ410", Severity.ERROR)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    on = facts.on_policy
+    for node, sign, branch in extrema(facts.objective.goal):
+        if node.op != ("max" if sign > 0 else "min") or node.a.live == node.b.live:
+            continue
+        held, bound = (node.a, node.b) if node.a.live else (node.b, node.a)
+        try:
+            value, c = on(held), _multiple(on(bound), on(held))
+            if c is None:
+                continue
+            dead = _dead(on, held, c, sign, branch)
+        except TooLarge:
+            continue
+        upper = _upper(on, held)
+        if dead or (value.terms and c <= upper):
+            yield rule.finding(
+                f"the bound at {c:g} takes the gradient where it is needed",
+                node.span,
+                severity=None if dead else Severity.WARNING,
+                under="a number on policy, and no gradient"
+                if dead
+                else f"within the clip's own bound, {upper:g}",
+                consequence=f"{dead} teach nothing"
+                if dead
+                else f"a wrong answer's token is let go from a ratio of {c:g} on",
+                help="dual_clip(x, A, 3): for A < 0 alone, and well above the clip",
+            )
+
+
+def _multiple(bound: Sum, held: Sum) -> float | None:
+    """The number c of `c * A`, A being what is held on policy; None if it is another value, or 0,
+    which leaves out one sign of rewards on purpose."""
+    if not held.terms or held.terms.keys() != bound.terms.keys():
+        return None
+    first = next(iter(held.terms))
+    c = bound.terms[first] / held.terms[first]
+    return c if not (bound - held.scaled(c)).terms else None
+
+
+def _dead(on: Expand, held: Expr, c: float, sign: int, branch: Expr | None) -> str:
+    """For which answers the bound is taken on policy, within its branch; empty for none."""
+    within = number(1) if branch is None else on(branch)
+    for right, answers in ((True, "right answers"), (False, "wrong answers")):
+        side = Binary("gt" if right == (sign > 0) else "lt", held, ZERO)
+        if (c >= 1 if right else c <= 1) and (within * on(side)).terms:
+            return answers
+    return ""
+
+
+def _upper(on: Expand, held: Expr) -> float:
+    """The upper bound of the clip that is held, or 1."""
+    bounds = (on(x.hi).number for x in topological(held) if isinstance(x, Clip) and x.x.live)
+    return max((x for x in bounds if x is not None), default=1.0)
