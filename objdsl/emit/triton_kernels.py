@@ -71,6 +71,7 @@ def write_gradient(
 ):  # fmt: skip
     """`d_v = w ([v = target] - p_v)`, by the products. `d` may be narrower, and lie where `z` does:
     of each block, all is read before any is written."""
+    w = w.to(z.dtype.element_ty)
     for start in range(0, V, BLOCK):
         v = start + tl.arange(0, BLOCK)
         x, slope = logits(z, bias, kept, softcap, temperature, v, V)

@@ -50,7 +50,7 @@ FUNCTIONS = ("exp", "log", "sqrt", "abs", "sigmoid")
 OWN = {
     "tl", "triton", "logits", "log_sum_exp", "log_sigmoid", "write_gradient", "objective", "head",
     "z", "d", "rows", "target", "terms", "lse", "bias", "kept", "softcap", "temperature", "stride",
-    "d_stride", "kept_stride", "V", "BLOCK", "c", "i", "y", "x", "w", "J",
+    "d_stride", "kept_stride", "V", "BLOCK", "c", "i", "y", "logit", "w", "J",
 }  # fmt: skip
 """Names of the kernel itself: a column of that name gets another one there."""
 
@@ -196,9 +196,9 @@ class _KernelWriter(Writer):
             "if kept is not None:",
             "    kept += i * kept_stride",
             f"lse = log_sum_exp(z, {shape}, V, BLOCK)",
-            f"x, _ = logits(z, {shape}, y, V)",
-            f"{', '.join(results)} = objective({', '.join(['x - lse', *loaded])})",
-            f"tl.store({self.log_pi} + i, x - lse)",
+            f"logit, _ = logits(z, {shape}, y, V)",
+            f"{', '.join(results)} = objective({', '.join(['logit - lse', *loaded])})",
+            f"tl.store({self.log_pi} + i, logit - lse)",
             *stored,
             "if d is not None:",
             f"    write_gradient(d + c * d_stride, z, {shape}, y, lse, {w}, V, BLOCK)",
@@ -262,6 +262,8 @@ class _KernelWriter(Writer):
                 return f"tl.{op}({self._argument(x)})", ATOM
             case Binary("min" | "max" as op, a, b):
                 return f"tl.{op}imum({self._argument(a)}, {self._argument(b)})", ATOM
+            case Binary("pow", a, Const(0.5)):
+                return f"tl.sqrt({self._argument(a)})", ATOM
             case Binary("pow", a, Const(k)) if k in (2, 3, 4):
                 return " * ".join([self._named(a)] * int(k)), TIMES
             case Binary(op) if op != "pow":

@@ -1,0 +1,90 @@
+"""The Triton that an objective becomes: held by golden files, and what keeps it from becoming any.
+
+tests/fused/triton runs it.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from importlib.resources import files
+
+import pytest
+
+import objdsl
+from objdsl import driver, gallery
+from objdsl.analysis.coupling import Coupling, coupled
+from objdsl.emit.triton_source import OWN, Kernel, NotElementwise, emit
+
+KERNELS = (files("objdsl.emit") / "triton_kernels.py").read_text(encoding="utf-8")
+
+
+def kernel_of(name: str) -> Kernel:
+    return emit(driver.compile_source(gallery.find(name)), KERNELS)
+
+
+@pytest.mark.parametrize("name", ["grpo", "sapo"])
+def test_golden(name: str, golden: Callable[[str, str], None]) -> None:
+    golden(f"emit/{name}_triton.py", kernel_of(name).source)
+
+
+@pytest.mark.parametrize("name", gallery.names())
+def test_what_needs_its_own_token_alone_has_a_kernel(name: str) -> None:
+    """Coupling, which knows nothing of emission, says which objectives have one."""
+    formula = driver.compile_source(gallery.find(name))
+    try:
+        kernel = emit(formula, KERNELS)
+    except NotElementwise as error:
+        kernel, needs = None, error.needs
+    try:
+        known = coupled(formula)
+    except ValueError:  # it trains a layer besides the head
+        return
+    assert (kernel is not None) == (known.words is None and known.worst <= Coupling.TOKEN)
+    if kernel is None:
+        assert needs
+        return
+    assert (kernel.reports is None) == bool(kernel.needs)
+    lines = kernel.source.splitlines()
+    assert max(map(len, lines)) <= 100
+    *_, objective, head = ast.parse(kernel.source).body
+    assert isinstance(objective, ast.FunctionDef)
+    assert isinstance(head, ast.FunctionDef)
+    loaded = [argument.arg for argument in objective.args.args[1:]]
+    assert loaded == [f"{one.name}_" if one.name in OWN else one.name for one in kernel.inputs]
+    assert {*loaded} <= {argument.arg for argument in head.args.args}
+
+
+def test_columns_with_the_names_of_the_kernel() -> None:
+    text = "objective o\ngiven z[p,i,t]\ngiven lse[p,i]\nmaximize mean[p,i,t] exp(z * log(pi) - lse)\n"
+    kernel = emit(objdsl.loads(text).formula, KERNELS)
+    assert "def objective(log_pi, " in kernel.source
+    assert "tl.load(z_ + i)" in kernel.source
+
+
+@pytest.mark.parametrize(
+    ("weight", "written"),
+    [
+        ("(pi / old)^3", " * "),
+        ("logsigmoid(log(pi))", "log_sigmoid("),
+        ("sqrt(-log(pi))", "tl.sqrt("),
+        ("max(sg(pi), 0.1) * log(pi)", "tl.full((), 0.1, log_pi.dtype)"),
+        ("sg(pi / old) * log(pi) * t / |y|", "position"),
+    ],
+)
+def test_how_operations_are_written(weight: str, written: str) -> None:
+    text = f"objective o\nmaximize mean[p,i,t] ({weight})\n"
+    assert written in emit(objdsl.loads(text).formula, KERNELS).source
+
+
+@pytest.mark.parametrize(
+    ("goal", "needs"),
+    [
+        ("mean[p,i] (reward * exp(sum[t] log(pi)))", "sum[t]"),
+        ("mean[p,i,t] (reward * (-log(pi))^1.7)", "0.7"),
+    ],
+)
+def test_what_has_no_kernel(goal: str, needs: str) -> None:
+    with pytest.raises(NotElementwise, match="single tokens") as caught:
+        emit(objdsl.loads(f"objective o\nmaximize {goal}\n").formula, KERNELS)
+    assert needs in caught.value.needs

@@ -1,0 +1,94 @@
+"""What test_compiled.py asks a fresh process: what Triton's compiler makes of the kernels.
+
+The GPU need not be there. Prints a JSON object."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from test_fused import PARAMS, scene
+
+import objdsl
+from objdsl.emit import triton_kernels
+from objdsl.fused.head import Head
+from objdsl.fused.triton import with_objective
+
+TYPES = {
+    "rows": "*i64", "target": "*i64", "kept": "*i1", "first": "i32", "stride": "i32",
+    "d_stride": "i32", "kept_stride": "i32", "V": "i32", "d": "*bf16",
+}  # fmt: skip
+HEAD = ("bias", "kept", "softcap", "temperature")
+TARGET = GPUTarget("cuda", 90, 32)
+
+
+def compiled(kernel: Any, types: dict[str, str], none: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Registers, bytes that are spilled, and the widths of offsets between tokens."""
+    signature, constants, aligned = {}, {}, {}
+    for k, name in enumerate(kernel.arg_names):
+        if name in none or name == "BLOCK":
+            signature[name], constants[(k,)] = "constexpr", None if name in none else 4096
+        else:
+            signature[name] = types.get(name, "*fp32")
+            aligned[(k,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, aligned)
+    made = triton.compile(source, TARGET, {"num_warps": 8})
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(made.asm["cubin"])
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        said = subprocess.run(
+            [tool, "--dump-resource-usage", binary], capture_output=True, text=True, check=True
+        ).stdout
+    return {
+        "registers": int(re.search(r"REG:(\d+)", said)[1]),  # type: ignore[index]
+        "spilled": int(re.search(r"LOCAL:(\d+)", said)[1]),  # type: ignore[index]
+        "offsets": _offsets(made.asm["ttir"]),
+    }
+
+
+def _offsets(code: str) -> dict[str, str]:
+    """The type of what is added to each pointer that a kernel is given."""
+    return dict(re.findall(r"tt\.addptr %([a-zA-Z]\w*), %\S+ : !tt\.ptr<\w+>, (\w+)", code))
+
+
+def kernel_of(name: str) -> tuple[Any, dict[str, str]]:
+    """The kernel of an objective, and the types of what it loads in a real step."""
+    objective = objdsl.load(name, **PARAMS.get(name, {}))
+    data = scene(objective, packed=True)
+    columns = {k: x for k, x in data["columns"].items() if k not in objective.live}
+    step = objective.prepare(**columns, **data["rows"], dtype=torch.float32)
+    given = {**objective.params, **{k: data["columns"][k].float() for k in objective.live[1:]}}
+    kernel, head = objective._emitted_kernel  # type: ignore[misc]
+    made = with_objective(kernel, head, step, given, Head(torch.zeros(2, 2)))
+    names = head.arg_names[head.arg_names.index("log_pi") + 1 + (made.terms is not None) :]
+    types = {torch.bool: "*i1", torch.float32: "*fp32", torch.int64: "*i64"}
+    return head, {k: types[x.dtype] for k, x in zip(names, made.inputs, strict=False)}
+
+
+def main() -> None:
+    found: dict[str, Any] = {}
+    for kernel in (triton_kernels.score, triton_kernels.gradient):
+        found[kernel.__name__] = compiled(kernel, TYPES)
+        plain = (*HEAD, "entropy") if kernel is triton_kernels.score else HEAD
+        found[f"{kernel.__name__}, plain"] = compiled(kernel, TYPES, plain)
+    for name in sys.argv[1:]:
+        kernel, types = kernel_of(name)
+        found[name] = compiled(kernel, {**TYPES, **types}, HEAD)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""What Triton's compiler makes of the kernels for a GPU that is not here.
+
+The interpreter takes much that the compiler refuses, and knows nothing of registers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+NAMES = ["grpo", "dapo", "ppo", "sapo", "kl_k1_loss"]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    if torch.cuda.is_available():
+        pytest.skip("where there is a GPU, the kernels run on it")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    said = subprocess.run(
+        [sys.executable, Path(__file__).with_name("compile_kernels.py"), *NAMES],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    return json.loads(said.stdout)  # type: ignore[no-any-return]
+
+
+def test_they_compile_and_spill_nothing(compiled: dict[str, Any]) -> None:
+    assert compiled.keys() > set(NAMES)
+    for name, found in compiled.items():
+        assert found["spilled"] == 0, name
+        # 256 threads of 64 registers: four programs share a processor, and hide each other's loads.
+        assert found["registers"] <= 64, name
+
+
+def test_offsets_between_tokens_are_64_bits_wide(compiled: dict[str, Any]) -> None:
+    """A chunk of 16 384 tokens over 152 064 words has more than 2^31 logits."""
+    assert 16_384 * 152_064 > 2**31
+    for name, found in compiled.items():
+        offsets = found["offsets"]
+        assert {"z", "target"} <= offsets.keys(), name
+        assert set(offsets.values()) == {"i64"}, (name, offsets)
+    for name in NAMES:
+        assert {"z", "d", "rows", "target", "log_pi"} <= compiled[name]["offsets"].keys(), name

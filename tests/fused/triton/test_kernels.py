@@ -1,0 +1,274 @@
+"""Triton's kernels compute what tensor operations compute.
+
+On a machine with a GPU they run there; on others in Triton's interpreter, with TRITON_INTERPRET=1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import objdsl
+from objdsl.analysis.coupling import Coupling
+from objdsl.fused.head import Head
+from objdsl.fused.kernels import TORCH, choose
+from objdsl.plan import legal
+
+pytest.importorskip("triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not INTERPRETED and not torch.cuda.is_available():
+    pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from test_fused import NAMES, PARAMS, chunks_of_any_size, plain, prepared, scene  # noqa: E402
+
+from objdsl.fused import triton as ours  # noqa: E402
+
+__all__ = ["chunks_of_any_size"]
+KERNELS = ours.TritonKernels()
+M = 7
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks() -> Any:
+    """So that a few words make several blocks, as many do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ours, "BLOCK", 16)
+        yield
+
+
+def a_head(words: int, dtype: torch.dtype, *, seed: int, **options: Any) -> Head:
+    """Options: `bias`, `kept`, `softcap`, `temperature`."""
+    like = {"dtype": dtype, "device": DEVICE}
+    make = torch.Generator(DEVICE).manual_seed(seed)
+    weight = torch.randn(words, 4, generator=make, **like)
+    bias = torch.randn(words, generator=make, **like) if options.pop("bias", False) else None
+    kept = None
+    if options.pop("kept", False):
+        kept = torch.rand(M, words, generator=make, device=DEVICE) < 0.5
+    return Head(weight, bias, kept=kept, **options)
+
+
+def a_chunk(head: Head, rows: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Products `[C, V]`, which tokens they are of, and their words, which were kept."""
+    words = len(head.weight)
+    make = torch.Generator(DEVICE).manual_seed(seed)
+    hidden = torch.randn(rows, 4, generator=make, dtype=head.wide, device=DEVICE)
+    places = torch.randperm(M, generator=make, device=DEVICE)[:rows]
+    target = torch.randint(words, (rows,), generator=make, device=DEVICE)
+    if head.kept is not None:
+        head.kept[places, target] = True
+    return head.products(hidden), places, target
+
+
+def same(ours_: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
+    for x, y in zip(ours_, theirs, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "bias": st.just(True),
+        "kept": st.just(True),
+        "softcap": st.sampled_from([1.0, 30.0]),
+        "temperature": st.sampled_from([0.5, 1.3]),
+    },
+)
+WIDE = st.sampled_from([torch.float32, torch.float64])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 70), WIDE, OPTIONS, st.integers(0, 99))
+@example(1, 1, torch.float64, {}, 0)
+@example(1, 64, torch.float32, {"bias": True, "kept": True, "softcap": 5.0, "temperature": 0.7}, 1)
+def test_scores_and_gradients(
+    rows: int, words: int, wide: torch.dtype, options: dict[str, Any], seed: int
+) -> None:
+    head = a_head(words, wide, seed=seed, **options)
+    z, places, target = a_chunk(head, rows, seed)
+    same(
+        KERNELS.score(head, z.clone(), places, target),
+        TORCH.score(head, z.clone(), places, target),
+    )
+    weights = torch.randn(M, dtype=wide, device=DEVICE)
+    found, formed = [], []
+    for kernels in (KERNELS, TORCH):
+        log_pi = torch.zeros(M, dtype=wide, device=DEVICE)
+        arguments = (head, z.clone(), places, target, log_pi, lambda _: weights, wide)
+        formed.append(kernels.gradient(*arguments))
+        found.append(log_pi)
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*formed)
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": True, "kept": True, "softcap": 5.0}])
+def test_slices_of_the_vocabulary(options: dict[str, Any]) -> None:
+    head = a_head(50, torch.float64, seed=3, **dict(options))
+    z, rows, target = a_chunk(head, 3, 3)
+    _, lse = TORCH.score(head, z.clone(), rows, target)
+    w = torch.randn(3, dtype=z.dtype, device=DEVICE)
+    whole = TORCH.slice_gradient(head, z.clone(), rows, slice(0, 50), target, lse, w, z.dtype)
+    for words in (slice(0, 32), slice(32, 64)):
+        part = z[:, words].contiguous()
+        d = KERNELS.slice_gradient(head, part, rows, words, target, lse, w, z.dtype)
+        torch.testing.assert_close(d, whole[:, words])
+
+
+def test_a_narrow_gradient_lies_where_the_products_were() -> None:
+    head = a_head(50, torch.float32, seed=4)
+    z, rows, target = a_chunk(head, 3, 4)
+    log_pi, w = z.new_zeros(M), torch.randn(M, device=DEVICE)
+    wide = TORCH.gradient(head, z.clone(), rows, target, log_pi, lambda _: w, z.dtype)
+    d = KERNELS.gradient(head, z, rows, target, log_pi, lambda _: w, torch.bfloat16)
+    assert d.dtype == torch.bfloat16
+    assert d.untyped_storage().data_ptr() == z.untyped_storage().data_ptr()
+    torch.testing.assert_close(d, wide.bfloat16(), rtol=1e-2, atol=1e-6)
+
+
+def test_entropies() -> None:
+    head = a_head(50, torch.float64, seed=5, kept=True)
+    z, rows, target = a_chunk(head, 3, 5)
+    _, _, entropy = ours.score(head, z.clone(), rows, target, entropy=True)
+    p = head.shaped(z, rows)[0].softmax(-1)
+    assert entropy is not None
+    torch.testing.assert_close(entropy, torch.special.entr(p).sum(-1))
+
+
+def test_words_that_are_far_apart() -> None:
+    """Logits that no exponential could hold, and a first block of which no word was kept."""
+    head = a_head(40, torch.float32, seed=6, kept=True)
+    assert head.kept is not None
+    head.kept[:, :20] = False
+    head.kept[:, 39] = True
+    z, rows, target = a_chunk(head, 2, 6)
+    z[:, 20:] = torch.linspace(-3e4, 3e4, 20, device=DEVICE)
+    target[:] = 39
+    found = KERNELS.score(head, z.clone(), rows, target)
+    assert all(x.isfinite().all() for x in found)
+    same(found, TORCH.score(head, z.clone(), rows, target))
+
+
+def test_no_rows_are_nothing_to_do() -> None:
+    head = a_head(8, torch.float32, seed=0)
+    none = torch.empty(0, dtype=torch.long, device=DEVICE)
+    log_pi, lse = KERNELS.score(head, torch.empty(0, 8, device=DEVICE), none, none)
+    assert log_pi.shape == lse.shape == (0,)
+
+
+# --- objectives ----------------------------------------------------------------------------------
+
+
+def small(objective: objdsl.Objective, packed: bool) -> dict[str, Any]:
+    """Four responses of the step that test_fused makes, of six tokens in all."""
+    data = scene(objective, packed=False)
+    mask = torch.arange(6) < torch.tensor([2, 1, 1, 2])[:, None]
+    pick: Callable[[Tensor], Tensor] = (lambda x: x[:4][mask]) if packed else (lambda x: x[:4])
+    columns = {n: pick(x) if x.dim() > 1 else x[:4] for n, x in data["columns"].items()}
+    rows = {"lengths": mask.sum(-1)} if packed else {"mask": mask}
+    made = {
+        "hidden": pick(data["hidden"]), "tokens": pick(data["tokens"]), "columns": columns,
+        "weight": data["weight"], "bias": data["bias"], "mask": mask,
+        "rows": {**rows, "prompt": torch.arange(4) // 2},
+    }  # fmt: skip
+    return moved(made)  # type: ignore[no-any-return]
+
+
+def moved(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {name: moved(y) for name, y in x.items()}
+    return x.to(DEVICE) if isinstance(x, Tensor) else x
+
+
+def local(name: str) -> bool:
+    coupled = objdsl.load(name)._coupled_weights
+    return coupled.words is None and coupled.worst <= Coupling.TOKEN
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if local(name)])
+def test_the_objective_in_the_kernel(name: str) -> None:
+    """The objective's own kernel, in float64: values, gradients, reports."""
+    objective = objdsl.load(name, **PARAMS.get(name, {}))
+    assert objective._emitted_kernel is not None
+    for packed in (True, False):
+        data = small(objective, packed)
+        step, others = prepared(objective, data)
+        out, expected = plain(objective, data, step, others, 1.3, 5.0)
+        leaves = [data[k].clone().requires_grad_() for k in ("hidden", "weight", "bias")]
+        again = {k: x.detach().clone().requires_grad_() for k, x in others.items()}
+        said = objective.fused(
+            leaves[0], leaves[1], data["tokens"], step, bias=leaves[2], temperature=1.3,
+            softcap=5.0, kernels="triton", schedule="one pass", **again,
+        )  # fmt: skip
+        said.loss.backward()
+        torch.testing.assert_close(said.value, out.value, rtol=1e-11, atol=1e-12)
+        assert said.reports.keys() == out.reports.keys()
+        for one in out.reports:
+            torch.testing.assert_close(said.reports[one], out.reports[one], rtol=1e-11, atol=1e-12)
+        for x, y in zip([*leaves, *again.values()], expected, strict=True):
+            torch.testing.assert_close(x.grad, y, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [
+        ("dapo", "one pass, whole responses"),
+        ("dapo", "two passes"),
+        ("gspo", "one pass, whole responses"),
+        ("clip_cov", "two passes"),
+    ],
+)
+def test_an_objective_between_two_kernels(name: str, schedule: Any) -> None:
+    """Coupled responses, rows without a weight, and slices: PyTorch weighs."""
+    objective = objdsl.load(name, **PARAMS.get(name, {}))
+    assert schedule in legal(objective._coupled_weights)
+    data = small(objective, packed=True)
+    data["columns"]["reward"][:2] = 1.0
+    step, others = prepared(objective, data)
+    out, expected = plain(objective, data, step, others, 1.0, None)
+    leaves = [data[k].clone().requires_grad_() for k in ("hidden", "weight", "bias")]
+    said = objective.fused(
+        leaves[0], leaves[1], data["tokens"], step, bias=leaves[2], kernels="triton",
+        schedule=schedule,
+    )  # fmt: skip
+    said.loss.backward()
+    torch.testing.assert_close(said.value, out.value, rtol=1e-11, atol=1e-12)
+    for x, y in zip(leaves, expected, strict=True):
+        torch.testing.assert_close(x.grad, y, rtol=1e-10, atol=1e-12)
+
+
+def test_narrow_models() -> None:
+    """bfloat16 in, as models are: the same to the rounding of the gradient that products read."""
+    objective = objdsl.load("grpo")
+    data = small(objective, packed=True)
+    columns = {k: x.float() for k, x in data["columns"].items() if k != "log_pi"}
+    step = objective.prepare(**columns, **data["rows"])
+    found = []
+    for kernels in ("triton", "torch"):
+        hidden, weight = (data[k].bfloat16().requires_grad_() for k in ("hidden", "weight"))
+        out = objective.fused(hidden, weight, data["tokens"], step, kernels=kernels)  # type: ignore[arg-type]
+        out.loss.backward()
+        assert out.value.dtype == torch.float32
+        found.append((out.value, out.log_pi, *out.reports.values(), hidden.grad, weight.grad))
+    for x, y in zip(*found, strict=True):
+        loose = {"rtol": 2e-2, "atol": 1e-3} if x.dtype == torch.bfloat16 else {}
+        torch.testing.assert_close(x, y, **loose)
+
+
+def test_where_triton_cannot_run_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="need a GPU"):
+        choose("triton", torch.device("cpu"))
+    assert choose(None, torch.device("cpu")) == "torch"
+    assert choose(None, torch.device("cuda")) == "triton"

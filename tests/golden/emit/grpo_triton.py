@@ -1,0 +1,103 @@
+"""grpo: DeepSeekMath (GRPO), arXiv:2402.03300, eq. 3"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def logits(z, bias, kept, softcap, temperature, v, V):
+    """The logits of the words `v`, -inf where there are none, and their slopes by the products."""
+    there = v < V
+    x = tl.load(z + v, mask=there, other=0.0)
+    slope = tl.full(x.shape, 1.0, x.dtype)
+    if bias is not None:
+        x += tl.load(bias + v, mask=there, other=0.0).to(x.dtype)
+    if softcap is not None:
+        cap = tl.load(softcap)
+        x = 2 * tl.sigmoid(2 * x / cap) - 1  # tanh
+        slope = 1 - x * x
+        x = cap * x
+    if temperature is not None:
+        heat = tl.load(temperature)
+        x = x / heat
+        slope = slope / heat
+    if kept is not None:
+        there = there & (tl.load(kept + v, mask=there, other=0) != 0)
+    return tl.where(there, x, -float("inf")), slope
+
+
+@triton.jit
+def log_sum_exp(z, bias, kept, softcap, temperature, V, BLOCK: tl.constexpr):
+    """`log sum_v exp z_v`. Each product is read once; no sum is larger than V."""
+    most = tl.full((), -float("inf"), z.dtype.element_ty)
+    total = tl.zeros((BLOCK,), z.dtype.element_ty)
+    for start in range(0, V, BLOCK):
+        x, _ = logits(z, bias, kept, softcap, temperature, start + tl.arange(0, BLOCK), V)
+        higher = tl.maximum(most, tl.max(x, 0))
+        level = tl.where(higher == -float("inf"), 0.0, higher)  # none of these words was kept
+        total = total * tl.exp(most - level) + tl.exp(x - level)
+        most = higher
+    return most + tl.log(tl.sum(total, 0))
+
+
+@triton.jit
+def write_gradient(
+    d, z, bias, kept, softcap, temperature, target, lse, w, V, BLOCK: tl.constexpr
+):
+    """`d_v = w ([v = target] - p_v)`, by the products. `d` may be narrower, and lie where `z` does:
+    of each block, all is read before any is written."""
+    w = w.to(z.dtype.element_ty)
+    for start in range(0, V, BLOCK):
+        v = start + tl.arange(0, BLOCK)
+        x, slope = logits(z, bias, kept, softcap, temperature, v, V)
+        by_logit = w * (tl.where(v == target, 1.0, 0.0) - tl.exp(x - lse))
+        tl.debug_barrier()
+        tl.store(d + v, (by_logit * slope).to(d.dtype.element_ty), mask=v < V)
+
+
+@triton.jit
+def objective(log_pi, log_old, A, eps, beta, log_ref, divisor, n_tokens):
+    """Of a token: its term of J, its weight w = dJ / dlog pi, its terms of the reports."""
+    r = tl.exp(log_pi - log_old)
+    surrogate = tl.minimum(r * A, tl.clamp(r, 1 - eps, 1 + eps) * A)
+    x = log_ref - log_pi
+    ratio = tl.exp(x)
+    k3 = ratio - x - 1
+    J = (surrogate - beta * k3) / divisor
+    x_2 = r > 1 + eps
+    x_3 = r < 1 - eps
+    active = ~((A > 0) & x_2 | (A < 0) & x_3)
+    w = (tl.where(active, A * r, 0.0) - beta * (1 - ratio)) / divisor
+    clip_fraction = tl.where(x_3 | x_2, 1.0, 0.0) / n_tokens
+    return J, w, clip_fraction
+
+
+@triton.jit
+def head(
+    z, d, rows, target, log_pi, terms, log_old, A, eps, beta, log_ref, divisor, n_tokens, bias,
+    kept, softcap, temperature, stride, d_stride, kept_stride, V, BLOCK: tl.constexpr,
+):
+    """A token of a chunk: its log-probability and terms and, unless `d` is None, gradient."""
+    c = tl.program_id(0).to(tl.int64)
+    i = tl.load(rows + c)
+    y = tl.load(target + c)
+    z += c * stride
+    if kept is not None:
+        kept += i * kept_stride
+    lse = log_sum_exp(z, bias, kept, softcap, temperature, V, BLOCK)
+    logit, _ = logits(z, bias, kept, softcap, temperature, y, V)
+    J, w, clip_fraction = objective(
+        logit - lse,
+        tl.load(log_old + i),
+        tl.load(A + i),
+        tl.load(eps),
+        tl.load(beta),
+        tl.load(log_ref + i),
+        tl.load(divisor + i),
+        tl.load(n_tokens),
+    )
+    tl.store(log_pi + i, logit - lse)
+    tl.store(terms + i * 2, J)
+    tl.store(terms + i * 2 + 1, clip_fraction)
+    if d is not None:
+        write_gradient(d + c * d_stride, z, bias, kept, softcap, temperature, y, lse, w, V, BLOCK)
