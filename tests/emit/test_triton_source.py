@@ -56,7 +56,7 @@ def test_what_needs_its_own_token_alone_has_a_kernel(name: str) -> None:
 
 
 def test_columns_with_the_names_of_the_kernel() -> None:
-    text = "objective o\ngiven z[p,i,t]\ngiven lse[p,i]\nmaximize mean[p,i,t] exp(z * log(pi) - lse)\n"
+    text = "objective o\ngiven z[p,i,t]\ngiven d[p,i]\nmaximize mean[p,i,t] exp(z * log(pi) - d)\n"
     kernel = emit(objdsl.loads(text).formula, KERNELS)
     assert "def objective(log_pi, " in kernel.source
     assert "tl.load(z_ + i)" in kernel.source
