@@ -18,6 +18,7 @@ from objdsl.syntax.parse import parse
 
 if TYPE_CHECKING:
     from objdsl.differentiate import Leaf
+    from objdsl.emit.triton_source import Kernel
     from objdsl.ir.nodes import Expr
 
 
@@ -146,6 +147,17 @@ def torch_source(formula: Objective, *, packed: bool = False) -> str:
     # The module would import torch; its text is enough.
     kernels = (files("objdsl.emit") / "kernels.py").read_text(encoding="utf-8")
     return emit(formula, "packed" if packed else "padded", kernels).source
+
+
+def triton_kernel(formula: Objective) -> Kernel:
+    """The Triton kernel of a formula. Needs neither Triton nor PyTorch.
+
+    Raises:
+        NotElementwise: the weight of a token needs more than that token.
+    """
+    from objdsl.emit.triton_source import emit
+
+    return emit(formula)
 
 
 def derivatives(formula: Objective) -> dict[Leaf, Expr]:

@@ -6,7 +6,6 @@ import linecache
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from objdsl.emit import kernels, triton_source
@@ -38,8 +37,7 @@ def load_kernel(ir: Objective) -> tuple[Kernel, Any]:
     Raises:
         NotElementwise: the weight of a token needs more than that token.
     """
-    text = (files("objdsl.emit") / "triton_kernels.py").read_text(encoding="utf-8")
-    kernel = triton_source.emit(ir, text)
+    kernel = triton_source.emit(ir)
     return kernel, _module(kernel.source, f"<objdsl {ir.name} {ir.digest} triton>")["head"]
 
 

@@ -12,6 +12,8 @@ import struct
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
 from objdsl.emit.stages import Input, Staged, spread, staged
 from objdsl.emit.wrap import wrap
@@ -80,11 +82,8 @@ class Kernel:
     needs: str
 
 
-def emit(ir: Objective, kernels: str) -> Kernel:
-    """The kernel of an objective that trains one policy.
-
-    Args:
-        kernels: the source of `objdsl.emit.triton_kernels`, to copy device functions from.
+def emit(ir: Objective) -> Kernel:
+    """The kernel of an objective that trains one policy. Needs neither Triton nor PyTorch.
 
     Raises:
         NotElementwise: the weight of a token needs more than that token.
@@ -98,15 +97,22 @@ def emit(ir: Objective, kernels: str) -> Kernel:
         writer = _KernelWriter(made, leaf, _terms(ir, made))
     except NotElementwise as error:
         writer, needs = _KernelWriter(made, leaf, None), error.needs
-    blocks = {}
-    for block in kernels.split("\n\n\n@triton.jit\n")[1:]:
-        body = block.split("\n\n\n# ---")[0].replace("  # fmt: skip", "").rstrip()
-        blocks[body.removeprefix("def ").split("(", 1)[0]] = f"@triton.jit\n{body}"
     body = f"{writer.objective}\n\n\n{writer.head}"
     imports = "import triton\nimport triton.language as tl"
-    source = "\n\n\n".join([f"{title(ir)}\n\n{imports}", *called(blocks, body), body]) + "\n"
+    source = "\n\n\n".join([f"{title(ir)}\n\n{imports}", *called(_functions(), body), body]) + "\n"
     reports = None if needs else tuple(report.name for report in ir.reports)
     return Kernel(source, tuple(writer.inputs.values()), reports, needs)
+
+
+@cache
+def _functions() -> dict[str, str]:
+    """The functions of `objdsl.emit.triton_kernels`, as text: the module would import Triton."""
+    source = (files("objdsl.emit") / "triton_kernels.py").read_text(encoding="utf-8")
+    blocks = {}
+    for block in source.split("\n\n\n@triton.jit\n")[1:]:
+        body = block.split("\n\n\n# ---")[0].replace("  # fmt: skip", "").rstrip()
+        blocks[body.removeprefix("def ").split("(", 1)[0]] = f"@triton.jit\n{body}"
+    return blocks
 
 
 def _terms(ir: Objective, made: Staged) -> dict[str, Expr]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from importlib.resources import files
 
 import pytest
 
@@ -16,11 +15,9 @@ from objdsl import driver, gallery
 from objdsl.analysis.coupling import Coupling, coupled
 from objdsl.emit.triton_source import OWN, Kernel, NotElementwise, emit
 
-KERNELS = (files("objdsl.emit") / "triton_kernels.py").read_text(encoding="utf-8")
-
 
 def kernel_of(name: str) -> Kernel:
-    return emit(driver.compile_source(gallery.find(name)), KERNELS)
+    return emit(driver.compile_source(gallery.find(name)))
 
 
 @pytest.mark.parametrize("name", ["grpo", "sapo"])
@@ -33,7 +30,7 @@ def test_what_needs_its_own_token_alone_has_a_kernel(name: str) -> None:
     """Coupling, which knows nothing of emission, says which objectives have one."""
     formula = driver.compile_source(gallery.find(name))
     try:
-        kernel = emit(formula, KERNELS)
+        kernel = emit(formula)
     except NotElementwise as error:
         kernel, needs = None, error.needs
     try:
@@ -57,7 +54,7 @@ def test_what_needs_its_own_token_alone_has_a_kernel(name: str) -> None:
 
 def test_columns_with_the_names_of_the_kernel() -> None:
     text = "objective o\ngiven z[p,i,t]\ngiven d[p,i]\nmaximize mean[p,i,t] exp(z * log(pi) - d)\n"
-    kernel = emit(objdsl.loads(text).formula, KERNELS)
+    kernel = emit(objdsl.loads(text).formula)
     assert "def objective(log_pi, " in kernel.source
     assert "tl.load(z_ + i)" in kernel.source
 
@@ -74,7 +71,7 @@ def test_columns_with_the_names_of_the_kernel() -> None:
 )
 def test_how_operations_are_written(weight: str, written: str) -> None:
     text = f"objective o\nmaximize mean[p,i,t] ({weight})\n"
-    assert written in emit(objdsl.loads(text).formula, KERNELS).source
+    assert written in emit(objdsl.loads(text).formula).source
 
 
 @pytest.mark.parametrize(
@@ -86,5 +83,5 @@ def test_how_operations_are_written(weight: str, written: str) -> None:
 )
 def test_what_has_no_kernel(goal: str, needs: str) -> None:
     with pytest.raises(NotElementwise, match="single tokens") as caught:
-        emit(objdsl.loads(f"objective o\nmaximize {goal}\n").formula, KERNELS)
+        emit(objdsl.loads(f"objective o\nmaximize {goal}\n").formula)
     assert needs in caught.value.needs
