@@ -12,7 +12,7 @@ rows of several processes, which `prepare` then brings together (`group`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -35,9 +35,9 @@ from objdsl.fused.head import Head
 from objdsl.fused.kernels import TORCH, Kernels, Name, choose
 from objdsl.fused.run import Run
 from objdsl.gather import exchange, gather
-from objdsl.ir.build import ZERO
+from objdsl.ir.build import mul
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, written
-from objdsl.ir.nodes import LogProb, Position, Reduce, Scan, Shift, Where
+from objdsl.ir.nodes import Expr, LogProb, Position, Reduce, Scan, Shift, Stop
 from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.objective import Sampling
 from objdsl.plan import BUDGET, Plan, Schedule, Sizes, plan
@@ -85,6 +85,8 @@ class Step:
         mask: `[N, T]`, which tokens there are; for packed rows, the matrix that they would fill.
         whole: whether these are all rows of the step.
         share: which of the step's rows these are, where every rank has its own.
+        origin: the step that these rows were taken from, and which of its rows they are.
+        helped: what the objective found out about the whole step on the way.
     """
 
     layout: Layout
@@ -97,6 +99,8 @@ class Step:
     coupled: bool = False
     whole: bool = True
     share: Share | None = field(default=None, repr=False)
+    origin: tuple[Step, Rows] | None = field(default=None, repr=False)
+    helped: dict[str, Step] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -116,6 +120,8 @@ class Step:
             responses={name: x[rows] for name, x in self.responses.items()},
             whole=False,
             share=None,
+            origin=(self, rows),
+            helped={},
         )
 
     def tokens_of(self, rows: Rows) -> Tensor:
@@ -484,7 +490,12 @@ class Objective:
             chosen = plan(coupled, sizes, budget=budget, schedule=schedule)
             others = {name: x.detach() for name, x in trained.items()}
             chosen_kernels = self._kernels(kernels, head, step, others, chosen)
-            run = Run(self, step, coupled, others, self._alive(step), chosen_kernels)
+            factors = None
+            if chosen.schedule == "one pass, scaled afterwards":
+                share, scale = (self._part(name, step, head.wide) for name in ("share", "scale"))
+                factors = share, scale
+            alive = self._alive(step, head.wide)
+            run = Run(self, step, coupled, others, alive, factors, chosen_kernels)
             made, (value, weights, reports) = run(
                 head, hidden.detach().flatten(0, -2), tokens.flatten(), chosen, frozen=frozen
             )
@@ -510,7 +521,8 @@ class Objective:
             return TORCH
         from objdsl.fused import triton
 
-        if self._emitted_kernel is None or chosen.schedule == "two passes":
+        at_once = chosen.schedule in ("one pass", "one pass, whole responses")
+        if self._emitted_kernel is None or not at_once:
             return triton.TritonKernels()
         return triton.with_objective(*self._emitted_kernel, step, {**self.params, **others}, head)
 
@@ -526,32 +538,71 @@ class Objective:
         return coupled_weights(self.formula)
 
     @cached_property
-    def _living(self) -> Objective | None:
-        """An objective whose weight is 1 where this one may have a weight, and 0 elsewhere."""
+    def _helpers(self) -> dict[str, Objective]:
+        """Objectives whose weights are parts of this one's: `share` and `scale`, if it comes apart;
+        `alive`, which is 1 where this one may have a weight."""
         coupled = self._coupled_weights
-        if coupled.alive is None:
-            return None
-        count = Where(coupled.alive, LogProb(coupled.name, trained=True), ZERO)
-        formula = replace(
-            self.formula, goal=Reduce("sum", TOKEN, count), critic=None, reports=(), keep=None
-        )
-        return Objective(formula, self.params)
+        parts: dict[str, Expr] = {}
+        if coupled.alive is not None:
+            parts["alive"] = coupled.alive
+        if coupled.separated is not None:
+            parts["share"] = Stop(coupled.separated.share)
+            parts["scale"] = Stop(coupled.separated.scale)
+        log_pi = LogProb(coupled.name, trained=True)
+        return {
+            name: Objective(
+                replace(
+                    self.formula,
+                    goal=Reduce("sum", TOKEN, mul(part, log_pi)),
+                    critic=None,
+                    reports=(),
+                    keep=None,
+                ),
+                self.params,
+            )
+            for name, part in parts.items()
+        }
 
-    def _alive(self, step: Step) -> Tensor | None:
+    def _alive(self, step: Step, dtype: torch.dtype) -> Tensor | None:
         """`[N * T]` or `[M]`, the tokens that may have a weight, as far as data say so."""
-        living = self._living
-        if living is None or not step.whole:
+        if "alive" not in self._helpers:
             return None
-        zeros = torch.zeros(step.mask.shape, device=step.mask.device)
+        zeros = torch.zeros(step.mask.shape, dtype=dtype, device=step.mask.device)
         if step.layout == "packed":
             zeros = zeros[step.mask]
-        program = living._program(step.layout)
-        inputs = program.program.prepare.inputs
-        arguments = step.arguments(inputs, zeros.dtype)
-        stored = program.prepare(**arguments, **living._params(inputs))
-        ready = _stored(_fresh(step), stored, program.program.prepare.outputs, zeros.dtype)
-        _, weights, _ = living.weights(step=ready, **{living.live[0]: zeros})
-        return weights[living.live[0]].flatten() != 0
+        return self._part("alive", step, dtype)(zeros) != 0
+
+    def _helped(self, name: str, step: Step, dtype: torch.dtype) -> Step:
+        """What a helper knows before training of the rows of a step: of the whole step, it was
+        prepared once."""
+        if step.origin is not None:
+            whole, rows = step.origin
+            part = self._helped(name, whole, dtype)[rows]
+            if step.layout == "packed":
+                return part
+            width = step.mask.shape[1]
+            tokens = {key: x[:, :width] for key, x in part.tokens.items()}
+            return replace(part, mask=part.mask[:, :width], tokens=tokens)
+        key = f"{name} {dtype}"
+        if key not in step.helped:
+            helper = self._helpers[name]
+            compiled = helper._program(step.layout)
+            prepare = compiled.program.prepare
+            arguments = step.arguments(prepare.inputs, dtype)
+            stored = compiled.prepare(**arguments, **helper._params(prepare.inputs))
+            step.helped[key] = _stored(_fresh(step), stored, prepare.outputs, dtype)
+        return step.helped[key]
+
+    def _part(self, name: str, step: Step, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """The weights of a helper, as a function of the log-probabilities of the flattened rows."""
+        helper, ready = self._helpers[name], self._helped(name, step, dtype)
+        live = helper.live[0]
+
+        def part(log_pi: Tensor) -> Tensor:
+            shaped = log_pi.view(step.mask.shape) if step.layout == "padded" else log_pi
+            return helper.weights(step=ready, **{live: shaped})[1][live].flatten()
+
+        return part
 
     def _evaluate(
         self, step: Step, inputs: dict[str, Tensor]

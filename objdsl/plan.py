@@ -7,12 +7,14 @@ gradients by the hidden states and by the head one each; computing the logits tw
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from objdsl.analysis.coupling import Coupled, Coupling
 
-Schedule = Literal["one pass", "one pass, whole responses", "two passes"]
-SCHEDULES: tuple[Schedule, ...] = ("one pass", "one pass, whole responses", "two passes")
+Schedule = Literal[
+    "one pass", "one pass, whole responses", "one pass, scaled afterwards", "two passes"
+]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 # Bytes besides inputs and gradients: larger chunks add the head's gradient up less often.
 BUDGET = 4 << 30
@@ -21,6 +23,9 @@ _FEWEST, _MOST = 256, 8192
 _NARROWEST, _WIDEST = 1024, 8192
 # Copies of the logits where every word has a weight: that, distributions, what is made of them.
 _EVERY = 6
+# Tokens whose logits take as long to compute as a float32 matrix [V, H] takes to be read or
+# written: 2VH operations at 790 TFLOP/s beside 4VH bytes at 4.3 TB/s, as on an H200.
+_MATRIX = 370
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,11 @@ def legal(coupled: Coupled) -> tuple[Schedule, ...]:
         return () if coupled.worst is Coupling.STEP else ("one pass, whole responses",)
     if coupled.worst is Coupling.STEP:
         return ("two passes",)
-    if coupled.worst is Coupling.RESPONSE:
+    if coupled.worst is not Coupling.RESPONSE:
+        return ("one pass", "one pass, whole responses", "two passes")
+    if coupled.separated is None:
         return ("one pass, whole responses", "two passes")
-    return SCHEDULES
+    return ("one pass, whole responses", "one pass, scaled afterwards", "two passes")
 
 
 def plan(
@@ -111,26 +118,41 @@ def plan(
     chosen = schedule or possible[0]
     reason = _why(coupled)
     one = _OnePass(sizes, every=coupled.words is not None)
-    two = _TwoPasses(sizes)
+    later = _OnePass(sizes, later=True)
     chunk = one.chunk(budget)
-    if chosen == "one pass, whole responses":
-        if sizes.longest > chunk and schedule is None and "two passes" in possible:
+    if schedule is None and chosen == "one pass, whole responses" and sizes.longest > chunk:
+        if "one pass, scaled afterwards" in possible and later.pays(later.chunk(budget)):
+            chosen = "one pass, scaled afterwards"
+        elif "two passes" in possible:
             chosen = "two passes"
+        if chosen != possible[0]:
             reason += f"; {sizes.longest} tokens do not fit into {budget >> 20} MiB"
-        else:
+    match chosen:
+        case "two passes":
+            two = _TwoPasses(sizes)
+            width = two.width(budget)
+            units = 4 - sizes.frozen_head
+            return Plan(chosen, chunk, width, units, two.scratch(chunk, width), reason)
+        case "one pass, whole responses":
             chunk = max(chunk, sizes.longest)
-    if chosen == "two passes":
-        width = two.width(budget)
-        return Plan(chosen, chunk, width, 4 - sizes.frozen_head, two.scratch(chunk, width), reason)
+        case "one pass, scaled afterwards":
+            one, chunk = later, later.chunk(budget)
     return Plan(chosen, chunk, one.width, 3 - sizes.frozen_head, one.scratch(chunk), reason)
 
 
 @dataclass(frozen=True)
 class _OnePass:
-    """The bytes of one pass. `every`: whether every word has a weight."""
+    """The bytes of one pass.
+
+    Attributes:
+        every: whether every word has a weight.
+        later: whether the head's gradient by a long response is summed up apart, and scaled when
+            the response is complete.
+    """
 
     sizes: Sizes
     every: bool = False
+    later: bool = False
 
     @property
     def width(self) -> int:
@@ -140,9 +162,12 @@ class _OnePass:
     def fixed(self) -> int:
         """However small chunks are: the head's gradient is summed up wide, and comes out narrow."""
         s = self.sizes
-        if not s.copied or s.frozen_head:
+        if s.frozen_head:
             return 0
-        return ((s.wide - s.narrow) * s.vocabulary + s.wide * self.width) * s.hidden
+        apart = s.wide * s.vocabulary * s.hidden if self.later else 0
+        if not s.copied:
+            return apart
+        return apart + ((s.wide - s.narrow) * s.vocabulary + s.wide * self.width) * s.hidden
 
     @property
     def token(self) -> int:
@@ -157,6 +182,15 @@ class _OnePass:
         most = min(max((budget - s.columns - self.fixed) // self.token, _FEWEST), _MOST)
         many = max(1, -(-s.tokens // most))
         return max(1, -(-s.tokens // many))
+
+    def pays(self, chunk: int) -> bool:
+        """Whether the longest response is sooner scaled than its logits are computed again.
+
+        What is summed up apart is written for each chunk, then added, then set to 0.
+        """
+        longest = self.sizes.longest
+        matrices = 4 + 2 * -(-longest // chunk)
+        return self.sizes.frozen_head or longest > matrices * _MATRIX
 
     def scratch(self, chunk: int) -> int:
         s = self.sizes
@@ -193,6 +227,8 @@ class _TwoPasses:
 def _why(coupled: Coupled) -> str:
     if coupled.words is not None:
         return "the weight is that of every word"
+    if coupled.separated is not None:
+        return "a factor of the weights needs the log-probabilities of its response"
     return {
         Coupling.KNOWN: "the weight is known before the forward pass",
         Coupling.TOKEN: "the weight of a token needs its own log-probability alone",

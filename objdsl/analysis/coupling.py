@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from objdsl.differentiate import Leaf, weights_of
-from objdsl.ir.build import ONE, ZERO, both
+from objdsl.ir.build import ONE, ZERO, both, div, mul, neg, where
 from objdsl.ir.nodes import (
     Binary,
     Expr,
@@ -44,6 +44,19 @@ class Coupling(IntEnum):
 
 
 @dataclass(frozen=True)
+class Separated:
+    """A weight `scale * share`.
+
+    Attributes:
+        scale: one number for a response, known when all of its log-probabilities are.
+        share: of a token, known with its own log-probability.
+    """
+
+    scale: Expr
+    share: Expr
+
+
+@dataclass(frozen=True)
 class Coupled:
     """What is known of the weights of an objective before it meets data.
 
@@ -53,12 +66,15 @@ class Coupled:
         name: the policy that is trained.
         alive: a mask without current values that holds wherever the weight by the sampled token is
             not 0; None if every token may have one.
+        separated: the weight by the sampled token's log-probability, where it needs those of its
+            response for a factor alone that its tokens have in common.
     """
 
     log_prob: Coupling | None
     words: Coupling | None
     name: str
     alive: Expr | None
+    separated: Separated | None = None
 
     @property
     def worst(self) -> Coupling:
@@ -82,6 +98,7 @@ def coupled(objective: Objective) -> Coupled:
         None if words is None else coupling(words),
         policies.pop(),
         None if log_prob is None or words is not None else alive(log_prob),
+        None if log_prob is None or len(weights) > 1 else separated(log_prob),
     )
 
 
@@ -91,10 +108,14 @@ def _of(weights: dict[Leaf, Expr], kind: type[Expr]) -> Expr | None:
 
 def coupling(weight: Expr) -> Coupling:
     """Which current values a weight needs."""
+    return _couplings(weight)[weight]
+
+
+def _couplings(weight: Expr) -> dict[Expr, Coupling]:
     known: dict[Expr, Coupling] = {}
     for node in topological(weight):
         known[node] = _node(node, known) if node.current else Coupling.KNOWN
-    return known[weight]
+    return known
 
 
 def _node(node: Expr, known: dict[Expr, Coupling]) -> Coupling:
@@ -109,6 +130,58 @@ def _node(node: Expr, known: dict[Expr, Coupling]) -> Coupling:
         case Scan() | Shift():
             return max(below, Coupling.RESPONSE)
     return below
+
+
+def separated(weight: Expr) -> Separated | None:
+    """A weight that needs its whole response, as a factor of the response times one of the token.
+
+    None where it needs less, or more, or does not come apart: `s_i + a_t` does not.
+    """
+    known = _couplings(weight)
+    if known[weight] is not Coupling.RESPONSE:
+        return None
+    return _apart(weight, known)
+
+
+def _apart(x: Expr, known: dict[Expr, Coupling]) -> Separated | None:
+    if known[x] <= Coupling.TOKEN:
+        return Separated(ONE, x)
+    if "t" not in x.indices:
+        return Separated(x, ONE)
+    match x:
+        case Stop(a):
+            return _apart(a, known)
+        case Unary("neg", a) if (one := _apart(a, known)) is not None:
+            return Separated(one.scale, neg(one.share))
+        case Binary("mul" | "div" | "add" | "sub" as op, a, b):
+            first, second = _apart(a, known), _apart(b, known)
+            if first is None or second is None:
+                return None
+            if op in ("mul", "div"):
+                join = mul if op == "mul" else div
+                return Separated(join(first.scale, second.scale), join(first.share, second.share))
+            if first.share == second.share:
+                return Separated(Binary(op, first.scale, second.scale), first.share)
+            if first.scale == second.scale:
+                return Separated(first.scale, Binary(op, first.share, second.share))
+        case Where(m, a, b) if b == ZERO and (one := _apart(a, known)) is not None:
+            scale, share = one.scale, one.share
+            for condition in _conjuncts(m):
+                if known[condition] <= Coupling.TOKEN:
+                    share = where(condition, share, ZERO)
+                elif "t" not in condition.indices:
+                    scale = where(condition, scale, ZERO)
+                else:
+                    return None
+            return Separated(scale, share)
+    return None
+
+
+def _conjuncts(mask: Expr) -> list[Expr]:
+    match mask:
+        case Binary("and", a, b):
+            return _conjuncts(a) + _conjuncts(b)
+    return [mask]
 
 
 def alive(weight: Expr) -> Expr | None:

@@ -80,14 +80,19 @@ def _plan(objective: Objective) -> str:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     names = names_of(objective.bindings)
-    alive = "every token" if found.alive is None else text(found.alive, names)
+    alive = "every token" if found.alive is None else f"tokens where {text(found.alive, names)}"
+    apart: list[tuple[str, str]] = []
+    if found.separated is not None:
+        scale, share = (text(x, names) for x in (found.separated.scale, found.separated.share))
+        apart = [("weight", f"of a response  {scale}"), ("", f"x of a token   {share}")]
     return "".join(
         f"{title:<12}{said}\n"
         for title, said in (
             ("schedule", chosen.schedule),
             ("because", chosen.reason),
             ("possible", "; ".join(legal(found))),
-            ("live", f"tokens where {alive}" if found.alive is not None else alive),
+            *apart,
+            ("live", alive),
             ("products", f"{chosen.units:g} of tokens x hidden x vocabulary, if all are live"),
             ("", f"for {_TOKENS} tokens, {_LONGEST} in the longest response, hidden {_HIDDEN}, "
              f"{_WORDS} words, in bfloat16:"),

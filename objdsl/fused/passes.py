@@ -56,6 +56,26 @@ class Gradients:
         log_pi = torch.zeros(len(hidden), **wide)  # type: ignore[call-overload]
         return cls(log_pi, torch.zeros_like(hidden), weight, bias)
 
+    def apart(self) -> Gradients:
+        """The same, with sums of their own over tokens."""
+        weight = None if self.weight is None else torch.zeros_like(self.weight)
+        bias = None if self.bias is None else torch.zeros_like(self.bias)
+        return Gradients(self.log_pi, self.hidden, weight, bias)
+
+    def take(self, apart: Gradients, rows: Tensor, scale: Tensor) -> None:
+        """Adds sums over rows, scaled; and scales what was filled in for these rows.
+
+        Args:
+            apart: left behind at 0.
+            scale: `[1]`.
+        """
+        scaled = scale * self.hidden[rows]
+        self.hidden[rows] = scaled.to(self.hidden.dtype)
+        for mine, other in ((self.weight, apart.weight), (self.bias, apart.bias)):
+            if mine is not None and other is not None:
+                mine.addcmul_(other, scale.to(mine.dtype))
+                other.zero_()
+
 
 def one_pass(
     head: Head,
@@ -80,16 +100,82 @@ def one_pass(
     """
     made = Gradients.empty(head, hidden, frozen=frozen)
     for rows in silent:
-        z = head.products(hidden[rows])
-        kernels.fill(head, z, rows, tokens[rows], made.log_pi)
-        del z  # before the next chunk takes as much
+        _fill(made, head, hidden, tokens, rows, kernels)
     for rows in pieces:
-        here = hidden[rows]
-        z = head.products(here)
-        d = kernels.gradient(head, z, rows, tokens[rows], made.log_pi, weigh, here.dtype)
-        _add(made, head, rows, here, d, width)
-        del z, d
+        _chunk(made, head, hidden, tokens, rows, weigh, width, kernels)
     return made
+
+
+def scaled_pass(
+    head: Head,
+    hidden: Tensor,
+    tokens: Tensor,
+    responses: Iterable[Tensor],
+    weigh: Weigh,
+    share: Weigh,
+    scale: Weigh,
+    *,
+    chunk: int,
+    silent: Iterable[Tensor] = (),
+    width: int = SLICE,
+    frozen: bool = False,
+    kernels: Kernels = TORCH,
+) -> Gradients:
+    """The gradient in the forward pass, for weights `scale * share`: three products.
+
+    What a response longer than a chunk adds to the head's gradient is summed up apart, with its
+    shares for weights, and is scaled when the response is complete.
+
+    Args:
+        responses: rows of a single response, or of several that fit into a chunk.
+        share: of a token, needs no log-probability of another.
+        scale: needs all log-probabilities of the response, and is the same for all its tokens.
+        chunk: tokens whose logits are held at a time.
+    """
+    made = Gradients.empty(head, hidden, frozen=frozen)
+    apart = made.apart()
+    for rows in silent:
+        _fill(made, head, hidden, tokens, rows, kernels)
+
+    def finite(log_pi: Tensor) -> Tensor:
+        shares = share(log_pi)
+        return shares.where(shares.isfinite(), 0.0)
+
+    for rows in responses:
+        if len(rows) <= chunk:
+            _chunk(made, head, hidden, tokens, rows, weigh, width, kernels)
+            continue
+        for some in chunks(rows, chunk):
+            _chunk(apart, head, hidden, tokens, some, finite, width, kernels)
+        # A scale of 0 is 0 whatever the shares are, as where a mask leaves out the response.
+        total = scale(made.log_pi)[rows[:1]]
+        known = share(made.log_pi)[rows].isfinite().all() | (total == 0)
+        made.take(apart, rows, total.where(known, torch.nan))
+    return made
+
+
+def _fill(
+    made: Gradients, head: Head, hidden: Tensor, tokens: Tensor, rows: Tensor, kernels: Kernels
+) -> None:
+    """Fills in log-probabilities alone."""
+    kernels.fill(head, head.products(hidden[rows]), rows, tokens[rows], made.log_pi)
+
+
+def _chunk(
+    made: Gradients,
+    head: Head,
+    hidden: Tensor,
+    tokens: Tensor,
+    rows: Tensor,
+    weigh: Weigh,
+    width: int,
+    kernels: Kernels,
+) -> None:
+    """Fills in log-probabilities and gradients of some rows. Three products."""
+    here = hidden[rows]
+    z = head.products(here)
+    d = kernels.gradient(head, z, rows, tokens[rows], made.log_pi, weigh, here.dtype)
+    _add(made, head, rows, here, d, width)
 
 
 def two_passes(

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from objdsl.analysis.coupling import Coupled, Coupling
 from objdsl.fused.head import Head, chunks
-from objdsl.fused.kernels import TORCH, Kernels
-from objdsl.fused.passes import Gradients, one_pass, two_passes, word_pass
+from objdsl.fused.kernels import TORCH, Kernels, Weigh
+from objdsl.fused.passes import Gradients, one_pass, scaled_pass, two_passes, word_pass
 from objdsl.plan import Plan
 
 Weights = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
@@ -48,6 +48,7 @@ class Run:
         coupled: what is known of the weights.
         others: the trained inputs that do not come out of the head, such as a critic's `value`.
         alive: `[M]`, rows that may have a weight; None for all.
+        factors: those of a weight that comes apart, `share` and `scale`, as functions of `[M]`.
         kernels: what is done to the logits of sampled tokens.
     """
 
@@ -56,6 +57,7 @@ class Run:
     coupled: Coupled
     others: Mapping[str, Tensor]
     alive: Tensor | None = None
+    factors: tuple[Weigh, Weigh] | None = None
     kernels: Kernels = TORCH
 
     def __call__(
@@ -70,20 +72,24 @@ class Run:
         if self.coupled.words is not None:
             return self._by_words(head, hidden, tokens, plan, frozen)
         rows = self._places()
+        options: dict[str, Any] = {"width": plan.slice, "frozen": frozen, "kernels": self.kernels}
+        given = head, hidden, tokens
         if plan.schedule == "two passes":
-            made = two_passes(
-                head, hidden, tokens, rows, self._weigh, chunk=plan.chunk, width=plan.slice,
-                frozen=frozen, kernels=self.kernels,
-            )  # fmt: skip
+            made = two_passes(*given, rows, self._weigh, chunk=plan.chunk, **options)
             return made, self._weights(made.log_pi)
         living, dead = self._parted(rows, plan)
-        whole = plan.schedule == "one pass, whole responses"
-        pieces = self._responses(living, plan.chunk) if whole else chunks(living, plan.chunk)
-        silent = chunks(dead, plan.chunk) if len(dead) else ()
-        made = one_pass(
-            head, hidden, tokens, pieces, self._weigh, silent=silent, width=plan.slice,
-            frozen=frozen, kernels=self.kernels,
-        )  # fmt: skip
+        options["silent"] = chunks(dead, plan.chunk) if len(dead) else ()
+        if plan.schedule == "one pass":
+            made = one_pass(*given, chunks(living, plan.chunk), self._weigher(hidden), **options)
+        elif plan.schedule == "one pass, whole responses":
+            pieces = self._responses(living, plan.chunk)
+            made = one_pass(*given, pieces, self._weigher(hidden), **options)
+        else:
+            assert self.factors is not None
+            pieces = self._responses(living, plan.chunk)
+            made = scaled_pass(
+                *given, pieces, self._weigh, *self.factors, chunk=plan.chunk, **options
+            )
         if said := self.kernels.said():
             return made, (said[0], {}, said[1])
         return made, self._weights(made.log_pi)
@@ -97,6 +103,13 @@ class Run:
 
     def _weigh(self, log_pi: Tensor) -> Tensor:
         return self._weights(log_pi)[1][f"log_{self.coupled.name}"].flatten()
+
+    def _weigher(self, hidden: Tensor) -> Weigh:
+        """The weights, asked for once if no log-probability changes them."""
+        if self.coupled.worst is not Coupling.KNOWN:
+            return self._weigh
+        known = self._weigh(hidden.new_zeros(len(hidden)))
+        return lambda log_pi: known
 
     # --- which rows ------------------------------------------------------------------------------
 

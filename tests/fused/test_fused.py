@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ from torch import Tensor
 
 import objdsl
 from objdsl import gallery
-from objdsl.plan import SCHEDULES, Schedule, legal
+from objdsl.plan import Coupling, Schedule, Sizes, legal, plan
 
 V, H = 11, 6
 LENGTHS = torch.tensor([3, 6, 1, 2, 4, 6, 2, 3])
+# Bytes: for a token at a time where sums over responses are kept apart, for three of them, for all.
+BUDGETS = (500, 3000, 1 << 30)
+SCALED: Schedule = "one pass, scaled afterwards"
 PARAMS = {
     "clip_cov": {"low": 0.0, "high": 0.5, "fraction": 0.3},
     "kl_cov": {"fraction": 0.3},
@@ -135,12 +139,12 @@ def test_every_schedule_is_the_plain_computation(name: str, packed: bool) -> Non
     schedules = legal(objective._coupled_weights)
     assert schedules
     for schedule in schedules:
-        for budget in (8 * V * 5, 1 << 30):  # chunks of five tokens, and one chunk
+        for budget in BUDGETS:
             said = fused(
                 objective, data, step, others, temperature=1.3, softcap=5.0,
                 schedule=schedule, budget=budget,
             )  # fmt: skip
-            whole = objective._coupled_weights.words is None or budget > 1000
+            whole = objective._coupled_weights.words is None or budget > 10_000
             assert_same(said, expected, reports=whole)
 
 
@@ -167,8 +171,9 @@ def test_micro_batches_add_up(name: str) -> None:
         torch.testing.assert_close(x.grad, y, rtol=1e-10, atol=1e-12)
 
 
-def test_words_that_were_not_kept_have_no_part() -> None:
-    objective = objdsl.load("grpo")
+@pytest.mark.parametrize("name", ["grpo", "gspo"])
+def test_words_that_were_not_kept_have_no_part(name: str) -> None:
+    objective = objdsl.load(name)
     data = scene(objective, packed=False)
     step, others = prepared(objective, data)
     kept = torch.rand(8, 6, V) < 0.6
@@ -179,8 +184,10 @@ def test_words_that_were_not_kept_have_no_part() -> None:
     out = objective(log_pi, step)
     out.loss.backward()
     expected = out, [x.grad for x in leaves]
-    for schedule in SCHEDULES:
-        assert_same(fused(objective, data, step, others, kept=kept, schedule=schedule), expected)
+    for schedule in legal(objective._coupled_weights):
+        for budget in BUDGETS:
+            said = fused(objective, data, step, others, kept=kept, schedule=schedule, budget=budget)
+            assert_same(said, expected)
 
 
 def test_dead_responses_take_one_product_and_change_nothing() -> None:
@@ -189,7 +196,7 @@ def test_dead_responses_take_one_product_and_change_nothing() -> None:
     data = scene(objective, packed=False)
     data["columns"]["reward"][:4] = 1.0
     step, others = prepared(objective, data)
-    alive = objective._alive(step)
+    alive = objective._alive(step, torch.float64)
     assert alive is not None
     assert not alive.view(8, 6)[:4].any()
     assert alive.view(8, 6)[4:].any()
@@ -197,9 +204,54 @@ def test_dead_responses_take_one_product_and_change_nothing() -> None:
     assert_same(fused(objective, data, step, others), expected)
 
 
+# Weights that need their response for a factor that its tokens have in common, and the others.
+SEPARABLE = {"gspo", "dr_gspo", "gmpo", "vespo", "kimi_k15", "frameworks/trl_rloo"}
+NOT_SEPARABLE = {"gspo_token", "deepseek_v32"}
+
+
+def test_which_weights_come_apart() -> None:
+    """Every objective of the gallery whose weights need their response is in one of the sets."""
+    found: dict[str, bool] = {}
+    for name in NAMES:
+        coupled = objdsl.load(name)._coupled_weights
+        if coupled.worst is Coupling.RESPONSE and coupled.words is None:
+            found[name] = "one pass, scaled afterwards" in legal(coupled)
+    assert {name for name, apart in found.items() if apart} == SEPARABLE
+    assert {name for name, apart in found.items() if not apart} == NOT_SEPARABLE
+
+
+def test_a_response_without_a_weight_may_have_any_share() -> None:
+    """What a mask leaves out of a response leaves no trace, though its ratio overflows."""
+    text = """
+        objective masked
+        r = pi / mu
+        M = mean[t] log(mu / pi) <= 1 and mean[t] log(pi / mu) <= 1
+        maximize mean[p,i] sum[t] (M * r * reward)
+    """
+    objective = objdsl.loads(text)
+    data = scene(objective, packed=False)
+    data["columns"]["log_mu"][1, 2] = -2000.0
+    step, others = prepared(objective, data)
+    expected = plain(objective, data, step, others, 1.0, None)
+    assert expected[0].value.isfinite()
+    said = fused(objective, data, step, others, schedule=SCALED, budget=500)
+    assert_same(said, expected)
+
+
+def test_long_responses_are_scaled_afterwards_where_that_is_faster() -> None:
+    gspo = objdsl.load("gspo")._coupled_weights
+    sizes = Sizes(65_536, 8192, 4096, 128_256, narrow=2)
+    assert plan(gspo, replace(sizes, longest=4096)).schedule == "one pass, whole responses"
+    assert plan(gspo, sizes).schedule == SCALED
+    assert plan(gspo, replace(sizes, vocabulary=256_000)).schedule == "two passes"
+    apart = objdsl.load("gspo_token")._coupled_weights
+    assert plan(apart, sizes).schedule == "two passes"
+    assert plan(gspo, replace(sizes, vocabulary=256_000, frozen_head=True)).schedule == SCALED
+
+
 @settings(max_examples=25, deadline=None)
 @given(
-    name=st.sampled_from(["dapo", "gspo", "grpo", "clip_cov"]),
+    name=st.sampled_from(["dapo", "gspo", "gmpo", "grpo", "clip_cov"]),
     lengths=st.lists(st.integers(1, 6), min_size=8, max_size=8),
     rewards=st.lists(st.sampled_from([0.0, 1.0]), min_size=8, max_size=8),
     tokens=st.integers(1, 20),
@@ -220,16 +272,20 @@ def test_any_lengths_and_rewards(
         assert_same(said, expected)
 
 
-def test_a_frozen_head_has_no_gradient() -> None:
-    objective = objdsl.load("grpo")
+@pytest.mark.parametrize("name", ["grpo", "gspo"])
+def test_a_frozen_head_has_no_gradient(name: str) -> None:
+    objective = objdsl.load(name)
     data = scene(objective, packed=True)
     step, _ = prepared(objective, data)
     hidden = data["hidden"].clone().requires_grad_()
-    for schedule in SCHEDULES:
+    schedules = legal(objective._coupled_weights)
+    for schedule in schedules:
         out = objective.fused(
-            hidden, data["weight"], data["tokens"], step, bias=data["bias"], schedule=schedule
-        )
+            hidden, data["weight"], data["tokens"], step, bias=data["bias"], schedule=schedule,
+            budget=500,
+        )  # fmt: skip
         out.loss.backward()
+    assert len(schedules) == 3
     expected = plain(objective, data, step, {}, 1.0, None)
     torch.testing.assert_close(hidden.grad, 3 * expected[1][0])
 
