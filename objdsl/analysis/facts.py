@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from objdsl.analysis.advantage import LiveAdvantage, live_advantages
@@ -61,6 +61,11 @@ class Facts:
         return tuple(e for e in self.estimators if e.direction not in _NOT_REWARDED)
 
     @cached_property
+    def near(self) -> tuple[Estimator, ...]:
+        """The same with the policies apart."""
+        return tuple(replace(one, expand=self.near_policy) for one in self.rewarded)
+
+    @cached_property
     def penalties(self) -> tuple[Penalty, ...]:
         """What the frozen policies bring."""
         return tuple(penalty for one in self.estimators for penalty in penalties(one))
@@ -78,7 +83,7 @@ class Facts:
     @cached_property
     def first_order(self) -> FirstOrder | None:
         """Which mismatch of policies the weight of the reward corrects."""
-        return first_order(self.rewarded[0], self.near_policy) if self.rewarded else None
+        return first_order(self.near[0]) if self.near else None
 
     @cached_property
     def names(self) -> Names:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from objdsl.analysis.estimator import Estimator, Kind, Term
@@ -45,19 +45,18 @@ class FirstOrder:
         return self.drift == self.engine == {Reach.SEQUENCE: 1.0}
 
 
-def first_order(estimator: Estimator, expand: Expand) -> FirstOrder | None:
+def first_order(near: Estimator) -> FirstOrder | None:
     """None if the weight of the reward changes with the policies in another way than by ratios.
 
     Args:
-        expand: the expansion near on policy.
+        near: what the weight is near on policy.
     """
-    near = replace(estimator, expand=expand)
-    found = [_powers(term, expand) for term in near.of(Kind.SIGNAL)]
+    found = [_powers(term, near.expand) for term in near.of(Kind.SIGNAL)]
     if not found or None in found or any(one != found[0] for one in found):
         return None
     powers = found[0] or {}
     return FirstOrder(
-        {reach: power for (reach, name), power in powers.items() if name == estimator.leaf.policy},
+        {reach: power for (reach, name), power in powers.items() if name == near.leaf.policy},
         {reach: -power for (reach, name), power in powers.items() if name == "mu"},
     )
 
@@ -97,3 +96,14 @@ def _ratio(base: Expr, expand: Expand) -> tuple[Reach, str] | None:
         case [(Scan("<" | "<=", LogProb(policy), None), 1.0)]:
             return Reach.PREFIX, policy
     return None
+
+
+def versions(term: Term, expand: Expand) -> dict[str, float]:
+    """The power to which a product has each policy by the ratios of single tokens, whatever its
+    other factors are."""
+    powers: defaultdict[str, float] = defaultdict(float)
+    for factor in term.factors:
+        ratio = _ratio(factor.base, expand)
+        if ratio is not None and ratio[0] is Reach.TOKEN:
+            powers[ratio[1]] += factor.exponent
+    return dict(powers)

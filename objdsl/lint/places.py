@@ -40,15 +40,16 @@ def head(node: Expr) -> Span | None:
 def reading(facts: Facts, policy: str, *, live: bool = False) -> Span | None:
     """The smallest piece of text of the objective that reads a policy, and passes its gradient: the
     probability of the token, if it is there, and else the distribution."""
-    prelude = bundled(PRELUDE)
+    prelude, goal = bundled(PRELUDE), facts.objective.goal
+    passing = set(with_gradient(goal)) if live else set()
     for kind in (LogProb, LogDist):
         reads: set[Expr] = set()
-        for node in topological(facts.objective.goal):
+        for node in topological(goal):
             own = isinstance(node, kind) and node.policy == policy
             if own or not reads.isdisjoint(node.children):
                 reads.add(node)
                 stands = node.span is not None and node.span.source is not prelude
-                if stands and (node.live or not live):
+                if stands and (node in passing or not live):
                     return node.span
     return None
 

@@ -6,7 +6,8 @@ place of the product over the response.
 **Why.** The exact weight is the product over all tokens, `1 + sum[t] log(pi / mu)` to first
 order. With the own token's ratio the gradient is off by the sum over all *other* tokens: by the
 order of the drift times the length. It is what makes the variance bearable: the exact product has
-a variance that grows exponentially with the length.
+a variance that grows exponentially with the length. The product so far leaves out the later tokens
+alone, and has the variance of the exact one at the end of a response.
 
 **Fine if** policies drift little: this is what PPO is.
 
@@ -33,13 +34,17 @@ from objdsl.lint.rule import Rule, rule
 @rule("ratio-of-one-token", "OBJ403", Severity.NOTE)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     order = facts.first_order
-    if order is not None and set(order.drift) == {Reach.TOKEN}:
+    if order is not None and set(order.drift) in ({Reach.TOKEN}, {Reach.PREFIX}):
+        token = Reach.TOKEN in order.drift
+        left_out = "other" if token else "later"
         yield rule.finding(
-            "off policy, a token weighs its own ratio, and not the response's",
+            "off policy, a token weighs its own ratio, and not the response's"
+            if token
+            else "off policy, a token weighs the ratio of the response so far",
             reading(facts, next(iter(facts.policy_weights)).policy),
-            under="the ratio of one token",
-            gradient="off by the order of the drift: E[A (sum over other tokens of log(pi / old)) "
-            "grad log(pi)]",
+            under="the ratio of one token" if token else "the ratio of the tokens so far",
+            gradient=f"off by the order of the drift: E[A (sum over {left_out} tokens "
+            "of log(pi / old)) grad log(pi)]",
             help="few updates for each rollout keep it small",
             fine_if="policies drift little",
         )

@@ -1,0 +1,51 @@
+"""The penalty is weighted by the ratio to `old`, and the responses come from `mu`.
+
+**What.** `pi / old * k3(pi, ref)` where the reward is corrected for the sampler, by `pi / mu` or
+not at all.
+
+**Why.** The live ratio turns the estimator into the reverse KL at the states that are visited, and
+corrects for who sampled them. With `old` below the line it does the second for another policy than
+the one that sampled: off by `E[X log(old / mu) grad log pi]` to first order, X = log(ref / pi).
+Where the reward has the same ratio, `uncorrected-sampler` says so for both. A geometric mean of
+ratios in front of a penalty is `not-a-divergence`.
+
+**Fine if** both engines agree to rounding.
+
+**Example.**
+
+    maximize mean[p,i] sum[t] (pi / mu * A - beta * pi / old * k3(pi, ref))
+
+**Instead.** `pi / mu * k3(pi, ref)`.
+
+**Papers.** DeepSeek-V3.2, arXiv:2512.02556, section 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.estimator import Kind
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.first_order import versions
+from objdsl.diagnostic import Diagnostic, Label, Severity
+from objdsl.lint.places import reading
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("kl-ratio-base", "OBJ310", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    order, sampling = facts.first_order, facts.objective.sampling
+    if sampling.policy != "mu" or order is None or (order.drift and not order.engine):
+        return  # uncorrected-sampler
+    for near in facts.near:
+        powers = [versions(term, near.expand) for term in near.of(Kind.PENALTY)]
+        if powers and all(one.get("old", 0) < 0 and not one.get("mu") for one in powers):
+            yield rule.finding(
+                "the penalty's ratio corrects from `old` on, and responses come from `mu`",
+                reading(facts, "old"),
+                under="takes old for the policy that sampled",
+                labels=(Label(sampling.span, "sampled here"),) if sampling.span else (),
+                gradient="off by E[X log(old / mu) grad log(pi)], to first order",
+                help="take the ratio to mu",
+                fine_if="both engines agree to rounding",
+            )

@@ -1,0 +1,43 @@
+"""Responses are sampled at a temperature: it is the policy at that temperature that is trained.
+
+**What.** `sample from mu: temperature 0.7`, or any other than 1.
+
+**Why.** The sampler draws from `softmax(z / T)`. The log-probabilities have to be of the same
+distribution, with the logits divided by T: `objdsl train` does that, and a trainer of your own
+must. With those of `softmax(z)` the score has an expectation that is not 0 (about a tenth of its
+length at T = 0.7, on small random policies), so that no baseline cancels any more. And what gets
+better is the policy at temperature T, not the one at temperature 1.
+
+**Fine if** the model is used at the temperature that it is trained at.
+
+**Example.**
+
+    sample from mu: group 8, temperature 0.7
+
+**Instead.** `temperature 1`.
+
+**Papers.** DeepSeekMath, arXiv:2402.03300, and most others sample at 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("sampling-temperature", "OBJ415", Severity.NOTE)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    sampling = facts.objective.sampling
+    if not facts.rewarded or sampling.temperature == 1:
+        return
+    yield rule.finding(
+        f"what is trained is the policy at temperature {sampling.temperature:g}",
+        sampling.span,
+        under="log-probabilities are of the logits divided by it",
+        consequence="a trainer that does not divide by it has a score whose expectation is not 0",
+        help="temperature 1",
+        fine_if="the model is used at this temperature",
+    )

@@ -1,0 +1,87 @@
+"""The denominator of a ratio moves with the policy: the ratio moves only by a part.
+
+**What.** `pi / prox` with a proximal policy between `pi` and `old`, such as `pi^0.3 * mu^0.7`, that
+is not behind `sg`; or a root of a ratio, `(pi / old)^0.5`.
+
+**Why.** The ratio is `(pi / mu)^k` with k below 1. Its gradient is k times that of the ratio, and
+where it is clipped at 1.2, `pi / mu` is at 1.2^(1/k): with k = 0.5 at 1.44. The learning rate and
+the bounds are not those that are written down.
+
+**Fine if** both were chosen with it.
+
+**Example.**
+
+    prox = pi^0.3 * mu^0.7
+    maximize mean[p,i,t] surrogate(pi / prox, A, 1 - eps, 1 + eps)
+
+**Instead.** `pi / sg(prox)`.
+
+**Papers.** Decoupled PPO, arXiv:2110.00641; AReaL's log-linear approximation of the proximal
+policy, which has the stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeGuard
+
+from objdsl.analysis.expand import Expand, TooLarge
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.indices import TOKEN
+from objdsl.ir.nodes import Binary, Column, Expr, LogProb, Stop, Unary, topological
+from objdsl.lint.places import with_gradient
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("weakened-ratio", "OBJ419", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.rewarded:
+        for node in with_gradient(facts.objective.goal):
+            if not isinstance(node, Unary | Binary) or node.span is None:
+                continue
+            power = _power(node, estimator.leaf, facts.near_policy)
+            if power is None:
+                continue
+            yield rule.finding(
+                f"this ratio holds `{estimator.leaf.policy}` to the power {power:g}",
+                node.span,
+                under="its denominator moves with the policy",
+                value=f"where it is 1.2, the policy has moved by {1.2 ** (1 / power):.3g}",
+                gradient=f"{power:g} times that of a ratio",
+                help="put sg(...) around the denominator",
+                fine_if="learning rate and bounds were chosen with it",
+            )
+            return
+
+
+def _power(x: Expr, leaf: LogProb, near: Expand) -> float | None:
+    """The power of the policy in a ratio of versions of it, as far as it has a gradient, if that is
+    a part of 1."""
+    try:
+        powers, live = _powers(x, near), _powers(_opaque(x), near)
+    except TooLarge:
+        return None
+    ratio = all(isinstance(base, LogProb) for base in powers) and abs(sum(powers.values())) < 1e-9
+    power = live.get(leaf, 0.0)
+    return power if ratio and 0 < power < 1 else None
+
+
+def _powers(x: Expr, near: Expand) -> dict[Expr, float]:
+    """The powers of the factors of a product, exponentials by their exponents."""
+    only = near(x).product
+    if only is None or only[1] != 1:
+        return {}
+    return {base.x if _is_exp(base) else base: e for base, e in only[0]}
+
+
+def _is_exp(base: Expr) -> TypeGuard[Unary]:
+    return isinstance(base, Unary) and base.op == "exp"
+
+
+def _opaque(x: Expr) -> Expr:
+    """A formula with a column for all that is behind `sg`."""
+    done: dict[Expr, Expr] = {}
+    for one in topological(x):
+        done[one] = Column("sg", TOKEN) if isinstance(one, Stop) else one.rebuilt(done)
+    return done[x]
