@@ -16,7 +16,7 @@ from objdsl.ir.objective import Objective
 from objdsl.source import Span
 from objdsl.syntax.parse import parse
 
-STAGES = ("tree", "ir", "weights", "plan", "torch")
+STAGES = ("tree", "ir", "weights", "plan", "torch", "triton")
 
 
 @click.command(epilog="Example: objdsl compile dapo --layout packed -o dapo.py")
@@ -26,7 +26,7 @@ STAGES = ("tree", "ir", "weights", "plan", "torch")
     type=click.Choice(STAGES),
     default="torch",
     help="Where to stop: the syntax tree or the IR (JSON), the gradient weights (mathematics), the "
-    "plan of the fused head, or PyTorch source (the default).",
+    "plan of the fused head, PyTorch source (the default), or the Triton kernel of the fused head.",
 )
 @click.option(
     "--latex", is_flag=True, help="The formula in LaTeX; with --stage weights, its derivative."
@@ -54,6 +54,8 @@ def compile(file: str, stage: str, latex: bool, layout: str, output: Path | None
         made, language = _plan(driver.compile_source(source)), "text"
     elif stage == "ir":
         made, language = driver.ir(driver.compile_source(source)) + "\n", "json"
+    elif stage == "triton":
+        made, language = _triton(driver.compile_source(source)), "python"
     else:
         formula = driver.compile_source(source)
         made, language = driver.torch_source(formula, packed=layout == "packed"), "python"
@@ -62,6 +64,16 @@ def compile(file: str, stage: str, latex: bool, layout: str, output: Path | None
     else:
         output.write_text(made, encoding="utf-8", newline="\n")
         click.echo(f"wrote {output}")
+
+
+def _triton(objective: Objective) -> str:
+    from objdsl.emit.triton_source import NotElementwise
+
+    try:
+        return driver.triton_kernel(objective).source
+    except NotElementwise as error:
+        message = f"{objective.name} has no kernel of its own: its weights need {error.needs}"
+        raise click.UsageError(message) from None
 
 
 # A step that people train with, and the head of a model of eight billion parameters.
@@ -93,6 +105,7 @@ def _plan(objective: Objective) -> str:
             ("possible", "; ".join(legal(found))),
             *apart,
             ("live", alive),
+            ("kernels", _kernels(objective)),
             ("products", f"{chosen.units:g} of tokens x hidden x vocabulary, if all are live"),
             ("", f"for {_TOKENS} tokens, {_LONGEST} in the longest response, hidden {_HIDDEN}, "
              f"{_WORDS} words, in bfloat16:"),
@@ -101,6 +114,22 @@ def _plan(objective: Objective) -> str:
              f"{4 * _TOKENS * _WORDS / 2**30:.1f}"),
         )
     )  # fmt: skip
+
+
+def _kernels(objective: Objective) -> str:
+    """What runs between two matrix products, on a GPU."""
+    from objdsl.emit.triton_source import NotElementwise
+
+    try:
+        kernel = driver.triton_kernel(objective)
+    except NotElementwise as error:
+        return f"on a GPU two of Triton; PyTorch weighs in between, for {error.needs}"
+    if kernel.reports is None:
+        return (
+            "on a GPU one of Triton, from logits to their gradient; "
+            f"PyTorch tells value and reports, for {kernel.needs}"
+        )
+    return "on a GPU one of Triton, from logits to their gradient, value and reports"
 
 
 def _plain(node: Any) -> Any:

@@ -10,6 +10,7 @@ from click.testing import Result
 import objdsl
 
 Run = Callable[..., Result]
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
@@ -39,6 +40,14 @@ def test_the_tree_is_json_with_places_in_the_text(run: Run) -> None:
 )
 def test_the_plan(run: Run, golden: Callable[[str, str], None], name: str) -> None:
     golden(f"plan/{name}.txt", run("compile", name, "--stage", "plan").output)
+
+
+def test_the_kernel(run: Run) -> None:
+    printed = run("compile", "grpo", "--stage", "triton").output
+    assert printed == (GOLDEN / "emit/grpo_triton.py").read_text()
+    refused = run("compile", "gspo", "--stage", "triton")
+    assert refused.exit_code == 2
+    assert "its weights need sum[t] log(pi / old)" in " ".join(refused.output.split())
 
 
 def test_a_plan_for_one_policy(run: Run) -> None:
