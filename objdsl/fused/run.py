@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -137,14 +138,8 @@ class Run:
         places = self._places()
         owner = torch.repeat_interleave(self.step.lengths)[torch.isin(places, rows)]
         lengths = torch.bincount(owner, minlength=len(self.step.lengths)).tolist()
-        start = end = 0
-        for length in lengths:
-            if end > start and end + length - start > size:
-                yield rows[start:end]
-                start = end
-            end += length
-        if end > start:
-            yield rows[start:end]
+        pieces = rows.split([sum(lengths[part]) for part in _binned(lengths, size)])
+        yield from (piece for piece in pieces if len(piece))
 
     # --- weights of words ------------------------------------------------------------------------
 
@@ -154,19 +149,20 @@ class Run:
         """Responses in chunks, each a part of the step whose value and reports add up."""
         name, places = f"log_{self.coupled.name}", self._places()
         found: list[Weights] = []
-        parts = list(self._parts(plan.chunk))
-        pieces = [places[start:end] for _, start, end in parts]
-        which = iter(parts)
+        lengths = self.step.lengths.tolist()
+        parts = list(_binned(lengths, plan.chunk))
+        ends = list(accumulate(sum(lengths[part]) for part in parts))
+        spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        pieces = [places[span] for span in spans]
+        which = zip(parts, spans, strict=True)
 
         def weigh(rows: Tensor, log_pi: Tensor, log_p: Tensor) -> tuple[Tensor | None, Tensor]:
-            responses, start, end = next(which)
+            responses, span = next(which)
             part = self.step[responses] if len(parts) > 1 else self.step
             inputs = {f"{name}_dist": self._shaped(log_p, part)}
             if self.coupled.log_prob is not None:
                 inputs[name] = self._shaped(log_pi, part)
-            others = {
-                k: x[responses] if x.dim() > 1 else x[start:end] for k, x in self.others.items()
-            }
+            others = {k: x[responses] if x.dim() > 1 else x[span] for k, x in self.others.items()}
             value, weights, reports = self.objective.weights(step=part, **inputs, **others)
             words, w = weights.pop(f"{name}_dist"), weights.pop(name, None)
             found.append((value, weights, reports))  # without what is as large as the logits
@@ -183,16 +179,6 @@ class Run:
         }
         return made, (value, weights, reports)
 
-    def _parts(self, size: int) -> Iterator[tuple[slice, int, int]]:
-        """Responses in turn, as a slice of the step's rows and of its tokens."""
-        first = start = end = 0
-        for row, length in enumerate(self.step.lengths.tolist()):
-            if row > first and end + length - start > size:
-                yield slice(first, row), start, end
-                first, start = row, end
-            end += length
-        yield slice(first, len(self.step.lengths)), start, end
-
     def _shaped(self, x: Tensor, part: Any) -> Tensor:
         if part.layout == "packed":
             return x
@@ -202,3 +188,14 @@ class Run:
 
     def _flat(self, x: Tensor, part: Any) -> Tensor:
         return x if part.layout == "packed" else x[part.mask]
+
+
+def _binned(lengths: list[int], size: int) -> Iterator[slice]:
+    """Neighbours whose lengths add up to `size` at most; one that is longer is alone."""
+    first = total = 0
+    for row, length in enumerate(lengths):
+        if total and total + length > size:
+            yield slice(first, row)
+            first, total = row, 0
+        total += length
+    yield slice(first, len(lengths))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import objdsl
 from objdsl import gallery
+from objdsl.fused.counts import Counts
 from objdsl.plan import Coupling, Schedule, Sizes, legal, plan
 
 V, H = 11, 6
@@ -148,7 +149,7 @@ def test_every_schedule_is_the_plain_computation(name: str, packed: bool) -> Non
             assert_same(said, expected, reports=whole)
 
 
-@pytest.mark.parametrize("name", ["grpo", "gspo", "kl_exact", "clip_cov"])
+@pytest.mark.parametrize("name", ["grpo", "gspo", "gmpo", "kl_exact", "clip_cov"])
 def test_micro_batches_add_up(name: str) -> None:
     objective = objdsl.load(name, **PARAMS.get(name, {}))
     data = scene(objective, packed=False)
@@ -158,17 +159,38 @@ def test_micro_batches_add_up(name: str) -> None:
         log_p = torch.log_softmax(data["hidden"] @ data["weight"].T + data["bias"], -1)
         log_pi = log_p.gather(-1, data["tokens"][..., None]).squeeze(-1)
         step = objective.couple(step, log_pi=log_pi)
-    leaves = [data[k].clone().requires_grad_() for k in ("hidden", "weight", "bias")]
-    value = torch.zeros((), dtype=torch.float64)
-    for rows in torch.randperm(8).split(3):
-        out = objective.fused(
-            leaves[0][rows], leaves[1], data["tokens"][rows], step[rows], bias=leaves[2]
-        )
-        out.loss.backward()
-        value += out.value
-    torch.testing.assert_close(value, expected[0].value)
-    for x, y in zip(leaves, expected[1], strict=False):
-        torch.testing.assert_close(x.grad, y, rtol=1e-10, atol=1e-12)
+    for budget in BUDGETS:
+        leaves = [data[k].clone().requires_grad_() for k in ("hidden", "weight", "bias")]
+        value = torch.zeros((), dtype=torch.float64)
+        for rows in torch.randperm(8).split(3):
+            out = objective.fused(
+                leaves[0][rows], leaves[1], data["tokens"][rows], step[rows], bias=leaves[2],
+                budget=budget,
+            )  # fmt: skip
+            out.loss.backward()
+            value += out.value
+        torch.testing.assert_close(value, expected[0].value)
+        for x, y in zip(leaves, expected[1], strict=False):
+            torch.testing.assert_close(x.grad, y, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_dead_tokens_are_known_in_micro_batches_too(packed: bool) -> None:
+    """All groups but the last have rewards alike, which none of their rows tells alone."""
+    objective = objdsl.load("dapo", **PARAMS["dapo"])
+    data = scene(objective, packed)
+    data["columns"]["reward"][:4] = 1.0
+    step, _ = prepared(objective, data)
+    for rows in (torch.tensor([6, 1, 4]), torch.tensor([0, 2, 3]), torch.tensor([5, 7])):
+        places = step.tokens_of(rows) if packed else rows
+        part = step[torch.cat([rows, rows])][: len(rows)]
+        hidden, weight = data["hidden"][places].clone(), data["weight"].clone()
+        with Counts() as counts:
+            objective.fused(
+                hidden.requires_grad_(), weight.requires_grad_(), data["tokens"][places], part
+            )
+        dead, alive = (int(LENGTHS[rows[mask]].sum()) for mask in (rows < 6, rows >= 6))
+        assert sum(counts.units(1, H, V).values()) == pytest.approx(dead + 3 * alive)
 
 
 @pytest.mark.parametrize("name", ["grpo", "gspo"])
