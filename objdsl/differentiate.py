@@ -164,13 +164,15 @@ def _pull_extremum(y: Binary, g: Expr) -> list[tuple[Expr, Expr]]:
     if gated is not None:
         x, slope, active = gated
         return [(x, where(active, mul(g, slope), ZERO))]
-    # A finding about what is left out points at the extremum that leaves it out.
-    first = Binary("lt" if y.op == "min" else "gt", y.a, y.b, span=y.span)
-    tie = Binary("eq", y.a, y.b, span=y.span)
-    half = mul(g, HALF)
+    # The mask stands around all that is multiplied: what overflows where it does not hold is never
+    # looked at. A finding about what is left out points at the extremum that leaves it out.
+    shared = where(Binary("eq", y.a, y.b, span=y.span), mul(g, HALF), g)
+    a_op: Literal["le", "ge"]
+    b_op: Literal["le", "ge"]
+    a_op, b_op = ("le", "ge") if y.op == "min" else ("ge", "le")
     return [
-        (y.a, where(first, g, where(tie, half, ZERO))),
-        (y.b, where(first, ZERO, where(tie, half, g))),
+        (y.a, where(Binary(a_op, y.a, y.b, span=y.span), shared, ZERO)),
+        (y.b, where(Binary(b_op, y.a, y.b, span=y.span), shared, ZERO)),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,24 @@ def test_one_call_equals_the_two_halves() -> None:
     log_pi = -torch.rand(4, 5)
     halves = objective(log_pi, objective.prepare(**grpo_columns()))
     assert objective(log_pi=log_pi, **grpo_columns()).loss == halves.loss
+
+
+@pytest.mark.parametrize(
+    "held", ["min(W, 5)", "-max(-5, -W)", "clip(W, 0, 5)", "(W if W < 5 else 0)", "(W < 5) * W"]
+)
+def test_what_overflows_where_a_bound_holds_changes_nothing(held: str, tmp_path: Path) -> None:
+    """A product of ratios is infinite in float32, and the gradient that would multiply it is 0."""
+    file = tmp_path / "held.obj"
+    goal = f"maximize mean[p,i] ({held} * reward)"
+    file.write_text(f"objective held\nW = prod[t] (pi / ref)\n{goal}\n", encoding="utf-8")
+    columns = grpo_columns()
+    columns["log_ref"] = columns["log_old"] - torch.tensor([[200.0], [0.0], [0.0], [0.0]])
+    del columns["log_old"]
+    log_pi = (-torch.rand(4, 5)).requires_grad_()
+    objdsl.load(file)(log_pi=log_pi, **columns).loss.backward()
+    assert log_pi.grad is not None
+    assert log_pi.grad[0].abs().max() == 0
+    assert log_pi.grad[2].abs().max() > 0
 
 
 def test_a_critic_gets_its_own_gradient() -> None:

@@ -57,21 +57,16 @@ def objective(*, log_pi, log_old, A, eps, value, x, x_2, x_3, n_tokens, mask, x_
     x_9 = x_8**2
     clipped_value_loss = 0.5 * torch.maximum(x_7, x_9)
     J = torch.where(mask, (surrogate - clipped_value_loss) / n_tokens, 0.0).sum()
-    x_10 = x_7 > x_9
-    active = ~x_10
-    x_11 = x_7 == x_9
-    x_12 = torch.where(
-        (value >= x_2) & (value <= x_3) & active, torch.where(x_11, x_4, x_5) * 2 * x_8, 0
-    )
-    x_13 = torch.where(x_11, torch.full_like(x_11, 0.25, dtype=dtype), 0)
-    w_value = x_12 + torch.where(x_10, x_5, -(x_13 / n_tokens)) * 2 * x_6
-    x_14 = r > 1 + eps
-    x_15 = r < 1 - eps
-    active_2 = ~((A > 0) & x_14 | (A < 0) & x_15)
-    w_log_pi = torch.where(active_2, A * r, 0) / n_tokens
+    x_10 = torch.where(x_7 == x_9, x_4, x_5)
+    x_11 = torch.where((value >= x_2) & (value <= x_3) & (x_7 <= x_9), x_10 * 2 * x_8, 0)
+    w_value = x_11 + torch.where(x_7 >= x_9, x_10 * 2 * x_6, 0)
+    x_12 = r > 1 + eps
+    x_13 = r < 1 - eps
+    active = ~((A > 0) & x_12 | (A < 0) & x_13)
+    w_log_pi = torch.where(active, A * r, 0) / n_tokens
     weights = {"value": torch.where(mask, w_value, 0.0), "log_pi": torch.where(mask, w_log_pi, 0.0)}
     reports = {
-        "clip_fraction": torch.where(mask, (x_15 | x_14).to(dtype) / n_tokens, 0.0).sum(),
+        "clip_fraction": torch.where(mask, (x_13 | x_12).to(dtype) / n_tokens, 0.0).sum(),
         "value_mean": torch.where(mask, value / n_tokens, 0.0).sum(),
         "critic_loss": torch.where(mask, clipped_value_loss / n_tokens, 0.0).sum(),
     }
