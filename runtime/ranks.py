@@ -39,6 +39,10 @@ TOGETHER = timedelta(minutes=10)
 PATIENCE = timedelta(hours=6)
 
 
+# What gloo says, in an error of no class of its own.
+_LOST = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out")
+
+
 class RankError(RuntimeError):
     """Another process of the run is gone."""
 
@@ -51,7 +55,8 @@ class Ranks:
         number: of this process, from 0.
         many: processes.
         device: where this one computes.
-        patient: a group of all ranks whose members wait long; None for one rank.
+        patient: a group of all ranks for what is on the CPU, whose members wait long; None for one
+            rank.
     """
 
     number: int = 0
@@ -93,14 +98,14 @@ class Ranks:
         """Each number, added over the ranks."""
         total = torch.tensor([*numbers], dtype=torch.float64)
         if self.many > 1:
-            dist.all_reduce(total)
+            dist.all_reduce(total, group=self.patient)
         return total.tolist()  # type: ignore[no-any-return]
 
     def most(self, number: int) -> int:
         """The largest of the ranks' numbers."""
         found = torch.tensor(number)
         if self.many > 1:
-            dist.all_reduce(found, dist.ReduceOp.MAX)
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.patient)
         return int(found)
 
     def agree(self, tensors: Iterable[Tensor]) -> None:
@@ -117,7 +122,7 @@ class Ranks:
         whole = [p for p in parameters if not isinstance(p, DTensor)]
         # An expert that no token of one rank was sent to may have a gradient on another.
         some = torch.tensor([p.grad is not None for p in whole], dtype=torch.uint8)
-        dist.all_reduce(some, dist.ReduceOp.MAX)
+        dist.all_reduce(some, dist.ReduceOp.MAX, group=self.patient)
         pending = []
         for p, has in zip(whole, some.tolist(), strict=True):
             if has:
@@ -136,7 +141,9 @@ class Ranks:
         fully_shard(model, mesh=mesh)
         for module in model.modules():
             if isinstance(module, FSDPModule):
-                module.set_gradient_divide_factor(1.0)  # a sum, not a mean
+                # A sum, not a mean; not by way of a factor either, which gloo does not know.
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)
 
 
 def whole(x: Tensor) -> Tensor:
@@ -194,7 +201,8 @@ def _join(device: torch.device) -> torch.device:
 
 
 def _is_lost(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(words in text for words in _LOST)
 
 
 def _short(error: RuntimeError) -> str:

@@ -96,7 +96,8 @@ def train(
             from objdsl.runtime.dry_run import dry_run as describe
 
             for line in describe(config):
-                click.echo(line)
+                if _rank() == 0:
+                    click.echo(line)
             return
         result = run(config, resume=resume, allow_changed=allow_changed)
     except ConfigError as error:
@@ -148,9 +149,13 @@ def _refuse_near_options(flags: Iterable[str]) -> None:
                 raise click.UsageError(f"there is no option `--{name}`; did you mean `--{guess}`?")
 
 
+def _rank() -> int:
+    """Which of the processes of `torchrun` this is."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def _fail(problems: Iterable[str], code: int) -> NoReturn:
-    rank = os.environ.get("RANK", "0")
-    who = "error" if rank == "0" else f"error in process {rank}"
+    who = "error" if _rank() == 0 else f"error in process {_rank()}"
     for problem in problems:
         click.echo(f"{who}: {problem}", err=True)
     sys.exit(code)

@@ -38,6 +38,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "grpo": {"sampler.prompts": 3, "sampler.group": 3, "learner.micro_batch": 2},
     "clip_cov": {"params.low": 0.0, "params.high": 0.5, "params.fraction": 0.3},
     "ppo": {"learner.minibatches": 2, "learner.epochs": 2},
+    "rloo": {"model.dtype": "float32"},
     "kl_cov": {"learner.head": "fused", "learner.micro_batch": 3, "params.fraction": 0.3},
 }
 PARALLEL = ("ddp", "fsdp")
@@ -58,15 +59,19 @@ def back_to_the_middle(folder: Path, copy: Path) -> Path:
 
 
 def assert_the_same_run(folder: Path, other: Path, numbers: Numbers) -> None:
+    last = "checkpoints/step-000004/model.safetensors"
+    weights, twice = load_file(folder / last), load_file(other / last)
+    # The norms of Qwen3 compute in float32, whatever the weights are.
+    double = next(iter(weights.values())).dtype == torch.float64
+    rel, near = (1e-5, 1e-7) if double else (1e-3, 1e-5)
+    for name, x in weights.items():
+        torch.testing.assert_close(twice[name], x, rtol=rel, atol=near)
     steps, others = numbers(folder), numbers(other)
     assert len(steps) == 5
     for one, two in zip(steps, others, strict=True):
         assert one.keys() == two.keys()
-        assert two == pytest.approx(one, rel=1e-5, abs=1e-7)
-    last = "checkpoints/step-000004/model.safetensors"
-    weights, twice = load_file(folder / last), load_file(other / last)
-    for name, x in weights.items():
-        torch.testing.assert_close(twice[name], x, rtol=1e-5, atol=1e-7)
+        assert two == pytest.approx(one, rel=rel, abs=near)
+    assert sum(step["grad_norm"] > 1e-3 for step in steps[1:]) > 1  # something was learned
 
 
 @pytest.mark.slow
@@ -75,7 +80,7 @@ def test_two_processes_are_one(
     port: int,
 ) -> None:  # fmt: skip
     alone = {
-        name: run(name, output=tmp_path / name, **SAME, **more).folder
+        name: run(name, output=tmp_path / name, **{**SAME, **more}).folder
         for name, more in RUNS.items()
     }
     jobs: list[tuple[dict[str, Any], str | None]] = []
