@@ -59,6 +59,28 @@ def test_what_overflows_where_a_bound_holds_changes_nothing(held: str, tmp_path:
     assert log_pi.grad[2].abs().max() > 0
 
 
+def test_the_entropy_of_the_words_that_were_kept(tmp_path: Path) -> None:
+    """The others have the probability 0, and 0 log 0 is 0."""
+    file = tmp_path / "entropy.obj"
+    goal = "maximize mean[p,i] sum[t] (reward * log(pi) + entropy)"
+    file.write_text(f"objective x\nsample from mu: keep_mask\n{goal}\n", encoding="utf-8")
+    objective, columns = objdsl.load(file), grpo_columns()
+    step = objective.prepare(**{name: columns[name] for name in ("mask", "prompt", "reward")})
+    hidden, head = torch.randn(4, 5, 8).double().requires_grad_(), torch.randn(6, 8).double()
+    tokens, kept = torch.randint(0, 3, (4, 5)), torch.arange(6).expand(4, 5, 6) < 3
+
+    few = torch.log_softmax(hidden @ head[:3].T, -1)
+    chosen = few.gather(-1, tokens[..., None]).squeeze(-1)
+    total = columns["reward"][:, None] * chosen - (few.exp() * few).sum(-1)
+    expected = -(total * step.mask).sum() / 4
+    (gradient,) = torch.autograd.grad(expected, hidden)
+
+    out = objective.fused(hidden, head.requires_grad_(), tokens, step, kept=kept)
+    out.loss.backward()
+    torch.testing.assert_close(out.loss, expected)
+    torch.testing.assert_close(hidden.grad, gradient)
+
+
 def test_a_critic_gets_its_own_gradient() -> None:
     objective = objdsl.load("ppo")
     assert objective.live == ("log_pi", "value")

@@ -272,6 +272,9 @@ def word_pass(
         here, target = hidden[rows], tokens[rows, None]
         z, slope = head.logits(here, rows)
         log_p = z.sub_(z.logsumexp(-1, keepdim=True))
+        if head.kept is not None:
+            # Not -inf, whose product with a probability of 0 is NaN.
+            log_p.clamp_(min=torch.finfo(log_p.dtype).min)
         made.log_pi[rows] = log_p.gather(-1, target).squeeze(-1)
         w, words = weigh(rows, made.log_pi[rows], log_p)
         total = words.sum(-1, dtype=head.wide)
