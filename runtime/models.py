@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from objdsl.fused.head import log_probs
+from objdsl.fused.log_probs import log_probs
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import TINY, ConfigError, ModelSection
 from objdsl.runtime.layout import Layout, can_share, layout_of

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 ALL = slice(None)
+Precision = Literal["inputs", "bf16x2", "bf16x3"]
 # Devices that multiply narrow numbers into wide ones. `meta`, of shapes alone, stands for a GPU.
 _WIDE_SUMS = frozenset({"cuda", "meta"})
 
@@ -30,6 +32,8 @@ class Head:
         temperature: of the sampler.
         softcap: `c tanh(z / c)`, as Gemma has it; None for none.
         kept: `[M, V]`, the words that the sampler kept at each token; None for all.
+        rest: `[V, H]` each, what `weight` leaves of a wider head, as numbers of the same type: the
+            logits are those of their sum.
     """
 
     weight: Tensor
@@ -37,6 +41,7 @@ class Head:
     temperature: float = 1.0
     softcap: float | None = None
     kept: Tensor | None = None
+    rest: tuple[Tensor, ...] = ()
 
     @property
     def wide(self) -> torch.dtype:
@@ -45,7 +50,10 @@ class Head:
 
     def products(self, hidden: Tensor, words: slice = ALL) -> Tensor:
         """`hidden @ weight.T`, wide: `[C, V]`, or `[C, S]` of some words."""
-        return matmul(hidden, self.weight[words].T, self.wide)
+        z = matmul(hidden, self.weight[words].T, self.wide)
+        for part in self.rest:
+            accumulate(z, hidden, part[words].T)
+        return z
 
     def shaped(self, z: Tensor, rows: Tensor, words: slice = ALL) -> tuple[Tensor, Tensor | None]:
         """Logits of products, in place, and the slope of the cap where there is one."""
@@ -111,46 +119,31 @@ def _adds_wide() -> bool:
     return bool((total == 17 + 2**-12).all())
 
 
+def split(weight: Tensor, precision: Precision, hidden: Tensor) -> tuple[Tensor, ...]:
+    """A head as a sum of bfloat16 numbers: two have 16 bits of each float32, three have all 24.
+
+    Products with bfloat16 states then stay narrow, and logits lose nothing that the states have.
+
+    Raises:
+        ValueError: the states are not bfloat16, or the head is no wider.
+    """
+    if precision == "inputs":
+        return (weight,)
+    if hidden.dtype != torch.bfloat16 or weight.dtype != torch.float32:
+        raise ValueError(
+            f"{precision} is for a float32 head under bfloat16 states, "
+            f"not {weight.dtype} under {hidden.dtype}"
+        )
+    parts = [torch.empty_like(weight, dtype=hidden.dtype) for _ in range(int(precision[-1]))]
+    for start in range(0, len(weight), 8192):  # no second float32 copy of the head
+        left = weight[start : start + 8192]
+        for part in parts:
+            part[start : start + 8192] = left
+            left = left - part[start : start + 8192]
+    return tuple(parts)
+
+
 def chunks(rows: Tensor, size: int) -> Iterator[Tensor]:
     """Rows in pieces of about the same size, none larger than `size`."""
     many = max(1, -(-len(rows) // max(size, 1)))
     yield from rows.tensor_split(many)
-
-
-def log_probs(
-    hidden: Tensor,
-    weight: Tensor,
-    tokens: Tensor,
-    *,
-    bias: Tensor | None = None,
-    temperature: float = 1.0,
-    softcap: float | None = None,
-    kept: Tensor | None = None,
-    entropy: bool = False,
-    chunk: int = 2048,
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of tokens without a gradient, for `old`, `ref` and metrics: one product.
-
-    Args:
-        hidden: `[..., H]`, what the head is applied to.
-        weight: `[V, H]`.
-        tokens: `[...]`, the words that were sampled.
-        entropy: also of the distribution at each token.
-        chunk: tokens whose logits are held at a time.
-
-    Returns:
-        `[...]`, float32 or float64, and the entropies or None.
-    """
-    head = Head(weight, bias, temperature, softcap, None if kept is None else kept.flatten(0, -2))
-    flat, target = hidden.flatten(0, -2), tokens.flatten()
-    out = torch.empty(len(flat), dtype=head.wide, device=flat.device)
-    spread = torch.empty_like(out) if entropy else None
-    with torch.no_grad():
-        for rows in chunks(torch.arange(len(flat), device=flat.device), chunk):
-            z, _ = head.logits(flat[rows], rows)
-            lse = z.logsumexp(-1)
-            out[rows] = z.gather(-1, target[rows, None]).squeeze(-1) - lse
-            if spread is not None:
-                log_p = z - lse[:, None]
-                spread[rows] = -(log_p.exp() * log_p.clamp(min=-1e30)).sum(-1)
-    return out.view(tokens.shape), None if spread is None else spread.view(tokens.shape)

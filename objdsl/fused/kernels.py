@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,15 @@ from objdsl.fused.head import Head
 Weigh = Callable[[Tensor], Tensor]
 Said = tuple[Tensor, dict[str, Tensor]]
 Name = Literal["torch", "triton"]
+
+
+class Scores(NamedTuple):
+    """Of the tokens of a chunk, `[C]` each and from the same logits: their log-probabilities, the
+    log-sum-exps, and the entropies of the distributions at them, or None."""
+
+    log_pi: Tensor
+    lse: Tensor
+    entropy: Tensor | None
 
 
 def choose(wish: Name | None, device: torch.device) -> Name:
@@ -43,13 +52,16 @@ def choose(wish: Name | None, device: torch.device) -> Name:
 class Kernels(Protocol):
     """What schedules do to products `z`."""
 
-    def score(self, head: Head, z: Tensor, rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The log-probabilities of the tokens and the log-sum-exps, `[C]`, of the same logits.
+    def score(
+        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, *, entropy: bool = False
+    ) -> Scores:
+        """What can be told of the tokens.
 
         Args:
             z: `[C, V]`, wide.
             rows: `[C]`, which tokens these are.
             target: `[C]`, their words.
+            entropy: whether entropies are wanted.
         """
 
     def fill(self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor) -> None:
@@ -96,13 +108,16 @@ class TorchKernels:
     """Tensor operations, for any device, in place where they can be: a second matrix as large as
     the logits is what memory is short of."""
 
-    def score(self, head: Head, z: Tensor, rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def score(
+        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, *, entropy: bool = False
+    ) -> Scores:
         z, _ = head.shaped(z, rows)
-        log_pi, lse, _ = _exponentials(z, target)
-        return log_pi, lse
+        log_pi, lse, total = _exponentials(z, target)
+        spread = torch.special.entr(z.div_(total[:, None]), out=z).sum(-1) if entropy else None
+        return Scores(log_pi, lse, spread)
 
     def fill(self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor) -> None:
-        log_pi[rows], _ = self.score(head, z, rows, target)
+        log_pi[rows] = self.score(head, z, rows, target).log_pi
 
     def gradient(
         self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor, weigh: Weigh,

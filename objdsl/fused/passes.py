@@ -48,7 +48,7 @@ class Gradients:
         wide = {"dtype": head.wide, "device": hidden.device}
         weight = None
         if not frozen:
-            dtype = head.weight.dtype if written_once else head.wide
+            dtype = head.weight.dtype if written_once and not head.rest else head.wide
             weight = torch.zeros(head.weight.shape, dtype=dtype, device=hidden.device)
         bias = None
         if head.bias is not None and not frozen:
@@ -216,7 +216,7 @@ def first_pass(
     lse = torch.zeros_like(made.log_pi)
     for some in chunks(rows, chunk):
         z = head.products(hidden[some])
-        made.log_pi[some], lse[some] = kernels.score(head, z, some, tokens[some])
+        made.log_pi[some], lse[some], _ = kernels.score(head, z, some, tokens[some])
         del z
     return lse
 

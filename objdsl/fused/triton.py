@@ -18,7 +18,7 @@ from objdsl.emit import triton_kernels
 from objdsl.emit.stages import Input
 from objdsl.emit.triton_source import Kernel
 from objdsl.fused.head import ALL, Head
-from objdsl.fused.kernels import Said, Weigh
+from objdsl.fused.kernels import Said, Scores, Weigh
 from objdsl.ir.indices import SCALAR, TOKEN
 
 BLOCK, WARPS = 4096, 8
@@ -28,18 +28,22 @@ BLOCK, WARPS = 4096, 8
 class TritonKernels:
     """Kernels for any objective, whose weights PyTorch computes."""
 
-    def score(self, head: Head, z: Tensor, rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        log_pi, lse, _ = score(head, z, rows, target)
-        return log_pi, lse
+    def score(
+        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, *, entropy: bool = False
+    ) -> Scores:
+        log_pi, lse = z.new_empty(len(z)), z.new_empty(len(z))
+        spread = z.new_empty(len(z)) if entropy else None
+        _launch(triton_kernels.score, head, z, (rows, target, log_pi, lse, spread))
+        return Scores(log_pi, lse, spread)
 
     def fill(self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor) -> None:
-        log_pi[rows], _ = self.score(head, z, rows, target)
+        log_pi[rows] = self.score(head, z, rows, target).log_pi
 
     def gradient(
         self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor, weigh: Weigh,
         dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
-        log_pi[rows], lse = self.score(head, z, rows, target)
+        log_pi[rows], lse, _ = self.score(head, z, rows, target)
         w = weigh(log_pi)[rows].to(z.dtype)
         return self.slice_gradient(head, z, rows, ALL, target, lse, w, dtype)
 
@@ -164,16 +168,6 @@ def _inputs(
         return x.repeat_interleave(step.lengths, output_size=_packed(step))
 
     return [flat(one) for one in kernel.inputs]
-
-
-def score(
-    head: Head, z: Tensor, rows: Tensor, target: Tensor, *, entropy: bool = False
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`[C]` each: log-probabilities, log-sum-exps and, where wanted, entropies. `z` stays."""
-    log_pi, lse = z.new_empty(len(z)), z.new_empty(len(z))
-    spread = z.new_empty(len(z)) if entropy else None
-    _launch(triton_kernels.score, head, z, (rows, target, log_pi, lse, spread))
-    return log_pi, lse, spread
 
 
 def _launch(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import objdsl
 from objdsl.analysis.coupling import Coupling
+from objdsl.fused import log_probs
 from objdsl.fused.head import Head
 from objdsl.fused.kernels import TORCH, choose
 from objdsl.plan import legal
@@ -98,10 +99,7 @@ def test_scores_and_gradients(
 ) -> None:
     head = a_head(words, wide, seed=seed, **options)
     z, places, target = a_chunk(head, rows, seed)
-    same(
-        KERNELS.score(head, z.clone(), places, target),
-        TORCH.score(head, z.clone(), places, target),
-    )
+    same(*(k.score(head, z.clone(), places, target, entropy=True) for k in (KERNELS, TORCH)))
     weights = torch.randn(M, dtype=wide, device=DEVICE)
     found, formed = [], []
     for kernels in (KERNELS, TORCH):
@@ -117,7 +115,7 @@ def test_scores_and_gradients(
 def test_slices_of_the_vocabulary(options: dict[str, Any]) -> None:
     head = a_head(50, torch.float64, seed=3, **dict(options))
     z, rows, target = a_chunk(head, 3, 3)
-    _, lse = TORCH.score(head, z.clone(), rows, target)
+    lse = TORCH.score(head, z.clone(), rows, target).lse
     w = torch.randn(3, dtype=z.dtype, device=DEVICE)
     whole = TORCH.slice_gradient(head, z.clone(), rows, slice(0, 50), target, lse, w, z.dtype)
     for words in (slice(0, 32), slice(32, 64)):
@@ -137,15 +135,6 @@ def test_a_narrow_gradient_lies_where_the_products_were() -> None:
     torch.testing.assert_close(d, wide.bfloat16(), rtol=1e-2, atol=1e-6)
 
 
-def test_entropies() -> None:
-    head = a_head(50, torch.float64, seed=5, kept=True)
-    z, rows, target = a_chunk(head, 3, 5)
-    _, _, entropy = ours.score(head, z.clone(), rows, target, entropy=True)
-    p = head.shaped(z, rows)[0].softmax(-1)
-    assert entropy is not None
-    torch.testing.assert_close(entropy, torch.special.entr(p).sum(-1))
-
-
 def test_words_that_are_far_apart() -> None:
     """Logits that no exponential could hold, and a first block of which no word was kept."""
     head = a_head(40, torch.float32, seed=6, kept=True)
@@ -155,16 +144,28 @@ def test_words_that_are_far_apart() -> None:
     z, rows, target = a_chunk(head, 2, 6)
     z[:, 20:] = torch.linspace(-3e4, 3e4, 20, device=DEVICE)
     target[:] = 39
-    found = KERNELS.score(head, z.clone(), rows, target)
+    found = KERNELS.score(head, z.clone(), rows, target, entropy=True)
     assert all(x.isfinite().all() for x in found)
-    same(found, TORCH.score(head, z.clone(), rows, target))
+    same(found, TORCH.score(head, z.clone(), rows, target, entropy=True))
 
 
 def test_no_rows_are_nothing_to_do() -> None:
     head = a_head(8, torch.float32, seed=0)
     none = torch.empty(0, dtype=torch.long, device=DEVICE)
-    log_pi, lse = KERNELS.score(head, torch.empty(0, 8, device=DEVICE), none, none)
+    log_pi, lse, _ = KERNELS.score(head, torch.empty(0, 8, device=DEVICE), none, none)
     assert log_pi.shape == lse.shape == (0,)
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+def test_log_probs(entropy: bool) -> None:
+    torch.manual_seed(7)
+    hidden, weight = (torch.randn(n, 4, dtype=torch.float64, device=DEVICE) for n in (5, 40))
+    tokens = torch.randint(40, (5,), device=DEVICE)
+    found = [
+        log_probs(hidden, weight, tokens, entropy=entropy, chunk=2, kernels=name)
+        for name in ("triton", "torch")
+    ]
+    torch.testing.assert_close(*found)
 
 
 # --- objectives ----------------------------------------------------------------------------------

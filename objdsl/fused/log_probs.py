@@ -1,0 +1,59 @@
+"""Log-probabilities alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from objdsl.fused.head import Head, chunks
+from objdsl.fused.kernels import TORCH, Kernels, Name, choose
+
+
+def log_probs(
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    kept: Tensor | None = None,
+    entropy: bool = False,
+    chunk: int = 2048,
+    kernels: Name | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of tokens without a gradient, for `old`, `ref` and metrics: one product.
+
+    Args:
+        hidden: `[..., H]`, what the head is applied to.
+        weight: `[V, H]`.
+        tokens: `[...]`, the words that were sampled.
+        entropy: also of the distribution at each token.
+        chunk: tokens whose logits are held at a time.
+        kernels: as `Objective.fused` takes them.
+
+    Returns:
+        `[...]`, float32 or float64, and the entropies or None.
+    """
+    head = Head(weight, bias, temperature, softcap, None if kept is None else kept.flatten(0, -2))
+    flat, target = hidden.flatten(0, -2), tokens.flatten()
+    out = torch.empty(len(flat), dtype=head.wide, device=flat.device)
+    spread = torch.empty_like(out) if entropy else None
+    chosen = _kernels(choose(kernels, weight.device))
+    with torch.no_grad():
+        for rows in chunks(torch.arange(len(flat), device=flat.device), chunk):
+            z = head.products(flat[rows])
+            scores = chosen.score(head, z, rows, target[rows], entropy=entropy)
+            out[rows] = scores.log_pi
+            if spread is not None and scores.entropy is not None:
+                spread[rows] = scores.entropy
+            del z  # before the next chunk takes as much
+    return out.view(tokens.shape), None if spread is None else spread.view(tokens.shape)
+
+
+def _kernels(name: Name) -> Kernels:
+    if name == "torch":
+        return TORCH
+    from objdsl.fused.triton import TritonKernels
+
+    return TritonKernels()
