@@ -622,8 +622,6 @@ def _between(x: Expr) -> tuple[float, float]:
     match x:
         case _ if x.boolean:
             return 0.0, 1.0
-        case Column() if x.values:
-            return min(x.values), max(x.values)
         case Where(_, Const(a), Const(b)):
             return min(a, b), max(a, b)
         case Reduce("std" | "pstd", _, _, _):

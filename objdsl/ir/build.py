@@ -18,6 +18,7 @@ from objdsl.ir.indices import Indices, over_to, remove, union
 from objdsl.ir.nodes import (
     Binary,
     Clip,
+    Column,
     Const,
     Expr,
     Length,
@@ -328,13 +329,15 @@ def sum_over(over: Indices, x: Expr) -> Expr:
 
 
 def bounds(x: Expr) -> tuple[float, float]:
-    """An interval that surely holds `x`, from the domains of the parameters."""
+    """An interval that surely holds `x`, from the domains of the parameters and columns."""
     inf = math.inf
     match x:
         case Const(value):
             return value, value
         case Param():
             return x.lower, x.upper
+        case Column() if x.values:
+            return min(x.values), max(x.values)
         case Unary("neg", a):
             low, high = bounds(a)
             return -high, -low
@@ -355,6 +358,9 @@ def bounds(x: Expr) -> tuple[float, float]:
             return p - s, q - r
         case Binary("mul" | "div", a, b) if bounds(a)[0] >= 0 and bounds(b)[0] >= 0:
             return 0.0, inf
+        case Binary("min" | "max" as op, a, b):
+            (p, q), (r, s) = bounds(a), bounds(b)
+            return (min(p, r), min(q, s)) if op == "min" else (max(p, r), max(q, s))
         case Stop(inner):
             return bounds(inner)
         case Clip(_, lo, hi):

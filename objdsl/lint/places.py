@@ -37,12 +37,18 @@ def head(node: Expr) -> Span | None:
     return Span(span.source, span.start, span.start + found.end())
 
 
-def reading(facts: Facts, policy: str, *, live: bool = False) -> Span | None:
+def reading(
+    facts: Facts,
+    policy: str,
+    *,
+    live: bool = False,
+    kinds: tuple[type[LogProb] | type[LogDist], ...] = (LogProb, LogDist),
+) -> Span | None:
     """The smallest piece of text of the objective that reads a policy, and passes its gradient: the
     probability of the token, if it is there, and else the distribution."""
     prelude, goal = bundled(PRELUDE), facts.objective.goal
     passing = set(with_gradient(goal)) if live else set()
-    for kind in (LogProb, LogDist):
+    for kind in kinds:
         reads: set[Expr] = set()
         for node in topological(goal):
             own = isinstance(node, kind) and node.policy == policy

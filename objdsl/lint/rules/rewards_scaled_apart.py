@@ -1,0 +1,58 @@
+"""Several rewards are divided each by its own deviation before they are added.
+
+**What.** `(reward - mean[i] reward) / std[i] reward + (style - mean[i] style) / std[i] style`.
+
+**Why.** Each reward is brought to the same size in every group, whatever it was worth: one that
+differs by a hair between the responses of a group weighs as much there as one that differs
+between right and wrong. The weights of the rewards change from group to group, and no number in
+the formula says what they are.
+
+**Fine if** that is the point: of a sum of rewards that is divided once, the largest one rules.
+
+**Example.**
+
+    A = (reward - mean[i] reward) / std[i] reward + (style - mean[i] style) / std[i] style
+
+**Instead.** Weigh the rewards by numbers, `reward + 0.1 * style`, and centre the sum.
+
+**Papers.** GDPO, arXiv:2601.05242, has it on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.estimator import Estimator, Factor
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Label, Severity
+from objdsl.lint.places import deviation
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("rewards-scaled-apart", "OBJ211", Severity.NOTE)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.rewarded:
+        divisors = _divisors(estimator)
+        if len(divisors) > 1:
+            first, second = divisors[:2]
+            span = first.origin.span
+            yield rule.finding(
+                "each reward is divided by its own deviation",
+                second.origin.span,
+                under="another divisor",
+                labels=(Label(span, "one divisor"),) if span else (),
+                consequence="how much each of them counts changes from group to group",
+                gradient="that of a sum of rewards whose weights are random",
+                help="weigh the rewards by numbers, and centre their sum",
+                fine_if="no reward is to rule the others",
+            )
+
+
+def _divisors(estimator: Estimator) -> list[Factor]:
+    """Deviations that divide some terms, each of other data, in the order of the text."""
+    found: dict[frozenset[str], Factor] = {}
+    for term in estimator.terms:
+        divisors = [f for f in term.factors if f.exponent < 0 and deviation(f.base)]
+        if len(divisors) == 1 and divisors[0].origin.span is not None:
+            found.setdefault(divisors[0].depends.reads, divisors[0])
+    return sorted(found.values(), key=lambda f: f.origin.span.start if f.origin.span else 0)

@@ -1,0 +1,57 @@
+"""An entropy word by word: how a word changes the states that come later does not count.
+
+**What.** `sum[t] entropy` or any other function of the whole next-word distribution of `pi` alone,
+with its gradient.
+
+**Why.** The gradient of `sum[t] H(pi(. | y_<t))` as it is computed holds the visited states fixed.
+That of the entropy of responses, `-E[log pi(y)]`, has one more term: a word is also worth the
+entropy that comes after it. On small random policies the cosine between the two is 0.9 on most,
+and negative on some: pushing every word towards the uniform distribution makes responses end
+sooner or later, and with that less or more random.
+
+**Fine if** the next-word distributions are what is to stay broad.
+
+**Example.**
+
+    maximize mean[p,i] sum[t] (A * log(pi) + 0.01 * entropy)
+
+**Instead.** For responses: `-log(pi)` in the reward with all that is to go, `reward - 0.01 * sum[s
+>= t] log(old)`.
+
+**Papers.** Maximum entropy reinforcement learning, arXiv:1702.08165, has it in the return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.expand import Expand, TooLarge
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Expr, LogDist, Unary
+from objdsl.lint.places import reading
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("token-level-entropy", "OBJ314", Severity.NOTE)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for leaf, weight in facts.weights.items():
+        if isinstance(leaf, LogDist) and _of_entropy(weight, leaf, facts.on_policy):
+            yield rule.finding(
+                "the entropy of next words, state by state: later states count as given",
+                reading(facts, leaf.policy, live=True, kinds=(LogDist,)),
+                under="each state answers for its own entropy",
+                gradient="that of the entropy of next words, not of responses",
+                help="for responses: -log(old) in the reward, `sum[s >= t]`",
+                fine_if="the next-word distributions are what is to stay broad",
+            )
+
+
+def _of_entropy(weight: Expr, leaf: LogDist, on: Expand) -> bool:
+    """Whether `pi[v] log pi[v]` is a part of a weight."""
+    try:
+        terms = on(weight).terms
+    except TooLarge:
+        return False
+    entropy = {(leaf, 1.0), (Unary("exp", leaf), 1.0)}
+    return any(entropy <= factors for factors in terms)

@@ -1,0 +1,65 @@
+"""An importance weight is truncated at 1, its value on policy: only those below count.
+
+**What.** `min(old / mu, 1)` in front of all rewards, or any other bound that is not above 1.
+
+**Why.** A truncation is a bias for a smaller variance, and small as long as it meets outliers. At
+1 it meets every other token: weights below 1 stay, those above are all 1, so that half of the
+correction is lost to first order already. At a noise of 0.3 in the logits the residual of a token's
+weight is 0.056 with the bound 1, as without any weight, and 0.040 with the bound 2, as with the
+whole one; that of a response's weight is 0.022 with the bound 1, and 0 with the bound 2.
+
+**Fine if** the weight is to be small rather than right, as in V-trace.
+
+**Example.**
+
+    maximize mean[p,i] sum[t] (sg(min(old / mu, 1)) * pi / old * A)
+
+**Instead.** `min(old / mu, 2)`.
+
+**Papers.** IMPALA (V-trace), arXiv:1802.01561; TIS, https://fengyao.notion.site/off-policy-rl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.estimator import Estimator, Factor, Kind
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Binary, Clip, Const, Expr, LogProb, topological
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("truncated-at-one", "OBJ412", Severity.NOTE)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.near:
+        factor = _truncated(estimator)
+        if factor is not None:
+            yield rule.finding(
+                "an importance weight is truncated at its value on policy",
+                factor.origin.span,
+                under="every other weight is cut",
+                gradient="biased to first order: of the weights above 1 nothing is left",
+                help="truncate outliers: at 2",
+                fine_if="the weight is to be small rather than right",
+            )
+
+
+def _truncated(estimator: Estimator) -> Factor | None:
+    """A factor of all own rewards that is a weight, held at most at 1."""
+    terms = estimator.of(Kind.SIGNAL)
+    everywhere = [
+        factor
+        for factor in (terms[0].factors if terms else ())
+        if all(factor.base in [other.base for other in term.factors] for term in terms)
+    ]
+    return next((factor for factor in everywhere if _bound(factor.base) <= 1), None)
+
+
+def _bound(base: Expr) -> float:
+    """The number that a ratio is held below; infinity if there is none."""
+    match base:
+        case Binary("min", x, Const(c)) | Binary("min", Const(c), x) | Clip(x, _, Const(c)):
+            if any(isinstance(node, LogProb) for node in topological(x)):
+                return c
+    return float("inf")

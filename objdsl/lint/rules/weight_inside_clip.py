@@ -1,0 +1,51 @@
+"""A clip holds the ratio together with an importance weight: its bounds are not around `old`.
+
+**What.** `clip(w * r, 1 - eps, 1 + eps)` with `w = sg(min(old / mu, 2))` and `r = pi / old`.
+
+**Why.** The clip is there to keep pi near the policy that it started from, where r is 1. Of the
+product w * r it keeps pi near the sampler: a token on which the engines disagree by more than the
+bounds is clipped before anything is learned, and never gets a gradient in that direction.
+
+**Fine if** the bounds are meant to be around the sampler; then `pi / mu` says it.
+
+**Example.**
+
+    maximize mean[p,i,t] surrogate(sg(min(old / mu, 2)) * pi / old, A, 1 - eps, 1 + eps)
+
+**Instead.** `sg(min(old / mu, 2)) * surrogate(pi / old, A, 1 - eps, 1 + eps)`.
+
+**Papers.** Decoupled PPO, arXiv:2110.00641.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.build import factors
+from objdsl.ir.nodes import Clip, Expr, LogProb, topological
+from objdsl.lint.places import with_gradient
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("weight-inside-clip", "OBJ418", Severity.NOTE)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    if not facts.rewarded:
+        return
+    for clip in with_gradient(facts.objective.goal):
+        weights = [w for w in factors(clip.x)[1] if _weighs(w)] if isinstance(clip, Clip) else []
+        if weights:
+            yield rule.finding(
+                "this clip holds an importance weight together with the ratio",
+                clip.span,
+                under="its bounds are around the sampler",
+                consequence="where engines disagree by more than the bounds, nothing is learned",
+                help="put the weight in front of the surrogate",
+                fine_if="the bounds are meant to be around the sampler",
+            )
+
+
+def _weighs(x: Expr) -> bool:
+    """Whether a factor is made of probabilities, without a gradient."""
+    return not x.live and any(isinstance(node, LogProb) for node in topological(x))
