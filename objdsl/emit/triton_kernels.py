@@ -12,6 +12,7 @@ What is None when a kernel is compiled is not there at all. Offsets between toke
 a chunk of 16 000 tokens has more than 2^31 logits.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators, allow-incomplete-defs
 from __future__ import annotations
 
 import triton

@@ -104,15 +104,20 @@ class ObjectiveKernels(TritonKernels):
 class Step(Protocol):
     """What is used of a step."""
 
-    lengths: Tensor
-    mask: Tensor
-    tokens: dict[str, Tensor]
-    responses: dict[str, Tensor]
-    scalars: dict[str, Tensor]
-    environment: dict[str, Any]
-
     @property
     def layout(self) -> str: ...
+    @property
+    def lengths(self) -> Tensor: ...
+    @property
+    def mask(self) -> Tensor: ...
+    @property
+    def tokens(self) -> dict[str, Tensor]: ...
+    @property
+    def responses(self) -> dict[str, Tensor]: ...
+    @property
+    def scalars(self) -> dict[str, Tensor]: ...
+    @property
+    def environment(self) -> dict[str, Any]: ...
 
 
 def with_objective(
@@ -150,17 +155,18 @@ def _inputs(
     dtype: torch.dtype,
 ) -> list[Tensor]:
     """What a kernel loads: a number for each token `[M]` or `[N * T]`, or one number."""
-    padded, like = step.layout == "padded", {"dtype": dtype, "device": step.mask.device}
-    found: dict[str, Any] = {"length": step.lengths.to(dtype), **step.environment}
+    padded, device = step.layout == "padded", step.mask.device
+    found: dict[str, Tensor | float] = {"length": step.lengths.to(dtype), **step.environment}
     found |= {**step.tokens, **step.responses, **step.scalars, **given}
 
     def flat(one: Input) -> Tensor:
         if one.name == "position":
-            x = torch.arange(1, step.mask.shape[1] + 1, **like).expand(step.mask.shape)
-            return x.flatten() if padded else x[step.mask]
+            places = torch.arange(1, step.mask.shape[1] + 1, dtype=dtype, device=device)
+            places = places.expand(step.mask.shape)
+            return places.flatten() if padded else places[step.mask]
         x = found[one.name]
         if not isinstance(x, Tensor):
-            return torch.full((), x, **like)
+            return torch.full((), x, dtype=dtype, device=device)
         if one.indices == SCALAR or one.indices == TOKEN:
             return x.flatten().contiguous()
         if padded:
@@ -181,7 +187,7 @@ def _launch(
     block = min(BLOCK, 1 << (many - 1).bit_length())
     bias = None if head.bias is None else head.bias[words]
     kept = None if head.kept is None else head.kept[:, words]
-    with torch.cuda.device_of(z):
+    with torch.cuda.device_of(z):  # type: ignore[no-untyped-call]
         kernel[(len(z),)](
             z,
             *arguments,
