@@ -31,7 +31,7 @@ from objdsl.emit.load import load as load_program
 from objdsl.emit.stages import Input, Layout
 from objdsl.emit.triton_source import Kernel, NotElementwise
 from objdsl.fused.autograd import Formed
-from objdsl.fused.head import Head
+from objdsl.fused.head import Head, Precision, split
 from objdsl.fused.kernels import TORCH, Kernels, Name, choose
 from objdsl.fused.run import Run
 from objdsl.gather import exchange, gather
@@ -436,6 +436,7 @@ class Objective:
         kept: Tensor | None = None,
         schedule: Schedule | None = None,
         kernels: Name | None = None,
+        precision: Precision = "inputs",
         budget: int = BUDGET,
         **trained: Tensor,
     ) -> Output:
@@ -458,6 +459,9 @@ class Objective:
             schedule: instead of the one that is chosen; see `objdsl compile --stage plan`.
             kernels: `torch` for tensor operations instead of Triton's kernels, which run on a GPU
                 where Triton is installed; `triton` to be refused where they cannot run.
+            precision: of the logits, where the head is float32 and `hidden` bfloat16: `inputs`
+                multiplies in float32; `bf16x2` takes two products of bfloat16, which has 16 bits
+                of the head; `bf16x3` three, which has all.
             budget: bytes for all that is alive besides inputs and gradients.
             trained: trained inputs that do not come out of the head, such as `value`.
 
@@ -473,19 +477,21 @@ class Objective:
                 f"not {list(hidden.shape)} and {list(tokens.shape)}"
             )
         with torch.no_grad():
+            main, *rest = split(weight.detach(), precision, hidden)
             head = Head(
-                weight.detach(),
+                main,
                 None if bias is None else bias.detach(),
                 temperature,
                 softcap,
                 None if kept is None else kept.flatten(0, -2),
+                tuple(rest),
             )
             frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
             words, width = weight.shape
             longest = max(step.lengths.tolist(), default=0)
             sizes = Sizes(
-                int(step.lengths.sum()), longest, width, words, weight.element_size(),
-                head.wide.itemsize, frozen, softcap is not None, kept is not None,
+                int(step.lengths.sum()), longest, width, words, main.element_size(),
+                head.wide.itemsize, frozen, softcap is not None, kept is not None, 1 + len(rest),
             )  # fmt: skip
             chosen = plan(coupled, sizes, budget=budget, schedule=schedule)
             others = {name: x.detach() for name, x in trained.items()}

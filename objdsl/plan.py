@@ -45,6 +45,8 @@ class Sizes:
     softcap: bool = False
     kept: bool = False
     """Whether each token has words that the sampler left out."""
+    parts: int = 1
+    """Narrow matrices whose sum is the head; with several, its gradient is wide."""
 
     @property
     def logit(self) -> int:
@@ -57,13 +59,21 @@ class Sizes:
         return (self.narrow + 2 * self.wide) * self.hidden
 
     @property
+    def split(self) -> int:
+        """Bytes of the narrow parts of a head, if it has several."""
+        return self.parts * self.narrow * self.vocabulary * self.hidden if self.parts > 1 else 0
+
+    @property
     def columns(self) -> int:
         """Bytes of what there is for each token: log-probabilities, weights, places."""
         return 8 * 8 * self.tokens
 
     @property
     def copied(self) -> int:
-        """Bytes of the narrow copy of a gradient by a logit, where products need one."""
+        """Bytes beside a logit of a slice: the narrow copy of its gradient, where products need
+        one; before that, a summand of the logits of a head in parts."""
+        if self.parts > 1:
+            return self.wide
         return self.narrow if self.narrow < self.wide else 0
 
 
@@ -131,13 +141,14 @@ def plan(
         case "two passes":
             two = _TwoPasses(sizes)
             width = two.width(budget)
-            units = 4 - sizes.frozen_head
+            units = 2 + 2 * sizes.parts - sizes.frozen_head
             return Plan(chosen, chunk, width, units, two.scratch(chunk, width), reason)
         case "one pass, whole responses":
             chunk = max(chunk, sizes.longest)
         case "one pass, scaled afterwards":
             one, chunk = later, later.chunk(budget)
-    return Plan(chosen, chunk, one.width, 3 - sizes.frozen_head, one.scratch(chunk), reason)
+    units = 2 + sizes.parts - sizes.frozen_head
+    return Plan(chosen, chunk, one.width, units, one.scratch(chunk), reason)
 
 
 @dataclass(frozen=True)
@@ -163,11 +174,12 @@ class _OnePass:
         """However small chunks are: the head's gradient is summed up wide, and comes out narrow."""
         s = self.sizes
         if s.frozen_head:
-            return 0
-        apart = s.wide * s.vocabulary * s.hidden if self.later else 0
+            return s.split
+        apart = s.split + (s.wide * s.vocabulary * s.hidden if self.later else 0)
         if not s.copied:
             return apart
-        return apart + ((s.wide - s.narrow) * s.vocabulary + s.wide * self.width) * s.hidden
+        wider = s.wide - s.narrow if s.parts == 1 else 0
+        return apart + (wider * s.vocabulary + s.wide * self.width) * s.hidden
 
     @property
     def token(self) -> int:
@@ -195,7 +207,7 @@ class _OnePass:
     def scratch(self, chunk: int) -> int:
         s = self.sizes
         most = self.fixed + chunk * self.token
-        if s.copied and not s.frozen_head:
+        if s.copied and not s.frozen_head and s.parts == 1:
             # In the end there are the sum over chunks and the narrow gradient that it becomes.
             most = max(most, s.wide * s.vocabulary * s.hidden)
         return most + s.columns
@@ -210,7 +222,11 @@ class _TwoPasses:
     def slice(self, width: int) -> int:
         """Of the second pass: hidden states, a slice of the logits and of the head's gradient."""
         s = self.sizes
-        return s.tokens * s.state + (s.tokens * (s.logit + s.copied) + s.wide * s.hidden) * width
+        return (
+            s.split
+            + s.tokens * s.state
+            + (s.tokens * (s.logit + s.copied) + s.wide * s.hidden) * width
+        )
 
     def width(self, budget: int) -> int:
         s = self.sizes
@@ -220,7 +236,8 @@ class _TwoPasses:
 
     def scratch(self, chunk: int, width: int) -> int:
         s = self.sizes
-        first = chunk * (s.logit * s.vocabulary + s.narrow * s.hidden)
+        summand = s.copied * min(_WIDEST, s.vocabulary)
+        first = s.split + chunk * (s.logit * s.vocabulary + summand + s.narrow * s.hidden)
         return max(first, self.slice(width)) + s.columns
 
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 ALL = slice(None)
+SLICE = 8192
+"""Words at a time, where a matrix of all of them would be too large."""
 Precision = Literal["inputs", "bf16x2", "bf16x3"]
 # Devices that multiply narrow numbers into wide ones. `meta`, of shapes alone, stands for a GPU.
 _WIDE_SUMS = frozenset({"cuda", "meta"})
@@ -52,7 +54,9 @@ class Head:
         """`hidden @ weight.T`, wide: `[C, V]`, or `[C, S]` of some words."""
         z = matmul(hidden, self.weight[words].T, self.wide)
         for part in self.rest:
-            accumulate(z, hidden, part[words].T)
+            part = part[words]
+            for some in slices(len(part), SLICE):  # no summand as large as the logits
+                accumulate(z[:, some], hidden, part[some].T)
         return z
 
     def shaped(self, z: Tensor, rows: Tensor, words: slice = ALL) -> tuple[Tensor, Tensor | None]:
@@ -119,6 +123,12 @@ def _adds_wide() -> bool:
     return bool((total == 17 + 2**-12).all())
 
 
+def slices(words: int, width: int) -> Iterator[slice]:
+    """The words, `width` at a time."""
+    for start in range(0, words, width):
+        yield slice(start, start + width)
+
+
 def split(weight: Tensor, precision: Precision, hidden: Tensor) -> tuple[Tensor, ...]:
     """A head as a sum of bfloat16 numbers: two have 16 bits of each float32, three have all 24.
 
@@ -135,11 +145,11 @@ def split(weight: Tensor, precision: Precision, hidden: Tensor) -> tuple[Tensor,
             f"not {weight.dtype} under {hidden.dtype}"
         )
     parts = [torch.empty_like(weight, dtype=hidden.dtype) for _ in range(int(precision[-1]))]
-    for start in range(0, len(weight), 8192):  # no second float32 copy of the head
-        left = weight[start : start + 8192]
+    for words in slices(len(weight), SLICE):  # no second float32 copy of the head
+        left = weight[words]
         for part in parts:
-            part[start : start + 8192] = left
-            left = left - part[start : start + 8192]
+            part[words] = left
+            left = left - part[words]
     return tuple(parts)
 
 

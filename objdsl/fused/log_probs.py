@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from objdsl.fused.head import Head, chunks
+from objdsl.fused.head import Head, Precision, chunks, split
 from objdsl.fused.kernels import TORCH, Kernels, Name, choose
 
 
@@ -21,6 +21,7 @@ def log_probs(
     entropy: bool = False,
     chunk: int = 2048,
     kernels: Name | None = None,
+    precision: Precision = "inputs",
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities of tokens without a gradient, for `old`, `ref` and metrics: one product.
 
@@ -30,12 +31,14 @@ def log_probs(
         tokens: `[...]`, the words that were sampled.
         entropy: also of the distribution at each token.
         chunk: tokens whose logits are held at a time.
-        kernels: as `Objective.fused` takes them.
+        kernels, precision: as `Objective.fused` takes them.
 
     Returns:
         `[...]`, float32 or float64, and the entropies or None.
     """
-    head = Head(weight, bias, temperature, softcap, None if kept is None else kept.flatten(0, -2))
+    main, *rest = split(weight, precision, hidden)
+    flags = None if kept is None else kept.flatten(0, -2)
+    head = Head(main, bias, temperature, softcap, flags, tuple(rest))
     flat, target = hidden.flatten(0, -2), tokens.flatten()
     out = torch.empty(len(flat), dtype=head.wide, device=flat.device)
     spread = torch.empty_like(out) if entropy else None

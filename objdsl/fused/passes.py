@@ -12,17 +12,14 @@ used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from objdsl.fused.head import Head, accumulate, chunks, matmul
+from objdsl.fused.head import SLICE, Head, accumulate, chunks, matmul, slices
 from objdsl.fused.kernels import TORCH, Kernels, Weigh
-
-SLICE = 8192
-"""Words whose gradient is formed at a time."""
 
 
 @dataclass(eq=False)
@@ -235,7 +232,7 @@ def second_pass(
     """Fills in the gradients, `width` words at a time. Three products."""
     here, target, w, total = hidden[rows], tokens[rows], weights[rows], lse[rows]
     by_hidden = torch.zeros(here.shape, dtype=head.wide, device=here.device)
-    for words in _slices(head, width):
+    for words in slices(len(head.weight), width):
         z = head.products(here, words)
         d = kernels.slice_gradient(head, z, rows, words, target, total, w, here.dtype)
         narrow = d.to(hidden.dtype)
@@ -298,7 +295,7 @@ def _add(made: Gradients, head: Head, rows: Tensor, here: Tensor, d: Tensor, wid
     if here.dtype == head.wide:
         width = d.shape[1]
     by_hidden = torch.zeros(here.shape, dtype=head.wide, device=here.device)
-    for words in _slices(head, width):
+    for words in slices(len(head.weight), width):
         narrow = d[:, words].to(here.dtype)
         accumulate(by_hidden, narrow, head.weight[words])
         if made.weight is not None:
@@ -306,9 +303,3 @@ def _add(made: Gradients, head: Head, rows: Tensor, here: Tensor, d: Tensor, wid
     made.hidden[rows] = by_hidden.to(here.dtype)
     if made.bias is not None:
         made.bias += d.sum(0, dtype=head.wide)
-
-
-def _slices(head: Head, width: int) -> Iterator[slice]:
-    """The words of a head, `width` at a time."""
-    for start in range(0, len(head.weight), width):
-        yield slice(start, start + width)
