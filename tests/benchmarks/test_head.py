@@ -37,6 +37,7 @@ def report() -> Iterator[dict[str, Any]]:
         yield head.main(["--quick", "--minutes=0", "--rounds=1", "--device=cpu", *objectives])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", CONTESTANTS)
 def test_everyone_runs_or_says_why_not(report: dict[str, Any], who: str) -> None:
     rows = [by_who[who] for by_who in report["shapes"][0]["results"].values()]
@@ -53,6 +54,7 @@ def test_everyone_runs_or_says_why_not(report: dict[str, Any], who: str) -> None
             assert row["errors"]["flips"] in (0, None)
 
 
+@pytest.mark.slow
 def test_pages_of_a_report(report: dict[str, Any], tmp_path: Path) -> None:
     path, readme = tmp_path / "head-cpu.json", tmp_path / "README.md"
     path.write_text(json.dumps(report), encoding="utf-8")
@@ -110,6 +112,36 @@ def test_flips_and_errors_are_seen(model: Model) -> None:
     wrong = head.errors(off, exact, problem, packed=False)
     assert wrong.log_pi == pytest.approx(0.5, abs=1e-3)
     assert wrong.flips is not None and wrong.flips > len(off.log_pi) / 2  # to more than 1.2
+
+
+@pytest.mark.parametrize("who", CONTESTANTS)
+def test_in_bfloat16(who: str) -> None:
+    """What a GPU runs. Only objdsl's logits are wide; the others may be off, but not by much."""
+    problem = Problem.random(TASKS["dapo"], "dense", Model.random(SHAPE, torch.bfloat16, "cpu"))
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            found = head._checked(CONTESTANTS[who], problem, problem.exact(), head.Clock("cpu"))
+    except (Unable, ImportError) as reason:
+        assert REASONS.search(str(reason)), reason
+        pytest.skip(f"{who}: {str(reason).strip().splitlines()[0]}")
+    if who == "objdsl":
+        wrong = found["errors"]
+        assert wrong["log_pi"] < 1e-5 and wrong["flips"] == 0
+        assert max(wrong["hidden"], wrong["weight"]) < 1e-2
+
+
+def test_what_a_gpu_is_given() -> None:
+    options, save = head.arguments(["--device=cuda", "--save"])
+    assert save and options.dtype == torch.bfloat16 and options.budget is None
+    sizes = {(shape.tokens, shape.hidden, shape.words) for shape in options.shapes}
+    assert sizes == {
+        (tokens, *size)
+        for tokens in (8192, 32_768)
+        for size in ((2048, 151_936), (4096, 151_936), (4096, 128_256))
+    }
+    assert {name for name in TASKS if name not in options.objectives} == {"grpo + k3, on policy"}
+    one, _ = head.arguments(["--device=cuda", "--shape=65536,2048,151936", "--budget=64"])
+    assert [shape.tokens for shape in one.shapes] == [65_536] and one.budget == 64 << 20
 
 
 def counted(who: str, objective: str) -> Audit:
