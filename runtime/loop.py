@@ -103,12 +103,7 @@ def train(
         policy = Policy(
             model, temperature=objective.sample.temperature, autocast=config.learner.autocast
         )
-        # What is sampled from and saved: the policy itself, where its weights are in one place.
-        replica: Policy | None = policy
-        if spread:
-            replica = policy.copy() if ranks.first else None
-            if replica is not None:
-                replica.model.to(ranks.device)
+        replica = setup.replica_of(policy, ranks, spread)
         limit = config.task.max_prompt_tokens
         prompts = encode_all(tokenizer, task.train, limit)
         held_out = encode_all(tokenizer, task.held_out, limit)
@@ -156,11 +151,12 @@ def train(
         if run.saved is None:
             steps = _warm_start_steps(config, task)
             report.begin("warm start", steps)
-            if ranks.first:
-                warm_start(
+            ranks.tell(
+                lambda: warm_start(
                     policy, tokenizer, task, prompts, config.warm_start,
                     steps=steps, seed=config.seed, progress=report.warm_start,
-                )  # fmt: skip
+                )
+            )  # fmt: skip
             report.end()
         ranks.agree(policy.weights())
         frozen = setup.frozen_policies(
@@ -206,18 +202,21 @@ def train(
             seconds = start.seconds + time.perf_counter() - began
             collect(policy, replica)
             state = learner.state()
-            if replica is None or not ranks.first:
-                return
-            checkpoint.save(
-                run.checkpoints,
-                Progress(step, position, seconds),
-                identity,
-                config.model_dump(mode="json"),
-                replica,
-                tokenizer,
-                state,
-                keep=config.checkpoint.keep,
-            )
+
+            def save() -> None:
+                assert replica is not None
+                checkpoint.save(
+                    run.checkpoints,
+                    Progress(step, position, seconds),
+                    identity,
+                    config.model_dump(mode="json"),
+                    replica,
+                    tokenizer,
+                    state,
+                    keep=config.checkpoint.keep,
+                )
+
+            ranks.tell(save)
 
         # --- the steps
         stop = stack.enter_context(stop_requests())
@@ -326,7 +325,7 @@ def _introduction(
     size = sum(p.numel() for p in policy.model.parameters())
     yield (
         f"{config.model.name}: {size / 1e6:.3g} million weights, {config.model.dtype} "
-        f"on {policy.device}"
+        f"on {ranks.device}"
     )
     if ranks.many > 1:
         yield f"{ranks.many} processes, each with {'a part of' if spread else 'all'} the weights"

@@ -84,7 +84,7 @@ class Ranks:
         made, how = said
         if how == "failed":
             raise RankError("the first process of the run cannot go on; it says why")
-        return made
+        return made  # type: ignore[no-any-return]
 
     def gather(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rows of all ranks, rank after rank; see `objdsl.gather.gather`."""
@@ -99,7 +99,7 @@ class Ranks:
         total = torch.tensor([*numbers], dtype=torch.float64)
         if self.many > 1:
             dist.all_reduce(total, group=self.patient)
-        return total.tolist()  # type: ignore[no-any-return]
+        return total.tolist()
 
     def most(self, number: int) -> int:
         """The largest of the ranks' numbers."""

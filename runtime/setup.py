@@ -159,6 +159,20 @@ def spreads(config: Config, model: PreTrainedModel, ranks: Ranks) -> bool:
     return bool(_COPIES * weights > memory / 2)
 
 
+def replica_of(policy: Policy, ranks: Ranks, spread: bool) -> Policy | None:
+    """What is sampled from and saved: the policy itself, where its weights are in one place.
+
+    Else a copy on the first rank, which `collect` brings up to date, and None on the others.
+    """
+    if not spread:
+        return policy
+    if not ranks.first:
+        return None
+    replica = policy.copy()
+    replica.model.to(ranks.device)
+    return replica
+
+
 def frozen_policies(
     config: Config, needs: Needs, policy: Policy, folder: Path, resumed: bool, ranks: Ranks
 ) -> dict[str, Policy]:
