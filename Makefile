@@ -12,7 +12,7 @@ STACK  := $(if $(GPU),gpu,cpu)
 JOBS   ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1))')
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: help setup demo test check lint format types layers unit golden clean
+.PHONY: help setup demo test check lint format types layers unit triton golden clean
 .DELETE_ON_ERROR:
 
 help:
@@ -56,12 +56,20 @@ $(VENV)/dev: requirements/dev.lock requirements/peers.lock $(VENV)/$(STACK)
 	@$(if $(GPU),,$(PIP) $(LOCKED) requirements/peers.lock)
 	@touch $@
 
+# Triton for its interpreter, in a folder of its own: vLLM for the CPU does not bear it beside it.
+# With a GPU, torch brings Triton, and its tests run with all others; it knows Linux alone.
+INTERPRETER := $(if $(GPU),,$(if $(filter Linux,$(shell uname)),$(VENV)/triton))
+
+$(VENV)/triton: requirements/triton.lock $(VENV)/dev
+	@$(PIP) install --no-deps --no-compile --upgrade --target $@ -r requirements/triton.lock
+	@touch $@
+
 # --- what people type ----------------------------------------------------------------------------
 
 demo: $(VENV)/$(STACK)
 	@$(BIN)/objdsl train
 
-test: check unit
+test: check unit triton
 
 check: lint format types layers
 
@@ -80,6 +88,10 @@ layers: build/check
 
 unit: $(VENV)/dev
 	@$(PYTEST) -q -n $(JOBS) --dist loadgroup
+
+triton: $(INTERPRETER)
+	@$(if $(INTERPRETER),PYTHONPATH=$(INTERPRETER) TRITON_INTERPRET=1 \
+	    $(PYTEST) -q -n $(JOBS) tests/fused/triton)
 
 golden: $(VENV)/dev
 	@$(PYTEST) -q -n $(JOBS) --dist loadgroup --update-golden
