@@ -49,6 +49,7 @@ BY_TOKEN = {
     "batch": "mean[p,i,t] ({})",
     "constant": "mean[p,i] ((sum[t] ({})) / 7)",
     "root": "mean[p,i] ((sum[t] ({})) / sqrt(|y|))",
+    "one more": "mean[p,i] ((sum[t] ({})) * (1 + |y|))",
     "relative": "mean[p,i] ((sum[t] ({})) * |y| / mean[i] |y|)",
     "others' length": "mean[p,i] ((sum[t] ({})) / (1 + mean[j != i] |y|))",
 }
@@ -63,6 +64,12 @@ TOKEN = {
     "dual clip": "dual_clip(surrogate(pi / old, A, 0.8, 1.2), A, 3)",
     "gate": "4 * sigmoid(pi / old - 1) * A",
     "own mask": "(A if pi > 0.4 else 0) * log(pi)",
+    "epsilon": "A * log(pi + 0.1)",
+    "dual clip for all": "max(pi / old * A, 3 * A)",
+    "truncated": "sg(min(old / mu, 1)) * A * pi / old",
+    "normalised": "sg(old / mu / mean[p,i,t] (old / mu)) * A * pi / old",
+    "root": "A * sqrt(pi / old)",
+    "weight in the clip": "surrogate(sg(min(old / mu, 2)) * pi / old, A, 0.8, 1.2)",
 }
 BY_RESPONSE = {
     "geo": "A * geo(pi / old)",

@@ -1,0 +1,132 @@
+"""What the pages of rules say of gradients, against the sum over all outcomes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import objdsl
+from objdsl.analysis.facts import Facts
+from objdsl.audit import audit
+from objdsl.audit.experiment import residual
+from objdsl.audit.measure import Scene, expected
+from objdsl.audit.target import policy_gradient
+from objdsl.audit.world import all_draws, world
+from objdsl.lint.run import registry
+
+EXACT, BIASED = 1e-8, 1e-3
+LANGUAGE = world(3, 3)
+RULES = {rule.name: rule for rule in registry()}
+ADVANTAGE = "A = reward - mean[j != i] reward\n"
+
+
+def text(goal: str) -> str:
+    return f"objective measured\n{ADVANTAGE}w = prod[t] (pi / mu)\nmaximize {goal}\n"
+
+
+def fires(rule: str, goal: str) -> bool:
+    return bool(list(RULES[rule](Facts(objdsl.loads(text(goal)).formula))))
+
+
+def off_policy(goal: str, kind: str = "mismatch 0.3") -> tuple[float, float]:
+    """The residual on policy and off it, in groups of 2."""
+    found = audit(objdsl.loads(text(goal)), group=2, words=2, horizon=3, policies=2, drifts=(0.3,))
+    return found.row(reward="real").residual.mean, found.row(kind, reward="real").residual.mean
+
+
+def scenes(*, mismatch: float = 0.0, reward: float = 0.0) -> list[Scene]:
+    found = []
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        pi, ref, noise = (
+            torch.randn(1, LANGUAGE.states, 3, dtype=torch.float64, generator=generator)
+            for _ in range(3)
+        )
+        policies = {"pi": pi, "old": pi, "mu": pi + mismatch * noise, "ref": ref}
+        rewards = torch.full((1, LANGUAGE.responses), reward, dtype=torch.float64)
+        found.append(Scene(LANGUAGE, policies, rewards))
+    return found
+
+
+def gradient(goal: str, scene: Scene) -> Tensor:
+    draws = all_draws(LANGUAGE.responses, 1, 1)
+    return expected(objdsl.loads(f"objective measured\nmaximize {goal}\n"), scene, draws).mean
+
+
+@pytest.mark.parametrize(
+    ("weight", "biased"),
+    [("w", False), ("w / mean[i] w", True), ("w / mean[j != i] w", False), ("min(w, 1)", True)],
+)
+def test_weights_of_responses_off_policy(weight: str, biased: bool) -> None:
+    goal = f"mean[p,i] (sg({weight}) * A * sum[t] log(pi))"
+    on, off = off_policy(goal)
+    assert on < EXACT
+    assert (off > BIASED) == biased
+    assert off > BIASED or off < EXACT
+    named = fires("normalised-weights", goal) or fires("truncated-at-one", goal)
+    assert named == biased
+
+
+def test_a_weight_truncated_at_one_is_no_better_than_none() -> None:
+    at_one, at_two, none = (
+        off_policy(f"mean[p,i] sum[t] ({weight} * A * pi / old)")[1]
+        for weight in ("sg(min(old / mu, 1))", "sg(min(old / mu, 2))", "1")
+    )
+    assert at_two < 0.8 * at_one
+    assert at_one > 0.9 * none
+
+
+@pytest.mark.parametrize("power", [0.3, 0.5, 0.9])
+def test_a_weakened_ratio_has_a_part_of_the_gradient(power: float) -> None:
+    weak = f"mean[p,i] sum[t] surrogate((pi / old)^{power}, A, 0.8, 1.2)"
+    assert fires("weakened-ratio", weak)
+    weakened, whole = (
+        audit(objdsl.loads(text(goal)), group=2, words=2, horizon=3, policies=1, drifts=()).row(
+            reward="real"
+        )
+        for goal in (weak, "mean[p,i] sum[t] surrogate(pi / old, A, 0.8, 1.2)")
+    )
+    assert weakened.residual.mean < EXACT
+    assert weakened.norm.mean == pytest.approx(power * whole.norm.mean)
+
+
+def test_the_ratio_of_a_penalty_is_to_the_policy_that_sampled() -> None:
+    """At the states that `mu` visits, the whole distributions are the measure."""
+    exact = "mean[p,i] sum[t] (-sum[v] (pi[v] * log(pi[v] / ref[v])))"
+    for scene in scenes(mismatch=0.3):
+        to_mu, to_old = (
+            gradient(f"mean[p,i] sum[t] (-pi / {policy} * k3(pi, ref))", scene)
+            for policy in ("mu", "old")
+        )
+        assert residual(to_mu, gradient(exact, scene)) < EXACT
+        assert residual(to_old, gradient(exact, scene)) > BIASED
+    assert fires("kl-ratio-base", "mean[p,i] sum[t] (pi / mu * A - pi / old * k3(pi, ref))")
+    assert not fires("kl-ratio-base", "mean[p,i] sum[t] (pi / mu * A - pi / mu * k3(pi, ref))")
+
+
+def test_an_entropy_of_words_is_not_that_of_responses() -> None:
+    words = "mean[p,i] sum[t] entropy"
+    responses = "mean[p,i] sum[t] (sg(-sum[s >= t] log(old)) * log(pi))"
+    for scene in scenes():
+        pi = scene.policies["pi"]
+        true = policy_gradient(LANGUAGE, pi, -LANGUAGE.log_prob(pi).sum(-1))
+        assert residual(gradient(words, scene), true) > BIASED
+        assert residual(gradient(responses, scene), true) < EXACT
+    assert fires("token-level-entropy", f"{words} + mean[p,i] sum[t] (A * log(pi))")
+
+
+@pytest.mark.parametrize(
+    ("goal", "dead"),
+    [
+        ("max(surrogate(pi / old, reward, 0.8, 1.2), 3 * reward)", 1.0),
+        ("dual_clip(surrogate(pi / old, reward, 0.8, 1.2), reward, 0.9)", -1.0),
+    ],
+)
+def test_a_dual_clip_on_the_wrong_side_has_no_gradient(goal: str, dead: float) -> None:
+    assert fires("dual-clip-bound", f"mean[p,i] sum[t] {goal}")
+    for reward in (1.0, -1.0):
+        for scene in scenes(reward=reward):
+            weights = objdsl.loads(f"objective measured\nmaximize mean[p,i] sum[t] {goal}\n")
+            found = expected(weights, scene, all_draws(LANGUAGE.responses, 1, 1)).weights
+            assert bool(found.any()) == (reward != dead)
