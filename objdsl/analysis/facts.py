@@ -9,6 +9,7 @@ from objdsl.analysis.advantage import LiveAdvantage, live_advantages
 from objdsl.analysis.divergence import Penalty, penalties
 from objdsl.analysis.estimator import Direction, Estimator, near_policy, on_policy
 from objdsl.analysis.expand import Expand
+from objdsl.analysis.extremes import Extremes
 from objdsl.analysis.first_order import FirstOrder, first_order
 from objdsl.analysis.links import Link, links
 from objdsl.differentiate import Leaf, weights_of
@@ -74,6 +75,11 @@ class Facts:
     def live_advantages(self) -> tuple[LiveAdvantage, ...]:
         """The advantages whose own gradient adds to the weights what was not meant."""
         return tuple(live_advantages(self.objective, self.weights, self.on_policy))
+
+    @cached_property
+    def extremes(self) -> Extremes:
+        """How large and how small values become in float32."""
+        return Extremes(self.objective)
 
     @cached_property
     def links(self) -> tuple[Link, ...]:

@@ -31,7 +31,9 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
-    for node in _unheld(facts.objective.goal):
+    for node in unheld(facts.objective.goal):
+        if facts.extremes.is_response(node):
+            continue  # product-outside-logs
         yield rule.finding(
             "a product of ratios over the response, and nothing that bounds it",
             node.span,
@@ -44,7 +46,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         )
 
 
-def _unheld(goal: Expr) -> list[Expr]:
+def unheld(goal: Expr) -> list[Expr]:
     """Products of ratios that reach the goal by a path without a bound."""
     found: dict[Expr, None] = {}
     seen: set[Expr] = set()

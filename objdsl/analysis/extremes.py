@@ -1,0 +1,427 @@
+"""How large and how small the values of a formula become in float32, for data that happen.
+
+A value has a range, found from the inside of the formula outwards: what leaves the numbers of
+float32 is infinite, or 0, from there on. What happens is this. Let s be the policy that sampled.
+
+- `E_s[q / s] = 1` for every policy q and any part of a response, so that `q / s > e^20` has a
+  probability below 2e-9 (Markov). No ratio to the sampler overflows.
+- The other way there is no bound. A token that was sampled may have the probability `e^-30` under
+  another policy, and `e^-15` of what it was under one that is a few updates away. Over a response
+  this adds up: a KL of 0.05 for each of 4000 tokens is 200.
+- Rewards and other columns of no known domain are among -1 and 1; responses have up to 10 000
+  tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from objdsl.analysis.expand import Expand, Factors, TooLarge
+from objdsl.ir.build import is_size
+from objdsl.ir.nodes import (
+    Binary,
+    Clip,
+    Column,
+    Const,
+    Expr,
+    Length,
+    LogDist,
+    LogProb,
+    Others,
+    Param,
+    Position,
+    Reduce,
+    Scan,
+    Shift,
+    Stop,
+    Unary,
+    Where,
+    topological,
+)
+from objdsl.ir.objective import Objective
+
+_LARGEST = 3.4e38
+_LARGEST_LOG, _SMALLEST_LOG = 88.7, -103.0
+_TOKENS, _OTHERS = 10_000, 1_000
+# Beside 1, float32 does not see a sigmoid's distance from it.
+_SATURATED = 17.0
+
+
+class Fault(Enum):
+    """How a value leaves the numbers of float32."""
+
+    OVERFLOW = "too large"
+    UNDERFLOW = "0, where it is positive"
+
+
+Cause = tuple[Expr, Fault]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a value may be.
+
+    Attributes:
+        vanishes: it may be 0 by rounding.
+        causes: where the numbers were left, if it may be infinite or vanish.
+    """
+
+    low: float
+    high: float
+    vanishes: bool = False
+    causes: frozenset[Cause] = frozenset()
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def __or__(self, other: Range) -> Range:
+        low, high = min(self.low, other.low), max(self.high, other.high)
+        return Range(low, high, self.vanishes or other.vanishes, self.causes | other.causes)
+
+
+class _Reach(Enum):
+    """Of what a probability is: a word, the token, a mean, the response."""
+
+    WORD = (-100.0, -100.0)
+    TOKEN = (-30.0, -15.0)
+    MEAN = (-5.0, -5.0)
+    RESPONSE = (-10_000.0, -50.0)
+
+    @property
+    def far(self) -> float:
+        """The least `log(q / s)` of a policy, and of a probability itself."""
+        return self.value[0]
+
+    @property
+    def near(self) -> float:
+        """That of a policy which has learned from these responses alone."""
+        return self.value[1]
+
+    @property
+    def most(self) -> float:
+        return 5.0 if self is _Reach.MEAN else 20.0
+
+
+@dataclass
+class Extremes:
+    """The ranges of the values of an objective."""
+
+    objective: Objective
+    _known: dict[Expr, Range] = field(default_factory=dict)
+    _logarithms: dict[Expr, bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._params = {param.name: param.default for param in self.objective.params}
+        self._expand = Expand(self._params)
+        self._sampler = self.objective.sampling.policy
+        self._online = "reward" in self.objective.columns
+
+    def __call__(self, expr: Expr) -> Range:
+        return self._of(expr, self._known, {})
+
+    def is_response(self, node: Expr) -> bool:
+        """Whether a value is the probability of a response, and no ratio of two: after some 100
+        tokens it is 0."""
+        powers = self._powers(node.x) if isinstance(node, Unary) and node.op == "exp" else None
+        if powers is None:
+            return False
+        return abs(sum(powers[1].get(_Reach.RESPONSE, {}).values())) > 1e-9
+
+    def _of(self, expr: Expr, known: dict[Expr, Range], held: Mapping[Expr, Range]) -> Range:
+        """The range of a value; of those in `held` it is known from a mask."""
+        for node in topological(expr):
+            if node not in known:
+                known[node] = _finite(held.get(node) or self._node(node, known, held))
+        return known[expr]
+
+    def _node(self, node: Expr, known: dict[Expr, Range], held: Mapping[Expr, Range]) -> Range:
+        if node.boolean:
+            return Range(0.0, 1.0)
+        if node not in held and not any(child in held for child in node.children):
+            ratio = self._log_ratio(node)
+            if ratio is not None:
+                return ratio
+        match node:
+            case Const(value):
+                return Range(value, value)
+            case Param(name):
+                return Range(self._params[name], self._params[name])
+            case Column(_, _, _, _, values):
+                return Range(min(values, default=-1.0), max(values, default=1.0))
+            case Length() | Position():
+                return Range(1.0, _TOKENS)
+            case Unary(op, x):
+                return _unary(op, known[x], node)
+            case Binary("sub", a, Reduce("max", _, b, None)) if a == b:
+                return Range(known[a].low - known[b].high, 0.0, causes=known[a].causes)
+            case Binary(op, a, b):
+                return _binary(op, known[a], known[b], node)
+            case Clip(x, lo, hi):
+                return _binary("min", _binary("max", known[x], known[lo], node), known[hi], node)
+            case Where(mask, a, b):
+                return self._side(mask, True, a, known, held) | self._side(
+                    mask, False, b, known, held
+                )
+            case Reduce(op, over, x):
+                return _reduced(op, _OTHERS if "t" not in over else _TOKENS, known[x], node)
+            case Others(op, x):
+                return _reduced(op, _OTHERS, known[x], node)
+            case Scan(_, x):
+                return _reduced("sum", _TOKENS, known[x], node)
+            case Stop(x) | Shift(x):
+                return known[x]
+        raise TypeError(f"no range of {type(node).__name__}")
+
+    def _side(
+        self,
+        mask: Expr,
+        holds: bool,
+        x: Expr,
+        known: dict[Expr, Range],
+        held: Mapping[Expr, Range],
+    ) -> Range:
+        """The range of a value where a mask holds, or where it does not."""
+        within = set(topological(x))
+        bounds: dict[Expr, Range] = {}
+        for one, low, high in _said(mask, holds, known):
+            matters = self._is_logarithm(one) or not known[one].finite
+            if one in within and matters:
+                before = bounds.get(one, known[one])
+                bounds[one] = Range(max(before.low, low), min(before.high, high), before.vanishes)
+        if not bounds:
+            return known[x]
+        return self._of(x, {}, {**held, **bounds})
+
+    # --- logarithms of probabilities -------------------------------------------------------------
+
+    def _log_ratio(self, node: Expr) -> Range | None:
+        """The range of a sum of log-probabilities."""
+        read = self._powers(node)
+        if read is None:
+            return None
+        low = high = read[0]
+        for reach, powers in read[1].items():
+            ends = [self._distance(policy, reach) for policy in powers]
+            total = sum(powers.values())
+            if len(powers) == 1:
+                ends, total = [(reach.far, 0.0)], 0.0  # of a probability, which is at most 1
+            elif abs(total) > 1e-9:
+                # What does not cancel is the probability under the sampler itself.
+                low, high = low + min(total * reach.far, 0.0), high + max(total * reach.far, 0.0)
+            for power, (least, most) in zip(powers.values(), ends, strict=True):
+                low += min(power * least, power * most)
+                high += max(power * least, power * most)
+        return Range(low, high)
+
+    def _powers(self, node: Expr) -> tuple[float, Mapping[_Reach, Mapping[str, float]]] | None:
+        """A sum of log-probabilities: a number, and the coefficient of each."""
+        if not self._is_logarithm(node):
+            return None
+        try:
+            terms = self._expand(node).terms
+        except TooLarge:
+            return None
+        powers: defaultdict[_Reach, defaultdict[str, float]]
+        powers = defaultdict(lambda: defaultdict(float))
+        for factors, c in terms.items():
+            read = _log_probability(factors)
+            if read is not None:
+                powers[read[0]][read[1]] += c
+            elif factors:
+                return None
+        return terms.get(frozenset(), 0.0), powers
+
+    def _is_logarithm(self, node: Expr) -> bool:
+        """Whether a value has the form of a sum of log-probabilities."""
+        if node not in self._logarithms:
+            self._logarithms[node] = self._reads_as_one(node)
+        return self._logarithms[node]
+
+    def _reads_as_one(self, node: Expr) -> bool:
+        match node:
+            case LogProb() | LogDist():
+                return True
+            case Unary("neg", x) | Stop(x) | Reduce("sum" | "mean", ("t",), x, None):
+                return self._is_logarithm(x)
+            case Scan(_, x, None):
+                return self._is_logarithm(x)
+            case Binary("add" | "sub", a, b):
+                one, other = self._is_logarithm(a), self._is_logarithm(b)
+                return (one or is_size(a)) and (other or is_size(b)) and (one or other)
+            case Binary("mul", a, b):
+                return (is_size(a) and self._is_logarithm(b)) or (
+                    is_size(b) and self._is_logarithm(a)
+                )
+            case Binary("div", a, b):
+                return is_size(b) and self._is_logarithm(a)
+        return False
+
+    def _distance(self, policy: str, reach: _Reach) -> tuple[float, float]:
+        """The range of `log(policy / sampler)`."""
+        if policy == self._sampler:
+            return 0.0, 0.0
+        engines = policy in ("old", "mu")
+        learned = policy == "pi" and self._online
+        return (reach.near if engines or learned else reach.far), reach.most
+
+
+def _log_probability(factors: Factors) -> tuple[_Reach, str] | None:
+    """The reach and the policy of a product that is a log-probability, summed or not."""
+    match sorted(factors, key=lambda one: one[1]):
+        case [(LogProb(policy), 1.0)]:
+            return _Reach.TOKEN, policy
+        case [(LogDist(policy), 1.0)]:
+            return _Reach.WORD, policy
+        case [(Reduce("sum", ("t",), LogProb(policy), None), 1.0)] | [
+            (Scan(_, LogProb(policy), None), 1.0)
+        ]:
+            return _Reach.RESPONSE, policy
+        case [(Length(), -1.0), (Reduce("sum", ("t",), LogProb(policy), None), 1.0)]:
+            return _Reach.MEAN, policy
+    return None
+
+
+# --- arithmetic ----------------------------------------------------------------------------------
+
+
+def _finite(x: Range) -> Range:
+    """A range without causes, if it needs none. What is merely large, a product of many factors
+    at their worst, is not taken for infinite."""
+    low, high = (end if math.isinf(end) else _clamped(end) for end in (x.low, x.high))
+    made = Range(low, high, x.vanishes, x.causes)
+    if not made.finite:
+        return made
+    small = frozenset(one for one in x.causes if one[1] is Fault.UNDERFLOW)
+    return Range(low, high, x.vanishes, small if x.vanishes else frozenset())
+
+
+def _clamped(x: float) -> float:
+    return max(-_LARGEST, min(x, _LARGEST))
+
+
+def _unary(op: str, x: Range, node: Expr) -> Range:
+    over, under = frozenset({(node, Fault.OVERFLOW)}), frozenset({(node, Fault.UNDERFLOW)})
+    match op:
+        case "neg":
+            return Range(-x.high, -x.low, x.vanishes, x.causes)
+        case "exp":
+            vanishes, infinite = x.low < _SMALLEST_LOG, x.high > _LARGEST_LOG
+            causes = x.causes | (under if vanishes else frozenset())
+            causes |= over if infinite and math.isfinite(x.high) else frozenset()
+            low = 0.0 if vanishes else math.exp(x.low)
+            return Range(low, math.inf if infinite else math.exp(x.high), vanishes, causes)
+        case "log":
+            low = -math.inf if x.vanishes else math.log(max(x.low, 1e-38))
+            return Range(low, math.log(max(x.high, 1e-38)), causes=x.causes)
+        case "sqrt":
+            return Range(math.sqrt(max(x.low, 0)), math.sqrt(max(x.high, 0)), x.vanishes, x.causes)
+        case "abs":
+            ends = abs(x.low), abs(x.high)
+            least = 0.0 if x.low <= 0 <= x.high else min(ends)
+            return Range(least, max(ends), x.vanishes, x.causes)
+        case "sigmoid":
+            low = 0.0 if x.low < -_SATURATED else 1 / (1 + math.exp(-x.low))
+            high = 1.0 if x.high > _SATURATED else 1 / (1 + math.exp(-x.high))
+            return Range(low, high, x.low < _SMALLEST_LOG, x.causes | under)
+        case "logsigmoid":
+            return Range(min(x.low, 0.0) - 1, 0.0, causes=x.causes)
+    return Range(-1.0, 1.0)
+
+
+def _binary(op: str, a: Range, b: Range, node: Expr) -> Range:
+    causes = a.causes | b.causes
+    match op:
+        case "add":
+            vanishes = a.vanishes and b.vanishes
+            return Range(_sum(a.low, b.low), _sum(a.high, b.high), vanishes, causes)
+        case "sub":
+            # 1 - pi is 0 where float32 has pi at 1.
+            vanishes = a.low == a.high == b.high != 0 and b.low != b.high
+            if vanishes:
+                causes |= {(node, Fault.UNDERFLOW)}
+            return Range(_sum(a.low, -b.high), _sum(a.high, -b.low), vanishes, causes)
+        case "mul":
+            ends = [_times(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
+            return Range(min(ends), max(ends), a.vanishes or b.vanishes, causes)
+        case "div":
+            if b.vanishes:
+                return Range(-math.inf, math.inf, a.vanishes, causes)
+            if not b.finite and not a.finite:
+                return Range(-math.inf, math.inf, a.vanishes, causes)
+            inverse = [1 / y if abs(y) > 1e-8 else math.copysign(1e8, y) for y in (b.low, b.high)]
+            if b.low < 0 < b.high:
+                inverse = [-1e8, 1e8]
+            ends = [_times(x, y) for x in (a.low, a.high) for y in inverse]
+            return Range(min(ends), max(ends), a.vanishes, causes)
+        case "min":
+            return Range(min(a.low, b.low), min(a.high, b.high), a.vanishes or b.vanishes, causes)
+        case "max":
+            low, high = max(a.low, b.low), max(a.high, b.high)
+            return Range(low, high, low <= 0 and (a.vanishes or b.vanishes), causes)
+        case "pow":
+            return _power(a, b, causes)
+    raise TypeError(f"no range of {op}")
+
+
+def _power(a: Range, b: Range, causes: frozenset[Cause]) -> Range:
+    if b.high < 0:
+        most = math.inf if a.vanishes or a.low <= 0 else _raised(a.low, b.low)
+        return Range(0.0, min(most, 1e30) if not a.vanishes else most, causes=causes)
+    most = max(_raised(abs(end), b.high) for end in (a.low, a.high))
+    return Range(-most if a.low < 0 else 0.0, most, a.vanishes, causes)
+
+
+def _raised(x: float, exponent: float) -> float:
+    try:
+        return float(x**exponent)
+    except OverflowError:
+        return math.inf
+
+
+def _reduced(op: str, many: int, x: Range, node: Expr) -> Range:
+    match op:
+        case "sum":
+            ends = _times(x.low, many), _times(x.high, many)
+            return Range(min(x.low, ends[0]), max(x.high, ends[1]), x.vanishes, x.causes)
+        case "std" | "pstd":
+            return Range(0.0, _sum(x.high, -x.low), causes=x.causes)
+        case "prod":
+            high = _raised(max(abs(x.low), abs(x.high)), many)
+            high = math.inf if high > _LARGEST else high
+            under = frozenset({(node, Fault.UNDERFLOW)}) if abs(x.low) < 1 else frozenset()
+            over = frozenset({(node, Fault.OVERFLOW)}) if math.isinf(high) else frozenset()
+            return Range(min(x.low, 0.0), high, bool(under), x.causes | under | over)
+    return x
+
+
+def _times(a: float, b: float) -> float:
+    return 0.0 if a == 0 or b == 0 else a * b
+
+
+def _sum(a: float, b: float) -> float:
+    """Of an infinity and its opposite, which is NaN, the first: it is no number either way."""
+    return a if math.isinf(a) else a + b
+
+
+def _said(
+    mask: Expr, holds: bool, known: Mapping[Expr, Range]
+) -> Iterator[tuple[Expr, float, float]]:
+    """What a mask says of values: their least and their largest."""
+    match mask:
+        case Unary("not", m) | Stop(m):
+            yield from _said(m, holds if isinstance(mask, Stop) else not holds, known)
+        case Binary("and" | "or" as op, a, b) if (op == "and") is holds:
+            yield from _said(a, holds, known)
+            yield from _said(b, holds, known)
+        case Binary("lt" | "le" | "gt" | "ge" as op, a, b):
+            small, large = (a, b) if (op in ("lt", "le")) is holds else (b, a)
+            yield small, -math.inf, known[large].high
+            yield large, known[small].low, math.inf
+        case Binary("eq", a, b) if holds:
+            yield a, known[b].low, known[b].high
+            yield b, known[a].low, known[a].high

@@ -1,0 +1,88 @@
+"""A part of the formula is infinite, or 0 below a line, in float32, for data that happen.
+
+**What.** `log(sigmoid(x))`, `log(1 + exp(x))`, `1 / (1 + exp(-x))` or a softmax of scores that
+are sums over a response; a product of ratios to a policy that did not sample; `exp(reward / tau)`
+with a small tau; `log(1 - pi)`.
+
+**Why.** `exp(89)` is infinite in float32, `exp(-104)` is 0, and the derivative of a formula that
+holds either is a quotient of the two: NaN in every weight of the model. Ratios to the sampler are
+safe: `E[pi / mu] = 1`, so that one above `e^20` has a probability below 2e-9. Ratios to another
+policy are not, nor are differences of scores: 4000 tokens with a KL of 0.05 each are 200. Parts
+that a `min`, a `clip` or a condition leaves out are never looked at, and not meant here.
+
+**Fine if** responses are short, and the policies close.
+
+**Example.**
+
+    maximize mean[p] log(sigmoid(beta * margin))
+
+**Instead.** `logsigmoid(x)`, which is exact; `exp(min(x, 20))`, with no gradient beyond; `reward
+- max[i] reward` in an exponent.
+
+**Papers.** verl clamps log ratios at 20 before the exponential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.extremes import Cause, Fault
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.links import Kind, read
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.ir.nodes import Expr, Reduce, Unary, topological
+from objdsl.lint.rule import Rule, rule
+from objdsl.lint.rules.unbounded_product import unheld
+
+
+@rule("beyond-float32", "OBJ612", Severity.WARNING)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    goal = facts.objective.goal
+    said = set(unheld(goal)) if facts.rewarded else set()
+    for node, fault in _faults(facts):
+        if isinstance(node, Reduce) or node in said or facts.extremes.is_response(node):
+            continue  # product-outside-logs, unbounded-product
+        said.add(node)
+        logistic = _logistic(goal, node)
+        yield rule.finding(
+            "this is infinite in float32, for data that happen"
+            if fault is Fault.OVERFLOW
+            else "this is 0 in float32, for data that happen, and divided by",
+            node.span or goal.span,
+            under=fault.value,
+            consequence="the weight is infinite or NaN, and with it every weight of the model",
+            help="logsigmoid(...), which is exact" if logistic else "bound it: exp(min(..., 20))",
+            fine_if="responses are short, and the policies close",
+            fix=_fix(logistic),
+        )
+
+
+def _faults(facts: Facts) -> list[Cause]:
+    """What makes a weight or the value infinite: what is too large, or else what is 0."""
+    ranges = [facts.extremes(one) for one in (*facts.weights.values(), facts.objective.goal)]
+    causes = {one for found in ranges if not found.finite for one in found.causes}
+    written = {one: one for one in topological(*facts.objective.roots) if one.span is not None}
+    for fault in Fault:
+        found = [
+            (written[node], fault) for node, kind in causes if kind is fault and node in written
+        ]
+        if found:
+            return sorted(found, key=lambda one: one[0].key)
+    return []
+
+
+def _logistic(goal: Expr, node: Expr) -> Expr | None:
+    """The logarithm of a sigmoid, written out, that a value is part of."""
+    for one in topological(goal):
+        link = read(one) if isinstance(one, Unary) and one.op == "log" else None
+        if link is not None and link[0] is Kind.LOGISTIC and node in topological(one):
+            return one
+    return None
+
+
+def _fix(logistic: Expr | None) -> Fix | None:
+    match logistic:
+        case Unary("log", Unary("sigmoid", x)) if logistic.span is not None and x.span is not None:
+            edit = Edit(logistic.span, f"logsigmoid({x.span.text})")
+            return Fix("use logsigmoid", (edit,), safe=True)
+    return None

@@ -1,0 +1,65 @@
+"""A product over the tokens of a response is a number of its own, and no difference of logarithms.
+
+**What.** `prod[t] pi` that no other product divides, so that the probability of a response
+remains; or `prod[t]` of something that is not kept as a logarithm, `prod[t] clip(pi / old, 0.8,
+1.2)`.
+
+**Why.** Below `e^-103` float32 has nothing but 0: a response of 100 tokens at `1 / e` each is 0,
+and so is the gradient with it. A quotient of two such is 0 / 0. `prod[t] (pi / old)` and `prod[t]
+pi / prod[t] old` are kept as sums of logarithms, and a sum of *those* as a number that has lost
+them.
+
+**Fine if** responses have a few tokens, or all factors are near 1.
+
+**Example.**
+
+    q = prod[t] pi
+    maximize mean[p,i] (reward * q / sg(mean[i] q))
+
+**Instead.** `log(pi)` under a sum, `geo(pi)`, a ratio to the sampler; `exp(sum[t] clip(log(pi /
+old), -0.2, 0.2))`.
+
+**Papers.** GEPO, arXiv:2508.17850, has probabilities of responses below the line; its code takes
+the geometric mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Certainty, Diagnostic, Severity
+from objdsl.ir.nodes import Expr, Reduce
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("product-outside-logs", "OBJ615", Severity.ERROR)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for node in _values(facts.objective.goal):
+        bare = facts.extremes.is_response(node)
+        if bare or (isinstance(node, Reduce) and node.op == "prod" and "t" in node.over):
+            yield rule.finding(
+                "the probability of a response is 0 in float32"
+                if bare
+                else "a product over tokens, of what is not kept as a logarithm",
+                node.span or facts.objective.goal.span,
+                certainty=Certainty.PROVEN if bare else Certainty.LIKELY,
+                under="0 after some 100 tokens" if bare else "0 or infinite, unless all are near 1",
+                gradient="0, or 0 / 0",
+                help="log(...), geo(...), or a ratio to the policy that sampled"
+                if bare
+                else "exp(sum[t] log(...)), with bounds inside of the sum",
+                fine_if="responses have a few tokens, or all factors are near 1",
+            )
+
+
+def _values(goal: Expr) -> list[Expr]:
+    """The numbers of a formula, without those that only a mask asks for."""
+    found: dict[Expr, None] = {}
+    stack = [goal]
+    while stack:
+        node = stack.pop()
+        if not node.boolean and node not in found:
+            found[node] = None
+            stack += node.children
+    return list(found)
