@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from test_fused import PARAMS, prepared, scene
+from test_fused import NAMES, PARAMS, scene
+from torch import Tensor
 
 import objdsl
 
-NAMES = ("grpo", "dapo", "gspo", "dr_grpo", "deepseek_v32", "kl_exact", "ppo")
 # The rows of each rank: ragged, in any order, and one rank with nothing to do.
-SHARES = {"ragged": ([0, 3, 4, 6, 7], [1, 2, 5]), "idle": (list(range(8)), [])}
+SHARES = {"ragged": ([0, 3, 4, 6, 7], [1, 2, 5]), "idle": ([*range(8)], [])}
 
 
-def evaluate(name: str, rows: list[int] | None) -> dict[str, Any]:
-    """The value, the gradients and the reports of some rows of the step, by the fused head."""
-    objective = objdsl.load(name, **PARAMS.get(name, {}))
-    data = scene(objective, packed=False)
-    step, others = prepared(objective, data)
-    pick = torch.arange(8) if rows is None else torch.tensor(rows, dtype=torch.long)
-    leaves = {k: data[k].clone().requires_grad_() for k in ("weight", "bias")}
-    trained = {k: x.detach()[pick].requires_grad_() for k, x in others.items()}
-    out = objective.fused(
-        data["hidden"][pick], leaves["weight"], data["tokens"][pick],
-        step if rows is None else step[pick], bias=leaves["bias"], **trained,
+def evaluate(objective: objdsl.Objective, rows: list[int], **options: Any) -> dict[str, Tensor]:
+    """The value, the gradients and the reports of some rows, by the fused head."""
+    data, pick = scene(objective, packed=False), torch.tensor(rows, dtype=torch.long)
+    columns = {name: x[pick] for name, x in data["columns"].items()}
+    live = {name: columns.pop(name) for name in objective.live}
+    others = {name: x.requires_grad_() for name, x in live.items() if not name.startswith("log_")}
+    step = objective.prepare(
+        **columns, mask=data["mask"][pick], prompt=data["rows"]["prompt"][pick],
+        generator=torch.Generator().manual_seed(0), **options,
     )  # fmt: skip
+    hidden, tokens = data["hidden"][pick], data["tokens"][pick]
+    log_p = torch.log_softmax(hidden @ data["weight"].T + data["bias"], -1)
+    chosen = log_p.gather(-1, tokens[..., None]).squeeze(-1)
+    now = {name: log_p if name.endswith("_dist") else chosen for name in objective.live}
+    step = objective.couple(step, **{**now, **{k: x.detach() for k, x in others.items()}})
+    leaves = {name: data[name].clone().requires_grad_() for name in ("weight", "bias")}
+    out = objective.fused(hidden, leaves["weight"], tokens, step, bias=leaves["bias"], **others)
     out.loss.backward()
-    return {"value": out.value, **{k: x.grad for k, x in leaves.items()}, **out.reports}
+    gradients = {name: x.grad for name, x in leaves.items() if x.grad is not None}
+    return {"value": out.value, **gradients, **out.reports}
 
 
-def work(rank: int, port: int, share: str, folder: str) -> None:
+def work(rank: int, port: int) -> None:
+    torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    found = {}
     for name in NAMES:
-        found[name] = evaluate(name, SHARES[share][rank])
-        for x in found[name].values():
-            dist.all_reduce(x)
-    torch.save(found, Path(folder) / f"{rank}.pt")
+        objective = objdsl.load(name, **PARAMS.get(name, {}))
+        for share in SHARES.values():
+            # In the order of the ranks, in which `pick` draws.
+            whole = evaluate(objective, share[0] + share[1])
+            found = evaluate(objective, share[rank], group=dist.group.WORLD)
+            assert found.keys() == whole.keys() >= {"value", "weight", "bias"}
+            for key, x in found.items():
+                dist.all_reduce(x)
+                torch.testing.assert_close(
+                    x, whole[key], rtol=1e-11, atol=1e-13, msg=f"{name}: {key}"
+                )
     dist.destroy_process_group()
