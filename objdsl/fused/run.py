@@ -79,12 +79,13 @@ class Run:
             made = two_passes(*given, rows, self._weigh, chunk=plan.chunk, **options)
             return made, self._weights(made.log_pi)
         living, dead = self._parted(rows, plan)
+        weigh = self._weigher(head, len(hidden))
         options["silent"] = chunks(dead, plan.chunk) if len(dead) else ()
         if plan.schedule == "one pass":
-            made = one_pass(*given, chunks(living, plan.chunk), self._weigher(hidden), **options)
+            made = one_pass(*given, chunks(living, plan.chunk), weigh, **options)
         elif plan.schedule == "one pass, whole responses":
             pieces = self._responses(living, plan.chunk)
-            made = one_pass(*given, pieces, self._weigher(hidden), **options)
+            made = one_pass(*given, pieces, weigh, **options)
         else:
             assert self.factors is not None
             pieces = self._responses(living, plan.chunk)
@@ -105,11 +106,11 @@ class Run:
     def _weigh(self, log_pi: Tensor) -> Tensor:
         return self._weights(log_pi)[1][f"log_{self.coupled.name}"].flatten()
 
-    def _weigher(self, hidden: Tensor) -> Weigh:
+    def _weigher(self, head: Head, many: int) -> Weigh:
         """The weights, asked for once if no log-probability changes them."""
         if self.coupled.worst is not Coupling.KNOWN:
             return self._weigh
-        known = self._weigh(hidden.new_zeros(len(hidden)))
+        known = self._weigh(head.weight.new_zeros(many, dtype=head.wide))
         return lambda log_pi: known
 
     # --- which rows ------------------------------------------------------------------------------
@@ -138,7 +139,8 @@ class Run:
         places = self._places()
         owner = torch.repeat_interleave(self.step.lengths)[torch.isin(places, rows)]
         lengths = torch.bincount(owner, minlength=len(self.step.lengths)).tolist()
-        pieces = rows.split([sum(lengths[part]) for part in _binned(lengths, size)])
+        sizes = [sum(lengths[part]) for part in _binned(lengths, size)]
+        pieces = rows.split_with_sizes(sizes)
         yield from (piece for piece in pieces if len(piece))
 
     # --- weights of words ------------------------------------------------------------------------

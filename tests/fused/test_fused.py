@@ -348,3 +348,29 @@ def test_backward_happens_once() -> None:
     torch.testing.assert_close(hidden.grad, 3 * data["hidden"].grad)
     with pytest.raises(RuntimeError, match="backward was called before"):
         out.loss.backward()
+
+
+@pytest.mark.parametrize("name", ["reinforce", "grpo", "gspo"])
+def test_weights_are_wide_where_the_model_is_narrow(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are known before as well: a length of 515 is none in bfloat16."""
+    objective = objdsl.load(name)
+    data = scene(objective, packed=True)
+    step, _ = prepared(objective, data)
+    asked = []
+
+    def weights(self: objdsl.Objective, log_pi: Tensor, step: Any) -> Any:
+        asked.append(log_pi.dtype)
+        return whole(self, log_pi, step)
+
+    whole = objdsl.Objective.weights
+    monkeypatch.setattr(objdsl.Objective, "weights", weights)
+    for schedule in legal(objective._coupled_weights):
+        hidden, weight = (data[k].bfloat16().requires_grad_() for k in ("hidden", "weight"))
+        out = objective.fused(hidden, weight, data["tokens"], step, schedule=schedule, budget=500)
+        out.loss.backward()
+        assert hidden.grad is not None
+        assert weight.grad is not None
+        assert hidden.grad.dtype == weight.grad.dtype == torch.bfloat16
+    assert set(asked) == {torch.float32}
