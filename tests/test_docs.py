@@ -151,6 +151,15 @@ MEASURED = [
     ("best of the group", "A = reward - max[i] reward", SUM),
     ("discount 0.9", "A = togo((t == |y|) * reward, 0.9)", SUM),
     ("live weight", "A = reward", "mean[p,i] sum[t] (pi / old * A * log(pi))"),
+    ("dual clip for both signs", "A = reward", "mean[p,i] sum[t] max(pi / old * A, 3 * A)"),
+]
+WEIGHTS = [
+    ("none", "1"),
+    ("whole", "w"),
+    ("truncated at 2", "min(w, 2)"),
+    ("truncated at 1", "min(w, 1)"),
+    ("over their mean", "w / mean[i] w"),
+    ("over the others' mean", "w / mean[j != i] w"),
 ]
 
 
@@ -161,20 +170,34 @@ def test_the_biases_are_what_the_audit_measures(compared: Compared) -> None:
 
 
 def _figures() -> Iterator[str]:
-    from objdsl import loads
-    from objdsl.audit import audit
-
     yield "On policy, with rewards that are any number; means over three random policies.\n"
     yield "| | objective | residual, groups of 2 | of 4 |\n| --- | --- | --- | --- |"
     for name, advantage, goal in MEASURED:
-        objective = loads(f"objective measured\n{advantage}\nmaximize {goal}\n")
-        figures = [
-            audit(objective, group=group, drifts=(), words=3, horizon=3).row().residual.mean
-            for group in (2, 4)
-        ]
-        two, four = (f"{figure:.2g}" if figure > 1e-8 else "0" for figure in figures)
-        yield f"| {name} | `{_cell(f'{advantage}; {goal}')}` | {two} | {four} |"
+        yield f"| {name} | `{_cell(f'{advantage}; {goal}')}` | {_residuals(advantage, goal)} |"
     yield "\n`objdsl audit FILE --group 2 --words 3 --horizon 3` repeats a line.\n"
+    goal = "mean[p,i] (sg({}) * A * sum[t] log(pi))"
+    yield f"Off policy, by what `{goal.format('...')}` is weighted with: the logits of the sampler"
+    yield "have noise of the standard deviation 0.3, and `w = prod[t] (pi / mu)`.\n"
+    yield "| weights | | residual, groups of 2 | of 4 |\n| --- | --- | --- | --- |"
+    advantage = "A = reward - mean[j != i] reward\nw = prod[t] (pi / mu)"
+    for name, weight in WEIGHTS:
+        figures = _residuals(advantage, goal.format(weight), "mismatch 0.3")
+        yield f"| {name} | `{weight}` | {figures} |"
+    yield "\n`--drift 0.3` repeats a line.\n"
+
+
+def _residuals(advantage: str, goal: str, policies: str = "on policy") -> str:
+    """Of groups of 2 and of 4."""
+    from objdsl import loads
+    from objdsl.audit import audit
+
+    objective = loads(f"objective measured\n{advantage}\nmaximize {goal}\n")
+    drifts = () if policies == "on policy" else (0.3,)
+    figures = (
+        audit(objective, group=group, drifts=drifts, words=3, horizon=3).row(policies).residual.mean
+        for group in (2, 4)
+    )
+    return " | ".join(f"{figure:.2g}" if figure > 1e-8 else "0" for figure in figures)
 
 
 def test_every_setting_and_metric_is_documented(compared: Compared) -> None:

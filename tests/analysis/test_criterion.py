@@ -12,7 +12,7 @@ import random
 import pytest
 
 import objdsl
-from objdsl import gallery
+from objdsl import driver, gallery
 from objdsl.analysis.divergence import Credit, Descends
 from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import Facts
@@ -197,6 +197,16 @@ def test_grpo_without_its_suppressions() -> None:
         "uncorrected-sampler",
     }
     assert all(one.certainty is Certainty.PROVEN for one in warnings)
+
+
+def test_dr_grpo_accepts_the_sampler_and_nothing_else() -> None:
+    """Its formula has the ratio to `old`, as printed, and says that `mu` samples; on policy its
+    gradient is exact."""
+    checked = driver.check(gallery.find("dr_grpo"))
+    assert all(one.severity is Severity.NOTE for one in checked.findings)
+    assert [one.name for one in checked.suppressed] == ["uncorrected-sampler"]
+    (estimator,) = Facts(objdsl.load("dr_grpo").formula).estimators
+    assert estimator.direction is Direction.EXACT
 
 
 @pytest.mark.parametrize("name", ["rloo", "mini_rl", "reinforce", "remax", "kl_k1_reward"])
