@@ -42,7 +42,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         rewarded = {bool(_lengths(term)) for term in estimator.of(Kind.SIGNAL)}
         for term in estimator.of(Kind.SHAPING, Kind.BASELINE):
-            if not _imitates(term) or bool(_lengths(term)) in rewarded:
+            if len(rewarded) != 1 or bool(_lengths(term)) in rewarded or not _imitates(term):
                 continue
             per_token = bool(_lengths(term))
             terms = [term] if per_token else estimator.of(Kind.SIGNAL)

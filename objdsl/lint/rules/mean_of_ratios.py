@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.expand import Expand, TooLarge, ordered
+from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach, reach
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
@@ -70,7 +70,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 def _bounded(node: Expr) -> tuple[Expr, ...]:
     """The values that a node is not linear in, and that it bounds or asks for."""
     match node:
-        case Clip(x, _, _) | Unary("log", x) | Binary("pow", x, _):
+        case Clip(x, _, _) | Unary("log" | "abs", x) | Binary("pow", x, _):
             return (x,)
         case Binary(op, a, b) if op in COMPARISONS or op in ("min", "max"):
             return a, b
@@ -82,17 +82,15 @@ def _mean_of_ratios(x: Expr, expand: Expand) -> Expr | None:
     if x.indices != ("p", "i"):
         return None
     try:
-        terms = expand(x).terms
+        varying = [factors for factors in expand(x).terms if factors]
     except TooLarge:
         return None
-    for factors in terms:
-        match ordered(factors):
-            case [(Length(), -1.0), (Reduce("sum", ("t",), inner, None) as total, 1.0)] | [
-                (Reduce("sum", ("t",), inner, None) as total, 1.0),
-                (Length(), -1.0),
-            ]:
-                if _corrects(inner) and reach(expand(inner), expand) == {Reach.TOKEN}:
-                    return total
+    if len(varying) != 1:
+        return None
+    match sorted(varying[0], key=lambda one: one[1]):
+        case [(Length(), -1.0), (Reduce("sum", ("t",), inner, None) as total, 1.0)]:
+            if _corrects(inner) and reach(expand(inner), expand) == {Reach.TOKEN}:
+                return total
     return None
 
 
