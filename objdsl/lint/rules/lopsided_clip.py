@@ -1,0 +1,61 @@
+"""Wide bounds that are as far from 1 on both sides let a ratio fall much further than rise.
+
+**What.** `clip(r, 1 - eps, 1 + eps)` with eps of 0.4 or more.
+
+**Why.** What moves is the logarithm of the ratio, and `log(1 - eps)` is further from 0 than `log(1
++ eps)`: with eps = 0.2 -0.22 and 0.18, with 0.5 -0.69 and 0.41, with 0.8 -1.6 and 0.59. Wrong
+answers are let go at a fifth of their probability, and right ones are held at less than twice
+theirs.
+
+**Fine if** it is meant; with 0.2 it makes no difference worth naming.
+
+**Example.**
+
+    maximize mean[p,i,t] surrogate(r, A, 0.4, 1.6)
+
+**Instead.** `surrogate(r, A, exp(-d), exp(d))`, or an upper bound of its own, as in DAPO.
+
+**Papers.** DAPO, arXiv:2503.14476, section 3.1 (clip-higher).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from objdsl.analysis.expand import TooLarge
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.first_order import reach
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Clip
+from objdsl.lint.places import with_gradient
+from objdsl.lint.rule import Rule, rule
+
+_WIDE = 0.4
+
+
+@rule("lopsided-clip", "OBJ405", Severity.NOTE)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    if not facts.rewarded:
+        return
+    near, on = facts.near_policy, facts.on_policy
+    for clip in with_gradient(facts.objective.goal):
+        if not isinstance(clip, Clip):
+            continue
+        try:
+            low, high = on(clip.lo).number, on(clip.hi).number
+            if low is None or high is None or not _wide(low, high) or not reach(near(clip.x), near):
+                continue
+        except TooLarge:
+            continue
+        yield rule.finding(
+            f"this clip lets the ratio fall by a factor of {1 / low:.3g}, and rise by {high:.3g}",
+            clip.span,
+            under=f"log: {math.log(low):.2g} to {math.log(high):.2g}",
+            help="bounds that are alike for the logarithm, exp(-d) and exp(d)",
+            fine_if="it is meant",
+        )
+
+
+def _wide(low: float, high: float) -> bool:
+    return low > 0 and high - 1 >= _WIDE - 1e-9 and math.isclose(1 - low, high - 1)
