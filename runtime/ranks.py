@@ -32,12 +32,10 @@ T = TypeVar("T")
 
 CPU = torch.device("cpu")
 
-# Ranks that compute the same thing wait for each other this long,
+# How long ranks that compute the same wait for each other, and all of them for the first one while
+# it samples, which has deadlines of its own. A process that dies is noticed at once.
 TOGETHER = timedelta(minutes=10)
-# and for the first one this long, while it samples: that has deadlines of its own. A process that
-# dies is noticed at once.
 PATIENCE = timedelta(hours=6)
-
 
 # What gloo says, in an error of no class of its own.
 _LOST = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out")

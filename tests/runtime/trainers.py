@@ -8,12 +8,14 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from objdsl.runtime.config import Config
+from objdsl.runtime.config import Config, ConfigError
 from objdsl.runtime.loop import train
+from objdsl.runtime.ranks import RankError
 
 
 def even(*, completions: list[str], **_: Any) -> list[float]:
@@ -39,4 +41,8 @@ def work(rank: int, port: int, runs: list[tuple[dict[str, Any], str | None]]) ->
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     for settings, resume in runs:
         train(Config.model_validate(settings), resume=resume, console=Console(file=StringIO()))
+    # The first process looks at the folder, and finds a run there; the other hears of it.
+    error, text = (ConfigError, "holds a run") if rank == 0 else (RankError, "the first process")
+    with pytest.raises(error, match=text):
+        train(Config.model_validate(runs[0][0]), console=Console(file=StringIO()))
     dist.destroy_process_group()
