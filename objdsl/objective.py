@@ -322,7 +322,7 @@ class Objective:
             prompt: `[N]`, ids that say which responses answer the same prompt, on whatever rank.
             mask: `[N, T]`, which tokens belong to a response; padding may hold anything.
             lengths: `[N]`, instead of `mask`, for packed tokens `[M]`.
-            dtype: of the computation; by default the widest of the float columns.
+            dtype: of the computation; by default the widest of the float columns, float32 at least.
             generator: draws what `pick` chooses, on the first of several ranks; the column `noise`
                 may be given instead.
             check: look for NaN and for impossible shapes; each look waits for the device.
@@ -392,8 +392,7 @@ class Objective:
         """
         trained = {name: columns.pop(name) for name in self.live[:] if name in columns}
         if step is None:
-            floats = [x.dtype for x in (log_pi, *trained.values()) if x is not None]
-            columns.setdefault("dtype", floats[0] if floats else None)
+            columns.setdefault("dtype", _wide(log_pi, *trained.values()))
             step = self.prepare(**columns)
         elif columns:
             raise ValueError(f"unknown input {next(iter(columns))!r}; it has {list(self.live)}")
@@ -730,10 +729,7 @@ class Objective:
         step = Step(layout, size, mask, {}, {"prompt": ids}, {}, {})
         given = {name: _tensor(name, x, mask.device) for name, x in columns.items()}
         if dtype is None:
-            floats = [x.dtype for x in given.values() if x.is_floating_point()]
-            dtype = torch.float32 if not floats else floats[0]
-            for other in floats:
-                dtype = torch.promote_types(dtype, other)
+            dtype = _wide(*(x for x in given.values() if x.is_floating_point()))
         for name, column in self.columns.items():
             if column.trained or (name == "noise" and name not in given):
                 continue
@@ -870,6 +866,12 @@ def load(name: str | Path, **params: float) -> Objective:
 def loads(text: str, **params: float) -> Objective:
     """An objective from its text."""
     return Objective(driver.compile_source(Source("<string>", text)), params)
+
+
+def _wide(*tensors: Tensor | None) -> torch.dtype:
+    """The widest type, and float32 at least: narrower sums over a response lose its tokens."""
+    types = (x.dtype for x in tensors if x is not None)
+    return reduce(torch.promote_types, types, torch.float32)
 
 
 def _matrix(lengths: Tensor) -> Tensor:

@@ -59,6 +59,25 @@ def test_what_overflows_where_a_bound_holds_changes_nothing(held: str, tmp_path:
     assert log_pi.grad[2].abs().max() > 0
 
 
+def test_narrow_log_probabilities_are_added_up_wide() -> None:
+    """In bfloat16 a sum over 2000 tokens loses all that distinguishes two policies."""
+    objective, tokens = objdsl.load("gspo"), 2000
+    log_old = -torch.rand(2, tokens).bfloat16()
+    log_pi = (log_old * 1.01).bfloat16()
+    columns = {
+        "log_old": log_old,
+        "reward": torch.tensor([1.0, 0.0]),
+        "prompt": torch.tensor([0, 0]),
+        "mask": torch.ones(2, tokens, dtype=torch.bool),
+    }
+    narrow = objective(log_pi=log_pi.requires_grad_(), **columns)
+    narrow.loss.backward()
+    wide = objective(log_pi=log_pi.detach().float(), **{**columns, "log_old": log_old.float()})
+    assert log_pi.grad is not None and log_pi.grad.dtype == torch.bfloat16
+    assert narrow.loss.dtype == torch.float32
+    assert narrow.loss == wide.loss != 0
+
+
 def test_the_entropy_of_the_words_that_were_kept(tmp_path: Path) -> None:
     """The others have the probability 0, and 0 log 0 is 0."""
     file = tmp_path / "entropy.obj"
