@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from objdsl.emit.stages import Input, Staged, spread, staged
+from objdsl.emit.stages import Input, Staged, describe, spread, staged
 from objdsl.emit.wrap import wrap
 from objdsl.emit.writer import (
     ATOM,
@@ -29,7 +29,7 @@ from objdsl.emit.writer import (
     without_unused,
 )
 from objdsl.ir.build import ONE, ZERO
-from objdsl.ir.indices import SCALAR, TOKEN, WORD, Indices
+from objdsl.ir.indices import SCALAR, WORD, Indices
 from objdsl.ir.nodes import (
     Binary,
     Clip,
@@ -37,6 +37,7 @@ from objdsl.ir.nodes import (
     Const,
     Expr,
     Length,
+    LogDist,
     LogProb,
     Param,
     Position,
@@ -50,9 +51,10 @@ from objdsl.ir.show import text
 
 FUNCTIONS = ("exp", "log", "sqrt", "abs", "sigmoid")
 OWN = {
-    "tl", "triton", "logits", "log_sum_exp", "log_sigmoid", "write_gradient", "objective", "head",
-    "z", "d", "rows", "target", "terms", "lse", "bias", "kept", "softcap", "temperature", "stride",
-    "d_stride", "kept_stride", "V", "BLOCK", "c", "i", "y", "logit", "w", "J",
+    "tl", "triton", "logits", "log_sum_exp", "log_sigmoid", "write_gradient", "objective", "words",
+    "head", "z", "d", "rows", "target", "terms", "lse", "bias", "kept", "softcap", "temperature",
+    "stride", "d_stride", "kept_stride", "V", "BLOCK", "c", "i", "y", "logit", "w", "J", "v", "W",
+    "log_p", "all_W", "total", "start", "slope", "there", "by_logit", "z_v",
 }  # fmt: skip
 """Names of the kernel itself: a column of that name gets another one there."""
 
@@ -89,19 +91,19 @@ def emit(ir: Objective) -> Kernel:
         NotElementwise: the weight of a token needs more than that token.
     """
     made = staged(ir, "packed")
-    leaf = next((leaf for leaf in made.weights if isinstance(leaf, LogProb)), None)
-    if leaf is None or any(other.indices == WORD for other in made.weights):
-        raise NotElementwise("the distribution over all words")
     needs = ""
     try:
-        writer = _KernelWriter(made, leaf, _terms(ir, made))
+        source, inputs = _written(made, _terms(ir, made))
     except NotElementwise as error:
-        writer, needs = _KernelWriter(made, leaf, None), error.needs
-    body = f"{writer.objective}\n\n\n{writer.head}"
+        if any(leaf.indices == WORD for leaf in made.weights):
+            raise  # PyTorch could not tell the value: distributions are gone by then
+        source, inputs = _written(made, None)
+        needs = error.needs
+    body = "\n\n\n".join(source)
     imports = "import triton\nimport triton.language as tl"
-    source = "\n\n\n".join([f"{title(ir)}\n\n{imports}", *called(_functions(), body), body]) + "\n"
+    blocks = [f"{title(ir)}\n\n{imports}", *called(_functions(), body), body]
     reports = None if needs else tuple(report.name for report in ir.reports)
-    return Kernel(source, tuple(writer.inputs.values()), reports, needs)
+    return Kernel("\n\n\n".join(blocks) + "\n", inputs, reports, needs)
 
 
 @cache
@@ -121,7 +123,7 @@ def _terms(ir: Objective, made: Staged) -> dict[str, Expr]:
     Raises:
         NotElementwise: they are sums over something else.
     """
-    if len(made.weights) > 1:
+    if not all(isinstance(leaf, LogProb | LogDist) for leaf in made.weights):
         raise NotElementwise("the gradient of the critic")
     terms = {}
     for name in ("value", *(f"report {report.name}" for report in ir.reports)):
@@ -131,33 +133,63 @@ def _terms(ir: Objective, made: Staged) -> dict[str, Expr]:
     return terms
 
 
-class _KernelWriter(Writer):
-    """Writes scalar code for one token, and the kernel around it.
+def _written(made: Staged, terms: Mapping[str, Expr] | None) -> tuple[list[str], tuple[Input, ...]]:
+    """The functions of a kernel, and what it loads.
+
+    Args:
+        terms: of the value, then of the reports; None to compute weights alone.
+    """
+    policy = next(x.policy for x in made.weights if isinstance(x, LogProb | LogDist))
+    weights = {type(leaf): made.weight(leaf) for leaf in made.weights}
+    token = _TokenWriter(made, policy)
+    roots = {"w": weights[LogProb]} if LogProb in weights else {}
+    if terms is not None:
+        value, *reports = terms
+        roots = {"J": terms[value], **roots, **{token.fresh(r): terms[r] for r in reports}}
+    results = token.results(roots)
+    given = [token.log_pi, *token.sums.values()]
+    functions = [token.function("objective", given, results, _TOKEN_DOC[len(results) > 1])]
+    word: _WordWriter | None = None
+    if LogDist in weights:
+        word = _WordWriter(made, policy, token.sums)
+        partial = word.results({"W": weights[LogDist], **{n: x.x for x, n in token.sums.items()}})
+        functions.insert(0, word.function("words", ["log_p"], partial, _WORD_DOC))
+    inputs = {**token.inputs, **(word.inputs if word else {})}
+    functions.append(_head(token, list(roots), word, tuple(inputs.values())))
+    return functions, tuple(inputs.values())
+
+
+_TOKEN_DOC = (
+    "The weight of a token, w = dJ / dlog pi.",
+    "Of a token: its term of J, its weight w = dJ / dlog pi, its terms of the reports.",
+)
+_WORD_DOC = "Of some words: their weights W = dJ / dlog p, and the terms of sums over words."
+
+
+class _TokenWriter(Writer):
+    """Writes what one token needs.
 
     Attributes:
-        objective: the function of one token, from its log-probability to its terms and its weight.
-        head: the kernel.
+        log_pi: the name of its log-probability.
+        sums: sums over words, by the names that stand for them.
     """
 
-    def __init__(self, made: Staged, leaf: LogProb, terms: Mapping[str, Expr] | None) -> None:
+    def __init__(self, made: Staged, policy: str) -> None:
         super().__init__(made.scope, made.prepared)
-        self.log_pi = column_of(leaf) or ""
-        weight = made.weight(leaf)
-        roots = {"w": weight}
-        if terms is not None:
-            value, *reports = terms
-            roots = {"J": terms[value], "w": weight}
-            roots |= {self._fresh(name): terms[name] for name in reports}
-        self._count(roots.values())
-        results = [self._result(name, root) for name, root in roots.items()]
-        self.objective = self._objective(results)
-        self.head = self._head(results)
+        self.policy, self.log_pi = policy, f"log_{policy}"
+        self.sums: dict[Reduce, str] = {}
 
-    # --- functions -------------------------------------------------------------------------------
+    def fresh(self, wish: str) -> str:
+        """A name that nothing has in any function of the kernel."""
+        return self._fresh(_safe(wish) if wish.isidentifier() else "x")
+
+    def results(self, roots: Mapping[str, Expr]) -> list[str]:
+        """Statements for results, unless they have one already; their names."""
+        self._count(roots.values())
+        return [self._result(name, root) for name, root in roots.items()]
 
     def _result(self, name: str, root: Expr) -> str:
-        """A statement for a result, unless it has one already; its name."""
-        said = self._at(root, TOKEN)
+        said = self._at(root, root.indices)
         if said.isidentifier():
             return said
         if self._is_number(root):
@@ -165,59 +197,29 @@ class _KernelWriter(Writer):
         self.lines.append(f"{name} = {said}")
         return name
 
-    def _objective(self, results: list[str]) -> str:
-        inputs = [self.log_pi, *map(_safe, self.inputs)]
-        doc = "The weight of a token, w = dJ / dlog pi."
-        if len(results) > 1:
-            doc = (
-                "Of a token: its term of J, its weight w = dJ / dlog pi, its terms of the reports."
-            )
-        lines = [f'"""{doc}"""', *without_unused([*self.lines, f"return {', '.join(results)}"])]
-        return _function("objective", ", ".join(inputs), lines)
-
-    def _head(self, results: list[str]) -> str:
-        names = [_safe(name) for name in self.inputs]
-        loaded = [
-            f"tl.load({_safe(one.name)})" if one.indices == SCALAR
-            else f"tl.load({_safe(one.name)} + i)"
-            for one in self.inputs.values()
-        ]  # fmt: skip
-        many = len(results) - 1
-        w = results[min(many, 1)]
-        stored = [f"tl.store(terms + i * {many}, {results[0]})"] if many else []
-        for k, name in enumerate(results[2:], 1):
-            stored.append(f"tl.store(terms + i * {many} + {k}, {name})")
-        shape = "bias, kept, softcap, temperature"
-        arguments = ", ".join(
-            ["z", "d", "rows", "target", self.log_pi, *(["terms"] if many else []), *names,
-             shape, "stride", "d_stride", "kept_stride", "V", "BLOCK: tl.constexpr"]
-        )  # fmt: skip
-        doc = "A token of a chunk: its log-probability and terms and, unless `d` is None, gradient."
-        lines = [
-            f'"""{doc}"""',
-            "c = tl.program_id(0).to(tl.int64)",
-            "i = tl.load(rows + c)",
-            "y = tl.load(target + c)",
-            "z += c * stride",
-            "if kept is not None:",
-            "    kept += i * kept_stride",
-            f"lse = log_sum_exp(z, {shape}, V, BLOCK)",
-            f"logit, _ = logits(z, {shape}, y, V)",
-            f"{', '.join(results)} = objective({', '.join(['logit - lse', *loaded])})",
-            f"tl.store({self.log_pi} + i, logit - lse)",
-            *stored,
-            "if d is not None:",
-            f"    write_gradient(d + c * d_stride, z, {shape}, y, lse, {w}, V, BLOCK)",
-        ]
-        return _function("head", arguments, lines)
+    def function(self, name: str, given: list[str], results: list[str], doc: str) -> str:
+        arguments = ", ".join([*given, *map(_safe, self.inputs)])
+        lines = without_unused([*self.lines, f"return {', '.join(results)}"])
+        return _function(name, arguments, [f'"""{doc}"""', *lines])
 
     # --- expressions -----------------------------------------------------------------------------
+
+    def _operands(self, node: Expr) -> tuple[Expr, ...]:
+        return () if _is_sum(node) else node.children
+
+    def _deserves_a_name(self, node: Expr, text: str) -> bool:
+        return not _is_sum(node) and super()._deserves_a_name(node, text)
+
+    def _sum(self, node: Reduce) -> str:
+        if node not in self.sums:
+            self.sums[node] = self.fresh(self.scope.names.get(node) or describe(node))
+        return self.sums[node]
 
     def _indices(self, node: Expr) -> Indices:
         return spread(node.indices) if node in self.stored else node.indices
 
     def _lift(self, have: Indices, want: Indices) -> str:
-        return ""  # every value is that of one token
+        return ""  # what belongs to a response or a token is one number here
 
     def _input(self, name: str, indices: Indices) -> str:
         return _safe(super()._input(name, indices))
@@ -230,11 +232,8 @@ class _KernelWriter(Writer):
         said = self._at(node, node.indices)
         if not self._is_number(node):
             return said
-        if (
-            isinstance(node, Const)
-            and struct.unpack("f", struct.pack("f", node.value))[0] == node.value
-        ):
-            return said if {"e", ".", "f"} & set(said) else f"{said}.0"
+        if isinstance(node, Const) and _is_float32(node.value):
+            return f"{said}.0" if said.lstrip("-").isdigit() else said
         return f"tl.full((), {said}, {self.log_pi}.dtype)"
 
     def _expression(self, node: Expr) -> tuple[str, int]:
@@ -246,15 +245,18 @@ class _KernelWriter(Writer):
                 return number(value)
             case Param(name):
                 return self._input(name, SCALAR), ATOM
-            case Column() | LogProb():
-                name = column_of(node) or ""
-                return (name if name == self.log_pi else self._input(name, here)), ATOM
+            case LogProb(policy) if policy == self.policy:
+                return self.log_pi, ATOM
+            case Column() | LogProb() if here != WORD:
+                return self._input(column_of(node) or "", here), ATOM
             case Length():
                 return self._input("length", here), ATOM
             case Position():
                 return self._input("position", here), ATOM
             case Reduce("sum", ("p",), x) if x == ONE:
                 return self._input("n_prompts", SCALAR), ATOM
+            case Reduce() if _is_sum(node):
+                return self._sum(node), ATOM
             case Unary("neg", x):
                 return f"-{self._at(x, here, SIGN)}", SIGN
             case Unary("not", x) if not self._is_number(x):
@@ -294,11 +296,127 @@ class _KernelWriter(Writer):
         return said
 
 
+def _is_sum(node: Expr) -> bool:
+    """Whether a node is a sum over words that changes with the policy."""
+    return isinstance(node, Reduce) and node.current and (node.op, node.over) == ("sum", ("v",))
+
+
 def _is_float32(value: float) -> bool:
     try:
         return bool(struct.unpack("f", struct.pack("f", value))[0] == value)
     except OverflowError:
         return False
+
+
+class _WordWriter(_TokenWriter):
+    """Writes what each of some words needs: its log-probability is `log_p`.
+
+    Args:
+        sums: those over words whose terms it writes.
+    """
+
+    def __init__(self, made: Staged, policy: str, sums: Mapping[Reduce, str]) -> None:
+        super().__init__(made, policy)
+        self.log_pi = "log_p"
+        self.taken |= {*sums.values()}
+
+    def _expression(self, node: Expr) -> tuple[str, int]:
+        match node:
+            case LogDist(policy) if policy == self.policy:
+                return "log_p", ATOM
+            case LogDist() | Column() if node.indices == WORD:
+                return self._input(column_of(node) or "", WORD), ATOM
+            case LogProb(policy) if policy == self.policy:
+                raise NotElementwise(text(node, self.scope.names))
+        return super()._expression(node)
+
+    def _sum(self, node: Reduce) -> str:
+        raise NotElementwise(text(node, self.scope.names))
+
+
+def _head(
+    token: _TokenWriter, results: list[str], word: _WordWriter | None, inputs: tuple[Input, ...]
+) -> str:
+    """The kernel: what a program does, for one token of a chunk.
+
+    Args:
+        results: of the function of a token.
+        word: who wrote the function of words; None if they have no weights.
+    """
+    shape = "bias, kept, softcap, temperature"
+    terms = [name for name in results if name != "w"]
+    arguments = ", ".join(
+        ["z", "d", "rows", "target", token.log_pi, *(["terms"] if terms else []),
+         *(_safe(one.name) for one in inputs), shape, "stride", "d_stride", "kept_stride", "V",
+         "BLOCK: tl.constexpr"]
+    )  # fmt: skip
+    sums = [f"tl.sum({name}, 0)" for name in token.sums.values()]
+    given = ", ".join(["logit - lse", *sums, *map(_load, token.inputs.values())])
+    lines = [
+        '"""A token of a chunk: its log-probability, terms and, unless `d` is None, gradient."""',
+        "c = tl.program_id(0).to(tl.int64)",
+        "i = tl.load(rows + c)",
+        "y = tl.load(target + c)",
+        "z += c * stride",
+        "if kept is not None:",
+        "    kept += i * kept_stride",
+        f"lse = log_sum_exp(z, {shape}, V, BLOCK)",
+        f"logit, _ = logits(z, {shape}, y, V)",
+        *(_sweep(token, word, shape) if word else []),
+        f"{', '.join(results)} = objective({given})",
+        f"tl.store({token.log_pi} + i, logit - lse)",
+    ]
+    for k, name in enumerate(terms):
+        place = f"i * {len(terms)} + {k}" if k else f"i * {len(terms)}"
+        lines.append(f"tl.store(terms + {place}, {name})")
+    lines.append("if d is not None:")
+    if word is None:
+        call = f"write_gradient(d + c * d_stride, z, {shape}, y, lse, w, V, BLOCK)"
+        return _function("head", arguments, [*lines, f"    {call}"])
+    weighs = "w" in results
+    gradient = [
+        "d += c * d_stride",
+        f"total = tl.sum(all_W, 0){' + w' if weighs else ''}",
+        "for start in range(0, V, BLOCK):",
+        "    v = start + tl.arange(0, BLOCK)",
+        f"    z_v, slope = logits(z, {shape}, v, V)",
+        f"    {_of_words(token, word)}",
+        '    by_logit = tl.where(z_v > -float("inf"), W, 0.0) - tl.exp(z_v - lse) * total',
+        *(["    by_logit += tl.where(v == y, w, 0.0)"] if weighs else []),
+        "    tl.debug_barrier()",
+        "    tl.store(d + v, (by_logit * slope).to(d.dtype.element_ty), mask=v < V)",
+    ]
+    return _function("head", arguments, [*lines, *(f"    {line}" for line in gradient)])
+
+
+def _sweep(token: _TokenWriter, word: _WordWriter, shape: str) -> list[str]:
+    """Adds up, over all words, their weights and the terms of sums."""
+    names = token.sums.values()
+    return [
+        "all_W = tl.zeros((BLOCK,), z.dtype.element_ty)",
+        *(f"{name} = tl.zeros((BLOCK,), z.dtype.element_ty)" for name in names),
+        "for start in range(0, V, BLOCK):",
+        "    v = start + tl.arange(0, BLOCK)",
+        f"    z_v, slope = logits(z, {shape}, v, V)",
+        f"    {_of_words(token, word)}",
+        '    there = z_v > -float("inf")',
+        "    all_W += tl.where(there, W, 0.0)",
+        *(f"    {name} += tl.where(there, {name}_v, 0.0)" for name in names),
+    ]
+
+
+def _of_words(token: _TokenWriter, word: _WordWriter) -> str:
+    results = ", ".join(["W", *(f"{name}_v" for name in token.sums.values())])
+    return f"{results} = words({', '.join(['z_v - lse', *map(_load, word.inputs.values())])})"
+
+
+def _load(one: Input) -> str:
+    name = _safe(one.name)
+    if one.indices == SCALAR:
+        return f"tl.load({name})"
+    if one.indices == WORD:
+        return f"tl.load({name} + i * V + v, mask=v < V, other=0.0)"
+    return f"tl.load({name} + i)"
 
 
 def _safe(name: str) -> str:

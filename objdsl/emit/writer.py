@@ -50,7 +50,7 @@ class Writer(ABC):
         for root in roots:
             self.uses[root] = self.uses.get(root, 0) + 1
         for node in self._inside(roots):
-            for child in node.children:
+            for child in self._operands(node):
                 self.uses[child] = self.uses.get(child, 0) + 1
 
     def _inside(self, roots: Iterable[Expr]) -> list[Expr]:
@@ -61,8 +61,12 @@ class Writer(ABC):
             if node in found or node in self.stored:
                 continue
             found[node] = None
-            stack.extend(node.children)
+            stack.extend(self._operands(node))
         return list(found)
+
+    def _operands(self, node: Expr) -> tuple[Expr, ...]:
+        """What a value is written in terms of."""
+        return node.children
 
     def _input(self, name: str, indices: Indices) -> str:
         self.inputs.setdefault(name, Input(name, indices))
@@ -88,7 +92,7 @@ class Writer(ABC):
                 continue
             if not ready:
                 stack.append((node, True))
-                stack.extend((child, False) for child in reversed(node.children))
+                stack.extend((child, False) for child in reversed(self._operands(node)))
                 continue
             text, precedence = self._expression(node)
             if self._deserves_a_name(node, text):

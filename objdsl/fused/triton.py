@@ -8,7 +8,6 @@ Nothing here waits for the device.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +18,7 @@ from objdsl.emit.stages import Input
 from objdsl.emit.triton_source import Kernel
 from objdsl.fused.head import ALL, Head
 from objdsl.fused.kernels import Said, Scores, Weigh
-from objdsl.ir.indices import SCALAR, TOKEN
+from objdsl.ir.indices import SCALAR, TOKEN, WORD
 
 BLOCK, WARPS = 4096, 8
 """Words that a program reads at a time: 16 for each of its 256 threads, four loads of 16 bytes."""
@@ -132,14 +131,9 @@ def with_objective(
     inputs = _inputs(kernel, step, given, head.wide)
     terms = None
     if kernel.reports is not None:
-        floats = [x.dtype for x in inputs if x.is_floating_point()]
         many = step.mask.numel() if step.layout == "padded" else _packed(step)
-        terms = torch.zeros(
-            many,
-            1 + len(kernel.reports),
-            dtype=reduce(torch.promote_types, floats, head.wide),
-            device=step.mask.device,
-        )
+        shape = many, 1 + len(kernel.reports)
+        terms = torch.zeros(shape, dtype=head.wide, device=step.mask.device)
     return ObjectiveKernels(kernel, function, inputs, terms)
 
 
@@ -154,7 +148,8 @@ def _inputs(
     given: Mapping[str, Tensor | float],
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """What a kernel loads: a number for each token `[M]` or `[N * T]`, or one number."""
+    """What a kernel loads, as wide as the logits: a number for each token `[M]` or `[N * T]`, for
+    each word at each token, or for all."""
     padded, device = step.layout == "padded", step.mask.device
     found: dict[str, Tensor | float] = {"length": step.lengths.to(dtype), **step.environment}
     found |= {**step.tokens, **step.responses, **step.scalars, **given}
@@ -167,7 +162,8 @@ def _inputs(
         x = found[one.name]
         if not isinstance(x, Tensor):
             return torch.full((), x, dtype=dtype, device=device)
-        if one.indices == SCALAR or one.indices == TOKEN:
+        x = x.to(dtype) if x.is_floating_point() else x
+        if one.indices in (SCALAR, TOKEN, WORD):
             return x.flatten().contiguous()
         if padded:
             return x[:, None].expand(step.mask.shape).flatten()

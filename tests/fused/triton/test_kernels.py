@@ -193,8 +193,7 @@ def moved(x: Any) -> Any:
 
 
 def local(name: str) -> bool:
-    coupled = objdsl.load(name)._coupled_weights
-    return coupled.words is None and coupled.worst <= Coupling.TOKEN
+    return objdsl.load(name)._coupled_weights.worst <= Coupling.TOKEN
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if local(name)])
@@ -210,7 +209,7 @@ def test_the_objective_in_the_kernel(name: str) -> None:
         again = {k: x.detach().clone().requires_grad_() for k, x in others.items()}
         said = objective.fused(
             leaves[0], leaves[1], data["tokens"], step, bias=leaves[2], temperature=1.3,
-            softcap=5.0, kernels="triton", schedule="one pass", **again,
+            softcap=5.0, kernels="triton", **again,
         )  # fmt: skip
         said.loss.backward()
         torch.testing.assert_close(said.value, out.value, rtol=1e-11, atol=1e-12)
@@ -219,6 +218,35 @@ def test_the_objective_in_the_kernel(name: str) -> None:
             torch.testing.assert_close(said.reports[one], out.reports[one], rtol=1e-11, atol=1e-12)
         for x, y in zip([*leaves, *again.values()], expected, strict=True):
             torch.testing.assert_close(x.grad, y, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_of_words(alone: bool, dtype: torch.dtype) -> None:
+    """An entropy bonus: p_v (log p_v + H), with or without a sampled token beside it."""
+    goal = "0.01 * H" if alone else "reward * log(pi) + 0.01 * H"
+    objective = objdsl.loads(
+        "objective bonus\nH = - sum[v] (pi[v] * log(pi[v]))\nreport entropy = mean[p,i,t] H\n"
+        f"maximize mean[p,i,t] ({goal})\n"
+    )
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(3, 4, device=DEVICE), torch.randn(40, 4, device=DEVICE)
+    tokens = torch.tensor([3, 7, 39], device=DEVICE)
+    columns = {
+        "prompt": torch.tensor([0, 0]), "lengths": torch.tensor([2, 1]),
+        "reward": torch.tensor([1.0, 0.5], dtype=torch.float64),
+    }  # fmt: skip
+    step = objective.prepare(**moved(columns))
+    found = []
+    for kernels in ("triton", "torch"):
+        leaves = [x.to(dtype).requires_grad_() for x in (hidden, weight)]
+        out = objective.fused(*leaves, tokens, step, softcap=30.0, kernels=kernels)  # type: ignore[misc, arg-type]
+        out.loss.backward()
+        said = out.value.double(), out.reports["entropy"].double()
+        found.append((*said, *(x.grad for x in leaves)))
+    for x, y in zip(*found, strict=True):
+        loose = {"rtol": 2e-2, "atol": 1e-3} if x.dtype == torch.bfloat16 else {}
+        torch.testing.assert_close(x, y, **loose)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def head(
     z, d, rows, target, log_pi, x, tau, log_old, divisor, bias, kept, softcap, temperature, stride,
     d_stride, kept_stride, V, BLOCK: tl.constexpr,
 ):
-    """A token of a chunk: its log-probability and terms and, unless `d` is None, gradient."""
+    """A token of a chunk: its log-probability, terms and, unless `d` is None, gradient."""
     c = tl.program_id(0).to(tl.int64)
     i = tl.load(rows + c)
     y = tl.load(target + c)
