@@ -34,19 +34,22 @@ from objdsl.fused.autograd import Formed
 from objdsl.fused.head import Head, Precision, split
 from objdsl.fused.kernels import TORCH, Kernels, Name, choose
 from objdsl.fused.run import Run
+from objdsl.fused.spread import Spread
 from objdsl.gather import exchange, gather
 from objdsl.ir.build import mul
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, written
 from objdsl.ir.nodes import Expr, LogProb, Position, Reduce, Scan, Shift, Stop
 from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.objective import Sampling
-from objdsl.plan import BUDGET, Plan, Schedule, Sizes, plan
+from objdsl.plan import BUDGET, Schedule, Sizes, plan
 from objdsl.source import Source
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Rows = Tensor | slice | Sequence[int]
+# Schedules whose weights are final as soon as a token's own log-probability is known.
+_AT_ONCE: tuple[Schedule, ...] = ("one pass", "one pass, whole responses")
 
 
 @dataclass(frozen=True)
@@ -436,6 +439,7 @@ class Objective:
         schedule: Schedule | None = None,
         kernels: Name | None = None,
         precision: Precision = "inputs",
+        spread: Spread | None = None,
         budget: int = BUDGET,
         **trained: Tensor,
     ) -> Output:
@@ -461,6 +465,10 @@ class Objective:
             precision: of the logits, where the head is float32 and `hidden` bfloat16: `inputs`
                 multiplies in float32; `bf16x2` takes two products of bfloat16, which has 16 bits
                 of the head; `bf16x3` three, which has all.
+            spread: which of the step's tokens are here, where each rank has other tokens of the
+                same responses (sequence parallelism). `hidden` and `kept` are then `[m, ...]` and
+                `tokens` `[m]`; `step` and inputs in `trained` are the same on all ranks, whose
+                values, reports and gradients add up.
             budget: bytes for all that is alive besides inputs and gradients.
             trained: trained inputs that do not come out of the head, such as `value`.
 
@@ -470,9 +478,10 @@ class Objective:
         coupled = self._coupled_weights
         tail = 2 if step.layout == "padded" else 1
         shape = tuple(step.mask.shape) if tail == 2 else (int(step.lengths.sum()),)
-        if tuple(hidden.shape[:-1]) != shape or tuple(tokens.shape) != shape:
+        here = shape if spread is None else tuple(spread.places.shape)
+        if tuple(hidden.shape[:-1]) != here or tuple(tokens.shape) != here:
             raise ValueError(
-                f"hidden must be [{', '.join(map(str, shape))}, H] and tokens the same without H, "
+                f"hidden must be [{', '.join(map(str, here))}, H] and tokens the same without H, "
                 f"not {list(hidden.shape)} and {list(tokens.shape)}"
             )
         with torch.no_grad():
@@ -486,21 +495,31 @@ class Objective:
                 tuple(rest),
             )
             frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-            words, width = weight.shape
-            longest = max(step.lengths.tolist(), default=0)
             sizes = Sizes(
-                int(step.lengths.sum()), longest, width, words, main.element_size(),
-                head.wide.itemsize, frozen, softcap is not None, kept is not None, 1 + len(rest),
-            )  # fmt: skip
+                tokens=int(step.lengths.sum()) if spread is None else len(tokens),
+                longest=max(step.lengths.tolist(), default=0),
+                hidden=weight.shape[1],
+                vocabulary=weight.shape[0],
+                narrow=main.element_size(),
+                wide=head.wide.itemsize,
+                frozen_head=frozen,
+                softcap=softcap is not None,
+                kept=kept is not None,
+                spread=spread is not None,
+                parts=1 + len(rest),
+            )
             chosen = plan(coupled, sizes, budget=budget, schedule=schedule)
             others = {name: x.detach() for name, x in trained.items()}
-            chosen_kernels = self._kernels(kernels, head, step, others, chosen)
+            at_once = spread is None and chosen.schedule in _AT_ONCE
+            chosen_kernels = self._kernels(kernels, head, step, others, at_once)
             factors = None
             if chosen.schedule == "one pass, scaled afterwards":
                 share, scale = (self._part(name, step, head.wide) for name in ("share", "scale"))
                 factors = share, scale
             alive = self._alive(step, head.wide)
-            run = Run(self, step, coupled, others, alive, factors, chosen_kernels)
+            if spread is not None and alive is not None:
+                alive = alive[spread.places]
+            run = Run(self, step, coupled, others, alive, factors, chosen_kernels, spread)
             made, (value, weights, reports) = run(
                 head, hidden.detach().flatten(0, -2), tokens.flatten(), chosen, frozen=frozen
             )
@@ -513,20 +532,26 @@ class Objective:
         loss = Formed.apply(value, len(pairs), *inputs, *gradients)  # type: ignore[no-untyped-call]
         return Output(loss, value, reports, made.log_pi.view(shape))
 
+    def _sweeps(self, wish: Name | None, head: Head, schedule: Schedule | None) -> bool:
+        """Whether a kernel sees to the weights of words, so that a schedule need not."""
+        if choose(wish, head.weight.device) == "torch" or self._emitted_kernel is None:
+            return False
+        return schedule in (None, *_AT_ONCE)
+
     def _kernels(
         self,
         wish: Name | None,
         head: Head,
         step: Step,
         others: Mapping[str, Tensor],
-        chosen: Plan,
+        at_once: bool,
     ) -> Kernels:
-        """What is done to logits: with the objective in it, where that needs single tokens."""
+        """What is done to logits: with the objective in it, where that needs single tokens, and
+        weights are used as soon as they are known (`at_once`)."""
         if choose(wish, head.weight.device) == "torch":
             return TORCH
         from objdsl.fused import triton
 
-        at_once = chosen.schedule in ("one pass", "one pass, whole responses")
         if self._emitted_kernel is None or not at_once:
             return triton.TritonKernels()
         return triton.with_objective(*self._emitted_kernel, step, {**self.params, **others}, head)

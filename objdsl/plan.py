@@ -45,6 +45,8 @@ class Sizes:
     softcap: bool = False
     kept: bool = False
     """Whether each token has words that the sampler left out."""
+    spread: bool = False
+    """Whether the tokens of a response are on several ranks."""
     parts: int = 1
     """Narrow matrices whose sum is the head; with several, its gradient is wide."""
 
@@ -99,8 +101,15 @@ class Plan:
     reason: str
 
 
-def legal(coupled: Coupled) -> tuple[Schedule, ...]:
-    """The schedules that compute the right thing, the one with the fewest products first."""
+def legal(coupled: Coupled, *, spread: bool = False) -> tuple[Schedule, ...]:
+    """The schedules that compute the right thing, the one with the fewest products first.
+
+    Args:
+        spread: whether the tokens of a response are on several ranks.
+    """
+    if spread:
+        whole = ("one pass", "two passes") if coupled.worst <= Coupling.TOKEN else ("two passes",)
+        return whole if coupled.words is None else ()
     if coupled.words is not None:
         return () if coupled.worst is Coupling.STEP else ("one pass, whole responses",)
     if coupled.worst is Coupling.STEP:
@@ -120,13 +129,17 @@ def plan(
     Raises:
         ValueError: the schedule that is asked for does not compute this objective; or none does.
     """
-    possible = legal(coupled)
+    possible = legal(coupled, spread=sizes.spread)
+    if not possible and sizes.spread:
+        raise ValueError("weights of words need whole responses, whose tokens are on one rank")
     if not possible:
         raise ValueError("weights of words that depend on other responses have no fused schedule")
     if schedule is not None and schedule not in possible:
         raise ValueError(f"`{schedule}` is not possible: {_why(coupled)}; {', '.join(possible)} is")
     chosen = schedule or possible[0]
     reason = _why(coupled)
+    if sizes.spread and coupled.worst is Coupling.RESPONSE:
+        reason += ", which are on several ranks"
     one = _OnePass(sizes, every=coupled.words is not None)
     later = _OnePass(sizes, later=True)
     chunk = one.chunk(budget)

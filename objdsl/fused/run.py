@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from objdsl.analysis.coupling import Coupled, Coupling
 from objdsl.fused.head import Head, chunks
 from objdsl.fused.kernels import TORCH, Kernels, Weigh
 from objdsl.fused.passes import Gradients, one_pass, scaled_pass, two_passes, word_pass
+from objdsl.fused.spread import Spread
 from objdsl.plan import Plan
 
 Weights = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
@@ -51,6 +53,7 @@ class Run:
         alive: `[M]`, rows that may have a weight; None for all.
         factors: those of a weight that comes apart, `share` and `scale`, as functions of `[M]`.
         kernels: what is done to the logits of sampled tokens.
+        spread: which of the step's tokens are here; None for all. Rows below are then of these.
     """
 
     objective: Weighs
@@ -60,6 +63,7 @@ class Run:
     alive: Tensor | None = None
     factors: tuple[Weigh, Weigh] | None = None
     kernels: Kernels = TORCH
+    spread: Spread | None = None
 
     def __call__(
         self, head: Head, hidden: Tensor, tokens: Tensor, plan: Plan, *, frozen: bool
@@ -77,7 +81,7 @@ class Run:
         given = head, hidden, tokens
         if plan.schedule == "two passes":
             made = two_passes(*given, rows, self._weigh, chunk=plan.chunk, **options)
-            return made, self._weights(made.log_pi)
+            return made, self._said(made)
         living, dead = self._parted(rows, plan)
         weigh = self._weigher(head, len(hidden))
         options["silent"] = chunks(dead, plan.chunk) if len(dead) else ()
@@ -94,7 +98,7 @@ class Run:
             )
         if said := self.kernels.said():
             return made, (said[0], {}, said[1])
-        return made, self._weights(made.log_pi)
+        return made, self._said(made)
 
     # --- what the objective says -----------------------------------------------------------------
 
@@ -104,7 +108,27 @@ class Run:
         return self.objective.weights(step=self.step, **{name: shaped}, **self.others)
 
     def _weigh(self, log_pi: Tensor) -> Tensor:
-        return self._weights(log_pi)[1][f"log_{self.coupled.name}"].flatten()
+        spread = self.spread
+        if spread is None:
+            return self._weights(log_pi)[1][f"log_{self.coupled.name}"].flatten()
+        if self.coupled.worst > Coupling.TOKEN:
+            whole = spread.together(log_pi, self._live)
+        else:
+            whole = spread.alone(log_pi, len(self._live))
+        return self._weights(whole)[1][f"log_{self.coupled.name}"].flatten()[spread.places]
+
+    def _said(self, made: Gradients) -> Weights:
+        """Value, weights and reports, when all log-probabilities are there."""
+        if self.spread is None:
+            return self._weights(made.log_pi)
+        made.log_pi = self.spread.together(made.log_pi, self._live)
+        value, weights, reports = self._weights(made.log_pi)
+        once = 1.0 if self.spread.first else 0.0
+        return (
+            value * once,
+            {name: w * once for name, w in weights.items()},
+            {name: report * once for name, report in reports.items()},
+        )
 
     def _weigher(self, head: Head, many: int) -> Weigh:
         """The weights, asked for once if no log-probability changes them."""
@@ -115,12 +139,16 @@ class Run:
 
     # --- which rows ------------------------------------------------------------------------------
 
+    @cached_property
+    def _live(self) -> Tensor:
+        """`[M]` or `[N * T]`, which places of the step are tokens."""
+        mask = self.step.mask
+        return mask[mask] if self.step.layout == "packed" else mask.flatten()
+
     def _places(self) -> Tensor:
         """Where the tokens are, response by response."""
-        if self.step.layout == "packed":
-            many = int(self.step.lengths.sum())
-            return torch.arange(many, device=self.step.lengths.device)
-        return self.step.mask.flatten().nonzero().squeeze(-1)
+        live = self._live if self.spread is None else self._live[self.spread.places]
+        return live.nonzero().squeeze(-1)
 
     def _parted(self, rows: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
         """The rows that may have a weight, and those that have none for certain."""

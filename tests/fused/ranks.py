@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
-from test_fused import NAMES, PARAMS, scene
+from test_fused import NAMES, PARAMS, prepared, scene
 from torch import Tensor
 
 import objdsl
+from objdsl.fused import Spread
 
 # The rows of each rank: ragged, in any order, and one rank with nothing to do.
 SHARES = {"ragged": ([0, 3, 4, 6, 7], [1, 2, 5]), "idle": ([*range(8)], [])}
@@ -53,4 +55,56 @@ def work(rank: int, port: int) -> None:
                 torch.testing.assert_close(
                     x, whole[key], rtol=1e-11, atol=1e-13, msg=f"{name}: {key}"
                 )
+    dist.destroy_process_group()
+
+
+def of_tokens(
+    objective: objdsl.Objective, packed: bool, places: Tensor | None
+) -> dict[str, Tensor]:
+    """The same of some tokens of every response; of all of them for None."""
+    data = scene(objective, packed)
+    step, others = prepared(objective, data)
+    leaves = {name: data[name].clone().requires_grad_() for name in ("weight", "bias")}
+    hidden, tokens, options = data["hidden"], data["tokens"], {}
+    if places is not None:
+        assert dist.group.WORLD is not None
+        flat = hidden.flatten(0, -2), tokens.flatten()
+        hidden, tokens = (x[places] for x in flat)
+        options = {"spread": Spread(places, dist.group.WORLD)}
+    out = objective.fused(
+        hidden, leaves["weight"], tokens, step, bias=leaves["bias"], **options, **others
+    )
+    out.loss.backward()
+    leaves |= others
+    gradients = {name: x.grad for name, x in leaves.items() if x.grad is not None}
+    return {"value": out.value, **gradients, **out.reports}
+
+
+def sequences(rank: int, port: int) -> None:
+    """The first rank has the first tokens of each response, but no token of the fourth."""
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    first = torch.zeros(8, 6, dtype=torch.bool)
+    first[:, :3] = True
+    first[3] = False
+    for name in NAMES:
+        objective = objdsl.load(name, **PARAMS.get(name, {}))
+        for packed in (False, True):
+            here = first[scene(objective, packed)["mask"]] if packed else first.flatten()
+            places = (here if rank == 0 else ~here).nonzero().squeeze(-1)
+            if objective._coupled_weights.words is not None:
+                with pytest.raises(ValueError, match="whose tokens are on one rank"):
+                    of_tokens(objective, packed, places)
+                continue
+            whole = of_tokens(objective, packed, None)
+            found = of_tokens(objective, packed, places)
+            assert found.keys() == whole.keys() >= {"value", "weight", "bias"}
+            for key, x in found.items():
+                dist.all_reduce(x)
+                torch.testing.assert_close(
+                    x, whole[key], rtol=1e-11, atol=1e-13, msg=f"{name}: {key}"
+                )
+    with pytest.raises(ValueError, match="token 0 of the step is on 2 ranks"):
+        of_tokens(objdsl.load("grpo"), False, torch.arange(48))
     dist.destroy_process_group()

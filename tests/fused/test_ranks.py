@@ -1,4 +1,5 @@
-"""Data parallel: what two processes add up is what one computes, for every objective."""
+"""What two processes add up is what one computes, for every objective: each has some responses, or
+some tokens of all."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import torch
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("work", ["work", "sequences"])
+def test_two_processes_are_one(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Fresh processes look for modules where this one does. No longer than they need to: the folder
     # `triton` beside this file would be taken for the package.
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
@@ -19,4 +21,4 @@ def test_two_processes_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(ranks.work, (port,), nprocs=2)  # type: ignore[no-untyped-call]
+    torch.multiprocessing.spawn(getattr(ranks, work), (port,), nprocs=2)  # type: ignore[no-untyped-call]
