@@ -108,8 +108,9 @@ def legal(coupled: Coupled, *, spread: bool = False) -> tuple[Schedule, ...]:
         spread: whether the tokens of a response are on several ranks.
     """
     if spread:
-        whole = ("one pass", "two passes") if coupled.worst <= Coupling.TOKEN else ("two passes",)
-        return whole if coupled.words is None else ()
+        if coupled.words is not None:
+            return ()
+        return ("one pass", "two passes") if coupled.worst <= Coupling.TOKEN else ("two passes",)
     if coupled.words is not None:
         return () if coupled.worst is Coupling.STEP else ("one pass, whole responses",)
     if coupled.worst is Coupling.STEP:

@@ -53,7 +53,7 @@ class Spread:
         count = self.alone(torch.ones_like(log_pi), many)
         both = torch.stack([found, count])
         dist.all_reduce(both, group=self.group)
-        found, count = both
+        found, count = both.unbind()
         wrong = (live & (count != 1)).nonzero()
         if len(wrong):
             place = int(wrong[0])
