@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CPU = torch.device("cpu")
+LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 # How long ranks that compute the same wait for each other, and all of them for the first one while
 # it samples, which has deadlines of its own. A process that dies is noticed at once.
@@ -188,7 +189,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 def _join(device: torch.device) -> torch.device:
     many, here = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if many == here:  # nothing of a run on one machine leaves it
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     backend = "gloo"
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

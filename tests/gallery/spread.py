@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import cases
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import objdsl
 from objdsl import gallery
+from objdsl.runtime.ranks import LOOPBACK
 
 
 def shares(kind: str, step: Step) -> list[list[int]]:
@@ -106,6 +108,7 @@ def a_mistake_is_known_to_all(step: Step) -> None:
 
 def work(rank: int, port: int) -> None:
     torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     step = cases.random_step(7)

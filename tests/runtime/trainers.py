@@ -15,7 +15,7 @@ from rich.console import Console
 
 from objdsl.runtime.config import Config, ConfigError
 from objdsl.runtime.loop import train
-from objdsl.runtime.ranks import RankError
+from objdsl.runtime.ranks import LOOPBACK, RankError
 
 
 def even(*, completions: list[str], **_: Any) -> list[float]:
@@ -36,7 +36,7 @@ def deadly(*, completions: list[str], **_: Any) -> list[float]:
 def work(rank: int, port: int, runs: list[tuple[dict[str, Any], str | None]]) -> None:
     """Trains with each of some settings, from a checkpoint or from the start, as one of two."""
     torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     for settings, resume in runs:
