@@ -122,15 +122,16 @@ def _coefficients(goal: Expr) -> list[Expr]:
 
 
 def _mixed(x: Expr) -> bool:
-    """Whether a value is a sum of one that comes from data and of one that has a gradient."""
+    """Whether a value is a sum of one that comes from data and of one that has a gradient, or now
+    the one and now the other."""
     if not x.live:
         return False
     match x:
-        case Binary("add" | "sub", a, b):
+        case Binary("add" | "sub", a, b) | Where(_, a, b):
             return _mixed(a) or _mixed(b) or _data(a) or _data(b)
         case Binary("mul", a, b) if a.live and b.live:
             return False
-        case Binary("mul" | "div" | "min" | "max", a, b) | Where(_, a, b):
+        case Binary("mul" | "div" | "min" | "max", a, b):
             return _mixed(a) or _mixed(b)
         case Unary("neg" | "abs", y) | Clip(y) | Reduce(_, _, y) | Others(_, y):
             return _mixed(y)

@@ -23,6 +23,8 @@ ADVANTAGES = {
     "reward - mean[i] sum[t] k1(pi, ref)": (Adds.BIAS, Adds.BIAS),
     "reward - mean[i] mean[t] log(pi)": (Adds.BIAS, Adds.BIAS),
     "(reward + log(pi)) / 2": (Adds.BIAS, None),
+    "reward if reward > 0.5 else 0.3 * log(pi)": (Adds.BIAS, Adds.BIAS),
+    "max(reward - 3 * k1(pi, ref), 0)": (Adds.BIAS, Adds.BIAS),
 }
 TERMS = ("A * log(pi)", "pi / mu * A")
 
