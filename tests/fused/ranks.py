@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import objdsl
 from objdsl.fused import Spread
+from objdsl.runtime.ranks import LOOPBACK
 
 # The rows of each rank: ragged, in any order, and one rank with nothing to do.
 SHARES = {"ragged": ([0, 3, 4, 6, 7], [1, 2, 5]), "idle": ([*range(8)], [])}
@@ -41,6 +43,7 @@ def evaluate(objective: objdsl.Objective, rows: list[int], **options: Any) -> di
 
 def work(rank: int, port: int) -> None:
     torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     for name in NAMES:
@@ -83,6 +86,7 @@ def of_tokens(
 def sequences(rank: int, port: int) -> None:
     """The first rank has the first tokens of each response, but no token of the fourth."""
     torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     first = torch.zeros(8, 6, dtype=torch.bool)
