@@ -256,11 +256,12 @@ class Estimator:
     def _origin(self, base: Expr) -> Expr:
         """The node of the file for a factor: of the outermost ones that are alike, for a divisor
         of the weight itself is what a reader looks for. Of one that differentiation made, the
-        outermost part that stands in the file."""
+        outermost part that stands in the file, or all of it."""
         node = self._outermost.get(base) or self.expand.origin.get(base, base)
         if node.span is not None:
             return node
-        return next((one for one in topological(node)[::-1] if one.span is not None), node)
+        parts = (one for one in topological(node)[::-1] if one.span is not None)
+        return next(parts, self.objective.goal)
 
     @cached_property
     def _outermost(self) -> dict[Expr, Expr]:
