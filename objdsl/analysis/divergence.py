@@ -21,10 +21,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import product
 
 from objdsl.analysis.estimator import Estimator, Factor, Kind, Term, frozen
 from objdsl.analysis.expand import Expand, Factors
-from objdsl.ir.nodes import Expr, LogDist, LogProb, Reduce, Scan, Unary, topological
+from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Reduce, Scan, Unary, topological
+
+# Of more masks than this not every combination is tried.
+_MOST_MASKS = 4
 
 Piece = tuple[int, float]
 """`(j, k)` for `X^j e^(kX)`; see SIGN."""
@@ -102,10 +106,41 @@ def readings(estimator: Estimator) -> Iterator[tuple[list[Term], Penalty | None]
     for policy in frozen(estimator.objective):
         groups: defaultdict[Factors, list[Term]] = defaultdict(list)
         for term in estimator.of(Kind.PENALTY):
-            if len(_scale(policy, term)) < len(term.factors):
-                groups[frozenset((f.base, f.exponent) for f in _scale(policy, term))].append(term)
+            scale = _scale(policy, term)
+            if len(scale) < len(term.factors):
+                groups[frozenset((f.base, f.exponent) for f in scale if not _masks(f))].append(term)
         for terms in groups.values():
-            yield terms, _penalty(policy, terms, estimator.expand)
+            for held in _where_masks_hold(policy, terms):
+                yield held, _penalty(policy, held, estimator.expand)
+
+
+def _masks(factor: Factor) -> bool:
+    """Whether a factor is 1 or 0: it says where the others count."""
+    binary = isinstance(factor.base, Column) and set(factor.base.values) == {0.0, 1.0}
+    return factor.exponent > 0 and (factor.base.boolean or binary)
+
+
+def _where_masks_hold(policy: str, terms: list[Term]) -> list[list[Term]]:
+    """The terms that are there together: `x - m x`, which is `x` where m does not hold, is either
+    `x` or nothing, and never `-m x` alone. Those that leave multiples of the same are there
+    once."""
+    masks = [frozenset(f.base for f in _scale(policy, term) if _masks(f)) for term in terms]
+    every = sorted(frozenset[Expr]().union(*masks), key=lambda mask: mask.key)
+    if len(every) > _MOST_MASKS:
+        return [terms]
+    found: dict[frozenset[tuple[Factors, float]], list[Term]] = {}
+    for truth in product((False, True), repeat=len(every)):
+        hold = {mask for mask, holds in zip(every, truth, strict=True) if holds}
+        left: defaultdict[Factors, float] = defaultdict(float)
+        held = [term for term, asks in zip(terms, masks, strict=True) if asks <= hold]
+        for term in held:
+            distant = (f for f in term.factors if _distant(policy, f))
+            left[frozenset((f.base, f.exponent) for f in distant)] += term.coefficient
+        most = max((abs(c) for c in left.values()), default=0.0)
+        if any(abs(c) > 1e-9 * abs(term.coefficient) for c in left.values() for term in held):
+            shape = frozenset((factors, round(c / most, 9)) for factors, c in left.items())
+            found.setdefault(shape, held)
+    return list(found.values())
 
 
 def _scale(policy: str, term: Term) -> tuple[Factor, ...]:
@@ -135,6 +170,8 @@ def _penalty(policy: str, terms: list[Term], expand: Expand) -> Penalty | None:
         for piece, number in read[1].items():
             shape[piece] += number * term.coefficient
     shape.pop((0, 0.0), None)  # a constant has no expected gradient
+    most = max((abs(c) for c in shape.values()), default=0.0)
+    shape = defaultdict(float, {k: c for k, c in shape.items() if abs(c) > 1e-9 * most})
     if len(credits) != 1 or not shape:
         return None
     descends, away = named(shape)

@@ -5,7 +5,7 @@ float32 is infinite, or 0, from there on. What happens is this. Let s be the pol
 
 - `E_s[q / s] = 1` for every policy q and any part of a response, so that `q / s > e^20` has a
   probability below 2e-9 (Markov). No ratio to the sampler overflows.
-- The other way there is no bound. A token that was sampled may have the probability `e^-30` under
+- The other way there is no bound. A token that was sampled may have the probability `e^-24` under
   another policy, and `e^-15` of what it was under one that is a few updates away. Over a response
   this adds up: a KL of 0.05 for each of 4000 tokens is 200.
 - Rewards and other columns of no known domain are among -1 and 1; responses have up to 10 000
@@ -88,7 +88,7 @@ class _Reach(Enum):
     """Of what a probability is: a word, the token, a mean, the response."""
 
     WORD = (-100.0, -100.0)
-    TOKEN = (-30.0, -15.0)
+    TOKEN = (-24.0, -15.0)
     MEAN = (-5.0, -5.0)
     RESPONSE = (-10_000.0, -50.0)
 
@@ -364,16 +364,21 @@ def _binary(op: str, a: Range, b: Range, node: Expr) -> Range:
             low, high = max(a.low, b.low), max(a.high, b.high)
             return Range(low, high, low <= 0 and (a.vanishes or b.vanishes), causes)
         case "pow":
-            return _power(a, b, causes)
+            return _power(a, b, node, causes)
     raise TypeError(f"no range of {op}")
 
 
-def _power(a: Range, b: Range, causes: frozenset[Cause]) -> Range:
+def _power(a: Range, b: Range, node: Expr, causes: frozenset[Cause]) -> Range:
+    over = frozenset({(node, Fault.OVERFLOW)})
     if b.high < 0:
-        most = math.inf if a.vanishes or a.low <= 0 else _raised(a.low, b.low)
-        return Range(0.0, min(most, 1e30) if not a.vanishes else most, causes=causes)
+        if a.vanishes:
+            return Range(0.0, math.inf, causes=causes)
+        return Range(0.0, 1e30 if a.low <= 0 else _raised(a.low, b.low))
     most = max(_raised(abs(end), b.high) for end in (a.low, a.high))
-    return Range(-most if a.low < 0 else 0.0, most, a.vanishes, causes)
+    low = -most if a.low < 0 and b.high % 2 else 0.0
+    if most > _LARGEST and a.finite:
+        return Range(-math.inf if low else 0.0, math.inf, a.vanishes, causes | over)
+    return Range(low, most, a.vanishes, causes)
 
 
 def _raised(x: float, exponent: float) -> float:

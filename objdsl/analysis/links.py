@@ -163,7 +163,7 @@ def read(node: Expr) -> tuple[Kind, Expr, int] | None:
                 return Kind.LOGISTIC, x, 1
             z = _of_one_plus(inner)
             return None if z is None else (Kind.LOGISTIC, neg(z), -1)
-        case Binary("pow", score, Const(2.0)):
+        case Binary("pow", Unary("abs", score) | score, Const(2.0)):
             return Kind.SQUARE, score, 1
         case Binary("mul", a, b) if a in (b, neg(b)):
             return Kind.SQUARE, a, 1 if a == b else -1

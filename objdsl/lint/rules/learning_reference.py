@@ -29,7 +29,7 @@ from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
 from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, topological
 from objdsl.ir.objective import Objective
-from objdsl.lint.places import with_gradient
+from objdsl.lint.places import reading, with_gradient
 from objdsl.lint.rule import Rule, rule
 
 
@@ -44,7 +44,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             plain = span is not None and isinstance(node.b, LogProb | LogDist)
             yield rule.finding(
                 f"`{min(reference)}` learns, too, and the other way",
-                span or node.span,
+                span or node.span or reading(facts, min(reference), live=True),
                 under="has a gradient of its own",
                 gradient="that of the policy, minus that of what it is compared with",
                 help=f"sg({min(reference)})",

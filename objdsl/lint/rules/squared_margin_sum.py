@@ -7,7 +7,8 @@ it when each token has moved by a thousandth of it, one over 10 tokens by a tent
 are hardly trained, and one token too many turns the sign of the residual. The paper prints the
 probability of the response; its authors have since said that the ratios are averaged.
 
-**Fine if** the formula is to be as printed, or responses are about equally long.
+**Fine if** the formula is to be as printed, or responses are about equally long. A target that is
+a difference of rewards is one of whole responses, and not meant here.
 
 **Example.**
 
@@ -24,10 +25,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, Link
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
-from objdsl.ir.nodes import Expr, Reduce, topological
+from objdsl.ir.nodes import Expr, LogDist, LogProb, Reduce, topological
 from objdsl.lint.places import head, reading
 from objdsl.lint.rule import Rule, rule
 
@@ -35,7 +37,7 @@ from objdsl.lint.rule import Rule, rule
 @rule("squared-margin-sum", "OBJ703", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for link in facts.links:
-        if link.kind is Kind.SQUARE and link.is_margin and not link.lengths:
+        if link.kind is Kind.SQUARE and link.is_margin and not link.lengths and _fixed_target(link):
             total = _sum_of_tokens(link)
             span = head(total) if total else reading(facts, "pi", live=True)
             yield rule.finding(
@@ -49,6 +51,20 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 fix=_fix(total),
             )
             return
+
+
+def _fixed_target(link: Link) -> bool:
+    """Whether the margin is compared with a number; a difference of rewards is for responses."""
+    try:
+        terms = link.expand(link.score).terms
+    except TooLarge:
+        return False
+    constant = (factors for factors in terms if not any(_reads_policy(base) for base, _ in factors))
+    return all(not factors for factors in constant)
+
+
+def _reads_policy(base: Expr) -> bool:
+    return any(isinstance(node, LogProb | LogDist) for node in topological(base))
 
 
 def _sum_of_tokens(link: Link) -> Expr | None:
