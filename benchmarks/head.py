@@ -24,6 +24,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -52,15 +53,15 @@ GPU_SHAPES = tuple(
 QUICK = Shape(8, 8, 16, 512)
 QUICK_AUDIT = Shape(4, 1024, 1024, 32_768)
 
-# The largest relative error of a gradient that is still the same gradient. Logits in bfloat16 cost
-# up to a tenth, and that is a result; a wrong normaliser or a lost term is none.
+# The largest error of a value, and relative error of a gradient, that is still the same. Logits in
+# bfloat16 cost up to a tenth, and that is a result; a wrong normaliser or a lost term is none.
 SAME = {torch.float32: 1e-3, torch.bfloat16: 0.3}
 _L2 = 256 << 20  # bytes, several times any cache
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one run found: a loss and its gradients, and log-probabilities of live tokens `[M]`."""
+    """What one run found: a loss and its gradients, and log-probabilities, packed or not."""
 
     found: Gradients
     log_pi: Tensor | None
@@ -72,15 +73,14 @@ Run = Callable[[], Outcome]
 def runs(contestant: Contestant, problem: Problem) -> Run:
     """One contestant's turn, from leaves to gradients."""
     forward = contestant.make(problem)
-    model, packed = problem.model, contestant.packed
-    states = problem.packed(model.hidden) if packed else model.hidden
+    model = problem.model
+    states = problem.packed(model.hidden) if contestant.packed else model.hidden
 
     def run() -> Outcome:
         hidden, weight = states.detach().requires_grad_(), model.weight.detach().requires_grad_()
         loss, log_pi = forward(hidden, weight)
         loss.backward()
-        if log_pi is not None:
-            log_pi = log_pi.detach() if packed else problem.packed(log_pi.detach())
+        log_pi = None if log_pi is None else log_pi.detach()
         return Outcome(Gradients(loss.detach(), hidden.grad, weight.grad), log_pi)
 
     return run
@@ -113,12 +113,12 @@ def errors(outcome: Outcome, exact: Gradients, problem: Problem, *, packed: bool
         by_hidden = problem.packed(by_hidden)
     log_pi = flips = None
     if outcome.log_pi is not None:
-        truth = problem.packed(problem.model.log_pi)
-        log_pi = float((outcome.log_pi.double() - truth).abs().max())
-        old = problem.packed(problem.log_old).double()
+        said = (outcome.log_pi if packed else problem.packed(outcome.log_pi)).double()
+        truth, old = problem.packed(problem.model.log_pi), problem.packed(problem.log_old)
+        log_pi = float((said - truth).abs().max())
         sides = [
             torch.stack([ratio < 0.8, ratio > 1.2])
-            for ratio in ((outcome.log_pi.double() - old).exp(), (truth - old).exp())
+            for ratio in ((said - old).exp(), (truth - old).exp())
         ]
         flips = int((sides[0] != sides[1]).any(0).sum())
     return Errors(
@@ -230,7 +230,7 @@ def audited(options: Options) -> dict[str, dict[str, Any]]:
     for name in options.objectives:
         found[name] = {}
         for who, contestant in {"objdsl": objdsl(), **PEERS}.items():
-            found[name][who] = _or_reason(lambda: _counted(contestant, name, options))  # noqa: B023
+            found[name][who] = _or_reason(_counted, contestant, name, options)
     return found
 
 
@@ -261,7 +261,7 @@ def measured(shape: Shape, options: Options) -> dict[str, Any]:
         _say(f"{shape}: {name}")
         exact = problem.exact()
         for who, contestant in options.contestants.items():
-            row = _or_reason(lambda: _checked(contestant, problem, exact, clock))  # noqa: B023
+            row = _or_reason(_checked, contestant, problem, exact, clock)
             if run := row.pop("run", None):
                 usable[name][who] = run
             rows[name][who] = row
@@ -294,8 +294,12 @@ def _checked(
     run = runs(contestant, problem)
     outcome, seconds, peak = first(run, clock)
     wrong = errors(outcome, exact, problem, packed=contestant.packed)
-    if not max(wrong.hidden, wrong.weight) <= SAME[problem.model.hidden.dtype]:
-        raise Unable(f"computes something else: {wrong}")
+    most = SAME[problem.model.hidden.dtype]
+    if not all(x <= most for x in (wrong.value, wrong.hidden, wrong.weight)):  # NaN is not
+        raise Unable(
+            f"computes something else: the value is off by {wrong.value:.1e}, the gradients by "
+            f"{wrong.hidden:.1e} (hidden) and {wrong.weight:.1e} (weight)"
+        )
     return {
         "first_seconds": seconds,
         "peak_mib": peak / 2**20,
@@ -327,10 +331,10 @@ def _rounds(
     return times, floors
 
 
-def _or_reason(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _or_reason(ask: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
     """What is asked for, or why it cannot be had: a benchmark goes on without one of its peers."""
     try:
-        return ask()
+        return ask(*arguments)
     except (Unable, ImportError) as error:
         return {"reason": str(error)}
     except Exception as error:
@@ -351,6 +355,7 @@ def measure(options: Options, command: str) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {chip()}",
         "device": options.device,
         "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
         "dtype": str(options.dtype).removeprefix("torch."),
         "versions": versions(),
         "audit": {
@@ -406,7 +411,7 @@ def main(line: Iterable[str] | None = None) -> dict[str, Any]:
     if options.quick:  # compiling takes longer than all the rest
         torch.compiler.set_stance("force_eager")
     said = sys.argv[1:] if line is None else list(line)
-    report = measure(options, " ".join(["python benchmarks/head.py", *said]))
+    report = measure(options, shlex.join(["python", "benchmarks/head.py", *said]))
     print(text(report))
     if save:
         RESULTS.mkdir(exist_ok=True)

@@ -45,7 +45,8 @@ def text(report: dict[str, Any]) -> str:
 def short(report: dict[str, Any]) -> str:
     """What the README shows."""
     shape = report["shapes"][0]
-    return "\n\n".join([_by_problem(shape, _ratio), by_contestant(report)])
+    rounds = f"{shape['rounds']} rounds on {_machine(report)}:"
+    return "\n\n".join([rounds, _by_problem(shape, _ratio), by_contestant(report)])
 
 
 def by_contestant(report: dict[str, Any]) -> str:
@@ -159,11 +160,13 @@ def _shape(shape: dict[str, Any]) -> str:
 
 
 def _where(report: dict[str, Any]) -> str:
+    return f"`{report['command']}`\n\n{report['dtype']}; {_machine(report)}"
+
+
+def _machine(report: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    return (
-        f"`{report['command']}`\n\n{report['machine']}; {report['threads']} threads; "
-        f"{report['dtype']}; {versions}"
-    )
+    threads = f"{report['threads']} thread{'s' if report['threads'] > 1 else ''}"
+    return f"{report['machine']}, {threads}, load before: {report['load']:.1f}; {versions}"
 
 
 # --- the picture ---------------------------------------------------------------------------------
@@ -184,8 +187,9 @@ def picture(report: dict[str, Any], path: Path) -> None:
         panels.setdefault(case, {})[objective] = rows
     with pyplot.rc_context({"svg.hashsalt": "objdsl", "font.size": 8}):
         figure, all_axes = pyplot.subplots(
-            len(panels), figsize=(9, 2.2 * len(panels)), sharey=True, squeeze=False
-        )
+            len(panels), figsize=(9, 2.2 * len(panels) + 0.8), sharey=True, squeeze=False,
+            layout="constrained",
+        )  # fmt: skip
         for axes, (case, problems) in zip(all_axes.flat, panels.items(), strict=True):
             for place, who in enumerate(names):
                 bars = [
@@ -202,9 +206,9 @@ def picture(report: dict[str, Any], path: Path) -> None:
             axes.set_xticks(range(len(problems)), list(problems))
             axes.set_ylabel("time / plain")
             axes.set_title(case, loc="left")
-        figure.legend(*all_axes.flat[0].get_legend_handles_labels(), ncols=5, loc="lower center")
+        legend = all_axes.flat[0].get_legend_handles_labels()
+        figure.legend(*legend, ncols=5, loc="outside lower center")
         figure.suptitle(f"The head under an objective: {_shape(shape)}, {report['dtype']}")
-        figure.tight_layout(rect=(0, 0.06, 1, 1))
         figure.savefig(path, metadata={"Date": None})
         pyplot.close(figure)
 

@@ -25,6 +25,7 @@ from problems import CASES, TASKS, Model, Problem, Shape  # noqa: E402
 
 CONTESTANTS = {"objdsl": objdsl(1 << 16), **PEERS}
 SHAPE = Shape(rows=8, length=6, hidden=16, words=300)
+SAVED = sorted((ROOT / "benchmarks/results").glob("head-*.json"))
 
 # Who is not there, or does not compute an objective, says so in these words.
 REASONS = re.compile("No module named|not installed|needs a GPU|no such|no entropy|alone|has no ")
@@ -66,6 +67,15 @@ def test_pages_of_a_report(report: dict[str, Any], tmp_path: Path) -> None:
     shown = readme.read_text(encoding="utf-8")
     assert shown.startswith("before\n") and shown.endswith("\nafter\n")
     assert "old" not in shown and tables.short(report) in shown
+
+
+@pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
+def test_pages_are_the_saved_numbers(path: Path) -> None:
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == tables.text(saved) + "\n"
+    page = tables.README.read_text(encoding="utf-8")
+    assert page == tables.with_table(page, path.stem, tables.short(saved))
+    assert tables.short(saved) in page
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +121,7 @@ def test_flips_and_errors_are_seen(model: Model) -> None:
     off = replace(outcome, log_pi=outcome.log_pi + 0.5)
     wrong = head.errors(off, exact, problem, packed=False)
     assert wrong.log_pi == pytest.approx(0.5, abs=1e-3)
-    assert wrong.flips is not None and wrong.flips > len(off.log_pi) / 2  # to more than 1.2
+    assert wrong.flips is not None and wrong.flips > int(problem.mask.sum()) / 2  # to more than 1.2
 
 
 @pytest.mark.parametrize("who", CONTESTANTS)
@@ -142,6 +152,14 @@ def test_what_a_gpu_is_given() -> None:
     assert {name for name in TASKS if name not in options.objectives} == {"grpo + k3, on policy"}
     one, _ = head.arguments(["--device=cuda", "--shape=65536,2048,151936", "--budget=64"])
     assert [shape.tokens for shape in one.shapes] == [65_536] and one.budget == 64 << 20
+
+
+@pytest.mark.gpu
+def test_on_a_gpu() -> None:
+    found = head.main(["--quick", "--minutes=0", "--device=cuda", "--objective=dapo"])
+    for rows in found["shapes"][0]["results"].values():
+        for who in ("objdsl", "plain"):
+            assert rows[who]["milliseconds"] > 0 and rows[who]["peak_mib"] > 0
 
 
 def counted(who: str, objective: str) -> Audit:
