@@ -156,6 +156,9 @@ class LearnerSection(Section):
     head: Literal["auto", "fused", "logits"] = "auto"
     """`fused` never stores logits; `auto` is that for vocabularies of 8192 words and more. The same
     numbers, up to rounding."""
+    precision: Literal["inputs", "bf16x2", "bf16x3"] = "inputs"
+    """Of a fused head in float32: `bf16x2` multiplies bfloat16 states by 16 bits of its numbers,
+    `bf16x3` by all 24, as fast as bfloat16 products are (GPU)."""
     threads: Positive | None = None
     """CPU threads of the training engine; without it all that the process may use."""
     autocast: bool = False

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from objdsl.fused.head import Precision
 from objdsl.objective import Objective, Output, Step
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import ConfigError, LearnerSection
@@ -131,6 +132,7 @@ class Learner:
         self.fused = self._fuses()
         for each in (policy, *frozen.values()):
             each.fused = self.fused and each.head is not None
+            each.precision = self._precision(each)
         missing = [name for name in self.needs.policies if name not in frozen]
         if missing:
             raise ConfigError(
@@ -163,6 +165,24 @@ class Learner:
             raise ConfigError([f"learner.head is `fused`, but {why}"])
         large = self.policy.vocabulary >= _LARGE_VOCABULARY
         return not why and (asked == "fused" or (asked == "auto" and large))
+
+    def _precision(self, policy: Policy) -> Precision:
+        """Of the fused head of a policy.
+
+        Raises:
+            ConfigError: `learner.precision` asks for more than this head has.
+        """
+        asked = self._config.precision
+        if asked == "inputs":
+            return asked
+        why = ""
+        if not self.fused:
+            why = "logits are the model's own: set learner.head to `fused`"
+        elif policy.head is None or policy.head.weight.dtype != torch.float32:
+            why = "that is for a linear head in float32"
+        if why:
+            raise ConfigError([f"learner.precision is `{asked}`, but {why}"])
+        return asked
 
     def learn(self, batch: Batch, step: int) -> Learned:
         """Learns from the responses of a rollout, in one optimizer step or several.

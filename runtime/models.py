@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from objdsl.fused.head import Precision
 from objdsl.fused.log_probs import log_probs
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import TINY, ConfigError, ModelSection
@@ -45,6 +46,8 @@ class Policy:
     autocast: bool = False
     fused: bool = False
     """Whether log-probabilities come from the states below the head, without logits."""
+    precision: Precision = "inputs"
+    """Of those: as `Objective.fused` takes it."""
 
     @property
     def device(self) -> torch.device:
@@ -124,16 +127,21 @@ class Policy:
                 )
         finally:
             hook.remove()
-        return layout.pick(caught[0]), layout.words
+        states = caught[0] if self.precision == "inputs" else caught[0].bfloat16()
+        return layout.pick(states), layout.words
 
     def head_of(self, states: Tensor, batch: Batch) -> dict[str, Any]:
         """The head as the fused objective takes it."""
         head = self.head
         assert head is not None
-        bias = None if head.bias is None else head.bias.to(states.dtype)
+        weight, bias = head.weight, head.bias
+        if self.precision == "inputs":
+            weight = weight.to(states.dtype)
+            bias = None if bias is None else bias.to(states.dtype)
         return {
-            "weight": head.weight.to(states.dtype),
+            "weight": weight,
             "bias": bias,
+            "precision": self.precision,
             "temperature": self.temperature,
             "softcap": self.softcap,
             "kept": batch.kept,
