@@ -69,13 +69,17 @@ class Batch:
     def shares(self, many: int, size: int | None) -> list[list[Tensor]]:
         """Row indices for each of `many` ranks, in pieces of at most `size`.
 
-        The responses to a prompt are side by side. Every rank has as many pieces; the last ones may
-        be empty.
+        The responses to a prompt are side by side, and the ranks have about as many tokens. Every
+        rank has as many pieces; the last ones may be empty.
         """
         if many == 1 and (size is None or size >= len(self)):
             return [[torch.arange(len(self))]]
-        parts = torch.argsort(self.prompt, stable=True).cpu().tensor_split(many)
-        longest = len(parts[0])
+        order = torch.argsort(self.prompt, stable=True)
+        tokens = (self.start + self.length)[order]
+        middle = tokens.cumsum(0) - tokens / 2
+        owner = (middle * many / tokens.sum()).long()
+        parts = [order[owner == rank].cpu() for rank in range(many)]
+        longest = max(map(len, parts))
         size = longest if size is None else size
         return [[part[k : k + size] for k in range(0, longest, size)] for part in parts]
 

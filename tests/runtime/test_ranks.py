@@ -133,13 +133,17 @@ def test_a_process_that_dies_ends_the_run(tmp_path: Path) -> None:
 
 def test_shares_are_all_rows_in_as_many_pieces() -> None:
     prompt = torch.tensor([2, 0, 1, 1, 0, 2, 0])
+    start, length = torch.full((7,), 2), torch.tensor([8, 1, 1, 2, 1, 8, 1])
     nothing = torch.zeros(7, 0)
-    batch = Batch(nothing, prompt, prompt, nothing, prompt, {})
-    shares = batch.shares(3, 2)
-    assert [[len(rows) for rows in pieces] for pieces in shares] == [[2, 1], [2, 0], [2, 0]]
-    order = torch.cat([rows for pieces in shares for rows in pieces])
-    assert sorted(order.tolist()) == list(range(7))
-    assert prompt[order].tolist() == sorted(prompt.tolist())
-    assert [len(rows) for rows in batch.shares(1, 3)[0]] == [3, 3, 1]
+    batch = Batch(nothing, start, length, nothing, prompt, {})
+    for many, size in ((1, None), (1, 3), (2, None), (2, 2), (3, 2), (9, 4)):
+        shares = batch.shares(many, size)
+        assert len(shares) == many
+        assert len({len(pieces) for pieces in shares}) == 1
+        order = torch.cat([rows for pieces in shares for rows in pieces])
+        assert sorted(order.tolist()) == list(range(7))
+        assert many == 1 or prompt[order].tolist() == sorted(prompt.tolist())
+        assert all(len(rows) <= (size or 7) for pieces in shares for rows in pieces)
+    # Two long responses have as many tokens as the five others.
+    assert [[len(rows) for rows in pieces] for pieces in batch.shares(2, 3)] == [[3, 2], [2, 0]]
     assert batch.shares(1, None)[0][0].tolist() == list(range(7))
-    assert [len(pieces[0]) for pieces in batch.shares(8, 4)] == [1] * 7 + [0]
