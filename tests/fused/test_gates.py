@@ -18,6 +18,7 @@ from objdsl.fused.counts import Counts
 from objdsl.fused.head import Head, Precision, chunks, split
 from objdsl.fused.passes import Gradients, first_pass, one_pass, scaled_pass, second_pass
 from objdsl.ir import build as ir
+from objdsl.ir.indices import TOKEN, WORD
 from objdsl.plan import BUDGET, Plan, Schedule, Sizes, plan
 
 N, H, V = 8192, 4096, 128_256
@@ -230,3 +231,40 @@ def test_a_split_head(schedule: Schedule) -> None:
     assert found.units == {torch.bfloat16: pytest.approx(found.plan.units)}
     assert found.plan.units == (6 if schedule == TWO else 4)
     assert 0.85 * found.plan.scratch <= found.scratch <= found.plan.scratch
+
+
+@pytest.mark.parametrize("budget", [1 << 20, 4 << 20, 32 << 20])
+@pytest.mark.parametrize("name", ["dapo", "gspo", "gmpo", "gspo_token", "clip_cov", "kl_exact"])
+def test_what_an_objective_takes_is_what_its_plan_says(
+    name: str, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, forward and backward, by what was alive at once on a CPU."""
+    monkeypatch.setattr("objdsl.plan._FEWEST", 1)
+    rows, length, hidden, words = 8, 64, 32, 4096
+    torch.manual_seed(0)
+    objective = objdsl.load(name)
+    states, weight = torch.randn(rows, length, hidden), torch.randn(words, hidden) / 6
+    tokens = torch.randint(words, (rows, length))
+    log_p = torch.log_softmax(states @ weight.T, -1)
+    near = log_p.gather(-1, tokens[..., None]).squeeze(-1) + 0.1 * torch.randn(rows, length)
+    columns = {
+        column: {TOKEN: near, WORD: log_p}.get(kind.indices, (torch.arange(rows) % 3 == 0).float())
+        for column, kind in objective.columns.items()
+        if not kind.trained
+    }
+    step = objective.prepare(
+        **columns, mask=torch.ones(rows, length, dtype=torch.bool), prompt=torch.arange(rows) // 4,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    options: dict[str, Any] = {"budget": budget, "schedule": SCALED if name == "gmpo" else None}
+    chosen = plan(
+        objective._coupled_weights, Sizes(rows * length, length, hidden, words), **options
+    )
+    objective.fused(states, weight, tokens, step)  # emits and compiles what it needs
+    with Counts() as counts:
+        leaves = [x.detach().requires_grad_() for x in (states, weight)]
+        # Of the reference's distribution, rows are views.
+        held = counts.now + sum(x.nbytes for x in step.tokens.values() if x.dim() == 3)
+        objective.fused(leaves[0], leaves[1], tokens, step, **options).loss.backward()
+    scratch = counts.peak - held - sum(x.nbytes for x in leaves)
+    assert 0 < scratch <= chosen.scratch
