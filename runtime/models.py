@@ -134,13 +134,10 @@ class Policy:
         """The head as the fused objective takes it."""
         head = self.head
         assert head is not None
-        weight, bias = head.weight, head.bias
-        if self.precision == "inputs":
-            weight = weight.to(states.dtype)
-            bias = None if bias is None else bias.to(states.dtype)
+        dtype = states.dtype if self.precision == "inputs" else head.weight.dtype
         return {
-            "weight": weight,
-            "bias": bias,
+            "weight": head.weight.to(dtype),
+            "bias": None if head.bias is None else head.bias.to(dtype),
             "precision": self.precision,
             "temperature": self.temperature,
             "softcap": self.softcap,
