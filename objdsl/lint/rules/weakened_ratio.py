@@ -29,7 +29,17 @@ from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.indices import TOKEN
-from objdsl.ir.nodes import Binary, Column, Expr, LogProb, Stop, Unary, topological
+from objdsl.ir.nodes import (
+    Binary,
+    Column,
+    Const,
+    Expr,
+    LogProb,
+    Param,
+    Stop,
+    Unary,
+    topological,
+)
 from objdsl.lint.places import with_gradient
 from objdsl.lint.rule import Rule, rule
 
@@ -37,9 +47,7 @@ from objdsl.lint.rule import Rule, rule
 @rule("weakened-ratio", "OBJ419", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
-        for node in with_gradient(facts.objective.goal):
-            if not isinstance(node, Unary | Binary) or node.span is None:
-                continue
+        for node in _of_probabilities(facts.objective.goal):
             power = _power(node, estimator.leaf, facts.near_policy)
             if power is None:
                 continue
@@ -53,6 +61,22 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 fine_if="learning rate and bounds were chosen with it",
             )
             return
+
+
+def _of_probabilities(goal: Expr) -> list[Expr]:
+    """What passes a gradient on, stands in the file, and is a product of probabilities' powers."""
+    found: set[Expr] = set()
+    for node in topological(goal):
+        match node:
+            case LogProb() | Const() | Param() | Stop():
+                found.add(node)
+            case Unary("exp" | "log" | "neg" | "sqrt") | Binary(
+                "add" | "sub" | "mul" | "div" | "pow"
+            ) if found.issuperset(node.children):
+                found.add(node)
+    made = (Unary, Binary)
+    passing = with_gradient(goal)
+    return [one for one in passing if one in found and one.span and isinstance(one, made)]
 
 
 def _power(x: Expr, leaf: LogProb, near: Expand) -> float | None:
