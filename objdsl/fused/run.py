@@ -189,14 +189,15 @@ class Run:
         def weigh(rows: Tensor, log_pi: Tensor, log_p: Tensor) -> tuple[Tensor | None, Tensor]:
             responses, span = next(which)
             part = self.step[responses] if len(parts) > 1 else self.step
-            inputs = {f"{name}_dist": self._shaped(log_p, part)}
+            inside = rows - responses.start * part.mask.shape[1]  # of a matrix, if it is one
+            inputs = {f"{name}_dist": _shaped(log_p, part, inside)}
             if self.coupled.log_prob is not None:
-                inputs[name] = self._shaped(log_pi, part)
+                inputs[name] = _shaped(log_pi, part, inside)
             others = {k: x[responses] if x.dim() > 1 else x[span] for k, x in self.others.items()}
             value, weights, reports = self.objective.weights(step=part, **inputs, **others)
             words, w = weights.pop(f"{name}_dist"), weights.pop(name, None)
             found.append((value, weights, reports))  # without what is as large as the logits
-            return None if w is None else self._flat(w, part), self._flat(words, part)
+            return None if w is None else _flat(w, part, inside), _flat(words, part, inside)
 
         made = word_pass(head, hidden, tokens, pieces, weigh, width=plan.slice, frozen=frozen)
         value = torch.stack([said[0] for said in found]).sum()
@@ -209,15 +210,19 @@ class Run:
         }
         return made, (value, weights, reports)
 
-    def _shaped(self, x: Tensor, part: Any) -> Tensor:
-        if part.layout == "packed":
-            return x
-        full = x.new_zeros(*part.mask.shape, *x.shape[1:])
-        full[part.mask] = x
-        return full
 
-    def _flat(self, x: Tensor, part: Any) -> Tensor:
-        return x if part.layout == "packed" else x[part.mask]
+def _shaped(x: Tensor, part: Rows, places: Tensor) -> Tensor:
+    """Tokens as rows of a step have them, `[n, T, ...]` or `[m, ...]`, by their places in there: to
+    look for those in the mask would wait for the device."""
+    if part.layout == "packed":
+        return x
+    full = x.new_zeros(part.mask.numel(), *x.shape[1:])
+    full[places] = x
+    return full.view(*part.mask.shape, *x.shape[1:])
+
+
+def _flat(x: Tensor, part: Rows, places: Tensor) -> Tensor:
+    return x if part.layout == "packed" else x.flatten(0, 1)[places]
 
 
 def _binned(lengths: list[int], size: int) -> Iterator[slice]:

@@ -193,6 +193,31 @@ def test_dead_tokens_are_known_in_micro_batches_too(packed: bool) -> None:
         assert sum(counts.units(1, H, V).values()) == pytest.approx(dead + 3 * alive)
 
 
+BONUS = """
+objective bonus
+entropy = -sum[v] (pi[v] * log(pi[v]))
+report mean_entropy = mean[p,i,t] entropy
+maximize mean[p,i,t] (reward * log(pi) + 0.1 * entropy)
+"""
+RESPONSE_BONUS = """
+objective response_bonus
+entropy = -sum[v] (pi[v] * log(pi[v]))
+maximize mean[p,i] (reward * exp(mean[t] log(pi)) + (mean[t] entropy) ^ 2)
+"""
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("text", [BONUS, RESPONSE_BONUS])
+def test_weights_of_words(text: str, packed: bool) -> None:
+    objective = objdsl.loads(text)
+    data = scene(objective, packed)
+    step, others = prepared(objective, data)
+    expected = plain(objective, data, step, others, 1.3, 5.0)
+    for budget in BUDGETS:
+        said = fused(objective, data, step, others, temperature=1.3, softcap=5.0, budget=budget)
+        assert_same(said, expected)
+
+
 @pytest.mark.parametrize("name", ["grpo", "gspo"])
 def test_words_that_were_not_kept_have_no_part(name: str) -> None:
     objective = objdsl.load(name)

@@ -1,6 +1,7 @@
 """What a schedule costs, counted and not timed, at the sizes of real models.
 
 Tensors are on the device `meta`: they have shapes and types, no numbers, and multiply as on a GPU.
+What would wait for a GPU, to look at a number, fails there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import objdsl
 from objdsl.analysis.coupling import Coupled, Coupling, Separated
 from objdsl.fused import log_probs
 from objdsl.fused.counts import Counts
-from objdsl.fused.head import Head, Precision, chunks, split
+from objdsl.fused.head import Head, Precision, accumulate, chunks, split
 from objdsl.fused.passes import Gradients, first_pass, one_pass, scaled_pass, second_pass
 from objdsl.ir import build as ir
 from objdsl.ir.indices import TOKEN, WORD
@@ -141,6 +142,16 @@ def test_slices_are_narrower_where_tokens_are_many() -> None:
 def test_bytes_that_operations_move(schedule: Schedule, dtype: torch.dtype, most: int) -> None:
     """For each logit, without kernels that fuse them."""
     assert most - 4 <= counted(schedule, dtype).moved <= most
+
+
+@pytest.mark.gpu
+def test_products_on_a_gpu_are_summed_up_wide() -> None:
+    torch.manual_seed(0)
+    a, b = (torch.randn(64, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    total = torch.randn(64, 64, device="cuda")
+    exact = total.double() + a.double() @ b.double()
+    accumulate(total, a, b)
+    torch.testing.assert_close(total, exact.float(), rtol=1e-5, atol=1e-5)
 
 
 @dataclass(frozen=True)
