@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from objdsl import driver, gallery
-from objdsl.analysis.coupling import Coupled
+from objdsl.analysis.coupling import Coupled, Coupling
 from objdsl.analysis.coupling import coupled as coupled_weights
 from objdsl.diagnostic import Diagnostic, near
 from objdsl.emit.load import Compiled, load_kernel
@@ -508,6 +508,9 @@ class Objective:
                 spread=spread is not None,
                 parts=1 + len(rest),
             )
+            sweeps = spread is None and self._sweeps(kernels, head, schedule)
+            if coupled.words is not None and sweeps:
+                coupled = replace(coupled, log_prob=Coupling.TOKEN, words=None)
             chosen = plan(coupled, sizes, budget=budget, schedule=schedule)
             others = {name: x.detach() for name, x in trained.items()}
             at_once = spread is None and chosen.schedule in _AT_ONCE
