@@ -143,9 +143,10 @@ def plan(
         reason += ", which are on several ranks"
     one = _OnePass(sizes, every=coupled.words is not None)
     later = _OnePass(sizes, later=True)
-    chunk = one.chunk(budget)
-    if schedule is None and chosen == "one pass, whole responses" and sizes.longest > chunk:
-        if "one pass, scaled afterwards" in possible and later.pays(later.chunk(budget)):
+    chunk = one.chunk(budget, sizes.tokens)
+    too_long = chosen == "one pass, whole responses" and sizes.longest > one.most(budget)
+    if schedule is None and too_long:
+        if "one pass, scaled afterwards" in possible and later.pays(later.most(budget)):
             chosen = "one pass, scaled afterwards"
         elif "two passes" in possible:
             chosen = "two passes"
@@ -160,7 +161,7 @@ def plan(
         case "one pass, whole responses":
             chunk = max(chunk, sizes.longest)
         case "one pass, scaled afterwards":
-            one, chunk = later, later.chunk(budget)
+            one, chunk = later, later.chunk(budget, sizes.longest)
     units = 2 + sizes.parts - sizes.frozen_head
     return Plan(chosen, chunk, one.width, units, one.scratch(chunk), reason)
 
@@ -202,12 +203,15 @@ class _OnePass:
         logits = s.logit + (_EVERY * s.wide if self.every else 0)
         return logits * s.vocabulary + s.copied * self.width + s.state
 
-    def chunk(self, budget: int) -> int:
-        """Tokens of a chunk, so that all chunks are about as large."""
-        s = self.sizes
-        most = min(max((budget - s.columns - self.fixed) // self.token, _FEWEST), _MOST)
-        many = max(1, -(-s.tokens // most))
-        return max(1, -(-s.tokens // many))
+    def most(self, budget: int) -> int:
+        """Tokens whose logits fit."""
+        left = budget - self.sizes.columns - self.fixed
+        return min(max(left // self.token, _FEWEST), _MOST)
+
+    def chunk(self, budget: int, tokens: int) -> int:
+        """Tokens of a chunk, so that all chunks of some tokens are about as large."""
+        tokens = max(tokens, 1)
+        return -(-tokens // -(-tokens // self.most(budget)))
 
     def pays(self, chunk: int) -> bool:
         """Whether the longest response is sooner scaled than its logits are computed again.

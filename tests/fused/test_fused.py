@@ -290,6 +290,8 @@ def test_long_responses_are_scaled_afterwards_where_that_is_faster() -> None:
     sizes = Sizes(65_536, 8192, 4096, 128_256, narrow=2)
     assert plan(gspo, replace(sizes, longest=4096)).schedule == "one pass, whole responses"
     assert plan(gspo, sizes).schedule == SCALED
+    # Chunks are balanced: two of 4096 here, one of which is made larger for its response.
+    assert plan(gspo, replace(sizes, tokens=8192, longest=5000)).chunk == 5000
     assert plan(gspo, replace(sizes, vocabulary=256_000)).schedule == "two passes"
     apart = objdsl.load("gspo_token")._coupled_weights
     assert plan(apart, sizes).schedule == "two passes"
