@@ -36,10 +36,9 @@ def choose(wish: Name | None, device: torch.device) -> Name:
     Raises:
         ValueError: Triton is wished for, but is not there, or there is no GPU.
     """
-    there = find_spec("triton") is not None
     if wish is None:
-        return "triton" if there and device.type == "cuda" else "torch"
-    if wish == "triton" and not there:
+        return "triton" if device.type == "cuda" and find_spec("triton") else "torch"
+    if wish == "triton" and not find_spec("triton"):
         raise ValueError("kernels='triton': there is no package triton")
     if wish == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(

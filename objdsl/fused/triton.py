@@ -32,7 +32,7 @@ class TritonKernels:
     ) -> Scores:
         log_pi, lse = z.new_empty(len(z)), z.new_empty(len(z))
         spread = z.new_empty(len(z)) if entropy else None
-        _launch(triton_kernels.score, head, z, (rows, target, log_pi, lse, spread))
+        _launch(triton_kernels.score, head, z, (_aligned(rows), target, log_pi, lse, spread))
         return Scores(log_pi, lse, spread)
 
     def fill(self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor) -> None:
@@ -51,7 +51,7 @@ class TritonKernels:
         w: Tensor, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
         d = _room(z, dtype)
-        arguments = (d, rows, target, lse, w, words.start or 0)
+        arguments = (d, _aligned(rows), target, lse, w, words.start or 0)
         _launch(triton_kernels.gradient, head, z, arguments, words, d_stride=d.stride(0))
         return d
 
@@ -96,7 +96,7 @@ class ObjectiveKernels(TritonKernels):
         self, head: Head, z: Tensor, d: Tensor | None, rows: Tensor, target: Tensor, log_pi: Tensor
     ) -> None:
         terms = () if self.terms is None else (self.terms,)
-        arguments = (d, rows, target, log_pi, *terms, *self.inputs)
+        arguments = (d, _aligned(rows), target, log_pi, *terms, *self.inputs)
         _launch(self.head, head, z, arguments, d_stride=0 if d is None else d.stride(0))
 
 
@@ -169,7 +169,13 @@ def _inputs(
             return x[:, None].expand(step.mask.shape).flatten()
         return x.repeat_interleave(step.lengths, output_size=_packed(step))
 
-    return [flat(one) for one in kernel.inputs]
+    return [_aligned(flat(one)) for one in kernel.inputs]
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """The same numbers at a multiple of 16 bytes: Triton compiles again for tensors that are not,
+    as parts of others may or may not be."""
+    return x.clone() if x.data_ptr() % 16 else x
 
 
 def _launch(
