@@ -31,9 +31,9 @@ from objdsl.emit.load import load as load_program
 from objdsl.emit.stages import Input, Layout
 from objdsl.emit.triton_source import Kernel, NotElementwise
 from objdsl.fused.autograd import Formed
-from objdsl.fused.head import Head, Precision, split
+from objdsl.fused.head import Head, Precision
 from objdsl.fused.kernels import TORCH, Kernels, Name, choose
-from objdsl.fused.run import Run
+from objdsl.fused.run import Run, sizes_of
 from objdsl.fused.spread import Spread
 from objdsl.gather import exchange, gather
 from objdsl.ir.build import mul
@@ -41,7 +41,7 @@ from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, wr
 from objdsl.ir.nodes import Expr, LogProb, Position, Reduce, Scan, Shift, Stop
 from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.objective import Sampling
-from objdsl.plan import BUDGET, Schedule, Sizes, plan
+from objdsl.plan import BUDGET, Schedule, plan
 from objdsl.source import Source
 
 if TYPE_CHECKING:
@@ -485,29 +485,12 @@ class Objective:
                 f"not {list(hidden.shape)} and {list(tokens.shape)}"
             )
         with torch.no_grad():
-            main, *rest = split(weight.detach(), precision, hidden)
-            head = Head(
-                main,
-                None if bias is None else bias.detach(),
-                temperature,
-                softcap,
-                None if kept is None else kept.flatten(0, -2),
-                tuple(rest),
-            )
+            head = Head.under(
+                hidden, weight, bias=bias, temperature=temperature, softcap=softcap, kept=kept,
+                precision=precision,
+            )  # fmt: skip
             frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-            sizes = Sizes(
-                tokens=int(step.lengths.sum()) if spread is None else len(tokens),
-                longest=max(step.lengths.tolist(), default=0),
-                hidden=weight.shape[1],
-                vocabulary=weight.shape[0],
-                narrow=main.element_size(),
-                wide=head.wide.itemsize,
-                frozen_head=frozen,
-                softcap=softcap is not None,
-                kept=kept is not None,
-                spread=spread is not None,
-                parts=1 + len(rest),
-            )
+            sizes = sizes_of(head, step, frozen, spread)
             sweeps = spread is None and self._sweeps(kernels, head, schedule)
             if coupled.words is not None and sweeps:
                 coupled = replace(coupled, log_prob=Coupling.TOKEN, words=None)

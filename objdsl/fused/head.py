@@ -45,6 +45,28 @@ class Head:
     kept: Tensor | None = None
     rest: tuple[Tensor, ...] = ()
 
+    @classmethod
+    def under(
+        cls,
+        hidden: Tensor,
+        weight: Tensor,
+        *,
+        bias: Tensor | None,
+        temperature: float,
+        softcap: float | None,
+        kept: Tensor | None,
+        precision: Precision,
+    ) -> Head:
+        """The head over hidden states `[..., H]`; `kept` is `[..., V]`.
+
+        Raises:
+            ValueError: the precision is none of these types.
+        """
+        main, *rest = split(weight.detach(), precision, hidden)
+        bias = None if bias is None else bias.detach()
+        kept = None if kept is None else kept.flatten(0, -2)
+        return cls(main, bias, temperature, softcap, kept, tuple(rest))
+
     @property
     def wide(self) -> torch.dtype:
         """The type of logits, log-probabilities and sums."""

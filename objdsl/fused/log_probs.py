@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from objdsl.fused.head import Head, Precision, chunks, split
+from objdsl.fused.head import Head, Precision, chunks
 from objdsl.fused.kernels import TORCH, Kernels, Name, choose
 
 
@@ -36,9 +36,10 @@ def log_probs(
     Returns:
         `[...]`, float32 or float64, and the entropies or None.
     """
-    main, *rest = split(weight, precision, hidden)
-    flags = None if kept is None else kept.flatten(0, -2)
-    head = Head(main, bias, temperature, softcap, flags, tuple(rest))
+    head = Head.under(
+        hidden, weight, bias=bias, temperature=temperature, softcap=softcap, kept=kept,
+        precision=precision,
+    )  # fmt: skip
     flat, target = hidden.flatten(0, -2), tokens.flatten()
     out = torch.empty(len(flat), dtype=head.wide, device=flat.device)
     spread = torch.empty_like(out) if entropy else None

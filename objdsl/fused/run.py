@@ -16,7 +16,7 @@ from objdsl.fused.head import Head, chunks
 from objdsl.fused.kernels import TORCH, Kernels, Weigh
 from objdsl.fused.passes import Gradients, one_pass, scaled_pass, two_passes, word_pass
 from objdsl.fused.spread import Spread
-from objdsl.plan import Plan
+from objdsl.plan import Plan, Sizes
 
 Weights = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
@@ -209,6 +209,24 @@ class Run:
             if one in found[0][1]
         }
         return made, (value, weights, reports)
+
+
+def sizes_of(head: Head, step: Rows, frozen: bool, spread: Spread | None) -> Sizes:
+    """What a plan is made from; waits for the device."""
+    lengths = step.lengths.tolist()
+    return Sizes(
+        tokens=sum(lengths) if spread is None else len(spread.places),
+        longest=max(lengths, default=0),
+        hidden=head.weight.shape[1],
+        vocabulary=head.weight.shape[0],
+        narrow=head.weight.element_size(),
+        wide=head.wide.itemsize,
+        frozen_head=frozen,
+        softcap=head.softcap is not None,
+        kept=head.kept is not None,
+        spread=spread is not None,
+        parts=1 + len(head.rest),
+    )
 
 
 def _shaped(x: Tensor, part: Rows, places: Tensor) -> Tensor:
