@@ -16,6 +16,7 @@ from objdsl.cli.inputs import settings, text
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from objdsl.fused.kernels import Name
     from objdsl.objective import Objective, Output
 
 _ROWS, _GROUP = 8, 4
@@ -63,8 +64,20 @@ class Cost:
     "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds that are timed."
 )
 @click.option("--device", default="cpu", show_default=True, help="Such as cuda.")
+@click.option(
+    "--kernels",
+    type=click.Choice(["torch", "triton"]),
+    help="Tensor operations, or Triton's kernels; without it Triton's on a GPU that has them.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def bench(file: str, set_: tuple[str, ...], as_json: bool, device: str, **sizes: int) -> None:
+def bench(
+    file: str,
+    set_: tuple[str, ...],
+    as_json: bool,
+    device: str,
+    kernels: Name | None,
+    **sizes: int,
+) -> None:
     """Measure an objective from hidden states to the gradients by them and by the head.
 
     The fused head takes turns with the plain computation (logits, log-softmax, objective, autograd)
@@ -79,7 +92,7 @@ def bench(file: str, set_: tuple[str, ...], as_json: bool, device: str, **sizes:
     formula = driver.compile_source(text(file))
     try:
         objective = Objective(formula, settings(set_))
-        costs = measure(objective, device=device, **sizes)
+        costs = measure(objective, device=device, kernels=kernels, **sizes)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if as_json:
@@ -101,6 +114,7 @@ def measure(
     budget: int,
     rounds: int,
     device: str = "cpu",
+    kernels: Name | None = None,
 ) -> dict[str, Cost]:
     """The costs of the fused head and of the plain computation, on one random step.
 
@@ -110,7 +124,8 @@ def measure(
     """
     from objdsl.fused.counts import Counts
 
-    ways = _ways(objective, tokens, hidden, words, budget << 20, device)
+    options = {"budget": budget << 20, "kernels": kernels}
+    ways = _ways(objective, tokens, hidden, words, device, options)
     counts, values = {}, {}
     for name, run in ways.items():
         with Counts() as counted:
@@ -135,9 +150,18 @@ def measure(
 
 
 def _ways(
-    objective: Objective, tokens: int, hidden: int, words: int, budget: int, device: str
+    objective: Objective,
+    tokens: int,
+    hidden: int,
+    words: int,
+    device: str,
+    options: dict[str, Any],
 ) -> dict[str, Callable[[], Tensor]]:
-    """Two ways from hidden states to gradients; each returns the value."""
+    """Two ways from hidden states to gradients; each returns the value.
+
+    Args:
+        options: of the fused head.
+    """
     import torch
 
     make = torch.Generator().manual_seed(0)
@@ -180,7 +204,7 @@ def _ways(
         return out.value
 
     def fused(h: Tensor, w: Tensor, trained: dict[str, Any]) -> Output:
-        return objective.fused(h, w, said, step, budget=budget, **trained)
+        return objective.fused(h, w, said, step, **options, **trained)
 
     def plain(h: Tensor, w: Tensor, trained: dict[str, Any]) -> Output:
         return objective(step=step, **_by_logits(objective, h, w, said), **trained)

@@ -47,3 +47,6 @@ def test_what_cannot_be_measured(run: Run) -> None:
     assert "did you mean 'beta'?" in result.output
     assert run("bench", "grpo", "--set", "beta").exit_code == 2
     assert run("bench", "no such file").exit_code == 2
+    result = run("bench", "grpo", "--kernels", "triton", *SMALL)
+    assert result.exit_code == 2
+    assert "kernels='triton'" in result.output
