@@ -10,7 +10,7 @@ Two conventions make the weights of an objective readable, and the analyses over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, reduce
 
@@ -28,6 +28,7 @@ from objdsl.ir.nodes import (
     Unary,
     UnaryOp,
     Where,
+    topological,
 )
 
 ZERO: Expr = Const(0.0)
@@ -330,6 +331,13 @@ def sum_over(over: Indices, x: Expr) -> Expr:
 
 def bounds(x: Expr) -> tuple[float, float]:
     """An interval that surely holds `x`, from the domains of the parameters and columns."""
+    known: dict[Expr, tuple[float, float]] = {}
+    for node in topological(x):
+        known[node] = _bounds(node, known)
+    return known[x]
+
+
+def _bounds(x: Expr, known: Mapping[Expr, tuple[float, float]]) -> tuple[float, float]:
     inf = math.inf
     match x:
         case Const(value):
@@ -339,10 +347,10 @@ def bounds(x: Expr) -> tuple[float, float]:
         case Column() if x.values:
             return min(x.values), max(x.values)
         case Unary("neg", a):
-            low, high = bounds(a)
+            low, high = known[a]
             return -high, -low
         case Unary("exp", a):
-            low, high = bounds(a)
+            low, high = known[a]
             return _exp(low), _exp(high)
         case Unary("abs", _) | Unary("sqrt", _):
             return 0.0, inf
@@ -351,20 +359,20 @@ def bounds(x: Expr) -> tuple[float, float]:
         case Length():
             return 1.0, inf
         case Binary("add", a, b):
-            (p, q), (r, s) = bounds(a), bounds(b)
+            (p, q), (r, s) = known[a], known[b]
             return p + r, q + s
         case Binary("sub", a, b):
-            (p, q), (r, s) = bounds(a), bounds(b)
+            (p, q), (r, s) = known[a], known[b]
             return p - s, q - r
-        case Binary("mul" | "div", a, b) if bounds(a)[0] >= 0 and bounds(b)[0] >= 0:
+        case Binary("mul" | "div", a, b) if known[a][0] >= 0 and known[b][0] >= 0:
             return 0.0, inf
         case Binary("min" | "max" as op, a, b):
-            (p, q), (r, s) = bounds(a), bounds(b)
+            (p, q), (r, s) = known[a], known[b]
             return (min(p, r), min(q, s)) if op == "min" else (max(p, r), max(q, s))
         case Stop(inner):
-            return bounds(inner)
+            return known[inner]
         case Clip(_, lo, hi):
-            return bounds(lo)[0], bounds(hi)[1]
+            return known[lo][0], known[hi][1]
     return -inf, inf
 
 
