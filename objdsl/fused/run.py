@@ -82,7 +82,7 @@ class Run:
         if plan.schedule == "two passes":
             made = two_passes(*given, rows, self._weigh, chunk=plan.chunk, **options)
             return made, self._said(made)
-        living, dead = self._parted(rows, plan)
+        living, dead = self._parted(rows)
         weigh = self._weigher(head, len(hidden))
         options["silent"] = chunks(dead, plan.chunk) if len(dead) else ()
         if plan.schedule == "one pass":
@@ -150,20 +150,17 @@ class Run:
         live = self._live if self.spread is None else self._live[self.spread.places]
         return live.nonzero().squeeze(-1)
 
-    def _parted(self, rows: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-        """The rows that may have a weight, and those that have none for certain."""
+    def _parted(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that may have a weight, and those that have none for certain. Log-probabilities
+        of the latter come first, so that weights may need them."""
         if self.alive is None:
             return rows, rows[:0]
         living = self.alive[rows]
-        if self.coupled.worst is Coupling.RESPONSE:
-            # A weight needs all of its response, so that lives or dies as one.
-            owner = torch.repeat_interleave(self.step.lengths)
-            some = torch.zeros_like(self.step.lengths).index_add_(0, owner, living.long())
-            living = (some > 0)[owner]
         return rows[living], rows[~living]
 
     def _responses(self, rows: Tensor, size: int) -> Iterator[Tensor]:
-        """Rows in chunks of whole responses, of about `size` tokens."""
+        """Rows in chunks of whole responses, as far as they are among the rows, of about `size`
+        tokens."""
         places = self._places()
         owner = torch.repeat_interleave(self.step.lengths)[torch.isin(places, rows)]
         lengths = torch.bincount(owner, minlength=len(self.step.lengths)).tolist()

@@ -174,6 +174,31 @@ def test_micro_batches_add_up(name: str) -> None:
             torch.testing.assert_close(x.grad, y, rtol=1e-10, atol=1e-12)
 
 
+def test_dead_tokens_of_a_response_that_lives() -> None:
+    """A weight may need the log-probability of a token that has none itself."""
+    text = """
+        objective some_tokens
+        c = sg(mean[t] log(pi / old))
+        maximize mean[p,i] (reward * c * mean[t] ((log(mu) > -2.5) * log(pi)))
+    """
+    objective = objdsl.loads(text)
+    data = scene(objective, packed=False)
+    data["columns"]["reward"] = data["columns"]["reward"] + 1
+    step, others = prepared(objective, data)
+    expected = plain(objective, data, step, others, 1.0, None)
+    alive = int((data["columns"]["log_mu"][data["mask"]] > -2.5).sum())
+    total = int(LENGTHS.sum())
+    assert 0 < alive < total
+    for schedule in legal(objective._coupled_weights):
+        for budget in BUDGETS:
+            with Counts() as counts:
+                said = fused(objective, data, step, others, schedule=schedule, budget=budget)
+            assert_same(said, expected)
+            again = 3 if schedule == "two passes" else 2
+            products = sum(counts.units(1, H, V).values())
+            assert products == pytest.approx(total + again * alive)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_dead_tokens_are_known_in_micro_batches_too(packed: bool) -> None:
     """All groups but the last have rewards alike, which none of their rows tells alone."""
