@@ -51,10 +51,11 @@ from objdsl.ir.show import text
 
 FUNCTIONS = ("exp", "log", "sqrt", "abs", "sigmoid")
 OWN = {
-    "tl", "triton", "logits", "log_sum_exp", "log_sigmoid", "write_gradient", "objective", "words",
-    "head", "z", "d", "rows", "target", "terms", "lse", "bias", "kept", "softcap", "temperature",
-    "stride", "d_stride", "kept_stride", "V", "BLOCK", "c", "i", "y", "logit", "w", "J", "v", "W",
-    "log_p", "all_W", "total", "start", "slope", "there", "by_logit", "z_v",
+    "tl", "triton", "divided", "tanh", "logits", "log_sum_exp", "log_sigmoid", "write_gradient",
+    "objective", "words", "head", "z", "d", "rows", "target", "terms", "lse", "bias", "kept",
+    "softcap", "temperature", "stride", "d_stride", "kept_stride", "V", "BLOCK", "c", "i", "y",
+    "logit", "w", "J", "v", "W", "log_p", "all_W", "total", "start", "slope", "there", "by_logit",
+    "z_v",
 }  # fmt: skip
 """Names of the kernel itself: a column of that name gets another one there."""
 

@@ -38,7 +38,9 @@ def test_they_compile_and_spill_nothing(compiled: dict[str, Any]) -> None:
     for name, found in compiled.items():
         assert found["spilled"] == 0, name
         # 256 threads of 64 registers: four programs share a processor, and hide each other's loads.
-        assert found["registers"] <= (96 if name == "kl_exact" else 64), name
+        # Those that shape logits in every way, or sweep over weights of words, have more to keep.
+        rich = name in ("score", "gradient", "kl_exact")
+        assert found["registers"] <= (96 if rich else 64), name
 
 
 def test_offsets_between_tokens_are_64_bits_wide(compiled: dict[str, Any]) -> None:

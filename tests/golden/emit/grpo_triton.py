@@ -5,6 +5,24 @@ import triton.language as tl
 
 
 @triton.jit
+def divided(a, b):
+    """`a / b`, rounded once. On a GPU, the sign alone may be two units off in float32, which is as
+    much as log-probabilities may be wrong where logits are large."""
+    if a.dtype == tl.float32:
+        return tl.div_rn(a, b)
+    else:
+        return a / b
+
+
+@triton.jit
+def tanh(x):
+    """The hyperbolic tangent."""
+    small = tl.exp(-2 * tl.abs(x))
+    size = divided(1 - small, 1 + small)
+    return tl.where(x < 0, -size, size)
+
+
+@triton.jit
 def logits(z, bias, kept, softcap, temperature, v, V):
     """The logits of the words `v`, -inf where there are none, and their slopes by the products."""
     there = v < V
@@ -14,12 +32,12 @@ def logits(z, bias, kept, softcap, temperature, v, V):
         x += tl.load(bias + v, mask=there, other=0.0).to(x.dtype)
     if softcap is not None:
         cap = tl.load(softcap)
-        x = 2 * tl.sigmoid(2 * x / cap) - 1  # tanh
+        x = tanh(divided(x, cap))
         slope = 1 - x * x
         x = cap * x
     if temperature is not None:
         heat = tl.load(temperature)
-        x = x / heat
+        x = divided(x, heat)
         slope = slope / heat
     if kept is not None:
         there = there & (tl.load(kept + v, mask=there, other=0) != 0)

@@ -5,6 +5,24 @@ import triton.language as tl
 
 
 @triton.jit
+def divided(a, b):
+    """`a / b`, rounded once. On a GPU, the sign alone may be two units off in float32, which is as
+    much as log-probabilities may be wrong where logits are large."""
+    if a.dtype == tl.float32:
+        return tl.div_rn(a, b)
+    else:
+        return a / b
+
+
+@triton.jit
+def tanh(x):
+    """The hyperbolic tangent."""
+    small = tl.exp(-2 * tl.abs(x))
+    size = divided(1 - small, 1 + small)
+    return tl.where(x < 0, -size, size)
+
+
+@triton.jit
 def logits(z, bias, kept, softcap, temperature, v, V):
     """The logits of the words `v`, -inf where there are none, and their slopes by the products."""
     there = v < V
@@ -14,12 +32,12 @@ def logits(z, bias, kept, softcap, temperature, v, V):
         x += tl.load(bias + v, mask=there, other=0.0).to(x.dtype)
     if softcap is not None:
         cap = tl.load(softcap)
-        x = 2 * tl.sigmoid(2 * x / cap) - 1  # tanh
+        x = tanh(divided(x, cap))
         slope = 1 - x * x
         x = cap * x
     if temperature is not None:
         heat = tl.load(temperature)
-        x = x / heat
+        x = divided(x, heat)
         slope = slope / heat
     if kept is not None:
         there = there & (tl.load(kept + v, mask=there, other=0) != 0)
@@ -75,7 +93,7 @@ def head(
     kl = tl.zeros((BLOCK,), z.dtype.element_ty)
     for start in range(0, V, BLOCK):
         v = start + tl.arange(0, BLOCK)
-        z_v, _ = logits(z, bias, kept, softcap, temperature, v, V)
+        z_v, slope = logits(z, bias, kept, softcap, temperature, v, V)
         W, kl_v = words(
             z_v - lse,
             tl.load(beta),
@@ -102,7 +120,7 @@ def head(
         for start in range(0, V, BLOCK):
             v = start + tl.arange(0, BLOCK)
             z_v, slope = logits(z, bias, kept, softcap, temperature, v, V)
-            W, _ = words(
+            W, kl_v = words(
                 z_v - lse,
                 tl.load(beta),
                 tl.load(log_ref_dist + i * V + v, mask=v < V, other=0.0),
