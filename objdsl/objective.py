@@ -599,9 +599,9 @@ class Objective:
             width = step.mask.shape[1]
             tokens = {key: x[:, :width] for key, x in part.tokens.items()}
             return replace(part, mask=part.mask[:, :width], tokens=tokens)
-        key = f"{name} {dtype}"
+        helper = self._helpers[name]
+        key = f"{helper.digest} {dtype}"
         if key not in step.helped:
-            helper = self._helpers[name]
             compiled = helper._program(step.layout)
             prepare = compiled.program.prepare
             arguments = step.arguments(prepare.inputs, dtype)

@@ -150,8 +150,7 @@ def plan(
             chosen = "one pass, scaled afterwards"
         elif "two passes" in possible:
             chosen = "two passes"
-        if chosen != possible[0]:
-            reason += f"; {sizes.longest} tokens do not fit into {budget >> 20} MiB"
+        reason += f"; {sizes.longest} tokens do not fit into {budget >> 20} MiB"
     match chosen:
         case "two passes":
             two = _TwoPasses(sizes)
