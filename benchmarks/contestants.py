@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from problems import Forward, Problem
@@ -73,12 +74,13 @@ def by_log_probs(
 # --- objdsl --------------------------------------------------------------------------------------
 
 
-def objdsl(budget: int | None = None) -> Contestant:
-    """objdsl's plan, with so many bytes of logits at a time."""
+def objdsl(budget: int | None = None, kernels: str | None = None) -> Contestant:
+    """objdsl's plan, with so many bytes of logits at a time; and on a GPU, with these kernels."""
 
     def make(problem: Problem) -> Forward:
         objective, step = problem.objective, problem.step
-        options = {} if budget is None else {"budget": budget}
+        options: dict[str, Any] = {} if budget is None else {"budget": budget}
+        options |= {} if kernels is None else {"kernels": kernels}
 
         def forward(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
             out = objective.fused(hidden, weight, problem.model.tokens, step, **options)
@@ -86,7 +88,7 @@ def objdsl(budget: int | None = None) -> Contestant:
 
         return forward
 
-    return Contestant(make, "objdsl")
+    return Contestant(make, "objdsl", gpu=kernels is not None)
 
 
 # --- logits --------------------------------------------------------------------------------------
@@ -323,6 +325,7 @@ def _torchtune(problem: Problem) -> Forward:
 _TRITON = {"gpu": True, "opaque": True}
 
 PEERS = {
+    "objdsl without Triton": objdsl(kernels="torch"),
     "plain": Contestant(by_log_probs(lambda: _plain), "torch"),
     # On a CPU, "CCE compiled" is the same.
     "plain, compiled": Contestant(by_log_probs(_compiled), "torch", gpu=True, opaque=True),
