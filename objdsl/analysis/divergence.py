@@ -25,7 +25,7 @@ from itertools import product
 
 from objdsl.analysis.estimator import Estimator, Factor, Kind, Term, frozen
 from objdsl.analysis.expand import Expand, Factors
-from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Reduce, Scan, Unary, topological
+from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Reduce, Scan, Unary
 
 # Of more masks than this not every combination is tried.
 _MOST_MASKS = 4
@@ -151,10 +151,7 @@ def _scale(policy: str, term: Term) -> tuple[Factor, ...]:
 def _distant(policy: str, factor: Factor) -> bool:
     """Whether a factor is a part of the function of the distance to a policy."""
     ratio = isinstance(factor.base, Unary) and factor.base.op == "exp"
-    reads = any(
-        isinstance(node, LogProb | LogDist) and node.policy.startswith(f"{policy} / ")
-        for node in topological(factor.base)
-    )
+    reads = any(name.startswith(f"{policy} / ") for name in factor.depends.reads)
     return reads and (ratio or factor.exponent > 0)
 
 

@@ -47,6 +47,8 @@ from objdsl.ir.objective import Objective
 _LARGEST = 3.4e38
 _LARGEST_LOG, _SMALLEST_LOG = 88.7, -103.0
 _TOKENS, _OTHERS = 10_000, 1_000
+# A formula with more conditions than this is read without what they say.
+_MOST_MASKS = 200
 # Beside 1, float32 does not see a sigmoid's distance from it.
 _SATURATED = 17.0
 
@@ -118,6 +120,7 @@ class Extremes:
     def __post_init__(self) -> None:
         self._params = {param.name: param.default for param in self.objective.params}
         self._expand = Expand(self._params)
+        self._asked = 0
         self._sampler = self.objective.sampling.policy
         self._online = "reward" in self.objective.columns
 
@@ -193,8 +196,9 @@ class Extremes:
             if one in within and matters:
                 before = bounds.get(one, known[one])
                 bounds[one] = Range(max(before.low, low), min(before.high, high), before.vanishes)
-        if not bounds:
+        if not bounds or self._asked == _MOST_MASKS:
             return known[x]
+        self._asked += 1
         return self._of(x, {}, {**held, **bounds})
 
     # --- logarithms of probabilities -------------------------------------------------------------

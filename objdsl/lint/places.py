@@ -25,6 +25,7 @@ from objdsl.ir.nodes import (
 from objdsl.ir.show import text
 from objdsl.source import Span
 
+_MOST_BRANCHES = 2000
 _HEAD = re.compile(r"(sum|mean|prod|max|min|std|pstd)\s*\[[^\]]*\]")
 
 
@@ -107,10 +108,13 @@ def with_gradient(goal: Expr) -> list[Expr]:
 
 def extrema(goal: Expr) -> Iterator[tuple[Binary, int, Expr | None]]:
     """The minima and maxima that pass a gradient on, each with the sign that it has in the goal and
-    the mask of the branch that it stands in; those are left out whose sign depends on data."""
+    the mask of the branch that it stands in; those are left out whose sign depends on data.
+
+    A formula with thousands of branches is not read to its end.
+    """
     stack: list[tuple[Expr, int, Expr | None]] = [(goal, 1, None)]
-    seen = set()
-    while stack:
+    seen: set[tuple[Expr, int, Expr | None]] = set()
+    while stack and len(seen) < _MOST_BRANCHES:
         node, sign, branch = one = stack.pop()
         if not node.live or one in seen:
             continue

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.expand import Expand, TooLarge
+from objdsl.analysis.expand import Expand
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach, reach
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
@@ -37,6 +37,7 @@ from objdsl.ir.nodes import (
     Length,
     LogProb,
     Reduce,
+    Stop,
     Unary,
     topological,
 )
@@ -54,16 +55,15 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             if mean is None or mean in seen:
                 continue
             seen.add(mean)
-            where = expand.origin.get(mean, mean)
             yield rule.finding(
                 "this is a mean of ratios; the ratio of the response is meant",
-                head(where) or node.span,
+                head(mean) or node.span or facts.objective.goal.span,
                 under="expected to be 1, whatever the policy is",
                 consequence="it says how noisy ratios are, and not how far the policy has moved: "
                 "the bound does not hold it",
                 help="geo(...), the geometric mean",
                 fine_if="noisy ratios are what it is to find",
-                fix=_fix(where),
+                fix=_fix(mean),
             )
 
 
@@ -78,17 +78,17 @@ def _bounded(node: Expr) -> tuple[Expr, ...]:
 
 
 def _mean_of_ratios(x: Expr, expand: Expand) -> Expr | None:
-    """The sum over tokens in a value that is a mean of `pi / old`, up to numbers."""
-    if x.indices != ("p", "i"):
-        return None
-    try:
-        varying = [factors for factors in expand(x).terms if factors]
-    except TooLarge:
-        return None
-    if len(varying) != 1:
-        return None
-    match sorted(varying[0], key=lambda one: one[1]):
-        case [(Length(), -1.0), (Reduce("sum", ("t",), inner, None) as total, 1.0)]:
+    """The mean of ratios that a value is, up to numbers."""
+    match x:
+        case Unary("neg", a) | Stop(a):
+            return _mean_of_ratios(a, expand)
+        case Binary("add" | "sub" | "mul" | "div", a, b) if not b.indices:
+            return _mean_of_ratios(a, expand)
+        case Binary("add" | "sub" | "mul", a, b) if not a.indices:
+            return _mean_of_ratios(b, expand)
+        case Reduce("mean", ("t",), inner, None) as mean if _corrects(inner):
+            return mean if reach(expand(inner), expand) == {Reach.TOKEN} else None
+        case Binary("div", Reduce("sum", ("t",), inner, None) as total, Length()):
             if _corrects(inner) and reach(expand(inner), expand) == {Reach.TOKEN}:
                 return total
     return None
