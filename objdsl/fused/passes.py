@@ -294,10 +294,15 @@ def _add(made: Gradients, head: Head, rows: Tensor, here: Tensor, d: Tensor, wid
     """
     if here.dtype == head.wide:
         width = d.shape[1]
-    by_hidden = torch.zeros(here.shape, dtype=head.wide, device=here.device)
+    is_narrow = d.dtype == here.dtype  # then one product does for the hidden states
+    if is_narrow:
+        by_hidden = matmul(d, head.weight, head.wide)
+    else:
+        by_hidden = torch.zeros(here.shape, dtype=head.wide, device=here.device)
     for words in slices(len(head.weight), width):
         narrow = d[:, words].to(here.dtype)
-        accumulate(by_hidden, narrow, head.weight[words])
+        if not is_narrow:
+            accumulate(by_hidden, narrow, head.weight[words])
         if made.weight is not None:
             accumulate(made.weight[words], narrow.T, here)
     made.hidden[rows] = by_hidden.to(here.dtype)
