@@ -37,7 +37,7 @@ from objdsl.ir.nodes import (
     Unary,
     topological,
 )
-from objdsl.ir.objective import BUILT_IN_POLICIES, Objective
+from objdsl.ir.objective import Objective
 
 SIGNAL = "reward"
 """The column whose expectation is to be raised."""
@@ -312,14 +312,15 @@ def _shared(terms: list[Term]) -> dict[Expr, float]:
 
 def frozen(objective: Objective) -> list[str]:
     """The policies of an objective that neither learn nor sample."""
-    own = {"pi", "old", "mu", *(policy.name for policy in objective.policies if policy.of)}
+    own = {"pi", "old", "mu", objective.sampling.policy}
+    own |= {policy.name for policy in objective.policies if policy.of}
     read = {node.policy for node in objective.nodes if isinstance(node, LogProb | LogDist)}
     return sorted(read - own)
 
 
 def on_policy(objective: Objective) -> Expand:
     """An expansion in which all versions of the trained policy are one."""
-    same = {name: "pi" for name in BUILT_IN_POLICIES if name not in ("pi", "ref")}
+    same = {name: "pi" for name in ("old", "mu", objective.sampling.policy) if name != "pi"}
     # An inner policy of the old weights is the inner policy of the new ones.
     layers = {(policy.of, policy.layer): policy.name for policy in objective.policies}
     for policy in objective.policies:
