@@ -232,6 +232,8 @@ def test_weights_of_words(alone: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     hidden, weight = torch.randn(3, 4, device=DEVICE), torch.randn(40, 4, device=DEVICE)
     tokens = torch.tensor([3, 7, 39], device=DEVICE)
+    kept = torch.rand(3, 40, device=DEVICE) < 0.6
+    kept[range(3), tokens] = True
     columns = {
         "prompt": torch.tensor([0, 0]), "lengths": torch.tensor([2, 1]),
         "reward": torch.tensor([1.0, 0.5], dtype=torch.float64),
@@ -242,7 +244,7 @@ def test_weights_of_words(alone: bool, dtype: torch.dtype) -> None:
     for kernels, schedule in schedules.items():
         leaves = [x.to(dtype).requires_grad_() for x in (hidden, weight)]
         out = objective.fused(
-            *leaves, tokens, step, softcap=30.0, kernels=kernels, schedule=schedule
+            *leaves, tokens, step, softcap=30.0, kept=kept, kernels=kernels, schedule=schedule
         )
         out.loss.backward()
         said = out.value.float(), out.reports["entropy"].float()
