@@ -500,7 +500,9 @@ class Objective:
             chosen_kernels = self._kernels(kernels, head, step, others, at_once)
             factors = None
             if chosen.schedule == "one pass, scaled afterwards":
-                share, scale = (self._part(name, step, head.wide) for name in ("share", "scale"))
+                share, scale = (
+                    self._part(name, step, head.wide, others) for name in ("share", "scale")
+                )
                 factors = share, scale
             alive = self._alive(step, head.wide)
             if spread is not None and alive is not None:
@@ -586,7 +588,7 @@ class Objective:
         zeros = torch.zeros(step.mask.shape, dtype=dtype, device=step.mask.device)
         if step.layout == "packed":
             zeros = zeros[step.mask]
-        return self._part("alive", step, dtype)(zeros) != 0
+        return self._part("alive", step, dtype, {})(zeros) != 0
 
     def _helped(self, name: str, step: Step, dtype: torch.dtype) -> Step:
         """What a helper knows before training of the rows of a step: of the whole step, it was
@@ -609,14 +611,17 @@ class Objective:
             step.helped[key] = _stored(_fresh(step), stored, prepare.outputs, dtype)
         return step.helped[key]
 
-    def _part(self, name: str, step: Step, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    def _part(
+        self, name: str, step: Step, dtype: torch.dtype, others: Mapping[str, Tensor]
+    ) -> Callable[[Tensor], Tensor]:
         """The weights of a helper, as a function of the log-probabilities of the flattened rows."""
         helper, ready = self._helpers[name], self._helped(name, step, dtype)
-        live = helper.live[0]
+        live = f"log_{self._coupled_weights.name}"
+        given = {key: x for key, x in others.items() if key in helper.live}
 
         def part(log_pi: Tensor) -> Tensor:
             shaped = log_pi.view(step.mask.shape) if step.layout == "padded" else log_pi
-            return helper.weights(step=ready, **{live: shaped})[1][live].flatten()
+            return helper.weights(step=ready, **{live: shaped}, **given)[1][live].flatten()
 
         return part
 

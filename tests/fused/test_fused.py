@@ -292,6 +292,20 @@ def test_which_weights_come_apart() -> None:
     assert {name for name, apart in found.items() if not apart} == NOT_SEPARABLE
 
 
+def test_a_factor_may_read_a_critic() -> None:
+    objective = objdsl.loads("""
+        objective baseline
+        s = exp(mean[t] log(pi / old))
+        maximize mean[p,i] ((reward - sg(mean[t] V)) * s)
+    """)
+    data = scene(objective, packed=False)
+    step, others = prepared(objective, data)
+    assert [*others] == ["value"]
+    expected = plain(objective, data, step, others, 1.0, None)
+    said = fused(objective, data, step, others, schedule=SCALED, budget=500)
+    assert_same((said[0], said[1][:3]), (expected[0], expected[1][:3]))
+
+
 def test_a_response_without_a_weight_may_have_any_share() -> None:
     """What a mask leaves out of a response leaves no trace, though its ratio overflows."""
     text = """
