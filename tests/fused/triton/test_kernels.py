@@ -250,7 +250,7 @@ def test_weights_of_words(alone: bool, dtype: torch.dtype) -> None:
         said = out.value.float(), out.reports["entropy"].float()
         found.append((*said, *(x.grad for x in leaves)))
     for x, y in zip(*found, strict=True):
-        loose = {"rtol": 2e-2, "atol": 1e-3} if x.dtype == torch.bfloat16 else {}
+        loose = {"rtol": 2e-2, "atol": 4e-3} if x.dtype == torch.bfloat16 else {}
         torch.testing.assert_close(x, y, **loose)
 
 
@@ -296,7 +296,7 @@ def test_narrow_models() -> None:
         assert out.value.dtype == torch.float32
         found.append((out.value, out.log_pi, *out.reports.values(), hidden.grad, weight.grad))
     for x, y in zip(*found, strict=True):
-        loose = {"rtol": 2e-2, "atol": 1e-3} if x.dtype == torch.bfloat16 else {}
+        loose = {"rtol": 2e-2, "atol": 4e-3} if x.dtype == torch.bfloat16 else {}
         torch.testing.assert_close(x, y, **loose)
 
 
