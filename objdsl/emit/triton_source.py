@@ -92,6 +92,9 @@ def emit(ir: Objective) -> Kernel:
         NotElementwise: the weight of a token needs more than that token.
     """
     made = staged(ir, "packed")
+    policies = {leaf.policy for leaf in made.weights if isinstance(leaf, LogProb | LogDist)}
+    if len(policies) != 1:
+        raise NotElementwise(f"the log-probabilities of {len(policies)} policies")
     needs = ""
     try:
         source, inputs = _written(made, _terms(ir, made))

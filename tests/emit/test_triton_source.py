@@ -77,9 +77,11 @@ def test_how_operations_are_written(weight: str, written: str) -> None:
     [
         ("mean[p,i] (reward * exp(sum[t] log(pi)))", "sum[t]"),
         ("mean[p,i,t] (reward * (-log(pi))^1.7)", "0.7"),
+        ("mean[p,i,t] (log(pi) + log(inner))", "2 policies"),
     ],
 )
 def test_what_has_no_kernel(goal: str, needs: str) -> None:
+    inner = "policy inner = pi at layer 2\n" if "inner" in goal else ""
     with pytest.raises(NotElementwise, match="single tokens") as caught:
-        emit(objdsl.loads(f"objective o\nmaximize {goal}\n").formula)
+        emit(objdsl.loads(f"objective o\n{inner}maximize {goal}\n").formula)
     assert needs in caught.value.needs
