@@ -58,7 +58,7 @@ def distance(of: LogProb | LogDist, to: str) -> LogProb | LogDist:
 
 
 class TooLarge(Exception):
-    """A formula that multiplies out to too many terms to be read."""
+    """A formula that multiplies out to too many terms, or too large numbers, to be read."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Sum:
         terms = dict(self.terms)
         for factors, coefficient in other.terms.items():
             total = terms.get(factors, 0.0) + coefficient
-            if abs(total) <= _ROUNDING * abs(coefficient):
+            if abs(_finite(total)) <= _ROUNDING * abs(coefficient):
                 del terms[factors]
             else:
                 terms[factors] = total
@@ -96,7 +96,7 @@ class Sum:
         return self + -other
 
     def scaled(self, by: float) -> Sum:
-        return Sum({factors: by * c for factors, c in self.terms.items()} if by else {})
+        return Sum({f: _finite(by * c) for f, c in self.terms.items()} if by else {})
 
     def __mul__(self, other: Sum) -> Sum:
         if len(self.terms) * len(other.terms) > _MOST:
@@ -106,7 +106,7 @@ class Sum:
             for g, d in other.terms.items():
                 joined = _joined(f, g)
                 if joined is not None:
-                    result[joined] = result.get(joined, 0.0) + c * d
+                    result[joined] = _finite(result.get(joined, 0.0) + c * d)
         return Sum({f: c for f, c in result.items() if abs(c) > 0})
 
     def expr(self) -> Expr:
@@ -114,6 +114,12 @@ class Sum:
         pieces = [_product(factors, c) for factors, c in self.terms.items()]
         pieces.sort(key=lambda piece: piece.key)
         return reduce(add, pieces, ZERO)
+
+
+def _finite(x: float) -> float:
+    if not math.isfinite(x):
+        raise TooLarge
+    return x
 
 
 def number(value: float) -> Sum:
@@ -187,14 +193,22 @@ class Expand:
     at: Expand | None = None
     trained: frozenset[str] = frozenset({"pi"})
     origin: dict[Expr, Expr] = field(default_factory=dict)
-    _known: dict[Expr, Sum] = field(default_factory=dict)
+    _known: dict[Expr, Sum | None] = field(default_factory=dict)
     _policies: dict[Expr, bool] = field(default_factory=dict)
 
     def __call__(self, expr: Expr) -> Sum:
         """Raises TooLarge."""
-        known = self._known
-        # Operands first, so that long chains need no deep recursion.
-        stack = [expr] if expr not in known else []
+        if expr not in self._known:
+            self._known[expr] = None  # unless it is found, too large once and for all
+            self._find(expr)
+        found = self._known[expr]
+        if found is None:
+            raise TooLarge
+        return found
+
+    def _find(self, expr: Expr) -> None:
+        """Expands a formula, operands first, so that long chains need no deep recursion."""
+        known, stack = self._known, [expr]
         while stack:
             node = stack[-1]
             if self.at is not None and not self._has_policy(node):
@@ -204,8 +218,8 @@ class Expand:
             if waiting:
                 stack += reversed(waiting)
             else:
+                known[node] = None
                 known[stack.pop()] = self._expand(node)
-        return known[expr]
 
     def _has_policy(self, expr: Expr) -> bool:
         """Whether the versions of the policy, which are one `at`, have a part in a value."""
@@ -344,18 +358,21 @@ class Expand:
             return number(1)
         if value is not None:
             if value > 0 or (value < 0 and exponent == int(exponent)):
-                return number(value**exponent)
+                return number(_raise(value, exponent))
             return number(0) if exponent > 0 else self._atom(ZERO, node, exponent)
         whole = exponent == int(exponent)
         if only is not None and (whole or all(_positive(base) for base, _ in only[0])):
             factors, c = only
             if (whole or c > 0) and not any(base.boolean for base, _ in factors):
-                return Sum({frozenset((b, e * exponent) for b, e in factors): c**exponent})
+                raised = frozenset((b, e * exponent) for b, e in factors)
+                return Sum({raised: _raise(c, exponent)})
         if whole and 1 < exponent <= 4:
             return reduce(lambda y, _: y * x, range(int(exponent) - 1), x)
         # A sum keeps its own size, so that equal ones cancel: 2a + 2b is 2 (a + b).
         scale = max((abs(c) for c in x.terms.values()), default=1.0)
-        return self._atom(x.scaled(1 / scale).expr(), node, exponent).scaled(scale**exponent)
+        return self._atom(x.scaled(1 / scale).expr(), node, exponent).scaled(
+            _raise(scale, exponent)
+        )
 
     # --- branches --------------------------------------------------------------------------------
 
@@ -535,6 +552,13 @@ def _decides(node: Expr) -> bool:
     if isinstance(node, Binary):
         return node.boolean or node.op in ("min", "max")
     return isinstance(node, Clip | Where | Top | Pick)
+
+
+def _raise(x: float, exponent: float) -> float:
+    try:
+        return _finite(float(x**exponent))
+    except OverflowError:
+        raise TooLarge from None
 
 
 def _bases(x: Sum) -> Iterator[Expr]:

@@ -28,6 +28,15 @@ def test_long_chains_are_read(step: str) -> None:
     assert estimator.terms
 
 
+def test_what_grows_without_bound_is_left_unread() -> None:
+    """The square of a sum, two hundred times: too many terms, and numbers beyond all bounds."""
+    chain = "\n".join(f"x{k + 1} = x{k} * x{k} + 1" for k in range(200))
+    for start in ("pi / old", "reward"):
+        body = f"x0 = {start}\n{chain}\nmaximize mean[p,i,t] (reward * x200 * log(pi))"
+        (estimator,) = Facts(objective(body)).estimators
+        assert estimator.direction is Direction.UNKNOWN
+
+
 @pytest.mark.parametrize(
     "mask",
     ["r != 2", "not r == 2", "r < 1.2", "not r >= 1.2", "r > 0.8 and r < 1.2", "r < 0.8 or r > 0"],

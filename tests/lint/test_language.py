@@ -45,7 +45,7 @@ def test_every_code_has_a_page() -> None:
         (match[1], match[2])
         for path in code.rglob("*.py")
         for match in re.finditer(
-            r'"([a-z-]+)",?:?\s+"(OBJ\d{3})"', path.read_text(encoding="utf-8")
+            r'"([a-z0-9-]+)",?:?\s+"(OBJ\d{3})"', path.read_text(encoding="utf-8")
         )
     }
     assert named == {(page.name, page.code) for page in pages()}
