@@ -475,7 +475,7 @@ class Objective:
         Raises:
             ValueError: for wrong shapes, and for a schedule that cannot compute the objective.
         """
-        coupled = self._coupled_weights
+        coupled = self._coupled_afterwards if step.coupled else self._coupled_weights
         tail = 2 if step.layout == "padded" else 1
         shape = tuple(step.mask.shape) if tail == 2 else (int(step.lengths.sum()),)
         here = shape if spread is None else tuple(spread.places.shape)
@@ -554,6 +554,11 @@ class Objective:
     @cached_property
     def _coupled_weights(self) -> Coupled:
         return coupled_weights(self.formula)
+
+    @cached_property
+    def _coupled_afterwards(self) -> Coupled:
+        """The same once `couple` has found out what couples responses."""
+        return coupled_weights(self.formula, statistics=True)
 
     @cached_property
     def _helpers(self) -> dict[str, Objective]:
@@ -820,11 +825,14 @@ class Objective:
             first=first,
         )
         if "noise" in self.columns and "noise" not in step.tokens:
-            noise = torch.rand(step.mask.shape, generator=generator, dtype=torch.float64)
+            # A number for each token, however wide the padding is.
+            many = int(step.lengths.sum())
+            noise = torch.rand(many, generator=generator, dtype=torch.float64)
             noise = noise.to(step.mask.device)
             if group is not None:
                 dist.broadcast(noise, group=group, group_src=0)
-            noise = noise[step.mask] if step.layout == "packed" else noise
+            if step.layout == "padded":
+                noise = noise.new_zeros(step.mask.shape).masked_scatter(step.mask, noise)
             step.tokens["noise"] = _cleaned("noise", noise, TOKEN, step, dtype, check)
         if check:
             self._check_prompts(step)

@@ -12,7 +12,11 @@ from typing import Literal, get_args
 from objdsl.analysis.coupling import Coupled, Coupling
 
 Schedule = Literal[
-    "one pass", "one pass, whole responses", "one pass, scaled afterwards", "two passes"
+    "one pass",
+    "one pass, whole responses",
+    "one pass, scaled afterwards",
+    "one pass, whole step",
+    "two passes",
 ]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
@@ -112,9 +116,10 @@ def legal(coupled: Coupled, *, spread: bool = False) -> tuple[Schedule, ...]:
             return ()
         return ("one pass", "two passes") if coupled.worst <= Coupling.TOKEN else ("two passes",)
     if coupled.words is not None:
-        return () if coupled.worst is Coupling.STEP else ("one pass, whole responses",)
+        whole = coupled.worst is Coupling.STEP
+        return ("one pass, whole step",) if whole else ("one pass, whole responses",)
     if coupled.worst is Coupling.STEP:
-        return ("two passes",)
+        return ("one pass, whole step", "two passes")
     if coupled.worst is not Coupling.RESPONSE:
         return ("one pass", "one pass, whole responses", "two passes")
     if coupled.separated is None:
@@ -131,10 +136,8 @@ def plan(
         ValueError: the schedule that is asked for does not compute this objective; or none does.
     """
     possible = legal(coupled, spread=sizes.spread)
-    if not possible and sizes.spread:
-        raise ValueError("weights of words need whole responses, whose tokens are on one rank")
     if not possible:
-        raise ValueError("weights of words that depend on other responses have no fused schedule")
+        raise ValueError("weights of words need whole responses, whose tokens are on one rank")
     if schedule is not None and schedule not in possible:
         raise ValueError(f"`{schedule}` is not possible: {_why(coupled)}; {', '.join(possible)} is")
     chosen = schedule or possible[0]
@@ -144,21 +147,22 @@ def plan(
     one = _OnePass(sizes, every=coupled.words is not None)
     later = _OnePass(sizes, later=True)
     chunk = one.chunk(budget, sizes.tokens)
-    too_long = chosen == "one pass, whole responses" and sizes.longest > one.most(budget)
-    if schedule is None and too_long:
+    together = {"one pass, whole responses": sizes.longest, "one pass, whole step": sizes.tokens}
+    needed = together.get(chosen, 1)
+    if schedule is None and needed > one.fit(budget):
         if "one pass, scaled afterwards" in possible and later.pays(later.most(budget)):
             chosen = "one pass, scaled afterwards"
         elif "two passes" in possible:
             chosen = "two passes"
-        reason += f"; {sizes.longest} tokens do not fit into {budget >> 20} MiB"
+        reason += f"; {needed} tokens do not fit into {budget >> 20} MiB"
     match chosen:
         case "two passes":
             two = _TwoPasses(sizes)
             width = two.width(budget)
             units = 2 + 2 * sizes.parts - sizes.frozen_head
             return Plan(chosen, chunk, width, units, two.scratch(chunk, width), reason)
-        case "one pass, whole responses":
-            chunk = max(chunk, sizes.longest)
+        case "one pass, whole responses" | "one pass, whole step":
+            chunk = max(chunk, needed)
         case "one pass, scaled afterwards":
             one, chunk = later, later.chunk(budget, sizes.longest)
     units = 2 + sizes.parts - sizes.frozen_head
@@ -202,10 +206,14 @@ class _OnePass:
         logits = s.logit + (_EVERY * s.wide if self.every else 0)
         return logits * s.vocabulary + s.copied * self.width + s.state
 
-    def most(self, budget: int) -> int:
+    def fit(self, budget: int) -> int:
         """Tokens whose logits fit."""
         left = budget - self.sizes.columns - self.fixed
-        return min(max(left // self.token, _FEWEST), _MOST)
+        return max(left // self.token, _FEWEST)
+
+    def most(self, budget: int) -> int:
+        """Tokens of a chunk, at most: more than these make nothing faster."""
+        return min(self.fit(budget), _MOST)
 
     def chunk(self, budget: int, tokens: int) -> int:
         """Tokens of a chunk, so that all chunks of some tokens are about as large."""

@@ -194,6 +194,26 @@ def test_a_coupled_objective_says_what_it_needs() -> None:
         objective.couple(step[:2], log_pi[:2])
 
 
+def test_what_is_drawn_does_not_depend_on_the_layout() -> None:
+    objective = objdsl.load("clip_cov")
+    mask = torch.arange(5) < torch.tensor([3, 5, 1, 2])[:, None]
+    wide = torch.nn.functional.pad(mask, (0, 4))
+    given = {"prompt": torch.tensor([9, 9, 4, 4]), "reward": torch.tensor([1.0, 0.0, 0.5, 0.0])}
+    old = -torch.rand(4, 9)
+    drawn = []
+    for shape, log_old in (
+        ({"mask": mask}, old[:, :5]),
+        ({"mask": wide}, old),
+        ({"lengths": mask.sum(1)}, old[wide]),
+    ):
+        generator = torch.Generator().manual_seed(3)
+        step = objective.prepare(generator=generator, log_old=log_old, **shape, **given)
+        noise = step.tokens["noise"]
+        drawn.append(noise if step.layout == "packed" else noise[step.mask])
+    assert len(set(drawn[0].tolist())) == 11
+    assert all(torch.equal(drawn[0], other) for other in drawn)
+
+
 def test_holes_in_the_mask_are_refused_where_order_matters() -> None:
     objective = objdsl.loads("objective o\nmaximize mean[p,i,t] (t * log(pi))\n")
     mask = torch.tensor([[1, 0, 1]], dtype=torch.bool)

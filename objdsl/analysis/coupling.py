@@ -81,8 +81,12 @@ class Coupled:
         return max(c for c in (self.log_prob, self.words) if c is not None)
 
 
-def coupled(objective: Objective) -> Coupled:
+def coupled(objective: Objective, *, statistics: bool = False) -> Coupled:
     """The coupling of an objective that trains one policy.
+
+    Args:
+        statistics: whether what couples responses is known, of the whole step at its current
+            values: then nothing needs other responses any more.
 
     Raises:
         ValueError: it trains no policy, or several.
@@ -94,8 +98,8 @@ def coupled(objective: Objective) -> Coupled:
     log_prob = _of(weights, LogProb)
     words = _of(weights, LogDist)
     return Coupled(
-        None if log_prob is None else coupling(log_prob),
-        None if words is None else coupling(words),
+        None if log_prob is None else coupling(log_prob, statistics=statistics),
+        None if words is None else coupling(words, statistics=statistics),
         policies.pop(),
         None if log_prob is None or words is not None else alive(log_prob),
         None if log_prob is None or len(weights) > 1 else separated(log_prob),
@@ -106,21 +110,36 @@ def _of(weights: dict[Leaf, Expr], kind: type[Expr]) -> Expr | None:
     return next((w for leaf, w in weights.items() if isinstance(leaf, kind)), None)
 
 
-def coupling(weight: Expr) -> Coupling:
-    """Which current values a weight needs."""
-    return _couplings(weight)[weight]
+def coupling(weight: Expr, *, statistics: bool = False) -> Coupling:
+    """Which current values a weight needs; with `statistics`, besides those of the whole step."""
+    return _couplings(weight, statistics)[weight]
 
 
-def _couplings(weight: Expr) -> dict[Expr, Coupling]:
+def is_statistic(node: Expr) -> bool:
+    """Whether a value is one of several responses, of the current policy: it needs the whole step,
+    and is the same for all of its rows, or tells them apart."""
+    if not node.current:
+        return False
+    if len(node.indices) < 2:
+        return True
+    return isinstance(node, Top | Pick) and node.over[0] in ("p", "i")
+
+
+def _couplings(weight: Expr, statistics: bool = False) -> dict[Expr, Coupling]:
     known: dict[Expr, Coupling] = {}
     for node in topological(weight):
-        known[node] = _node(node, known) if node.current else Coupling.KNOWN
+        if not node.current or (statistics and is_statistic(node)):
+            known[node] = Coupling.KNOWN
+        else:
+            known[node] = _node(node, known, statistics)
     return known
 
 
-def _node(node: Expr, known: dict[Expr, Coupling]) -> Coupling:
+def _node(node: Expr, known: dict[Expr, Coupling], statistics: bool) -> Coupling:
     below = max((known[child] for child in node.children), default=Coupling.TOKEN)
     match node:
+        case Others() if statistics:
+            return below  # what all have together, without the own
         case Reduce(_, over) | Top(over) | Pick(over):
             if "p" in over or "i" in over:
                 return Coupling.STEP

@@ -19,11 +19,9 @@ from objdsl.ir.nodes import (
     Length,
     Others,
     Param,
-    Pick,
     Position,
     Reduce,
     Stop,
-    Top,
     Unary,
     Where,
     topological,
@@ -187,15 +185,6 @@ def _terms(x: Expr, coefficient: Expr) -> list[tuple[Expr, Expr]]:
                     return _terms(where(mask, real(body), ZERO), coefficient)
                 return _terms(real(body), where(mask, coefficient, ZERO))
     return [(coefficient, x)]
-
-
-def is_statistic(node: Expr) -> bool:
-    """Whether a node couples responses through the *current* policy: it needs the whole step."""
-    if not node.current:
-        return False
-    if len(node.indices) < 2:
-        return True
-    return isinstance(node, Top | Pick) and node.over[0] in ("p", "i")
 
 
 def is_constant(node: Expr, known: dict[Expr, bool]) -> bool:

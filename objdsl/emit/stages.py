@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from objdsl.analysis.coupling import is_statistic
 from objdsl.differentiate import Leaf, weights_of
-from objdsl.emit.lower import is_constant, is_statistic, lower, shares
+from objdsl.emit.lower import is_constant, lower, shares
 from objdsl.ir.build import ONE, ZERO, sub
 from objdsl.ir.indices import PROMPT, RESPONSE, Indices
 from objdsl.ir.nodes import (

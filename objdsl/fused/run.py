@@ -87,6 +87,8 @@ class Run:
         options["silent"] = chunks(dead, plan.chunk) if len(dead) else ()
         if plan.schedule == "one pass":
             made = one_pass(*given, chunks(living, plan.chunk), weigh, **options)
+        elif plan.schedule == "one pass, whole step":
+            made = one_pass(*given, [living] if len(living) else [], weigh, **options)
         elif plan.schedule == "one pass, whole responses":
             pieces = self._responses(living, plan.chunk)
             made = one_pass(*given, pieces, weigh, **options)

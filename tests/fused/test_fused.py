@@ -174,6 +174,47 @@ def test_micro_batches_add_up(name: str) -> None:
             torch.testing.assert_close(x.grad, y, rtol=1e-10, atol=1e-12)
 
 
+def test_what_couples_responses_is_known_or_held_together() -> None:
+    """With everything in memory, or after `couple`, no product is computed twice."""
+    objective = objdsl.load("clip_cov", **PARAMS["clip_cov"])
+    data = scene(objective, packed=False)
+    step, others = prepared(objective, data)
+    expected = plain(objective, data, step, others, 1.0, None)
+    log_p = torch.log_softmax(data["hidden"] @ data["weight"].T + data["bias"], -1)
+    log_pi = log_p.gather(-1, data["tokens"][..., None]).squeeze(-1)
+    coupled = objective.couple(step, log_pi=log_pi)
+    alive = int(objective._alive(step, torch.float64)[data["mask"].flatten()].sum())
+    weighty = int((objective.weights(log_pi, step)[1]["log_pi"] != 0).sum())
+    total = int(LENGTHS.sum())
+    assert 0 < weighty < alive < total
+    for ready, schedule, products in (
+        (step, None, total + 2 * alive),
+        (coupled, None, total + 2 * alive),
+        (coupled, "one pass", total + 2 * alive),
+        (step, "two passes", total + 3 * weighty),
+    ):
+        with Counts() as counts:
+            said = fused(objective, data, ready, others, schedule=schedule)
+        assert_same(said, expected)
+        assert sum(counts.units(1, H, V).values()) == pytest.approx(products)
+
+
+def test_words_that_are_weighed_by_other_responses() -> None:
+    text = """
+        objective spread_out
+        above = sg(entropy) - mean[p,i,t] sg(entropy)
+        maximize mean[p,i,t] (reward * log(pi) + above * entropy)
+    """
+    objective = objdsl.loads(text)
+    data = scene(objective, packed=False)
+    step, others = prepared(objective, data)
+    expected = plain(objective, data, step, others, 1.3, 5.0)
+    assert legal(objective._coupled_weights) == ("one pass, whole step",)
+    for budget in BUDGETS:
+        said = fused(objective, data, step, others, temperature=1.3, softcap=5.0, budget=budget)
+        assert_same(said, expected)
+
+
 def test_dead_tokens_of_a_response_that_lives() -> None:
     """A weight may need the log-probability of a token that has none itself."""
     text = """
