@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import objdsl
-from objdsl.objective import Objective, Step
+from objdsl.objective import Objective
+from objdsl.step import Step
 
 CASES = ("dense", "50 % padded", "25 % zero advantage")
 _GROUP = 2

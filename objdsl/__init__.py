@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from objdsl.diagnostic import Diagnostic, ObjectiveError
 
 if TYPE_CHECKING:
-    from objdsl.objective import Objective, Output, Step, load, loads
+    from objdsl.objective import Objective, Output, load, loads
+    from objdsl.step import Step
 
 __version__ = "0.1.0"
 __all__ = [

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,17 +37,17 @@ from objdsl.fused.run import Run, sizes_of
 from objdsl.fused.spread import Spread
 from objdsl.gather import exchange, gather
 from objdsl.ir.build import mul
-from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, written
+from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, Indices
 from objdsl.ir.nodes import Expr, LogProb, Position, Reduce, Scan, Shift, Stop
 from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.objective import Sampling
 from objdsl.plan import BUDGET, Schedule, plan
 from objdsl.source import Source
+from objdsl.step import Share, Step, cleaned, mask_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-Rows = Tensor | slice | Sequence[int]
 # Schedules whose weights are final as soon as a token's own log-probability is known.
 _AT_ONCE: tuple[Schedule, ...] = ("one pass", "one pass, whole responses")
 
@@ -76,122 +76,6 @@ class Column:
     name: str
     indices: Indices
     trained: bool
-
-
-@dataclass(frozen=True)
-class Step:
-    """The rows of an optimizer step, or a part of them, with all that is known before training.
-
-    Attributes:
-        layout: `padded` (tokens `[N, T]`) or `packed` (tokens `[M]`).
-        lengths: `[N]`, the number of tokens of each response.
-        mask: `[N, T]`, which tokens there are; for packed rows, the matrix that they would fill.
-        whole: whether these are all rows of the step.
-        share: which of the step's rows these are, where every rank has its own.
-        origin: the step that these rows were taken from, and which of its rows they are.
-        helped: what the objective found out about the whole step on the way.
-    """
-
-    layout: Layout
-    lengths: Tensor
-    mask: Tensor
-    tokens: dict[str, Tensor]
-    responses: dict[str, Tensor]
-    scalars: dict[str, Tensor]
-    environment: dict[str, Any] = field(repr=False)
-    coupled: bool = False
-    whole: bool = True
-    share: Share | None = field(default=None, repr=False)
-    origin: tuple[Step, Rows] | None = field(default=None, repr=False)
-    helped: dict[str, Step] = field(default_factory=dict, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, rows: Rows) -> Step:
-        """Some of the rows. In the packed layout the tokens follow the rows, in their order."""
-        if not isinstance(rows, slice):
-            rows = torch.as_tensor(rows, device=self.lengths.device)
-            if rows.dtype == torch.bool:
-                rows = rows.nonzero().squeeze(-1)
-        picked = self.tokens_of(rows) if self.layout == "packed" else rows
-        return replace(
-            self,
-            lengths=self.lengths[rows],
-            mask=self.mask[rows],
-            tokens={name: x[picked] for name, x in self.tokens.items()},
-            responses={name: x[rows] for name, x in self.responses.items()},
-            whole=False,
-            share=None,
-            origin=(self, rows),
-            helped={},
-        )
-
-    def tokens_of(self, rows: Rows) -> Tensor:
-        """The places of the tokens of some rows in a packed tensor `[M]`."""
-        first = self.lengths.cumsum(0) - self.lengths
-        first, lengths = first[rows], self.lengths[rows]
-        row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-        start = lengths.cumsum(0) - lengths
-        return first[row] + torch.arange(len(row), device=row.device) - start[row]
-
-    def arguments(self, inputs: Sequence[Input], dtype: torch.dtype) -> dict[str, Any]:
-        """The arguments of an emitted function, but for trained inputs and parameters."""
-        found: dict[str, Any] = {}
-        for name, indices in ((one.name, one.indices) for one in inputs):
-            for table in (self.tokens, self.responses, self.scalars, self.environment):
-                if name in table:
-                    found[name] = table[name]
-                    if table is self.responses and indices == PROMPT:
-                        found[name] = found[name][self.environment["first"]]
-                    if name == "group_size":
-                        found[name] = found[name].to(dtype)
-                    break
-            else:
-                match name:
-                    case "mask":
-                        found[name] = self.mask
-                    case "length":
-                        found[name] = self.lengths.to(dtype)
-                    case "dtype":
-                        found[name] = dtype
-                    case "row":
-                        n = torch.arange(len(self), device=self.lengths.device)
-                        found[name] = torch.repeat_interleave(n, self.lengths)
-                    case "position":
-                        found[name] = self.mask.nonzero()[:, 1]
-        return found
-
-
-@dataclass(frozen=True)
-class Share:
-    """The rows of one rank, among those of all.
-
-    Attributes:
-        group: the ranks.
-        whole: the step of all their rows, rank after rank.
-        rows: which of them are this rank's.
-        width: T of this rank; that of the whole step is the widest of all ranks.
-        local: token columns `[n, T, V]` or `[m, V]` that stay with their rank: the weights of a
-            row need those of no other.
-    """
-
-    group: ProcessGroup
-    whole: Step
-    rows: slice
-    width: int
-    local: dict[str, Tensor]
-
-    def own(self, whole: Step) -> Step:
-        """This rank's rows of the whole step, as wide as its own tensors are."""
-        step = whole[self.rows]
-        mask, tokens = step.mask, step.tokens
-        if step.layout == "padded":
-            mask = mask[:, : self.width]
-            tokens = {name: x[:, : self.width] for name, x in tokens.items()}
-        return replace(
-            step, mask=mask, tokens={**tokens, **self.local}, share=replace(self, whole=whole)
-        )
 
 
 class _ClosedForm(torch.autograd.Function):
@@ -378,8 +262,7 @@ class Objective:
         with torch.no_grad():
             arguments = {**whole.arguments(function.inputs, dtype), **live}
             found = compiled.couple(**arguments, **self._params(function.inputs))
-        stored = _stored(_fresh(whole), found, function.outputs, dtype)
-        coupled = replace(stored, coupled=True)
+        coupled = replace(whole.with_values(found, function.outputs, dtype), coupled=True)
         return coupled if share is None else share.own(coupled)
 
     def __call__(
@@ -613,7 +496,7 @@ class Objective:
             prepare = compiled.program.prepare
             arguments = step.arguments(prepare.inputs, dtype)
             stored = compiled.prepare(**arguments, **helper._params(prepare.inputs))
-            step.helped[key] = _stored(_fresh(step), stored, prepare.outputs, dtype)
+            step.helped[key] = step.with_values(stored, prepare.outputs, dtype)
         return step.helped[key]
 
     def _part(
@@ -647,7 +530,7 @@ class Objective:
             else:
                 # Only reports are coupled: those of a part of the step have no meaning.
                 silent = program.whole_step_reports
-                step = _with_placeholders(step, program.couple.outputs)
+                step = step.with_placeholders(program.couple.outputs)
         dtype = next(iter(inputs.values())).dtype
         wanted = {one.name for one in program.objective.inputs}
         arguments = {
@@ -657,7 +540,7 @@ class Objective:
         }
         value, weights, reports = self._function(step.layout)(**arguments)
         if value.device.type == "cpu" and value.isnan():
-            _find_nan(step, inputs)
+            step.find_nan(inputs)
         for name, x in inputs.items():
             if name in weights:
                 weights[name] = weights[name].to(x.dtype).expand(x.shape)
@@ -731,7 +614,7 @@ class Objective:
                 raise ValueError(
                     f"lengths must be N whole numbers, not {size.dtype} {list(size.shape)}"
                 )
-            mask = _matrix(size)
+            mask = mask_of(size)
         if not bool((size > 0).all()):
             empty = int((size <= 0).nonzero()[0])
             raise ValueError(f"response {empty} is empty: it has no token, not even EOS")
@@ -756,7 +639,7 @@ class Objective:
                 continue
             if name not in given:
                 raise ValueError(self._missing(name, column, columns))
-            x = _cleaned(name, given[name], column.indices, step, dtype, check)
+            x = cleaned(name, given[name], column.indices, step, dtype, check)
             (step.tokens if len(column.indices) > 2 else step.responses)[name] = x
         return step, dtype
 
@@ -791,7 +674,7 @@ class Objective:
         whole = Step(
             own.layout,
             lengths,
-            found["mask"] if padded else _matrix(lengths),
+            found["mask"] if padded else mask_of(lengths),
             {name: found[name] for name in tokens},
             {name: found[name] for name in own.responses},
             {},
@@ -833,7 +716,7 @@ class Objective:
                 dist.broadcast(noise, group=group, group_src=0)
             if step.layout == "padded":
                 noise = noise.new_zeros(step.mask.shape).masked_scatter(step.mask, noise)
-            step.tokens["noise"] = _cleaned("noise", noise, TOKEN, step, dtype, check)
+            step.tokens["noise"] = cleaned("noise", noise, TOKEN, step, dtype, check)
         if check:
             self._check_prompts(step)
             self._check_counts(step)
@@ -841,7 +724,7 @@ class Objective:
         with torch.no_grad():
             arguments = step.arguments(compiled.program.prepare.inputs, dtype)
             stored = compiled.prepare(**arguments, **self._params(compiled.program.prepare.inputs))
-        return _stored(step, stored, compiled.program.prepare.outputs, dtype)
+        return step.with_values(stored, compiled.program.prepare.outputs, dtype)
 
     def _check_prompts(self, step: Step) -> None:
         """What belongs to a prompt is the same for all its responses."""
@@ -898,97 +781,8 @@ def _wide(*tensors: Tensor | None) -> torch.dtype:
     return reduce(torch.promote_types, types, torch.float32)
 
 
-def _matrix(lengths: Tensor) -> Tensor:
-    """The mask `[N, T]` of responses of these lengths."""
-    width = torch.arange(int(lengths.max()) if len(lengths) else 0, device=lengths.device)
-    return width < lengths[:, None]
-
-
 def _tensor(name: str, x: Any, device: torch.device) -> Tensor:
     try:
         return torch.as_tensor(x, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"the column {name!r} is not a tensor: {error}") from error
-
-
-def _cleaned(
-    name: str, x: Tensor, indices: Indices, step: Step, dtype: torch.dtype, check: bool
-) -> Tensor:
-    """A column with its shape checked, its type turned to `dtype`, and 0 in its padding."""
-    n, packed = len(step), step.layout == "packed"
-    tokens = (int(step.lengths.sum()),) if packed else tuple(step.mask.shape)
-    wanted = tokens if len(indices) > 2 else (n,)
-    shape = tuple(x.shape[:-1] if indices == WORD else x.shape)
-    if shape != wanted or (indices == WORD and x.dim() != len(wanted) + 1):
-        extra = ", V" if indices == WORD else ""
-        text = ", ".join(map(str, wanted)) + extra
-        raise ValueError(
-            f"the column {name!r} ({written(indices)}) must be [{text}], not {list(x.shape)}"
-        )
-    if x.is_complex():
-        raise ValueError(f"the column {name!r} must hold real numbers, not {x.dtype}")
-    x = x.bool() if name == "truncated" else x.to(dtype)
-    mask = None if packed or len(indices) < 3 else step.mask
-    if mask is not None:
-        mask = mask[..., None] if indices == WORD else mask
-        x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
-    if check and x.is_floating_point() and bool(torch.isnan(x).any()):
-        where = [int(k) for k in torch.isnan(x).nonzero()[0]]
-        raise ValueError(f"the column {name!r} is NaN at {where}")
-    return x
-
-
-def _find_nan(step: Step, inputs: Mapping[str, Tensor]) -> None:
-    """Says which trained input holds the NaN that reached the value, if one does.
-
-    Looking only when there is one keeps the look out of every other step.
-    """
-    for name, x in inputs.items():
-        nan = torch.isnan(x)
-        if step.layout == "padded":
-            nan &= step.mask if x.dim() == 2 else step.mask[..., None]
-        if bool(nan.any()):
-            where = [int(k) for k in nan.nonzero()[0]]
-            raise ValueError(f"{name} is NaN in a live token, at {where}")
-
-
-def _fresh(step: Step) -> Step:
-    """The step with tables of its own."""
-    return replace(
-        step,
-        tokens=dict(step.tokens),
-        responses=dict(step.responses),
-        scalars=dict(step.scalars),
-    )
-
-
-def _stored(
-    step: Step, values: Mapping[str, Any], outputs: Sequence[Input], dtype: torch.dtype
-) -> Step:
-    """Files the results of an emitted function under the rows, the tokens or the step."""
-    for output in outputs:
-        value = values[output.name]
-        if output.indices == SCALAR:
-            step.scalars[output.name] = torch.as_tensor(
-                value, dtype=None if isinstance(value, Tensor) else dtype, device=step.mask.device
-            )
-        elif output.indices == RESPONSE:
-            step.responses[output.name] = value.expand(len(step))
-        else:
-            full = step.mask.shape if step.layout == "padded" else value.shape
-            step.tokens[output.name] = value.expand(*full, *value.shape[2:])
-    return step
-
-
-def _with_placeholders(step: Step, outputs: Sequence[Input]) -> Step:
-    """NaN for what only reports of the whole step need."""
-    nan = torch.full((), torch.nan, device=step.mask.device)
-    tokens, responses, scalars = dict(step.tokens), dict(step.responses), dict(step.scalars)
-    for output in outputs:
-        if output.indices == SCALAR:
-            scalars[output.name] = nan
-        elif output.indices == RESPONSE:
-            responses[output.name] = nan.expand(len(step))
-        else:
-            tokens[output.name] = torch.zeros_like(step.mask)
-    return replace(step, tokens=tokens, responses=responses, scalars=scalars)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from objdsl.fused.head import Precision
-from objdsl.objective import Objective, Output, Step
+from objdsl.objective import Objective, Output
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import ConfigError, LearnerSection
 from objdsl.runtime.models import Policy, new_critic
 from objdsl.runtime.ranks import Ranks, spread_as, whole
 from objdsl.runtime.sampler import seed_of
+from objdsl.step import Step
 
 # Below this the logits are no burden, and one pass gives log-probabilities and their gradient.
 _LARGE_VOCABULARY = 8192

@@ -1,0 +1,213 @@
+"""The rows of an optimizer step, and what is known of them before the policy is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from objdsl.emit.stages import Input, Layout
+from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, WORD, Indices, written
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Rows = Tensor | slice | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows of an optimizer step, or a part of them, with all that is known before training.
+
+    Attributes:
+        layout: `padded` (tokens `[N, T]`) or `packed` (tokens `[M]`).
+        lengths: `[N]`, the number of tokens of each response.
+        mask: `[N, T]`, which tokens there are; for packed rows, the matrix that they would fill.
+        whole: whether these are all rows of the step.
+        share: which of the step's rows these are, where every rank has its own.
+        origin: the step that these rows were taken from, and which of its rows they are.
+        helped: what the objective found out about the whole step on the way.
+    """
+
+    layout: Layout
+    lengths: Tensor
+    mask: Tensor
+    tokens: dict[str, Tensor]
+    responses: dict[str, Tensor]
+    scalars: dict[str, Tensor]
+    environment: dict[str, Any] = field(repr=False)
+    coupled: bool = False
+    whole: bool = True
+    share: Share | None = field(default=None, repr=False)
+    origin: tuple[Step, Rows] | None = field(default=None, repr=False)
+    helped: dict[str, Step] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, rows: Rows) -> Step:
+        """Some of the rows. In the packed layout the tokens follow the rows, in their order."""
+        if not isinstance(rows, slice):
+            rows = torch.as_tensor(rows, device=self.lengths.device)
+            if rows.dtype == torch.bool:
+                rows = rows.nonzero().squeeze(-1)
+        picked = self.tokens_of(rows) if self.layout == "packed" else rows
+        return replace(
+            self,
+            lengths=self.lengths[rows],
+            mask=self.mask[rows],
+            tokens={name: x[picked] for name, x in self.tokens.items()},
+            responses={name: x[rows] for name, x in self.responses.items()},
+            whole=False,
+            share=None,
+            origin=(self, rows),
+            helped={},
+        )
+
+    def tokens_of(self, rows: Rows) -> Tensor:
+        """The places of the tokens of some rows in a packed tensor `[M]`."""
+        first = self.lengths.cumsum(0) - self.lengths
+        first, lengths = first[rows], self.lengths[rows]
+        row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+        start = lengths.cumsum(0) - lengths
+        return first[row] + torch.arange(len(row), device=row.device) - start[row]
+
+    def arguments(self, inputs: Sequence[Input], dtype: torch.dtype) -> dict[str, Any]:
+        """The arguments of an emitted function, but for trained inputs and parameters."""
+        found: dict[str, Any] = {}
+        for name, indices in ((one.name, one.indices) for one in inputs):
+            for table in (self.tokens, self.responses, self.scalars, self.environment):
+                if name in table:
+                    found[name] = table[name]
+                    if table is self.responses and indices == PROMPT:
+                        found[name] = found[name][self.environment["first"]]
+                    if name == "group_size":
+                        found[name] = found[name].to(dtype)
+                    break
+            else:
+                match name:
+                    case "mask":
+                        found[name] = self.mask
+                    case "length":
+                        found[name] = self.lengths.to(dtype)
+                    case "dtype":
+                        found[name] = dtype
+                    case "row":
+                        n = torch.arange(len(self), device=self.lengths.device)
+                        found[name] = torch.repeat_interleave(n, self.lengths)
+                    case "position":
+                        found[name] = self.mask.nonzero()[:, 1]
+        return found
+
+    def with_values(
+        self, values: Mapping[str, Any], outputs: Sequence[Input], dtype: torch.dtype
+    ) -> Step:
+        """The step with the results of an emitted function, of the rows, the tokens or all."""
+        tokens, responses, scalars = dict(self.tokens), dict(self.responses), dict(self.scalars)
+        for output in outputs:
+            value = values[output.name]
+            if output.indices == SCALAR:
+                scalars[output.name] = torch.as_tensor(
+                    value,
+                    dtype=None if isinstance(value, Tensor) else dtype,
+                    device=self.mask.device,
+                )
+            elif output.indices == RESPONSE:
+                responses[output.name] = value.expand(len(self))
+            else:
+                full = self.mask.shape if self.layout == "padded" else value.shape
+                tokens[output.name] = value.expand(*full, *value.shape[2:])
+        return replace(self, tokens=tokens, responses=responses, scalars=scalars)
+
+    def with_placeholders(self, outputs: Sequence[Input]) -> Step:
+        """The step with NaN for what only reports of the whole step need."""
+        nan = torch.full((), torch.nan, device=self.mask.device)
+        tokens, responses, scalars = dict(self.tokens), dict(self.responses), dict(self.scalars)
+        for output in outputs:
+            if output.indices == SCALAR:
+                scalars[output.name] = nan
+            elif output.indices == RESPONSE:
+                responses[output.name] = nan.expand(len(self))
+            else:
+                tokens[output.name] = torch.zeros_like(self.mask)
+        return replace(self, tokens=tokens, responses=responses, scalars=scalars)
+
+    def find_nan(self, inputs: Mapping[str, Tensor]) -> None:
+        """Says which trained input holds the NaN that reached the value, if one does.
+
+        Looking only when there is one keeps the look out of every other step.
+        """
+        for name, x in inputs.items():
+            nan = torch.isnan(x)
+            if self.layout == "padded":
+                nan &= self.mask if x.dim() == 2 else self.mask[..., None]
+            if bool(nan.any()):
+                where = [int(k) for k in nan.nonzero()[0]]
+                raise ValueError(f"{name} is NaN in a live token, at {where}")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of one rank, among those of all.
+
+    Attributes:
+        group: the ranks.
+        whole: the step of all their rows, rank after rank.
+        rows: which of them are this rank's.
+        width: T of this rank; that of the whole step is the widest of all ranks.
+        local: token columns `[n, T, V]` or `[m, V]` that stay with their rank: the weights of a
+            row need those of no other.
+    """
+
+    group: ProcessGroup
+    whole: Step
+    rows: slice
+    width: int
+    local: dict[str, Tensor]
+
+    def own(self, whole: Step) -> Step:
+        """This rank's rows of the whole step, as wide as its own tensors are."""
+        step = whole[self.rows]
+        mask, tokens = step.mask, step.tokens
+        if step.layout == "padded":
+            mask = mask[:, : self.width]
+            tokens = {name: x[:, : self.width] for name, x in tokens.items()}
+        return replace(
+            step, mask=mask, tokens={**tokens, **self.local}, share=replace(self, whole=whole)
+        )
+
+
+def mask_of(lengths: Tensor) -> Tensor:
+    """The mask `[N, T]` of responses of these lengths."""
+    width = torch.arange(int(lengths.max()) if len(lengths) else 0, device=lengths.device)
+    return width < lengths[:, None]
+
+
+def cleaned(
+    name: str, x: Tensor, indices: Indices, step: Step, dtype: torch.dtype, check: bool
+) -> Tensor:
+    """A column with its shape checked, its type turned to `dtype`, and 0 in its padding."""
+    n, packed = len(step), step.layout == "packed"
+    tokens = (int(step.lengths.sum()),) if packed else tuple(step.mask.shape)
+    wanted = tokens if len(indices) > 2 else (n,)
+    shape = tuple(x.shape[:-1] if indices == WORD else x.shape)
+    if shape != wanted or (indices == WORD and x.dim() != len(wanted) + 1):
+        extra = ", V" if indices == WORD else ""
+        text = ", ".join(map(str, wanted)) + extra
+        raise ValueError(
+            f"the column {name!r} ({written(indices)}) must be [{text}], not {list(x.shape)}"
+        )
+    if x.is_complex():
+        raise ValueError(f"the column {name!r} must hold real numbers, not {x.dtype}")
+    x = x.bool() if name == "truncated" else x.to(dtype)
+    mask = None if packed or len(indices) < 3 else step.mask
+    if mask is not None:
+        mask = mask[..., None] if indices == WORD else mask
+        x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
+    if check and x.is_floating_point() and bool(torch.isnan(x).any()):
+        where = [int(k) for k in torch.isnan(x).nonzero()[0]]
+        raise ValueError(f"the column {name!r} is NaN at {where}")
+    return x
