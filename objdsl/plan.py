@@ -7,7 +7,7 @@ gradients by the hidden states and by the head one each; computing the logits tw
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from objdsl.analysis.coupling import Coupled, Coupling
 
@@ -18,7 +18,6 @@ Schedule = Literal[
     "one pass, whole step",
     "two passes",
 ]
-SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 # Bytes besides inputs and gradients: larger chunks add the head's gradient up less often.
 BUDGET = 4 << 30

@@ -113,7 +113,7 @@ def matmul(a: Tensor, b: Tensor, wide: torch.dtype) -> Tensor:
     """`a @ b` with wide sums, and a wide result."""
     if a.dtype == b.dtype == wide:
         return a @ b
-    if a.device.type in ("cuda", "meta") and a.dtype == b.dtype:
+    if a.device.type in _WIDE_SUMS and a.dtype == b.dtype:
         return torch.mm(a, b, out_dtype=wide)
     return a.to(wide) @ b.to(wide)
 

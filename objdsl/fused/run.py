@@ -85,10 +85,8 @@ class Run:
         living, dead = self._parted(rows)
         weigh = self._weigher(head, len(hidden))
         options["silent"] = chunks(dead, plan.chunk) if len(dead) else ()
-        if plan.schedule == "one pass":
+        if plan.schedule in ("one pass", "one pass, whole step"):  # the latter is one chunk
             made = one_pass(*given, chunks(living, plan.chunk), weigh, **options)
-        elif plan.schedule == "one pass, whole step":
-            made = one_pass(*given, [living] if len(living) else [], weigh, **options)
         elif plan.schedule == "one pass, whole responses":
             pieces = self._responses(living, plan.chunk)
             made = one_pass(*given, pieces, weigh, **options)
