@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 
+from objdsl.frozen import dataclass
 from objdsl.source import Span
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from objdsl import gallery
 from objdsl.diagnostic import Diagnostic, Label, ObjectiveError
 from objdsl.elaborate import elaborate, too_deep
+from objdsl.frozen import dataclass
 from objdsl.ir.objective import Objective
 from objdsl.source import Source, Span
 from objdsl.syntax import tree

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from objdsl.analysis.dependence import Dependence, Level
 from objdsl.analysis.divergence import Credit
@@ -11,6 +10,7 @@ from objdsl.analysis.estimator import Direction, Estimator, Factor, Kind
 from objdsl.analysis.expand import GROUP, PROMPTS, RESPONSES
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import FirstOrder, Reach
+from objdsl.frozen import dataclass
 from objdsl.ir.diff import Change, diff
 from objdsl.ir.nodes import Length
 from objdsl.ir.objective import Objective

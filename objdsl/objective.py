@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from objdsl.emit.load import Compiled, load_kernel
 from objdsl.emit.load import load as load_program
 from objdsl.emit.stages import Input, Layout
 from objdsl.emit.triton_source import Kernel, NotElementwise
+from objdsl.frozen import dataclass
 from objdsl.fused.autograd import Formed
 from objdsl.fused.head import Head, Precision
 from objdsl.fused.kernels import TORCH, Kernels, Name, choose

@@ -6,10 +6,10 @@ gradients by the hidden states and by the head one each; computing the logits tw
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from objdsl.analysis.coupling import Coupled, Coupling
+from objdsl.frozen import dataclass
 
 Schedule = Literal[
     "one pass",

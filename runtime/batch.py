@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from objdsl.frozen import dataclass
 from objdsl.runtime.sampler import Response
 
 Rows = Tensor | slice

@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from objdsl.frozen import dataclass
 from objdsl.runtime.models import Policy, pretrained
 from objdsl.runtime.ranks import spread_as
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from objdsl.frozen import dataclass
 from objdsl.runtime.batch import Batch
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from objdsl.frozen import dataclass
 from objdsl.fused.head import Precision
 from objdsl.objective import Objective, Output
 from objdsl.runtime.batch import Batch

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -15,6 +16,7 @@ import torch
 from rich.console import Console
 
 from objdsl import gallery
+from objdsl.frozen import dataclass
 from objdsl.objective import Objective
 from objdsl.runtime import checkpoint, setup
 from objdsl.runtime.checkpoint import CheckpointError, Identity, Progress
@@ -360,7 +362,7 @@ def _last_line(config: Config, objective: Objective, run: RunFolder, halted: int
 # --- being stopped -------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclasses.dataclass
 class StopRequest:
     """The signal that asked the run to stop, once one has."""
 

@@ -18,10 +18,10 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from objdsl.diagnostic import near
+from objdsl.frozen import dataclass
 from objdsl.runtime.config import ConfigError
 
 RewardFunction = Callable[..., Sequence[float] | Mapping[str, Sequence[float]]]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from objdsl.emit import reference
+from objdsl.frozen import dataclass
 from objdsl.objective import Objective
 from objdsl.runtime.batch import Batch, collate
 from objdsl.runtime.config import ConfigError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from objdsl.frozen import dataclass
 from objdsl.runtime import checkpoint
 from objdsl.runtime.checkpoint import CheckpointError, Saved
 from objdsl.runtime.config import Config, ConfigError

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
+
+from objdsl.frozen import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from objdsl.frozen import dataclass
 from objdsl.runtime.config import ARITHMETIC, ConfigError, TaskSection
 
 if TYPE_CHECKING:

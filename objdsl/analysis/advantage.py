@@ -11,13 +11,14 @@ derivative is what makes it the reverse KL.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 from objdsl.analysis.divergence import Descends, readings
 from objdsl.analysis.estimator import Estimator, Kind
 from objdsl.analysis.expand import Expand, Sum, TooLarge
 from objdsl.differentiate import Leaf, weights_of
+from objdsl.frozen import dataclass
 from objdsl.ir.build import sub
 from objdsl.ir.nodes import (
     Binary,

@@ -6,10 +6,10 @@ the pass that computes the logits if `w_t` is known by then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
 from objdsl.differentiate import Leaf, weights_of
+from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, both, div, mul, neg, where
 from objdsl.ir.nodes import (
     Binary,

@@ -7,9 +7,9 @@ other responses, or with the prompt alone. That is what a `Dependence` says.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
+from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE
 from objdsl.ir.indices import Indices
 from objdsl.ir.nodes import (

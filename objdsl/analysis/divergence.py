@@ -19,12 +19,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from itertools import product
 
 from objdsl.analysis.estimator import Estimator, Factor, Kind, Term, frozen
 from objdsl.analysis.expand import Expand, Factors
+from objdsl.frozen import dataclass
 from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Reduce, Scan, Unary
 
 # Of more masks than this not every combination is tried.

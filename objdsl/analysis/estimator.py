@@ -15,12 +15,13 @@ same for every response and token, and nothing else changes with the response (d
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from functools import cached_property
 
 from objdsl.analysis.dependence import Dependence, Elsewhere, Level, depends
 from objdsl.analysis.expand import Expand, Factors, Sum, TooLarge, atom, ordered
+from objdsl.frozen import dataclass
 from objdsl.ir.build import count, real
 from objdsl.ir.nodes import (
     Binary,

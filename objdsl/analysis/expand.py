@@ -8,11 +8,13 @@ stands for `pi` nothing is left of it. Parameters are taken at their defaults.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial, reduce
 
+from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, add, bounds, const, div, mul, power, unary
 from objdsl.ir.indices import Index, Indices
 from objdsl.ir.nodes import (
@@ -170,7 +172,7 @@ def _product(factors: Factors, coefficient: float) -> Expr:
     return div(reduce(mul, above, first), reduce(mul, below, ONE))
 
 
-@dataclass
+@dataclasses.dataclass
 class Expand:
     """Formulas to sums of products.
 

@@ -14,13 +14,15 @@ float32 is infinite, or 0, from there on. What happens is this. Let s be the pol
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from objdsl.analysis.expand import Expand, Factors, TooLarge
+from objdsl.frozen import dataclass
 from objdsl.ir.build import is_size
 from objdsl.ir.nodes import (
     Binary,
@@ -109,7 +111,7 @@ class _Reach(Enum):
         return 5.0 if self is _Reach.MEAN else 20.0
 
 
-@dataclass
+@dataclasses.dataclass
 class Extremes:
     """The ranges of the values of an objective."""
 

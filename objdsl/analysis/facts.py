@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 from objdsl.analysis.advantage import LiveAdvantage, live_advantages
@@ -13,6 +13,7 @@ from objdsl.analysis.extremes import Extremes
 from objdsl.analysis.first_order import FirstOrder, first_order
 from objdsl.analysis.links import Link, links
 from objdsl.differentiate import Leaf, weights_of
+from objdsl.frozen import dataclass
 from objdsl.ir.nodes import Expr, LogProb
 from objdsl.ir.objective import Objective
 from objdsl.ir.show import Names, names_of, text

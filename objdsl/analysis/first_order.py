@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 
 from objdsl.analysis.estimator import Estimator, Kind, Term
 from objdsl.analysis.expand import Expand, Sum
+from objdsl.frozen import dataclass
 from objdsl.ir.nodes import Expr, Length, LogDist, LogProb, Reduce, Scan, Unary, topological
 
 

@@ -8,13 +8,13 @@ compares responses to one prompt is the margin of a preference.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
 from objdsl.analysis.dependence import depends
 from objdsl.analysis.expand import Expand, Factors, Sum, TooLarge, interval
 from objdsl.differentiate import differentiate
+from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, neg, sub
 from objdsl.ir.nodes import (
     Binary,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from objdsl.audit.measure import Expected, Scene, Unauditable, expected, stacks,
 from objdsl.audit.result import Audit, Figure, Length, Match, Penalty, Row
 from objdsl.audit.target import divergences, policy_gradient
 from objdsl.audit.world import Draws, World, all_draws, draw_count, some_draws, world
+from objdsl.frozen import dataclass
 from objdsl.ir.indices import PROMPT, RESPONSE
 from objdsl.ir.nodes import Column, Others, Reduce
 from objdsl.objective import Objective, load

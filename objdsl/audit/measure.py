@@ -8,7 +8,7 @@ emitted program, and the expectation of `g` is the sum over all draws of probabi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import sqrt
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from objdsl.audit.world import Draws, World
+from objdsl.frozen import dataclass
 from objdsl.ir.nodes import Binary, Const, Expr, Param, Pick, Reduce, Top, Unary, topological
 from objdsl.objective import Objective
 

@@ -8,13 +8,14 @@ gradient of a policy has 45 components.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement, product
 from math import factorial, prod
 
 import torch
 from torch import Tensor
+
+from objdsl.frozen import dataclass
 
 EOS = 0
 

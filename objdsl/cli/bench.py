@@ -6,12 +6,13 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from objdsl.cli.inputs import settings, text
+from objdsl.frozen import dataclass
 
 if TYPE_CHECKING:
     from torch import Tensor

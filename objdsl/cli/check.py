@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,9 @@ import click
 
 from objdsl.cli.inputs import STDIN, expand, settings, text
 from objdsl.cli.output import plural, show, summary, write
+from objdsl.cli.parallel import parallel
 from objdsl.diagnostic import Diagnostic, ObjectiveError, Severity
+from objdsl.frozen import dataclass
 
 if TYPE_CHECKING:
     from objdsl.driver import Checked
@@ -69,7 +71,7 @@ def check(
         settings(set_), _rules(select, "--select"), _rules(ignore, "--ignore"), strict,
         ignore_suppressions, diff, fix, unsafe_fixes,
     )  # fmt: skip
-    looked_at = [_look(name, asked) for name in expand(files)]
+    looked_at = _look_at_all(expand(files), asked)
     if diff:
         _show_differences(looked_at)
     if not diff or output is not None:
@@ -126,21 +128,21 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Looked:
-    """A text before its fixes and after them; if none are made, the two are one."""
+    """A text before its fixes and after them; if none are made, the two are one.
+
+    `broken` says whether it is no objective: the objectives themselves stay behind, for what is
+    known of a text may come from another process.
+    """
 
     before: Checked
     after: Checked
     fixes: int
     strict: bool
+    broken: bool
 
     @property
     def findings(self) -> list[Diagnostic]:
         return self.after.findings
-
-    @property
-    def broken(self) -> bool:
-        """Whether the text is no objective."""
-        return self.after.objective is None and bool(self.findings)
 
     @cached_property
     def counted(self) -> list[Diagnostic]:
@@ -161,6 +163,17 @@ def _rules(many: tuple[str, ...], flag: str) -> tuple[str, ...]:
         raise click.UsageError(str(error)) from None
 
 
+def _look_at_all(names: list[str], asked: _Asked) -> list[_Looked]:
+    """The findings of all files, in their order."""
+    if asked.fix or asked.unsafe:  # files that are written may be what others start from
+        return [_look(name, asked) for name in names]
+    from objdsl.driver import prelude
+    from objdsl.lint.run import registry
+
+    prelude(), registry()  # once, for all processes
+    return parallel(partial(_look, asked=asked), names)
+
+
 def _look(name: str, asked: _Asked) -> _Looked:
     """The findings of a file, and what its fixes make of it; they are written if that is asked."""
     from objdsl.driver import Checked, mend
@@ -171,22 +184,27 @@ def _look(name: str, asked: _Asked) -> _Looked:
     def check(source: Source) -> Checked:
         return asked.check(source, selection)
 
+    def looked(before: Checked, after: Checked, fixes: int = 0) -> _Looked:
+        broken = after.objective is None and bool(after.findings)
+        before, after = (replace(one, objective=None) for one in (before, after))
+        return _Looked(before, after, fixes, selection.strict, broken)
+
     try:
         before = check(text(name))
     except ObjectiveError as error:
         before = Checked(Source(name, ""), None, list(error.diagnostics), [])
     if not (asked.diff or asked.fix or asked.unsafe):
-        return _Looked(before, before, 0, selection.strict)
+        return looked(before, before)
     after, fixes = mend(before, check, unsafe=asked.unsafe or not asked.fix)
     if asked.diff:
-        return _Looked(before, replace(before, source=after.source), fixes, selection.strict)
+        return looked(before, replace(before, source=after.source), fixes)
     if after.objective is None:
-        return _Looked(before, before, 0, selection.strict)
+        return looked(before, before)
     if fixes:
         if name == STDIN or not Path(name).expanduser().is_file():
             raise click.UsageError(f"{name} is not a file that can be written to; see --diff")
         write(Path(name).expanduser(), after.source.text)
-    return _Looked(before, after, fixes, selection.strict)
+    return looked(before, after, fixes)
 
 
 def _show_differences(looked_at: list[_Looked]) -> None:

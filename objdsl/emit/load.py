@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,6 +11,7 @@ from objdsl.emit import kernels, triton_source
 from objdsl.emit.stages import Layout
 from objdsl.emit.torch_source import Program, emit
 from objdsl.emit.triton_source import Kernel
+from objdsl.frozen import dataclass
 from objdsl.ir.objective import Objective
 
 

@@ -7,8 +7,7 @@ operand carries. What remains maps one to one onto tensor operations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, add, count, div, mul, neg, power, real, sub, where
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, over_to, union
 from objdsl.ir.nodes import (

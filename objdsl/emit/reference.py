@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from objdsl.frozen import dataclass
 from objdsl.ir.indices import SCALAR, Indices, over_to
 from objdsl.ir.nodes import (
     Binary,

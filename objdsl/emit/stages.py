@@ -6,15 +6,17 @@ through the current policy. The rest is local to a response, mostly to a token.
 
 from __future__ import annotations
 
+import dataclasses
 import keyword
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Literal
 
 from objdsl.analysis.coupling import is_statistic
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.emit.lower import is_constant, lower, shares
+from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, sub
 from objdsl.ir.indices import PROMPT, RESPONSE, Indices
 from objdsl.ir.nodes import (
@@ -106,7 +108,7 @@ def staged(ir: Objective, layout: Layout) -> Staged:
     return Staged(roots, parts.weights, scope, prepared, statistics)
 
 
-@dataclass
+@dataclasses.dataclass
 class _Parts:
     """An objective as the roots of its computation: row sums, weights, reports; lowered."""
 
@@ -159,7 +161,7 @@ def _needed(roots: Iterable[Expr], scope: Scope, stop_at: tuple[str, ...]) -> li
     return [node for node in order if node in found]
 
 
-@dataclass
+@dataclasses.dataclass
 class Scope:
     """What all functions of a program agree on: the stage of a node, and the names of values."""
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Iterable
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
 
@@ -34,6 +33,7 @@ from objdsl.emit.writer import (
     title,
     without_unused,
 )
+from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices
 from objdsl.ir.nodes import (

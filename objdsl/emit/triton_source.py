@@ -11,7 +11,6 @@ from __future__ import annotations
 import struct
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
@@ -28,6 +27,7 @@ from objdsl.emit.writer import (
     title,
     without_unused,
 )
+from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import SCALAR, WORD, Indices
 from objdsl.ir.nodes import (

@@ -9,12 +9,13 @@ thousand.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from objdsl.frozen import dataclass
 
 ALL = slice(None)
 SLICE = 8192

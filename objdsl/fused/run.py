@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from objdsl.analysis.coupling import Coupled, Coupling
+from objdsl.frozen import dataclass
 from objdsl.fused.head import Head, chunks
 from objdsl.fused.kernels import TORCH, Kernels, Weigh
 from objdsl.fused.passes import Gradients, one_pass, scaled_pass, two_passes, word_pass

@@ -6,12 +6,13 @@ from the log-probabilities of all: one number for a token travels, and no logit 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from objdsl.frozen import dataclass
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
+from objdsl.frozen import dataclass
 from objdsl.ir.nodes import Expr
 from objdsl.ir.objective import Objective, Sampling
 from objdsl.ir.show import Names, names_of, text, used

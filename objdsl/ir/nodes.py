@@ -15,10 +15,11 @@ count. Policies are kept as log-probabilities: `pi / old` is `exp(log pi - log o
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from hashlib import blake2b
 from typing import Any, Literal, Self
 
+from objdsl.frozen import dataclass
 from objdsl.ir.indices import (
     RESPONSE,
     SCALAR,
@@ -43,6 +44,9 @@ COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 BOOLEAN_OPS = COMPARISONS | {"and", "or", "not"}
 
 
+_set = object.__setattr__  # while a frozen node is made
+
+
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Expr:
     """A value of the formula. Subclasses list their operands as fields, in reading order."""
@@ -52,21 +56,30 @@ class Expr:
     """The operands, in reading order."""
     key: bytes = field(init=False, repr=False)
     indices: Indices = field(init=False, repr=False)
-    boolean: bool = field(init=False, repr=False, default=False)
-    live: bool = field(init=False, repr=False, default=False)
-    current: bool = field(init=False, repr=False, default=False)
+    boolean: bool = field(init=False, repr=False)
+    live: bool = field(init=False, repr=False)
+    current: bool = field(init=False, repr=False)
+    _below: tuple[Expr, ...] | None = field(init=False, repr=False)  # see `topological`
 
     def __post_init__(self) -> None:
-        own = [getattr(self, name) for name in _own(type(self))]
-        self._set("children", tuple([value for value in own if isinstance(value, Expr)]))
-        self._set("key", self._digest(own))
-        self._set("boolean", self._is_boolean())
-        self._set("indices", self._indices())
-        self._set("live", not self.boolean and self._live())
-        self._set("current", self._current())
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
+        children: list[Expr] = []
+        state = [type(self).__name__.encode()]
+        for name in _own(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, Expr):
+                children.append(value)
+                state.append(value.key)
+            elif isinstance(value, float):
+                state.append(struct.pack("<d", value))
+            else:
+                state.append(repr(value).encode())
+        _set(self, "children", tuple(children))
+        _set(self, "key", blake2b(b"\0".join(state), digest_size=16).digest())
+        _set(self, "boolean", self._is_boolean())
+        _set(self, "indices", self._indices())
+        _set(self, "live", not self.boolean and self._live())
+        _set(self, "current", self._current())
+        _set(self, "_below", None)
 
     def _indices(self) -> Indices:
         return union(*[child.indices for child in self.children])
@@ -90,17 +103,6 @@ class Expr:
         }
         return replace(self, **changed) if changed else self
 
-    def _digest(self, own: list[Any]) -> bytes:
-        state = [type(self).__name__.encode()]
-        for value in own:
-            if isinstance(value, Expr):
-                state.append(value.key)
-            elif isinstance(value, float):
-                state.append(struct.pack("<d", value))
-            else:
-                state.append(repr(value).encode())
-        return blake2b(b"\0".join(state), digest_size=16).digest()
-
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Expr) and self.key == other.key)
 
@@ -108,7 +110,7 @@ class Expr:
         return hash(self.key)
 
 
-_BASE = {"span", "children", "key", "indices", "boolean", "live", "current"}
+_BASE = {"span", "children", "key", "indices", "boolean", "live", "current", "_below"}
 _OWN: dict[type, tuple[str, ...]] = {}
 
 
@@ -385,8 +387,13 @@ NODES: tuple[type[Expr], ...] = (
 )  # fmt: skip
 
 
-def topological(*roots: Expr) -> list[Expr]:
-    """Every node under the roots once, operands before their users, in a fixed order."""
+def topological(*roots: Expr) -> tuple[Expr, ...]:
+    """Every node under the roots once, operands before their users, in a fixed order.
+
+    A node remembers what is under it: rules ask again and again.
+    """
+    if len(roots) == 1 and roots[0]._below is not None:
+        return roots[0]._below
     order: dict[bytes, Expr] = {}
     stack = list(reversed(roots))
     while stack:
@@ -398,4 +405,7 @@ def topological(*roots: Expr) -> list[Expr]:
                 continue
             order[expr.key] = expr
         stack.pop()
-    return list(order.values())
+    found = tuple(order.values())
+    if len(roots) == 1:
+        _set(roots[0], "_below", found)
+    return found

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from hashlib import blake2b
 
 from objdsl.diagnostic import near
+from objdsl.frozen import dataclass
 from objdsl.ir.indices import TOKEN, Indices
 from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Param, Pick, topological
 from objdsl.source import Source, Span
@@ -131,7 +132,7 @@ class Objective:
         return (self.goal, *optional, *(report.value for report in self.reports))
 
     @cached_property
-    def nodes(self) -> list[Expr]:
+    def nodes(self) -> tuple[Expr, ...]:
         return topological(*self.roots)
 
     @cached_property
@@ -190,7 +191,7 @@ def column_of(leaf: Expr) -> str | None:
     return None
 
 
-def _read(nodes: list[Expr]) -> Iterator[tuple[str, Indices, bool]]:
+def _read(nodes: tuple[Expr, ...]) -> Iterator[tuple[str, Indices, bool]]:
     for node in nodes:
         name = column_of(node)
         if name is not None:

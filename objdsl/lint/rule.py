@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
+from objdsl.frozen import dataclass
 from objdsl.source import Span
 
 Check = Callable[["Rule", Facts], Iterator[Diagnostic]]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from objdsl.diagnostic import Diagnostic, near
+from objdsl.frozen import dataclass
 from objdsl.lint.run import pages
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from objdsl.diagnostic import Diagnostic, Edit, Fix, near
+from objdsl.frozen import dataclass
 from objdsl.lint.comments import (
     COMMENT_PAGES,
     MISSPELT,

@@ -15,9 +15,10 @@ import itertools
 import textwrap
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
+from objdsl.frozen import dataclass
 from objdsl.source import Source, Span
 
 _PLAIN, _BOLD, _BLUE = "", "1", "1;34"  # parameters of the terminal's `ESC [ ... m`

@@ -7,7 +7,6 @@ that looks like; the first rule that knows answers. `tests/golden/syntax/errors.
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
 from functools import cached_property
 
 from lark import Token
@@ -15,6 +14,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 from lark.lexer import PatternStr
 
 from objdsl.diagnostic import Diagnostic, Label, near
+from objdsl.frozen import dataclass
 from objdsl.source import Source, Span
 from objdsl.syntax.grammar import grammar
 from objdsl.syntax.messages import FORMS, syntax

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, cast
 
 from lark import Token, Tree
 from lark.exceptions import UnexpectedInput
 
 from objdsl.diagnostic import Diagnostic, ObjectiveError
+from objdsl.frozen import dataclass
 from objdsl.source import Source, Span
 from objdsl.syntax import messages, mistakes, tree
 from objdsl.syntax.grammar import grammar
@@ -62,10 +64,16 @@ def _statement(source: Source, piece: Piece) -> tree.Statement:
     if len("".join(text.split())) > _LONGEST:
         raise ObjectiveError([messages.too_long(Span(source, piece.start, piece.end), _LONGEST)])
     try:
-        parsed = grammar().parse(text)
+        parsed = _parsed(text)
     except UnexpectedInput as error:
         raise ObjectiveError([mistakes.explain(source, piece, error)]) from None
     return _build(parsed, source, piece.start)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Tree[Token]:
+    """Lark's tree of a statement. Objectives share many, and an editor changes one at a time."""
+    return grammar().parse(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,38 +84,35 @@ class _Word:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What a part of a statement became: a word, a node, or what a rule gives to its parent."""
-
-    value: Any
-    span: Span
-    depth: int
-
-
 def _build(parsed: Tree[Token], source: Source, offset: int) -> tree.Statement:
     """Lark's tree to ours, leaves first and without recursion: text can nest without end."""
-    built: dict[int, _Part] = {}
-
-    def part(child: Tree[Token] | Token) -> _Part:
-        if isinstance(child, Tree):
-            return built.pop(id(child))
-        start = offset + cast(int, child.start_pos)
-        span = Span(source, start, start + len(child))
-        return _Part(_Word(canonical(child), span), span, 0)
-
+    # What each subtree became (a node, or what a rule gives to its parent), where, and how deep.
+    built: dict[int, tuple[Any, Span, int]] = {}
     for subtree in parsed.iter_subtrees():
-        # None stands where an option of the grammar is absent.
-        parts = [child if child is None else part(child) for child in subtree.children]
-        present = [each for each in parts if each is not None]
-        span = present[0].span.to(present[-1].span)
+        rule = str(subtree.data)  # Lark's own strings compare slowly
+        parts: list[Any] = []
+        spans: list[Span] = []
+        depth = 0
+        for child in subtree.children:
+            if child is None:  # where an option of the grammar is absent
+                parts.append(None)
+                continue
+            if isinstance(child, Tree):
+                part, span, below = built.pop(id(child))
+                depth = max(depth, below)
+            else:
+                start = offset + cast(int, child.start_pos)
+                span = Span(source, start, start + len(child))
+                part = _Word(canonical(str(child)), span)
+            parts.append(part)
+            spans.append(span)
         # Brackets make no node: `format` may add and remove them at any depth.
-        depth = (subtree.data != "group") + max(each.depth for each in present)
+        depth += rule != "group"
         if depth > DEEPEST:
-            raise ObjectiveError([messages.too_deep(present[-1].span)])
-        values = [each if each is None else each.value for each in parts]
-        built[id(subtree)] = _Part(_node(subtree.data, values, span), span, depth)
-    return cast(tree.Statement, built.popitem()[1].value)
+            raise ObjectiveError([messages.too_deep(spans[-1])])
+        span = spans[0].to(spans[-1])
+        built[id(subtree)] = _node(rule, parts, span), span, depth
+    return cast(tree.Statement, built.popitem()[1][0])
 
 
 def _node(rule: str, parts: list[Any], span: Span) -> Any:

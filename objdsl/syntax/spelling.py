@@ -58,4 +58,4 @@ _CANONICAL = str.maketrans(_LETTERS | _SIGNS)
 
 def canonical(text: str) -> str:
     """The spelling of a name, a number or an operator in ASCII: `ε_low` is `eps_low`."""
-    return text.translate(_CANONICAL)
+    return text if text.isascii() else text.translate(_CANONICAL)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from objdsl.frozen import dataclass
 from objdsl.source import Source, Span
 from objdsl.syntax.tree import Comment
 

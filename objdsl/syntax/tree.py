@@ -6,9 +6,10 @@ Nodes are frozen; `span` is where they stand in the text and takes no part in eq
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
+from objdsl.frozen import dataclass
 from objdsl.source import Source, Span
 
 

@@ -23,12 +23,12 @@ the most.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from objdsl.analysis.estimator import Estimator
 from objdsl.analysis.expand import Sum, TooLarge, atom, ordered
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import Index, Indices
 from objdsl.ir.nodes import Binary, Column, Const, Expr, Length, Reduce, Unary, Where, topological

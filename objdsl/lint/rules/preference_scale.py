@@ -26,13 +26,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 
 from objdsl.analysis.expand import Expand, Sum, TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, Link
 from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.frozen import dataclass
 from objdsl.ir.nodes import Binary, Column, Expr, Param, Reduce, Unary, topological
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule
