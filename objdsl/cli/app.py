@@ -23,6 +23,14 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Other": ("env",),
 }
 
+# What checking and compiling do without: modules, and the extra that brings them.
+OPTIONAL = {
+    **dict.fromkeys(
+        ("torch", "transformers", "yaml", "matplotlib", "datasets", "safetensors", "peft"), "train"
+    ),
+    "vllm": "vllm",
+}
+
 
 class Commands(click.Group):
     """A group that imports a command when it is asked for it."""
@@ -68,6 +76,14 @@ class Commands(click.Group):
 
             show(error.diagnostics)
             sys.exit(2)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing not in OPTIONAL:
+                raise
+            raise click.ClickException(
+                f"this needs {missing}, which is not installed here: "
+                f"pip install 'objdsl[{OPTIONAL[missing]}]'"
+            ) from None
         except BrokenPipeError:
             # `objdsl ... | head`: the reader has seen enough. Python would complain while it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import click
 import pytest
 from click.testing import Result
 
-from objdsl.cli.app import SECTIONS, main
+from objdsl.cli.app import OPTIONAL, SECTIONS, main
 
 Run = Callable[..., Result]
 COMMANDS = [name for section in SECTIONS.values() for name in section]
@@ -74,3 +75,34 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
     done = subprocess.run(shell, shell=True, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith('"""grpo')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [(("audit", "grpo"), "torch"), (("train", "grpo"), "yaml"), (("bench", "grpo"), "torch")],
+)
+def test_what_is_not_installed_is_named_with_what_brings_it(
+    tmp_path: Path, arguments: tuple[str, ...], missing: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nsys.modules[{missing!r}] = None\n", encoding="utf-8"
+    )
+    made = subprocess.run(
+        [sys.executable, "-m", "objdsl", *arguments],
+        capture_output=True, encoding="utf-8", check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert made.returncode == 1 and made.stdout == ""
+    assert made.stderr == (
+        f"Error: this needs {missing}, which is not installed here: pip install 'objdsl[train]'\n"
+    )
+
+
+def test_optional_modules_are_what_the_extras_bring() -> None:
+    """Imports outside of the base dependencies, but for those that a command itself catches."""
+    from importlib.metadata import metadata, requires
+
+    assert set(OPTIONAL.values()) <= set(metadata("objdsl").get_all("Provides-Extra") or ())
+    extras = " ".join(one for one in requires("objdsl") or () if "extra ==" in one).lower()
+    for module in OPTIONAL:
+        assert {"yaml": "pyyaml"}.get(module, module) in extras
