@@ -7,7 +7,9 @@ import sys
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from zlib import crc32
 
+import lark
 from lark import Lark
 
 
@@ -16,8 +18,8 @@ def grammar() -> Lark:
     """The LALR parser of one statement.
 
     Its tables take ten times longer to compute than to read back, and every `objdsl check` would
-    pay for it, so they are kept in the user's cache. Lark computes them again when the grammar,
-    its own version or Python's changed, and when the cached file is missing or damaged.
+    pay for it, so they are kept in the user's cache. Lark computes them again when the cached file
+    is missing or damaged.
     """
     text = (files("objdsl.grammars") / "objective.lark").read_text(encoding="utf-8")
     # Every terminal is a word of its own (`order` is not `or der`), hence the basic lexer.
@@ -27,12 +29,15 @@ def grammar() -> Lark:
         lexer="basic",
         keep_all_tokens=True,
         maybe_placeholders=True,
-        cache=_cache_file() or False,
+        cache=_cache_file(text) or False,
     )
 
 
-def _cache_file() -> str | None:
-    """Where the tables are kept; None when there is no place that is the user's own."""
+def _cache_file(text: str) -> str | None:
+    """Where the tables of a grammar are kept; None when there is no place that is the user's own.
+
+    Environments with another Lark, Python or grammar take turns on one machine: each has a file.
+    """
     if sys.platform == "win32":
         home = os.environ.get("LOCALAPPDATA")
     else:
@@ -44,4 +49,5 @@ def _cache_file() -> str | None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
-    return str(folder / "grammar.lark-tables")
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return str(folder / f"grammar-{crc32(text.encode()):08x}-lark-{lark.__version__}-py{python}")

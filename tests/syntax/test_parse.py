@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from objdsl.source import Source
+from objdsl.syntax import grammar as grammar_module
 from objdsl.syntax import tree
 from objdsl.syntax.parse import parse, parse_expression
 from objdsl.syntax.spelling import canonical
@@ -173,14 +174,27 @@ def test_the_letters_of_names_are_those_that_have_a_spelling() -> None:
     assert all(canonical(letter) == letter for letter in others)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"damaged", b"\x80\x04."])
-def test_a_damaged_cache_is_replaced(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "objdsl" / "grammar.lark-tables"
-    if content is not None:
-        path.parent.mkdir()
-        path.write_bytes(content)
+@pytest.mark.parametrize("content", [b"", b"damaged", b"\x80\x04."])
+def test_a_damaged_cache_is_replaced(tmp_path: Path, content: bytes) -> None:
     assert parsed_in_a_new_process(tmp_path) == "1"
-    assert path.stat().st_size > 10_000
+    (path,) = (tmp_path / "objdsl").iterdir()  # nothing but the tables is left there
+    size = path.stat().st_size
+    assert size > 10_000
+    path.write_bytes(content)
+    assert parsed_in_a_new_process(tmp_path) == "1"
+    assert list((tmp_path / "objdsl").iterdir()) == [path] and path.stat().st_size == size
+
+
+def test_environments_do_not_take_turns_with_one_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    here = grammar_module._cache_file("start: A")
+    assert here == grammar_module._cache_file("start: A")
+    assert here != grammar_module._cache_file("start: B")
+    monkeypatch.setattr("lark.__version__", "0.0")
+    assert here != grammar_module._cache_file("start: A")
 
 
 def test_a_cache_is_not_needed(tmp_path: Path) -> None:
