@@ -37,7 +37,12 @@ _LAZY = ("Objective", "Output", "Step", "load", "loads")
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        from objdsl import objective
-
+        try:
+            from objdsl import objective
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            needed = f"objdsl.{name} needs PyTorch, which is not installed here"
+            raise ImportError(f"{needed}: pip install 'objdsl[train]'") from None
         return getattr(objective, name)
     raise AttributeError(f"module 'objdsl' has no attribute {name!r}")

@@ -144,6 +144,20 @@ print(sorted({"torch", "transformers", "numpy", "pydantic", "rich.console"} & {*
     assert _objdsl("-c", program, at=installed, cwd=tmp_path).strip().endswith("[]")
 
 
+def test_the_python_face_names_what_it_lacks(installed: Path, tmp_path: Path) -> None:
+    program = """
+import sys
+sys.modules["torch"] = None
+import objdsl
+try:
+    objdsl.load("grpo")
+except ImportError as error:
+    print(error)
+"""
+    said = _objdsl("-c", program, at=installed, cwd=tmp_path)
+    assert "objdsl.load needs PyTorch" in said and "pip install 'objdsl[train]'" in said
+
+
 def _objdsl(*arguments: str, at: Path, cwd: Path) -> str:
     # Isolated from the editable install that the tests themselves run on.
     return _run(sys.executable, *arguments, cwd=cwd, env={**os.environ, "PYTHONPATH": str(at)})
