@@ -41,6 +41,7 @@ from objdsl.ir.nodes import (
     BinaryOp,
     Clip,
     Column,
+    Const,
     Expr,
     Length,
     LogDist,
@@ -56,6 +57,8 @@ from objdsl.ir.nodes import (
     Top,
     Unary,
     UnaryOp,
+    Where,
+    topological,
 )
 from objdsl.ir.objective import (
     BUILT_IN_POLICIES,
@@ -87,8 +90,12 @@ FUNCTIONS: dict[str, int] = {
 REDUCTIONS = ("sum", "mean", "prod", "max", "min", "std", "pstd")
 SUBSETS = ("top", "pick")
 BINARY: dict[str, BinaryOp] = {
+    "+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow",
     "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne", "and": "and", "or": "or",
 }  # fmt: skip
+ALIASES = dict.fromkeys(("E", "avg", "average", "expectation"), "mean") | {"product": "prod"}
+"""What other notations call a reduction."""
+
 SAMPLING_NUMBERS = ("group", "temperature", "top_p", "top_k", "staleness")
 SAMPLING_FLAGS = ("keep_mask", "keep_routing", "experts")
 MAX_NODES = 20_000
@@ -245,12 +252,14 @@ class _Elaborator:
         header = next((s for s in file.statements if isinstance(s, tree.Header)), None)
         if header and header.base:
             if any(header.base.id == name for name, _ in bases) or header.base.id == header.name.id:
-                chain = " from ".join([*(name for name, _ in bases), header.base.id])
+                chain = " from ".join(
+                    [*([name for name, _ in bases] or [header.name.id]), header.base.id]
+                )
                 self._record(
                     "cyclic-base",
                     f"`{header.base.id}` starts from itself",
                     header.base.span,
-                    help=f"the chain is: {chain or header.name.id + ' from ' + header.base.id}",
+                    help=f"the chain is: {chain}",
                 )
                 raise ObjectiveError(self.errors)
             base = self.find(header.base.id, header.base.span)
@@ -284,6 +293,10 @@ class _Elaborator:
                     return
                 if self._is_reserved(name) or self._is_twice(("name", name.id), name.span, seen):
                     return
+                if isinstance(statement, tree.Def):
+                    own: dict[tuple[str, str], Span] = {}
+                    for argument in statement.arguments:
+                        self._is_twice(("name", argument.id), argument.span, own)
                 for table in (scope.lets, scope.defs, scope.params, scope.givens, scope.policies):
                     table.pop(name.id, None)  # an override may also change what kind of thing it is
                 match statement:
@@ -307,7 +320,7 @@ class _Elaborator:
                 if not self._is_twice(("keep", ""), statement.span, seen):
                     scope.keeps["keep"] = statement
             case tree.Goal():
-                what = "critic" if statement.critic else "policy"
+                what = "for the critic" if statement.critic else ""
                 if not self._is_twice(("goal", what), statement.span, seen):
                     scope.goals[statement.critic] = statement
 
@@ -333,10 +346,22 @@ class _Elaborator:
         if key not in seen:
             seen[key] = span
             return False
-        what = f"`{key[1]}` is" if key[0] == "name" else f"a second `{key[0]} {key[1]}`".rstrip()
-        message = f"{what} defined twice" if key[0] == "name" else f"{what} in one file"
+        match key:
+            case "name", name:
+                message, help = f"`{name}` is defined twice", ""
+            case "report", name:
+                message, help = f"`{name}` is reported twice", ""
+            case "option", name:
+                message, help = f"`sample` has the option `{name}` twice", ""
+            case "goal", whose:
+                message = " ".join(("a second goal", whose)).strip()
+                help = "an objective has one: add its terms, or subtract what is minimized"
+            case "keep", _:
+                message, help = "a second `keep`", "join the two conditions by `and`"
+            case keyword, _:
+                message, help = f"a second `{keyword}`", "one statement takes all options"
         self._record(
-            "duplicate-name", message, span,
+            "duplicate-name", message, span, help=help,
             labels=(Label(seen[key], "first here"),),
         )  # fmt: skip
         return True
@@ -413,8 +438,11 @@ class _Elaborator:
                 near_to=(policy, known),
             )  # fmt: skip
         values: dict[str, float | int | bool] = {}
+        seen: dict[tuple[str, str], Span] = {}
         for option in sample.options:
             name, value = option.name.id, option.value
+            if self._is_twice(("option", name), option.span, seen):
+                continue
             if name not in SAMPLING_NUMBERS and name not in SAMPLING_FLAGS:
                 self._fail(
                     "unknown-name", f"`sample` has no option `{name}`", option.span,
@@ -460,15 +488,23 @@ class _Elaborator:
     def _goal(self, goal: tree.Goal) -> Expr:
         verb = goal.sense + (" critic" if goal.critic else "")
         value = self._number(self._expr(goal.value), goal.value.span, verb)
-        trained = "V" if goal.critic else "pi"
-        if not value.live:
+        kinds = Column if goal.critic else (LogProb, LogDist)
+        if not any(isinstance(leaf, kinds) for leaf in _trained_leaves(value)):
+            trained = "V" if goal.critic else "pi"
+            appears = any(isinstance(node, kinds) and node.live for node in topological(value))
+            help = f"`{trained}` does not appear"
+            if appears and goal.critic:
+                help = "every path goes through `sg` or a comparison"
+            elif appears:
+                help = (
+                    "every path goes through `sg` or a comparison; multiply by `log(pi)`, or "
+                    "leave one ratio without `sg`"
+                )
+            elif value.live and not goal.critic:
+                help += "; the critic has a goal of its own: `minimize critic ...`"
             self._fail(
                 "no-gradient", f"no gradient reaches `{trained}`: training would do nothing",
-                goal.value.span,
-                help=f"`{trained}` does not appear"
-                if not value.current
-                else "every path goes through `sg` or a comparison; multiply by `log(pi)`, or "
-                "leave one ratio without `sg`",
+                goal.value.span, help=help,
             )  # fmt: skip
         return value
 
@@ -561,10 +597,11 @@ class _Elaborator:
         )  # fmt: skip
 
     def _known(self) -> list[str]:
+        """The names that stand for a value here."""
         scope = self.scope
         return [
             *self.frames[-1].values, *scope.lets, *self.params, *self.givens, *COLUMNS,
-            *BUILT_IN_POLICIES, *scope.policies, *scope.defs, *FUNCTIONS,
+            *BUILT_IN_POLICIES, *scope.policies,
         ]  # fmt: skip
 
     def _is_trained(self, policy: str) -> bool:
@@ -614,7 +651,12 @@ class _Elaborator:
                 return self._binary(op, left, right)
             case tree.Conditional(then, condition, otherwise):
                 a, b = self._expr(then), self._expr(otherwise)
-                return build.where(self._mask(self._expr(condition), condition.span), a, b)
+                m = self._mask(self._expr(condition), condition.span)
+                chosen = build.where(m, a, b)
+                if chosen.indices == union(m.indices, a.indices, b.indices):
+                    return chosen
+                both = a.boolean and b.boolean
+                return Where(m, a, b) if both else Where(m, build.real(a), build.real(b))
             case tree.Call():
                 return self._call(node)
             case tree.Indexed():
@@ -624,6 +666,15 @@ class _Elaborator:
 
     def _binary(self, op: str, left: tree.Expression, right: tree.Expression) -> Expr:
         a, b = self._expr(left), self._expr(right)
+        result = self._operator(op, a, b, left, right)
+        if result.indices == union(a.indices, b.indices):
+            return result
+        # `pi / pi` is 1, and still a value for each token: indices come from what is written.
+        return Binary(BINARY[op], build.real(a), build.real(b))
+
+    def _operator(
+        self, op: str, a: Expr, b: Expr, left: tree.Expression, right: tree.Expression
+    ) -> Expr:
         match op:
             case "and" | "or":
                 a, b = self._mask(a, left.span), self._mask(b, right.span)
@@ -661,6 +712,13 @@ class _Elaborator:
                 self._fail(
                     "wrong-arguments", f"`{name}` needs the indices that it runs over",
                     call.span, help=f"`{name}[t] ...`",
+                )  # fmt: skip
+            if name in ALIASES:
+                self._no_reduction(call.function)
+            if name in self._known() or name == "t":
+                self._fail(
+                    "wrong-arguments", f"`{name}` is a value, not a function", call.function.span,
+                    help="a product is written with `*`",
                 )  # fmt: skip
             self._fail(
                 "unknown-name", f"there is no function `{name}`", call.function.span,
@@ -709,8 +767,13 @@ class _Elaborator:
     def _inline(self, function: tree.Def, call: tree.Call) -> Expr:
         name = function.name.id
         self._check_arguments(call, len(function.arguments))
-        if any(name + "()" == other for other, _ in self.open):
-            self._fail("cyclic-binding", f"the function `{name}` calls itself", call.span)
+        names = [other for other, _ in self.open]
+        if name + "()" in names:
+            cycle = [*names[names.index(name + "()") :], name + "()"]
+            self._fail(
+                "cyclic-binding", f"the function `{name}` calls itself", call.span,
+                help="the cycle is " + " -> ".join(cycle),
+            )  # fmt: skip
         args = [self._expr(argument) for argument in call.arguments]
         bound = {a.id: value for a, value in zip(function.arguments, args, strict=True)}
         self.open.append((name + "()", call.span))
@@ -737,6 +800,11 @@ class _Elaborator:
                 f"`{name}[t] (-x)`",
             )  # fmt: skip
         is_word = [index.id for index in binder.indices] == ["v"] and binder.condition is None
+        if name in self.frames[-1].values and is_word:
+            self._fail(
+                "wrong-index", f"`{name}` is an argument here, a value without words", node.span,
+                help="the distribution of a policy is an argument of its own: `f(pi, pi[v])`",
+            )  # fmt: skip
         if name in policies and is_word:
             return build.exp(LogDist(name, self._is_trained(name)))
         if name in policies:
@@ -756,10 +824,7 @@ class _Elaborator:
         if op in SUBSETS:
             return self._subset(node)
         if op not in REDUCTIONS:
-            self._fail(
-                "unknown-name", f"there is no reduction `{op}`", node.operator.span,
-                near_to=(op, [*REDUCTIONS, *SUBSETS]), help="known are: " + ", ".join(REDUCTIONS),
-            )  # fmt: skip
+            self._no_reduction(node.operator)
         if len(node.operands) != 1:
             self._fail("wrong-arguments", f"`{op}` works on one value", node.span)
         if binder.relation is not None:
@@ -775,6 +840,14 @@ class _Elaborator:
             return build.exp(Reduce("sum", over, x.x, mask))
         operator: ReduceOp = op  # type: ignore[assignment]
         return Reduce(operator, over, x, mask)
+
+    def _no_reduction(self, operator: tree.Name) -> NoReturn:
+        name = operator.id
+        self._fail(
+            "unknown-name", f"there is no reduction `{name}`", operator.span,
+            near_to=(ALIASES.get(name, name), [*REDUCTIONS, *SUBSETS]),
+            help="known are: " + ", ".join(REDUCTIONS),
+        )  # fmt: skip
 
     def _over(
         self, binder: tree.Binder, op: str, x: Expr, mask: Expr | None, body: tree.Expression
@@ -798,20 +871,35 @@ class _Elaborator:
         left = remove(whole, over)
         if left != whole[: len(left)]:
             inner = [index for index in whole[whole.index(over[0]) :] if index not in over]
-            reduced = " ".join(f"`mean[{index}]`" for index in reversed(inner))
+            reduced = " ".join(f"mean[{index}]" for index in inner)
+            guilty, place = text, body.span
+            if binder.condition is not None and carried != x.indices:
+                guilty, place = _shown(binder.condition), binder.condition.span
             self._fail(
                 "wrong-index",
-                f"{text} still varies along {written(tuple(inner))}, which lies inside "
-                f"`{over[0]}`",
-                body.span,
+                f"{guilty} still varies along {written(tuple(inner))}, which "
+                f"lie{'s' if len(inner) == 1 else ''} inside `{over[0]}`",
+                place,
                 labels=(Label(binder.span, f"`{op}` runs over `{written(over)}`"),),
-                help=f"reduce it first, by {reduced}, or name it in the brackets too",
+                help=f"reduce it first, `{reduced} ...`, or name "
+                f"{'it' if len(inner) == 1 else 'them'} in the brackets too",
             )  # fmt: skip
         return over
 
     def _running(self, op: str, node: tree.Reduction, relation: tree.Relation) -> Expr:
-        body = node.operands[0]
-        bound, index = relation.bound, self._index(relation.index)
+        body, bound = node.operands[0], relation.bound
+        if bound.id in MEANING and relation.index.id not in MEANING:
+            mirrored = relation.op.translate(str.maketrans("<>", "><"))
+            self._fail(
+                "wrong-index", "the index that runs stands first", node.binder.span,
+                help=f"write `{op}[{relation.index.id} {mirrored} {bound.id}]`",
+            )  # fmt: skip
+        index = self._index(relation.index)
+        if bound.id in self._known() or bound.id in MEANING:
+            self._fail(
+                "reserved-name", f"`{bound.id}` already has a meaning", bound.span,
+                help="the index that runs needs a name of its own: `j != i`, `s >= t`",
+            )  # fmt: skip
         if node.binder.condition is not None:
             self._fail(
                 "wrong-arguments", "a condition cannot stand after a relation",
@@ -861,6 +949,8 @@ class _Elaborator:
         x, fraction = self._expr(first), self._expr(second)
         if fraction.indices != SCALAR or fraction.current:
             self._fail("wrong-type", "a fraction is one number", second.span)
+        if isinstance(fraction, Const) and not 0 <= fraction.value <= 1:
+            self._fail("outside-domain", "a fraction lies between 0 and 1", second.span)
         value = build.real(x) if op == "top" else self._mask(x, first.span)
         over = self._over(binder, op, value, None, first)
         if value.indices != over_to(over) or value.indices == WORD:
@@ -935,6 +1025,18 @@ class _Elaborator:
         raise _Poisoned
 
 
+def _trained_leaves(value: Expr) -> Iterator[Expr]:
+    """The trained leaves that a gradient reaches from a value."""
+    seen, waiting = {value}, [value]
+    while waiting:
+        node = waiting.pop()
+        if node.live and not node.children:
+            yield node
+        below = [child for child in node.children if child.live and child not in seen]
+        seen.update(below)
+        waiting += below
+
+
 def _located(expr: Expr, span: Span) -> Expr:
     """The node with its place, if it has none yet. Leaves may be shared, so they are copied."""
     if expr.span is not None:
@@ -966,6 +1068,8 @@ def _reduce_hint(have: Indices, want: Indices) -> str:
     if not extra:
         return "it is the same for all of them"
     nested = " ".join(f"mean[{index}]" for index in extra)
+    if len(extra) == 1:
+        return f"reduce it: `{nested} ...`"
     return f"reduce it: `{nested} ...`, or `mean[{','.join(extra)}] ...` with one denominator"
 
 

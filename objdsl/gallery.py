@@ -96,6 +96,11 @@ def base(name: str, span: Span) -> Source:
     if name in names():
         return bundled(name)
     guess = near(name, {*names(), *local})
+    help = f"looked for {name}{SUFFIX} beside this file, and in the gallery"
+    if name == PRELUDE:
+        help = "it holds functions, which every file has without naming it"
+    elif guess:
+        help = f"did you mean `{guess}`?"
     raise ObjectiveError(
         [
             Diagnostic(
@@ -104,9 +109,7 @@ def base(name: str, span: Span) -> Source:
                 Severity.ERROR,
                 f"there is no objective `{name}`",
                 span,
-                help=f"did you mean `{guess}`?"
-                if guess
-                else f"looked for {name}{SUFFIX} beside this file, and in the gallery",
+                help=help,
             )
         ]
     )

@@ -159,7 +159,10 @@ def div(a: Expr, b: Expr) -> Expr:
 def power(a: Expr, b: Expr) -> Expr:
     match a, b:
         case Const(p), Const(q) if p > 0:
-            return const(p**q)
+            try:
+                return const(p**q)
+            except OverflowError:
+                return const(math.inf)
         case _, Const(1.0):
             return a
         case _, Const(0.0):

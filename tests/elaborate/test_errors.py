@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from objdsl import driver
 from objdsl.diagnostic import ObjectiveError
@@ -55,6 +57,23 @@ BROKEN = {
     "several": "A = rewrd\nB = mean[t] reward\nmaximize mean[p,i] (A * B * pi)",
     "unknown base": f"objective mine from grop\n{GOOD}",
     "domain of an unknown column": f"given rewards in {{0, 1}}\n{GOOD}",
+    "value as a function": f"A = reward(2)\n{GOOD}",
+    "functions of each other": f"def f(x) = g(x)\ndef g(x) = f(x)\nA = f(1)\n{GOOD}",
+    "base of itself": f"objective mine from mine\n{GOOD}",
+    "prelude as a base": f"objective mine from std\n{GOOD}",
+    "argument twice": f"def f(x, x) = x\n{GOOD}",
+    "distribution of an argument": f"def f(pi) = sum[v] pi[v]\nA = sum[p,i,t] f(old)\n{GOOD}",
+    "reported twice": f"report x = sum[p,i] reward\nreport x = mean[p,i] reward\n{GOOD}",
+    "sampled twice": f"sample from mu: group 8\nsample from mu: top_p 1\n{GOOD}",
+    "kept twice": f"keep p where std[i] reward > 0\nkeep p where mean[i] reward < 1\n{GOOD}",
+    "option twice": f"sample from mu: group 8, group 4\n{GOOD}",
+    "fraction": f"M = top[p,i,t](old, 20)\n{GOOD}",
+    "index that runs to itself": f"A = reward - mean[i != i] reward\n{GOOD}",
+    "index that runs, named as a value": f"s = pi / old\nA = sum[s >= t] old\n{GOOD}",
+    "index that runs, behind": f"A = sum[t <= s] old\n{GOOD}",
+    "condition with an inner index": f"A = mean[i | old > 0.5] reward\n{GOOD}",
+    "policy without gradient": "maximize mean[p,i,t] (V * reward)",
+    "critic without gradient": f"{GOOD}\nminimize critic mean[p,i,t] log(pi)^2",
 }
 
 
@@ -93,6 +112,51 @@ def test_a_base_is_changed_by_name() -> None:
     assert mine.digest != plain.digest
     assert {param.name: param.default for param in mine.params}["eps"] == 0.1
     assert plain.digest == driver.compile_source(Source("h.obj", "objective h from grpo\n")).digest
+
+
+_LEAVES = {"0": 0, "1": 0, "|y|": 2, "reward": 2, "truncated": 2, "pi": 3, "old": 3, "t": 3}
+
+
+@st.composite
+def _typed(draw: st.DrawFn, depth: int = 4) -> tuple[str, int]:
+    """An expression in brackets, and how many of the indices `p, i, t` stand in it."""
+    if depth == 0 or draw(st.booleans()):
+        return draw(st.sampled_from(sorted(_LEAVES.items())))
+    (a, m), (b, n), (c, k) = (draw(_typed(depth - 1)) for _ in range(3))
+    form = draw(st.sampled_from(["{} + {}", "{} - {}", "{} * {}", "{} / {}", "{} ^ {}", "{} > {}"]))
+    if draw(st.booleans()):
+        return f"({a} if {c} > 0 else {b})", max(m, n, k)
+    b, n = draw(st.sampled_from([(b, n), (a, m)]))  # what is equal, or 0, is made simpler
+    return f"({form.format(a, b)})", max(m, n)
+
+
+@given(_typed())
+def test_a_value_has_the_indices_that_are_written(typed: tuple[str, int]) -> None:
+    """However simple it becomes: `pi - pi` is 0 for each token."""
+    text, many = typed
+    over = "pit"[:many]
+    if over:
+        text = f"sum[{','.join(over)}] {text if text[0] == '(' else f'({text})'}"
+    source = Source("file.obj", f"report x = {text}\n{GOOD}\n")
+    report = driver.compile_source(source).reports[0]
+    assert report.value.indices == ()
+
+
+_NUMBERS = st.recursive(
+    st.sampled_from(["0", "1", "0.5", "2", "1e-300", "1e308", "inf"]),
+    lambda x: st.one_of(
+        st.builds("({} {} {})".format, x, st.sampled_from("+-*/^"), x),
+        st.builds("{}({})".format, st.sampled_from(["-", "exp", "log", "sqrt", "sigmoid"]), x),
+    ),
+    max_leaves=6,
+)
+
+
+@given(_NUMBERS)
+def test_whatever_numbers_make_is_a_number(text: str) -> None:
+    """Too large is infinite, undefined is NaN, as it is for the evaluators: no text breaks off."""
+    source = Source("file.obj", f"report x = {text}\n{GOOD}\n")
+    assert driver.torch_source(driver.compile_source(source))
 
 
 def test_doubling_functions_end_quickly() -> None:
