@@ -933,8 +933,14 @@ class _Elaborator:
                 return Scan(relation.op, x)
             case "mean":
                 return build.div(Scan(relation.op, x), _reached(relation.op))
-            case "prod":
+            case "prod" if build.bounds(x)[0] >= 0:
                 return build.exp(Scan(relation.op, build.log(x)))
+            case "prod":
+                self._fail(
+                    "wrong-type",
+                    f"a running product is kept in log space, and {_shown(body)} may be negative",
+                    body.span, help="a ratio never is, nor is `exp(x)` or `max(x, 0)`",
+                )  # fmt: skip
         self._fail(
             "wrong-arguments", f"there is no running `{op}`", node.span,
             help="`sum`, `mean` and `prod` can run along the tokens",

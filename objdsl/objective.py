@@ -262,7 +262,7 @@ class Objective:
         dtype = next(iter(live.values())).dtype
         with torch.no_grad():
             arguments = {**whole.arguments(function.inputs, dtype), **live}
-            found = compiled.couple(**arguments, **self._params(function.inputs))
+            found = self._computed(compiled.couple, **arguments, **self._params(function.inputs))
         coupled = replace(whole.with_values(found, function.outputs, dtype), coupled=True)
         return coupled if share is None else share.own(coupled)
 
@@ -496,7 +496,9 @@ class Objective:
             compiled = helper._program(step.layout)
             prepare = compiled.program.prepare
             arguments = step.arguments(prepare.inputs, dtype)
-            stored = compiled.prepare(**arguments, **helper._params(prepare.inputs))
+            stored = helper._computed(
+                compiled.prepare, **arguments, **helper._params(prepare.inputs)
+            )
             step.helped[key] = step.with_values(stored, prepare.outputs, dtype)
         return step.helped[key]
 
@@ -539,13 +541,23 @@ class Objective:
             **{name: x for name, x in inputs.items() if name in wanted},
             **self._params(program.objective.inputs),
         }
-        value, weights, reports = self._function(step.layout)(**arguments)
+        value, weights, reports = self._computed(self._function(step.layout), **arguments)
         if value.device.type == "cpu" and value.isnan():
             step.find_nan(inputs)
         for name, x in inputs.items():
             if name in weights:
                 weights[name] = weights[name].to(x.dtype).expand(x.shape)
         return value, weights, {k: v for k, v in reports.items() if k not in silent}
+
+    def _computed(self, function: Any, **arguments: Any) -> Any:
+        """What an emitted function says. What it makes of parameters alone are Python's numbers,
+        which break off where tensors go on with inf or NaN."""
+        try:
+            return function(**arguments)
+        except (ArithmeticError, ValueError) as error:
+            params = ", ".join(f"{name} = {value:g}" for name, value in self.params.items())
+            at = f" at {params}" if params else ""
+            raise ValueError(f"{self.name} cannot be computed{at}: {error}") from error
 
     def _function(self, layout: Layout) -> Any:
         if not self._compile:
@@ -724,7 +736,8 @@ class Objective:
         compiled = self._program(step.layout)
         with torch.no_grad():
             arguments = step.arguments(compiled.program.prepare.inputs, dtype)
-            stored = compiled.prepare(**arguments, **self._params(compiled.program.prepare.inputs))
+            params = self._params(compiled.program.prepare.inputs)
+            stored = self._computed(compiled.prepare, **arguments, **params)
         return step.with_values(stored, compiled.program.prepare.outputs, dtype)
 
     def _check_prompts(self, step: Step) -> None:

@@ -245,6 +245,8 @@ class TorchWriter(Writer):
                 return self._extremum(node), ATOM
             case Binary("and" | "or" as op, a, b) if self._isnumber(a) and self._isnumber(b):
                 return f"({self._at(a, here, ATOM)} {op} {self._at(b, here, ATOM)})", ATOM
+            case Binary("pow", a, b) if self._isnumber(a) and self._isnumber(b):
+                return f"math.pow({self._at(a, here)}, {self._at(b, here)})", ATOM
             case Binary("pow", a, b):
                 return f"{self._at(a, here, POWER + 1)}**{self._at(b, here, ATOM)}", POWER
             case Binary():

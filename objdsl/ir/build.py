@@ -376,6 +376,11 @@ def _bounds(x: Expr, known: Mapping[Expr, tuple[float, float]]) -> tuple[float, 
             return known[inner]
         case Clip(_, lo, hi):
             return known[lo][0], known[hi][1]
+        case Where(_, a, b):
+            (p, q), (r, s) = known[a], known[b]
+            return min(p, r), max(q, s)
+        case Binary("pow", a, _) if known[a][0] >= 0:
+            return 0.0, inf
     return -inf, inf
 
 

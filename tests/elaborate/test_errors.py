@@ -71,6 +71,7 @@ BROKEN = {
     "index that runs to itself": f"A = reward - mean[i != i] reward\n{GOOD}",
     "index that runs, named as a value": f"s = pi / old\nA = sum[s >= t] old\n{GOOD}",
     "index that runs, behind": f"A = sum[t <= s] old\n{GOOD}",
+    "running product of what may be negative": f"A = prod[s <= t] (old - ref)\n{GOOD}",
     "condition with an inner index": f"A = mean[i | old > 0.5] reward\n{GOOD}",
     "policy without gradient": "maximize mean[p,i,t] (V * reward)",
     "critic without gradient": f"{GOOD}\nminimize critic mean[p,i,t] log(pi)^2",
