@@ -26,6 +26,7 @@ _DIRECTION = {
     Direction.REWEIGHTED: "that of the expected reward for each prompt; prompts weigh differently",
     Direction.BIASED: "not that of the expected reward",
     Direction.SHAPED: "that of the expected reward, and of what else the objective asks for",
+    Direction.REVERSED: "away from higher rewards: the sign is turned",
     Direction.NONE: "no reward has a part in it",
     Direction.UNKNOWN: "too large a formula to say",
 }

@@ -15,12 +15,24 @@ same for every response and token, and nothing else changes with the response (d
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import replace
 from enum import Enum
 from functools import cached_property
 
 from objdsl.analysis.dependence import Dependence, Elsewhere, Level, depends
-from objdsl.analysis.expand import Expand, Factors, Sum, TooLarge, atom, ordered
+from objdsl.analysis.expand import (
+    GROUP,
+    PROMPTS,
+    RESPONSES,
+    Expand,
+    Factors,
+    Sum,
+    TooLarge,
+    atom,
+    interval,
+    ordered,
+)
 from objdsl.frozen import dataclass
 from objdsl.ir.build import count, real
 from objdsl.ir.nodes import (
@@ -84,6 +96,7 @@ class Direction(Enum):
     REWEIGHTED = "the same for each prompt; prompts weigh differently"
     BIASED = "another one"
     SHAPED = "the gradient of the expected reward and of further terms"
+    REVERSED = "down that of the expected reward, or of one that is weighted"
     NONE = "no reward has an effect"
     UNKNOWN = "too large to be read"
 
@@ -175,11 +188,41 @@ class Estimator:
             return Direction.UNKNOWN
         if not self.of(Kind.SIGNAL) and not self.bends:
             return Direction.NONE
+        if self.falls:
+            return Direction.REVERSED
         if self.bends:
             return Direction.BIASED
         if self.of(Kind.SHAPING, Kind.PENALTY):
             return Direction.SHAPED
         return Direction.REWEIGHTED if self.prompt_weights else Direction.EXACT
+
+    @cached_property
+    def falls(self) -> bool:
+        """Whether the own reward stands in the weight with a minus, whatever the data: what is
+        trained lowers rewards, or what a bent gradient takes for them."""
+        totals: defaultdict[Factors, float] = defaultdict(float)
+        for term in self.of(Kind.SIGNAL):
+            coefficient, varying = self.sized(term)
+            totals[frozenset((f.base, f.exponent) for f in varying)] += coefficient
+        positive = all(interval(Sum({factors: 1.0}))[0] >= 0 for factors in totals)
+        return bool(totals) and positive and max(totals.values()) < 0
+
+    def sized(self, term: Term) -> tuple[float, tuple[Factor, ...]]:
+        """A product with the sizes of the step as numbers, and what is left of its factors: of `R -
+        R / G` there is less than of `R`, and not one thing added and another taken away."""
+        coefficient, varying = term.coefficient, []
+        for factor in term.factors:
+            size = self._sizes.get(factor.base)
+            if size is None:
+                varying.append(factor)
+            else:
+                coefficient *= size**factor.exponent
+        return coefficient, tuple(varying)
+
+    @cached_property
+    def _sizes(self) -> dict[Expr, float]:
+        group = float(self.objective.sampling.group or 2)
+        return {GROUP: group, PROMPTS: 2.0, RESPONSES: 2.0 * group}
 
     def binary(self, factor: Factor) -> bool:
         """Whether it depends on nothing but rewards of a group that are 0 or 1.

@@ -658,7 +658,25 @@ def _between(x: Expr) -> tuple[float, float]:
             return _between(inner)
         case Position():
             return 1.0, math.inf
+        case Scan(_, inner, None | Const()) | Others(_, inner) if _between(inner)[0] >= 0:
+            return 0.0, math.inf
+        case Binary("add"):
+            ends = [_between(part) for part in _summands(x)]
+            return sum(low for low, _ in ends), sum(high for _, high in ends)
+        case Binary("mul", Const(c), y) if c >= 0:
+            low, high = _between(y)
+            return _times(c, low), _times(c, high)
     return bounds(x)
+
+
+def _summands(x: Expr) -> Iterator[Expr]:
+    stack = [x]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Binary) and node.op == "add":
+            stack += [node.b, node.a]
+        else:
+            yield node
 
 
 def _raised(p: float, q: float, exponent: float) -> tuple[float, float]:

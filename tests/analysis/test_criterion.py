@@ -104,6 +104,16 @@ def residuals(text: str) -> tuple[float, float]:
     return one.residual, two.residual
 
 
+def test_a_sign_that_is_turned_is_seen() -> None:
+    """Of every objective that raises rewards, and of none before."""
+    for text in random.Random(3).sample(objectives(), 60):
+        (estimator,) = Facts(objdsl.loads(text).formula).estimators
+        (turned,) = Facts(objdsl.loads(text.replace("maximize", "minimize")).formula).estimators
+        assert estimator.direction is not Direction.REVERSED, text
+        if estimator.direction in (Direction.EXACT, Direction.REWEIGHTED):
+            assert turned.direction is Direction.REVERSED, text
+
+
 @pytest.mark.parametrize("part", range(8))
 def test_what_is_proven_is_measured(part: int) -> None:
     sample = random.Random(7).sample(objectives(), 320)[part::8]

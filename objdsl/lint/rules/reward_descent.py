@@ -1,0 +1,45 @@
+"""The sign is turned: training lowers the reward.
+
+**What.** The own reward stands in the weight `w = dJ / dlog pi` with a minus: what was to be
+maximised is minimised, an advantage is `mean - reward`, a loss has lost its sign.
+
+**Why.** The weight of the own reward is negative for every response, so the expected gradient
+points away from that of the expected reward, whatever else there is to say of it.
+
+**Fine if** the column is a cost.
+
+**Example.**
+
+    minimize mean[p,i] sum[t] (A * pi / old)
+
+**Instead.** `maximize`, or a minus in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.estimator import SIGNAL
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Column, topological
+from objdsl.lint.places import entry
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("reward-descent", "OBJ510", Severity.ERROR)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for estimator in facts.rewarded:
+        if estimator.falls:
+            nodes = topological(facts.objective.goal)
+            reward = next(n for n in nodes if isinstance(n, Column) and n.name == SIGNAL)
+            yield rule.finding(
+                "the sign is turned: training lowers the reward",
+                reward.span,
+                under="the higher, the less likely its response becomes",
+                labels=entry(facts),
+                weight=f"w = {facts.written(estimator.weight)}",
+                gradient="away from that of the expected reward",
+                help="turn the sign: `maximize` for `minimize`, or a minus in front",
+                fine_if="the column is a cost",
+            )
