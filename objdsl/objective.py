@@ -43,8 +43,8 @@ from objdsl.ir.nodes import Expr, LogProb, Position, Reduce, Scan, Shift, Stop
 from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.objective import Sampling
 from objdsl.plan import BUDGET, Schedule, plan
-from objdsl.source import Source
 from objdsl.step import Share, Step, cleaned, mask_of
+from objdsl.syntax.read import written
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -166,6 +166,15 @@ class Objective:
         """Whether value, weights or reports of some rows depend on the current policy's
         log-probabilities of others."""
         return self._program("padded").couple is not None
+
+    @cached_property
+    def early(self) -> frozenset[str]:
+        """The columns that `prepare` or `couple` compute with; all others matter only when the
+        rows themselves are evaluated."""
+        program = self._program("padded").program
+        functions = [program.prepare, *([program.couple] if program.couple else [])]
+        read = {one.name for function in functions for one in function.inputs}
+        return frozenset(read & self.columns.keys())
 
     @cached_property
     def digest(self) -> str:
@@ -499,7 +508,8 @@ class Objective:
             stored = helper._computed(
                 compiled.prepare, **arguments, **helper._params(prepare.inputs)
             )
-            step.helped[key] = step.with_values(stored, prepare.outputs, dtype)
+            helped = step.with_values(stored, prepare.outputs, dtype)
+            step.helped[key] = replace(helped, objective=helper.digest)
         return step.helped[key]
 
     def _part(
@@ -581,16 +591,29 @@ class Objective:
     def _trained(
         self, step: Step, log_pi: Tensor | None, others: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
+        if not isinstance(step, Step):
+            raise TypeError(f"a step is what `prepare` returns, not {type(step).__name__}")
+        if step.objective != self.digest:
+            raise ValueError(
+                f"this step was prepared by another objective than {self!r}: each stores what it "
+                "needs itself, at its own hyper-parameters"
+            )
         given = dict(others) if log_pi is None else {"log_pi": log_pi, **others}
         found = {}
         for name in self.live:
             if name not in given:
                 raise ValueError(f"{self.name} needs the trained input {name!r}")
             x = given[name]
-            wanted = step.mask.shape if step.layout == "padded" else (int(step.lengths.sum()),)
-            if tuple(x.shape[: len(wanted)]) != tuple(wanted) or not x.is_floating_point():
+            words = self.columns[name].indices == WORD
+            padded = step.layout == "padded"
+            wanted = [*step.mask.shape] if padded else [int(step.lengths.sum())]
+            shape = f"[{', '.join([*map(str, wanted), *('V' * words)])}]"
+            if not isinstance(x, Tensor):
+                raise ValueError(f"{name} must be a float tensor {shape}, not {type(x).__name__}")
+            fits = list(x.shape[: x.dim() - words]) == wanted
+            if not fits or not x.is_floating_point():
                 raise ValueError(
-                    f"{name} must be a float tensor {list(wanted)}, not {x.dtype} {list(x.shape)}"
+                    f"{name} must be a float tensor {shape}, not {x.dtype} {list(x.shape)}"
                 )
             found[name] = x
         return found
@@ -631,7 +654,7 @@ class Objective:
         if not bool((size > 0).all()):
             empty = int((size <= 0).nonzero()[0])
             raise ValueError(f"response {empty} is empty: it has no token, not even EOS")
-        ids = torch.as_tensor(prompt, device=size.device)
+        ids = _tensor("prompt", prompt, size.device)
         if ids.shape != size.shape:
             raise ValueError(
                 f"prompt must be [{len(size)}], an id for each response, not {list(ids.shape)}"
@@ -647,6 +670,8 @@ class Objective:
         given = {name: _tensor(name, x, mask.device) for name, x in columns.items()}
         if dtype is None:
             dtype = _wide(*(x for x in given.values() if x.is_floating_point()))
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a float type, not {dtype}")
         for name, column in self.columns.items():
             if column.trained or (name == "noise" and name not in given):
                 continue
@@ -738,6 +763,7 @@ class Objective:
             arguments = step.arguments(compiled.program.prepare.inputs, dtype)
             params = self._params(compiled.program.prepare.inputs)
             stored = self._computed(compiled.prepare, **arguments, **params)
+        step = replace(step, objective=self.digest)
         return step.with_values(stored, compiled.program.prepare.outputs, dtype)
 
     def _check_prompts(self, step: Step) -> None:
@@ -786,12 +812,12 @@ def load(name: str | Path, **params: float) -> Objective:
 
 def loads(text: str, **params: float) -> Objective:
     """An objective from its text."""
-    return Objective(driver.compile_source(Source("<string>", text)), params)
+    return Objective(driver.compile_source(written("<string>", text)), params)
 
 
-def _wide(*tensors: Tensor | None) -> torch.dtype:
+def _wide(*tensors: Any) -> torch.dtype:
     """The widest type, and float32 at least: narrower sums over a response lose its tokens."""
-    types = (x.dtype for x in tensors if x is not None)
+    types = (x.dtype for x in tensors if isinstance(x, Tensor))
     return reduce(torch.promote_types, types, torch.float32)
 
 
@@ -799,4 +825,4 @@ def _tensor(name: str, x: Any, device: torch.device) -> Tensor:
     try:
         return torch.as_tensor(x, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"the column {name!r} is not a tensor: {error}") from error
+        raise ValueError(f"{name!r} cannot be made a tensor: {error}") from error

@@ -31,6 +31,7 @@ class Step:
         share: which of the step's rows these are, where every rank has its own.
         origin: the step that these rows were taken from, and which of its rows they are.
         helped: what the objective found out about the whole step on the way.
+        objective: the digest of the objective that prepared it.
     """
 
     layout: Layout
@@ -45,6 +46,7 @@ class Step:
     share: Share | None = field(default=None, repr=False)
     origin: tuple[Step, Rows] | None = field(default=None, repr=False)
     helped: dict[str, Step] = field(default_factory=dict, repr=False)
+    objective: str = ""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -53,6 +55,7 @@ class Step:
         """Some of the rows. In the packed layout the tokens follow the rows, in their order."""
         if not isinstance(rows, slice):
             rows = torch.as_tensor(rows, device=self.lengths.device)
+            rows = rows if rows.numel() else rows.long()  # an empty list has no type
             if rows.dtype == torch.bool:
                 rows = rows.nonzero().squeeze(-1)
         picked = self.tokens_of(rows) if self.layout == "packed" else rows

@@ -144,7 +144,9 @@ def test_an_unknown_name_has_a_near_one() -> None:
         ({"log_old": torch.zeros(4, 4)}, r"the column 'log_old' .* must be \[4, 5\], not \[4, 4\]"),
         ({"reward": torch.zeros(4, 1)}, r"'reward' .* must be \[4\], not \[4, 1\]"),
         ({"reward": torch.zeros(4, dtype=torch.complex64)}, "must hold real numbers"),
-        ({"reward": "none"}, "'reward' is not a tensor"),
+        ({"reward": "none"}, "'reward' cannot be made a tensor"),
+        ({"prompt": ["a", "a", "b", "b"]}, "'prompt' cannot be made a tensor"),
+        ({"dtype": torch.int64}, "dtype must be a float type"),
         ({"reward": torch.tensor([0, float("nan"), 0, 0])}, r"'reward' is NaN at \[1\]"),
         ({"mask": torch.zeros(4, 5, dtype=torch.bool)}, "response 0 is empty"),
         ({"mask": torch.ones(4)}, r"mask must be \[N, T\]"),
@@ -172,11 +174,44 @@ def test_a_nan_in_a_live_token_is_refused_and_in_padding_ignored() -> None:
         objective(log_pi, step)
 
 
+@pytest.mark.parametrize(
+    "other", [objdsl.load("reinforce"), objdsl.load("dapo"), objdsl.load("grpo", eps=0.1)], ids=repr
+)
+def test_a_step_belongs_to_the_objective_that_prepared_it(other: objdsl.Objective) -> None:
+    step = objdsl.load("grpo").prepare(**grpo_columns())
+    for part in (step, step[:2]):
+        with pytest.raises(ValueError, match="prepared by another objective than <objdsl"):
+            other(torch.zeros(part.mask.shape), part)
+    with pytest.raises(TypeError, match="a step is what `prepare` returns, not dict"):
+        other(torch.zeros(4, 5), grpo_columns())  # type: ignore[arg-type]
+
+
+def test_no_rows_are_a_part_of_a_step() -> None:
+    objective = objdsl.load("grpo")
+    out = objective(torch.zeros(0, 5), objective.prepare(**grpo_columns())[[]])
+    assert out.value == 0
+
+
+def test_a_text_may_come_from_any_editor() -> None:
+    plain = "# \N{GREEK SMALL LETTER PI}\nobjective x\n\nmaximize mean[p,i,t] (reward * log(pi))\n"
+    digests = {
+        objdsl.loads(mark + plain.replace("\n", end)).digest
+        for mark in ("", "\ufeff")
+        for end in ("\n", "\r\n", "\r")
+    }
+    assert len(digests) == 1
+
+
 def test_trained_inputs_are_checked() -> None:
     objective = objdsl.load("grpo")
     step = objective.prepare(**grpo_columns())
     with pytest.raises(ValueError, match=r"log_pi must be a float tensor \[4, 5\]"):
         objective(torch.zeros(4, 6), step)
+    for wrong in ([[0.0] * 5] * 4, torch.zeros(4, 5).numpy(), torch.zeros(4, 5, 1)):
+        with pytest.raises(ValueError, match=r"log_pi must be a float tensor \[4, 5\]"):
+            objective(wrong, step)
+        with pytest.raises(ValueError, match=r"log_pi must be a float tensor \[4, 5\]"):
+            objective(wrong, **grpo_columns())
     with pytest.raises(ValueError, match="needs the trained input 'log_pi'"):
         objective(step=step)
     with pytest.raises(ValueError, match="unknown input 'value'"):

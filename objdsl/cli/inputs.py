@@ -11,6 +11,7 @@ import click
 
 from objdsl.gallery import SUFFIX, find
 from objdsl.source import Source
+from objdsl.syntax.read import read_from
 
 STDIN = "-"
 
@@ -54,7 +55,7 @@ def text(name: str) -> Source:
         ObjectiveError: the file is not text, or not an objective at all.
     """
     if name == STDIN:
-        return Source("<stdin>", sys.stdin.read())
+        return read_from(sys.stdin.buffer, "<stdin>")
     try:
         return find(name)
     except FileNotFoundError as error:

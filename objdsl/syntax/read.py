@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 from objdsl.diagnostic import ObjectiveError
 from objdsl.source import Source, Span
@@ -51,20 +52,35 @@ def read(path: str | Path) -> Source:
             content = file.read(LARGEST + 1)
     except OSError as error:
         raise ObjectiveError([messages.unreadable(path, error)]) from None
+    return decoded(str(path), content)
+
+
+def read_from(stream: BinaryIO, name: str) -> Source:
+    """The text of a stream, which is UTF-8. Raises ObjectiveError as `read` does."""
+    return decoded(name, stream.read(LARGEST + 1))
+
+
+def decoded(name: str, content: bytes) -> Source:
+    """The text that bytes stand for, of which one more than `LARGEST` is enough."""
     for magic, kind in _FOREIGN.items():
         if content.startswith(magic):
-            raise ObjectiveError([messages.foreign(str(path), kind)])
+            raise ObjectiveError([messages.foreign(name, kind)])
     whole = len(content) <= LARGEST
     try:
         # The limit may cut the last character in two, which is not that character's fault.
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(content, final=whole)
+        text = codecs.getincrementaldecoder("utf-8")().decode(content, final=whole)
     except UnicodeDecodeError as error:
-        raise ObjectiveError([messages.not_utf8(str(path), content, error)]) from None
-    source = Source(str(path), text.replace("\r\n", "\n").replace("\r", "\n"))
+        raise ObjectiveError([messages.not_utf8(name, content, error)]) from None
+    source = written(name, text)
     verify(source)
     if not whole:
         raise ObjectiveError([messages.too_large(source, LARGEST)])
     return source
+
+
+def written(name: str, text: str) -> Source:
+    """A text whose lines end as ours do, without the mark that some editors put before it."""
+    return Source(name, text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def verify(source: Source) -> None:

@@ -19,7 +19,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")
 
-    def run(*arguments: str, input: str | None = None) -> Result:
+    def run(*arguments: str, input: str | bytes | None = None) -> Result:
         result = CliRunner().invoke(main, arguments, prog_name="objdsl", input=input)
         unexpected = result.exception
         assert unexpected is None or isinstance(unexpected, SystemExit), result.output

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 
 from objdsl import gallery
@@ -39,6 +40,27 @@ def test_check_and_diff_change_nothing(run: Run) -> None:
 def test_standard_input_goes_to_standard_output(run: Run) -> None:
     result = run("fmt", "-", input=LOOSE)
     assert (result.exit_code, result.output) == (0, NEAT)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x7fELF\x02", "object code (ELF)"),
+        (b"A = \xe9\n", "is not a text in UTF-8"),
+        (b"A = 1\n" * 100_000, "larger than 256 KiB"),
+        (b"", "holds no statement"),
+    ],
+    ids=["object code", "Latin-1", "large", "empty"],
+)
+def test_standard_input_is_read_as_a_file_is(run: Run, content: bytes, message: str) -> None:
+    result = run("fmt", "-", input=content)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_lines_may_end_as_on_windows(run: Run) -> None:
+    for text in ("\ufeff" + LOOSE, LOOSE.replace("\n", "\r\n")):
+        assert run("fmt", "-", input=text.encode()).output == NEAT
 
 
 def test_a_file_with_errors_stays_and_the_others_are_done(run: Run) -> None:
