@@ -319,7 +319,7 @@ def _unary(op: str, x: Range, node: Expr) -> Range:
             vanishes, infinite = x.low < _SMALLEST_LOG, x.high > _LARGEST_LOG
             causes = x.causes | (under if vanishes else frozenset())
             causes |= over if infinite and math.isfinite(x.high) else frozenset()
-            low = 0.0 if vanishes else math.exp(x.low)
+            low = 0.0 if vanishes else math.exp(min(x.low, _LARGEST_LOG))
             return Range(low, math.inf if infinite else math.exp(x.high), vanishes, causes)
         case "log":
             low = -math.inf if x.vanishes else math.log(max(x.low, 1e-38))

@@ -121,11 +121,16 @@ def links(objective: Objective) -> tuple[Link, ...]:
 
 def _linear(expr: Expr, known: dict[Expr, bool]) -> bool:
     """Whether a value is linear in current log-probabilities, as far as gradients go."""
-    for node in topological(expr):
-        if node not in known:
-            known[node] = not node.live or (
-                _keeps_linear(node) and all(known[child] for child in node.children)
-            )
+    waiting = [expr]
+    while waiting:
+        node = waiting[-1]
+        below = [child for child in node.children if child not in known] if node.live else []
+        if below:
+            waiting += below
+            continue
+        known[waiting.pop()] = not node.live or (
+            _keeps_linear(node) and all(known[child] for child in node.children)
+        )
     return known[expr]
 
 

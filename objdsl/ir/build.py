@@ -263,6 +263,17 @@ def _sizes(a: Expr, b: Expr) -> Expr:
 
 def gather(a: Expr, b: Expr) -> Expr:
     """`a + b`, with the factors that both have in front."""
+    match a, b:  # of what is alike on the face of it, long products are not taken apart
+        case _ if a == b:
+            return mul(a, const(2))
+        case Binary("div", x, c), Binary("div", y, d) if c == d:
+            return div(gather(x, y), c)
+        case Binary("mul", x, u), _ if x == b:
+            return mul(x, add(u, ONE))
+        case _, Binary("mul", y, v) if y == a:
+            return mul(y, add(ONE, v))
+        case Binary("mul", x, u), Binary("mul", y, v) if x == y:
+            return mul(x, gather(u, v))
     (p, a_above, a_below), (q, b_above, b_below) = factors(a), factors(b)
     common, below = _take_common(a_above, b_above), _take_common(a_below, b_below)
     if not common and not below:
@@ -291,17 +302,23 @@ def count(over: Indices, mask: Expr | None = None) -> Expr:
 
 def factors(x: Expr) -> tuple[bool, list[Expr], list[Expr]]:
     """A product as (is it negative, the factors above the line, those below it)."""
-    match x:
-        case Unary("neg", inner):
-            negative, above, below = factors(inner)
-            return not negative, above, below
-        case Binary("mul", a, b):
-            (p, a_above, a_below), (q, b_above, b_below) = factors(a), factors(b)
-            return p != q, a_above + b_above, a_below + b_below
-        case Binary("div", a, b):
-            (p, a_above, a_below), (q, b_above, b_below) = factors(a), factors(b)
-            return p != q, a_above + b_below, a_below + b_above
-    return False, [] if x == ONE else [x], []
+    negative = False
+    above: list[Expr] = []
+    below: list[Expr] = []
+    stack = [(x, True)]
+    while stack:
+        node, up = stack.pop()
+        match node:
+            case Unary("neg", inner):
+                negative = not negative
+                stack.append((inner, up))
+            case Binary("mul", a, b):
+                stack += [(b, up), (a, up)]
+            case Binary("div", a, b):
+                stack += [(b, not up), (a, up)]
+            case _ if node != ONE:
+                (above if up else below).append(node)
+    return negative, above, below
 
 
 def product(above: list[Expr], below: list[Expr], negative: bool = False) -> Expr:

@@ -10,6 +10,7 @@ from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach
 from objdsl.ir.objective import Objective
+from objdsl.lint.run import findings
 from objdsl.source import Source
 
 
@@ -29,12 +30,21 @@ def test_long_chains_are_read(step: str) -> None:
 
 
 def test_what_grows_without_bound_is_left_unread() -> None:
-    """The square of a sum, two hundred times: too many terms, and numbers beyond all bounds."""
-    chain = "\n".join(f"x{k + 1} = x{k} * x{k} + 1" for k in range(200))
+    """The square of a sum, a thousand times: too many terms, and numbers beyond all bounds."""
+    chain = "\n".join(f"x{k + 1} = x{k} * x{k} + 1" for k in range(1000))
     for start in ("pi / old", "reward"):
-        body = f"x0 = {start}\n{chain}\nmaximize mean[p,i,t] (reward * x200 * log(pi))"
+        body = f"x0 = {start}\n{chain}\nmaximize mean[p,i,t] (reward * x1000 * log(pi))"
         (estimator,) = Facts(objective(body)).estimators
         assert estimator.direction is Direction.UNKNOWN
+
+
+def test_numbers_beyond_all_bounds_are_infinite() -> None:
+    (finding,) = (
+        one
+        for one in findings(objective("maximize mean[p,i,t] (reward * exp(800 * exp(pi / old)))"))
+        if one.name == "beyond-float32"
+    )
+    assert finding.message == "this is infinite in float32, for data that happen"
 
 
 @pytest.mark.parametrize(

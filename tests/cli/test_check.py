@@ -319,7 +319,7 @@ def test_a_table_in_another_spelling(run: Run) -> None:
 
 
 def test_a_text_that_is_too_deep_is_no_traceback(run: Run) -> None:
-    chain = "".join(f"x{k + 1} = x{k} * x{k} + 1\n" for k in range(1000))
+    chain = "".join(f"x{k + 1} = x{k} * sg(x{k})\n" for k in range(1000))
     Path("deep.obj").write_text(
         f"objective deep\nx0 = pi / old\n{chain}maximize mean[p,i,t] (reward * x1000)\n"
     )
