@@ -79,11 +79,12 @@ def bench(
     kernels: Name | None,
     **sizes: int,
 ) -> None:
-    """Measure an objective from hidden states to the gradients by them and by the head.
+    """Measure an objective together with the head, fused and plain.
 
-    The fused head takes turns with the plain computation (logits, log-softmax, objective, autograd)
-    on the same random step, in float32, after their values were compared. Products and peak memory
-    are counted; they are the same on every machine.
+    That is from hidden states to the gradients by them and by the head. The fused head takes turns
+    with the plain computation (logits, log-softmax, objective, autograd) on the same random step,
+    in float32, after their values were compared. Products and peak memory are counted; they are
+    the same on every machine.
 
     FILE is a file, a name of the gallery, or `-` for standard input.
     """

@@ -11,7 +11,7 @@ import click
 
 from objdsl import driver
 from objdsl.cli.inputs import text
-from objdsl.cli.output import code
+from objdsl.cli.output import code, write
 from objdsl.ir.objective import Objective
 from objdsl.source import Span
 from objdsl.syntax.parse import parse
@@ -24,7 +24,6 @@ STAGES = ("tree", "ir", "weights", "plan", "torch", "triton")
 @click.option(
     "--stage",
     type=click.Choice(STAGES),
-    default="torch",
     help="Where to stop: the syntax tree or the IR (JSON), the gradient weights (mathematics), the "
     "plan of the fused head, PyTorch source (the default), or the Triton kernel of the fused head.",
 )
@@ -34,15 +33,20 @@ STAGES = ("tree", "ir", "weights", "plan", "torch", "triton")
 @click.option(
     "--layout",
     type=click.Choice(["padded", "packed"]),
-    default="padded",
-    help="Token tensors [N, T] with a mask, or [M] with lengths.",
+    help="Of PyTorch: token tensors [N, T] with a mask (the default), or [M] with lengths.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead.")
-def compile(file: str, stage: str, latex: bool, layout: str, output: Path | None) -> None:
+def compile(
+    file: str, stage: str | None, latex: bool, layout: str | None, output: Path | None
+) -> None:
     """Print what an objective compiles to.
 
     FILE is a file, a name of the gallery, or `-` for standard input.
     """
+    if latex and stage not in (None, "weights"):
+        raise click.UsageError("--latex shows the formula; with --stage weights, its derivative")
+    if layout and (latex or stage not in (None, "torch")):
+        raise click.UsageError("--layout is that of the PyTorch source")
     source = text(file)
     if stage == "tree":
         made, language = json.dumps(_plain(parse(source)), indent=2) + "\n", "json"
@@ -62,7 +66,7 @@ def compile(file: str, stage: str, latex: bool, layout: str, output: Path | None
     if output is None:
         code(made, language)
     else:
-        output.write_text(made, encoding="utf-8", newline="\n")
+        write(output, made)
         click.echo(f"wrote {output}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from objdsl.cli.inputs import STDIN, expand, text
-from objdsl.cli.output import plural, show
+from objdsl.cli.output import plural, show, write
 from objdsl.diagnostic import Diagnostic, ObjectiveError
 from objdsl.source import Source
 
@@ -49,11 +49,13 @@ def fmt(files: tuple[str, ...], check: bool, diff: bool) -> None:
         elif name == STDIN:
             click.echo(new, nl=False)
         elif not is_same:
-            Path(name).expanduser().write_text(new, encoding="utf-8", newline="\n")
+            write(Path(name).expanduser(), new)
     if files != (STDIN,):
         would = "would be " if check or diff else ""
         click.echo(
-            f"{plural(changed, 'file')} {would}reformatted, {unchanged} left as they are", err=True
+            f"{plural(changed, 'file')} {would}reformatted, {unchanged} left as "
+            f"{'it is' if unchanged == 1 else 'they are'}",
+            err=True,
         )
     if errors:
         show(errors)

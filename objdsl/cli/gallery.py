@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from objdsl import gallery as entries
 from objdsl.cli.inputs import text
+from objdsl.cli.output import write
 from objdsl.gallery import SUFFIX
 
 
@@ -40,14 +42,16 @@ def show(name: str) -> None:
 
 @gallery.command()
 @click.argument("name")
-@click.argument("to", required=False, type=click.Path(path_type=Path))
+@click.argument("to", required=False)
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
-def cp(name: str, to: Path | None, force: bool) -> None:
-    """Copy an objective into the current folder, or to the file or folder TO."""
+def cp(name: str, to: str | None, force: bool) -> None:
+    """Copy an objective here, or to the file or folder TO."""
     source = text(name)
     file_name = name.rsplit("/", 1)[-1].removesuffix(SUFFIX) + SUFFIX
-    target = Path(file_name) if to is None else to / file_name if to.is_dir() else to
+    target = Path(to or file_name)
+    if target.is_dir() or (to and to.endswith(("/", os.sep))):
+        target /= file_name
     if target.exists() and not force:
         raise click.UsageError(f"{target} exists; --force replaces it")
-    target.write_text(source.text, encoding="utf-8", newline="\n")
+    write(target, source.text)
     click.echo(f"wrote {target}")

@@ -25,6 +25,12 @@ def test_help_lists_every_command(run: Run) -> None:
         assert f"  {name} " in result.output
 
 
+@pytest.mark.parametrize("group", [[], ["gallery"]])
+def test_no_command_is_summed_up_by_half_a_sentence(group: list[str], run: Run) -> None:
+    lines = run(*group, "--help").output.splitlines()
+    assert [line for line in lines[1:] if line.endswith("...")] == []
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_explains_itself(name: str, run: Run) -> None:
     assert run(name, "--help").exit_code == 0

@@ -25,6 +25,21 @@ def test_it_writes_a_file(run: Run) -> None:
     assert Path("grpo.py").read_text() == printed
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--latex", "--stage", "torch"],
+        ["--latex", "--stage", "tree"],
+        ["--layout", "packed", "--stage", "weights"],
+        ["--layout", "padded", "--latex"],
+    ],
+)
+def test_no_option_is_left_aside(run: Run, options: list[str]) -> None:
+    result = run("compile", "grpo", *options)
+    assert result.exit_code == 2
+    assert f"Error: {options[0]} " in result.output
+
+
 def test_the_tree_is_json_with_places_in_the_text(run: Run) -> None:
     text = "objective o\nmaximize mean[p,i,t] (reward * pi)\n"
     tree = json.loads(run("compile", "-", "--stage", "tree", input=text).output)

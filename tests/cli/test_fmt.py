@@ -19,7 +19,7 @@ def test_it_rewrites_files_in_place(run: Run) -> None:
     Path("b.obj").write_text(NEAT)
     result = run("fmt")
     assert result.exit_code == 0
-    assert "1 file reformatted, 1 left as they are" in result.output
+    assert "1 file reformatted, 1 left as it is" in result.output
     assert Path("a.obj").read_text() == Path("b.obj").read_text() == NEAT
 
 

@@ -37,6 +37,15 @@ def test_cp_writes_a_file_that_checks(run: Run) -> None:
     assert run("gallery", "cp", "grpo", "mine").output == f"wrote {Path('mine/grpo.obj')}\n"
 
 
+@pytest.mark.parametrize(
+    "command", [["gallery", "cp", "grpo", "none/"], ["compile", "grpo", "-o", "none/grpo.py"]]
+)
+def test_where_nothing_can_be_written_is_a_usage_error(run: Run, command: list[str]) -> None:
+    result = run(*command)
+    assert result.exit_code == 2
+    assert f"cannot write {Path('none')}" in result.output
+
+
 def test_an_unknown_name_is_a_usage_error(run: Run) -> None:
     result = run("gallery", "show", "dapoo")
     assert result.exit_code == 2
