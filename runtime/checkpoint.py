@@ -120,6 +120,13 @@ def all_of(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
 
 
+def forget_after(folder: Path, step: int) -> None:
+    """Drops the checkpoints of steps after `step`: a run that goes back makes its own."""
+    for path in all_of(folder):
+        if int(path.name.removeprefix(PREFIX)) > step:
+            shutil.rmtree(path)
+
+
 @dataclass(frozen=True, slots=True)
 class Saved:
     """A checkpoint that was found, before its tensors are read."""

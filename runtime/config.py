@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from objdsl.diagnostic import near
 from objdsl.frozen import dataclass
@@ -63,7 +63,8 @@ class TaskSection(Section):
     """The prompts, and what is needed to judge the responses."""
 
     name: str = ARITHMETIC
-    """`arithmetic` (generated), a `.jsonl` file, or the id of a dataset on the Hugging Face hub."""
+    """`arithmetic` (generated), a file (`.jsonl`, `.parquet`, `.csv`), a folder with a dataset, or
+    the id of one on the Hugging Face hub."""
     revision: str | None = None
     """Commit or tag of a hub dataset."""
     subset: str | None = None
@@ -84,6 +85,10 @@ class TaskSection(Section):
     """Column with the other response, for objectives that learn from preferences."""
     chat: bool = False
     """Wrap text prompts as a user's message in the tokenizer's chat template."""
+    system: str | None = None
+    """A system message before every prompt, which makes a chat of it."""
+    chat_options: dict[str, Any] = {}
+    """Variables of the chat template, such as `{enable_thinking: false}`."""
     max_prompt_tokens: Positive = 1024
     """Longer prompts are left out, and counted in the log."""
     digits: Positive = 2
@@ -192,6 +197,8 @@ class ReportSection(Section):
     """Steps between two showings; all responses of these steps go to `samples.jsonl`."""
     curves: bool = True
     """Draw `curves.png` at the end."""
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    """Where metrics go besides `metrics.jsonl`; each has to be installed."""
 
 
 class CheckpointSection(Section):
@@ -201,6 +208,12 @@ class CheckpointSection(Section):
     """Steps between two checkpoints; 0 writes one at the end only."""
     keep: Positive = 2
     """The newest ones stay."""
+
+
+def _of_weight_one(given: Any) -> Any:
+    """A reward, or a list of them, without weights."""
+    names = [given] if isinstance(given, str) else given
+    return dict.fromkeys(names, 1.0) if isinstance(names, list) else given
 
 
 class Config(Section):
@@ -213,9 +226,9 @@ class Config(Section):
     policies: dict[str, str] = {}
     """Models of the objective's other policies (`teacher`), as a Hugging Face id or a folder.
     `ref` needs none: it is the policy as it was before the first step."""
-    rewards: dict[str, float] = {"exact": 1.0}
-    """Reward functions and their weights: names (`exact`, `last_number`), or import paths such as
-    `package.module:function`."""
+    rewards: Annotated[dict[str, float], BeforeValidator(_of_weight_one)] = {"exact": 1.0}
+    """Reward functions, or a table of them and their weights: names (`exact`, `last_number`), or
+    import paths such as `package.module:function`."""
     seed: Count = 0
     """Of everything that is random."""
     steps: Positive = 200
@@ -281,7 +294,7 @@ def read_config(
         _put(settings, tuple(key.split(".")), value)
         places[tuple(key.split("."))] = f"{key}={value}"
     for flag, text in _pairs(flags):
-        path = tuple(flag.removeprefix("--").replace("-", "_").split("."))
+        path = _path(flag.removeprefix("--"))
         _put(settings, path, _scalar(text))
         places[path] = flag
     try:
@@ -346,6 +359,15 @@ def _pairs(flags: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield name, text
 
 
+def _path(name: str) -> tuple[str, ...]:
+    """`learner.lr` -> ("learner", "lr"); the keys of a table (`rewards`) may have dots."""
+    section, _, key = name.partition(".")
+    field = Config.model_fields.get(section)
+    if key and field is not None and get_origin(field.annotation) is dict:
+        return section, key
+    return tuple(name.replace("-", "_").split("."))
+
+
 def _scalar(text: str) -> Any:
     try:
         return yaml.safe_load(text)
@@ -387,7 +409,10 @@ def _suggestion(path: tuple[str, ...]) -> str:
     if sibling:
         return f"; did you mean `{prefix}{sibling}`?"
     # `lr` alone is `learner.lr`: the same name elsewhere in the tree is the next best guess.
-    everywhere = {name.rsplit(".", 1)[-1]: name for name, _, _ in documented()}
+    everywhere: dict[str, str] = {}
+    for name, _, _ in documented():
+        # Where a name is twice (`learner.lr`, `warm_start.lr`), the first is the one of the run.
+        everywhere.setdefault(name.rsplit(".", 1)[-1], name)
     cousin = near(path[-1], everywhere)
     if cousin:
         return f"; did you mean `{everywhere[cousin]}`?"

@@ -25,7 +25,7 @@ _LARGE_VOCABULARY = 8192
 
 
 class TrainingError(RuntimeError):
-    """The numbers are not numbers any more."""
+    """The numbers are not numbers any more, or not those that the objective reads."""
 
 
 @dataclass(frozen=True)
@@ -330,10 +330,17 @@ class Learner:
         return self.objective.fused(states[:many], tokens=words[:many], step=step, **head, **others)
 
     def prepare(self, batch: Batch) -> Step:
-        """The objective's step of a batch that has all its columns."""
+        """The objective's step of a batch that has all its columns.
+
+        Raises TrainingError for columns that the objective cannot read: none of a name, or one
+        response only where it takes a standard deviation.
+        """
         names = [name for name in self.objective.columns if name not in self.needs.trained]
         present: dict[str, Any] = {n: batch.columns[n] for n in names if n in batch.columns}
-        return self.objective.prepare(prompt=batch.prompt, mask=batch.mask, **present)
+        try:
+            return self.objective.prepare(prompt=batch.prompt, mask=batch.mask, **present)
+        except ValueError as error:
+            raise TrainingError(str(error)) from error
 
     def _coupled(
         self,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -22,14 +24,24 @@ from objdsl.runtime import checkpoint, setup
 from objdsl.runtime.checkpoint import CheckpointError, Identity, Progress
 from objdsl.runtime.config import TINY, Config, ConfigError, config_yaml
 from objdsl.runtime.learner import Learner, needs_of
-from objdsl.runtime.models import Policy, collect, load_model, pick_device, quiet_transformers
+from objdsl.runtime.models import (
+    Policy,
+    collect,
+    context_of,
+    ends_of,
+    load_model,
+    pick_device,
+    quiet_transformers,
+    recompute_layers,
+)
 from objdsl.runtime.plot import plot
 from objdsl.runtime.ranks import Ranks, joined
-from objdsl.runtime.report import Clock, Report, forget_after
+from objdsl.runtime.report import METRICS, SAMPLES, Clock, Report, forget_after
 from objdsl.runtime.rewards import Rewards
 from objdsl.runtime.rollout import Place, Rollout, Sampled, Source
 from objdsl.runtime.runs import RunFolder, changed_settings, open_folder
-from objdsl.runtime.tasks import Task, encode_all, load_task
+from objdsl.runtime.tasks import Task, columns_of, encode_all, load_task
+from objdsl.runtime.trackers import open_trackers
 from objdsl.runtime.warm_start import warm_start
 
 WARM_START_STEPS = 400
@@ -72,7 +84,8 @@ def train(
         ObjectiveError, FileNotFoundError: the objective is none.
         CheckpointError: for a checkpoint that this run cannot go on from.
         SamplerError: for a sampler that died too often or computes another policy.
-        TrainingError: for a gradient that is not finite.
+        RewardError: a reward function failed.
+        TrainingError: for a gradient that is not finite, or data that the objective cannot read.
         RankError: another process of the run is gone.
     """
     began = time.perf_counter()
@@ -93,6 +106,7 @@ def train(
 
         # --- the parts
         if ranks.first:
+            stack.push(partial(_forget_false_start, run))
             _begin_folder(run, config, start)
         report = Report(run.path, console, silent=not ranks.first)
         stack.callback(report.close)
@@ -101,16 +115,20 @@ def train(
         if not spread:
             model.to(ranks.device)
         if config.learner.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            recompute_layers(model)
         policy = Policy(
             model, temperature=objective.sample.temperature, autocast=config.learner.autocast
         )
         replica = setup.replica_of(policy, ranks, spread)
         limit = config.task.max_prompt_tokens
-        prompts = encode_all(tokenizer, task.train, limit)
-        held_out = encode_all(tokenizer, task.held_out, limit)
+        options = config.task.chat_options
+        prompts = encode_all(tokenizer, task.train, limit, options)
+        held_out = encode_all(tokenizer, task.held_out, limit, options)
         if not prompts:
             raise ConfigError([f"every prompt has more than task.max_prompt_tokens {limit} tokens"])
+        if ranks.first:
+            settings = config.model_dump(mode="json")
+            report.track(open_trackers(config.report.trackers, run.path, settings, start.step))
         # Between processes a batch travels on the CPU.
         device = ranks.device if ranks.many == 1 else torch.device("cpu")
         place = Place(policy.vocabulary, device, setup.working_dtype(config))
@@ -118,9 +136,10 @@ def train(
         source = setup.preferences_of(config, objective, tokenizer, prompts, place)
         sampled: Sampled | None = None
         if source is None and replica is not None and ranks.first:
-            end = int(tokenizer.eos_token_id)
-            sampling = setup.sampling_of(config, objective, task, end)
+            rewards.check(columns_of(task.train))
+            sampling = setup.sampling_of(config, objective, task, ends_of(model, tokenizer))
             everything = [*prompts, *held_out]
+            setup.check_context(config, context_of(model), everything, sampling)
             sampler = setup.open_sampler(
                 config, objective, replica, tokenizer, everything, sampling, run.path, report.say
             )
@@ -162,7 +181,7 @@ def train(
             report.end()
         ranks.agree(policy.weights())
         frozen = setup.frozen_policies(
-            config, needs, policy, run.path, run.saved is not None, ranks
+            config, needs, policy, tokenizer, run.path, run.saved is not None, ranks
         )
         learner = Learner(
             policy, objective, config.learner, steps=config.steps, frozen=frozen, seed=config.seed,
@@ -230,7 +249,8 @@ def train(
             with clock.phase("learn"):
                 learned = learner.learn(rollout.batch, step)
             step, position = step + 1, rollout.position
-            metrics = {"step": step, **rollout.metrics, **learned.metrics, **clock.metrics()}
+            metrics = {"step": step, "epoch": position / len(prompts)}
+            metrics |= {**rollout.metrics, **learned.metrics, **clock.metrics()}
             metrics["tokens_per_second"] = metrics["tokens"] / metrics["seconds"]
             last = step == config.steps
             halted = None if last else ranks.most(stop.signal or 0) or None
@@ -294,6 +314,24 @@ def _begin_folder(run: RunFolder, config: Config, start: Progress) -> None:
     text = gallery.find(config.objective).text
     (run.path / "objective.obj").write_text(text, encoding="utf-8")
     forget_after(run.path, start.step)
+    checkpoint.forget_after(run.checkpoints, start.step)
+
+
+def _forget_false_start(
+    run: RunFolder, kind: type[BaseException] | None, error: object, trace: object
+) -> None:
+    """Leaves no run behind that ended before it measured anything: its folder is free again.
+
+    What an engine logged stays, for it says why.
+    """
+    metrics = run.path / METRICS
+    if kind is None or run.saved is not None or not metrics.exists() or metrics.stat().st_size:
+        return
+    for name in (METRICS, SAMPLES, "config.yaml", "objective.obj"):
+        (run.path / name).unlink(missing_ok=True)
+    shutil.rmtree(run.path / "ref", ignore_errors=True)
+    with suppress(OSError):  # something else is in it
+        run.path.rmdir()
 
 
 def _warm_start_steps(config: Config, task: Task) -> int:
@@ -354,7 +392,8 @@ def _score_name(config: Config) -> str:
 def _last_line(config: Config, objective: Objective, run: RunFolder, halted: int | None) -> str:
     if halted is not None:
         name = signal.Signals(halted).name
-        return f"stopped by {name}; go on with: objdsl train {config.objective} --resume {run.path}"
+        command = f"objdsl train --config {run.path / 'config.yaml'} --resume {run.path}"
+        return f"stopped by {name}; go on with: {command}"
     other = "dr_grpo" if objective.name == "grpo" else "grpo"
     return f"next: objdsl train {other}   then: objdsl plot {run.path} runs/{other}"
 

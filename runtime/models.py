@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.utils.checkpoint import checkpoint
 
 from objdsl.fused.head import Precision
 from objdsl.fused.log_probs import log_probs
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # What can be had without logits.
 _FUSED = {"log_pi", "entropy", "value"}
+# Factors of the logits, as the configurations of transformers call them.
+_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -92,9 +95,14 @@ class Policy:
 
     @property
     def head(self) -> nn.Linear | None:
-        """The layer from states to logits; None where it is more than that (adapted by LoRA)."""
+        """The layer from states to logits; None where it is more than that.
+
+        It is more where LoRA adapts it, and in models that scale their logits (Cohere, Granite).
+        """
         head = self.model.get_output_embeddings()
-        return head if type(head) is nn.Linear else None
+        shape = self.model.config.get_text_config()
+        scaled = any(getattr(shape, name, None) not in (None, 1) for name in _SCALES)
+        return head if type(head) is nn.Linear and not scaled else None
 
     @property
     def softcap(self) -> float | None:
@@ -317,6 +325,46 @@ def pretrained(
     if tokenizer.eos_token_id is None:
         raise ConfigError([f"the tokenizer of `{name}` has no end-of-text token"])
     return model, tokenizer
+
+
+def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens that end a response: the tokenizer's, and those that the model's author names.
+
+    A chat model ends its turn by another token than a text, and lists both.
+    """
+    named = getattr(model.generation_config, "eos_token_id", None)
+    named = [named] if isinstance(named, int) else named or []
+    return tuple(dict.fromkeys(map(int, [tokenizer.eos_token_id, *named])))
+
+
+def context_of(model: PreTrainedModel) -> int | None:
+    """How many tokens of prompt and response the model can read; None where it does not say."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return None if longest is None else int(longest)
+
+
+def recompute_layers(model: PreTrainedModel) -> None:
+    """Makes every layer drop its activations, and compute them again in the backward pass.
+
+    transformers offers that in training mode only, where dropout draws too: the gradient would be
+    that of another policy than the one that was measured.
+
+    Raises ConfigError for a model whose layers are not known.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+    if not layers:
+        kind = type(model).__name__
+        raise ConfigError([f"learner.gradient_checkpointing: {kind} cannot do it layer by layer"])
+    for layer in layers:
+        layer.forward = partial(_recomputed, layer.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **options)
+    return checkpoint(forward, *args, use_reentrant=False, **options)
 
 
 def collect(policy: Policy, replica: Policy | None) -> None:

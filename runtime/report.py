@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from objdsl.frozen import dataclass
+from objdsl.runtime.trackers import Tracker
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
@@ -24,6 +25,7 @@ SAMPLES = "samples.jsonl"
 # What the runtime measures at every step, beside the reports of the objective.
 DOCUMENTED = {
     "step": "steps done",
+    "epoch": "prompts that were taken, over the number of training prompts",
     "objective": "value of the formula, averaged over the optimizer steps of the rollout",
     "reward": "mean reward of the sampled responses",
     "held_out": "mean reward of the greedy responses to held-out prompts (where measured)",
@@ -88,6 +90,7 @@ class Report:
         self._console = Console(quiet=True, force_terminal=False) if silent else console
         files = [Path(os.devnull)] * 2 if silent else [folder / METRICS, folder / SAMPLES]
         self._metrics, self._samples = (file.open("a", encoding="utf-8") for file in files)
+        self._trackers: list[Tracker] = []
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._total = 0
@@ -96,6 +99,12 @@ class Report:
         self.end()
         self._metrics.close()
         self._samples.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+    def track(self, trackers: Sequence[Tracker]) -> None:
+        """Gives them the metrics too, and closes them with the report."""
+        self._trackers += trackers
 
     def say(self, text: str, style: str = "") -> None:
         """A line for people; above the progress, if there is one."""
@@ -156,6 +165,9 @@ class Report:
     def record(self, metrics: Mapping[str, float]) -> None:
         self._metrics.write(json.dumps(metrics) + "\n")
         self._metrics.flush()
+        values = {name: value for name, value in metrics.items() if name != "step"}
+        for tracker in self._trackers:
+            tracker.log(values, int(metrics["step"]))
 
     def samples(self, step: int, samples: Sequence[Sample], shown: int) -> None:
         """Writes all of them; shows `shown`, of different prompts if there are as many."""

@@ -7,17 +7,20 @@ A reward function takes keywords and returns a number per response, or several c
         right = [float(c == a) for c, a in zip(completions, answer)]
         return {"reward": right, "characters": [len(c) for c in completions]}
 
-It is given `prompts`, `completions`, `truncated`, and every column of the task, each as a list with
-an entry per response; a function that ignores some says so with `**_`. Further columns are logged,
-and are there for an objective that asks for them with `given`.
+It is given `prompts`, `completions`, `truncated`, and every other column of the task, each as a
+list with an entry per response; a function that ignores some says so with `**_`. Prompts and
+completions are texts, also those of a chat. Further columns are logged, and are there for an
+objective that asks for them with `given`.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from objdsl.diagnostic import near
@@ -25,6 +28,10 @@ from objdsl.frozen import dataclass
 from objdsl.runtime.config import ConfigError
 
 RewardFunction = Callable[..., Sequence[float] | Mapping[str, Sequence[float]]]
+
+
+class RewardError(ValueError):
+    """A reward function failed, or what it returned is not a number per response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +81,13 @@ def load_reward(name: str) -> RewardFunction:
     module, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError([f"rewards: `{name}` cannot be imported: {error}"]) from None
+    except Exception as error:  # the module is the user's, and may fail in any way
+        reason = error if isinstance(error, (ImportError, AttributeError)) else _told(error)
+        raise ConfigError([f"rewards: `{name}` cannot be imported: {reason}"]) from None
     if not callable(function):
         raise ConfigError([f"rewards: `{name}` is not a function"])
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError([f"rewards: `{name}` is `async`, but nothing awaits it"])
     return function  # type: ignore[no-any-return]
 
 
@@ -89,6 +99,30 @@ class Rewards:
             raise ConfigError(["rewards: there is none"])
         self._functions = [(name, load_reward(name), weight) for name, weight in weights.items()]
 
+    def check(self, columns: Iterable[str]) -> None:
+        """Whether every function takes what it will be given, before anything is sampled.
+
+        Args:
+            columns: names of the task's.
+
+        Raises ConfigError where one does not.
+        """
+        problems = []
+        names = dict.fromkeys([*_OF_THE_RUN, *columns])
+        for name, function, _ in self._functions:
+            try:
+                inspect.signature(function).bind(**names)
+            except TypeError as error:
+                problems.append(
+                    f"rewards: `{name}` cannot be called: {error}; it is given "
+                    f"{', '.join(f'`{one}`' for one in names)} as keywords, and `**_` takes those "
+                    "that it does not read"
+                )
+            except ValueError:  # a callable without a signature: the first call will tell
+                continue
+        if problems:
+            raise ConfigError(problems)
+
     def __call__(
         self,
         prompts: Sequence[str],
@@ -98,20 +132,23 @@ class Rewards:
     ) -> Scores:
         """Scores of `completions`, all arguments with an entry per response.
 
-        Raises ValueError where a function returns another number of values, or one that is not
-        finite.
+        Raises RewardError where a function fails, or returns something else than a finite number
+        per response.
         """
         total = [0.0] * len(completions)
         others: dict[str, list[float]] = {}
+        # What the run knows stands over columns of the task by the same names.
+        own_columns = {"prompts": prompts, "completions": completions, "truncated": truncated}
         for name, function, weight in self._functions:
-            returned = function(
-                prompts=prompts, completions=completions, truncated=truncated, **columns
-            )
+            try:
+                returned = function(**{**columns, **own_columns})
+            except Exception as error:
+                raise RewardError(f"reward function `{name}` failed: {_told(error)}") from error
             named = returned if isinstance(returned, Mapping) else {"reward": returned}
             if "reward" not in named:
-                raise ValueError(f"reward function `{name}` returned no column `reward`")
+                raise RewardError(f"reward function `{name}` returned no column `reward`")
             checked = {
-                column: _checked(f"{name}: {column}", values, len(completions))
+                column: _checked(name if column == "reward" else f"{name}: {column}", values, total)
                 for column, values in named.items()
             }
             own = checked.pop("reward")
@@ -122,13 +159,36 @@ class Rewards:
         return Scores(total, others)
 
 
-def _checked(name: str, values: Sequence[float], count: int) -> list[float]:
-    numbers = [float(value) for value in values]
-    if len(numbers) != count:
-        raise ValueError(
-            f"reward function `{name}` has {len(numbers)} values for {count} responses"
+# Keywords that every reward function is given, whatever the task.
+_OF_THE_RUN = ("prompts", "completions", "truncated")
+
+
+def _told(error: Exception) -> str:
+    """`RuntimeError: the judge is offline (judge.py:4)`: where in the user's code it happened."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+
+
+def _checked(name: str, values: Any, responses: Sequence[float]) -> list[float]:
+    try:
+        listed = list(values)
+    except TypeError:
+        raise RewardError(
+            f"reward function `{name}` returned {values!r}: a list with a number per response is "
+            "needed"
+        ) from None
+    if len(listed) != len(responses):
+        raise RewardError(
+            f"reward function `{name}` has {len(listed)} values for {len(responses)} responses"
         )
-    bad = next((k for k, number in enumerate(numbers) if not math.isfinite(number)), None)
-    if bad is not None:
-        raise ValueError(f"reward function `{name}` is {numbers[bad]} for response {bad}")
+    numbers = []
+    for k, value in enumerate(listed):
+        try:
+            numbers.append(float(value))
+        except (TypeError, ValueError):
+            numbers.append(math.nan)
+        if not math.isfinite(numbers[-1]):
+            raise RewardError(
+                f"reward function `{name}` is {value!r} for response {k}: a finite number is needed"
+            )
     return numbers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from objdsl.runtime.config import ConfigError
 from objdsl.runtime.report import Clock, Sample
 from objdsl.runtime.rewards import Rewards, Scores
 from objdsl.runtime.sampler import Request, Response, Sampler, Sampling, seed_of
-from objdsl.runtime.tasks import Prompt, chosen_at
+from objdsl.runtime.tasks import Prompt, chosen_at, columns_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -113,6 +114,11 @@ class Sampled:
         samples = [sample for one in written for sample in self._samples(one)]
         return Rollout(batch, samples, _metrics(written) | {"tokens": tokens}, position)
 
+    @cached_property
+    def _columns(self) -> tuple[str, ...]:
+        """Of the task: a row need not have all of them."""
+        return columns_of(prompt.example for prompt in self.prompts)
+
     def _write(
         self, prompts: Sequence[Prompt], where: tuple[int, int], clock: Clock
     ) -> list[_Written]:
@@ -132,8 +138,8 @@ class Sampled:
             rows = slice(k * self.group, (k + 1) * self.group)
             columns = {name: values[rows] for name, values in scores.columns.items()}
             for name in self.given:
-                if name in prompt.example.columns and name not in columns:
-                    columns[name] = [_number(name, prompt.example.columns[name])] * self.group
+                if name in self._columns and name not in columns:
+                    columns[name] = [_number(name, prompt.example.columns.get(name))] * self.group
             if GREEDY in self.given:
                 columns[GREEDY] = [baseline[k]] * self.group
             written.append(_Written(prompt, responses[rows], scores.reward[rows], columns))
@@ -141,12 +147,14 @@ class Sampled:
 
     def _score(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Scores:
         completions = self._texts(responses)
-        names = prompts[0].example.columns
         return self.rewards(
             [prompt.example.text for prompt in prompts],
             completions,
             [response.truncated for response in responses],
-            {name: [prompt.example.columns.get(name) for prompt in prompts] for name in names},
+            {
+                name: [prompt.example.columns.get(name) for prompt in prompts]
+                for name in self._columns
+            },
         )
 
     def _texts(self, responses: Sequence[Response]) -> list[str]:

@@ -47,6 +47,9 @@ def open_folder(config: Config, objective: str, resume: str | None) -> RunFolder
                 [
                     f"{path} holds a run already; go on with it by `--resume {path}`, or choose "
                     "another `--output`"
+                    if checkpoint.all_of(path / "checkpoints")
+                    else f"{path} holds a run that ended before its first checkpoint; begin it "
+                    "again by `--resume auto`, or choose another `--output`"
                 ]
             )
         return RunFolder(path)

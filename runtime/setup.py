@@ -54,8 +54,10 @@ def identity_of(config: Config, objective: Objective, task: Task) -> Identity:
     )
 
 
-def sampling_of(config: Config, objective: Objective, task: Task, end: int) -> Sampling:
-    """How responses are drawn, as the objective's `sample` statement says."""
+def sampling_of(
+    config: Config, objective: Objective, task: Task, ends: tuple[int, ...]
+) -> Sampling:
+    """How responses are drawn, as the objective's `sample` statement says, until one of `ends`."""
     declared = objective.sample
     if declared.temperature <= 0:
         raise ConfigError(
@@ -63,13 +65,28 @@ def sampling_of(config: Config, objective: Objective, task: Task, end: int) -> S
         )
     drawn = Sampling(
         max_tokens=config.sampler.max_tokens or task.max_tokens,
-        stop=(end,),
+        stop=ends,
         temperature=declared.temperature,
         top_p=declared.top_p,
         top_k=declared.top_k,
     )
     # Where nothing is cut off there is no mask to keep.
     return replace(drawn, keep_mask=declared.keep_mask and drawn.truncates)
+
+
+def check_context(
+    config: Config, context: int | None, prompts: Sequence[Prompt], sampling: Sampling
+) -> None:
+    """Raises ConfigError where prompt and response can be longer than the model reads."""
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    if context is not None and longest + sampling.max_tokens > context:
+        raise ConfigError(
+            [
+                f"{config.model.name} reads {context} tokens, but the longest prompt has {longest} "
+                f"and a response up to {sampling.max_tokens}: lower task.max_prompt_tokens or "
+                "sampler.max_tokens"
+            ]
+        )
 
 
 def group_of(config: Config, objective: Objective) -> int:
@@ -174,12 +191,20 @@ def replica_of(policy: Policy, ranks: Ranks, spread: bool) -> Policy | None:
 
 
 def frozen_policies(
-    config: Config, needs: Needs, policy: Policy, folder: Path, resumed: bool, ranks: Ranks
+    config: Config,
+    needs: Needs,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    resumed: bool,
+    ranks: Ranks,
 ) -> dict[str, Policy]:
     """The policies that the objective compares with.
 
     `ref` is the policy as it is now, unless the settings name another; it is kept in `folder`,
     because a resumed run starts from other weights.
+
+    Raises ConfigError for a policy that reads other tokens, or a `ref` that was not kept.
     """
     found = {}
     for name in needs.policies:
@@ -189,13 +214,34 @@ def frozen_policies(
         if source is None and not resumed:
             if ranks.first:
                 policy.model.save_pretrained(folder / "ref")
+                tokenizer.save_pretrained(folder / "ref")
             found[name] = policy.frozen()
             continue
-        model, _ = pretrained(source or str(folder / "ref"))
+        if source is None:
+            kept = folder / "ref"
+            if not kept.is_dir():
+                raise ConfigError([f"{folder} has kept no `ref` to go on with: set policies.ref"])
+            model, _ = pretrained(str(kept))
+        else:
+            model, other = pretrained(source)
+            _compare(name, other, tokenizer)
         model = model.to(device=policy.device, dtype=policy.model.dtype).eval()
         found[name] = Policy(model, temperature=policy.temperature, autocast=policy.autocast)
         found[name].model.requires_grad_(False)
     return found
+
+
+def _compare(name: str, other: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ConfigError where a token of one model is another one to the other."""
+    theirs = other.get_vocab()
+    for token, number in tokenizer.get_vocab().items():
+        if theirs.get(token) != number:
+            raise ConfigError(
+                [
+                    f"policies.{name}: its tokenizer is another one than that of the policy; token "
+                    f"{number} is {token!r} to the policy, and {other.decode([number])!r} to it"
+                ]
+            )
 
 
 def preferences_of(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from objdsl.frozen import dataclass
@@ -58,15 +59,22 @@ class Task:
         return "".join(sorted(set().union(*texts)))
 
 
+def columns_of(examples: Iterable[Example]) -> tuple[str, ...]:
+    """The columns that any of the examples has, in the order in which they come."""
+    return tuple(dict.fromkeys(name for example in examples for name in example.columns))
+
+
 def load_task(config: TaskSection, seed: int) -> Task:
     """The task that the settings name. Raises ConfigError where there is none."""
     if config.name == ARITHMETIC:
         return _arithmetic(config, seed)
     path = Path(config.name)
-    if path.suffix in {".jsonl", ".json"} or path.exists():
+    rows: Sequence[Mapping[str, Any]]
+    held_out: Sequence[Mapping[str, Any]] | None
+    if path.suffix in {".jsonl", ".json"} or (path.is_file() and path.suffix not in _TABLES):
         rows, held_out = _jsonl_rows(path), None
     else:
-        rows, held_out = _hub_rows(config)
+        rows, held_out = _data_set_rows(config, path)
     train = [_example(row, config, f"{config.name} row {k + 1}") for k, row in enumerate(rows)]
     if held_out is None:
         random.Random(seed).shuffle(train)
@@ -155,24 +163,35 @@ def _jsonl_rows(path: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _hub_rows(
-    config: TaskSection,
+# Files that `datasets` reads, by their suffix.
+_TABLES = {".parquet": "parquet", ".csv": "csv"}
+
+
+def _data_set_rows(
+    config: TaskSection, path: Path
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]] | None]:
+    """The rows of a table, a folder (of files, or by `save_to_disk`), or a hub data set."""
     try:
-        from datasets import load_dataset
+        from datasets import DatasetDict, load_dataset, load_from_disk
     except ImportError:
         raise ConfigError(
-            [f"task.name {config.name}: hub data sets need `pip install datasets`"]
+            [f"task.name {config.name}: data sets need `pip install datasets`"]
         ) from None
+
+    def load(split: str) -> Any:
+        if path.is_file():
+            return load_dataset(_TABLES[path.suffix], data_files={"train": str(path)}, split=split)
+        if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            whole = load_from_disk(str(path))
+            return whole[split] if isinstance(whole, DatasetDict) else whole
+        return load_dataset(config.name, config.subset, split=split, revision=config.revision)
 
     def rows(split: str) -> list[Mapping[str, Any]]:
         try:
-            loaded = load_dataset(config.name, config.subset, split=split, revision=config.revision)
+            return list(load(split))
         except Exception as error:  # the library's own classes differ from version to version
-            raise ConfigError(
-                [f"task.name {config.name}: neither a file nor a hub data set: {error}"]
-            ) from None
-        return list(loaded)
+            where = f"split `{split}`: " if path.exists() else "neither a file nor a hub data set: "
+            raise ConfigError([f"task.name {config.name}: {where}{error}"]) from None
 
     return rows(config.split), rows(config.held_out_split) if config.held_out_split else None
 
@@ -186,13 +205,14 @@ def _example(row: Mapping[str, Any], config: TaskSection, place: str) -> Example
     columns = {name: value for name, value in row.items() if name != config.prompt}
     if config.answer in columns:
         columns["answer"] = columns.pop(config.answer)
+    system = [] if config.system is None else [{"role": "system", "content": config.system}]
     if isinstance(prompt, str):
-        chat = [{"role": "user", "content": prompt}]
-        return Example(chat if config.chat else prompt, columns)
+        chat = [*system, {"role": "user", "content": prompt}]
+        return Example(chat if config.chat or system else prompt, columns)
     if isinstance(prompt, list) and all(
         isinstance(message, dict) and {"role", "content"} <= message.keys() for message in prompt
     ):
-        return Example(prompt, columns)
+        return Example([*system, *prompt], columns)
     raise ConfigError([f"{place}: `{config.prompt}` is neither a text nor a list of messages"])
 
 
@@ -220,14 +240,22 @@ def character_tokenizer(alphabet: str) -> PreTrainedTokenizerBase:
     )
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> tuple[int, ...]:
-    """The tokens of a prompt, chat template and beginning-of-text included where there are any."""
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    example: Example,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[int, ...]:
+    """The tokens of a prompt, chat template and beginning-of-text included where there are any.
+
+    Args:
+        options: variables of the chat template.
+    """
     if isinstance(example.prompt, str):
         return tuple(tokenizer(example.prompt)["input_ids"])
     if tokenizer.chat_template is None:
         raise ConfigError(["the prompts are chats, but the model's tokenizer has no chat template"])
     encoded = tokenizer.apply_chat_template(
-        example.prompt, add_generation_prompt=True, return_dict=True
+        example.prompt, add_generation_prompt=True, return_dict=True, **options
     )
     return tuple(encoded["input_ids"])
 
@@ -241,10 +269,13 @@ class Prompt:
 
 
 def encode_all(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], limit: int
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    limit: int,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Prompt]:
-    """The prompts of at most `limit` tokens."""
-    prompts = [Prompt(encode(tokenizer, example), example) for example in examples]
+    """The prompts of at most `limit` tokens; `options` are variables of the chat template."""
+    prompts = [Prompt(encode(tokenizer, example, options), example) for example in examples]
     return [prompt for prompt in prompts if len(prompt.tokens) <= limit]
 
 

@@ -85,10 +85,13 @@ def train(
     # Read by OpenMP when torch is imported. The threads of two engines take turns here; those that
     # wait by spinning take the cores from those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Reward functions may stand beside the run, and not only in an installed package.
+    sys.path.append(os.getcwd())
     from objdsl.runtime.checkpoint import CheckpointError
     from objdsl.runtime.learner import TrainingError
     from objdsl.runtime.loop import train as run
     from objdsl.runtime.ranks import RankError
+    from objdsl.runtime.rewards import RewardError
     from objdsl.runtime.sampler import SamplerError
 
     try:
@@ -104,7 +107,9 @@ def train(
         _fail(error.problems, 2)
     except (CheckpointError, FileNotFoundError) as error:
         _fail([str(error)], 2)
-    except (RankError, SamplerError, TrainingError) as error:
+    except (RankError, RewardError, SamplerError, TrainingError) as error:
+        _fail([str(error)], 1)
+    except OSError as error:  # a folder that cannot be written to, a disk that is full
         _fail([str(error)], 1)
     if result.stopped is not None:
         # What a shell says of a program that a signal ended: a scheduler then starts it again.

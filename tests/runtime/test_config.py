@@ -32,8 +32,9 @@ def test_flags_over_given_over_file_over_defaults(file: Path) -> None:
 def test_every_problem_has_its_place(file: Path) -> None:
     file.write_text("learner:\n  lrr: 1e-6\n  lr: -1\nsamplr:\n  group: 8\ngroup: 4\n")
     with pytest.raises(ConfigError) as caught:
-        read_config(file, ["--model.nme=gpt2"])
+        read_config(file, ["--model.nme=gpt2", "--lr=1"])
     assert sorted(caught.value.problems) == [
+        "--lr: unknown setting `lr`; did you mean `learner.lr`?",
         "--model.nme: unknown setting `model.nme`; did you mean `model.name`?",
         f"{file}:2: unknown setting `learner.lrr`; did you mean `learner.lr`?",
         f"{file}:3: `learner.lr` is -1: input should be greater than 0",
@@ -76,6 +77,16 @@ def test_what_is_written_reads_back(file: Path) -> None:
     for text in (config_yaml(config), commented_yaml(config)):
         file.write_text(text)
         assert read_config(file) == config
+
+
+def test_rewards_by_name_list_or_table(file: Path) -> None:
+    dotted = read_config(None, ["--rewards.my.module:judge_it", "2", "--rewards.exact", "1"])
+    assert dotted.rewards == {"my.module:judge_it": 2, "exact": 1}
+    assert read_config(None, ["--rewards", "last_number"]).rewards == {"last_number": 1}
+    file.write_text("rewards: [exact, my.module:f]\n")
+    assert read_config(file).rewards == {"exact": 1, "my.module:f": 1}
+    with pytest.raises(ConfigError, match="`rewards` is 3"):
+        read_config(None, ["--rewards", "3"])
 
 
 def test_every_setting_is_documented() -> None:

@@ -12,14 +12,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, Qwen3Config
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
+    MistralConfig,
+    Qwen3Config,
+)
 
 import objdsl
 from objdsl.runtime.batch import Batch, collate
 from objdsl.runtime.config import ConfigError, LearnerSection, ModelSection, TaskSection
 from objdsl.runtime.layout import can_share, layout_of
 from objdsl.runtime.learner import Learner, TrainingError, learning_rate, needs_of
-from objdsl.runtime.models import Policy, load_model
+from objdsl.runtime.models import Policy, ends_of, load_model, recompute_layers
 from objdsl.runtime.sampler import Response
 from objdsl.runtime.tasks import load_task
 
@@ -219,6 +226,57 @@ def test_columns_are_those_of_the_model(shares: bool, attention: str) -> None:
         assert torch.allclose(found["entropy"][row, :length], entropy, atol=1e-12)
         for name in wanted:
             assert not found[name][row, length:].any()
+
+
+def test_recomputed_layers_change_nothing_and_keep_dropout_off() -> None:
+    shape = GPT2Config(
+        vocab_size=15, n_embd=16, n_layer=2, n_head=2, n_positions=32,
+        resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5, bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    plain = Policy(GPT2LMHeadModel(shape).to(torch.float64).eval())
+    recomputing = copy.deepcopy(plain)
+    recompute_layers(recomputing.model)
+    section = LearnerSection(lr=1e-2, epsilon=1e-3)
+    assert_same(
+        trained("grpo", section, plain, batch())[0],
+        trained("grpo", section, recomputing, batch())[0],
+    )
+    passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    for block in recomputing.model.transformer.h:
+        block.mlp.register_forward_pre_hook(count)
+    with torch.no_grad():
+        recomputing.columns(batch(), ("log_pi",))
+    assert passes == 2  # one of each layer
+    recomputing.columns(batch(), ("log_pi",))["log_pi"].sum().backward()
+    assert passes == 2 + 2 * 2
+    with pytest.raises(ConfigError, match="Linear cannot do it layer by layer"):
+        recompute_layers(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
+def test_a_head_that_scales_its_logits_is_more_than_linear() -> None:
+    shape = GraniteConfig(
+        vocab_size=15, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, logits_scaling=4.0, initializer_range=0.3,
+    )  # fmt: skip
+    policy = Policy(GraniteForCausalLM(shape).eval())
+    assert policy.head is None
+    shape.logits_scaling = 1.0
+    assert policy.head is policy.model.lm_head
+
+
+def test_what_ends_a_response() -> None:
+    tokenizer = SimpleNamespace(eos_token_id=1)
+    ends = [
+        ends_of(SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=named)), tokenizer)  # type: ignore[arg-type]
+        for named in (None, 1, 4, [4, 1, 7])
+    ]
+    assert ends == [(1,), (1,), (1, 4), (1, 4, 7)]
 
 
 def test_kept_words_are_the_distribution() -> None:

@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from objdsl.runtime import loop
 from objdsl.runtime.checkpoint import CheckpointError, all_of
 from objdsl.runtime.config import Config, ConfigError, read_config
 from objdsl.runtime.dry_run import dry_run
+from objdsl.runtime.learner import TrainingError
 from objdsl.runtime.loop import Result
 from objdsl.runtime.report import DOCUMENTED
+from objdsl.runtime.tasks import character_tokenizer
 
 Run = Callable[..., Result]
 Numbers = Callable[[Path], list[dict[str, float]]]
@@ -133,6 +136,61 @@ def test_a_checkpoint_is_whole_or_not_there(run: Run, monkeypatch: pytest.Monkey
     assert run(steps=8, _resume=str(result.folder)).steps == 8
 
 
+def test_a_false_start_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    for what in ({"model.name": str(tmp_path / "none")}, {"sampler.max_tokens": 5000}):
+        with pytest.raises(ConfigError, match=r"cannot be loaded|tiny reads 4096 tokens"):
+            run("grpo", **what)
+        assert list(tmp_path.iterdir()) == []
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        run("grpo", **{"model.name": str(tmp_path / "none")})
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+    run("grpo", steps=1)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(ConfigError, match="ended before its first checkpoint; begin it again by"):
+        run("grpo", steps=1)
+    assert run("grpo", steps=1, _resume="auto").steps == 1
+
+
+def test_going_back_forgets_what_came_after(run: Run, numbers: Numbers, tmp_path: Path) -> None:
+    straight = run(steps=6, checkpoint__keep=3, output=tmp_path / "straight")
+    back = run(steps=6, checkpoint__keep=3)
+    first, *_ = all_of(back.folder / "checkpoints")
+    run(steps=3, _resume=str(first), checkpoint__keep=2)
+    names = [path.name for path in all_of(back.folder / "checkpoints")]
+    assert names == ["step-000002", "step-000003"]
+    run(steps=6, _resume="auto")
+    # The learning rate of step 3 was that of a run of three steps.
+    assert [step["step"] for step in numbers(back.folder)] == list(range(7))
+    assert numbers(back.folder)[:3] == numbers(straight.folder)[:3]
+
+
+def test_a_folder_of_another_architecture(run: Run, numbers: Numbers, tmp_path: Path) -> None:
+    tokenizer = character_tokenizer("0123456789+=")
+    tokenizer.pad_token = None
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, eos_token_id=[1, 5], max_position_embeddings=64,
+    )  # fmt: skip
+    LlamaForCausalLM(shape).save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    options = {"model.name": str(tmp_path / "llama"), "warm_start.steps": 0}
+    straight = run("grpo", output=tmp_path / "straight", **options)
+    halves = run("grpo", **options)
+    shutil.rmtree(halves.folder / "checkpoints" / "step-000004")
+    run("grpo", _resume="auto", **options)  # its `ref` comes from the folder of the run
+    assert numbers(halves.folder) == numbers(straight.folder)
+    rows = (halves.folder / "samples.jsonl").read_text().splitlines()
+    assert not any("2" in json.loads(row)["response"][:-1] for row in rows)  # token 5 ends it
+    last = halves.folder / "checkpoints" / "step-000004"
+    assert type(AutoModelForCausalLM.from_pretrained(last)) is LlamaForCausalLM
+    assert AutoTokenizer.from_pretrained(last).eos_token_id == 1
+    with pytest.raises(ConfigError, match=r"policies\.teacher: its tokenizer is another one"):
+        teacher = {"policies.teacher": str(tmp_path / "llama")}
+        run("on_policy_distillation", output=tmp_path / "student", **teacher)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_its_step(
     run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -150,7 +208,9 @@ def test_a_signal_ends_the_run_after_its_step(
     out = StringIO()
     stopped = run(_console=Console(file=out, width=500))
     assert (stopped.steps, stopped.stopped) == (3, number)
-    assert f"stopped by {signal.Signals(number).name}; go on with: objdsl train" in out.getvalue()
+    folder = stopped.folder
+    command = f"objdsl train --config {folder / 'config.yaml'} --resume {folder}"
+    assert f"stopped by {signal.Signals(number).name}; go on with: {command}" in out.getvalue()
     assert signal.getsignal(number) is handler
     monkeypatch.undo()
     run(_resume="auto")
@@ -230,7 +290,7 @@ def test_rewards_bring_columns(
     result = run(str(text), rewards={"room:judged": 1.0})
     assert numbers(result.folder)[1]["margin"] == 2
     assert numbers(result.folder)[1]["doubled"] == 2
-    with pytest.raises(ValueError, match="reads the column 'margin'"):
+    with pytest.raises(TrainingError, match="reads the column 'margin'"):
         run(str(text), output=tmp_path / "without")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from objdsl.runtime.config import ConfigError
-from objdsl.runtime.rewards import Rewards
+from objdsl.runtime.rewards import RewardError, Rewards
 
 
 def score(rewards: Rewards, completions: list[str], **columns: list[Any]) -> Any:
@@ -46,7 +46,7 @@ def test_import_path_and_extra_columns(tmp_path: Path, monkeypatch: pytest.Monke
         "reward_short": [-2, -1],
         "characters": [2, 1],
     }
-    with pytest.raises(ValueError, match="`my_rewards:nan: reward` is nan for response 0"):
+    with pytest.raises(ValueError, match="`my_rewards:nan` is nan for response 0"):
         score(Rewards({"my_rewards:nan": 1}), ["46"])
     with pytest.raises(ValueError, match="has 1 values for 2 responses"):
         score(Rewards({"my_rewards:few": 1}), ["46", "4"])
@@ -64,3 +64,66 @@ def test_import_path_and_extra_columns(tmp_path: Path, monkeypatch: pytest.Monke
 def test_unknown_rewards(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Rewards({name: 1.0})
+
+
+USERS = """
+def prompts_only(prompts):
+    return [0.0] * len(prompts)
+def solved(completions, solution, **_):
+    return [0.0] * len(completions)
+def offline(**_):
+    raise RuntimeError("the judge is offline")
+def none(completions, **_):
+    return [None, 1.0]
+def nothing(**_): ...
+def words(**_):
+    return ["good", "bad"]
+async def later(**_): ...
+def own(completions, truncated, **_):
+    return [float(c == "46" and not t) for c, t in zip(completions, truncated)]
+"""
+
+
+@pytest.fixture
+def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "users_rewards.py").write_text(USERS)
+    (tmp_path / "broken_rewards.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "users_rewards", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("offline", r"failed: RuntimeError: the judge is offline \(.*users_rewards.py:7\)"),
+        ("none", "is None for response 0: a finite number is needed"),
+        ("nothing", "returned None: a list with a number per response is needed"),
+        ("words", "is 'good' for response 0"),
+    ],
+)
+def test_what_a_reward_function_does_wrong(users: None, name: str, message: str) -> None:
+    rewards = Rewards({f"users_rewards:{name}": 1})
+    rewards.check(["answer"])
+    with pytest.raises(RewardError, match=f"`users_rewards:{name}` {message}"):
+        score(rewards, ["46", "4"])
+
+
+def test_a_reward_function_that_cannot_be_called(users: None) -> None:
+    with pytest.raises(ConfigError, match=r"unexpected keyword argument .* takes those that it"):
+        Rewards({"users_rewards:prompts_only": 1}).check(["answer"])
+    with pytest.raises(
+        ConfigError, match=r"missing a required .*'solution'; it is given `prompts`"
+    ):
+        Rewards({"users_rewards:solved": 1}).check(["answer"])
+    Rewards({"users_rewards:solved": 1}).check(["solution"])
+    with pytest.raises(ConfigError, match="`users_rewards:later` is `async`"):
+        Rewards({"users_rewards:later": 1})
+    with pytest.raises(ConfigError, match=r"ZeroDivisionError: .*broken_rewards.py:1"):
+        Rewards({"broken_rewards:any": 1})
+
+
+def test_the_run_stands_over_columns_of_the_task(users: None) -> None:
+    rewards = Rewards({"users_rewards:own": 1})
+    rewards.check(["answer", "completions", "truncated"])
+    columns = {"completions": ["", ""], "truncated": [True, True]}
+    assert rewards(["", ""], ["46", "4"], [False, False], columns).reward == [1, 0]

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from objdsl.runtime.config import ConfigError, TaskSection
-from objdsl.runtime.tasks import character_tokenizer, chosen_at, encode, encode_all, load_task
+from objdsl.runtime.tasks import (
+    Example,
+    character_tokenizer,
+    chosen_at,
+    columns_of,
+    encode,
+    encode_all,
+    load_task,
+)
 
 
 def test_arithmetic_is_right_and_its_parts_are_disjoint() -> None:
@@ -55,6 +63,45 @@ def test_jsonl(tmp_path: Path) -> None:
     assert chat.train[0].prompt == [{"role": "user", "content": chat.train[0].prompt[0]["content"]}]
 
 
+def test_folders_and_tables(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    rows = [{"prompt": f"{k}?", "answer": str(k)} for k in range(10)]
+    data = Dataset.from_list(rows)
+    data.save_to_disk(tmp_path / "saved")
+    DatasetDict({"train": data, "test": data.select(range(3))}).save_to_disk(tmp_path / "splits")
+    (tmp_path / "files").mkdir()
+    data.to_json(tmp_path / "files" / "train.jsonl")
+    data.to_csv(tmp_path / "table.csv")
+    data.to_parquet(tmp_path / "table.parquet")
+    for name in ("saved", "splits", "files", "table.parquet"):
+        task = load_task(TaskSection(name=str(tmp_path / name), held_out=2), seed=0)
+        assert sorted(e.text for e in task.train + task.held_out) == [e["prompt"] for e in rows]
+        assert all(e.columns == {"answer": e.text[0]} for e in task.train)
+    table = load_task(TaskSection(name=str(tmp_path / "table.csv"), held_out=0), seed=0)
+    assert [e.text for e in table.train] != []
+    split = TaskSection(name=str(tmp_path / "splits"), held_out_split="test")
+    assert len(load_task(split, seed=0).held_out) == 3
+    with pytest.raises(ConfigError, match="split `valid`"):
+        load_task(split.model_copy(update={"held_out_split": "valid"}), seed=0)
+
+
+def test_a_row_need_not_have_every_column() -> None:
+    assert columns_of([Example("a", {"x": 1}), Example("b", {"y": 2, "x": 1})]) == ("x", "y")
+
+
+def test_system_messages_and_template_options(tmp_path: Path) -> None:
+    path = tmp_path / "task.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt": [{"role": "user", "content": "a"}]}\n')
+    task = load_task(TaskSection(name=str(path), system="b", held_out=0), seed=0)
+    asked = [{"role": "system", "content": "b"}, {"role": "user", "content": "a"}]
+    assert [example.prompt for example in task.train] == [asked, asked]
+    tokenizer = character_tokenizer("ab!")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}{{ end }}"
+    (prompt, _) = encode_all(tokenizer, task.train, 9, {"end": "!"})
+    assert tokenizer.decode(prompt.tokens) == "ba!"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -74,8 +121,6 @@ def test_bad_jsonl(tmp_path: Path, text: str, message: str) -> None:
 
 def test_chats_need_a_template() -> None:
     tokenizer = character_tokenizer("a")
-    from objdsl.runtime.tasks import Example
-
     chat = Example([{"role": "user", "content": "a"}], {})
     with pytest.raises(ConfigError, match="no chat template"):
         encode(tokenizer, chat)
