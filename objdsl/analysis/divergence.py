@@ -19,9 +19,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from enum import Enum
 from itertools import product
 
+from objdsl.analysis.dependence import Level
 from objdsl.analysis.estimator import Estimator, Factor, Kind, Term, frozen
 from objdsl.analysis.expand import Expand, Factors
 from objdsl.frozen import dataclass
@@ -102,14 +104,22 @@ def penalties(estimator: Estimator) -> list[Penalty]:
 
 
 def readings(estimator: Estimator) -> Iterator[tuple[list[Term], Penalty | None]]:
-    """The terms that a frozen policy brings at one scale, and what they are read as."""
+    """The terms that a frozen policy brings at one scale, and what they are read as.
+
+    What the distances of other responses bring, and those of the tokens before, is a baseline: it
+    has no expectation, and is left out.
+    """
     for policy in frozen(estimator.objective):
-        groups: defaultdict[Factors, list[Term]] = defaultdict(list)
+        groups: defaultdict[Factors, list[tuple[float, Term]]] = defaultdict(list)
         for term in estimator.of(Kind.PENALTY):
-            scale = _scale(policy, term)
-            if len(scale) < len(term.factors):
-                groups[frozenset((f.base, f.exponent) for f in scale if not _masks(f))].append(term)
-        for terms in groups.values():
+            if any(_distant(policy, factor) and factor.depends.own for factor in term.factors):
+                size, factors = estimator.sized(term)
+                term = replace(term, factors=factors)
+                scale = (f for f in _scale(policy, term) if not _masks(f))
+                groups[frozenset((f.base, f.exponent) for f in scale)].append((size, term))
+        for sized in groups.values():
+            most = max(size for size, _ in sized)
+            terms = [replace(one, coefficient=one.coefficient * size / most) for size, one in sized]
             for held in _where_masks_hold(policy, terms):
                 yield held, _penalty(policy, held, estimator.expand)
 
@@ -159,6 +169,8 @@ def _penalty(policy: str, terms: list[Term], expand: Expand) -> Penalty | None:
     shape: defaultdict[Piece, float] = defaultdict(float)
     credits = set()
     for term in terms:
+        if any(_hides(policy, factor) for factor in _scale(policy, term)):
+            return None
         factors = [f for f in term.factors if _distant(policy, f)]
         read = _read(frozenset((f.base, f.exponent) for f in factors), expand)
         if read is None:
@@ -171,29 +183,55 @@ def _penalty(policy: str, terms: list[Term], expand: Expand) -> Penalty | None:
     shape = defaultdict(float, {k: c for k, c in shape.items() if abs(c) > 1e-9 * most})
     if len(credits) != 1 or not shape:
         return None
+    credit = credits.pop()
     descends, away = named(shape)
-    scale = _scale(policy, terms[0])
-    return Penalty(policy, descends, away, credits.pop(), dict(shape), scale)
+    summed = credit is Credit.TO_GO or any(_is_sum(f) for term in terms for f in term.factors)
+    if summed and descends not in (Descends.REVERSE_KL, Descends.NO_DIVERGENCE):
+        return None  # a sum of functions of tokens' X is no function of the response's
+    return Penalty(policy, descends, away, credit, dict(shape), _scale(policy, terms[0]))
+
+
+def _hides(policy: str, factor: Factor) -> bool:
+    """Whether a factor of the scale makes the weight another function: it changes with the token
+    that is drawn, or with the distance itself, as the divisor of `X / sqrt(X^2 + c)` does."""
+    near = any(name.startswith(f"{policy} / ") for name in factor.depends.reads)
+    return Level.TOKEN in factor.depends.levels or (near and not factor.depends.pooled)
+
+
+def _is_sum(factor: Factor) -> bool:
+    """Whether it is a sum over the response of anything but the log-ratio itself."""
+    base = factor.base
+    return isinstance(base, Reduce) and not isinstance(base.x, LogProb)
 
 
 def _read(factors: Factors, expand: Expand) -> tuple[Credit, dict[Piece, float]] | None:
     """A product as a function of X, or as one summed over tokens."""
     power, rate = 0, 0.0
+    credits = set()
     for base, e in factors:
         match base:
             case LogProb() | LogDist() if e == int(e) > 0:
-                power += int(e)
+                power, credit = power + int(e), Credit.TOKEN
             case Unary("exp", LogProb() | LogDist()):
-                rate += e
+                rate, credit = rate + e, Credit.TOKEN
+            case Reduce("sum", ("t",), LogProb(), None) if e == int(e) > 0:
+                power, credit = power + int(e), Credit.RESPONSE
+            case Unary("exp", Reduce("sum", ("t",), LogProb(), None)):
+                rate, credit = rate + e, Credit.RESPONSE
             case Unary("sign", LogProb()) if len(factors) == 1:
                 return Credit.TOKEN, {SIGN: 1.0}
             case Scan(">=", x, None) if len(factors) == 1 and e == 1:
                 return _summed(Credit.TO_GO, x, expand)
+            case Scan("<=", x, None) if len(factors) == 1 and e == 1:
+                return _summed(Credit.TOKEN, x, expand)  # what was before is a baseline
             case Reduce("sum", ("t",), x, None) if len(factors) == 1 and e == 1:
                 return _summed(Credit.RESPONSE, x, expand)
             case _:
                 return None
-    return Credit.TOKEN, {(power, rate): 1.0}
+        credits.add(credit)
+    if len(credits) != 1:
+        return None
+    return credits.pop(), {(power, rate): 1.0}
 
 
 def _summed(credit: Credit, x: Expr, expand: Expand) -> tuple[Credit, dict[Piece, float]] | None:

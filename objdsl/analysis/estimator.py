@@ -202,22 +202,17 @@ class Estimator:
         trained lowers rewards, or what a bent gradient takes for them."""
         totals: defaultdict[Factors, float] = defaultdict(float)
         for term in self.of(Kind.SIGNAL):
-            coefficient, varying = self.sized(term)
-            totals[frozenset((f.base, f.exponent) for f in varying)] += coefficient
+            size, varying = self.sized(term)
+            totals[frozenset((f.base, f.exponent) for f in varying)] += size * term.coefficient
         positive = all(interval(Sum({factors: 1.0}))[0] >= 0 for factors in totals)
         return bool(totals) and positive and max(totals.values()) < 0
 
     def sized(self, term: Term) -> tuple[float, tuple[Factor, ...]]:
-        """A product with the sizes of the step as numbers, and what is left of its factors: of `R -
+        """What the sizes of the step make of a product, as a number, and its other factors: of `R -
         R / G` there is less than of `R`, and not one thing added and another taken away."""
-        coefficient, varying = term.coefficient, []
-        for factor in term.factors:
-            size = self._sizes.get(factor.base)
-            if size is None:
-                varying.append(factor)
-            else:
-                coefficient *= size**factor.exponent
-        return coefficient, tuple(varying)
+        sizes = self._sizes
+        number = math.prod(sizes[f.base] ** f.exponent for f in term.factors if f.base in sizes)
+        return number, tuple(f for f in term.factors if f.base not in sizes)
 
     @cached_property
     def _sizes(self) -> dict[Expr, float]:

@@ -9,6 +9,7 @@ the reward by the token's own ratio has `1 + d_t`; by a geometric mean, `1 + mea
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from enum import Enum
@@ -24,6 +25,7 @@ class Reach(Enum):
 
     TOKEN = "the token's own ratio"
     MEAN = "the geometric mean over the response"
+    BEFORE = "the product over the tokens before"
     PREFIX = "the product over the tokens so far"
     SEQUENCE = "the product over the response"
 
@@ -39,6 +41,14 @@ class FirstOrder:
 
     drift: Mapping[Reach, float]
     engine: Mapping[Reach, float]
+
+    @staticmethod
+    def times(powers: Mapping[Reach, float]) -> float:
+        """How often the mismatch of a token is counted at most, in its own weight or a later
+        token's: once is right."""
+        own = sum(power for reach, power in powers.items() if reach is not Reach.BEFORE)
+        later = (Reach.BEFORE, Reach.PREFIX, Reach.SEQUENCE)
+        return max(own, sum(power for reach, power in powers.items() if reach in later))
 
     @property
     def exact(self) -> bool:
@@ -71,6 +81,11 @@ def _powers(term: Term, expand: Expand) -> dict[tuple[Reach, str], float] | None
         if ratio is None:
             return None
         powers[ratio] += factor.exponent
+    for name in {name for _, name in powers}:
+        before, own = powers[Reach.BEFORE, name], powers[Reach.TOKEN, name]
+        if before and math.isclose(before, own):
+            powers[Reach.PREFIX, name] += before
+            powers[Reach.BEFORE, name] = powers[Reach.TOKEN, name] = 0.0
     return {ratio: power for ratio, power in powers.items() if abs(power) > 1e-9}
 
 
@@ -93,7 +108,9 @@ def _ratio(base: Expr, expand: Expand) -> tuple[Reach, str] | None:
             return Reach.SEQUENCE, policy
         case [(Length(), -1.0), (Reduce("sum", ("t",), LogProb(policy), None), 1.0)]:
             return Reach.MEAN, policy
-        case [(Scan("<" | "<=", LogProb(policy), None), 1.0)]:
+        case [(Scan("<", LogProb(policy), None), 1.0)]:
+            return Reach.BEFORE, policy
+        case [(Scan("<=", LogProb(policy), None), 1.0)]:
             return Reach.PREFIX, policy
     return None
 

@@ -169,6 +169,8 @@ PENALTIES = {
     "sg(sum[s >= t] k1(old, ref)) * log(pi)": (Descends.REVERSE_KL, Credit.TO_GO),
     "sg(sum[t] k1(old, ref)) * log(pi)": (Descends.REVERSE_KL, Credit.RESPONSE),
     "sg(sum[s >= t] k3(old, ref)) * log(pi)": (Descends.NO_DIVERGENCE, Credit.TO_GO),
+    "sg(sum[s <= t] k1(old, ref)) * log(pi)": (Descends.REVERSE_KL, Credit.TOKEN),
+    "(prod[t] (ref / pi)) / |y|": (Descends.FORWARD_KL, Credit.RESPONSE),
     "sqrt(ref / pi)": (Descends.SOME_DIVERGENCE, Credit.TOKEN),
 }
 # How the audit names what it compares with.
@@ -177,7 +179,20 @@ MEASURED = {
     (Descends.REVERSE_KL, Credit.TO_GO): "reverse KL, whole response",
     (Descends.REVERSE_KL, Credit.RESPONSE): "reverse KL, whole response",
     (Descends.FORWARD_KL, Credit.TOKEN): "forward KL, per token",
+    (Descends.FORWARD_KL, Credit.RESPONSE): "forward KL, whole response",
 }
+# Weights that are no function of the log-ratio alone, or of which the rest of the step has a part.
+UNNAMED = [
+    "sqrt(log(pi / ref)^2 + 1e-6)",
+    "(pi - ref)^2",
+    "pi * log(pi / ref)",
+    "log((pi + ref) / pi)",
+    "(k2(pi, ref) if pi > 0.4 else 0)",
+    "(k2(pi, ref) if pi > ref else 0)",
+    "sg(sum[s >= t] (ref / old)) * log(pi)",
+]
+IN_REWARD = ["sum[t] k1(old, ref)", "log(prod[t] (old / ref))", "sum[t] k3(old, ref)"]
+BASELINES = ["0", "mean[i] R", "mean[j != i] R", "mean[p,i] R", "2 * mean[j != i] R - mean[i] R"]
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
@@ -194,6 +209,29 @@ maximize mean[p,i] sum[t] (A * log(pi) - beta * {penalty})
     assert not found.away
     (measured,) = audit(objective, words=3, horizon=3, policies=2, drifts=()).penalties
     assert measured.descends == MEASURED.get(PENALTIES[penalty])
+
+
+@pytest.mark.parametrize("penalty", UNNAMED)
+def test_no_divergence_is_named_that_is_not_descended(penalty: str) -> None:
+    text = f"objective penalised\nmaximize mean[p,i] sum[t] (reward * log(pi) - {penalty})\n"
+    objective = objdsl.loads(text)
+    assert not Facts(objective.formula).penalties
+    (measured,) = audit(objective, words=3, horizon=3, policies=2, drifts=()).penalties
+    assert measured.descends is None
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("penalty", IN_REWARD)
+def test_a_penalty_in_the_reward_is_read_with_any_baseline(penalty: str, baseline: str) -> None:
+    """What others pay is no penalty of the own response, and the own share of a mean less of it."""
+    goal = "maximize mean[p,i] (A * sum[t] log(pi))"
+    text = f"objective penalised\nR = reward - {penalty}\nA = R - {baseline}\n{goal}\n"
+    objective = objdsl.loads(text)
+    (found,) = Facts(objective.formula).penalties
+    (measured,) = audit(objective, words=2, horizon=3, policies=1, drifts=()).penalties
+    assert not found.away
+    assert measured.descends == MEASURED.get((found.descends, found.credit))
+    assert (found.descends is Descends.NO_DIVERGENCE) == ("k3" in penalty)
 
 
 def test_grpo_without_its_suppressions() -> None:

@@ -1,10 +1,10 @@
-"""The mismatch between the engines is corrected twice.
+"""A mismatch of policies is corrected twice.
 
-**What.** `pi / mu` and `old / mu` in one product.
+**What.** `pi / mu` and `old / mu` in one product, or `pi / mu` and `pi / old`.
 
 **Why.** `pi / mu` is `pi / old * old / mu`: it corrects for both mismatches already. To first
-order the weight has `2 log(old / mu)`, further from the truth than no correction at all once the
-engines disagree more than the policies have drifted.
+order the weight then has `2 log(old / mu)`, or `2 log(pi / old)`, where the true one has it once:
+what was too small by the mismatch is too large by it.
 
 **Fine if** never.
 
@@ -28,11 +28,17 @@ from objdsl.lint.rule import Rule, rule
 @rule("double-correction", "OBJ402", Severity.ERROR)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     order = facts.first_order
-    if order is not None and sum(order.engine.values()) > 1 + 1e-9:
-        yield rule.finding(
-            "the mismatch between `old` and `mu` is corrected more than once",
-            reading(facts, "mu"),
-            under=f"log(old / mu) enters {sum(order.engine.values()):g} times",
-            gradient="biased to first order in log(old / mu), with the sign turned",
-            help="keep one of pi / mu and old / mu",
-        )
+    if order is None:
+        return
+    for powers, (new, old) in ((order.engine, ("old", "mu")), (order.drift, ("pi", "old"))):
+        times = order.times(powers)
+        if times > 1 + 1e-9:
+            yield rule.finding(
+                f"the mismatch between `{new}` and `{old}` is corrected more than once",
+                reading(facts, old) or reading(facts, new),
+                under=f"log({new} / {old}) enters {times:g} times",
+                gradient=f"biased to first order in log({new} / {old}), with the sign turned",
+                help="keep one of pi / mu and old / mu"
+                if new == "old"
+                else "keep one of the ratios",
+            )

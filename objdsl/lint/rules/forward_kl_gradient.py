@@ -35,18 +35,21 @@ from objdsl.lint.rule import Rule, rule
 @rule("forward-kl-gradient", "OBJ302", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for penalty in facts.penalties:
-        if penalty.descends is Descends.FORWARD_KL and penalty.credit is Credit.TOKEN:
-            policy = penalty.policy
+        if penalty.descends is Descends.FORWARD_KL and not penalty.away:
+            policy, by_token = penalty.policy, penalty.credit is Credit.TOKEN
+            of = "state by state" if by_token else "of whole responses"
             yield rule.finding(
                 f"the gradient of this penalty is that of the forward KL, KL({policy} || pi)",
                 reading(facts, policy),
                 under=f"its weight is 1 - {policy} / pi",
                 labels=penalty_label(facts),
                 value=f"an estimate of KL(pi || {policy})",
-                gradient=f"that of KL({policy} || pi), state by state",
+                gradient=f"that of KL({policy} || pi), {of}",
                 consequence=f"words that {policy} likes and pi has given up pull without bound; "
                 "the policy is kept broad, not near",
-                help=f"use k2(pi, {policy}), or multiply by the live ratio pi / mu",
+                help=f"use k2(pi, {policy}), or multiply by the live ratio pi / mu"
+                if by_token
+                else f"use half the square of the response's log(pi / {policy})",
                 fine_if="you reproduce GRPO, or want the forward KL",
                 fix=swapped(facts, "k3", "k2", policy),
             )

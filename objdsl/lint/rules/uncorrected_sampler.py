@@ -26,8 +26,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, Severity
+from objdsl.ir.nodes import LogProb, topological
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 
@@ -37,6 +39,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     order, sampling = facts.first_order, facts.objective.sampling
     if order is None or sampling.policy != "mu" or not order.drift or order.engine:
         return
+    goal, others = facts.objective.goal, frozen(facts.objective)
+    logs = [one for one in topological(goal) if isinstance(one, LogProb) and not one.trained]
+    if all(one.policy in others for one in logs):
+        return  # a probability, and no ratio
     span = reading(facts, "old")
     experts = " With experts it disagrees on which of them to use." if sampling.experts else ""
     yield rule.finding(
