@@ -185,6 +185,9 @@ _CHARACTERS = {
     "⟨": "(", "⟩": ")", "√": "sqrt", "←": "=", "≔": "=", "≡": "==", "²": "^2", "³": "^3",
 }  # fmt: skip
 
+_LETTERS = "a name is made of the letters a-z and A-Z, Greek letters, digits and `_`"
+_IF_ELSE = "write `a if condition else b`"
+
 _SIGNS = {
     "**": "^", "||": "or", "=<": "<=", "=>": ">=", "<>": "!=", "===": "==", "!==": "!=", ":=": "=",
 }  # fmt: skip
@@ -212,6 +215,11 @@ def _character(m: _Mistake) -> Diagnostic | None:
         return m.says("a name has no primes", m.before, m.found, help=help)
     if char in "'\"`“”‘’":
         return m.says("a formula has no strings", help="names stand as they are, without quotes")
+    if char == "\\" and m.source.text[m.span(m.found).end :][:1].isalpha():
+        return m.says(
+            "a formula is not LaTeX: names stand without a backslash",
+            help="for example `beta * log(pi / ref)`, `mean[t] x`, `a / b`",
+        )
     if char == "\\":
         return m.says(
             "a backslash does not continue a line",
@@ -224,6 +232,12 @@ def _character(m: _Mistake) -> Diagnostic | None:
         )
     if char == "%":
         return m.says("`%` is no operator", help="5 percent is `0.05`")
+    if char == "?":
+        return m.says("`?` has no meaning here", help=_IF_ELSE)
+    if unicodedata.combining(char):
+        bare = m.before if m.before.type in _NAMES and m.adjacent(m.before, m.found) else m.found
+        name = unicodedata.name(char, "unnamed").lower()
+        return m.says(f"a {name} cannot stand in a name", bare, m.found, help=_LETTERS)
     meant = _CHARACTERS.get(char) or unicodedata.normalize("NFKC", char)
     if meant != char and meant.isascii():
         end = m.span(m.found).end
@@ -234,7 +248,7 @@ def _character(m: _Mistake) -> Diagnostic | None:
         name = unicodedata.name(char, "unnamed").lower()
         return m.says(
             f"`{char}` ({name}) cannot stand in a name",
-            help="a name is made of the letters a-z and A-Z, Greek letters, digits and `_`",
+            help=_LETTERS,
         )
     return m.says(f"`{char}` has no meaning here")
 
@@ -270,6 +284,30 @@ def _signs(m: _Mistake) -> Diagnostic | None:
                 right,
                 help=f"give the result a name of its own: `{name}_2 = {name} {left} ...`",
             )
+    return None
+
+
+def _subscript(m: _Mistake) -> Diagnostic | None:
+    """`r_{i,t}`."""
+    if m.found.type != "LBRACE" or not m.before.endswith("_") or not m.adjacent(m.before, m.found):
+        return None
+    return m.says(
+        "a name has no subscripts: the formula has the indices",
+        m.before,
+        m.found,
+        help=f"write `{m.before.rstrip('_')}`",
+    )
+
+
+def _digits(m: _Mistake) -> Diagnostic | None:
+    """`4,096` and `4_096`."""
+    if m.before.type != "NUMBER" or not m.adjacent(m.before, m.found):
+        return None
+    comma = m.found.type == "COMMA" and m.adjacent(m.found, m.after)
+    if comma and not m.opened and m.after.type == "NUMBER":
+        return m.says("a number has no commas", m.before, m.after, under="write the digits alone")
+    if m.found.type in _NAMES and m.found.startswith("_") and m.found.strip("_").isdigit():
+        return m.says("a number has no `_`", m.before, m.found, under="write the digits alone")
     return None
 
 
@@ -309,9 +347,10 @@ def _second(m: _Mistake) -> Diagnostic | None:
         )
     if m.found.type in _INFIX or m.found.type in ("LPAR", "LSQB"):
         return _unused(m)
-    if str(first) in _REDUCTIONS:
+    goal = {"max": "maximize", "min": "minimize"}.get(str(first))
+    if str(first) in _REDUCTIONS and goal is None:
         return _index_without_brackets(m, first)
-    if meant := near(str(first), FORMS):
+    if meant := goal or near(str(first), FORMS):
         return m.says(
             f"`{first}` starts no statement",
             first,
@@ -346,9 +385,9 @@ def _keyword_bound(m: _Mistake) -> Diagnostic | None:
 
 def _keyword(m: _Mistake) -> Diagnostic | None:
     """A keyword where a name must stand."""
-    if not _is_keyword(m.found) or not m.accepts & _NAMES or m.wants_operator:
+    if not _is_keyword(m.found) or not m.accepts & _NAMES:
         return None
-    if m.wants_value and m.found.type in _INFIX | {"NOT", "IN"}:
+    if (m.wants_value or m.wants_operator) and m.found.type in _INFIX | {"NOT", "IN"}:
         return None
     return _not_a_name(m, m.found)
 
@@ -359,6 +398,8 @@ def _not_a_name(m: _Mistake, keyword: Token) -> Diagnostic:
         help = f"it starts a statement: `{FORMS[str(keyword)]}`"
     elif keyword == "critic":
         help = f"the loss of the critic is minimized: `{FORMS['minimize']}`"
+    elif m.at and m.statement:
+        help = f"for example `{FORMS[m.statement]}`"
     return m.says(f"`{keyword}` is a keyword, and cannot be a name", keyword, help=help)
 
 
@@ -431,6 +472,13 @@ def _equal(m: _Mistake) -> Diagnostic | None:
     """`=` inside a formula."""
     if m.found.type != "EQUAL":
         return None
+    if m.statement in ("maximize", "minimize") and m.level[1:] == (m.before,) and not m.opened:
+        return m.says(
+            "a goal has no name",
+            m.before,
+            m.found,
+            help=f"write `{m.statement} ...`; a name of its own logs it: `report {m.before} = ...`",
+        )
     if m.statement == "sample":
         return m.says("the value of an option follows its name", help="for example `group 16`")
     if m.in_binder:
@@ -469,12 +517,11 @@ def _chain(m: _Mistake) -> Diagnostic | None:
 
 
 def _conditional(m: _Mistake) -> Diagnostic | None:
-    help = "write `a if condition else b`"
     if m.found.type == "IF" and m.wants_value:
-        return m.says("a value stands before its `if`", help=help)
+        return m.says("a value stands before its `if`", help=_IF_ELSE)
     if "ELSE" in m.accepts and m.found.type not in _VALUE_STARTS | {"EQUAL"}:
         opening = next(token for token in reversed(m.level) if token.type == "IF")
-        return m.says("this `if` has no `else`", opening, help=help)
+        return m.says("this `if` has no `else`", opening, help=_IF_ELSE)
     return None
 
 
@@ -508,6 +555,11 @@ def _negation(m: _Mistake) -> Diagnostic | None:
 
 
 def _param(m: _Mistake) -> Diagnostic | None:
+    domain = any(token.type in ("IN", "ELEMENT") for token in m.tokens[: m.at])
+    if domain and m.found.type == "COMMA" and m.bracket.type != "LBRACE":
+        return m.says(
+            "an interval has two ends", help="for example `in (0, 1)`; values are `in {0, 1, 2}`"
+        )
     if m.statement != "param" or m.at < 3:
         return None
     if m.before.type in ("IN", "ELEMENT"):
@@ -541,6 +593,18 @@ def _missing_operator(m: _Mistake) -> Diagnostic | None:
         return None
     if str(m.before) in _REDUCTIONS:
         return _index_without_brackets(m, m.before)
+    reduction, _, index = m.before.partition("_")
+    if reduction in _REDUCTIONS and index in ("p", "i", "t", "v"):
+        return m.says(
+            f"the index of `{reduction}` stands in square brackets",
+            m.before,
+            under=f"write `{reduction}[{index}]`",
+        )
+    if m.after.type == "EQUAL" and m.found.type in _NAMES and not m.opened:
+        return m.says(
+            "a statement ends at the end of its line",
+            help=f"start a line with `{m.found} = ...`",
+        )
     call = m.tokens[max(m.at - 4, 0) : m.at]
     if [token.type for token in call] == ["NAME", "LPAR", "NAME", "RPAR"]:
         function, _, index, closing = call
@@ -600,16 +664,18 @@ _RULES = (
     _character,
     _python,
     _signs,
+    _subscript,
+    _digits,
     _first,
     _second,
     _keyword_bound,
     _never_closed,
     _empty,
+    _chain,
     _conditional,
     _bar,
     _equal,
     _binder,
-    _chain,
     _param,
     _wrong_bracket,
     _list,
