@@ -1,0 +1,422 @@
+"""Objectives in TRL: `ObjectiveTrainer` is a `GRPOTrainer` whose loss is an objective.
+
+    from objdsl.adapters.trl import ObjectiveTrainer
+
+    trainer = ObjectiveTrainer("grpo.obj", model="Qwen/Qwen3-0.6B", reward_funcs=..., args=...)
+
+TRL generates, scores, shards and steps; the objective says what is maximised, advantages and
+denominators included. Both are those of the optimizer step: the losses of its micro-batches, and of
+all ranks, add up to what one pass over it would give.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import (
+    split_pixel_values_by_grid,
+    split_tensor_dict,
+    unsplit_pixel_values_by_grid,
+)
+
+from objdsl.adapters.needs import Unsupported, given, refused
+from objdsl.frozen import dataclass
+from objdsl.objective import Objective, load
+from objdsl.step import Step
+
+Batch = dict[str, Any]
+
+# What GRPOConfig says about the loss and the advantages, and an objective says itself.
+DECIDED = (
+    "loss_type", "beta", "epsilon", "epsilon_high", "delta", "importance_sampling_level",
+    "scale_rewards", "multi_objective_aggregation", "mask_truncated_completions",
+    "top_entropy_quantile", "entropy_coef", "use_adaptive_entropy", "off_policy_mask_threshold",
+    "use_bias_correction_kl", "vllm_importance_sampling_mode", "vllm_importance_sampling_clip_max",
+    "vllm_importance_sampling_clip_min", "sapo_temperature_pos", "sapo_temperature_neg",
+    "vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg",
+)  # fmt: skip
+
+# What a forward pass may need besides words and masks.
+_PICTURES = (
+    "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes",
+    "num_tiles", "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
+)  # fmt: skip
+
+# Columns of responses travel through TRL's batches under names that TRL does not have.
+_OWN = "objective."
+
+# Sums that are kept beside the reports, under names that no report has.
+_ENTROPY, _TOKENS, _ROUTER = "sum of entropies", "number of tokens", "loss of the router"
+
+# What TRL logs itself: a report of such a name is logged as `objective/<name>`.
+_TAKEN = {
+    "aux_loss", "entropy", "epoch", "frac_reward_zero_std", "grad_norm", "learning_rate", "loss",
+    "num_tokens", "reward", "reward_std", "step_time",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Window:
+    """The micro-batches that one optimizer step consists of, on this rank.
+
+    Attributes:
+        step: this rank's rows of the whole step, micro-batch after micro-batch.
+        used: `[n]` of each micro-batch, which of its responses are in the step.
+        current: columns of the policy as it was at generation, which is the policy of the step:
+            the pass that learns gives them.
+    """
+
+    batches: Sequence[Batch]
+    step: Step
+    used: Sequence[Tensor]
+    current: tuple[str, ...]
+
+    def rows(self, number: int) -> slice:
+        """Where the responses of a micro-batch are in the step."""
+        first = sum(int(used.sum()) for used in self.used[:number])
+        return slice(first, first + int(self.used[number].sum()))
+
+
+class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
+    """A GRPOTrainer that maximises an objective.
+
+    `reward` is the weighted sum of the reward functions; `given` columns are reward functions or
+    columns of the dataset of the same name. `ref` is TRL's reference model, loaded if the objective
+    reads it. `mu` is what the sampler says of its tokens; the policy itself, where transformers
+    samples. Responses that no reward function scores, and those without a token of the policy, are
+    left out, as if they had not been drawn. Reports are logged under their own names.
+
+    Args:
+        objective: an objective, a name of the gallery, or the path of an `.obj` file.
+        args: `DECIDED` must stand at TRL's defaults, which do not count.
+        others: as for GRPOTrainer.
+
+    Raises:
+        Unsupported: the objective reads what TRL does not have, or `args` contradict it.
+    """
+
+    _tag_names = ["trl", "objdsl"]  # noqa: RUF012
+    _name = "objdsl"
+    _paper: dict[str, str] = {}  # noqa: RUF012
+
+    def __init__(
+        self,
+        objective: Objective | str | Path,
+        model: Any,
+        reward_funcs: Any = None,
+        args: GRPOConfig | None = None,
+        train_dataset: Any = None,
+        **others: Any,
+    ) -> None:
+        self.objective = objective if isinstance(objective, Objective) else load(objective)
+        args = GRPOConfig() if args is None else copy.copy(args)
+        reasons = [*refused(self.objective, ("pi", "old", "mu", "ref")), *self._contradicted(args)]
+        if reasons:
+            raise Unsupported(self.objective, "TRL", reasons)
+        # TRL loads the reference model where its own KL has a weight. Its correction of the
+        # sampler's probabilities makes it ask the server how those are computed.
+        args.beta = 1.0 if "log_ref" in self.objective.columns else 0.0
+        args.vllm_importance_sampling_correction = "log_mu" in self.objective.columns
+        super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **others)
+        args.beta = 0.0
+        self.vllm_importance_sampling_correction = False
+        if missing := [*self._missing()]:
+            raise Unsupported(self.objective, "TRL", missing)
+        self._windows: list[Window] = []
+        self._window: Window
+        self._prepared: Step
+        self._told: dict[str, Tensor] = {}
+
+    # --- what does not go together ---------------------------------------------------------------
+
+    def _contradicted(self, args: GRPOConfig) -> Iterator[str]:
+        """Settings that say something else than the objective, or cut its groups."""
+        objective, drawn = self.objective, self.objective.sample
+        defaults = {field.name: field.default for field in fields(GRPOConfig)}
+        for name in DECIDED:
+            value = getattr(args, name)
+            if defaults[name] is not MISSING and value != defaults[name]:
+                hint = "; it can read `truncated`" if name == "mask_truncated_completions" else ""
+                yield f"the objective decides on {name}, which is set to {value!r}{hint}"
+        truncates = args.top_p < 1 or args.top_k > 0 or bool(args.min_p)
+        if drawn.span is not None:
+            for name, wanted in [
+                ("temperature", drawn.temperature),
+                ("top_p", drawn.top_p),
+                ("top_k", drawn.top_k or 0),
+            ]:
+                if getattr(args, name) != wanted:
+                    found = getattr(args, name)
+                    yield f"it samples with {name} {wanted:g}, but {name} is set to {found:g}"
+        if drawn.keep_mask and truncates:
+            yield "it keeps the sampler's mask, which TRL does not hand on"
+        altered = truncates or args.repetition_penalty != 1
+        if "log_mu" in objective.columns and altered and not args.use_vllm:
+            yield (
+                "it reads `mu`, which transformers does not tell where top_p, top_k, min_p or "
+                "repetition_penalty change the distribution"
+            )
+        window = args.gradient_accumulation_steps
+        if args.steps_per_generation % window:
+            yield (
+                f"an optimizer step takes {window} micro-batches, but responses are drawn for "
+                f"{args.steps_per_generation}: steps_per_generation must be a multiple of "
+                "gradient_accumulation_steps"
+            )
+        elif args.steps_per_generation > window:
+            rows = args.per_device_train_batch_size * window
+            if rows % args.num_generations:
+                yield (
+                    f"an optimizer step takes {rows} responses of each process, which cuts groups "
+                    f"of {args.num_generations}"
+                )
+
+    def _missing(self) -> Iterator[str]:
+        """Columns that nobody gives, as far as that is known before the first step."""
+        columns = getattr(self.train_dataset, "column_names", None)
+        open_ended = self.rollout_func is not None or self.environment_factories is not None
+        for name in given(self.objective):
+            if columns is None or open_ended or name in [*columns, *self.reward_func_names]:
+                continue
+            yield f"`given {name}` is neither a reward function nor a column of the dataset"
+        config = self.model.config.get_text_config()
+        experts = any(getattr(config, name, 0) for name in ("num_experts", "num_local_experts"))
+        if self.objective.sample.keep_routing and experts:
+            yield "it keeps the sampler's routing of experts, which TRL does not replay"
+
+    # --- what is known of a response before learning ---------------------------------------------
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        """`[all processes' responses, reward functions]`, which TRL does not put into a batch."""
+        scores: Tensor = super()._calculate_rewards(*args, **kwargs)
+        self._scores = scores
+        return scores
+
+    def _generate_and_score_completions(self, inputs: list[Batch]) -> Batch:
+        batch: Batch = super()._generate_and_score_completions(inputs)
+        many, number = len(batch["completion_ids"]), self.accelerator.process_index
+        own = slice(number * many, (number + 1) * many)
+        scores = self._scores
+        reward = (scores * self.reward_weights.to(scores)).nansum(1)
+        reward[scores.isnan().all(1)] = torch.nan
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        everyone = torch.arange(len(scores), device=scores.device)
+        last = batch["completion_mask"].sum(-1, keepdim=True) - 1
+        ends = torch.tensor([*self.eos_token_ids, self._tokenizer.pad_token_id])
+        ended = torch.isin(batch["completion_ids"].gather(1, last), ends.to(last.device))
+        columns = {
+            "reward": reward[own],
+            "prompt": everyone[own] // size,  # the sampler repeats a prompt in a row
+            "truncated": ~ended.squeeze(1),
+        }
+        for name in given(self.objective):
+            if name in self.reward_func_names:
+                columns[name] = scores[own, self.reward_func_names.index(name)]
+            elif all(name in row for row in inputs):
+                values = [float(row[name]) for row in inputs]
+                columns[name] = torch.tensor(values, device=reward.device)
+            else:
+                raise ValueError(f"{self.objective.name} reads the column {name!r}: no data has it")
+        batch |= {_OWN + name: column for name, column in columns.items()}
+        if "old_per_token_logps" not in batch and self._needs_old(batch):
+            batch["old_per_token_logps"] = self._without_gradient(batch)
+        # TRL's own advantages are not the objective's.
+        shown = self._logs["advantages"]
+        self._logs["advantages"] = deque([math.nan] * len(shown), maxlen=shown.maxlen)
+        return batch
+
+    def _measured(self, batch: Batch) -> set[str]:
+        """Columns that are log-probabilities of the policy as it was at generation."""
+        names = {"log_old"} if "sampling_per_token_logps" in batch else {"log_old", "log_mu"}
+        return names & self.objective.columns.keys()
+
+    def _needs_old(self, batch: Batch) -> bool:
+        """Whether a pass before learning is needed, where the policy of the optimizer step is still
+        that of generation (TRL makes one by itself where it is not)."""
+        unknown = batch.get("sampling_per_token_logps")
+        if unknown is not None and bool(unknown[_mask(batch)].isnan().any()):
+            return "log_mu" in self.objective.columns
+        measured = self._measured(batch)
+        return bool(measured) and (self.objective.couples or bool(measured & self.objective.early))
+
+    # --- the optimizer step ----------------------------------------------------------------------
+
+    def _prepare_inputs(self, generation_batch: Any) -> Batch:
+        inputs: Batch
+        if not self.model.training:
+            inputs = super()._prepare_inputs(generation_batch)
+            self._begin(self._prepare_window([inputs]), fresh=True)
+            return inputs
+        parts, window = self.args.steps_per_generation, self.args.gradient_accumulation_steps
+        drawn_every = parts * self.num_iterations
+        if self._step % drawn_every == 0 or self._buffered_inputs is None:
+            # In the order of the dataset, which leaves groups whole. (GRPOTrainer shuffles rows.)
+            batch = split_pixel_values_by_grid(
+                self._generate_and_score_completions(generation_batch)
+            )
+            found = [unsplit_pixel_values_by_grid(part) for part in split_tensor_dict(batch, parts)]
+            self._buffered_inputs: list[Batch] | None = found
+            starts = range(0, parts, window)
+            self._windows = [self._prepare_window(found[k : k + window]) for k in starts]
+        place = self._step % parts
+        if place % window == 0:
+            self._begin(self._windows[place // window], fresh=self._step % drawn_every == 0)
+        inputs = self._buffered_inputs[place]
+        return inputs
+
+    def _prepare_window(self, batches: Sequence[Batch]) -> Window:
+        """All that is known of an optimizer step before its micro-batches. Collective."""
+        masks = [_mask(batch) for batch in batches]
+        used = [
+            mask.any(1) & ~batch[_OWN + "reward"].isnan()
+            for mask, batch in zip(masks, batches, strict=True)
+        ]
+
+        def together(tensors: Sequence[Tensor]) -> Tensor:
+            return torch.cat([x[rows] for x, rows in zip(tensors, used, strict=True)])
+
+        mask = together(masks)
+        names = self.objective.columns.keys() - {*self.objective.live, "noise"}
+        columns: dict[str, Any] = {}
+        current: list[str] = []
+        for name in sorted(names):
+            found = [x for batch in batches if (x := self._column(name, batch)) is not None]
+            if len(found) == len(batches):
+                columns[name] = together(found)
+            else:
+                current.append(name)
+                columns[name] = torch.zeros(mask.shape, device=mask.device)
+        step = self.objective.prepare(
+            prompt=together([batch[_OWN + "prompt"] for batch in batches]),
+            mask=mask,
+            group=dist.group.WORLD if self.accelerator.num_processes > 1 else None,
+            **columns,
+        )
+        return Window(batches, step, used, tuple(current))
+
+    def _column(self, name: str, batch: Batch) -> Tensor | None:
+        """A column of a micro-batch; None if it is the policy's own, which is not known yet."""
+        old: Tensor | None = batch.get("old_per_token_logps")
+        match name:
+            case "log_old":
+                return old
+            case "log_mu":
+                said: Tensor | None = batch.get("sampling_per_token_logps")
+                if said is None or old is None:
+                    return old if said is None else said
+                return torch.where(said.isnan(), old, said)  # vLLM cannot score every token
+            case "log_ref":
+                ref: Tensor = batch["ref_per_token_logps"]
+                return ref
+        own: Tensor = batch[_OWN + name]
+        return own
+
+    def _begin(self, window: Window, fresh: bool) -> None:
+        """Before the first micro-batch of an optimizer step. Collective.
+
+        Args:
+            fresh: the policy is still that of generation.
+        """
+        self._window, self._prepared, self._told = window, window.step, {}
+        alone = window.step.whole and len(window.batches) == 1  # then the loss sees to it
+        known = fresh and all("old_per_token_logps" in batch for batch in window.batches)
+        if alone or not (self.objective.coupled or (self.objective.couples and known)):
+            return
+        pairs = zip(window.batches, window.used, strict=True)
+        log_pi = [
+            (batch["old_per_token_logps"] if known else self._without_gradient(batch))[used]
+            for batch, used in pairs
+        ]
+        self._prepared = self.objective.couple(window.step, log_pi=torch.cat(log_pi))
+
+    def _without_gradient(self, batch: Batch) -> Tensor:
+        """`[n, T]`, what the policy says now."""
+        training = self.model.training
+        size = self.args.per_device_train_batch_size
+        size = size if training else self.args.per_device_eval_batch_size
+        options = self.args.gradient_checkpointing_kwargs
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, options):
+            found: Tensor = self._said(self.model, batch, batch_size=size)[0]
+        return found
+
+    def _said(self, model: Any, batch: Batch, **options: Any) -> tuple[Tensor, Any, Any]:
+        """Log-probabilities `[n, T]`, entropies and the router's loss of a micro-batch."""
+        words = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+        seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+        pictures = {name: batch[name] for name in _PICTURES if name in batch}
+        found: tuple[Tensor, Any, Any] = self._get_per_token_logps_and_entropies(
+            model, words, seen, batch["completion_ids"].size(1), **options, **pictures
+        )
+        return found
+
+    def _compute_loss(self, model: Any, inputs: Batch) -> Tensor:
+        training = self.model.training
+        parts = self.args.gradient_accumulation_steps if training else 1
+        number = self._step % parts if training else 0
+        window, used = self._window, self._window.used[number]
+        log_pi, entropies, router = self._said(
+            model, inputs, compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
+        )
+        loss = 0 * log_pi.sum()  # a micro-batch whose responses are all left out
+        if bool(used.any()):
+            own = log_pi[used]
+            step = self._prepared
+            if len(window.used) > 1:
+                step = step[window.rows(number)]
+            if window.current:
+                now = dict.fromkeys(window.current, own.detach())
+                step = replace(step, tokens={**step.tokens, **now})
+            out = self.objective(own, step)
+            # Ranks are averaged over, micro-batches are summed.
+            loss = out.loss * self.accelerator.num_processes
+            self._tell(out.reports)
+        mask = _mask(inputs)
+        self._tell({_ENTROPY: entropies.detach()[mask].sum(), _TOKENS: mask.sum()})
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * router / parts
+            self._tell({_ROUTER: router.detach() / parts})
+        if number == parts - 1:
+            self._log_told()
+        return loss
+
+    # --- what is logged --------------------------------------------------------------------------
+
+    def _tell(self, said: Mapping[str, Tensor]) -> None:
+        """Sums over the micro-batches of an optimizer step."""
+        for name, value in said.items():
+            self._told[name] = self._told.get(name, 0) + value.float()
+
+    def _log_told(self) -> None:
+        """After the last micro-batch of an optimizer step. Collective."""
+        told, ranks = self._told, self.accelerator.num_processes
+        names = [_ENTROPY, _TOKENS, _ROUTER, *self.objective.report_names]
+        zero = torch.zeros((), device=self.accelerator.device)
+        sums = torch.stack([told.get(name, zero) for name in names])
+        # Reports that need the whole step at once may be missing, on every rank that has rows.
+        heard = torch.stack([zero + (name in told) for name in names])
+        sums, heard = self.accelerator.reduce(torch.stack([sums, heard]), reduction="sum")
+        entropy, tokens, router, *reports = sums.tolist()
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics["entropy"].append(entropy / max(tokens, 1))
+        if self.aux_loss_enabled:
+            metrics["aux_loss"].append(router / ranks)
+        for name, value, ranks_that_said in zip(names[3:], reports, heard[3:], strict=True):
+            if ranks_that_said:
+                metrics[f"objective/{name}" if name in _TAKEN else name].append(value)
+
+
+def _mask(batch: Batch) -> Tensor:
+    """`[n, T]`, the tokens that the policy wrote; not what tools answered."""
+    mask: Tensor = batch["completion_mask"].bool()
+    return mask & batch["tool_mask"].bool() if "tool_mask" in batch else mask

@@ -1,0 +1,362 @@
+"""`ObjectiveTrainer`: TRL's generation, rewards and loop, and the objective's own numbers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+# TRL looks whether there is a vLLM, and would take seconds to import what no test here uses.
+installed = pytest.importorskip("trl.import_utils")
+installed.is_vllm_available = lambda min_version=None: False
+pytest.importorskip("trl.trainer.grpo_trainer")
+
+import tiny  # noqa: E402
+from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict  # noqa: E402
+
+import objdsl  # noqa: E402
+from objdsl.adapters.needs import Unsupported  # noqa: E402
+from objdsl.adapters.trl import DECIDED, ObjectiveTrainer  # noqa: E402
+
+Numbers = tuple[float, dict[str, Tensor]]
+
+
+def trainer(objective: Any, folder: Path, **options: Any) -> Any:
+    given = {
+        key: options.pop(key)
+        for key in ("reward_funcs", "train_dataset", "model", "eval_dataset")
+        if key in options
+    }
+    return ObjectiveTrainer(
+        objective,
+        **{
+            "model": tiny.model(),
+            "reward_funcs": tiny.score,
+            "train_dataset": tiny.data(),
+            "processing_class": tiny.tokenizer(),
+            **given,
+        },
+        args=GRPOConfig(**tiny.settings(folder, **options)),
+    )
+
+
+def saved_model(folder: Path) -> str:
+    """TRL loads the reference model from where the model came from."""
+    tiny.model().save_pretrained(folder / "model")
+    return str(folder / "model")
+
+
+def first_step(one: Any, moved: bool = True) -> Numbers:
+    """The loss of an optimizer step, and the gradients, as TRL's loop adds them up; `moved`: of the
+    second step on the same responses."""
+    window = one.args.gradient_accumulation_steps
+    one.current_gradient_accumulation_steps = window
+    one.model.train()
+    torch.manual_seed(5)
+    if moved:
+        one._prepare_inputs(tiny.rows())
+        tiny.move(one.model)
+    loss = 0.0
+    for number in range(window):
+        one._step = window * moved + number
+        inputs = one._prepare_inputs(tiny.rows())
+        part = one.compute_loss(one.model, inputs)
+        part.backward()
+        loss += float(part.detach())
+    gradients = {name: x.grad.clone() for name, x in one.model.named_parameters()}
+    return loss, gradients
+
+
+def assert_close(found: Numbers, wanted: Numbers, rel: float = 1e-5) -> None:
+    assert found[0] == pytest.approx(wanted[0], rel=rel, abs=rel)
+    largest = max(float(x.abs().max()) for x in wanted[1].values())
+    assert largest > 0
+    for name, gradient in wanted[1].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=rel, atol=rel * largest)
+
+
+def directly(one: Any, objective: objdsl.Objective) -> Numbers:
+    """The objective by hand, on all responses that the trainer holds, in one piece."""
+    batches: list[dict[str, Any]] = one._buffered_inputs
+    batch = {
+        name: torch.cat([part[name] for part in batches])
+        for name, x in batches[0].items()
+        if isinstance(x, Tensor) and x.dim()
+    }
+    words = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    width = batch["completion_ids"].size(1)
+    texts = one.processing_class.batch_decode(batch["completion_ids"], skip_special_tokens=True)
+    log_pi = one._get_per_token_logps_and_entropies(one.model, words, seen, width)[0]
+    old = batch.get("old_per_token_logps", log_pi.detach())
+    one.model.zero_grad()
+    out = objective(
+        log_pi=log_pi,
+        log_old=old,
+        log_mu=old,
+        log_ref=batch.get("ref_per_token_logps", old),
+        reward=torch.tensor(tiny.score(texts)),
+        truncated=(batch["completion_mask"] * (batch["completion_ids"] == 1)).sum(1) == 0,
+        prompt=torch.unique(batch["prompt_ids"], dim=0, return_inverse=True)[1],
+        mask=batch["completion_mask"],
+    )
+    out.loss.backward()
+    gradients = {name: x.grad.clone() for name, x in one.model.named_parameters()}
+    return float(out.loss.detach()), gradients
+
+
+# Token means, means of means, ratios of responses, a reference, the position of a token, what is
+# drawn from all tokens of the step, three policies, and no ratio at all.
+OBJECTIVES = ["grpo", "dapo", "gspo", "rloo", "reinforce_pp", "kl_cov", "decoupled_ppo", "dr_grpo"]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_micro_batches_of_a_step_add_up_to_the_objective(name: str, tmp_path: Path) -> None:
+    objective = objdsl.load(name)
+    options = {"model": saved_model(tmp_path)} if "log_ref" in objective.columns else {}
+    whole = trainer(objective, tmp_path, num_iterations=2, **options)
+    wanted = first_step(whole)
+    assert_close(directly(whole, objective), wanted)
+    for window in (2, 4):
+        cut = trainer(
+            objective,
+            tmp_path,
+            num_iterations=2,
+            gradient_accumulation_steps=window,
+            per_device_train_batch_size=8 // window,
+            **options,
+        )
+        assert_close(first_step(cut), wanted)
+
+
+def test_the_same_policy_is_asked_once(tmp_path: Path) -> None:
+    """On policy, the pass that learns gives `old` and `mu` too, unless they are needed before."""
+    cases = [("frameworks/trl_grpo", 4), ("gspo", 4), ("decoupled_ppo", 8), ("kl_cov", 8)]
+    for name, passes in cases:
+        objective = objdsl.load(name)
+        one = trainer(
+            objective, tmp_path, gradient_accumulation_steps=4, per_device_train_batch_size=2
+        )
+        asked: list[int] = []
+        answer = one._get_per_token_logps_and_entropies
+
+        def counted(model: Any, words: Tensor, *args: Any, batch_size: int = 2, **kw: Any) -> Any:
+            asked.append(len(words) // batch_size)  # noqa: B023
+            return answer(model, words, *args, batch_size=batch_size, **kw)  # noqa: B023
+
+        one._get_per_token_logps_and_entropies = counted
+        found = first_step(one, moved=False)
+        assert sum(asked) == passes
+        assert_close(found, directly(one, objective))
+
+
+def test_rows_in_any_order(tmp_path: Path) -> None:
+    one = trainer("grpo", tmp_path, num_iterations=2, model=saved_model(tmp_path))
+    wanted = first_step(one)
+    shuffled = shuffle_sequence_dict(one._buffered_inputs[0])
+    parts = split_tensor_dict(shuffled, 4)
+    one.args.gradient_accumulation_steps = 4
+    one._begin(one._prepare_window(parts), fresh=False)
+    one.model.zero_grad()
+    loss = 0.0
+    for one._step, part in enumerate(parts):
+        value = one.compute_loss(one.model, part)
+        value.backward()
+        loss += float(value)
+    assert_close((loss, {n: x.grad for n, x in one.model.named_parameters()}), wanted)
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_trl_grpo_is_what_trl_computes(window: int, tmp_path: Path) -> None:
+    options = {
+        "num_iterations": 2,
+        "gradient_accumulation_steps": window,
+        "per_device_train_batch_size": 8 // window,
+    }
+    theirs = GRPOTrainer(
+        tiny.model(),
+        tiny.score,
+        args=GRPOConfig(**tiny.settings(tmp_path, **options)),
+        train_dataset=tiny.data(),
+        processing_class=tiny.tokenizer(),
+    )
+    ours = trainer("frameworks/trl_grpo", tmp_path, **options)
+    assert_close(first_step(ours), first_step(theirs))
+
+
+def test_several_optimizer_steps_of_a_generation_have_whole_groups(tmp_path: Path) -> None:
+    one = trainer(
+        "grpo",
+        tmp_path,
+        model=saved_model(tmp_path),
+        steps_per_generation=4,
+        gradient_accumulation_steps=2,
+        per_device_train_batch_size=2,
+    )
+    one.model.train()
+    one._prepare_inputs(tiny.rows())
+    assert [len(window.step) for window in one._windows] == [4, 4]
+    assert all(window.step.environment["n_prompts"] == 1 for window in one._windows)
+
+
+def test_responses_without_a_score_are_left_out(tmp_path: Path) -> None:
+    """As if they had not been drawn; so that the rest is the step."""
+
+    def some(completions: list[str], **_: Any) -> list[float | None]:
+        scores = tiny.score(completions)
+        return [None if i in (1, 6, 7) else x for i, x in enumerate(scores)]
+
+    options = {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2}
+    one = trainer("rloo", tmp_path, reward_funcs=some, num_iterations=2, **options)
+    found = first_step(one)
+    assert len(one._windows[0].step) == 5
+    kept = [0, 2, 3, 4, 5]
+    batches = one._buffered_inputs
+    whole = {
+        name: torch.cat([batch[name] for batch in batches])[kept]
+        for name, x in batches[0].items()
+        if isinstance(x, Tensor) and x.dim()
+    }
+    one._buffered_inputs = [whole]
+    assert_close(found, directly(one, one.objective))
+
+
+def test_given_columns_are_reward_functions_or_columns_of_the_dataset(tmp_path: Path) -> None:
+    text = """
+objective two
+given brevity[p,i]
+given weight[p]
+A = reward - mean[i] reward + brevity - mean[i] brevity
+maximize mean[p,i] (weight * sum[t] (A * log(pi)))
+"""
+
+    def brevity(completions: list[str], **_: Any) -> list[float]:
+        return [-len(text) / 8 for text in completions]
+
+    objective = objdsl.loads(text)
+    data = tiny.data(weight=[1.0, 2.0, 3.0, 4.0])
+    options = {"train_dataset": data, "reward_funcs": [tiny.score, brevity], "max_steps": 1}
+    one = trainer(objective, tmp_path, reward_weights=[1.0, 0.0], **options)
+    one.train()
+    step = one._windows[0].step
+    responses = one._buffered_inputs[0]["completion_ids"]
+    texts = one.processing_class.batch_decode(responses, skip_special_tokens=True)
+    assert step.responses["prompt"].tolist() == [0] * 4 + [1] * 4
+    batch = one._buffered_inputs[0]
+    assert batch["objective.reward"].tolist() == tiny.score(texts)
+    assert batch["objective.brevity"].tolist() == brevity(texts)
+    assert set(batch["objective.weight"].tolist()) <= {1.0, 2.0, 3.0, 4.0}
+    with pytest.raises(Unsupported, match="`given brevity` is neither a reward function nor"):
+        trainer(objective, tmp_path, train_dataset=data)
+
+
+def test_training(tmp_path: Path) -> None:
+    """Two optimizer steps of TRL's own loop: a reference, evaluation and a checkpoint."""
+    one = trainer(
+        "grpo",
+        tmp_path,
+        model=saved_model(tmp_path),
+        gradient_accumulation_steps=2,
+        per_device_train_batch_size=4,
+        per_device_eval_batch_size=4,
+        max_steps=2,
+        save_steps=2,
+        eval_strategy="steps",
+        eval_steps=1,
+        eval_dataset=tiny.data(),
+    )
+    before = {name: x.detach().clone() for name, x in one.model.named_parameters()}
+    one.train()
+    assert any((x != before[name]).any() for name, x in one.model.named_parameters())
+    trained = [line for line in one.state.log_history if "clip_fraction" in line]
+    evaluated = [line for line in one.state.log_history if "eval_clip_fraction" in line]
+    assert len(trained) == len(evaluated) == 2
+    assert all(0 <= line["clip_fraction"] <= 1 and line["entropy"] > 0 for line in trained)
+    assert (tmp_path / "checkpoint-2" / "model.safetensors").exists()
+    assert one.ref_model is not None and one.args.beta == 0
+
+
+def test_the_loss_that_is_logged_is_that_of_the_step(tmp_path: Path) -> None:
+    """And reports are sums over its micro-batches."""
+    text = """
+objective logged
+report ten = 10 * mean[p,i,t] (pi / pi)
+report entropy = mean[p,i,t] (0 * log(pi) + 3)
+minimize mean[p,i,t] (sg(log(pi)) - log(pi) + 2)
+"""
+    one = trainer(
+        objdsl.loads(text),
+        tmp_path,
+        gradient_accumulation_steps=4,
+        per_device_train_batch_size=2,
+        max_steps=1,
+    )
+    one.train()
+    line = one.state.log_history[0]
+    assert line["loss"] == pytest.approx(2, rel=1e-4)
+    assert line["ten"] == pytest.approx(10, rel=1e-4)
+    assert line["objective/entropy"] == pytest.approx(3, rel=1e-4)
+    assert line["entropy"] < 3
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+GOAL = "maximize mean[p,i,t] (reward * log(pi))"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("objective x from ppo", r"it reads a critic \(`V`\)"),
+        ("objective x from on_policy_distillation", "it reads the policy `teacher`"),
+        ("objective x from kl_exact", r"it reads all of `pi\[v\]`"),
+        ("objective x from bupo", "off an inner layer"),
+        (f"objective x\nsample from mu: temperature 0.6\n{GOAL}", "samples with temperature 0.6"),
+        (f"objective x\ngiven c[p,i,t]\n{GOAL.replace('reward', 'c')}", "`c` of every token"),
+    ],
+)
+def test_what_trl_cannot_feed(text: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=reason):
+        trainer(objdsl.loads(text + "\n"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"loss_type": "grpo"}, "the objective decides on loss_type, which is set to 'grpo'"),
+        ({"epsilon": 0.1, "beta": 0.04}, "decides on beta.*\n.*decides on epsilon"),
+        ({"scale_rewards": "none"}, "decides on scale_rewards"),
+        ({"mask_truncated_completions": True}, "it can read `truncated`"),
+        ({"vllm_importance_sampling_clip_max": 2.0}, "vllm_importance_sampling_clip_max"),
+        ({"top_p": 0.9}, "keeps the sampler's mask"),
+        (
+            {"gradient_accumulation_steps": 4, "steps_per_generation": 2},
+            "must be a multiple of gradient_accumulation_steps",
+        ),
+        (
+            {"steps_per_generation": 4, "per_device_train_batch_size": 2},
+            "an optimizer step takes 2 responses of each process, which cuts groups of 4",
+        ),
+    ],
+)
+def test_settings_that_contradict(options: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    text = f"objective x\nsample from mu: keep_mask\n{GOAL}\n"
+    with pytest.raises(Unsupported, match=reason):
+        trainer(objdsl.loads(text), tmp_path, **options)
+
+
+def test_mu_of_a_distribution_that_transformers_does_not_tell(tmp_path: Path) -> None:
+    text = "objective x\nmaximize mean[p,i,t] (pi / mu * reward)\n"
+    with pytest.raises(Unsupported, match="it reads `mu`"):
+        trainer(objdsl.loads(text), tmp_path, repetition_penalty=1.2)
+
+
+def test_trl_still_has_what_the_objective_decides() -> None:
+    assert {*DECIDED} <= {*GRPOConfig.__dataclass_fields__}

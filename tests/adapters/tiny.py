@@ -1,0 +1,74 @@
+"""A language model of a few thousand weights, its tokenizer, and trainers of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+WORDS = ["<pad>", "<eos>", "<unk>", *"0123456789+="]
+PROMPTS = ["1+1=", "2+3=", "4+4=", "0+7="]
+SIZE = 4  # of a group
+
+
+def model() -> Any:
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    torch.manual_seed(3)
+    return Qwen2ForCausalLM(
+        Qwen2Config(vocab_size=len(WORDS), pad_token_id=0, eos_token_id=1, **size, **heads)
+    )
+
+
+def tokenizer() -> Any:
+    ids = {word: i for i, word in enumerate(WORDS)}
+    characters = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=characters, **special)
+
+
+def score(completions: list[str], **_: Any) -> list[float]:
+    """Depends on the words alone, and differs within most groups."""
+    return [("3" in text) + 0.25 * text.count("1") for text in completions]
+
+
+def settings(folder: Path, **options: Any) -> dict[str, Any]:
+    """Of a GRPOConfig: steps of 8 responses, which is two groups."""
+    defaults: dict[str, Any] = {
+        "per_device_train_batch_size": 8,
+        "num_generations": SIZE,
+        "max_completion_length": 6,
+        "learning_rate": 0.01,
+        "logging_steps": 1,
+    }
+    return {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "gradient_checkpointing": False,
+        **defaults,
+        **options,
+    }
+
+
+def data(**columns: list[Any]) -> Dataset:
+    return Dataset.from_dict({"prompt": PROMPTS, **columns})
+
+
+def rows(prompts: int = 2) -> list[dict[str, Any]]:
+    """What TRL's sampler gives for some prompts: each of them as often as it is answered."""
+    return [{"prompt": prompt} for prompt in PROMPTS[:prompts] for _ in range(SIZE)]
+
+
+def move(weights: Any, seed: int = 7) -> None:
+    """The model as it is some steps later."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in weights.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
