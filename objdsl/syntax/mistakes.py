@@ -560,6 +560,11 @@ def _param(m: _Mistake) -> Diagnostic | None:
         return m.says(
             "an interval has two ends", help="for example `in (0, 1)`; values are `in {0, 1, 2}`"
         )
+    if m.found.type in ("IN", "ELEMENT") and m.token(1).type == "EQUAL":
+        return m.says(
+            "a domain is that of a parameter",
+            help=f"write `param {m.token(0)} = ...`, as in `{FORMS['param']}`",
+        )
     if m.statement != "param" or m.at < 3:
         return None
     if m.before.type in ("IN", "ELEMENT"):

@@ -53,6 +53,7 @@ BROKEN = {
     "chain before else": "A = 1 if 0 < reward < 1 else 0",
     "keyword behind a reduction": "maximize mean[p,i,t] critic",
     "keyword where a name is missing": "keep where std[i] reward > 0",
+    "domain without param": "eps = 0.2 in (0, 1)",
     "interval of three": "param eps = 0.2 in (0, 1, 2)",
     "statement": "maximise mean[p,i] reward",
     "capital": "Report x = reward",
