@@ -54,6 +54,10 @@ PROMPTS: Expr = Reduce("sum", ("p",), ONE)
 RESPONSES: Expr = Reduce("sum", ("p", "i"), ONE)
 
 
+# The mask of the last token.
+_LAST: Expr = Binary("eq", Position(), Length())
+
+
 def distance(of: LogProb | LogDist, to: str) -> LogProb | LogDist:
     """`X = log(policy / to)` of a token, or of every word, as one value."""
     return replace(of, policy=f"{of.policy} / {to}", trained=False)
@@ -393,7 +397,7 @@ class Expand:
             case Stop(x):
                 return self(x)
             case _ if _is_last(node):
-                return self._atom(Binary("eq", Position(), Length()), node)
+                return self._atom(_LAST, node)
             case Binary(op, a, b):
                 return self._compare(op, a, b, node)
             case Top(over, x, fraction):
@@ -413,6 +417,8 @@ class Expand:
         if op == "ne":
             return number(1) - self._compare("eq", a, b, node)
         difference = self(a) - self(b)
+        if op in ("lt", "le") and difference == atom(Position()) - atom(Length()):
+            return number(1) if op == "le" else number(1) - self(_LAST)
         low, high = interval(difference)
         if op == "lt" and (high < 0 or low >= 0):
             return number(float(high < 0))
@@ -480,12 +486,23 @@ class Expand:
                 ones = number(1) if mask is None else mask
                 total = self._sum(node.over, ones * x, node)
                 return total * self._power(self._sum(node.over, ones, node), -1.0, node)
-        if x.number is not None and node.op in ("max", "min"):
-            return x
-        if x.number is not None and node.op in ("std", "pstd"):
-            return number(0)
+        if node.op != "prod" and mask is None:
+            return self._spread(node, x)
         where = None if mask is None else self._mask_expr(node.where)
         return self._atom(Reduce(node.op, node.over, x.expr(), where), node)
+
+    def _spread(self, node: Reduce, x: Sum) -> Sum:
+        """An extremum or a deviation: what is the same everywhere is added to the one, and is no
+        part of the other."""
+        over = set(node.over)
+        moving = {f: c for f, c in x.terms.items() if any(over & set(b.indices) for b, _ in f)}
+        fixed = Sum({f: c for f, c in x.terms.items() if f not in moving})
+        rest = Sum() if node.op in ("std", "pstd") else fixed
+        if not moving:
+            return rest
+        if node.op == "max" and "t" in over and moving == atom(Position()).terms:
+            return rest + self._atom(Length(), node)
+        return rest + self._atom(Reduce(node.op, node.over, Sum(moving).expr()), node)
 
     def _sum(self, over: Indices, x: Sum, node: Expr) -> Sum:
         for index in reversed(over):

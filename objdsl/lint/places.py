@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from objdsl.analysis.dependence import depends
+from objdsl.analysis.estimator import SIGNAL, Estimator, Factor
+from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Edit, Fix, Label
 from objdsl.gallery import PRELUDE, bundled
-from objdsl.ir.build import both, bounds, negation
+from objdsl.ir.build import ONE, add, both, bounds, const, negation, sub
 from objdsl.ir.nodes import (
     Binary,
+    Column,
     Expr,
     LogDist,
     LogProb,
@@ -82,6 +85,34 @@ def inside_ratio(facts: Facts, node: Expr) -> bool:
 def deviation(node: Expr) -> bool:
     """Whether a standard deviation is part of a value."""
     return any(isinstance(one, Reduce) and one.op in ("std", "pstd") for one in topological(node))
+
+
+def spread(estimator: Estimator, factor: Factor) -> bool:
+    """Whether a factor is how far rewards lie apart, however that is written: a deviation, or what
+    holds the own reward and stays the same when all rewards are raised by as much, or, of rewards
+    with two values, when these change their roles."""
+    if deviation(factor.base):
+        return True
+    divides = factor.exponent < 0 and factor.depends.pooled
+    if not divides or SIGNAL not in factor.depends.reads:
+        return False
+    raised = _moved(factor.base, lambda reward: add(reward, ONE))
+    turned = _moved(factor.base, lambda reward: sub(const(sum(reward.values)), reward))
+    others = [raised, turned] if estimator.rewards_are_binary else [raised]
+    try:
+        changes = [estimator.expand(sub(other, factor.base)).terms.values() for other in others]
+        return any(all(abs(c) < 1e-9 for c in change) for change in changes)
+    except TooLarge:
+        return False
+
+
+def _moved(x: Expr, by: Callable[[Column], Expr]) -> Expr:
+    """An expression with another in place of the reward."""
+    done: dict[Expr, Expr] = {}
+    for node in topological(x):
+        reward = isinstance(node, Column) and node.name == SIGNAL
+        done[node] = by(node) if reward else node.rebuilt(done)
+    return done[x]
 
 
 def counts(node: Expr) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.lint.places import deviation
+from objdsl.lint.places import spread
 from objdsl.lint.rule import Rule, rule
 
 
@@ -32,7 +32,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             factor = bend.factor
             if (
                 factor.depends.batch
-                and deviation(factor.base)
+                and spread(estimator, factor)
                 and bend.everywhere
                 and factor.exponent < 0
             ):

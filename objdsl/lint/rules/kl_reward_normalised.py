@@ -23,14 +23,16 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.lint.places import deviation
+from objdsl.lint.places import spread
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("kl-reward-normalised", "OBJ309", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for penalty in facts.penalties:
-        divisor = next((f for f in penalty.scale if f.exponent < 0 and deviation(f.base)), None)
+        estimator = facts.estimators[0]
+        divisors = (f for f in penalty.scale if f.exponent < 0 and spread(estimator, f))
+        divisor = next(divisors, None)
         if divisor is not None:
             batch = divisor.depends.batch
             yield rule.finding(

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
-from objdsl.lint.places import counts, deviation, discounts, entry, marked
+from objdsl.lint.places import counts, discounts, entry, marked, spread
 from objdsl.lint.rule import Rule, rule
 
 
@@ -54,7 +54,7 @@ def _unnamed(estimator: Estimator) -> Iterable[Factor]:
             continue  # kept-count, live-weight
         if discounts(factor.base):
             continue  # discounted-outcome
-        if deviation(factor.base):
+        if spread(estimator, factor):
             continue  # std-normalisation, batch-std
         known = found.get(factor.depends.reads)
         if known is None or _width(known) < _width(factor):

@@ -1,6 +1,7 @@
 """Advantages are divided by the standard deviation of the group's rewards.
 
-**What.** `/ std[i] reward`, `/ (pstd[i] R + 1e-6)` and the like.
+**What.** `/ std[i] reward`, `/ (pstd[i] R + 1e-6)` and the like; a variance written out, a mean
+distance from the mean or a range, which do the same.
 
 **Why.** The deviation is a statistic of rewards that holds the own one. With rewards of 0 and 1
 it bends nothing inside a prompt (the expectation of the weight given the own response is affine
@@ -27,7 +28,7 @@ from collections.abc import Iterator
 from objdsl.analysis.estimator import Factor
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Fix, Severity
-from objdsl.lint.places import deviation, divided, entry, marked
+from objdsl.lint.places import deviation, divided, entry, marked, spread
 from objdsl.lint.rule import Rule, rule
 
 
@@ -36,13 +37,14 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         bends = [bend.factor for bend in estimator.bends if bend.everywhere]
         for factor in (*bends, *estimator.prompt_weights):
-            if factor.depends.batch or not deviation(factor.base) or factor.exponent >= 0:
+            if factor.depends.batch or not spread(estimator, factor) or factor.exponent >= 0:
                 continue
-            bent = factor in bends
+            bent, written = factor in bends, deviation(factor.base)
             group = facts.objective.sampling.group
-            small = not bent and group is not None and group <= 3
+            small = not bent and written and group is not None and group <= 3
             yield rule.finding(
-                "rewards are divided by the deviation of their own group",
+                f"rewards are divided by the {'deviation' if written else 'spread'} of their own "
+                "group",
                 factor.origin.span,
                 severity=Severity.NOTE if small else None,
                 under="holds the own reward",
@@ -67,4 +69,4 @@ def _gradient(bent: bool) -> str:
 
 def _fix(facts: Facts, factor: Factor) -> Fix | None:
     edit = divided(facts, factor.origin)
-    return Fix("do not divide by the deviation", (edit,)) if edit else None
+    return Fix("leave the divisor away", (edit,)) if edit else None
