@@ -32,6 +32,17 @@ class ConfigError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
+def _one_or_more(given: Any) -> Any:
+    """A name alone is a list of one."""
+    return [given] if isinstance(given, str) else given
+
+
+def _of_weight_one(given: Any) -> Any:
+    """A reward, or a list of them, without weights."""
+    names = _one_or_more(given)
+    return dict.fromkeys(names, 1.0) if isinstance(names, list) else given
+
+
 class Section(BaseModel):
     """Frozen, without unknown keys; the docstring under a field is its documentation."""
 
@@ -197,8 +208,11 @@ class ReportSection(Section):
     """Steps between two showings; all responses of these steps go to `samples.jsonl`."""
     curves: bool = True
     """Draw `curves.png` at the end."""
-    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
-    """Where metrics go besides `metrics.jsonl`; each has to be installed."""
+    trackers: Annotated[
+        list[Literal["tensorboard", "wandb", "trackio"]], BeforeValidator(_one_or_more)
+    ] = []
+    """Where metrics go besides `metrics.jsonl`: `tensorboard`, `wandb`, `trackio`, or a list of
+    them. Each has to be installed."""
 
 
 class CheckpointSection(Section):
@@ -208,12 +222,6 @@ class CheckpointSection(Section):
     """Steps between two checkpoints; 0 writes one at the end only."""
     keep: Positive = 2
     """The newest ones stay."""
-
-
-def _of_weight_one(given: Any) -> Any:
-    """A reward, or a list of them, without weights."""
-    names = [given] if isinstance(given, str) else given
-    return dict.fromkeys(names, 1.0) if isinstance(names, list) else given
 
 
 class Config(Section):

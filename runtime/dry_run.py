@@ -113,9 +113,11 @@ def _two_steps(config: Config, needs: Needs) -> Result:
         values["steps"] = 2
         values["output"] = Path(folder) / "run"
         values["policies"] = {}
+        values["report"] |= {"trackers": []}
         values["model"] |= {"name": TINY, "layers": layers, "width": 32, "heads": 2}
         values["model"] |= {"device": "cpu", "revision": None}
-        values["task"] |= {"held_out": 8}
+        # To the tiny model every character is a token.
+        values["task"] |= {"held_out": 8, "max_prompt_tokens": 4000}
         values["sampler"] |= {"engine": "transformers", "prompts": 4, "max_tokens": 8}
         values["learner"] |= {"minibatches": min(4, config.learner.minibatches)}
         values["warm_start"] |= {"steps": 0}

@@ -20,7 +20,7 @@ from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import TINY, ConfigError, ModelSection
 from objdsl.runtime.layout import Layout, can_share, layout_of
 from objdsl.runtime.ranks import Ranks, whole
-from objdsl.runtime.tasks import Task, character_tokenizer
+from objdsl.runtime.tasks import PLAIN_CHAT, Task, character_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -280,6 +280,7 @@ def load_model(
     device = pick_device(config.device) if device is None else device
     if config.name == TINY:
         tokenizer = character_tokenizer(task.alphabet)
+        tokenizer.chat_template = PLAIN_CHAT
         model = _tiny(config, len(tokenizer), seed)
     else:
         model, tokenizer = pretrained(config.name, config.revision)

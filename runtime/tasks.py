@@ -240,6 +240,13 @@ def character_tokenizer(alphabet: str) -> PreTrainedTokenizerBase:
     )
 
 
+# A chat as `Example.text` shows it, for a model that comes without a template.
+PLAIN_CHAT = (
+    "{% for message in messages %}{{ '' if loop.first else '\n' }}"
+    "{{ message['role'] }}: {{ message['content'] }}{% endfor %}"
+)
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     example: Example,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -120,14 +121,16 @@ def _split(arguments: Iterable[str]) -> tuple[str | None, list[str]]:
     """The objective and the settings, which may stand in any order."""
     files: list[str] = []
     flags: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
+    rest = deque(arguments)
+    while rest:
+        argument = rest.popleft()
         if not argument.startswith("--"):
             files.append(argument)
             continue
         flags.append(argument)
-        if "=" not in argument:
-            flags.extend(value for value in [next(rest, None)] if value is not None)
+        # What follows is its value, unless it is a setting: that one without a value is told.
+        if "=" not in argument and rest and not rest[0].startswith("--"):
+            flags.append(rest.popleft())
     if len(files) > 1:
         raise click.UsageError(f"one objective is trained with, not {len(files)}: {files}")
     return (files[0] if files else None), flags

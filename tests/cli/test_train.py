@@ -61,6 +61,7 @@ def test_flags_stand_over_the_file(run: Run) -> None:
         (["--learner.lrr", "3"], "did you mean `learner.lr`?"),
         (["--learner.lr", "fast"], "`learner.lr` is 'fast'"),
         (["--learner.lr"], "--learner.lr has no value"),
+        (["--steps", "--output", "out"], "--steps has no value"),
         (["--resum", "auto"], "did you mean `--resume`?"),
         (["--set", "eps"], "as `--set eps=0.1`"),
         (["--set", "epss=0.1"], "did you mean 'eps'?"),
@@ -84,6 +85,30 @@ def test_an_objective_with_errors_is_not_trained_with(run: Run) -> None:
     result = run("train", "bad.obj", *SMALL)
     assert result.exit_code == 2
     assert "bad.obj:2:10" in result.output
+
+
+def test_reward_functions_stand_beside_the_run(run: Run) -> None:
+    Path("beside_the_run.py").write_text(
+        "def even(completions, **_):\n"
+        "    return [float(c[:1] in '02468') for c in completions]\n"
+        "def offline(**_):\n"
+        "    raise RuntimeError('the judge is offline')\n"
+    )
+    named = ["--rewards.beside_the_run:even", "2", "--rewards.exact", "1", "--output", "out"]
+    result = run("train", *SMALL, *named)
+    assert result.exit_code == 0, result.output
+    assert read_config(Path("out/config.yaml")).rewards == {"beside_the_run:even": 2, "exact": 1}
+    failed = run("train", *SMALL, "--rewards", "beside_the_run:offline", "--output", "failed")
+    assert failed.exit_code == 1
+    assert "error: reward function `beside_the_run:offline` failed: RuntimeErr" in failed.output
+    assert not Path("failed").exists()
+
+
+def test_a_folder_that_cannot_be_written(run: Run) -> None:
+    Path("file").write_text("")
+    result = run("train", *SMALL, "--output", "file/run")
+    assert result.exit_code == 1
+    assert "error: [Errno" in result.output
 
 
 def test_plot_wants_runs(run: Run) -> None:

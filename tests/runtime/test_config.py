@@ -85,6 +85,7 @@ def test_rewards_by_name_list_or_table(file: Path) -> None:
     assert read_config(None, ["--rewards", "last_number"]).rewards == {"last_number": 1}
     file.write_text("rewards: [exact, my.module:f]\n")
     assert read_config(file).rewards == {"exact": 1, "my.module:f": 1}
+    assert read_config(None, ["--report.trackers", "wandb"]).report.trackers == ["wandb"]
     with pytest.raises(ConfigError, match="`rewards` is 3"):
         read_config(None, ["--rewards", "3"])
 

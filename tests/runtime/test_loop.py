@@ -310,6 +310,15 @@ def test_a_folder_is_a_model_and_reports_have_their_names(
     assert second.before == first.after
 
 
+def test_a_dry_run_of_chats(settings: Settings, tmp_path: Path) -> None:
+    data = tmp_path / "chats.jsonl"
+    rows = [{"prompt": f"{'long ' * 300}{k}?", "answer": str(k)} for k in range(10)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    task = {"task.name": str(data), "task.system": "be brief", "task.max_prompt_tokens": 1024}
+    config = settings("grpo", **task, report__trackers=["wandb"], **{"model.name": "some/model"})
+    assert "nothing went wrong" in list(dry_run(config))[-1]
+
+
 def test_a_dry_run_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
     lines = "\n".join(dry_run(settings("ppo", **{"learner.epochs": 2, "learner.micro_batch": 8})))
     assert "value_old        the policy, before it learns from the step" in lines
