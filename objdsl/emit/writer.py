@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from objdsl.emit.stages import Input, Scope, describe
 from objdsl.ir.build import ONE
-from objdsl.ir.indices import Indices
+from objdsl.ir.indices import Indices, decimal
 from objdsl.ir.nodes import Binary, Expr, Reduce, Unary
 from objdsl.ir.objective import Objective
 
@@ -163,8 +163,7 @@ def without_unused(lines: list[str]) -> list[str]:
 def number(value: float) -> tuple[str, int]:
     if value != value or value in (float("inf"), float("-inf")):
         return f"{'-' if value < 0 else ''}math.inf" if value == value else "math.nan", ATOM
-    text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return text, ATOM if value >= 0 else SIGN
+    return decimal(value), ATOM if value >= 0 else SIGN
 
 
 def title(ir: Objective) -> str:

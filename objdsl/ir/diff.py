@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from objdsl.frozen import dataclass
+from objdsl.ir.indices import decimal
 from objdsl.ir.nodes import Expr
 from objdsl.ir.objective import Objective, Sampling
 from objdsl.ir.show import Names, names_of, text, used
@@ -59,7 +60,7 @@ def _joined(own: Names, other: Names) -> Names:
 def _lines(objective: Objective, names: Names) -> dict[str, str]:
     """What an objective says, a line each, by what the line is about."""
     lines = {
-        f"param {p.name}": f"param {p.name} = {p.default:g} in {p.domain}"
+        f"param {p.name}": f"param {p.name} = {decimal(p.default)} in {p.domain}"
         for p in objective.used_params
     }
     for policy in objective.policies:
@@ -86,4 +87,4 @@ def _sampling(sampling: Sampling) -> dict[str, str]:
 
 
 def _written(value: object) -> str:
-    return "" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
+    return "" if value is True else decimal(value) if isinstance(value, float) else str(value)

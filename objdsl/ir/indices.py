@@ -41,6 +41,12 @@ def over_to(over: Indices) -> Indices:
     return WORD[: WORD.index(over[-1]) + 1]
 
 
+def decimal(x: float) -> str:
+    """A number in the fewest digits that are it: `0.2`, `4096`, `1e-06`, `inf`."""
+    short = f"{x:g}"
+    return short if float(short) == x or x != x else repr(x).removesuffix(".0")
+
+
 def written(indices: Indices) -> str:
     """`p,i,t`, or `none`, as people read it in messages."""
     return ",".join(indices) or "none"

@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from objdsl.diagnostic import near
 from objdsl.frozen import dataclass
-from objdsl.ir.indices import TOKEN, Indices
+from objdsl.ir.indices import TOKEN, Indices, decimal
 from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Param, Pick, topological
 from objdsl.source import Source, Span
 
@@ -47,9 +47,9 @@ class Domain:
 
     def __str__(self) -> str:
         if self.values:
-            return "{" + ", ".join(f"{x:g}" for x in self.values) + "}"
+            return "{" + ", ".join(map(decimal, self.values)) + "}"
         left, right = "[" if self.lower_closed else "(", "]" if self.upper_closed else ")"
-        return f"{left}{self.lower:g}, {self.upper:g}{right}"
+        return f"{left}{decimal(self.lower)}, {decimal(self.upper)}{right}"
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,9 @@ class Objective:
                 hint = f"did you mean {guess!r}?" if guess else f"it has {sorted(declared)}"
                 raise SettingError(f"{self.name} has no parameter {name!r}; {hint}")
             if not declared[name].domain.holds(float(value)):
-                raise SettingError(f"{name} = {value:g} is outside {declared[name].domain}")
+                raise SettingError(
+                    f"{name} = {decimal(float(value))} is outside {declared[name].domain}"
+                )
         params = (replace(p, default=float(settings.get(p.name, p.default))) for p in self.params)
         return replace(self, params=tuple(params))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from objdsl.ir.build import ONE, ZERO
-from objdsl.ir.indices import RESPONSE, TOKEN, WORD, Indices
+from objdsl.ir.indices import RESPONSE, TOKEN, WORD, Indices, decimal
 from objdsl.ir.nodes import (
     Binary,
     Clip,
@@ -47,6 +47,12 @@ COUNTS: dict[Indices, str] = {
     ("p",): "P", ("i",): "G", ("p", "i"): "N", ("v",): "|V|", ("i", "t"): "(sum[i] |y|)",
     ("p", "i", "t"): "(sum[p,i] |y|)",
 }  # fmt: skip
+MEANT = {
+    "P": "number of prompts",
+    "G": "number of responses to the prompt",
+    "N": "number of responses",
+}
+"""What the letters among the counts stand for."""
 
 
 def names_of(named: Iterable[Named]) -> dict[Expr, str]:
@@ -86,6 +92,19 @@ def latex(expr: Expr, names: Names | None = None) -> str:
     return _Latex({k: v for k, v in (names or {}).items() if k != expr}, letters).show(expr)
 
 
+def _letters(names: Names, *roots: Expr) -> set[str]:
+    """The names that stand for something of the file."""
+    leaves = (node for node in topological(*roots) if isinstance(node, Param | Column))
+    return {*names.values(), *(leaf.name for leaf in leaves)}
+
+
+def _counts(names: Names, *roots: Expr) -> list[str]:
+    """The letters for counts that stand in the roots."""
+    sums = (node for node in topological(*roots) if isinstance(node, Reduce))
+    found = {COUNTS.get(s.over) for s in sums if s.x == ONE and s.op == "sum" and s.where is None}
+    return [letter for letter in MEANT if letter in found - _letters(names, *roots)]
+
+
 def _is_gate(node: Expr) -> bool:
     return isinstance(node, Where) and node.b == ZERO
 
@@ -98,6 +117,7 @@ class _Text:
     def show(self, expr: Expr) -> str:
         """The text, written from the leaves up; a formula that is too large ends in dots."""
         self.done: dict[Expr, tuple[str, int]] = {}
+        self.taken = _letters(self.names, expr)
         for node in topological(expr):
             piece, level = self._named(node) or self._node(node)
             if len(piece) > self.limit:
@@ -115,7 +135,7 @@ class _Text:
     def _node(self, node: Expr) -> tuple[str, int]:
         match node:
             case Const(value):
-                return f"{value:g}", ATOM if value >= 0 else SIGN
+                return decimal(value), ATOM if value >= 0 else SIGN
             case Param(name) | Column(name):
                 return name, ATOM
             case LogProb(policy):
@@ -185,7 +205,9 @@ class _Text:
     def _reduce(self, node: Reduce) -> tuple[str, int]:
         x, over, mask = node.x, node.over, node.where
         if x == ONE and node.op == "sum" and mask is None:
-            return COUNTS.get(over, f"sum[{','.join(over)}] 1"), ATOM
+            spelled = f"sum[{','.join(over)}] 1"
+            count = COUNTS.get(over, spelled)
+            return (spelled, APPLY) if count in self.taken else (count, ATOM)
         where = f" | {self.done[mask][0]}" if mask is not None else ""
         return f"{node.op}[{','.join(over)}{where}] {self.at(x, APPLY)}", APPLY
 
@@ -254,6 +276,7 @@ def formula(
     if not as_latex:
         shown = [f"{left} = {text(right, names)}" for left, _, right in lines]
         defined = [f"    {name} = {text(expr, names)}" for name, expr in used(names, *roots)]
+        defined += [f"    {letter} = {MEANT[letter]}" for letter in _counts(names, *roots)]
         where = ["", "where", *defined] if defined else []
         return "\n".join([*shown, *where]) + "\n"
     rows = [f"{left} &= {latex(right, names)}" for _, left, right in lines]
@@ -261,6 +284,7 @@ def formula(
         f"{subscripted(name, expr.indices)} &= {latex(expr, names)}"
         for name, expr in used(names, *roots)
     ]
+    rows += [f"{letter} &= \\text{{{MEANT[letter]}}}" for letter in _counts(names, *roots)]
     body = " \\\\\n".join("  " + row for row in rows)
     return "\\begin{aligned}\n" + body + "\n\\end{aligned}\n"
 
@@ -269,7 +293,8 @@ def _derivative(leaf: Expr) -> tuple[str, str]:
     """The left-hand side of a weight, in text and in LaTeX."""
     below = text(leaf)
     above = rf"\frac{{\partial J}}{{\partial {latex(leaf)}}}"
-    return f"dJ / d {below}", f"w_{{i,t}} = {above}"
+    weight = "w_{i,t} = " if isinstance(leaf, LogProb) and leaf.policy == "pi" else ""
+    return f"dJ / d {below}", weight + above
 
 
 # --- LaTeX ---------------------------------------------------------------------------------------
@@ -503,10 +528,11 @@ def _policy(name: str) -> str:
 
 
 def _scientific(value: float) -> str:
-    plain = f"{value:g}"
+    plain = decimal(value)
     if "e" not in plain and (value == 0 or abs(value) >= 1e-2):
         return plain
-    digits, exponent = f"{value:e}".split("e")
+    exact = f"{value:e}" if float(f"{value:e}") == value else f"{value:.16e}"
+    digits, exponent = exact.split("e")
     digits = digits.rstrip("0").rstrip(".")
     front = "" if digits == "1" else rf"{digits} \cdot "
     return rf"{front}10^{{{int(exponent)}}}"
