@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ installed = pytest.importorskip("trl.import_utils")
 installed.is_vllm_available = lambda min_version=None: False
 pytest.importorskip("trl.trainer.grpo_trainer")
 
+import ranks  # noqa: E402
 import tiny  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict  # noqa: E402
@@ -360,3 +362,16 @@ def test_mu_of_a_distribution_that_transformers_does_not_tell(tmp_path: Path) ->
 
 def test_trl_still_has_what_the_objective_decides() -> None:
     assert {*DECIDED} <= {*GRPOConfig.__dataclass_fields__}
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = int(one.getsockname()[1])
+    torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
+        ranks.work, (port, tmp_path), nprocs=2
+    )

@@ -1,0 +1,312 @@
+"""Objectives in verl: a policy loss and an advantage estimator for its registries.
+
+    import objdsl
+    from objdsl.adapters.verl import advantage_estimator, policy_loss
+    from verl.trainer.ppo.core_algos import register_adv_est, register_policy_loss
+
+    objective = objdsl.load("rloo.obj")
+    register_policy_loss("rloo_obj")(policy_loss(objective))
+    register_adv_est("rloo_obj")(advantage_estimator(objective))
+
+verl computes advantages where the whole batch is, on the driver, and losses on workers that see a
+micro-batch without rewards or groups. An objective is cut at the same place: into one value of the
+data, the advantage, and what remains, which may read `pi`, `old` and the advantage alone. What does
+not come apart like this is refused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from verl.workers.config import ActorConfig
+
+from objdsl.adapters.needs import Unsupported
+from objdsl.frozen import dataclass
+from objdsl.ir.build import mul, neg
+from objdsl.ir.indices import RESPONSE, SCALAR, TOKEN, Indices
+from objdsl.ir.nodes import (
+    Column,
+    Expr,
+    LogProb,
+    Others,
+    Reduce,
+    Stop,
+    Unary,
+    topological,
+)
+from objdsl.ir.objective import column_of
+from objdsl.objective import Objective
+
+# By what verl divides a sum over the rows of an optimizer step.
+Divisor = Literal["tokens", "responses", "nothing"]
+
+MODES: dict[Divisor, tuple[str, ...]] = {
+    "tokens": ("token-mean",),
+    "responses": ("seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"),
+    "nothing": ("token-sum",),
+}
+
+# What ActorConfig says about the policy loss, and an objective says itself.
+DECIDED = ("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c", "tau_pos", "tau_neg")
+
+_ADVANTAGE = "advantage"
+
+
+@dataclass(frozen=True)
+class Halves:
+    """An objective, cut where verl cuts.
+
+    Attributes:
+        advantage: a value of the data, or None if nothing needs one.
+        rows: the sum over rows of what remains, a function of `pi`, `old` and `advantage`.
+        divisor: what that sum is divided by.
+    """
+
+    advantage: Expr | None
+    rows: Objective
+    divisor: Divisor
+
+
+def halves(objective: Objective) -> Halves:
+    """Cuts an objective into what verl's driver and its workers can compute.
+
+    Raises:
+        Unsupported: it does not come apart; with what is in the way.
+    """
+    formula = objective.formula
+    found = _normalised(formula.goal)
+    if formula.keep is not None:
+        raise _unsupported(objective, "it keeps some prompts only: use algorithm.filter_groups")
+    if found is None:
+        raise _unsupported(
+            objective,
+            "verl divides a sum over tokens by the tokens of the step, or one over responses by "
+            "the responses, and tells a worker no other count",
+        )
+    inner, over, divisor = found
+    reasons = [*_out_of_reach(inner)]
+    cut: Expr | None = None
+    for candidate in _candidates(objective, inner) if reasons else ():
+        reasons = [*_out_of_reach(_with_column(inner, candidate))]
+        if not reasons:
+            cut = candidate
+            break
+    if reasons:
+        raise _unsupported(objective, *dict.fromkeys(_out_of_reach(inner)))
+    reports = []
+    for report in formula.reports:
+        value = _with_column(report.value, cut)
+        mean = _normalised(value)
+        if mean is not None and not [*_out_of_reach(mean[0])]:
+            reports.append(replace(report, value=value))
+    rows = replace(
+        formula,
+        goal=Reduce("sum", over, _with_column(inner, cut)),
+        critic=None,
+        reports=tuple(reports),
+    )
+    return Halves(cut, Objective(rows, objective.params), divisor)
+
+
+def policy_loss(objective: Objective) -> Callable[..., tuple[Tensor, dict[str, float]]]:
+    """The loss of a micro-batch, for `register_policy_loss`.
+
+    The objective decides on clips and denominators. verl adds the bonus of entropy and the KL to
+    the reference, if it is told to, and trains the critic by a loss of its own. Reports are means
+    over a micro-batch, as verl's own metrics are; those that need more rows are left out.
+
+    Raises:
+        Unsupported: here, if workers lack what the loss reads; from the loss, if the actor's
+            settings say something else than the objective.
+    """
+    cut = halves(objective)
+    if objective.formula.critic is not None:
+        warnings.warn(
+            f"verl trains the critic by its own loss: `minimize critic` of {objective.name} does "
+            "not count",
+            stacklevel=2,
+        )
+
+    def loss(
+        *,
+        old_log_prob: Tensor,
+        log_prob: Tensor,
+        advantages: Tensor,
+        response_mask: Tensor,
+        loss_agg_mode: str = "token-mean",
+        config: Any = None,
+        rollout_is_weights: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, float]]:
+        reasons = [*_contradicted(cut, loss_agg_mode, config, rollout_is_weights)]
+        if reasons:
+            raise _unsupported(objective, *reasons)
+        info = {} if config is None else config.global_batch_info
+        mask = response_mask.bool()
+        used = mask.any(1)
+        ranks = info.get("dp_size") or 1
+        if not bool(used.any()):
+            return 0 * log_prob.sum(), {}
+        columns = {"log_old": old_log_prob[used]}
+        if _ADVANTAGE in cut.rows.columns:
+            columns[_ADVANTAGE] = advantages[used]
+            if cut.rows.columns[_ADVANTAGE].indices == RESPONSE:  # the same at every live token
+                first = mask[used].int().argmax(1, keepdim=True)
+                columns[_ADVANTAGE] = advantages[used].gather(1, first).squeeze(1)
+        given: dict[str, Any] = {k: x for k, x in columns.items() if k in cut.rows.columns}
+        step = cut.rows.prepare(
+            prompt=torch.arange(int(used.sum()), device=mask.device), mask=mask[used], **given
+        )
+        out = cut.rows(log_prob[used], step)
+        divisor = _divisor(cut.divisor, mask, info)
+        return out.loss / divisor * ranks, {k: float(x) for k, x in out.reports.items()}
+
+    return loss
+
+
+def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The advantages of a batch, for `register_adv_est`.
+
+    `reward` is the sum of a response's token rewards, from which verl may have taken a KL;
+    `greedy` is its reward baseline. Means over prompts run over the batch that responses were drawn
+    for, which is more than the optimizer step if it is cut into mini-batches.
+
+    Raises:
+        Unsupported: the advantage reads what verl does not tell an estimator.
+    """
+    cut = halves(objective)
+    if cut.advantage is None:
+        raise _unsupported(objective, "no value of it is an advantage: it needs no estimator")
+    log_pi = LogProb("pi", trained=True)
+    formula = replace(
+        objective.formula,
+        goal=Reduce("sum", TOKEN, mul(Stop(cut.advantage), log_pi)),
+        critic=None,
+        reports=(),
+    )
+    # The weights of `sum A * log(pi)` are A.
+    weighted = Objective(formula, objective.params)
+    known = {"reward", "greedy", "log_pi"}
+    reasons = [f"no estimator is told `{x}`" for x in weighted.columns if x not in known]
+    if reasons:
+        raise _unsupported(objective, *reasons)
+
+    def estimate(
+        token_level_rewards: Tensor,
+        response_mask: Tensor,
+        config: Any = None,
+        index: Sequence[Any] | None = None,
+        reward_baselines: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor]:
+        if index is None:
+            raise _unsupported(objective, "verl did not say which responses share a prompt (uid)")
+        mask = response_mask.bool()
+        used = mask.any(1)
+        columns: dict[str, Any] = {"reward": (token_level_rewards * mask).sum(1)[used]}
+        if reward_baselines is not None:
+            columns["greedy"] = reward_baselines[used]
+        ids = torch.from_numpy(np.unique(np.asarray(index), return_inverse=True)[1])
+        step = weighted.prepare(prompt=ids.to(mask.device)[used], mask=mask[used], **columns)
+        zeros = torch.zeros_like(token_level_rewards)
+        advantages = zeros.clone()
+        advantages[used] = weighted.weights(zeros[used], step)[1]["log_pi"].to(zeros.dtype)
+        return advantages, advantages
+
+    return estimate
+
+
+# --- the cut -------------------------------------------------------------------------------------
+
+
+def _normalised(goal: Expr) -> tuple[Expr, Indices, Divisor] | None:
+    """What is summed over which indices, and divided by what; None for other denominators."""
+    match goal:
+        case Unary("neg", x):
+            found = _normalised(x)
+            return None if found is None else (neg(found[0]), *found[1:])
+        case Reduce("mean", ("p", "i", "t"), x, None):
+            return x, TOKEN, "tokens"
+        case Reduce("mean", ("p", "i"), x, None):
+            return x, RESPONSE, "responses"
+        case Reduce("mean", ("p",), Reduce("mean", ("i",), x, None), None):
+            # The same where groups have one size, which verl's have.
+            return x, RESPONSE, "responses"
+        case Reduce("sum", ("p", "i", "t"), x, None):
+            return x, TOKEN, "nothing"
+    return None
+
+
+def _candidates(objective: Objective, inner: Expr) -> Iterator[Expr]:
+    """Values of the data that may be the advantage: first those that an estimator can compute,
+    which is told no log-probabilities, and among them those with a name."""
+    inside = topological(inner)
+    named = [one.value for one in reversed(objective.formula.bindings) if one.value in {*inside}]
+    values = [
+        node
+        for node in dict.fromkeys([*named, *reversed(inside)])
+        if not node.current and not node.boolean and node.indices != SCALAR
+    ]
+    yield from sorted(values, key=lambda x: any(isinstance(y, LogProb) for y in topological(x)))
+
+
+def _with_column(expr: Expr, advantage: Expr | None) -> Expr:
+    """The formula with the advantage as a column of the data."""
+    if advantage is None:
+        return expr
+    column = Column(_ADVANTAGE, TOKEN if advantage.indices == TOKEN else RESPONSE)
+    done: dict[Expr, Expr] = {}
+    for node in topological(expr):
+        kept = node.rebuilt({child: done[child] for child in node.children})
+        done[node] = column if node == advantage else kept
+    return done[expr]
+
+
+def _out_of_reach(expr: Expr) -> Iterator[str]:
+    """What a worker with a micro-batch does not have."""
+    for node in topological(expr):
+        name = column_of(node)
+        if name is not None and name not in {"log_pi", "log_old", _ADVANTAGE}:
+            yield f"a worker is not told `{name}`"
+        over: Indices = getattr(node, "over", ())
+        if isinstance(node, Others) or (name is None and {"p", "i"} & {*over}):
+            yield "a worker does not see the other responses that a value runs over"
+
+
+# --- what verl says ------------------------------------------------------------------------------
+
+
+def _contradicted(
+    cut: Halves, mode: str, config: Any, rollout_is_weights: Tensor | None
+) -> Iterator[str]:
+    if mode not in MODES[cut.divisor]:
+        allowed = " or ".join(MODES[cut.divisor])
+        yield f"its denominators are those of {allowed}, but actor.loss_agg_mode is {mode}"
+    if rollout_is_weights is not None:
+        yield "it says nothing of the weights that algorithm.rollout_correction multiplies with"
+    if config is None:
+        return
+    defaults = {field.name: field.default for field in fields(ActorConfig)}
+    for name in DECIDED:
+        if config.get(name, defaults[name]) != defaults[name]:
+            yield f"the objective decides on actor.{name}, which is set to {config.get(name)}"
+
+
+def _divisor(divisor: Divisor, mask: Tensor, info: dict[str, Any]) -> Any:
+    """The count over the optimizer step, which verl tells; of the micro-batch if it does not."""
+    if divisor == "nothing":
+        return 1
+    own = mask.sum() if divisor == "tokens" else mask.any(1).sum()
+    told = info.get("batch_num_tokens" if divisor == "tokens" else "global_batch_size")
+    if told is None and (info.get("dp_size") or 1) > 1:
+        raise ValueError(f"verl did not say how many {divisor} the optimizer step has")
+    return own if told is None else told
+
+
+def _unsupported(objective: Objective, *reasons: str) -> Unsupported:
+    return Unsupported(objective, "verl", reasons)

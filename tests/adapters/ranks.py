@@ -1,0 +1,105 @@
+"""What a rank of test_trl.py does: a module of its own, which a fresh process can import."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import objdsl
+from objdsl.runtime.ranks import LOOPBACK
+
+
+def work(rank: int, port: int, folder: Path) -> None:
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME=LOOPBACK)
+    torch.set_num_threads(1)
+    import trl.import_utils
+
+    trl.import_utils.is_vllm_available = lambda min_version=None: False  # as in test_trl.py
+    for name in ("kl_cov", "decoupled_ppo"):
+        of_two_ranks(name, folder)
+    dist.destroy_process_group()
+
+
+def of_two_ranks(name: str, folder: Path) -> None:
+    """Groups lie on both ranks, and each takes its rows in two micro-batches: the mean of their
+    gradients, which is what DDP takes, is that of the step of all rows."""
+    from trl import GRPOConfig
+
+    from objdsl.adapters.trl import ObjectiveTrainer
+
+    objective = objdsl.load(name)
+    options: dict[str, Any] = {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "num_generations": 8,
+        "max_steps": 1,
+    }
+    one = ObjectiveTrainer(
+        objective,
+        model=tiny.model(),
+        reward_funcs=tiny.score,
+        args=GRPOConfig(**tiny.settings(folder, **options)),
+        train_dataset=tiny.data(),
+        processing_class=tiny.tokenizer(),
+    )
+    one.current_gradient_accumulation_steps = 2
+    rows = [{"prompt": tiny.PROMPTS[0]} for _ in range(4)]
+    one.model.train()
+    loss = torch.zeros(())
+    for number in range(2):
+        one._step = number
+        value = one.compute_loss(one.model, one._prepare_inputs(rows))
+        value.backward()
+        loss += value.detach()
+    dist.all_reduce(loss)
+    for weight in one.model.parameters():
+        dist.all_reduce(weight.grad)
+
+    columns = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+    batch = {key: gathered([part[key] for part in one._buffered_inputs]) for key in columns}
+    answers = [part["objective.reward"] for part in one._buffered_inputs]
+    words = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    width = batch["completion_ids"].size(1)
+    log_pi = one._get_per_token_logps_and_entropies(one.model, words, seen, width)[0]
+    now = log_pi.detach()
+    out = objective(
+        log_pi=log_pi,
+        log_old=now,
+        log_mu=now,
+        reward=gathered(answers),
+        prompt=torch.zeros(8, dtype=torch.long),
+        mask=batch["completion_mask"],
+    )
+    assert one._windows[0].step.environment["group_size"].tolist() == [8]
+    torch.testing.assert_close(loss / 2, out.loss.detach(), rtol=1e-5, atol=1e-6)
+    summed = {key: x.grad / 2 for key, x in one.model.named_parameters()}
+    one.model.zero_grad()
+    out.loss.backward()
+    largest = max(float(x.grad.abs().max()) for x in one.model.parameters())
+    assert largest > 0
+    for key, x in one.model.named_parameters():
+        torch.testing.assert_close(summed[key], x.grad, rtol=1e-5, atol=1e-5 * largest)
+    one._step, one._buffered_inputs = 0, None
+    one.train()  # under DDP
+    assert "loss" in one.state.log_history[0]
+
+
+def gathered(parts: list[Tensor]) -> Tensor:
+    """The rows of both ranks; what is padded less on one is padded as on the other."""
+    own = torch.cat(parts)
+    width = torch.tensor(own.size(1) if own.dim() > 1 else 0)
+    dist.all_reduce(width, op=dist.ReduceOp.MAX)
+    if own.dim() > 1:
+        own = torch.nn.functional.pad(own, (0, int(width) - own.size(1)))
+    found = [torch.empty_like(own) for _ in range(2)]
+    dist.all_gather(found, own)
+    return torch.cat(found)
