@@ -38,7 +38,19 @@ MASKS = {
     "pi": ["chosen", "truncated", "reward > 0.5", "|y| > 2"],
     "pit": ["t > 1", "t == |y|", "V_old > 0", "pi > old", "noise_column > 0"],
 }
-UNARY = ["{}", "-{}", "abs({})", "sg({})", "sigmoid({})", "logsigmoid({})", "sign({})", "{}^2"]
+UNARY = [
+    "{}",
+    "-{}",
+    "abs({})",
+    "sg({})",
+    "sigmoid({})",
+    "logsigmoid({})",
+    "sign({})",
+    "{}^2",
+    "{0} - {0}",
+    "0 * {0}",
+    "{0} ^ 0",
+]
 SAFE = ["exp(-abs({}))", "log(1 + abs({}))", "sqrt(1 + {}^2)", "1 / (1 + {}^2)"]
 BINARY = [
     "({} + {})",
