@@ -12,7 +12,7 @@ from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import FirstOrder, Reach
 from objdsl.frozen import dataclass
 from objdsl.ir.diff import Change, diff
-from objdsl.ir.nodes import Length
+from objdsl.ir.nodes import Length, LogDist
 from objdsl.ir.objective import Objective
 
 _SIZES = {
@@ -58,7 +58,7 @@ def sections(facts: Facts) -> Iterator[Section]:
     for estimator in facts.rewarded:
         yield Section("The reward is multiplied by", tuple(_weights(facts, estimator)))
         yield Section("On policy", tuple(_on_policy(facts, estimator)))
-    if facts.penalties:
+    if facts.penalties or facts.word_penalties:
         yield Section("Penalties", tuple(_penalties(facts)))
     if facts.first_order is not None:
         yield Section("Off policy, to first order", tuple(_off_policy(facts, facts.first_order)))
@@ -107,7 +107,11 @@ def _dependence(depends: Dependence) -> str:
 
 
 def _on_policy(facts: Facts, estimator: Estimator) -> Iterator[tuple[str, str]]:
-    yield "expected gradient", _DIRECTION[estimator.direction]
+    direction = estimator.direction
+    words = any(isinstance(leaf, LogDist) for leaf in facts.weights)
+    if words and direction is Direction.EXACT:
+        direction = Direction.SHAPED
+    yield "expected gradient", _DIRECTION[direction]
     for bend in estimator.bends:
         where = "divides the reward" if bend.factor.exponent < 0 else "multiplies the reward"
         where = where if bend.everywhere else "is part of the baseline"
@@ -118,7 +122,7 @@ def _on_policy(facts: Facts, estimator: Estimator) -> Iterator[tuple[str, str]]:
 
 
 def _penalties(facts: Facts) -> Iterator[tuple[str, str]]:
-    for penalty in facts.penalties:
+    for penalty in (*facts.penalties, *facts.word_penalties):
         verb = "climbs" if penalty.away else "descends"
         yield f"against {penalty.policy}", f"{verb} {penalty.descends.of(penalty.policy)}"
         yield "", _CREDIT[penalty.credit]

@@ -27,8 +27,10 @@ from objdsl.analysis.dependence import Level
 from objdsl.analysis.estimator import Estimator, Factor, Kind, Term, frozen
 from objdsl.analysis.expand import Expand, Factors
 from objdsl.frozen import dataclass
-from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Reduce, Scan, Unary
+from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Reduce, Scan, Unary, topological
 
+# What comes with responses that were sampled; other columns are declared.
+_OWN_COLUMNS = {"reward", "truncated", "V", "V_old"}
 # Of more masks than this not every combination is tried.
 _MOST_MASKS = 4
 
@@ -109,10 +111,12 @@ def readings(estimator: Estimator) -> Iterator[tuple[list[Term], Penalty | None]
     What the distances of other responses bring, and those of the tokens before, is a baseline: it
     has no expectation, and is left out.
     """
+    words = isinstance(estimator.leaf, LogDist)
     for policy in frozen(estimator.objective):
         groups: defaultdict[Factors, list[tuple[float, Term]]] = defaultdict(list)
         for term in estimator.of(Kind.PENALTY):
-            if any(_distant(policy, factor) and factor.depends.own for factor in term.factors):
+            distant = [factor for factor in term.factors if _distant(policy, factor)]
+            if any(words or factor.depends.own for factor in distant):
                 size, factors = estimator.sized(term)
                 term = replace(term, factors=factors)
                 scale = (f for f in _scale(policy, term) if not _masks(f))
@@ -193,9 +197,16 @@ def _penalty(policy: str, terms: list[Term], expand: Expand) -> Penalty | None:
 
 def _hides(policy: str, factor: Factor) -> bool:
     """Whether a factor of the scale makes the weight another function: it changes with the token
-    that is drawn, or with the distance itself, as the divisor of `X / sqrt(X^2 + c)` does."""
+    that is drawn, or with the distance itself, as the divisor of `X / sqrt(X^2 + c)` does; or it
+    tells responses apart that were given, as pairs are."""
     near = any(name.startswith(f"{policy} / ") for name in factor.depends.reads)
-    return Level.TOKEN in factor.depends.levels or (near and not factor.depends.pooled)
+    columns = {one.name for one in topological(factor.base) if isinstance(one, Column)}
+    return (
+        Level.TOKEN in factor.depends.levels
+        or "v" in factor.base.indices
+        or not columns <= _OWN_COLUMNS
+        or (near and not factor.depends.pooled)
+    )
 
 
 def _is_sum(factor: Factor) -> bool:

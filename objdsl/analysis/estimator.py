@@ -119,7 +119,7 @@ class Estimator:
     """The weight by one policy's log-probability, on policy."""
 
     objective: Objective
-    leaf: LogProb
+    leaf: LogProb | LogDist
     weight: Expr
     expand: Expand
 

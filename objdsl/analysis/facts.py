@@ -14,7 +14,8 @@ from objdsl.analysis.first_order import FirstOrder, first_order
 from objdsl.analysis.links import Link, links
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
-from objdsl.ir.nodes import Expr, LogProb
+from objdsl.ir.build import div
+from objdsl.ir.nodes import Expr, LogDist, LogProb, Unary
 from objdsl.ir.objective import Objective
 from objdsl.ir.show import Names, names_of, text
 
@@ -69,8 +70,19 @@ class Facts:
 
     @cached_property
     def penalties(self) -> tuple[Penalty, ...]:
-        """What the frozen policies bring."""
+        """What the frozen policies bring by the sampled tokens."""
         return tuple(penalty for one in self.estimators for penalty in penalties(one))
+
+    @cached_property
+    def word_penalties(self) -> tuple[Penalty, ...]:
+        """The same by all words of the next token. `sum_v pi_v g_v grad log pi_v` is what `g` of a
+        sampled token is on average."""
+        leaves = ((leaf, w) for leaf, w in self.weights.items() if isinstance(leaf, LogDist))
+        sampled = (
+            Estimator(self.objective, leaf, div(w, Unary("exp", leaf)), self.on_policy)
+            for leaf, w in leaves
+        )
+        return tuple(penalty for one in sampled for penalty in penalties(one))
 
     @cached_property
     def live_advantages(self) -> tuple[LiveAdvantage, ...]:

@@ -211,6 +211,25 @@ maximize mean[p,i] sum[t] (A * log(pi) - beta * {penalty})
     assert measured.descends == MEASURED.get(PENALTIES[penalty])
 
 
+@pytest.mark.parametrize(
+    ("penalty", "descends"),
+    [
+        ("sum[v] (pi[v] * log(pi[v] / ref[v]))", Descends.REVERSE_KL),
+        ("-sum[v] (pi[v] * log(ref[v])) - entropy", Descends.REVERSE_KL),
+        ("sum[v] (ref[v] * log(ref[v] / pi[v]))", Descends.FORWARD_KL),
+        ("-sum[v] (ref[v] * log(pi[v]))", Descends.FORWARD_KL),
+        ("sum[v] ((pi[v] - ref[v])^2)", None),
+    ],
+)
+def test_a_divergence_of_all_words_is_named(penalty: str, descends: Descends | None) -> None:
+    text = f"objective penalised\nmaximize mean[p,i] sum[t] (reward * log(pi) - ({penalty}))\n"
+    objective = objdsl.loads(text)
+    found = [one.descends for one in Facts(objective.formula).word_penalties]
+    assert found == ([descends] if descends else [])
+    (measured,) = audit(objective, words=3, horizon=3, policies=2, drifts=()).penalties
+    assert measured.descends == (MEASURED[descends, Credit.TOKEN] if descends else None)
+
+
 @pytest.mark.parametrize("penalty", UNNAMED)
 def test_no_divergence_is_named_that_is_not_descended(penalty: str) -> None:
     text = f"objective penalised\nmaximize mean[p,i] sum[t] (reward * log(pi) - {penalty})\n"

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.nodes import Binary, Clip, Expr, LogProb, topological
@@ -33,9 +34,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
     nodes = with_gradient(facts.objective.goal)
-    kept = _kept(nodes)
+    kept, penalised = _kept(nodes), frozen(facts.objective)
     for clip in nodes:
-        if isinstance(clip, Clip) and clip not in kept and _of_policy(clip.x):
+        if isinstance(clip, Clip) and clip not in kept and _of_policy(clip.x, penalised):
             yield rule.finding(
                 "outside of its bounds this clip has no gradient, on either side",
                 clip.span,
@@ -47,8 +48,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             )
 
 
-def _of_policy(x: Expr) -> bool:
-    return any(isinstance(node, LogProb) and node.trained for node in topological(x))
+def _of_policy(x: Expr, penalised: list[str]) -> bool:
+    """Whether a value moves with the policy, and is none of a penalty (clipped-penalty)."""
+    logs = [node for node in topological(x) if isinstance(node, LogProb)]
+    return any(one.trained for one in logs) and not any(one.policy in penalised for one in logs)
 
 
 def _kept(nodes: list[Expr]) -> set[Expr]:
