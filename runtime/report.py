@@ -152,8 +152,10 @@ class Report:
         """Writes a step's metrics, and shows the ones that people look at first.
 
         A report of the objective has its own name; where the runtime measures something by the
-        same name, that is `run_<name>`.
+        same name, that is `run_<name>`. Lines are known by their `step`: a report of that name is
+        `report_step`.
         """
+        reports = {"report_step" if name == "step" else name: x for name, x in reports.items()}
         own = {f"run_{name}" if name in reports else name: x for name, x in metrics.items()}
         self.record({**own, **reports})
         shown = {**{name: own[name] for name in _SHOWN if name in own}, **reports}

@@ -33,5 +33,5 @@ def plot(runs: tuple[Path, ...], output: Path, metrics: tuple[str, ...]) -> None
 
     try:
         click.echo(f"wrote {draw(runs, output, metrics)}")
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise click.UsageError(str(error)) from None

@@ -115,3 +115,11 @@ def test_plot_wants_runs(run: Run) -> None:
     Path("empty").mkdir()
     assert "has no metrics to draw" in run("plot", "empty").output
     assert run("plot", "none").exit_code == 2
+    Path("run").mkdir()
+    Path("run/metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
+    assert "File exists: 'empty/file'" in _plot_into_a_file(run)
+
+
+def _plot_into_a_file(run: Run) -> str:
+    Path("empty/file").write_text("")
+    return run("plot", "run", "-o", "empty/file/curves.png").output

@@ -300,10 +300,13 @@ def test_a_folder_is_a_model_and_reports_have_their_names(
     text = tmp_path / "named.obj"
     text.write_text(
         "objective named\nreport entropy = mean[p,i,t] (2 * t / t)\n"
+        "report step = mean[p,i] (2 * reward)\n"
         "maximize mean[p,i] sum[t] (reward * log(pi))\n"
     )
     first = run(str(text))
     assert numbers(first.folder)[1]["entropy"] == pytest.approx(2, abs=1e-6)
+    assert all(x["report_step"] == 2 * x["reward"] for x in numbers(first.folder)[1:])
+    assert [line["step"] for line in numbers(first.folder)] == [0, 1, 2, 3, 4]
     assert numbers(first.folder)[1]["run_entropy"] > 2.2  # almost uniform over 13 words
     weights = first.folder / "checkpoints" / "step-000004"
     second = run(str(text), output=tmp_path / "second", **{"model.name": str(weights)})
