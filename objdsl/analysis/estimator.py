@@ -31,6 +31,7 @@ from objdsl.analysis.expand import (
     TooLarge,
     atom,
     interval,
+    number,
     ordered,
 )
 from objdsl.frozen import dataclass
@@ -136,7 +137,7 @@ class Estimator:
         if self.expanded is None:
             return ()
         try:
-            split = _split(self.expanded, self.expand)
+            split = _affine(_split(self.expanded, self.expand))
         except TooLarge:
             return ()
         return tuple(self._term(factors, c) for factors, c in split.terms.items())
@@ -204,6 +205,10 @@ class Estimator:
         for term in self.of(Kind.SIGNAL):
             size, varying = self.sized(term)
             totals[frozenset((f.base, f.exponent) for f in varying)] += size * term.coefficient
+        # A square of the own reward, or a mask by it, rises or falls with the reward, too.
+        own = [f.depends for term in self.of(Kind.BASELINE) for f in term.factors]
+        if any(SIGNAL in one.reads and one.own and not one.pooled for one in own):
+            return False
         positive = all(interval(Sum({factors: 1.0}))[0] >= 0 for factors in totals)
         return bool(totals) and positive and max(totals.values()) < 0
 
@@ -220,7 +225,7 @@ class Estimator:
         return {GROUP: group, PROMPTS: 2.0, RESPONSES: 2.0 * group}
 
     def binary(self, factor: Factor) -> bool:
-        """Whether it depends on nothing but rewards of a group that are 0 or 1.
+        """Whether it depends on nothing but rewards of a group that have two values, as 0 and 1.
 
         The expectation of such a factor is then an affine function of the own reward: it weighs
         prompts, and bends nothing.
@@ -233,13 +238,10 @@ class Estimator:
 
     @cached_property
     def rewards_are_binary(self) -> bool:
-        return any(
-            isinstance(node, Column) and node.name == SIGNAL and len(node.values) == 2
-            for node in self.objective.nodes
-        )
+        return any(_two_values(node) and _is_signal(node) for node in self.objective.nodes)
 
     def _bends(self, factor: Factor, term: Term) -> bool:
-        if self.binary(factor) or factor.base in self._kept or factor.base in self.bootstraps:
+        if self.binary(factor) or factor.base in self.kept or factor.base in self.bootstraps:
             return False
         levels = factor.depends.levels
         # State by state a signal may not be weighted; a baseline may.
@@ -270,13 +272,14 @@ class Estimator:
         return frozenset(found)
 
     @cached_property
-    def _kept(self) -> frozenset[Expr]:
-        """The prompts that count, as a mask and as a number: the sampler draws others instead."""
+    def kept(self) -> frozenset[Expr]:
+        """The prompts that count, as a mask and as the number of them or of their responses: the
+        sampler draws others instead."""
         keep = self.objective.keep
         if keep is None:
             return frozenset()
-        counted = [*self.expand(keep).terms, *self.expand(count(("p",), keep)).terms]
-        return frozenset(base for factors in counted for base, _ in factors)
+        counted = (keep, count(("p",), keep), count(("p", "i"), keep))
+        return frozenset(base for x in counted for f in self.expand(x).terms for base, _ in f)
 
     @cached_property
     def distances(self) -> frozenset[str]:
@@ -396,6 +399,25 @@ def _split(x: Sum, expand: Expand) -> Sum:
             term = term * _parts(base, expand)
         result = result + term
     return result
+
+
+def _affine(x: Sum) -> Sum:
+    """The powers of a column that has two values, as the affine functions of it that they are: the
+    square of a reward of 0 or 1 is the reward."""
+    result = Sum()
+    for factors, c in x.terms.items():
+        squares = [one for one in ordered(factors) if one[1] in (2, 3, 4) and _two_values(one[0])]
+        term = Sum({factors.difference(squares): c})
+        for base, e in squares:
+            low, high = sorted(set(base.values))  # type: ignore[attr-defined]
+            rise = (high**e - low**e) / (high - low)
+            term = term * (atom(base).scaled(rise) + number(low**e - rise * low))
+        result = result + term
+    return result
+
+
+def _two_values(base: Expr) -> bool:
+    return isinstance(base, Column) and len(set(base.values)) == 2
 
 
 def _pools(base: Expr) -> bool:

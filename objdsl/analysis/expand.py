@@ -612,34 +612,43 @@ def _is_last(node: Expr) -> bool:
 def _compared(x: Sum) -> tuple[Expr, bool]:
     """What has the sign of `x`, written alike for all its multiples; and whether it is turned."""
     shared = frozenset.intersection(*x.terms)
-    positive = frozenset((base, e) for base, e in shared if interval(atom(base))[0] >= 0)
+    positive = frozenset((base, e) for base, e in shared if _above_zero(base))
     terms = {factors - positive: c for factors, c in x.terms.items()}
     first = min(terms, key=lambda factors: [(base.key, e) for base, e in ordered(factors)])
     scale = terms[first]
     return Sum({f: round(c / scale, 12) for f, c in terms.items()}).expr(), scale < 0
 
 
+def _above_zero(base: Expr) -> bool:
+    """Whether it is surely more than 0: what may be 0, a deviation, decides a comparison."""
+    never = isinstance(base, Unary) and base.op in ("exp", "sigmoid")
+    return never or interval(atom(base))[0] > 0
+
+
 def _indicator(op: str, difference: Sum) -> Sum | None:
-    """A comparison of a column of zeros and ones with a number, as the column: `reward == 1`."""
-    columns = [
+    """A comparison with a number of a column that has two values: `reward == 1` is an affine
+    function of the reward."""
+    columns = {
         base
         for factors in difference.terms
         for base, e in factors
-        if isinstance(base, Column) and sorted(base.values) == [0.0, 1.0] and e == 1
-    ]
-    if len(set(columns)) != 1:
+        if isinstance(base, Column) and len(set(base.values)) == 2 and e == 1
+    }
+    if len(columns) != 1:
         return None
-    slope = difference.terms.get(frozenset({(columns[0], 1.0)}))
-    rest = difference - atom(columns[0]).scaled(slope or 0.0)
+    (column,) = columns
+    slope = difference.terms.get(frozenset({(column, 1.0)}))
+    rest = difference - atom(column).scaled(slope or 0.0)
     if slope is None or rest.number is None:
         return None
 
-    def holds(x: float) -> bool:
+    def holds(x: float) -> float:
         value = slope * x + rest.number  # type: ignore[operator]
-        return value == 0 if op == "eq" else value <= 0 if op == "le" else value < 0
+        return float(value == 0 if op == "eq" else value <= 0 if op == "le" else value < 0)
 
-    at_0, at_1 = float(holds(0.0)), float(holds(1.0))
-    return number(at_0) + atom(columns[0]).scaled(at_1 - at_0)
+    low, high = sorted(set(column.values))
+    rise = (holds(high) - holds(low)) / (high - low)
+    return number(holds(low) - rise * low) + atom(column).scaled(rise)
 
 
 def _positive(x: Expr) -> bool:

@@ -116,6 +116,8 @@ class _Plan:
     policies: int
     samples: int | None
     seed: int
+    rewards: tuple[float, float]
+    """What a response of two kinds is worth: wrong, and right."""
 
     @property
     def draws(self) -> int:
@@ -160,7 +162,9 @@ def _plan(
         is_random or draw_count(language.responses, prompts, group) > _MOST[stacked]
     ):
         samples = _SAMPLES[stacked]
-    return _Plan(language, prompts, group, policies, samples, seed)
+    values = _columns(objective)["reward"].values or (0.0, 1.0)
+    rewards = min(values), max(values)
+    return _Plan(language, prompts, group, policies, samples, seed, rewards)
 
 
 def _has_groups(objective: Objective) -> bool:
@@ -209,13 +213,18 @@ def _scenes(
         mu = old + noise if kind == "mismatch" else old
         policies = {"pi": pi, "old": old, "mu": mu}
         policies |= {name: normal() for name in others} | dict.fromkeys(at_rest, old)
-        rewards = {"real": uniform, "binary": binary, "none": torch.zeros_like(uniform)}
+        wrong, right = plan.rewards
+        rewards = {
+            "real": uniform,
+            "binary": wrong + (right - wrong) * binary,
+            "none": torch.zeros_like(uniform),
+        }
         yield Scene(plan.world, policies, rewards[reward], tables, generator)
 
 
 def _reward_kinds(objective: Objective) -> tuple[str, ...]:
     values = _columns(objective)["reward"].values
-    return ("binary",) if set(values) == {0.0, 1.0} else ("real", "binary")
+    return ("binary",) if len(values) == 2 else ("real", "binary")
 
 
 def _columns(objective: Objective) -> dict[str, Column]:

@@ -279,3 +279,33 @@ def test_dr_grpo_accepts_the_sampler_and_nothing_else() -> None:
 @pytest.mark.parametrize("name", ["rloo", "mini_rl", "reinforce", "remax", "kl_k1_reward"])
 def test_the_unbiased_ones_have_notes_alone(name: str) -> None:
     assert all(one.severity is Severity.NOTE for one in findings(objdsl.load(name).formula))
+
+
+@pytest.mark.parametrize("values", ["-1, 1", "0, 1", "0, 3"])
+@pytest.mark.parametrize(
+    ("advantage", "token", "direction"),
+    [
+        ("(reward - mean[i] reward) / (std[i] reward + 0.1)", "A", Direction.REWEIGHTED),
+        ("reward - mean[i] reward", "(A if reward > 0 else 0)", Direction.REWEIGHTED),
+        ("reward", "(A if reward > 0 else 0)", Direction.EXACT),
+        ("reward^2 + reward", "A", Direction.EXACT),
+    ],
+)
+def test_of_two_rewards_every_function_is_affine(
+    values: str, advantage: str, token: str, direction: Direction
+) -> None:
+    """Also where a square of the reward is all that there is: `reward > 0` of 0 and 3."""
+    text = f"objective two\ngiven reward in {{{values}}}\nA = {advantage}\n"
+    text += f"sample from mu: group 2\nmaximize mean[p,i] sum[t] ({token} * log(pi))\n"
+    (estimator,) = Facts(objdsl.loads(text).formula).estimators
+    assert estimator.direction is direction
+    one, two = residuals(text)
+    assert one < EXACT
+    assert direction is not Direction.EXACT or two < EXACT
+
+
+def test_a_square_of_the_reward_may_rise_where_the_rest_falls() -> None:
+    text = "objective square\nA = reward^2 - reward * mean[i] reward\n"
+    text += "sample from mu: group 2\nmaximize mean[p,i] sum[t] (A * log(pi))\n"
+    (estimator,) = Facts(objdsl.loads(text).formula).estimators
+    assert estimator.direction is Direction.BIASED

@@ -49,7 +49,9 @@ def _scaled(estimator: Estimator) -> bool:
     counts = [
         sum(f.exponent for f in term.factors if f.base in (GROUP, RESPONSES))
         for term in estimator.of(Kind.SIGNAL)
-        if not any(f.depends.own and f.exponent > 0 for f in term.factors)
+        if not any(
+            f.depends.own and f.exponent > 0 and f.base not in estimator.kept for f in term.factors
+        )
     ]
     return len(set(counts)) > 1
 
