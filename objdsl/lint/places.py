@@ -110,16 +110,24 @@ def _moved(x: Expr, by: Callable[[Column], Expr]) -> Expr:
     """An expression with another in place of the reward."""
     done: dict[Expr, Expr] = {}
     for node in topological(x):
-        reward = isinstance(node, Column) and node.name == SIGNAL
-        done[node] = by(node) if reward else node.rebuilt(done)
+        match node:
+            case Column(name) if name == SIGNAL:
+                done[node] = by(node)
+            case _:
+                done[node] = node.rebuilt(done)
     return done[x]
+
+
+def is_mask(node: Expr) -> bool:
+    """Whether a value is a mask: one by itself, or a column that is declared as zeros and ones."""
+    return node.boolean or (isinstance(node, Column) and set(node.values) == {0.0, 1.0})
 
 
 def counts(node: Expr) -> bool:
     """Whether a value is a number of elements that a mask leaves."""
     match node:
         case Reduce("sum", _, x, _):
-            return x.boolean or isinstance(x, Where) or counts(x)
+            return is_mask(x) or isinstance(x, Where) or counts(x)
         case Binary("add" | "sub", a, b):
             return counts(a) or counts(b)
     return False

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from objdsl.analysis.estimator import Kind
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.ir.nodes import Binary, Expr, LogProb
+from objdsl.ir.nodes import Binary, Expr
 from objdsl.lint.places import with_gradient
 from objdsl.lint.rule import Rule, rule
 
@@ -48,7 +48,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             )
 
 
-def _product(goal: Expr, leaf: LogProb) -> Expr | None:
+def _product(goal: Expr, leaf: Expr) -> Expr | None:
     """A product of two live factors; one that holds log(pi) as it is, if there is such a one."""
     products = [
         node

@@ -80,7 +80,7 @@ def _of_probabilities(goal: Expr) -> list[Expr]:
     return [one for one in passing if one in found and one.span and isinstance(one, made)]
 
 
-def _power(x: Expr, opaque: Expr, leaf: LogProb, near: Expand) -> float | None:
+def _power(x: Expr, opaque: Expr, leaf: Expr, near: Expand) -> float | None:
     """The power of the policy in a ratio of versions of it, as far as it has a gradient, if that is
     a part of 1."""
     try:
