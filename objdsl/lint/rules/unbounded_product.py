@@ -23,7 +23,7 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.ir.nodes import Binary, Clip, Expr, LogProb, Reduce, Unary, Where, topological
+from objdsl.ir.nodes import Binary, Clip, Expr, LogProb, Reduce, Stop, Unary, Where, topological
 from objdsl.lint.rule import Rule, rule
 
 
@@ -82,7 +82,7 @@ def _sums_ratios(x: Expr) -> bool:
             return any(isinstance(node, LogProb) for node in topological(inner))
         case Binary("add" | "sub", a, b):
             return _sums_ratios(a) or _sums_ratios(b)
-        case Unary("neg", inner):
+        case Unary("neg", inner) | Stop(inner):
             return _sums_ratios(inner)
         case Binary("mul", a, b) if not a.indices or not b.indices:
             return _sums_ratios(a) or _sums_ratios(b)
