@@ -76,6 +76,13 @@ class Commands(click.Group):
 
             show(error.diagnostics)
             sys.exit(2)
+        except RecursionError:
+            # Passes follow definitions by recursion; the formula of a paper is nowhere near it.
+            deep = click.ClickException(
+                "the definitions of this file lean on each other too deeply"
+            )
+            deep.exit_code = 2
+            raise deep from None
         except ModuleNotFoundError as error:
             missing = (error.name or "").partition(".")[0]
             if missing not in OPTIONAL:

@@ -25,6 +25,14 @@ def test_help_lists_every_command(run: Run) -> None:
         assert f"  {name} " in result.output
 
 
+def test_a_chain_of_definitions_that_is_too_long_is_said(run: Run) -> None:
+    chain = [f"a{k + 1} = a{k} + a{k}" for k in range(2_000)]
+    text = "\n".join(["a0 = pi", *chain, "maximize mean[p,i,t] a2000\n"])
+    result = run("compile", "-", input=text)
+    assert result.exit_code == 2
+    assert "lean on each other too deeply" in result.output
+
+
 @pytest.mark.parametrize("group", [[], ["gallery"]])
 def test_no_command_is_summed_up_by_half_a_sentence(group: list[str], run: Run) -> None:
     lines = run(*group, "--help").output.splitlines()
