@@ -59,7 +59,8 @@ class ModelSection(Section):
     revision: str | None = None
     """Commit or tag of a Hugging Face id."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    """Type of the weights that the optimizer changes."""
+    """Type of the weights that the optimizer changes. In bfloat16 a step of less than a 256th of a
+    weight is rounded away; `float32` with `learner.autocast` computes as fast, and keeps it."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` takes the first GPU if there is one."""
     layers: Positive = 3
