@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,8 @@ def work(rank: int, port: int, folder: Path) -> None:
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME=LOOPBACK)
     torch.set_num_threads(1)
-    import trl.import_utils
-
-    trl.import_utils.is_vllm_available = lambda min_version=None: False  # as in test_trl.py
+    # As in test_trl.py.
+    import_module("trl.import_utils").is_vllm_available = lambda min_version=None: False
     for name in ("kl_cov", "decoupled_ppo"):
         of_two_ranks(name, folder)
     dist.destroy_process_group()
