@@ -707,7 +707,9 @@ def _summands(x: Expr) -> Iterator[Expr]:
 
 def _raised(p: float, q: float, exponent: float) -> tuple[float, float]:
     if p < 0:
-        return (0.0, math.inf) if exponent > 0 and exponent % 2 == 0 else (-math.inf, math.inf)
+        root = exponent != int(exponent)  # there is none of what is negative
+        even = exponent > 0 and exponent % 2 == 0
+        return (0.0, math.inf) if root or even else (-math.inf, math.inf)
     ends = [_power_of(p, exponent), _power_of(q, exponent)]
     return min(ends), max(ends)
 
