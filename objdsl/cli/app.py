@@ -78,11 +78,8 @@ class Commands(click.Group):
             sys.exit(2)
         except RecursionError:
             # Passes follow definitions by recursion; the formula of a paper is nowhere near it.
-            deep = click.ClickException(
-                "the definitions of this file lean on each other too deeply"
-            )
-            deep.exit_code = 2
-            raise deep from None
+            message = "the definitions of this file lean on each other too deeply"
+            raise click.UsageError(message) from None
         except ModuleNotFoundError as error:
             missing = (error.name or "").partition(".")[0]
             if missing not in OPTIONAL:
