@@ -162,7 +162,8 @@ def _plan(
         is_random or draw_count(language.responses, prompts, group) > _MOST[stacked]
     ):
         samples = _SAMPLES[stacked]
-    values = _columns(objective)["reward"].values or (0.0, 1.0)
+    reward = _columns(objective).get("reward")
+    values = (reward and reward.values) or (0.0, 1.0)
     rewards = min(values), max(values)
     return _Plan(language, prompts, group, policies, samples, seed, rewards)
 
