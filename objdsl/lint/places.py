@@ -128,7 +128,7 @@ def counts(node: Expr) -> bool:
     match node:
         case Reduce("sum", _, x, _):
             return is_mask(x) or isinstance(x, Where) or counts(x)
-        case Binary("add" | "sub", a, b):
+        case Binary("add" | "sub" | "max", a, b):
             return counts(a) or counts(b)
     return False
 

@@ -31,8 +31,8 @@ from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import Index, Indices
-from objdsl.ir.nodes import Binary, Column, Const, Expr, Length, Reduce, Unary, Where, topological
-from objdsl.lint.places import entry, head, marked
+from objdsl.ir.nodes import Binary, Const, Expr, Length, Reduce, Unary, Where, topological
+from objdsl.lint.places import entry, head, is_mask, marked
 from objdsl.lint.rule import Rule, rule
 
 _ELEMENTS = {"p": "prompts", "i": "responses", "t": "tokens"}
@@ -99,7 +99,7 @@ def _counted(x: Expr) -> _Counted | None:
     for part in _product(x):
         if part == Length():
             over = (*over, "t")
-        elif _is_mask(part):
+        elif is_mask(part):
             masks.add(part)
         elif part != ONE:
             return None
@@ -113,10 +113,6 @@ def _product(x: Expr) -> list[Expr]:
         case Where(mask, a, b) if b == ZERO:
             return _product(mask) + _product(a)
     return [x]
-
-
-def _is_mask(x: Expr) -> bool:
-    return x.boolean or (isinstance(x, Column) and set(x.values) == {0.0, 1.0})
 
 
 def _divisors(estimator: Estimator) -> Iterator[tuple[Expr, _Counted]]:

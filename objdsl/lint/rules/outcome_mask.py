@@ -24,14 +24,14 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.lint.places import marked
+from objdsl.lint.places import is_mask, marked
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("outcome-mask", "OBJ601", Severity.NOTE)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
-        masks = [bend.factor for bend in estimator.bends if bend.factor.base.boolean]
+        masks = [bend.factor for bend in estimator.bends if is_mask(bend.factor.base)]
         if masks:
             read = sorted({name for mask in masks for name in mask.depends.reads})
             yield rule.finding(

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.lint.places import discounts, entry, marked
+from objdsl.lint.places import discounts, entry, is_mask, marked
 from objdsl.lint.rule import Rule, rule
 
 
@@ -38,7 +38,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         bends = [bend.factor for bend in estimator.bends if not bend.everywhere]
         if any(factor.depends.batch for factor in bends):
             continue  # token-whitening
-        own = [f for f in bends if not f.base.boolean and not discounts(f.base)]
+        own = [f for f in bends if not is_mask(f.base) and not discounts(f.base)]
         if not own:
             continue
         guilty = max(own, key=lambda factor: (factor.depends.pooled, factor.exponent < 0))

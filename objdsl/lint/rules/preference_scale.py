@@ -8,6 +8,8 @@ all tokens of two responses. At 1 the weight of a pair is down to a hundredth wh
 by 5, which is 0.01 for each of 500 tokens; with the paper's 0.1 they may differ by 50. With
 smoothed labels the best margin is `log((1 - s) / s)`: 0 for s = 1/2, where nothing is learned
 from who was preferred, and negative beyond, where the rejected response is made the likelier one.
+Of plain numbers, `0.4 * logsigmoid(z) + 0.6 * logsigmoid(-z)`, it is a note: which of the two is
+the label, the minus sign says and nothing else.
 
 **Fine if** 1 is meant: say `param beta = 1`.
 
@@ -27,15 +29,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
+from itertools import permutations, product
 
 from objdsl.analysis.expand import Expand, Sum, TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, Link
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Certainty, Diagnostic, Severity
 from objdsl.frozen import dataclass
-from objdsl.ir.nodes import Binary, Column, Expr, Param, Reduce, Unary, topological
-from objdsl.lint.places import entry
+from objdsl.ir.nodes import Binary, Expr, Param, Reduce, Unary, topological
+from objdsl.lint.places import entry, is_mask
 from objdsl.lint.rule import Rule, rule
 
 
@@ -68,6 +70,27 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 help="less than one half",
             )
             return
+    for label, turned in _written_apart(margins):
+        weights = _Weights(facts.objective.goal, label.expand)
+        if weights(turned) > weights(label) > 0:
+            yield rule.finding(
+                "the turned margin weighs more than the margin",
+                turned.node.span,
+                certainty=Certainty.LIKELY,
+                under="weighs more than the label",
+                consequence="the best margin is that of the response that is written as the worse",
+                gradient="that of the opposite preference, weakened",
+                help="less than one half for the turned margin",
+                fine_if="the margin is written from the rejected response's side",
+            )
+            return
+
+
+def _written_apart(margins: list[Link]) -> Iterator[tuple[Link, Link]]:
+    """The pairs of a margin and of its opposite that is written with a minus sign."""
+    for label, turned in permutations(margins, 2):
+        if turned.score == Unary("neg", label.score):
+            yield label, turned
 
 
 def _unscaled(link: Link) -> bool:
@@ -82,16 +105,12 @@ def _values(slope: Sum) -> Iterator[float]:
     """What a slope may be beside the sizes that divide it, whichever masks hold."""
     terms = [([base for base, e in factors if e > 0], c) for factors, c in slope.terms.items()]
     masks = sorted({base for above, _ in terms for base in above}, key=lambda base: base.key)
-    if len(masks) > 4 or not all(_is_mask(base) for base in masks):
+    if len(masks) > 4 or not all(is_mask(base) for base in masks):
         yield math.nan
         return
     for held in product((False, True), repeat=len(masks)):
         holds = dict(zip(masks, held, strict=True))
         yield sum(c for above, c in terms if all(holds[base] for base in above))
-
-
-def _is_mask(base: Expr) -> bool:
-    return base.boolean or (isinstance(base, Column) and set(base.values) == {0.0, 1.0})
 
 
 def _against(link: Link, margins: list[Link], facts: Facts) -> Link | None:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
-from objdsl.lint.places import counts, discounts, entry, marked, spread
+from objdsl.lint.places import counts, discounts, entry, is_mask, marked, spread
 from objdsl.lint.rule import Rule, rule
 
 
@@ -48,7 +48,7 @@ def _unnamed(estimator: Estimator) -> Iterable[Factor]:
     found: dict[frozenset[str], Factor] = {}
     for bend in estimator.bends:
         factor = bend.factor
-        if factor.depends.reads == {"|y|"} or not bend.everywhere or factor.base.boolean:
+        if factor.depends.reads == {"|y|"} or not bend.everywhere or is_mask(factor.base):
             continue  # the rules of lengths, own-sample-baseline, outcome-mask
         if counts(factor.base) or factor.base == estimator.leaf:
             continue  # kept-count, live-weight
