@@ -244,9 +244,11 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
     def _needs_old(self, batch: Batch) -> bool:
         """Whether a pass before learning is needed, where the policy of the optimizer step is still
         that of generation (TRL makes one by itself where it is not)."""
-        unknown = batch.get("sampling_per_token_logps")
-        if unknown is not None and bool(unknown[_mask(batch)].isnan().any()):
-            return "log_mu" in self.objective.columns
+        said = batch.get("sampling_per_token_logps")
+        if said is not None and "log_mu" in self.objective.columns:
+            unknown = said[_mask(batch)].isnan().any().int()
+            if bool(self.accelerator.gather(unknown).any()):  # the same answer on every rank
+                return True
         measured = self._measured(batch)
         return bool(measured) and (self.objective.couples or bool(measured & self.objective.early))
 

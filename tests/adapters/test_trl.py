@@ -33,7 +33,7 @@ Numbers = tuple[float, dict[str, Tensor]]
 def trainer(objective: Any, folder: Path, **options: Any) -> Any:
     given = {
         key: options.pop(key)
-        for key in ("reward_funcs", "train_dataset", "model", "eval_dataset")
+        for key in ("reward_funcs", "train_dataset", "model", "eval_dataset", "rollout_func")
         if key in options
     }
     return ObjectiveTrainer(
@@ -171,7 +171,7 @@ def test_rows_in_any_order(tmp_path: Path) -> None:
     for one._step, part in enumerate(parts):
         value = one.compute_loss(one.model, part)
         value.backward()
-        loss += float(value)
+        loss += float(value.detach())
     assert_close((loss, {n: x.grad for n, x in one.model.named_parameters()}), wanted)
 
 
@@ -257,6 +257,53 @@ maximize mean[p,i] (weight * sum[t] (A * log(pi)))
     assert set(batch["objective.weight"].tolist()) <= {1.0, 2.0, 3.0, 4.0}
     with pytest.raises(Unsupported, match="`given brevity` is neither a reward function nor"):
         trainer(objective, tmp_path, train_dataset=data)
+
+
+def test_what_a_sampler_says_and_what_an_environment_writes(tmp_path: Path) -> None:
+    """`mu` is what the sampler said, `old` where it said nothing; tokens that the policy did not
+    write are no part of a response."""
+
+    def rollout(prompts: list[str], one: Any) -> dict[str, Any]:
+        words = [[3 + k % 10, 4, 13, 6, 1] for k, _ in enumerate(prompts)]
+        return {
+            "prompt_ids": [one.processing_class(prompt)["input_ids"] for prompt in prompts],
+            "completion_ids": words,
+            "logprobs": [[-2.5, -2.0, 0.0, None, -3.0] for _ in words],
+            "env_mask": [[1, 1, 0, 1, 1] for _ in words],
+        }
+
+    objective = objdsl.load("frameworks/trl_grpo_vllm", C=50)
+    options = {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2}
+    one = trainer(objective, tmp_path, rollout_func=rollout, num_iterations=2, **options)
+    found = first_step(one)
+    batches = one._buffered_inputs
+    batch = {
+        name: torch.cat([part[name] for part in batches])
+        for name, x in batches[0].items()
+        if isinstance(x, Tensor) and x.dim()
+    }
+    old = batch["old_per_token_logps"]
+    said = torch.tensor([-2.5, -2.0, 0.0, 0.0, -3.0]).expand(8, 5)
+    mask = torch.tensor([1, 1, 0, 1, 1]).expand(8, 5).bool()
+    step = one._windows[0].step
+    assert (step.mask == mask).all() and not bool(batch["objective.truncated"].any())
+    wanted = torch.where(torch.arange(5) == 3, old, said)
+    torch.testing.assert_close(step.tokens["log_mu"], wanted * mask)
+    one.model.zero_grad()
+    words = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    log_pi = one._get_per_token_logps_and_entropies(one.model, words, seen, 5)[0]
+    out = objective(
+        log_pi=log_pi,
+        log_old=old,
+        log_mu=wanted,
+        reward=batch["objective.reward"],
+        prompt=torch.arange(8) // tiny.SIZE,
+        mask=mask,
+    )
+    out.loss.backward()
+    gradients = {name: x.grad.clone() for name, x in one.model.named_parameters()}
+    assert_close(found, (float(out.loss.detach()), gradients))
 
 
 def test_training(tmp_path: Path) -> None:
