@@ -90,15 +90,9 @@ def halves(objective: Objective) -> Halves:
             "the responses, and tells a worker no other count",
         )
     inner, over, divisor = found
-    reasons = [*_out_of_reach(inner)]
-    cut: Expr | None = None
-    for candidate in _candidates(objective, inner) if reasons else ():
-        reasons = [*_out_of_reach(_with_column(inner, candidate))]
-        if not reasons:
-            cut = candidate
-            break
+    reasons, cut = _cut(objective, inner)
     if reasons:
-        raise _unsupported(objective, *dict.fromkeys(_out_of_reach(inner)))
+        raise _unsupported(objective, *reasons)
     reports = []
     for report in formula.reports:
         value = _with_column(report.value, cut)
@@ -240,6 +234,18 @@ def _normalised(goal: Expr) -> tuple[Expr, Indices, Divisor] | None:
         case Reduce("sum", ("p", "i", "t"), x, None):
             return x, TOKEN, "nothing"
     return None
+
+
+def _cut(objective: Objective, inner: Expr) -> tuple[list[str], Expr | None]:
+    """What is out of reach even if the best value of the data is an advantage; and that value."""
+    best: tuple[list[str], Expr | None] = [*dict.fromkeys(_out_of_reach(inner))], None
+    for candidate in _candidates(objective, inner):
+        if not best[0]:
+            break
+        reasons = [*dict.fromkeys(_out_of_reach(_with_column(inner, candidate)))]
+        if len(reasons) < len(best[0]):
+            best = reasons, candidate
+    return best
 
 
 def _candidates(objective: Objective, inner: Expr) -> Iterator[Expr]:
