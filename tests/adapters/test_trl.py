@@ -24,7 +24,8 @@ from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict  # noqa: E402
 
 import objdsl  # noqa: E402
-from objdsl.adapters.needs import Unsupported  # noqa: E402
+from objdsl import gallery  # noqa: E402
+from objdsl.adapters.needs import Unsupported, given, refused  # noqa: E402
 from objdsl.adapters.trl import DECIDED, ObjectiveTrainer  # noqa: E402
 
 Numbers = tuple[float, dict[str, Tensor]]
@@ -114,12 +115,32 @@ def directly(one: Any, objective: objdsl.Objective) -> Numbers:
     return float(out.loss.detach()), gradients
 
 
+REFUSED = ["bupo", "dual_clip", "kl_exact", "on_policy_distillation", "ppo", "frameworks/verl_ppo"]
+
 # Token means, means of means, ratios of responses, a reference, the position of a token, what is
 # drawn from all tokens of the step, three policies, and no ratio at all.
 OBJECTIVES = ["grpo", "dapo", "gspo", "rloo", "reinforce_pp", "kl_cov", "decoupled_ppo", "dr_grpo"]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_of_the_gallery_is_refused() -> None:
+    policies = ("pi", "old", "mu", "ref")
+    found = [name for name in gallery.names() if [*refused(objdsl.load(name), policies)]]
+    assert sorted(found) == sorted(REFUSED)
+
+
+def slow_ones() -> list[Any]:
+    """The rest of the gallery, but for what needs columns of the data or draws tokens."""
+    others = [name for name in gallery.names() if name not in {*REFUSED, *OBJECTIVES}]
+    able = [objdsl.load(name) for name in others]
+    plain = [
+        name
+        for name, one in zip(others, able, strict=True)
+        if not given(one) and "noise" not in one.columns
+    ]
+    return [pytest.param(name, marks=pytest.mark.slow) for name in plain]
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES, *slow_ones()])
 def test_the_micro_batches_of_a_step_add_up_to_the_objective(name: str, tmp_path: Path) -> None:
     objective = objdsl.load(name)
     options = {"model": saved_model(tmp_path)} if "log_ref" in objective.columns else {}
