@@ -18,7 +18,7 @@ installed = pytest.importorskip("trl.import_utils")
 installed.is_vllm_available = lambda min_version=None: False
 pytest.importorskip("trl.trainer.grpo_trainer")
 
-import ranks  # noqa: E402
+import trl_ranks  # noqa: E402
 import tiny  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict  # noqa: E402
@@ -441,5 +441,5 @@ def test_two_processes(tmp_path: Path) -> None:
         one.bind(("127.0.0.1", 0))
         port = int(one.getsockname()[1])
     torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
-        ranks.work, (port, tmp_path), nprocs=2
+        trl_ranks.work, (port, tmp_path), nprocs=2
     )
