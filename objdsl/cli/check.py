@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -165,13 +167,25 @@ def _rules(many: tuple[str, ...], flag: str) -> tuple[str, ...]:
 
 def _look_at_all(names: list[str], asked: _Asked) -> list[_Looked]:
     """The findings of all files, in their order."""
-    if asked.fix or asked.unsafe:  # files that are written may be what others start from
-        return [_look(name, asked) for name in names]
-    from objdsl.driver import prelude
-    from objdsl.lint.run import registry
+    with _few_collections():
+        if asked.fix or asked.unsafe:  # files that are written may be what others start from
+            return [_look(name, asked) for name in names]
+        from objdsl.driver import prelude
+        from objdsl.lint.run import registry
 
-    prelude(), registry()  # once, for all processes
-    return parallel(partial(_look, asked=asked), names)
+        prelude(), registry()  # once, for all processes
+        return parallel(partial(_look, asked=asked), names)
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Little of what is made here is garbage before the end, and to look for it takes time."""
+    usual = gc.get_threshold()
+    gc.set_threshold(50_000, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def _look(name: str, asked: _Asked) -> _Looked:
