@@ -18,8 +18,8 @@ installed = pytest.importorskip("trl.import_utils")
 installed.is_vllm_available = lambda min_version=None: False
 pytest.importorskip("trl.trainer.grpo_trainer")
 
-import trl_ranks  # noqa: E402
 import tiny  # noqa: E402
+import trl_ranks  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict  # noqa: E402
 
