@@ -97,11 +97,13 @@ class Elsewhere(Expr):
 def depends(expr: Expr, known: dict[Expr, Dependence] | None = None) -> Dependence:
     """What an expression depends on, at one token of one response; `known` is a memory to share."""
     known = {} if known is None else known
-    if expr not in known:
+    found = known.get(expr)
+    if found is None:
         for node in topological(expr):
             if node not in known:
                 known[node] = _of(node, known)
-    return known[expr]
+        found = known[expr]
+    return found
 
 
 def _of(node: Expr, known: dict[Expr, Dependence]) -> Dependence:

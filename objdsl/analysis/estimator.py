@@ -156,8 +156,10 @@ class Estimator:
             for factor in term.factors:
                 common = factor.exponent if whole else shared.get(factor.base, 0.0)
                 for exponent, everywhere in ((common, True), (factor.exponent - common, False)):
+                    if not exponent:
+                        continue
                     part = replace(factor, exponent=exponent)
-                    if exponent and self._bends(part, term):
+                    if self._bends(part, term):
                         found.setdefault((factor.base, everywhere), Bend(part, everywhere))
         return tuple(found.values())
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from functools import partial, reduce
 
 from objdsl.frozen import dataclass
@@ -53,6 +53,7 @@ GROUP: Expr = Reduce("sum", ("i",), ONE)
 PROMPTS: Expr = Reduce("sum", ("p",), ONE)
 RESPONSES: Expr = Reduce("sum", ("p", "i"), ONE)
 
+_SIZES: dict[Index, Expr] = {"t": Length(), "i": GROUP, "p": PROMPTS}
 
 # The mask of the last token.
 _LAST: Expr = Binary("eq", Position(), Length())
@@ -60,14 +61,14 @@ _LAST: Expr = Binary("eq", Position(), Length())
 
 def distance(of: LogProb | LogDist, to: str) -> LogProb | LogDist:
     """`X = log(policy / to)` of a token, or of every word, as one value."""
-    return replace(of, policy=f"{of.policy} / {to}", trained=False)
+    return type(of)(f"{of.policy} / {to}")
 
 
 class TooLarge(Exception):
     """A formula that multiplies out to too many terms, or too large numbers, to be read."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sum:
     """A sum of products: a number for each set of factors."""
 
@@ -176,6 +177,13 @@ def _product(factors: Factors, coefficient: float) -> Expr:
     return div(reduce(mul, above, first), reduce(mul, below, ONE))
 
 
+# What has not been expanded yet.
+_UNKNOWN = Sum()
+
+# How far a token is from the last one, downwards.
+_TO_THE_LAST = atom(Position()) - atom(Length())
+
+
 @dataclasses.dataclass
 class Expand:
     """Formulas to sums of products.
@@ -204,38 +212,44 @@ class Expand:
 
     def __call__(self, expr: Expr) -> Sum:
         """Raises TooLarge."""
-        if expr not in self._known:
+        found = self._known.get(expr, _UNKNOWN)
+        if found is _UNKNOWN:
             self._known[expr] = None  # unless it is found, too large once and for all
-            self._find(expr)
-        found = self._known[expr]
+            found = self._find(expr)
         if found is None:
             raise TooLarge
         return found
 
-    def _find(self, expr: Expr) -> None:
+    def _find(self, expr: Expr) -> Sum:
         """Expands a formula, operands first, so that long chains need no deep recursion."""
         known, stack = self._known, [expr]
-        while stack:
+        while True:
             node = stack[-1]
             if self.at is not None and not self._has_policy(node):
-                known[stack.pop()] = self.at(node)
-                continue
-            waiting = [] if _decides(node) else [x for x in node.children if x not in known]
-            if waiting:
-                stack += reversed(waiting)
+                found = self.at(node)
             else:
+                waiting = [] if _decides(node) else [x for x in node.children if x not in known]
+                if waiting:
+                    stack += reversed(waiting)
+                    continue
                 known[node] = None
-                known[stack.pop()] = self._expand(node)
+                found = self._expand(node)
+            known[stack.pop()] = found
+            if not stack:
+                return found
 
     def _has_policy(self, expr: Expr) -> bool:
         """Whether the versions of the policy, which are one `at`, have a part in a value."""
         known = self._policies
-        if expr not in known:
+        has = known.get(expr)
+        if has is None:
             for node in topological(expr):
-                known[node] = isinstance(node, LogProb | LogDist) or any(
+                has = isinstance(node, LogProb | LogDist) or any(
                     known[child] for child in node.children
                 )
-        return known[expr]
+                known[node] = has
+        assert has is not None
+        return has
 
     def _atom(self, made: Expr, of: Expr, exponent: float = 1.0) -> Sum:
         self._note(made, of)
@@ -257,7 +271,7 @@ class Expand:
                 return number(self.params[name])
             case LogProb(policy) | LogDist(policy):
                 name = self.same.get(policy, self.apart.get(policy, policy))
-                known = atom(replace(node, policy=name, trained=name in self.trained))
+                known = atom(type(node)(name, name in self.trained))
                 return known + atom(distance(node, name)) if policy in self.apart else known
             case Column() | Length() | Position():
                 return atom(node)
@@ -417,7 +431,7 @@ class Expand:
         if op == "ne":
             return number(1) - self._compare("eq", a, b, node)
         difference = self(a) - self(b)
-        if op in ("lt", "le") and difference == atom(Position()) - atom(Length()):
+        if op in ("lt", "le") and difference == _TO_THE_LAST:
             return number(1) if op == "le" else number(1) - self(_LAST)
         low, high = interval(difference)
         if op == "lt" and (high < 0 or low >= 0):
@@ -590,10 +604,8 @@ def _total(index: Index, f: Expr) -> Sum:
         return number(1)
     if index == "t" and _is_last(f):
         return number(1)
-    if f == ONE:
-        return atom(
-            {"t": Length(), "i": GROUP, "p": PROMPTS}.get(index, Reduce("sum", (index,), f))
-        )
+    if f == ONE and index in _SIZES:
+        return atom(_SIZES[index])
     if index == "p" and f == GROUP:
         return atom(RESPONSES)
     return atom(Reduce("sum", (index,), f))

@@ -244,9 +244,10 @@ class Extremes:
 
     def _is_logarithm(self, node: Expr) -> bool:
         """Whether a value has the form of a sum of log-probabilities."""
-        if node not in self._logarithms:
-            self._logarithms[node] = self._reads_as_one(node)
-        return self._logarithms[node]
+        known = self._logarithms.get(node)
+        if known is None:
+            known = self._logarithms[node] = self._reads_as_one(node)
+        return known
 
     def _reads_as_one(self, node: Expr) -> bool:
         match node:

@@ -15,7 +15,7 @@ count. Policies are kept as log-probabilities: `pi / old` is `exp(log pi - log o
 from __future__ import annotations
 
 import struct
-from dataclasses import field, fields, replace
+from dataclasses import field, fields
 from hashlib import blake2b
 from typing import Any, Literal, Self
 
@@ -45,6 +45,7 @@ BOOLEAN_OPS = COMPARISONS | {"and", "or", "not"}
 
 
 _set = object.__setattr__  # while a frozen node is made
+_pack = struct.Struct("<d").pack
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -70,38 +71,43 @@ class Expr:
                 children.append(value)
                 state.append(value.key)
             elif isinstance(value, float):
-                state.append(struct.pack("<d", value))
+                state.append(_pack(value))
             else:
                 state.append(repr(value).encode())
         _set(self, "children", tuple(children))
         _set(self, "key", blake2b(b"\0".join(state), digest_size=16).digest())
-        _set(self, "boolean", self._is_boolean())
+        boolean = self._is_boolean()
+        _set(self, "boolean", boolean)
         _set(self, "indices", self._indices())
-        _set(self, "live", not self.boolean and self._live())
+        _set(self, "live", not boolean and self._live())
         _set(self, "current", self._current())
         _set(self, "_below", None)
 
     def _indices(self) -> Indices:
-        return union(*[child.indices for child in self.children])
+        longest = SCALAR  # of prefixes it is their union
+        for child in self.children:
+            if len(child.indices) > len(longest):
+                longest = child.indices
+        return longest
 
     def _is_boolean(self) -> bool:
         return False
 
     def _live(self) -> bool:
-        return any(child.live for child in self.children)
+        return True in [child.live for child in self.children]
 
     def _current(self) -> bool:
-        return any(child.current for child in self.children)
+        return True in [child.current for child in self.children]
 
     def rebuilt(self, children: dict[Expr, Expr]) -> Self:
         """The same node over other operands (those that `children` does not name stay)."""
-        changed: dict[str, Any] = {
-            name: children[value]
-            for name in _own(type(self))
-            if isinstance(value := getattr(self, name), Expr)
-            and children.get(value, value) is not value
-        }
-        return replace(self, **changed) if changed else self
+        values: dict[str, Any] = {name: getattr(self, name) for name in _own(type(self))}
+        changed = False
+        for name, value in values.items():
+            if isinstance(value, Expr) and (other := children.get(value, value)) is not value:
+                values[name] = other
+                changed = True
+        return type(self)(**values, span=self.span) if changed else self
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Expr) and self.key == other.key)

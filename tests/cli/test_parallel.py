@@ -34,13 +34,23 @@ def _with_two_cores(program: str, *arguments: str) -> subprocess.CompletedProces
 @linux
 def test_shared_out_and_in_order() -> None:
     made = _with_two_cores("""
-def work(item): return item, os.getpid()
-made = module.parallel(work, range(40))
-assert [item for item, _ in made] == list(range(40))
-assert os.getpid() not in {process for _, process in made}
+open_before = len(os.listdir("/proc/self/fd"))
+import time
+def work(item):
+    time.sleep(0.01)  # so that nobody does all before another has begun
+    return item, os.getpid()
+made = module.parallel(work, range(3000)[::60])
+assert [item for item, _ in made] == list(range(3000)[::60])
+assert len({process for _, process in made}) == 2
+assert os.getpid() in {process for _, process in made}
 few = module.parallel(work, range(5))
 assert {process for _, process in few} == {os.getpid()}
 assert module.parallel(work, []) == []
+assert module.parallel(str, range(5000)) == [str(k) for k in range(5000)]
+try: os.wait()
+except ChildProcessError: pass
+else: sys.exit("a process was left behind")
+assert len(os.listdir("/proc/self/fd")) == open_before
 """)
     assert made.returncode == 0, made.stderr
 
@@ -56,6 +66,22 @@ except click.UsageError as error: assert error.message == "not 20"
 else: sys.exit("nothing was raised")
 """)
     assert made.returncode == 0, made.stderr
+
+
+@linux
+def test_what_a_killed_process_leaves_is_done_here() -> None:
+    made = _with_two_cores("""
+import signal, time
+here = os.getpid()
+def work(item):
+    time.sleep(0.01)
+    if os.getpid() != here and item > 10: os.kill(os.getpid(), signal.SIGKILL)
+    return item
+assert module.parallel(work, range(40)) == list(range(40))
+def unpickled(item): return lambda: item
+assert [made() for made in module.parallel(unpickled, range(40))] == list(range(40))
+""")
+    assert (made.returncode, made.stderr) == (0, "")
 
 
 @linux

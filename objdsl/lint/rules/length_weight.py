@@ -37,7 +37,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         for bend in estimator.bends:
             factor = bend.factor
-            inverse = factor.base == Length() and factor.exponent == -1
+            inverse = isinstance(factor.base, Length) and factor.exponent == -1
             if factor.depends.reads != {"|y|"} or not bend.everywhere or inverse:
                 continue
             if Level.OTHERS in factor.depends.levels and factor.exponent < 0:

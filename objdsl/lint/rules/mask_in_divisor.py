@@ -97,7 +97,7 @@ def _counted(x: Expr) -> _Counted | None:
         over, x = (*over, *x.over), x.x
     masks: set[Expr] = set()
     for part in _product(x):
-        if part == Length():
+        if isinstance(part, Length):
             over = (*over, "t")
         elif is_mask(part):
             masks.add(part)

@@ -46,10 +46,9 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("weakened-ratio", "OBJ419", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    opaque = _opaque(facts.objective.goal)
     for estimator in facts.rewarded:
         for node in _of_probabilities(facts.objective.goal):
-            power = _power(node, opaque[node], estimator.leaf, facts.near_policy)
+            power = _power(node, estimator.leaf, facts.near_policy)
             if power is None:
                 continue
             yield rule.finding(
@@ -80,16 +79,17 @@ def _of_probabilities(goal: Expr) -> list[Expr]:
     return [one for one in passing if one in found and one.span and isinstance(one, made)]
 
 
-def _power(x: Expr, opaque: Expr, leaf: Expr, near: Expand) -> float | None:
+def _power(x: Expr, leaf: Expr, near: Expand) -> float | None:
     """The power of the policy in a ratio of versions of it, as far as it has a gradient, if that is
     a part of 1."""
     try:
-        powers, live = _powers(x, near), _powers(opaque, near)
+        powers = _powers(x, near)
+        if abs(sum(powers.values())) > 1e-9 or not all(isinstance(x, LogProb) for x in powers):
+            return None
+        power = _powers(_opaque(x), near).get(leaf, 0.0)
     except TooLarge:
         return None
-    ratio = all(isinstance(base, LogProb) for base in powers) and abs(sum(powers.values())) < 1e-9
-    power = live.get(leaf, 0.0)
-    return power if ratio and 0 < power < 1 else None
+    return power if 0 < power < 1 else None
 
 
 def _powers(x: Expr, near: Expand) -> dict[Expr, float]:
@@ -104,9 +104,9 @@ def _is_exp(base: Expr) -> TypeGuard[Unary]:
     return isinstance(base, Unary) and base.op == "exp"
 
 
-def _opaque(goal: Expr) -> dict[Expr, Expr]:
-    """Every part of a formula with a column for all that is behind `sg`."""
+def _opaque(x: Expr) -> Expr:
+    """A formula with a column for all that is behind `sg`."""
     done: dict[Expr, Expr] = {}
-    for one in topological(goal):
+    for one in topological(x):
         done[one] = Column("sg", TOKEN) if isinstance(one, Stop) else one.rebuilt(done)
-    return done
+    return done[x]
