@@ -317,7 +317,8 @@ class Estimator:
                 if node.span is not None:
                     found.setdefault(node, node)
             seen.update(level)
-            level = [c for node in level for c in node.children if c not in seen]
+            below = dict.fromkeys(c for node in level for c in node.children)  # once, if shared
+            level = [c for c in below if c not in seen]
         return found
 
     @cached_property

@@ -31,6 +31,10 @@ from objdsl.ir.nodes import (
     topological,
 )
 
+# A product is looked into for this many factors; those of papers have ten. What is built of a long
+# chain then grows with the chain, not with its square.
+_MOST_FACTORS = 32
+
 ZERO: Expr = Const(0.0)
 ONE: Expr = Const(1.0)
 HALF: Expr = Const(0.5)
@@ -237,14 +241,20 @@ def real(x: Expr) -> Expr:
 
 
 def is_size(x: Expr) -> bool:
-    """Whether a divisor is made of numbers, parameters, lengths and sizes: never of data."""
-    match x:
-        case Const() | Param() | Length():
-            return True
-        case Binary("mul", a, b):
-            return is_size(b) and is_size(a)  # a long product is a chain to the left
-        case Reduce("sum", _, inner, None):
-            return inner == ONE
+    """Whether a divisor is made of numbers, parameters, lengths and sizes: never of data.
+
+    A product of very many is taken for a value as any other.
+    """
+    for _ in range(_MOST_FACTORS):
+        match x:
+            case Binary("mul", a, b) if is_size(b):
+                x = a  # a long product is a chain to the left
+            case Const() | Param() | Length():
+                return True
+            case Reduce("sum", _, inner, None):
+                return inner == ONE
+            case _:
+                return False
     return False
 
 
@@ -275,6 +285,8 @@ def gather(a: Expr, b: Expr) -> Expr:
         case Binary("mul", x, u), Binary("mul", y, v) if x == y:
             return mul(x, gather(u, v))
     (p, a_above, a_below), (q, b_above, b_below) = factors(a), factors(b)
+    if max(len(a_above) + len(a_below), len(b_above) + len(b_below)) > _MOST_FACTORS:
+        return add(a, b)
     common, below = _take_common(a_above, b_above), _take_common(a_below, b_below)
     if not common and not below:
         return add(a, b)
@@ -301,7 +313,10 @@ def count(over: Indices, mask: Expr | None = None) -> Expr:
 
 
 def factors(x: Expr) -> tuple[bool, list[Expr], list[Expr]]:
-    """A product as (is it negative, the factors above the line, those below it)."""
+    """A product as (is it negative, the factors above the line, those below it).
+
+    Of a product of very many factors, what is left of it at last stays in one piece.
+    """
     negative = False
     above: list[Expr] = []
     below: list[Expr] = []
@@ -309,6 +324,8 @@ def factors(x: Expr) -> tuple[bool, list[Expr], list[Expr]]:
     while stack:
         node, up = stack.pop()
         match node:
+            case _ if len(above) + len(below) + len(stack) > _MOST_FACTORS:
+                (above if up else below).append(node)
             case Unary("neg", inner):
                 negative = not negative
                 stack.append((inner, up))
