@@ -147,7 +147,7 @@ class Extremes:
     def _node(self, node: Expr, known: dict[Expr, Range], held: Mapping[Expr, Range]) -> Range:
         if node.boolean:
             return Range(0.0, 1.0)
-        if node not in held and not any(child in held for child in node.children):
+        if not held or not any(x in held for x in (node, *node.children)):
             ratio = self._log_ratio(node)
             if ratio is not None:
                 return ratio
@@ -299,6 +299,8 @@ def _log_probability(factors: Factors) -> tuple[_Reach, str] | None:
 def _finite(x: Range) -> Range:
     """A range without causes, if it needs none. What is merely large, a product of many factors
     at their worst, is not taken for infinite."""
+    if not x.causes and not x.vanishes and -_LARGEST <= x.low <= x.high <= _LARGEST:
+        return x
     low, high = (end if math.isinf(end) else _clamped(end) for end in (x.low, x.high))
     made = Range(low, high, x.vanishes, x.causes)
     if not made.finite:
@@ -312,14 +314,16 @@ def _clamped(x: float) -> float:
 
 
 def _unary(op: str, x: Range, node: Expr) -> Range:
-    over, under = frozenset({(node, Fault.OVERFLOW)}), frozenset({(node, Fault.UNDERFLOW)})
     match op:
         case "neg":
             return Range(-x.high, -x.low, x.vanishes, x.causes)
         case "exp":
             vanishes, infinite = x.low < _SMALLEST_LOG, x.high > _LARGEST_LOG
-            causes = x.causes | (under if vanishes else frozenset())
-            causes |= over if infinite and math.isfinite(x.high) else frozenset()
+            causes = x.causes
+            if vanishes:
+                causes |= {(node, Fault.UNDERFLOW)}
+            if infinite and math.isfinite(x.high):
+                causes |= {(node, Fault.OVERFLOW)}
             low = 0.0 if vanishes else math.exp(min(x.low, _LARGEST_LOG))
             return Range(low, math.inf if infinite else math.exp(x.high), vanishes, causes)
         case "log":
@@ -334,7 +338,8 @@ def _unary(op: str, x: Range, node: Expr) -> Range:
         case "sigmoid":
             low = 0.0 if x.low < -_SATURATED else 1 / (1 + math.exp(-x.low))
             high = 1.0 if x.high > _SATURATED else 1 / (1 + math.exp(-x.high))
-            return Range(low, high, x.low < _SMALLEST_LOG, x.causes | under)
+            causes = x.causes | {(node, Fault.UNDERFLOW)}
+            return Range(low, high, x.low < _SMALLEST_LOG, causes)
         case "logsigmoid":
             return Range(min(x.low, 0.0) - 1, 0.0, causes=x.causes)
     return Range(-1.0, 1.0)
