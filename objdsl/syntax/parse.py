@@ -78,10 +78,20 @@ def _parsed(text: str) -> Tree[Token]:
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """A token in its canonical spelling."""
+    """A token. Few are asked for more than that they are there."""
 
-    text: str
-    span: Span
+    token: Token
+    source: Source
+    start: int
+
+    @property
+    def text(self) -> str:
+        """Its canonical spelling."""
+        return canonical(str(self.token))
+
+    @property
+    def span(self) -> Span:
+        return Span(self.source, self.start, self.start + len(self.token))
 
 
 def _build(parsed: Tree[Token], source: Source, offset: int) -> tree.Statement:
@@ -91,26 +101,25 @@ def _build(parsed: Tree[Token], source: Source, offset: int) -> tree.Statement:
     for subtree in parsed.iter_subtrees():
         rule = str(subtree.data)  # Lark's own strings compare slowly
         parts: list[Any] = []
-        spans: list[Span] = []
-        depth = 0
+        first, start, end, depth = -1, -1, -1, 0
         for child in subtree.children:
-            if child is None:  # where an option of the grammar is absent
-                parts.append(None)
-                continue
+            part: Any = None  # where an option of the grammar is absent
             if isinstance(child, Tree):
                 part, span, below = built.pop(id(child))
+                start, end = span.start, span.end
                 depth = max(depth, below)
-            else:
+            elif child is not None:
                 start = offset + cast(int, child.start_pos)
-                span = Span(source, start, start + len(child))
-                part = _Word(canonical(str(child)), span)
+                end = start + len(child)
+                part = _Word(child, source, start)
             parts.append(part)
-            spans.append(span)
+            if first < 0:
+                first = start
         # Brackets make no node: `format` may add and remove them at any depth.
         depth += rule != "group"
         if depth > DEEPEST:
-            raise ObjectiveError([messages.too_deep(spans[-1])])
-        span = spans[0].to(spans[-1])
+            raise ObjectiveError([messages.too_deep(Span(source, start, end))])
+        span = Span(source, first, end)
         built[id(subtree)] = _node(rule, parts, span), span, depth
     return cast(tree.Statement, built.popitem()[1][0])
 
