@@ -6,9 +6,8 @@ import dataclasses
 
 from objdsl.frozen import dataclass
 from objdsl.ir.indices import decimal
-from objdsl.ir.nodes import Expr
 from objdsl.ir.objective import Objective, Sampling
-from objdsl.ir.show import Names, names_of, text, used
+from objdsl.ir.show import Names, Text, names_of, used
 
 _ORDER = ("param", "policy", "sample", "define", "maximize", "minimize")
 
@@ -67,13 +66,13 @@ def _lines(objective: Objective, names: Names) -> dict[str, str]:
         layer = f" = {policy.of} at layer {policy.layer}" if policy.of else ""
         lines[f"policy {policy.name}"] = f"policy {policy.name}{layer}"
     lines |= _sampling(objective.sampling)
-    roots: list[Expr] = [objective.goal]
-    goals = {"maximize": f"maximize {text(objective.goal, names)}"}
+    roots = [x for x in (objective.goal, objective.critic) if x is not None]
+    writer = Text(names, tuple(roots))
+    goals = {"maximize": f"maximize {writer.show(objective.goal)}"}
     if objective.critic is not None:
-        roots.append(objective.critic)
-        goals["minimize critic"] = f"minimize critic {text(objective.critic, names)}"
+        goals["minimize critic"] = f"minimize critic {writer.show(objective.critic)}"
     for name, expr in used(names, *roots):
-        lines[f"define {name}"] = f"{name} = {text(expr, names)}"
+        lines[f"define {name}"] = f"{name} = {writer.show(expr)}"
     return lines | goals
 
 

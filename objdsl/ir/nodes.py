@@ -15,9 +15,10 @@ count. Policies are kept as log-probabilities: `pi / old` is `exp(log pi - log o
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import field, fields
 from hashlib import blake2b
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from objdsl.frozen import dataclass
 from objdsl.ir.indices import (
@@ -31,6 +32,8 @@ from objdsl.ir.indices import (
     union,
 )
 from objdsl.source import Span
+
+T = TypeVar("T")
 
 UnaryOp = Literal["neg", "abs", "exp", "log", "sqrt", "sigmoid", "logsigmoid", "sign", "not"]
 BinaryOp = Literal[
@@ -415,3 +418,19 @@ def topological(*roots: Expr) -> tuple[Expr, ...]:
     if len(roots) == 1:
         _set(roots[0], "_below", found)
     return found
+
+
+def bottom_up(root: Expr, known: dict[Expr, T], find: Callable[[Expr], T]) -> T:
+    """What `find` says of the root, and of everything under it that is not yet `known`: operands
+    first, so that it may look them up there."""
+    stack = [root]
+    while stack:
+        node = stack[-1]
+        if node not in known:
+            waiting = [child for child in node.children if child not in known]
+            if waiting:
+                stack += waiting[::-1]
+                continue
+            known[node] = find(node)
+        stack.pop()
+    return known[root]

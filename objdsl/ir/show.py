@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import RESPONSE, TOKEN, WORD, Indices, decimal
@@ -27,6 +27,7 @@ from objdsl.ir.nodes import (
     Top,
     Unary,
     Where,
+    bottom_up,
     topological,
 )
 from objdsl.ir.objective import Named
@@ -66,30 +67,19 @@ def names_of(named: Iterable[Named]) -> dict[Expr, str]:
 
 def used(names: Names, *roots: Expr) -> list[tuple[str, Expr]]:
     """The definitions that a reader of the roots needs, each before those that use it."""
-    needed: dict[Expr, None] = {}
-    stack = [(root, True) for root in roots]
-    while stack:
-        node, enter = stack.pop()
-        if node in names and not enter:
-            if node not in needed:
-                needed[node] = None
-                stack.append((node, True))
-            continue
-        stack.extend((child, False) for child in node.children)
-    order = {node: k for k, node in enumerate(topological(*roots))}
-    return [(names[node], node) for node in sorted(needed, key=order.__getitem__)]
+    below = set(topological(*(child for root in roots for child in root.children)))
+    return [(names[node], node) for node in topological(*roots) if node in names and node in below]
 
 
 def text(expr: Expr, names: Names | None = None, *, width: int = 10_000) -> str:
     """A formula in the syntax of the language. Formulas in `names` are written by their name,
     except `expr` itself. Sizes are written `P` (prompts), `G` (group), `N` (responses)."""
-    return _Text({k: v for k, v in (names or {}).items() if k != expr}, width).show(expr)
+    return Text(names or {}, (expr,), width).show(expr)
 
 
 def latex(expr: Expr, names: Names | None = None) -> str:
     """A formula in LaTeX."""
-    letters = set((names or {}).values())
-    return _Latex({k: v for k, v in (names or {}).items() if k != expr}, letters).show(expr)
+    return _Latex(names or {}, (expr,)).show(expr)
 
 
 def _letters(names: Names, *roots: Expr) -> set[str]:
@@ -109,21 +99,61 @@ def _is_gate(node: Expr) -> bool:
     return isinstance(node, Where) and node.b == ZERO
 
 
-@dataclass
-class _Text:
-    names: Names
-    limit: int
+class _Pieces(dict[Expr, tuple[str, int]]):
+    """The text of each node, and how tightly it holds together; written when it is asked for."""
+
+    def __init__(self, write: Callable[[Expr], tuple[str, int]]) -> None:
+        self._write = write
+
+    def __missing__(self, node: Expr) -> tuple[str, int]:
+        return self._write(node)
+
+
+class Text:
+    """Writes formulas, each in terms of those that have names.
+
+    Args:
+        names: what stands for a formula, where it is part of another.
+        roots: the formulas that are written, for the letters that stand for something in them.
+        limit: characters; a formula that is larger ends in dots.
+    """
+
+    def __init__(self, names: Names, roots: tuple[Expr, ...], limit: int = 10_000) -> None:
+        self.names = names
+        self.roots = roots
+        self.limit = limit
+        self.done = _Pieces(self._write)
+        self.probabilities: dict[Expr, tuple[str, int] | None] = {}
 
     def show(self, expr: Expr) -> str:
-        """The text, written from the leaves up; a formula that is too large ends in dots."""
-        self.done: dict[Expr, tuple[str, int]] = {}
-        self.taken = _letters(self.names, expr)
-        for node in topological(expr):
-            piece, level = self._named(node) or self._node(node)
-            if len(piece) > self.limit:
-                piece, level = "...", ATOM
-            self.done[node] = (piece, level)
-        return self.done[expr][0]
+        """The text of a formula, itself written out also if it has a name."""
+        for child in expr.children:
+            self._write(child)
+        return self._cut(self._node(expr))[0]
+
+    def _write(self, root: Expr) -> tuple[str, int]:
+        """The text of a part, written from the leaves up; what has a name is not entered."""
+        stack = [root]
+        while stack:
+            node = stack[-1]
+            if node not in self.done:
+                piece = self._named(node)
+                if piece is None:
+                    waiting = [child for child in node.children if child not in self.done]
+                    if waiting:
+                        stack += waiting[::-1]
+                        continue
+                    piece = self._cut(self._node(node))
+                self.done[node] = piece
+            stack.pop()
+        return self.done[root]
+
+    def _cut(self, piece: tuple[str, int]) -> tuple[str, int]:
+        return piece if len(piece[0]) <= self.limit else ("...", ATOM)
+
+    @cached_property
+    def taken(self) -> set[str]:
+        return _letters(self.names, *self.roots)
 
     def _named(self, node: Expr) -> tuple[str, int] | None:
         return (self.names[node], ATOM) if node in self.names else None
@@ -221,29 +251,38 @@ class _Text:
 
     def _probability(self, x: Expr) -> tuple[str, int] | None:
         """`exp(x)` as a product of probabilities, if it is one."""
+        return bottom_up(x, self.probabilities, self._product)
+
+    def _product(self, x: Expr) -> tuple[str, int] | None:
+        """The same, when it is known of the operands."""
+        found = self._joined(x)
+        return found if found is None or len(found[0]) <= self.limit else None
+
+    def _joined(self, x: Expr) -> tuple[str, int] | None:
+        known = self.probabilities
         match x:
             case LogProb(policy):
                 return policy, ATOM
             case LogDist(policy):
                 return f"{policy}[v]", ATOM
             case Binary("sub", a, b):
-                left, right = self._probability(a), self._probability(b)
+                left, right = known[a], known[b]
                 if left and right:
                     return f"{_held(left, TIMES)} / {_held(right, TIMES + 1)}", TIMES
             case Binary("add", a, b):
-                left, right = self._probability(a), self._probability(b)
+                left, right = known[a], known[b]
                 if left and right:
                     return f"{_held(left, TIMES)} * {_held(right, TIMES)}", TIMES
             case Reduce("sum", over, inner, None):
-                body = self._probability(inner)
+                body = known[inner]
                 if body:
                     return f"prod[{','.join(over)}] {_held(body, APPLY)}", APPLY
             case Binary("div", a, b):
-                body = self._probability(a)
+                body = known[a]
                 if body:
                     return f"{_held(body, ATOM)}^(1 / {self.at(b, TIMES + 1)})", POWER
             case Binary("mul", a, b):
-                body = self._probability(a)
+                body = known[a]
                 if body:
                     return f"{_held(body, ATOM)}^{self.at(b, POWER)}", POWER
         return None
@@ -274,14 +313,16 @@ def formula(
     if weights:
         lines = [(*_derivative(leaf), weight) for leaf, weight in weights.items()]
     if not as_latex:
-        shown = [f"{left} = {text(right, names)}" for left, _, right in lines]
-        defined = [f"    {name} = {text(expr, names)}" for name, expr in used(names, *roots)]
+        writer = Text(names, tuple(roots))
+        shown = [f"{left} = {writer.show(right)}" for left, _, right in lines]
+        defined = [f"    {name} = {writer.show(expr)}" for name, expr in used(names, *roots)]
         defined += [f"    {letter} = {MEANT[letter]}" for letter in _counts(names, *roots)]
         where = ["", "where", *defined] if defined else []
         return "\n".join([*shown, *where]) + "\n"
-    rows = [f"{left} &= {latex(right, names)}" for _, left, right in lines]
+    writer = _Latex(names, tuple(roots))
+    rows = [f"{left} &= {writer.show(right)}" for _, left, right in lines]
     rows += [
-        f"{subscripted(name, expr.indices)} &= {latex(expr, names)}"
+        f"{subscripted(name, expr.indices)} &= {writer.show(expr)}"
         for name, expr in used(names, *roots)
     ]
     rows += [f"{letter} &= \\text{{{MEANT[letter]}}}" for letter in _counts(names, *roots)]
@@ -351,10 +392,10 @@ def subscripted(name: str, indices: Indices) -> str:
     return f"{plain}_{{{own}}}"
 
 
-class _Latex(_Text):
-    def __init__(self, names: Names, letters: set[str]) -> None:
-        super().__init__(names, 10_000)
-        self.letters = letters
+class _Latex(Text):
+    def __init__(self, names: Names, roots: tuple[Expr, ...]) -> None:
+        super().__init__(names, roots)
+        self.letters = set(names.values())
 
     def _named(self, node: Expr) -> tuple[str, int] | None:
         return (subscripted(self.names[node], node.indices), ATOM) if node in self.names else None
@@ -382,7 +423,7 @@ class _Latex(_Text):
             case Length():
                 return LENGTH, ATOM
             case Unary("exp", x):
-                return self._ratio(x) or (rf"e^{{{self.done[x][0]}}}", POWER)
+                return self._probability(x) or (rf"e^{{{self.done[x][0]}}}", POWER)
             case Unary("not", Binary(op, a, b)) if op in OPPOSITE:
                 return self._infix(OPPOSITE[op], a, b)
             case Unary("not", x):
@@ -479,36 +520,37 @@ class _Latex(_Text):
         return rf"\operatorname{{{node.op}}}_{{{','.join(over)}}} {body}", APPLY
 
     def _log_ratio(self, a: Expr, b: Expr) -> tuple[str, int] | None:
-        ratio = self._ratio(Binary("sub", a, b))
-        if isinstance(a, LogProb | LogDist) and isinstance(b, LogProb | LogDist) and ratio:
-            return rf"\log {ratio[0]}", APPLY
-        return None
+        if not isinstance(a, LogProb | LogDist) or not isinstance(b, LogProb | LogDist):
+            return None
+        ratio = self._probability(Binary("sub", a, b))
+        return (rf"\log {ratio[0]}", APPLY) if ratio else None
 
-    def _ratio(self, x: Expr) -> tuple[str, int] | None:
+    def _joined(self, x: Expr) -> tuple[str, int] | None:
+        known = self.probabilities
         match x:
             case LogProb(policy):
                 return _token(policy), ATOM
             case LogDist(policy):
                 return _word(policy), ATOM
             case Binary("sub", a, b):
-                top, bottom = self._ratio(a), self._ratio(b)
+                top, bottom = known[a], known[b]
                 if top and bottom:
                     return rf"\frac{{{top[0]}}}{{{bottom[0]}}}", ATOM
             case Binary("add", a, b):
-                left, right = self._ratio(a), self._ratio(b)
+                left, right = known[a], known[b]
                 if left and right:
                     return rf"{left[0]} \, {right[0]}", TIMES
             case Reduce("sum", over, inner, None):
-                body = self._ratio(inner)
+                body = known[inner]
                 if body:
                     products = " ".join(SUMS[k].replace("sum", "prod") for k in over)
                     return f"{products} {body[0]}", APPLY
             case Binary("div", a, b):
-                body = self._ratio(a)
+                body = known[a]
                 if body:
                     return rf"\left( {body[0]} \right)^{{1 / {self.at(b, ATOM)}}}", POWER
             case Binary("mul", a, b):
-                body = self._ratio(a)
+                body = known[a]
                 if body:
                     return rf"\left( {body[0]} \right)^{{{self.done[b][0]}}}", POWER
         return None
