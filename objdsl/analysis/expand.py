@@ -524,9 +524,16 @@ class Expand:
         return x
 
     def _others(self, op: str, x: Sum, node: Expr) -> Sum:
+        rest = atom(GROUP) - number(1)
+
         def others(f: Expr) -> Sum:
             if f == ONE:
-                return number(1) if op == "mean" else atom(GROUP) - number(1)
+                return number(1) if op == "mean" else rest
+            if isinstance(f, Others):  # the own is one of the others of each
+                share = self._power(rest, -1.0, node) if op == "mean" else rest
+                own = self(f.x) * share if op == f.op else self(f.x)
+                left = (rest - number(1)) * atom(f)
+                return own + (left * share if op == "mean" else left)
             return atom(Others(op, f))  # type: ignore[arg-type]
 
         return self._linear(x, "i", others, node)
@@ -608,6 +615,9 @@ def _total(index: Index, f: Expr) -> Sum:
         return atom(_SIZES[index])
     if index == "p" and f == GROUP:
         return atom(RESPONSES)
+    if index == "i" and isinstance(f, Others):  # each is one of the others of all others
+        whole = atom(Reduce("sum", ("i",), f.x))
+        return whole if f.op == "mean" else whole * (atom(GROUP) - number(1))
     return atom(Reduce("sum", (index,), f))
 
 

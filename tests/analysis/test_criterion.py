@@ -309,3 +309,25 @@ def test_a_square_of_the_reward_may_rise_where_the_rest_falls() -> None:
     text += "sample from mu: group 2\nmaximize mean[p,i] sum[t] (A * log(pi))\n"
     (estimator,) = Facts(objdsl.loads(text).formula).estimators
     assert estimator.direction is Direction.BIASED
+
+
+@pytest.mark.parametrize(
+    ("advantage", "direction"),
+    [
+        ("reward - mean[j != i] (reward - mean[j != i] reward)", Direction.EXACT),
+        ("reward - sum[j != i] sum[j != i] reward", Direction.REVERSED),
+        ("reward - mean[j != i] sum[j != i] reward - mean[i] reward", Direction.REVERSED),
+        ("reward - mean[i] mean[j != i] reward", Direction.EXACT),
+    ],
+)
+def test_the_own_response_is_one_of_the_others_of_others(
+    advantage: str, direction: Direction
+) -> None:
+    text = f"objective nested\nA = {advantage}\nsample from mu: group 3\n"
+    text += "maximize mean[p,i] sum[t] (A * log(pi))\n"
+    objective = objdsl.loads(text)
+    (estimator,) = Facts(objective.formula).estimators
+    assert estimator.direction is direction
+    found = audit(objective, words=2, horizon=3, group=3, policies=1, drifts=())
+    turned = -1 if direction is Direction.REVERSED else 1
+    assert found.row(reward="real").cosine.mean == pytest.approx(turned)
