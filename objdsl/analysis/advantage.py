@@ -1,4 +1,4 @@
-"""Advantages that carry a gradient of their own, and what it adds to the weight.
+"""Advantages and divisors that carry a gradient of their own, and what it adds to the weight.
 
 Let c be the coefficient of a policy's term, `c * log(pi)` or `c * pi / old`. Meant is the weight c.
 Where c itself changes with the policy, the weight has `dc / dlog pi` times the policy's term on top
@@ -6,25 +6,32 @@ of it: for `c = R - b sum[s >= t] log(pi / ref)` in front of `log(pi)` that is `
 pi`, the gradient of nothing that was asked for; in front of a ratio it is `-b t`, a baseline that
 has no expectation on policy. `r * (A - b * k3(pi, ref))` is the one case that is meant: its
 derivative is what makes it the reverse KL.
+
+A divisor d of a policy's term does the same: beside `1 / d` of what was meant stands `-1 / d^2` of
+the whole, times `dd / dlog pi`. With `mean[i] r` of the ratios of responses that is a mean
+baseline, and meant for all that is known; with `mean[i,t] r` it is one that weighs responses by
+their lengths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from enum import Enum
 
 from objdsl.analysis.divergence import Descends, readings
-from objdsl.analysis.estimator import Estimator, Kind
+from objdsl.analysis.estimator import SIGNAL, Direction, Estimator, Kind
 from objdsl.analysis.expand import Expand, Sum, TooLarge
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
-from objdsl.ir.build import sub
+from objdsl.ir.build import ZERO, sub
 from objdsl.ir.nodes import (
     Binary,
     Clip,
     Column,
+    Const,
     Expr,
+    LogDist,
     LogProb,
     Others,
     Reduce,
@@ -61,6 +68,21 @@ class LiveAdvantage:
     adds: Adds
 
 
+@dataclass(frozen=True)
+class LiveDivisor:
+    """A divisor with a gradient that bends the expected one, or leaves nothing of it.
+
+    Attributes:
+        node: the divisor.
+        extra: what its derivative adds to the weight, on policy.
+        cancels: it takes away all that was meant.
+    """
+
+    node: Expr
+    extra: Expr
+    cancels: bool
+
+
 def live_advantages(
     objective: Objective, weights: dict[Leaf, Expr], expand: Expand
 ) -> Iterator[LiveAdvantage]:
@@ -71,7 +93,7 @@ def live_advantages(
         expand: formulas as sums of products, on policy.
     """
     for node in _coefficients(objective.goal):
-        meant = weights_of(replace(objective, goal=_stopped(objective.goal, node)))
+        meant = weights_of(replace(objective, goal=stopped(objective.goal, [node])))
         for leaf, weight in weights.items():
             extra = sub(weight, meant[leaf]) if leaf in meant else weight
             try:
@@ -112,6 +134,65 @@ def _all_divergences(estimator: Estimator) -> bool:
     )
 
 
+def live_divisors(
+    objective: Objective, weights: dict[Leaf, Expr], estimators: Collection[Estimator]
+) -> Iterator[LiveDivisor]:
+    """The divisors whose own derivative bends what a goal's weights estimate, each once.
+
+    Args:
+        weights: the derivative of what is maximised by each trained leaf.
+        estimators: what those by the sampled tokens' log-probabilities are.
+    """
+    for node in _divisors(objective.goal):
+        meant = weights_of(replace(objective, goal=stopped(objective.goal, [node])))
+        # Where nothing is left without it, the divisor is the policy's term itself.
+        known = [one for one in estimators if one.leaf in meant]
+        found = [_divides(one, replace(one, weight=meant[one.leaf]), node) for one in known]
+        for leaf, weight in weights.items():
+            if known and isinstance(leaf, LogDist):
+                extra = sub(weight, meant.get(leaf, ZERO))
+                found.append(_divides_words(extra, known[0].expand, node))
+        yield from [one for one in found if one is not None][:1]
+
+
+def _divides(all_of_it: Estimator, meant: Estimator, node: Expr) -> LiveDivisor | None:
+    """What the derivative of a divisor does, if it does something."""
+    extra = replace(meant, weight=sub(all_of_it.weight, meant.weight))
+    if extra.expanded is None:
+        return None
+    cancels = all_of_it.direction is Direction.NONE and bool(extra.of(Kind.SIGNAL))
+    if not cancels and _bent(extra) <= _bent(meant):
+        return None
+    return LiveDivisor(node, extra.expanded.expr(), cancels)
+
+
+def _divides_words(extra: Expr, expand: Expand, node: Expr) -> LiveDivisor | None:
+    """The same by the distribution of words: a reward beside it tells states apart."""
+    try:
+        total = expand(extra)
+    except TooLarge:
+        return None
+    bases = [base for factors in total.terms for base, _ in factors]
+    rewarded = any(isinstance(one, Column) and one.name == SIGNAL for one in topological(*bases))
+    return LiveDivisor(node, total.expr(), cancels=False) if rewarded else None
+
+
+def _bent(estimator: Estimator) -> set[tuple[Expr, bool]]:
+    return {(bend.factor.base, bend.everywhere) for bend in estimator.bends}
+
+
+def _divisors(goal: Expr) -> list[Expr]:
+    """The live values that something is divided by."""
+    found: dict[Expr, None] = {}
+    for node in topological(goal):
+        match node:
+            case Binary("div", _, b) if b.live:
+                found[b] = None
+            case Binary("pow", b, Const(e)) if b.live and e < 0:
+                found[b] = None
+    return list(found)
+
+
 def _coefficients(goal: Expr) -> list[Expr]:
     """The live sums of data and of the policy that are multiplied by a term of the policy."""
     found: dict[Expr, None] = {}
@@ -148,9 +229,9 @@ def _data(x: Expr) -> bool:
     )
 
 
-def _stopped(goal: Expr, node: Expr) -> Expr:
-    """The goal with `sg` around a node."""
+def stopped(goal: Expr, nodes: Collection[Expr]) -> Expr:
+    """The goal with `sg` around some of its nodes."""
     done: dict[Expr, Expr] = {}
     for one in topological(goal):
-        done[one] = Stop(one) if one == node else one.rebuilt(done)
+        done[one] = Stop(one) if one in nodes else one.rebuilt(done)
     return done[goal]

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 
-from objdsl.analysis.advantage import LiveAdvantage, live_advantages
+from objdsl.analysis.advantage import (
+    Adds,
+    LiveAdvantage,
+    LiveDivisor,
+    live_advantages,
+    live_divisors,
+    stopped,
+)
 from objdsl.analysis.divergence import Penalty, penalties
 from objdsl.analysis.estimator import Direction, Estimator, near_policy, on_policy
 from objdsl.analysis.expand import Expand
@@ -88,6 +95,22 @@ class Facts:
     def live_advantages(self) -> tuple[LiveAdvantage, ...]:
         """The advantages whose own gradient adds to the weights what was not meant."""
         return tuple(live_advantages(self.objective, self.weights, self.on_policy))
+
+    @cached_property
+    def live_divisors(self) -> tuple[LiveDivisor, ...]:
+        """The divisors whose own gradient bends what was meant."""
+        return tuple(live_divisors(self.objective, self.weights, self.estimators))
+
+    @cached_property
+    def meant(self) -> tuple[Estimator, ...]:
+        """`rewarded`, without what advantages and divisors that carry a gradient add: that is a
+        finding of its own, and looks like baselines and masks that nobody wrote."""
+        live = [one.node for one in self.live_advantages if one.adds is Adds.BIAS]
+        live += [one.node for one in self.live_divisors]
+        if not live:
+            return self.rewarded
+        goal = stopped(self.objective.goal, live)
+        return Facts(replace(self.objective, goal=goal)).rewarded
 
     @cached_property
     def extremes(self) -> Extremes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 from objdsl.analysis.dependence import depends
 from objdsl.analysis.estimator import SIGNAL, Estimator, Factor
@@ -213,6 +214,21 @@ def swapped(facts: Facts, estimator: str, by: str, policy: str) -> Fix | None:
         return None
     name = Span(span.source, span.start, span.start + len(estimator))
     return Fix(f"use `{by}`, whose gradient is that of KL(pi || {policy})", (Edit(name, by),))
+
+
+def stop(facts: Facts, node: Expr) -> Fix | None:
+    """The fix that puts `sg` around a node of the file."""
+    span = node.span
+    if span is None or span.source != facts.objective.source:
+        return None
+    stop = f"sg{span.text}" if _bracketed(span.text) else f"sg({span.text})"
+    return Fix("stop its gradient", (Edit(span, stop),))
+
+
+def _bracketed(text: str) -> bool:
+    """Whether one pair of brackets holds all of a text: not so in `(a) / (b)`."""
+    depths = list(accumulate((one == "(") - (one == ")") for one in text))
+    return text.startswith("(") and depths.index(0) == len(text) - 1
 
 
 def divided(facts: Facts, divisor: Expr) -> Edit | None:

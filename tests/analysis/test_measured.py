@@ -130,3 +130,23 @@ def test_a_dual_clip_on_the_wrong_side_has_no_gradient(goal: str, dead: float) -
             weights = objdsl.loads(f"objective measured\nmaximize mean[p,i] sum[t] {goal}\n")
             found = expected(weights, scene, all_draws(LANGUAGE.responses, 1, 1)).weights
             assert bool(found.any()) == (reward != dead)
+
+
+@pytest.mark.parametrize(
+    ("above", "divisor", "biased"),
+    [
+        ("sum[t] U", "mean[i,t] U", True),
+        ("sum[t] U", "mean[j != i] mean[t] U", True),
+        ("sum[t] U", "mean[t] U", True),  # nothing is left
+        ("sum[t] U", "1", False),
+        ("sum[t] U", "sg(mean[i,t] U)", False),
+        ("sum[t] (U / (1 + U))", "1", False),
+        ("prod[t] U", "mean[i] prod[t] U", False),
+        ("prod[t] U", "mean[j != i] prod[t] U", False),
+    ],
+)
+def test_a_divisor_with_a_gradient(above: str, divisor: str, biased: bool) -> None:
+    goal = f"mean[p,i] (A * {above} / {divisor})".replace("U", "(pi / old)")
+    on, _ = off_policy(goal)
+    assert fires("live-divisor", goal) == biased
+    assert on > BIASED if biased else on < EXACT

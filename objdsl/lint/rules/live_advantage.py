@@ -29,10 +29,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.advantage import Adds, LiveAdvantage
+from objdsl.analysis.advantage import Adds
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.nodes import Column
+from objdsl.lint.places import stop
 from objdsl.lint.rule import Rule, rule
 
 
@@ -62,13 +63,5 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             help="put sg(...) around it, or take V_old for V"
             if critic
             else "put sg(...) around it, or take old for pi",
-            fix=_fix(facts, found),
+            fix=stop(facts, found.node),
         )
-
-
-def _fix(facts: Facts, found: LiveAdvantage) -> Fix | None:
-    span = found.node.span
-    if span is None or span.source != facts.objective.source:
-        return None
-    inner = span.text[1:-1] if span.text.startswith("(") else span.text
-    return Fix("stop its gradient", (Edit(span, f"sg({inner})"),))

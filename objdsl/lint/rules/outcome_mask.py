@@ -30,7 +30,7 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("outcome-mask", "OBJ601", Severity.NOTE)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.rewarded:
+    for estimator in facts.meant:
         masks = [bend.factor for bend in estimator.bends if is_mask(bend.factor.base)]
         if masks:
             read = sorted({name for mask in masks for name in mask.depends.reads})

@@ -34,7 +34,7 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("own-sample-baseline", "OBJ204", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.rewarded:
+    for estimator in facts.meant:
         bends = [bend.factor for bend in estimator.bends if not bend.everywhere]
         if any(factor.depends.batch for factor in bends):
             continue  # token-whitening

@@ -30,7 +30,7 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("token-whitening", "OBJ206", Severity.NOTE)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.rewarded:
+    for estimator in facts.meant:
         for bend in estimator.bends:
             if bend.factor.depends.batch and not bend.everywhere:
                 yield rule.finding(
