@@ -23,6 +23,7 @@ from objdsl.ir.nodes import (
     Stop,
     Unary,
     Where,
+    bottom_up,
     topological,
 )
 
@@ -188,11 +189,10 @@ def _terms(x: Expr, coefficient: Expr) -> list[tuple[Expr, Expr]]:
 
 def is_constant(node: Expr, known: dict[Expr, bool]) -> bool:
     """Whether a node is made of numbers and parameters alone."""
-    if node not in known:
-        if isinstance(node, Const | Param):
-            known[node] = True
-        elif isinstance(node, Unary | Binary | Clip | Where):
-            known[node] = all(is_constant(child, known) for child in node.children)
-        else:
-            known[node] = False
-    return known[node]
+
+    def find(one: Expr) -> bool:
+        if isinstance(one, Unary | Binary | Clip | Where):
+            return all(known[child] for child in one.children)
+        return isinstance(one, Const | Param)
+
+    return bottom_up(node, known, find)

@@ -169,6 +169,7 @@ class Scope:
     names: dict[Expr, str]
     given: dict[Expr, str] = field(default_factory=dict)
     taken: set[str] = field(default_factory=lambda: set(RESERVED))
+    tried: dict[str, int] = field(default_factory=dict)
     _constant: dict[Expr, bool] = field(default_factory=dict)
 
     def stage(self, node: Expr) -> Literal["constant", "data", "statistic", "local"]:
@@ -208,9 +209,10 @@ class Scope:
 
     def fresh(self, wish: str) -> str:
         wish = wish if wish.isidentifier() and not keyword.iskeyword(wish) else "x"
-        name, k = wish, 2
+        name, k = wish, self.tried.get(wish, 2)
         while name in self.taken or keyword.iskeyword(name):
             name, k = f"{wish}_{k}", k + 1
+        self.tried[wish] = k
         self.taken.add(name)
         return name
 
@@ -257,14 +259,18 @@ def _counted(node: Expr) -> str | None:
 
 
 def _is_count(node: Expr) -> bool:
-    match node:
-        case Binary("mul" | "max", a, b):
-            return _is_count(a) and _is_count(b)
-        case Reduce("sum", _, x):
-            return x == ONE or _is_count(x) or isinstance(x, Where)
-        case Length() | Const():
-            return True
-    return False
+    stack = [node]
+    while stack:
+        match stack.pop():
+            case Binary("mul" | "max", a, b):
+                stack += (a, b)
+            case Reduce("sum", _, x):
+                stack += () if isinstance(x, Where) else (x,)
+            case Length() | Const():
+                pass
+            case _:
+                return False
+    return True
 
 
 def spread(indices: Indices) -> Indices:

@@ -44,7 +44,7 @@ from objdsl.ir.nodes import (
     Reduce,
     Unary,
     Where,
-    topological,
+    bottom_up,
 )
 from objdsl.ir.objective import Objective, column_of
 from objdsl.ir.show import text
@@ -182,6 +182,7 @@ class _TokenWriter(Writer):
         super().__init__(made.scope, made.prepared)
         self.policy, self.log_pi = policy, f"log_{policy}"
         self.sums: dict[Reduce, str] = {}
+        self.numbers: dict[Expr, bool] = {}
 
     def fresh(self, wish: str) -> str:
         """A name that nothing has in any function of the kernel."""
@@ -229,7 +230,14 @@ class _TokenWriter(Writer):
         return _safe(super()._input(name, indices))
 
     def _is_number(self, node: Expr) -> bool:
-        return all(n.children or isinstance(n, Const) for n in topological(node))
+        numbers = self.numbers
+
+        def find(one: Expr) -> bool:
+            if not one.children:
+                return isinstance(one, Const)
+            return all(numbers[child] for child in one.children)
+
+        return bottom_up(node, numbers, find)
 
     def _argument(self, node: Expr) -> str:
         """A value as the argument of a function, where a bare number would be a float32."""

@@ -37,6 +37,7 @@ class Writer(ABC):
         self.text: dict[Expr, tuple[str, int]] = {}
         self.uses: dict[Expr, int] = {}
         self.taken = set(scope.taken) | set(scope.given.values())
+        self.tried: dict[str, int] = {}
 
     @abstractmethod
     def _expression(self, node: Expr) -> tuple[str, int]:
@@ -73,9 +74,10 @@ class Writer(ABC):
         return name
 
     def _fresh(self, wish: str) -> str:
-        name, k = wish, 2
+        name, k = wish, self.tried.get(wish, 2)
         while name in self.taken:
             name, k = f"{wish}_{k}", k + 1
+        self.tried[wish] = k
         self.taken.add(name)
         return name
 
@@ -148,16 +150,14 @@ class Writer(ABC):
 
 def without_unused(lines: list[str]) -> list[str]:
     """Leaves out assignments that nothing reads: a joint sum is written without its parts."""
-    while True:
-        kept = []
-        for k, line in enumerate(lines):
-            name, equals, _ = line.partition(" = ")
-            rest = "\n".join(lines[k + 1 :])
-            if not equals or not name.isidentifier() or re.search(rf"\b{name}\b", rest):
-                kept.append(line)
-        if len(kept) == len(lines):
-            return kept
-        lines = kept
+    kept: list[str] = []
+    read: set[str] = set()
+    for line in reversed(lines):
+        name, equals, _ = line.partition(" = ")
+        if not equals or not name.isidentifier() or name in read:
+            kept.append(line)
+            read.update(re.findall(r"\w+", line))
+    return kept[::-1]
 
 
 def number(value: float) -> tuple[str, int]:

@@ -10,7 +10,7 @@ Two conventions make the weights of an objective readable, and the analyses over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, reduce
 
@@ -28,7 +28,6 @@ from objdsl.ir.nodes import (
     Unary,
     UnaryOp,
     Where,
-    topological,
 )
 
 # A product is looked into for this many factors; those of papers have ten. What is built of a long
@@ -368,13 +367,24 @@ def sum_over(over: Indices, x: Expr) -> Expr:
 
 def bounds(x: Expr) -> tuple[float, float]:
     """An interval that surely holds `x`, from the domains of the parameters and columns."""
-    known: dict[Expr, tuple[float, float]] = {}
-    for node in topological(x):
-        known[node] = _bounds(node, known)
-    return known[x]
+    if x._bounds is not None:
+        return x._bounds
+    stack = [x]
+    while stack:
+        node = stack[-1]
+        if node._bounds is None:
+            waiting = [child for child in node.children if child._bounds is None]
+            if waiting:
+                stack += waiting
+                continue
+            object.__setattr__(node, "_bounds", _bounds(node))
+        stack.pop()
+    assert x._bounds is not None
+    return x._bounds
 
 
-def _bounds(x: Expr, known: Mapping[Expr, tuple[float, float]]) -> tuple[float, float]:
+def _bounds(x: Expr) -> tuple[float, float]:
+    """The same, when it is known of the operands."""
     inf = math.inf
     match x:
         case Const(value):
@@ -384,10 +394,10 @@ def _bounds(x: Expr, known: Mapping[Expr, tuple[float, float]]) -> tuple[float, 
         case Column() if x.values:
             return min(x.values), max(x.values)
         case Unary("neg", a):
-            low, high = known[a]
+            low, high = bounds(a)
             return -high, -low
         case Unary("exp", a):
-            low, high = known[a]
+            low, high = bounds(a)
             return _exp(low), _exp(high)
         case Unary("abs", _) | Unary("sqrt", _):
             return 0.0, inf
@@ -396,24 +406,24 @@ def _bounds(x: Expr, known: Mapping[Expr, tuple[float, float]]) -> tuple[float, 
         case Length():
             return 1.0, inf
         case Binary("add", a, b):
-            (p, q), (r, s) = known[a], known[b]
+            (p, q), (r, s) = bounds(a), bounds(b)
             return p + r, q + s
         case Binary("sub", a, b):
-            (p, q), (r, s) = known[a], known[b]
+            (p, q), (r, s) = bounds(a), bounds(b)
             return p - s, q - r
-        case Binary("mul" | "div", a, b) if known[a][0] >= 0 and known[b][0] >= 0:
+        case Binary("mul" | "div", a, b) if bounds(a)[0] >= 0 and bounds(b)[0] >= 0:
             return 0.0, inf
         case Binary("min" | "max" as op, a, b):
-            (p, q), (r, s) = known[a], known[b]
+            (p, q), (r, s) = bounds(a), bounds(b)
             return (min(p, r), min(q, s)) if op == "min" else (max(p, r), max(q, s))
         case Stop(inner):
-            return known[inner]
+            return bounds(inner)
         case Clip(_, lo, hi):
-            return known[lo][0], known[hi][1]
+            return bounds(lo)[0], bounds(hi)[1]
         case Where(_, a, b):
-            (p, q), (r, s) = known[a], known[b]
+            (p, q), (r, s) = bounds(a), bounds(b)
             return min(p, r), max(q, s)
-        case Binary("pow", a, _) if known[a][0] >= 0:
+        case Binary("pow", a, _) if bounds(a)[0] >= 0:
             return 0.0, inf
     return -inf, inf
 

@@ -64,6 +64,7 @@ class Expr:
     live: bool = field(init=False, repr=False)
     current: bool = field(init=False, repr=False)
     _below: tuple[Expr, ...] | None = field(init=False, repr=False)  # see `topological`
+    _bounds: tuple[float, float] | None = field(init=False, repr=False)  # see `build.bounds`
 
     def __post_init__(self) -> None:
         children: list[Expr] = []
@@ -85,6 +86,7 @@ class Expr:
         _set(self, "live", not boolean and self._live())
         _set(self, "current", self._current())
         _set(self, "_below", None)
+        _set(self, "_bounds", None)
 
     def _indices(self) -> Indices:
         longest = SCALAR  # of prefixes it is their union
@@ -119,7 +121,7 @@ class Expr:
         return hash(self.key)
 
 
-_BASE = {"span", "children", "key", "indices", "boolean", "live", "current", "_below"}
+_BASE = {"span", "children", "key", "indices", "boolean", "live", "current", "_below", "_bounds"}
 _OWN: dict[type, tuple[str, ...]] = {}
 
 
