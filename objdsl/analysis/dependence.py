@@ -78,11 +78,6 @@ class Dependence:
         """Whether it mixes the own response with others: a statistic of the group or batch."""
         return self.own and Level.OTHERS in self.levels
 
-    @property
-    def adapted(self) -> bool:
-        """Whether it is known once the token is."""
-        return self.levels <= {Level.PROMPT, Level.PREFIX, Level.TOKEN}
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Elsewhere(Expr):
@@ -132,19 +127,14 @@ def _of(node: Expr, known: dict[Expr, Dependence]) -> Dependence:
         case Reduce(_, over) | Top(over) | Pick(over):
             return _pooled(_along(parts, over), over)
         case Others():
-            return _moved(
-                parts, {Level.OTHERS} if parts.own or Level.PREFIX in parts.levels else ()
-            )
+            return _of_others(parts)
         case Elsewhere():
-            levels = frozenset({Level.OTHERS}) if parts.levels else frozenset()
-            return Dependence(levels, parts.reads, batch=bool(levels))
+            levels = {Level.OTHERS} if parts.levels else set()
+            # What mixes prompts is mixed with the own one there, too.
+            levels |= {Level.OWN} if parts.batch else set()
+            return Dependence(frozenset(levels), parts.reads, batch=bool(levels))
         case Scan(relation):
-            if not parts.adapted:
-                return parts
-            level = {"<": Level.PREFIX, "<=": Level.TOKEN}.get(relation, Level.OWN)
-            if level is Level.TOKEN and Level.TOKEN not in parts.levels:
-                level = Level.PREFIX
-            return Dependence(parts.levels & {Level.PROMPT} | {level}, parts.reads | {"t"})
+            return _scanned(parts, relation)
         case Shift(_, by):
             return _shifted(parts, by)
     return parts
@@ -163,7 +153,7 @@ def _along(parts: Dependence, over: Indices) -> Dependence:
 
 def _pooled(parts: Dependence, over: Indices) -> Dependence:
     levels = set(parts.levels)
-    if "i" in over and levels & {Level.OWN, Level.PREFIX, Level.TOKEN}:
+    if "i" in over and levels - {Level.PROMPT}:
         levels |= {Level.OWN, Level.OTHERS}
     if "p" in over and levels:
         levels |= {Level.OTHERS}
@@ -171,8 +161,24 @@ def _pooled(parts: Dependence, over: Indices) -> Dependence:
     return Dependence(frozenset(levels), parts.reads, parts.batch)
 
 
+def _of_others(parts: Dependence) -> Dependence:
+    if Level.OTHERS in parts.levels:  # the own response is one of the others of those
+        return _moved(parts, {Level.OWN, Level.OTHERS})
+    return _moved(parts, {Level.OTHERS} if parts.levels - {Level.PROMPT} else set())
+
+
+def _scanned(parts: Dependence, relation: str) -> Dependence:
+    if Level.OWN in parts.levels:
+        return parts
+    level = {"<": Level.PREFIX, "<=": Level.TOKEN}.get(relation, Level.OWN)
+    if level is Level.TOKEN and Level.TOKEN not in parts.levels:
+        level = Level.PREFIX
+    moved = _moved(parts, {level})
+    return Dependence(moved.levels, moved.reads | {"t"}, moved.batch)
+
+
 def _shifted(parts: Dependence, by: int) -> Dependence:
-    if not parts.adapted:
+    if Level.OWN in parts.levels:
         return parts
     if by < 0:
         return _moved(parts, {Level.PREFIX})
@@ -181,7 +187,7 @@ def _shifted(parts: Dependence, by: int) -> Dependence:
     )
 
 
-def _moved(parts: Dependence, to: set[Level] | tuple[()]) -> Dependence:
+def _moved(parts: Dependence, to: set[Level]) -> Dependence:
     """The same, with what belongs to the own response at another level."""
     kept = parts.levels - {Level.PREFIX, Level.TOKEN, Level.OWN}
     return Dependence(frozenset(kept | set(to)), parts.reads, parts.batch)

@@ -35,7 +35,8 @@ from objdsl.analysis.expand import (
     ordered,
 )
 from objdsl.frozen import dataclass
-from objdsl.ir.build import count, real
+from objdsl.ir.build import ONE, count, div, real
+from objdsl.ir.indices import PROMPT
 from objdsl.ir.nodes import (
     Binary,
     Column,
@@ -58,6 +59,11 @@ SIGNAL = "reward"
 _EXPECTED = frozenset({SIGNAL, "V", "V_old"})
 """What a baseline may stand for: rewards, and what a critic expects of them."""
 
+
+# Groups, small and large, where a file does not say how large they are.
+_GROUPS = (2, 64)
+# Rewards of a group that lie no further apart are alike.
+_NEARLY_ALIKE = 0.01
 
 _LAST = real(Binary("eq", Position(), Length()))
 
@@ -193,7 +199,7 @@ class Estimator:
             return Direction.NONE
         if self.falls:
             return Direction.REVERSED
-        if self.bends:
+        if self.bends or self.chosen:
             return Direction.BIASED
         if self.of(Kind.SHAPING, Kind.PENALTY):
             return Direction.SHAPED
@@ -203,28 +209,29 @@ class Estimator:
     def falls(self) -> bool:
         """Whether the own reward stands in the weight with a minus, whatever the data: what is
         trained lowers rewards, or what a bent gradient takes for them."""
-        totals: defaultdict[Factors, float] = defaultdict(float)
-        for term in self.of(Kind.SIGNAL):
-            size, varying = self.sized(term)
-            totals[frozenset((f.base, f.exponent) for f in varying)] += size * term.coefficient
         # A square of the own reward, or a mask by it, rises or falls with the reward, too.
         own = [f.depends for term in self.of(Kind.BASELINE) for f in term.factors]
         if any(SIGNAL in one.reads and one.own and not one.pooled for one in own):
             return False
+        group = self.objective.sampling.group
+        return all(self._falls(sizes) for sizes in map(_sizes, (group,) if group else _GROUPS))
+
+    def _falls(self, sizes: dict[Expr, float]) -> bool:
+        totals: defaultdict[Factors, float] = defaultdict(float)
+        for term in self.of(Kind.SIGNAL):
+            size, varying = self.sized(term, sizes)
+            totals[frozenset((f.base, f.exponent) for f in varying)] += size * term.coefficient
         positive = all(interval(Sum({factors: 1.0}))[0] >= 0 for factors in totals)
         return bool(totals) and positive and max(totals.values()) < 0
 
-    def sized(self, term: Term) -> tuple[float, tuple[Factor, ...]]:
+    def sized(
+        self, term: Term, sizes: dict[Expr, float] | None = None
+    ) -> tuple[float, tuple[Factor, ...]]:
         """What the sizes of the step make of a product, as a number, and its other factors: of `R -
         R / G` there is less than of `R`, and not one thing added and another taken away."""
-        sizes = self._sizes
+        sizes = sizes or _sizes(self.objective.sampling.group or _GROUPS[0])
         number = math.prod(sizes[f.base] ** f.exponent for f in term.factors if f.base in sizes)
         return number, tuple(f for f in term.factors if f.base not in sizes)
-
-    @cached_property
-    def _sizes(self) -> dict[Expr, float]:
-        group = float(self.objective.sampling.group or 2)
-        return {GROUP: group, PROMPTS: 2.0, RESPONSES: 2.0 * group}
 
     def binary(self, factor: Factor) -> bool:
         """Whether it depends on nothing but rewards of a group that have two values, as 0 and 1.
@@ -243,8 +250,11 @@ class Estimator:
         return any(_two_values(node) and _is_signal(node) for node in self.objective.nodes)
 
     def _bends(self, factor: Factor, term: Term) -> bool:
-        if self.binary(factor) or factor.base in self.kept or factor.base in self.bootstraps:
+        if factor.base in self.kept or factor.base in self.bootstraps:
             return False
+        if self.binary(factor):
+            # An affine function of the own reward: it weighs a baseline that knows the state.
+            return any(Level.PREFIX in other.depends.levels for other in term.factors)
         levels = factor.depends.levels
         # State by state a signal may not be weighted; a baseline may.
         return factor.depends.own or (term.kind is Kind.SIGNAL and Level.PREFIX in levels)
@@ -275,13 +285,74 @@ class Estimator:
 
     @cached_property
     def kept(self) -> frozenset[Expr]:
-        """The prompts that count, as a mask and as the number of them or of their responses: the
-        sampler draws others instead."""
+        """The prompts that count, as a mask and as the number of them or of their responses."""
         keep = self.objective.keep
         if keep is None:
             return frozenset()
         counted = (keep, count(("p",), keep), count(("p", "i"), keep))
-        return frozenset(base for x in counted for f in self.expand(x).terms for base, _ in f)
+        forms = [form for x in counted for form in (x, div(ONE, x))]
+        return frozenset(base for x in forms for f in self.expand(x).terms for base, _ in f)
+
+    @cached_property
+    def chosen(self) -> bool:
+        """Whether it bends the gradient that prompts count by what their responses are. It does
+        not where groups that are left out have no weight of rewards anyway, or where rewards have
+        two values: the sampler draws others instead, and prompts weigh differently."""
+        keep = self.objective.keep
+        if keep is None or not depends(keep, self._depends).own:
+            return False
+        if self.centred and self._tells_apart(keep):
+            return False
+        if not self.rewards_are_binary or depends(keep, self._depends).reads != {SIGNAL}:
+            return True
+        # An affine function of the own reward; see `_bends`.
+        levels = (f.depends.levels for term in self.of(Kind.BASELINE) for f in term.factors)
+        return any(Level.PREFIX in one for one in levels)
+
+    @cached_property
+    def centred(self) -> bool:
+        """Whether rewards that are alike in a group have no weight in it."""
+        keep = self.objective.keep
+        done: dict[Expr, Expr] = {}
+        for node in topological(self.weight):
+            if node == keep:
+                done[node] = node
+            else:
+                done[node] = Column(SIGNAL, PROMPT) if _is_signal(node) else node.rebuilt(done)
+        try:
+            alike = self.expand(done[self.weight])
+        except TooLarge:
+            return False
+        return not any(self._stands_for_rewards(factors) for factors in alike.terms)
+
+    def _stands_for_rewards(self, factors: Factors) -> bool:
+        """Whether a term is a reward or a baseline; a penalty brings terms without either, too."""
+        reads = [depends(base, self._depends).reads for base, _ in factors if base not in self.kept]
+        penalised = frozen(self.objective)
+        return any(one & _EXPECTED for one in reads) or not (penalised or any(reads))
+
+    def _tells_apart(self, keep: Expr) -> bool:
+        """Whether a mask is `min < max` or `std > 0` of a group's rewards, or says the same."""
+        match keep:
+            case Binary("lt" | "ne", a, b) | Binary("gt", b, a) | Unary("not", Binary("eq", a, b)):
+                gap = dict((self.expand(b) - self.expand(a)).terms)
+            case _:
+                return False
+        least = -gap.pop(frozenset(), 0.0)
+        parts = {base: c for factors, c in gap.items() for base, e in factors if e == 1}
+        if len(parts) != len(gap) or not 0 <= least <= _NEARLY_ALIKE:
+            return False
+        ordered = keep.op in ("lt", "gt") if isinstance(keep, Binary) else False
+        found = {}
+        for base, c in parts.items():
+            if not (isinstance(base, Reduce) and base.over == ("i",) and _is_signal(base.x)):
+                return False
+            found[base.op] = c
+        if len(found) == 1:
+            (op, c) = found.popitem()
+            return op in ("std", "pstd") and (c > 0 or not ordered)
+        widest = found.get("max", 0.0)
+        return found == {"max": widest, "min": -widest} and (widest > 0 or not ordered)
 
     @cached_property
     def distances(self) -> frozenset[str]:
@@ -336,6 +407,10 @@ class Estimator:
         if read & _EXPECTED:
             return Kind.BASELINE
         return Kind.SHAPING if any(factor.depends.own for factor in factors) else Kind.BASELINE
+
+
+def _sizes(group: int) -> dict[Expr, float]:
+    return {GROUP: float(group), PROMPTS: 2.0, RESPONSES: 2.0 * group}
 
 
 def _stands_above(factor: Factor) -> bool:

@@ -1,11 +1,13 @@
-"""Prompts are kept by their rewards: the rare ones weigh more.
+"""Prompts are kept by what came out: the rare ones weigh more, or other responses are meant.
 
-**What.** `keep p where` a condition on rewards of the group.
+**What.** `keep p where` a condition on the responses of the group.
 
 **Why.** A prompt of solve rate q keeps `1 - q^G - (1 - q)^G` of its groups. If the sampler goes
 on until the step is full, its groups count by the reciprocal of that relative to all that were
-drawn: 13 times at q = 0.02 and groups of 2, 5.9 at 8, 1.4 at 64. Inside a prompt nothing is bent,
-for groups that are left out have no advantage anyway.
+drawn: 13 times at q = 0.02 and groups of 2, 5.9 at 8, 1.4 at 64. Inside a prompt nothing is bent
+as long as groups that are left out have no advantage anyway, or rewards have two values
+(docs/criterion.md). Without a baseline, under another condition, or by lengths, a response counts
+by what it has to do with being kept, and that is a bias: with `A = reward` and groups of 2, 0.46.
 
 **Fine if** that is meant: no step is wasted on prompts that teach nothing.
 
@@ -22,23 +24,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.dependence import depends
 from objdsl.analysis.estimator import SIGNAL
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.ir.nodes import Column, topological
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("dynamic-sampling", "OBJ603", Severity.NOTE)
+@rule("dynamic-sampling", "OBJ603", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     keep = facts.objective.keep
-    if keep is None or not facts.rewarded:
+    if keep is None or not facts.rewarded or not depends(keep).own:
         return
-    if any(isinstance(node, Column) and node.name == SIGNAL for node in topological(keep)):
+    reads = depends(keep).reads
+    by = "rewards" if SIGNAL in reads else "responses"
+    chosen = [estimator for estimator in facts.rewarded if estimator.chosen]
+    if chosen:
+        # With rewards of two values, which are not declared, it may be right as it is.
+        may_be_right = reads == {SIGNAL} and all(estimator.centred for estimator in chosen)
+        yield rule.finding(
+            "a response counts by whether its group is kept, which it has a part in",
+            keep.span,
+            severity=Severity.NOTE if may_be_right else None,
+            under=f"keeps prompts by their {by}",
+            gradient="that of the rewards of kept groups, which is another one",
+            help="keep where rewards differ, and subtract their mean"
+            + ("; or say `given reward in {0, 1}`, if it is" if reads == {SIGNAL} else ""),
+            fine_if="the groups that are left out are not to count",
+        )
+    else:
         yield rule.finding(
             "prompts that are nearly always or nearly never solved weigh more",
             keep.span,
-            under="keeps prompts by their rewards",
+            severity=Severity.NOTE,
+            under=f"keeps prompts by their {by}",
             gradient="right for each prompt; prompts weigh by how rarely they are kept",
             fine_if="no step is to be wasted on prompts that teach nothing",
         )

@@ -36,7 +36,10 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         bends = [bend.factor for bend in estimator.bends if bend.everywhere]
-        for factor in (*bends, *estimator.prompt_weights):
+        weights = [
+            one for one in estimator.prompt_weights if one.base not in {f.base for f in bends}
+        ]
+        for factor in (*bends, *weights):
             if factor.depends.batch or not spread(estimator, factor) or factor.exponent >= 0:
                 continue
             bent, written = factor in bends, deviation(factor.base)
