@@ -150,3 +150,20 @@ def test_a_divisor_with_a_gradient(above: str, divisor: str, biased: bool) -> No
     on, _ = off_policy(goal)
     assert fires("live-divisor", goal) == biased
     assert on > BIASED if biased else on < EXACT
+
+
+def test_the_log_probability_of_a_sampled_token_is_no_entropy() -> None:
+    """Alone it has no gradient on policy, and over its length that of the length."""
+    beside = "mean[p,i] sum[t] (pi / old * A) + "
+    bonus, over_length = "mean[p,i] sum[t] (-log(pi))", "mean[p,i] mean[t] (-log(pi))"
+    for scene in scenes():
+        pi = scene.policies["pi"]
+        assert gradient(bonus, scene).abs().max() < EXACT
+        inverse = (-1 / LANGUAGE.lengths).expand(1, -1)
+        lengths = policy_gradient(LANGUAGE, pi, inverse)
+        torch.testing.assert_close(gradient(over_length, scene), lengths)
+        assert residual(gradient("mean[p,i] sum[t] entropy", scene), lengths) > BIASED
+    assert fires("entropy-without-gradient", beside + bonus)
+    assert fires("entropy-without-gradient", beside + over_length)
+    for other in ("mean[p,i] sum[t] entropy", "mean[p,i] sum[t] (-pi / old * log(pi))"):
+        assert not fires("entropy-without-gradient", beside + other)
