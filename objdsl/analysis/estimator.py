@@ -49,6 +49,7 @@ from objdsl.ir.nodes import (
     Position,
     Reduce,
     Scan,
+    Shift,
     Unary,
     topological,
 )
@@ -65,7 +66,8 @@ _GROUPS = (2, 64)
 # Rewards of a group that lie no further apart are alike.
 _NEARLY_ALIKE = 0.01
 
-_LAST = real(Binary("eq", Position(), Length()))
+_AT_THE_END = Binary("eq", Position(), Length())
+_LAST = real(_AT_THE_END)
 
 
 class Kind(Enum):
@@ -184,10 +186,12 @@ class Estimator:
     def prompt_weights(self) -> tuple[Factor, ...]:
         """Factors by which whole prompts weigh differently."""
         found: dict[Expr, Factor] = {}
-        for term in self.of(Kind.SIGNAL):
+        for term in self.of(Kind.SIGNAL, Kind.BASELINE):
             for factor in term.factors:
                 harmless = factor.depends.constant or factor.base in self.bootstraps
-                if not harmless and not self._bends(factor, term):
+                # In a baseline, what takes away more of the own reward here and less of it there.
+                weighs = term.kind is Kind.SIGNAL or (factor.depends.pooled and self.binary(factor))
+                if weighs and not harmless and not self._bends(factor, term):
                     found[factor.base] = factor
         return tuple(found.values())
 
@@ -195,7 +199,7 @@ class Estimator:
     def direction(self) -> Direction:
         if self.expanded is None or (self.expanded.terms and not self.terms):
             return Direction.UNKNOWN
-        if not self.of(Kind.SIGNAL) and not self.bends:
+        if not (self.of(Kind.SIGNAL) or self.bends or self.prompt_weights):
             return Direction.NONE
         if self.falls:
             return Direction.REVERSED
@@ -221,8 +225,8 @@ class Estimator:
         for term in self.of(Kind.SIGNAL):
             size, varying = self.sized(term, sizes)
             totals[frozenset((f.base, f.exponent) for f in varying)] += size * term.coefficient
-        positive = all(interval(Sum({factors: 1.0}))[0] >= 0 for factors in totals)
-        return bool(totals) and positive and max(totals.values()) < 0
+        left = [Sum({factors: total}) for factors, total in totals.items() if total]
+        return bool(left) and all(interval(one)[1] <= 0 for one in left)
 
     def sized(
         self, term: Term, sizes: dict[Expr, float] | None = None
@@ -254,7 +258,8 @@ class Estimator:
             return False
         if self.binary(factor):
             # An affine function of the own reward: it weighs a baseline that knows the state.
-            return any(Level.PREFIX in other.depends.levels for other in term.factors)
+            knows = any(Level.PREFIX in other.depends.levels for other in term.factors)
+            return factor.depends.own and knows
         levels = factor.depends.levels
         # State by state a signal may not be weighted; a baseline may.
         return factor.depends.own or (term.kind is Kind.SIGNAL and Level.PREFIX in levels)
@@ -264,13 +269,19 @@ class Estimator:
         """The factors of a lambda-return: no bias, if the critic is exact.
 
         With `d` for lambda it is `d^(n - t) R + (1/d - 1) sum[s >= t] d^(s - t) V_s - V_t / d`:
-        what the reward loses by `d` the later values bring.
+        what the reward loses by `d` the later values bring. For 0 it is the reward, with the last
+        token, and before that the next value.
         """
         discounts = {
             factor.base: term.coefficient
             for term in self.of(Kind.SIGNAL)
             for factor in term.factors
             if isinstance(factor.base, Scan) and factor.base.decay is not None
+        }
+        at_the_end = {
+            term.coefficient
+            for term in self.of(Kind.SIGNAL)
+            if any(factor.base == _AT_THE_END for factor in term.factors)
         }
         found: set[Expr] = set()
         for term in self.of(Kind.BASELINE):
@@ -281,6 +292,8 @@ class Estimator:
                         lost = discounts.get(returns, math.nan) * (1 / d - 1)
                         if math.isclose(term.coefficient, lost) and decay.value < 1:
                             found |= {factor.base, returns}
+                    case Shift(Column("V_old" | "V"), 1) if term.coefficient in at_the_end:
+                        found |= {factor.base, _AT_THE_END}
         return frozenset(found)
 
     @cached_property

@@ -704,10 +704,16 @@ def _between(x: Expr) -> tuple[float, float]:
             return (1.0 if inner == ONE or isinstance(inner, Length) else 0.0), math.inf
         case Reduce("max" | "min", _, inner, _):
             return _between(inner)
+        case LogProb(policy) | LogDist(policy) if "/" not in policy:
+            return -math.inf, 0.0
         case Position():
             return 1.0, math.inf
         case Scan(_, inner, None | Const()) | Others(_, inner) if _between(inner)[0] >= 0:
             return 0.0, math.inf
+        case Reduce("sum", _, inner, _) | Scan(_, inner, None | Const()) | Others(_, inner) if (
+            _between(inner)[1] <= 0
+        ):
+            return -math.inf, 0.0
         case Binary("add"):
             ends = [_between(part) for part in _summands(x)]
             return sum(low for low, _ in ends), sum(high for _, high in ends)

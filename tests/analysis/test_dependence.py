@@ -139,3 +139,43 @@ def test_how_much_of_the_own_reward_is_left_depends_on_the_group(group: str, fal
     objective = f"objective size\nA = reward - 3 * mean[i] reward\nsample from mu{group}\n"
     (estimator,) = Facts(objdsl.loads(f"{objective}maximize {GOAL}\n").formula).estimators
     assert estimator.falls == falls
+
+
+@pytest.mark.parametrize(
+    ("advantage", "direction"),
+    [
+        ("gae((t == |y|) * reward, 1, 0)", Direction.EXACT),
+        ("(t == |y|) * reward + next(V_old) - V_old", Direction.EXACT),
+        ("gae((t == |y|) * reward, 1, 0.5)", Direction.EXACT),
+        ("gae((t == |y|) * reward, 0.9, 0)", Direction.BIASED),
+        ("(t == |y|) * reward + 0.5 * next(V_old) - V_old", Direction.BIASED),
+    ],
+)
+def test_what_the_reward_loses_the_critic_brings(advantage: str, direction: Direction) -> None:
+    """The audit has the exact critic."""
+    assert agree(text(advantage)) is direction
+
+
+@pytest.mark.parametrize(
+    ("advantage", "direction"),
+    [
+        ("max[i] reward", Direction.REWEIGHTED),
+        ("max(reward, mean[j != i] reward)", Direction.REWEIGHTED),
+        ("reward - min[i] reward", Direction.REWEIGHTED),
+        ("reward - abs(reward - 0.5)", Direction.EXACT),
+        ("reward - (sum[s <= t] V_old) * sum[j != i] reward", Direction.EXACT),
+    ],
+)
+def test_of_two_rewards_a_statistic_is_as_good_as_the_own(
+    advantage: str, direction: Direction
+) -> None:
+    """The best of a group rises with the own reward, in some prompts more than in others."""
+    assert agree(text(advantage, "given reward in {0, 1}")) is direction
+
+
+@pytest.mark.parametrize("factor", ["mean[j != i] sum[t] log(old)", "sum[j != i] min[t] log(old)"])
+def test_a_logarithm_of_a_probability_turns_the_sign(factor: str) -> None:
+    objective = text(f"reward * {factor}")
+    direction, one, _ = measured(objective)
+    assert direction is Direction.REVERSED
+    assert one == 1

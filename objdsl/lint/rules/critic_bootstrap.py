@@ -2,8 +2,9 @@
 
 **What.** Generalised advantages with lambda below 1 and gamma 1.
 
-**Why.** `d^(n - t) R + (1/d - 1) sum[s >= t] d^(s - t) V_s - V_t / d`: the gradient is that of
-the expected reward if V is the policy's value function, and biased by as much as V is wrong.
+**Why.** With d for lambda it is `d^(n - t) R + (1/d - 1) sum[s >= t] d^(s - t) V_s - V_t / d`: the
+gradient is that of the expected reward if V is the policy's value function, and biased by as much
+as V is wrong. So it is at lambda 0, where `V_(t+1) - V_t` stands for the reward.
 
 **Fine if** the critic is good; less variance is the point.
 
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Scan
 from objdsl.lint.rule import Rule, rule
 
 
@@ -33,7 +35,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 yield rule.finding(
                     "the return leans on the critic: it is as right as the critic is",
                     factor.origin.span,
-                    under="lambda < 1",
+                    under="lambda < 1" if isinstance(factor.base, Scan) else "lambda = 0",
                     gradient="that of the expected reward if the critic is exact",
                     help="lambda = 1 leans on nothing, and has more variance",
                     fine_if="the critic is good",
