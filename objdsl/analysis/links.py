@@ -8,6 +8,8 @@ compares responses to one prompt is the margin of a preference.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from enum import Enum
 from functools import cached_property
 
@@ -16,13 +18,16 @@ from objdsl.analysis.expand import Expand, Factors, Sum, TooLarge, interval
 from objdsl.differentiate import differentiate
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, neg, sub
+from objdsl.ir.indices import RESPONSE
 from objdsl.ir.nodes import (
     Binary,
+    Column,
     Const,
     Expr,
     LogDist,
     LogProb,
     Others,
+    Param,
     Reduce,
     Scan,
     Shift,
@@ -31,6 +36,9 @@ from objdsl.ir.nodes import (
     topological,
 )
 from objdsl.ir.objective import Objective
+
+PREFERRED = ("chosen", "desirable")
+"""The columns of data sets of preferences: not 0 for a response that was preferred."""
 
 
 class Kind(Enum):
@@ -151,6 +159,54 @@ def _keeps_linear(node: Expr) -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class Multiplier:
+    """The number that a link is multiplied by in what is maximised; nan if data decide."""
+
+    goal: Expr
+    expand: Expand
+
+    def at(self, name: str, value: float) -> Multiplier:
+        return replace(self, expand=Expand({**self.expand.params, name: value}))
+
+    def __call__(self, link: Link) -> float:
+        return link.sign * self._of(self.goal, link.node)
+
+    def _of(self, x: Expr, node: Expr) -> float:
+        if x == node:
+            return 1.0
+        if node not in topological(x):
+            return 0.0
+        match x:
+            case Unary("neg", a):
+                return -self._of(a, node)
+            case Binary("add" | "sub" as op, a, b):
+                sign = 1 if op == "add" else -1
+                return self._of(a, node) + sign * self._of(b, node)
+            case Binary("mul", a, b):
+                inner, factor = (a, b) if a.live else (b, a)
+                return self._of(inner, node) * self._number(factor)
+            case Binary("div", a, b):
+                divisor = self._number(b)
+                return self._of(a, node) / divisor if divisor else math.nan
+            case Reduce("sum" | "mean", _, inner):
+                return self._of(inner, node)
+        return math.nan
+
+    def _number(self, x: Expr) -> float:
+        value = _number(x, self.expand)
+        return math.nan if value is None else value
+
+    def reads(self, *links: Link) -> set[str]:
+        """The parameters outside of the links."""
+        inside = {node for link in links for node in topological(link.node)}
+        outside = [node for node in topological(self.goal) if node not in inside]
+        above = {child for node in outside for child in node.children} - {
+            link.node for link in links
+        }
+        return {one.name for one in above if isinstance(one, Param)}
+
+
 # --- kinds of links ------------------------------------------------------------------------------
 
 
@@ -206,11 +262,34 @@ def _exponent(x: Expr) -> Expr | None:
 # --- what a score is made of ---------------------------------------------------------------------
 
 
-def _signs(score: Expr, expand: Expand) -> set[int]:
-    """The signs with which trained log-probabilities enter a linear value."""
+def prefers(x: Expr, expand: Expand) -> int:
+    """1 if a value rises with the probabilities of the responses that were preferred and falls with
+    those of the others; -1 if it is the other way round; 0 if neither, or if it does not say."""
+    for column in filter(_marks, topological(x)):
+        better, worse = (_signs(_where_it_is(x, column, value), expand) for value in (ONE, ZERO))
+        for sign in (1, -1):
+            if better <= {sign} and worse <= {-sign} and better | worse:
+                return sign
+    return 0
+
+
+def _marks(node: Expr) -> bool:
+    return isinstance(node, Column) and node.name in PREFERRED and node.indices == RESPONSE
+
+
+def _where_it_is(x: Expr, column: Expr, value: Const) -> Expr:
+    """A value, as it is for responses that have this one in a column."""
+    done: dict[Expr, Expr] = {}
+    for node in topological(x):
+        done[node] = value if node == column else node.rebuilt(done)
+    return done[x]
+
+
+def _signs(x: Expr, expand: Expand) -> set[int]:
+    """The signs with which trained log-probabilities enter a value; both, where it does not say."""
     found: set[int] = set()
     seen: set[tuple[Expr, int]] = set()
-    stack = [(score, 1)]
+    stack = [(x, 1)]
     while stack:
         node, sign = stack.pop()
         if not node.live or (node, sign) in seen:
@@ -219,16 +298,37 @@ def _signs(score: Expr, expand: Expand) -> set[int]:
         match node:
             case LogProb() | LogDist():
                 found.add(sign)
-            case Unary("neg", x):
-                stack.append((x, -sign))
+            case Unary("neg", a):
+                stack.append((a, -sign))
+            case Unary("exp" | "log" | "sqrt" | "sigmoid" | "logsigmoid", a):
+                stack.append((a, sign))
+            case Binary("add" | "min" | "max", a, b):
+                stack += [(a, sign), (b, sign)]
             case Binary("sub", a, b):
                 stack += [(a, sign), (b, -sign)]
-            case Binary("mul" | "div", a, b):
+            case Binary("mul", a, b) if a.live != b.live:
                 live, factor = (a, b) if a.live else (b, a)
                 stack += [(live, sign * one) for one in _signs_of(factor, expand)]
+            case Binary("div", a, b) if not b.live:
+                stack += [(a, sign * one) for one in _signs_of(b, expand)]
+            case Where(mask, a, b):
+                holds = _number(mask, expand)
+                stack += [(a, sign)] if holds != 0 else []
+                stack += [(b, sign)] if holds != 1 else []
+            case Reduce("sum" | "mean" | "max" | "min", _, a, mask):
+                stack += [(a, sign)] if mask is None or _number(mask, expand) != 0 else []
+            case Others(_, a) | Scan(_, a) | Shift(a):
+                stack.append((a, sign))
             case _:
-                stack += [(child, sign) for child in node.children]
+                found |= {1, -1}
     return found
+
+
+def _number(x: Expr, expand: Expand) -> float | None:
+    try:
+        return expand(x).number
+    except TooLarge:
+        return None
 
 
 def _signs_of(factor: Expr, expand: Expand) -> list[int]:

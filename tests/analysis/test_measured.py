@@ -167,3 +167,33 @@ def test_the_log_probability_of_a_sampled_token_is_no_entropy() -> None:
     assert fires("entropy-without-gradient", beside + over_length)
     for other in ("mean[p,i] sum[t] entropy", "mean[p,i] sum[t] (-pi / old * log(pi))"):
         assert not fires("entropy-without-gradient", beside + other)
+
+
+@pytest.mark.parametrize(
+    ("goal", "turned"),
+    [
+        ("maximize mean[p] logsigmoid(margin)", False),
+        ("maximize mean[p] logsigmoid(-margin)", True),
+        ("minimize mean[p] logsigmoid(margin)", True),
+        ("minimize mean[p] (-logsigmoid(-1 * margin))", True),
+        ("minimize mean[p] log(1 + exp(-margin))", False),
+        ("minimize mean[p] ((1 - margin)^2)", False),
+        ("minimize mean[p] ((1 + margin)^2)", True),
+        ("maximize mean[p,i] sigmoid(h if chosen else -h)", False),
+        ("maximize mean[p,i] sigmoid(-h if chosen else h)", True),
+        ("maximize mean[p] (0.6 * logsigmoid(margin) + 0.4 * logsigmoid(-margin))", False),
+    ],
+)
+def test_the_sign_of_a_preference(goal: str, turned: bool) -> None:
+    """A step from the reference on makes the response likelier that was preferred."""
+    text = "objective measured\ngiven chosen[p,i] in {0, 1}\nh = 0.1 * sum[t] log(pi / ref)\n"
+    text += f"margin = mean[i | chosen] h - mean[i | not chosen] h\n{goal}\n"
+    log_ref = torch.full((2, 3), -1.0)
+    log_pi = log_ref.clone().requires_grad_()
+    columns = {"chosen": torch.tensor([1.0, 0.0]), "prompt": torch.tensor([0, 0])}
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    objdsl.loads(text)(log_pi=log_pi, log_ref=log_ref, mask=mask, **columns).loss.backward()
+    assert log_pi.grad is not None
+    better, worse = (-log_pi.grad).mean(1)
+    assert (better > worse) != turned
+    assert bool(list(RULES["preference-sign"](Facts(objdsl.loads(text).formula)))) == turned

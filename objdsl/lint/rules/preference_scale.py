@@ -8,8 +8,8 @@ all tokens of two responses. At 1 the weight of a pair is down to a hundredth wh
 by 5, which is 0.01 for each of 500 tokens; with the paper's 0.1 they may differ by 50. With
 smoothed labels the best margin is `log((1 - s) / s)`: 0 for s = 1/2, where nothing is learned
 from who was preferred, and negative beyond, where the rejected response is made the likelier one.
-Of plain numbers, `0.4 * logsigmoid(z) + 0.6 * logsigmoid(-z)`, it is a note: which of the two is
-the label, the minus sign says and nothing else.
+Of plain numbers, `0.4 * logsigmoid(z) + 0.6 * logsigmoid(-z)`, it is a note unless a column
+`chosen` says which of the two is the label: else the minus sign does, and nothing else.
 
 **Fine if** 1 is meant: say `param beta = 1`.
 
@@ -28,15 +28,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import permutations, product
 
-from objdsl.analysis.expand import Expand, Sum, TooLarge
+from objdsl.analysis.expand import Sum, TooLarge
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.links import Kind, Link
+from objdsl.analysis.links import Kind, Link, Multiplier, prefers
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
-from objdsl.frozen import dataclass
-from objdsl.ir.nodes import Binary, Expr, Param, Reduce, Unary, topological
+from objdsl.ir.nodes import Param, Unary, topological
 from objdsl.lint.places import entry, is_mask
 from objdsl.lint.rule import Rule, rule
 
@@ -70,27 +68,26 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 help="less than one half",
             )
             return
-    for label, turned in _written_apart(margins):
-        weights = _Weights(facts.objective.goal, label.expand)
+    for label, turned in permutations(margins, 2):
+        known = prefers(label.score, label.expand)
+        written = turned.score == Unary("neg", label.score)
+        if known < 0 or not (written or (known > 0 and _turned(label, turned))):
+            continue
+        weights = Multiplier(facts.objective.goal, label.expand)
         if weights(turned) > weights(label) > 0:
             yield rule.finding(
                 "the turned margin weighs more than the margin",
                 turned.node.span,
-                certainty=Certainty.LIKELY,
+                certainty=Certainty.PROVEN if known else Certainty.LIKELY,
                 under="weighs more than the label",
-                consequence="the best margin is that of the response that is written as the worse",
+                consequence="the best margin is that of the response that was not preferred"
+                if known
+                else "the best margin is that of the response that is written as the worse",
                 gradient="that of the opposite preference, weakened",
                 help="less than one half for the turned margin",
-                fine_if="the margin is written from the rejected response's side",
+                fine_if="" if known else "the margin is written from the rejected response's side",
             )
             return
-
-
-def _written_apart(margins: list[Link]) -> Iterator[tuple[Link, Link]]:
-    """The pairs of a margin and of its opposite that is written with a minus sign."""
-    for label, turned in permutations(margins, 2):
-        if turned.score == Unary("neg", label.score):
-            yield label, turned
 
 
 def _unscaled(link: Link) -> bool:
@@ -118,7 +115,7 @@ def _against(link: Link, margins: list[Link], facts: Facts) -> Link | None:
     for other in margins:
         if not _turned(link, other):
             continue
-        weights = _Weights(facts.objective.goal, link.expand)
+        weights = Multiplier(facts.objective.goal, link.expand)
         here, there = weights(link), weights(other)
         for name in sorted(weights.reads(link, other)):
             none = weights.at(name, 0.0)
@@ -134,51 +131,3 @@ def _turned(link: Link, other: Link) -> bool:
         return not (link.expand(link.score) + link.expand(other.score)).terms
     except TooLarge:
         return False
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """The number that a link is multiplied by in what is maximised; nan if data decide."""
-
-    goal: Expr
-    expand: Expand
-
-    def at(self, name: str, value: float) -> _Weights:
-        return replace(self, expand=Expand({**self.expand.params, name: value}))
-
-    def __call__(self, link: Link) -> float:
-        return link.sign * self._of(self.goal, link.node)
-
-    def _of(self, x: Expr, node: Expr) -> float:
-        if x == node:
-            return 1.0
-        if node not in topological(x):
-            return 0.0
-        match x:
-            case Unary("neg", a):
-                return -self._of(a, node)
-            case Binary("add" | "sub" as op, a, b):
-                sign = 1 if op == "add" else -1
-                return self._of(a, node) + sign * self._of(b, node)
-            case Binary("mul", a, b):
-                inner, factor = (a, b) if a.live else (b, a)
-                return self._of(inner, node) * self._number(factor)
-            case Binary("div", a, b):
-                divisor = self._number(b)
-                return self._of(a, node) / divisor if divisor else math.nan
-            case Reduce("sum" | "mean", _, inner):
-                return self._of(inner, node)
-        return math.nan
-
-    def _number(self, x: Expr) -> float:
-        value = self.expand(x).number
-        return math.nan if value is None else value
-
-    def reads(self, *links: Link) -> set[str]:
-        """The parameters outside of the links."""
-        inside = {node for link in links for node in topological(link.node)}
-        outside = [node for node in topological(self.goal) if node not in inside]
-        above = {child for node in outside for child in node.children} - {
-            link.node for link in links
-        }
-        return {one.name for one in above if isinstance(one, Param)}

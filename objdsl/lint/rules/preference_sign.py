@@ -1,0 +1,86 @@
+"""The sign of a preference is turned: the response that was preferred becomes less likely.
+
+**What.** What is maximised falls with the probability of responses that are marked `chosen`, or
+`desirable`, and rises with that of the others; or the loss of a margin, `-logsigmoid(...)`, or
+the square of its distance from a number, is maximised.
+
+**Why.** The columns `chosen` and `desirable` of a data set are 1 for the response that was
+preferred, so a margin with its two sides exchanged teaches the opposite of the data. And
+`logsigmoid` levels off once a pair is told apart: turned, its slope grows with how far the policy
+has gone already, and nothing stops it.
+
+**Fine if** the rejected response is to be made likelier.
+
+**Example.**
+
+    h = beta * sum[t] log(pi / ref)
+    maximize mean[p] logsigmoid(mean[i | not chosen] h - mean[i | chosen] h)
+
+**Instead.** `mean[i | chosen] h - mean[i | not chosen] h`; `maximize` of `logsigmoid`, or
+`minimize` of its negative.
+
+**Papers.** DPO, arXiv:2305.18290, eq. 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.expand import TooLarge
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.links import PREFERRED, Kind, Link, Multiplier, prefers
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import topological
+from objdsl.lint.places import entry
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("preference-sign", "OBJ711", Severity.ERROR)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    goal = facts.objective.goal
+    margins = [one for one in facts.links if one.is_margin]
+    marked = not facts.objective.columns.keys().isdisjoint(PREFERRED)
+    if marked and (prefers(goal, facts.on_policy) < 0 or any(map(_aims_below, margins))):
+        spans = [one.score.span for one in margins] + [x.span for x in topological(goal)[::-1]]
+        yield rule.finding(
+            "the sign is turned: the response that was preferred becomes less likely",
+            next((span for span in spans if span is not None), None),
+            under="falls with the preferred response",
+            labels=entry(facts),
+            gradient="that of the opposite preference",
+            help="exchange the two sides, or turn the sign of what is maximised",
+            fine_if="the response that was not preferred is to be made likelier",
+        )
+    elif margins and all(_climbs(one, Multiplier(goal, one.expand)(one)) for one in margins):
+        yield rule.finding(
+            "the sign is turned: the loss of a preference is maximised",
+            margins[0].node.span or margins[0].score.span,
+            under="is to be raised, and is lowered"
+            if margins[0].kind is Kind.LOGISTIC
+            else "is to be lowered, and is raised",
+            labels=entry(facts),
+            consequence="a pair weighs the more, the further the policy has gone already",
+            gradient="up the loss; nothing stops it",
+            help="`maximize` for `minimize`, or a minus in front",
+        )
+
+
+def _aims_below(link: Link) -> bool:
+    """Whether a square draws the margin to a number on the wrong side of 0."""
+    if link.kind is not Kind.SQUARE:
+        return False
+    try:
+        aim = -link.expand(link.score).terms.get(frozenset(), 0.0)
+    except TooLarge:
+        return False
+    return aim * prefers(link.score, link.expand) < 0
+
+
+def _climbs(link: Link, multiplier: float) -> bool:
+    """Whether a loss without an upper end is raised."""
+    match link.kind:
+        case Kind.SQUARE:
+            return multiplier > 0
+        case Kind.LOGISTIC:
+            return multiplier < 0
+    return False
