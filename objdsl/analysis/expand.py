@@ -43,8 +43,12 @@ from objdsl.ir.nodes import (
 Factors = frozenset[tuple[Expr, float]]
 """A product of nodes, each with its power."""
 
-# A formula whose products multiply out to more terms than this is left in one piece.
-_MOST = 4000
+# A formula with more terms than this, or more factors in one of them, is left in one piece. What is
+# published has 12 terms, of 8 factors.
+_MOST_TERMS = 256
+_MOST_FACTORS = 32
+# Where so many choices stand inside each other, both sides are expanded before one is chosen.
+_DEEP = 16
 # Numbers nearer to 0 than this, of those that cancel, are what rounding left of it.
 _ROUNDING = 1e-12
 
@@ -94,6 +98,8 @@ class Sum:
                 del terms[factors]
             else:
                 terms[factors] = total
+        if len(terms) > _MOST_TERMS:
+            raise TooLarge
         return Sum(terms)
 
     def __neg__(self) -> Sum:
@@ -106,7 +112,7 @@ class Sum:
         return Sum({f: _finite(by * c) for f, c in self.terms.items()} if by else {})
 
     def __mul__(self, other: Sum) -> Sum:
-        if len(self.terms) * len(other.terms) > _MOST:
+        if len(self.terms) * len(other.terms) > 4 * _MOST_TERMS:  # some may be alike
             raise TooLarge
         result: dict[Factors, float] = {}
         for f, c in self.terms.items():
@@ -114,6 +120,8 @@ class Sum:
                 joined = _joined(f, g)
                 if joined is not None:
                     result[joined] = _finite(result.get(joined, 0.0) + c * d)
+        if len(result) > _MOST_TERMS:
+            raise TooLarge
         return Sum({f: c for f, c in result.items() if abs(c) > 0})
 
     def expr(self) -> Expr:
@@ -141,6 +149,8 @@ def _joined(f: Factors, g: Factors) -> Factors | None:
     """The factors of a product; None if it is 0 because two of its masks exclude each other."""
     if not f or not g:
         return f or g
+    if len(f) + len(g) > _MOST_FACTORS:
+        raise TooLarge
     powers = dict(f)
     for base, exponent in g:
         if base.boolean:
@@ -209,6 +219,7 @@ class Expand:
     origin: dict[Expr, Expr] = field(default_factory=dict)
     _known: dict[Expr, Sum | None] = field(default_factory=dict)
     _policies: dict[Expr, bool] = field(default_factory=dict)
+    _depth: int = 0
 
     def __call__(self, expr: Expr) -> Sum:
         """Raises TooLarge."""
@@ -220,23 +231,29 @@ class Expand:
             raise TooLarge
         return found
 
-    def _find(self, expr: Expr) -> Sum:
-        """Expands a formula, operands first, so that long chains need no deep recursion."""
+    def _find(self, expr: Expr) -> Sum | None:
+        """Expands a formula, operands first, so that long chains need no deep recursion. None if it
+        is too large."""
         known, stack = self._known, [expr]
-        while True:
+        self._depth += 1
+        while stack:
             node = stack[-1]
-            if self.at is not None and not self._has_policy(node):
-                found = self.at(node)
-            else:
-                waiting = [] if _decides(node) else [x for x in node.children if x not in known]
-                if waiting:
-                    stack += reversed(waiting)
-                    continue
+            try:
+                if self.at is not None and not self._has_policy(node):
+                    known[node] = self.at(node)
+                else:
+                    lazy = self._depth < _DEEP and _decides(node)
+                    waiting = [] if lazy else [x for x in node.children if x not in known]
+                    if waiting:
+                        stack += reversed(waiting)
+                        continue
+                    known[node] = None
+                    known[node] = self._expand(node)
+            except TooLarge:
                 known[node] = None
-                found = self._expand(node)
-            known[stack.pop()] = found
-            if not stack:
-                return found
+            stack.pop()
+        self._depth -= 1
+        return known[expr]
 
     def _has_policy(self, expr: Expr) -> bool:
         """Whether the versions of the policy, which are one `at`, have a part in a value."""

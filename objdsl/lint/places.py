@@ -191,14 +191,25 @@ def discounts(node: Expr) -> bool:
 
 def marked(facts: Facts, weight: Expr, guilty: Expr) -> str:
     """`w = ...` with the guilty part in braces, and the definition that holds it, if one does."""
-    holding = [expr for expr in facts.names if expr != guilty and guilty in topological(expr)]
     names = {expr: name for expr, name in facts.names.items() if expr != guilty}
     braced = {**names, guilty: "{" + text(guilty, names) + "}"}
     shown = f"w = {text(weight, braced)}"
-    inner = min(holding, key=lambda expr: len(topological(expr)), default=None)
-    if inner is None or "{" in shown:
+    inner = None if "{" in shown else _innermost(facts, guilty)
+    if inner is None:
         return shown
     return f"{shown}   with   {names[inner]} = {text(inner, braced)}"
+
+
+def _innermost(facts: Facts, guilty: Expr) -> Expr | None:
+    """The smallest definition that holds a part, without others that hold it."""
+    holds: dict[Expr, bool] = {}  # whether it stands there, and not in a definition of its own
+    found: list[Expr] = []
+    for node in topological(*facts.names):
+        inside = [child == guilty or holds[child] for child in node.children]
+        holds[node] = True in inside and node not in facts.names
+        if True in inside and node in facts.names and node != guilty:
+            found.append(node)
+    return min(found, key=lambda expr: len(topological(expr)), default=None)
 
 
 def penalty_label(facts: Facts) -> tuple[Label, ...]:

@@ -23,6 +23,7 @@ policy, which has the stop.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TypeGuard
 
 from objdsl.analysis.expand import Expand, TooLarge
@@ -38,6 +39,7 @@ from objdsl.ir.nodes import (
     Param,
     Stop,
     Unary,
+    bottom_up,
     topological,
 )
 from objdsl.lint.places import with_gradient
@@ -46,9 +48,10 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("weakened-ratio", "OBJ419", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    opaque: dict[Expr, Expr] = {}
     for estimator in facts.rewarded:
         for node in _of_probabilities(facts.objective.goal):
-            power = _power(node, estimator.leaf, facts.near_policy)
+            power = _power(node, estimator.leaf, facts.near_policy, opaque)
             if power is None:
                 continue
             yield rule.finding(
@@ -79,14 +82,14 @@ def _of_probabilities(goal: Expr) -> list[Expr]:
     return [one for one in passing if one in found and one.span and isinstance(one, made)]
 
 
-def _power(x: Expr, leaf: Expr, near: Expand) -> float | None:
+def _power(x: Expr, leaf: Expr, near: Expand, opaque: dict[Expr, Expr]) -> float | None:
     """The power of the policy in a ratio of versions of it, as far as it has a gradient, if that is
-    a part of 1."""
+    a part of 1. `opaque` holds what is known of formulas without what is behind `sg`."""
     try:
         powers = _powers(x, near)
         if abs(sum(powers.values())) > 1e-9 or not all(isinstance(x, LogProb) for x in powers):
             return None
-        power = _powers(_opaque(x), near).get(leaf, 0.0)
+        power = _powers(bottom_up(x, opaque, partial(_opaque, opaque)), near).get(leaf, 0.0)
     except TooLarge:
         return None
     return power if 0 < power < 1 else None
@@ -104,9 +107,6 @@ def _is_exp(base: Expr) -> TypeGuard[Unary]:
     return isinstance(base, Unary) and base.op == "exp"
 
 
-def _opaque(x: Expr) -> Expr:
+def _opaque(known: dict[Expr, Expr], x: Expr) -> Expr:
     """A formula with a column for all that is behind `sg`."""
-    done: dict[Expr, Expr] = {}
-    for one in topological(x):
-        done[one] = Column("sg", TOKEN) if isinstance(one, Stop) else one.rebuilt(done)
-    return done[x]
+    return Column("sg", TOKEN) if isinstance(x, Stop) else x.rebuilt(known)
