@@ -191,6 +191,9 @@ class Extremes:
         held: Mapping[Expr, Range],
     ) -> Range:
         """The range of a value where a mask holds, or where it does not."""
+        if self._asked == _MOST_MASKS:
+            return known[x]
+        self._asked += 1
         within = set(topological(x))
         bounds: dict[Expr, Range] = {}
         for one, low, high in _said(mask, holds, known):
@@ -198,9 +201,8 @@ class Extremes:
             if one in within and matters:
                 before = bounds.get(one, known[one])
                 bounds[one] = Range(max(before.low, low), min(before.high, high), before.vanishes)
-        if not bounds or self._asked == _MOST_MASKS:
+        if not bounds:
             return known[x]
-        self._asked += 1
         return self._of(x, {}, {**held, **bounds})
 
     # --- logarithms of probabilities -------------------------------------------------------------

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from objdsl.analysis.estimator import Estimator, frozen
 from objdsl.analysis.facts import Facts
@@ -40,9 +41,13 @@ from objdsl.ir.nodes import (
     Others,
     Reduce,
     Unary,
+    bottom_up,
     topological,
 )
 from objdsl.lint.rule import Rule, rule
+
+# Terms of a goal that are looked at: each is a derivative of its own.
+_MOST_TERMS = 32
 
 
 @rule("entropy-without-gradient", "OBJ315", Severity.WARNING)
@@ -74,14 +79,20 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _terms(goal: Expr, held: set[str]) -> Iterator[tuple[Expr, Expr]]:
     """The terms of a goal that read the sampled tokens' probabilities and nothing else, each with
-    the goal without it."""
-    stack = [goal]
-    while stack:
+    the goal without it. Of a goal with very many, some."""
+    stack, found = [goal], 0
+    seen: set[Expr] = set()
+    more: dict[Expr, bool] = {}
+    while stack and found < _MOST_TERMS:
         node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
         match node:
             case Binary("add" | "sub" as op, a, b) if a.live and b.live:
                 for one, rest in ((a, b if op == "add" else neg(b)), (b, a)):
-                    if _of_tokens(one, held):
+                    if not bottom_up(one, more, partial(_reads_more, held, more)):
+                        found += 1
                         yield one, _put(goal, node, rest)
                     else:
                         stack.append(one)
@@ -91,13 +102,11 @@ def _terms(goal: Expr, held: set[str]) -> Iterator[tuple[Expr, Expr]]:
                 stack.append(a if a.live else b)
 
 
-def _of_tokens(term: Expr, held: set[str]) -> bool:
-    """Whether a term reads the policy by its sampled tokens, and neither data nor one of `held`."""
-    nodes = topological(term)
-    return not any(
-        isinstance(one, Column | LogDist) or (isinstance(one, LogProb) and one.policy in held)
-        for one in nodes
-    )
+def _reads_more(held: set[str], known: dict[Expr, bool], node: Expr) -> bool:
+    """Whether a value reads the policy by more than its sampled tokens: data, or one of `held`."""
+    if isinstance(node, Column | LogDist) or (isinstance(node, LogProb) and node.policy in held):
+        return True
+    return any(known[child] for child in node.children)
 
 
 def _put(goal: Expr, node: Expr, other: Expr) -> Expr:
