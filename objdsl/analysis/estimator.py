@@ -34,6 +34,7 @@ from objdsl.analysis.expand import (
     number,
     ordered,
 )
+from objdsl.analysis.masks import joined
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, count, div, real
 from objdsl.ir.indices import PROMPT
@@ -145,7 +146,7 @@ class Estimator:
         if self.expanded is None:
             return ()
         try:
-            split = _affine(_split(self.expanded, self.expand))
+            split = _affine(_split(joined(self.expanded, self.expand), self.expand))
         except TooLarge:
             return ()
         return tuple(self._term(factors, c) for factors, c in split.terms.items())

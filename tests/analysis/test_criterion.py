@@ -331,3 +331,24 @@ def test_the_own_response_is_one_of_the_others_of_others(
     found = audit(objective, words=2, horizon=3, group=3, policies=1, drifts=())
     turned = -1 if direction is Direction.REVERSED else 1
     assert found.row(reward="real").cosine.mean == pytest.approx(turned)
+
+
+@pytest.mark.parametrize(
+    ("token", "direction"),
+    [
+        ("(A if (A > 0 and r < 1.2) or (A < 0 and r > 0.8) else 0) * r", Direction.EXACT),
+        ("(r * A if A > 0 else 0) + (A if A < 0 else 0) * r", Direction.EXACT),
+        ("(A if A != 0 else 0) * r", Direction.EXACT),
+        ("(max(A, 0) + min(A, 0)) * r", Direction.EXACT),
+        ("((A if A > 0 else 0) + (2 * A if A < 0 else 0)) * r", Direction.BIASED),
+        ("(max(A, 0) - min(A, 0)) * r", Direction.BIASED),
+        ("(A if reward > 0.5 or reward < 0 else 0) * r if A != 0 else 0", Direction.BIASED),
+    ],
+)
+def test_masks_that_leave_nothing_out(token: str, direction: Direction) -> None:
+    text = "objective masked\nA = reward - mean[i] reward\nr = pi / old\n"
+    text += f"sample from old: group 2\nmaximize mean[p,i] sum[t] ({token})\n"
+    (estimator,) = Facts(objdsl.loads(text).formula).estimators
+    assert estimator.direction is direction
+    found = max(residuals(text))
+    assert found < EXACT if direction is Direction.EXACT else found > BIASED
