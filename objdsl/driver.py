@@ -92,19 +92,20 @@ def check(source: Source, settings: Mapping[str, float] | None = None) -> Checke
         found = findings(objective)
     except RecursionError:
         return Checked(source, None, [too_deep(file)], [])
-    found = [_located(one, file) for one in found]
+    bases = (one.base for one in file.statements if isinstance(one, tree.Header) and one.base)
+    base = next(bases, None)
+    if base is not None:
+        found = [_located(one, source, base.span) for one in found]
     # Comments are about the text as it stands: a setting may take away what one of them accepts.
     kept, accepted = suppress(found, ignores(file), registry(), report_unused=not settings)
     return Checked(source, objective, in_order(kept), accepted)
 
 
-def _located(finding: Diagnostic, file: tree.File) -> Diagnostic:
-    """A finding in what a file starts from also shows where the file does."""
-    bases = (one.base for one in file.statements if isinstance(one, tree.Header) and one.base)
-    base = next(bases, None)
-    if base is None or finding.span is None or finding.span.source == file.source:
+def _located(finding: Diagnostic, source: Source, base: Span) -> Diagnostic:
+    """A finding in what a text starts from also shows where the text does."""
+    if finding.span is None or finding.span.source == source:
         return finding
-    return replace(finding, labels=(*finding.labels, Label(base.span, "comes with it")))
+    return replace(finding, labels=(*finding.labels, Label(base, "comes with it")))
 
 
 def mend(

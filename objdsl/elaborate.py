@@ -99,6 +99,9 @@ ALIASES = dict.fromkeys(("E", "avg", "average", "expectation"), "mean") | {"prod
 SAMPLING_NUMBERS = ("group", "temperature", "top_p", "top_k", "staleness")
 SAMPLING_FLAGS = ("keep_mask", "keep_routing", "experts")
 MAX_NODES = 20_000
+MAX_POLICIES = 32
+# Nobody mends more than this before running again.
+MAX_ERRORS = 100
 
 CODES: dict[str, str] = {
     "no-gradient": "OBJ505",
@@ -199,6 +202,12 @@ class _Elaborator:
             with self._statement():
                 self.givens[name] = self._given(given)
         policies = tuple(self._policy(p) for p in scope.policies.values())
+        if len(policies) > MAX_POLICIES:
+            self._record(
+                "too-large", f"an objective has at most {MAX_POLICIES} policies of its own",
+                [*scope.policies.values()][MAX_POLICIES].span,
+            )  # fmt: skip
+            raise ObjectiveError(self.errors)
         sampling = Sampling()
         for sample in scope.samples.values():
             with self._statement():
@@ -1016,6 +1025,8 @@ class _Elaborator:
                 name, CODES[name], Severity.ERROR, message, span, labels=labels, help=help, fix=fix
             )
         )
+        if len(self.errors) == MAX_ERRORS:
+            raise ObjectiveError(self.errors)
 
     def _fail(
         self,

@@ -19,11 +19,12 @@ gone far, and for these it does nothing: k3 > 10 is a log-ratio beyond 2.6.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.ir.nodes import Binary, Clip, Expr, LogProb, topological
+from objdsl.ir.nodes import Binary, Clip, Expr, LogProb, bottom_up
 from objdsl.lint.places import with_gradient
 from objdsl.lint.rule import Rule, rule
 
@@ -31,11 +32,12 @@ from objdsl.lint.rule import Rule, rule
 @rule("clipped-penalty", "OBJ311", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     policies = set(frozen(facts.objective))
+    known: dict[Expr, frozenset[str]] = {}
     for node in with_gradient(facts.objective.goal):
         held = _held(node)
         if held is None:
             continue
-        read = {one.policy for one in topological(held) if isinstance(one, LogProb)} & policies
+        read = bottom_up(held, known, partial(_read, known)) & policies
         if read:
             yield rule.finding(
                 f"beyond this bound the penalty against `{min(read)}` has no gradient",
@@ -56,3 +58,9 @@ def _held(node: Expr) -> Expr | None:
         case Binary("min", x, bound) | Binary("min", bound, x) if not bound.indices:
             return x
     return None
+
+
+def _read(known: dict[Expr, frozenset[str]], node: Expr) -> frozenset[str]:
+    """The policies that a value reads, when that is known of its operands."""
+    own = {node.policy} if isinstance(node, LogProb) else ()
+    return frozenset(own).union(*(known[child] for child in node.children))

@@ -23,11 +23,12 @@ is the difference of two gradients, and not that of a policy beside something th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
-from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, topological
+from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, bottom_up, topological
 from objdsl.ir.objective import Objective
 from objdsl.lint.places import reading, with_gradient
 from objdsl.lint.rule import Rule, rule
@@ -35,10 +36,12 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("learning-reference", "OBJ709", Severity.ERROR)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    trained: dict[Expr, frozenset[str]] = {}
+    bottom_up(facts.objective.goal, trained, partial(_trained, trained))
     for node in reversed(with_gradient(facts.objective.goal)):
         if not isinstance(node, Binary) or node.op != "sub":
             continue
-        policy, reference = _trained(node.a), _trained(node.b)
+        policy, reference = trained[node.a], trained[node.b]
         if _compares(node, policy, reference, facts.objective):
             span = node.b.span
             plain = span is not None and isinstance(node.b, LogProb | LogDist)
@@ -56,7 +59,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             return
 
 
-def _compares(node: Expr, policy: set[str], reference: set[str], objective: Objective) -> bool:
+def _compares(
+    node: Expr, policy: frozenset[str], reference: frozenset[str], objective: Objective
+) -> bool:
     """Whether a difference is that of two trained policies: of one with itself it would be 0."""
     if len(policy) != 1 or len(reference) != 1 or policy == reference:
         return False
@@ -68,6 +73,9 @@ def _compares(node: Expr, policy: set[str], reference: set[str], objective: Obje
     return not any(isinstance(one, LogProb | LogDist) for one in topological(left.expr()))
 
 
-def _trained(node: Expr) -> set[str]:
-    """The policies whose gradient a value passes on."""
-    return {one.policy for one in with_gradient(node) if isinstance(one, LogProb | LogDist)}
+def _trained(known: dict[Expr, frozenset[str]], node: Expr) -> frozenset[str]:
+    """The policies whose gradient a value passes on, when that is known of its operands."""
+    if not node.live:
+        return frozenset()
+    own = {node.policy} if isinstance(node, LogProb | LogDist) else ()
+    return frozenset(own).union(*(known[child] for child in node.children))
