@@ -40,6 +40,7 @@ from objdsl.ir.nodes import (
     Stop,
     Unary,
     Where,
+    replaced,
     topological,
 )
 from objdsl.ir.objective import Objective
@@ -93,7 +94,7 @@ def live_advantages(
         expand: formulas as sums of products, on policy.
     """
     for node in _coefficients(objective.goal):
-        meant = weights_of(replace(objective, goal=stopped(objective.goal, [node])))
+        meant = weights_of(replace(objective, goal=replaced(objective.goal, {node: Stop(node)})))
         for leaf, weight in weights.items():
             extra = sub(weight, meant[leaf]) if leaf in meant else weight
             try:
@@ -144,7 +145,7 @@ def live_divisors(
         estimators: what those by the sampled tokens' log-probabilities are.
     """
     for node in _divisors(objective.goal):
-        meant = weights_of(replace(objective, goal=stopped(objective.goal, [node])))
+        meant = weights_of(replace(objective, goal=replaced(objective.goal, {node: Stop(node)})))
         # Where nothing is left without it, the divisor is the policy's term itself.
         known = [one for one in estimators if one.leaf in meant]
         found = [_divides(one, replace(one, weight=meant[one.leaf]), node) for one in known]
@@ -227,11 +228,3 @@ def _data(x: Expr) -> bool:
     return not x.live and any(
         isinstance(node, Column) and not node.boolean for node in topological(x)
     )
-
-
-def stopped(goal: Expr, nodes: Collection[Expr]) -> Expr:
-    """The goal with `sg` around some of its nodes."""
-    done: dict[Expr, Expr] = {}
-    for one in topological(goal):
-        done[one] = Stop(one) if one in nodes else one.rebuilt(done)
-    return done[goal]

@@ -11,9 +11,9 @@ from objdsl.analysis.advantage import (
     LiveDivisor,
     live_advantages,
     live_divisors,
-    stopped,
 )
 from objdsl.analysis.divergence import Penalty, penalties
+from objdsl.analysis.epsilons import Epsilon, epsilons
 from objdsl.analysis.estimator import Direction, Estimator, near_policy, on_policy
 from objdsl.analysis.expand import Expand
 from objdsl.analysis.extremes import Extremes
@@ -22,7 +22,7 @@ from objdsl.analysis.links import Link, links
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import div
-from objdsl.ir.nodes import Expr, LogDist, LogProb, Unary
+from objdsl.ir.nodes import Expr, LogDist, LogProb, Stop, Unary, replaced
 from objdsl.ir.objective import Objective
 from objdsl.ir.show import Names, names_of, text
 
@@ -102,14 +102,23 @@ class Facts:
         return tuple(live_divisors(self.objective, self.weights, self.estimators))
 
     @cached_property
+    def epsilons(self) -> tuple[Epsilon, ...]:
+        """The small numbers beside probabilities."""
+        params = {param.name: param.default for param in self.objective.params}
+        return tuple(epsilons(self.objective.goal, params))
+
+    @cached_property
     def meant(self) -> tuple[Estimator, ...]:
-        """`rewarded`, without what advantages and divisors that carry a gradient add: that is a
-        finding of its own, and looks like baselines and masks that nobody wrote."""
+        """`rewarded`, without what advantages and divisors that carry a gradient add, and without
+        small numbers beside probabilities: those are findings of their own, and look like
+        baselines, masks and weights that nobody wrote."""
         live = [one.node for one in self.live_advantages if one.adds is Adds.BIAS]
         live += [one.node for one in self.live_divisors]
-        if not live:
+        instead: dict[Expr, Expr] = {node: Stop(node) for node in live}
+        instead |= {one.node: one.without for one in self.epsilons}
+        if not instead:
             return self.rewarded
-        goal = stopped(self.objective.goal, live)
+        goal = replaced(self.objective.goal, instead)
         return Facts(replace(self.objective, goal=goal)).rewarded
 
     @cached_property

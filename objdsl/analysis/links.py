@@ -33,6 +33,7 @@ from objdsl.ir.nodes import (
     Shift,
     Unary,
     Where,
+    replaced,
     topological,
 )
 from objdsl.ir.objective import Objective
@@ -266,7 +267,7 @@ def prefers(x: Expr, expand: Expand) -> int:
     """1 if a value rises with the probabilities of the responses that were preferred and falls with
     those of the others; -1 if it is the other way round; 0 if neither, or if it does not say."""
     for column in filter(_marks, topological(x)):
-        better, worse = (_signs(_where_it_is(x, column, value), expand) for value in (ONE, ZERO))
+        better, worse = (_signs(replaced(x, {column: value}), expand) for value in (ONE, ZERO))
         for sign in (1, -1):
             if better <= {sign} and worse <= {-sign} and better | worse:
                 return sign
@@ -275,14 +276,6 @@ def prefers(x: Expr, expand: Expand) -> int:
 
 def _marks(node: Expr) -> bool:
     return isinstance(node, Column) and node.name in PREFERRED and node.indices == RESPONSE
-
-
-def _where_it_is(x: Expr, column: Expr, value: Const) -> Expr:
-    """A value, as it is for responses that have this one in a column."""
-    done: dict[Expr, Expr] = {}
-    for node in topological(x):
-        done[node] = value if node == column else node.rebuilt(done)
-    return done[x]
 
 
 def _signs(x: Expr, expand: Expand) -> set[int]:

@@ -15,7 +15,7 @@ count. Policies are kept as log-probabilities: `pi / old` is `exp(log pi - log o
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import field, fields
 from hashlib import blake2b
 from typing import Any, Literal, Self, TypeVar
@@ -436,3 +436,11 @@ def bottom_up(root: Expr, known: dict[Expr, T], find: Callable[[Expr], T]) -> T:
             known[node] = find(node)
         stack.pop()
     return known[root]
+
+
+def replaced(expr: Expr, instead: Mapping[Expr, Expr]) -> Expr:
+    """A formula with others in place of some of its nodes; what is put in stays as it is."""
+    done: dict[Expr, Expr] = {}
+    for node in topological(expr):
+        done[node] = instead[node] if node in instead else node.rebuilt(done)
+    return done[expr]

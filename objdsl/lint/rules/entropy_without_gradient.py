@@ -42,7 +42,7 @@ from objdsl.ir.nodes import (
     Reduce,
     Unary,
     bottom_up,
-    topological,
+    replaced,
 )
 from objdsl.lint.rule import Rule, rule
 
@@ -93,7 +93,7 @@ def _terms(goal: Expr, held: set[str]) -> Iterator[tuple[Expr, Expr]]:
                 for one, rest in ((a, b if op == "add" else neg(b)), (b, a)):
                     if not bottom_up(one, more, partial(_reads_more, held, more)):
                         found += 1
-                        yield one, _put(goal, node, rest)
+                        yield one, replaced(goal, {node: rest})
                     else:
                         stack.append(one)
             case Unary("neg", x) | Reduce("sum" | "mean", _, x) | Others(_, x):
@@ -107,13 +107,6 @@ def _reads_more(held: set[str], known: dict[Expr, bool], node: Expr) -> bool:
     if isinstance(node, Column | LogDist) or (isinstance(node, LogProb) and node.policy in held):
         return True
     return any(known[child] for child in node.children)
-
-
-def _put(goal: Expr, node: Expr, other: Expr) -> Expr:
-    done: dict[Expr, Expr] = {}
-    for one in topological(goal):
-        done[one] = other if one == node else one.rebuilt(done)
-    return done[goal]
 
 
 def _bonuses(facts: Facts, without: Expr) -> Iterator[Estimator]:

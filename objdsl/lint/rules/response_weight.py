@@ -28,7 +28,7 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("response-weight", "OBJ100", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.rewarded:
+    for estimator in facts.meant:
         for factor in _unnamed(estimator):
             yield rule.finding(
                 "the weight of a reward depends on the response, its own or its group's",

@@ -1,0 +1,94 @@
+"""Small numbers that are added to probabilities, to keep a logarithm or a quotient finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from objdsl.frozen import dataclass
+from objdsl.ir.build import ONE, sub
+from objdsl.ir.nodes import (
+    Binary,
+    Const,
+    Expr,
+    LogDist,
+    LogProb,
+    Param,
+    Stop,
+    Unary,
+    topological,
+)
+
+_SMALL = 1e-3
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """A probability, a ratio, or 1 less one, and a small number.
+
+    Attributes:
+        node: the sum.
+        size: the small number.
+        without: the same without it.
+        beside_one: the probability is taken from 1.
+    """
+
+    node: Expr
+    size: float
+    without: Expr
+    beside_one: bool
+
+
+def epsilons(goal: Expr, params: Mapping[str, float]) -> Iterator[Epsilon]:
+    """Every argument of a logarithm and every divisor that is one, once each."""
+    seen: set[Expr] = set()
+    for node in topological(goal):
+        match node:
+            case Unary("log", x) | Binary("div", _, x) if x not in seen:
+                seen.add(x)
+                found = _epsilon(x, params)
+                if found is not None:
+                    yield found
+
+
+def _epsilon(x: Expr, params: Mapping[str, float]) -> Epsilon | None:
+    parts = _parts(x)
+    numbers = [(sign, _number(part, params)) for sign, part in parts]
+    others = [(sign, part) for sign, part in parts if _number(part, params) is None]
+    if len(others) != 1 or not _is_probability(others[0][1]):
+        return None
+    ((sign, probability),) = others
+    total = sum(sign * n for sign, n in numbers if n is not None)
+    size = total if sign > 0 else total - 1
+    # 1e-8 is what is left of 1 + 1e-8 - 1.
+    if not 0 < size <= _SMALL:
+        return None
+    without = probability if sign > 0 else sub(ONE, probability)
+    return Epsilon(x, size, without if x.live else Stop(without), beside_one=sign < 0)
+
+
+def _parts(x: Expr, sign: int = 1) -> list[tuple[int, Expr]]:
+    match x:
+        case Unary("neg", a):
+            return _parts(a, -sign)
+        case Binary("add", a, b):
+            return _parts(a, sign) + _parts(b, sign)
+        case Binary("sub", a, b):
+            return _parts(a, sign) + _parts(b, -sign)
+        case Stop(a):
+            return _parts(a, sign)
+    return [(sign, x)]
+
+
+def _number(x: Expr, params: Mapping[str, float]) -> float | None:
+    match x:
+        case Const(value):
+            return value
+        case Param(name):
+            return params[name]
+    return None
+
+
+def _is_probability(x: Expr) -> bool:
+    """Whether it is a probability or a ratio of some, of one token or word."""
+    reads = any(isinstance(one, LogProb | LogDist) for one in topological(x))
+    return reads and isinstance(x, Unary) and x.op == "exp" and "t" in x.indices
