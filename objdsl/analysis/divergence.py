@@ -189,7 +189,8 @@ def _penalty(policy: str, terms: list[Term], expand: Expand) -> Penalty | None:
         return None
     credit = credits.pop()
     descends, away = named(shape)
-    summed = credit is Credit.TO_GO or any(_is_sum(f) for term in terms for f in term.factors)
+    distant = [f for term in terms for f in term.factors if _distant(policy, f)]
+    summed = credit is Credit.TO_GO or any(_is_sum(f) for f in distant)
     if summed and descends not in (Descends.REVERSE_KL, Descends.NO_DIVERGENCE):
         return None  # a sum of functions of tokens' X is no function of the response's
     return Penalty(policy, descends, away, credit, dict(shape), _scale(policy, terms[0]))

@@ -30,6 +30,7 @@ from objdsl.ir.show import text
 from objdsl.source import Span
 
 _MOST_BRANCHES = 2000
+_REWARDS = {SIGNAL, "V", "V_old"}
 _HEAD = re.compile(r"(sum|mean|prod|max|min|std|pstd)\s*\[[^\]]*\]")
 
 
@@ -47,12 +48,14 @@ def reading(
     policy: str,
     *,
     live: bool = False,
+    rewarded: bool = False,
     kinds: tuple[type[LogProb] | type[LogDist], ...] = (LogProb, LogDist),
 ) -> Span | None:
     """The smallest piece of text of the objective that reads a policy, and passes its gradient: the
-    probability of the token, if it is there, and else the distribution."""
+    probability of the token, if it is there, and else the distribution. With `rewarded` it stands
+    in a term with rewards, where there are any, and in no penalty beside it."""
     prelude, goal = bundled(PRELUDE), facts.objective.goal
-    passing = set(with_gradient(goal)) if live else set()
+    reached = _reached(goal, live=live, rewarded=rewarded) if live or rewarded else None
     for kind in kinds:
         reads: set[Expr] = set()
         for node in topological(goal):
@@ -60,15 +63,15 @@ def reading(
             if own or not reads.isdisjoint(node.children):
                 reads.add(node)
                 stands = node.span is not None and node.span.source is not prelude
-                if stands and (node in passing or not live):
-                    return node.span
+                if stands and (reached is None or node in reached):
+                    return (node if reached is None else reached[node]).span
     return None
 
 
 def entry(facts: Facts) -> tuple[Label, ...]:
     """Where the gradient comes in: the label beside a factor that bends it."""
     for leaf in facts.policy_weights:
-        span = reading(facts, leaf.policy, live=True)
+        span = reading(facts, leaf.policy, live=True, rewarded=True)
         if span is not None:
             return (Label(span, "the gradient enters here"),)
     return ()
@@ -95,7 +98,8 @@ def spread(estimator: Estimator, factor: Factor) -> bool:
     if deviation(factor.base):
         return True
     divides = factor.exponent < 0 and factor.depends.pooled
-    if not divides or SIGNAL not in factor.depends.reads:
+    ratio = isinstance(factor.base, Unary) and factor.base.op == "exp"
+    if not divides or ratio or SIGNAL not in factor.depends.reads:
         return False
     raised = _moved(factor.base, lambda reward: add(reward, ONE))
     turned = _moved(factor.base, lambda reward: sub(const(sum(reward.values)), reward))
@@ -136,14 +140,30 @@ def counts(node: Expr) -> bool:
 
 def with_gradient(goal: Expr) -> list[Expr]:
     """The nodes that pass a gradient on: live, and not behind a stop."""
-    found: dict[Expr, None] = {}
+    return list(_reached(goal, live=True, rewarded=False))
+
+
+def _reached(goal: Expr, *, live: bool, rewarded: bool) -> dict[Expr, Expr]:
+    """The values that a goal is made of, and no masks. With `live` those that pass a gradient on;
+    with `rewarded`, of a sum the parts alone that hold a reward or a critic's value, if some do.
+
+    Each is named by itself: of nodes that are equal, another may stand elsewhere in the text.
+    """
+    holds: dict[Expr, bool] = {}
+    for node in topological(goal) if rewarded else ():
+        own = isinstance(node, Column) and node.name in _REWARDS
+        holds[node] = own or any(holds[child] for child in node.children)
+    found: dict[Expr, Expr] = {}
     stack = [goal]
     while stack:
         node = stack.pop()
-        if node.live and node not in found:
-            found[node] = None
-            stack += node.children
-    return list(found)
+        if node not in found and not node.boolean and (node.live or not live):
+            found[node] = node
+            parts = node.children
+            if isinstance(node, Binary) and node.op in ("add", "sub"):
+                parts = tuple(part for part in parts if holds.get(part)) or parts
+            stack += reversed(parts)
+    return found
 
 
 def extrema(goal: Expr) -> Iterator[tuple[Binary, int, Expr | None]]:

@@ -211,6 +211,16 @@ maximize mean[p,i] sum[t] (A * log(pi) - beta * {penalty})
     assert measured.descends == MEASURED.get(PENALTIES[penalty])
 
 
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("mean", ["mean[p,i,t] ({})", "mean[p] mean[i,t] ({})"])
+def test_a_penalty_has_the_same_name_under_any_divisor(penalty: str, mean: str) -> None:
+    """Divided by the tokens of the step or of the group, as frameworks do it."""
+    goal = mean.format(f"reward * log(pi) - {penalty}")
+    (found,) = Facts(objdsl.loads(f"objective penalised\nmaximize {goal}\n").formula).penalties
+    assert (found.descends, found.credit) == PENALTIES[penalty]
+    assert not found.away
+
+
 @pytest.mark.parametrize(
     ("penalty", "descends"),
     [

@@ -1,10 +1,11 @@
 """The bounds of a clip do not fit the ratio: a geometric mean moves far less than a token's ratio.
 
-**What.** A geometric mean of ratios with bounds 0.05 or more from 1; or a token's ratio with
-bounds less than 0.01 from 1.
+**What.** A geometric mean of ratios with bounds 0.05 or more from 1; or a token's ratio, or the
+product of all, with bounds less than 0.01 from 1.
 
-**Why.** The logarithm of a geometric mean over T tokens has a T-th of the variance: with bounds
-made for tokens the clip never closes, with bounds made for means it is closed on every token.
+**Why.** The logarithm of a geometric mean over T tokens has a T-th of the variance of a token's,
+and that of a product T times as much: with bounds made for tokens the clip of a mean never closes,
+with bounds made for means that of a token or a product is always closed.
 
 **Fine if** responses are a few tokens long.
 
@@ -50,8 +51,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             continue
         width = min(1 - low, high - 1)
         wide = runs == {Reach.MEAN} and width >= _WIDE
-        narrow = runs == {Reach.TOKEN} and 0 < max(1 - low, high - 1) <= _NARROW
+        moves = runs == {Reach.TOKEN} or runs == {Reach.SEQUENCE}
+        narrow = moves and 0 < max(1 - low, high - 1) <= _NARROW
         if wide or narrow:
+            closed = "token" if Reach.TOKEN in runs else "response"
             yield rule.finding(
                 "these bounds do not fit the ratio",
                 clip.span,
@@ -59,7 +62,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 under="made for the ratio of a token" if wide else "made for a geometric mean",
                 consequence="the clip never closes"
                 if wide
-                else "the clip is closed on every token",
-                help="for a geometric mean 3e-4 and 4e-4, for a token's ratio 0.2",
+                else f"the clip is closed on every {closed}",
+                help="3e-4 and 4e-4 are for a geometric mean, (prod[t] r)^(1 / |y|)"
+                if runs == {Reach.SEQUENCE}
+                else "for a geometric mean 3e-4 and 4e-4, for a token's ratio 0.2",
                 fine_if="responses are a few tokens long",
             )

@@ -28,17 +28,27 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.lint.places import discounts, entry, is_mask, marked
+from objdsl.ir.nodes import Scan
+from objdsl.lint.places import discounts, entry, is_mask, marked, with_gradient
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("own-sample-baseline", "OBJ204", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    live = set(with_gradient(facts.objective.goal))
     for estimator in facts.meant:
         bends = [bend.factor for bend in estimator.bends if not bend.everywhere]
         if any(factor.depends.batch for factor in bends):
             continue  # token-whitening
-        own = [f for f in bends if not is_mask(f.base) and not discounts(f.base)]
+        # Where the reward is discounted, so are the values.
+        discounted = any(discounts(bend.factor.base) for bend in estimator.bends)
+        own = [
+            f
+            for f in bends
+            if not is_mask(f.base)
+            and not (discounted and isinstance(f.base, Scan))
+            and not (f.base == estimator.leaf and f.base in live)  # live-weight
+        ]
         if not own:
             continue
         guilty = max(own, key=lambda factor: (factor.depends.pooled, factor.exponent < 0))

@@ -41,7 +41,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             "off policy, a token weighs its own ratio, and not the response's"
             if token
             else "off policy, a token weighs the ratio of the response so far",
-            reading(facts, next(iter(facts.policy_weights)).policy),
+            reading(facts, next(iter(facts.policy_weights)).policy, rewarded=True),
             under="the ratio of one token" if token else "the ratio of the tokens so far",
             gradient=f"off by the order of the drift: E[A (sum over {left_out} tokens "
             "of log(pi / old)) grad log(pi)]",
