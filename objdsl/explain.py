@@ -12,7 +12,7 @@ from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import FirstOrder, Reach
 from objdsl.frozen import dataclass
 from objdsl.ir.diff import Change, diff
-from objdsl.ir.nodes import Length, LogDist
+from objdsl.ir.nodes import Length, LogDist, Reduce
 from objdsl.ir.objective import Objective
 
 _SIZES = {
@@ -56,7 +56,8 @@ class Relative:
 def sections(facts: Facts) -> Iterator[Section]:
     """The parts of an explanation, those that have something to say."""
     for estimator in facts.rewarded:
-        yield Section("The reward is multiplied by", tuple(_weights(facts, estimator)))
+        if estimator.of(Kind.SIGNAL):  # none, of too large a formula
+            yield Section("The reward is multiplied by", tuple(_weights(facts, estimator)))
         yield Section("On policy", tuple(_on_policy(facts, estimator)))
     if facts.penalties or facts.word_penalties:
         yield Section("Penalties", tuple(_penalties(facts)))
@@ -82,12 +83,20 @@ def _weights(facts: Facts, estimator: Estimator) -> Iterator[tuple[str, str]]:
     ]
     for factor in sorted(shared, key=lambda f: (f.exponent < 0, not f.depends.constant)):
         name, meaning = _SIZES.get(factor.base, ("", ""))
-        name = name or facts.written(factor.origin)
+        name = name or _named(facts, factor)
         whole = factor.base in _SIZES or name.startswith("(") or factor.exponent > 0
         shown = name if whole else f"({name})"
         power = "1 / " if factor.exponent < 0 else ""
         said = ", ".join(part for part in (meaning, _dependence(factor.depends)) if part)
         yield power + shown, said
+
+
+def _named(facts: Facts, factor: Factor) -> str:
+    """A factor as it stands in the file; of a mean, the divisor that it brings."""
+    match factor.origin:
+        case Reduce("mean") if factor.exponent < 0:
+            return facts.written(factor.base)
+    return facts.written(factor.origin)
 
 
 def _has(factors: tuple[Factor, ...], factor: Factor) -> bool:
@@ -116,9 +125,9 @@ def _on_policy(facts: Facts, estimator: Estimator) -> Iterator[tuple[str, str]]:
         where = "divides the reward" if bend.factor.exponent < 0 else "multiplies the reward"
         where = where if bend.everywhere else "is part of the baseline"
         said = f"{where}: {_dependence(bend.factor.depends)}"
-        yield f"  bent by {facts.written(bend.factor.origin)}", said
+        yield f"  bent by {_named(facts, bend.factor)}", said
     for factor in estimator.prompt_weights:
-        yield f"  weighted by {facts.written(factor.origin)}", _dependence(factor.depends)
+        yield f"  weighted by {_named(facts, factor)}", _dependence(factor.depends)
 
 
 def _penalties(facts: Facts) -> Iterator[tuple[str, str]]:

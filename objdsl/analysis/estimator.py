@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from enum import Enum
 from functools import cached_property
@@ -37,7 +38,7 @@ from objdsl.analysis.expand import (
 from objdsl.analysis.masks import joined
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, count, div, real
-from objdsl.ir.indices import PROMPT
+from objdsl.ir.indices import PROMPT, Indices
 from objdsl.ir.nodes import (
     Binary,
     Column,
@@ -168,6 +169,8 @@ class Estimator:
                     if not exponent:
                         continue
                     part = replace(factor, exponent=exponent)
+                    if everywhere:
+                        part = replace(part, origin=self._outer(factor.origin))
                     if self._bends(part, term):
                         found.setdefault((factor.base, everywhere), Bend(part, everywhere))
         return tuple(found.values())
@@ -392,18 +395,29 @@ class Estimator:
         parts = (one for one in topological(node)[::-1] if one.span is not None)
         return next(parts, self.objective.goal)
 
+    def _outer(self, origin: Expr) -> Expr:
+        """The outermost mean with the divisor of one: what a baseline has of it is its own affair,
+        and not what weighs the reward."""
+        match origin:
+            case Reduce("mean", over, _, where):
+                return self._means.get((over, where), origin)
+        return origin
+
+    @cached_property
+    def _means(self) -> dict[tuple[Indices, Expr | None], Expr]:
+        means = [node for node in _from_above(self.objective.goal) if isinstance(node, Reduce)]
+        found: dict[tuple[Indices, Expr | None], Expr] = {}
+        for node in means:
+            if node.op == "mean" and node.span is not None:
+                found.setdefault((node.over, node.where), node)
+        return found
+
     @cached_property
     def _outermost(self) -> dict[Expr, Expr]:
         found: dict[Expr, Expr] = {}
-        level: list[Expr] = [self.weight]
-        seen: set[Expr] = set()
-        while level:
-            for node in level:
-                if node.span is not None:
-                    found.setdefault(node, node)
-            seen.update(level)
-            below = dict.fromkeys(c for node in level for c in node.children)  # once, if shared
-            level = [c for c in below if c not in seen]
+        for node in _from_above(self.weight):
+            if node.span is not None:
+                found.setdefault(node, node)
         return found
 
     @cached_property
@@ -475,6 +489,16 @@ def _expansion(objective: Objective, same: dict[str, str]) -> Expand:
     trained = frozenset(node.policy for node in nodes if node.trained)
     params = {param.name: param.default for param in objective.params}
     return Expand(params, same, dict.fromkeys(frozen(objective), "pi"), trained=trained)
+
+
+def _from_above(x: Expr) -> Iterator[Expr]:
+    """The nodes of a formula, level by level."""
+    level, seen = [x], set[Expr]()
+    while level:
+        yield from level
+        seen.update(level)
+        below = dict.fromkeys(child for node in level for child in node.children)
+        level = [child for child in below if child not in seen]
 
 
 def _is_signal(base: Expr) -> bool:
