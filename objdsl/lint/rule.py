@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
 from objdsl.frozen import dataclass
@@ -58,7 +59,11 @@ class Rule(Page):
     check: Check
 
     def __call__(self, facts: Facts) -> Iterator[Diagnostic]:
-        return self.check(self, facts)
+        """What it finds; of a formula that is too large to be read, what it found until then."""
+        try:
+            yield from self.check(self, facts)
+        except TooLarge:
+            return
 
     def finding(
         self,

@@ -20,11 +20,12 @@ policy, has none; with a minimum around it, half of it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from objdsl.analysis.expand import interval
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.ir.nodes import Clip, LogProb, topological
+from objdsl.ir.nodes import Clip, Expr, LogProb, bottom_up
 from objdsl.lint.places import with_gradient
 from objdsl.lint.rule import Rule, rule
 
@@ -32,10 +33,9 @@ from objdsl.lint.rule import Rule, rule
 @rule("clip-never-open", "OBJ406", Severity.ERROR)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     expand = facts.on_policy
+    learns: dict[Expr, bool] = {}
     for clip in with_gradient(facts.objective.goal):
-        if not isinstance(clip, Clip) or not any(
-            isinstance(node, LogProb) and node.trained for node in topological(clip.x)
-        ):
+        if not isinstance(clip, Clip) or not bottom_up(clip.x, learns, partial(_learns, learns)):
             continue
         value, low, high = (expand(x) for x in (clip.x, clip.lo, clip.hi))
         if value.number is None:
@@ -48,3 +48,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 gradient="0 on policy, where every update begins",
                 help="bounds around 0 for a log-ratio, around 1 for a ratio",
             )
+
+
+def _learns(known: dict[Expr, bool], node: Expr) -> bool:
+    """Whether a value reads a trained policy, when that is known of its operands."""
+    if isinstance(node, LogProb) and node.trained:
+        return True
+    return any(known[child] for child in node.children)
