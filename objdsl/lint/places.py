@@ -166,6 +166,22 @@ def _reached(goal: Expr, *, live: bool, rewarded: bool) -> dict[Expr, Expr]:
     return found
 
 
+def is_score(base: Expr, leaf: Expr) -> bool:
+    """Whether a factor is log(pi) of the token, or summed over the response."""
+    return base == leaf or (isinstance(base, Reduce | Scan) and base.x == leaf)
+
+
+def live_product(goal: Expr, leaf: Expr) -> Expr | None:
+    """A product of two live factors; one that holds log(pi) as it is, if there is such a one."""
+    products = [
+        node
+        for node in reversed(with_gradient(goal))
+        if isinstance(node, Binary) and node.op == "mul" and node.a.live and node.b.live
+    ]
+    plain = [node for node in products if leaf in (node.a, node.b)]
+    return next(iter(plain + products), None)
+
+
 def extrema(goal: Expr) -> Iterator[tuple[Binary, int, Expr | None]]:
     """The minima and maxima that pass a gradient on, each with the sign that it has in the goal and
     the mask of the branch that it stands in; those are left out whose sign depends on data.

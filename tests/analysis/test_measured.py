@@ -121,6 +121,8 @@ def test_an_entropy_of_words_is_not_that_of_responses() -> None:
     [
         ("max(surrogate(pi / old, reward, 0.8, 1.2), 3 * reward)", 1.0),
         ("dual_clip(surrogate(pi / old, reward, 0.8, 1.2), reward, 0.9)", -1.0),
+        ("min(pi / old * reward, 3 * reward)", -1.0),
+        ("min(pi / old * reward, 0.9 * reward)", 1.0),
     ],
 )
 def test_a_dual_clip_on_the_wrong_side_has_no_gradient(goal: str, dead: float) -> None:

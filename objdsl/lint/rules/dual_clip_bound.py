@@ -1,12 +1,14 @@
-"""A bound on the other side of the clip, `max(x, c * A)`, takes the gradient where it is needed.
+"""A bound of the ratio, `max(x, c * A)` or `min(x, c * A)`, takes the gradient that is needed.
 
 **What.** The second bound of a dual clip without `A < 0` in front of it, or behind the other sign;
-or with a `c` that is not above the clip's own upper bound.
+or with a `c` that is not above the clip's own upper bound; an upper bound `min(r * A, c * A)` for
+both signs of A.
 
 **Why.** The bound is there for `A < 0` alone, where the minimum has none. `max(x, c * A)` with A >
 0 and c > 1 is `c * A` as long as the ratio is below c: a number, without a gradient, so that right
 answers teach nothing. With A < 0 and c <= 1 the same happens to wrong ones, on policy already; with
-a c between 1 and the clip's upper bound it happens inside of the clip's bounds.
+a c between 1 and the clip's upper bound it happens inside of the clip's bounds. `min(r * A, c *
+A)` with A < 0 and c > 1 is `c * A` as long as the ratio is below c: wrong answers teach nothing.
 
 **Fine if** never.
 
@@ -36,18 +38,19 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     on = facts.on_policy
     for node, sign, branch in extrema(facts.objective.goal):
-        if node.op != ("max" if sign > 0 else "min") or node.a.live == node.b.live:
+        if node.a.live == node.b.live:
             continue
+        below = (node.op == "max") == (sign > 0)
         held, bound = (node.a, node.b) if node.a.live else (node.b, node.a)
         try:
             value, c = on(held), _multiple(on(bound), on(held))
             if c is None:
                 continue
-            dead = _dead(on, held, c, sign, branch)
+            dead = _dead(on, held, c, sign, branch, below=below)
         except TooLarge:
             continue
         upper = _upper(on, held)
-        if dead or (value.terms and c <= upper):
+        if dead or (below and value.terms and c <= upper):
             yield rule.finding(
                 f"the bound at {c:g} takes the gradient where it is needed",
                 node.span,
@@ -58,7 +61,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 consequence=f"{dead} teach nothing"
                 if dead
                 else f"a wrong answer's token is let go from a ratio of {c:g} on",
-                help="dual_clip(x, A, 3): for A < 0 alone, and well above the clip",
+                help="dual_clip(x, A, 3): for A < 0 alone, and well above the clip"
+                if below
+                else f"for A > 0 alone; or bound the ratio, min(r, {c:g}) * A",
             )
 
 
@@ -72,12 +77,14 @@ def _multiple(bound: Sum, held: Sum) -> float | None:
     return c if not (bound - held.scaled(c)).terms else None
 
 
-def _dead(on: Expand, held: Expr, c: float, sign: int, branch: Expr | None) -> str:
-    """For which answers the bound is taken on policy, within its branch; empty for none."""
+def _dead(on: Expand, held: Expr, c: float, sign: int, branch: Expr | None, *, below: bool) -> str:
+    """For which answers the bound, from below or above, is taken on policy, within its branch;
+    empty for none."""
     within = number(1) if branch is None else on(branch)
     for right, answers in ((True, "right answers"), (False, "wrong answers")):
         side = Binary("gt" if right == (sign > 0) else "lt", held, ZERO)
-        if (c >= 1 if right else c <= 1) and (within * on(side)).terms:
+        taken = c >= 1 if right == below else c <= 1
+        if taken and (within * on(side)).terms:
             return answers
     return ""
 

@@ -121,5 +121,5 @@ def _bonuses(facts: Facts, without: Expr) -> Iterator[Estimator]:
         reads = {
             name for term in bonus.terms for factor in term.factors for name in factor.depends.reads
         }
-        if bonus.terms and reads <= {"|y|"}:
+        if bonus.expanded is not None and bonus.terms and reads <= {"|y|"}:
             yield replace(bonus, weight=bonus.expanded.expr())

@@ -26,34 +26,27 @@ from collections.abc import Iterator
 from objdsl.analysis.estimator import Kind
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.ir.nodes import Binary, Expr
-from objdsl.lint.places import with_gradient
+from objdsl.lint.places import is_score, live_product
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("live-weight", "OBJ501", Severity.ERROR)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
-        rewarded = estimator.of(Kind.SIGNAL)
-        if any(factor.base == estimator.leaf for term in rewarded for factor in term.factors):
-            product = _product(facts.objective.goal, estimator.leaf)
+        beside = {factor.base for term in estimator.of(Kind.SIGNAL) for factor in term.factors}
+        scores = [base for base in beside if is_score(base, estimator.leaf)]
+        product = live_product(facts.objective.goal, estimator.leaf)
+        if scores and product is not None:  # behind sg it is a weight, and response-weight's
+            token = estimator.leaf in scores
             yield rule.finding(
                 "a weight in front of log(pi) carries a gradient of its own",
-                product.span if product else facts.objective.goal.span,
+                product.span or facts.objective.goal.span,
                 under="two factors of this product depend on pi",
                 weight=f"w = {facts.written(estimator.weight)}",
-                consequence="tokens of probability below 1 / e are pushed the wrong way",
-                gradient="(1 + log pi) times what was meant",
+                consequence=("tokens" if token else "responses")
+                + " of probability below 1 / e are pushed the wrong way",
+                gradient="(1 + log pi) times what was meant"
+                if token
+                else "what was meant, and log pi of the response times the weight's own gradient",
                 help="put sg(...) around the weight, or leave log(pi) away",
             )
-
-
-def _product(goal: Expr, leaf: Expr) -> Expr | None:
-    """A product of two live factors; one that holds log(pi) as it is, if there is such a one."""
-    products = [
-        node
-        for node in reversed(with_gradient(goal))
-        if isinstance(node, Binary) and node.op == "mul" and node.a.live and node.b.live
-    ]
-    plain = [node for node in products if leaf in (node.a, node.b)]
-    return next(iter(plain + products), None)

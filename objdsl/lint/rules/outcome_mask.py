@@ -22,16 +22,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.estimator import SIGNAL
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.ir.nodes import Binary, Column, Expr, topological
 from objdsl.lint.places import is_mask, marked
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("outcome-mask", "OBJ601", Severity.NOTE)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    goal = facts.objective.goal
     for estimator in facts.meant:
-        masks = [bend.factor for bend in estimator.bends if is_mask(bend.factor.base)]
+        left_out = [bend.factor for bend in estimator.bends if is_mask(bend.factor.base)]
+        masks = [mask for mask in left_out if not _bounds(mask.origin, goal)]
         if masks:
             read = sorted({name for mask in masks for name in mask.depends.reads})
             yield rule.finding(
@@ -43,3 +47,14 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 help="say it in the reward",
                 fine_if="that objective is meant",
             )
+
+
+def _bounds(mask: Expr, goal: Expr) -> bool:
+    """Whether a mask was made of `max(r * A, c * A)`, a bound with the reward in it: the rule of
+    dual clips speaks of it."""
+    for node in topological(goal):
+        match node:
+            case Binary("min" | "max", a, b) if a.live != b.live and mask.children == (a, b):
+                bound = topological(b if a.live else a)
+                return any(isinstance(one, Column) and one.name == SIGNAL for one in bound)
+    return False

@@ -22,14 +22,24 @@ from collections.abc import Iterable, Iterator
 from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
-from objdsl.lint.places import counts, discounts, entry, is_mask, marked, spread
+from objdsl.ir.nodes import Expr
+from objdsl.lint.places import (
+    counts,
+    discounts,
+    entry,
+    is_mask,
+    is_score,
+    live_product,
+    marked,
+    spread,
+)
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("response-weight", "OBJ100", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.meant:
-        for factor in _unnamed(estimator):
+        for factor in _unnamed(estimator, facts.objective.goal):
             yield rule.finding(
                 "the weight of a reward depends on the response, its own or its group's",
                 factor.origin.span,
@@ -43,14 +53,15 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             )
 
 
-def _unnamed(estimator: Estimator) -> Iterable[Factor]:
+def _unnamed(estimator: Estimator, goal: Expr) -> Iterable[Factor]:
     """The factors that no other rule names; of those that read the same, the widest."""
     found: dict[frozenset[str], Factor] = {}
+    live = live_product(goal, estimator.leaf) is not None
     for bend in estimator.bends:
         factor = bend.factor
         if factor.depends.reads == {"|y|"} or not bend.everywhere or is_mask(factor.base):
             continue  # the rules of lengths, own-sample-baseline, outcome-mask
-        if counts(factor.base) or factor.base == estimator.leaf:
+        if counts(factor.base) or (live and is_score(factor.base, estimator.leaf)):
             continue  # kept-count, live-weight
         if discounts(factor.base):
             continue  # discounted-outcome
