@@ -199,3 +199,21 @@ def test_the_sign_of_a_preference(goal: str, turned: bool) -> None:
     better, worse = (-log_pi.grad).mean(1)
     assert (better > worse) != turned
     assert bool(list(RULES["preference-sign"](Facts(objdsl.loads(text).formula)))) == turned
+
+
+@pytest.mark.parametrize(
+    ("term", "dead"),
+    [
+        ("(pi / old - 1)^2 * A", True),
+        ("max(pi / old, 3) * A", True),
+        ("mean[j != i] reward * pi / old", True),
+        ("mean[i] reward * pi / old", False),
+        ("(pi / old if A > 0 else 0)", False),
+        ("(pi / old)^2 * A", False),
+    ],
+)
+def test_a_reward_without_a_gradient_on_policy(term: str, dead: bool) -> None:
+    goal = f"mean[p,i] sum[t] ({term})"
+    found = audit(objdsl.loads(text(goal)), group=2, words=2, horizon=3, policies=1, drifts=())
+    assert (max(row.norm.mean for row in found.rows) < EXACT) == dead
+    assert fires("reward-without-effect", goal) == dead
