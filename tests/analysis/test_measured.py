@@ -13,6 +13,7 @@ from objdsl.audit.experiment import residual
 from objdsl.audit.measure import Scene, expected
 from objdsl.audit.target import policy_gradient
 from objdsl.audit.world import all_draws, world
+from objdsl.diagnostic import Severity
 from objdsl.lint.run import registry
 
 EXACT, BIASED = 1e-8, 1e-3
@@ -217,3 +218,24 @@ def test_a_reward_without_a_gradient_on_policy(term: str, dead: bool) -> None:
     found = audit(objdsl.loads(text(goal)), group=2, words=2, horizon=3, policies=1, drifts=())
     assert (max(row.norm.mean for row in found.rows) < EXACT) == dead
     assert fires("reward-without-effect", goal) == dead
+
+
+@pytest.mark.parametrize(
+    ("weight", "proven"),
+    [
+        ("sigmoid(reward)", True),
+        ("sqrt(reward + 3)", True),
+        ("old", True),
+        ("log(mu)", True),
+        ("(1 - sg(pi))^2", True),
+        ("t", True),
+        ("(1 + V_old)", True),
+        ("sigmoid(reward) * (1 + exp(-reward))", False),
+    ],
+)
+def test_a_weight_that_is_said_to_bend_does(weight: str, proven: bool) -> None:
+    goal = f"mean[p,i] sum[t] (A * {weight} * pi / old)"
+    on, _ = off_policy(goal)
+    said = list(RULES["response-weight"](Facts(objdsl.loads(text(goal)).formula)))
+    assert {one.severity for one in said} == {Severity.WARNING if proven else Severity.NOTE}
+    assert on > BIASED if proven else on < EXACT

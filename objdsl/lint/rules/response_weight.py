@@ -4,7 +4,9 @@
 its reward, its probability, later tokens, or on a statistic of the group that holds it.
 
 **Why.** The gradient follows that of the expected reward if the coefficient of the own reward is
-a constant (docs/criterion.md). Where it is not, the gradient is in general another one.
+a constant (docs/criterion.md). Where it is not, the gradient is another one. Of a token's
+probability, its position, a critic's value or a smooth function of the own reward that is proven;
+of what might be a constant in disguise, such as a maximum, it is likely, and a note.
 
 **Fine if** the factor is the method: a mask of outliers, a preference for some tokens.
 
@@ -19,10 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from objdsl.analysis.estimator import Estimator, Factor
+from objdsl.analysis.estimator import SIGNAL, Estimator, Factor
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
-from objdsl.ir.nodes import Expr
+from objdsl.ir.nodes import Column, Expr, LogProb, Position, Unary
 from objdsl.lint.places import (
     counts,
     discounts,
@@ -40,14 +42,15 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.meant:
         for factor in _unnamed(estimator, facts.objective.goal):
+            proven = _varies(factor, estimator)
             yield rule.finding(
                 "the weight of a reward depends on the response, its own or its group's",
                 factor.origin.span,
-                certainty=Certainty.LIKELY,
+                certainty=Certainty.PROVEN if proven else Certainty.LIKELY,
                 under="changes with " + ", ".join(sorted(factor.depends.reads)),
                 labels=entry(facts),
                 weight=marked(facts, estimator.weight, factor.origin),
-                gradient="in general not that of the expected reward",
+                gradient=("" if proven else "in general ") + "not that of the expected reward",
                 help="measure it: objdsl audit",
                 fine_if="it is the point of the method",
             )
@@ -76,3 +79,25 @@ def _unnamed(estimator: Estimator, goal: Expr) -> Iterable[Factor]:
 def _width(factor: Factor) -> int:
     span = factor.origin.span
     return span.end - span.start if span else 0
+
+
+def _varies(factor: Factor, estimator: Estimator) -> bool:
+    """Whether a factor surely changes with the response, and no other one takes that back."""
+    reads = factor.depends.reads
+    beside = [bend.factor for bend in estimator.bends if bend.factor.base != factor.base]
+    if any(reads & other.depends.reads for other in beside):
+        return False
+    match factor.base:
+        case LogProb() | Position() | Unary("exp", LogProb()) | Column("V_old"):
+            return True
+        case Unary("exp" | "sigmoid", x):
+            return _is_affine(x, estimator)
+    return _is_affine(factor.base, estimator)
+
+
+def _is_affine(x: Expr, estimator: Estimator) -> bool:
+    """Whether a value is a multiple of the own reward, and a number."""
+    factors = [one for product in estimator.expand(x).terms for one in product]
+    return bool(factors) and all(
+        isinstance(base, Column) and base.name == SIGNAL and e == 1 for base, e in factors
+    )
