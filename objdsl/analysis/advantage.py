@@ -197,34 +197,34 @@ def _divisors(goal: Expr) -> list[Expr]:
 def _coefficients(goal: Expr) -> list[Expr]:
     """The live sums of data and of the policy that are multiplied by a term of the policy."""
     found: dict[Expr, None] = {}
+    mixed: set[Expr] = set()
+    data: set[Expr] = set()  # what comes from columns
     for node in topological(goal):
+        column = isinstance(node, Column) and not node.boolean
+        if column or not data.isdisjoint(node.children):
+            data.add(node)
+        if _mixed(node, mixed, data):
+            mixed.add(node)
         match node:
-            case Binary("mul", a, b) if a.live and b.live and _mixed(a) != _mixed(b):
-                found[a if _mixed(a) else b] = None
+            case Binary("mul", a, b) if a.live and b.live and (a in mixed) != (b in mixed):
+                found[a if a in mixed else b] = None
     return list(found)
 
 
-def _mixed(x: Expr) -> bool:
+def _mixed(x: Expr, mixed: set[Expr], data: set[Expr]) -> bool:
     """Whether a value is a sum of one that comes from data and of one that has a gradient, or now
-    the one and now the other."""
+    the one and now the other; when that is known of its operands."""
     if not x.live:
         return False
     match x:
         case Binary("add" | "sub", a, b) | Where(_, a, b):
-            return _mixed(a) or _mixed(b) or _data(a) or _data(b)
+            return any(y in mixed or (not y.live and y in data) for y in (a, b))
         case Binary("mul", a, b) if a.live and b.live:
             return False
         case Binary("mul" | "div" | "min" | "max", a, b):
-            return _mixed(a) or _mixed(b)
+            return a in mixed or b in mixed
         case Unary("neg" | "abs", y) | Clip(y) | Reduce(_, _, y) | Others(_, y):
-            return _mixed(y)
+            return y in mixed
         case Scan(_, y) | Shift(y):
-            return _mixed(y)
+            return y in mixed
     return False
-
-
-def _data(x: Expr) -> bool:
-    """Whether a value without a gradient comes from columns of the data."""
-    return not x.live and any(
-        isinstance(node, Column) and not node.boolean for node in topological(x)
-    )

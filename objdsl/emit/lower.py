@@ -29,6 +29,9 @@ from objdsl.ir.nodes import (
 
 SQUARE = Const(2.0)
 
+# A scalar of more terms than this is not taken apart further: what is left is a value of the step.
+_MOST_TERMS = 256
+
 
 def lower(roots: list[Expr]) -> list[Expr]:
     """The same values, in terms of single-index reductions."""
@@ -148,43 +151,58 @@ def shares(scalar: Expr) -> Shares:
     return Shares(tokens, responses)
 
 
-def _terms(x: Expr, coefficient: Expr) -> list[tuple[Expr, Expr]]:
-    """`x * coefficient` as a list of (coefficient, body); coefficients are data."""
-    if len(x.indices) < len(TOKEN):
-        match x:
-            case Stop(inner):
-                return _terms(inner, coefficient)
-            case Unary("neg", a):
-                return _terms(a, neg(coefficient))
-            case Binary("add", a, b):
-                return _terms(a, coefficient) + _terms(b, coefficient)
-            case Binary("sub", a, b):
-                return _terms(a, coefficient) + _terms(b, neg(coefficient))
-            case Binary("mul", a, b) if not a.current:
-                return _terms(b, mul(coefficient, a))
-            case Binary("mul", a, b) if not b.current:
-                return _terms(a, mul(coefficient, b))
-            case Binary("div", a, b) if not b.current:
-                return _terms(a, div(coefficient, b))
-            case Where(m, a, b) if b == ZERO and not m.current:
-                return _terms(a, where(m, coefficient, ZERO))
-            case Reduce("sum" | "mean", over, body, mask):
-                if mask is not None and mask.current and len(body.indices) < len(mask.indices):
-                    return [(coefficient, x)]
-                if len(body.indices) < len(over_to(over)):
-                    # The body lacks indices of the reduction: it counts once for each element.
-                    return [(coefficient, x)]
-                if x.op == "mean" and mask is not None and mask.current:
-                    # What it divides by changes with the policy: its parts cannot be split.
-                    return [(coefficient, x)]
-                if x.op == "mean":
-                    coefficient = div(coefficient, count(over, mask))
-                if mask is None:
-                    return _terms(real(body), coefficient)
-                if mask.current:
-                    return _terms(where(mask, real(body), ZERO), coefficient)
-                return _terms(real(body), where(mask, coefficient, ZERO))
-    return [(coefficient, x)]
+def _terms(scalar: Expr, coefficient: Expr) -> list[tuple[Expr, Expr]]:
+    """`scalar * coefficient` as a list of (coefficient, body); coefficients are data."""
+    found: list[tuple[Expr, Expr]] = []
+    stack = [(coefficient, scalar)]
+    while stack:
+        one = stack.pop()
+        parts = _parts(*one) if len(found) + len(stack) < _MOST_TERMS else None
+        if parts is None:
+            found.append(one)
+        else:
+            stack += reversed(parts)
+    return found
+
+
+def _parts(coefficient: Expr, x: Expr) -> list[tuple[Expr, Expr]] | None:
+    """The next step of that; None if `x` does not come apart."""
+    if len(x.indices) >= len(TOKEN):
+        return None
+    match x:
+        case Stop(inner):
+            return [(coefficient, inner)]
+        case Unary("neg", a):
+            return [(neg(coefficient), a)]
+        case Binary("add", a, b):
+            return [(coefficient, a), (coefficient, b)]
+        case Binary("sub", a, b):
+            return [(coefficient, a), (neg(coefficient), b)]
+        case Binary("mul", a, b) if not a.current:
+            return [(mul(coefficient, a), b)]
+        case Binary("mul", a, b) if not b.current:
+            return [(mul(coefficient, b), a)]
+        case Binary("div", a, b) if not b.current:
+            return [(div(coefficient, b), a)]
+        case Where(m, a, b) if b == ZERO and not m.current:
+            return [(where(m, coefficient, ZERO), a)]
+        case Reduce("sum" | "mean", over, body, mask):
+            if mask is not None and mask.current and len(body.indices) < len(mask.indices):
+                return None
+            if len(body.indices) < len(over_to(over)):
+                # The body lacks indices of the reduction: it counts once for each element.
+                return None
+            if x.op == "mean" and mask is not None and mask.current:
+                # What it divides by changes with the policy: its parts cannot be split.
+                return None
+            if x.op == "mean":
+                coefficient = div(coefficient, count(over, mask))
+            if mask is None:
+                return [(coefficient, real(body))]
+            if mask.current:
+                return [(coefficient, where(mask, real(body), ZERO))]
+            return [(where(mask, coefficient, ZERO), real(body))]
+    return None
 
 
 def is_constant(node: Expr, known: dict[Expr, bool]) -> bool:

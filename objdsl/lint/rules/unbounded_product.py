@@ -49,6 +49,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 def unheld(goal: Expr) -> list[Expr]:
     """Products of ratios that reach the goal by a path without a bound."""
     found: dict[Expr, None] = {}
+    products = _products(goal)
     seen: set[Expr] = set()
     stack = [goal]
     while stack:
@@ -56,34 +57,46 @@ def unheld(goal: Expr) -> list[Expr]:
         if node in seen:
             continue
         seen.add(node)
-        if _is_product(node):
+        if node in products:
             found[node] = None
             continue
         match node:
             case Binary("min" | "max") | Clip() | Unary("exp" | "sigmoid" | "logsigmoid" | "log"):
                 continue
             case Where(m, a, b):
-                masked = {one for one in topological(m) if _is_product(one)}
-                stack += [x for x in (a, b) if not masked & set(topological(x))]
+                masked = products.intersection(topological(m))
+                stack += [x for x in (a, b) if not masked or masked.isdisjoint(topological(x))]
                 continue
         if not node.boolean:
             stack += node.children
     return [node for node in found if node.span is not None]
 
 
-def _is_product(node: Expr) -> bool:
-    return isinstance(node, Unary) and node.op == "exp" and _sums_ratios(node.x)
+def _products(goal: Expr) -> set[Expr]:
+    """The exponentials of sums over tokens of log-probabilities."""
+    found: set[Expr] = set()
+    reads: set[Expr] = set()  # log-probabilities
+    sums: set[Expr] = set()
+    for node in topological(goal):
+        if isinstance(node, LogProb) or not reads.isdisjoint(node.children):
+            reads.add(node)
+        if _sums_ratios(node, sums, reads):
+            sums.add(node)
+        if isinstance(node, Unary) and node.op == "exp" and node.x in sums:
+            found.add(node)
+    return found
 
 
-def _sums_ratios(x: Expr) -> bool:
-    """Whether a sum over tokens of log-probabilities is a term, as it is or times a number."""
+def _sums_ratios(x: Expr, sums: set[Expr], reads: set[Expr]) -> bool:
+    """Whether a sum over tokens of log-probabilities is a term, as it is or times a number; when
+    that is known of the operands."""
     match x:
         case Reduce("sum", over, inner, _) if "t" in over:
-            return any(isinstance(node, LogProb) for node in topological(inner))
+            return inner in reads
         case Binary("add" | "sub", a, b):
-            return _sums_ratios(a) or _sums_ratios(b)
+            return a in sums or b in sums
         case Unary("neg", inner) | Stop(inner):
-            return _sums_ratios(inner)
+            return inner in sums
         case Binary("mul", a, b) if not a.indices or not b.indices:
-            return _sums_ratios(a) or _sums_ratios(b)
+            return a in sums or b in sums
     return False
