@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import field, replace
 from functools import cached_property
 
 from objdsl.analysis.advantage import (
@@ -14,11 +14,12 @@ from objdsl.analysis.advantage import (
 )
 from objdsl.analysis.divergence import Penalty, penalties
 from objdsl.analysis.epsilons import Epsilon, epsilons
-from objdsl.analysis.estimator import Direction, Estimator, near_policy, on_policy
+from objdsl.analysis.estimator import SIGNAL, Direction, Estimator, near_policy, on_policy
 from objdsl.analysis.expand import Expand
 from objdsl.analysis.extremes import Extremes
 from objdsl.analysis.first_order import FirstOrder, first_order
 from objdsl.analysis.links import Link, links
+from objdsl.analysis.signal import signal, with_reward
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import div
@@ -35,9 +36,11 @@ class Facts:
 
     Attributes:
         objective: the formula, at its parameters' defaults.
+        aliases: what the file calls values that have another name here.
     """
 
     objective: Objective
+    aliases: Names = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> dict[Leaf, Expr]:
@@ -138,8 +141,17 @@ class Facts:
 
     @cached_property
     def names(self) -> Names:
-        return names_of(self.objective.bindings)
+        return {**names_of(self.objective.bindings), **self.aliases}
 
     def written(self, expr: Expr) -> str:
         """A formula as people read it, with the names of the file."""
         return text(expr, self.names)
+
+
+def facts_of(objective: Objective) -> Facts:
+    """What is known of a file's objective. A declared column that is the reward has its name."""
+    column = signal(objective)
+    if column is None:
+        return Facts(objective)
+    reward = replace(column, name=SIGNAL)
+    return Facts(with_reward(objective, column, reward), {reward: column.name})

@@ -19,7 +19,7 @@ def explain(file: str, latex: bool) -> None:
     points, which divergence a penalty descends, which mismatch of policies is corrected, and which
     entries of the gallery are nearest. FILE is a file, a name of the gallery, or `-`.
     """
-    from objdsl.analysis.facts import Facts
+    from objdsl.analysis.facts import facts_of
     from objdsl.explain import nearest, sections
 
     source = text(file)
@@ -28,7 +28,7 @@ def explain(file: str, latex: bool) -> None:
         click.echo(driver.mathematics(objective, weights=weights, latex=latex).rstrip() + "\n")
     if latex:
         return
-    for section in sections(Facts(objective)):
+    for section in sections(facts_of(objective)):
         click.echo(section.title)
         width = max(len(left) for left, _ in section.lines)
         for left, right in section.lines:

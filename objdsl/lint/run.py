@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 
-from objdsl.analysis.facts import Facts
+from objdsl.analysis.facts import facts_of
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.objective import Objective
 from objdsl.lint import rules
@@ -35,7 +35,7 @@ def pages() -> tuple[Page, ...]:
 
 def findings(objective: Objective) -> list[Diagnostic]:
     """What there is to say about an objective."""
-    facts = Facts(objective)
+    facts = facts_of(objective)
     return in_order(one for rule in registry() for one in rule(facts))
 
 

@@ -1,0 +1,54 @@
+"""Which column plays the reward, where none has its name.
+
+Frameworks give rewards by any name, and a file declares them: `given score[p,i]`. If responses are
+sampled, no `reward` is read, and one declared column of responses is more than a mask, then the
+gradient can follow nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from objdsl.analysis.estimator import SIGNAL
+from objdsl.analysis.links import PREFERRED
+from objdsl.ir.indices import RESPONSE
+from objdsl.ir.nodes import Column, Expr, LogProb, replaced, topological
+from objdsl.ir.objective import Named, Objective
+
+
+def signal(objective: Objective) -> Column | None:
+    """The declared column that is the reward, if there is one."""
+    if SIGNAL in objective.columns or not _samples(objective):
+        return None
+    nodes = topological(objective.goal)
+    values = {child for node in nodes if not node.boolean for child in node.children}
+    found = [node for node in nodes if isinstance(node, Column) and node in values]
+    found = [
+        one for one in found if one.over == RESPONSE and not one.mask and one.name not in PREFERRED
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _samples(objective: Objective) -> bool:
+    """Whether responses are sampled from a version of the policy, and not given with the data."""
+    policies = {one.policy for one in topological(objective.goal) if isinstance(one, LogProb)}
+    return objective.sampling.span is not None or not policies.isdisjoint(("old", "mu"))
+
+
+def with_reward(objective: Objective, column: Column, reward: Column) -> Objective:
+    """The objective with the reward in place of a column."""
+    instead: dict[Expr, Expr] = {column: reward}
+
+    def named(many: tuple[Named, ...]) -> tuple[Named, ...]:
+        return tuple(replace(one, value=replaced(one.value, instead)) for one in many)
+
+    critic, keep = objective.critic, objective.keep
+    return replace(
+        objective,
+        goal=replaced(objective.goal, instead),
+        critic=None if critic is None else replaced(critic, instead),
+        keep=None if keep is None else replaced(keep, instead),
+        reports=named(objective.reports),
+        bindings=named(objective.bindings),
+        calls=named(objective.calls),
+    )
