@@ -85,6 +85,12 @@ class Penalty:
     scale: tuple[Factor, ...]
 
     @property
+    def bent_by(self) -> tuple[Factor, ...]:
+        """Of the scale, what changes with the response: times such a factor, a gradient is that of
+        no divergence."""
+        return tuple(factor for factor in self.scale if factor.depends.own)
+
+    @property
     def written(self) -> str:
         """`g(X)` as people read it."""
         return " + ".join(f"{c:g} {_written(piece)}" for piece, c in self.shape.items())
@@ -250,7 +256,8 @@ def _summed(credit: Credit, x: Expr, expand: Expand) -> tuple[Credit, dict[Piece
     shape: defaultdict[Piece, float] = defaultdict(float)
     for factors, c in expand(x).terms.items():
         read = _read(factors, expand)
-        if read is None or read[0] is not Credit.TOKEN:
+        nested = any(isinstance(base, Scan) for base, _ in factors)  # of sums so far
+        if read is None or nested or read[0] is not Credit.TOKEN:
             return None
         for piece, number in read[1].items():
             shape[piece] += c * number

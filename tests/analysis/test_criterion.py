@@ -190,6 +190,7 @@ UNNAMED = [
     "(k2(pi, ref) if pi > 0.4 else 0)",
     "(k2(pi, ref) if pi > ref else 0)",
     "sg(sum[s >= t] (ref / old)) * log(pi)",
+    "(sum[s <= t] log(pi / ref))^2 / 2",
 ]
 IN_REWARD = ["sum[t] k1(old, ref)", "log(prod[t] (old / ref))", "sum[t] k3(old, ref)"]
 BASELINES = ["0", "mean[i] R", "mean[j != i] R", "mean[p,i] R", "2 * mean[j != i] R - mean[i] R"]
@@ -362,3 +363,26 @@ def test_masks_that_leave_nothing_out(token: str, direction: Direction) -> None:
     assert estimator.direction is direction
     found = max(residuals(text))
     assert found < EXACT if direction is Direction.EXACT else found > BIASED
+
+
+@pytest.mark.parametrize(
+    ("goal", "plain"),
+    [
+        ("sum[t] (A * log(pi) - 0.1 * k2(pi, ref))", True),
+        ("(sum[t] (A * log(pi)) - 0.1 * sum[t] k2(pi, ref) / 3)", True),
+        ("(sum[t] (A * log(pi)) - 0.1 * mean[t] k2(pi, ref))", False),
+        ("(sum[t] (A * log(pi)) - 0.1 * mean[t] k3(pi, ref))", False),
+        ("(sum[t] (A * log(pi)) - 0.1 * sum[t] k2(pi, ref) / mean[i] |y|)", False),
+        ("sum[t] ((A - 0.1 * sum[s >= t] k1(old, ref)) * log(pi))", True),
+        ("mean[t] ((A - 0.1 * sum[s >= t] k1(old, ref)) * log(pi))", False),
+    ],
+)
+def test_a_scale_that_changes_with_the_response_is_said(goal: str, plain: bool) -> None:
+    """Times such a scale the gradient is that of no divergence that the audit knows."""
+    text = "objective scaled\nA = reward - mean[j != i] reward\nsample from old: group 2\n"
+    objective = objdsl.loads(f"{text}maximize mean[p,i] {goal}\n")
+    facts = Facts(objective.formula)
+    (found,) = facts.penalties
+    assert bool(facts.weighed(found)) != plain
+    (measured,) = audit(objective, words=3, horizon=3, policies=2, drifts=()).penalties
+    assert (measured.descends == MEASURED.get((found.descends, found.credit))) == plain
