@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from objdsl.analysis.advantage import Adds
 from objdsl.analysis.dependence import Dependence, Level
 from objdsl.analysis.divergence import Credit
 from objdsl.analysis.estimator import Direction, Estimator, Factor, Kind
@@ -12,7 +13,7 @@ from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import FirstOrder, Reach
 from objdsl.frozen import dataclass
 from objdsl.ir.diff import Change, diff
-from objdsl.ir.nodes import Length, LogDist, Reduce
+from objdsl.ir.nodes import Length, LogDist, LogProb, Reduce, topological
 from objdsl.ir.objective import Objective
 
 _SIZES = {
@@ -133,9 +134,20 @@ def _on_policy(facts: Facts, estimator: Estimator) -> Iterator[tuple[str, str]]:
 def _penalties(facts: Facts) -> Iterator[tuple[str, str]]:
     for penalty in (*facts.penalties, *facts.word_penalties):
         verb = "climbs" if penalty.away else "descends"
-        yield f"against {penalty.policy}", f"{verb} {penalty.descends.of(penalty.policy)}"
+        weighed = facts.weighed(penalty)
+        yield f"against {penalty.policy}", f"{verb} {penalty.descends.of(penalty.policy)}{weighed}"
+        if weighed:
+            yield "", "that changes with the response: it is not the gradient of the divergence"
+        if _is_live(facts, penalty.policy):
+            yield "", "beside it stands the gradient of the advantage itself: that of no divergence"
         yield "", _CREDIT[penalty.credit]
         yield "", f"its weight is {penalty.written} with X = log({penalty.policy} / pi)"
+
+
+def _is_live(facts: Facts, policy: str) -> bool:
+    """Whether an advantage that holds a penalty adds a gradient of its own."""
+    nodes = (one.node for one in facts.live_advantages if one.adds is Adds.BIAS)
+    return any(isinstance(x, LogProb) and x.policy == policy for x in topological(*nodes))
 
 
 def _off_policy(facts: Facts, order: FirstOrder) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 
 from objdsl.analysis.advantage import (
     Adds,
@@ -22,7 +22,7 @@ from objdsl.analysis.links import Link, links
 from objdsl.analysis.signal import signal, with_reward
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
-from objdsl.ir.build import div
+from objdsl.ir.build import ONE, const, div, mul, power
 from objdsl.ir.nodes import Expr, LogDist, LogProb, Stop, Unary, replaced
 from objdsl.ir.objective import Objective
 from objdsl.ir.show import Names, names_of, text
@@ -146,6 +146,14 @@ class Facts:
     def written(self, expr: Expr) -> str:
         """A formula as people read it, with the names of the file."""
         return text(expr, self.names)
+
+    def weighed(self, penalty: Penalty) -> str:
+        """By what a penalty is weighed that changes with the response, `, weighed by 1 / |y|`;
+        nothing if nothing."""
+        parts = [(factor.base, factor.exponent) for factor in penalty.bent_by]
+        above = reduce(mul, (power(base, const(e)) for base, e in parts if e > 0), ONE)
+        below = reduce(mul, (power(base, const(-e)) for base, e in parts if e < 0), ONE)
+        return f", weighed by {self.written(div(above, below))}" if parts else ""
 
 
 def facts_of(objective: Objective) -> Facts:

@@ -13,7 +13,7 @@ OBJECTIVES = [
     f"{GRPO}maximize mean[p,i] mean[t] surrogate(r, A, 0.8, 1.2)\n",
     f"{GRPO}minimize mean[p,i] sum[t] (A * r)\n",
     f"{GRPO}maximize mean[p] mean[i,t] (r * A * log(pi))\n",
-    f"sample from mu: group 8\n{GRPO}maximize mean[p,i] sum[t] (A * sigmoid(reward) * log(pi) - 0.1 * k3(pi, ref))\n",
+    f"{GRPO}maximize mean[p,i] sum[t] (r * A * sigmoid(reward) - 0.1 * k3(pi, ref))\n",
     "sample from old: group 8\nmaximize mean[p,i] mean[t] (reward * log(pi))\n",
     f"{GRPO}keep p where std[i] reward > 0\nmaximize mean[p,i,t] (A * r)\n",
 ]

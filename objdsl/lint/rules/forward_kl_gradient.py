@@ -44,7 +44,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 under=f"its weight is 1 - {policy} / pi",
                 labels=penalty_label(facts),
                 value=f"an estimate of KL(pi || {policy})",
-                gradient=f"that of KL({policy} || pi), {of}",
+                gradient=f"that of KL({policy} || pi), {of}{facts.weighed(penalty)}",
                 consequence=f"words that {policy} likes and pi has given up pull without bound; "
                 "the policy is kept broad, not near",
                 help=f"use k2(pi, {policy}), or multiply by the live ratio pi / mu"

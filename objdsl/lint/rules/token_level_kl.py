@@ -43,7 +43,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 f"KL(pi || {policy}) state by state: later states count as given",
                 reading(facts, policy),
                 under="each token answers for its own log-ratio",
-                gradient="that of the reverse KL of next words, not of responses",
+                gradient="that of the reverse KL of next words, not of responses"
+                + facts.weighed(penalty),
                 help="for responses: k1 in the reward, `sum[s >= t]`",
                 fine_if="the next-word distributions are what is to stay near",
             )
