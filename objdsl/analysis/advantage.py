@@ -53,6 +53,10 @@ class Adds(Enum):
     NOISE = "none: it is a baseline that the advantage did not have"
 
 
+# Live parts of a goal that are looked at: each is a derivative of its own.
+_MOST_LIVE = 8
+
+
 @dataclass(frozen=True)
 class LiveAdvantage:
     """An advantage with a gradient.
@@ -93,7 +97,7 @@ def live_advantages(
         weights: the derivative of what is maximised by each trained leaf.
         expand: formulas as sums of products, on policy.
     """
-    for node in _coefficients(objective.goal):
+    for node in _coefficients(objective.goal)[:_MOST_LIVE]:
         meant = weights_of(replace(objective, goal=replaced(objective.goal, {node: Stop(node)})))
         for leaf, weight in weights.items():
             extra = sub(weight, meant[leaf]) if leaf in meant else weight
@@ -144,7 +148,7 @@ def live_divisors(
         weights: the derivative of what is maximised by each trained leaf.
         estimators: what those by the sampled tokens' log-probabilities are.
     """
-    for node in _divisors(objective.goal):
+    for node in _divisors(objective.goal)[:_MOST_LIVE]:
         meant = weights_of(replace(objective, goal=replaced(objective.goal, {node: Stop(node)})))
         # Where nothing is left without it, the divisor is the policy's term itself.
         known = [one for one in estimators if one.leaf in meant]

@@ -1,0 +1,183 @@
+"""What a command does grows with the text: calls are counted, so that no clock decides."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import pytest
+
+from objdsl import driver, elaborate, loads
+from objdsl.analysis import advantage, expand, extremes
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import ObjectiveError
+from objdsl.emit import lower
+from objdsl.explain import sections
+from objdsl.ir import build
+from objdsl.ir.diff import diff
+from objdsl.lint import places
+from objdsl.lint.rules import entropy_without_gradient
+from objdsl.source import Source
+from objdsl.syntax.format import format as formatted
+from objdsl.syntax.parse import parse
+
+COLUMNS = "given a[p,i,t]\ngiven b[p,i,t]\n"
+TOKENS = {
+    "sums and products": "{} * a + b",
+    "other factors": "{} * reward + log(pi)",
+    "squares": "{0} * {0} + reward",
+    "quotients": "{} / (1 + abs(a)) + log(pi)",
+    "live quotients": "{0} / (1 + {0} * {0})",
+    "doublings": "{0} + {0}",
+    "products of itself": "{0} * {0}",
+    "stopped products": "{0} * sg({0})",
+    "stopped and not": "sg({0}) * log(pi) + {0}",
+    "minima": "min({}, reward * log(pi))",
+    "extrema": "max(min({0}, 0.5 * {0}), a) * reward",
+    "choices": "{} * reward if reward > a else log(pi)",
+    "clips": "clip({}, 0.8, 1.2) + log(pi)",
+    "sums over tokens": "0.5 * sum[s >= t] {} + log(pi)",
+    "means": "{0} - mean[t] {0}",
+    "functions": "sigmoid({}) + log(pi)",
+}
+"""Definitions that each use the one before."""
+
+
+def chain(step: str, n: int) -> str:
+    steps = "".join(f"x{k + 1} = {step.format(f'x{k}')}\n" for k in range(n))
+    start = f"objective long\n{COLUMNS}x0 = pi / old\n"
+    return f"{start}{steps}maximize mean[p,i,t] (x{n} * log(pi))\n"
+
+
+def responses(n: int) -> str:
+    steps = "".join(f"x{k + 1} = x{k} + x{k} * 2\n" for k in range(n))
+    start = "objective long\nx0 = mean[t] log(pi)\n"
+    return f"{start}{steps}maximize mean[p,i] (x{n} * reward)\n"
+
+
+def many(declared: str, term: str, n: int) -> str:
+    columns = "".join(declared.format(k) + "\n" for k in range(n))
+    sums = "".join(f"s{k + 1} = s{k} + {term.format(k)}\n" for k in range(n))
+    start = f"objective wide\n{columns}s0 = reward * log(pi)\n"
+    return f"{start}{sums}maximize mean[p,i,t] s{n}\n"
+
+
+def lines(line: str, n: int) -> str:
+    every = "".join(line.format(k) + "\n" for k in range(n))
+    return f"objective wide\n{every}maximize mean[p,i,t] (reward * log(pi))\n"
+
+
+FORMULAS: dict[str, Callable[[int], str]] = {
+    **{name: lambda n, step=step: chain(step, n) for name, step in TOKENS.items()},
+    "responses": responses,
+    "parameters": lambda n: many("param a{} = 0.5", "a{} * reward * log(pi)", n),
+    "columns": lambda n: many("given a{}[p,i]", "a{} * log(pi)", n),
+    "deviations": lambda n: many("given a{}[p,i]", "a{0} / std[i] a{0} * log(pi)", n),
+    "clipped": lambda n: many("param a{} = 0.1", "clip(pi / old, a{}, 2) * reward", n),
+}
+TEXTS = {
+    "unused parameters": "param a{} = 0.5 in (0, 1)",
+    "unused columns": "given a{}[p,i]",
+    "unused definitions": "a{0} = reward + {0}",
+    "reports": "report a{0} = mean[p,i] (reward + {0})",
+    "comments": "# line {}",
+    "suppressions": "# objdsl: ignore[length-normalisation] for reason {}",
+    "policies": "policy q{}",
+    "unknown names": "a{0} = nothing{0} + 1",
+    "wrong indices": "a{} = mean[t] reward",
+    "wrong syntax": "a{} = + * 1",
+}
+"""Lines that may be repeated."""
+
+
+def explained(source: Source) -> None:
+    list(sections(Facts(driver.compile_source(source))))
+
+
+def compared(source: Source) -> None:
+    other = Source("other.obj", source.text.replace("reward", "(reward - 1)"))
+    diff(driver.compile_source(source), driver.compile_source(other))
+
+
+COMMANDS: dict[str, Callable[[Source], object]] = {
+    "check": driver.check,
+    "fmt": lambda source: formatted(parse(source)),
+    "explain": explained,
+    "diff": compared,
+    "formula": lambda source: driver.mathematics(driver.compile_source(source), weights=True),
+    "latex": lambda source: driver.mathematics(driver.compile_source(source), latex=True),
+    "torch": lambda source: driver.torch_source(driver.compile_source(source)),
+}
+
+
+@pytest.fixture
+def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is bounded is bounded early, so that short texts are beyond it."""
+    for module, name, most in (
+        (build, "_MOST_FACTORS", 8),
+        (expand, "_MOST_TERMS", 8),
+        (expand, "_MOST_FACTORS", 6),
+        (extremes, "_MOST_MASKS", 2),
+        (places, "_MOST_BRANCHES", 20),
+        (advantage, "_MOST_LIVE", 1),
+        (entropy_without_gradient, "_MOST_TERMS", 1),
+        (lower, "_MOST_TERMS", 8),
+        (elaborate, "MAX_ERRORS", 8),
+    ):
+        monkeypatch.setattr(module, name, most)
+
+
+def calls(run: Callable[[Source], object], text: str) -> int:
+    """How many functions a command calls, for a text that it has not seen."""
+    count = 0
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    source = Source("grown.obj", text)
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        run(source)
+    except ObjectiveError:
+        pass
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def grows_with_the_text(run: Callable[[Source], object], family: Callable[[int], str]) -> bool:
+    calls(run, family(3))  # what is done once
+    small, large = (calls(run, family(n)) for n in (24, 72))
+    return large < 3.6 * small
+
+
+@pytest.mark.usefixtures("low_limits")
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_command_grows_with_the_formula(name: str, command: str) -> None:
+    assert grows_with_the_text(COMMANDS[command], FORMULAS[name])
+
+
+@pytest.mark.usefixtures("low_limits")
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_check_grows_with_the_text(name: str) -> None:
+    assert grows_with_the_text(driver.check, lambda n: lines(TEXTS[name], n))
+
+
+def test_the_count_sees_what_grows_faster() -> None:
+    def twice(source: Source) -> None:
+        for _ in source.text.splitlines():
+            [line.strip() for line in source.text.splitlines()]
+
+    assert not grows_with_the_text(twice, lambda n: lines("# {}", n))
+
+
+@pytest.mark.parametrize("step", ["{0} + {0}", "{} * a + b", "min({}, reward * log(pi))"])
+def test_a_thousand_definitions_deep(step: str) -> None:
+    text = chain(step, 1000)
+    checked = driver.check(Source("deep.obj", text))
+    assert checked.objective is not None
+    assert "x1000" in loads(text).source()
