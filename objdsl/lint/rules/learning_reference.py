@@ -36,6 +36,8 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("learning-reference", "OBJ709", Severity.ERROR)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    if len({leaf.policy for leaf in facts.weights if isinstance(leaf, LogProb | LogDist)}) < 2:
+        return
     trained: dict[Expr, frozenset[str]] = {}
     bottom_up(facts.objective.goal, trained, partial(_trained, trained))
     for node in reversed(with_gradient(facts.objective.goal)):
