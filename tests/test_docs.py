@@ -158,6 +158,7 @@ MEASURED = [
     ("best of the group", "A = reward - max[i] reward", SUM),
     ("discount 0.9", "A = togo((t == |y|) * reward, 0.9)", SUM),
     ("live weight", "A = reward", "mean[p,i] sum[t] (pi / old * A * log(pi))"),
+    ("live divisor", "r = pi / old", "mean[p,i] sum[t] (reward * r / mean[i,t] r)"),
     ("dual clip for both signs", "A = reward", "mean[p,i] sum[t] max(pi / old * A, 3 * A)"),
 ]
 WEIGHTS = [

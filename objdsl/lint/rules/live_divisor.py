@@ -6,8 +6,8 @@ a deviation of log-probabilities.
 **Why.** `d (a / d) = da / d - a dd / d^2`: beside the weight that was meant there is one of
 everything above the line, times the derivative of the divisor. `mean[i,t] r` takes from every
 response the average of `A r` over the *tokens* of the group, a baseline that holds the own length
-and reward: on small random policies 0.05 of the gradient on policy with two responses, where
-nothing was bent before. `sum[t] log(pi) / mean[t] log(pi)` has no gradient at all.
+and reward: a bias of 0.17 of the gradient with 2 responses, of 0.09 with 4. `sum[t] log(pi) /
+mean[t] log(pi)` has no gradient at all.
 
 **Fine if** never, where this is found. The mean of the ratios of whole responses, `mean[i] prod[t]
 (pi / old)`, adds a mean baseline; that bends nothing, and is not found.

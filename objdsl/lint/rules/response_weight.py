@@ -59,13 +59,14 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 def _unnamed(estimator: Estimator, goal: Expr) -> Iterable[Factor]:
     """The factors that no other rule names; of those that read the same, the widest."""
     found: dict[frozenset[str], Factor] = {}
-    live = live_product(goal, estimator.leaf) is not None
     for bend in estimator.bends:
         factor = bend.factor
         if factor.depends.reads == {"|y|"} or not bend.everywhere or is_mask(factor.base):
             continue  # the rules of lengths, own-sample-baseline, outcome-mask
-        if counts(factor.base) or (live and is_score(factor.base, estimator.leaf)):
-            continue  # kept-count, live-weight
+        if counts(factor.base):
+            continue  # kept-count
+        if is_score(factor.base, estimator.leaf) and live_product(goal, estimator.leaf):
+            continue  # live-weight
         if discounts(factor.base):
             continue  # discounted-outcome
         if spread(estimator, factor):
