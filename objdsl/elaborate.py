@@ -99,6 +99,8 @@ ALIASES = dict.fromkeys(("E", "avg", "average", "expectation"), "mean") | {"prod
 SAMPLING_NUMBERS = ("group", "temperature", "top_p", "top_k", "staleness")
 SAMPLING_FLAGS = ("keep_mask", "keep_routing", "experts")
 MAX_NODES = 20_000
+# Definitions that are used before they stand in the file, or functions, one inside the other.
+MAX_OPEN = 64
 MAX_POLICIES = 32
 # Nobody mends more than this before running again.
 MAX_ERRORS = 100
@@ -140,12 +142,18 @@ def elaborate(file: tree.File, prelude: tree.File, find: Find) -> Objective:
         raise ObjectiveError([too_deep(file)]) from None
 
 
+SHALLOWER = (
+    f"at most {MAX_OPEN} definitions are opened one inside the other; "
+    "one that stands above its use is not opened again"
+)
+
+
 def too_deep(file: tree.File) -> Diagnostic:
     """What is said where a pass gives up: each of them follows definitions by recursion."""
     message = "the definitions of this file lean on each other too deeply"
     where = file.statements[-1].span if file.statements else None
     name = "nested-too-deeply"
-    return Diagnostic(name, CODES[name], Severity.ERROR, message, where)
+    return Diagnostic(name, CODES[name], Severity.ERROR, message, where, help=SHALLOWER)
 
 
 class _Poisoned(Exception):
@@ -544,7 +552,7 @@ class _Elaborator:
                 raise _Poisoned
             return value
         let = self.scope.lets[name]
-        self.open.append((name, use))
+        self._open(name, use)
         frames, self.frames = self.frames, [_Frame()]
         site = self.site
         if let.span.source is not self.prelude.source:
@@ -559,6 +567,14 @@ class _Elaborator:
         if value.children:
             self.order.append(Named(name, value, let.span))
         return value
+
+    def _open(self, name: str, use: Span) -> None:
+        """Begins a definition or a function, inside of those that are begun."""
+        if len(self.open) == MAX_OPEN:
+            message = f"definitions lean on each other here, more than {MAX_OPEN} deep"
+            self._record("nested-too-deeply", message, use, help=SHALLOWER)
+            raise ObjectiveError(self.errors)
+        self.open.append((name, use))
 
     def _name(self, name: tree.Name) -> Expr:
         frame = self.frames[-1]
@@ -785,7 +801,7 @@ class _Elaborator:
             )  # fmt: skip
         args = [self._expr(argument) for argument in call.arguments]
         bound = {a.id: value for a, value in zip(function.arguments, args, strict=True)}
-        self.open.append((name + "()", call.span))
+        self._open(name + "()", call.span)
         self.frames.append(_Frame(bound))
         site = self.site
         if function.span.source is self.prelude.source:

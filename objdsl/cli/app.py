@@ -85,7 +85,9 @@ class Commands(click.Group):
             sys.exit(2)
         except RecursionError:
             # Passes follow definitions by recursion; the formula of a paper is nowhere near it.
-            message = "the definitions of this file lean on each other too deeply"
+            from objdsl.elaborate import SHALLOWER
+
+            message = f"the definitions of this file lean on each other too deeply: {SHALLOWER}"
             raise click.UsageError(message) from None
         except ModuleNotFoundError as error:
             missing = (error.name or "").partition(".")[0]

@@ -319,9 +319,9 @@ def test_a_table_in_another_spelling(run: Run) -> None:
 
 
 def test_a_text_that_is_too_deep_is_no_traceback(run: Run) -> None:
-    chain = "".join(f"x{k + 1} = x{k} * sg(x{k})\n" for k in range(1000))
+    chain = "".join(f"x{k} = x{k + 1} * sg(x{k + 1})\n" for k in range(1000))
     Path("deep.obj").write_text(
-        f"objective deep\nx0 = pi / old\n{chain}maximize mean[p,i,t] (reward * x1000)\n"
+        f"objective deep\n{chain}x1000 = pi / old\nmaximize mean[p,i,t] (reward * x0)\n"
     )
     result = run("check", "deep.obj")
     assert result.exit_code == 2
