@@ -34,6 +34,18 @@ def test_the_gradient_of_the_loss_is_minus_the_weights() -> None:
     assert w["log_pi"][~step.mask].abs().max() == 0
 
 
+@pytest.mark.parametrize(("scale", "size"), [("", 1.0), ("b * ", 0.3)])
+def test_the_weight_of_a_running_sum_may_be_one_number_of_the_step(scale: str, size: float) -> None:
+    """A count, or a parameter over one, is no tensor."""
+    text = f"param b = 0.3\nmaximize {scale}mean[p,i] sum[t] (sum[s <= t] log(pi))\n"
+    objective = objdsl.loads(f"objective running\n{text}")
+    columns = {name: grpo_columns()[name] for name in ("mask", "prompt")}
+    log_pi = -torch.rand(4, 5)
+    _, w, _ = objective.weights(log_pi, objective.prepare(**columns))
+    to_go = columns["mask"].flip(-1).cumsum(-1).flip(-1)
+    torch.testing.assert_close(w["log_pi"], size / 4 * to_go * columns["mask"])
+
+
 def test_one_call_equals_the_two_halves() -> None:
     objective = objdsl.load("grpo")
     log_pi = -torch.rand(4, 5)

@@ -404,6 +404,9 @@ class TorchWriter(Writer):
         if self._isnumber(x):
             text = f"torch.full_like({mask}, {self._at(x, SCALAR)}, dtype={self._dtype()})"
             inner = f"{kernel}({text}, {mask}, {rest})"
+        elif x.indices == SCALAR:  # a number or a tensor: counts are the one or the other
+            ones = f"torch.full_like({mask}, 1, dtype={self._dtype()})"
+            inner = f"{kernel}({ones} * {self._at(x, SCALAR, ATOM)}, {mask}, {rest})"
         elif self.packed and x.indices == TOKEN:
             row, position = self._input("row", TOKEN), self._input("position", TOKEN)
             text = f"to_rows({self._at(x, TOKEN)}, {row}, {position}, {mask})"
@@ -413,7 +416,7 @@ class TorchWriter(Writer):
         else:
             text = self._at(x, x.indices, ATOM)
             text += f"[{self._input('prompt', RESPONSE)}]" if self._indices(x) == PROMPT else ""
-            text += "[:, None]" if self._indices(x) != SCALAR else ""
+            text += "[:, None]"
             inner = f"{kernel}({text}.expand({mask}.shape), {mask}, {rest})"
         if self.packed:
             return f"{inner}[{self._input('row', TOKEN)}, {self._input('position', TOKEN)}]"
