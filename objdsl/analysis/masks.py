@@ -45,6 +45,9 @@ def _joined(x: Sum, below: Expr, above: Expr, q: Sum) -> Sum:
 
 def _divides(q: Sum, x: Sum) -> bool:
     """Whether x is q times another sum."""
-    first = min(filter(None, q.terms), key=lambda f: [base.key for base, _ in ordered(f)])
+    parts = sorted(filter(None, q.terms), key=lambda f: [base.key for base, _ in ordered(f)])
+    if not parts:
+        return False
+    first = parts[0]
     rest = {f - first: c / q.terms[first] for f, c in x.terms.items() if first <= f}
     return not (q * Sum(rest) - x).terms

@@ -62,7 +62,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 "this is a bonus for lengths, and none for entropy"
                 if lengths
                 else "this bonus has no gradient in expectation",
-                term.span,
+                term.span or facts.objective.goal.span,
                 under="d / d log(pi) is a number for each length"
                 if lengths
                 else "d / d log(pi) is a constant",

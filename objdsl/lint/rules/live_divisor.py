@@ -44,7 +44,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         extra = facts.written(found.extra)
         yield rule.finding(
             "what is divided by carries a gradient of its own",
-            found.node.span,
+            found.node.span or facts.objective.goal.span,
             under="changes with pi, without sg(...)",
             weight=f"w, beside what is meant: {extra}" if len(extra) <= _LONGEST else "",
             gradient="0: what is added takes away what is meant"

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from objdsl.analysis.estimator import SIGNAL, Estimator, Factor
+from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
 from objdsl.ir.nodes import Column, Expr, LogProb, Position, Unary
@@ -98,7 +99,10 @@ def _varies(factor: Factor, estimator: Estimator) -> bool:
 
 def _is_affine(x: Expr, estimator: Estimator) -> bool:
     """Whether a value is a multiple of the own reward, and a number."""
-    factors = [one for product in estimator.expand(x).terms for one in product]
+    try:
+        factors = [one for product in estimator.expand(x).terms for one in product]
+    except TooLarge:
+        return False
     return bool(factors) and all(
         isinstance(base, Column) and base.name == SIGNAL and e == 1 for base, e in factors
     )
