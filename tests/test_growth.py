@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -181,3 +183,5 @@ def test_a_thousand_definitions_deep(step: str) -> None:
     checked = driver.check(Source("deep.obj", text))
     assert checked.objective is not None
     assert "x1000" in loads(text).source()
+    for one in (copy.deepcopy(checked.objective), pickle.loads(pickle.dumps(checked.objective))):
+        assert one == checked.objective

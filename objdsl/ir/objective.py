@@ -125,6 +125,14 @@ class Objective:
     base: str | None = None
     source: Source | None = field(default=None, compare=False, repr=False)
 
+    def __getstate__(self) -> tuple[tuple[Expr, ...], dict[str, object]]:
+        """With operands before their users: to pickle a long chain then takes no deep recursion."""
+        named = (one.value for one in (*self.bindings, *self.calls))
+        return topological(*self.roots, *named), {**vars(self)}
+
+    def __setstate__(self, state: tuple[tuple[Expr, ...], dict[str, object]]) -> None:
+        vars(self).update(state[1])
+
     @cached_property
     def roots(self) -> tuple[Expr, ...]:
         """Everything that is computed: J, the critic's loss, the reports, the prompts kept."""
