@@ -68,6 +68,18 @@ def reading(
     return None
 
 
+def places(goal: Expr) -> Iterator[Span]:
+    """Where the nodes of a formula stand in the text; of nodes that are equal, each."""
+    stack, seen = [goal], set[int]()
+    while stack:
+        node = stack.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            stack += node.children
+            if node.span is not None:
+                yield node.span
+
+
 def entry(facts: Facts) -> tuple[Label, ...]:
     """Where the gradient comes in: the label beside a factor that bends it."""
     for leaf in facts.policy_weights:

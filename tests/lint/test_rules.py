@@ -114,3 +114,11 @@ def test_names_and_codes_are_unique() -> None:
     rules = registry()
     assert len({rule.name for rule in rules}) == len({rule.code for rule in rules}) == len(rules)
     assert {path.stem for path in PAGES.glob("*.md")} == {rule.name for rule in rules}
+
+
+def test_a_ratio_that_is_written_twice_is_mended_twice() -> None:
+    rule = next(rule for rule in registry() if rule.name == "uncorrected-sampler")
+    goal = "maximize mean[p,i] sum[t] min(pi / old * A, clip(pi / old, 0.8, 1.2) * A)\n"
+    source = Source("twice.obj", f"objective twice\nA = reward - mean[i] reward\n{goal}")
+    after, _ = fixed(source, driver_findings(rule, source), unsafe=True)
+    assert after.text.endswith(goal.replace("old", "mu"))

@@ -29,9 +29,10 @@ from collections.abc import Iterator
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, Severity
-from objdsl.ir.nodes import LogProb, topological
-from objdsl.lint.places import reading
+from objdsl.ir.nodes import Expr, LogProb, topological
+from objdsl.lint.places import places, reading
 from objdsl.lint.rule import Rule, rule
+from objdsl.source import Span
 
 
 @rule("uncorrected-sampler", "OBJ401", Severity.WARNING)
@@ -55,7 +56,14 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         gradient="off by E[A sum[t] log(old / mu) grad log(pi)], to first order",
         help="multiply by sg(min(old / mu, 2)), take the ratio to mu, or declare `sample from old`",
         fine_if="both engines agree to rounding",
-        fix=Fix("take the ratio to mu", (Edit(span, span.text.replace("old", "mu")),))
-        if span and span.text.replace(" ", "") == "pi/old"
-        else None,
+        fix=_fix(goal, span),
     )
+
+
+def _fix(goal: Expr, span: Span | None) -> Fix | None:
+    """The ratio to mu in place of that to old, wherever it is written out."""
+    if span is None or span.text.replace(" ", "") != "pi/old":
+        return None
+    spans = dict.fromkeys(one for one in places(goal) if one.text.replace(" ", "") == "pi/old")
+    edits = tuple(Edit(one, one.text.replace("old", "mu")) for one in spans)
+    return Fix("take the ratio to mu", edits)
