@@ -195,7 +195,26 @@ def _divisors(goal: Expr) -> list[Expr]:
                 found[b] = None
             case Binary("pow", b, Const(e)) if b.live and e < 0:
                 found[b] = None
+            case Unary("exp", x) if x.live:
+                found |= dict.fromkeys(_subtracted_logs(x))
     return list(found)
+
+
+def _subtracted_logs(x: Expr) -> Iterator[Expr]:
+    """What `exp(x)` is divided by, written as a logarithm that x has a minus in front of."""
+    stack, seen = [(x, 1)], set[tuple[Expr, int]]()
+    while stack:
+        node, sign = one = stack.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        match node:
+            case Unary("neg", a):
+                stack.append((a, -sign))
+            case Binary("add" | "sub" as op, a, b):
+                stack += [(a, sign), (b, sign if op == "add" else -sign)]
+            case Unary("log", a) if sign < 0 and a.live:
+                yield a
 
 
 def _coefficients(goal: Expr) -> list[Expr]:

@@ -36,6 +36,25 @@ GOALS = {
         "mean[p,i] sum[t] (sg(exp(2 * log(r))) * A * log(pi))",
         "mean[p,i] sum[t] (0.5 * r^2 * A)",
     ],
+    "live-divisor": [
+        "mean[p,i] sum[t] (A * r / mean[j != i] mean[t] r)",
+        "mean[p,i] sum[t] (A * (r / mean[j != i] mean[t] r))",
+        "mean[p,i] (A * sum[t] r / mean[j != i] mean[t] r)",
+        "mean[p,i] sum[t] (A * r * (mean[j != i] mean[t] r)^-1)",
+        "mean[p,i] sum[t] (1 / mean[j != i] mean[t] r * A * r)",
+        "mean[p,i] sum[t] (A * r * exp(-log(mean[j != i] mean[t] r)))",
+        "mean[p,i] sum[t] (A * exp(log(r) - log(mean[j != i] mean[t] r)))",
+    ],
+    "entropy-without-gradient": [
+        "mean[p,i] sum[t] (A * r - 0.1 * log(pi))",
+        "mean[p,i] (sum[t] (A * r) - 0.1 * sum[t] log(pi))",
+        "mean[p,i] sum[t] (A * r) - mean[p,i] sum[t] (0.1 * log(pi))",
+        "mean[p,i] sum[t] (A * r - 0.1 * log(pi / old))",
+        "mean[p,i] sum[t] (A * r + 0.1 * log(1 / pi))",
+        "mean[p,i] sum[t] (-0.1 * log(pi) + r * A)",
+        "mean[p,i] sum[t] (A * r - 0.1 * log(r))",
+        "mean[p,i] (sum[t] (A * r) - 0.1 * log(prod[t] r))",
+    ],
 }
 ADVANTAGES = {
     "std-normalisation": [
