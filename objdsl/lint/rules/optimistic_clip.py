@@ -22,10 +22,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
 from objdsl.differentiate import clipped_surrogate
+from objdsl.ir.nodes import Binary
 from objdsl.lint.places import extrema
 from objdsl.lint.rule import Rule, rule
+from objdsl.source import Span
 
 
 @rule("optimistic-clip", "OBJ408", Severity.ERROR)
@@ -39,4 +41,13 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 under="the optimistic side",
                 consequence="the ratio is driven out of its bounds, and nothing brings it back",
                 help="min in what is maximised, max of the negatives in what is minimised",
+                fix=_fix(node),
             )
+
+
+def _fix(node: Binary) -> Fix | None:
+    right, span = "min" if node.op == "max" else "max", node.span
+    if span is None or not span.text.startswith(f"{node.op}("):
+        return None
+    name = Span(span.source, span.start, span.start + len(node.op))
+    return Fix(f"take the {right}imum", (Edit(name, right),))
