@@ -1,42 +1,58 @@
-"""Masks that say together what no mask need say: A where it is above 0, and A where it is below, is
-A.
+"""Parts of a value that are together the value: A where it is above 0, and A where it is below.
 
 `(A if A > 0 and r < hi or A < 0 and r > lo else 0)` leaves out the responses whose A is 0, on
-policy, and nothing of the weight is left out with them.
+policy, and nothing of the weight is left out with them. `abs(A) * sign(A)` is A.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 from objdsl.analysis.expand import Expand, Sum, TooLarge, ordered
 from objdsl.ir.build import ZERO
-from objdsl.ir.nodes import Binary, Expr
+from objdsl.ir.nodes import Binary, Expr, Unary
 
 
 def joined(x: Sum, expand: Expand) -> Sum:
-    """A sum of products without the pairs of masks `q < 0` and `q > 0` in front of one multiple of
-    q, and without those of `min(q, 0)` and `max(q, 0)` in front of one value."""
+    """A sum of products without the pairs that are one value: the masks `q < 0` and `q > 0` in
+    front of a multiple of q, `min(q, 0) + max(q, 0)`, `max(q, 0) - max(-q, 0)`, `abs(q) * sign(q)`.
+    """
     bases = {base for factors in x.terms for base, _ in factors}
-    for below in sorted(bases, key=lambda base: base.key):
-        match below:
-            case Binary("lt" | "min" as op, q, zero) if zero == ZERO:
-                above = Binary("gt" if op == "lt" else "max", q, ZERO)
-                if above in bases:
-                    x = _joined(x, below, above, expand(q))
+    for one, other, sign, q in sorted(
+        _pairs(bases, expand), key=lambda pair: (pair[0].key, pair[1].key)
+    ):
+        x = _joined(x, one, other, sign, expand(q))
+    for absolute in sorted((b for b in bases if _is(b, "abs")), key=lambda base: base.key):
+        x = _signed(x, absolute, expand)
     return x
 
 
-def _joined(x: Sum, below: Expr, above: Expr, q: Sum) -> Sum:
+def _pairs(bases: set[Expr], expand: Expand) -> Iterator[tuple[Expr, Expr, int, Expr]]:
+    """Two factors that are together q, with the sign in front of the first."""
+    for base in bases:
+        match base:
+            case Binary("lt" | "min" as op, q, zero) if zero == ZERO:
+                above = Binary("gt" if op == "lt" else "max", q, ZERO)
+                if above in bases:
+                    yield base, above, 1, q
+        match base:
+            case Binary("min" | "max" as op, q, zero) if zero == ZERO:
+                turned = Binary(op, (-expand(q)).expr(), ZERO)
+                if turned in bases and base.key < turned.key:
+                    yield turned, base, -1, q
+
+
+def _joined(x: Sum, one: Expr, other: Expr, sign: int, q: Sum) -> Sum:
     beside: defaultdict[Expr | None, Sum] = defaultdict(Sum)
     for factors, c in x.terms.items():
-        one = next((base for base in (below, above) if (base, 1.0) in factors), None)
-        beside[one] += Sum({factors - {(one, 1.0)} if one else factors: c})
-    same, rest = beside[below], beside[None]
+        held = next((base for base in (one, other) if (base, 1.0) in factors), None)
+        beside[held] += Sum({factors - {(held, 1.0)} if held else factors: c})
+    same, rest = beside[other], beside[None]
     try:
-        if same != beside[above]:
+        if beside[one] != same.scaled(sign):
             return x
-        if not below.boolean:
+        if not one.boolean:
             return rest + q * same
         return rest + same if _divides(q, same) else x
     except TooLarge:
@@ -51,3 +67,22 @@ def _divides(q: Sum, x: Sum) -> bool:
     first = parts[0]
     rest = {f - first: c / q.terms[first] for f, c in x.terms.items() if first <= f}
     return not (q * Sum(rest) - x).terms
+
+
+def _is(base: Expr, op: str) -> bool:
+    return isinstance(base, Unary) and base.op == op
+
+
+def _signed(x: Sum, absolute: Expr, expand: Expand) -> Sum:
+    """The sum with q in place of `abs(q) * sign(q)`."""
+    assert isinstance(absolute, Unary)
+    sign = expand(Unary("sign", absolute.x))
+    result = Sum()
+    for factors, c in x.terms.items():
+        rest = factors - {(absolute, 1.0)}
+        only = sign.product
+        if only is not None and (absolute, 1.0) in factors and only[0] <= rest:
+            result += (expand(absolute.x) * Sum({rest - only[0]: c})).scaled(only[1])
+        else:
+            result += Sum({factors: c})
+    return result

@@ -351,8 +351,12 @@ def test_the_own_response_is_one_of_the_others_of_others(
         ("(r * A if A > 0 else 0) + (A if A < 0 else 0) * r", Direction.EXACT),
         ("(A if A != 0 else 0) * r", Direction.EXACT),
         ("(max(A, 0) + min(A, 0)) * r", Direction.EXACT),
+        ("(max(A, 0) - max(-A, 0)) * r", Direction.EXACT),
+        ("abs(A) * sign(A) * r", Direction.EXACT),
+        ("abs(A) * sign(-2 * A) * r", Direction.REVERSED),
         ("((A if A > 0 else 0) + (2 * A if A < 0 else 0)) * r", Direction.BIASED),
         ("(max(A, 0) - min(A, 0)) * r", Direction.BIASED),
+        ("(max(A, 0) + max(-A, 0)) * r", Direction.BIASED),
         ("(A if reward > 0.5 or reward < 0 else 0) * r if A != 0 else 0", Direction.BIASED),
     ],
 )
