@@ -32,8 +32,8 @@ def _pairs(bases: set[Expr], expand: Expand) -> Iterator[tuple[Expr, Expr, int, 
     """Two factors that are together q, with the sign in front of the first."""
     for base in bases:
         match base:
-            case Binary("lt" | "min" as op, q, zero) if zero == ZERO:
-                above = Binary("gt" if op == "lt" else "max", q, ZERO)
+            case Binary("lt" | "min" as below, q, zero) if zero == ZERO:
+                above = Binary("gt" if below == "lt" else "max", q, ZERO)
                 if above in bases:
                     yield base, above, 1, q
         match base:

@@ -64,7 +64,7 @@ def reading(
                 reads.add(node)
                 stands = node.span is not None and node.span.source is not prelude
                 if stands and (reached is None or node in reached):
-                    return (node if reached is None else reached[node]).span
+                    return (reached or {}).get(node, node).span or node.span
     return None
 
 
