@@ -224,6 +224,15 @@ class Estimator:
         group = self.objective.sampling.group
         return all(self._falls(sizes) for sizes in map(_sizes, (group,) if group else _GROUPS))
 
+    @property
+    def negative(self) -> Iterator[Factor]:
+        """What the reward is multiplied by that is never above 0, as a logarithm of `pi` is."""
+        for term in self.of(Kind.SIGNAL):
+            for factor in term.factors:
+                power = frozenset({(factor.base, factor.exponent)})
+                if interval(Sum({power: 1.0}))[1] <= 0:
+                    yield factor
+
     def _falls(self, sizes: dict[Expr, float]) -> bool:
         totals: defaultdict[Factors, float] = defaultdict(float)
         for term in self.of(Kind.SIGNAL):

@@ -31,15 +31,21 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         if estimator.falls:
+            negative = next(estimator.negative, None)
             nodes = topological(facts.objective.goal)
             reward = next(n for n in nodes if isinstance(n, Column) and n.name == SIGNAL)
             yield rule.finding(
                 "the sign is turned: training lowers the reward",
-                reward.span,
-                under="the higher, the less likely its response becomes",
+                negative.origin.span if negative else reward.span,
+                under="weighs it, and is never above 0"
+                if negative
+                else "the higher, the less likely its response becomes",
                 labels=entry(facts),
                 weight=f"w = {facts.written(estimator.weight)}",
                 gradient="away from that of the expected reward",
-                help="turn the sign: `maximize` for `minimize`, or a minus in front",
+                help="a logarithm of a probability is no weight: leave it away, or stop the "
+                "gradient of what stands beside it instead"
+                if negative
+                else "turn the sign: `maximize` for `minimize`, or a minus in front",
                 fine_if="the column is a cost",
             )
