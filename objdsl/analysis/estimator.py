@@ -59,7 +59,7 @@ from objdsl.ir.objective import Objective
 
 SIGNAL = "reward"
 """The column whose expectation is to be raised."""
-_EXPECTED = frozenset({SIGNAL, "V", "V_old"})
+EXPECTED = frozenset({SIGNAL, "V", "V_old"})
 """What a baseline may stand for: rewards, and what a critic expects of them."""
 
 
@@ -168,9 +168,8 @@ class Estimator:
                 for exponent, everywhere in ((common, True), (factor.exponent - common, False)):
                     if not exponent:
                         continue
-                    part = replace(factor, exponent=exponent)
-                    if everywhere:
-                        part = replace(part, origin=self._outer(factor.origin))
+                    origin = self._outer(factor.origin) if everywhere else factor.origin
+                    part = Factor(factor.base, exponent, factor.depends, origin)
                     if self._bends(part, term):
                         found.setdefault((factor.base, everywhere), Bend(part, everywhere))
         return tuple(found.values())
@@ -355,7 +354,7 @@ class Estimator:
         """Whether a term is a reward or a baseline; a penalty brings terms without either, too."""
         reads = [depends(base, self._depends).reads for base, _ in factors if base not in self.kept]
         penalised = frozen(self.objective)
-        return any(one & _EXPECTED for one in reads) or not (penalised or any(reads))
+        return any(one & EXPECTED for one in reads) or not (penalised or any(reads))
 
     def _tells_apart(self, keep: Expr) -> bool:
         """Whether a mask is `min < max` or `std > 0` of a group's rewards, or says the same."""
@@ -387,12 +386,20 @@ class Estimator:
 
     def _term(self, factors: Factors, coefficient: float) -> Term:
         own = [base for base, e in factors if _is_signal(base) and e == 1]
-        rest = tuple(
-            Factor(base, e, depends(base, self._depends), self._origin(base))
-            for base, e in ordered(factors)
-            if not own or base != own[0]
-        )
+        rest = tuple(self._factor(one) for one in ordered(factors) if not own or one[0] != own[0])
         return Term(self._kind(bool(own), rest), coefficient, rest)
+
+    def _factor(self, one: tuple[Expr, float]) -> Factor:
+        """The same for all terms that have it."""
+        found = self._factors.get(one)
+        if found is None:
+            found = Factor(*one, depends(one[0], self._depends), self._origin(one[0]))
+            self._factors[one] = found
+        return found
+
+    @cached_property
+    def _factors(self) -> dict[tuple[Expr, float], Factor]:
+        return {}
 
     def _origin(self, base: Expr) -> Expr:
         """The node of the file for a factor: of the outermost ones that are alike, for a divisor
@@ -441,7 +448,7 @@ class Estimator:
             return Kind.PENALTY
         if own:
             return Kind.SIGNAL
-        if read & _EXPECTED:
+        if read & EXPECTED:
             return Kind.BASELINE
         return Kind.SHAPING if any(factor.depends.own for factor in factors) else Kind.BASELINE
 

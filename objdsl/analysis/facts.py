@@ -19,6 +19,7 @@ from objdsl.analysis.expand import Expand
 from objdsl.analysis.extremes import Extremes
 from objdsl.analysis.first_order import FirstOrder, first_order
 from objdsl.analysis.links import Link, links
+from objdsl.analysis.reach import reached
 from objdsl.analysis.signal import signal, with_reward
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
@@ -123,6 +124,11 @@ class Facts:
             return self.rewarded
         goal = replaced(self.objective.goal, instead)
         return Facts(replace(self.objective, goal=goal)).rewarded
+
+    @cached_property
+    def passing(self) -> tuple[Expr, ...]:
+        """What passes a gradient on to the goal: the live values that are not behind a stop."""
+        return tuple(reached(self.objective.goal, live=True, rewarded=False))
 
     @cached_property
     def extremes(self) -> Extremes:

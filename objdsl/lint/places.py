@@ -10,6 +10,7 @@ from objdsl.analysis.dependence import depends
 from objdsl.analysis.estimator import SIGNAL, Estimator, Factor
 from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.reach import reached
 from objdsl.diagnostic import Edit, Fix, Label
 from objdsl.gallery import PRELUDE, bundled
 from objdsl.ir.build import ONE, add, both, bounds, const, negation, sub
@@ -30,7 +31,6 @@ from objdsl.ir.show import text
 from objdsl.source import Span
 
 _MOST_BRANCHES = 2000
-_REWARDS = {SIGNAL, "V", "V_old"}
 _HEAD = re.compile(r"(sum|mean|prod|max|min|std|pstd)\s*\[[^\]]*\]")
 
 
@@ -55,7 +55,7 @@ def reading(
     probability of the token, if it is there, and else the distribution. With `rewarded` it stands
     in a term with rewards, where there are any, and in no penalty beside it."""
     prelude, goal = bundled(PRELUDE), facts.objective.goal
-    reached = _reached(goal, live=live, rewarded=rewarded) if live or rewarded else None
+    within = reached(goal, live=live, rewarded=rewarded) if live or rewarded else None
     for kind in kinds:
         reads: set[Expr] = set()
         for node in topological(goal):
@@ -63,8 +63,8 @@ def reading(
             if own or not reads.isdisjoint(node.children):
                 reads.add(node)
                 stands = node.span is not None and node.span.source is not prelude
-                if stands and (reached is None or node in reached):
-                    return (reached or {}).get(node, node).span or node.span
+                if stands and (within is None or node in within):
+                    return (within or {}).get(node, node).span or node.span
     return None
 
 
@@ -150,44 +150,16 @@ def counts(node: Expr) -> bool:
     return False
 
 
-def with_gradient(goal: Expr) -> list[Expr]:
-    """The nodes that pass a gradient on: live, and not behind a stop."""
-    return list(_reached(goal, live=True, rewarded=False))
-
-
-def _reached(goal: Expr, *, live: bool, rewarded: bool) -> dict[Expr, Expr]:
-    """The values that a goal is made of, and no masks. With `live` those that pass a gradient on;
-    with `rewarded`, of a sum the parts alone that hold a reward or a critic's value, if some do.
-
-    Each is named by itself: of nodes that are equal, another may stand elsewhere in the text.
-    """
-    holds: dict[Expr, bool] = {}
-    for node in topological(goal) if rewarded else ():
-        own = isinstance(node, Column) and node.name in _REWARDS
-        holds[node] = own or any(holds[child] for child in node.children)
-    found: dict[Expr, Expr] = {}
-    stack = [goal]
-    while stack:
-        node = stack.pop()
-        if node not in found and not node.boolean and (node.live or not live):
-            found[node] = node
-            parts = node.children
-            if isinstance(node, Binary) and node.op in ("add", "sub"):
-                parts = tuple(part for part in parts if holds.get(part)) or parts
-            stack += reversed(parts)
-    return found
-
-
 def is_score(base: Expr, leaf: Expr) -> bool:
     """Whether a factor is log(pi) of the token, or summed over the response."""
     return base == leaf or (isinstance(base, Reduce | Scan) and base.x == leaf)
 
 
-def live_product(goal: Expr, leaf: Expr) -> Expr | None:
+def live_product(facts: Facts, leaf: Expr) -> Expr | None:
     """A product of two live factors; one that holds log(pi) as it is, if there is such a one."""
     products = [
         node
-        for node in reversed(with_gradient(goal))
+        for node in reversed(facts.passing)
         if isinstance(node, Binary) and node.op == "mul" and node.a.live and node.b.live
     ]
     plain = [node for node in products if leaf in (node.a, node.b)]

@@ -26,7 +26,6 @@ from objdsl.analysis.expand import interval
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.nodes import Clip, Expr, LogProb, bottom_up
-from objdsl.lint.places import with_gradient
 from objdsl.lint.rule import Rule, rule
 
 
@@ -34,7 +33,7 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     expand = facts.on_policy
     learns: dict[Expr, bool] = {}
-    for clip in with_gradient(facts.objective.goal):
+    for clip in facts.passing:
         if not isinstance(clip, Clip) or not bottom_up(clip.x, learns, partial(_learns, learns)):
             continue
         value, low, high = (expand(x) for x in (clip.x, clip.lo, clip.hi))

@@ -25,7 +25,6 @@ from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.nodes import Binary, Clip, Expr, LogProb, topological
-from objdsl.lint.places import with_gradient
 from objdsl.lint.rule import Rule, rule
 
 
@@ -33,7 +32,7 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
-    nodes = with_gradient(facts.objective.goal)
+    nodes = facts.passing
     kept, penalised = _kept(nodes), frozen(facts.objective)
     for clip in nodes:
         if isinstance(clip, Clip) and clip not in kept and _of_policy(clip.x, penalised):

@@ -25,7 +25,6 @@ from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.nodes import Binary, Clip, Expr, LogProb, bottom_up
-from objdsl.lint.places import with_gradient
 from objdsl.lint.rule import Rule, rule
 
 
@@ -33,7 +32,7 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     policies = set(frozen(facts.objective))
     known: dict[Expr, frozenset[str]] = {}
-    for node in with_gradient(facts.objective.goal):
+    for node in facts.passing:
         held = _held(node)
         if held is None:
             continue

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.dependence import depends
 from objdsl.analysis.estimator import SIGNAL, Kind, Term
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
@@ -82,5 +81,5 @@ def _lengths(term: Term) -> list[Expr]:
     return [
         factor.origin
         for factor in term.factors
-        if factor.exponent < 0 and "|y|" in depends(factor.base).reads
+        if factor.exponent < 0 and "|y|" in factor.depends.reads
     ]

@@ -30,7 +30,7 @@ from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
 from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, bottom_up, topological
 from objdsl.ir.objective import Objective
-from objdsl.lint.places import reading, with_gradient
+from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 
 
@@ -40,7 +40,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         return
     trained: dict[Expr, frozenset[str]] = {}
     bottom_up(facts.objective.goal, trained, partial(_trained, trained))
-    for node in reversed(with_gradient(facts.objective.goal)):
+    for node in reversed(facts.passing):
         if not isinstance(node, Binary) or node.op != "sub":
             continue
         policy, reference = trained[node.a], trained[node.b]

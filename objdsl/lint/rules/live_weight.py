@@ -35,7 +35,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         beside = {factor.base for term in estimator.of(Kind.SIGNAL) for factor in term.factors}
         scores = [base for base in beside if is_score(base, estimator.leaf)]
-        product = live_product(facts.objective.goal, estimator.leaf) if scores else None
+        product = live_product(facts, estimator.leaf) if scores else None
         if product is not None:  # behind sg it is a weight, and response-weight's
             token = estimator.leaf in scores
             yield rule.finding(

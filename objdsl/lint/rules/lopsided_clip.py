@@ -28,7 +28,6 @@ from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import reach
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.nodes import Clip
-from objdsl.lint.places import with_gradient
 from objdsl.lint.rule import Rule, rule
 
 _WIDE = 0.4
@@ -39,7 +38,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
     near, on = facts.near_policy, facts.on_policy
-    for clip in with_gradient(facts.objective.goal):
+    for clip in facts.passing:
         if not isinstance(clip, Clip):
             continue
         try:

@@ -29,13 +29,13 @@ from collections.abc import Iterator
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.nodes import Scan
-from objdsl.lint.places import discounts, entry, is_mask, marked, with_gradient
+from objdsl.lint.places import discounts, entry, is_mask, marked
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("own-sample-baseline", "OBJ204", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    live = set(with_gradient(facts.objective.goal))
+    live = set(facts.passing)
     for estimator in facts.meant:
         bends = [bend.factor for bend in estimator.bends if not bend.everywhere]
         if any(factor.depends.batch for factor in bends):

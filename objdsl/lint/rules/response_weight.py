@@ -42,7 +42,7 @@ from objdsl.lint.rule import Rule, rule
 @rule("response-weight", "OBJ100", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.meant:
-        for factor in _unnamed(estimator, facts.objective.goal):
+        for factor in _unnamed(estimator, facts):
             proven = _varies(factor, estimator)
             yield rule.finding(
                 "the weight of a reward depends on the response, its own or its group's",
@@ -57,7 +57,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             )
 
 
-def _unnamed(estimator: Estimator, goal: Expr) -> Iterable[Factor]:
+def _unnamed(estimator: Estimator, facts: Facts) -> Iterable[Factor]:
     """The factors that no other rule names; of those that read the same, the widest."""
     found: dict[frozenset[str], Factor] = {}
     for bend in estimator.bends:
@@ -66,7 +66,7 @@ def _unnamed(estimator: Estimator, goal: Expr) -> Iterable[Factor]:
             continue  # the rules of lengths, own-sample-baseline, outcome-mask
         if counts(factor.base):
             continue  # kept-count
-        if is_score(factor.base, estimator.leaf) and live_product(goal, estimator.leaf):
+        if is_score(factor.base, estimator.leaf) and live_product(facts, estimator.leaf):
             continue  # live-weight
         if discounts(factor.base):
             continue  # discounted-outcome

@@ -42,7 +42,6 @@ from objdsl.ir.nodes import (
     bottom_up,
     topological,
 )
-from objdsl.lint.places import with_gradient
 from objdsl.lint.rule import Rule, rule
 
 
@@ -50,7 +49,7 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     opaque: dict[Expr, Expr] = {}
     for estimator in facts.rewarded:
-        for node in _of_probabilities(facts.objective.goal):
+        for node in _of_probabilities(facts):
             power = _power(node, estimator.leaf, facts.near_policy, opaque)
             if power is None:
                 continue
@@ -66,10 +65,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             return
 
 
-def _of_probabilities(goal: Expr) -> list[Expr]:
+def _of_probabilities(facts: Facts) -> list[Expr]:
     """What passes a gradient on, stands in the file, and is a product of probabilities' powers."""
     found: set[Expr] = set()
-    for node in topological(goal):
+    for node in topological(facts.objective.goal):
         match node:
             case LogProb() | Const() | Param() | Stop():
                 found.add(node)
@@ -78,8 +77,7 @@ def _of_probabilities(goal: Expr) -> list[Expr]:
             ) if found.issuperset(node.children):
                 found.add(node)
     made = (Unary, Binary)
-    passing = with_gradient(goal)
-    return [one for one in passing if one in found and one.span and isinstance(one, made)]
+    return [one for one in facts.passing if one in found and one.span and isinstance(one, made)]
 
 
 def _power(x: Expr, leaf: Expr, near: Expand, opaque: dict[Expr, Expr]) -> float | None:

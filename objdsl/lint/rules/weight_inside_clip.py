@@ -25,7 +25,6 @@ from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.build import factors
 from objdsl.ir.nodes import Clip, Expr, LogProb, topological
-from objdsl.lint.places import with_gradient
 from objdsl.lint.rule import Rule, rule
 
 
@@ -33,7 +32,7 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
-    for clip in with_gradient(facts.objective.goal):
+    for clip in facts.passing:
         weights = [w for w in factors(clip.x)[1] if _weighs(w)] if isinstance(clip, Clip) else []
         if weights:
             yield rule.finding(

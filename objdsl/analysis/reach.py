@@ -1,0 +1,29 @@
+"""What a goal is made of, as far as it matters: masks, stops and parts without rewards left out."""
+
+from __future__ import annotations
+
+from objdsl.analysis.estimator import EXPECTED
+from objdsl.ir.nodes import Binary, Column, Expr, topological
+
+
+def reached(goal: Expr, *, live: bool, rewarded: bool) -> dict[Expr, Expr]:
+    """The values that a goal is made of, and no masks. With `live` those that pass a gradient on;
+    with `rewarded`, of a sum the parts alone that hold a reward or a critic's value, if some do.
+
+    Each is named by itself: of nodes that are equal, another may stand elsewhere in the text.
+    """
+    holds: dict[Expr, bool] = {}
+    for node in topological(goal) if rewarded else ():
+        own = isinstance(node, Column) and node.name in EXPECTED
+        holds[node] = own or any(holds[child] for child in node.children)
+    found: dict[Expr, Expr] = {}
+    stack = [goal]
+    while stack:
+        node = stack.pop()
+        if node not in found and not node.boolean and (node.live or not live):
+            found[node] = node
+            parts = node.children
+            if isinstance(node, Binary) and node.op in ("add", "sub"):
+                parts = tuple(part for part in parts if holds.get(part)) or parts
+            stack += reversed(parts)
+    return found
