@@ -19,6 +19,8 @@ _MOST = 20
 
 def show(diagnostics: Sequence[Diagnostic], *, err: bool = True, most: int = _MOST) -> None:
     """Print findings for a person: the first `most` in full, then the number of the others."""
+    if not diagnostics:
+        return
     from objdsl.render.terminal import render
 
     stream = sys.stderr if err else sys.stdout
