@@ -19,7 +19,7 @@ pulls it back. The minimum keeps the gradient there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
@@ -53,7 +53,7 @@ def _of_policy(x: Expr, penalised: list[str]) -> bool:
     return any(one.trained for one in logs) and not any(one.policy in penalised for one in logs)
 
 
-def _kept(nodes: list[Expr]) -> set[Expr]:
+def _kept(nodes: Iterable[Expr]) -> set[Expr]:
     """The clips of which a minimum or maximum has the clipped value on one side, and on the other
     one that moves with the policy."""
     kept: set[Expr] = set()
