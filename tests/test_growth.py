@@ -10,7 +10,7 @@ from types import FrameType
 
 import pytest
 
-from objdsl import driver, elaborate, loads
+from objdsl import driver, elaborate, gallery, loads
 from objdsl.analysis import advantage, expand, extremes
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import ObjectiveError
@@ -22,6 +22,7 @@ from objdsl.lint import places
 from objdsl.lint.rules import entropy_without_gradient
 from objdsl.source import Source
 from objdsl.syntax.format import format as formatted
+from objdsl.syntax.parse import _parsed as parse_once
 from objdsl.syntax.parse import parse
 
 COLUMNS = "given a[p,i,t]\ngiven b[p,i,t]\n"
@@ -175,6 +176,15 @@ def test_the_count_sees_what_grows_faster() -> None:
             [line.strip() for line in source.text.splitlines()]
 
     assert not grows_with_the_text(twice, lambda n: lines("# {}", n))
+
+
+def test_what_the_gallery_takes() -> None:
+    """A million calls take less than half a second of a core: the whole gallery, shared by two of
+    them and with the start, is to take no more than that."""
+    parse_once.cache_clear()
+    texts = [gallery.bundled(name).text for name in gallery.names()]
+    calls(driver.check, texts[0])  # what is done once
+    assert sum(calls(driver.check, text) for text in texts) < 1_500_000
 
 
 @pytest.mark.parametrize("step", ["{0} + {0}", "{} * a + b", "min({}, reward * log(pi))"])
