@@ -38,6 +38,7 @@ from objdsl.ir.nodes import (
     Reduce,
     Stop,
     Unary,
+    replaced,
     topological,
 )
 from objdsl.ir.objective import column_of
@@ -266,11 +267,7 @@ def _with_column(expr: Expr, advantage: Expr | None) -> Expr:
     if advantage is None:
         return expr
     column = Column(_ADVANTAGE, TOKEN if advantage.indices == TOKEN else RESPONSE)
-    done: dict[Expr, Expr] = {}
-    for node in topological(expr):
-        kept = node.rebuilt({child: done[child] for child in node.children})
-        done[node] = column if node == advantage else kept
-    return done[expr]
+    return replaced(expr, {advantage: column})
 
 
 def _out_of_reach(expr: Expr) -> Iterator[str]:

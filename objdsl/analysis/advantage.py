@@ -40,6 +40,7 @@ from objdsl.ir.nodes import (
     Stop,
     Unary,
     Where,
+    holding,
     replaced,
     topological,
 )
@@ -98,7 +99,7 @@ def live_advantages(
         expand: formulas as sums of products, on policy.
     """
     for node in _coefficients(objective.goal)[:_MOST_LIVE]:
-        meant = weights_of(replace(objective, goal=replaced(objective.goal, {node: Stop(node)})))
+        meant = _with_stopped(objective, node)
         for leaf, weight in weights.items():
             extra = sub(weight, meant[leaf]) if leaf in meant else weight
             try:
@@ -131,6 +132,11 @@ def _adds_elsewhere(leaf: Leaf, extra: Sum) -> Adds | None:
     return Adds.BIAS if extra.terms and (isinstance(leaf, Column) or weighed) else None
 
 
+def _with_stopped(objective: Objective, node: Expr) -> dict[Leaf, Expr]:
+    """The weights, if a node had no gradient."""
+    return weights_of(replace(objective, goal=replaced(objective.goal, {node: Stop(node)})))
+
+
 def _all_divergences(estimator: Estimator) -> bool:
     """Whether all that frozen policies bring to a weight descends a divergence."""
     return all(
@@ -149,7 +155,7 @@ def live_divisors(
         estimators: what those by the sampled tokens' log-probabilities are.
     """
     for node in _divisors(objective.goal)[:_MOST_LIVE]:
-        meant = weights_of(replace(objective, goal=replaced(objective.goal, {node: Stop(node)})))
+        meant = _with_stopped(objective, node)
         # Where nothing is left without it, the divisor is the policy's term itself.
         known = [one for one in estimators if one.leaf in meant]
         found = [_divides(one, replace(one, weight=meant[one.leaf]), node) for one in known]
@@ -221,11 +227,8 @@ def _coefficients(goal: Expr) -> list[Expr]:
     """The live sums of data and of the policy that are multiplied by a term of the policy."""
     found: dict[Expr, None] = {}
     mixed: set[Expr] = set()
-    data: set[Expr] = set()  # what comes from columns
+    data = holding(lambda node: isinstance(node, Column) and not node.boolean, goal)
     for node in topological(goal):
-        column = isinstance(node, Column) and not node.boolean
-        if column or not data.isdisjoint(node.children):
-            data.add(node)
         if _mixed(node, mixed, data):
             mixed.add(node)
         match node:

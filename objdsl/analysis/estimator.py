@@ -53,6 +53,7 @@ from objdsl.ir.nodes import (
     Scan,
     Shift,
     Unary,
+    replaced,
     topological,
 )
 from objdsl.ir.objective import Objective
@@ -337,15 +338,12 @@ class Estimator:
     @cached_property
     def centred(self) -> bool:
         """Whether rewards that are alike in a group have no weight in it."""
-        keep = self.objective.keep
-        done: dict[Expr, Expr] = {}
-        for node in topological(self.weight):
-            if node == keep:
-                done[node] = node
-            else:
-                done[node] = Column(SIGNAL, PROMPT) if _is_signal(node) else node.rebuilt(done)
+        keep, signals = self.objective.keep, filter(_is_signal, topological(self.weight))
+        instead: dict[Expr, Expr] = dict.fromkeys(signals, Column(SIGNAL, PROMPT))
+        if keep is not None:
+            instead[keep] = keep
         try:
-            alike = self.expand(done[self.weight])
+            alike = self.expand(replaced(self.weight, instead))
         except TooLarge:
             return False
         return not any(self._stands_for_rewards(factors) for factors in alike.terms)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field, replace
-from functools import cached_property, reduce
+from functools import cached_property
 
 from objdsl.analysis.advantage import (
     Adds,
@@ -15,7 +15,7 @@ from objdsl.analysis.advantage import (
 from objdsl.analysis.divergence import Penalty, penalties
 from objdsl.analysis.epsilons import Epsilon, epsilons
 from objdsl.analysis.estimator import SIGNAL, Direction, Estimator, near_policy, on_policy
-from objdsl.analysis.expand import Expand
+from objdsl.analysis.expand import Expand, Sum
 from objdsl.analysis.extremes import Extremes
 from objdsl.analysis.first_order import FirstOrder, first_order
 from objdsl.analysis.links import Link, links
@@ -23,7 +23,7 @@ from objdsl.analysis.reach import reached
 from objdsl.analysis.signal import signal, with_reward
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
-from objdsl.ir.build import ONE, const, div, mul, power
+from objdsl.ir.build import div
 from objdsl.ir.nodes import Expr, LogDist, LogProb, Stop, Unary, replaced
 from objdsl.ir.objective import Objective
 from objdsl.ir.show import Names, names_of, text
@@ -156,10 +156,8 @@ class Facts:
     def weighed(self, penalty: Penalty) -> str:
         """By what a penalty is weighed that changes with the response, `, weighed by 1 / |y|`;
         nothing if nothing."""
-        parts = [(factor.base, factor.exponent) for factor in penalty.bent_by]
-        above = reduce(mul, (power(base, const(e)) for base, e in parts if e > 0), ONE)
-        below = reduce(mul, (power(base, const(-e)) for base, e in parts if e < 0), ONE)
-        return f", weighed by {self.written(div(above, below))}" if parts else ""
+        factors = frozenset((factor.base, factor.exponent) for factor in penalty.bent_by)
+        return f", weighed by {self.written(Sum({factors: 1.0}).expr())}" if factors else ""
 
 
 def facts_of(objective: Objective) -> Facts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from objdsl.analysis.estimator import EXPECTED
-from objdsl.ir.nodes import Binary, Column, Expr, topological
+from objdsl.ir.nodes import Binary, Column, Expr, holding
 
 
 def reached(goal: Expr, *, live: bool, rewarded: bool) -> dict[Expr, Expr]:
@@ -12,10 +12,7 @@ def reached(goal: Expr, *, live: bool, rewarded: bool) -> dict[Expr, Expr]:
 
     Each is named by itself: of nodes that are equal, another may stand elsewhere in the text.
     """
-    holds: dict[Expr, bool] = {}
-    for node in topological(goal) if rewarded else ():
-        own = isinstance(node, Column) and node.name in EXPECTED
-        holds[node] = own or any(holds[child] for child in node.children)
+    holds = holding(_is_expected, goal) if rewarded else set()
     found: dict[Expr, Expr] = {}
     stack = [goal]
     while stack:
@@ -24,6 +21,10 @@ def reached(goal: Expr, *, live: bool, rewarded: bool) -> dict[Expr, Expr]:
             found[node] = node
             parts = node.children
             if isinstance(node, Binary) and node.op in ("add", "sub"):
-                parts = tuple(part for part in parts if holds.get(part)) or parts
+                parts = tuple(part for part in parts if part in holds) or parts
             stack += reversed(parts)
     return found
+
+
+def _is_expected(node: Expr) -> bool:
+    return isinstance(node, Column) and node.name in EXPECTED

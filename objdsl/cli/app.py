@@ -34,8 +34,8 @@ OPTIONAL = {
 }
 
 
-# What is left at the end goes with the process; to look for garbage in it first takes as long as
-# to check two files.
+# What is left at the end goes with the process; to look for garbage in it first takes nearly as
+# long as to check a file.
 atexit.register(gc.freeze)
 
 

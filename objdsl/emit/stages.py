@@ -209,12 +209,17 @@ class Scope:
 
     def fresh(self, wish: str) -> str:
         wish = wish if wish.isidentifier() and not keyword.iskeyword(wish) else "x"
-        name, k = wish, self.tried.get(wish, 2)
-        while name in self.taken or keyword.iskeyword(name):
-            name, k = f"{wish}_{k}", k + 1
-        self.tried[wish] = k
-        self.taken.add(name)
-        return name
+        return fresh(wish, self.taken, self.tried)
+
+
+def fresh(wish: str, taken: set[str], tried: dict[str, int]) -> str:
+    """A name that is not taken, and is from now on; `tried` has the next number for each wish."""
+    name, k = wish, tried.get(wish, 2)
+    while name in taken:
+        name, k = f"{wish}_{k}", k + 1
+    tried[wish] = k
+    taken.add(name)
+    return name
 
 
 def describe(node: Expr) -> str:

@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 
-from objdsl.emit.stages import Input, Scope, describe
+from objdsl.emit.stages import Input, Scope, describe, fresh
 from objdsl.ir.build import ONE
 from objdsl.ir.indices import Indices, decimal
 from objdsl.ir.nodes import Binary, Expr, Reduce, Unary
@@ -74,12 +74,7 @@ class Writer(ABC):
         return name
 
     def _fresh(self, wish: str) -> str:
-        name, k = wish, self.tried.get(wish, 2)
-        while name in self.taken:
-            name, k = f"{wish}_{k}", k + 1
-        self.tried[wish] = k
-        self.taken.add(name)
-        return name
+        return fresh(wish, self.taken, self.tried)
 
     def _write(self, root: Expr) -> None:
         """Writes the statements that `root` needs; afterwards its text is at hand."""

@@ -15,7 +15,7 @@ count. Policies are kept as log-probabilities: `pi / old` is `exp(log pi - log o
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, fields
 from hashlib import blake2b
 from typing import Any, Literal, Self, TypeVar
@@ -89,11 +89,7 @@ class Expr:
         _set(self, "_bounds", None)
 
     def _indices(self) -> Indices:
-        longest = SCALAR  # of prefixes it is their union
-        for child in self.children:
-            if len(child.indices) > len(longest):
-                longest = child.indices
-        return longest
+        return union(*[child.indices for child in self.children])
 
     def _is_boolean(self) -> bool:
         return False
@@ -439,6 +435,27 @@ def bottom_up(root: Expr, known: dict[Expr, T], find: Callable[[Expr], T]) -> T:
             known[node] = find(node)
         stack.pop()
     return known[root]
+
+
+def holding(wanted: Callable[[Expr], bool], *roots: Expr) -> set[Expr]:
+    """The nodes under the roots that are wanted, and those that have one under them."""
+    found: set[Expr] = set()
+    for node in topological(*roots):
+        if wanted(node) or not found.isdisjoint(node.children):
+            found.add(node)
+    return found
+
+
+def occurrences(*roots: Expr) -> Iterator[Expr]:
+    """Every node under the roots, and of nodes that are equal each: they stand at places of their
+    own in the text."""
+    stack, seen = list(roots), set[int]()
+    while stack:
+        node = stack.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            stack += node.children
+            yield node
 
 
 def replaced(expr: Expr, instead: Mapping[Expr, Expr]) -> Expr:

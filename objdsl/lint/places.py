@@ -25,6 +25,7 @@ from objdsl.ir.nodes import (
     Scan,
     Unary,
     Where,
+    replaced,
     topological,
 )
 from objdsl.ir.show import text
@@ -66,18 +67,6 @@ def reading(
                 if stands and (within is None or node in within):
                     return (within or {}).get(node, node).span or node.span
     return None
-
-
-def places(goal: Expr) -> Iterator[Span]:
-    """Where the nodes of a formula stand in the text; of nodes that are equal, each."""
-    stack, seen = [goal], set[int]()
-    while stack:
-        node = stack.pop()
-        if id(node) not in seen:
-            seen.add(id(node))
-            stack += node.children
-            if node.span is not None:
-                yield node.span
 
 
 def entry(facts: Facts) -> tuple[Label, ...]:
@@ -125,14 +114,14 @@ def spread(estimator: Estimator, factor: Factor) -> bool:
 
 def _moved(x: Expr, by: Callable[[Column], Expr]) -> Expr:
     """An expression with another in place of the reward."""
-    done: dict[Expr, Expr] = {}
-    for node in topological(x):
-        match node:
-            case Column(name) if name == SIGNAL:
-                done[node] = by(node)
-            case _:
-                done[node] = node.rebuilt(done)
-    return done[x]
+    return replaced(
+        x,
+        {
+            node: by(node)
+            for node in topological(x)
+            if isinstance(node, Column) and node.name == SIGNAL
+        },
+    )
 
 
 def is_mask(node: Expr) -> bool:
@@ -240,11 +229,16 @@ def penalty_label(facts: Facts) -> tuple[Label, ...]:
 
 def swapped(facts: Facts, estimator: str, by: str, policy: str) -> Fix | None:
     """The fix that takes one estimator of the prelude for another: `k3(pi, ref)`."""
-    span = reading(facts, policy)
-    if span is None or not span.text.startswith(f"{estimator}("):
+    edit = renamed(reading(facts, policy), estimator, by)
+    title = f"use `{by}`, whose gradient is that of KL(pi || {policy})"
+    return Fix(title, (edit,)) if edit else None
+
+
+def renamed(span: Span | None, function: str, by: str) -> Edit | None:
+    """The edit that calls another function, where a text is a call: `max(a, b)` to `min(a, b)`."""
+    if span is None or not span.text.startswith(f"{function}("):
         return None
-    name = Span(span.source, span.start, span.start + len(estimator))
-    return Fix(f"use `{by}`, whose gradient is that of KL(pi || {policy})", (Edit(name, by),))
+    return Edit(Span(span.source, span.start, span.start + len(function)), by)
 
 
 def stop(facts: Facts, node: Expr) -> Fix | None:

@@ -20,21 +20,21 @@ policy, has none; with a minimum around it, half of it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 from objdsl.analysis.expand import interval
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.ir.nodes import Clip, Expr, LogProb, bottom_up
+from objdsl.ir.nodes import Clip, Expr, LogProb, holding
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("clip-never-open", "OBJ406", Severity.ERROR)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     expand = facts.on_policy
-    learns: dict[Expr, bool] = {}
-    for clip in facts.passing:
-        if not isinstance(clip, Clip) or not bottom_up(clip.x, learns, partial(_learns, learns)):
+    clips = [node for node in facts.passing if isinstance(node, Clip)]
+    learns = holding(_learns, *clips)
+    for clip in clips:
+        if clip.x not in learns:
             continue
         value, low, high = (expand(x) for x in (clip.x, clip.lo, clip.hi))
         if value.number is None:
@@ -49,8 +49,5 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             )
 
 
-def _learns(known: dict[Expr, bool], node: Expr) -> bool:
-    """Whether a value reads a trained policy, when that is known of its operands."""
-    if isinstance(node, LogProb) and node.trained:
-        return True
-    return any(known[child] for child in node.children)
+def _learns(node: Expr) -> bool:
+    return isinstance(node, LogProb) and node.trained

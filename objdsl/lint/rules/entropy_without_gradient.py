@@ -41,7 +41,7 @@ from objdsl.ir.nodes import (
     Others,
     Reduce,
     Unary,
-    bottom_up,
+    holding,
     replaced,
 )
 from objdsl.lint.rule import Rule, rule
@@ -82,7 +82,7 @@ def _terms(goal: Expr, held: set[str]) -> Iterator[tuple[Expr, Expr]]:
     the goal without it. Of a goal with very many, some."""
     stack, found = [goal], 0
     seen: set[Expr] = set()
-    more: dict[Expr, bool] = {}
+    more = holding(partial(_is_more, held), goal)
     while stack and found < _MOST_TERMS:
         node = stack.pop()
         if node in seen:
@@ -91,7 +91,7 @@ def _terms(goal: Expr, held: set[str]) -> Iterator[tuple[Expr, Expr]]:
         match node:
             case Binary("add" | "sub" as op, a, b) if a.live and b.live:
                 for one, rest in ((a, b if op == "add" else neg(b)), (b, a)):
-                    if not bottom_up(one, more, partial(_reads_more, held, more)):
+                    if one not in more:
                         found += 1
                         yield one, replaced(goal, {node: rest})
                     else:
@@ -102,11 +102,9 @@ def _terms(goal: Expr, held: set[str]) -> Iterator[tuple[Expr, Expr]]:
                 stack.append(a if a.live else b)
 
 
-def _reads_more(held: set[str], known: dict[Expr, bool], node: Expr) -> bool:
-    """Whether a value reads the policy by more than its sampled tokens: data, or one of `held`."""
-    if isinstance(node, Column | LogDist) or (isinstance(node, LogProb) and node.policy in held):
-        return True
-    return any(known[child] for child in node.children)
+def _is_more(held: set[str], node: Expr) -> bool:
+    """Whether a value is more than the policy of the sampled tokens: data, or one of `held`."""
+    return isinstance(node, Column | LogDist) or (isinstance(node, LogProb) and node.policy in held)
 
 
 def _bonuses(facts: Facts, without: Expr) -> Iterator[Estimator]:

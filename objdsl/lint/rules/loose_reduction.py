@@ -26,7 +26,7 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
-from objdsl.ir.nodes import Binary, Expr, Others, Reduce, Scan
+from objdsl.ir.nodes import Binary, Expr, Others, Reduce, Scan, occurrences
 from objdsl.lint.rule import Rule, rule
 from objdsl.source import Span
 
@@ -46,16 +46,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _loose(roots: tuple[Expr, ...]) -> set[tuple[Span, int]]:
     """Reductions without brackets that a paper would let reach further, and how far it would."""
-    # By identity: the same formula may stand elsewhere with brackets.
-    nodes, stack = {}, list(roots)
-    while stack:
-        node = stack.pop()
-        if id(node) not in nodes:
-            nodes[id(node)] = node
-            stack += node.children
+    # The same formula may stand elsewhere with brackets.
     return {
         (node.a.span, node.span.end)
-        for node in nodes.values()
+        for node in occurrences(*roots)
         if isinstance(node, Binary) and _reads_further(node) and node.a.span and node.span
     }
 

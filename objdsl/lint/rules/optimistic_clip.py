@@ -22,12 +22,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.diagnostic import Diagnostic, Fix, Severity
 from objdsl.differentiate import clipped_surrogate
 from objdsl.ir.nodes import Binary
-from objdsl.lint.places import extrema
+from objdsl.lint.places import extrema, renamed
 from objdsl.lint.rule import Rule, rule
-from objdsl.source import Span
 
 
 @rule("optimistic-clip", "OBJ408", Severity.ERROR)
@@ -46,8 +45,6 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _fix(node: Binary) -> Fix | None:
-    right, span = "min" if node.op == "max" else "max", node.span
-    if span is None or not span.text.startswith(f"{node.op}("):
-        return None
-    name = Span(span.source, span.start, span.start + len(node.op))
-    return Fix(f"take the {right}imum", (Edit(name, right),))
+    right = "min" if node.op == "max" else "max"
+    edit = renamed(node.span, node.op, right)
+    return Fix(f"take the {right}imum", (edit,)) if edit else None

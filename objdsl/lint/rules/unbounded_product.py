@@ -23,7 +23,18 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.ir.nodes import Binary, Clip, Expr, LogProb, Reduce, Stop, Unary, Where, topological
+from objdsl.ir.nodes import (
+    Binary,
+    Clip,
+    Expr,
+    LogProb,
+    Reduce,
+    Stop,
+    Unary,
+    Where,
+    holding,
+    topological,
+)
 from objdsl.lint.rule import Rule, rule
 
 
@@ -75,11 +86,9 @@ def unheld(goal: Expr) -> list[Expr]:
 def _products(goal: Expr) -> set[Expr]:
     """The exponentials of sums over tokens of log-probabilities."""
     found: set[Expr] = set()
-    reads: set[Expr] = set()  # log-probabilities
+    reads = holding(lambda node: isinstance(node, LogProb), goal)
     sums: set[Expr] = set()
     for node in topological(goal):
-        if isinstance(node, LogProb) or not reads.isdisjoint(node.children):
-            reads.add(node)
         if _sums_ratios(node, sums, reads):
             sums.add(node)
         if isinstance(node, Unary) and node.op == "exp" and node.x in sums:

@@ -29,8 +29,8 @@ from collections.abc import Iterator
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, Severity
-from objdsl.ir.nodes import Expr, LogProb, topological
-from objdsl.lint.places import places, reading
+from objdsl.ir.nodes import Expr, LogProb, occurrences, topological
+from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 from objdsl.source import Span
 
@@ -64,6 +64,7 @@ def _fix(goal: Expr, span: Span | None) -> Fix | None:
     """The ratio to mu in place of that to old, wherever it is written out."""
     if span is None or span.text.replace(" ", "") != "pi/old":
         return None
-    spans = dict.fromkeys(one for one in places(goal) if one.text.replace(" ", "") == "pi/old")
+    places = (node.span for node in occurrences(goal) if node.span is not None)
+    spans = dict.fromkeys(one for one in places if one.text.replace(" ", "") == "pi/old")
     edits = tuple(Edit(one, one.text.replace("old", "mu")) for one in spans)
     return Fix("take the ratio to mu", edits)
