@@ -12,6 +12,7 @@ from typing import TextIO
 import click
 
 from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.files import replace_text
 
 # After so many a person stops reading; the summary says how many more there are.
 _MOST = 20
@@ -54,12 +55,22 @@ def plural(number: int, noun: str, nouns: str = "") -> str:
     return f"{number} {noun if number == 1 else nouns or noun + 's'}"
 
 
+class WriteError(click.ClickException):
+    """A file could not be written."""
+
+    exit_code = 2
+
+
 def write(path: Path, text: str) -> None:
-    """A text to a file. Raises UsageError where that is not possible."""
+    """Make a text the content of a file; where that fails, the old file stands.
+
+    Raises WriteError where it is not possible.
+    """
     try:
-        path.write_text(text, encoding="utf-8", newline="\n")
+        replace_text(path, text)
     except OSError as error:
-        raise click.UsageError(f"cannot write {path}: {error.strerror}") from None
+        reason = (error.strerror or str(error)).lower()
+        raise WriteError(f"cannot write {path}: {reason}; it is left as it was") from None
 
 
 def code(text: str, language: str) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import stat
 import unicodedata
 from pathlib import Path
 
@@ -79,6 +80,25 @@ def unreadable(path: Path, error: OSError) -> Diagnostic:
         "OBJ906",
         f"`{path}` cannot be read: {reason}",
         help=f"did you mean `{path.with_name(suggestion)}`?" if suggestion else "",
+    )
+
+
+# By the kind of a file, as `os.stat` has it.
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def no_file(path: Path, mode: int) -> Diagnostic:
+    kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+    return _error(
+        "unreadable-file",
+        "OBJ906",
+        f"`{path}` cannot be read: it is {kind}",
+        help="write `-` to read an objective from the standard input",
     )
 
 

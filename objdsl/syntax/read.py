@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,11 +50,19 @@ def read(path: str | Path) -> Source:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise ObjectiveError([messages.no_file(path, mode)])
             content = file.read(LARGEST + 1)
     except OSError as error:
         raise ObjectiveError([messages.unreadable(path, error)]) from None
     return decoded(str(path), content)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe, too, before anybody writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_from(stream: BinaryIO, name: str) -> Source:
