@@ -8,8 +8,23 @@ operand carries. What remains maps one to one onto tensor operations.
 from __future__ import annotations
 
 from objdsl.frozen import dataclass
-from objdsl.ir.build import ONE, ZERO, add, count, div, mul, neg, power, real, sub, where
-from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, over_to, union
+from objdsl.ir.build import (
+    ONE,
+    ZERO,
+    add,
+    bounds,
+    count,
+    div,
+    is_size,
+    mul,
+    neg,
+    power,
+    real,
+    sub,
+    sum_over,
+    where,
+)
+from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, over_to, remove
 from objdsl.ir.nodes import (
     Binary,
     Clip,
@@ -131,77 +146,140 @@ class Shares:
     responses: Expr
 
 
+@dataclass(frozen=True)
+class _Term:
+    """`sum[along] factor * body`, a part of a scalar.
+
+    `along` says which elements are added up, whatever `factor` and `body` carry: the indices of
+    both are among its own, and a product that lacks some of them counts once for every element.
+    `factor` is data.
+    """
+
+    along: Indices
+    factor: Expr
+    body: Expr
+
+
 def shares(scalar: Expr) -> Shares:
     """Write a scalar as a sum over rows. Outer sums and means are taken apart, with whatever
     divides them in front; a part that couples several rows is shared out evenly among them."""
     tokens, responses = ZERO, ZERO
-    for coefficient, body in _terms(scalar, ONE):
-        term = mul(coefficient, real(body))
-        along = union(coefficient.indices, body.indices)
-        if along == WORD:
-            tokens = add(tokens, Reduce("sum", ("v",), term))
-        elif along == TOKEN:
-            tokens = add(tokens, term)
-        elif along == PROMPT:
-            responses = add(responses, div(term, count(("i",))))
-        elif along == SCALAR:
-            responses = add(responses, div(term, count(("p", "i"))))
-        else:
-            responses = add(responses, term)
+    for term in _terms(scalar):
+        x = mul(term.factor, real(term.body))
+        match term.along:
+            case ("p", "i", "t", "v"):
+                tokens = add(tokens, Reduce("sum", ("v",), x))
+            case ("p", "i", "t"):
+                tokens = add(tokens, x)
+            case ("p", "i"):
+                responses = add(responses, x)
+            case ("p",):
+                responses = add(responses, div(x, count(("i",))))
+            case _:
+                responses = add(responses, div(x, count(("p", "i"))))
     return Shares(tokens, responses)
 
 
-def _terms(scalar: Expr, coefficient: Expr) -> list[tuple[Expr, Expr]]:
-    """`scalar * coefficient` as a list of (coefficient, body); coefficients are data."""
-    found: list[tuple[Expr, Expr]] = []
-    stack = [(coefficient, scalar)]
+def _terms(scalar: Expr) -> list[_Term]:
+    """A scalar as a sum of terms, in the order of its text."""
+    terms: list[_Term] = []
+    stack = [_Term(SCALAR, ONE, scalar)]
     while stack:
-        one = stack.pop()
-        parts = _parts(*one) if len(found) + len(stack) < _MOST_TERMS else None
+        term = stack.pop()
+        parts = _parts(term) if len(terms) + len(stack) < _MOST_TERMS else None
         if parts is None:
-            found.append(one)
+            terms.append(term)
         else:
             stack += reversed(parts)
-    return found
+    return terms
 
 
-def _parts(coefficient: Expr, x: Expr) -> list[tuple[Expr, Expr]] | None:
-    """The next step of that; None if `x` does not come apart."""
+def _parts(term: _Term) -> list[_Term] | None:
+    """Terms that add up to a term; None if it does not come apart."""
+    along, factor, x = term.along, term.factor, term.body
     if len(x.indices) >= len(TOKEN):
         return None
     match x:
-        case Stop(inner):
-            return [(coefficient, inner)]
+        case Stop(a):
+            return [_Term(along, factor, a)]
         case Unary("neg", a):
-            return [(neg(coefficient), a)]
-        case Binary("add", a, b):
-            return [(coefficient, a), (coefficient, b)]
-        case Binary("sub", a, b):
-            return [(coefficient, a), (neg(coefficient), b)]
-        case Binary("mul", a, b) if not a.current:
-            return [(mul(coefficient, a), b)]
-        case Binary("mul", a, b) if not b.current:
-            return [(mul(coefficient, b), a)]
-        case Binary("div", a, b) if not b.current:
-            return [(div(coefficient, b), a)]
+            return [_Term(along, neg(factor), a)]
+        case Binary("add", a, b) if _varies(x, along):
+            return [_Term(along, factor, a), _Term(along, factor, b)]
+        case Binary("sub", a, b) if _varies(x, along):
+            return [_Term(along, factor, a), _Term(along, neg(factor), b)]
+        case Binary("mul", a, b) if _is_factor(a, x):
+            return [_Term(along, mul(factor, a), b)]
+        case Binary("mul", a, b) if _is_factor(b, x):
+            return [_Term(along, mul(factor, b), a)]
+        case Binary("div", a, b) if _is_factor(b, x):
+            return [_Term(along, div(factor, b), a)]
         case Where(m, a, b) if b == ZERO and not m.current:
-            return [(where(m, coefficient, ZERO), a)]
-        case Reduce("sum" | "mean", over, body, mask):
-            if mask is not None and mask.current and len(body.indices) < len(mask.indices):
-                return None
-            if len(body.indices) < len(over_to(over)):
-                # The body lacks indices of the reduction: it counts once for each element.
-                return None
-            if x.op == "mean" and mask is not None and mask.current:
-                # What it divides by changes with the policy: its parts cannot be split.
-                return None
-            if x.op == "mean":
-                coefficient = div(coefficient, count(over, mask))
-            if mask is None:
-                return [(coefficient, real(body))]
-            if mask.current:
-                return [(coefficient, where(mask, real(body), ZERO))]
-            return [(where(mask, coefficient, ZERO), real(body))]
+            return [_Term(along, where(m, factor, ZERO), a)]
+        case Where(m, a, b) if x.current and not m.current and len(along) < len(RESPONSE):
+            sides = (where(m, factor, ZERO), a), (where(m, ZERO, factor), b)
+            return [_Term(along, f, side) for f, side in sides]
+        case Reduce("sum" | "mean"):
+            return _opened(term, x)
+    return None
+
+
+def _varies(x: Expr, along: Indices) -> bool:
+    """Whether to look for sums in the summands of `x`: those of data are left where they are
+    when `x` is a value of a row already."""
+    return x.current or len(along) < len(RESPONSE)
+
+
+def _is_factor(f: Expr, x: Expr) -> bool:
+    """Whether `f` may be multiplied by, or divided by, before `x` is summed. Of data, which need
+    no sum of their own in every part of a step, that is a size: a quotient by zero is none."""
+    return not f.current if x.current else is_size(f) and _nonzero(f)
+
+
+def _nonzero(size: Expr) -> bool:
+    low, high = bounds(size)
+    return low > 0 or high < 0
+
+
+def _opened(term: _Term, x: Reduce) -> list[_Term] | None:
+    """A sum or mean as the sum over its elements, where the term sums over no others.
+
+    Where it does, `sum[p,i] (f * sum[i] x)`, the factor is summed instead: the reduction is the
+    same for all of those elements.
+    """
+    along, factor, mask = term.along, term.factor, x.where
+    body = real(x.x)
+    if mask is not None and mask.current:
+        if x.op == "mean":
+            return None  # what it divides by changes with the policy
+        body, mask = where(mask, body, ZERO), None
+    if x.indices != along:
+        if not x.current:
+            return None  # a number of the step's data, known before it is cut
+        factor = _gathered(remove(along, x.indices), factor)
+    if x.op == "mean":
+        factor = div(factor, count(x.over, mask))
+    if mask is not None:
+        factor = where(mask, factor, ZERO)
+    return [_Term(over_to(x.over), factor, body)]
+
+
+def _gathered(over: Indices, factor: Expr) -> Expr:
+    """`sum[over] factor`, and 0 where its mask leaves out all: what it multiplies then is not
+    looked at, whatever it is."""
+    total = sum_over(over, factor)
+    mask = _mask_of(factor)
+    if mask is None or not set(over) & set(mask.indices):
+        return total
+    return where(Binary("gt", sum_over(over, where(mask, ONE, ZERO)), ZERO), total, ZERO)
+
+
+def _mask_of(factor: Expr) -> Expr | None:
+    match factor:
+        case Where(m, _, b) if b == ZERO:
+            return m
+        case Unary("neg", a) | Binary("div", a, _):
+            return _mask_of(a)
     return None
 
 

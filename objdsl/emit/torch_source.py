@@ -464,7 +464,7 @@ class TorchWriter(Writer):
                 parts.append(self._masked(text, tokens) + ".sum()")
         if responses != ZERO:
             text = self._at(responses, RESPONSE, ATOM)
-            if self._indices(responses) == RESPONSE:
+            if self._indices(responses) != SCALAR:
                 parts.append(f"{text}.sum()")
             else:
                 parts.append(f"len({self._input('length', RESPONSE)}) * {text}")

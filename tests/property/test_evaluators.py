@@ -103,6 +103,37 @@ def test_emitted_padded_code_equals_the_reference(text: str, seed: int) -> None:
         assert close(got_reports[name], x, 1e-12)
 
 
+GOAL = "maximize mean[p,i] (reward * sum[t] log(pi))"
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"report failed = mean[p,i] (1 - reward)\n{GOAL}",
+        f"report total = sum[p] (1 - sum[i] reward)\n{GOAL}",
+        f"report product = mean[p] sum[i] (reward * sum[i] reward)\n{GOAL}",
+        f"report by_zero = (sum[p,i] margin) / (sum[p,i] (reward > 9))\n{GOAL}",
+        "maximize mean[p] (1 - prod[i] (1 - reward * prod[t] (pi / old)))",
+        "maximize mean[p,i] (reward * mean[i] (sum[t] log(pi)))",
+        "maximize mean[p,i] (reward * sum[t] (pi / old) - 0.1 * (mean[i] (sum[t] log(pi)))^2)",
+        "maximize mean[p,i] (sum[t] (reward * (pi / old)) + 0.5)",
+        "maximize mean[p,i] (reward + difficulty + mean[i] (sum[t] log(pi)) + mean[p,i,t] log(pi))",
+        "maximize mean[p,i | chosen] (margin * mean[i] (sum[t] log(pi))) - mean[p,i,t] (reward - 1)",
+        "maximize mean[p,i,t] (reward * log(pi)) + mean[p] (mean[i] reward) * mean[p,i,t] log(pi)",
+    ],
+)
+def test_each_summand_counts_once_for_every_element(text: str, seed: int) -> None:
+    given = "given margin[p,i]\ngiven chosen[p,i]\ngiven difficulty[p]\n"
+    objective, case = load(f"objective terms\n{given}{text}\n"), data(seed)
+    value, _, reports = oracle(objective, case)
+    _, step, live = padded(objective, case)
+    got, _, got_reports = objective.weights(step=step, **live)
+    assert close(got, value, 1e-12)
+    for name, x in reports.items():
+        assert close(got_reports[name], x, 1e-12)
+
+
 @SETTINGS
 @given(objectives(), st.integers(0, 10**6))
 def test_packed_equals_padded(text: str, seed: int) -> None:
