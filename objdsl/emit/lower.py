@@ -24,7 +24,7 @@ from objdsl.ir.build import (
     sum_over,
     where,
 )
-from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices, over_to, remove
+from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, Indices, over_to, remove
 from objdsl.ir.nodes import (
     Binary,
     Clip,

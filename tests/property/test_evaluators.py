@@ -119,7 +119,7 @@ GOAL = "maximize mean[p,i] (reward * sum[t] log(pi))"
         "maximize mean[p,i] (reward * sum[t] (pi / old) - 0.1 * (mean[i] (sum[t] log(pi)))^2)",
         "maximize mean[p,i] (sum[t] (reward * (pi / old)) + 0.5)",
         "maximize mean[p,i] (reward + difficulty + mean[i] (sum[t] log(pi)) + mean[p,i,t] log(pi))",
-        "maximize mean[p,i | chosen] (margin * mean[i] (sum[t] log(pi))) - mean[p,i,t] (reward - 1)",
+        "maximize mean[p,i | chosen] (margin * mean[i] (sum[t] log(pi))) - mean[p,i,t] reward",
         "maximize mean[p,i,t] (reward * log(pi)) + mean[p] (mean[i] reward) * mean[p,i,t] log(pi)",
     ],
 )
