@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from functools import cached_property
 
 from objdsl.frozen import dataclass
+
+# Control and format characters, surrogates, line and paragraph separators: the Unicode categories
+# Cc, Cf, Cs, Zl and Zp. They steer a terminal or an editor, and show nothing themselves.
+_STEERING = (
+    "\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e"
+    "\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff"
+)
+STEERS = re.compile(f"(?![\t\n])[{_STEERING}]")
+"""A character that steers what prints it, tabs and line ends aside."""
+
+
+def visible(text: str) -> str:
+    """A text whose characters all show themselves: those that would steer a terminal or an editor
+    are the replacement character. Lines and tabs stay."""
+    return STEERS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 import signal
 import threading
@@ -392,10 +393,13 @@ def _score_name(config: Config) -> str:
 def _last_line(config: Config, objective: Objective, run: RunFolder, halted: int | None) -> str:
     if halted is not None:
         name = signal.Signals(halted).name
-        command = f"objdsl train --config {run.path / 'config.yaml'} --resume {run.path}"
+        settings = shlex.quote(str(run.path / "config.yaml"))
+        command = f"objdsl train --config {settings} --resume {shlex.quote(str(run.path))}"
         return f"stopped by {name}; go on with: {command}"
     other = "dr_grpo" if objective.name == "grpo" else "grpo"
-    return f"next: objdsl train {other}   then: objdsl plot {run.path} runs/{other}"
+    return (
+        f"next: objdsl train {other}   then: objdsl plot {shlex.quote(str(run.path))} runs/{other}"
+    )
 
 
 # --- being stopped -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from objdsl.runtime.report import DOCUMENTED, read_metrics
+from objdsl.source import visible
 
 # The panels that every run has, first; the reports of the objectives come after them.
 _FIRST = ("reward", "held_out", "entropy", "length", "kl_mu_old", "grad_norm")
@@ -41,8 +42,8 @@ def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:
             points = [(step["step"], step[name]) for step in run if name in step]
             if points:
                 style = {"marker": "o", "markersize": 3} if len(points) < len(run) else {}
-                axis.plot(*zip(*points, strict=True), label=label, linewidth=1.2, **style)
-        axis.set_title(name.replace("_", " "), fontsize=10)
+                axis.plot(*zip(*points, strict=True), label=_plain(label), linewidth=1.2, **style)
+        axis.set_title(_plain(name).replace("_", " "), fontsize=10)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
@@ -53,11 +54,16 @@ def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:
     if len(steps) > 1:
         axes.flat[0].legend(fontsize=8, frameon=False)
     else:
-        figure.suptitle(next(iter(steps)), fontsize=11)
+        figure.suptitle(_plain(next(iter(steps))), fontsize=11)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=140)
     plt.close(figure)
     return output
+
+
+def _plain(text: str) -> str:
+    """A name as matplotlib shows it letter by letter: between two dollars it would read TeX."""
+    return visible(text).replace("$", r"\$")
 
 
 def _steps(run: Path) -> list[dict[str, float]]:

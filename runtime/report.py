@@ -18,6 +18,7 @@ from rich.text import Text
 
 from objdsl.frozen import dataclass
 from objdsl.runtime.trackers import Tracker
+from objdsl.source import visible
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
@@ -108,7 +109,7 @@ class Report:
 
     def say(self, text: str, style: str = "") -> None:
         """A line for people; above the progress, if there is one."""
-        (self._bar.console if self._bar else self._console).print(Text(text, style))
+        (self._bar.console if self._bar else self._console).print(Text(visible(text), style))
 
     # --- progress ---------------------------------------------------------------------------------
 
@@ -119,11 +120,11 @@ class Report:
         if not self._console.is_terminal:
             return
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.completed}/{task.total}"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[line]}"),
+            TextColumn("{task.fields[line]}", markup=False),
             console=self._console,
             transient=True,
         )
@@ -190,7 +191,8 @@ class Report:
         for column in ("prompt", "response", "reward"):
             table.add_column(column, overflow="fold")
         for sample in picked:
-            table.add_row(Text(sample.prompt), Text(sample.response), f"{sample.reward:g}")
+            texts = (Text(visible(text)) for text in (sample.prompt, sample.response))
+            table.add_row(*texts, f"{sample.reward:g}")
         (self._bar.console if self._bar else self._console).print(table)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ def open_folder(config: Config, objective: str, resume: str | None) -> RunFolder
         if (path / METRICS).exists():
             raise ConfigError(
                 [
-                    f"{path} holds a run already; go on with it by `--resume {path}`, or choose "
-                    "another `--output`"
+                    f"{path} holds a run already; go on with it by "
+                    f"`--resume {shlex.quote(str(path))}`, or choose another `--output`"
                     if checkpoint.all_of(path / "checkpoints")
                     else f"{path} holds a run that ended before its first checkpoint; begin it "
                     "again by `--resume auto`, or choose another `--output`"

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from objdsl.diagnostic import ObjectiveError, near
+from objdsl.source import visible
 
 # Where each command is, in the order of the help: a module of this package, imported on use.
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -76,6 +77,13 @@ class Commands(click.Group):
                 )
 
     def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return self._invoke(ctx)
+        except click.ClickException as error:
+            error.message = visible(error.message)
+            raise
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except ObjectiveError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from objdsl.cli.inputs import text
-from objdsl.cli.output import has_color
+from objdsl.cli.output import has_color, say
 
 if TYPE_CHECKING:
     from objdsl.audit.experiment import Given
@@ -96,9 +96,9 @@ def audit(
             raise click.ClickException(
                 f"{error}; install it with: pip install matplotlib"
             ) from None
-        click.echo(f"wrote {picture}", err=True)
+        say(f"wrote {picture}", err=True)
     if as_json:
-        click.echo(found.to_json())
+        say(found.to_json())
     elif has_color(sys.stdout):
         from rich.console import Console
 
@@ -106,7 +106,7 @@ def audit(
 
         Console(highlight=False, width=100, force_terminal=True).print(render(found))
     else:
-        click.echo(str(found), nl=False)
+        say(str(found), nl=False)
 
 
 def _pair(setting: str) -> tuple[str, str]:

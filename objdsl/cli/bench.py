@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from objdsl.cli.inputs import settings, text
+from objdsl.cli.output import say
 from objdsl.frozen import dataclass
 
 if TYPE_CHECKING:
@@ -99,12 +100,12 @@ def bench(
         raise click.UsageError(str(error)) from None
     if as_json:
         found = {name: asdict(cost) for name, cost in costs.items()}
-        click.echo(json.dumps({"objective": objective.name, "sizes": sizes, "costs": found}))
+        say(json.dumps({"objective": objective.name, "sizes": sizes, "costs": found}))
         return
-    click.echo(f"{'':<8}{'products':>10}{'peak':>12}{'time':>8}")
+    say(f"{'':<8}{'products':>10}{'peak':>12}{'time':>8}")
     for name, cost in costs.items():
         peak = f"{cost.peak / 2**20:.0f} MiB"
-        click.echo(f"{name:<8}{cost.products:>10.2f}{peak:>12}{cost.time:>8.2f}")
+        say(f"{name:<8}{cost.products:>10.2f}{peak:>12}{cost.time:>8.2f}")
 
 
 def measure(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gc
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from objdsl.cli.inputs import STDIN, expand, settings, text
-from objdsl.cli.output import plural, show, summary, write
+from objdsl.cli.output import difference, plural, say, show, summary, verbatim, write
 from objdsl.cli.parallel import parallel
 from objdsl.diagnostic import Diagnostic, ObjectiveError, Severity
 from objdsl.frozen import dataclass
@@ -223,13 +222,11 @@ def _look(name: str, asked: _Asked) -> _Looked:
 
 def _show_differences(looked_at: list[_Looked]) -> None:
     for one in looked_at:
-        old, new = (x.source.text.splitlines(keepends=True) for x in (one.before, one.after))
-        name = one.before.source.name
-        click.echo("".join(difflib.unified_diff(old, new, name, name)), nl=False)
+        verbatim(difference(one.before.source, one.after.source.text))
     made = plural(sum(one.fixes for one in looked_at), "fix", "fixes")
     elsewhere = {name for one in looked_at for name in _bases_to_fix(one.before)}
     others = f"; others are in {', '.join(sorted(elsewhere))}" if elsewhere else ""
-    click.echo(f"{made} would be made{others}", err=True)
+    say(f"{made} would be made{others}", err=True)
 
 
 def _bases_to_fix(checked: Checked) -> set[str]:
@@ -243,14 +240,14 @@ def _report(looked_at: list[_Looked], format_: str, output: Path | None) -> None
     if format_ == "full" and output is None:
         shown = _worth_a_page(looked_at)
         show(shown, err=False)
-        click.echo(_closing(looked_at, shown))
+        say(_closing(looked_at, shown))
         return
     made = _formatted(looked_at, format_)
     if output is None:
-        click.echo(made, nl=False)
+        say(made, nl=False)
     else:
         write(output, made)
-        click.echo(f"wrote {output}", err=True)
+        say(f"wrote {output}", err=True)
 
 
 def _worth_a_page(looked_at: list[_Looked]) -> list[Diagnostic]:

@@ -11,7 +11,7 @@ import click
 
 from objdsl import driver
 from objdsl.cli.inputs import text
-from objdsl.cli.output import code, write
+from objdsl.cli.output import code, say, write
 from objdsl.ir.objective import Objective
 from objdsl.source import Span
 from objdsl.syntax.parse import parse
@@ -67,7 +67,7 @@ def compile(
         code(made, language)
     else:
         write(output, made)
-        click.echo(f"wrote {output}")
+        say(f"wrote {output}")
 
 
 def _triton(objective: Objective) -> str:

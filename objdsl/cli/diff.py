@@ -8,7 +8,7 @@ import click
 
 from objdsl import driver
 from objdsl.cli.inputs import text
-from objdsl.cli.output import has_color
+from objdsl.cli.output import say
 from objdsl.ir.diff import diff as differences
 
 
@@ -24,15 +24,14 @@ def diff(a: str, b: str) -> None:
     left, right = (driver.compile_source(text(name)) for name in (a, b))
     changes = differences(left, right)
     if not changes:
-        click.echo("the same objective")
+        say("the same objective")
         return
-    color = has_color(sys.stdout)
     for change in changes:
         if change.left is not None:
-            click.secho(f"- {change.left}", fg="red" if color else None, color=color)
+            say(f"- {change.left}", fg="red")
         if change.right is not None:
-            click.secho(f"+ {change.right}", fg="green" if color else None, color=color)
+            say(f"+ {change.right}", fg="green")
     same = [(side.used_params, side.sampling, driver.derivatives(side)) for side in (left, right)]
     if same[0] == same[1]:
-        click.echo("the gradient is the same")
+        say("the gradient is the same")
     sys.exit(1)

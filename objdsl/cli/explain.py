@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from objdsl import driver, gallery
 from objdsl.cli.inputs import text
-from objdsl.cli.output import plural
+from objdsl.cli.output import plural, say
 
 
 @click.command(epilog="Example: objdsl explain grpo.obj")
@@ -25,29 +27,29 @@ def explain(file: str, latex: bool) -> None:
     source = text(file)
     objective = driver.compile_source(source)
     for weights in (False, True):
-        click.echo(driver.mathematics(objective, weights=weights, latex=latex).rstrip() + "\n")
+        say(driver.mathematics(objective, weights=weights, latex=latex).rstrip() + "\n")
     if latex:
         return
     for section in sections(facts_of(objective)):
-        click.echo(section.title)
+        say(section.title)
         width = max(len(left) for left, _ in section.lines)
         for left, right in section.lines:
-            click.echo(f"    {left:<{width}}  {right}".rstrip())
-        click.echo()
+            say(f"    {left:<{width}}  {right}".rstrip())
+        say()
     others = [
         driver.compile_source(gallery.bundled(name))
         for name in gallery.names()
         if not name.startswith("frameworks/")
     ]
-    click.echo("Nearest in the gallery")
+    say("Nearest in the gallery")
     for relative in nearest(objective, others):
         if not relative.changes:
-            click.echo(f"    {relative.name}: the same mathematics")
+            say(f"    {relative.name}: the same mathematics")
             continue
-        click.echo(f"    {relative.name}, but for {plural(len(relative.changes), 'line')}")
+        say(f"    {relative.name}, but for {plural(len(relative.changes), 'line')}")
         for change in relative.changes:
             for sign, line in (("-", change.left), ("+", change.right)):
                 if line is not None:
-                    click.echo(f"        {sign} {line}")
+                    say(f"        {sign} {line}")
     findings = driver.check(source).findings
-    click.echo(f"\n{plural(len(findings), 'finding')}: objdsl check {file}")
+    say(f"\n{plural(len(findings), 'finding')}: objdsl check {shlex.quote(file)}")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from pathlib import Path
 
 import click
 
 from objdsl.cli.inputs import STDIN, expand, text
-from objdsl.cli.output import plural, show, write
+from objdsl.cli.output import difference, plural, say, show, verbatim, write
 from objdsl.diagnostic import Diagnostic, ObjectiveError
-from objdsl.source import Source
 
 
 @click.command(epilog="Example: objdsl fmt --check objectives/")
@@ -42,17 +40,17 @@ def fmt(files: tuple[str, ...], check: bool, diff: bool) -> None:
         changed += not is_same
         unchanged += is_same
         if diff:
-            click.echo(_diff(source, new), nl=False)
+            verbatim(difference(source, new))
         elif check:
             if not is_same:
-                click.echo(f"would reformat {source.name}")
+                say(f"would reformat {source.name}")
         elif name == STDIN:
-            click.echo(new, nl=False)
+            verbatim(new)
         elif not is_same:
             write(Path(name).expanduser(), new)
     if files != (STDIN,):
         would = "would be " if check or diff else ""
-        click.echo(
+        say(
             f"{plural(changed, 'file')} {would}reformatted, {unchanged} left as "
             f"{'it is' if unchanged == 1 else 'they are'}",
             err=True,
@@ -61,14 +59,3 @@ def fmt(files: tuple[str, ...], check: bool, diff: bool) -> None:
         show(errors)
         sys.exit(2)
     sys.exit(1 if changed and (check or diff) else 0)
-
-
-def _diff(source: Source, new: str) -> str:
-    return "".join(
-        difflib.unified_diff(
-            source.text.splitlines(keepends=True),
-            new.splitlines(keepends=True),
-            source.name,
-            source.name,
-        )
-    )

@@ -9,7 +9,7 @@ import click
 
 from objdsl import gallery as entries
 from objdsl.cli.inputs import text
-from objdsl.cli.output import write
+from objdsl.cli.output import say, verbatim, write
 from objdsl.gallery import SUFFIX
 
 
@@ -30,14 +30,14 @@ def ls() -> None:
     names = entries.names()
     width = max(map(len, names))
     for name in names:
-        click.echo(f"{name:{width}}  {entries.heading(entries.bundled(name))}".rstrip())
+        say(f"{name:{width}}  {entries.heading(entries.bundled(name))}".rstrip())
 
 
 @gallery.command()
 @click.argument("name")
 def show(name: str) -> None:
     """Print an objective. NAME `std` is the prelude."""
-    click.echo(text(name).text, nl=False)
+    verbatim(text(name).text)
 
 
 @gallery.command()
@@ -54,4 +54,4 @@ def cp(name: str, to: str | None, force: bool) -> None:
     if target.exists() and not force:
         raise click.UsageError(f"{target} exists; --force replaces it")
     write(target, source.text)
-    click.echo(f"wrote {target}")
+    say(f"wrote {target}")

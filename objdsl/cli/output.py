@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,6 +15,7 @@ import click
 
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.files import replace_text
+from objdsl.source import Source, visible
 
 # After so many a person stops reading; the summary says how many more there are.
 _MOST = 20
@@ -30,7 +33,25 @@ def show(diagnostics: Sequence[Diagnostic], *, err: bool = True, most: int = _MO
     for diagnostic in diagnostics[:most]:
         click.echo(render(diagnostic, color=color, width=width) + "\n", file=stream, color=color)
     if len(diagnostics) > most:
-        click.echo(f"... and {len(diagnostics) - most} more\n", file=stream)
+        say(f"... and {len(diagnostics) - most} more\n", err=err)
+
+
+def say(text: str = "", *, err: bool = False, nl: bool = True, fg: str | None = None) -> None:
+    """Print a text for people, or for programs that read it line by line.
+
+    Names of files and pieces of their text may stand in it: whatever would steer the terminal is
+    shown instead.
+
+    Args:
+        fg: a colour, where the stream shows colours.
+    """
+    color = has_color(sys.stderr if err else sys.stdout)
+    click.secho(visible(text), err=err, nl=nl, fg=fg if color else None, color=color)
+
+
+def verbatim(text: str) -> None:
+    """Print a text as it is, for a file that it is led into."""
+    click.echo(text, nl=False)
 
 
 def has_color(stream: TextIO) -> bool:
@@ -40,6 +61,15 @@ def has_color(stream: TextIO) -> bool:
     if os.environ.get("FORCE_COLOR"):
         return True
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def difference(old: Source, new: str) -> str:
+    """The unified diff from a text to another one, which `patch` reads."""
+    name = visible(old.name).replace("\n", "\N{REPLACEMENT CHARACTER}")
+    before, after = (re.findall(r"[^\n]*\n|[^\n]+", text) for text in (old.text, new))
+    lines = difflib.unified_diff(before, after, name, name)
+    cut = "\n\\ No newline at end of file\n"
+    return "".join(line if line.endswith("\n") else line + cut for line in lines)
 
 
 def summary(diagnostics: Iterable[Diagnostic], files: int) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from objdsl.cli.output import say
+
 
 @click.command(epilog="Example: objdsl plot runs/grpo runs/dr_grpo --metric reward -o reward.svg")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -32,6 +34,6 @@ def plot(runs: tuple[Path, ...], output: Path, metrics: tuple[str, ...]) -> None
     from objdsl.runtime.plot import plot as draw
 
     try:
-        click.echo(f"wrote {draw(runs, output, metrics)}")
+        say(f"wrote {draw(runs, output, metrics)}")
     except (OSError, ValueError) as error:
         raise click.UsageError(str(error)) from None

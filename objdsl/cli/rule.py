@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from objdsl.cli.output import has_color
+from objdsl.cli.output import has_color, say
 from objdsl.diagnostic import near
 from objdsl.lint.rule import Page
 from objdsl.lint.run import pages
@@ -27,7 +27,7 @@ def rule(name: str | None, every: bool, format_: str) -> None:
         raise click.UsageError("--all shows every rule: leave the name out, or --all")
     found = pages() if name is None else (_find(name),)
     if format_ == "json":
-        click.echo(json.dumps([_plain(one) for one in found], indent=2))
+        say(json.dumps([_plain(one) for one in found], indent=2))
     elif name is None and not every:
         _list(found)
     else:
@@ -57,12 +57,12 @@ def _plain(one: Page) -> dict[str, str]:
 def _list(found: Sequence[Page]) -> None:
     width = max(len(one.name) for one in found)
     for one in found:
-        click.echo(f"{one.code}  {one.name:<{width}}  {one.severity:<7}  {one.summary}")
+        say(f"{one.code}  {one.name:<{width}}  {one.severity:<7}  {one.summary}")
 
 
 def _show(one: Page) -> None:
     if not has_color(sys.stdout):
-        click.echo(one.page)
+        say(one.page)
         return
     from rich.console import Console
     from rich.markdown import Markdown

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from objdsl.cli.output import say
 from objdsl.diagnostic import near
 
 
@@ -80,7 +81,7 @@ def train(
     except ConfigError as error:
         _fail(error.problems, 2)
     if print_config:
-        click.echo(commented_yaml(config), nl=False)
+        say(commented_yaml(config), nl=False)
         return
 
     # Read by OpenMP when torch is imported. The threads of two engines take turns here; those that
@@ -101,7 +102,7 @@ def train(
 
             for line in describe(config):
                 if _rank() == 0:
-                    click.echo(line)
+                    say(line)
             return
         result = run(config, resume=resume, allow_changed=allow_changed)
     except ConfigError as error:
@@ -165,5 +166,5 @@ def _rank() -> int:
 def _fail(problems: Iterable[str], code: int) -> NoReturn:
     who = "error" if _rank() == 0 else f"error in process {_rank()}"
     for problem in problems:
-        click.echo(f"{who}: {problem}", err=True)
+        say(f"{who}: {problem}", err=True)
     sys.exit(code)

@@ -167,7 +167,20 @@ def title(ir: Objective) -> str:
     first = ir.source.text.lstrip().split("\n", 1)[0] if ir.source else ""
     paper = first.lstrip("# ").rstrip() if first.startswith("#") else ""
     joint = ":\n" if len(ir.name) + len(paper) > WIDTH - 8 else ": "
-    return f'"""{ir.name}{joint}{paper}"""' if paper else f'"""{ir.name}"""'
+    return docstring(f"{ir.name}{joint}{paper}" if paper else ir.name)
+
+
+def docstring(text: str) -> str:
+    """A text as a Python string between triple quotes, whatever it holds: what could end it, or is
+    not printable, is escaped."""
+
+    def written(char: str) -> str:
+        if char in '\\"':
+            return f"\\{char}"
+        is_plain = char == "\n" or char.isprintable()
+        return char if is_plain else char.encode("unicode_escape").decode("ascii")
+
+    return f'"""{"".join(map(written, text))}"""'
 
 
 def called(blocks: Mapping[str, str], body: str) -> list[str]:

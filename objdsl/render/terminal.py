@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
 from objdsl.frozen import dataclass
-from objdsl.source import Source, Span
+from objdsl.source import STEERS, Source, Span
 
 _PLAIN, _BOLD, _BLUE = "", "1", "1;34"  # parameters of the terminal's `ESC [ ... m`
 _COLORS = {Severity.ERROR: "1;31", Severity.WARNING: "1;33", Severity.NOTE: "1;36"}
@@ -260,13 +260,12 @@ def _cells(text: str) -> list[str]:
     """
     cells: list[str] = []
     for char in text:
-        category = unicodedata.category(char)
         if char == "\t":
             cells += _TAB
-        elif category in ("Mn", "Me") and cells:
-            cells[-1] += char
-        elif category in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        elif char == "\n" or STEERS.match(char):
             cells.append("\N{REPLACEMENT CHARACTER}")
+        elif unicodedata.category(char) in ("Mn", "Me") and cells:
+            cells[-1] += char
         elif unicodedata.east_asian_width(char) in "WF":
             cells += [char, ""]
         else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from objdsl.diagnostic import ObjectiveError
-from objdsl.source import Source, Span
+from objdsl.source import STEERS, Source, Span
 from objdsl.syntax import messages
 
 # Bytes. No objective comes near this size; a longer text is a mistake or an attack.
@@ -38,9 +38,7 @@ _MESH = re.compile(
 )
 
 # What an editor does not show, or shows in another place than where it stands.
-_INVISIBLE = re.compile(
-    r"[\x01-\x08\x0b\x0e-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
-)
+_INVISIBLE = re.compile(rf"(?![\f\r]){STEERS.pattern}")
 
 
 def read(path: str | Path) -> Source:
