@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from objdsl.diagnostic import (
@@ -52,6 +52,7 @@ from objdsl.ir.nodes import (
     Position,
     Reduce,
     ReduceOp,
+    Role,
     Scan,
     Shift,
     Top,
@@ -76,7 +77,7 @@ Find = Callable[[str, Span], tree.File]
 """Finds the file of a base objective; raises ObjectiveError where there is none."""
 
 COLUMNS: dict[str, Column] = {
-    "reward": Column("reward", RESPONSE),
+    "reward": Column("reward", RESPONSE, role="reward"),
     "V": Column("V", TOKEN, trained=True),
     "V_old": Column("V_old", TOKEN),
     "truncated": Column("truncated", RESPONSE, mask=True),
@@ -350,7 +351,13 @@ class _Elaborator:
             or name.id in SUBSETS
             or name.id in MEANING
         )
-        if taken:
+        if name.id == "reward":
+            self._record(
+                "reserved-name", "`reward` is the reward that comes with the data", name.span,
+                help="a sum of several has a name of its own, `R = correct + 0.1 * format`, and "
+                "each is declared by itself: `given correct[p,i] as reward`",
+            )  # fmt: skip
+        elif taken:
             self._record(
                 "reserved-name", f"`{name.id}` already has a meaning", name.span,
                 help="choose another name",
@@ -418,24 +425,57 @@ class _Elaborator:
 
     def _given(self, given: tree.Given) -> Column:
         name = given.name.id
-        values = self._domain(given.domain).values
+        domain = self._domain(given.domain)
+        values = domain.values
+        ends = values or (domain.lower, domain.upper)
+        known = {"values": values, "lower": min(ends), "upper": max(ends)}
         if given.indices is None:
+            what = "declare a domain for" if given.role is None else "declare"
             if name not in COLUMNS or COLUMNS[name].trained:
-                known = [k for k, column in COLUMNS.items() if not column.trained]
+                columns = [k for k, column in COLUMNS.items() if not column.trained]
                 self._fail(
-                    "unknown-name", f"there is no column `{name}` to declare a domain for",
-                    given.name.span, near_to=(name, known),
-                    help=f"a new column says its indices: `given {name}[p,i]`",
+                    "unknown-name", f"there is no column `{name}` to {what}",
+                    given.name.span, near_to=(name, columns),
+                    help="a new column says its indices: "
+                    f"`given {name}[p,i]{' as reward' if given.role else ''}`",
                 )  # fmt: skip
             column = COLUMNS[name]
-            return Column(column.name, column.over, column.mask, values=values)
+            if given.role is not None and self._role(given.role) != column.role:
+                self._fail(
+                    "wrong-type", f"`{name}` is no reward", given.role.span,
+                    help="a reward of your own has a name of its own: "
+                    "`given correct[p,i] as reward`",
+                )  # fmt: skip
+            return replace(column, **known)
         indices = tuple(self._index(index) for index in given.indices)
         if indices not in (PROMPT, RESPONSE, TOKEN, WORD):
             self._fail(
                 "wrong-index", f"a column cannot have the indices {written(indices)}",
                 given.span, help="use [p], [p,i], [p,i,t] or [p,i,t,v]",
             )  # fmt: skip
-        return Column(name, indices, values=values)
+        if given.role is None:
+            return Column(name, indices, **known)
+        role = self._role(given.role)
+        if indices not in (RESPONSE, TOKEN):
+            why = (
+                "it is the same for all responses to a prompt, and has no gradient"
+                if indices == PROMPT
+                else "it tells words apart that were not sampled"
+            )
+            self._fail(
+                "wrong-index", f"`{name}` cannot be a reward: {why}", given.span,
+                help="a reward is of a response, [p,i], or of a token, [p,i,t]",
+            )  # fmt: skip
+        return Column(name, indices, **known, role=role)
+
+    def _role(self, name: tree.Name) -> Role:
+        if name.id != "reward":
+            self._fail(
+                "unknown-name", f"a column cannot be declared as `{name.id}`", name.span,
+                near_to=(name.id, ("reward",)),
+                help="the one kind is `reward`: what is to be raised",
+            )  # fmt: skip
+        return "reward"
 
     def _policy(self, policy: tree.Policy) -> Policy:
         of = policy.of.id if policy.of else None

@@ -19,8 +19,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from enum import Enum
 
+from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.divergence import Descends, readings
-from objdsl.analysis.estimator import SIGNAL, Direction, Estimator, Kind
+from objdsl.analysis.estimator import Direction, Estimator, Kind
 from objdsl.analysis.expand import Expand, Sum, TooLarge
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
@@ -184,7 +185,7 @@ def _divides_words(extra: Expr, expand: Expand, node: Expr) -> LiveDivisor | Non
     except TooLarge:
         return None
     bases = [base for factors in total.terms for base, _ in factors]
-    rewarded = any(isinstance(one, Column) and one.name == SIGNAL for one in topological(*bases))
+    rewarded = any(is_reward(node) for node in topological(*bases))
     return LiveDivisor(node, total.expr(), cancels=False) if rewarded else None
 
 

@@ -7,6 +7,7 @@ other responses, or with the prompt alone. That is what a `Dependence` says.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import IntEnum
 
 from objdsl.frozen import dataclass
@@ -53,16 +54,26 @@ class Dependence:
     Attributes:
         reads: of what: `reward`, `|y|`, the policies and columns by name.
         batch: whether other prompts are among it.
+        rewards: those of `reads` that are rewards.
     """
 
     levels: frozenset[Level] = frozenset()
     reads: frozenset[str] = frozenset()
     batch: bool = False
+    rewards: frozenset[str] = frozenset()
 
     def __or__(self, other: Dependence) -> Dependence:
         return Dependence(
-            self.levels | other.levels, self.reads | other.reads, self.batch or other.batch
+            self.levels | other.levels,
+            self.reads | other.reads,
+            self.batch or other.batch,
+            self.rewards | other.rewards,
         )
+
+    @property
+    def expected(self) -> bool:
+        """Whether rewards have a part in it, or what a critic expects of them."""
+        return bool(self.rewards or not self.reads.isdisjoint(("V", "V_old")))
 
     @property
     def constant(self) -> bool:
@@ -112,7 +123,10 @@ def _of(node: Expr, known: dict[Expr, Dependence]) -> Dependence:
             level = Level.PROMPT if over == ("p",) else Level.OWN
             if name in ("V", "V_old"):
                 level = Level.PREFIX
-            return _leaf(name, level) if over else Dependence()
+            if not over:
+                return Dependence()
+            leaf = _leaf(name, level)
+            return replace(leaf, rewards=leaf.reads) if is_reward(node) else leaf
         case LogProb(policy):
             return _leaf(policy, Level.TOKEN)
         case LogDist(policy):
@@ -132,12 +146,17 @@ def _of(node: Expr, known: dict[Expr, Dependence]) -> Dependence:
             levels = {Level.OTHERS} if parts.levels else set()
             # What mixes prompts is mixed with the own one there, too.
             levels |= {Level.OWN} if parts.batch else set()
-            return Dependence(frozenset(levels), parts.reads, batch=bool(levels))
+            return replace(parts, levels=frozenset(levels), batch=bool(levels))
         case Scan(relation):
             return _scanned(parts, relation)
         case Shift(_, by):
             return _shifted(parts, by)
     return parts
+
+
+def is_reward(node: Expr) -> bool:
+    """Whether a node is a column whose expectation is to be raised."""
+    return isinstance(node, Column) and node.role == "reward"
 
 
 def _leaf(name: str, level: Level) -> Dependence:
@@ -157,8 +176,8 @@ def _pooled(parts: Dependence, over: Indices) -> Dependence:
         levels |= {Level.OWN, Level.OTHERS}
     if "p" in over and levels:
         levels |= {Level.OTHERS}
-        return Dependence(frozenset(levels), parts.reads, batch=True)
-    return Dependence(frozenset(levels), parts.reads, parts.batch)
+        return replace(parts, levels=frozenset(levels), batch=True)
+    return replace(parts, levels=frozenset(levels))
 
 
 def _of_others(parts: Dependence) -> Dependence:
@@ -174,7 +193,7 @@ def _scanned(parts: Dependence, relation: str) -> Dependence:
     if level is Level.TOKEN and Level.TOKEN not in parts.levels:
         level = Level.PREFIX
     moved = _moved(parts, {level})
-    return Dependence(moved.levels, moved.reads | {"t"}, moved.batch)
+    return replace(moved, reads=moved.reads | {"t"})
 
 
 def _shifted(parts: Dependence, by: int) -> Dependence:
@@ -190,4 +209,4 @@ def _shifted(parts: Dependence, by: int) -> Dependence:
 def _moved(parts: Dependence, to: set[Level]) -> Dependence:
     """The same, with what belongs to the own response at another level."""
     kept = parts.levels - {Level.PREFIX, Level.TOKEN, Level.OWN}
-    return Dependence(frozenset(kept | set(to)), parts.reads, parts.batch)
+    return replace(parts, levels=frozenset(kept | set(to)))

@@ -30,7 +30,7 @@ from objdsl.frozen import dataclass
 from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Reduce, Scan, Unary, topological
 
 # What comes with responses that were sampled; other columns are declared.
-_OWN_COLUMNS = {"reward", "truncated", "V", "V_old"}
+_OWN_COLUMNS = {"truncated", "V", "V_old"}
 # Of more masks than this not every combination is tried.
 _MOST_MASKS = 4
 
@@ -207,7 +207,8 @@ def _hides(policy: str, factor: Factor) -> bool:
     that is drawn, or with the distance itself, as the divisor of `X / sqrt(X^2 + c)` does; or it
     tells responses apart that were given, as pairs are."""
     near = any(name.startswith(f"{policy} / ") for name in factor.depends.reads)
-    columns = {one.name for one in topological(factor.base) if isinstance(one, Column)}
+    columns = {x.name for x in topological(factor.base) if isinstance(x, Column)}
+    columns -= factor.depends.rewards
     return (
         Level.TOKEN in factor.depends.levels
         or "v" in factor.base.indices

@@ -21,7 +21,7 @@ from dataclasses import replace
 from enum import Enum
 from functools import cached_property
 
-from objdsl.analysis.dependence import Dependence, Elsewhere, Level, depends
+from objdsl.analysis.dependence import Dependence, Elsewhere, Level, depends, is_reward
 from objdsl.analysis.expand import (
     GROUP,
     PROMPTS,
@@ -57,12 +57,6 @@ from objdsl.ir.nodes import (
     topological,
 )
 from objdsl.ir.objective import Objective
-
-SIGNAL = "reward"
-"""The column whose expectation is to be raised."""
-EXPECTED = frozenset({SIGNAL, "V", "V_old"})
-"""What a baseline may stand for: rewards, and what a critic expects of them."""
-
 
 # Groups, small and large, where a file does not say how large they are.
 _GROUPS = (2, 64)
@@ -219,7 +213,7 @@ class Estimator:
         trained lowers rewards, or what a bent gradient takes for them."""
         # A square of the own reward, or a mask by it, rises or falls with the reward, too.
         own = [f.depends for term in self.of(Kind.BASELINE) for f in term.factors]
-        if any(SIGNAL in one.reads and one.own and not one.pooled for one in own):
+        if any(one.rewards and one.own and not one.pooled for one in own):
             return False
         group = self.objective.sampling.group
         return all(self._falls(sizes) for sizes in map(_sizes, (group,) if group else _GROUPS))
@@ -257,14 +251,16 @@ class Estimator:
         prompts, and bends nothing.
         """
         return (
-            factor.depends.reads == {SIGNAL}
+            bool(factor.depends.rewards)
+            and factor.depends.reads == factor.depends.rewards
             and not factor.depends.batch
             and self.rewards_are_binary
         )
 
     @cached_property
     def rewards_are_binary(self) -> bool:
-        return any(_two_values(node) and _is_signal(node) for node in self.objective.nodes)
+        rewards = self.objective.rewards
+        return bool(rewards) and all(map(_two_values, rewards))
 
     def _bends(self, factor: Factor, term: Term) -> bool:
         if factor.base in self.kept or factor.base in self.bootstraps:
@@ -329,7 +325,8 @@ class Estimator:
             return False
         if self.centred and self._tells_apart(keep):
             return False
-        if not self.rewards_are_binary or depends(keep, self._depends).reads != {SIGNAL}:
+        read = depends(keep, self._depends)
+        if not self.rewards_are_binary or read.reads != read.rewards:
             return True
         # An affine function of the own reward; see `_bends`.
         levels = (f.depends.levels for term in self.of(Kind.BASELINE) for f in term.factors)
@@ -338,8 +335,10 @@ class Estimator:
     @cached_property
     def centred(self) -> bool:
         """Whether rewards that are alike in a group have no weight in it."""
-        keep, signals = self.objective.keep, filter(_is_signal, topological(self.weight))
-        instead: dict[Expr, Expr] = dict.fromkeys(signals, Column(SIGNAL, PROMPT))
+        keep, rewards = self.objective.keep, filter(is_reward, topological(self.weight))
+        instead: dict[Expr, Expr] = {
+            x: replace(x, over=PROMPT) for x in rewards if isinstance(x, Column)
+        }
         if keep is not None:
             instead[keep] = keep
         try:
@@ -350,9 +349,9 @@ class Estimator:
 
     def _stands_for_rewards(self, factors: Factors) -> bool:
         """Whether a term is a reward or a baseline; a penalty brings terms without either, too."""
-        reads = [depends(base, self._depends).reads for base, _ in factors if base not in self.kept]
+        read = [depends(base, self._depends) for base, _ in factors if base not in self.kept]
         penalised = frozen(self.objective)
-        return any(one & EXPECTED for one in reads) or not (penalised or any(reads))
+        return any(x.expected for x in read) or not (penalised or any(x.reads for x in read))
 
     def _tells_apart(self, keep: Expr) -> bool:
         """Whether a mask is `min < max` or `std > 0` of a group's rewards, or says the same."""
@@ -368,7 +367,7 @@ class Estimator:
         ordered = keep.op in ("lt", "gt") if isinstance(keep, Binary) else False
         found = {}
         for base, c in parts.items():
-            if not (isinstance(base, Reduce) and base.over == ("i",) and _is_signal(base.x)):
+            if not (isinstance(base, Reduce) and base.over == ("i",) and is_reward(base.x)):
                 return False
             found[base.op] = c
         if len(found) == 1:
@@ -383,7 +382,7 @@ class Estimator:
         return frozenset(f"{policy} / {to}" for policy, to in self.expand.apart.items())
 
     def _term(self, factors: Factors, coefficient: float) -> Term:
-        own = [base for base, e in factors if _is_signal(base) and e == 1]
+        own = [base for base, e in factors if is_reward(base) and e == 1]
         rest = tuple(self._factor(one) for one in ordered(factors) if not own or one[0] != own[0])
         return Term(self._kind(bool(own), rest), coefficient, rest)
 
@@ -441,12 +440,14 @@ class Estimator:
     def _kind(self, own: bool, factors: tuple[Factor, ...]) -> Kind:
         # Below the line, and in a mask, values weigh the others' terms; they are none themselves.
         above = [factor for factor in factors if _stands_above(factor)]
-        read = frozenset().union(*(factor.depends.reads for factor in above))
-        if read & self.distances:
+        read = Dependence()
+        for factor in above:
+            read |= factor.depends
+        if read.reads & self.distances:
             return Kind.PENALTY
         if own:
             return Kind.SIGNAL
-        if read & EXPECTED:
+        if read.expected:
             return Kind.BASELINE
         return Kind.SHAPING if any(factor.depends.own for factor in factors) else Kind.BASELINE
 
@@ -513,10 +514,6 @@ def _from_above(x: Expr) -> Iterator[Expr]:
         seen.update(level)
         below = dict.fromkeys(child for node in level for child in node.children)
         level = [child for child in below if child not in seen]
-
-
-def _is_signal(base: Expr) -> bool:
-    return isinstance(base, Column) and base.name == SIGNAL
 
 
 def _split(x: Sum, expand: Expand) -> Sum:

@@ -124,7 +124,7 @@ class Extremes:
         self._expand = Expand(self._params)
         self._asked = 0
         self._sampler = self.objective.sampling.policy
-        self._online = "reward" in self.objective.columns
+        self._online = bool(self.objective.rewards)
 
     def __call__(self, expr: Expr) -> Range:
         return self._of(expr, self._known, {})

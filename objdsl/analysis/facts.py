@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import replace
 from functools import cached_property
 
 from objdsl.analysis.advantage import (
@@ -14,7 +14,7 @@ from objdsl.analysis.advantage import (
 )
 from objdsl.analysis.divergence import Penalty, penalties
 from objdsl.analysis.epsilons import Epsilon, epsilons
-from objdsl.analysis.estimator import SIGNAL, Direction, Estimator, near_policy, on_policy
+from objdsl.analysis.estimator import Direction, Estimator, near_policy, on_policy
 from objdsl.analysis.expand import Expand, Sum
 from objdsl.analysis.extremes import Extremes
 from objdsl.analysis.first_order import FirstOrder, first_order
@@ -37,11 +37,9 @@ class Facts:
 
     Attributes:
         objective: the formula, at its parameters' defaults.
-        aliases: what the file calls values that have another name here.
     """
 
     objective: Objective
-    aliases: Names = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> dict[Leaf, Expr]:
@@ -147,7 +145,7 @@ class Facts:
 
     @cached_property
     def names(self) -> Names:
-        return {**names_of(self.objective.bindings), **self.aliases}
+        return names_of(self.objective.bindings)
 
     def written(self, expr: Expr) -> str:
         """A formula as people read it, with the names of the file."""
@@ -161,9 +159,7 @@ class Facts:
 
 
 def facts_of(objective: Objective) -> Facts:
-    """What is known of a file's objective. A declared column that is the reward has its name."""
+    """What is known of a file's objective, in which a column that can be nothing but the reward
+    need not be declared as one."""
     column = signal(objective)
-    if column is None:
-        return Facts(objective)
-    reward = replace(column, name=SIGNAL)
-    return Facts(with_reward(objective, column, reward), {reward: column.name})
+    return Facts(objective if column is None else with_reward(objective, column))

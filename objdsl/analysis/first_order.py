@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from enum import Enum
 
-from objdsl.analysis.estimator import SIGNAL, Estimator, Kind, Term
+from objdsl.analysis.estimator import Estimator, Kind, Term
 from objdsl.analysis.expand import Expand, Sum
 from objdsl.frozen import dataclass
 from objdsl.ir.nodes import Expr, Length, LogDist, LogProb, Reduce, Scan, Unary, topological
@@ -77,7 +77,7 @@ def _powers(term: Term, expand: Expand) -> dict[tuple[Reach, str], float] | None
     for factor in term.factors:
         if not any(isinstance(node, LogProb | LogDist) for node in topological(factor.base)):
             continue
-        if factor.exponent < 0 and factor.depends.pooled and SIGNAL in factor.depends.reads:
+        if factor.exponent < 0 and factor.depends.pooled and factor.depends.rewards:
             continue  # a deviation of rewards that hold a penalty, and no weight of the response
         ratio = _ratio(factor.base, expand)
         if ratio is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from objdsl.analysis.estimator import EXPECTED
+from objdsl.analysis.dependence import is_reward
 from objdsl.ir.nodes import Binary, Column, Expr, holding
 
 
@@ -27,4 +27,4 @@ def reached(goal: Expr, *, live: bool, rewarded: bool) -> dict[Expr, Expr]:
 
 
 def _is_expected(node: Expr) -> bool:
-    return isinstance(node, Column) and node.name in EXPECTED
+    return is_reward(node) or (isinstance(node, Column) and node.name in ("V", "V_old"))

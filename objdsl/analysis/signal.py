@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from objdsl.analysis.estimator import SIGNAL
 from objdsl.analysis.links import PREFERRED
 from objdsl.ir.indices import RESPONSE
 from objdsl.ir.nodes import Column, Expr, LogProb, replaced, topological
@@ -18,7 +17,7 @@ from objdsl.ir.objective import Named, Objective
 
 def signal(objective: Objective) -> Column | None:
     """The declared column that is the reward, if there is one."""
-    if SIGNAL in objective.columns or not _samples(objective):
+    if objective.rewards or not _samples(objective):
         return None
     nodes = topological(objective.goal)
     values = {child for node in nodes if not node.boolean for child in node.children}
@@ -35,9 +34,9 @@ def _samples(objective: Objective) -> bool:
     return objective.sampling.span is not None or not policies.isdisjoint(("old", "mu"))
 
 
-def with_reward(objective: Objective, column: Column, reward: Column) -> Objective:
-    """The objective with the reward in place of a column."""
-    instead: dict[Expr, Expr] = {column: reward}
+def with_reward(objective: Objective, column: Column) -> Objective:
+    """The objective as if it declared the column `as reward`."""
+    instead: dict[Expr, Expr] = {column: replace(column, role="reward")}
 
     def named(many: tuple[Named, ...]) -> tuple[Named, ...]:
         return tuple(replace(one, value=replaced(one.value, instead)) for one in many)

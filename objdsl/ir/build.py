@@ -391,8 +391,8 @@ def _bounds(x: Expr) -> tuple[float, float]:
             return value, value
         case Param():
             return x.lower, x.upper
-        case Column() if x.values:
-            return min(x.values), max(x.values)
+        case Column():
+            return x.lower, x.upper
         case Unary("neg", a):
             low, high = bounds(a)
             return -high, -low

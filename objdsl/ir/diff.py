@@ -9,7 +9,7 @@ from objdsl.ir.indices import decimal
 from objdsl.ir.objective import Objective, Sampling
 from objdsl.ir.show import Names, Text, names_of, used
 
-_ORDER = ("param", "policy", "sample", "define", "maximize", "minimize")
+_ORDER = ("param", "policy", "given", "sample", "define", "maximize", "minimize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,10 @@ def _lines(objective: Objective, names: Names) -> dict[str, str]:
     for policy in objective.policies:
         layer = f" = {policy.of} at layer {policy.layer}" if policy.of else ""
         lines[f"policy {policy.name}"] = f"policy {policy.name}{layer}"
+    for column in objective.rewards:
+        if column.name != "reward":
+            name = f"{column.name}[{','.join(column.over)}]"
+            lines[f"given {column.name}"] = f"given {name} as reward"
     lines |= _sampling(objective.sampling)
     roots = [x for x in (objective.goal, objective.critic) if x is not None]
     writer = Text(names, tuple(roots))

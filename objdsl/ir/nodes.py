@@ -14,6 +14,7 @@ count. Policies are kept as log-probabilities: `pi / old` is `exp(log pi - log o
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, fields
@@ -42,6 +43,7 @@ BinaryOp = Literal[
 ]  # fmt: skip
 ReduceOp = Literal["sum", "mean", "prod", "max", "min", "std", "pstd"]
 ScanRelation = Literal["<", "<=", ">", ">="]
+Role = Literal["data", "reward"]
 
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 BOOLEAN_OPS = COMPARISONS | {"and", "or", "not"}
@@ -161,7 +163,11 @@ class Param(Expr):
 class Column(Expr):
     """A column of the data, `reward` or `V_old` or one that the file declares with `given`.
 
-    `values` is its declared domain, empty if there is none. `trained` marks the critic's `V`.
+    Attributes:
+        trained: whether it is the critic's `V`.
+        values: the values of a declared `{0, 1}`; empty if none are declared.
+        lower, upper: the ends of the declared domain.
+        role: whether its expectation is to be raised, or it is data of any other kind.
     """
 
     name: str
@@ -169,6 +175,9 @@ class Column(Expr):
     mask: bool = False
     trained: bool = False
     values: tuple[float, ...] = ()
+    lower: float = -math.inf
+    upper: float = math.inf
+    role: Role = "data"
 
     def _indices(self) -> Indices:
         return self.over

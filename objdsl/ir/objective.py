@@ -149,6 +149,13 @@ class Objective:
         return {name: indices for name, indices, _ in sorted(_read(self.nodes))}
 
     @cached_property
+    def rewards(self) -> tuple[Column, ...]:
+        """The columns whose expectation is to be raised, by name: `reward`, and those that the
+        file declares `as reward`."""
+        found = {x for x in self.nodes if isinstance(x, Column) and x.role == "reward"}
+        return tuple(sorted(found, key=lambda column: column.name))
+
+    @cached_property
     def trained(self) -> tuple[str, ...]:
         """The columns through which a gradient flows, `log_pi` first."""
         names = {name for name, _, trained in _read(self.nodes) if trained}

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 
-from objdsl.analysis.dependence import depends
-from objdsl.analysis.estimator import SIGNAL, Estimator, Factor
+from objdsl.analysis.dependence import depends, is_reward
+from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.reach import reached
@@ -100,7 +100,7 @@ def spread(estimator: Estimator, factor: Factor) -> bool:
         return True
     divides = factor.exponent < 0 and factor.depends.pooled
     ratio = isinstance(factor.base, Unary) and factor.base.op == "exp"
-    if not divides or ratio or SIGNAL not in factor.depends.reads:
+    if not divides or ratio or not factor.depends.rewards:
         return False
     raised = _moved(factor.base, lambda reward: add(reward, ONE))
     turned = _moved(factor.base, lambda reward: sub(const(sum(reward.values)), reward))
@@ -116,11 +116,7 @@ def _moved(x: Expr, by: Callable[[Column], Expr]) -> Expr:
     """An expression with another in place of the reward."""
     return replaced(
         x,
-        {
-            node: by(node)
-            for node in topological(x)
-            if isinstance(node, Column) and node.name == SIGNAL
-        },
+        {node: by(node) for node in topological(x) if isinstance(node, Column) and is_reward(node)},
     )
 
 

@@ -90,9 +90,9 @@ def _statement(statement: tree.Statement) -> str:
             return f"param {name.id} = {text}" + _domain(domain)
         case tree.Policy(name, of, layer):
             return f"policy {name.id}" + (f" = {of.id} at layer {layer}" if of else "")
-        case tree.Given(name, indices, domain):
+        case tree.Given(name, indices, domain, role):
             where = "" if indices is None else f"[{','.join(index.id for index in indices)}]"
-            return f"given {name.id}{where}" + _domain(domain)
+            return f"given {name.id}{where}" + _domain(domain) + (f" as {role.id}" if role else "")
         case tree.Def(name, arguments, body):
             return _with(f"def {name.id}({', '.join(a.id for a in arguments)}) = ", body)
         case tree.Let(name, value):

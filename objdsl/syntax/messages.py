@@ -19,7 +19,7 @@ FORMS = {
     "objective": "objective dr_grpo from grpo",
     "param": "param eps = 0.2 in (0, 1)",
     "policy": "policy inner = pi at layer 6",
-    "given": "given margin[p,i] in [0, inf)",
+    "given": "given correct[p,i] in {0, 1} as reward",
     "def": "def k2(p, q) = log(q / p)^2 / 2",
     "sample": "sample from mu: group 16, temperature 1",
     "keep": "keep p where std[i] reward > 0",

@@ -23,7 +23,7 @@ from objdsl.syntax.split import Piece
 _END = "$END"  # Lark's type of the end of the statement
 _UNKNOWN = "$UNKNOWN"  # our type of a character that starts no token
 
-_NAMES = frozenset({"NAME", "AT", "LAYER"})
+_NAMES = frozenset({"NAME", "AT", "LAYER", "AS"})
 _VALUE_STARTS = _NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "LPAR"}
 _VALUE_ENDS = _NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "RPAR", "RSQB"}
 _ARITHMETIC = frozenset({"PLUS", "MINUS", "TIMES", "SLASH", "CIRCUMFLEX"})
@@ -554,6 +554,14 @@ def _negation(m: _Mistake) -> Diagnostic | None:
     return m.says("`not` and what follows it need brackets here", help="for example `(not x)`")
 
 
+def _role(m: _Mistake) -> Diagnostic | None:
+    """`given x[p,i] as reward in [0, 1]`."""
+    roles = [k for k, token in enumerate(m.tokens[: m.at]) if token.type == "AS"]
+    if m.statement != "given" or m.found.type not in ("IN", "ELEMENT") or not roles:
+        return None
+    return m.says("a domain stands before `as`", help=f"for example `{FORMS['given']}`")
+
+
 def _param(m: _Mistake) -> Diagnostic | None:
     domain = any(token.type in ("IN", "ELEMENT") for token in m.tokens[: m.at])
     if domain and m.found.type == "COMMA" and m.bracket.type != "LBRACE":
@@ -681,6 +689,7 @@ _RULES = (
     _bar,
     _equal,
     _binder,
+    _role,
     _param,
     _wrong_bracket,
     _list,
@@ -717,7 +726,7 @@ def _expected(m: _Mistake) -> str:
         words.append("a number")
     if m.wants_operator:
         words.append("an operator")
-    spelled = _CLOSING | {"LSQB", "LBRACE", "COMMA", "VBAR", "COLON", "EQUAL", "IN", "FROM"}
+    spelled = _CLOSING | {"LSQB", "LBRACE", "COMMA", "VBAR", "COLON", "EQUAL", "IN", "FROM", "AS"}
     words += sorted(_spelling(terminal) for terminal in m.accepts & spelled)
     if _END in m.accepts:
         words.append("the end of the line")

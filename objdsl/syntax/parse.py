@@ -179,8 +179,8 @@ def _node(rule: str, parts: list[Any], span: Span) -> Any:
             return tree.Header(_name(name), base and _name(base), span)
         case "policy", [_, name, _, of, _, _, layer]:
             return tree.Policy(_name(name), of and _name(of), layer and _layer(layer), span)
-        case "given", [_, name, _, indices, _, _, domain]:
-            return tree.Given(_name(name), indices, domain, span)
+        case "given", [_, name, _, indices, _, _, domain, _, role]:
+            return tree.Given(_name(name), indices, domain, role and _name(role), span)
         case "def", [_, name, _, arguments, _, _, body]:
             return tree.Def(_name(name), arguments or (), body, span)
         case "sample", [_, _, policy, _, options]:

@@ -181,11 +181,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """`given margin[p,i] in {0, 1}`; without brackets it declares the domain of a known column."""
+    """`given correct[p,i] in {0, 1} as reward`; without brackets it declares the domain of a known
+    column. `role` is the word after `as`."""
 
     name: Name
     indices: tuple[Name, ...] | None
     domain: Interval | Choice | None
+    role: Name | None
     span: Span = _span()
 
 

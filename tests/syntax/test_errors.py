@@ -117,6 +117,8 @@ BROKEN = {
     "sample": "sample mu: group 16",
     "keep": "keep p std[i] reward > 0",
     "given": "given margin of p",
+    "given as nothing": "given margin[p,i] as",
+    "given as before its domain": "given margin[p,i] as reward in [0, 1]",
     "several": "A = reward +\nmaximise A\nB = (1",
 }
 

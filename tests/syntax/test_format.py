@@ -15,7 +15,7 @@ from objdsl.syntax.format import WIDTH, format
 from objdsl.syntax.parse import parse
 
 NOWHERE = Span(Source("nowhere", ""), 0, 0)
-NAMES = st.sampled_from(["reward", "pi", "old", "A", "eps_low", "x1", "t", "layer", "at"])
+NAMES = st.sampled_from(["reward", "pi", "old", "A", "eps_low", "x1", "t", "layer", "at", "as"])
 INDICES = st.sampled_from(["p", "i", "t", "v"])
 
 
@@ -134,6 +134,10 @@ def test_the_gallery_is_laid_out(entry: str) -> None:
         ("param  eps=0.2 in(0,1)", "param eps = 0.2 in (0, 1)"),
         ("param b = -1 in [-inf, 0.5)", "param b = -1 in [-inf, 0.5)"),
         ("given c[p , i] in {0,1}", "given c[p,i] in {0, 1}"),
+        ("given c[p , i]  as   reward", "given c[p,i] as reward"),
+        ("given c[p,i] ∈ [0,1] as\treward", "given c[p,i] in [0, 1] as reward"),
+        ("given as[p,i] as reward", "given as[p,i] as reward"),
+        ("as = as+1", "as = as + 1"),
         ("policy  inner=pi at layer 6", "policy inner = pi at layer 6"),
         ("sample from mu : group 16 , keep_mask", "sample from mu: group 16, keep_mask"),
         ("minimize  critic (V - 1)^2", "minimize critic (V - 1)^2"),

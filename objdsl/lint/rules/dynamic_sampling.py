@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.dependence import depends
-from objdsl.analysis.estimator import SIGNAL
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
@@ -36,12 +35,13 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     keep = facts.objective.keep
     if keep is None or not facts.rewarded or not depends(keep).own:
         return
-    reads = depends(keep).reads
-    by = "rewards" if SIGNAL in reads else "responses"
+    read = depends(keep)
+    rewards = bool(read.rewards) and read.rewards == read.reads
+    by = "rewards" if read.rewards else "responses"
     chosen = [estimator for estimator in facts.rewarded if estimator.chosen]
     if chosen:
         # With rewards of two values, which are not declared, it may be right as it is.
-        may_be_right = reads == {SIGNAL} and all(estimator.centred for estimator in chosen)
+        may_be_right = rewards and all(estimator.centred for estimator in chosen)
         yield rule.finding(
             "a response counts by whether its group is kept, which it has a part in",
             keep.span,
@@ -49,7 +49,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             under=f"keeps prompts by their {by}",
             gradient="that of the rewards of kept groups, which is another one",
             help="keep where rewards differ, and subtract their mean"
-            + ("; or say `given reward in {0, 1}`, if it is" if reads == {SIGNAL} else ""),
+            + ("; or say `given reward in {0, 1}`, if it is" if rewards else ""),
             fine_if="the groups that are left out are not to count",
         )
     else:

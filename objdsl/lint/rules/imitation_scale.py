@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.estimator import SIGNAL, Kind, Term
+from objdsl.analysis.estimator import Kind, Term
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, topological
@@ -66,7 +66,7 @@ def _imitates(term: Term) -> bool:
     read = [node for factor in term.factors for node in topological(factor.base)]
     marks = {f.base for f in term.factors if f.exponent > 0 and _marks(f.base)}
     knows = any(isinstance(node, LogProb | LogDist) for node in read)
-    paid = any(isinstance(node, Column) and node.name in (SIGNAL, "V", "V_old") for node in read)
+    paid = any(factor.depends.expected for factor in term.factors)
     return term.coefficient > 0 and bool(marks) and not knows and not paid
 
 

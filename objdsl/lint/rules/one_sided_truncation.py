@@ -26,8 +26,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from objdsl.analysis.dependence import depends
-from objdsl.analysis.estimator import SIGNAL
+from objdsl.analysis.dependence import depends, is_reward
 from objdsl.analysis.expand import Expand, Factors, TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach, reach
@@ -86,9 +85,7 @@ def _held(x: Expr) -> tuple[Expr, ...]:
 
 def _of_a_sign(factors: Factors) -> bool:
     """Whether a product is there for some rewards only: by a mask, or as `min(reward, 0)`."""
-    return any(
-        (base.boolean or _held(base)) and SIGNAL in depends(base).reads for base, _ in factors
-    )
+    return any((base.boolean or _held(base)) and depends(base).rewards for base, _ in factors)
 
 
 def _without_reward_1(truncated: Mapping[Factors, Expr], terms: Mapping[Factors, float]) -> bool:
@@ -100,4 +97,4 @@ def _without_reward_1(truncated: Mapping[Factors, Expr], terms: Mapping[Factors,
 
 
 def _is_binary_reward(base: Expr) -> bool:
-    return isinstance(base, Column) and base.name == SIGNAL and set(base.values) == {0.0, 1.0}
+    return isinstance(base, Column) and is_reward(base) and set(base.values) == {0.0, 1.0}

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.estimator import SIGNAL
+from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.ir.nodes import Binary, Column, Expr, topological
+from objdsl.ir.nodes import Binary, Expr, topological
 from objdsl.lint.places import is_mask, marked
 from objdsl.lint.rule import Rule, rule
 
@@ -56,5 +56,5 @@ def _bounds(mask: Expr, goal: Expr) -> bool:
         match node:
             case Binary("min" | "max", a, b) if a.live != b.live and mask.children == (a, b):
                 bound = topological(b if a.live else a)
-                return any(isinstance(one, Column) and one.name == SIGNAL for one in bound)
+                return any(is_reward(node) for node in bound)
     return False

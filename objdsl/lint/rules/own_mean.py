@@ -21,11 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.estimator import Estimator, Kind
 from objdsl.analysis.expand import GROUP, RESPONSES
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.ir.nodes import Column, Expr, Reduce
+from objdsl.ir.nodes import Expr, Reduce
 from objdsl.lint.rule import Rule, rule
 
 
@@ -59,6 +60,6 @@ def _scaled(estimator: Estimator) -> bool:
 def _mean(facts: Facts) -> Expr | None:
     for node in facts.objective.nodes:
         match node:
-            case Reduce("mean", ("i",) | ("p", "i"), Column("reward"), None) if node.span:
+            case Reduce("mean", ("i",) | ("p", "i"), x, None) if node.span and is_reward(x):
                 return node
     return None

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from objdsl.analysis.estimator import SIGNAL, Estimator, Factor
+from objdsl.analysis.dependence import is_reward
+from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
@@ -103,6 +104,4 @@ def _is_affine(x: Expr, estimator: Estimator) -> bool:
         factors = [one for product in estimator.expand(x).terms for one in product]
     except TooLarge:
         return False
-    return bool(factors) and all(
-        isinstance(base, Column) and base.name == SIGNAL and e == 1 for base, e in factors
-    )
+    return bool(factors) and all(is_reward(base) and e == 1 for base, e in factors)

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.estimator import SIGNAL
+from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.ir.nodes import Column, topological
+from objdsl.ir.nodes import topological
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule
 
@@ -33,7 +33,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         if estimator.falls:
             negative = next(estimator.negative, None)
             nodes = topological(facts.objective.goal)
-            reward = next(n for n in nodes if isinstance(n, Column) and n.name == SIGNAL)
+            reward = next(node for node in nodes if is_reward(node))
             yield rule.finding(
                 "the sign is turned: training lowers the reward",
                 negative.origin.span if negative else reward.span,

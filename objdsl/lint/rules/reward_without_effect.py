@@ -20,10 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.estimator import SIGNAL, Direction
+from objdsl.analysis.dependence import is_reward
+from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, Severity
-from objdsl.ir.nodes import Column, Expr, topological
+from objdsl.ir.nodes import Expr, topological
 from objdsl.lint.rule import Rule, rule
 
 
@@ -52,12 +53,9 @@ def _without_on_policy(facts: Facts) -> bool:
         return False  # whole distributions, a critic
     factors = (f for one in facts.estimators for term in one.terms for f in term.factors)
     return all(one.direction is Direction.NONE for one in facts.estimators) and not any(
-        SIGNAL in factor.depends.reads and factor.depends.own for factor in factors
+        factor.depends.rewards and factor.depends.own for factor in factors
     )
 
 
 def _reward(expr: Expr) -> Expr | None:
-    for node in topological(expr):
-        if isinstance(node, Column) and node.name == SIGNAL:
-            return node
-    return None
+    return next((node for node in topological(expr) if is_reward(node)), None)

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.dependence import depends
-from objdsl.analysis.estimator import SIGNAL, Estimator
+from objdsl.analysis.estimator import Estimator
 from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, Link
@@ -39,7 +39,7 @@ from objdsl.source import Span
 @rule("token-regression", "OBJ707", Severity.WARNING)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     squares = [one for one in facts.links if one.kind is Kind.SQUARE and "t" in one.score.indices]
-    residual = next((one for one in squares if SIGNAL in depends(one.score).reads), None)
+    residual = next((one for one in squares if depends(one.score).rewards), None)
     order = facts.first_order
     leashed = (
         order is not None
