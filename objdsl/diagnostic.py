@@ -25,6 +25,32 @@ class Certainty(StrEnum):
     LIKELY = "likely"
 
 
+class Claim(StrEnum):
+    """What a finding is about. Each is judged by itself: an objective may be exact in one, and not
+    in another."""
+
+    DIRECTION = "direction"
+    """Where the expected gradient points on policy, beside that of the expected reward."""
+    PROMPT_WEIGHTS = "prompt-weights"
+    """How much each prompt counts."""
+    OFF_POLICY = "off-policy"
+    """What is left uncorrected, or cut, where the policy is not the one that sampled."""
+    PENALTY = "penalty"
+    """What the terms beside the reward descend: divergences from frozen policies, entropies."""
+    NUMERICS = "numerics"
+    """Whether the numbers are finite, and their variance bounded."""
+    STYLE = "style"
+    """How it is written down; constant factors."""
+    LANGUAGE = "language"
+    """Whether the text is an objective at all."""
+
+    @property
+    def title(self) -> str:
+        """The claim in words."""
+        on = " on policy" if self is Claim.DIRECTION else ""
+        return self.value.replace("-", " ") + on
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
     """A second place in the text, with what it has to do with the finding."""
@@ -54,8 +80,9 @@ class Fix:
 class Diagnostic:
     """One statement about a text: what, where, why, and what to do.
 
-    `name` and `code` identify the rule (`length-normalisation`, `OBJ101`). `value` and `gradient`
-    say what the finding does to each of the two; `fine_if` says when to leave it as it is.
+    `name` and `code` identify the rule (`length-normalisation`, `OBJ101`), `claim` what it is
+    about. `value` and `gradient` say what the finding does to each of the two; `fine_if` says when
+    to leave it as it is.
     """
 
     name: str
@@ -73,6 +100,7 @@ class Diagnostic:
     help: str = ""
     fine_if: str = ""
     fix: Fix | None = None
+    claim: Claim = Claim.LANGUAGE
 
 
 class ObjectiveError(Exception):

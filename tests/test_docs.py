@@ -138,10 +138,11 @@ def test_every_rule_has_a_page(compared: Compared) -> None:
 def _index() -> Iterator[str]:
     yield "# The rules\n"
     yield "What `objdsl check` looks for; `objdsl rule NAME` prints the page.\n"
-    yield "| code | rule | severity | |\n| --- | --- | --- | --- |"
+    yield "| code | rule | severity | claim | |\n| --- | --- | --- | --- | --- |"
     for page in pages():
         link = f"[{page.name}]({page.name}.md)"
-        yield f"| {page.code} | {link} | {page.severity} | {_cell(page.summary)} |"
+        head = f"{page.code} | {link} | {page.severity} | {page.claim.title}"
+        yield f"| {head} | {_cell(page.summary)} |"
     yield ""
 
 

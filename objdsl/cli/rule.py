@@ -49,6 +49,7 @@ def _plain(one: Page) -> dict[str, str]:
         "name": one.name,
         "code": one.code,
         "severity": str(one.severity),
+        "claim": str(one.claim),
         "summary": one.summary,
         "page": one.doc,
     }

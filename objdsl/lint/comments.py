@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from objdsl.diagnostic import Severity
+from objdsl.diagnostic import Claim, Severity
 from objdsl.lint.rule import Page
 
 UNEXPLAINED = Page(
     "suppression-without-reason",
     "OBJ901",
     Severity.WARNING,
+    Claim.STYLE,
     """\
 A comment accepts a finding, and does not say why.
 
@@ -33,6 +34,7 @@ UNUSED = Page(
     "unused-suppression",
     "OBJ902",
     Severity.WARNING,
+    Claim.STYLE,
     """\
 A comment accepts a finding that is not there.
 
@@ -58,6 +60,7 @@ UNNAMED = Page(
     "suppression-without-rule",
     "OBJ907",
     Severity.WARNING,
+    Claim.STYLE,
     """\
 A comment does not say which finding it accepts.
 
@@ -81,6 +84,7 @@ UNKNOWN = Page(
     "unknown-rule",
     "OBJ908",
     Severity.WARNING,
+    Claim.STYLE,
     """\
 A comment accepts the findings of a rule that does not exist.
 
@@ -104,6 +108,7 @@ MISSPELT = Page(
     "unknown-instruction",
     "OBJ909",
     Severity.WARNING,
+    Claim.STYLE,
     """\
 A comment is addressed to objdsl, and says nothing that objdsl knows.
 

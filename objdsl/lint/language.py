@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from objdsl.diagnostic import Severity
+from objdsl.diagnostic import Claim, Severity
 from objdsl.lint.rule import Page
 
 
-def _error(name: str, code: str, doc: str) -> Page:
-    return Page(name, code, Severity.ERROR, doc)
+def _error(name: str, code: str, doc: str, claim: Claim = Claim.LANGUAGE) -> Page:
+    return Page(name, code, Severity.ERROR, claim, doc)
 
 
 LANGUAGE_PAGES = (

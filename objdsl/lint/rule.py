@@ -4,7 +4,7 @@ Each rule is a module of `objdsl.lint.rules`. The docstring of the module is the
 it finds, why that matters (the mathematics), when it is fine, an example, what to use instead, and
 the papers.
 
-    @rule("length-normalisation", "OBJ101", Severity.WARNING)
+    @rule("length-normalisation", "OBJ101", Severity.WARNING, Claim.DIRECTION)
     def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         yield rule.finding("...", span)
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Certainty, Diagnostic, Severity
+from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
 from objdsl.frozen import dataclass
 from objdsl.source import Span
 
@@ -33,12 +33,14 @@ class Page:
         code: `OBJ` and three digits; never used again for another kind.
         severity: of its findings, unless one of them says otherwise. Only what is proven is a
             warning or an error.
+        claim: what its findings are about, unless one of them says otherwise.
         doc: Markdown.
     """
 
     name: str
     code: str
     severity: Severity
+    claim: Claim
     doc: str
 
     @property
@@ -49,7 +51,8 @@ class Page:
     @property
     def page(self) -> str:
         """All of it, with a title."""
-        return f"# {self.name}\n\n{self.code}, {self.severity}. {self.doc.strip()}\n"
+        head = f"{self.code}, {self.severity}. Claim: {self.claim.title}."
+        return f"# {self.name}\n\n{head} {self.doc.strip()}\n"
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Rule(Page):
         span: Span | None,
         *,
         severity: Severity | None = None,
+        claim: Claim | None = None,
         certainty: Certainty = Certainty.PROVEN,
         **details: Any,
     ) -> Diagnostic:
@@ -79,14 +83,21 @@ class Rule(Page):
             likely = certainty is Certainty.LIKELY
             severity = Severity.NOTE if likely else self.severity
         return Diagnostic(
-            self.name, self.code, severity, message, span, certainty=certainty, **details
+            self.name,
+            self.code,
+            severity,
+            message,
+            span,
+            certainty=certainty,
+            claim=claim or self.claim,
+            **details,
         )
 
 
-def rule(name: str, code: str, severity: Severity) -> Callable[[Check], Rule]:
+def rule(name: str, code: str, severity: Severity, claim: Claim) -> Callable[[Check], Rule]:
     """Makes a rule of a function, with the docstring of its module."""
 
     def make(check: Check) -> Rule:
-        return Rule(name, code, severity, sys.modules[check.__module__].__doc__ or "", check)
+        return Rule(name, code, severity, claim, sys.modules[check.__module__].__doc__ or "", check)
 
     return make

@@ -156,7 +156,9 @@ def _faults(comment: Ignore, known: set[str], used: set[tuple[Span, str]]) -> It
 
 
 def _fault(page: Page, message: str, span: Span, **details: Any) -> Diagnostic:
-    return Diagnostic(page.name, page.code, page.severity, message, span, **details)
+    return Diagnostic(
+        page.name, page.code, page.severity, message, span, claim=page.claim, **details
+    )
 
 
 def _without(comment: Ignore, name: str) -> Fix:

@@ -60,6 +60,7 @@ def _finding(one: Diagnostic) -> dict[str, Any]:
         "code": one.code,
         "severity": str(one.severity),
         "certainty": str(one.certainty),
+        "claim": str(one.claim),
         "message": one.message,
         "location": _range(one.span) if one.span else None,
         "labels": [{**_range(label.span), "text": label.text} for label in one.labels],
@@ -109,6 +110,7 @@ def sarif(found: Sequence[Diagnostic], pages: Mapping[str, str], version: str) -
                 {**_location(label.span), "message": {"text": label.text}} for label in one.labels
             ],
             "fixes": [_changes(one.fix)] if one.fix else [],
+            "properties": {"claim": str(one.claim), "certainty": str(one.certainty)},
         }
         for one in found
     ]

@@ -51,6 +51,9 @@ class Finding(_Strict):
     code: str = Field(pattern=r"^OBJ\d{3}$")
     severity: Literal["error", "warning", "note"]
     certainty: Literal["proven", "likely"]
+    claim: Literal[
+        "direction", "prompt-weights", "off-policy", "penalty", "numerics", "style", "language"
+    ]
     message: str
     location: Range | None
     labels: list[Labelled]

@@ -88,6 +88,7 @@ class Result(Sarif):  # 3.27
     locations: list[Location]
     relatedLocations: list[RelatedLocation]
     fixes: list[FixObject]
+    properties: dict[str, str]  # 3.8, a property bag
 
 
 class ReportingDescriptor(Sarif):  # 3.49

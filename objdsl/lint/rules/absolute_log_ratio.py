@@ -23,12 +23,12 @@ from collections.abc import Iterator
 
 from objdsl.analysis.divergence import Descends
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import penalty_label, reading
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("absolute-log-ratio", "OBJ312", Severity.WARNING)
+@rule("absolute-log-ratio", "OBJ312", Severity.WARNING, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for penalty in facts.penalties:
         if penalty.descends is Descends.TOTAL_VARIATION:

@@ -23,12 +23,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import head
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("batch-token-mean", "OBJ104", Severity.NOTE)
+@rule("batch-token-mean", "OBJ104", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         for bend in estimator.bends:

@@ -29,13 +29,13 @@ from collections.abc import Iterator
 from objdsl.analysis.extremes import Cause, Fault
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, read
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.ir.nodes import Expr, Reduce, Unary, topological
 from objdsl.lint.rule import Rule, rule
 from objdsl.lint.rules.unbounded_product import unheld
 
 
-@rule("beyond-float32", "OBJ612", Severity.WARNING)
+@rule("beyond-float32", "OBJ612", Severity.WARNING, Claim.NUMERICS)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     goal = facts.objective.goal
     said = set(unheld(goal)) if facts.rewarded else set()

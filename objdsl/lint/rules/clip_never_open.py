@@ -23,12 +23,12 @@ from collections.abc import Iterator
 
 from objdsl.analysis.expand import interval
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Clip, Expr, LogProb, holding
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("clip-never-open", "OBJ406", Severity.ERROR)
+@rule("clip-never-open", "OBJ406", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     expand = facts.on_policy
     clips = [node for node in facts.passing if isinstance(node, Clip)]

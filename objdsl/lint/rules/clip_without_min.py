@@ -23,12 +23,12 @@ from collections.abc import Iterable, Iterator
 
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Binary, Clip, Expr, LogProb, topological
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("clip-without-min", "OBJ407", Severity.WARNING)
+@rule("clip-without-min", "OBJ407", Severity.WARNING, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return

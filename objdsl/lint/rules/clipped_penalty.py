@@ -23,12 +23,12 @@ from functools import partial
 
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Binary, Clip, Expr, LogProb, bottom_up
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("clipped-penalty", "OBJ311", Severity.WARNING)
+@rule("clipped-penalty", "OBJ311", Severity.WARNING, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     policies = set(frozen(facts.objective))
     known: dict[Expr, frozenset[str]] = {}

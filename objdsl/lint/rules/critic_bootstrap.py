@@ -22,12 +22,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Scan
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("critic-bootstrap", "OBJ212", Severity.NOTE)
+@rule("critic-bootstrap", "OBJ212", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         for factor in (factor for term in estimator.terms for factor in term.factors):

@@ -24,14 +24,14 @@ from collections.abc import Iterator
 
 from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.ir.nodes import Binary, Expr, Reduce, Unary, Where, topological
 from objdsl.lint.places import deviation
 from objdsl.lint.rule import Rule, rule
 from objdsl.source import Span
 
 
-@rule("division-by-zero", "OBJ613", Severity.ERROR)
+@rule("division-by-zero", "OBJ613", Severity.ERROR, Claim.NUMERICS)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     nodes = topological(*facts.objective.roots)
     expand = facts.on_policy

@@ -27,14 +27,14 @@ from collections.abc import Iterator
 
 from objdsl.analysis.expand import Expand, Sum, TooLarge, number
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import ZERO
 from objdsl.ir.nodes import Binary, Clip, Expr, topological
 from objdsl.lint.places import extrema
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("dual-clip-bound", "OBJ410", Severity.ERROR)
+@rule("dual-clip-bound", "OBJ410", Severity.ERROR, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     on = facts.on_policy
     for node, sign, branch in extrema(facts.objective.goal):

@@ -26,11 +26,11 @@ from collections.abc import Iterator
 
 from objdsl.analysis.dependence import depends
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("dynamic-sampling", "OBJ603", Severity.WARNING)
+@rule("dynamic-sampling", "OBJ603", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     keep = facts.objective.keep
     if keep is None or not facts.rewarded or not depends(keep).own:

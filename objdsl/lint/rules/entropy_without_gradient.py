@@ -29,7 +29,7 @@ from functools import partial
 
 from objdsl.analysis.estimator import Estimator, frozen
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.differentiate import weights_of
 from objdsl.ir.build import neg, sub
 from objdsl.ir.nodes import (
@@ -50,7 +50,7 @@ from objdsl.lint.rule import Rule, rule
 _MOST_TERMS = 32
 
 
-@rule("entropy-without-gradient", "OBJ315", Severity.WARNING)
+@rule("entropy-without-gradient", "OBJ315", Severity.WARNING, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return

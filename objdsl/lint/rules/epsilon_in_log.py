@@ -23,12 +23,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.ir.nodes import Binary, Const, Expr, Param
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("epsilon-in-log", "OBJ616", Severity.NOTE)
+@rule("epsilon-in-log", "OBJ616", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for epsilon in facts.epsilons:
         x, beside_one = epsilon.node, epsilon.beside_one

@@ -27,12 +27,12 @@ from collections.abc import Iterator
 
 from objdsl.analysis.divergence import Credit, Descends
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import penalty_label, reading, swapped
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("forward-kl-gradient", "OBJ302", Severity.WARNING)
+@rule("forward-kl-gradient", "OBJ302", Severity.WARNING, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for penalty in facts.penalties:
         if penalty.descends is Descends.FORWARD_KL and not penalty.away:

@@ -26,14 +26,14 @@ from collections.abc import Iterator
 from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach, reach
-from objdsl.diagnostic import Certainty, Diagnostic, Severity
+from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Clip
 from objdsl.lint.rule import Rule, rule
 
 _WIDE, _NARROW = 0.05, 0.01
 
 
-@rule("geometric-clip-width", "OBJ411", Severity.NOTE)
+@rule("geometric-clip-width", "OBJ411", Severity.NOTE, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return

@@ -26,13 +26,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Length
 from objdsl.lint.places import entry, inside_ratio, marked
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("geometric-ratio-length", "OBJ102", Severity.WARNING)
+@rule("geometric-ratio-length", "OBJ102", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         for bend in estimator.bends:

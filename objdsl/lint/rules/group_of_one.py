@@ -21,13 +21,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Label, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.ir.build import ONE
 from objdsl.ir.nodes import Others, Reduce, topological
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("group-of-one", "OBJ210", Severity.ERROR)
+@rule("group-of-one", "OBJ210", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     sampling = facts.objective.sampling
     if sampling.group != 1:

@@ -23,13 +23,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.ir.nodes import Expr
 from objdsl.lint.places import entry, head, marked
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("group-token-mean", "OBJ103", Severity.WARNING)
+@rule("group-token-mean", "OBJ103", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         for bend in estimator.bends:

@@ -30,13 +30,13 @@ from collections.abc import Iterator
 
 from objdsl.analysis.estimator import Kind, Term
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, topological
 from objdsl.lint.places import entry, head
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("imitation-scale", "OBJ706", Severity.WARNING)
+@rule("imitation-scale", "OBJ706", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         rewarded = {bool(_lengths(term)) for term in estimator.of(Kind.SIGNAL)}

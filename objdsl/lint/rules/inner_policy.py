@@ -22,12 +22,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("inner-policy", "OBJ414", Severity.NOTE)
+@rule("inner-policy", "OBJ414", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         name = estimator.leaf.policy

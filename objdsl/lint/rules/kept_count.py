@@ -24,12 +24,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import counts, entry, head, marked
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("kept-count", "OBJ602", Severity.WARNING)
+@rule("kept-count", "OBJ602", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         for bend in estimator.bends:

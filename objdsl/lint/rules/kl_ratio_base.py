@@ -27,12 +27,12 @@ from collections.abc import Iterator
 from objdsl.analysis.estimator import Kind
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import versions
-from objdsl.diagnostic import Diagnostic, Label, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("kl-ratio-base", "OBJ310", Severity.WARNING)
+@rule("kl-ratio-base", "OBJ310", Severity.WARNING, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     order, sampling = facts.first_order, facts.objective.sampling
     if sampling.policy != "mu" or order is None or (order.drift and not order.engine):

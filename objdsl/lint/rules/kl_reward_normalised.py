@@ -22,12 +22,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import spread
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("kl-reward-normalised", "OBJ309", Severity.WARNING)
+@rule("kl-reward-normalised", "OBJ309", Severity.WARNING, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for penalty in facts.penalties:
         estimator = facts.estimators[0]

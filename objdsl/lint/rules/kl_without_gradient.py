@@ -26,13 +26,13 @@ from collections.abc import Iterator
 
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Expr, LogDist, LogProb, topological
 from objdsl.lint.places import reading, swapped
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("kl-without-gradient", "OBJ301", Severity.ERROR)
+@rule("kl-without-gradient", "OBJ301", Severity.ERROR, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for policy in frozen(facts.objective):
         if _reads(facts.objective.goal, policy) and not any(

@@ -27,14 +27,14 @@ from functools import partial
 
 from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, bottom_up, topological
 from objdsl.ir.objective import Objective
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("learning-reference", "OBJ709", Severity.ERROR)
+@rule("learning-reference", "OBJ709", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if len({leaf.policy for leaf in facts.weights if isinstance(leaf, LogProb | LogDist)}) < 2:
         return

@@ -28,13 +28,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Length
 from objdsl.lint.places import entry, head, inside_ratio, marked, summed
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("length-normalisation", "OBJ101", Severity.WARNING)
+@rule("length-normalisation", "OBJ101", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         for bend in estimator.bends:

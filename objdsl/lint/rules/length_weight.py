@@ -26,13 +26,13 @@ from collections.abc import Iterator
 
 from objdsl.analysis.dependence import Level
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Length
 from objdsl.lint.places import entry, head, marked
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("length-weight", "OBJ108", Severity.WARNING)
+@rule("length-weight", "OBJ108", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         for bend in estimator.bends:

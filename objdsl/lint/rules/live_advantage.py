@@ -31,13 +31,13 @@ from collections.abc import Iterator
 
 from objdsl.analysis.advantage import Adds
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Column
 from objdsl.lint.places import stop
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("live-advantage", "OBJ504", Severity.ERROR)
+@rule("live-advantage", "OBJ504", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     seen = set()
     for found in sorted(facts.live_advantages, key=lambda one: one.adds is Adds.NOISE):

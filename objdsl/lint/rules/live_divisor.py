@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import topological
 from objdsl.lint.places import stop
 from objdsl.lint.rule import Rule, rule
@@ -34,7 +34,7 @@ from objdsl.lint.rule import Rule, rule
 _LONGEST = 160
 
 
-@rule("live-divisor", "OBJ512", Severity.ERROR)
+@rule("live-divisor", "OBJ512", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     advantages = (one.node for one in facts.live_advantages)
     named = set(topological(*advantages))  # by live-advantage

@@ -25,12 +25,12 @@ from collections.abc import Iterator
 
 from objdsl.analysis.estimator import Kind
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import is_score, live_product
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("live-weight", "OBJ501", Severity.ERROR)
+@rule("live-weight", "OBJ501", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         beside = {factor.base for term in estimator.of(Kind.SIGNAL) for factor in term.factors}

@@ -25,13 +25,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.ir.nodes import Binary, Expr, Others, Reduce, Scan, occurrences
 from objdsl.lint.rule import Rule, rule
 from objdsl.source import Span
 
 
-@rule("loose-reduction", "OBJ511", Severity.NOTE)
+@rule("loose-reduction", "OBJ511", Severity.NOTE, Claim.STYLE)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for span, end in sorted(_loose(facts.objective.roots), key=lambda found: found[0].start):
         rest = " ".join(f"x{span.source.text[span.end : end]}".split())[1:]

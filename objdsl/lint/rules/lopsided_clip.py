@@ -26,14 +26,14 @@ from collections.abc import Iterator
 from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import reach
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Clip
 from objdsl.lint.rule import Rule, rule
 
 _WIDE = 0.4
 
 
-@rule("lopsided-clip", "OBJ405", Severity.NOTE)
+@rule("lopsided-clip", "OBJ405", Severity.NOTE, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from objdsl.analysis.estimator import Estimator
 from objdsl.analysis.expand import Sum, TooLarge, atom, ordered
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import Index, Indices
@@ -38,7 +38,7 @@ from objdsl.lint.rule import Rule, rule
 _ELEMENTS = {"p": "prompts", "i": "responses", "t": "tokens"}
 
 
-@rule("mask-in-divisor", "OBJ619", Severity.ERROR)
+@rule("mask-in-divisor", "OBJ619", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.estimators:
         for divisor, counted in _divisors(estimator):

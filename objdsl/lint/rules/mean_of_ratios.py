@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from objdsl.analysis.expand import Expand
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach, reach
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.ir.nodes import (
     COMPARISONS,
     Binary,
@@ -45,7 +45,7 @@ from objdsl.lint.places import head
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("mean-of-ratios", "OBJ617", Severity.WARNING)
+@rule("mean-of-ratios", "OBJ617", Severity.WARNING, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     expand = Expand({param.name: param.default for param in facts.objective.params})
     seen: set[Expr] = set()

@@ -26,12 +26,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("no-reference", "OBJ701", Severity.NOTE)
+@rule("no-reference", "OBJ701", Severity.NOTE, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for link in facts.links:
         trained = {leaf.policy for leaf in link.slopes}

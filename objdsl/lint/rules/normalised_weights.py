@@ -29,13 +29,13 @@ from collections.abc import Iterator
 from objdsl.analysis.estimator import Estimator, Factor, Kind
 from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Expr, LogProb, Reduce, topological
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("normalised-weights", "OBJ413", Severity.WARNING)
+@rule("normalised-weights", "OBJ413", Severity.WARNING, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.near:
         factor = _mean_weight(estimator, facts.on_policy)

@@ -30,14 +30,14 @@ from objdsl.analysis.dependence import depends, is_reward
 from objdsl.analysis.expand import Expand, Factors, TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach, reach
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import exp
 from objdsl.ir.nodes import Binary, Clip, Column, Expr, Unary
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("one-sided-truncation", "OBJ708", Severity.WARNING)
+@rule("one-sided-truncation", "OBJ708", Severity.WARNING, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     near = facts.near_policy
     for estimator in facts.rewarded:

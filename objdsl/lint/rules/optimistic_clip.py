@@ -22,14 +22,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Fix, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Fix, Severity
 from objdsl.differentiate import clipped_surrogate
 from objdsl.ir.nodes import Binary
 from objdsl.lint.places import extrema, renamed
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("optimistic-clip", "OBJ408", Severity.ERROR)
+@rule("optimistic-clip", "OBJ408", Severity.ERROR, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for node, sign, _ in extrema(facts.objective.goal):
         wrong = "max" if sign > 0 else "min"

@@ -24,13 +24,13 @@ from collections.abc import Iterator
 
 from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Binary, Expr, topological
 from objdsl.lint.places import is_mask, marked
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("outcome-mask", "OBJ601", Severity.NOTE)
+@rule("outcome-mask", "OBJ601", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     goal = facts.objective.goal
     for estimator in facts.meant:

@@ -25,12 +25,12 @@ from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.estimator import Estimator, Kind
 from objdsl.analysis.expand import GROUP, RESPONSES
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Expr, Reduce
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("own-mean", "OBJ205", Severity.NOTE)
+@rule("own-mean", "OBJ205", Severity.NOTE, Claim.STYLE)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         mean = _mean(facts)

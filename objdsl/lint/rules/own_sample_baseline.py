@@ -27,13 +27,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Scan
 from objdsl.lint.places import discounts, entry, is_mask, marked
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("own-sample-baseline", "OBJ204", Severity.WARNING)
+@rule("own-sample-baseline", "OBJ204", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     live = set(facts.passing)
     for estimator in facts.meant:

@@ -19,12 +19,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import penalty_label, reading
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("penalty-sign", "OBJ313", Severity.ERROR)
+@rule("penalty-sign", "OBJ313", Severity.ERROR, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for penalty in (*facts.penalties, *facts.word_penalties):
         if penalty.away:

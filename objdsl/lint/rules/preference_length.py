@@ -28,12 +28,12 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import entry, head, summed
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("preference-length", "OBJ702", Severity.WARNING)
+@rule("preference-length", "OBJ702", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for link in facts.links:
         if link.kind is Kind.LOGISTIC and link.is_margin and link.lengths:

@@ -33,13 +33,13 @@ from itertools import permutations, product
 from objdsl.analysis.expand import Sum, TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, Link, Multiplier, prefers
-from objdsl.diagnostic import Certainty, Diagnostic, Severity
+from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Param, Unary, topological
 from objdsl.lint.places import entry, is_mask
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("preference-scale", "OBJ710", Severity.ERROR)
+@rule("preference-scale", "OBJ710", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     margins = [one for one in facts.links if one.kind is Kind.LOGISTIC and one.is_margin]
     for link in margins:

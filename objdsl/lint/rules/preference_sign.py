@@ -29,13 +29,13 @@ from collections.abc import Iterator
 from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import PREFERRED, Kind, Link, Multiplier, prefers
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import topological
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("preference-sign", "OBJ711", Severity.ERROR)
+@rule("preference-sign", "OBJ711", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     goal = facts.objective.goal
     margins = [one for one in facts.links if one.is_margin]

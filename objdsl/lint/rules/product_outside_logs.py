@@ -28,12 +28,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Certainty, Diagnostic, Severity
+from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Expr, Reduce
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("product-outside-logs", "OBJ615", Severity.ERROR)
+@rule("product-outside-logs", "OBJ615", Severity.ERROR, Claim.NUMERICS)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for node in _values(facts.objective.goal):
         bare = facts.extremes.is_response(node)

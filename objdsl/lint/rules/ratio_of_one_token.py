@@ -26,12 +26,12 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("ratio-of-one-token", "OBJ403", Severity.NOTE)
+@rule("ratio-of-one-token", "OBJ403", Severity.NOTE, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     order = facts.first_order
     if order is not None and set(order.drift) in ({Reach.TOKEN}, {Reach.PREFIX}):

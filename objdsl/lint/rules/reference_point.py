@@ -28,7 +28,7 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, read
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import ONE, ZERO, bounds
 from objdsl.ir.nodes import (
     Binary,
@@ -45,7 +45,7 @@ from objdsl.ir.nodes import (
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("reference-point", "OBJ704", Severity.ERROR)
+@rule("reference-point", "OBJ704", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for kind, point in _points(facts.objective.goal):
         if point.live:

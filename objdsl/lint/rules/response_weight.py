@@ -25,7 +25,7 @@ from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Certainty, Diagnostic, Severity
+from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Column, Expr, LogProb, Position, Unary
 from objdsl.lint.places import (
     counts,
@@ -40,7 +40,7 @@ from objdsl.lint.places import (
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("response-weight", "OBJ100", Severity.WARNING)
+@rule("response-weight", "OBJ100", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.meant:
         for factor in _unnamed(estimator, facts):

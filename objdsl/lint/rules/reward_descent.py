@@ -21,13 +21,13 @@ from collections.abc import Iterator
 
 from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import topological
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("reward-descent", "OBJ510", Severity.ERROR)
+@rule("reward-descent", "OBJ510", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         if estimator.falls:

@@ -23,12 +23,12 @@ from collections.abc import Iterator
 from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Expr, topological
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("reward-without-effect", "OBJ502", Severity.ERROR)
+@rule("reward-without-effect", "OBJ502", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     reward = _reward(facts.objective.goal)
     if reward is None or any(one.cancels for one in facts.live_divisors):

@@ -24,12 +24,12 @@ from collections.abc import Iterator
 
 from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Label, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.lint.places import deviation
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("rewards-scaled-apart", "OBJ211", Severity.NOTE)
+@rule("rewards-scaled-apart", "OBJ211", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         divisors = _divisors(estimator)

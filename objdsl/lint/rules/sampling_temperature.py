@@ -24,11 +24,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("sampling-temperature", "OBJ415", Severity.NOTE)
+@rule("sampling-temperature", "OBJ415", Severity.NOTE, Claim.STYLE)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     sampling = facts.objective.sampling
     if not facts.rewarded or sampling.temperature == 1:

@@ -28,13 +28,13 @@ from collections.abc import Iterator
 from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, Link
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.ir.nodes import Expr, LogDist, LogProb, Reduce, topological
 from objdsl.lint.places import head, reading
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("squared-margin-sum", "OBJ703", Severity.WARNING)
+@rule("squared-margin-sum", "OBJ703", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for link in facts.links:
         if link.kind is Kind.SQUARE and link.is_margin and not link.lengths and _fixed_target(link):

@@ -27,13 +27,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Label, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.ir.nodes import LogDist, LogProb, topological
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("stale-without-ratio", "OBJ705", Severity.WARNING)
+@rule("stale-without-ratio", "OBJ705", Severity.WARNING, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     sampling = facts.objective.sampling
     foreign = sampling.policy not in ("pi", "old", "mu")

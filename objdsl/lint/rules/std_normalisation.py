@@ -27,12 +27,12 @@ from collections.abc import Iterator
 
 from objdsl.analysis.estimator import Factor
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Fix, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Fix, Severity
 from objdsl.lint.places import deviation, divided, entry, marked, spread
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("std-normalisation", "OBJ201", Severity.WARNING)
+@rule("std-normalisation", "OBJ201", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         bends = [bend.factor for bend in estimator.bends if bend.everywhere]

@@ -27,13 +27,13 @@ from collections.abc import Iterator
 
 from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Expr, LogDist, Unary
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("token-level-entropy", "OBJ314", Severity.NOTE)
+@rule("token-level-entropy", "OBJ314", Severity.NOTE, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for leaf, weight in facts.weights.items():
         if isinstance(leaf, LogDist) and _of_entropy(weight, leaf, facts.on_policy):

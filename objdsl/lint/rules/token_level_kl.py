@@ -29,12 +29,12 @@ from collections.abc import Iterator
 
 from objdsl.analysis.divergence import Credit, Descends
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("token-level-kl", "OBJ306", Severity.NOTE)
+@rule("token-level-kl", "OBJ306", Severity.NOTE, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for penalty in facts.penalties:
         if penalty.descends is Descends.REVERSE_KL and penalty.credit is Credit.TOKEN:

@@ -29,14 +29,14 @@ from objdsl.analysis.estimator import Estimator
 from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, Link
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import LogProb
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 from objdsl.source import Span
 
 
-@rule("token-regression", "OBJ707", Severity.WARNING)
+@rule("token-regression", "OBJ707", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     squares = [one for one in facts.links if one.kind is Kind.SQUARE and "t" in one.score.indices]
     residual = next((one for one in squares if depends(one.score).rewards), None)

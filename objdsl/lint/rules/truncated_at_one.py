@@ -25,12 +25,12 @@ from collections.abc import Iterator
 
 from objdsl.analysis.estimator import Estimator, Factor, Kind
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Binary, Clip, Const, Expr, LogProb, topological
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("truncated-at-one", "OBJ412", Severity.NOTE)
+@rule("truncated-at-one", "OBJ412", Severity.NOTE, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.near:
         factor = _truncated(estimator)

@@ -23,11 +23,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("truncated-sampling", "OBJ416", Severity.WARNING)
+@rule("truncated-sampling", "OBJ416", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     sampling = facts.objective.sampling
     truncated = sampling.top_p < 1 or sampling.top_k is not None

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Label, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.differentiate import clipped_surrogate
 from objdsl.ir.build import bounds
 from objdsl.ir.nodes import Expr, LogProb, topological
@@ -34,7 +34,7 @@ from objdsl.lint.places import extrema
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("unbounded-negative", "OBJ409", Severity.NOTE)
+@rule("unbounded-negative", "OBJ409", Severity.NOTE, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     sampling = facts.objective.sampling
     if not facts.rewarded or not sampling.staleness:

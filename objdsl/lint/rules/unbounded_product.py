@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import (
     Binary,
     Clip,
@@ -38,7 +38,7 @@ from objdsl.ir.nodes import (
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("unbounded-product", "OBJ611", Severity.WARNING)
+@rule("unbounded-product", "OBJ611", Severity.WARNING, Claim.NUMERICS)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return

@@ -28,14 +28,14 @@ from collections.abc import Iterator
 
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Label, Severity
 from objdsl.ir.nodes import Expr, LogProb, occurrences, topological
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 from objdsl.source import Span
 
 
-@rule("uncorrected-sampler", "OBJ401", Severity.WARNING)
+@rule("uncorrected-sampler", "OBJ401", Severity.WARNING, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     order, sampling = facts.first_order, facts.objective.sampling
     if order is None or sampling.policy != "mu" or not order.drift or order.engine:

@@ -22,11 +22,11 @@ from collections.abc import Iterator
 
 from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("unread-weight", "OBJ110", Severity.NOTE)
+@rule("unread-weight", "OBJ110", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.estimators:
         if estimator.direction is Direction.UNKNOWN:

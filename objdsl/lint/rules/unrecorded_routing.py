@@ -22,11 +22,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("unrecorded-routing", "OBJ417", Severity.NOTE)
+@rule("unrecorded-routing", "OBJ417", Severity.NOTE, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     sampling = facts.objective.sampling
     if facts.rewarded and sampling.experts and not sampling.keep_routing:

@@ -28,7 +28,7 @@ from typing import TypeGuard
 
 from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.indices import TOKEN
 from objdsl.ir.nodes import (
     Binary,
@@ -45,7 +45,7 @@ from objdsl.ir.nodes import (
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("weakened-ratio", "OBJ419", Severity.WARNING)
+@rule("weakened-ratio", "OBJ419", Severity.WARNING, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     opaque: dict[Expr, Expr] = {}
     for estimator in facts.rewarded:

@@ -22,13 +22,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import factors
 from objdsl.ir.nodes import Clip, Expr, LogProb, topological
 from objdsl.lint.rule import Rule, rule
 
 
-@rule("weight-inside-clip", "OBJ418", Severity.NOTE)
+@rule("weight-inside-clip", "OBJ418", Severity.NOTE, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
