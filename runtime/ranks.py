@@ -182,8 +182,9 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             f"another process of the run is gone ({_short(error)}), and with it all since the last "
             "checkpoint; `--resume auto` goes on from there"
         ) from error
-    if ours:
-        dist.destroy_process_group()
+    finally:
+        if ours:
+            dist.destroy_process_group()
 
 
 def _join(device: torch.device) -> torch.device:

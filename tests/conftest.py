@@ -7,6 +7,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples on every machine, whatever else it is busy with: no time is measured.
+settings.register_profile(
+    "objdsl",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("objdsl")
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -7,14 +7,17 @@ a file (0.3 s against 0.04 s).
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 import click
 
+from objdsl.cli.output import WriteError, show
 from objdsl.diagnostic import ObjectiveError, near
 from objdsl.source import visible
 
@@ -34,6 +37,9 @@ OPTIONAL = {
     "vllm": "vllm",
 }
 
+
+# What a disk says that takes no more.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # What is left at the end goes with the process; to look for garbage in it first takes nearly as
 # long as to check a file.
@@ -87,8 +93,6 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ObjectiveError as error:
-            from objdsl.cli.output import show
-
             show(error.diagnostics)
             sys.exit(2)
         except RecursionError:
@@ -107,8 +111,20 @@ class Commands(click.Group):
             ) from None
         except BrokenPipeError:
             # `objdsl ... | head`: the reader has seen enough. Python would complain while it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _no_more_output()
             sys.exit(0)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            _no_more_output()
+            message = f"cannot write the output: {(error.strerror or str(error)).lower()}"
+            raise WriteError(message) from None
+
+
+def _no_more_output() -> None:
+    """Drop what the standard output has in its buffer: writing it at exit would fail again."""
+    with suppress(OSError):  # in a test it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(

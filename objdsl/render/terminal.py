@@ -27,6 +27,7 @@ _COLORS = {Severity.ERROR: "1;31", Severity.WARNING: "1;33", Severity.NOTE: "1;3
 _TAB = " " * 4
 _CUT = "..."
 _CONTEXT = 12  # columns that are kept before the first mark when a line is cut to the width
+_NEAR = 8  # characters that are read on either side of a mark, for each column of the width
 _MOST_LINES = 4  # of one span, before its middle is left out
 
 
@@ -96,13 +97,13 @@ def _note(title: str, text: str, gutter: int, width: int) -> Iterator[_Row]:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """What underlines one span on one line: columns of print `start <= k < end`, from 0.
+    """What underlines one span on one line: its places `start <= k < end`, from 0.
 
-    `column` is that of the text, counted from 1 as editors do: a tab is one column there.
+    They are characters of the line, and columns of print once it is known which part of the line
+    is shown (`_fit`).
     """
 
     line: int
-    column: int
     start: int
     end: int
     sign: str
@@ -132,13 +133,10 @@ def _lines(span: Span, sign: str, text: str, style: str) -> Iterator[_Mark]:
         if k not in cut and (piece or not last):
             offset = 0 if k else span.column - 1
             indentation = len(piece) - len(piece.lstrip()) if k else 0
-            columns = _columns(span.source.line(span.line + k))
-            first, after = offset + indentation, offset + len(piece.rstrip())
             yield _Mark(
                 line=span.line + k,
-                column=first + 1,
-                start=columns[first],
-                end=max(columns[after], columns[first] + 1),  # an empty span is a place too
+                start=offset + indentation,
+                end=offset + len(piece.rstrip()),
                 sign=sign,
                 text=text if k == last else "",
                 style=style,
@@ -149,7 +147,7 @@ def _lines(span: Span, sign: str, text: str, style: str) -> Iterator[_Mark]:
 def _frame(source: Source, marks: list[_Mark], gutter: int, width: int) -> Iterator[_Row]:
     """The place of the first mark, and every line that holds a mark."""
     arrow = "-->" if marks[0].sign == "^" else ":::"
-    place = f" {source.name}:{marks[0].line}:{marks[0].column}"
+    place = f" {source.name}:{marks[0].line}:{marks[0].start + 1}"  # as editors count: a tab is one
     yield _Row().add(" " * gutter + arrow, _BLUE).add(place)
     yield _margin(gutter)
     room = max(width - gutter - len(" | "), 4 * _CONTEXT)
@@ -157,17 +155,20 @@ def _frame(source: Source, marks: list[_Mark], gutter: int, width: int) -> Itera
         here = [mark for mark in marks if mark.line == line]
         if any(mark.follows_cut for mark in here):
             yield _Row().add(_CUT, _BLUE)
-        text, here = _fit("".join(_cells(source.line(line))), here, room)
+        text, here = _fit(source.line(line), here, room)
         yield _margin(gutter, line).add(f" {text}")
         for row in _under(here, room):
             yield _margin(gutter).add(" ").join(row)
 
 
-def _fit(text: str, marks: list[_Mark], room: int) -> tuple[str, list[_Mark]]:
-    """The part of a line that holds its marks and is no wider than `room` columns."""
-    cells = _cells(text)
+def _fit(line: str, marks: list[_Mark], room: int) -> tuple[str, list[_Mark]]:
+    """The part of a line that holds its marks, no wider than `room` columns, and marks on it."""
+    line, marks = _near(line, marks, _NEAR * room)
+    columns = _columns(line)
+    marks = [_placed(mark, columns[mark.start], columns[mark.end]) for mark in marks]
+    cells = _cells(line)
     if len(cells) <= room:
-        return text, marks
+        return "".join(cells), marks
     end = max(mark.end for mark in marks)
     start = 0 if end <= room - len(_CUT) else min(mark.start for mark in marks) - _CONTEXT
     start = min(max(start, 0), len(cells) - room)
@@ -177,11 +178,34 @@ def _fit(text: str, marks: list[_Mark], room: int) -> tuple[str, list[_Mark]]:
     if start + room < len(cells):
         shown[-len(_CUT) :] = _CUT
 
-    def shift(mark: _Mark) -> _Mark:
+    def shifted(mark: _Mark) -> _Mark:
         begin = min(max(mark.start - start, 0), room - 1)
-        return replace(mark, start=begin, end=min(max(mark.end - start, begin + 1), room))
+        return _placed(mark, begin, min(mark.end - start, room))
 
-    return "".join(shown), [shift(mark) for mark in marks]
+    return "".join(shown), [shifted(mark) for mark in marks]
+
+
+def _near(line: str, marks: list[_Mark], reach: int) -> tuple[str, list[_Mark]]:
+    """At most `reach` characters on either side of where the first mark begins.
+
+    A line may be as long as a file, and findings on it as many: none is to read the whole of it.
+    """
+    first = min(mark.start for mark in marks)
+    begin, end = max(first - reach, 0), min(first + reach, len(line))
+    if begin == 0 and end == len(line):
+        return line, marks
+
+    def within(place: int) -> int:
+        return min(max(place - begin, 0), end - begin)
+
+    return line[begin:end], [
+        replace(mark, start=within(mark.start), end=within(mark.end)) for mark in marks
+    ]
+
+
+def _placed(mark: _Mark, start: int, end: int) -> _Mark:
+    """A mark at other places; an empty one is a place, too."""
+    return replace(mark, start=start, end=max(end, start + 1))
 
 
 def _under(marks: list[_Mark], room: int) -> Iterator[_Row]:

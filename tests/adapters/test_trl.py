@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import run_two
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -437,9 +437,4 @@ def test_trl_still_has_what_the_objective_decides() -> None:
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = int(one.getsockname()[1])
-    torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
-        trl_ranks.work, (port, tmp_path), nprocs=2
-    )
+    run_two(trl_ranks.work, tmp_path)

@@ -10,22 +10,19 @@ from typing import Any
 import tiny
 import torch
 import torch.distributed as dist
+from processes import group_of_two
 from torch import Tensor
 
 import objdsl
-from objdsl.runtime.ranks import LOOPBACK
 
 
-def work(rank: int, port: int, folder: Path) -> None:
-    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in environment.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME=LOOPBACK)
-    torch.set_num_threads(1)
+def work(rank: int, folder: Path) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
     # As in test_trl.py.
     import_module("trl.import_utils").is_vllm_available = lambda min_version=None: False
-    for name in ("kl_cov", "decoupled_ppo"):
-        of_two_ranks(name, folder)
-    dist.destroy_process_group()
+    with group_of_two(rank, folder):
+        for name in ("kl_cov", "decoupled_ppo"):
+            of_two_ranks(name, folder)
 
 
 def of_two_ranks(name: str, folder: Path) -> None:

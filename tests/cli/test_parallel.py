@@ -27,7 +27,7 @@ module._cores = lambda: 2
 def _with_two_cores(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", _TWO + program, *arguments],
-        capture_output=True, encoding="utf-8", check=False, timeout=120,
+        capture_output=True, encoding="utf-8", check=False, timeout=600,
     )  # fmt: skip
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from processes import group_of_two
 from test_fused import NAMES, PARAMS, prepared, scene
 from torch import Tensor
 
 import objdsl
 from objdsl.fused import Spread
-from objdsl.runtime.ranks import LOOPBACK
 
 # The rows of each rank: ragged, in any order, and one rank with nothing to do.
 SHARES = {"ragged": ([0, 3, 4, 6, 7], [1, 2, 5]), "idle": ([*range(8)], [])}
@@ -41,24 +41,20 @@ def evaluate(objective: objdsl.Objective, rows: list[int], **options: Any) -> di
     return {"value": out.value, **gradients, **out.reports}
 
 
-def work(rank: int, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    for name in NAMES:
-        objective = objdsl.load(name, **PARAMS.get(name, {}))
-        for share in SHARES.values():
-            # In the order of the ranks, in which `pick` draws.
-            whole = evaluate(objective, share[0] + share[1])
-            found = evaluate(objective, share[rank], group=dist.group.WORLD)
-            assert found.keys() == whole.keys() >= {"value", "weight", "bias"}
-            for key, x in found.items():
-                dist.all_reduce(x)
-                torch.testing.assert_close(
-                    x, whole[key], rtol=1e-11, atol=1e-13, msg=f"{name}: {key}"
-                )
-    dist.destroy_process_group()
+def work(rank: int, folder: Path) -> None:
+    with group_of_two(rank, folder):
+        for name in NAMES:
+            objective = objdsl.load(name, **PARAMS.get(name, {}))
+            for share in SHARES.values():
+                # In the order of the ranks, in which `pick` draws.
+                whole = evaluate(objective, share[0] + share[1])
+                found = evaluate(objective, share[rank], group=dist.group.WORLD)
+                assert found.keys() == whole.keys() >= {"value", "weight", "bias"}
+                for key, x in found.items():
+                    dist.all_reduce(x)
+                    torch.testing.assert_close(
+                        x, whole[key], rtol=1e-11, atol=1e-13, msg=f"{name}: {key}"
+                    )
 
 
 def of_tokens(
@@ -83,32 +79,28 @@ def of_tokens(
     return {"value": out.value, **gradients, **out.reports}
 
 
-def sequences(rank: int, port: int) -> None:
+def sequences(rank: int, folder: Path) -> None:
     """The first rank has the first tokens of each response, but no token of the fourth."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    first = torch.zeros(8, 6, dtype=torch.bool)
-    first[:, :3] = True
-    first[3] = False
-    for name in NAMES:
-        objective = objdsl.load(name, **PARAMS.get(name, {}))
-        for packed in (False, True):
-            here = first[scene(objective, packed)["mask"]] if packed else first.flatten()
-            places = (here if rank == 0 else ~here).nonzero().squeeze(-1)
-            if objective._coupled_weights.words is not None:
-                with pytest.raises(ValueError, match="whose tokens are on one rank"):
-                    of_tokens(objective, packed, places)
-                continue
-            whole = of_tokens(objective, packed, None)
-            found = of_tokens(objective, packed, places)
-            assert found.keys() == whole.keys() >= {"value", "weight", "bias"}
-            for key, x in found.items():
-                dist.all_reduce(x)
-                torch.testing.assert_close(
-                    x, whole[key], rtol=1e-11, atol=1e-13, msg=f"{name}: {key}"
-                )
-    with pytest.raises(ValueError, match="token 0 of the step is on 2 ranks"):
-        of_tokens(objdsl.load("grpo"), False, torch.arange(48))
-    dist.destroy_process_group()
+    with group_of_two(rank, folder):
+        first = torch.zeros(8, 6, dtype=torch.bool)
+        first[:, :3] = True
+        first[3] = False
+        for name in NAMES:
+            objective = objdsl.load(name, **PARAMS.get(name, {}))
+            for packed in (False, True):
+                here = first[scene(objective, packed)["mask"]] if packed else first.flatten()
+                places = (here if rank == 0 else ~here).nonzero().squeeze(-1)
+                if objective._coupled_weights.words is not None:
+                    with pytest.raises(ValueError, match="whose tokens are on one rank"):
+                        of_tokens(objective, packed, places)
+                    continue
+                whole = of_tokens(objective, packed, None)
+                found = of_tokens(objective, packed, places)
+                assert found.keys() == whole.keys() >= {"value", "weight", "bias"}
+                for key, x in found.items():
+                    dist.all_reduce(x)
+                    torch.testing.assert_close(
+                        x, whole[key], rtol=1e-11, atol=1e-13, msg=f"{name}: {key}"
+                    )
+        with pytest.raises(ValueError, match="token 0 of the step is on 2 ranks"):
+            of_tokens(objdsl.load("grpo"), False, torch.arange(48))

@@ -378,7 +378,7 @@ def test_long_responses_are_scaled_afterwards_where_that_is_faster() -> None:
     assert plan(gspo, replace(sizes, vocabulary=256_000, frozen_head=True)).schedule == SCALED
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     name=st.sampled_from(["dapo", "gspo", "gmpo", "grpo", "clip_cov"]),
     lengths=st.lists(st.integers(1, 6), min_size=8, max_size=8),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 import cases
@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from direct import Step
+from processes import group_of_two
 from torch import Tensor
 
 import objdsl
 from objdsl import gallery
-from objdsl.runtime.ranks import LOOPBACK
 
 
 def shares(kind: str, step: Step) -> list[list[int]]:
@@ -106,21 +106,17 @@ def a_mistake_is_known_to_all(step: Step) -> None:
         prepare(prompt=torch.arange(len(mine)) + 100)
 
 
-def work(rank: int, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    step = cases.random_step(7)
-    for name in gallery.names():
-        for layout, kind in (
-            ("padded", "groups torn apart"),
-            ("packed", "whole groups"),
-            ("padded", "one rank has none"),
-        ):
-            try:
-                the_step_of_one_process(name, step, layout, kind)
-            except AssertionError as error:
-                raise AssertionError(f"{name}, {layout}, {kind}: {error}") from None
-    a_mistake_is_known_to_all(step)
-    dist.destroy_process_group()
+def work(rank: int, folder: Path) -> None:
+    with group_of_two(rank, folder):
+        step = cases.random_step(7)
+        for name in gallery.names():
+            for layout, kind in (
+                ("padded", "groups torn apart"),
+                ("packed", "whole groups"),
+                ("padded", "one rank has none"),
+            ):
+                try:
+                    the_step_of_one_process(name, step, layout, kind)
+                except AssertionError as error:
+                    raise AssertionError(f"{name}, {layout}, {kind}: {error}") from None
+        a_mistake_is_known_to_all(step)

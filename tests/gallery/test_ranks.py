@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from pathlib import Path
 
 import pytest
-import torch
+from processes import run_two
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import spread
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @pytest.mark.slow
-def test_every_objective_over_two_processes() -> None:
-    torch.multiprocessing.spawn(spread.work, (free_port(),), nprocs=2)  # type: ignore[no-untyped-call]
+def test_every_objective_over_two_processes(tmp_path: Path) -> None:
+    run_two(spread.work, tmp_path)

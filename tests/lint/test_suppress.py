@@ -60,7 +60,7 @@ def spoken_for(text: str) -> dict[str, str | int | None]:
     }
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(max_examples=300)
 @given(files())
 def test_the_formatter_keeps_what_comments_speak_for(text: str) -> None:
     before = spoken_for(text)

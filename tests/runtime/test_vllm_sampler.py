@@ -58,7 +58,7 @@ def sampler(
 ) -> Iterator[VllmSampler]:
     engine = VllmSampler(
         policy.model,
-        SamplerSection(restarts=2, deadline=60),
+        SamplerSection(restarts=2, start_deadline=1200),
         dtype="float32",
         longest=32,
         folder=tmp_path_factory.mktemp("vllm"),

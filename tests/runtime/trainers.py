@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
+from processes import group_of_two
 from rich.console import Console
 
 from objdsl.runtime.config import Config, ConfigError
 from objdsl.runtime.loop import train
-from objdsl.runtime.ranks import LOOPBACK, RankError
+from objdsl.runtime.ranks import RankError
 
 
 def even(*, completions: list[str], **_: Any) -> list[float]:
@@ -33,16 +32,14 @@ def deadly(*, completions: list[str], **_: Any) -> list[float]:
     return [1.0] * len(completions)
 
 
-def work(rank: int, port: int, runs: list[tuple[dict[str, Any], str | None]]) -> None:
+def work(rank: int, folder: Path, runs: list[tuple[dict[str, Any], str | None]]) -> None:
     """Trains with each of some settings, from a checkpoint or from the start, as one of two."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    for settings, resume in runs:
-        train(Config.model_validate(settings), resume=resume, console=Console(file=StringIO()))
-    # The first process looks at the folder, and finds a run there; the other hears of it.
-    error, text = (ConfigError, "holds a run") if rank == 0 else (RankError, "the first process")
-    with pytest.raises(error, match=text):
-        train(Config.model_validate(runs[0][0]), console=Console(file=StringIO()))
-    dist.destroy_process_group()
+    with group_of_two(rank, folder):
+        for settings, resume in runs:
+            train(Config.model_validate(settings), resume=resume, console=Console(file=StringIO()))
+        # The first process looks at the folder, and finds a run there; the other hears of it.
+        error, text = (
+            (ConfigError, "holds a run") if rank == 0 else (RankError, "the first process")
+        )
+        with pytest.raises(error, match=text):
+            train(Config.model_validate(runs[0][0]), console=Console(file=StringIO()))

@@ -216,7 +216,7 @@ def parsed_in_a_new_process(cache: Path) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=600,
     )
     assert done.stderr == ""
     return done.stdout.strip()

@@ -90,7 +90,7 @@ OPTIONS = st.fixed_dictionaries(
 WIDE = st.sampled_from([torch.float32, torch.float64])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 70), WIDE, OPTIONS, st.integers(0, 99))
 @example(1, 1, torch.float64, {}, 0)
 @example(1, 64, torch.float32, {"bias": True, "kept": True, "softcap": 5.0, "temperature": 0.7}, 1)

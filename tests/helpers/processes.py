@@ -1,0 +1,40 @@
+"""Two processes of one group, for tests: started, and shut down in an order that is always safe."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from objdsl.runtime.ranks import LOOPBACK
+
+
+def run_two(work: Callable[..., None], *arguments: object) -> None:
+    """`work(rank, *arguments)` in two fresh processes; what fails in one of them fails here."""
+    torch.multiprocessing.spawn(work, arguments, nprocs=2)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def group_of_two(rank: int, folder: Path) -> Iterator[None]:
+    """Join the other process, over the loopback interface, and leave together.
+
+    They meet at a file in `folder`: a port that was free a moment ago may be another test's by now,
+    and a store that listens on one has threads that outlive the group. A rank that left first
+    would break the other's connections; a group that the interpreter finds alive at its end aborts
+    the process.
+    """
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
+    address = f"file://{folder / 'rendezvous'}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    try:
+        yield
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+        gc.collect()
