@@ -136,7 +136,8 @@ class Step:
             elif output.indices == RESPONSE:
                 responses[output.name] = nan.expand(len(self))
             else:
-                tokens[output.name] = torch.zeros_like(self.mask)
+                none = torch.zeros_like(self.mask)
+                tokens[output.name] = none[self.mask] if self.layout == "packed" else none
         return replace(self, tokens=tokens, responses=responses, scalars=scalars)
 
     def find_nan(self, inputs: Mapping[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ from enum import IntEnum
 
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE
-from objdsl.ir.indices import Indices
+from objdsl.ir.indices import TOKEN, Indices
 from objdsl.ir.nodes import (
     Column,
     Const,
@@ -123,6 +123,8 @@ def _of(node: Expr, known: dict[Expr, Dependence]) -> Dependence:
             level = Level.PROMPT if over == ("p",) else Level.OWN
             if name in ("V", "V_old"):
                 level = Level.PREFIX
+            elif over == TOKEN and is_reward(node):
+                level = Level.TOKEN
             if not over:
                 return Dependence()
             leaf = _leaf(name, level)

@@ -2,14 +2,15 @@
 
 With `old = mu = pi` the weight of a token is a sum of products. Each product belongs to one of
 
-    signal      the response's own reward, times a coefficient
+    signal      a reward of the own response, times a coefficient
     baseline    rewards of others, or no reward at all
     penalty     a frozen policy
 
     shaping     something else of the response: its length, a bonus
 
-and the gradient follows that of the expected reward if the coefficient of the own reward is the
+and the gradient follows that of the expected reward if the coefficient of each own reward is the
 same for every response and token, and nothing else changes with the response (docs/criterion.md).
+A reward of a token is its response's as far as it reaches the tokens up to it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from objdsl.analysis.expand import (
 from objdsl.analysis.masks import joined
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, count, div, real
-from objdsl.ir.indices import PROMPT, Indices
+from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, Indices
 from objdsl.ir.nodes import (
     Binary,
     Column,
@@ -62,6 +63,8 @@ from objdsl.ir.objective import Objective
 _GROUPS = (2, 64)
 # Rewards of a group that lie no further apart are alike.
 _NEARLY_ALIKE = 0.01
+# What rounding leaves of coefficients that cancel, as a part of them.
+_ROUNDING = 1e-12
 
 _AT_THE_END = Binary("eq", Position(), Length())
 _LAST = real(_AT_THE_END)
@@ -88,11 +91,18 @@ class Factor:
 
 @dataclass(frozen=True)
 class Term:
-    """One product of the weight; the own reward of a signal is not among its factors."""
+    """One product of the weight.
+
+    Attributes:
+        factors: the own reward of a signal is not among them, unless it is that of a token and does
+            not reach all tokens up to it alike: discounted, or at its own token alone.
+        reward: which one it is, of a signal.
+    """
 
     kind: Kind
     coefficient: float
     factors: tuple[Factor, ...]
+    reward: Column | None = None
 
 
 class Direction(Enum):
@@ -142,7 +152,7 @@ class Estimator:
         if self.expanded is None:
             return ()
         try:
-            split = _affine(_split(joined(self.expanded, self.expand), self.expand))
+            split = _to_go(_affine(_split(joined(self.expanded, self.expand), self.expand)))
         except TooLarge:
             return ()
         return tuple(self._term(factors, c) for factors, c in split.terms.items())
@@ -153,27 +163,35 @@ class Estimator:
     @cached_property
     def bends(self) -> tuple[Bend, ...]:
         """Every factor that changes with the response and weighs a reward, own or others'."""
-        rewarded = self.of(Kind.SIGNAL, Kind.BASELINE)
-        shared, weights = _shared(rewarded), self._weights
         found: dict[tuple[Expr, bool], Bend] = {}
-        for term in rewarded:
-            whole = self._bending(term) in weights
-            for factor in term.factors:
-                common = factor.exponent if whole else shared.get(factor.base, 0.0)
-                for exponent, everywhere in ((common, True), (factor.exponent - common, False)):
-                    if not exponent:
-                        continue
-                    origin = self._outer(factor.origin) if everywhere else factor.origin
-                    part = Factor(factor.base, exponent, factor.depends, origin)
-                    if self._bends(part, term):
-                        found.setdefault((factor.base, everywhere), Bend(part, everywhere))
+        for rewarded in self._by_reward:
+            shared, weights = _shared(rewarded), self._weights(rewarded)
+            for term in rewarded:
+                whole = self._bending(term) in weights
+                for factor in term.factors:
+                    common = factor.exponent if whole else shared.get(factor.base, 0.0)
+                    for exponent, everywhere in ((common, True), (factor.exponent - common, False)):
+                        if not exponent:
+                            continue
+                        origin = self._outer(factor.origin) if everywhere else factor.origin
+                        part = Factor(factor.base, exponent, factor.depends, origin)
+                        if self._bends(part, term):
+                            found.setdefault((factor.base, everywhere), Bend(part, everywhere))
         return tuple(found.values())
 
     @cached_property
-    def _weights(self) -> set[Factors]:
+    def _by_reward(self) -> list[list[Term]]:
+        """The terms of each reward: its signals, and the baselines that may stand for it."""
+        terms = self.of(Kind.SIGNAL, Kind.BASELINE)
+        names = sorted({term.reward.name for term in terms if term.reward is not None})
+        if len(names) < 2:
+            return [terms]
+        return [[term for term in terms if _stands_for(term, name)] for name in names]
+
+    def _weights(self, terms: list[Term]) -> set[Factors]:
         """What weighs the own reward in some of its terms, and is no statistic of the group: with
         `A * (1 + |y|)` it is `|y|`, wherever it stands, for no baseline brings that."""
-        products = {self._bending(term) for term in self.of(Kind.SIGNAL)}
+        products = {self._bending(term) for term in terms if term.kind is Kind.SIGNAL}
         pooled = {f.base for term in self.terms for f in term.factors if f.depends.pooled}
         return {one for one in products if one and not any(base in pooled for base, _ in one)}
 
@@ -188,7 +206,9 @@ class Estimator:
             for factor in term.factors:
                 harmless = factor.depends.constant or factor.base in self.bootstraps
                 # In a baseline, what takes away more of the own reward here and less of it there.
-                weighs = term.kind is Kind.SIGNAL or (factor.depends.pooled and self.binary(factor))
+                weighs = term.kind is Kind.SIGNAL or (
+                    factor.depends.pooled and self.binary(factor, term)
+                )
                 if weighs and not harmless and not self._bends(factor, term):
                     found[factor.base] = factor
         return tuple(found.values())
@@ -199,24 +219,80 @@ class Estimator:
             return Direction.UNKNOWN
         if not (self.of(Kind.SIGNAL) or self.bends or self.prompt_weights):
             return Direction.NONE
-        if self.falls:
+        if self.falling and len(self.falling) == len(self._coefficients):
             return Direction.REVERSED
-        if self.bends or self.chosen:
+        if self.bends or self.chosen or self.mixed or self.falling:
             return Direction.BIASED
         if self.of(Kind.SHAPING, Kind.PENALTY):
             return Direction.SHAPED
         return Direction.REWEIGHTED if self.prompt_weights else Direction.EXACT
 
     @cached_property
-    def falls(self) -> bool:
-        """Whether the own reward stands in the weight with a minus, whatever the data: what is
-        trained lowers rewards, or what a bent gradient takes for them."""
+    def falling(self) -> tuple[Column, ...]:
+        """The rewards that stand in the weight with a minus, whatever the data: what is trained
+        lowers them, or what a bent gradient takes for them."""
+        group = self.objective.sampling.group
+        sizes = [*map(_sizes, (group,) if group else _GROUPS)]
         # A square of the own reward, or a mask by it, rises or falls with the reward, too.
         own = [f.depends for term in self.of(Kind.BASELINE) for f in term.factors]
-        if any(one.rewards and one.own and not one.pooled for one in own):
-            return False
-        group = self.objective.sampling.group
-        return all(self._falls(sizes) for sizes in map(_sizes, (group,) if group else _GROUPS))
+        unclear = {name for d in own if d.rewards and d.own and not d.pooled for name in d.rewards}
+        return tuple(
+            reward
+            for reward in self._coefficients
+            if reward.name not in unclear and all(self._falls(reward, each) for each in sizes)
+        )
+
+    @cached_property
+    def _coefficients(self) -> dict[Column, dict[frozenset[Factor], float]]:
+        """What each own reward is multiplied by: a sum of products that are not of sizes alone."""
+        group = self.objective.sampling.group or _GROUPS[1]
+        return {
+            column: self._totals(column, _sizes(group))
+            for column in self.objective.rewards
+            if any(term.reward == column for term in self.terms)
+        }
+
+    def _totals(self, reward: Column, sizes: dict[Expr, float]) -> dict[frozenset[Factor], float]:
+        totals: defaultdict[frozenset[Factor], float] = defaultdict(float)
+        for term in self.of(Kind.SIGNAL):
+            if term.reward == reward:
+                size, varying = self.sized(term, sizes)
+                totals[frozenset(varying)] += size * term.coefficient
+        largest = max(map(abs, totals.values()), default=0.0)
+        return {key: total for key, total in totals.items() if abs(total) > _ROUNDING * largest}
+
+    @cached_property
+    def mixed(self) -> tuple[Factor, ...]:
+        """Of several rewards, what weighs them apart from each other: how much each of them counts
+        is then no constant, even where for each prompt the gradient is that of a sum of rewards."""
+        totals = [total for total in self._coefficients.values() if total]
+        if len(totals) < 2:
+            return ()
+        found: dict[Expr, Factor] = {}
+        first = totals[0]
+        for other in totals[1:]:
+            ratios = [other[key] / first[key] for key in other if key in first]
+            apart = first.keys() ^ other.keys()
+            if not apart and not all(math.isclose(x, ratios[0]) for x in ratios):
+                apart = first.keys() | other.keys()
+            found |= {f.base: f for key in apart for f in key if not f.depends.constant}
+        for term in self.of(Kind.BASELINE):
+            for factor in term.factors:
+                if factor.depends.pooled and self.binary(factor, term):
+                    found[factor.base] = factor
+        return tuple(found.values())
+
+    @cached_property
+    def raised(self) -> dict[Column, float] | None:
+        """The rewards of which the gradient raises the expectation, each with its constant, up to a
+        scale; None where there is another factor beside them."""
+        found = {}
+        for reward, total in self._coefficients.items():
+            for key, coefficient in total.items():
+                if any(not factor.depends.constant for factor in key):
+                    return None
+                found[reward] = found.get(reward, 0.0) + coefficient
+        return found or None
 
     @property
     def negative(self) -> Iterator[Factor]:
@@ -227,13 +303,12 @@ class Estimator:
                 if interval(Sum({power: 1.0}))[1] <= 0:
                     yield factor
 
-    def _falls(self, sizes: dict[Expr, float]) -> bool:
-        totals: defaultdict[Factors, float] = defaultdict(float)
-        for term in self.of(Kind.SIGNAL):
-            size, varying = self.sized(term, sizes)
-            totals[frozenset((f.base, f.exponent) for f in varying)] += size * term.coefficient
-        left = [Sum({factors: total}) for factors, total in totals.items() if total]
-        return bool(left) and all(interval(one)[1] <= 0 for one in left)
+    def _falls(self, reward: Column, sizes: dict[Expr, float]) -> bool:
+        left = [
+            Sum({frozenset((f.base, f.exponent) for f in key): total})
+            for key, total in self._totals(reward, sizes).items()
+        ]
+        return bool(left) and all(interval(product)[1] <= 0 for product in left)
 
     def sized(
         self, term: Term, sizes: dict[Expr, float] | None = None
@@ -244,17 +319,24 @@ class Estimator:
         number = math.prod(sizes[f.base] ** f.exponent for f in term.factors if f.base in sizes)
         return number, tuple(f for f in term.factors if f.base not in sizes)
 
-    def binary(self, factor: Factor) -> bool:
-        """Whether it depends on nothing but rewards of a group that have two values, as 0 and 1.
+    def binary(self, factor: Factor, term: Term) -> bool:
+        """Whether it depends on nothing but rewards of a group that have two values, as 0 and 1,
+        and are those of its product.
 
         The expectation of such a factor is then an affine function of the own reward: it weighs
         prompts, and bends nothing.
         """
+        read = set(factor.depends.rewards)
+        read |= {
+            name for other in term.factors if other.depends.own for name in other.depends.rewards
+        }
+        if term.reward is not None:
+            read.add(term.reward.name)
         return (
-            bool(factor.depends.rewards)
-            and factor.depends.reads == factor.depends.rewards
+            factor.depends.reads == factor.depends.rewards
             and not factor.depends.batch
-            and self.rewards_are_binary
+            and len(read) == 1
+            and all(_two_values(x) for x in self.objective.rewards if x.name in read)
         )
 
     @cached_property
@@ -265,7 +347,7 @@ class Estimator:
     def _bends(self, factor: Factor, term: Term) -> bool:
         if factor.base in self.kept or factor.base in self.bootstraps:
             return False
-        if self.binary(factor):
+        if self.binary(factor, term):
             # An affine function of the own reward: it weighs a baseline that knows the state.
             knows = any(Level.PREFIX in other.depends.levels for other in term.factors)
             return factor.depends.own and knows
@@ -287,22 +369,25 @@ class Estimator:
             for factor in term.factors
             if isinstance(factor.base, Scan) and factor.base.decay is not None
         }
+        tokens = {reward for reward in self.objective.rewards if reward.over == TOKEN}
+        paid: list[Expr] = [_LAST, *tokens]
         at_the_end = {
             term.coefficient
             for term in self.of(Kind.SIGNAL)
-            if any(factor.base == _AT_THE_END for factor in term.factors)
+            if any(factor.base == _AT_THE_END or factor.base in tokens for factor in term.factors)
         }
         found: set[Expr] = set()
         for term in self.of(Kind.BASELINE):
             for factor in term.factors:
                 match factor.base:
                     case Scan(">=", Column("V_old" | "V"), Const(d) as decay):
-                        returns = replace(factor.base, x=_LAST)
-                        lost = discounts.get(returns, math.nan) * (1 / d - 1)
-                        if math.isclose(term.coefficient, lost) and decay.value < 1:
-                            found |= {factor.base, returns}
+                        returns = {replace(factor.base, x=x) for x in paid} & discounts.keys()
+                        lost = [discounts[x] * (1 / d - 1) for x in returns]
+                        alike = all(math.isclose(term.coefficient, x) for x in lost)
+                        if lost and alike and decay.value < 1:
+                            found |= {factor.base, *returns}
                     case Shift(Column("V_old" | "V"), 1) if term.coefficient in at_the_end:
-                        found |= {factor.base, _AT_THE_END}
+                        found |= {factor.base, _AT_THE_END, *tokens}
         return frozenset(found)
 
     @cached_property
@@ -326,7 +411,8 @@ class Estimator:
         if self.centred and self._tells_apart(keep):
             return False
         read = depends(keep, self._depends)
-        if not self.rewards_are_binary or read.reads != read.rewards:
+        alone = len(self.objective.rewards) == 1 and read.reads == read.rewards
+        if not self.rewards_are_binary or not alone:
             return True
         # An affine function of the own reward; see `_bends`.
         levels = (f.depends.levels for term in self.of(Kind.BASELINE) for f in term.factors)
@@ -367,7 +453,7 @@ class Estimator:
         ordered = keep.op in ("lt", "gt") if isinstance(keep, Binary) else False
         found = {}
         for base, c in parts.items():
-            if not (isinstance(base, Reduce) and base.over == ("i",) and is_reward(base.x)):
+            if not (isinstance(base, Reduce) and base.over == ("i",) and self._is_total(base.x)):
                 return False
             found[base.op] = c
         if len(found) == 1:
@@ -376,15 +462,28 @@ class Estimator:
         widest = found.get("max", 0.0)
         return found == {"max": widest, "min": -widest} and (widest > 0 or not ordered)
 
+    def _is_total(self, x: Expr) -> bool:
+        """Whether a value is the reward, or the sum of rewards that is raised."""
+        if len(self.objective.rewards) < 2:
+            return is_reward(x)
+        raised = self.raised or {}
+        terms = self.expand(x).terms
+        parts = {frozenset({(_whole(column), 1.0)}): c for column, c in raised.items()}
+        ratios = [terms[key] / parts[key] for key in terms if key in parts]
+        return terms.keys() == parts.keys() and all(math.isclose(r, ratios[0]) for r in ratios)
+
     @cached_property
     def distances(self) -> frozenset[str]:
         """How the distances `log(ref / pi)` are named in what a factor reads."""
         return frozenset(f"{policy} / {to}" for policy, to in self.expand.apart.items())
 
     def _term(self, factors: Factors, coefficient: float) -> Term:
-        own = [base for base, e in factors if is_reward(base) and e == 1]
-        rest = tuple(self._factor(one) for one in ordered(factors) if not own or one[0] != own[0])
-        return Term(self._kind(bool(own), rest), coefficient, rest)
+        own = [(base, reward) for base, e in ordered(factors) if e == 1 and (reward := _own(base))]
+        whole = next((base for base, reward in own if base == _whole(reward)), None)
+        rest = tuple(self._factor(x) for x in ordered(factors) if whole is None or x[0] != whole)
+        reward = next((reward for base, reward in own if whole in (base, None)), None)
+        kind = self._kind(reward is not None, rest)
+        return Term(kind, coefficient, rest, reward if kind is Kind.SIGNAL else None)
 
     def _factor(self, one: tuple[Expr, float]) -> Factor:
         """The same for all terms that have it."""
@@ -514,6 +613,61 @@ def _from_above(x: Expr) -> Iterator[Expr]:
         seen.update(level)
         below = dict.fromkeys(child for node in level for child in node.children)
         level = [child for child in below if child not in seen]
+
+
+def _stands_for(term: Term, name: str) -> bool:
+    """Whether a term is a signal of a reward, or a baseline that reads it, or none at all."""
+    if term.reward is not None:
+        return term.reward.name == name
+    read = {reward for factor in term.factors for reward in factor.depends.rewards}
+    return not read or name in read
+
+
+def _own(base: Expr) -> Column | None:
+    """The reward of the own response that a factor is, or a part of it that reaches a token."""
+    match base:
+        case Column(_, over) as reward if is_reward(reward) and over in (RESPONSE, TOKEN):
+            return reward
+        case Scan(relation, Column() as reward) if is_reward(reward) and relation != "<":
+            return reward
+    return None
+
+
+def _whole(reward: Column) -> Expr:
+    """A reward as it reaches a token: that of a token reaches those up to it."""
+    return Scan(">=", reward) if reward.over == TOKEN else reward
+
+
+def _to_go(x: Sum) -> Sum:
+    """Sums of a token's rewards, by what is to go: what came before is known, and a baseline."""
+    result = Sum()
+    for factors, c in x.terms.items():
+        sums = [one for one in ordered(factors) if one[1] == 1 and _reward_summed(one[0])]
+        term = Sum({factors.difference(sums): c})
+        for base, _ in sums:
+            term = term * _as_to_go(base)
+        result = result + term
+    return result
+
+
+def _reward_summed(base: Expr) -> Column | None:
+    match base:
+        case Reduce("sum", ("t",), Column() as reward, None) | Scan(
+            ">" | "<=", Column() as reward, None
+        ) if is_reward(reward):
+            return reward
+    return None
+
+
+def _as_to_go(base: Expr) -> Sum:
+    reward = _reward_summed(base)
+    assert reward is not None
+    match base:
+        case Scan(">"):
+            return atom(Scan(">=", reward)) - atom(reward)
+        case Scan("<="):
+            return atom(Scan("<", reward)) + atom(reward)
+    return atom(Scan(">=", reward)) + atom(Scan("<", reward))
 
 
 def _split(x: Sum, expand: Expand) -> Sum:

@@ -62,15 +62,16 @@ def to_rows(x: Tensor, row: Tensor, position: Tensor, like: Tensor) -> Tensor:
 
 
 def top_mask(x: Tensor, segment: Tensor | None, many: int, fraction: float) -> Tensor:
-    """The mask `[n]` of the largest `fraction` of each group, ties at the border included."""
+    """The mask `[n]` of the largest of each group, at most `fraction` of it: of elements that tie
+    where that many end, none."""
     segment = torch.zeros_like(x, dtype=torch.long) if segment is None else segment
     order = torch.argsort(x, descending=True, stable=True)
     order = order[torch.argsort(segment[order], stable=True)]
     size = group_sum(torch.ones_like(segment), segment, many)
-    taken = torch.ceil(fraction * size.double() - 1e-9).long().clamp(min=0)
+    taken = torch.floor(fraction * size.double() + 1e-9).long().clamp(min=0)
     first = size.cumsum(0) - size
-    border = x[order][(first + taken - 1).clamp(0, max(len(x) - 1, 0))]
-    return (x >= border[segment]) & (taken > 0)[segment]
+    left = x[order][(first + taken).clamp(max=max(len(x) - 1, 0))]
+    return (x > left[segment]) | (taken >= size)[segment]
 
 
 def top_tokens(

@@ -233,8 +233,8 @@ class _Rule:
             case Top(over, x, fraction):
                 domain = self.domain(over, at)
                 largest = sorted((self.of(x, other) for other in domain), reverse=True)
-                taken = share(self.of(fraction, at), len(domain))
-                return bool(taken > 0 and self.of(x, at) >= largest[taken - 1])
+                taken = most(self.of(fraction, at), len(domain))
+                return bool(taken == len(domain) or self.of(x, at) > largest[taken])
             case Pick(over, m, fraction):
                 domain = self.domain(over, at)
                 noise = {other: self.batch.read("noise", other) for other in domain}
@@ -271,6 +271,11 @@ class _Rule:
                 return np.float64(xs.std(ddof=1)) if len(xs) > 1 else np.float64(math.nan)
             case "pstd":
                 return np.float64(xs.std())
+
+
+def most(fraction: float, total: int) -> int:
+    """How many of `total` elements a fraction is: rounded down, but for rounding noise."""
+    return max(0, min(total, math.floor(float(fraction) * total + 1e-9)))
 
 
 def share(fraction: float, total: int) -> int:

@@ -2,6 +2,10 @@
 
 Data is known before the policy is asked, for the whole optimizer step. Statistics couple responses
 through the current policy. The rest is local to a response, mostly to a token.
+
+A decision that several responses have a part in (which of them is the largest, which tokens a
+count counts) is taken once, where the whole step is seen, and handed to its rows: decided again
+from log-probabilities that another batch size rounds otherwise, it would come out otherwise.
 """
 
 from __future__ import annotations
@@ -18,9 +22,10 @@ from objdsl.differentiate import Leaf, weights_of
 from objdsl.emit.lower import is_constant, lower, shares
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, sub
-from objdsl.ir.indices import PROMPT, RESPONSE, Indices
+from objdsl.ir.indices import PROMPT, RESPONSE, WORD, Indices
 from objdsl.ir.nodes import (
     BOOLEAN_OPS,
+    COMPARISONS,
     Binary,
     Column,
     Const,
@@ -34,6 +39,7 @@ from objdsl.ir.nodes import (
     Top,
     Unary,
     Where,
+    holding,
     topological,
 )
 from objdsl.ir.objective import Objective, column_of
@@ -52,6 +58,19 @@ class Input:
 
     name: str
     indices: Indices
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Carried(Expr):
+    """A decision that was taken over the whole step: `x`, as a value of each row or token."""
+
+    x: Expr
+
+    def _is_boolean(self) -> bool:
+        return self.x.boolean
+
+    def _live(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -88,8 +107,8 @@ class Staged:
 def staged(ir: Objective, layout: Layout) -> Staged:
     """Sorts the values of an objective into stages, and names those that are stored."""
     parts = _Parts(ir, weights_of(ir))
-    roots = parts.lowered
     names = _names(ir)
+    roots = _carried(parts.lowered, names)
     weights = sorted({f"weight {column_of(leaf)}" for leaf in parts.weights})
     for name in weights:
         names.setdefault(roots[name], "w" if len(weights) == 1 else name.replace("weight ", "w_"))
@@ -128,6 +147,57 @@ class _Parts:
         for leaf, weight in self.weights.items():
             roots[f"weight {column_of(leaf)}"] = weight
         return dict(zip(roots, lower(list(roots.values())), strict=True))
+
+
+def _carried(roots: dict[str, Expr], names: dict[Expr, str]) -> dict[str, Expr]:
+    """The roots, with the decisions that are carried marked. What is marked keeps its name.
+
+    A report by itself: the weights of a step shall not need `couple` because of what it counts.
+    """
+    groups: dict[str, dict[str, Expr]] = {}
+    for name, root in roots.items():
+        kind, _, rest = name.partition(" ")
+        group = rest.rpartition(" ")[0] if kind == "report" else ""
+        groups.setdefault(group, {})[name] = root
+    marked: dict[str, Expr] = {}
+    for group in groups.values():
+        done = _marked(list(group.values()))
+        marked |= {name: done[root] for name, root in group.items()}
+        for node, name in list(names.items()):
+            names.setdefault(done.get(node, node), name)
+    return {name: marked[name] for name in roots}
+
+
+def _marked(roots: list[Expr]) -> dict[Expr, Expr]:
+    """For each node below the roots, the node with its decisions marked.
+
+    Marked are those that a value of several responses depends on (what a count counts), and those
+    that depend on such a value (whether a response is the largest of its group); of words, which
+    are as many as all logits, only the first.
+    """
+    order = topological(*roots)
+    statistics = [node for node in order if is_statistic(node)]
+    needed = {x for node in statistics for child in node.children for x in topological(child)}
+    resting = holding(is_statistic, *roots)
+    done: dict[Expr, Expr] = {}
+    for node in order:
+        made = node.rebuilt(done)
+        rests = node in resting and node.indices != WORD
+        carried = _decides(node) and (node in needed or rests)
+        done[node] = Carried(made) if carried else made
+    return done
+
+
+def _decides(node: Expr) -> bool:
+    """Whether the smallest change of the current policy may turn a value over."""
+    if not node.current or is_statistic(node):
+        return False
+    match node:
+        case Binary(op):
+            return op in COMPARISONS
+        case Unary("sign") | Top() | Pick():
+            return True
+    return False
 
 
 def _names(ir: Objective) -> dict[Expr, str]:
@@ -177,7 +247,7 @@ class Scope:
             return "constant"
         if not node.current:
             return "data"
-        return "statistic" if is_statistic(node) else "local"
+        return "statistic" if isinstance(node, Carried) or is_statistic(node) else "local"
 
     def is_stored(self, node: Expr) -> bool:
         """Whether a data value is kept by `prepare`; columns are at hand, and a sign or a
@@ -246,6 +316,12 @@ def describe(node: Expr) -> str:
             return "active" if node.current else "keep"
         case Top() | Pick():
             return "chosen"
+        case Carried(Binary("eq", _, Reduce("max" | "min" as op))):
+            return f"is_{op}"
+        case Carried(Unary("sign")):
+            return "sign"
+        case Carried():
+            return "decided"
     return "x"
 
 

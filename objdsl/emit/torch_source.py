@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Literal
 
 from objdsl.differentiate import Leaf
-from objdsl.emit.stages import Input, Layout, Scope, spread, staged
+from objdsl.emit.stages import Carried, Input, Layout, Scope, spread, staged
 from objdsl.emit.wrap import wrap
 from objdsl.emit.writer import (
     ATOM,
@@ -193,7 +193,13 @@ class TorchWriter(Writer):
         known = node in self.scope.given and not text.isidentifier()
         if self.kind == "prepare" and known and not self._is_leaf(node):
             return node in self.scope.names or self.uses.get(node, 0) > 1
+        if isinstance(node, Carried) and text.isidentifier():
+            return False
         return super()._deserves_a_name(node, text)
+
+    def _name_for(self, node: Expr) -> str:
+        carried = Carried(node) if self.kind == "couple" else node
+        return self.scope.given[carried] if carried in self.scope.given else super()._name_for(node)
 
     def _indices(self, node: Expr) -> Indices:
         """A part of a step knows no prompts, only rows."""
@@ -239,6 +245,8 @@ class TorchWriter(Writer):
                 return self._input("length", RESPONSE), ATOM
             case Position():
                 return self._position()
+            case Carried(x):
+                return self.text[x]
             case Unary(op, x):
                 return self._unary(op, x)
             case Binary("min" | "max"):

@@ -376,8 +376,8 @@ class Shift(Expr):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Top(Expr):
-    """The mask of the largest `fraction` of the elements of `x` along `over` (the count is rounded
-    up; ties at the border all belong to it)."""
+    """The mask of the largest elements of `x` along `over`, at most `fraction` of them: the count
+    is rounded down, and of elements that tie where it ends none belongs to the mask."""
 
     over: Indices
     x: Expr

@@ -485,12 +485,14 @@ def clip_cov(b: Step, eps: float, low: float, high: float, fraction: float) -> f
 def kl_cov(b: Step, beta: float, fraction: float) -> float:
     A = standardised(b)
     cov = covariances(b, A)
-    many = int(np.ceil(fraction * b.lengths.sum()))
-    border = sorted(np.concatenate(cov), reverse=True)[many - 1]
+    many = int(fraction * b.lengths.sum())
+    next_largest = sorted(np.concatenate(cov), reverse=True)[many]
 
     def term(i: int) -> Array:
         log_ratio = b.pi[i] - b.old[i]
-        return np.exp(log_ratio) * A[i] - beta * np.where(cov[i] >= border, np.abs(log_ratio), 0)
+        return np.exp(log_ratio) * A[i] - beta * np.where(
+            cov[i] > next_largest, np.abs(log_ratio), 0
+        )
 
     return mean_of_tokens(b, term)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from objdsl.emit.reference import _ORDER, Batch, share
+from objdsl.emit.reference import _ORDER, Batch, most, share
 from objdsl.ir.indices import over_to
 from objdsl.ir.nodes import (
     Binary,
@@ -170,9 +170,9 @@ def _element(
             return of(x, (*at[:2], there)) if inside else number(0)
         case Top(over, x, fraction):
             domain = list(batch.addresses(over_to(over), at[: over_to(over).index(over[0])]))
-            k = share(of(fraction).item(), len(domain))
+            k = most(of(fraction).item(), len(domain))
             largest = torch.stack([of(x, o) for o in domain]).sort(descending=True).values
-            return of(x) >= largest[k - 1] if k else torch.tensor(False)
+            return of(x) > largest[k] if k < len(domain) else torch.tensor(True)
         case Pick(over, m, fraction):
             domain = list(batch.addresses(over_to(over), at[: over_to(over).index(over[0])]))
             hits = [o for o in domain if bool(of(m, o))]

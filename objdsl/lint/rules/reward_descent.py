@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import topological
@@ -30,13 +29,14 @@ from objdsl.lint.rule import Rule, rule
 @rule("reward-descent", "OBJ510", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
-        if estimator.falls:
+        for reward in estimator.falling:
             negative = next(estimator.negative, None)
             nodes = topological(facts.objective.goal)
-            reward = next(node for node in nodes if is_reward(node))
+            read = next(node for node in nodes if node == reward)
+            several = len(facts.objective.rewards) > 1
             yield rule.finding(
-                "the sign is turned: training lowers the reward",
-                negative.origin.span if negative else reward.span,
+                f"the sign is turned: training lowers {f'`{reward.name}`' if several else 'the reward'}",
+                negative.origin.span if negative else read.span,
                 under="weighs it, and is never above 0"
                 if negative
                 else "the higher, the less likely its response becomes",
