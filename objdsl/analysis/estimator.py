@@ -289,7 +289,8 @@ class Estimator:
         found = {}
         for reward, total in self._coefficients.items():
             for key, coefficient in total.items():
-                if any(not factor.depends.constant for factor in key):
+                varies = (f for f in key if not f.depends.constant)
+                if any(f.base not in self.bootstraps for f in varies):
                     return None
                 found[reward] = found.get(reward, 0.0) + coefficient
         return found or None

@@ -33,9 +33,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             negative = next(estimator.negative, None)
             nodes = topological(facts.objective.goal)
             read = next(node for node in nodes if node == reward)
-            several = len(facts.objective.rewards) > 1
+            named = f"`{reward.name}`" if len(facts.objective.rewards) > 1 else "the reward"
             yield rule.finding(
-                f"the sign is turned: training lowers {f'`{reward.name}`' if several else 'the reward'}",
+                f"the sign is turned: training lowers {named}",
                 negative.origin.span if negative else read.span,
                 under="weighs it, and is never above 0"
                 if negative
