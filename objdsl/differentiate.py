@@ -87,6 +87,11 @@ def differentiate(objective: Expr) -> dict[Leaf, Expr]:
     return dict(sorted(weights.items(), key=lambda item: repr(item[0])))
 
 
+def partials(node: Unary | Binary) -> list[tuple[Expr, Expr]]:
+    """The operands of a function of one or two values, each with the derivative by it."""
+    return [(operand, derivative) for operand, derivative, _ in _pull(node, ONE)]
+
+
 def _pull(node: Expr, g: Expr) -> list[Contribution]:
     """What `g`, the derivative by `node`, contributes to each operand of `node`."""
     here = node.indices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from objdsl.analysis.advantage import Adds
@@ -154,14 +155,22 @@ def _off_policy(facts: Facts, order: FirstOrder) -> Iterator[tuple[str, str]]:
     if order.exact:
         yield "pi from mu", "corrected exactly, by the product over the response"
         return
-    yield "learned since the rollout, pi / old", _corrected(order.drift)
-    if facts.objective.sampling.policy == "mu":
-        yield "between the engines, old / mu", _corrected(order.engine)
+    for branch in order.branches:
+        masks = [(facts.written(mask), holds) for mask, holds in branch.holds.items()]
+        if masks:
+            yield "where " + " and ".join(m if holds else f"not {m}" for m, holds in masks), ""
+        yield "learned since the rollout, pi / old", _corrected(branch.drift)
+        if facts.objective.sampling.policy == "mu":
+            yield "between the engines, old / mu", _corrected(branch.engine)
 
 
 def _corrected(by: Mapping[Reach, float]) -> str:
-    powers = [
-        reach.value + (f", to the power {power:g}" if power != 1 else "")
-        for reach, power in by.items()
-    ]
+    powers = [reach.value + _power(reach, power) for reach, power in by.items()]
     return f"corrected by {', and by '.join(powers)}" if powers else "not corrected"
+
+
+def _power(reach: Reach, power: float) -> str:
+    if math.isnan(power):
+        plain = reach in (Reach.OTHER, Reach.KINK)
+        return "" if plain else ", to a power that changes with the response"
+    return f", to the power {power:g}" if power != 1 else ""

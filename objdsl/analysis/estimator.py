@@ -149,13 +149,33 @@ class Estimator:
     @cached_property
     def terms(self) -> tuple[Term, ...]:
         """The products, each pool's own part apart from that of the others."""
-        if self.expanded is None:
-            return ()
         try:
-            split = _to_go(_affine(_split(joined(self.expanded, self.expand), self.expand)))
+            return tuple(self._term(factors, c) for factors, c in self.separate.terms.items())
         except TooLarge:
             return ()
-        return tuple(self._term(factors, c) for factors, c in split.terms.items())
+
+    @cached_property
+    def separate(self) -> Sum:
+        """The weight as a sum of products, each pool's own part apart from that of the others.
+        Raises TooLarge."""
+        if self.expanded is None:
+            raise TooLarge
+        return _to_go(_affine(_split(joined(self.expanded, self.expand), self.expand)))
+
+    def weighs_own_reward(self, factors: Factors) -> bool:
+        """Whether a product is the reward of the response that is weighted, or a value that changes
+        with it; what is merely divided by a deviation of rewards is not."""
+        above = [depends(base, self._depends) for base, e in factors if e > 0]
+        weighs = any(one.rewards and one.own for one in above)
+        return weighs and not any(
+            depends(base, self._depends).reads & self.distances
+            for base, e in factors
+            if _is_above(base, e)
+        )
+
+    def changed(self, weight: Expr) -> Estimator:
+        """The same of another weight by the same log-probability."""
+        return replace(self, weight=weight)
 
     def of(self, *kinds: Kind) -> list[Term]:
         return [term for term in self.terms if term.kind in kinds]
@@ -558,8 +578,12 @@ def _sizes(group: int) -> dict[Expr, float]:
 
 def _stands_above(factor: Factor) -> bool:
     """Whether a factor is a value, not a divisor or a mask; a ratio is one either way up."""
-    ratio = isinstance(factor.base, Unary) and factor.base.op == "exp"
-    return (factor.exponent > 0 or ratio) and not factor.base.boolean
+    return _is_above(factor.base, factor.exponent)
+
+
+def _is_above(base: Expr, exponent: float) -> bool:
+    ratio = isinstance(base, Unary) and base.op == "exp"
+    return (exponent > 0 or ratio) and not base.boolean
 
 
 def _shared(terms: list[Term]) -> dict[Expr, float]:

@@ -501,8 +501,16 @@ class Expand:
             return p
         if p.number and q.number:
             # One of two numbers, `tau_pos if A > 0 else tau_neg`, is one factor: it may cancel.
-            made = Where(self._mask_expr(m), const(p.number), const(q.number))
-            return self._atom(made, node)
+            sides = const(p.number), const(q.number)
+            match mask.product, (number(1) - mask).product:
+                case (factors, 1.0), _ if len(factors) == 1:
+                    ((m, _),) = factors
+                case _, (factors, 1.0) if len(factors) == 1:
+                    ((m, _),) = factors
+                    sides = sides[::-1]
+                case _:
+                    m = self._mask_expr(m)
+            return self._atom(Where(m, *sides), node)
         return q + mask * (p - q)
 
     # --- along indices ---------------------------------------------------------------------------

@@ -24,7 +24,21 @@ from objdsl.analysis.signal import signal, with_reward
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import div
-from objdsl.ir.nodes import Expr, LogDist, LogProb, Stop, Unary, replaced
+from objdsl.ir.nodes import (
+    Binary,
+    Const,
+    Expr,
+    Length,
+    LogDist,
+    LogProb,
+    Param,
+    Reduce,
+    Scan,
+    Stop,
+    Unary,
+    replaced,
+    topological,
+)
 from objdsl.ir.objective import Objective
 from objdsl.ir.show import Names, names_of, text
 
@@ -141,7 +155,36 @@ class Facts:
     @cached_property
     def first_order(self) -> FirstOrder | None:
         """Which mismatch of policies the weight of the reward corrects."""
-        return first_order(self.near[0]) if self.near else None
+        return first_order(self.rewarded[0]) if self.rewarded else None
+
+    @cached_property
+    def corrects(self) -> bool:
+        """Whether the goal has a ratio of the policy to one that sampled, in a term with rewards:
+        it is written for responses that are not its own."""
+        samplers = set(self.on_policy.same)
+        logarithms: set[Expr] = set()
+        for node in topological(self.objective.goal):
+            match node:
+                case LogProb() | Const() | Param() | Length():
+                    logarithms.add(node)
+                case (
+                    Reduce("sum" | "mean", ("t",))
+                    | Scan()
+                    | Stop()
+                    | Unary("neg")
+                    | Binary("add" | "sub" | "mul" | "div")
+                ) if logarithms.issuperset(node.children):
+                    logarithms.add(node)
+        ratios = (
+            node
+            for node in reached(self.objective.goal, live=False, rewarded=True)
+            if node in logarithms and node.live and isinstance(node, Binary)
+        )
+        return any(
+            isinstance(leaf, LogProb) and leaf.policy in samplers
+            for node in ratios
+            for leaf in topological(node)
+        )
 
     @cached_property
     def names(self) -> Names:

@@ -4,20 +4,42 @@ Write `d = log pi - log old` and `e = log old - log mu` for each token: what was
 rollout, and what the two engines disagree about. The true weight of a reward is the product of
 `pi / mu` over the whole response, `1 + sum[t] (d + e)` to first order. An objective that multiplies
 the reward by the token's own ratio has `1 + d_t`; by a geometric mean, `1 + mean[t] d`; by nothing,
-1.
+1. So has every other weight that has a derivative on policy: `4 sigmoid(r - 1)` has `1 + d_t / 2`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import field
 from enum import Enum
+from itertools import product
 
-from objdsl.analysis.estimator import Estimator, Kind, Term
-from objdsl.analysis.expand import Expand, Sum
+from objdsl.analysis.dependence import Elsewhere, is_reward
+from objdsl.analysis.estimator import Estimator, Term
+from objdsl.analysis.expand import Expand, Factors, Sum, TooLarge, atom, number, ordered
+from objdsl.analysis.tangent import KINK, Tangent
 from objdsl.frozen import dataclass
-from objdsl.ir.nodes import Expr, Length, LogDist, LogProb, Reduce, Scan, Unary, topological
+from objdsl.ir.nodes import (
+    Binary,
+    Const,
+    Expr,
+    Length,
+    LogDist,
+    LogProb,
+    Others,
+    Reduce,
+    Scan,
+    Unary,
+    Where,
+    topological,
+)
+
+# Of more masks than this not every combination is tried.
+_MOST_MASKS = 4
+# Numbers that differ by less, as a part of the larger one, are equal but for rounding.
+_EQUAL = 1e-9
 
 
 class Reach(Enum):
@@ -26,69 +48,279 @@ class Reach(Enum):
     TOKEN = "the token's own ratio"
     MEAN = "the geometric mean over the response"
     BEFORE = "the product over the tokens before"
+    AFTER = "the product over the tokens to come"
     PREFIX = "the product over the tokens so far"
     SEQUENCE = "the product over the response"
+    OTHER = "a value that is no product of ratios"
+    KINK = "a value that has a kink where the policies are one"
+
+
+Powers = Mapping[Reach, float]
+"""What the log-ratio of a mismatch is multiplied by, for each reach; nan where it is no number, but
+changes with the response."""
 
 
 @dataclass(frozen=True)
-class FirstOrder:
-    """The first-order weight of the own reward.
+class Order:
+    """The first-order weight of the own reward, where some masks hold and others do not.
 
     Attributes:
         drift: the coefficient of `d` by its reach; 1 over `SEQUENCE` is exact, none is 0.
         engine: that of `e`.
+        holds: the masks that tell this branch from the others, each with whether it holds.
     """
 
-    drift: Mapping[Reach, float]
-    engine: Mapping[Reach, float]
+    drift: Powers
+    engine: Powers
+    holds: Mapping[Expr, bool] = field(default_factory=dict)
 
     @staticmethod
-    def times(powers: Mapping[Reach, float]) -> float:
+    def times(powers: Powers) -> float:
         """How often the mismatch of a token is counted at most, in its own weight or a later
         token's: once is right."""
-        own = sum(power for reach, power in powers.items() if reach is not Reach.BEFORE)
+        own = (Reach.TOKEN, Reach.MEAN, Reach.PREFIX, Reach.SEQUENCE)
         later = (Reach.BEFORE, Reach.PREFIX, Reach.SEQUENCE)
-        return max(own, sum(power for reach, power in powers.items() if reach in later))
+        return max(sum(powers.get(reach, 0.0) for reach in many) for many in (own, later))
 
     @property
     def exact(self) -> bool:
         return self.drift == self.engine == {Reach.SEQUENCE: 1.0}
 
 
-def first_order(near: Estimator) -> FirstOrder | None:
-    """None if the weight of the reward changes with the policies in another way than by ratios.
+@dataclass(frozen=True)
+class FirstOrder:
+    """How the weight of the own reward leaves on policy.
+
+    Attributes:
+        branches: what it is, once for each way in which masks may hold; one, where none matters.
+        kinks: the values that have a kink on policy, so that the weight has no derivative there.
+    """
+
+    branches: tuple[Order, ...]
+    kinks: tuple[Expr, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        return not self.kinks and all(one.exact for one in self.branches)
+
+
+def first_order(on: Estimator) -> FirstOrder | None:
+    """How a weight leaves on policy; None of one that is too large to be read, or has no reward.
 
     Args:
-        near: what the weight is near on policy.
+        on: what the weight is on policy.
     """
-    found = [_powers(term, near.expand) for term in near.of(Kind.SIGNAL)]
-    if not found or None in found or any(one != found[0] for one in found):
+    name = on.leaf.policy
+    versions = [policy for policy, of in on.expand.same.items() if of == name] or ["old", "mu"]
+    engines = [policy for policy in versions if policy == "mu"]
+    tangents = [
+        Tangent(on.expand, dict.fromkeys(policies, distance), _statistic)
+        for policies, distance in ((versions, f"{name} / old"), (engines, "old / mu"))
+    ]
+    try:
+        weight = on.separate
+        changes = [_changes(on, tangent) for tangent in tangents]
+        orders = _orders(on, weight, changes)
+    except TooLarge:
         return None
-    powers = found[0] or {}
-    return FirstOrder(
-        {reach: power for (reach, name), power in powers.items() if name == near.leaf.policy},
-        {reach: -power for (reach, name), power in powers.items() if name == "mu"},
+    kinks = [node for tangent in tangents for node in tangent.kinks]
+    at_a_kink = any(Reach.KINK in powers for one in orders for powers in (one.drift, one.engine))
+    return FirstOrder(orders, tuple(dict.fromkeys(kinks)) if at_a_kink else ()) if orders else None
+
+
+def _statistic(node: Expr) -> bool:
+    """Whether a value is a statistic of several responses' rewards: that of rewards which hold a
+    penalty changes with the policies, by a part of 1 / G, and is no weight of the response."""
+    pools = isinstance(node, Others) or (isinstance(node, Reduce) and node.over[0] != "t")
+    return pools and any(is_reward(one) for one in topological(node))
+
+
+def _orders(on: Estimator, weight: Sum, changes: list[dict[Expr, Sum]]) -> tuple[Order, ...]:
+    """The first order where masks hold and where they do not, each that differs once."""
+    seen: list[tuple[Powers, Powers]] = []
+    orders: list[Order] = []
+    for holds in _branches(weight, *(x for change in changes for x in change.values())):
+        here = _rewarded(on, _where(weight, holds))
+        if not here.terms:
+            continue
+        drift, engine = (
+            _powers({base: _rewarded(on, _where(x, holds)) for base, x in change.items()}, here)
+            for change in changes
+        )
+        if not any(_same(drift, d) and _same(engine, e) for d, e in seen):
+            seen.append((drift, engine))
+            orders.append(Order(drift, engine, holds))
+    return tuple(orders) if len(orders) > 1 else tuple(Order(*powers) for powers in seen)
+
+
+def _same(a: Powers, b: Powers) -> bool:
+    return a.keys() == b.keys() and all(
+        math.isclose(a[reach], b[reach]) or (math.isnan(a[reach]) and math.isnan(b[reach]))
+        for reach in a
     )
 
 
-def _powers(term: Term, expand: Expand) -> dict[tuple[Reach, str], float] | None:
-    """The power to which a product has each policy, over each reach."""
-    powers: defaultdict[tuple[Reach, str], float] = defaultdict(float)
-    for factor in term.factors:
-        if not any(isinstance(node, LogProb | LogDist) for node in topological(factor.base)):
+def _rewarded(on: Estimator, weight: Sum) -> Sum:
+    """The terms of a weight that change with the own reward, penalties apart."""
+    return Sum({f: c for f, c in weight.terms.items() if on.weighs_own_reward(f)})
+
+
+def _changes(on: Estimator, along: Tangent) -> dict[Expr, Sum]:
+    """What a weight changes by, by what the log-ratio stands in: the log-ratio itself, or a sum of
+    it. What those of other responses change has no expectation."""
+    change = on.changed(along(on.weight)).separate
+    symbols = {*along.direction.values(), *along.kinks.values()}
+    found: defaultdict[Expr, Sum] = defaultdict(Sum)
+    for factors, c in change.terms.items():
+        moved = [base for base, _ in factors if _reads(base, symbols)]
+        for base in moved[:1]:
+            if not isinstance(base, Others | Elsewhere) and not _cancels(base):
+                found[base] += Sum({factors - {(base, 1.0)}: c})
+    return found
+
+
+def _reads(base: Expr, names: set[str]) -> bool:
+    return any(
+        isinstance(node, LogProb | LogDist) and node.policy in names for node in topological(base)
+    )
+
+
+def _reads_kink(base: Expr) -> bool:
+    return any(isinstance(x, LogProb) and x.policy.startswith(KINK) for x in topological(base))
+
+
+def _cancels(base: Expr) -> bool:
+    """Whether it is the mean of all words' log-ratios, which is 0 to first order."""
+    match base:
+        case Reduce("sum", ("v",), Binary("mul", a, b), None):
+            pair = {type(a), type(b)}
+            return pair == {Unary, LogDist} and any(
+                isinstance(x, Unary) and x.op == "exp" and isinstance(x.x, LogDist) for x in (a, b)
+            )
+    return False
+
+
+# --- branches ------------------------------------------------------------------------------------
+
+
+def _branches(*sums: Sum) -> Iterator[dict[Expr, bool]]:
+    """The ways in which the masks of some sums may hold."""
+    bases = {base for x in sums for factors in x.terms for base, _ in factors}
+    masks = {mask for base in bases if (mask := _mask(base)) is not None}
+    if len(masks) > _MOST_MASKS:
+        yield {}
+        return
+    every = sorted(masks, key=lambda mask: mask.key)
+    for truth in product((True, False), repeat=len(every)):
+        holds = dict(zip(every, truth, strict=True))
+        if not any(_exclude(a, b) for a in every for b in every if holds[a] and holds[b]):
+            yield holds
+
+
+def _mask(base: Expr) -> Expr | None:
+    match base:
+        case Where(mask, Const(), Const()):
+            return mask
+    return base if base.boolean else None
+
+
+def _exclude(a: Expr, b: Expr) -> bool:
+    match a, b:
+        case Binary("lt", x, zero), Binary("gt", y, other):
+            return x == y and zero == other
+    return False
+
+
+def _where(x: Sum, holds: Mapping[Expr, bool]) -> Sum:
+    """A sum where some masks hold and others do not."""
+    if not holds:
+        return x
+    found = Sum()
+    for factors, c in x.terms.items():
+        term = Sum({frozenset(f for f in factors if _mask(f[0]) not in holds): c})
+        for base, exponent in factors:
+            mask = _mask(base)
+            if mask is None or mask not in holds:
+                continue
+            value = float(holds[mask])
+            if isinstance(base, Where):
+                side = base.a if holds[mask] else base.b
+                assert isinstance(side, Const)
+                value = side.value**exponent
+            term = term * number(value)
+        found = found + term
+    return found
+
+
+# --- powers --------------------------------------------------------------------------------------
+
+
+def _powers(changes: Mapping[Expr, Sum], weight: Sum) -> Powers:
+    """The coefficient of a log-ratio, over each reach, beside the weight itself."""
+    powers: defaultdict[Reach, float] = defaultdict(float)
+    for base, change in changes.items():
+        if not change.terms:
             continue
-        if factor.exponent < 0 and factor.depends.pooled and factor.depends.rewards:
-            continue  # a deviation of rewards that hold a penalty, and no weight of the response
-        ratio = _ratio(factor.base, expand)
-        if ratio is None:
-            return None
-        powers[ratio] += factor.exponent
-    for name in {name for _, name in powers}:
-        before, own = powers[Reach.BEFORE, name], powers[Reach.TOKEN, name]
-        if before and math.isclose(before, own):
-            powers[Reach.PREFIX, name] += before
-            powers[Reach.BEFORE, name] = powers[Reach.TOKEN, name] = 0.0
-    return {ratio: power for ratio, power in powers.items() if abs(power) > 1e-9}
+        match base:
+            case _ if _reads_kink(base):
+                powers[Reach.KINK] = math.nan
+            case LogProb():
+                powers[Reach.TOKEN] += _times(change, weight)
+            case Reduce("sum", ("t",), LogProb(), None):
+                total, mean = _sums(change, weight)
+                powers[Reach.SEQUENCE] += total
+                powers[Reach.MEAN if not math.isnan(mean) else Reach.OTHER] += mean
+            case Scan(relation, LogProb(), None):
+                power = _times(change, weight)
+                powers[Reach.BEFORE if relation[0] == "<" else Reach.AFTER] += power
+                if relation[1:] == "=":
+                    powers[Reach.TOKEN] += power
+            case _:
+                powers[Reach.OTHER] = math.nan
+    _joined(powers, Reach.SEQUENCE, (Reach.BEFORE, Reach.TOKEN, Reach.AFTER))
+    _joined(powers, Reach.PREFIX, (Reach.BEFORE, Reach.TOKEN))
+    return {reach: power for reach, power in powers.items() if not abs(power) <= _EQUAL}
+
+
+def _sums(change: Sum, weight: Sum) -> tuple[float, float]:
+    """What a sum is of another, and of the other divided by `|y|`; the second nan, and the first 0,
+    if it is no such sum."""
+
+    def lengths(factors: Factors) -> float:
+        return dict(factors).get(Length(), 0.0)
+
+    mean = weight * atom(Length(), -1.0)
+    longest = max(weight.terms, key=lambda factors: (lengths(factors), _key(factors)))
+    total = change.terms.get(longest, 0.0) / weight.terms[longest]
+    rest = change - weight.scaled(total)
+    return (0.0, math.nan) if math.isnan(by := _times(rest, mean)) else (total, by)
+
+
+def _key(factors: Factors) -> list[tuple[bytes, float]]:
+    return [(base.key, e) for base, e in ordered(factors)]
+
+
+def _joined(powers: defaultdict[Reach, float], whole: Reach, parts: tuple[Reach, ...]) -> None:
+    """Takes parts that are equal for the whole that they make."""
+    first = powers.get(parts[0], 0.0)
+    if first and all(math.isclose(powers.get(part, 0.0), first) for part in parts):
+        powers[whole] += first
+        for part in parts:
+            del powers[part]
+
+
+def _times(change: Sum, weight: Sum) -> float:
+    """The number that a sum is of another; nan if it is no number."""
+    if not weight.terms:
+        return math.nan
+    factors, c = next(iter(weight.terms.items()))
+    times = change.terms.get(factors, 0.0) / c
+    most = max(map(abs, change.terms.values()), default=0.0)
+    rest = change - weight.scaled(times)
+    return math.nan if any(abs(x) > _EQUAL * most for x in rest.terms.values()) else times
+
+
+# --- ratios --------------------------------------------------------------------------------------
 
 
 def reach(x: Sum, expand: Expand) -> set[Reach]:

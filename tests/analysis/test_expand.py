@@ -56,7 +56,8 @@ def test_a_mask_that_holds_on_policy_holds_around_it(mask: str) -> None:
         objective(f"r = pi / old\nmaximize mean[p,i] sum[t] (r * reward if {mask} else 0)")
     ).first_order
     assert order is not None
-    assert order.drift == {Reach.TOKEN: 1.0}
+    (branch,) = order.branches
+    assert branch.drift == {Reach.TOKEN: 1.0}
 
 
 def test_a_tie_on_policy_is_none_around_it() -> None:

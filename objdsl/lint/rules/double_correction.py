@@ -30,8 +30,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     order = facts.first_order
     if order is None:
         return
-    for powers, (new, old) in ((order.engine, ("old", "mu")), (order.drift, ("pi", "old"))):
-        times = order.times(powers)
+    for field, (new, old) in (("engine", ("old", "mu")), ("drift", ("pi", "old"))):
+        times = max(branch.times(getattr(branch, field)) for branch in order.branches)
         if times > 1 + 1e-9:
             yield rule.finding(
                 f"the mismatch between `{new}` and `{old}` is corrected more than once",

@@ -35,7 +35,9 @@ from objdsl.lint.rule import Rule, rule
 @rule("kl-ratio-base", "OBJ310", Severity.WARNING, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     order, sampling = facts.first_order, facts.objective.sampling
-    if sampling.policy != "mu" or order is None or (order.drift and not order.engine):
+    if sampling.policy != "mu" or order is None:
+        return
+    if any(branch.drift and not branch.engine for branch in order.branches):
         return  # uncorrected-sampler
     for near in facts.near:
         powers = [versions(term, near.expand) for term in near.of(Kind.PENALTY)]

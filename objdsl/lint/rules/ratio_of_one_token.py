@@ -1,7 +1,9 @@
-"""Off policy the reward of a response is weighted by the ratio of a part of it.
+"""Off policy the reward of a response is weighted by something else than the ratio of the response.
 
 **What.** The own token's ratio, the geometric mean of the ratios, or their product so far, in
-place of the product over the response.
+place of the product over the response; a function of a ratio, such as a sigmoid, that moves faster
+or slower than the ratio, or not at all. The weight is read in a neighbourhood of on policy, to
+first order in `log(pi / old)`.
 
 **Why.** The exact weight is the product over all tokens, `1 + sum[t] log(pi / mu)` to first
 order. With the own token's ratio the gradient is off by the sum over all *other* tokens: by the
@@ -22,29 +24,89 @@ alone, and has the variance of the exact one at the end of a response.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.first_order import Reach
+from objdsl.analysis.first_order import Order, Powers, Reach
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
+
+# What is said of a reach: the message, the label, and what is left out of the exact weight.
+_SAID = {
+    Reach.TOKEN: (
+        "off policy, a token weighs its own ratio, and not the response's",
+        "the ratio of one token",
+        "sum over other tokens of log(pi / old)",
+    ),
+    Reach.PREFIX: (
+        "off policy, a token weighs the ratio of the response so far",
+        "the ratio of the tokens so far",
+        "sum over later tokens of log(pi / old)",
+    ),
+    Reach.BEFORE: (
+        "off policy, a token weighs the ratio of the tokens before it",
+        "the ratio of the tokens before",
+        "sum over this and later tokens of log(pi / old)",
+    ),
+    Reach.MEAN: (
+        "off policy, a token weighs the geometric mean of the ratios, and not their product",
+        "the root of the response's ratio",
+        "(1 - 1 / |y|) sum over tokens of log(pi / old)",
+    ),
+}
+_ALL = "sum over tokens of log(pi / old)"
 
 
 @rule("ratio-of-one-token", "OBJ403", Severity.NOTE, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     order = facts.first_order
-    if order is not None and set(order.drift) in ({Reach.TOKEN}, {Reach.PREFIX}):
-        token = Reach.TOKEN in order.drift
-        left_out = "other" if token else "later"
+    if order is None or not facts.corrects:
+        return
+    for branch in order.branches:
+        if branch.drift == {Reach.SEQUENCE: 1.0}:
+            continue
+        message, under, left_out = _said(branch.drift)
         yield rule.finding(
-            "off policy, a token weighs its own ratio, and not the response's"
-            if token
-            else "off policy, a token weighs the ratio of the response so far",
+            message,
             reading(facts, next(iter(facts.policy_weights)).policy, rewarded=True),
-            under="the ratio of one token" if token else "the ratio of the tokens so far",
-            gradient=f"off by the order of the drift: E[A (sum over {left_out} tokens "
-            "of log(pi / old)) grad log(pi)]",
+            under=under,
+            value=_where(facts, branch),
+            gradient=f"off by the order of the drift: E[A ({left_out}) grad log(pi)]",
             help="few updates for each rollout keep it small",
             fine_if="policies drift little",
         )
+
+
+def _said(drift: Powers) -> tuple[str, str, str]:
+    if not drift:
+        return (
+            "off policy, a token weighs what it does on policy, and not the response's ratio",
+            "no ratio is left of it in the weight",
+            _ALL,
+        )
+    if len(drift) == 1:
+        ((reach, power),) = drift.items()
+        if power == 1 and reach in _SAID:
+            return _SAID[reach]
+        if not math.isnan(power):
+            return (
+                f"off policy, a token weighs {reach.value} to the power {power:.3g}",
+                "to first order in log(pi / old)",
+                f"{_ALL}, less what stands in the weight",
+            )
+    return (
+        "off policy, a token weighs something else than the response's ratio",
+        "; ".join(reach.value for reach in drift),
+        f"{_ALL}, less what stands in the weight",
+    )
+
+
+def _where(facts: Facts, branch: Order) -> str:
+    """The branch that is spoken of, where there are several."""
+    masks = [
+        facts.written(m) if holds else f"not {facts.written(m)}"
+        for m, holds in branch.holds.items()
+    ]
+    return f"where {' and '.join(masks)}" if masks else ""

@@ -43,7 +43,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     order = facts.first_order
     leashed = (
         order is not None
-        and not order.drift
+        and not any(branch.drift for branch in order.branches)
         and any(_leash(one, facts.near_policy) for one in facts.rewarded)
     )
     if residual is None and not leashed:

@@ -26,10 +26,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Label, Severity
-from objdsl.ir.nodes import Expr, LogProb, occurrences, topological
+from objdsl.ir.nodes import Expr, occurrences
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 from objdsl.source import Span
@@ -38,18 +37,22 @@ from objdsl.source import Span
 @rule("uncorrected-sampler", "OBJ401", Severity.WARNING, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     order, sampling = facts.first_order, facts.objective.sampling
-    if order is None or sampling.policy != "mu" or not order.drift or order.engine:
+    if order is None or sampling.policy != "mu" or not facts.corrects:
         return
-    goal, others = facts.objective.goal, frozen(facts.objective)
-    logs = [one for one in topological(goal) if isinstance(one, LogProb) and not one.trained]
-    if all(one.policy in others for one in logs):
-        return  # a probability, and no ratio
+    if all(branch.engine for branch in order.branches):
+        return
+    goal = facts.objective.goal
     span = reading(facts, "old")
     experts = " With experts it disagrees on which of them to use." if sampling.experts else ""
+    drifts = any(branch.drift and not branch.engine for branch in order.branches)
     yield rule.finding(
-        "responses come from `mu`, and the ratio corrects from `old` on",
+        "responses come from `mu`, and the ratio corrects from `old` on"
+        if drifts
+        else "responses come from `mu`, and nothing corrects for it",
         span,
-        under="takes old for the policy that sampled",
+        under="takes old for the policy that sampled"
+        if drifts
+        else "no ratio is left of it in the weight",
         labels=(Label(sampling.span, "sampled here"),) if sampling.span else (),
         consequence="where the inference engine and the training engine disagree, tokens weigh "
         "as if they did not." + experts,

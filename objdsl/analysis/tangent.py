@@ -1,0 +1,162 @@
+"""The derivative of a formula along a change of its policies: how a weight leaves on policy.
+
+`differentiate` runs backwards, from one number to all leaves. This runs forwards: a direction is
+given for every policy, `log old -> log old - D`, and the change of every value follows, to first
+order in D. Where a value has a kink on policy, as `min(pi / old, 1)` has at 1, there is no such
+derivative: the change is then a symbol of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from objdsl.analysis.expand import Expand, Sum, interval
+from objdsl.differentiate import partials
+from objdsl.ir.build import ONE, ZERO, add, both, count, div, mul, neg, real, sub, where
+from objdsl.ir.indices import Indices
+from objdsl.ir.nodes import (
+    COMPARISONS,
+    Binary,
+    Clip,
+    Expr,
+    LogDist,
+    LogProb,
+    Others,
+    Reduce,
+    Scan,
+    Shift,
+    Stop,
+    Top,
+    Unary,
+    Where,
+    bottom_up,
+)
+
+KINK = "kink / "
+"""How the symbols begin that stand for the change of a value with a kink."""
+
+
+class Tangent:
+    """The change of values along a direction.
+
+    Args:
+        at: formulas as sums of products where the change begins.
+        direction: for each policy that changes the name of the change, as a log-probability: what
+            its logarithm falls by.
+        still: the values that are taken for constants.
+
+    Attributes:
+        kinks: the nodes that have no derivative there, each with the name of the log-probability
+            that stands for its change.
+    """
+
+    def __init__(
+        self, at: Expand, direction: Mapping[str, str], still: Callable[[Expr], bool]
+    ) -> None:
+        self.at = at
+        self.direction = direction
+        self.still = still
+        self.kinks: dict[Expr, str] = {}
+        self._known: dict[Expr, Expr] = {}
+
+    def __call__(self, expr: Expr) -> Expr:
+        """The change of a value, `ZERO` if it stays as it is. Raises TooLarge."""
+        return bottom_up(expr, self._known, self._find)
+
+    def _find(self, node: Expr) -> Expr:
+        if isinstance(node, LogProb | LogDist):
+            name = self.direction.get(node.policy)
+            return ZERO if name is None else neg(type(node)(name))
+        if all(self._known[child] == ZERO for child in node.children) or self.still(node):
+            return ZERO
+        if node.boolean:
+            return self._mask(node)
+        match node:
+            case Stop(x):
+                return self._known[x]
+            case Where(m, a, b):
+                # Of a mask that is undecided there, what it chooses between.
+                jump = mul(self._known[m], sub(real(a), real(b)))
+                return add(where(m, self._known[a], self._known[b]), jump)
+            case Binary("min" | "max" as op, a, b):
+                return self._extremum(op, a, b, node)
+            case Clip(x, lo, hi):
+                held = Binary("max", x, lo, span=node.span)
+                self._known[held] = self._find(held)
+                return self._find(Binary("min", held, hi, span=node.span))
+            case Unary("abs" | "sqrt" | "log" | "sign", x) if not self.at(x).terms:
+                return self._kink(node)
+            case Unary("sign"):
+                return ZERO
+            case Unary() | Binary():
+                total = ZERO
+                for operand, slope in partials(node):
+                    total = add(total, mul(slope, self._known[operand]))
+                return total
+            case Reduce():
+                return self._reduce(node)
+            case Others(op, x):
+                return Others(op, self._known[x])
+            case Scan(relation, x, decay) if decay is None or self._known[decay] == ZERO:
+                return Scan(relation, self._known[x], decay)
+            case Shift(x, by):
+                return Shift(self._known[x], by)
+        return self._kink(node)
+
+    def _kink(self, node: Expr) -> Expr:
+        name = self.kinks.setdefault(node, f"{KINK}{len(self.kinks)}")
+        return LogProb(name)
+
+    def _mask(self, node: Expr) -> Expr:
+        """A mask is what it was, all around, unless what it compares is a tie there and parts."""
+        match node:
+            case Binary(op, a, b) if op in COMPARISONS:
+                tie = not self._gap(a, b).terms
+                parts = tie and self._gap(self._known[a], self._known[b]).terms
+                return self._kink(node) if parts else ZERO
+            case Top(over, x, _):
+                return self._kink(node) if self._alike(x, over) else ZERO
+        return next(self._known[x] for x in node.children if self._known[x] != ZERO)
+
+    def _gap(self, a: Expr, b: Expr) -> Sum:
+        return self.at(a) - self.at(b)
+
+    def _alike(self, x: Expr, over: Indices) -> bool:
+        """Whether all elements along some indices are one number."""
+        return not any(
+            set(over) & set(base.indices) for factors in self.at(x).terms for base, _ in factors
+        )
+
+    def _extremum(self, op: str, a: Expr, b: Expr, node: Expr) -> Expr:
+        first, second = self._known[a], self._known[b]
+        gap = self._gap(a, b)
+        low, high = interval(gap)
+        if gap.terms and (high < 0 or low > 0):
+            return first if (high < 0) == (op == "min") else second
+        if not self._gap(first, second).terms:
+            return first
+        if not gap.terms:
+            return self._kink(node)
+        return where(Binary("lt" if op == "min" else "gt", a, b), first, second)
+
+    def _reduce(self, node: Reduce) -> Expr:
+        x, over, mask = node.x, node.over, node.where
+        moved = self._known[x]
+        if mask is not None and self._known[mask] != ZERO:
+            return self._kink(node)
+        match node.op:
+            case "sum" | "mean":
+                return replace(node, x=moved)
+            case "prod":
+                return mul(node, Reduce("sum", over, div(moved, x), mask))
+        if self._alike(x, over):
+            return self._kink(node)
+        if node.op in ("max", "min"):
+            tie: Expr = Binary("eq", x, node)
+            tie = both(mask, tie) if mask else tie
+            return div(Reduce("sum", over, where(tie, moved, ZERO)), count(over, tie))
+        n = count(over, mask)
+        dof = n if node.op == "pstd" else sub(n, ONE)
+        centred = sub(real(x), Reduce("mean", over, x, mask))
+        return div(Reduce("sum", over, mul(centred, moved), mask), mul(dof, node))
