@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from objdsl.analysis.advantage import Adds
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.dependence import Dependence, Level
 from objdsl.analysis.divergence import Credit
 from objdsl.analysis.estimator import Direction, Estimator, Factor, Kind
 from objdsl.analysis.expand import GROUP, PROMPTS, RESPONSES
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.first_order import FirstOrder, Reach
+from objdsl.analysis.first_order import Reach
+from objdsl.diagnostic import Claim, Diagnostic
 from objdsl.frozen import dataclass
 from objdsl.ir.diff import Change, diff
 from objdsl.ir.nodes import Length, LogDist, LogProb, Reduce, topological
@@ -55,16 +57,41 @@ class Relative:
     changes: tuple[Change, ...]
 
 
-def sections(facts: Facts) -> Iterator[Section]:
-    """The parts of an explanation, those that have something to say."""
+def sections(facts: Facts, found: Sequence[Diagnostic]) -> Iterator[Section]:
+    """The parts of an explanation, those that have something to say.
+
+    Args:
+        found: what the checker finds, whatever comments accept.
+    """
     for estimator in facts.rewarded:
-        if estimator.of(Kind.SIGNAL):  # none, of too large a formula
-            yield Section("The reward is multiplied by", tuple(_weights(facts, estimator)))
-        yield Section("On policy", tuple(_on_policy(facts, estimator)))
-    if facts.penalties or facts.word_penalties:
+        weights = tuple(_weights(facts, estimator))
+        if weights:  # none, of too large a formula or where nothing is common to all rewards
+            yield Section("The reward is multiplied by", weights)
+        yield Section("On policy", tuple(_on_policy(facts, estimator, found)))
+    if not facts.rewarded and facts.departures:
+        reasons = dict.fromkeys(_reasons(facts, Claim.DIRECTION))
+        if reasons:
+            yield Section("On policy", tuple(("expected gradient", one) for one in reasons))
+    if facts.penalties or facts.word_penalties or any(_reasons(facts, Claim.PENALTY)):
         yield Section("Penalties", tuple(_penalties(facts)))
-    if facts.first_order is not None:
-        yield Section("Off policy, to first order", tuple(_off_policy(facts, facts.first_order)))
+    if facts.rewarded:
+        yield Section("Off policy, to first order", tuple(_off_policy(facts)))
+    yield Section("What is exact, and what is not", tuple(_claims(facts, found)))
+
+
+def _reasons(facts: Facts, claim: Claim) -> list[str]:
+    return [one.reason.value for one in facts.departures if one.claim is claim]
+
+
+def _claims(facts: Facts, found: Sequence[Diagnostic]) -> Iterator[tuple[str, str]]:
+    """Each claim, and the rules that find that it does not hold exactly."""
+    of_rewards = (Claim.DIRECTION, Claim.PROMPT_WEIGHTS, Claim.OFF_POLICY)
+    for claim in Claim:
+        if claim is not Claim.LANGUAGE:
+            rules = dict.fromkeys(f"{one.name} ({one.code})" for one in found if one.claim is claim)
+            follows = facts.rewarded or claim not in of_rewards
+            holds = "exact" if follows else "exact: no reward is followed"
+            yield claim.title, ", ".join(rules) or holds
 
 
 def nearest(objective: Objective, others: Iterable[Objective], most: int = 2) -> list[Relative]:
@@ -76,7 +103,9 @@ def nearest(objective: Objective, others: Iterable[Objective], most: int = 2) ->
 
 def _weights(facts: Facts, estimator: Estimator) -> Iterator[tuple[str, str]]:
     """The factors that all rewarded products have, and what they depend on."""
-    signals = estimator.of(Kind.SIGNAL)
+    signals = estimator.signals
+    if not signals:
+        return
     first = max(signals, key=lambda term: abs(term.coefficient))
     shared = [
         f
@@ -117,19 +146,38 @@ def _dependence(depends: Dependence) -> str:
     return "changes with the other responses" if Level.OTHERS in depends.levels else "of the prompt"
 
 
-def _on_policy(facts: Facts, estimator: Estimator) -> Iterator[tuple[str, str]]:
+def _on_policy(
+    facts: Facts, estimator: Estimator, found: Sequence[Diagnostic]
+) -> Iterator[tuple[str, str]]:
+    """Where the expected gradient points, and what bends it: each line once, though a factor may
+    have parts that are told apart."""
+    yield from dict.fromkeys(_direction(facts, estimator, found))
+
+
+def _direction(
+    facts: Facts, estimator: Estimator, found: Sequence[Diagnostic]
+) -> Iterator[tuple[str, str]]:
     direction = estimator.direction
-    words = any(isinstance(leaf, LogDist) for leaf in facts.weights)
-    if words and direction is Direction.EXACT:
-        direction = Direction.SHAPED
-    yield "expected gradient", _DIRECTION[direction]
+    right = direction in (Direction.EXACT, Direction.REWEIGHTED, Direction.SHAPED)
+    others = [one for one in found if one.claim is Claim.DIRECTION]
+    beside = estimator.of(Kind.PENALTY) or any(isinstance(leaf, LogDist) for leaf in facts.weights)
+    if right and not others and beside:
+        yield "expected gradient", _DIRECTION[Direction.SHAPED]
+    elif right and others and not estimator.of(Kind.SHAPING):
+        yield "expected gradient", "not exactly that of the expected reward"
+    else:
+        yield "expected gradient", _DIRECTION[direction]
+    if right:
+        for one in others:
+            yield f"  {one.name}", one.message
     for bend in estimator.bends:
         where = "divides the reward" if bend.factor.exponent < 0 else "multiplies the reward"
         where = where if bend.everywhere else "is part of the baseline"
         said = f"{where}: {_dependence(bend.factor.depends)}"
         yield f"  bent by {_named(facts, bend.factor)}", said
-    for factor in estimator.prompt_weights:
-        yield f"  weighted by {_named(facts, factor)}", _dependence(factor.depends)
+    for one in facts.departures:
+        if one.claim is Claim.PROMPT_WEIGHTS and one.factor and one.estimator is estimator:
+            yield f"  weighted by {_named(facts, one.factor)}", _dependence(one.factor.depends)
 
 
 def _penalties(facts: Facts) -> Iterator[tuple[str, str]]:
@@ -143,6 +191,9 @@ def _penalties(facts: Facts) -> Iterator[tuple[str, str]]:
             yield "", "beside it stands the gradient of the advantage itself: that of no divergence"
         yield "", _CREDIT[penalty.credit]
         yield "", f"its weight is {penalty.written} with X = log({penalty.policy} / pi)"
+    for reason in (Reason.UNREAD_PENALTY, Reason.WITHOUT_GRADIENT, Reason.ENTROPY):
+        if facts.departing(reason):
+            yield "a term beside the reward", reason.value
 
 
 def _is_live(facts: Facts, policy: str) -> bool:
@@ -151,17 +202,26 @@ def _is_live(facts: Facts, policy: str) -> bool:
     return any(isinstance(x, LogProb) and x.policy == policy for x in topological(*nodes))
 
 
-def _off_policy(facts: Facts, order: FirstOrder) -> Iterator[tuple[str, str]]:
-    if order.exact:
-        yield "pi from mu", "corrected exactly, by the product over the response"
-        return
-    for branch in order.branches:
-        masks = [(facts.written(mask), holds) for mask, holds in branch.holds.items()]
-        if masks:
-            yield "where " + " and ".join(m if holds else f"not {m}" for m, holds in masks), ""
-        yield "learned since the rollout, pi / old", _corrected(branch.drift)
-        if facts.objective.sampling.policy == "mu":
-            yield "between the engines, old / mu", _corrected(branch.engine)
+def _off_policy(facts: Facts) -> Iterator[tuple[str, str]]:
+    order, sampler = facts.first_order, facts.objective.sampling.policy
+    reasons = [one.reason for one in facts.departures if one.claim is Claim.OFF_POLICY]
+    if not facts.corrects:
+        yield "the rollout", "stale, and not corrected" if reasons else "taken for that of pi"
+    elif order is None:
+        yield "the weight", "not judged: " + Reason.OTHER_WEIGHT.value
+    elif Reason.FIRST_ORDER in reasons:
+        for branch in order.branches:
+            masks = [(facts.written(mask), holds) for mask, holds in branch.holds.items()]
+            if masks:
+                yield "where " + " and ".join(m if holds else f"not {m}" for m, holds in masks), ""
+            yield "learned since the rollout, pi / old", _corrected(branch.drift)
+            if sampler == "mu":
+                yield "between the engines, old / mu", _corrected(branch.engine)
+    else:
+        exactly = "exactly" if not reasons else "near on policy"
+        yield f"pi from {sampler}", f"corrected {exactly}, by the product over the response"
+        for reason in reasons:
+            yield "", reason.value
 
 
 def _corrected(by: Mapping[Reach, float]) -> str:

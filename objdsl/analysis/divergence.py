@@ -146,7 +146,8 @@ def _where_masks_hold(policy: str, terms: list[Term]) -> list[list[Term]]:
     once."""
     masks = [frozenset(f.base for f in _scale(policy, term) if _masks(f)) for term in terms]
     every = sorted(frozenset[Expr]().union(*masks), key=lambda mask: mask.key)
-    if len(every) > _MOST_MASKS:
+    scale = (f for term in terms for f in _scale(policy, term))
+    if len(every) > _MOST_MASKS or any(_masks(f) and _hides(policy, f) for f in scale):
         return [terms]
     found: dict[frozenset[tuple[Factors, float]], list[Term]] = {}
     for truth in product((False, True), repeat=len(every)):
@@ -173,6 +174,27 @@ def _distant(policy: str, factor: Factor) -> bool:
     ratio = isinstance(factor.base, Unary) and factor.base.op == "exp"
     reads = any(name.startswith(f"{policy} / ") for name in factor.depends.reads)
     return reads and (ratio or factor.exponent > 0)
+
+
+def unread(estimator: Estimator) -> list[Term]:
+    """The terms that a frozen policy brings and that are read as no function of X."""
+    return [
+        term
+        for terms, penalty in readings(estimator)
+        if penalty is None and not _vanishes(terms, estimator.expand)
+        for term in terms
+    ]
+
+
+def _vanishes(terms: list[Term], expand: Expand) -> bool:
+    """Whether what a frozen policy brings is a constant of the token, which has no gradient."""
+    for term in terms:
+        policies = {name.split(" / ")[0] for f in term.factors for name in f.depends.reads}
+        factors = [f for f in term.factors if any(_distant(one, f) for one in policies)]
+        read = _read(frozenset((f.base, f.exponent) for f in factors), expand)
+        if read is None or read[1].keys() - {(0, 0.0)}:
+            return False
+    return True
 
 
 def _penalty(policy: str, terms: list[Term], expand: Expand) -> Penalty | None:

@@ -177,6 +177,14 @@ class Estimator:
         """The same of another weight by the same log-probability."""
         return replace(self, weight=weight)
 
+    @cached_property
+    def signals(self) -> tuple[Term, ...]:
+        """The products that hold the own reward, before sums over responses are taken apart."""
+        expanded = self.expanded or Sum()
+        terms = (self._term(factors, c) for factors, c in expanded.terms.items())
+        plain = tuple(term for term in terms if term.kind is Kind.SIGNAL)
+        return plain or tuple(self.of(Kind.SIGNAL))
+
     def of(self, *kinds: Kind) -> list[Term]:
         return [term for term in self.terms if term.kind in kinds]
 
@@ -569,7 +577,9 @@ class Estimator:
             return Kind.SIGNAL
         if read.expected:
             return Kind.BASELINE
-        return Kind.SHAPING if any(factor.depends.own for factor in factors) else Kind.BASELINE
+        # What a mask or a divisor of rewards leaves is a function of rewards, too.
+        own_parts = [factor.depends for factor in factors if factor.depends.own]
+        return Kind.BASELINE if all(one.expected for one in own_parts) else Kind.SHAPING
 
 
 def _sizes(group: int) -> dict[Expr, float]:
@@ -621,6 +631,11 @@ def near_policy(objective: Objective, at: Expand) -> Expand:
     expand = _expansion(objective, {})
     expand.at = at
     return expand
+
+
+def far_policy(objective: Objective) -> Expand:
+    """An expansion that keeps the policies apart, wherever they are: clips stay clips."""
+    return _expansion(objective, {})
 
 
 def _expansion(objective: Objective, same: dict[str, str]) -> Expand:

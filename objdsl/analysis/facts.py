@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
@@ -12,9 +13,20 @@ from objdsl.analysis.advantage import (
     live_advantages,
     live_divisors,
 )
+from objdsl.analysis.claims import Departure, Reason, departures
+from objdsl.analysis.dependence import Elsewhere, is_reward
 from objdsl.analysis.divergence import Penalty, penalties
 from objdsl.analysis.epsilons import Epsilon, epsilons
-from objdsl.analysis.estimator import Direction, Estimator, near_policy, on_policy
+from objdsl.analysis.estimator import (
+    Direction,
+    Estimator,
+    Factor,
+    Kind,
+    far_policy,
+    frozen,
+    near_policy,
+    on_policy,
+)
 from objdsl.analysis.expand import Expand, Sum
 from objdsl.analysis.extremes import Extremes
 from objdsl.analysis.first_order import FirstOrder, first_order
@@ -100,12 +112,79 @@ class Facts:
     def word_penalties(self) -> tuple[Penalty, ...]:
         """The same by all words of the next token. `sum_v pi_v g_v grad log pi_v` is what `g` of a
         sampled token is on average."""
-        leaves = ((leaf, w) for leaf, w in self.weights.items() if isinstance(leaf, LogDist))
-        sampled = (
+        return tuple(penalty for words in self.by_words for penalty in penalties(words))
+
+    @cached_property
+    def by_words(self) -> tuple[Estimator, ...]:
+        """What the weights by all words estimate, written as weights of a sampled token."""
+        return tuple(
             Estimator(self.objective, leaf, div(w, Unary("exp", leaf)), self.on_policy)
-            for leaf, w in leaves
+            for leaf, w in self.weights.items()
+            if isinstance(leaf, LogDist)
         )
-        return tuple(penalty for one in sampled for penalty in penalties(one))
+
+    @cached_property
+    def departures(self) -> tuple[Departure, ...]:
+        """Where the objective departs from exact, and why."""
+        return tuple(departures(self))
+
+    def departing(self, *reasons: Reason) -> list[Departure]:
+        """The departures for some of the reasons."""
+        return [one for one in self.departures if one.reason in reasons]
+
+    def factors(self, *reasons: Reason) -> Iterator[tuple[Estimator, Factor]]:
+        """The factors that are to blame for some of the reasons, each with its weight."""
+        for one in self.departing(*reasons):
+            if one.estimator is not None and one.factor is not None:
+                yield one.estimator, one.factor
+
+    @cached_property
+    def far(self) -> Estimator:
+        """What the first rewarded weight is, whatever the policies are."""
+        return replace(self.rewarded[0], expand=far_policy(self.objective))
+
+    @cached_property
+    def reward(self) -> Expr | None:
+        """A reward that the goal reads."""
+        return next(filter(is_reward, topological(self.objective.goal)), None)
+
+    @cached_property
+    def reward_in_weights(self) -> bool:
+        return any(map(is_reward, topological(*self.weights.values())))
+
+    @cached_property
+    def without_effect(self) -> bool:
+        """Whether the goal reads a reward that has no part in the gradient, on policy."""
+        if self.reward is None or any(one.cancels for one in self.live_divisors):
+            return False
+        if not self.reward_in_weights:
+            return True
+        others = [w for leaf, w in self.weights.items() if not isinstance(leaf, LogProb)]
+        factors = (f for one in self.estimators for term in one.terms for f in term.factors)
+        return (
+            bool(self.estimators)
+            and not any(map(is_reward, topological(*others)))
+            and all(one.direction is Direction.NONE for one in self.estimators)
+            and not any(factor.depends.rewards and factor.depends.own for factor in factors)
+        )
+
+    @cached_property
+    def rewards_weigh_words(self) -> bool:
+        """Whether a reward weighs the gradient of whole distributions, which is not read."""
+        return any(map(is_reward, topological(*(words.weight for words in self.by_words))))
+
+    @cached_property
+    def of_entropy(self) -> bool:
+        """Whether the gradient by all words has a part that is none of a penalty."""
+        return any(
+            words.expanded is None
+            or any(
+                "v" in factor.base.indices
+                for term in words.of(Kind.SIGNAL, Kind.BASELINE, Kind.SHAPING)
+                for factor in term.factors
+            )
+            for words in self.by_words
+        )
 
     @cached_property
     def live_advantages(self) -> tuple[LiveAdvantage, ...]:
@@ -135,6 +214,21 @@ class Facts:
         if not instead:
             return self.rewarded
         goal = replaced(self.objective.goal, instead)
+        return Facts(replace(self.objective, goal=goal)).rewarded
+
+    @cached_property
+    def unpenalised(self) -> tuple[Estimator, ...]:
+        """`rewarded`, as if every frozen policy were the one that is trained: without penalties and
+        the constants that they leave."""
+        policies = set(frozen(self.objective))
+        held: dict[Expr, Expr] = {
+            node: Stop(type(node)("pi", True))
+            for node in topological(self.objective.goal)
+            if isinstance(node, LogProb | LogDist) and node.policy in policies
+        }
+        if not held:
+            return self.rewarded
+        goal = replaced(self.objective.goal, held)
         return Facts(replace(self.objective, goal=goal)).rewarded
 
     @cached_property
@@ -192,7 +286,12 @@ class Facts:
 
     def written(self, expr: Expr) -> str:
         """A formula as people read it, with the names of the file."""
-        return text(expr, self.names)
+        shown = {
+            node: Reduce("sum", ("p",), node.x)
+            for node in topological(expr)
+            if isinstance(node, Elsewhere)
+        }
+        return text(replaced(expr, shown), self.names)
 
     def weighed(self, penalty: Penalty) -> str:
         """By what a penalty is weighed that changes with the response, `, weighed by 1 / |y|`;

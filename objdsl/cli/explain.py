@@ -23,6 +23,7 @@ def explain(file: str, latex: bool) -> None:
     """
     from objdsl.analysis.facts import facts_of
     from objdsl.explain import nearest, sections
+    from objdsl.lint.run import judged
 
     source = text(file)
     objective = driver.compile_source(source)
@@ -30,7 +31,8 @@ def explain(file: str, latex: bool) -> None:
         say(driver.mathematics(objective, weights=weights, latex=latex).rstrip() + "\n")
     if latex:
         return
-    for section in sections(facts_of(objective)):
+    facts = facts_of(objective)
+    for section in sections(facts, judged(facts)):
         say(section.title)
         width = max(len(left) for left, _ in section.lines)
         for left, right in section.lines:

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate
 
-from objdsl.analysis.dependence import depends, is_reward
-from objdsl.analysis.estimator import Estimator, Factor
-from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.reach import reached
 from objdsl.diagnostic import Edit, Fix, Label
 from objdsl.gallery import PRELUDE, bundled
-from objdsl.ir.build import ONE, add, both, bounds, const, negation, sub
+from objdsl.ir.build import both, bounds, negation
 from objdsl.ir.nodes import (
     Binary,
-    Column,
     Expr,
     LogDist,
     LogProb,
     Others,
     Reduce,
-    Scan,
     Unary,
     Where,
-    replaced,
     topological,
 )
 from objdsl.ir.show import text
@@ -78,79 +72,6 @@ def entry(facts: Facts) -> tuple[Label, ...]:
     return ()
 
 
-def inside_ratio(facts: Facts, node: Expr) -> bool:
-    """Whether a node stands in the exponent of a ratio through which a gradient flows."""
-    return node.span is not None and any(
-        any(part.span == node.span for part in topological(one.x))
-        for one in topological(facts.objective.goal)
-        if isinstance(one, Unary) and one.op == "exp" and one.live
-    )
-
-
-def deviation(node: Expr) -> bool:
-    """Whether a standard deviation is part of a value."""
-    return any(isinstance(one, Reduce) and one.op in ("std", "pstd") for one in topological(node))
-
-
-def spread(estimator: Estimator, factor: Factor) -> bool:
-    """Whether a factor is how far rewards lie apart, however that is written: a deviation, or what
-    holds the own reward and stays the same when all rewards are raised by as much, or, of rewards
-    with two values, when these change their roles."""
-    if deviation(factor.base):
-        return True
-    divides = factor.exponent < 0 and factor.depends.pooled
-    ratio = isinstance(factor.base, Unary) and factor.base.op == "exp"
-    if not divides or ratio or not factor.depends.rewards:
-        return False
-    raised = _moved(factor.base, lambda reward: add(reward, ONE))
-    turned = _moved(factor.base, lambda reward: sub(const(sum(reward.values)), reward))
-    others = [raised, turned] if estimator.rewards_are_binary else [raised]
-    try:
-        changes = [estimator.expand(sub(other, factor.base)).terms.values() for other in others]
-        return any(all(abs(c) < 1e-9 for c in change) for change in changes)
-    except TooLarge:
-        return False
-
-
-def _moved(x: Expr, by: Callable[[Column], Expr]) -> Expr:
-    """An expression with another in place of the reward."""
-    return replaced(
-        x,
-        {node: by(node) for node in topological(x) if isinstance(node, Column) and is_reward(node)},
-    )
-
-
-def is_mask(node: Expr) -> bool:
-    """Whether a value is a mask: one by itself, or a column that is declared as zeros and ones."""
-    return node.boolean or (isinstance(node, Column) and set(node.values) == {0.0, 1.0})
-
-
-def counts(node: Expr) -> bool:
-    """Whether a value is a number of elements that a mask leaves."""
-    match node:
-        case Reduce("sum", _, x, _):
-            return is_mask(x) or isinstance(x, Where) or counts(x)
-        case Binary("add" | "sub" | "max", a, b):
-            return counts(a) or counts(b)
-    return False
-
-
-def is_score(base: Expr, leaf: Expr) -> bool:
-    """Whether a factor is log(pi) of the token, or summed over the response."""
-    return base == leaf or (isinstance(base, Reduce | Scan) and base.x == leaf)
-
-
-def live_product(facts: Facts, leaf: Expr) -> Expr | None:
-    """A product of two live factors; one that holds log(pi) as it is, if there is such a one."""
-    products = [
-        node
-        for node in reversed(facts.passing)
-        if isinstance(node, Binary) and node.op == "mul" and node.a.live and node.b.live
-    ]
-    plain = [node for node in products if leaf in (node.a, node.b)]
-    return next(iter(plain + products), None)
-
-
 def extrema(goal: Expr) -> Iterator[tuple[Binary, int, Expr | None]]:
     """The minima and maxima that pass a gradient on, each with the sign that it has in the goal and
     the mask of the branch that it stands in; those are left out whose sign depends on data.
@@ -187,11 +108,6 @@ def extrema(goal: Expr) -> Iterator[tuple[Binary, int, Expr | None]]:
 
 def _both(branch: Expr | None, mask: Expr) -> Expr:
     return mask if branch is None else both(branch, mask)
-
-
-def discounts(node: Expr) -> bool:
-    """Whether a value is the discount of a reward that comes with the last token."""
-    return isinstance(node, Scan) and node.decay is not None and depends(node).reads <= {"t", "|y|"}
 
 
 def marked(facts: Facts, weight: Expr, guilty: Expr) -> str:

@@ -57,9 +57,14 @@ class Page:
 
 @dataclass(frozen=True)
 class Rule(Page):
-    """What is looked for in an objective, and how."""
+    """What is looked for in an objective, and how.
+
+    Attributes:
+        rest: it speaks where a claim departs from exact and no other rule has a finding of it.
+    """
 
     check: Check
+    rest: bool = False
 
     def __call__(self, facts: Facts) -> Iterator[Diagnostic]:
         """What it finds; of a formula that is too large to be read, what it found until then."""
@@ -94,10 +99,13 @@ class Rule(Page):
         )
 
 
-def rule(name: str, code: str, severity: Severity, claim: Claim) -> Callable[[Check], Rule]:
-    """Makes a rule of a function, with the docstring of its module."""
+def rule(
+    name: str, code: str, severity: Severity, claim: Claim, *, rest: bool = False
+) -> Callable[[Check], Rule]:
+    """Makes a rule of a function, with the docstring of its module; see `Rule` for `rest`."""
 
     def make(check: Check) -> Rule:
-        return Rule(name, code, severity, claim, sys.modules[check.__module__].__doc__ or "", check)
+        doc = sys.modules[check.__module__].__doc__ or ""
+        return Rule(name, code, severity, claim, doc, check, rest)
 
     return make

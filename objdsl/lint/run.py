@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 
-from objdsl.analysis.facts import facts_of
+from objdsl.analysis.facts import Facts, facts_of
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.objective import Objective
 from objdsl.lint import rules
@@ -35,8 +35,19 @@ def pages() -> tuple[Page, ...]:
 
 def findings(objective: Objective) -> list[Diagnostic]:
     """What there is to say about an objective."""
-    facts = facts_of(objective)
-    return in_order(one for rule in registry() for one in rule(facts))
+    return judged(facts_of(objective))
+
+
+def judged(facts: Facts) -> list[Diagnostic]:
+    """What there is to say about an objective of which the facts are known.
+
+    A claim that departs from exact has a finding: where no rule knows the reason, one of those that
+    speak for the rest names it.
+    """
+    found = [one for rule in registry() if not rule.rest for one in rule(facts)]
+    claims = {one.claim for one in found}
+    rest = (rule for rule in registry() if rule.rest and rule.claim not in claims)
+    return in_order([*found, *(one for rule in rest for one in rule(facts))])
 
 
 def in_order(found: Iterable[Diagnostic]) -> list[Diagnostic]:

@@ -19,27 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.lint.places import spread
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("batch-std", "OBJ202", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.rewarded:
-        for bend in estimator.bends:
-            factor = bend.factor
-            if (
-                factor.depends.batch
-                and spread(estimator, factor)
-                and bend.everywhere
-                and factor.exponent < 0
-            ):
-                yield rule.finding(
-                    "rewards are divided by a deviation over the step, their own among them",
-                    factor.origin.span,
-                    under="a random scale of the step",
-                    gradient="biased by the order of 1 / responses of the step",
-                    fine_if="steps are large",
-                )
+    for _, factor in facts.factors(Reason.STEP_SPREAD):
+        yield rule.finding(
+            "rewards are divided by a deviation over the step, their own among them",
+            factor.origin.span,
+            under="a random scale of the step",
+            gradient="biased by the order of 1 / responses of the step",
+            fine_if="steps are large",
+        )

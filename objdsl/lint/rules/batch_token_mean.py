@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import head
@@ -30,16 +31,12 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("batch-token-mean", "OBJ104", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.rewarded:
-        for bend in estimator.bends:
-            depends = bend.factor.depends
-            lengths = depends.reads == {"|y|"} and depends.pooled and depends.batch
-            if lengths and bend.everywhere and bend.factor.exponent < 0:
-                yield rule.finding(
-                    "each reward is divided by the tokens of the step, its own length among them",
-                    head(bend.factor.origin),
-                    under="divides by sum[p,i] |y|",
-                    gradient="biased by the order of 1 / responses of the step",
-                    help="with fewer than 64 responses to a step, divide by a constant",
-                    fine_if="steps are large",
-                )
+    for _, factor in facts.factors(Reason.STEP_TOKENS):
+        yield rule.finding(
+            "each reward is divided by the tokens of the step, its own length among them",
+            head(factor.origin),
+            under="divides by sum[p,i] |y|",
+            gradient="biased by the order of 1 / responses of the step",
+            help="with fewer than 64 responses to a step, divide by a constant",
+            fine_if="steps are large",
+        )

@@ -21,27 +21,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.shapes import discounts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.lint.places import discounts, entry, marked
+from objdsl.lint.places import entry, marked
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("discounted-outcome", "OBJ209", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.rewarded:
-        for bend in estimator.bends:
-            base = bend.factor.base
-            if discounts(base):
-                yield rule.finding(
-                    "a token gets the less of the reward the further it is from the end",
-                    bend.factor.origin.span,
-                    under="discounts a reward that comes with the last token",
-                    labels=entry(facts),
-                    weight=marked(facts, estimator.weight, bend.factor.origin),
-                    consequence="at 0.99 the first token of 500 gets less than a hundredth of it; "
-                    "short responses are preferred",
-                    gradient="not that of the expected reward",
-                    help="take gamma = 1",
-                    fine_if="short responses are wanted",
-                )
+    for estimator, factor in facts.factors(Reason.DISCOUNT):
+        if discounts(factor.base):
+            yield rule.finding(
+                "a token gets the less of the reward the further it is from the end",
+                factor.origin.span,
+                under="discounts a reward that comes with the last token",
+                labels=entry(facts),
+                weight=marked(facts, estimator.weight, factor.origin),
+                consequence="at 0.99 the first token of 500 gets less than a hundredth of it; "
+                "short responses are preferred",
+                gradient="not that of the expected reward",
+                help="take gamma = 1",
+                fine_if="short responses are wanted",
+            )

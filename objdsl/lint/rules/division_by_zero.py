@@ -24,9 +24,9 @@ from collections.abc import Iterator
 
 from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.shapes import deviation
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.ir.nodes import Binary, Expr, Reduce, Unary, Where, topological
-from objdsl.lint.places import deviation
 from objdsl.lint.rule import Rule, rule
 from objdsl.source import Span
 

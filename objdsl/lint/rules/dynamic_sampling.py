@@ -57,6 +57,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             "prompts that are nearly always or nearly never solved weigh more",
             keep.span,
             severity=Severity.NOTE,
+            claim=Claim.PROMPT_WEIGHTS,
             under=f"keeps prompts by their {by}",
             gradient="right for each prompt; prompts weigh by how rarely they are kept",
             fine_if="no step is to be wasted on prompts that teach nothing",

@@ -25,31 +25,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Length
-from objdsl.lint.places import entry, inside_ratio, marked
+from objdsl.lint.places import entry, marked
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("geometric-ratio-length", "OBJ102", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.rewarded:
-        for bend in estimator.bends:
-            if bend.factor.base != Length() or bend.factor.exponent != -1 or not bend.everywhere:
-                continue
-            if not inside_ratio(facts, bend.factor.origin):
-                continue  # length-normalisation
-            yield rule.finding(
-                "the gradient of this ratio divides by the length of the response",
-                bend.factor.origin.span,
-                under="its derivative by log(pi) has 1 / |y|",
-                labels=entry(facts),
-                weight=marked(facts, estimator.weight, Length()),
-                consequence="on policy a token weighs what it weighs under `mean[t]`: a right "
-                "answer of 200 tokens weighs 10 times one of 2000",
-                value="the clipped surrogate of the sequence ratio",
-                gradient="not that of the expected reward; more responses do not help",
-                help="multiply the surrogate by |y|",
-                fine_if="you reproduce a paper that does so",
-            )
+    for estimator, factor in facts.factors(Reason.GEOMETRIC):
+        yield rule.finding(
+            "the gradient of this ratio divides by the length of the response",
+            factor.origin.span,
+            under="its derivative by log(pi) has 1 / |y|",
+            labels=entry(facts),
+            weight=marked(facts, estimator.weight, Length()),
+            consequence="on policy a token weighs what it weighs under `mean[t]`: a right "
+            "answer of 200 tokens weighs 10 times one of 2000",
+            value="the clipped surrogate of the sequence ratio",
+            gradient="not that of the expected reward; more responses do not help",
+            help="multiply the surrogate by |y|",
+            fine_if="you reproduce a paper that does so",
+        )

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.ir.nodes import Expr
@@ -31,24 +32,20 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("group-token-mean", "OBJ103", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.rewarded:
-        for bend in estimator.bends:
-            depends = bend.factor.depends
-            lengths = depends.reads == {"|y|"} and depends.pooled and not depends.batch
-            if lengths and bend.everywhere and bend.factor.exponent < 0:
-                yield rule.finding(
-                    "each reward is divided by the tokens of its group, its own length among them",
-                    head(bend.factor.origin),
-                    under="divides by sum[i] |y|",
-                    labels=entry(facts),
-                    weight=marked(facts, estimator.weight, bend.factor.base),
-                    consequence="in a group of 8, a response that is much longer than the others "
-                    "takes its weight down with it; prompts with long responses weigh less",
-                    gradient="biased by the order of 1 / group, and prompts weigh differently",
-                    help="divide by a constant, or by the tokens of the whole step (mean[p,i,t])",
-                    fine_if="you reproduce a paper that does so",
-                    fix=_fix(bend.factor.origin),
-                )
+    for estimator, factor in facts.factors(Reason.GROUP_TOKENS):
+        yield rule.finding(
+            "each reward is divided by the tokens of its group, its own length among them",
+            head(factor.origin),
+            under="divides by sum[i] |y|",
+            labels=entry(facts),
+            weight=marked(facts, estimator.weight, factor.base),
+            consequence="in a group of 8, a response that is much longer than the others "
+            "takes its weight down with it; prompts with long responses weigh less",
+            gradient="biased by the order of 1 / group, and prompts weigh differently",
+            help="divide by a constant, or by the tokens of the whole step (mean[p,i,t])",
+            fine_if="you reproduce a paper that does so",
+            fix=_fix(factor.origin),
+        )
 
 
 def _fix(node: Expr) -> Fix | None:

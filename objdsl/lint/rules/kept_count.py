@@ -23,28 +23,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.lint.places import counts, entry, head, marked
+from objdsl.lint.places import entry, head, marked
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("kept-count", "OBJ602", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.rewarded:
-        for bend in estimator.bends:
-            factor = bend.factor
-            if factor.exponent < 0 and counts(factor.base):
-                batch = factor.depends.batch
-                yield rule.finding(
-                    "what is divided by counts what a mask leaves, the own response among it",
-                    head(factor.origin),
-                    severity=Severity.NOTE if batch else None,
-                    under="counts what the mask leaves",
-                    labels=entry(facts),
-                    weight=marked(facts, estimator.weight, factor.base),
-                    gradient=f"biased by the order of 1 / {'step' if batch else 'group'}",
-                    help="divide by the number before the mask: `mean[i] (x if m else 0)`",
-                    fine_if="the group is large",
-                )
-                break
+    for estimator, factor in facts.factors(Reason.COUNT):
+        batch = factor.depends.batch
+        yield rule.finding(
+            "what is divided by counts what a mask leaves, the own response among it",
+            head(factor.origin),
+            severity=Severity.NOTE if batch else None,
+            under="counts what the mask leaves",
+            labels=entry(facts),
+            weight=marked(facts, estimator.weight, factor.base),
+            gradient=f"biased by the order of 1 / {'step' if batch else 'group'}",
+            help="divide by the number before the mask: `mean[i] (x if m else 0)`",
+            fine_if="the group is large",
+        )
+        return

@@ -27,35 +27,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Length
-from objdsl.lint.places import entry, head, inside_ratio, marked, summed
+from objdsl.lint.places import entry, head, marked, summed
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("length-normalisation", "OBJ101", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.rewarded:
-        for bend in estimator.bends:
-            divisor = bend.factor.origin
-            if bend.factor.base != Length() or bend.factor.exponent != -1 or not bend.everywhere:
-                continue
-            if inside_ratio(facts, divisor):
-                continue  # geometric-ratio-length
-            yield rule.finding(
-                "each response's reward is divided by its own length",
-                head(divisor),
-                under="divides by |y|",
-                labels=entry(facts),
-                weight=marked(facts, estimator.weight, Length()),
-                consequence="a right answer of 200 tokens weighs 10 times one of 2000, and a wrong "
-                "answer is punished the less the longer it is",
-                value="raises E[reward / |y|]",
-                gradient="not that of the expected reward; more responses do not help",
-                help="sum over the tokens and divide by a constant",
-                fine_if="you reproduce a paper that does so",
-                fix=summed(
-                    divisor, "sum over the tokens, and divide the learning rate by the mean length"
-                ),
-            )
+    for estimator, factor in facts.factors(Reason.LENGTH):
+        divisor = factor.origin
+        yield rule.finding(
+            "each response's reward is divided by its own length",
+            head(divisor),
+            under="divides by |y|",
+            labels=entry(facts),
+            weight=marked(facts, estimator.weight, Length()),
+            consequence="a right answer of 200 tokens weighs 10 times one of 2000, and a wrong "
+            "answer is punished the less the longer it is",
+            value="raises E[reward / |y|]",
+            gradient="not that of the expected reward; more responses do not help",
+            help="sum over the tokens and divide by a constant",
+            fine_if="you reproduce a paper that does so",
+            fix=summed(
+                divisor, "sum over the tokens, and divide the learning rate by the mean length"
+            ),
+        )

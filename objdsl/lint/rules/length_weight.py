@@ -24,31 +24,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.dependence import Level
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Length
 from objdsl.lint.places import entry, head, marked
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("length-weight", "OBJ108", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.rewarded:
-        for bend in estimator.bends:
-            factor = bend.factor
-            inverse = isinstance(factor.base, Length) and factor.exponent == -1
-            if factor.depends.reads != {"|y|"} or not bend.everywhere or inverse:
-                continue
-            if Level.OTHERS in factor.depends.levels and factor.exponent < 0:
-                continue  # group-token-mean, batch-token-mean
-            yield rule.finding(
-                "each response's reward is weighted by a function of its length",
-                head(factor.origin),
-                under="changes with the own length",
-                labels=entry(facts),
-                weight=marked(facts, estimator.weight, factor.base),
-                consequence="the policy is drawn to the lengths that weigh most",
-                gradient="that of the expected reward times this weight",
-                fine_if="the weight is the point of the method",
-            )
+    for estimator, factor in facts.factors(Reason.LENGTH_WEIGHT):
+        yield rule.finding(
+            "each response's reward is weighted by a function of its length",
+            head(factor.origin),
+            under="changes with the own length",
+            labels=entry(facts),
+            weight=marked(facts, estimator.weight, factor.base),
+            consequence="the policy is drawn to the lengths that weigh most",
+            gradient="that of the expected reward times this weight",
+            fine_if="the weight is the point of the method",
+        )

@@ -25,8 +25,8 @@ from collections.abc import Iterator
 
 from objdsl.analysis.estimator import Kind
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.shapes import is_score, live_product
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.lint.places import is_score, live_product
 from objdsl.lint.rule import Rule, rule
 
 

@@ -27,12 +27,13 @@ from collections.abc import Iterator
 from objdsl.analysis.estimator import Estimator
 from objdsl.analysis.expand import Sum, TooLarge, atom, ordered
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.shapes import is_mask
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import Index, Indices
 from objdsl.ir.nodes import Binary, Const, Expr, Length, Reduce, Unary, Where, topological
-from objdsl.lint.places import entry, head, is_mask, marked
+from objdsl.lint.places import entry, head, marked
 from objdsl.lint.rule import Rule, rule
 
 _ELEMENTS = {"p": "prompts", "i": "responses", "t": "tokens"}

@@ -22,31 +22,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Binary, Expr, topological
-from objdsl.lint.places import is_mask, marked
+from objdsl.lint.places import marked
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("outcome-mask", "OBJ601", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     goal = facts.objective.goal
-    for estimator in facts.meant:
-        left_out = [bend.factor for bend in estimator.bends if is_mask(bend.factor.base)]
-        masks = [mask for mask in left_out if not _bounds(mask.origin, goal)]
-        if masks:
-            read = sorted({name for mask in masks for name in mask.depends.reads})
-            yield rule.finding(
-                "what is left out depends on the response",
-                masks[0].origin.span,
-                under="a mask of " + ", ".join(read),
-                weight=marked(facts, estimator.weight, masks[0].origin),
-                gradient="that of another objective: what is left out has the baseline for reward",
-                help="say it in the reward",
-                fine_if="that objective is meant",
-            )
+    left_out = list(facts.factors(Reason.MASK))
+    masks = [mask for _, mask in left_out if not _bounds(mask.origin, goal)]
+    if masks:
+        estimator = left_out[0][0]
+        read = sorted({name for mask in masks for name in mask.depends.reads})
+        yield rule.finding(
+            "what is left out depends on the response",
+            masks[0].origin.span,
+            under="a mask of " + ", ".join(read),
+            weight=marked(facts, estimator.weight, masks[0].origin),
+            gradient="that of another objective: what is left out has the baseline for reward",
+            help="say it in the reward",
+            fine_if="that objective is meant",
+        )
 
 
 def _bounds(mask: Expr, goal: Expr) -> bool:

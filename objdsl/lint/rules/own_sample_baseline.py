@@ -26,32 +26,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Scan
-from objdsl.lint.places import discounts, entry, is_mask, marked
+from objdsl.lint.places import entry, marked
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("own-sample-baseline", "OBJ204", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    live = set(facts.passing)
-    for estimator in facts.meant:
-        bends = [bend.factor for bend in estimator.bends if not bend.everywhere]
-        if any(factor.depends.batch for factor in bends):
-            continue  # token-whitening
-        # Where the reward is discounted, so are the values.
-        discounted = any(discounts(bend.factor.base) for bend in estimator.bends)
-        own = [
-            f
-            for f in bends
-            if not is_mask(f.base)
-            and not (discounted and isinstance(f.base, Scan))
-            and not (f.base == estimator.leaf and f.base in live)  # live-weight
-        ]
-        if not own:
-            continue
-        guilty = max(own, key=lambda factor: (factor.depends.pooled, factor.exponent < 0))
+    own = list(facts.factors(Reason.BASELINE))
+    if own and not facts.departing(Reason.STEP_BASELINE):  # token-whitening
+        estimator, guilty = max(
+            own, key=lambda found: (found[1].depends.pooled, found[1].exponent < 0)
+        )
         pooled = guilty.depends.pooled
         yield rule.finding(
             "the baseline depends on the response that it is subtracted from",

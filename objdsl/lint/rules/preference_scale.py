@@ -33,9 +33,10 @@ from itertools import permutations, product
 from objdsl.analysis.expand import Sum, TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, Link, Multiplier, prefers
+from objdsl.analysis.shapes import is_mask
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Param, Unary, topological
-from objdsl.lint.places import entry, is_mask
+from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule
 
 

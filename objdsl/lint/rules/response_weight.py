@@ -21,62 +21,42 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Column, Expr, LogProb, Position, Unary
-from objdsl.lint.places import (
-    counts,
-    discounts,
-    entry,
-    is_mask,
-    is_score,
-    live_product,
-    marked,
-    spread,
-)
+from objdsl.lint.places import entry, marked
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("response-weight", "OBJ100", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.meant:
-        for factor in _unnamed(estimator, facts):
-            proven = _varies(factor, estimator)
-            yield rule.finding(
-                "the weight of a reward depends on the response, its own or its group's",
-                factor.origin.span,
-                certainty=Certainty.PROVEN if proven else Certainty.LIKELY,
-                under="changes with " + ", ".join(sorted(factor.depends.reads)),
-                labels=entry(facts),
-                weight=marked(facts, estimator.weight, factor.origin),
-                gradient=("" if proven else "in general ") + "not that of the expected reward",
-                help="measure it: objdsl audit",
-                fine_if="it is the point of the method",
-            )
+    for estimator, factor in _widest(facts.factors(Reason.RESPONSE)):
+        proven = _varies(factor, estimator)
+        yield rule.finding(
+            "the weight of a reward depends on the response, its own or its group's",
+            factor.origin.span,
+            certainty=Certainty.PROVEN if proven else Certainty.LIKELY,
+            under="changes with " + ", ".join(sorted(factor.depends.reads)),
+            labels=entry(facts),
+            weight=marked(facts, estimator.weight, factor.origin),
+            gradient=("" if proven else "in general ") + "not that of the expected reward",
+            help="measure it: objdsl audit",
+            fine_if="it is the point of the method",
+        )
 
 
-def _unnamed(estimator: Estimator, facts: Facts) -> Iterable[Factor]:
-    """The factors that no other rule names; of those that read the same, the widest."""
-    found: dict[frozenset[str], Factor] = {}
-    for bend in estimator.bends:
-        factor = bend.factor
-        if factor.depends.reads == {"|y|"} or not bend.everywhere or is_mask(factor.base):
-            continue  # the rules of lengths, own-sample-baseline, outcome-mask
-        if counts(factor.base):
-            continue  # kept-count
-        if is_score(factor.base, estimator.leaf) and live_product(facts, estimator.leaf):
-            continue  # live-weight
-        if discounts(factor.base):
-            continue  # discounted-outcome
-        if spread(estimator, factor):
-            continue  # std-normalisation, batch-std
-        known = found.get(factor.depends.reads)
-        if known is None or _width(known) < _width(factor):
-            found[factor.depends.reads] = factor
-    return found.values()
+def _widest(found: Iterable[tuple[Estimator, Factor]]) -> Iterable[tuple[Estimator, Factor]]:
+    """Of factors that read the same, the one that stands for most of the text."""
+    widest: dict[frozenset[str], tuple[Estimator, Factor]] = {}
+    for estimator, factor in found:
+        known = widest.get(factor.depends.reads)
+        if known is None or _width(known[1]) < _width(factor):
+            widest[factor.depends.reads] = estimator, factor
+    return widest.values()
 
 
 def _width(factor: Factor) -> int:

@@ -20,21 +20,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.dependence import is_reward
-from objdsl.analysis.estimator import Direction
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Expr, topological
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("reward-without-effect", "OBJ502", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    reward = _reward(facts.objective.goal)
-    if reward is None or any(one.cancels for one in facts.live_divisors):
-        return
-    never = not any(_reward(w) for w in facts.weights.values())
-    if never or _without_on_policy(facts):
+    reward, never = facts.reward, not facts.reward_in_weights
+    if reward is not None and facts.departing(Reason.NOTHING):
         yield rule.finding(
             "no reward has a part in the gradient" + ("" if never else ", on policy"),
             reward.span,
@@ -45,17 +40,3 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             gradient="does not" if never else "does not, in expectation, until old is not pi",
             help="multiply by pi / old, or by log(pi)",
         )
-
-
-def _without_on_policy(facts: Facts) -> bool:
-    """Whether no weight changes with the own reward, all policies being one."""
-    if len(facts.estimators) < len(facts.weights):
-        return False  # whole distributions, a critic
-    factors = (f for one in facts.estimators for term in one.terms for f in term.factors)
-    return all(one.direction is Direction.NONE for one in facts.estimators) and not any(
-        factor.depends.rewards and factor.depends.own for factor in factors
-    )
-
-
-def _reward(expr: Expr) -> Expr | None:
-    return next((node for node in topological(expr) if is_reward(node)), None)

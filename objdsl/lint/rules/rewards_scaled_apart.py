@@ -24,8 +24,8 @@ from collections.abc import Iterator
 
 from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.shapes import deviation
 from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
-from objdsl.lint.places import deviation
 from objdsl.lint.rule import Rule, rule
 
 

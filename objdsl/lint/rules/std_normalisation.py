@@ -25,43 +25,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.estimator import Factor
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.shapes import deviation
 from objdsl.diagnostic import Claim, Diagnostic, Fix, Severity
-from objdsl.lint.places import deviation, divided, entry, marked, spread
+from objdsl.lint.places import divided, entry, marked
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("std-normalisation", "OBJ201", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.rewarded:
-        bends = [bend.factor for bend in estimator.bends if bend.everywhere]
-        weights = [
-            one for one in estimator.prompt_weights if one.base not in {f.base for f in bends}
-        ]
-        for factor in (*bends, *weights):
-            if factor.depends.batch or not spread(estimator, factor) or factor.exponent >= 0:
-                continue
-            bent, written = factor in bends, deviation(factor.base)
-            group = facts.objective.sampling.group
-            small = not bent and written and group is not None and group <= 3
-            yield rule.finding(
-                f"rewards are divided by the {'deviation' if written else 'spread'} of their own "
-                "group",
-                factor.origin.span,
-                severity=Severity.NOTE if small else None,
-                under="holds the own reward",
-                labels=entry(facts),
-                weight=marked(facts, estimator.weight, factor.origin),
-                consequence="prompts that are nearly always or nearly never solved weigh most"
-                if not small
-                else "in a group of 2 or 3 the deviation of rewards of 0 and 1 is the same for "
-                "every group that differs at all",
-                gradient=_gradient(bent),
-                help="leave it away, or divide by the deviation of the step (std[p,i])",
-                fine_if="hard and easy prompts are to count for more",
-                fix=_fix(facts, factor),
-            )
+    for departure in facts.departing(Reason.GROUP_SPREAD):
+        estimator, factor = departure.estimator, departure.factor
+        assert estimator is not None
+        assert factor is not None
+        bent, written = departure.claim is Claim.DIRECTION, deviation(factor.base)
+        group = facts.objective.sampling.group
+        small = not bent and written and group is not None and group <= 3
+        yield rule.finding(
+            f"rewards are divided by the {'deviation' if written else 'spread'} of their own group",
+            factor.origin.span,
+            severity=Severity.NOTE if small else None,
+            claim=departure.claim,
+            under="holds the own reward",
+            labels=entry(facts),
+            weight=marked(facts, estimator.weight, factor.origin),
+            consequence="prompts that are nearly always or nearly never solved weigh most"
+            if not small
+            else "in a group of 2 or 3 the deviation of rewards of 0 and 1 is the same for "
+            "every group that differs at all",
+            gradient=_gradient(bent),
+            help="leave it away, or divide by the deviation of the step (std[p,i])",
+            fine_if="hard and easy prompts are to count for more",
+            fix=_fix(facts, factor),
+        )
 
 
 def _gradient(bent: bool) -> str:

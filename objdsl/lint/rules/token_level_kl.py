@@ -36,7 +36,7 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("token-level-kl", "OBJ306", Severity.NOTE, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for penalty in facts.penalties:
+    for penalty in (*facts.penalties, *facts.word_penalties):
         if penalty.descends is Descends.REVERSE_KL and penalty.credit is Credit.TOKEN:
             policy = penalty.policy
             yield rule.finding(

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import head
@@ -30,15 +31,13 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("token-whitening", "OBJ206", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for estimator in facts.meant:
-        for bend in estimator.bends:
-            if bend.factor.depends.batch and not bend.everywhere:
-                yield rule.finding(
-                    "the mean that is subtracted weighs responses by a part of themselves",
-                    head(bend.factor.origin),
-                    under="a statistic of the step that holds the own response",
-                    gradient="biased by the order of 1 / responses of the step",
-                    help="centre by a mean over responses (mean[p,i])",
-                    fine_if="steps are large",
-                )
-                break
+    for _, factor in facts.factors(Reason.STEP_BASELINE):
+        yield rule.finding(
+            "the mean that is subtracted weighs responses by a part of themselves",
+            head(factor.origin),
+            under="a statistic of the step that holds the own response",
+            gradient="biased by the order of 1 / responses of the step",
+            help="centre by a mean over responses (mean[p,i])",
+            fine_if="steps are large",
+        )
+        return

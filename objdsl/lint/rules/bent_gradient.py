@@ -1,0 +1,47 @@
+"""The expected gradient is another one, for a reason that no rule has a name for.
+
+**What.** The checker reads off the weight that its expectation is not the gradient of the expected
+reward, and none of the other rules speaks of the direction.
+
+**Why.** Whatever bends a gradient is said: silence means that the direction is right
+(docs/criterion.md).
+
+**Fine if** it was measured, or is the point of the method.
+
+**Example.**
+
+    z = (reward - mean[i] reward) / (std[i] reward + 1e-4)
+    maximize mean[p,i] (clip(z, -1, 1) * sum[t] log(pi))
+
+**Instead.** Measure what it does: `objdsl audit FILE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.claims import Departure
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
+from objdsl.lint.places import entry
+from objdsl.lint.rule import Rule, rule
+from objdsl.source import Span
+
+
+@rule("bent-gradient", "OBJ113", Severity.NOTE, Claim.DIRECTION, rest=True)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    found = [one for one in facts.departures if one.claim is Claim.DIRECTION]
+    for departure in found[:1]:
+        yield rule.finding(
+            "the expected gradient is not that of the expected reward",
+            _place(departure) or facts.objective.goal.span,
+            certainty=Certainty.LIKELY,
+            under=departure.reason.value,
+            labels=entry(facts),
+            help="measure it: objdsl audit",
+            fine_if="it is the point of the method",
+        )
+
+
+def _place(departure: Departure) -> Span | None:
+    return departure.factor.origin.span if departure.factor else None

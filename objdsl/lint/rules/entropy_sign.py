@@ -1,0 +1,50 @@
+"""The entropy of the policy is lowered: the sign of the bonus is turned.
+
+**What.** `- 0.01 * entropy` in what is maximised, `+ 0.01 * entropy` in what is minimised, or the
+same written out as a sum over words.
+
+**Why.** The weight by the distribution of a state is that of minus its entropy: what is likely is
+made likelier, whatever the reward says. A policy without entropy samples one response to a prompt,
+and groups teach nothing.
+
+**Fine if** the entropy is to be lowered.
+
+**Example.**
+
+    maximize mean[p,i] sum[t] (A * log(pi) - 0.01 * entropy)
+
+**Instead.** `+ 0.01 * entropy`.
+
+**Papers.** Asynchronous methods, arXiv:1602.01783, has the bonus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Claim, Diagnostic, Severity
+from objdsl.ir.nodes import LogDist
+from objdsl.lint.places import reading
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("entropy-sign", "OBJ317", Severity.WARNING, Claim.PENALTY)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for words in facts.by_words:
+        own = [
+            term.coefficient
+            for term in words.terms
+            if any(f.base == words.leaf and f.exponent == 1 for f in term.factors)
+            and not any("v" in f.base.indices for f in term.factors if f.base != words.leaf)
+        ]
+        if own and min(own) > 0:
+            yield rule.finding(
+                "this term lowers the entropy of the policy",
+                reading(facts, words.leaf.policy, live=True, kinds=(LogDist,)),
+                under="its sign is turned",
+                gradient="down the entropy of next words",
+                consequence="likely words become likelier, whatever the reward says",
+                help="turn the sign",
+                fine_if="the entropy is to be lowered",
+            )

@@ -1,0 +1,59 @@
+"""A term beside the reward descends something that no other rule has a name for, or is not read.
+
+**What.** A penalty against a frozen policy that is a divergence without a name, that is weighted
+differently from response to response or from prompt to prompt, or that is no function of
+`log(pi / ref)` alone; a function of all words that is neither a divergence nor the entropy.
+
+**Why.** A penalty is taken for the KL to its reference. What its gradient descends is read off
+its weight (docs/criterion.md, "Penalties"); where that is another divergence, or cannot be read,
+nothing else says so.
+
+**Fine if** the term is the point of the method.
+
+**Example.**
+
+    maximize mean[p,i] sum[t] (reward * log(pi) - 0.1 * (ref / pi)^2)
+
+**Instead.** `k2(pi, ref)`, or k1 in the reward with all that is to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.claims import Departure, Reason
+from objdsl.analysis.estimator import frozen
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Claim, Diagnostic, Severity
+from objdsl.lint.places import penalty_label, reading
+from objdsl.lint.rule import Rule, rule
+from objdsl.source import Span
+
+
+@rule("other-penalty", "OBJ316", Severity.NOTE, Claim.PENALTY, rest=True)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    found = [one for one in facts.departures if one.claim is Claim.PENALTY]
+    for departure in found[:1]:
+        penalty = departure.penalty
+        yield rule.finding(
+            "this penalty is not read"
+            if penalty is None
+            else f"this penalty descends {penalty.descends.of(penalty.policy)}",
+            _place(departure, facts) or facts.objective.goal.span,
+            under=departure.reason.value,
+            labels=penalty_label(facts),
+            weight=""
+            if penalty is None
+            else f"g(X) = {penalty.written}{facts.weighed(penalty)},   "
+            f"X = log({penalty.policy} / pi)",
+            help="measure it: objdsl audit",
+            fine_if="it is the point of the method",
+        )
+
+
+def _place(departure: Departure, facts: Facts) -> Span | None:
+    if departure.reason is Reason.ENTROPY:
+        return None
+    names = [departure.penalty.policy] if departure.penalty else frozen(facts.objective)
+    spans = (reading(facts, name) for name in names)
+    return next((span for span in spans if span is not None), None)

@@ -1,0 +1,71 @@
+"""Beside the reward something else of the response is raised: what is maximised is their sum.
+
+**What.** A term of the weight that changes with the own response and is neither its reward nor a
+penalty against a frozen policy: `reward - 0.3 * |y|`, `reward - 0.4 * sg(mean[t] log(pi))`, the
+likelihood of demonstrations.
+
+**Why.** A term `f(y)` beside the reward is no baseline: `E[f(y) grad log pi(y)]` is the gradient of
+`E[f]`. The objective maximises the reward and f, whatever was meant by subtracting it: a length
+that was to centre the rewards is a price on words.
+
+**Fine if** that sum is what is to be maximised.
+
+**Example.**
+
+    R = reward - 0.3 * |y|
+    maximize mean[p,i] (R * sum[t] log(pi))
+
+**Instead.** Nothing, if it is meant. A baseline depends on the prompt, the other responses or the
+tokens before, `mean[j != i] |y|`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.claims import Reason
+from objdsl.analysis.estimator import Estimator, Kind, Term
+from objdsl.analysis.expand import Sum
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Claim, Diagnostic, Severity
+from objdsl.lint.places import entry
+from objdsl.lint.rule import Rule, rule
+
+# More of a formula than this nobody reads.
+_LONGEST = 160
+
+
+@rule("reward-shaping", "OBJ112", Severity.NOTE, Claim.DIRECTION)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for departure in facts.departing(Reason.SHAPING):
+        estimator = departure.estimator
+        if estimator is None:
+            continue
+        shaping = estimator.of(Kind.SHAPING)
+        own = next(f for term in shaping for f in term.factors if f.depends.own)
+        total = facts.written(_beside(estimator, shaping).expr())
+        read = sorted({x for term in shaping for f in term.factors for x in f.depends.reads})
+        yield rule.finding(
+            "beside the reward something else of the response is raised or lowered",
+            own.origin.span or facts.objective.goal.span,
+            under="changes with " + ", ".join(read),
+            labels=entry(facts),
+            weight=f"beside the reward: {total}" if len(total) <= _LONGEST else "",
+            value="E[reward], and the expectation of what stands beside it",
+            gradient="that of their sum",
+            help="a baseline depends on the prompt, on others (`j != i`) or on the tokens before",
+            fine_if="the sum is what is to be maximised",
+        )
+
+
+def _beside(estimator: Estimator, shaping: list[Term]) -> Sum:
+    """What is raised beside the reward, in units of it where its coefficient is a number."""
+    signal = estimator.of(Kind.SIGNAL)
+    plain = [term for term in signal if not estimator.sized(term)[1]]
+    unit = sum(estimator.sized(term)[0] * term.coefficient for term in plain) or 1.0
+    total = Sum()
+    for term in shaping:
+        size, rest = estimator.sized(term)
+        factors = frozenset((f.base, f.exponent) for f in rest)
+        total = total + Sum({factors: round(size * term.coefficient / unit, 9)})
+    return total
