@@ -6,6 +6,7 @@ that is silently ignored is a run that is not the one that was asked for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -148,6 +149,9 @@ class LearnerSection(Section):
 
     lr: Annotated[float, Field(gt=0)] = 3e-4
     """Learning rate of AdamW at its highest."""
+    critic_lr: Annotated[float, Field(gt=0, lt=math.inf)] = 1e-3
+    """The same for the critic, where the objective has one: a linear layer that reads the policy's
+    last state, and does not move it."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the rate falls after the warm-up."""
     warmup: Count = 5

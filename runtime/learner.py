@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from objdsl.frozen import dataclass
 from objdsl.fused.head import Precision
@@ -26,6 +27,10 @@ _LARGE_VOCABULARY = 8192
 
 class TrainingError(RuntimeError):
     """The numbers are not numbers any more, or not those that the objective reads."""
+
+
+# Weights, and the optimizer's state of each that has one.
+_Copy = tuple[list[Tensor], dict[Any, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,11 @@ class Needs:
     @property
     def policies(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(policy for policy, _ in self.frozen.values()))
+
+    @property
+    def critic(self) -> bool:
+        """Whether a value of every state is learned."""
+        return "value" in self.trained or "value" in self.measured.values()
 
 
 def needs_of(objective: Objective) -> Needs:
@@ -128,7 +138,7 @@ class Learner:
         self._ranks = ranks
         for each in (policy, *frozen.values()):
             each.layers = self.needs.layers
-        if "value" in self.needs.trained or "value" in self.needs.measured.values():
+        if self.needs.critic and policy.critic is None:
             policy.critic = new_critic(policy.model)
         self.fused = self._fuses()
         for each in (policy, *frozen.values()):
@@ -141,8 +151,14 @@ class Learner:
             )
         for each in (policy, *frozen.values()) if spread else ():
             each.spread(ranks)
+        critic = policy.critic_parameters()
+        weights = policy.parameters()
+        self._parts = [part for part in (weights[: len(weights) - len(critic)], critic) if part]
+        self._rates = (config.lr, config.critic_lr)
+        self._before: _Copy | None = None
+        self._half_done = False
         self.optimizer = torch.optim.AdamW(
-            policy.parameters(),
+            [{"params": part} for part in self._parts],
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.epsilon,
@@ -193,10 +209,11 @@ class Learner:
         """
         config = self._config
         lr = learning_rate(config, step, self._steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=False):
+            group["lr"] = lr * (rate / config.lr)
         batch = batch.with_columns(self._prior_columns(batch, step))
         once = config.minibatches * config.epochs == 1
+        self._before = None if once else self._copy()
         # `old` is the policy of the first optimizer step. If there is no second, and the step fits
         # in one forward pass, that pass gives both: the same numbers, computed once.
         if not once or not self._fits(batch) or self.fused:
@@ -207,12 +224,37 @@ class Learner:
             for rows in batch.minibatches(config.minibatches, order):
                 part = batch if len(rows) == len(batch) else batch[rows]
                 told.append(self._optimize(part, first=not told))
+        self._half_done = False
         return Learned(
             _means([one.metrics for one in told]) | {"lr": lr},
             _means([one.reports for one in told]),
         )
 
     # --- from one run to the next -----------------------------------------------------------------
+
+    def rewind(self) -> bool:
+        """Takes back what an unfinished `learn` has changed; whether all is as it was before."""
+        if self._half_done and self._before is not None:
+            weights, slots = self._before
+            with torch.no_grad():
+                for weight, x in zip(self.policy.parameters(), weights, strict=True):
+                    _local(weight).copy_(x)
+                for weight in [*self.optimizer.state]:
+                    if weight not in slots:
+                        del self.optimizer.state[weight]
+                        continue
+                    for name, x in slots[weight].items():
+                        _local(self.optimizer.state[weight][name]).copy_(x)
+            self._half_done = False
+        return not self._half_done
+
+    def _copy(self) -> _Copy:
+        """What several optimizer steps change, in the memory of the CPU."""
+        slots = {
+            weight: {name: _on_cpu(x) for name, x in slot.items()}
+            for weight, slot in self.optimizer.state.items()
+        }
+        return [_on_cpu(weight) for weight in self.policy.parameters()], slots
 
     def state(self) -> dict[str, Any]:
         """The optimizer's, with every tensor in one place. Collective."""
@@ -227,7 +269,9 @@ class Learner:
             k: {n: spread_as(x, weights[k]) if x.dim() else x for n, x in slot.items()}
             for k, slot in state["state"].items()
         }
-        self.optimizer.load_state_dict({**state, "state": slots})
+        # Learning rate, decay and the like are those of the settings, which may have changed.
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"param_groups": groups, "state": slots})
 
     # --- what does not change while the policy learns ---------------------------------------------
 
@@ -365,16 +409,29 @@ class Learner:
         return self.objective.couple(step, **self._no_grad(self.policy, batch, self.needs.trained))
 
     def _descend(self) -> float:
-        """Clips the gradient and takes the step; the norm before clipping."""
+        """Clips the gradients and takes the step; the norm of the policy's before clipping.
+
+        The critic's are clipped by themselves: it does not change the step of the policy.
+        """
         limit = self._config.clip if self._config.clip is not None else math.inf
-        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit)))
-        if not math.isfinite(norm):
-            raise TrainingError(
-                f"the norm of the gradient of {self.objective.name} is {norm}; the weights are "
-                "still those of the step before, and the last checkpoint is whole"
-            )
+        norms = [float(whole(nn.utils.clip_grad_norm_(part, limit))) for part in self._parts]
+        for norm, what in zip(norms, ("the gradient", "the gradient of the critic"), strict=False):
+            if not math.isfinite(norm):
+                raise TrainingError(
+                    f"the norm of {what} of {self.objective.name} is {norm}: no step is taken"
+                )
+        self._half_done = True
         self.optimizer.step()
-        return norm
+        return norms[0]
+
+
+def _local(x: Tensor) -> Tensor:
+    """What this rank has of a tensor."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def _on_cpu(x: Tensor) -> Tensor:
+    return _local(x.detach()).to("cpu", copy=True)
 
 
 def _part(batch: Batch, rows: Tensor) -> Batch:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,28 +19,31 @@ import torch
 from rich.console import Console
 
 from objdsl import gallery
+from objdsl.files import replace_text
 from objdsl.frozen import dataclass
 from objdsl.objective import Objective
 from objdsl.runtime import checkpoint, setup
-from objdsl.runtime.checkpoint import CheckpointError, Identity, Progress
+from objdsl.runtime.checkpoint import CheckpointError, Identity, Progress, SaveError
 from objdsl.runtime.config import TINY, Config, ConfigError, config_yaml
-from objdsl.runtime.learner import Learner, needs_of
+from objdsl.runtime.learner import Learner, TrainingError, needs_of
 from objdsl.runtime.models import (
     Policy,
     collect,
     context_of,
     ends_of,
     load_model,
+    new_critic,
     pick_device,
     quiet_transformers,
     recompute_layers,
 )
 from objdsl.runtime.plot import plot
-from objdsl.runtime.ranks import Ranks, joined
-from objdsl.runtime.report import METRICS, SAMPLES, Clock, Report, forget_after
-from objdsl.runtime.rewards import Rewards
+from objdsl.runtime.ranks import FirstRankError, Ranks, is_lost, joined
+from objdsl.runtime.report import METRICS, SAMPLES, Clock, News, Report, forget_after
+from objdsl.runtime.rewards import RewardError, Rewards
 from objdsl.runtime.rollout import Place, Rollout, Sampled, Source
 from objdsl.runtime.runs import RunFolder, changed_settings, open_folder
+from objdsl.runtime.sampler import SamplerError
 from objdsl.runtime.tasks import Task, columns_of, encode_all, load_task
 from objdsl.runtime.trackers import open_trackers
 from objdsl.runtime.warm_start import warm_start
@@ -80,10 +83,13 @@ def train(
         resume: `auto`, or the path of a run or of a checkpoint; see `runs.open_folder`.
         allow_changed: go on from a checkpoint of another objective, task or model.
 
+    Whatever ends the run by an error but a kill, the last whole step is kept in a checkpoint first.
+
     Raises:
-        ConfigError: for settings that cannot be a run.
+        ConfigError: for settings that cannot be a run, and a folder that another run writes to.
         ObjectiveError, FileNotFoundError: the objective is none.
-        CheckpointError: for a checkpoint that this run cannot go on from.
+        CheckpointError: for a checkpoint that this run cannot go on from, or that cannot be
+            written.
         SamplerError: for a sampler that died too often or computes another policy.
         RewardError: a reward function failed.
         TrainingError: for a gradient that is not finite, or data that the objective cannot read.
@@ -101,25 +107,29 @@ def train(
 
     with ExitStack() as stack:
         ranks = stack.enter_context(joined(pick_device(config.model.device)))
-        run = ranks.tell(lambda: open_folder(config, objective.name, resume))
+
+        def opened() -> RunFolder:
+            folder, lock = open_folder(config, objective.name, resume)
+            stack.callback(lock.release)
+            return folder
+
+        run = ranks.tell(opened)
         notes = _compared(run, identity, config, allow_changed)
         start = run.saved.progress if run.saved else Progress(step=0, position=0, seconds=0.0)
 
-        # --- the parts
-        if ranks.first:
-            stack.push(partial(_forget_false_start, run))
-            _begin_folder(run, config, start)
-        report = Report(run.path, console, silent=not ranks.first)
-        stack.callback(report.close)
+        # --- the parts; nothing is written yet
         model, tokenizer = load_model(config.model, task, config.seed, torch.device("cpu"))
-        spread = setup.spreads(config, model, ranks)
-        if not spread:
-            model.to(ranks.device)
-        if config.learner.gradient_checkpointing:
-            recompute_layers(model)
         policy = Policy(
             model, temperature=objective.sample.temperature, autocast=config.learner.autocast
         )
+        policy.critic = new_critic(model) if needs.critic else None
+        trainer = run.saved.restore(policy) if run.saved else None
+        spread = setup.spreads(config, model, ranks)
+        for module in () if spread else (model, policy.critic):
+            if module is not None:
+                module.to(ranks.device)
+        if config.learner.gradient_checkpointing:
+            recompute_layers(model)
         replica = setup.replica_of(policy, ranks, spread)
         limit = config.task.max_prompt_tokens
         options = config.task.chat_options
@@ -127,9 +137,7 @@ def train(
         held_out = encode_all(tokenizer, task.held_out, limit, options)
         if not prompts:
             raise ConfigError([f"every prompt has more than task.max_prompt_tokens {limit} tokens"])
-        if ranks.first:
-            settings = config.model_dump(mode="json")
-            report.track(open_trackers(config.report.trackers, run.path, settings, start.step))
+        warm_start_steps = 0 if run.saved else _warm_start_steps(config, task)
         # Between processes a batch travels on the CPU.
         device = ranks.device if ranks.many == 1 else torch.device("cpu")
         place = Place(policy.vocabulary, device, setup.working_dtype(config))
@@ -142,11 +150,10 @@ def train(
             everything = [*prompts, *held_out]
             setup.check_context(config, context_of(model), everything, sampling)
             sampler = setup.open_sampler(
-                config, objective, replica, tokenizer, everything, sampling, run.path, report.say
-            )
+                config, objective, replica, tokenizer, everything, sampling, run.path,
+                lambda text: report.say(text),
+            )  # fmt: skip
             stack.callback(sampler.close)
-            # vLLM takes as long to load as the warm start: both at the same time.
-            sampler.start()
             source = sampled = Sampled(
                 sampler=sampler,
                 sampling=sampling,
@@ -161,22 +168,33 @@ def train(
                 given=needs.given,
                 seed=config.seed,
             )
+
+        # --- the folder
         if ranks.first:
+            stack.push(partial(_forget_false_start, run))
+            notes += _begin_folder(run, config, start)
+        report = Report(run.path, console, silent=not ranks.first)
+        stack.callback(report.close)
+        if ranks.first:
+            settings = config.model_dump(mode="json")
+            report.track(open_trackers(config.report.trackers, run.path, settings, start.step))
             for line in _introduction(config, objective, task, policy, sampled, run, ranks, spread):
                 report.say(line)
         for note in notes:
             report.say(note)
         if len(prompts) < len(task.train):
             report.say(f"{len(task.train) - len(prompts)} prompts have more than {limit} tokens")
+        if sampled is not None:
+            # vLLM takes as long to load as the warm start: both at the same time.
+            sampled.sampler.start()
 
         # --- the first weights
         if run.saved is None:
-            steps = _warm_start_steps(config, task)
-            report.begin("warm start", steps)
+            report.begin("warm start", warm_start_steps)
             ranks.tell(
                 lambda: warm_start(
                     policy, tokenizer, task, prompts, config.warm_start,
-                    steps=steps, seed=config.seed, progress=report.warm_start,
+                    steps=warm_start_steps, seed=config.seed, progress=report.warm_start,
                 )
             )  # fmt: skip
             report.end()
@@ -188,8 +206,9 @@ def train(
             policy, objective, config.learner, steps=config.steps, frozen=frozen, seed=config.seed,
             ranks=ranks, spread=spread,
         )  # fmt: skip
-        if run.saved is not None:
-            learner.restore(run.saved.restore(policy))
+        if trainer is not None:
+            learner.restore(trainer["optimizer"])
+            checkpoint.set_random_state(trainer["rng"])
 
         def sample(step: int, position: int, clock: Clock) -> Rollout:
             """What the first rank samples under the present weights, on every rank."""
@@ -214,22 +233,23 @@ def train(
 
             return ranks.tell(evaluate)
 
-        before = after = measure(start.step)
-        if before is not None:
-            report.say(f"{_score_name(config)} before: {before:.3f} ({len(held_out)} prompts)")
-            if run.saved is None:
-                report.record({"step": 0, "held_out": before})
+        # The last whole step, what of it is not written yet, and the step of the last checkpoint
+        # (where the first one needs none, it counts as having one).
+        done, news = start, start.unreported
+        kept_step = start.step if run.saved or not warm_start_steps else None
 
-        def keep(step: int, position: int) -> None:
-            seconds = start.seconds + time.perf_counter() - began
+        def keep(together: bool = True) -> None:
+            """Writes a checkpoint of the last whole step. Collective if `together`."""
+            nonlocal kept_step
             collect(policy, replica)
             state = learner.state()
 
             def save() -> None:
                 assert replica is not None
+                seconds = start.seconds + time.perf_counter() - began
                 checkpoint.save(
                     run.checkpoints,
-                    Progress(step, position, seconds),
+                    replace(done, seconds=seconds, unreported=news),
                     identity,
                     config.model_dump(mode="json"),
                     replica,
@@ -238,49 +258,95 @@ def train(
                     keep=config.checkpoint.keep,
                 )
 
-            ranks.tell(save)
+            ranks.tell(save) if together else save()
+            kept_step = done.step
 
-        # --- the steps
+        def rescue(error: Exception) -> None:
+            """The run ends by an error: what it has done so far is kept, if it can be."""
+            report.end()
+            lost = ranks.many > 1 and is_lost(error) and ranks.first and not spread
+            if isinstance(error, SaveError) or not (lost or _all_know(error, ranks)):
+                return
+            if kept_step != done.step:
+                if not learner.rewind():
+                    return
+                try:
+                    keep(together=not lost)
+                except CheckpointError as other:
+                    report.say(f"step {done.step} cannot be kept: {other}")
+                    return
+            if checkpoint.all_of(run.checkpoints):
+                report.say(f"ended after step {done.step}, which is kept; {_go_on(run)}")
+
         stop = stack.enter_context(stop_requests())
-        report.begin(objective.name, config.steps, start.step)
-        step, position, halted = start.step, start.position, None
-        while step < config.steps and halted is None:
-            clock = Clock()
-            rollout = sample(step, position, clock)
-            with clock.phase("learn"):
-                learned = learner.learn(rollout.batch, step)
-            step, position = step + 1, rollout.position
-            metrics = {"step": step, "epoch": position / len(prompts)}
-            metrics |= {**rollout.metrics, **learned.metrics, **clock.metrics()}
-            metrics["tokens_per_second"] = metrics["tokens"] / metrics["seconds"]
-            last = step == config.steps
-            halted = None if last else ranks.most(stop.signal or 0) or None
-            if last or _due(step, config.report.evaluate):
-                after = measure(step)
-                metrics |= {} if after is None else {"held_out": after}
-            report.step(metrics, learned.reports)
-            if last or _due(step, config.report.samples_every):
-                report.samples(step, rollout.samples, config.report.samples)
-            if last or halted or _due(step, config.checkpoint.every):
-                keep(step, position)
-        report.end()
+        try:
+            before = after = measure(start.step)
+            if before is not None:
+                report.say(f"{_score_name(config)} before: {before:.3f} ({len(held_out)} prompts)")
+            if news is not None:  # the run before this one could not write it
+                if _evaluated(start.step, config) and before is not None:
+                    news.metrics.setdefault("held_out", before)
+                ranks.tell(partial(report.step, news, config.report.samples))
+                news = None
+            elif before is not None and run.saved is None:
+                ranks.tell(partial(report.record, {"step": 0, "held_out": before}))
+
+            # --- the steps
+            report.begin(objective.name, config.steps, start.step)
+            halted = None
+            while done.step < config.steps and halted is None:
+                clock = Clock()
+                rollout = sample(done.step, done.position, clock)
+                with clock.phase("learn"):
+                    learned = learner.learn(rollout.batch, done.step)
+                step = done.step + 1
+                metrics = {"step": step, "epoch": rollout.position / len(prompts)}
+                metrics |= {**rollout.metrics, **learned.metrics, **clock.metrics()}
+                metrics["tokens_per_second"] = metrics["tokens"] / metrics["seconds"]
+                last = step == config.steps
+                shown = last or _due(step, config.report.samples_every)
+                done = Progress(step, rollout.position, start.seconds)
+                news = News(metrics, learned.reports, rollout.samples if shown else [])
+                halted = None if last else ranks.most(stop.signal or 0) or None
+                if _evaluated(step, config):
+                    after = measure(step)
+                    metrics |= {} if after is None else {"held_out": after}
+                ranks.tell(partial(report.step, news, config.report.samples))
+                news = None
+                if last or halted or _due(step, config.checkpoint.every):
+                    keep()
+            report.end()
+        except Exception as error:
+            rescue(error)
+            raise
 
         # --- what came of it
         seconds = time.perf_counter() - began
         if before is not None and after is not None and not halted:
             report.say(
-                f"{_score_name(config)}: {before:.3f} -> {after:.3f} in {step - start.step} steps "
-                f"({seconds:.0f} s, everything counted)",
+                f"{_score_name(config)}: {before:.3f} -> {after:.3f} in {done.step - start.step} "
+                f"steps ({seconds:.0f} s, everything counted)",
                 "bold",
             )
         if config.report.curves and ranks.first:
             report.say(f"curves: {plot([run.path], run.path / 'curves.png')}")
         report.say(_last_line(config, objective, run, halted))
-        return Result(run.path, step, before, after, seconds, halted)
+        return Result(run.path, done.step, before, after, seconds, halted)
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _evaluated(step: int, config: Config) -> bool:
+    """Whether held-out accuracy is measured after a step."""
+    return step == config.steps or _due(step, config.report.evaluate)
+
+
+def _all_know(error: Exception, ranks: Ranks) -> bool:
+    """Whether an error ends the step of every rank, and none waits for another."""
+    shared = (ConfigError, OSError, RewardError, SamplerError, TrainingError, FirstRankError)
+    return ranks.many == 1 or isinstance(error, shared)
 
 
 # --- before the first step -----------------------------------------------------------------------
@@ -293,29 +359,46 @@ def _compared(run: RunFolder, identity: Identity, config: Config, allow_changed:
     """
     if run.saved is None:
         return []
-    notes = [f"going on from {run.saved.path}"]
+    notes = [f"going on from {run.saved.path}", *filter(None, [run.saved.note])]
     differences = identity.differences(run.saved.identity)
     if differences and not allow_changed:
         raise CheckpointError(
             "the checkpoint is of another run (--allow-changed goes on all the same):\n"
             + "\n".join(f"  {line}" for line in differences)
         )
-    if run.saved.progress.step >= config.steps:
+    steps = run.saved.progress.step
+    if steps >= config.steps and (steps > config.steps or run.saved.progress.unreported is None):
         raise CheckpointError(
-            f"{run.saved.path} has done {run.saved.progress.step} of {config.steps} steps: there "
-            f"is nothing left to do; `--steps {2 * config.steps}` would go on"
+            f"{run.saved.path} has done {steps} steps, and this run is one of {config.steps}: "
+            f"there is nothing left to do; `--steps {steps + config.steps}` would go on"
         )
     changed = [*differences, *changed_settings(config, run.saved.config)]
     return notes + [f"changed since then: {line}" for line in changed]
 
 
-def _begin_folder(run: RunFolder, config: Config, start: Progress) -> None:
-    run.path.mkdir(parents=True, exist_ok=True)
-    (run.path / "config.yaml").write_text(config_yaml(config), encoding="utf-8")
-    text = gallery.find(config.objective).text
-    (run.path / "objective.obj").write_text(text, encoding="utf-8")
-    forget_after(run.path, start.step)
-    checkpoint.forget_after(run.checkpoints, start.step)
+def _begin_folder(run: RunFolder, config: Config, start: Progress) -> list[str]:
+    """Makes the folder that of this run. What earlier ones wrote is replaced, or set aside.
+
+    Returns what people should know of it.
+    """
+    notes = []
+    checkpoint.sweep(run.checkpoints)
+    for error in run.damaged:
+        aside = checkpoint.set_aside(error.path, checkpoint.DAMAGED)
+        notes.append(f"{error}; it is kept as {aside.name}")
+    for path in checkpoint.after(run.checkpoints, start.step):
+        aside = checkpoint.set_aside(path, checkpoint.LEFT)
+        notes.append(f"{path} is of a later step; it is kept as {aside.name}")
+    if run.began:
+        notes.append(
+            f"{run.path} holds a run that ended before its first checkpoint: it begins again"
+        )
+    # A step that was not reported is reported again.
+    last = -1 if run.began else start.step if start.unreported is None else start.step - 1
+    forget_after(run.path, last)
+    replace_text(run.path / "config.yaml", config_yaml(config))
+    replace_text(run.path / "objective.obj", gallery.find(config.objective).text)
+    return notes
 
 
 def _forget_false_start(
@@ -326,13 +409,13 @@ def _forget_false_start(
     What an engine logged stays, for it says why.
     """
     metrics = run.path / METRICS
-    if kind is None or run.saved is not None or not metrics.exists() or metrics.stat().st_size:
+    if kind is None or run.saved is not None or run.began:
+        return
+    if not metrics.exists() or metrics.stat().st_size or checkpoint.ever(run.checkpoints):
         return
     for name in (METRICS, SAMPLES, "config.yaml", "objective.obj"):
         (run.path / name).unlink(missing_ok=True)
     shutil.rmtree(run.path / "ref", ignore_errors=True)
-    with suppress(OSError):  # something else is in it
-        run.path.rmdir()
 
 
 def _warm_start_steps(config: Config, task: Task) -> int:
@@ -390,12 +473,15 @@ def _score_name(config: Config) -> str:
     return "held-out accuracy (greedy)" if exact else "held-out reward (greedy)"
 
 
+def _go_on(run: RunFolder) -> str:
+    command = ["objdsl", "train", "--config", str(run.path / "config.yaml")]
+    return f"go on with: {shlex.join([*command, '--resume', str(run.path)])}"
+
+
 def _last_line(config: Config, objective: Objective, run: RunFolder, halted: int | None) -> str:
     if halted is not None:
         name = signal.Signals(halted).name
-        settings = shlex.quote(str(run.path / "config.yaml"))
-        command = f"objdsl train --config {settings} --resume {shlex.quote(str(run.path))}"
-        return f"stopped by {name}; go on with: {command}"
+        return f"stopped by {name}; {_go_on(run)}"
     other = "dr_grpo" if objective.name == "grpo" else "grpo"
     return (
         f"next: objdsl train {other}   then: objdsl plot {shlex.quote(str(run.path))} runs/{other}"

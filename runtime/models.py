@@ -38,7 +38,8 @@ class Policy:
 
     Attributes:
         layers: internal policies by name: the layer whose hidden state is read as a policy.
-        critic: hidden state -> value, where the objective trains one.
+        critic: hidden state -> value, where the objective trains one. It reads the policy and does
+            not move it.
         temperature: that of the sampler, so that both engines speak of the same distribution.
     """
 
@@ -64,7 +65,11 @@ class Policy:
     def parameters(self) -> list[nn.Parameter]:
         """What the optimizer changes."""
         own = [p for p in self.model.parameters() if p.requires_grad]
-        return own + (list(self.critic.parameters()) if self.critic else [])
+        return own + self.critic_parameters()
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """Those of `parameters` that are the critic's."""
+        return list(self.critic.parameters()) if self.critic else []
 
     def weights(self) -> list[Tensor]:
         """Every weight, those of the critic last; the tensors themselves, not copies."""
@@ -153,9 +158,9 @@ class Policy:
         }
 
     def values(self, states: Tensor) -> Tensor:
-        """The critic's, `[N, T]`."""
+        """The critic's, one for each state; its gradient ends at the states."""
         assert self.critic is not None
-        values: Tensor = self.critic(states.to(self.critic.weight.dtype))[..., 0]
+        values: Tensor = self.critic(states.detach().to(self.critic.weight.dtype))[..., 0]
         return values
 
     def _without_logits(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
@@ -201,9 +206,7 @@ class Policy:
         for name, scores in logits.items():
             found |= self._policy_columns(name, scores, batch, layout, wanted)
         if "value" in wanted:
-            assert self.critic is not None
-            hidden = out.hidden_states[-1][:, layout.first :].to(self.critic.weight.dtype)
-            found["value"] = layout.pick(self.critic(hidden)[..., 0])
+            found["value"] = layout.pick(self.values(out.hidden_states[-1][:, layout.first :]))
         return found
 
     @cached_property
@@ -313,19 +316,50 @@ def _tiny(config: ModelSection, vocabulary: int, seed: int) -> PreTrainedModel:
 def pretrained(
     name: str, revision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A Hugging Face id or a folder. Raises ConfigError where it cannot be loaded."""
+    """A Hugging Face id or a folder. No code that comes with a model is ever run.
+
+    Raises ConfigError where it cannot be loaded, lacks a weight, has one of another shape, or one
+    that is not finite.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options: dict[str, Any] = {} if Path(name).is_dir() else {"revision": revision}
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if not Path(name).is_dir():
+        options["revision"] = revision
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, **options)
+        # Weights of another shape are reported with those that are missing, and refused below.
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # transformers, safetensors and the hub have classes of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "trust_remote_code" in str(error):
+            reason = "it comes with code of its own, which is never run"
         raise ConfigError([f"the model `{name}` cannot be loaded: {reason}"]) from None
+    _check_weights(name, model, loaded)
     if tokenizer.eos_token_id is None:
         raise ConfigError([f"the tokenizer of `{name}` has no end-of-text token"])
     return model, tokenizer
+
+
+def _check_weights(name: str, model: PreTrainedModel, loaded: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a model whose weights are not all those of its folder."""
+    problems = [
+        f"`{key}` is {list(there)}, and {list(here)} by its configuration"
+        for key, there, here in sorted(loaded["mismatched_keys"])
+    ]
+    missing = sorted(loaded["missing_keys"])
+    if missing:
+        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        problems.append(f"`{missing[0]}`{others} is missing")
+    if problems:
+        raise ConfigError([f"the weights of `{name}` are not whole: {'; '.join(problems)}"])
+    for key, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise ConfigError(
+                [f"the weights of `{name}` are not numbers: `{key}` has NaN or infinite entries"]
+            )
 
 
 def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

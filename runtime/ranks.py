@@ -46,6 +46,10 @@ class RankError(RuntimeError):
     """Another process of the run is gone."""
 
 
+class FirstRankError(RankError):
+    """The first process of the run has failed, and tells why; all of them know."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ranks:
     """The processes of a run, and which of them this is. By default there is one.
@@ -70,7 +74,7 @@ class Ranks:
     def tell(self, make: Callable[[], T]) -> T:
         """What the first rank makes, on every rank.
 
-        Raises what `make` raises, and RankError on the other ranks.
+        Raises what `make` raises, and FirstRankError on the other ranks.
         """
         if self.many == 1:
             return make()
@@ -82,7 +86,7 @@ class Ranks:
             dist.broadcast_object_list(said, src=0, group=self.patient, device=CPU)
         made, how = said
         if how == "failed":
-            raise RankError("the first process of the run cannot go on; it says why")
+            raise FirstRankError("the first process of the run cannot go on; it says why")
         return made  # type: ignore[no-any-return]
 
     def gather(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -176,11 +180,11 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         patient = dist.new_group(backend="gloo", timeout=PATIENCE)
         yield Ranks(dist.get_rank(), dist.get_world_size(), device, patient)
     except RuntimeError as error:
-        if not _is_lost(error):
+        if not is_lost(error):
             raise
         raise RankError(
-            f"another process of the run is gone ({_short(error)}), and with it all since the last "
-            "checkpoint; `--resume auto` goes on from there"
+            f"another process of the run is gone ({_short(error)}); `--resume auto` goes on from "
+            "the last checkpoint"
         ) from error
     finally:
         if ours:
@@ -200,7 +204,10 @@ def _join(device: torch.device) -> torch.device:
     return device
 
 
-def _is_lost(error: RuntimeError) -> bool:
+def is_lost(error: Exception) -> bool:
+    """Whether an error says that another rank is gone."""
+    if not isinstance(error, RuntimeError):
+        return False
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(words in text for words in _LOST)
 

@@ -16,12 +16,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
+from objdsl.files import replace_bytes
 from objdsl.frozen import dataclass
 from objdsl.runtime.trackers import Tracker
 from objdsl.source import visible
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
+# Lines of steps that were gone back behind, of either file.
+DROPPED = ".dropped"
 
 # What the runtime measures at every step, beside the reports of the objective.
 DOCUMENTED = {
@@ -77,6 +80,49 @@ class Sample:
     columns: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """What is told of a step.
+
+    Attributes:
+        metrics: of the runtime, `step` among them.
+        reports: of the objective.
+        samples: the responses, where they are shown.
+    """
+
+    metrics: dict[str, float]
+    reports: dict[str, float]
+    samples: list[Sample]
+
+    @staticmethod
+    def read(state: Mapping[str, Any]) -> News:
+        """From what `asdict` made of it."""
+        samples = [Sample(**sample) for sample in state["samples"]]
+        return News(dict(state["metrics"]), dict(state["reports"]), samples)
+
+
+class _Lines:
+    """A file of JSON lines, each of which is written whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raises OSError, which names the file, where the lines do not fit on the disk."""
+        text = "".join(json.dumps(row, default=str) + "\n" for row in rows).encode()
+        before = os.fstat(self._file).st_size
+        try:
+            while text:
+                text = text[os.write(self._file, text) :]
+        except OSError as error:
+            os.ftruncate(self._file, before)
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
 class Report:
     """Writes to the run's folder, and tells the terminal or the log.
 
@@ -89,8 +135,8 @@ class Report:
     ) -> None:
         console = console or Console(highlight=False, soft_wrap=True)
         self._console = Console(quiet=True, force_terminal=False) if silent else console
-        files = [Path(os.devnull)] * 2 if silent else [folder / METRICS, folder / SAMPLES]
-        self._metrics, self._samples = (file.open("a", encoding="utf-8") for file in files)
+        files = [] if silent else [_Lines(folder / METRICS), _Lines(folder / SAMPLES)]
+        self._metrics, self._samples = files or (None, None)
         self._trackers: list[Tracker] = []
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -98,8 +144,9 @@ class Report:
 
     def close(self) -> None:
         self.end()
-        self._metrics.close()
-        self._samples.close()
+        for file in (self._metrics, self._samples):
+            if file is not None:
+                file.close()
         for tracker in self._trackers:
             tracker.close()
 
@@ -149,39 +196,37 @@ class Report:
 
     # --- steps ------------------------------------------------------------------------------------
 
-    def step(self, metrics: Mapping[str, float], reports: Mapping[str, float]) -> None:
-        """Writes a step's metrics, and shows the ones that people look at first.
+    def step(self, news: News, shown: int) -> None:
+        """Writes a step, and shows the metrics that people look at first and `shown` samples.
 
         A report of the objective has its own name; where the runtime measures something by the
         same name, that is `run_<name>`. Lines are known by their `step`: a report of that name is
         `report_step`.
         """
-        reports = {"report_step" if name == "step" else name: x for name, x in reports.items()}
+        metrics = news.metrics
+        reports = {"report_step" if name == "step" else name: x for name, x in news.reports.items()}
         own = {f"run_{name}" if name in reports else name: x for name, x in metrics.items()}
+        step = int(metrics["step"])
+        if self._samples is not None and news.samples:
+            self._samples.write([_row(step, sample) for sample in news.samples])
         self.record({**own, **reports})
-        shown = {**{name: own[name] for name in _SHOWN if name in own}, **reports}
-        parts = [f"{name} {value:.3g}" for name, value in shown.items()]
+        lines = {**{name: own[name] for name in _SHOWN if name in own}, **reports}
+        parts = [f"{name} {value:.3g}" for name, value in lines.items()]
         speed = f"{metrics['seconds']:.2f} s  {metrics['tokens_per_second']:.0f} tokens/s"
         line = "  ".join([*parts, speed])
-        self.progress(int(metrics["step"]), line, "step", always="held_out" in metrics)
+        self.progress(step, line, "step", always="held_out" in metrics)
+        if news.samples and shown:
+            self._show(step, news.samples, shown)
 
     def record(self, metrics: Mapping[str, float]) -> None:
-        self._metrics.write(json.dumps(metrics) + "\n")
-        self._metrics.flush()
+        if self._metrics is not None:
+            self._metrics.write([metrics])
         values = {name: value for name, value in metrics.items() if name != "step"}
         for tracker in self._trackers:
             tracker.log(values, int(metrics["step"]))
 
-    def samples(self, step: int, samples: Sequence[Sample], shown: int) -> None:
-        """Writes all of them; shows `shown`, of different prompts if there are as many."""
-        for sample in samples:
-            row = {"step": step, "prompt": sample.prompt, "response": sample.response}
-            self._samples.write(
-                json.dumps({**row, "reward": sample.reward, **sample.columns}, default=str) + "\n"
-            )
-        self._samples.flush()
-        if not shown:
-            return
+    def _show(self, step: int, samples: Sequence[Sample], shown: int) -> None:
+        """Samples of different prompts, if there are as many."""
         picked = samples[:: max(1, len(samples) // shown)][:shown]
         if not self._console.is_terminal:
             for sample in picked:
@@ -196,30 +241,50 @@ class Report:
         (self._bar.console if self._bar else self._console).print(table)
 
 
+def _row(step: int, sample: Sample) -> dict[str, Any]:
+    """A sample as a line. A column that has the name of another key is `column_<name>`."""
+    row = {
+        "step": step,
+        "prompt": sample.prompt,
+        "response": sample.response,
+        "reward": sample.reward,
+    }
+    others = {f"column_{name}" if name in row else name: x for name, x in sample.columns.items()}
+    return {**row, **others}
+
+
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """The steps of a run. A last line that a crash cut short is left out."""
-    steps = []
-    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
-        try:
-            steps.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return steps
+    lines = (folder / METRICS).read_bytes().split(b"\n")
+    return [row for row in map(_parsed, lines) if row is not None]
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """A line that is whole: an object with a step."""
+    try:
+        row = json.loads(line)
+        whole = isinstance(row, dict) and isinstance(row.get("step"), int)
+    except (ValueError, RecursionError):
+        return None
+    return row if whole else None
 
 
 def forget_after(folder: Path, step: int) -> None:
-    """Drops what was written after `step`: a resumed run writes these steps again."""
+    """Drops what was written after `step`: a resumed run writes these steps again.
+
+    Until it does they are not lost: the lines are added to a file of their own.
+    """
     for name in (METRICS, SAMPLES):
         path = folder / name
         if not path.exists():
             continue
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except json.JSONDecodeError:
-                break
-        fresh = path.with_suffix(".writing")
-        fresh.write_text("".join(kept), encoding="utf-8")
-        os.replace(fresh, path)
+        kept, dropped = [], []
+        for line in path.read_bytes().splitlines(keepends=True):
+            row = _parsed(line)
+            stays = row is not None and row["step"] <= step and line.endswith(b"\n")
+            (kept if stays else dropped).append(line)
+        if dropped:
+            aside = folder / f"{path.stem}{DROPPED}{path.suffix}"
+            earlier = aside.read_bytes() if aside.exists() else b""
+            replace_bytes(aside, earlier + b"".join(dropped).removesuffix(b"\n") + b"\n")
+            replace_bytes(path, b"".join(kept))

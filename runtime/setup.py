@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from objdsl.objective import Objective, load
+from objdsl.runtime import checkpoint
 from objdsl.runtime.checkpoint import Identity
 from objdsl.runtime.config import TINY, Config, ConfigError
 from objdsl.runtime.learner import Needs
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_GROUP = 8
+REF = "ref"
 PROBE_PROMPTS = 16
 # Of the weights: themselves, their gradient, two moments of AdamW.
 _COPIES = 4
@@ -204,7 +206,9 @@ def frozen_policies(
     `ref` is the policy as it is now, unless the settings name another; it is kept in `folder`,
     because a resumed run starts from other weights.
 
-    Raises ConfigError for a policy that reads other tokens, or a `ref` that was not kept.
+    Raises:
+        ConfigError: for a policy that reads other tokens, or a `ref` that was not kept.
+        CheckpointError: for a `ref` that is damaged, or cannot be written.
     """
     found = {}
     for name in needs.policies:
@@ -213,14 +217,16 @@ def frozen_policies(
             continue  # the learner says which one is missing
         if source is None and not resumed:
             if ranks.first:
-                policy.model.save_pretrained(folder / "ref")
-                tokenizer.save_pretrained(folder / "ref")
+                with checkpoint.written_beside(folder / REF) as writing:
+                    checkpoint.save_model(policy, tokenizer, writing)
             found[name] = policy.frozen()
             continue
         if source is None:
-            kept = folder / "ref"
+            kept = folder / REF
             if not kept.is_dir():
                 raise ConfigError([f"{folder} has kept no `ref` to go on with: set policies.ref"])
+            if (kept / checkpoint.MANIFEST).exists():
+                checkpoint.check_files(kept)
             model, _ = pretrained(str(kept))
         else:
             model, other = pretrained(source)

@@ -89,7 +89,7 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Reward functions may stand beside the run, and not only in an installed package.
     sys.path.append(os.getcwd())
-    from objdsl.runtime.checkpoint import CheckpointError
+    from objdsl.runtime.checkpoint import CheckpointError, SaveError
     from objdsl.runtime.learner import TrainingError
     from objdsl.runtime.loop import train as run
     from objdsl.runtime.ranks import RankError
@@ -107,12 +107,15 @@ def train(
         result = run(config, resume=resume, allow_changed=allow_changed)
     except ConfigError as error:
         _fail(error.problems, 2)
-    except (CheckpointError, FileNotFoundError) as error:
+    except (RankError, RewardError, SamplerError, SaveError, TrainingError) as error:
+        _fail([str(error)], 1)
+    except CheckpointError as error:
         _fail([str(error)], 2)
-    except (RankError, RewardError, SamplerError, TrainingError) as error:
-        _fail([str(error)], 1)
+    except FileNotFoundError as error:
+        _fail([str(error)], 2)
     except OSError as error:  # a folder that cannot be written to, a disk that is full
-        _fail([str(error)], 1)
+        where = f"{error.filename}: " if error.filename else ""
+        _fail([f"{where}{error.strerror or error}"], 1)
     if result.stopped is not None:
         # What a shell says of a program that a signal ended: a scheduler then starts it again.
         sys.exit(128 + result.stopped)
