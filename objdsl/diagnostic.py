@@ -83,6 +83,7 @@ class Diagnostic:
     `name` and `code` identify the rule (`length-normalisation`, `OBJ101`), `claim` what it is
     about. `value` and `gradient` say what the finding does to each of the two; `fine_if` says when
     to leave it as it is.
+    `choices` are what the text may have meant, of which its writer takes one: nothing else does.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Diagnostic:
     fine_if: str = ""
     fix: Fix | None = None
     claim: Claim = Claim.LANGUAGE
+    choices: tuple[Fix, ...] = ()
 
 
 class ObjectiveError(Exception):

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from objdsl import gallery
 from objdsl.diagnostic import Diagnostic, Label, ObjectiveError
-from objdsl.elaborate import elaborate, too_deep
+from objdsl.elaborate import elaborate, read_one_way, too_deep, undecided
 from objdsl.frozen import dataclass
 from objdsl.ir.objective import Objective
 from objdsl.source import Source, Span
 from objdsl.syntax import tree
+from objdsl.syntax.format import format
 from objdsl.syntax.parse import parse
 
 if TYPE_CHECKING:
@@ -52,6 +53,19 @@ def _parsed(source: Source) -> tree.File:
     return parse(source)
 
 
+def layout(source: Source) -> str:
+    """The text in its one layout.
+
+    Brackets go around a reduction that a product follows where they change nothing: `sum[t] x / n`
+    is written `(sum[t] x) / n`. A text that reads two ways is laid out as it stands.
+
+    Raises:
+        ObjectiveError: the text cannot be read.
+    """
+    file = parse(source)
+    return format(file, read_one_way(file, prelude(), _base))
+
+
 @dataclass(frozen=True)
 class Checked:
     """What there is to say about a text.
@@ -82,7 +96,7 @@ def check(source: Source, settings: Mapping[str, float] | None = None) -> Checke
     try:
         file = parse(source)
         if not any(isinstance(one, tree.Header | tree.Goal) for one in file.statements):
-            return Checked(source, None, [], [])  # a library of functions, as the prelude
+            return Checked(source, None, undecided(file), [])  # functions alone, as the prelude
         objective = elaborate(file, prelude(), _base)
     except ObjectiveError as error:
         return Checked(source, None, list(error.diagnostics), [])

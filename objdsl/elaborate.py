@@ -7,8 +7,8 @@ A name whose own statement is wrong is not reported again where it is used.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -70,8 +70,9 @@ from objdsl.ir.objective import (
     Policy,
     Sampling,
 )
-from objdsl.source import Span
+from objdsl.source import Source, Span
 from objdsl.syntax import tree
+from objdsl.syntax.reach import PRODUCT, Loose, expressions, loose
 
 Find = Callable[[str, Span], tree.File]
 """Finds the file of a base objective; raises ObjectiveError where there is none."""
@@ -122,6 +123,7 @@ CODES: dict[str, str] = {
     "outside-domain": "OBJ920",
     "no-goal": "OBJ921",
     "empty-domain": "OBJ922",
+    "two-readings": "OBJ923",
 }
 
 
@@ -141,6 +143,46 @@ def elaborate(file: tree.File, prelude: tree.File, find: Find) -> Objective:
         return elaborator.objective(file)
     except RecursionError:
         raise ObjectiveError([too_deep(file)]) from None
+
+
+def read_one_way(file: tree.File, prelude: tree.File, find: Find) -> frozenset[int]:
+    """Where the reductions of a file start whose readings are all the same value.
+
+    What follows each of them leaves no doubt, brackets or not: `sum[t] x / 4096`. The file may have
+    errors; what they keep from being judged is not among them.
+    """
+    elaborator = _Elaborator(prelude, find)
+    with suppress(ObjectiveError, RecursionError):
+        elaborator.objective(file)
+    both = elaborator.clear - elaborator.doubtful
+    return frozenset(start for source, start in both if source is file.source)
+
+
+def two_readings(found: Loose, differs: Sequence[bool], labels: tuple[Label, ...]) -> Diagnostic:
+    """A reduction that may end before what follows it, or reach over it."""
+    name = "two-readings"
+    operator, span = found.nest[0].operator.id, found.span
+    rest = Span(span.source, found.nest[0].span.end, span.end).text
+    return Diagnostic(
+        name, CODES[name], Severity.ERROR,
+        f"the {_REDUCED.get(operator, operator)} may end before `{_cut(rest)}`, or reach over it",
+        span, labels=labels, choices=found.readings(differs),
+        help="brackets say which: on paper it reaches over a product, and here over one operand",
+    )  # fmt: skip
+
+
+_REDUCED = {"prod": "product", "max": "maximum", "min": "minimum", "std": "deviation"}
+
+
+def undecided(file: tree.File) -> list[Diagnostic]:
+    """The reductions of a file that read two ways whatever the indices of their values are."""
+    return [
+        two_readings(found, [True] * len(found.followers), ())
+        for statement in file.statements
+        for expression in expressions(statement)
+        for found in loose(expression)
+        if found.certain
+    ]
 
 
 SHALLOWER = (
@@ -198,6 +240,10 @@ class _Elaborator:
         self.site: Span | None = None
         self.made = 0
         self.kept: Expr | None = None
+        self.loose: dict[int, tuple[tree.Binary, list[Loose]]] = {}  # by the product they stand in
+        self.known: dict[int, Expr] = {}  # of factors that are looked at before their product
+        self.clear: set[tuple[Source, int]] = set()  # where loose reductions start: read one way
+        self.doubtful: set[tuple[Source, int]] = set()  # and two ways
 
     # --- statements ------------------------------------------------------------------------------
 
@@ -291,6 +337,7 @@ class _Elaborator:
         self, statement: tree.Statement, seen: dict[tuple[str, str], Span], first: bool
     ) -> None:
         scope = self.scope
+        self._note_loose(statement)
         match statement:
             case tree.Header():
                 if not first:
@@ -341,6 +388,15 @@ class _Elaborator:
                 what = "for the critic" if statement.critic else ""
                 if not self._is_twice(("goal", what), statement.span, seen):
                     scope.goals[statement.critic] = statement
+
+    def _note_loose(self, statement: tree.Statement) -> None:
+        """Remembers the loose reductions of a statement for when the indices are known."""
+        for expression in expressions(statement):
+            for found in loose(expression):
+                _, here = self.loose.setdefault(id(found.product), (found.product, []))
+                here.append(found)
+                if isinstance(statement, tree.Def) and found.certain:  # it may never be called
+                    self._two_readings(found, [True] * len(found.followers))
 
     def _is_reserved(self, name: tree.Name) -> bool:
         taken = (
@@ -394,6 +450,7 @@ class _Elaborator:
         scope = self.scope
         taken = {*scope.lets, *scope.defs, *scope.params, *scope.givens, *scope.policies}
         for statement in self.prelude.statements:
+            self._note_loose(statement)
             if isinstance(statement, tree.Def) and statement.name.id not in taken:
                 scope.defs[statement.name.id] = statement
             if isinstance(statement, tree.Let) and statement.name.id not in taken:
@@ -692,6 +749,8 @@ class _Elaborator:
     # --- expressions -----------------------------------------------------------------------------
 
     def _expr(self, node: tree.Expression) -> Expr:
+        if (value := self.known.pop(id(node), None)) is not None:
+            return value
         self.made += 1
         if self.made > MAX_NODES:
             self._record("too-large", "the formula is too large once its functions are put in",
@@ -713,10 +772,13 @@ class _Elaborator:
                 x = build.real(self._expr(operand))
                 return build.neg(x) if sign == "-" else x
             case tree.Binary(op, left, right):
+                _, found = self.loose.get(id(node), (node, ()))
+                if found:
+                    self._judge(node, found)
                 return self._binary(op, left, right)
             case tree.Conditional(then, condition, otherwise):
-                a, b = self._expr(then), self._expr(otherwise)
-                m = self._mask(self._expr(condition), condition.span)
+                a, b, m = self._all(then, otherwise, condition)
+                m = self._mask(m, condition.span)
                 chosen = build.where(m, a, b)
                 if chosen.indices == union(m.indices, a.indices, b.indices):
                     return chosen
@@ -729,13 +791,79 @@ class _Elaborator:
             case tree.Reduction():
                 return self._reduction(node)
 
+    def _all(self, *nodes: tree.Expression) -> list[Expr]:
+        """The values of several expressions; the errors of each, where one has any."""
+        values: list[Expr] = []
+        for node in nodes:
+            with suppress(_Poisoned):
+                values.append(self._expr(node))
+        if len(values) < len(nodes):
+            raise _Poisoned
+        return values
+
+    @contextmanager
+    def _then(self, *nodes: tree.Expression) -> Iterator[None]:
+        """Reports the errors of some expressions, too, after that of what they are part of."""
+        try:
+            yield
+        finally:
+            with suppress(_Poisoned):
+                self._all(*nodes)
+
     def _binary(self, op: str, left: tree.Expression, right: tree.Expression) -> Expr:
-        a, b = self._expr(left), self._expr(right)
+        a, b = self._all(left, right)
         result = self._operator(op, a, b, left, right)
         if result.indices == union(a.indices, b.indices):
             return result
         # `pi / pi` is 1, and still a value for each token: indices come from what is written.
         return Binary(BINARY[op], build.real(a), build.real(b))
+
+    def _judge(self, product: tree.Binary, found: Sequence[Loose]) -> None:
+        """Raises _Poisoned where a reduction of a product reads two ways."""
+        doubts = False
+        for one in found:
+            place = (one.product.span.source, one.start)
+            differs, labels = self._differs(one)
+            if not any(differs):
+                self.clear.add(place)
+            elif not doubts:  # the readings of one reduction settle others
+                doubts = True
+                self._two_readings(one, differs, labels)
+        if doubts:
+            bound = frozenset[str]().union(*(one.bound for one in found))
+            self._all(*(part for part in _factors(product) if not bound & _free(part)))
+            raise _Poisoned
+
+    def _differs(self, found: Loose) -> tuple[list[bool], tuple[Label, ...]]:
+        """For each follower of a reduction, whether it matters on which side of the end it is."""
+        over = {index for one in found.nest for index in _reduced(one.binder)}
+        differs: list[bool] = []
+        labels: list[Label] = []
+        for follower in found.followers:
+            named = found.bound & _free(follower.right)
+            if not found.distributes or follower.op == "^" or named:
+                differs.append(True)
+                continue
+            try:
+                value = self._expr(follower.right)
+            except _Poisoned:  # what it is will be known when its error is gone
+                self.doubtful.add((found.product.span.source, found.start))
+                differs.append(False)
+                continue
+            self.known[id(follower.right)] = value
+            shared = [index for index in value.indices if index in over]
+            differs.append(bool(shared))
+            if shared:
+                labels.append(Label(follower.right.span, f"varies with `{','.join(shared)}`"))
+        if labels and self.open and self.open[-1][0].endswith("()"):
+            labels.append(Label(self.open[-1][1], "in this call"))
+        return differs, tuple(labels)
+
+    def _two_readings(
+        self, found: Loose, differs: Sequence[bool], labels: tuple[Label, ...] = ()
+    ) -> None:
+        self.doubtful.add((found.product.span.source, found.start))
+        self._report(two_readings(found, differs, labels))
 
     def _operator(
         self, op: str, a: Expr, b: Expr, left: tree.Expression, right: tree.Expression
@@ -773,25 +901,10 @@ class _Elaborator:
         if name in self.scope.defs:
             return self._inline(self.scope.defs[name], call)
         if name not in FUNCTIONS:
-            if name in REDUCTIONS or name in SUBSETS:
-                self._fail(
-                    "wrong-arguments", f"`{name}` needs the indices that it runs over",
-                    call.span, help=f"`{name}[t] ...`",
-                )  # fmt: skip
-            if name in ALIASES:
-                self._no_reduction(call.function)
-            if name in self._known() or name == "t":
-                self._fail(
-                    "wrong-arguments", f"`{name}` is a value, not a function", call.function.span,
-                    help="a product is written with `*`",
-                )  # fmt: skip
-            self._fail(
-                "unknown-name", f"there is no function `{name}`", call.function.span,
-                near_to=(name, [*FUNCTIONS, *self.scope.defs]),
-                help=f"a function is made by `def {name}(x) = ...`",
-            )  # fmt: skip
+            with self._then(*call.arguments):
+                self._no_function(call)
         self._check_arguments(call, FUNCTIONS[name])
-        args = [build.real(self._expr(argument)) for argument in call.arguments]
+        args = [build.real(value) for value in self._all(*call.arguments)]
         match name:
             case "sg":
                 return build.stop(args[0])
@@ -816,6 +929,26 @@ class _Elaborator:
         op: UnaryOp = name  # type: ignore[assignment]
         return build.unary(op, args[0])
 
+    def _no_function(self, call: tree.Call) -> NoReturn:
+        name = call.function.id
+        if name in REDUCTIONS or name in SUBSETS:
+            self._fail(
+                "wrong-arguments", f"`{name}` needs the indices that it runs over",
+                call.span, help=f"`{name}[t] ...`",
+            )  # fmt: skip
+        if name in ALIASES:
+            self._no_reduction(call.function)
+        if name in self._known() or name == "t":
+            self._fail(
+                "wrong-arguments", f"`{name}` is a value, not a function", call.function.span,
+                help="a product is written with `*`",
+            )  # fmt: skip
+        self._fail(
+            "unknown-name", f"there is no function `{name}`", call.function.span,
+            near_to=(name, [*FUNCTIONS, *self.scope.defs]),
+            help=f"a function is made by `def {name}(x) = ...`",
+        )  # fmt: skip
+
     def _check_arguments(self, call: tree.Call, wanted: int) -> None:
         given = len(call.arguments)
         if given == wanted or (wanted < 0 and given >= -wanted):
@@ -839,7 +972,7 @@ class _Elaborator:
                 "cyclic-binding", f"the function `{name}` calls itself", call.span,
                 help="the cycle is " + " -> ".join(cycle),
             )  # fmt: skip
-        args = [self._expr(argument) for argument in call.arguments]
+        args = self._all(*call.arguments)
         bound = {a.id: value for a, value in zip(function.arguments, args, strict=True)}
         self._open(name + "()", call.span)
         self.frames.append(_Frame(bound))
@@ -889,15 +1022,18 @@ class _Elaborator:
         if op in SUBSETS:
             return self._subset(node)
         if op not in REDUCTIONS:
-            self._no_reduction(node.operator)
+            with self._then(*(node.operands if binder.relation is None else ())):
+                self._no_reduction(node.operator)
         if len(node.operands) != 1:
             self._fail("wrong-arguments", f"`{op}` works on one value", node.span)
         if binder.relation is not None:
             return self._running(op, node, binder.relation)
-        x = build.real(self._expr(node.operands[0]))
+        condition = () if binder.condition is None else (binder.condition,)
+        x, *masks = self._all(node.operands[0], *condition)
+        x = build.real(x)
         mask = None
         if binder.condition is not None:
-            mask = self._mask(self._expr(binder.condition), binder.condition.span)
+            mask = self._mask(masks[0], binder.condition.span)
         over = self._over(binder, op, x, mask, node.operands[0])
         if "p" in over and self.kept is not None:
             mask = self.kept if mask is None else build.both(self.kept, mask)
@@ -1017,7 +1153,7 @@ class _Elaborator:
         if len(node.operands) != 2 or binder.relation or binder.condition:
             self._fail("wrong-arguments", f"write `{op}[p,i,t]{wanted}`", node.span)
         first, second = node.operands
-        x, fraction = self._expr(first), self._expr(second)
+        x, fraction = self._all(first, second)
         if fraction.indices != SCALAR or fraction.current:
             self._fail("wrong-type", "a fraction is one number", second.span)
         if isinstance(fraction, Const) and not 0 <= fraction.value <= 1:
@@ -1056,6 +1192,7 @@ class _Elaborator:
             yield
         except _Poisoned:
             self.frames, self.open, self.site = [_Frame()], [], None
+            self.known.clear()
 
     def _record(
         self,
@@ -1076,11 +1213,17 @@ class _Elaborator:
                     fix = Fix(f"write `{found}`", (Edit(span, found),))
         if self.site is not None and span is not None and span.source is self.prelude.source:
             span = self.site
-        self.errors.append(
+        self._report(
             Diagnostic(
                 name, CODES[name], Severity.ERROR, message, span, labels=labels, help=help, fix=fix
             )
         )
+
+    def _report(self, error: Diagnostic) -> None:
+        """Adds an error, once: a function may be called, and a factor looked at, several times."""
+        if any(e.message == error.message and e.span == error.span for e in self.errors):
+            return
+        self.errors.append(error)
         if len(self.errors) == MAX_ERRORS:
             raise ObjectiveError(self.errors)
 
@@ -1132,6 +1275,50 @@ def _reached(relation: str) -> Expr:
     return many if relation in ("<=", ">=") else Binary("max", many, build.ONE)
 
 
+def _factors(node: tree.Expression, top: bool = True) -> Iterator[tree.Expression]:
+    """The parts of a product, each a value of its own; of a loose reduction its operand."""
+    bracketed = isinstance(node, tree.Unary | tree.Binary | tree.Reduction) and node.bracketed
+    match node:
+        case tree.Binary(op, left, right) if op in PRODUCT and (top or not bracketed):
+            yield from _factors(left, False)
+            yield from _factors(right, False)
+        case tree.Unary("-" | "+", operand) if not bracketed:
+            yield from _factors(operand, False)
+        case tree.Reduction(_, tree.Binder(_, None, _), (operand,)) if not bracketed:
+            yield from _factors(operand, False)
+        case tree.Reduction() if not bracketed:
+            pass  # its operand may name the index that runs
+        case _:
+            yield node
+
+
+def _reduced(binder: tree.Binder) -> tuple[str, ...]:
+    """The indices that a reduction takes away, or runs along."""
+    if binder.relation is not None:
+        return (binder.relation.index.id,)
+    return tuple(index.id for index in binder.indices)
+
+
+def _free(node: tree.Expression) -> set[str]:
+    """The names that an expression reads, without the indices that run inside it."""
+    match node:
+        case tree.Name(id):
+            return {id}
+        case tree.Reduction(_, tree.Binder(_, relation, condition), operands):
+            inside = set[str]().union(*map(_free, operands), _free(condition) if condition else ())
+            return inside - ({relation.bound.id} if relation else set())
+        case tree.Unary(_, operand):
+            return _free(operand)
+        case tree.Binary(_, left, right):
+            return _free(left) | _free(right)
+        case tree.Conditional(then, condition, otherwise):
+            return _free(then) | _free(condition) | _free(otherwise)
+        case tree.Call(_, arguments):
+            return set[str]().union(*map(_free, arguments))
+        case tree.Number() | tree.Length() | tree.Indexed():
+            return set()
+
+
 def _index_name(index: Index) -> str:
     return {"p": "prompt", "i": "response", "t": "token", "v": "word"}[index]
 
@@ -1149,6 +1336,12 @@ def _reduce_hint(have: Indices, want: Indices) -> str:
 def _shown(node: tree.Expression) -> str:
     text = " ".join(node.span.text.split())
     return f"`{text}`" if len(text) <= 30 else "this"
+
+
+def _cut(text: str) -> str:
+    """A piece of text on one line, without its end where it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= 30 else text[:27].rstrip() + "..."
 
 
 __all__ = ["COLUMNS", "FUNCTIONS", "REDUCTIONS", "SUBSETS", "elaborate"]

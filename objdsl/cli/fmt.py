@@ -22,8 +22,7 @@ def fmt(files: tuple[str, ...], check: bool, diff: bool) -> None:
     FILES are files, folders, or `-` for standard input to standard output; without any, the
     current folder.
     """
-    from objdsl.syntax.format import format
-    from objdsl.syntax.parse import parse
+    from objdsl.driver import layout
     from objdsl.syntax.read import read
 
     changed = unchanged = 0
@@ -32,7 +31,7 @@ def fmt(files: tuple[str, ...], check: bool, diff: bool) -> None:
         try:
             # A file, and never an entry of the gallery: it is written to.
             source = text(name) if name == STDIN else read(Path(name).expanduser())
-            new = format(parse(source))
+            new = layout(source)
         except ObjectiveError as error:
             errors += error.diagnostics
             continue

@@ -320,4 +320,30 @@ A domain that no number lies in.
     maximize mean[p,i] (eps * reward * sum[t] log(pi))
 """,
     ),
+    _error(
+        "two-readings",
+        "OBJ923",
+        """\
+A text that can be read in two ways, which differ.
+
+**What.** A reduction without brackets that `^`, `*` or `/` follows. On paper a sum reaches over the
+product behind it, and `mean x^2` is the mean of squares; here a reduction takes the next operand,
+as a function does. So `mean[i] x^2` is refused, and so is `sum[t] x * y`, unless the two readings
+are one value: of a sum or a mean, multiplied with or divided by what carries none of its indices
+(`sum[t] x / 4096`). `A * sum[t] x` and `x / mean[i] x` read one way.
+
+`E[x]` is refused for the same reason: a mean of means over the responses weighs a token by the
+length of its response, and one mean over all tokens does not. To choose is to choose that bias.
+
+**Example.**
+
+    spread = mean[i] reward^2
+    maximize mean[p,i] (reward * sum[t] log(pi) / (1 + spread))
+
+**Instead.**
+
+    spread = mean[i] (reward^2)
+    maximize mean[p,i] (reward * sum[t] log(pi) / (1 + spread))
+""",
+    ),
 )

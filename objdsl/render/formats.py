@@ -50,11 +50,6 @@ def as_json(found: Sequence[Diagnostic], suppressed: int = 0) -> str:
 
 
 def _finding(one: Diagnostic) -> dict[str, Any]:
-    fix = one.fix and {
-        "title": one.fix.title,
-        "safe": one.fix.safe,
-        "edits": [{**_range(edit.span), "text": edit.text} for edit in one.fix.edits],
-    }
     return {
         "rule": one.name,
         "code": one.code,
@@ -70,7 +65,16 @@ def _finding(one: Diagnostic) -> dict[str, Any]:
         "gradient": one.gradient,
         "help": one.help,
         "fine_if": one.fine_if,
-        "fix": fix,
+        "fix": one.fix and _fix(one.fix),
+        "choices": [_fix(choice) for choice in one.choices],
+    }
+
+
+def _fix(fix: Fix) -> dict[str, Any]:
+    return {
+        "title": fix.title,
+        "safe": fix.safe,
+        "edits": [{**_range(edit.span), "text": edit.text} for edit in fix.edits],
     }
 
 
@@ -109,7 +113,7 @@ def sarif(found: Sequence[Diagnostic], pages: Mapping[str, str], version: str) -
             "relatedLocations": [
                 {**_location(label.span), "message": {"text": label.text}} for label in one.labels
             ],
-            "fixes": [_changes(one.fix)] if one.fix else [],
+            "fixes": [_changes(fix) for fix in (one.fix, *one.choices) if fix],
             "properties": {"claim": str(one.claim), "certainty": str(one.certainty)},
         }
         for one in found
@@ -155,7 +159,8 @@ def _changes(fix: Fix) -> dict[str, Any]:
 
 def _sentences(one: Diagnostic) -> str:
     """What is shown where there is room for a line or two."""
-    return ". ".join(part for part in (one.message, one.consequence, one.help) if part)
+    choices = " or ".join(choice.title for choice in one.choices)
+    return ". ".join(part for part in (one.message, one.consequence, one.help, choices) if part)
 
 
 def _place(span: Span | None) -> str:

@@ -64,6 +64,9 @@ class Finding(_Strict):
     help: str
     fine_if: str
     fix: Fix | None
+    choices: list[Fix] = Field(
+        description="What the text may have meant: its writer takes one, --fix takes none."
+    )
 
 
 class Summary(_Strict):

@@ -69,6 +69,8 @@ def _notes(diagnostic: Diagnostic) -> Iterator[tuple[str, str]]:
         yield "help", diagnostic.help
     if diagnostic.fix is not None:
         yield "fix", f"{diagnostic.fix.title}   (objdsl check --diff shows the edit)"
+    for k, choice in enumerate(diagnostic.choices):
+        yield "or" if k else "either", choice.title
     if diagnostic.fine_if:
         ignore = f"# objdsl: ignore[{diagnostic.name}] why"
         yield "fine if", f"{diagnostic.fine_if}; then write `{ignore}`"

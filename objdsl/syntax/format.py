@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
 
 from objdsl.syntax import tree
+from objdsl.syntax.reach import PRODUCT
 from objdsl.syntax.tree import Expression
 
 WIDTH = 100
@@ -22,11 +23,16 @@ _LEVELS = {
 }  # fmt: skip
 
 
-def format(file: tree.File) -> str:
+def format(file: tree.File, clear: Container[int] = ()) -> str:
     """The canonical text of a file.
 
     Parsing it gives the same tree, and formatting that gives the same text. One blank line is kept
     where there were any; a comment inside a statement moves in front of it.
+
+    Args:
+        file: the parsed file.
+        clear: where reductions start that read one way, with brackets around them and without:
+            they get theirs where a product follows. Around others nothing is put, or left out.
     """
     lines: list[str] = []
     previous_end = 0
@@ -35,7 +41,7 @@ def format(file: tree.File) -> str:
             lines.append("")
         lines += [_comment(comment) for comment in item.inside]
         if item.statement is not None:
-            lines += _statement(item.statement).split("\n")
+            lines += _statement(item.statement, clear).split("\n")
             if item.after is not None:
                 lines[-1] += "  " + _comment(item.after)
         previous_end = item.end_line
@@ -82,7 +88,7 @@ def _comment(comment: tree.Comment) -> str:
 # --- statements ----------------------------------------------------------------------------------
 
 
-def _statement(statement: tree.Statement) -> str:
+def _statement(statement: tree.Statement, clear: Container[int]) -> str:
     match statement:
         case tree.Header(name, base):
             return f"objective {name.id}" + (f" from {base.id}" if base else "")
@@ -94,18 +100,20 @@ def _statement(statement: tree.Statement) -> str:
             where = "" if indices is None else f"[{','.join(index.id for index in indices)}]"
             return f"given {name.id}{where}" + _domain(domain) + (f" as {role.id}" if role else "")
         case tree.Def(name, arguments, body):
-            return _with(f"def {name.id}({', '.join(a.id for a in arguments)}) = ", body)
+            return _with(
+                f"def {name.id}({', '.join(a.id for a in arguments)}) = ", _closed(body, clear)
+            )
         case tree.Let(name, value):
-            return _with(f"{name.id} = ", value)
+            return _with(f"{name.id} = ", _closed(value, clear))
         case tree.Sample(policy, options):
             shown = ", ".join(_option(option) for option in options)
             return f"sample from {policy.id}" + (f": {shown}" if shown else "")
         case tree.Keep(index, condition):
-            return _with(f"keep {index.id} where ", condition)
+            return _with(f"keep {index.id} where ", _closed(condition, clear))
         case tree.Report(name, value):
-            return _with(f"report {name.id} = ", value)
+            return _with(f"report {name.id} = ", _closed(value, clear))
         case tree.Goal(sense, critic, value):
-            return _with(f"{sense} critic " if critic else f"{sense} ", value)
+            return _with(f"{sense} critic " if critic else f"{sense} ", _closed(value, clear))
 
 
 def _domain(domain: tree.Interval | tree.Choice | None) -> str:
@@ -135,6 +143,65 @@ def _with(head: str, value: Expression) -> str:
     return flat if len(flat) <= WIDTH else head + _broken(value, 0, bracketed=False)
 
 
+def _closed(
+    node: Expression, clear: Container[int], follows: bool = False, inside: bool = False
+) -> Expression:
+    """An expression in which those reductions alone are bracketed that keep their brackets.
+
+    Args:
+        node: the expression, with all brackets of the text.
+        clear: where reductions start that get brackets if a product follows.
+        follows: whether an operator of a product follows the node.
+        inside: whether brackets end between the node and that operator.
+    """
+
+    def rest(*parts: Expression) -> list[Expression]:
+        return [_closed(part, clear) for part in parts]
+
+    match node:
+        case tree.Number() | tree.Name() | tree.Length():
+            return node
+        case tree.Binary(op, left, right) if op in PRODUCT:
+            inside = inside or node.bracketed
+            left = _closed(left, clear, True)
+            right = _closed(right, clear, follows, inside)
+            return replace(node, left=left, right=right)
+        case tree.Unary("-" | "+", operand):
+            inside = inside or node.bracketed
+            return replace(node, operand=_closed(operand, clear, follows, inside))
+        case tree.Reduction(_, binder, operands):
+            closed = follows and (inside or node.bracketed or node.span.start in clear)
+            binder = _closed_binder(binder, clear)
+            if len(operands) == 1 and isinstance(operands[0], tree.Reduction):
+                # The text of the inner one ends where that of the outer one does.
+                operands = (_closed(operands[0], clear, follows and not closed),)
+            else:
+                operands = tuple(rest(*operands))
+            return replace(
+                node,
+                binder=binder,
+                operands=operands,
+                bracketed=closed and len(operands) == 1,
+            )
+        case tree.Binary(_, left, right):
+            left, right = rest(left, right)
+            return replace(node, left=left, right=right)
+        case tree.Unary(_, operand):
+            return replace(node, operand=_closed(operand, clear))
+        case tree.Conditional(then, condition, otherwise):
+            return tree.Conditional(*rest(then, condition, otherwise), node.span)
+        case tree.Call(_, arguments):
+            return replace(node, arguments=tuple(rest(*arguments)))
+        case tree.Indexed(_, binder):
+            return replace(node, binder=_closed_binder(binder, clear))
+
+
+def _closed_binder(binder: tree.Binder, clear: Container[int]) -> tree.Binder:
+    if binder.condition is None:
+        return binder
+    return replace(binder, condition=_closed(binder.condition, clear))
+
+
 # --- expressions on one line ---------------------------------------------------------------------
 
 
@@ -147,7 +214,7 @@ def _level(node: Expression) -> int:
         case tree.Unary(op):
             return NOT if op == "not" else SIGN
         case tree.Reduction():
-            return APPLY
+            return ATOM if node.bracketed else APPLY
     return ATOM
 
 
@@ -178,7 +245,8 @@ def _bare(node: Expression) -> str:
         case tree.Indexed(name, binder):
             return name.id + _binder(binder)
         case tree.Reduction(_, _, (operand,)):
-            return f"{_head(node)} {_flat(operand, APPLY)}"
+            text = f"{_head(node)} {_flat(operand, APPLY)}"
+            return f"({text})" if node.bracketed else text
         case tree.Reduction(_, _, operands):
             return f"{_head(node)}({', '.join(map(_flat, operands))})"
 
@@ -195,26 +263,12 @@ def _places(op: str, left: Expression, right: Expression) -> tuple[int, int]:
     own = _LEVELS[op]
     match op:
         case "^":
-            return ATOM, POWER
+            # What a reduction followed by a power means is not decided here.
+            return APPLY if isinstance(left, tree.Reduction) else ATOM, POWER
         case "or":
             # Which of `and` and `or` binds tighter is nothing to make a reader remember.
             return NOT if _is_and(left) else OR, NOT if _is_and(right) else AND
-        case "*" | "/" if _ends_in_reduction(left):
-            # `mean[t] r * A` means `(mean[t] r) * A`, and most people read it otherwise.
-            return ATOM, own + 1
     return own + (own == COMPARE), own + 1
-
-
-def _ends_in_reduction(node: Expression) -> bool:
-    """Whether the text of a factor ends in an operand that seems to go on after it."""
-    match node:
-        case tree.Reduction(_, _, operands):
-            return len(operands) == 1
-        case tree.Binary("*" | "/" | "^", _, right):
-            return _ends_in_reduction(right)
-        case tree.Unary("-" | "+", operand):
-            return _ends_in_reduction(operand)
-    return False
 
 
 def _is_and(node: Expression) -> bool:
@@ -261,6 +315,8 @@ def _broken(node: Expression, indent: int, *, bracketed: bool, level: int = IF) 
         return f"(\n{pad}{part(piece, IF, inner)}\n{' ' * indent})"
 
     match node:
+        case tree.Reduction() if node.bracketed:
+            return block(replace(node, bracketed=False))
         case tree.Reduction(_, _, (operand,)):
             if _level(operand) >= APPLY:
                 rest = _broken(operand, indent, bracketed=bracketed, level=APPLY)

@@ -25,7 +25,7 @@ FORMS = {
     "keep": "keep p where std[i] reward > 0",
     "report": "report clip_fraction = mean[p,i,t] (r > 1 + eps)",
     "maximize": "maximize mean[p] mean[i] mean[t] (r * A)",
-    "minimize": "minimize critic mean[p,i,t] (V - R)^2",
+    "minimize": "minimize critic mean[p,i,t] ((V - R)^2)",
 }
 
 

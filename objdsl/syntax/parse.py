@@ -135,6 +135,8 @@ def _node(rule: str, parts: list[Any], span: Span) -> Any:
             return tree.Length(span)
         case "group", [_, inner, _]:
             # The brackets belong to the node's place in the text: an edit replaces them too.
+            if isinstance(inner, tree.Unary | tree.Binary | tree.Reduction):
+                return replace(inner, span=span, bracketed=True)
             return replace(inner, span=span)
         case "unary", [op, operand]:
             return tree.Unary(op.text, operand, span)

@@ -1,6 +1,7 @@
 """The syntax tree: what the text says, before any name has a meaning.
 
-Nodes are frozen; `span` is where they stand in the text and takes no part in equality, so that
+Nodes are frozen; `span` is where they stand in the text, brackets around them included, and
+`bracketed` says whether there are any. Neither takes part in equality, so that
 `parse(format(tree)) == tree` is a statement about the formula alone.
 """
 
@@ -51,6 +52,7 @@ class Unary:
     op: Literal["-", "+", "not"]
     operand: Expression
     span: Span = _span()
+    bracketed: bool = field(default=False, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Binary:
     left: Expression
     right: Expression
     span: Span = _span()
+    bracketed: bool = field(default=False, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,7 @@ class Reduction:
     binder: Binder
     operands: tuple[Expression, ...]
     span: Span = _span()
+    bracketed: bool = field(default=False, compare=False, repr=False)
 
 
 Expression = Number | Name | Length | Unary | Binary | Conditional | Call | Indexed | Reduction

@@ -34,7 +34,7 @@ ADVANTAGES = {
     "batch mean": "reward - mean[p,i] reward",
     "token mean": "reward - mean[p,i,t] reward",
     "others by length": "reward - sum[j != i] (|y| * reward)",
-    "square": "reward^2 - mean[i] reward^2",
+    "square": "reward^2 - (mean[i] reward)^2",
     "log mean exp": "reward - log(mean[i] exp(reward))",
     "critic": "reward - V_old",
     "lambda": "gae((t == |y|) * reward, 1, 0.9)",

@@ -41,7 +41,7 @@ GOALS = {
         "mean[p,i] sum[t] (A * (r / mean[j != i] mean[t] r))",
         "mean[p,i] (A * sum[t] r / mean[j != i] mean[t] r)",
         "mean[p,i] sum[t] (A * r * (mean[j != i] mean[t] r)^-1)",
-        "mean[p,i] sum[t] (1 / mean[j != i] mean[t] r * A * r)",
+        "mean[p,i] sum[t] (1 / (mean[j != i] mean[t] r) * A * r)",
         "mean[p,i] sum[t] (A * r * exp(-log(mean[j != i] mean[t] r)))",
         "mean[p,i] sum[t] (A * exp(log(r) - log(mean[j != i] mean[t] r)))",
     ],

@@ -207,8 +207,8 @@ def test_the_sign_of_a_preference(goal: str, turned: bool) -> None:
     [
         ("(pi / old - 1)^2 * A", True),
         ("max(pi / old, 3) * A", True),
-        ("mean[j != i] reward * pi / old", True),
-        ("mean[i] reward * pi / old", False),
+        ("(mean[j != i] reward) * pi / old", True),
+        ("(mean[i] reward) * pi / old", False),
         ("(pi / old if A > 0 else 0)", False),
         ("(pi / old)^2 * A", False),
     ],

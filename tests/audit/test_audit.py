@@ -147,7 +147,7 @@ def test_sg_that_is_missing() -> None:
 
 def test_a_gradient_that_is_nothing_but_noise() -> None:
     """The rewards of others say nothing of a response: the expectation is 0."""
-    found = of("maximize mean[p,i] sum[t] (mean[j != i] reward * log(pi))")
+    found = of("maximize mean[p,i] sum[t] ((mean[j != i] reward) * log(pi))")
     assert found.row().norm.worst == 0
     assert found.residual == 1
     assert not found.lengths

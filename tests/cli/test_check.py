@@ -161,6 +161,33 @@ def test_diff_changes_nothing_and_unsafe_fixes_do(run: Run) -> None:
     assert run("check", "-", "--unsafe-fixes", input=BIASED).exit_code == 2
 
 
+def test_what_reads_two_ways_is_left_to_its_writer(run: Run) -> None:
+    text = "objective two\nA = reward - mean[i] reward^2\nmaximize mean[p,i] (A * sum[t] log(pi))\n"
+    Path("two.obj").write_text(text)
+    for flags in (
+        ["--fix"],
+        ["--unsafe-fixes"],
+        ["--unsafe-fixes", "--select", "OBJ9"],
+        ["--diff"],
+    ):
+        assert run("check", "two.obj", *flags).exit_code == 2
+        assert Path("two.obj").read_text() == text
+    assert run("fmt", "two.obj").exit_code == 0
+    assert Path("two.obj").read_text() == text
+    (found,) = json.loads(run("check", "two.obj", "--output-format", "json").output)["findings"]
+    assert found["fix"] is None
+    assert [one["title"] for one in found["choices"]] == [
+        "`(mean[i] reward)^2`",
+        "`mean[i] (reward^2)`",
+    ]
+    places = [[(edit["column"], edit["text"]) for edit in one["edits"]] for one in found["choices"]]
+    assert places == [[(14, "("), (28, ")")], [(22, "("), (30, ")")]]
+    sarif = json.loads(run("check", "two.obj", "--output-format", "sarif").output)
+    assert len(sarif["runs"][0]["results"][0]["fixes"]) == 2
+    github = run("check", "two.obj", "--output-format", "github").output
+    assert "`(mean[i] reward)^2` or `mean[i] (reward^2)`" in github
+
+
 def test_configuration(run: Run) -> None:
     Path("old").mkdir()
     Path("old/biased.obj").write_text(BIASED)
@@ -276,7 +303,7 @@ def test_spelling_is_mended_and_written_if_that_is_enough(run: Run) -> None:
     )
     result = run("check", "a.obj", "--unsafe-fixes")
     assert result.exit_code == 2
-    assert "2 errors in 1 file" in result.output
+    assert "3 errors in 1 file" in result.output
     assert Path("a.obj").read_text() == hopeless
 
 

@@ -80,8 +80,29 @@ BROKEN = {
     "running product of what may be negative": f"A = prod[s <= t] (old - ref)\n{GOOD}",
     "condition with an inner index": f"A = mean[i | old > 0.5] reward\n{GOOD}",
     "policy without gradient": "maximize mean[p,i,t] (V * reward)",
-    "critic without gradient": f"{GOOD}\nminimize critic mean[p,i,t] log(pi)^2",
+    "power of a reduction": f"A = reward - mean[i] reward^2\n{GOOD}",
+    "power behind brackets": f"{GOOD}\nminimize critic mean[p,i,t] (V - reward)^2",
+    "power of nested reductions": f"A = -mean[p] mean[i] reward^2\n{GOOD}",
+    "power and product": "maximize mean[p,i] (sum[t] old^2 * log(pi))",
+    "product behind a reduction": "maximize mean[p,i] reward * sum[t] log(pi)",
+    "quotient behind a reduction": f"A = reward / 2 * mean[i] reward / |y| + 1\n{GOOD}",
+    "product behind a divisor": "maximize mean[p,i] (reward / std[i] reward * sum[t] log(pi))",
+    "product behind a maximum": f"A = max[i] reward * 2\n{GOOD}",
+    "product behind a running sum": "maximize mean[p,i,t] (sum[s > t] old * 0.9^(s - t) * log(pi))",
+    "product behind the others": "maximize mean[p,i,t] (mean[j != i] reward * reward * log(pi))",
+    "product in a condition": f"keep p where mean[i] reward * reward > 0\n{GOOD}",
+    "product in a function": (
+        "def f(x, w) = sum[t] x * w\nmaximize mean[p,i] (f(log(pi), reward) + f(log(pi), old))"
+    ),
+    "power in a function that is not called": f"def f(x) = mean[t] x^2\n{GOOD}",
+    "product and unknown names": "maximize mean[p,i] (sum[t] lgo(pi) * old * rewrad)",
+    "several names in a statement": "maximize mean[p,i] (rewrad * sum[t] clp(pi / odl, lo, 1.2))",
+    "critic without gradient": f"{GOOD}\nminimize critic mean[p,i,t] (log(pi)^2)",
 }
+
+
+# Those that hold more than one.
+MISTAKES = {"several": 2, "product and unknown names": 3, "several names in a statement": 4}
 
 
 def messages(text: str) -> str:
@@ -101,7 +122,7 @@ def test_messages(golden: Callable[[str, str], None]) -> None:
 def test_one_error_for_one_mistake(title: str) -> None:
     with pytest.raises(ObjectiveError) as error:
         driver.compile_source(Source("file.obj", BROKEN[title] + "\n"))
-    assert len(error.value.diagnostics) == (2 if title == "several" else 1)
+    assert len(error.value.diagnostics) == MISTAKES.get(title, 1)
 
 
 def test_a_chain_of_bases_may_not_close(tmp_path: Path) -> None:
@@ -183,3 +204,29 @@ def test_a_long_chain_of_names_ends_quickly(many: int) -> None:
         assert error.diagnostics[0].name == "nested-too-deeply"
     else:
         assert driver.torch_source(formula)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sum[t] log(pi) / 4096",
+        "mean[t] log(pi) * reward",
+        "-sum[t] log(pi) * reward / |y|",
+        "reward * sum[t] log(pi)",
+        "reward * mean[t] log(pi) * 2 / |y|",
+        "reward / (1 + mean[i] reward)",
+        "reward / mean[i] |y|",
+        "(mean[i] reward)^2",
+        "mean[i] (reward^2)",
+        "2 * sum[i] (mean[t] log(pi) * reward)",
+        "sum[s <= t] log(pi) * reward",
+        "sum[j != i] reward * mean[i] |y|",
+        "mean[i] sum[t] log(pi) * mean[i] reward",
+        "sum[t] log(pi) + reward^2",
+        "sum[t | old * reward > 0] log(pi)",
+        "top[p,i](reward, 0.2) * reward",
+    ],
+)
+def test_what_reads_one_way_is_taken(text: str) -> None:
+    """Whatever brackets are put around or into it, the value is the same."""
+    driver.compile_source(Source("x.obj", f"A = {text}\n{GOOD}\n"))

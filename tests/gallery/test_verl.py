@@ -331,7 +331,7 @@ def test_kl_cov() -> None:
         (
             "reinforce_plus_plus_baseline",
             "objective x\nB = reward - mean[i] reward\n"
-            "A = (B - mean[p,i,t] B) / sqrt(std[p,i,t] B ^ 2 + 1e-8)",
+            "A = (B - mean[p,i,t] B) / sqrt((std[p,i,t] B)^2 + 1e-8)",
         ),
     ],
 )
@@ -357,7 +357,7 @@ def test_reinforce_pp() -> None:
     d = data()
     rewards = core.compute_rewards(token_rewards(d), d["log_old"], d["log_ref"], 0.1) * d.mask
     A = advantages(d, "reinforce_plus_plus", rewards=rewards, config=algorithm.AlgoConfig())
-    text = "objective x from reinforce_pp\nA = (q - mean[p,i,t] q) / sqrt(std[p,i,t] q ^ 2 + 1e-8)"
+    text = "objective x from reinforce_pp\nA = (q - mean[p,i,t] q) / sqrt((std[p,i,t] q)^2 + 1e-8)"
     theirs = loss(d, "vanilla", A, clip_ratio_c=1e9)
     assert_same(objdsl.loads(text + "\n", beta=0.1), theirs, d)
     assert_same(objdsl.load("reinforce_pp", beta=0.1), theirs, d, rel=1e-6)

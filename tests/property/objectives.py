@@ -139,7 +139,7 @@ def reductions(draw: Any, level: str, depth: int) -> str:
         if kind == "v":
             return draw(
                 st.sampled_from(
-                    ["entropy", "(sum[v] (pi[v] * log(pi[v] / ref[v])))", "max[v] pi[v]"]
+                    ["entropy", "(sum[v] (pi[v] * log(pi[v] / ref[v])))", "(max[v] pi[v])"]
                 )
             )
         body = body.replace("(t)", "(s)").replace("t > 1", "s > 1").replace("t == |y|", "s == |y|")

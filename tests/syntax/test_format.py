@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from objdsl import gallery
+from objdsl import driver, gallery
 from objdsl.source import Source, Span
 from objdsl.syntax import tree
 from objdsl.syntax.format import WIDTH, format
@@ -48,11 +48,15 @@ def larger(inner: Any) -> Any:
     functions = st.sampled_from(["clip", "min", "f"]).map(name)
     operators = st.sampled_from(["mean", "sum", "top"]).map(name)
     return st.one_of(
-        st.builds(tree.Unary, st.sampled_from(["-", "+", "not"]), inner, st.just(NOWHERE)),
-        st.builds(tree.Binary, binary, inner, inner, st.just(NOWHERE)),
+        st.builds(
+            tree.Unary, st.sampled_from(["-", "+", "not"]), inner, st.just(NOWHERE), st.booleans()
+        ),
+        st.builds(tree.Binary, binary, inner, inner, st.just(NOWHERE), st.booleans()),
         st.builds(tree.Conditional, inner, inner, inner, st.just(NOWHERE)),
         st.builds(tree.Call, functions, several, st.just(NOWHERE)),
-        st.builds(tree.Reduction, operators, binders(inner), several, st.just(NOWHERE)),
+        st.builds(
+            tree.Reduction, operators, binders(inner), several, st.just(NOWHERE), st.booleans()
+        ),
         st.builds(tree.Indexed, names, binders(inner), st.just(NOWHERE)),
     )
 
@@ -115,9 +119,12 @@ def test_the_gallery_is_laid_out(entry: str) -> None:
     ("text", "expected"),
     [
         ("A=reward-mean[ i ]reward", "A = reward - mean[i] reward"),
-        ("x = mean[t] r * A", "x = (mean[t] r) * A"),
-        ("x = a * mean[t] r * A", "x = (a * mean[t] r) * A"),
-        ("x = -mean[t] r / A", "x = (-mean[t] r) / A"),
+        ("x = mean[t] r * A", "x = mean[t] r * A"),
+        ("x = mean[t] r^2", "x = mean[t] r^2"),
+        ("x = -mean[p] (mean[t] r)^2", "x = -mean[p] (mean[t] r)^2"),
+        ("x = (mean[p] mean[t] r) * A", "x = (mean[p] mean[t] r) * A"),
+        ("x = (a * mean[t] r) * A", "x = a * (mean[t] r) * A"),
+        ("x = (-mean[t] r) / A", "x = -(mean[t] r) / A"),
         ("x = top[t](r, 0.2) * A", "x = top[t](r, 0.2) * A"),
         ("x = (mean[t] r) + A", "x = mean[t] r + A"),
         ("x = ((pi)/(old))", "x = pi / old"),
@@ -145,6 +152,29 @@ def test_the_gallery_is_laid_out(entry: str) -> None:
 )
 def test_layout(text: str, expected: str) -> None:
     assert format(parse(Source("x.obj", text + "\n"))) == expected + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x = sum[t] log(pi) * A / 4096", "x = (sum[t] log(pi)) * A / 4096"),
+        ("x = A * mean[i] sum[t] log(pi) / 2", "x = A * (mean[i] sum[t] log(pi)) / 2"),
+        ("x = sum[t] log(pi) * log(old)", "x = sum[t] log(pi) * log(old)"),
+        ("x = max[t] log(pi) / 2", "x = max[t] log(pi) / 2"),
+        ("x = sum[t] log(pi) * unknown", "x = sum[t] log(pi) * unknown"),
+        ("def f(c) = sum[t] log(pi) * c\nx = f(A)", "def f(c) = (sum[t] log(pi)) * c\nx = f(A)"),
+        (
+            "def f(c) = sum[t] log(pi) * c\nx = f(A) + f(old)",
+            "def f(c) = sum[t] log(pi) * c\nx = f(A) + f(old)",
+        ),
+    ],
+)
+def test_brackets_are_written_where_they_change_nothing(text: str, expected: str) -> None:
+    """And never where they would choose between two readings."""
+    text, expected = (
+        f"A = reward\n{one}\nmaximize mean[p,i,t] log(pi)\n" for one in (text, expected)
+    )
+    assert driver.layout(Source("x.obj", text)) == expected
 
 
 def test_long_lines_break_inside_brackets() -> None:
