@@ -20,6 +20,8 @@ from objdsl.ir import build
 from objdsl.ir.diff import diff
 from objdsl.lint import places
 from objdsl.lint.rules import entropy_without_gradient
+from objdsl.render import formats
+from objdsl.render.terminal import render
 from objdsl.source import Source
 from objdsl.syntax.format import format as formatted
 from objdsl.syntax.parse import _parsed as parse_once
@@ -168,6 +170,49 @@ def test_a_command_grows_with_the_formula(name: str, command: str) -> None:
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_check_grows_with_the_text(name: str) -> None:
     assert grows_with_the_text(driver.check, lambda n: lines(TEXTS[name], n))
+
+
+NAMES: dict[str, Callable[[int], str]] = {
+    "a known rule, again and again": lambda n: "# objdsl: ignore[" + "own-mean," * n + "] why\n",
+    "names that are no rules": lambda n: (
+        "# objdsl: ignore[" + ",".join(f"rule{k}" for k in range(n)) + "] why\n"
+    ),
+    "instructions in one comment": lambda n: "#" + " # objdsl: ignore[own-mean] why" * n + "\n",
+    "instructions that say nothing": lambda n: "#" + " # objdsl:" * n + "\n",
+    "a comment for each finding": lambda n: "".join(
+        f"report a{k} = mean[p,i] (reward / 0)  # objdsl: ignore[not-finite] why\n"
+        for k in range(n)
+    ),
+}
+"""What may be written in front of an objective, for comments that accept findings."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_findings_about_comments_are_read_and_printed_once(name: str) -> None:
+    """Steps through lines are counted: a list that is built for each name is one call."""
+
+    def steps(n: int) -> int:
+        source = Source("grown.obj", NAMES[name](n) + lines("# {}", 1))
+        count = 0
+
+        def step(frame: FrameType, event: str, argument: object) -> object:
+            nonlocal count
+            count += event == "line"
+            return step
+
+        before = sys.gettrace()
+        sys.settrace(step)
+        try:
+            findings = driver.check(source).findings
+            for finding in findings:
+                render(finding)
+            formats.github(findings), formats.as_json(findings), formats.sarif(findings, {}, "1")
+        finally:
+            sys.settrace(before)
+        return count
+
+    steps(3)  # what is done once
+    assert steps(240) < 3.6 * steps(80)
 
 
 def test_the_count_sees_what_grows_faster() -> None:

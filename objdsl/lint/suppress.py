@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from objdsl.diagnostic import Diagnostic, Edit, Fix, near
@@ -26,6 +29,9 @@ from objdsl.lint.comments import (
 from objdsl.lint.rule import Page
 from objdsl.source import Span
 from objdsl.syntax import tree
+
+# Names of one comment that are no rules: so many are reported one by one.
+_MOST_UNKNOWN = 20
 
 # It may follow other words in the same comment, and another one may follow it.
 _START = re.compile(r"(?<!\S)#\s*objdsl\s*:")
@@ -48,22 +54,26 @@ class Ignore:
     reason: str
     covers: Span | None
 
-    def takes(self, finding: Diagnostic) -> list[str]:
-        """Which of its names speak for a finding."""
-        if self.verb != "ignore":
-            return []
-        if self.covers is not None:
-            place = finding.span
-            if place is None or place.source != self.span.source:
-                return []
-            if not self.covers.start <= place.start < self.covers.end:
-                return []
-        return [name for name, _ in self.rules if name in (finding.name, finding.code)]
+    def covers_place(self, place: Span | None) -> bool:
+        """Whether it speaks for a finding at a place."""
+        if self.covers is None:
+            return True
+        return (
+            place is not None
+            and place.source == self.span.source
+            and self.covers.start <= place.start < self.covers.end
+        )
 
 
 def ignores(file: tree.File) -> list[Ignore]:
     """The comments of a file that accept findings."""
-    return [one for comment in file.comments for one in _instructions(comment, file)]
+    spans = [statement.span for statement in file.statements]
+    last_lines = [span.source.position(max(span.end - 1, span.start))[0] for span in spans]
+    return [
+        ignore
+        for comment in file.comments
+        for ignore in _instructions(comment, partial(_covered, comment, file, last_lines))
+    ]
 
 
 def suppress(
@@ -77,8 +87,24 @@ def suppress(
     kept: list[Diagnostic] = []
     accepted: list[Diagnostic] = []
     used: set[tuple[Span, str]] = set()
+    # A finding is looked up by its name and the statement that it lies in: no comment is asked
+    # about the findings of others.
+    speaking: defaultdict[tuple[str, int | None], list[Ignore]] = defaultdict(list)
+    for comment in comments:
+        if comment.verb == "ignore":
+            start = comment.covers.start if comment.covers else None
+            for name in dict.fromkeys(name for name, _ in comment.rules):
+                speaking[name, start].append(comment)
+    starts = sorted({start for _, start in speaking if start is not None})
     for finding in found:
-        takers = [(one.span, name) for one in comments for name in one.takes(finding)]
+        before = bisect_right(starts, finding.span.start) if finding.span else 0
+        takers = [
+            (comment.span, name)
+            for name in (finding.name, finding.code)
+            for start in {None, *starts[max(before - 1, 0) : before]}
+            for comment in speaking.get((name, start), ())
+            if comment.covers_place(finding.span)
+        ]
         used.update(takers)
         (accepted if takers else kept).append(finding)
     known = {name for rule in rules for name in (rule.name, rule.code)}
@@ -91,7 +117,7 @@ def suppress(
 # --- reading a comment ---------------------------------------------------------------------------
 
 
-def _instructions(comment: tree.Comment, file: tree.File) -> Iterator[Ignore]:
+def _instructions(comment: tree.Comment, covered: Callable[[], Span | None]) -> Iterator[Ignore]:
     source, offset, text = comment.span.source, comment.span.start, comment.span.text
     starts = [match.start() for match in _START.finditer(text)]
     for start, end in itertools.pairwise([*starts, len(text)]):
@@ -104,25 +130,25 @@ def _instructions(comment: tree.Comment, file: tree.File) -> Iterator[Ignore]:
                 for name in re.finditer(r"[^,\s]+", match["rules"] or "")
             )
             reason = text[match.end() : end].strip()
-            yield Ignore(span, match["verb"], rules, reason, _covered(comment, file))
+            yield Ignore(span, match["verb"], rules, reason, covered())
 
 
-def _covered(comment: tree.Comment, file: tree.File) -> Span | None:
+def _covered(comment: tree.Comment, file: tree.File, last_lines: list[int]) -> Span | None:
     """The statement that a comment speaks for, of no length if there is none; None for the file.
 
     A comment inside a statement speaks for it, on whichever line: `fmt` moves it in front.
+
+    Args:
+        last_lines: of the statements, in their order.
     """
     at, line = comment.span.start, comment.span.line
-    for statement in file.statements:
+    first = bisect_left(last_lines, line)
+    for statement in file.statements[first : first + 2]:
         span = statement.span
-        beside = not comment.own_line and span.line <= line <= _last_line(span)
+        beside = not comment.own_line and span.line <= line
         if span.start < at < span.end or beside or (comment.own_line and at < span.start):
             return None if isinstance(statement, tree.Header) else span
     return Span(comment.span.source, at, at)
-
-
-def _last_line(span: Span) -> int:
-    return span.source.position(max(span.end - 1, span.start))[0]
 
 
 # --- what is wrong with it -----------------------------------------------------------------------
@@ -142,17 +168,30 @@ def _faults(comment: Ignore, known: set[str], used: set[tuple[Span, str]]) -> It
         hint = "write the reason after the bracket"
         yield _fault(UNEXPLAINED, "this comment does not say why", comment.span, help=hint)
     about_comments = {name for page in COMMENT_PAGES for name in (page.name, page.code)}
+    places: defaultdict[str, list[Span]] = defaultdict(list)
     for name, span in comment.rules:
+        places[name].append(span)
+    unknown = 0
+    for name, (span, *again) in places.items():
+        if again:
+            message = f"`{name}` is named {len(again) + 1} times"
+            yield _fault(UNUSED, message, again[0], fix=_with(comment, places, "name it once"))
         if name in about_comments:
-            said = f"`{name}` is about comments: no comment accepts it"
-            yield _fault(UNKNOWN, said, span, help="mend the comment that it points at")
+            message = f"`{name}` is about comments: no comment accepts it"
+            yield _fault(UNKNOWN, message, span, help="mend the comment that it points at")
         elif name not in known:
+            unknown += 1
+            if unknown > _MOST_UNKNOWN:
+                continue
             guess = near(name, known)
             hint = f"did you mean `{guess}`?" if guess else "`objdsl rule` lists them"
             yield _fault(UNKNOWN, f"there is no rule `{name}`", span, help=hint)
         elif (comment.span, name) not in used:
-            said = f"`{name}` finds nothing here"
-            yield _fault(UNUSED, said, span, fix=_without(comment, name))
+            fix = _with(comment, [n for n in places if n != name], f"remove `{name}`")
+            yield _fault(UNUSED, f"`{name}` finds nothing here", span, fix=fix)
+    if unknown > _MOST_UNKNOWN:
+        message = f"{unknown - _MOST_UNKNOWN} more names in this comment are no rules"
+        yield _fault(UNKNOWN, message, comment.span, help="`objdsl rule` lists them")
 
 
 def _fault(page: Page, message: str, span: Span, **details: Any) -> Diagnostic:
@@ -161,17 +200,16 @@ def _fault(page: Page, message: str, span: Span, **details: Any) -> Diagnostic:
     )
 
 
-def _without(comment: Ignore, name: str) -> Fix:
-    """The comment without a name; without any name there is no comment."""
+def _with(comment: Ignore, names: Collection[str], title: str) -> Fix:
+    """The comment with these names in its brackets; without any there is no comment."""
     source, text = comment.span.source, comment.span.source.text
-    rest = [other for other, _ in comment.rules if other != name]
-    if rest:
+    if names:
         first, last = comment.rules[0][1], comment.rules[-1][1]
-        edit = Edit(first.to(last), ", ".join(rest))
+        edit = Edit(first.to(last), ", ".join(names))
     else:
         start = comment.span.start
         while start and text[start - 1] in " \t":
             start -= 1
         is_line = (start == 0 or text[start - 1] == "\n") and text[comment.span.end :][:1] == "\n"
         edit = Edit(Span(source, start, comment.span.end + is_line), "")
-    return Fix(f"remove `{name}`", (edit,), safe=True)
+    return Fix(title, (edit,), safe=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import textwrap
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
@@ -27,7 +27,7 @@ _COLORS = {Severity.ERROR: "1;31", Severity.WARNING: "1;33", Severity.NOTE: "1;3
 _TAB = " " * 4
 _CUT = "..."
 _CONTEXT = 12  # columns that are kept before the first mark when a line is cut to the width
-_NEAR = 8  # characters that are read on either side of a mark, for each column of the width
+_NEAR = 4  # characters that are read on either side of a mark, for each column of the width
 _MOST_LINES = 4  # of one span, before its middle is left out
 
 
@@ -284,6 +284,8 @@ def _cells(text: str) -> list[str]:
 
     Characters that would steer the terminal are shown as a replacement character.
     """
+    if text.isascii() and text.isprintable():
+        return list(text)
     cells: list[str] = []
     for char in text:
         if char == "\t":
@@ -299,7 +301,9 @@ def _cells(text: str) -> list[str]:
     return cells
 
 
-def _columns(text: str) -> list[int]:
+def _columns(text: str) -> Sequence[int]:
     """The column at which each character of a line is shown, and the column after the last."""
+    if text.isascii() and text.isprintable():
+        return range(len(text) + 1)
     widths = (len(_cells(" " + char)) - 1 for char in text)
     return [*itertools.accumulate(widths, initial=0)]
