@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from objdsl import gallery
@@ -160,9 +159,7 @@ def torch_source(formula: Objective, *, packed: bool = False) -> str:
     """The PyTorch of a formula, for token tensors `[N, T]` or packed `[M]`. Needs no torch."""
     from objdsl.emit.torch_source import emit
 
-    # The module would import torch; its text is enough.
-    kernels = (files("objdsl.emit") / "kernels.py").read_text(encoding="utf-8")
-    return emit(formula, "packed" if packed else "padded", kernels).source
+    return emit(formula, "packed" if packed else "padded").source
 
 
 def triton_kernel(formula: Objective) -> Kernel:

@@ -62,13 +62,16 @@ from objdsl.ir.nodes import (
     topological,
 )
 from objdsl.ir.objective import (
+    ARGUMENTS,
     BUILT_IN_POLICIES,
+    DISTRIBUTION,
     Domain,
     Named,
     Objective,
     Parameter,
     Policy,
     Sampling,
+    read_by,
 )
 from objdsl.source import Source, Span
 from objdsl.syntax import tree
@@ -510,6 +513,7 @@ class _Elaborator:
                 "wrong-index", f"a column cannot have the indices {written(indices)}",
                 given.span, help="use [p], [p,i], [p,i,t] or [p,i,t,v]",
             )  # fmt: skip
+        self._check_column(given.name)
         if given.role is None:
             return Column(name, indices, **known)
         role = self._role(given.role)
@@ -534,14 +538,36 @@ class _Elaborator:
             )  # fmt: skip
         return "reward"
 
+    def _check_column(self, name: tree.Name) -> None:
+        """A column is handed over by its name: nothing else may be."""
+        reader = read_by(name.id, (*BUILT_IN_POLICIES, *self.scope.policies))
+        if reader is not None:
+            self._fail(
+                "reserved-name", f"`{name.id}` is the column that `{reader}` reads", name.span,
+                help="choose another name",
+            )  # fmt: skip
+        if name.id in ARGUMENTS:
+            self._fail(
+                "reserved-name", f"a column cannot be called `{name.id}`", name.span,
+                help=f"`{name.id}=` says something else to `Objective.prepare` and to the "
+                "objective itself; choose another name",
+            )  # fmt: skip
+
     def _policy(self, policy: tree.Policy) -> Policy:
+        name = policy.name.id
+        if name.endswith(DISTRIBUTION):
+            self._record(
+                "reserved-name", f"a policy cannot be called `{name}`", policy.name.span,
+                help=f"`log_{name}` is the distribution of `{name.removesuffix(DISTRIBUTION)}`; "
+                "choose another name",
+            )  # fmt: skip
         of = policy.of.id if policy.of else None
         if policy.of and of not in BUILT_IN_POLICIES:
             self._record(
                 "unknown-name", f"there is no policy `{of}`", policy.of.span,
                 near_to=(of or "", BUILT_IN_POLICIES),
             )  # fmt: skip
-        return Policy(policy.name.id, of, policy.layer)
+        return Policy(name, of, policy.layer)
 
     def _sampling(self, sample: tree.Sample) -> Sampling:
         policy = sample.policy.id
@@ -688,6 +714,8 @@ class _Elaborator:
             return Param(name.id, min(values), max(values))
         if name.id in self.givens:
             return self.givens[name.id]
+        if name.id in scope.givens:
+            raise _Poisoned
         if name.id in COLUMNS:
             return COLUMNS[name.id]
         if name.id in BUILT_IN_POLICIES or name.id in scope.policies:

@@ -12,7 +12,7 @@ rows of several processes, which `prepare` then brings together (`group`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -28,7 +28,8 @@ from objdsl.analysis.coupling import coupled as coupled_weights
 from objdsl.diagnostic import Diagnostic, near
 from objdsl.emit.load import Compiled, load_kernel
 from objdsl.emit.load import load as load_program
-from objdsl.emit.stages import Input, Layout
+from objdsl.emit.stages import Layout
+from objdsl.emit.torch_source import Function
 from objdsl.emit.triton_source import Kernel, NotElementwise
 from objdsl.frozen import dataclass
 from objdsl.fused.autograd import Formed
@@ -106,7 +107,7 @@ class Objective:
         params = "".join(f", {name}={value:g}" for name, value in self.params.items())
         return f"<objdsl objective {self.formula.name}{params}>"
 
-    def with_params(self, **params: float) -> Objective:
+    def with_params(self, /, **params: float) -> Objective:
         """The same formula with other hyper-parameters.
 
         Raises:
@@ -173,8 +174,7 @@ class Objective:
         rows themselves are evaluated."""
         program = self._program("padded").program
         functions = [program.prepare, *([program.couple] if program.couple else [])]
-        read = {one.name for function in functions for one in function.inputs}
-        return frozenset(read & self.columns.keys())
+        return frozenset(_columns_read(functions))
 
     @cached_property
     def digest(self) -> str:
@@ -199,6 +199,7 @@ class Objective:
 
     def prepare(
         self,
+        /,
         *,
         prompt: Tensor | Sequence[int],
         mask: Tensor | None = None,
@@ -263,20 +264,20 @@ class Objective:
             raise ValueError("couple needs the whole step, not a part of its rows")
         inputs = self._trained(step, log_pi, trained)
         function, share = compiled.program.couple, step.share
-        names = {one.name for one in function.inputs}
-        live = {name: x.detach() for name, x in inputs.items() if name in names}
+        read = _columns_read([function])
+        live = {name: x.detach() for name, x in inputs.items() if name in read}
         whole = step
         if share is not None:
             whole, live = share.whole, gather(live, share.group)
         dtype = next(iter(live.values())).dtype
         with torch.no_grad():
-            arguments = {**whole.arguments(function.inputs, dtype), **live}
-            found = self._computed(compiled.couple, **arguments, **self._params(function.inputs))
+            arguments = whole.arguments(function.inputs, dtype, live, self.params)
+            found = self._computed(compiled.couple, arguments)
         coupled = replace(whole.with_values(found, function.outputs, dtype), coupled=True)
         return coupled if share is None else share.own(coupled)
 
     def __call__(
-        self, log_pi: Tensor | None = None, step: Step | None = None, **columns: Any
+        self, /, log_pi: Tensor | None = None, step: Step | None = None, **columns: Any
     ) -> Output:
         """The loss of some rows.
 
@@ -435,7 +436,7 @@ class Objective:
 
         if self._emitted_kernel is None or not at_once:
             return triton.TritonKernels()
-        return triton.with_objective(*self._emitted_kernel, step, {**self.params, **others}, head)
+        return triton.with_objective(*self._emitted_kernel, step, self.params, others, head)
 
     @cached_property
     def _emitted_kernel(self) -> tuple[Kernel, Any] | None:
@@ -504,10 +505,8 @@ class Objective:
         if key not in step.helped:
             compiled = helper._program(step.layout)
             prepare = compiled.program.prepare
-            arguments = step.arguments(prepare.inputs, dtype)
-            stored = helper._computed(
-                compiled.prepare, **arguments, **helper._params(prepare.inputs)
-            )
+            arguments = step.arguments(prepare.inputs, dtype, {}, helper.params)
+            stored = helper._computed(compiled.prepare, arguments)
             helped = step.with_values(stored, prepare.outputs, dtype)
             step.helped[key] = replace(helped, objective=helper.digest)
         return step.helped[key]
@@ -545,13 +544,8 @@ class Objective:
                 silent = program.whole_step_reports
                 step = step.with_placeholders(program.couple.outputs)
         dtype = next(iter(inputs.values())).dtype
-        wanted = {one.name for one in program.objective.inputs}
-        arguments = {
-            **step.arguments(program.objective.inputs, dtype),
-            **{name: x for name, x in inputs.items() if name in wanted},
-            **self._params(program.objective.inputs),
-        }
-        value, weights, reports = self._computed(self._function(step.layout), **arguments)
+        arguments = step.arguments(program.objective.inputs, dtype, inputs, self.params)
+        value, weights, reports = self._computed(self._function(step.layout), arguments)
         if value.device.type == "cpu" and value.isnan():
             step.find_nan(inputs)
         for name, x in inputs.items():
@@ -559,7 +553,7 @@ class Objective:
                 weights[name] = weights[name].to(x.dtype).expand(x.shape)
         return value, weights, {k: v for k, v in reports.items() if k not in silent}
 
-    def _computed(self, function: Any, **arguments: Any) -> Any:
+    def _computed(self, function: Any, arguments: dict[str, Any]) -> Any:
         """What an emitted function says. What it makes of parameters alone are Python's numbers,
         which break off where tensors go on with inf or NaN."""
         try:
@@ -584,9 +578,6 @@ class Objective:
         return programs[layout]  # type: ignore[no-any-return]
 
     # --- inputs ----------------------------------------------------------------------------------
-
-    def _params(self, inputs: Sequence[Input]) -> dict[str, float]:
-        return {one.name: self.params[one.name] for one in inputs if one.name in self.params}
 
     def _trained(
         self, step: Step, log_pi: Tensor | None, others: Mapping[str, Tensor]
@@ -696,7 +687,7 @@ class Objective:
         """
         program = self._program(own.layout).program
         functions = [program.prepare, *([program.couple] if program.couple else [])]
-        read = {one.name for function in functions for one in function.inputs}
+        read = _columns_read(functions)
         wide = [name for name, column in self.columns.items() if column.indices == WORD]
         local = {name: own.tokens[name] for name in wide if name in own.tokens.keys() - read}
         tokens = {name: x for name, x in own.tokens.items() if name not in local}
@@ -760,9 +751,9 @@ class Objective:
             self._check_counts(step)
         compiled = self._program(step.layout)
         with torch.no_grad():
-            arguments = step.arguments(compiled.program.prepare.inputs, dtype)
-            params = self._params(compiled.program.prepare.inputs)
-            stored = self._computed(compiled.prepare, **arguments, **params)
+            inputs = compiled.program.prepare.inputs
+            arguments = step.arguments(inputs, dtype, {}, self.params)
+            stored = self._computed(compiled.prepare, arguments)
         step = replace(step, objective=self.digest)
         return step.with_values(stored, compiled.program.prepare.outputs, dtype)
 
@@ -795,7 +786,7 @@ class Objective:
             )
 
 
-def load(name: str | Path, **params: float) -> Objective:
+def load(name: str | Path, /, **params: float) -> Objective:
     """An objective from a file, or from the gallery by its name.
 
     Args:
@@ -810,9 +801,15 @@ def load(name: str | Path, **params: float) -> Objective:
     return Objective(driver.compile_source(gallery.find(name)), params)
 
 
-def loads(text: str, **params: float) -> Objective:
+def loads(text: str, /, **params: float) -> Objective:
     """An objective from its text."""
     return Objective(driver.compile_source(written("<string>", text)), params)
+
+
+def _columns_read(functions: Iterable[Function]) -> set[str]:
+    """The columns that emitted functions compute with."""
+    inputs = (one for function in functions for one in function.inputs)
+    return {one.key for one in inputs if one.kind == "column"}
 
 
 def _wide(*tensors: Any) -> torch.dtype:

@@ -79,32 +79,63 @@ class Step:
         start = lengths.cumsum(0) - lengths
         return first[row] + torch.arange(len(row), device=row.device) - start[row]
 
-    def arguments(self, inputs: Sequence[Input], dtype: torch.dtype) -> dict[str, Any]:
-        """The arguments of an emitted function, but for trained inputs and parameters."""
-        found: dict[str, Any] = {}
-        for name, indices in ((one.name, one.indices) for one in inputs):
-            for table in (self.tokens, self.responses, self.scalars, self.environment):
-                if name in table:
-                    found[name] = table[name]
-                    if table is self.responses and indices == PROMPT:
-                        found[name] = found[name][self.environment["first"]]
-                    if name == "group_size":
-                        found[name] = found[name].to(dtype)
-                    break
-            else:
-                match name:
-                    case "mask":
-                        found[name] = self.mask
-                    case "length":
-                        found[name] = self.lengths.to(dtype)
-                    case "dtype":
-                        found[name] = dtype
-                    case "row":
-                        n = torch.arange(len(self), device=self.lengths.device)
-                        found[name] = torch.repeat_interleave(n, self.lengths)
-                    case "position":
-                        found[name] = self.mask.nonzero()[:, 1]
-        return found
+    def arguments(
+        self,
+        inputs: Sequence[Input],
+        dtype: torch.dtype,
+        trained: Mapping[str, Tensor],
+        params: Mapping[str, float],
+    ) -> dict[str, Any]:
+        """The arguments of an emitted function, by the identifiers that they have in there.
+
+        Args:
+            inputs: of the function.
+            dtype: of the computation.
+            trained: the trained columns.
+            params: the hyper-parameters.
+        """
+        return {one.name: self._argument(one, dtype, trained, params) for one in inputs}
+
+    def _argument(
+        self,
+        one: Input,
+        dtype: torch.dtype,
+        trained: Mapping[str, Tensor],
+        params: Mapping[str, float],
+    ) -> Any:
+        match one.kind:
+            case "param":
+                return params[one.key]
+            case "environment":
+                return self._shape(one.key, dtype)
+            case "column" if one.key in trained:
+                return trained[one.key]
+        if one.key in self.responses:
+            x = self.responses[one.key]
+            return x[self.environment["first"]] if one.indices == PROMPT else x
+        return self.tokens[one.key] if one.key in self.tokens else self.scalars[one.key]
+
+    def _shape(self, key: str, dtype: torch.dtype) -> Any:
+        """What an emitted function asks about the shape of the step."""
+        match key:
+            case "mask":
+                return self.mask
+            case "length":
+                return self.lengths.to(dtype)
+            case "dtype":
+                return dtype
+            case "row":
+                rows = torch.arange(len(self), device=self.lengths.device)
+                return torch.repeat_interleave(rows, self.lengths)
+            case "position":
+                return self.mask.nonzero()[:, 1]
+            case "prompt":
+                return self.responses["prompt"]
+            case "group_size":
+                return self.environment["group_size"].to(dtype)
+            case "n_prompts":
+                return self.environment["n_prompts"]
+        raise KeyError(key)
 
     def with_values(
         self, values: Mapping[str, Any], outputs: Sequence[Input], dtype: torch.dtype

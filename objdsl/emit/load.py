@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from objdsl.emit import kernels, triton_source
+from objdsl.emit import triton_source
 from objdsl.emit.stages import Layout
 from objdsl.emit.torch_source import Program, emit
 from objdsl.emit.triton_source import Kernel
@@ -27,7 +27,7 @@ class Compiled:
 
 def load(ir: Objective, layout: Layout) -> Compiled:
     """Emits an objective and makes its functions callable. Tracebacks show the emitted lines."""
-    program = emit(ir, layout, kernels)
+    program = emit(ir, layout)
     return _execute(program, f"<objdsl {ir.name} {ir.digest} {layout}>")
 
 

@@ -11,14 +11,15 @@ from log-probabilities that another batch size rounds otherwise, it would come o
 from __future__ import annotations
 
 import dataclasses
-import keyword
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from functools import cached_property
 from typing import Literal
 
 from objdsl.analysis.coupling import is_statistic
 from objdsl.differentiate import Leaf, weights_of
+from objdsl.emit.helpers import torch_helpers
+from objdsl.emit.identifiers import Identifiers
 from objdsl.emit.lower import is_constant, lower, shares
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, sub
@@ -46,18 +47,32 @@ from objdsl.ir.objective import Objective, column_of
 
 Layout = Literal["padded", "packed"]
 
-RESERVED = {
-    "torch", "math", "mask", "length", "row", "position", "prompt", "n_prompts", "group_size",
-    "dtype", "J", "weights", "reports", "prepare", "couple", "objective",
-}  # fmt: skip
+Kind = Literal["column", "param", "stored", "environment"]
+"""Where an input comes from: data and trained inputs, hyper-parameters, results of `prepare` and
+`couple`, and what a step knows of its shape."""
+
+ENVIRONMENT = (
+    "mask", "length", "row", "position", "prompt", "n_prompts", "group_size", "dtype",
+)  # fmt: skip
+RESERVED = ("torch", "math", "prepare", "couple", "objective", "J", "weights", "reports")
+"""Names of the emitted module and of its functions."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """An argument of an emitted function: where it comes from, and its indices."""
+    """An argument of an emitted function, or a result of one.
+
+    Attributes:
+        name: its identifier in the source.
+        indices: of its value.
+        kind: where it comes from.
+        key: what it is called there: a column or a parameter by its name in the file.
+    """
 
     name: str
     indices: Indices
+    kind: Kind
+    key: str
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -113,8 +128,9 @@ def staged(ir: Objective, layout: Layout) -> Staged:
     for name in weights:
         names.setdefault(roots[name], "w" if len(weights) == 1 else name.replace("weight ", "w_"))
 
-    scope = Scope(layout, names)
-    scope.taken |= {*ir.columns, *(param.name for param in ir.params)}
+    wide = [name for name, indices in ir.columns.items() if indices == WORD]
+    words = min(wide, key=lambda name: name in ir.trained, default="")
+    scope = Scope(layout, names, _identifiers(ir), words)
     needed_local = _needed(list(roots.values()), scope, stop_at=("data", "statistic"))
     statistics = [n for n in needed_local if scope.stage(n) == "statistic"]
     needed_coupled = _needed(statistics, scope, stop_at=("data",)) if statistics else []
@@ -125,6 +141,18 @@ def staged(ir: Objective, layout: Layout) -> Staged:
     ]
     scope.name_all([*prepared, *statistics])
     return Staged(roots, parts.weights, scope, prepared, statistics)
+
+
+def _identifiers(ir: Objective) -> Identifiers:
+    """Those of the inputs of an objective."""
+    identifiers = Identifiers({*RESERVED, *torch_helpers()})
+    for key in ENVIRONMENT:
+        identifiers.of("environment", key)
+    for key in ir.columns:
+        identifiers.of("column", key)
+    for param in ir.params:
+        identifiers.of("param", param.name)
+    return identifiers
 
 
 @dataclasses.dataclass
@@ -233,13 +261,19 @@ def _needed(roots: Iterable[Expr], scope: Scope, stop_at: tuple[str, ...]) -> li
 
 @dataclasses.dataclass
 class Scope:
-    """What all functions of a program agree on: the stage of a node, and the names of values."""
+    """What all functions of a program agree on: the stage of a node, and the names of values.
+
+    Attributes:
+        names: what the file calls a value.
+        words: a column over the words of the vocabulary, which tells how many there are.
+        given: what stored values are called.
+    """
 
     layout: Layout
     names: dict[Expr, str]
+    identifiers: Identifiers
+    words: str = ""
     given: dict[Expr, str] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=lambda: set(RESERVED))
-    tried: dict[str, int] = field(default_factory=dict)
     _constant: dict[Expr, bool] = field(default_factory=dict)
 
     def stage(self, node: Expr) -> Literal["constant", "data", "statistic", "local"]:
@@ -275,25 +309,19 @@ class Scope:
     def name_all(self, nodes: list[Expr]) -> None:
         for node in nodes:
             if node not in self.given:
-                self.given[node] = self.fresh(self.names.get(node) or describe(node))
+                self.given[node] = self.identifiers.stored(self.wish(node))
 
-    def fresh(self, wish: str) -> str:
-        wish = wish if wish.isidentifier() and not keyword.iskeyword(wish) else "x"
-        return fresh(wish, self.taken, self.tried)
-
-
-def fresh(wish: str, taken: set[str], tried: dict[str, int]) -> str:
-    """A name that is not taken, and is from now on; `tried` has the next number for each wish."""
-    name, k = wish, tried.get(wish, 2)
-    while name in taken:
-        name, k = f"{wish}_{k}", k + 1
-    tried[wish] = k
-    taken.add(name)
-    return name
+    def wish(self, node: Expr) -> str:
+        """What a value should be called: as the file calls it, or a speaking name."""
+        return self.names.get(node) or describe(node, self.names)
 
 
-def describe(node: Expr) -> str:
-    """A speaking name for a value that the file does not name."""
+def describe(node: Expr, names: Mapping[Expr, str]) -> str:
+    """A speaking name for a value that the file does not name.
+
+    Args:
+        names: what the file calls other values.
+    """
     match node:
         case Column(name):
             return name
@@ -302,7 +330,7 @@ def describe(node: Expr) -> str:
         case Reduce("sum") if (counted := _counted(node)) is not None:
             return counted
         case Reduce(op, over, x):
-            inner = describe(x)
+            inner = names.get(x) or describe(x, names)
             return f"{op}_{inner}" if len(inner) < 16 and "_" not in inner else f"{op}_{over[0]}"
         case Binary("mul") if not node.current and _is_count(node):
             return "divisor"

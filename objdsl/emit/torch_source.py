@@ -12,13 +12,13 @@ No autograd is involved: `weights` is the derivative, as `differentiate` found i
 
 from __future__ import annotations
 
-import inspect
+import re
 import textwrap
 from collections.abc import Iterable
-from types import ModuleType
 from typing import Literal
 
 from objdsl.differentiate import Leaf
+from objdsl.emit.helpers import called, torch_helpers
 from objdsl.emit.stages import Carried, Input, Layout, Scope, spread, staged
 from objdsl.emit.wrap import wrap
 from objdsl.emit.writer import (
@@ -28,8 +28,8 @@ from objdsl.emit.writer import (
     TIMES,
     WIDTH,
     Writer,
-    called,
     number,
+    string,
     title,
     without_unused,
 )
@@ -84,13 +84,12 @@ class Program:
     whole_step_reports: tuple[str, ...]
 
 
-def emit(ir: Objective, layout: Layout, kernels: ModuleType | str) -> Program:
-    """PyTorch source for an objective.
+def emit(ir: Objective, layout: Layout) -> Program:
+    """PyTorch source for an objective. Needs no torch.
 
     Args:
         ir: the objective.
         layout: `padded` for token tensors `[N, T]` with a mask, `packed` for `[M]`.
-        kernels: the source of `objdsl.emit.kernels` (or the module), to copy helpers from.
     """
     made = staged(ir, layout)
     scope, roots = made.scope, made.roots
@@ -106,7 +105,7 @@ def emit(ir: Objective, layout: Layout, kernels: ModuleType | str) -> Program:
         if any(made.coupled([roots[f"report {r.name} {part}"]]) for part in ("tokens", "responses"))
     )
     functions = [prepare, *([couple] if couple else []), objective]
-    source = _module(ir, functions, kernels)
+    source = _module(ir, functions)
     return Program(source, prepare, couple, objective, made.coupled(made.core), whole)
 
 
@@ -122,7 +121,7 @@ class TorchWriter(Writer):
         kind: Literal["prepare", "couple", "objective"],
         stored: Iterable[Expr],
     ) -> None:
-        super().__init__(scope, stored)
+        super().__init__(scope, stored, scope.identifiers)
         self.kind = kind
         self.packed = scope.layout == "packed"
 
@@ -154,12 +153,12 @@ class TorchWriter(Writer):
         entries = []
         for leaf in weights:
             column = column_of(leaf) or ""
-            entries.append(f'"{column}": {self._weight(roots[f"weight {column}"], leaf)}')
+            entries.append(f"{string(column)}: {self._weight(roots[f'weight {column}'], leaf)}")
         self.lines.append(f"weights = {{{', '.join(entries)}}}")
         totals = []
         for name in reports:
             terms = roots[f"report {name} tokens"], roots[f"report {name} responses"]
-            totals.append(f'    "{name}": {self._total(*terms)},')
+            totals.append(f"    {string(name)}: {self._total(*terms)},")
         self.lines.extend(["reports = {", *totals, "}"] if totals else ["reports = {}"])
         self.lines.append("return J, weights, reports")
         doc = "The value, its derivative by each trained input, and the reports, of these rows."
@@ -174,7 +173,7 @@ class TorchWriter(Writer):
             self.lines.append("return {")
             self.lines.extend(f'    "{name}": {text},' for name, text, _ in entries)
             self.lines.append("}")
-        outputs = tuple(Input(name, indices) for name, _, indices in entries)
+        outputs = tuple(Input(name, indices, "stored", name) for name, _, indices in entries)
         return Function(self._header(doc), tuple(self.inputs.values()), outputs)
 
     def _header(self, doc: str) -> str:
@@ -212,11 +211,11 @@ class TorchWriter(Writer):
             return ""
         out = ""
         if have == PROMPT:
-            out += f"[{self._input('prompt', RESPONSE)}]"
+            out += f"[{self._environment('prompt', RESPONSE)}]"
             have = RESPONSE
         if have == RESPONSE and len(want) > 2:
             if self.packed:
-                out += f"[{self._input('row', TOKEN)}]"
+                out += f"[{self._environment('row', TOKEN)}]"
             else:
                 return out + ("[:, None]" if want == TOKEN else "[:, None, None]")
             have = TOKEN
@@ -238,11 +237,11 @@ class TorchWriter(Writer):
             case Const(value):
                 return number(value)
             case Param(name):
-                return self._input(name, SCALAR), ATOM
+                return self._input("param", name, SCALAR), ATOM
             case Column() | LogProb() | LogDist():
-                return self._input(column_of(node) or "", here), ATOM
+                return self._column(node, here), ATOM
             case Length():
-                return self._input("length", RESPONSE), ATOM
+                return self._environment("length", RESPONSE), ATOM
             case Position():
                 return self._position()
             case Carried(x):
@@ -273,15 +272,15 @@ class TorchWriter(Writer):
             case Top(over, x, fraction):
                 return self._subset("top", over, self._at(x, here), fraction, here), ATOM
             case Pick(over, m, fraction):
-                noise = self._input("noise", TOKEN)
+                noise = self._column(node, TOKEN)
                 values = f"{self._at(m, here)}, {noise}"
                 return self._subset("pick", over, values, fraction, here), ATOM
         raise TypeError(f"cannot emit {type(node).__name__}")
 
     def _position(self) -> tuple[str, int]:
         if self.packed:
-            return f"({self._input('position', TOKEN)} + 1).to({self._dtype()})", ATOM
-        mask, dtype = self._input("mask", TOKEN), self._dtype()
+            return f"({self._environment('position', TOKEN)} + 1).to({self._dtype()})", ATOM
+        mask, dtype = self._environment("mask", TOKEN), self._dtype()
         end = f"{mask}.shape[1] + 1"
         return f"torch.arange(1, {end}, dtype={dtype}, device={mask}.device)", ATOM
 
@@ -337,7 +336,7 @@ class TorchWriter(Writer):
             m = self._at(node.m, SCALAR)
             if both:
                 return f"({self._at(node.a, SCALAR)} if {m} else {self._at(node.b, SCALAR)})"
-            m = f"{self._input('mask', TOKEN)}.new_tensor({m})"
+            m = f"{self._environment('mask', TOKEN)}.new_tensor({m})"
             return f"torch.where({m}, {self._at(node.a, here)}, {self._at(node.b, here)})"
         m = self._at(node.m, here)
         if both and not node.boolean:
@@ -349,7 +348,7 @@ class TorchWriter(Writer):
         return f"torch.where({m}, {self._at(node.a, here)}, {self._at(node.b, here)})"
 
     def _dtype(self) -> str:
-        return self._input("dtype", SCALAR)
+        return self._environment("dtype", SCALAR)
 
     def _reduce(self, node: Reduce) -> tuple[str, int]:
         x, op, index = node.x, node.op, node.over[0]
@@ -365,10 +364,10 @@ class TorchWriter(Writer):
             match x:
                 case Reduce("sum", ("i",), y) if op == "sum" and x not in self.stored:
                     if y == ONE:
-                        return f"len({self._input('prompt', RESPONSE)})", ATOM
+                        return f"len({self._environment('prompt', RESPONSE)})", ATOM
                     return f"{self._at(y, RESPONSE, ATOM)}.sum()", ATOM
             return f"{self._at(x, PROMPT, ATOM)}.{name}()", ATOM
-        where = f"{self._input('prompt', RESPONSE)}, {self._input('n_prompts', SCALAR)}"
+        where = f"{self._environment('prompt', RESPONSE)}, {self._environment('n_prompts', SCALAR)}"
         text = self._at(x, RESPONSE)
         match op:
             case "sum" | "mean":
@@ -380,18 +379,18 @@ class TorchWriter(Writer):
 
     def _how_many(self, index: str) -> str:
         if index == "p":
-            return self._input("n_prompts", SCALAR)
+            return self._environment("n_prompts", SCALAR)
         if index == "i":
-            return self._input("group_size", PROMPT)
+            return self._environment("group_size", PROMPT)
         if index == "t":
-            return self._input("length", RESPONSE)
-        return f"{self._input('log_pi_dist', WORD)}.shape[-1]"
+            return self._environment("length", RESPONSE)
+        return f"{self._input('column', self.scope.words, WORD)}.shape[-1]"
 
     def _over_tokens(self, op: str, x: Expr) -> tuple[str, int]:
         text = self._at(x, TOKEN)
         if self.packed:
-            length = self._input("length", RESPONSE)
-            where = f"{self._input('row', TOKEN)}, len({length})"
+            length = self._environment("length", RESPONSE)
+            where = f"{self._environment('row', TOKEN)}, len({length})"
             match op:
                 case "sum":
                     return f"group_sum({text}, {where})", ATOM
@@ -399,16 +398,16 @@ class TorchWriter(Writer):
                     return f"group_sum({text}, {where}) / {length}", TIMES
             name = {"max": "amax", "min": "amin"}.get(op, op)
             return f'group_extreme({text}, {where}, "{name}")', ATOM
-        mask = self._input("mask", TOKEN)
+        mask = self._environment("mask", TOKEN)
         neutral = {"max": "-torch.inf", "min": "torch.inf", "prod": "1.0"}.get(op, "0.0")
         name = {"max": "amax", "min": "amin", "prod": "prod"}.get(op, "sum")
         total = f"torch.where({mask}, {text}, {neutral}).{name}(-1)"
         if op == "mean":
-            return f"{total} / {self._input('length', RESPONSE)}", TIMES
+            return f"{total} / {self._environment('length', RESPONSE)}", TIMES
         return total, ATOM
 
     def _along_tokens(self, kernel: str, x: Expr, rest: str) -> str:
-        mask = self._input("mask", TOKEN)
+        mask = self._environment("mask", TOKEN)
         if self._isnumber(x):
             text = f"torch.full_like({mask}, {self._at(x, SCALAR)}, dtype={self._dtype()})"
             inner = f"{kernel}({text}, {mask}, {rest})"
@@ -416,18 +415,20 @@ class TorchWriter(Writer):
             ones = f"torch.full_like({mask}, 1, dtype={self._dtype()})"
             inner = f"{kernel}({ones} * {self._at(x, SCALAR, ATOM)}, {mask}, {rest})"
         elif self.packed and x.indices == TOKEN:
-            row, position = self._input("row", TOKEN), self._input("position", TOKEN)
+            row, position = self._environment("row", TOKEN), self._environment("position", TOKEN)
             text = f"to_rows({self._at(x, TOKEN)}, {row}, {position}, {mask})"
             inner = f"{kernel}({text}, {mask}, {rest})"
         elif x.indices == TOKEN:
             inner = f"{kernel}({self._at(x, TOKEN)}, {mask}, {rest})"
         else:
             text = self._at(x, x.indices, ATOM)
-            text += f"[{self._input('prompt', RESPONSE)}]" if self._indices(x) == PROMPT else ""
+            if self._indices(x) == PROMPT:
+                text += f"[{self._environment('prompt', RESPONSE)}]"
             text += "[:, None]"
             inner = f"{kernel}({text}.expand({mask}.shape), {mask}, {rest})"
         if self.packed:
-            return f"{inner}[{self._input('row', TOKEN)}, {self._input('position', TOKEN)}]"
+            row, position = (self._environment(key, TOKEN) for key in ("row", "position"))
+            return f"{inner}[{row}, {position}]"
         return inner
 
     def _subset(self, kind: str, over: Indices, values: str, fraction: Expr, here: Indices) -> str:
@@ -437,17 +438,17 @@ class TorchWriter(Writer):
         if over[0] == "p":
             segment, many = "None", "1"
         elif over[0] == "i":
-            segment = self._input("prompt", RESPONSE)
-            many = self._input("n_prompts", SCALAR)
+            segment = self._environment("prompt", RESPONSE)
+            many = self._environment("n_prompts", SCALAR)
         else:
-            length = self._input("length", RESPONSE)
+            length = self._environment("length", RESPONSE)
             segment, many = f"torch.arange(len({length}), device={length}.device)", f"len({length})"
         if here == TOKEN and self.packed:
             if segment != "None":
-                row = self._input("row", TOKEN)
+                row = self._environment("row", TOKEN)
                 segment = row if over[0] == "t" else f"{segment}[{row}]"
         elif here == TOKEN:
-            mask = self._input("mask", TOKEN)
+            mask = self._environment("mask", TOKEN)
             return f"{kind}_tokens({values}, {mask}, {segment}, {many}, {share})"
         return f"{kind}_mask({values}, {segment}, {many}, {share})"
 
@@ -465,7 +466,7 @@ class TorchWriter(Writer):
             if self.packed:
                 full = tokens.indices == TOKEN and not self._isnumber(tokens)
                 if not full:
-                    row = self._input("row", TOKEN)
+                    row = self._environment("row", TOKEN)
                     text = f"torch.full_like({row}, 1, dtype={self._dtype()}) * ({text})"
                 parts.append(f"({text}).sum()" if not text.isidentifier() else f"{text}.sum()")
             else:
@@ -475,11 +476,11 @@ class TorchWriter(Writer):
             if self._indices(responses) != SCALAR:
                 parts.append(f"{text}.sum()")
             else:
-                parts.append(f"len({self._input('length', RESPONSE)}) * {text}")
+                parts.append(f"len({self._environment('length', RESPONSE)}) * {text}")
         return " + ".join(parts) or f"torch.zeros((), dtype={self._dtype()})"
 
     def _masked(self, text: str, node: Expr) -> str:
-        mask = self._input("mask", TOKEN)
+        mask = self._environment("mask", TOKEN)
         if self._isnumber(node):
             text = f"torch.full_like({mask}, {text}, dtype={self._dtype()})"
         return f"torch.where({mask}, {text}, 0.0)"
@@ -490,10 +491,10 @@ class TorchWriter(Writer):
         if self.packed:
             if self._indices(weight) in (TOKEN, WORD, RESPONSE):
                 return text
-            row = self._input("row", TOKEN)
+            row = self._environment("row", TOKEN)
             return f"torch.full_like({row}, 1, dtype={self._dtype()}) * ({text})"
         if leaf.indices == WORD:
-            mask = self._input("mask", TOKEN)
+            mask = self._environment("mask", TOKEN)
             return f"torch.where({mask}[..., None], {text}, 0.0)"
         return self._masked(text, weight)
 
@@ -515,23 +516,10 @@ def _is_python_count(node: Expr) -> bool:
 # --- the module ----------------------------------------------------------------------------------
 
 
-def _module(ir: Objective, functions: list[Function], kernels: ModuleType | str) -> str:
-    source = kernels if isinstance(kernels, str) else inspect.getsource(kernels)
+def _module(ir: Objective, functions: list[Function]) -> str:
     body = "\n\n\n".join(f.source for f in functions)
-    blocks = {}
-    for block in source.split("\ndef ")[1:]:
-        blocks[block.split("(", 1)[0]] = "def " + block.rstrip()
-    helpers = [_untyped(block) for block in called(blocks, body)]
+    helpers = called(torch_helpers(), body)
     imports = ["import torch"]
-    if "math." in body:
+    if re.search(r"\bmath\.", body):
         imports.insert(0, "import math")
     return "\n\n\n".join([title(ir) + "\n\n" + "\n".join(imports), *helpers, body]) + "\n"
-
-
-def _untyped(block: str) -> str:
-    """A kernel without its annotations, which would only be in the way of a reader."""
-    head, rest = block.split(":\n", 1)
-    name, arguments = head.split("(", 1)
-    arguments = arguments.rsplit(")", 1)[0]
-    names = [a.split(":")[0].strip() for a in arguments.split(",") if a.strip()]
-    return f"{name}({', '.join(names)}):\n{rest}"

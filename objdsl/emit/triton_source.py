@@ -11,10 +11,10 @@ from __future__ import annotations
 import struct
 import textwrap
 from collections.abc import Mapping
-from functools import cache
-from importlib.resources import files
 
-from objdsl.emit.stages import Input, Staged, describe, spread, staged
+from objdsl.emit.helpers import called, triton_helpers
+from objdsl.emit.identifiers import Identifiers
+from objdsl.emit.stages import ENVIRONMENT, Input, Staged, spread, staged
 from objdsl.emit.wrap import wrap
 from objdsl.emit.writer import (
     ATOM,
@@ -22,7 +22,6 @@ from objdsl.emit.writer import (
     TIMES,
     WIDTH,
     Writer,
-    called,
     number,
     title,
     without_unused,
@@ -46,18 +45,24 @@ from objdsl.ir.nodes import (
     Where,
     bottom_up,
 )
-from objdsl.ir.objective import Objective, column_of
+from objdsl.ir.objective import Objective
 from objdsl.ir.show import text
 
 FUNCTIONS = ("exp", "log", "sqrt", "abs", "sigmoid")
-OWN = {
-    "tl", "triton", "divided", "tanh", "logits", "log_sum_exp", "log_sigmoid", "write_gradient",
-    "objective", "words", "head", "z", "d", "rows", "target", "terms", "lse", "bias", "kept",
-    "softcap", "temperature", "stride", "d_stride", "kept_stride", "V", "BLOCK", "c", "i", "y",
-    "logit", "w", "J", "v", "W", "log_p", "all_W", "total", "start", "slope", "there", "by_logit",
-    "z_v",
+RESERVED = {
+    "tl", "triton", "objective", "words", "head", "z", "d", "rows", "target", "terms", "lse",
+    "bias", "kept", "softcap", "temperature", "stride", "d_stride", "kept_stride", "V", "BLOCK",
+    "c", "i", "y", "logit", "w", "J", "v", "W", "log_p", "all_W", "total", "start", "slope",
+    "there", "by_logit", "z_v",
 }  # fmt: skip
-"""Names of the kernel itself: a column of that name gets another one there."""
+"""Names of the kernel itself."""
+
+LAUNCHER = {
+    "num_warps", "num_stages", "num_ctas", "maxnreg", "grid", "warmup", "debug", "noinline",
+    "device", "stream", "options", "params", "specialization", "specialize_impl", "backend",
+    "constexpr", "JITCallable", "sanitize_overflow", "arch", "ir_override",
+}  # fmt: skip
+"""Names by which Triton's launcher knows its own arguments and variables."""
 
 
 class NotElementwise(ValueError):
@@ -97,47 +102,38 @@ def emit(ir: Objective) -> Kernel:
         raise NotElementwise(f"the log-probabilities of {len(policies)} policies")
     needs = ""
     try:
-        source, inputs = _written(made, _terms(ir, made))
+        source, inputs = _written(ir, made, _terms(ir, made))
     except NotElementwise as error:
         if any(leaf.indices == WORD for leaf in made.weights):
             raise  # PyTorch could not tell the value: distributions are gone by then
-        source, inputs = _written(made, None)
+        source, inputs = _written(ir, made, None)
         needs = error.needs
     body = "\n\n\n".join(source)
     imports = "import triton\nimport triton.language as tl"
-    blocks = [f"{title(ir)}\n\n{imports}", *called(_functions(), body), body]
+    blocks = [f"{title(ir)}\n\n{imports}", *called(triton_helpers(), body), body]
     reports = None if needs else tuple(report.name for report in ir.reports)
     return Kernel("\n\n\n".join(blocks) + "\n", inputs, reports, needs)
 
 
-@cache
-def _functions() -> dict[str, str]:
-    """The functions of `objdsl.emit.triton_kernels`, as text: the module would import Triton."""
-    source = (files("objdsl.emit") / "triton_kernels.py").read_text(encoding="utf-8")
-    blocks = {}
-    for block in source.split("\n\n\n@triton.jit\n")[1:]:
-        body = block.split("\n\n\n# ---")[0].replace("  # fmt: skip", "").rstrip()
-        blocks[body.removeprefix("def ").split("(", 1)[0]] = f"@triton.jit\n{body}"
-    return blocks
-
-
-def _terms(ir: Objective, made: Staged) -> dict[str, Expr]:
-    """What the value and the reports are sums of, over tokens.
+def _terms(ir: Objective, made: Staged) -> list[Expr]:
+    """What the value, and then each report, is a sum of, over tokens.
 
     Raises:
         NotElementwise: they are sums over something else.
     """
     if not all(isinstance(leaf, LogProb | LogDist) for leaf in made.weights):
         raise NotElementwise("the gradient of the critic")
-    terms = {}
+    terms = []
     for name in ("value", *(f"report {report.name}" for report in ir.reports)):
         if made.roots[f"{name} responses"] != ZERO:
             raise NotElementwise(f"the {name}, which is not a sum over tokens")
-        terms[name.removeprefix("report ")] = made.roots[f"{name} tokens"]
+        terms.append(made.roots[f"{name} tokens"])
     return terms
 
 
-def _written(made: Staged, terms: Mapping[str, Expr] | None) -> tuple[list[str], tuple[Input, ...]]:
+def _written(
+    ir: Objective, made: Staged, terms: list[Expr] | None
+) -> tuple[list[str], tuple[Input, ...]]:
     """The functions of a kernel, and what it loads.
 
     Args:
@@ -145,22 +141,38 @@ def _written(made: Staged, terms: Mapping[str, Expr] | None) -> tuple[list[str],
     """
     policy = next(x.policy for x in made.weights if isinstance(x, LogProb | LogDist))
     weights = {type(leaf): made.weight(leaf) for leaf in made.weights}
-    token = _TokenWriter(made, policy)
+    identifiers = _identifiers(ir, made)
+    token = _TokenWriter(made, policy, identifiers)
     roots = {"w": weights[LogProb]} if LogProb in weights else {}
     if terms is not None:
-        value, *reports = terms
-        roots = {"J": terms[value], **roots, **{token.fresh(r): terms[r] for r in reports}}
+        value, *values = terms
+        reports = [token.identifiers.fresh(report.name) for report in ir.reports]
+        roots = {"J": value, **roots, **dict(zip(reports, values, strict=True))}
     results = token.results(roots)
     given = [token.log_pi, *token.sums.values()]
     functions = [token.function("objective", given, results, _TOKEN_DOC[len(results) > 1])]
     word: _WordWriter | None = None
     if LogDist in weights:
-        word = _WordWriter(made, policy, token.sums)
+        word = _WordWriter(made, policy, identifiers, token.sums)
         partial = word.results({"W": weights[LogDist], **{n: x.x for x, n in token.sums.items()}})
         functions.insert(0, word.function("words", ["log_p"], partial, _WORD_DOC))
     inputs = {**token.inputs, **(word.inputs if word else {})}
     functions.append(_head(token, list(roots), word, tuple(inputs.values())))
     return functions, tuple(inputs.values())
+
+
+def _identifiers(ir: Objective, made: Staged) -> Identifiers:
+    """Those of what a kernel loads."""
+    identifiers = Identifiers({*RESERVED, *LAUNCHER, *triton_helpers()})
+    for kind, keys in (
+        ("environment", ENVIRONMENT),
+        ("column", ir.columns),
+        ("param", (param.name for param in ir.params)),
+        ("stored", made.scope.given.values()),
+    ):
+        for key in keys:
+            identifiers.of(kind, key)
+    return identifiers
 
 
 _TOKEN_DOC = (
@@ -176,21 +188,24 @@ class _TokenWriter(Writer):
     Attributes:
         log_pi: the name of its log-probability.
         sums: sums over words, by the names that stand for them.
+        partial: for each of those names, that of the terms which are added up.
+        called: what results are called.
     """
 
-    def __init__(self, made: Staged, policy: str) -> None:
-        super().__init__(made.scope, made.prepared)
-        self.policy, self.log_pi = policy, f"log_{policy}"
+    def __init__(self, made: Staged, policy: str, identifiers: Identifiers) -> None:
+        super().__init__(made.scope, made.prepared, identifiers)
+        self.policy = policy
+        self.log_pi = identifiers.of("column", f"log_{policy}")
         self.sums: dict[Reduce, str] = {}
+        self.partial: dict[str, str] = {}
+        self.called: dict[Expr, str] = {}
         self.numbers: dict[Expr, bool] = {}
-
-    def fresh(self, wish: str) -> str:
-        """A name that nothing has in any function of the kernel."""
-        return self._fresh(_safe(wish) if wish.isidentifier() else "x")
 
     def results(self, roots: Mapping[str, Expr]) -> list[str]:
         """Statements for results, unless they have one already; their names."""
         self._count(roots.values())
+        for name, root in roots.items():
+            self.called.setdefault(root, name)
         return [self._result(name, root) for name, root in roots.items()]
 
     def _result(self, name: str, root: Expr) -> str:
@@ -203,7 +218,7 @@ class _TokenWriter(Writer):
         return name
 
     def function(self, name: str, given: list[str], results: list[str], doc: str) -> str:
-        arguments = ", ".join([*given, *map(_safe, self.inputs)])
+        arguments = ", ".join([*given, *self.inputs])
         lines = without_unused([*self.lines, f"return {', '.join(results)}"])
         return _function(name, arguments, [f'"""{doc}"""', *lines])
 
@@ -212,12 +227,16 @@ class _TokenWriter(Writer):
     def _operands(self, node: Expr) -> tuple[Expr, ...]:
         return () if _is_sum(node) else node.children
 
+    def _name_for(self, node: Expr) -> str:
+        return self.called.get(node) or super()._name_for(node)
+
     def _deserves_a_name(self, node: Expr, text: str) -> bool:
         return not _is_sum(node) and super()._deserves_a_name(node, text)
 
     def _sum(self, node: Reduce) -> str:
         if node not in self.sums:
-            self.sums[node] = self.fresh(self.scope.names.get(node) or describe(node))
+            name = self.sums[node] = self.identifiers.fresh(self.scope.wish(node))
+            self.partial[name] = self.identifiers.fresh(f"{name}_v")
         return self.sums[node]
 
     def _indices(self, node: Expr) -> Indices:
@@ -225,9 +244,6 @@ class _TokenWriter(Writer):
 
     def _lift(self, have: Indices, want: Indices) -> str:
         return ""  # what belongs to a response or a token is one number here
-
-    def _input(self, name: str, indices: Indices) -> str:
-        return _safe(super()._input(name, indices))
 
     def _is_number(self, node: Expr) -> bool:
         numbers = self.numbers
@@ -256,17 +272,17 @@ class _TokenWriter(Writer):
                     return f'{"-" if value < 0 else ""}float("inf")', SIGN
                 return number(value)
             case Param(name):
-                return self._input(name, SCALAR), ATOM
+                return self._input("param", name, SCALAR), ATOM
             case LogProb(policy) if policy == self.policy:
                 return self.log_pi, ATOM
             case Column() | LogProb() if here != WORD:
-                return self._input(column_of(node) or "", here), ATOM
+                return self._column(node, here), ATOM
             case Length():
-                return self._input("length", here), ATOM
+                return self._environment("length", here), ATOM
             case Position():
-                return self._input("position", here), ATOM
+                return self._environment("position", here), ATOM
             case Reduce("sum", ("p",), x) if x == ONE:
-                return self._input("n_prompts", SCALAR), ATOM
+                return self._environment("n_prompts", SCALAR), ATOM
             case Reduce() if _is_sum(node):
                 return self._sum(node), ATOM
             case Unary("neg", x):
@@ -327,17 +343,19 @@ class _WordWriter(_TokenWriter):
         sums: those over words whose terms it writes.
     """
 
-    def __init__(self, made: Staged, policy: str, sums: Mapping[Reduce, str]) -> None:
-        super().__init__(made, policy)
+    def __init__(
+        self, made: Staged, policy: str, identifiers: Identifiers, sums: Mapping[Reduce, str]
+    ) -> None:
+        super().__init__(made, policy, identifiers)
         self.log_pi = "log_p"
-        self.taken |= {*sums.values()}
+        self.identifiers.take(sums.values())
 
     def _expression(self, node: Expr) -> tuple[str, int]:
         match node:
             case LogDist(policy) if policy == self.policy:
                 return "log_p", ATOM
             case LogDist() | Column() if node.indices == WORD:
-                return self._input(column_of(node) or "", WORD), ATOM
+                return self._column(node, WORD), ATOM
             case LogProb(policy) if policy == self.policy:
                 raise NotElementwise(text(node, self.scope.names))
         return super()._expression(node)
@@ -359,7 +377,7 @@ def _head(
     terms = [name for name in results if name != "w"]
     arguments = ", ".join(
         ["z", "d", "rows", "target", token.log_pi, *(["terms"] if terms else []),
-         *(_safe(one.name) for one in inputs), shape, "stride", "d_stride", "kept_stride", "V",
+         *(one.name for one in inputs), shape, "stride", "d_stride", "kept_stride", "V",
          "BLOCK: tl.constexpr"]
     )  # fmt: skip
     sums = [f"tl.sum({name}, 0)" for name in token.sums.values()]
@@ -413,26 +431,22 @@ def _sweep(token: _TokenWriter, word: _WordWriter, shape: str) -> list[str]:
         f"    {_of_words(token, word)}",
         '    there = z_v > -float("inf")',
         "    all_W += tl.where(there, W, 0.0)",
-        *(f"    {name} += tl.where(there, {name}_v, 0.0)" for name in names),
+        *(f"    {name} += tl.where(there, {token.partial[name]}, 0.0)" for name in names),
     ]
 
 
 def _of_words(token: _TokenWriter, word: _WordWriter) -> str:
-    results = ", ".join(["W", *(f"{name}_v" for name in token.sums.values())])
+    results = ", ".join(["W", *token.partial.values()])
     return f"{results} = words({', '.join(['z_v - lse', *map(_load, word.inputs.values())])})"
 
 
 def _load(one: Input) -> str:
-    name = _safe(one.name)
+    name = one.name
     if one.indices == SCALAR:
         return f"tl.load({name})"
     if one.indices == WORD:
         return f"tl.load({name} + i * V + v, mask=v < V, other=0.0)"
     return f"tl.load({name} + i)"
-
-
-def _safe(name: str) -> str:
-    return f"{name}_" if name in OWN else name
 
 
 def _function(name: str, arguments: str, lines: list[str]) -> str:

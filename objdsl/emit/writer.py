@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from objdsl.emit.stages import Input, Scope, describe, fresh
+from objdsl.emit.identifiers import Identifiers
+from objdsl.emit.stages import Input, Kind, Scope
 from objdsl.ir.build import ONE
 from objdsl.ir.indices import Indices, decimal
 from objdsl.ir.nodes import Binary, Expr, Reduce, Unary
-from objdsl.ir.objective import Objective
+from objdsl.ir.objective import Objective, column_of
 
 WIDTH = 100
 ATOM, POWER, SIGN, TIMES, PLUS, AND, OR, COMPARE = 100, 80, 75, 70, 60, 40, 30, 20
@@ -26,18 +28,19 @@ class Writer(ABC):
     """The body of one function. Subclasses know the words of a language.
 
     Args:
+        scope: what it shares with the other functions of the program.
         stored: values that the function is given.
+        identifiers: of the inputs, and free ones.
     """
 
-    def __init__(self, scope: Scope, stored: Iterable[Expr]) -> None:
+    def __init__(self, scope: Scope, stored: Iterable[Expr], identifiers: Identifiers) -> None:
         self.scope = scope
         self.stored = set(stored)
+        self.identifiers = identifiers.copy()
         self.lines: list[str] = []
         self.inputs: dict[str, Input] = {}
         self.text: dict[Expr, tuple[str, int]] = {}
         self.uses: dict[Expr, int] = {}
-        self.taken = set(scope.taken) | set(scope.given.values())
-        self.tried: dict[str, int] = {}
 
     @abstractmethod
     def _expression(self, node: Expr) -> tuple[str, int]:
@@ -69,12 +72,19 @@ class Writer(ABC):
         """What a value is written in terms of."""
         return node.children
 
-    def _input(self, name: str, indices: Indices) -> str:
-        self.inputs.setdefault(name, Input(name, indices))
+    def _input(self, kind: Kind, key: str, indices: Indices) -> str:
+        """The identifier of an input, which the function takes from now on."""
+        name = self.identifiers.of(kind, key)
+        self.inputs.setdefault(name, Input(name, indices, kind, key))
         return name
 
-    def _fresh(self, wish: str) -> str:
-        return fresh(wish, self.taken, self.tried)
+    def _environment(self, key: str, indices: Indices) -> str:
+        return self._input("environment", key, indices)
+
+    def _column(self, node: Expr, indices: Indices) -> str:
+        key = column_of(node)
+        assert key is not None, node
+        return self._input("column", key, indices)
 
     def _write(self, root: Expr) -> None:
         """Writes the statements that `root` needs; afterwards its text is at hand."""
@@ -84,8 +94,8 @@ class Writer(ABC):
             if node in self.text:
                 continue
             if node in self.stored:
-                name = self.scope.given[node]
-                self.text[node] = (self._input(name, self._indices(node)), ATOM)
+                name = self._input("stored", self.scope.given[node], self._indices(node))
+                self.text[node] = (name, ATOM)
                 continue
             if not ready:
                 stack.append((node, True))
@@ -113,7 +123,7 @@ class Writer(ABC):
     def _name_for(self, node: Expr) -> str:
         if node in self.scope.given:
             return self.scope.given[node]
-        return self._fresh(self.scope.names.get(node) or describe(node))
+        return self.identifiers.fresh(self.scope.wish(node))
 
     def _is_leaf(self, node: Expr) -> bool:
         is_count = isinstance(node, Reduce) and node.x == ONE
@@ -170,6 +180,11 @@ def title(ir: Objective) -> str:
     return docstring(f"{ir.name}{joint}{paper}" if paper else ir.name)
 
 
+def string(text: str) -> str:
+    """A text as a Python string on one line, whatever it holds."""
+    return json.dumps(text)
+
+
 def docstring(text: str) -> str:
     """A text as a Python string between triple quotes, whatever it holds: what could end it, or is
     not printable, is escaped."""
@@ -181,20 +196,3 @@ def docstring(text: str) -> str:
         return char if is_plain else char.encode("unicode_escape").decode("ascii")
 
     return f'"""{"".join(map(written, text))}"""'
-
-
-def called(blocks: Mapping[str, str], body: str) -> list[str]:
-    """The functions that a body calls, and those that they call, in their order.
-
-    Args:
-        blocks: the text of each function, by its name.
-    """
-    wanted: set[str] = set()
-    texts = [body]
-    while texts:
-        text = texts.pop()
-        for name, block in blocks.items():
-            if name not in wanted and re.search(rf"\b{name}\(", text):
-                wanted.add(name)
-                texts.append(block.split(f"def {name}(", 1)[1])
-    return [block for name, block in blocks.items() if name in wanted]

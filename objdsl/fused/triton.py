@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from objdsl.emit import triton_kernels
-from objdsl.emit.stages import Input
+from objdsl.emit.stages import Input, Kind
 from objdsl.emit.triton_source import Kernel
 from objdsl.fused.head import ALL, Head
 from objdsl.fused.kernels import Said, Scores, Weigh
@@ -120,15 +120,21 @@ class Step(Protocol):
 
 
 def with_objective(
-    kernel: Kernel, function: Any, step: Step, given: Mapping[str, Tensor | float], head: Head
+    kernel: Kernel,
+    function: Any,
+    step: Step,
+    params: Mapping[str, float],
+    trained: Mapping[str, Tensor],
+    head: Head,
 ) -> ObjectiveKernels:
     """The kernels of an objective for the rows of a step.
 
     Args:
         kernel: what was emitted, and `function` of it.
-        given: the hyper-parameters, and trained inputs that do not come out of the head.
+        params: the hyper-parameters.
+        trained: the trained inputs that do not come out of the head.
     """
-    inputs = _inputs(kernel, step, given, head.wide)
+    inputs = _inputs(kernel, step, params, trained, head.wide)
     terms = None
     if kernel.reports is not None:
         many = step.mask.numel() if step.layout == "padded" else _packed(step)
@@ -145,21 +151,27 @@ def _packed(step: Step) -> int:
 def _inputs(
     kernel: Kernel,
     step: Step,
-    given: Mapping[str, Tensor | float],
+    params: Mapping[str, float],
+    trained: Mapping[str, Tensor],
     dtype: torch.dtype,
 ) -> list[Tensor]:
     """What a kernel loads, as wide as the logits: a number for each token `[M]` or `[N * T]`, for
     each word at each token, or for all."""
     padded, device = step.layout == "padded", step.mask.device
-    found: dict[str, Tensor | float] = {"length": step.lengths.to(dtype), **step.environment}
-    found |= {**step.tokens, **step.responses, **step.scalars, **given}
+    data = {**step.tokens, **step.responses, **step.scalars}
+    tables: dict[Kind, Mapping[str, Tensor | float]] = {
+        "environment": {"length": step.lengths.to(dtype), **step.environment},
+        "column": {**data, **trained},
+        "stored": data,
+        "param": params,
+    }
 
     def flat(one: Input) -> Tensor:
-        if one.name == "position":
+        if (one.kind, one.key) == ("environment", "position"):
             places = torch.arange(1, step.mask.shape[1] + 1, dtype=dtype, device=device)
             places = places.expand(step.mask.shape)
             return places.flatten() if padded else places[step.mask]
-        x = found[one.name]
+        x = tables[one.kind][one.key]
         if not isinstance(x, Tensor):
             return torch.full((), x, dtype=dtype, device=device)
         x = x.to(dtype) if x.is_floating_point() else x

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -15,6 +15,16 @@ from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Param, Pick, topolog
 from objdsl.source import Source, Span
 
 BUILT_IN_POLICIES = ("pi", "old", "mu", "ref")
+ARGUMENTS = (
+    "mask", "lengths", "prompt", "dtype", "generator", "check", "group", "step",
+)  # fmt: skip
+"""What a column cannot be called: the arguments of a step's own that stand beside the columns."""
+CRITIC = {"V": "value", "V_old": "value_old"}
+"""The columns that the values of the critic are read from."""
+NOISE = "noise"
+"""The column that `pick` draws by."""
+DISTRIBUTION = "_dist"
+"""How the column with the distribution of a policy ends."""
 
 
 class SettingError(ValueError):
@@ -198,14 +208,30 @@ def column_of(leaf: Expr) -> str | None:
     """The name of the data column that a leaf reads, or None."""
     match leaf:
         case Column(name):
-            return {"V": "value", "V_old": "value_old"}.get(name, name)
+            return CRITIC.get(name, name)
         case LogProb(policy):
             return f"log_{policy}"
         case LogDist(policy):
-            return f"log_{policy}_dist"
+            return f"log_{policy}{DISTRIBUTION}"
         case Pick():
-            return "noise"
+            return NOISE
     return None
+
+
+def read_by(column: str, policies: Iterable[str]) -> str | None:
+    """What reads a column of this name by itself, as the file writes it: `log(old)` reads
+    `log_old`. None if the name is free.
+
+    Args:
+        policies: those of the file, built-in ones included.
+    """
+    for policy in policies:
+        if column == f"log_{policy}":
+            return f"log({policy})"
+        if column == f"log_{policy}{DISTRIBUTION}":
+            return f"{policy}[v]"
+    critic = {read: name for name, read in CRITIC.items()}
+    return critic.get(column, "pick" if column == NOISE else None)
 
 
 def _read(nodes: tuple[Expr, ...]) -> Iterator[tuple[str, Indices, bool]]:

@@ -13,7 +13,7 @@ import pytest
 import objdsl
 from objdsl import driver, gallery
 from objdsl.analysis.coupling import Coupling, coupled
-from objdsl.emit.triton_source import OWN, Kernel, NotElementwise, emit
+from objdsl.emit.triton_source import Kernel, NotElementwise, emit
 
 
 def kernel_of(name: str) -> Kernel:
@@ -45,7 +45,7 @@ def test_what_needs_its_own_token_alone_has_a_kernel(name: str) -> None:
     lines = kernel.source.splitlines()
     assert max(map(len, lines)) <= 100
     functions = {f.name: f for f in ast.parse(kernel.source).body if isinstance(f, ast.FunctionDef)}
-    loaded = {f"{one.name}_" if one.name in OWN else one.name for one in kernel.inputs}
+    loaded = {one.name for one in kernel.inputs}
     assert loaded <= {argument.arg for argument in functions["head"].args.args}
     assert ("words" in functions) == (known.words is not None)
 

@@ -46,7 +46,7 @@ def test_random_objectives(body: str, seed: int) -> None:
     rest = torch.log1p(-log_pi.exp())
     z = torch.stack([log_pi, rest], -1)[rows]
     head = Head(z.new_zeros(2, 1))
-    kernels = with_objective(*emitted, step, objective.params, head)
+    kernels = with_objective(*emitted, step, objective.params, {}, head)
     found, target = torch.zeros_like(log_pi), torch.zeros_like(rows)
     d = kernels.gradient(head, z, rows, target, found, torch.zeros_like, z.dtype)
     torch.testing.assert_close(found[rows], log_pi[rows])

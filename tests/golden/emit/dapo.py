@@ -34,9 +34,9 @@ def prepare(*, reward, prompt, n_prompts, dtype, L_max, L_cache, length, group_s
     x = min_reward < max_reward
     scale = 1 / x.to(dtype).sum()
     R = reward + torch.clamp((L_max - L_cache - length) / L_cache, -1, 0)
-    mean_x = group_mean(R, prompt, n_prompts)
-    std_x = group_std(R, prompt, n_prompts, ddof=1)
-    A = (R - mean_x[prompt]) / (std_x + 1e-06)[prompt]
+    mean_R = group_mean(R, prompt, n_prompts)
+    std_R = group_std(R, prompt, n_prompts, ddof=1)
+    A = (R - mean_R[prompt]) / (std_R + 1e-06)[prompt]
     return {
         "x": x[prompt],
         "scale": scale,
