@@ -178,6 +178,9 @@ def _direction(
     for one in facts.departures:
         if one.claim is Claim.PROMPT_WEIGHTS and one.factor and one.estimator is estimator:
             yield f"  weighted by {_named(facts, one.factor)}", _dependence(one.factor.depends)
+    keep = facts.objective.keep
+    if keep is not None and facts.departing(Reason.KEPT_PROMPTS):
+        yield f"  kept where {facts.written(keep)}", Reason.KEPT_PROMPTS.value
 
 
 def _penalties(facts: Facts) -> Iterator[tuple[str, str]]:

@@ -243,16 +243,20 @@ def _prompts(facts: Facts) -> Iterator[Departure]:
     for estimator in facts.rewarded:
         bent = {bend.factor.base for bend in estimator.bends}
         for factor in estimator.prompt_weights:
-            if factor.base in estimator.kept:
-                reason = None if estimator.chosen else Reason.KEPT_PROMPTS
-            elif factor.base in bent:
-                reason = None
-            elif factor.exponent < 0 and spread(estimator, factor) and not factor.depends.batch:
+            if factor.base in bent or (factor.base in estimator.kept and _keeps(facts)):
+                continue
+            if factor.exponent < 0 and spread(estimator, factor) and not factor.depends.batch:
                 reason = Reason.GROUP_SPREAD
             else:
                 reason = Reason.PROMPT_WEIGHT
-            if reason is not None:
-                yield Departure(Claim.PROMPT_WEIGHTS, reason, estimator, factor)
+            yield Departure(Claim.PROMPT_WEIGHTS, reason, estimator, factor)
+    if _keeps(facts) and facts.rewarded and not any(one.chosen for one in facts.rewarded):
+        yield departure(Reason.KEPT_PROMPTS)
+
+
+def _keeps(facts: Facts) -> bool:
+    """Whether prompts are kept by what their responses are."""
+    return facts.objective.keep is not None and depends(facts.objective.keep).own
 
 
 # --- off policy ----------------------------------------------------------------------------------

@@ -171,7 +171,12 @@ class Facts:
     @cached_property
     def rewards_weigh_words(self) -> bool:
         """Whether a reward weighs the gradient of whole distributions, which is not read."""
-        return any(map(is_reward, topological(*(words.weight for words in self.by_words))))
+        return any(
+            factor.exponent > 0 and factor.depends.rewards and not factor.base.boolean
+            for words in self.by_words
+            for term in words.terms
+            for factor in term.factors
+        ) or any(term.reward is not None for words in self.by_words for term in words.terms)
 
     @cached_property
     def of_entropy(self) -> bool:
