@@ -38,7 +38,7 @@ from objdsl.analysis.expand import (
 )
 from objdsl.analysis.masks import joined
 from objdsl.frozen import dataclass
-from objdsl.ir.build import ONE, count, div, real
+from objdsl.ir.build import ONE, const, count, div, real
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, Indices
 from objdsl.ir.nodes import (
     Binary,
@@ -160,7 +160,7 @@ class Estimator:
         Raises TooLarge."""
         if self.expanded is None:
             raise TooLarge
-        return _to_go(_affine(_split(joined(self.expanded, self.expand), self.expand)))
+        return _to_go(_affine(_split(joined(self.expanded, self.expand), self.expand), self.expand))
 
     def weighs_own_reward(self, factors: Factors) -> bool:
         """Whether a product is the reward of the response that is weighted, or a value that changes
@@ -722,19 +722,44 @@ def _split(x: Sum, expand: Expand) -> Sum:
     return result
 
 
-def _affine(x: Sum) -> Sum:
-    """The powers of a column that has two values, as the affine functions of it that they are: the
-    square of a reward of 0 or 1 is the reward."""
+def _affine(x: Sum, expand: Expand) -> Sum:
+    """The functions of a column that has two values, as the affine functions of it that they are:
+    the square of a reward of 0 or 1 is the reward, the size of one of -1 or 1 is 1."""
     result = Sum()
     for factors, c in x.terms.items():
-        squares = [one for one in ordered(factors) if one[1] in (2, 3, 4) and _two_values(one[0])]
-        term = Sum({factors.difference(squares): c})
-        for base, e in squares:
-            low, high = sorted(set(base.values))  # type: ignore[attr-defined]
-            rise = (high**e - low**e) / (high - low)
-            term = term * (atom(base).scaled(rise) + number(low**e - rise * low))
-        result = result + term
+        term, rest = Sum({frozenset(): c}), set(factors)
+        for base, e in ordered(factors):
+            function = _of_two_values(base, e, expand)
+            if function is not None:
+                rest.remove((base, e))
+                term = term * function
+        result = result + term * Sum({frozenset(rest): 1.0})
     return result
+
+
+def _of_two_values(base: Expr, exponent: float, expand: Expand) -> Sum | None:
+    """A power of a value that reads one column of two values and nothing else, as an affine
+    function of the column; None of the column itself, and of what is no number at its values."""
+    nodes = topological(base)
+    columns = [node for node in nodes if not node.children and not isinstance(node, Const)]
+    if len(columns) != 1 or not _two_values(columns[0]) or any(map(_runs, nodes)):
+        return None
+    (column,) = columns
+    if base == column and exponent == 1:
+        return None
+    low, high = sorted(set(column.values))  # type: ignore[attr-defined]
+    at = [expand(replaced(base, {column: const(value)})).number for value in (low, high)]
+    try:
+        first, last = (float(value**exponent) for value in at if value is not None)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError):
+        return None  # a root or an inverse that does not exist there, or no number
+    rise = (last - first) / (high - low)
+    return atom(column).scaled(rise) + number(first - rise * low)
+
+
+def _runs(node: Expr) -> bool:
+    """Whether a node takes values from other elements than its own."""
+    return isinstance(node, Reduce | Others | Elsewhere | Scan | Shift)
 
 
 def _two_values(base: Expr) -> bool:

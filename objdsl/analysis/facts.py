@@ -33,6 +33,7 @@ from objdsl.analysis.first_order import FirstOrder, first_order
 from objdsl.analysis.links import Link, links
 from objdsl.analysis.reach import reached
 from objdsl.analysis.signal import signal, with_reward
+from objdsl.diagnostic import Claim
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import div
@@ -127,6 +128,10 @@ class Facts:
     def departures(self) -> tuple[Departure, ...]:
         """Where the objective departs from exact, and why."""
         return tuple(departures(self))
+
+    def departs(self, claim: Claim) -> bool:
+        """Whether a claim does not hold exactly."""
+        return any(one.claim is claim for one in self.departures)
 
     def departing(self, *reasons: Reason) -> list[Departure]:
         """The departures for some of the reasons."""

@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING
 
 from objdsl.analysis.dependence import depends, is_reward
 from objdsl.analysis.estimator import Estimator, Factor
-from objdsl.analysis.expand import TooLarge
+from objdsl.analysis.expand import Expand, TooLarge, interval
+from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, add, const, sub
-from objdsl.ir.nodes import Binary, Column, Expr, Reduce, Scan, Unary, Where, replaced, topological
+from objdsl.ir.nodes import (
+    Binary,
+    Clip,
+    Column,
+    Expr,
+    Reduce,
+    Scan,
+    Unary,
+    Where,
+    replaced,
+    topological,
+)
 
 if TYPE_CHECKING:
     from objdsl.analysis.facts import Facts
@@ -91,3 +103,49 @@ def live_product(facts: Facts, leaf: Expr) -> Expr | None:
 def discounts(node: Expr) -> bool:
     """Whether a value is the discount of a reward that comes with the last token."""
     return isinstance(node, Scan) and node.decay is not None and depends(node).reads <= {"t", "|y|"}
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A value between bounds, in whichever way that is written: `clip(x, lo, hi)`, `min(x, hi)`,
+    `max(min(x, hi), lo)`. A bound that is never reached is None."""
+
+    x: Expr
+    lo: Expr | None
+    hi: Expr | None
+
+
+def bounded(node: Expr, changes: Callable[[Expr], bool], expand: Expand) -> Bounded | None:
+    """What a node holds between bounds, if it is such a value.
+
+    Args:
+        changes: whether a value changes with what is bounded; a bound does not.
+        expand: formulas as sums of products: what surely lies within a bound needs none.
+    """
+    x, lo, hi = node, None, None
+    while True:
+        match x:
+            case Clip(inner, low, high):
+                x, lo, hi = inner, lo or low, hi or high
+            case Binary("min" | "max" as op, a, b) if changes(a) != changes(b):
+                x, bound = (a, b) if changes(a) else (b, a)
+                lo, hi = (lo, hi or bound) if op == "min" else (lo or bound, hi)
+            case _:
+                break
+    if x is node:
+        return None
+    try:
+        least, most = interval(expand(x))
+        lo = None if lo is not None and interval(expand(lo))[1] <= least else lo
+        hi = None if hi is not None and interval(expand(hi))[0] >= most else hi
+    except TooLarge:
+        pass
+    return Bounded(x, lo, hi)
+
+
+def constant(x: Expr, expand: Expand) -> bool:
+    """Whether a value is a number, whatever the policies are: `pi / sg(pi)` is 1."""
+    try:
+        return expand(x).number is not None
+    except TooLarge:
+        return False

@@ -43,6 +43,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             yield rule.finding(
                 f"on policy the value is {value.number:g}, outside of these bounds",
                 clip.span,
+                claim=Claim.DIRECTION if facts.departs(Claim.DIRECTION) else Claim.OFF_POLICY,
                 under="closed on policy",
                 gradient="0 on policy, where every update begins",
                 help="bounds around 0 for a log-ratio, around 1 for a ratio",

@@ -1,6 +1,7 @@
 """A clipped ratio without the minimum: dead where it should pull back.
 
-**What.** `clip(r, 1 - eps, 1 + eps) * A` without `min(r * A, ...)` around it.
+**What.** `clip(r, 1 - eps, 1 + eps) * A`, or a bound on one side, `min(r, 1.28) * A`, without
+`min(r * A, ...)` around it.
 
 **Why.** The clip has no gradient outside of its bounds, on either side. For A > 0 and r < 1 -
 eps, where the policy has moved away from a good token, and for A < 0 and r > 1 + eps, nothing
@@ -23,8 +24,9 @@ from collections.abc import Iterable, Iterator
 
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.shapes import Bounded, bounded, constant
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Binary, Clip, Expr, LogProb, topological
+from objdsl.ir.nodes import Binary, Clip, Column, Expr, LogProb, holding, topological
 from objdsl.lint.rule import Rule, rule
 
 
@@ -32,35 +34,68 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
-    nodes = facts.passing
-    kept, penalised = _kept(nodes), frozen(facts.objective)
-    for clip in nodes:
-        if isinstance(clip, Clip) and clip not in kept and _of_policy(clip.x, penalised):
-            yield rule.finding(
-                "outside of its bounds this clip has no gradient, on either side",
-                clip.span,
-                under="without a minimum around it",
-                consequence="a good token that the policy has left, and a bad one that it has "
-                "come to, are not pulled back",
-                help="surrogate(r, A, lo, hi) takes the minimum of both",
-                fine_if="the bounds hold outliers only",
-            )
+    nodes, penalised = facts.passing, frozen(facts.objective)
+    moves = holding(_learns, facts.objective.goal)
+    kept, held = _kept(nodes, moves), set[Expr]()
+    for node in nodes:
+        clip = None if node in held else bounded(node, moves.__contains__, facts.far.expand)
+        if clip is None:
+            continue
+        held |= {part for part in topological(node) if part != clip.x} - set(topological(clip.x))
+        of_policy = _of_policy(clip, moves, penalised)
+        if node in kept or not of_policy or not (isinstance(node, Clip) or _of_ratios(clip.x)):
+            continue
+        if constant(clip.x, facts.far.expand):
+            continue  # clip-without-effect
+        yield rule.finding(
+            "outside of its bounds this clip has no gradient, on either side"
+            if clip.lo is not None and clip.hi is not None
+            else "beyond its bound this has no gradient, whatever the sign of the advantage",
+            node.span or facts.objective.goal.span,
+            under="without a minimum around it",
+            consequence=_consequence(clip),
+            help="surrogate(r, A, lo, hi) takes the minimum of both",
+            fine_if="the bounds hold outliers only",
+        )
 
 
-def _of_policy(x: Expr, penalised: list[str]) -> bool:
-    """Whether a value moves with the policy, and is none of a penalty (clipped-penalty)."""
-    logs = [node for node in topological(x) if isinstance(node, LogProb)]
-    return any(one.trained for one in logs) and not any(one.policy in penalised for one in logs)
+def _consequence(clip: Bounded) -> str:
+    left = "a good token that the policy has left" if clip.lo is not None else ""
+    come = "a bad one that it has come to" if left else "a bad token that the policy has come to"
+    parts = [part for part in (left, come if clip.hi is not None else "") if part]
+    return (
+        ", and ".join(parts)
+        + f"{', ' if len(parts) > 1 else ' '}"
+        + ("are not pulled back" if len(parts) > 1 else "is not pulled back")
+    )
 
 
-def _kept(nodes: Iterable[Expr]) -> set[Expr]:
-    """The clips of which a minimum or maximum has the clipped value on one side, and on the other
-    one that moves with the policy."""
+def _of_policy(clip: Bounded, moves: set[Expr], penalised: list[str]) -> bool:
+    """Whether a bound acts on a value that moves with the policy and is none of a penalty
+    (clipped-penalty)."""
+    if clip.x not in moves or (clip.lo is None and clip.hi is None):
+        return False
+    logs = (node for node in topological(clip.x) if isinstance(node, LogProb))
+    return not any(log.policy in penalised for log in logs)
+
+
+def _of_ratios(x: Expr) -> bool:
+    """Whether data have no part in a value: bounds of `r * A` are dual-clip-bound's."""
+    return not any(isinstance(node, Column) for node in topological(x))
+
+
+def _learns(node: Expr) -> bool:
+    return isinstance(node, LogProb) and node.trained
+
+
+def _kept(nodes: Iterable[Expr], moves: set[Expr]) -> set[Expr]:
+    """The values that stand on one side of a minimum or maximum of which the other side moves with
+    the policy, too."""
     kept: set[Expr] = set()
     for node in nodes:
         if isinstance(node, Binary) and node.op in ("min", "max"):
             below = set(topological(node.a)), set(topological(node.b))
-            for one, other in (below, below[::-1]):
-                if any(isinstance(x, LogProb) and x.trained for x in other):
-                    kept |= {x for x in one - other if isinstance(x, Clip)}
+            for inside, other in (below, below[::-1]):
+                if not moves.isdisjoint(other):
+                    kept |= inside - other
     return kept

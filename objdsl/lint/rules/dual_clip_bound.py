@@ -55,6 +55,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 f"the bound at {c:g} takes the gradient where it is needed",
                 node.span,
                 severity=None if dead else Severity.WARNING,
+                claim=Claim.DIRECTION
+                if dead and facts.departs(Claim.DIRECTION)
+                else Claim.OFF_POLICY,
                 under="a number on policy, and no gradient"
                 if dead
                 else f"within the clip's own bound, {upper:g}",

@@ -22,9 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims import Reason
+from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
-from objdsl.ir.nodes import Binary, Const, Expr, Param
+from objdsl.ir.nodes import Binary, Const, Expr, LogDist, LogProb, Param, topological
 from objdsl.lint.rule import Rule, rule
 
 
@@ -37,6 +39,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         yield rule.finding(
             "a small number is added to a probability",
             x.span,
+            claim=_claim(x, facts),
             under="is exact without it" if not beside_one else "is 1 - pi, and a number",
             gradient=f"p / (p + {epsilon.size:g}) of what it would be, for a token of probability p"
             if not beside_one
@@ -47,6 +50,14 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             fine_if="it is far below every probability that is sampled",
             fix=None if beside_one else _without(x),
         )
+
+
+def _claim(x: Expr, facts: Facts) -> Claim:
+    """What the small number changes: a penalty, the direction, or what float32 makes of it."""
+    held = set(frozen(facts.objective))
+    if any(isinstance(n, LogProb | LogDist) and n.policy in held for n in topological(x)):
+        return Claim.PENALTY
+    return Claim.DIRECTION if facts.departing(Reason.LIVE) else Claim.NUMERICS
 
 
 def _without(x: Expr) -> Fix | None:

@@ -40,6 +40,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             yield rule.finding(
                 "a statistic of the group, and groups of one",
                 node.span,
+                claim=Claim.NUMERICS if isinstance(node, Others) else None,
                 under="0: there are no others" if isinstance(node, Others) else "of one response",
                 labels=(Label(sampling.span, "one response to a prompt"),) if sampling.span else (),
                 consequence="the baseline is gone"

@@ -29,10 +29,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.advantage import Adds
+from objdsl.analysis.advantage import Adds, LiveAdvantage
+from objdsl.analysis.claims import Reason
+from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Column
+from objdsl.ir.nodes import Column, LogDist, LogProb, topological
 from objdsl.lint.places import stop
 from objdsl.lint.rule import Rule, rule
 
@@ -51,6 +53,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             "the advantage carries a gradient of its own",
             found.node.span,
             severity=None if biased else Severity.WARNING,
+            claim=_claim(facts, found) if biased else Claim.OFF_POLICY,
             under="changes with " + ("the critic" if critic else "pi") + ", without sg(...)",
             weight=f"{'of V' if critic else 'w'}, beside what is meant: {extra}",
             consequence="the critic learns to raise what the policy maximises, not to be right"
@@ -65,3 +68,11 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             else "put sg(...) around it, or take old for pi",
             fix=stop(facts, found.node),
         )
+
+
+def _claim(facts: Facts, found: LiveAdvantage) -> Claim:
+    """What the extra gradient is about: the penalty that the advantage holds, or the direction."""
+    held = set(frozen(facts.objective))
+    logs = (node for node in topological(found.node) if isinstance(node, LogProb | LogDist))
+    penalised = not held.isdisjoint(log.policy for log in logs)
+    return Claim.PENALTY if penalised and not facts.departing(Reason.LIVE) else Claim.DIRECTION

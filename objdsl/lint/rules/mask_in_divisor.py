@@ -53,6 +53,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             yield rule.finding(
                 f"a sum over all {many} is divided by the number of some",
                 head(origin),
+                claim=_claim(estimator, divisor),
                 under=f"counts some of the {many}",
                 labels=entry(facts),
                 weight=marked(facts, estimator.weight, origin),
@@ -62,6 +63,13 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 fix=_fix(facts, counted),
             )
             return
+
+
+def _claim(estimator: Estimator, divisor: Expr) -> Claim:
+    """Whether the divisor weighs prompts alone, as a count of rewards of two values does."""
+    prompts = {factor.base for factor in estimator.prompt_weights}
+    bent = {bend.factor.base for bend in estimator.bends}
+    return Claim.PROMPT_WEIGHTS if divisor in prompts - bent else Claim.DIRECTION
 
 
 @dataclass(frozen=True)

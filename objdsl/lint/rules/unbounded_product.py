@@ -23,6 +23,8 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
+from objdsl.differentiate import clipped_surrogate
+from objdsl.ir.build import ZERO, bounds, negation
 from objdsl.ir.nodes import (
     Binary,
     Clip,
@@ -42,11 +44,15 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
+    held_from_above = set(_held_from_above(facts.objective.goal))
     for node in unheld(facts.objective.goal):
         if facts.extremes.is_response(node):
             continue  # product-outside-logs
+        beside = node in held_from_above
         yield rule.finding(
-            "a product of ratios over the response, and nothing that bounds it",
+            "a product of ratios over the response, and nothing that bounds it"
+            if not beside
+            else "nothing bounds the ratio of the response where the advantage is negative",
             node.span,
             under="grows with the length",
             consequence="at 1000 tokens one response takes the step",
@@ -61,26 +67,61 @@ def unheld(goal: Expr) -> list[Expr]:
     """Products of ratios that reach the goal by a path without a bound."""
     found: dict[Expr, None] = {}
     products = _products(goal)
-    seen: set[Expr] = set()
-    stack = [goal]
+    seen: set[tuple[Expr, frozenset[Expr]]] = set()
+    # A part of the goal, with the values that are never negative in the branch that it stands in.
+    stack: list[tuple[Expr, frozenset[Expr]]] = [(goal, frozenset())]
     while stack:
-        node = stack.pop()
-        if node in seen:
+        node, positive = state = stack.pop()
+        if state in seen:
             continue
-        seen.add(node)
+        seen.add(state)
         if node in products:
             found[node] = None
             continue
         match node:
+            case Binary("min" | "max") if _open_below(node, positive):
+                # The minimum takes the product itself, where the advantage is negative.
+                stack += [(x, positive) for x in node.children]
             case Binary("min" | "max") | Clip() | Unary("exp" | "sigmoid" | "logsigmoid" | "log"):
-                continue
+                pass
             case Where(m, a, b):
                 masked = products.intersection(topological(m))
-                stack += [x for x in (a, b) if not masked or masked.isdisjoint(topological(x))]
-                continue
-        if not node.boolean:
-            stack += node.children
+                for x, never_below in ((a, _positive(m)), (b, _positive(negation(m)))):
+                    if not masked or masked.isdisjoint(topological(x)):
+                        stack.append((x, positive | never_below))
+            case _ if not node.boolean:
+                stack += [(x, positive) for x in node.children]
     return [node for node in found if node.span is not None]
+
+
+def _positive(mask: Expr) -> frozenset[Expr]:
+    """What is never negative where a mask holds."""
+    match mask:
+        case Binary("gt" | "ge", x, zero) | Binary("lt" | "le", zero, x) if zero == ZERO:
+            return frozenset({x})
+        case Unary("not", Binary("lt" | "le", x, zero) | Binary("gt" | "ge", zero, x)) if (
+            zero == ZERO
+        ):
+            return frozenset({x})
+        case Binary("and", a, b):
+            return _positive(a) | _positive(b)
+    return frozenset()
+
+
+def _open_below(node: Binary, positive: frozenset[Expr] = frozenset()) -> bool:
+    """Whether it is a clipped surrogate of an advantage that may be negative."""
+    surrogate = clipped_surrogate(node)
+    if surrogate is None or surrogate[1] in positive:
+        return False
+    return bounds(surrogate[1])[0] < 0
+
+
+def _held_from_above(goal: Expr) -> Iterator[Expr]:
+    """The products of ratios in clipped surrogates, which hold them for positive advantages."""
+    products = _products(goal)
+    for node in topological(goal):
+        if isinstance(node, Binary) and node.op in ("min", "max") and _open_below(node):
+            yield from products.intersection(topological(node))
 
 
 def _products(goal: Expr) -> set[Expr]:

@@ -1,0 +1,50 @@
+"""A clip of a value that never changes: its bounds do nothing.
+
+**What.** `clip(pi / sg(pi), 0.8, 1.2)`, alone or in a surrogate: the ratio is 1, whatever the
+policy is.
+
+**Why.** `pi / sg(pi)` has the gradient of `log(pi)` and the value 1. Its distance to the policy
+that sampled is not in it, so that the clip never closes: nothing holds the policy near the rollout.
+
+**Fine if** never; without the clip the objective is the same.
+
+**Example.**
+
+    maximize mean[p,i] sum[t] surrogate(pi / sg(pi), A, 0.8, 1.2)
+
+**Instead.** `pi / old`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.shapes import bounded, constant
+from objdsl.diagnostic import Claim, Diagnostic, Severity
+from objdsl.ir.nodes import Expr, LogProb, holding, topological
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("clip-without-effect", "OBJ420", Severity.WARNING, Claim.OFF_POLICY)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    if not facts.rewarded:
+        return
+    moves, expand = holding(_learns, facts.objective.goal), facts.far.expand
+    seen: set[Expr] = set()
+    for node in facts.passing:
+        clip = bounded(node, moves.__contains__, expand)
+        if clip is None or clip.x in seen or clip.x not in moves or not constant(clip.x, expand):
+            continue
+        seen |= {clip.x, *topological(node)}
+        yield rule.finding(
+            f"this is {expand(clip.x).number:g}, whatever the policy is: its bounds do nothing",
+            clip.x.span or node.span or facts.objective.goal.span,
+            under="never reaches a bound",
+            consequence="nothing holds the policy near the one that sampled",
+            help="take the ratio to `old`",
+        )
+
+
+def _learns(node: Expr) -> bool:
+    return isinstance(node, LogProb) and node.trained

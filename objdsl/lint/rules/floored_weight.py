@@ -1,0 +1,57 @@
+"""An importance weight is held from below: what has become unlikely still weighs.
+
+**What.** `sg(clip(pi / old, 0.8, 1.28)) * A * log(pi)`, or `max(w, 0.5)` of a weight w that has no
+gradient of its own.
+
+**Why.** A truncation from above takes variance away for a bias. A floor takes none: tokens whose
+ratio is below it are those that the policy has moved away from, and a wrong answer's token is
+pushed down with the weight of the floor however unlikely it has become, without an end. The
+expected gradient is off by `E[(lo - w) A grad log(pi); w < lo]`.
+
+**Fine if** the floor is below every ratio that happens.
+
+**Example.**
+
+    maximize mean[p,i] sum[t] (sg(clip(pi / old, 0.8, 1.28)) * A * log(pi))
+
+**Instead.** `sg(min(pi / old, 1.28))`.
+
+**Papers.** CISPO, arXiv:2506.13585, eq. 4, has no bound below in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from objdsl.analysis.facts import Facts
+from objdsl.analysis.first_order import reach
+from objdsl.analysis.reach import reached
+from objdsl.analysis.shapes import bounded
+from objdsl.diagnostic import Claim, Diagnostic, Severity
+from objdsl.ir.nodes import Expr, LogProb, holding, topological
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("floored-weight", "OBJ421", Severity.NOTE, Claim.OFF_POLICY)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    if not facts.rewarded:
+        return
+    goal, expand = facts.objective.goal, facts.far.expand
+    reads = holding(lambda node: isinstance(node, LogProb), goal)
+    seen: set[Expr] = set(facts.passing)  # clip-without-min
+    for node in reached(goal, live=False, rewarded=True):
+        if node in seen or node not in reads:
+            continue
+        clip = bounded(node, reads.__contains__, expand)
+        if clip is None or clip.lo is None or not reach(expand(clip.x), expand):
+            continue
+        seen |= set(topological(node))
+        yield rule.finding(
+            "an importance weight is held from below",
+            node.span or goal.span,
+            under="a ratio below the floor weighs the floor",
+            consequence="a wrong answer's token is pushed down however unlikely it has become",
+            gradient="off by E[(floor - w) A grad log(pi)], where the weight w is below the floor",
+            help="leave the floor away: min(w, c)",
+            fine_if="the floor is below every ratio that happens",
+        )
