@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from objdsl.analysis.advantage import Adds
 from objdsl.analysis.dependence import Level, depends
 from objdsl.analysis.divergence import Credit, Descends, Penalty, unread
 from objdsl.analysis.estimator import Bend, Direction, Estimator, Factor, Kind, Term, frozen
@@ -76,6 +77,7 @@ class Reason(Enum):
     # what the terms beside the reward descend
     PENALTY = "not the KL of whole responses"
     UNREAD_PENALTY = "no function of the log-ratio alone"
+    LIVE_PENALTY = "the advantage that holds a penalty adds a gradient of its own"
     WITHOUT_GRADIENT = "a frozen policy has no part in the gradient"
     ENTROPY = "a term of all words that is no divergence"
 
@@ -98,7 +100,13 @@ _CLAIMS = {
         Claim.OFF_POLICY,
     ),
     **dict.fromkeys(
-        (Reason.PENALTY, Reason.UNREAD_PENALTY, Reason.WITHOUT_GRADIENT, Reason.ENTROPY),
+        (
+            Reason.PENALTY,
+            Reason.UNREAD_PENALTY,
+            Reason.LIVE_PENALTY,
+            Reason.WITHOUT_GRADIENT,
+            Reason.ENTROPY,
+        ),
         Claim.PENALTY,
     ),
 }
@@ -333,6 +341,9 @@ def _penalties(facts: Facts) -> Iterator[Departure]:
     if facts.of_entropy:
         yield departure(Reason.ENTROPY)
     penalised = frozen(facts.objective)
+    live = topological(*(one.node for one in facts.live_advantages if one.adds is Adds.BIAS))
+    if any(isinstance(x, LogProb | LogDist) and x.policy in penalised for x in live):
+        yield departure(Reason.LIVE_PENALTY)
     weights = topological(*facts.weights.values())
     read = {node.policy for node in weights if isinstance(node, LogProb | LogDist)}
     goal = topological(facts.objective.goal)

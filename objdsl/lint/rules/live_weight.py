@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims import Reason
 from objdsl.analysis.estimator import Kind
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.shapes import is_score, live_product
@@ -34,6 +35,7 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         beside = {factor.base for term in estimator.of(Kind.SIGNAL) for factor in term.factors}
+        beside |= {f.base for where, f in facts.factors(Reason.SCORE) if where is estimator}
         scores = [base for base in beside if is_score(base, estimator.leaf)]
         product = live_product(facts, estimator.leaf) if scores else None
         if product is not None:  # behind sg it is a weight, and response-weight's
