@@ -13,14 +13,13 @@ import pytest
 from objdsl import driver, elaborate, gallery, loads
 from objdsl.analysis import advantage, expand, extremes
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import ObjectiveError
+from objdsl.diagnostic import Diagnostic, ObjectiveError
 from objdsl.emit import lower
 from objdsl.explain import sections
 from objdsl.ir import build
 from objdsl.ir.diff import diff
 from objdsl.lint import places
 from objdsl.lint.rules import entropy_without_gradient
-from objdsl.render import formats
 from objdsl.render.terminal import render
 from objdsl.source import Source
 from objdsl.syntax.format import format as formatted
@@ -88,6 +87,7 @@ TEXTS = {
     "reports": "report a{0} = mean[p,i] (reward + {0})",
     "comments": "# line {}",
     "suppressions": "# objdsl: ignore[length-normalisation] for reason {}",
+    "accepted findings": "report a{} = mean[p,i] (1 / 0)  # objdsl: ignore[own-mean] why",
     "policies": "policy q{}",
     "unknown names": "a{0} = nothing{0} + 1",
     "wrong indices": "a{} = mean[t] reward",
@@ -179,40 +179,40 @@ NAMES: dict[str, Callable[[int], str]] = {
     ),
     "instructions in one comment": lambda n: "#" + " # objdsl: ignore[own-mean] why" * n + "\n",
     "instructions that say nothing": lambda n: "#" + " # objdsl:" * n + "\n",
-    "a comment for each finding": lambda n: "".join(
-        f"report a{k} = mean[p,i] (reward / 0)  # objdsl: ignore[not-finite] why\n"
-        for k in range(n)
-    ),
 }
 """What may be written in front of an objective, for comments that accept findings."""
 
 
+def instructions(run: Callable[[], object]) -> int:
+    """How many instructions of Python are run: a list that is built is one call, however long."""
+    count = 0
+
+    def step(frame: FrameType, event: str, argument: object) -> object:
+        nonlocal count
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        count += event == "opcode"
+        return step
+
+    before = sys.gettrace()
+    sys.settrace(step)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return count
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_findings_about_comments_are_read_and_printed_once(name: str) -> None:
-    """Steps through lines are counted: a list that is built for each name is one call."""
-
-    def steps(n: int) -> int:
+    def steps(n: int) -> tuple[int, int]:
         source = Source("grown.obj", NAMES[name](n) + lines("# {}", 1))
-        count = 0
-
-        def step(frame: FrameType, event: str, argument: object) -> object:
-            nonlocal count
-            count += event == "line"
-            return step
-
-        before = sys.gettrace()
-        sys.settrace(step)
-        try:
-            findings = driver.check(source).findings
-            for finding in findings:
-                render(finding)
-            formats.github(findings), formats.as_json(findings), formats.sarif(findings, {}, "1")
-        finally:
-            sys.settrace(before)
-        return count
+        findings: list[Diagnostic] = []
+        read = instructions(lambda: findings.extend(driver.check(source).findings))
+        return read, instructions(lambda: [render(finding) for finding in findings])
 
     steps(3)  # what is done once
-    assert steps(240) < 3.6 * steps(80)
+    small, large = steps(100), steps(400)
+    assert all(large[k] < 4.8 * small[k] for k in (0, 1))
 
 
 def test_the_count_sees_what_grows_faster() -> None:
