@@ -185,8 +185,8 @@ def _carried(roots: dict[str, Expr], names: dict[Expr, str]) -> dict[str, Expr]:
     groups: dict[str, dict[str, Expr]] = {}
     for name, root in roots.items():
         kind, _, rest = name.partition(" ")
-        group = rest.rpartition(" ")[0] if kind == "report" else ""
-        groups.setdefault(group, {})[name] = root
+        report = rest.rpartition(" ")[0] if kind == "report" else ""
+        groups.setdefault(report, {})[name] = root
     marked: dict[str, Expr] = {}
     for group in groups.values():
         done = _marked(list(group.values()))
