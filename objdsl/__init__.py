@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from objdsl.diagnostic import Diagnostic, ObjectiveError
+from objdsl.diagnostic import DerivativeError, Diagnostic, InputError, ObjdslError, ObjectiveError
 
 if TYPE_CHECKING:
     from objdsl.objective import Objective, Output, load, loads
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "DerivativeError",
     "Diagnostic",
+    "InputError",
+    "ObjdslError",
     "Objective",
     "ObjectiveError",
     "Output",

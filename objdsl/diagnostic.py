@@ -105,7 +105,23 @@ class Diagnostic:
     choices: tuple[Fix, ...] = ()
 
 
-class ObjectiveError(Exception):
+class ObjdslError(Exception):
+    """What all exceptions that objdsl raises on purpose have in common."""
+
+
+class InputError(ObjdslError, ValueError):
+    """An input that an objective cannot compute with: what it is, and what is needed."""
+
+
+class InputTypeError(InputError, TypeError):
+    """An input of another type altogether."""
+
+
+class DerivativeError(ObjdslError, RuntimeError):
+    """A derivative that an objective does not have."""
+
+
+class ObjectiveError(ObjdslError):
     """A text that is not an objective. `diagnostics` holds every error that was found in it."""
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,7 @@ from objdsl.emit.load import load as load_program
 from objdsl.emit.stages import Layout
 from objdsl.emit.torch_source import Function
 from objdsl.emit.triton_source import Kernel, NotElementwise
-from objdsl.frozen import dataclass
-from objdsl.fused.autograd import Formed
+from objdsl.fused.autograd import Formed, closed_form, refuse_batches
 from objdsl.fused.head import Head, Precision
 from objdsl.fused.kernels import TORCH, Kernels, Name, choose
 from objdsl.fused.run import Run, sizes_of
@@ -80,28 +79,18 @@ class Column:
     trained: bool
 
 
-class _ClosedForm(torch.autograd.Function):
-    """A loss whose derivative is known: nothing is stored but the derivative itself."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, many: int, *tensors: Tensor) -> Tensor:
-        ctx.save_for_backward(*tensors[many:])
-        return -value
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        weights = ctx.saved_tensors
-        return (None, None, *(-gradients[0] * w for w in weights), *(None for _ in weights))
-
-
 class Objective:
     """An objective, ready to be trained with. Made by `objdsl.load` and `objdsl.loads`."""
 
     def __init__(self, formula: Formula, params: Mapping[str, float] | None = None) -> None:
         self.formula = formula
         self.params = {one.name: one.default for one in formula.at(params or {}).params}
-        self._compile = False
+        self._options: dict[str, Any] | None = None  # of torch.compile, if it runs under that
         self._compiled: dict[Layout, Any] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled as the formula that it is: its functions are made again."""
+        return _restored, (self.formula, self.params, self._options)
 
     def __repr__(self) -> str:
         params = "".join(f", {name}={value:g}" for name, value in self.params.items())
@@ -114,7 +103,7 @@ class Objective:
             ValueError: for an unknown name, or a value outside the declared domain.
         """
         other = Objective(self.formula, {**self.params, **params})
-        return other.compile() if self._compile else other
+        return other if self._options is None else other.compile(**self._options)
 
     # --- facts -----------------------------------------------------------------------------------
 
@@ -192,7 +181,6 @@ class Objective:
 
     def compile(self, **options: Any) -> Objective:
         """Runs from now on under `torch.compile`, as one graph. Returns itself."""
-        self._compile = True
         self._options = options
         self._compiled.clear()
         return self
@@ -265,7 +253,7 @@ class Objective:
         inputs = self._trained(step, log_pi, trained)
         function, share = compiled.program.couple, step.share
         read = _columns_read([function])
-        live = {name: x.detach() for name, x in inputs.items() if name in read}
+        live = {name: x for name, x in _widened(inputs).items() if name in read}
         whole = step
         if share is not None:
             whole, live = share.whole, gather(live, share.group)
@@ -295,15 +283,9 @@ class Objective:
             raise ValueError(f"unknown input {next(iter(columns))!r}; it has {list(self.live)}")
         inputs = self._trained(step, log_pi, trained)
         with torch.no_grad():
-            detached = {name: x.detach() for name, x in inputs.items()}
-            value, weights, reports = self._evaluate(step, detached)
+            value, weights, reports = self._evaluate(step, inputs)
         names = list(weights)
-        loss = _ClosedForm.apply(  # type: ignore[no-untyped-call]
-            value,
-            len(names),
-            *(inputs[name] for name in names),
-            *(weights[name] for name in names),
-        )
+        loss = closed_form(value, [inputs[k] for k in names], [weights[k] for k in names])
         return Output(loss, value, reports)
 
     def weights(
@@ -317,7 +299,7 @@ class Objective:
             raise ValueError("weights needs a step; make one by `prepare`")
         inputs = self._trained(step, log_pi, trained)
         with torch.no_grad():
-            return self._evaluate(step, {name: x.detach() for name, x in inputs.items()})
+            return self._evaluate(step, inputs)
 
     def fused(
         self,
@@ -526,8 +508,9 @@ class Objective:
         return part
 
     def _evaluate(
-        self, step: Step, inputs: dict[str, Tensor]
+        self, step: Step, trained: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        inputs = _widened(trained)
         compiled = self._program(step.layout)
         program = compiled.program
         silent: tuple[str, ...] = ()
@@ -546,9 +529,9 @@ class Objective:
         dtype = next(iter(inputs.values())).dtype
         arguments = step.arguments(program.objective.inputs, dtype, inputs, self.params)
         value, weights, reports = self._computed(self._function(step.layout), arguments)
-        if value.device.type == "cpu" and value.isnan():
+        if not torch.compiler.is_compiling() and value.device.type == "cpu" and value.isnan():
             step.find_nan(inputs)
-        for name, x in inputs.items():
+        for name, x in trained.items():
             if name in weights:
                 weights[name] = weights[name].to(x.dtype).expand(x.shape)
         return value, weights, {k: v for k, v in reports.items() if k not in silent}
@@ -564,7 +547,7 @@ class Objective:
             raise ValueError(f"{self.name} cannot be computed{at}: {error}") from error
 
     def _function(self, layout: Layout) -> Any:
-        if not self._compile:
+        if self._options is None or torch.compiler.is_compiling():
             return self._program(layout).objective
         if layout not in self._compiled:
             function = self._program(layout).objective
@@ -590,6 +573,8 @@ class Objective:
                 "needs itself, at its own hyper-parameters"
             )
         given = dict(others) if log_pi is None else {"log_pi": log_pi, **others}
+        if not torch.compiler.is_compiling():
+            refuse_batches(x for x in given.values() if isinstance(x, Tensor))
         found = {}
         for name in self.live:
             if name not in given:
@@ -786,6 +771,13 @@ class Objective:
             )
 
 
+def _restored(
+    formula: Formula, params: Mapping[str, float], options: dict[str, Any] | None
+) -> Objective:
+    objective = Objective(formula, params)
+    return objective if options is None else objective.compile(**options)
+
+
 def load(name: str | Path, /, **params: float) -> Objective:
     """An objective from a file, or from the gallery by its name.
 
@@ -818,8 +810,14 @@ def _wide(*tensors: Any) -> torch.dtype:
     return reduce(torch.promote_types, types, torch.float32)
 
 
+def _widened(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Trained inputs without their graph, as float32 at least."""
+    return {name: x.detach().to(_wide(x)) for name, x in inputs.items()}
+
+
 def _tensor(name: str, x: Any, device: torch.device) -> Tensor:
+    """A column as a tensor, without a graph: no formula takes a gradient of it."""
     try:
-        return torch.as_tensor(x, device=device)
+        return torch.as_tensor(x, device=device).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name!r} cannot be made a tensor: {error}") from error

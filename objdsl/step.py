@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from objdsl.emit.stages import Input, Layout
-from objdsl.frozen import dataclass
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, WORD, Indices, written
 
 if TYPE_CHECKING:

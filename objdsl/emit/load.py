@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import linecache
+import sys
 from collections.abc import Callable
 from functools import cache
+from hashlib import blake2b
+from types import ModuleType
 from typing import Any
 
 from objdsl.emit import triton_source
@@ -48,9 +51,12 @@ def _execute(program: Program, filename: str) -> Compiled:
 
 @cache
 def _module(source: str, filename: str) -> dict[str, Any]:
-    """What a module defines. Its text stays at hand, for tracebacks and for Triton to read."""
-    names: dict[str, Any] = {"__name__": filename}
+    """What a module defines. Its text stays at hand, for tracebacks and for Triton to read; the
+    module is among `sys.modules`, where `torch.compile` looks for the globals of a function."""
+    module = ModuleType(f"objdsl.emitted.{blake2b(source.encode(), digest_size=16).hexdigest()}")
+    module.__file__ = filename
+    sys.modules[module.__name__] = module
     lines = source.splitlines(keepends=True)
     linecache.cache[filename] = (len(source), None, lines, filename)
-    exec(compile(source, filename, "exec"), names)
-    return names
+    exec(compile(source, filename, "exec"), module.__dict__)
+    return module.__dict__

@@ -1,18 +1,112 @@
-"""A loss whose gradients were formed on the way."""
+"""Losses whose derivatives are known in closed form, as autograd sees them.
+
+They have a first derivative, in reverse mode. What would need another one is refused: torch would
+take the weights for constants, and a second derivative would be 0 without a word.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+
+from objdsl.diagnostic import DerivativeError
+
+SECOND = (
+    "the gradient of an objective is a closed form without a graph of its own: second derivatives "
+    "(hessian, a gradient of the gradient after create_graph=True) are not available"
+)
+FORWARD = "an objective has derivatives in reverse mode alone; jvp and jacfwd are not available"
+VMAP = (
+    "torch.func.vmap cannot run over an objective, whose rows are coupled: evaluate it in a loop, "
+    "or put the rows into one step"
+)
+
+
+class _Sealed(torch.autograd.Function):
+    """Weights that depend on the trained inputs in a way that is not to be differentiated."""
+
+    @staticmethod
+    def forward(many: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(w.view_as(w) for w in tensors[many:])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.many = len(inputs)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, ...]:
+        if any(gradient is not None for gradient in gradients):
+            raise DerivativeError(SECOND)
+        many: int = ctx.many
+        return (None,) * many  # the first derivative passes here, too
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
+        raise DerivativeError(FORWARD)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> NoReturn:
+        raise DerivativeError(FORWARD)  # over tangents: batches of inputs were refused before
+
+
+class _ClosedForm(torch.autograd.Function):
+    """Minus the value: nothing is stored but its derivative."""
+
+    @staticmethod
+    def forward(value: Tensor, many: int, *tensors: Tensor) -> Tensor:
+        return -value
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, many, *tensors = inputs
+        ctx.save_for_backward(*tensors[many:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        weights = ctx.saved_tensors
+        return (None, None, *(-gradients[0] * w for w in weights), *(None for _ in weights))
+
+
+def refuse_batches(inputs: Iterable[Tensor]) -> None:
+    """Refuses what `torch.func.vmap` hands in.
+
+    Raises:
+        DerivativeError: one of the inputs stands for a batch of tensors.
+    """
+    functorch = torch._C._functorch
+    for x in inputs:
+        while functorch.is_functorch_wrapped_tensor(x):
+            if functorch.is_batchedtensor(x):
+                raise DerivativeError(VMAP)
+            x = functorch.get_unwrapped(x)
+
+
+def closed_form(value: Tensor, inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """The loss, 0-d, of a value whose derivatives by some inputs are the weights.
+
+    Args:
+        value: 0-d.
+        inputs: whose gradient is minus the weight of the same place.
+        weights: as large as their inputs.
+    """
+    many = len(inputs)
+    if not torch.compiler.is_compiling():  # which refuses to differentiate twice by itself
+        # A tensor of inference mode cannot be stored for the backward pass.
+        weights = [w.clone() if w.is_inference() else w for w in weights]
+        weights = _Sealed.apply(many, *inputs, *weights)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ClosedForm.apply(value, many, *inputs, *weights)  # type: ignore[no-untyped-call]
+    return loss
 
 
 class Formed(torch.autograd.Function):
     """Minus the value; its gradients are minus those of J, scaled in place.
 
     The gradient by the head is as large as the head: there is no second one. So `backward` can be
-    called once.
+    called once, and without `create_graph`.
     """
 
     @staticmethod
@@ -27,6 +121,8 @@ class Formed(torch.autograd.Function):
                 "the gradients of this loss are gone: backward was called before; "
                 "evaluate the objective again"
             )
+        if torch.is_grad_enabled():
+            raise DerivativeError(SECOND)
         formed, ctx.formed = ctx.formed, None
         scale = -gradients[0]
         return (None, None, *(x.mul_(scale) for x in formed), *(None for _ in formed))
