@@ -7,6 +7,7 @@ A name whose own statement is wrong is not reported again where it is used.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -687,7 +688,8 @@ class _Elaborator:
             self.frames, self.site = frames, site
             self.open.pop()
         self.values[name] = value
-        if value.children:
+        # A name for an infinity or for no number is a mistake that the checker speaks of.
+        if value.children or (isinstance(value, Const) and not math.isfinite(value.value)):
             self.order.append(Named(name, value, let.span))
         return value
 

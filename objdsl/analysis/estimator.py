@@ -247,6 +247,8 @@ class Estimator:
             return Direction.UNKNOWN
         if not (self.of(Kind.SIGNAL) or self.bends or self.prompt_weights):
             return Direction.NONE
+        if not self.bends and self.vanishes:
+            return Direction.NONE
         if self.falling and len(self.falling) == len(self._coefficients):
             return Direction.REVERSED
         if self.bends or self.chosen or self.mixed or self.falling:
@@ -254,6 +256,15 @@ class Estimator:
         if self.of(Kind.SHAPING, Kind.PENALTY):
             return Direction.SHAPED
         return Direction.REWEIGHTED if self.prompt_weights else Direction.EXACT
+
+    @cached_property
+    def vanishes(self) -> bool:
+        """Whether every own reward comes with its negative: `reward - mean[i] reward` in a group of
+        one, or a mean over others of the means over theirs in a group of two."""
+        group = self.objective.sampling.group
+        if group is None or not self._coefficients:
+            return False
+        return not any(self._totals(reward, _sizes(group)) for reward in self._coefficients)
 
     @cached_property
     def falling(self) -> tuple[Column, ...]:
@@ -345,8 +356,23 @@ class Estimator:
         """What the sizes of the step make of a product, as a number, and its other factors: of `R -
         R / G` there is less than of `R`, and not one thing added and another taken away."""
         sizes = sizes or _sizes(self.objective.sampling.group or _GROUPS[0])
-        number = math.prod(sizes[f.base] ** f.exponent for f in term.factors if f.base in sizes)
-        return number, tuple(f for f in term.factors if f.base not in sizes)
+        product, varying = 1.0, []
+        for factor in term.factors:
+            size = self._size(factor.base, sizes)
+            if size is None or (size == 0 and factor.exponent < 0):
+                varying.append(factor)
+            else:
+                product *= size**factor.exponent
+        return product, tuple(varying)
+
+    def _size(self, base: Expr, sizes: dict[Expr, float]) -> float | None:
+        """What a value is that reads the sizes of the step alone, as `G - 1` does."""
+        if base in sizes:
+            return sizes[base]
+        if not depends(base, self._depends).constant or sizes.keys().isdisjoint(topological(base)):
+            return None
+        value = self.expand(replaced(base, {size: const(n) for size, n in sizes.items()})).number
+        return value if value is not None and value >= 0 else None
 
     def binary(self, factor: Factor, term: Term) -> bool:
         """Whether it depends on nothing but rewards of a group that have two values, as 0 and 1,

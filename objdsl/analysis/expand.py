@@ -294,6 +294,14 @@ class Expand:
                 return atom(node)
             case Stop(x):
                 return self(x)
+            case Unary("sqrt", Binary("pow", x, Const(2.0))) | Binary(
+                "pow", Binary("pow", x, Const(2.0)), Const(0.5)
+            ):
+                return self._unary("abs", self(x), node)
+            case Unary("sqrt", Binary("mul", x, y)) | Binary(
+                "pow", Binary("mul", x, y), Const(0.5)
+            ) if x == y:
+                return self._unary("abs", self(x), node)
             case Unary(op, x):
                 return self._unary(op, self(x), node)
             case Binary("min" | "max" as op, a, b):
@@ -469,6 +477,9 @@ class Expand:
         return number(1) - above if op == "le" else number(1) - above - below
 
     def _extremum(self, op: str, a: Expr, b: Expr, node: Expr) -> Sum:
+        never = Const(math.inf if op == "min" else -math.inf)
+        if never in (a, b):
+            return self(b if a == never else a)
         decide = self.at or self
         low, high = interval(decide(a) - decide(b))
         if high < 0 or low > 0:
@@ -481,6 +492,10 @@ class Expand:
         return self._atom(Binary(op, p.expr(), q.expr()), node)  # type: ignore[arg-type]
 
     def _clip(self, x: Expr, lo: Expr, hi: Expr, node: Expr) -> Sum:
+        if hi == Const(math.inf):
+            return self._extremum("max", x, lo, node)
+        if lo == Const(-math.inf):
+            return self._extremum("min", x, hi, node)
         decide = self.at or self
         value, low, high = decide(x), decide(lo), decide(hi)
         if interval(value - low)[0] > 0 and interval(high - value)[0] > 0:

@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from objdsl.analysis.expand import Expand, Sum, TooLarge, ordered
+from objdsl.analysis.expand import Expand, Sum, TooLarge, number, ordered
 from objdsl.ir.build import ZERO
-from objdsl.ir.nodes import Binary, Expr, Unary
+from objdsl.ir.nodes import Binary, Const, Expr, Unary, Where
 
 
 def joined(x: Sum, expand: Expand) -> Sum:
     """A sum of products without the pairs that are one value: the masks `q < 0` and `q > 0` in
     front of a multiple of q, `min(q, 0) + max(q, 0)`, `max(q, 0) - max(-q, 0)`, `abs(q) * sign(q)`.
     """
+    bases = {base for factors in x.terms for base, _ in factors}
+    choices = sorted((b for b in bases if _masks(b, expand) & bases), key=lambda base: base.key)
+    for choice in choices:
+        x = _chosen(x, choice, expand)
     bases = {base for factors in x.terms for base, _ in factors}
     for one, other, sign, q in sorted(
         _pairs(bases, expand), key=lambda pair: (pair[0].key, pair[1].key)
@@ -26,6 +30,32 @@ def joined(x: Sum, expand: Expand) -> Sum:
     for absolute in sorted((b for b in bases if _is(b, "abs")), key=lambda base: base.key):
         x = _signed(x, absolute, expand)
     return x
+
+
+def _masks(base: Expr, expand: Expand) -> set[Expr]:
+    """The masks that decide between two numbers, if a value is one of them."""
+    match base:
+        case Where(mask, Const(), Const()):
+            return {part for factors in expand(mask).terms for part, _ in factors}
+    return set()
+
+
+def _chosen(x: Sum, choice: Expr, expand: Expand) -> Sum:
+    """A sum in which one of two numbers is written by its mask."""
+    assert isinstance(choice, Where)
+    mask = expand(choice.m)
+    result = Sum()
+    for factors, c in x.terms.items():
+        power = dict(factors).get(choice)
+        if power is None:
+            result += Sum({factors: c})
+            continue
+        yes, no = (
+            float(side.value**power) for side in (choice.a, choice.b) if isinstance(side, Const)
+        )
+        rest = Sum({factors - {(choice, power)}: c})
+        result += rest * (mask.scaled(yes - no) + number(no))
+    return result
 
 
 def _pairs(bases: set[Expr], expand: Expand) -> Iterator[tuple[Expr, Expr, int, Expr]]:

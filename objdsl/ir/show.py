@@ -409,6 +409,8 @@ class _Latex(Text):
             case Const(value):
                 if value in (float("inf"), float("-inf")):
                     return (r"\infty" if value > 0 else r"-\infty"), ATOM
+                if value != value:
+                    return r"\mathrm{NaN}", ATOM
                 return _scientific(value), ATOM if value >= 0 else SIGN
             case Param(name):
                 return symbol(name), ATOM

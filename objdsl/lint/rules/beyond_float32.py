@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.constants import not_finite
 from objdsl.analysis.extremes import Cause, Fault
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, read
@@ -39,6 +40,7 @@ from objdsl.lint.rules.unbounded_product import unheld
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     goal = facts.objective.goal
     said = set(unheld(goal)) if facts.rewarded else set()
+    said |= {node for node, _ in not_finite(facts.objective)}
     for node, fault in _faults(facts):
         if isinstance(node, Reduce) or node in said or facts.extremes.is_response(node):
             continue  # product-outside-logs, unbounded-product

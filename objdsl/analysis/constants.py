@@ -1,0 +1,154 @@
+"""Parts of an objective that are infinite or no number, whatever the data are."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+
+from objdsl.ir.nodes import (
+    COMPARISONS,
+    Binary,
+    Clip,
+    Const,
+    Expr,
+    Param,
+    Reduce,
+    Stop,
+    Unary,
+    Where,
+    topological,
+)
+from objdsl.ir.objective import Objective
+
+
+def not_finite(objective: Objective) -> list[tuple[Expr, float]]:
+    """The nodes of all formulas of a file, its definitions and reports included, at which a value
+    that is no finite number comes about, at the parameters' values; each with that value.
+
+    An infinity that is a bound, `clip(x, 0, inf)` or `min(x, inf)`, is none of them.
+    """
+    params = {param.name: param.default for param in objective.params}
+    roots = [*objective.roots, *(named.value for named in objective.bindings)]
+    nodes = topological(*roots)
+    values: dict[Expr, float | None] = {}
+    for node in nodes:
+        values[node] = _value(node, values, params)
+    used = {child for node in nodes for child in node.children if not _bounds(node, child)}
+    used |= set(roots)
+    return [
+        (node, value)
+        for node in nodes
+        if (value := values[node]) is not None
+        and not math.isfinite(value)
+        and all(_finite(values[child]) for child in node.children)
+        and (node in used or math.isnan(value))
+    ]
+
+
+def _finite(value: float | None) -> bool:
+    return value is None or math.isfinite(value)
+
+
+def _bounds(node: Expr, child: Expr) -> bool:
+    """Whether an operand only bounds another, or is compared with it."""
+    match node:
+        case Clip(x):
+            return child != x
+        case Binary(op):
+            return op in ("min", "max") or op in COMPARISONS
+    return False
+
+
+def _value(
+    node: Expr, values: Mapping[Expr, float | None], params: Mapping[str, float]
+) -> float | None:
+    """What a node is, whatever the data are; None if that depends on them."""
+    below = [values[child] for child in node.children]
+    known = [value for value in below if value is not None]
+    match node:
+        case Const(value):
+            return value
+        case Param(name):
+            return params[name]
+        case Binary("div", _, _) if below[1] == 0:
+            return math.nan if below[0] == 0 else math.inf
+        case Where(m, _, _) if values[m] is not None:
+            return below[1] if values[m] else below[2]
+        case _ if len(known) < len(below):
+            return None
+        case Unary(op, _):
+            return _tried(_UNARY.get(op), known)
+        case Binary(op, _, _):
+            return _tried(_BINARY.get(op), known)
+        case Clip():
+            x, low, high = known
+            return min(max(x, low), high)
+        case Stop():
+            return known[0]
+        case Reduce("mean" | "max" | "min", _, _, None):
+            return known[0]
+    return None
+
+
+def _tried(function: Callable[..., float] | None, operands: list[float]) -> float | None:
+    if function is None:
+        return None
+    try:
+        return float(function(*operands))
+    except OverflowError:
+        return math.inf
+    except (ValueError, ZeroDivisionError, TypeError):
+        return math.nan
+
+
+def _log(x: float) -> float:
+    return -math.inf if x == 0 else math.log(x)
+
+
+def _power(x: float, y: float) -> float:
+    return math.inf if x == 0 and y < 0 else x**y
+
+
+_UNARY: dict[str, Callable[[float], float]] = {
+    "neg": operator.neg,
+    "exp": math.exp,
+    "log": _log,
+    "sqrt": math.sqrt,
+    "abs": abs,
+    "not": operator.not_,
+}
+_BINARY: dict[str, Callable[[float, float], float]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "pow": _power,
+    "min": min,
+    "max": max,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "eq": operator.eq,
+    "ne": operator.ne,
+}
+
+
+def places(objective: Objective) -> Iterator[tuple[Expr, float, Expr]]:
+    """`not_finite`, each with the smallest node around it that stands in the text."""
+    found = not_finite(objective)
+    if not found:
+        return
+    roots = [*objective.roots, *(named.value for named in objective.bindings)]
+    nodes = topological(*roots)
+    for node, value in found:
+        holds: set[Expr] = set()
+        for one in nodes:
+            if one == node or not holds.isdisjoint(one.children):
+                holds.add(one)
+                if one.span is not None:
+                    yield node, value, one
+                    break
+        else:
+            yield node, value, objective.goal

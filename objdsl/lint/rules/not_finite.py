@@ -1,0 +1,54 @@
+"""A part of the file is infinite or no number, whatever the data are.
+
+**What.** `reward / 0`, `log(0)`, `sqrt(-1)`, `inf - inf`, a number added to an infinity, in what is
+maximised or minimised, in a definition or in a report; parameters are at their values.
+
+**Why.** An infinity or a NaN in the objective is one in every weight of the model after a step; one
+in a report is one in the metrics.
+
+**Fine if** never. An infinite bound, `clip(x, 0, inf)`, is not found.
+
+**Example.**
+
+    maximize mean[p,i] (reward / 0 * sum[t] log(pi))
+
+**Instead.** The number that was meant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from objdsl.analysis.constants import places
+from objdsl.analysis.facts import Facts
+from objdsl.diagnostic import Claim, Diagnostic, Severity
+from objdsl.ir.nodes import Binary, Const, Expr
+from objdsl.lint.rule import Rule, rule
+
+
+@rule("not-finite", "OBJ620", Severity.ERROR, Claim.NUMERICS)
+def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    seen = set()
+    for node, value, place in places(facts.objective):
+        span = place.span or facts.objective.goal.span
+        if span in seen:
+            continue
+        seen.add(span)
+        yield rule.finding(
+            _message(node, value),
+            span,
+            under="no number" if math.isnan(value) else "infinite",
+            consequence="every weight of the model is NaN after a step that reads it",
+            help="write the number that is meant",
+        )
+
+
+def _message(node: Expr, value: float) -> str:
+    match node:
+        case Binary("div"):
+            return "this divides by 0, whatever the data are"
+        case Const():
+            return "this is " + ("no number" if math.isnan(value) else "an infinity")
+    kind = "no number" if math.isnan(value) else "infinite"
+    return f"this is {kind}, whatever the data are"
