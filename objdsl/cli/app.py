@@ -86,7 +86,7 @@ class Commands(click.Group):
         try:
             return self._invoke(ctx)
         except click.ClickException as error:
-            error.message = visible(error.message)
+            error.message = visible(error.message)  # type: ignore[misc]
             raise
 
     def _invoke(self, ctx: click.Context) -> Any:

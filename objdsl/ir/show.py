@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 
+from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO
-from objdsl.ir.indices import RESPONSE, TOKEN, WORD, Indices, decimal
+from objdsl.ir.indices import Indices, decimal
 from objdsl.ir.nodes import (
     Binary,
     Clip,
@@ -99,6 +102,30 @@ def _is_gate(node: Expr) -> bool:
     return isinstance(node, Where) and node.b == ZERO
 
 
+RESPONSES, TOKENS = "ijklmn", "tsuqh"
+"""The letters that indices run by: each inside the one before."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Which response and which token of it a formula speaks of."""
+
+    response: str = "i"
+    token: str = "t"
+
+    @property
+    def length(self) -> str:
+        return f"|y_{self.response}|"
+
+    def subscripts(self, indices: Indices) -> str:
+        letters = {"i": self.response, "t": self.token, "v": "v"}
+        return ",".join(letters[index] for index in indices if index != "p")
+
+
+HERE = _Place()
+"""The response and the token that a weight is of."""
+
+
 class _Pieces(dict[Expr, tuple[str, int]]):
     """The text of each node, and how tightly it holds together; written when it is asked for."""
 
@@ -116,6 +143,10 @@ class Text:
         names: what stands for a formula, where it is part of another.
         roots: the formulas that are written, for the letters that stand for something in them.
         limit: characters; a formula that is larger ends in dots.
+
+    Attributes:
+        place: which response and token are spoken of.
+        done: the pieces at hand, of this place.
     """
 
     def __init__(self, names: Names, roots: tuple[Expr, ...], limit: int = 10_000) -> None:
@@ -124,12 +155,51 @@ class Text:
         self.limit = limit
         self.done = _Pieces(self._write)
         self.probabilities: dict[Expr, tuple[str, int] | None] = {}
+        self.place = HERE
+        self._pieces = {HERE: (self.done, self.probabilities)}
 
     def show(self, expr: Expr) -> str:
         """The text of a formula, itself written out also if it has a name."""
-        for child in expr.children:
+        for child in self._operands(expr):
             self._write(child)
         return self._cut(self._node(expr))[0]
+
+    @contextmanager
+    def _at_place(self, place: _Place) -> Iterator[None]:
+        """Speaks of another response or token."""
+        before, self.place = self.place, place
+        fresh: tuple[_Pieces, dict[Expr, tuple[str, int] | None]] = (_Pieces(self._write), {})
+        self.done, self.probabilities = self._pieces.setdefault(place, fresh)
+        try:
+            yield
+        finally:
+            self.place = before
+            self.done, self.probabilities = self._pieces[before]
+
+    def _inside(self, node: Expr) -> _Place:
+        """Of which response and token the operand of a node speaks."""
+        match node:
+            case Scan(relation, _, decay) if relation != ">=" or decay is None:
+                return self._beside()
+            case Reduce(_, over) if "t" in over:
+                return replace(self.place, token=HERE.token)
+        return self.place
+
+    def _beside(self) -> _Place:
+        """Another token of the same response."""
+        return replace(self.place, token=self._next(TOKENS, self.place.token))
+
+    def _next(self, letters: str, letter: str) -> str:
+        """The letter for an index that runs beside `letter`: none that is a name of the file."""
+        free = [one for one in letters if one not in self.taken]
+        after = [one for one in free if letters.index(one) > letters.find(letter)]
+        return (after or [f"{letter}{letter}"])[0]
+
+    def _operands(self, node: Expr) -> tuple[Expr, ...]:
+        """What is written before a node is: that of the same response and token."""
+        if self._inside(node) == self.place:
+            return node.children
+        return (node.decay,) if isinstance(node, Scan) and node.decay is not None else ()
 
     def _write(self, root: Expr) -> tuple[str, int]:
         """The text of a part, written from the leaves up; what has a name is not entered."""
@@ -139,7 +209,7 @@ class Text:
             if node not in self.done:
                 piece = self._named(node)
                 if piece is None:
-                    waiting = [child for child in node.children if child not in self.done]
+                    waiting = [one for one in self._operands(node) if one not in self.done]
                     if waiting:
                         stack += waiting[::-1]
                         continue
@@ -175,7 +245,7 @@ class Text:
             case Length():
                 return "|y|", ATOM
             case Position():
-                return "t", ATOM
+                return self.place.token, ATOM
             case Unary("exp", x):
                 return self._probability(x) or (f"exp({self.done[x][0]})", ATOM)
             case Unary("neg", x):
@@ -205,14 +275,19 @@ class Text:
             case Reduce():
                 return self._reduce(node)
             case Others(op, x):
-                return f"{op}[j != i] {self.at(x, APPLY)}", APPLY
-            case Scan(relation, x, None):
-                return f"sum[s {relation} t] {self.at(x, APPLY)}", APPLY
-            case Scan(relation, x, decay) if decay is not None:
+                j = self._next(RESPONSES, HERE.response)
+                return f"{op}[{j} != i] {self.at(x, APPLY)}", APPLY
+            case Scan(">=", x, decay) if decay is not None:
+                return f"togo({self.done[x][0]}, {self.done[decay][0]})", ATOM
+            case Scan(relation, x, decay):
+                t, inside = self.place.token, self._inside(node)
+                s = inside.token
+                with self._at_place(inside):
+                    body = self.at(x, APPLY if decay is None else SIGN)
+                if decay is None:
+                    return f"sum[{s} {relation} {t}] {body}", APPLY
                 g = self.at(decay, APPLY)
-                if relation == ">=":
-                    return f"togo({self.done[x][0]}, {self.done[decay][0]})", ATOM
-                return f"sum[s {relation} t] ({g}^abs(s - t) * {self.at(x, SIGN)})", APPLY
+                return f"sum[{s} {relation} {t}] ({g}^abs({s} - {t}) * {body})", APPLY
             case Shift(x, by):
                 return f"{'next' if by > 0 else 'previous'}({self.done[x][0]})", ATOM
             case Top(over, x, fraction):
@@ -238,8 +313,9 @@ class Text:
             spelled = f"sum[{','.join(over)}] 1"
             count = COUNTS.get(over, spelled)
             return (spelled, APPLY) if count in self.taken else (count, ATOM)
-        where = f" | {self.done[mask][0]}" if mask is not None else ""
-        return f"{node.op}[{','.join(over)}{where}] {self.at(x, APPLY)}", APPLY
+        with self._at_place(self._inside(node)):
+            where = f" | {self.done[mask][0]}" if mask is not None else ""
+            return f"{node.op}[{','.join(over)}{where}] {self.at(x, APPLY)}", APPLY
 
     def _log_ratio(self, a: Expr, b: Expr) -> tuple[str, int] | None:
         match a, b:
@@ -274,7 +350,8 @@ class Text:
                 if left and right:
                     return f"{_held(left, TIMES)} * {_held(right, TIMES)}", TIMES
             case Reduce("sum", over, inner, None):
-                body = known[inner]
+                with self._at_place(self._inside(x)):
+                    body = self._probability(inner)
                 if body:
                     return f"prod[{','.join(over)}] {_held(body, APPLY)}", APPLY
             case Binary("div", a, b):
@@ -354,51 +431,63 @@ LATEX_INFIX = {
     "lt": "<", "le": r"\le", "gt": ">", "ge": r"\ge", "eq": "=", "ne": r"\ne",
     "and": r"\wedge", "or": r"\vee", "add": "+", "sub": "-",
 }  # fmt: skip
-LENGTH = "|y_i|"
-SUMS = {
-    "p": r"\sum_{x}", "i": r"\sum_{i=1}^{G}", "t": r"\sum_{t=1}^{|y_i|}",
-    "v": r"\sum_{v \in \mathcal{V}}",
-}  # fmt: skip
-SIZES: dict[Indices, str] = {
-    ("p",): "P", ("i",): "G", ("t",): LENGTH, ("v",): r"|\mathcal{V}|", ("p", "i"): "N",
-    ("i", "t"): rf"\sum_{{i=1}}^{{G}} {LENGTH}",
-    ("p", "i", "t"): rf"\sum_{{x}} \sum_{{i=1}}^{{G}} {LENGTH}",
+_TEX = {
+    "\\": r"\backslash ", "^": r"\wedge ", "~": r"\sim ",
+    **{char: f"\\{char}" for char in "_{}$&#%"},
 }  # fmt: skip
 
 
 def symbol(name: str) -> str:
     """A name as a mathematical symbol: `eps_low` is `\\varepsilon_{\\mathrm{low}}`."""
     head, _, tail = name.partition("_")
+    if not head or (not tail and head != name):
+        return _roman(name)
     if head == "eps":
         head = r"\varepsilon"
     elif head == "lam":
         head = r"\lambda"
     elif head in GREEK:
         head = "\\" + head
-    elif len(head) > 1:
-        head = rf"\mathrm{{{head}}}"
-    tail = tail.replace("_", r"\_")
-    return head + (rf"_{{\mathrm{{{tail}}}}}" if tail else "")
+    elif len(head) > 1 or not head.isalpha():
+        head = _roman(head)
+    return head + (rf"_{{{_roman(tail)}}}" if tail else "")
 
 
-def subscripted(name: str, indices: Indices) -> str:
+def _roman(text: str) -> str:
+    """A word in upright letters, in which TeX reads nothing else."""
+    return rf"\mathrm{{{''.join(_TEX.get(char, char) for char in text)}}}"
+
+
+def subscripted(name: str, indices: Indices, place: _Place = HERE) -> str:
     """A symbol with the indices that its value carries, as papers write them: `A_i`, `r_{i,t}`."""
-    own = {RESPONSE: "i", TOKEN: "i,t", WORD: "i,t,v"}.get(indices)
-    plain = symbol(name)
-    if own is None:
+    plain, below = symbol(name), place.subscripts(indices)
+    if not below:
         return plain
     if plain.endswith("}}") and "_{" in plain:
-        return f"{plain[:-1]},{own}}}"
-    return f"{plain}_{{{own}}}"
+        return f"{plain[:-1]},{below}}}"
+    return f"{plain}_{{{below}}}"
 
 
 class _Latex(Text):
-    def __init__(self, names: Names, roots: tuple[Expr, ...]) -> None:
-        super().__init__(names, roots)
-        self.letters = set(names.values())
+    """Writes formulas in LaTeX."""
+
+    def _inside(self, node: Expr) -> _Place:
+        match node:
+            case Scan():
+                return self._beside()
+            case Others():
+                return replace(self.place, response=self._next(RESPONSES, self.place.response))
+            case Reduce() if _is_of_group(node):
+                # A statistic of the group: its index is not the response that is spoken of.
+                return replace(self.place, response=self._next(RESPONSES, self.place.response))
+            case Reduce(_, over) if "i" in over:
+                return HERE if "t" in over else replace(self.place, response=HERE.response)
+        return super()._inside(node)
 
     def _named(self, node: Expr) -> tuple[str, int] | None:
-        return (subscripted(self.names[node], node.indices), ATOM) if node in self.names else None
+        if node not in self.names:
+            return None
+        return subscripted(self.names[node], node.indices, self.place), ATOM
 
     def at(self, node: Expr, level: int) -> str:
         piece, own = self.done[node]
@@ -407,23 +496,25 @@ class _Latex(Text):
     def _node(self, node: Expr) -> tuple[str, int]:
         match node:
             case Const(value):
-                if value in (float("inf"), float("-inf")):
-                    return (r"\infty" if value > 0 else r"-\infty"), ATOM
                 if value != value:
                     return r"\mathrm{NaN}", ATOM
+                if value in (float("inf"), float("-inf")):
+                    return (r"\infty", ATOM) if value > 0 else (r"-\infty", SIGN)
                 return _scientific(value), ATOM if value >= 0 else SIGN
             case Param(name):
                 return symbol(name), ATOM
-            case Column("reward") if "R" not in self.letters:
-                return "R_i", ATOM
+            case Column("reward") if "R" not in self.taken:
+                return f"R_{self.place.response}", ATOM
             case Column(name):
-                return subscripted(name, node.indices), ATOM
+                return subscripted(name, node.indices, self.place), ATOM
             case LogProb(policy):
-                return rf"\log {_token(policy)}", APPLY
+                return rf"\log {self._token(policy)}", APPLY
             case LogDist(policy):
-                return rf"\log {_word(policy)}", APPLY
+                return rf"\log {self._word(policy)}", APPLY
             case Length():
-                return LENGTH, ATOM
+                return self.place.length, ATOM
+            case Position():
+                return self.place.token, ATOM
             case Unary("exp", x):
                 return self._probability(x) or (rf"e^{{{self.done[x][0]}}}", POWER)
             case Unary("not", Binary(op, a, b)) if op in OPPOSITE:
@@ -466,16 +557,22 @@ class _Latex(Text):
             case Stop(x):
                 return rf"\operatorname{{sg}}\left[ {self.done[x][0]} \right]", ATOM
             case Others(op, x):
-                front = r"\frac{1}{G - 1} " if op == "mean" else ""
-                return rf"{front}\sum_{{j \ne i}} {_other(self.at(x, TIMES))}", APPLY
+                i, inside = self.place.response, self._inside(node)
+                front = rf"\frac{{1}}{{{self._count('i', 'G')} - 1}} " if op == "mean" else ""
+                with self._at_place(inside):
+                    body = self.at(x, TIMES)
+                return rf"{front}\sum_{{{inside.response} \ne {i}}} {body}", APPLY
             case Scan(relation, x, decay):
                 sign = {"<": "<", ">": ">", "<=": r"\le", ">=": r"\ge"}[relation]
-                factor = ""
+                t, inside, factor = self.place.token, self._inside(node), ""
+                s = inside.token
                 if decay is not None:
-                    factor = rf"{self.at(decay, ATOM)}^{{|s-t|}} \, "
-                return rf"\sum_{{s {sign} t}} {factor}{_at_s(self.at(x, TIMES))}", APPLY
+                    factor = rf"{self.at(decay, ATOM)}^{{|{s}-{t}|}} \, "
+                with self._at_place(inside):
+                    body = self.at(x, TIMES)
+                return rf"\sum_{{{s} {sign} {t}}} {factor}{body}", APPLY
             case Shift(x, by):
-                return rf"{self.at(x, ATOM)}\Big|_{{t{by:+d}}}", ATOM
+                return rf"{self.at(x, ATOM)}\Big|_{{{self.place.token}{by:+d}}}", ATOM
             case Top(_, x, fraction):
                 inside = rf"{self.done[x][0]} \text{{ in the top }} {self.done[fraction][0]}"
                 return inside, COMPARE
@@ -494,32 +591,63 @@ class _Latex(Text):
     def _reduce(self, node: Reduce) -> tuple[str, int]:
         x, over, mask = node.x, node.over, node.where
         if x == ONE and node.op == "sum" and mask is None:
-            return SIZES.get(over, "n"), ATOM if len(over) == 1 else APPLY
+            return self._size(over), ATOM if len(over) == 1 else APPLY
+        inside = self._inside(node)
+        with self._at_place(inside):
+            whole, body = self.done[x][0], self.at(x, TIMES)
+            condition = self.done[mask][0] if mask is not None else ""
         if mask is not None:
             if node.op == "mean" and over == ("p",):
-                condition = rf"x \sim \mathcal{{D}} \,:\, {self.done[mask][0]}"
-                return rf"\mathbb{{E}}_{{{condition}}} {self.at(x, TIMES)}", APPLY
-            over_text = rf"{','.join(over)} \,:\, {self.done[mask][0]}"
+                return rf"\mathbb{{E}}_{{x \sim \mathcal{{D}} \,:\, {condition}}} {body}", APPLY
             name = {"sum": r"\sum", "mean": r"\operatorname{mean}", "prod": r"\prod"}.get(
                 node.op, rf"\operatorname{{{node.op}}}"
             )
-            return rf"{name}_{{{over_text}}} {self.at(x, TIMES)}", APPLY
-        if over == ("i",) and node.op != "sum" and not node.current:
-            # A statistic of the group: its index is not the response that is spoken of.
-            inside = _other(self.done[x][0])
-            return rf"\operatorname{{{node.op}}}_{{j}}\left( {inside} \right)", ATOM
-        body = self.at(x, TIMES)
-        sums = " ".join(SUMS[index] for index in over)
+            return rf"{name}_{{{','.join(over)} \,:\, {condition}}} {body}", APPLY
+        if _is_of_group(node):
+            name = rf"\operatorname{{{node.op}}}_{{{inside.response}}}"
+            return rf"{name}\left( {whole} \right)", ATOM
         match node.op:
             case "sum":
-                return f"{sums} {body}", APPLY
+                return f"{self._sums(over)} {body}", APPLY
             case "mean" if over == ("p",):
                 return rf"\mathbb{{E}}_{{x \sim \mathcal{{D}}}} {body}", APPLY
             case "mean":
-                return rf"\frac{{1}}{{{SIZES[over]}}} {sums} {body}", APPLY
+                return rf"\frac{{1}}{{{self._size(over)}}} {self._sums(over)} {body}", APPLY
             case "prod":
-                return f"{sums.replace('sum', 'prod')} {body}", APPLY
+                return f"{self._sums(over, 'prod')} {body}", APPLY
         return rf"\operatorname{{{node.op}}}_{{{','.join(over)}}} {body}", APPLY
+
+    def _count(self, index: str, letter: str) -> str:
+        """The letter for a number, unless it is a name of the file."""
+        return letter if letter not in self.taken else rf"\#{index}"
+
+    def _sums(self, over: Indices, sign: str = "sum") -> str:
+        """`\\sum` over the elements of each index, one after the other."""
+        length = HERE.length if "i" in over else self.place.length
+        ranges = {
+            "p": "_{x}",
+            "i": rf"_{{i=1}}^{{{self._count('i', 'G')}}}",
+            "t": rf"_{{t=1}}^{{{length}}}",
+            "v": r"_{v \in \mathcal{V}}",
+        }
+        return " ".join(rf"\{sign}{ranges[index]}" for index in over)
+
+    def _size(self, over: Indices) -> str:
+        """How many elements there are."""
+        match over:
+            case ("p",):
+                return self._count("x", "P")
+            case ("i",):
+                return self._count("i", "G")
+            case ("p", "i"):
+                return self._count("(x, i)", "N")
+            case ("t",):
+                return self.place.length
+            case ("v",):
+                return r"|\mathcal{V}|"
+            case (*outer, "t"):
+                return f"{self._sums(tuple(outer))} {HERE.length}"
+        return "n"
 
     def _log_ratio(self, a: Expr, b: Expr) -> tuple[str, int] | None:
         if not isinstance(a, LogProb | LogDist) or not isinstance(b, LogProb | LogDist):
@@ -531,9 +659,9 @@ class _Latex(Text):
         known = self.probabilities
         match x:
             case LogProb(policy):
-                return _token(policy), ATOM
+                return self._token(policy), ATOM
             case LogDist(policy):
-                return _word(policy), ATOM
+                return self._word(policy), ATOM
             case Binary("sub", a, b):
                 top, bottom = known[a], known[b]
                 if top and bottom:
@@ -543,10 +671,10 @@ class _Latex(Text):
                 if left and right:
                     return rf"{left[0]} \, {right[0]}", TIMES
             case Reduce("sum", over, inner, None):
-                body = known[inner]
+                with self._at_place(self._inside(x)):
+                    body = self._probability(inner)
                 if body:
-                    products = " ".join(SUMS[k].replace("sum", "prod") for k in over)
-                    return f"{products} {body[0]}", APPLY
+                    return f"{self._sums(over, 'prod')} {body[0]}", APPLY
             case Binary("div", a, b):
                 body = known[a]
                 if body:
@@ -557,18 +685,23 @@ class _Latex(Text):
                     return rf"\left( {body[0]} \right)^{{{self.done[b][0]}}}", POWER
         return None
 
+    def _token(self, policy: str) -> str:
+        i, t = self.place.response, self.place.token
+        return rf"{_policy(policy)}(y_{{{i},{t}}} \mid x, y_{{{i},<{t}}})"
 
-def _token(policy: str) -> str:
-    return rf"{POLICY.get(policy, _policy(policy))}(y_{{i,t}} \mid x, y_{{i,<t}})"
+    def _word(self, policy: str) -> str:
+        i, t = self.place.response, self.place.token
+        return rf"{_policy(policy)}(v \mid x, y_{{{i},<{t}}})"
 
 
-def _word(policy: str) -> str:
-    return rf"{POLICY.get(policy, _policy(policy))}(v \mid x, y_{{i,<t}})"
+def _is_of_group(node: Reduce) -> bool:
+    """Whether a node is a statistic of the responses to a prompt, which are known."""
+    is_plain = node.over == ("i",) and node.where is None and not node.current
+    return is_plain and node.op != "sum"
 
 
 def _policy(name: str) -> str:
-    clean = name.replace("_", r"\_")
-    return rf"\pi_{{\mathrm{{{clean}}}}}"
+    return POLICY.get(name) or rf"\pi_{{{_roman(name)}}}"
 
 
 def _scientific(value: float) -> str:
@@ -580,11 +713,3 @@ def _scientific(value: float) -> str:
     digits = digits.rstrip("0").rstrip(".")
     front = "" if digits == "1" else rf"{digits} \cdot "
     return rf"{front}10^{{{int(exponent)}}}"
-
-
-def _other(body: str) -> str:
-    return body.replace("_i", "_j").replace("{i}", "{j}").replace("{i,", "{j,")
-
-
-def _at_s(body: str) -> str:
-    return body.replace("i,t}", "i,s}").replace("i,<t}", "i,<s}")

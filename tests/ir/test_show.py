@@ -43,3 +43,82 @@ def test_letters_for_counts_are_explained_and_never_those_of_the_file() -> None:
     assert "N = number of responses\n" in shown
     assert not re.search(r"^ *P = ", shown, re.MULTILINE)
     assert "sum[p] 1" in shown
+
+
+def tex(text: str, *, weights: bool = False) -> str:
+    return driver.mathematics(objective(text), weights=weights, latex=True)
+
+
+def test_the_index_changes_and_never_a_name() -> None:
+    of_group = tex(
+        "given r_ext[p,i]\nA = reward - mean[i] r_ext\nmaximize mean[p,i,t] (A * log(pi))"
+    )
+    assert r"\operatorname{mean}_{j}\left( r_{\mathrm{ext},j} \right)" in of_group
+    others = tex(
+        "given x_hard_it[p,i]\n"
+        "maximize mean[p,i] ((reward - mean[j != i] (x_hard_it * reward)) * sum[t] log(pi))"
+    )
+    assert r"\sum_{j \ne i} x_{\mathrm{hard\_it},j} \, R_j" in others
+    along = tex("given r_it[p,i,t]\nmaximize mean[p,i] sum[t] ((sum[s > t] r_it) * log(pi))")
+    assert r"\sum_{s > t} r_{\mathrm{it},i,s}" in along
+    inside = tex("maximize mean[p,i] sum[t] ((sum[s > t] sg(log(pi) * s / |y|)) * log(pi))")
+    assert r"\log \pi_\theta(y_{i,s} \mid x, y_{i,<s}) \, s" in inside
+
+
+def test_an_index_inside_another_has_a_letter_of_its_own() -> None:
+    shown = tex(
+        "maximize mean[p,i] "
+        "((reward - mean[j != i] (reward - mean[k != i] reward)) * sum[t] log(pi))"
+    )
+    assert r"\sum_{j \ne i} \left( R_j - \frac{1}{G - 1} \sum_{k \ne j} R_k \right)" in shown
+    group = tex("maximize mean[p,i] ((mean[j != i] (reward - std[i] reward)) * sum[t] log(pi))")
+    assert r"\sum_{j \ne i} \left( R_j - \operatorname{std}_{k}\left( R_k \right) \right)" in group
+    length = tex("maximize mean[p,i] ((mean[j != i] (reward * |y|)) * sum[t] log(pi))")
+    assert "|y_j|" in length
+
+
+def test_letters_of_the_file_stand_for_nothing_else() -> None:
+    for name, bound in (("j", "k"), ("k", "j")):
+        other = "k" if name == "j" else "j"
+        text = (
+            f"param {name} = 1\n"
+            f"maximize mean[p,i] ((reward - {name} * mean[{other} != i] reward) * sum[t] log(pi))"
+        )
+        assert rf"\sum_{{{bound} \ne i}} R_{bound}" in tex(text)
+    scan = "param s = 2\nmaximize mean[p,i] sum[t] ((sum[u > t] (u * s * reward)) * log(pi))"
+    assert r"\sum_{u > t} u \, s" in tex(scan)
+    assert "sum[u > t] (u * s * reward)" in driver.mathematics(objective(scan))
+    groups = tex("param G = 2\nmaximize mean[p] mean[i] (G * reward * sum[t] log(pi))")
+    assert r"\frac{1}{\#i} \sum_{i=1}^{\#i} G" in groups
+    rewards = tex("given R[p,i]\nmaximize mean[p,i] ((reward - R) * sum[t] log(pi))")
+    assert r"\mathrm{reward}_{i} - R_{i}" in rewards
+
+
+def test_every_name_is_a_symbol_of_its_own() -> None:
+    names = (
+        "_",
+        "__",
+        "_x",
+        "x",
+        "x_",
+        "x__y",
+        "x_y",
+        "xy",
+        "eps",
+        "lam",
+        "lambda",
+        "epsilon",
+        "b_i",
+    )
+    shown = {tex(f"param {name} = 1\nmaximize {name} * mean[p,i,t] log(pi)") for name in names}
+    assert len(shown) == len(names)
+    assert not any(re.search(r"(?<![\\\w}])_", one) for one in shown)  # a subscript of nothing
+
+
+def test_what_is_no_number_is_written() -> None:
+    for value in ("inf - inf", "(inf - inf)", "0 * inf", "-inf"):
+        for weights in (False, True):
+            text = f"maximize mean[p,i] ((reward + ({value})) * sum[t] log(pi))"
+            for latex in (False, True):
+                assert driver.mathematics(objective(text), weights=weights, latex=latex)
+    assert r"\mathrm{NaN}" in tex("maximize mean[p,i,t] ((inf - inf) * log(pi))", weights=True)
