@@ -135,7 +135,10 @@ class ObjectiveError(ObjdslError):
 
 
 def near(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` was probably meant to be, or None."""
+    """The known command, setting or rule that `name` was probably meant to be, or None.
+
+    What stands in a formula is asked of `spelled`: a near function is another function.
+    """
     known = list(known)
     folded = {other.casefold(): other for other in known}
     if name.casefold() in folded:
@@ -143,3 +146,46 @@ def near(name: str, known: Iterable[str]) -> str | None:
     cutoff = 0.6 if len(name) > 3 else 0.5
     found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return found[0] if found else None
+
+
+def spelled(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` is another spelling of, or None; of several, None.
+
+    That is: other capitals or underscores, a plural, two letters changed about, one letter doubled
+    or left out, or, of a long name, one letter that is wrong. Never another first letter, and never
+    another digit: `gmean`, `log2` and `k4` are other functions.
+    """
+    known = dict.fromkeys(known)
+    for alike in (same_letters, _slip):
+        found = [other for other in known if alike(name, other)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def same_letters(name: str, other: str) -> bool:
+    """Whether two names differ in capitals, underscores and a plural alone."""
+    plain = [text.casefold().replace("_", "") for text in (name, other)]
+    return plain[0] == plain[1] or (len(plain[1]) > 2 and plain[0] == plain[1] + "s")
+
+
+def _slip(name: str, other: str) -> bool:
+    """Whether one slip of the fingers makes `name` of `other`."""
+    if [c for c in name if c.isdigit()] != [c for c in other if c.isdigit()]:
+        return False
+    name, other = name.casefold(), other.casefold()
+    both = [*zip(name, other, strict=False)]
+    start = next((k for k, (a, b) in enumerate(both) if a != b), len(both))
+    longer = len(name) - len(other)
+    if longer == 0:
+        swapped = other[:start] + other[start : start + 2][::-1] + other[start + 2 :]
+        if len(other) > 2 and name == swapped:
+            return True
+        return start > 0 and len(other) > 4 and name[start + 1 :] == other[start + 1 :]
+    if longer == 1:  # a letter is doubled, or another one stands inside
+        inside = start < len(other) and len(other) > 3
+        doubled = start > 0 and name[start] == name[start - 1] and len(other) > 2
+        return start > 0 and (inside or doubled) and name[:start] + name[start + 1 :] == other
+    if longer == -1:
+        return start > 0 and len(other) > 3 and name == other[:start] + other[start + 1 :]
+    return False

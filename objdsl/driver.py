@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from objdsl import gallery
 from objdsl.diagnostic import Diagnostic, Label, ObjectiveError
-from objdsl.elaborate import elaborate, read_one_way, too_deep, undecided
+from objdsl.elaborate import elaborate, spellings, too_deep, undecided
 from objdsl.frozen import dataclass
 from objdsl.ir.objective import Objective
 from objdsl.source import Source, Span
@@ -56,13 +56,15 @@ def layout(source: Source) -> str:
     """The text in its one layout.
 
     Brackets go around a reduction that a product follows where they change nothing: `sum[t] x / n`
-    is written `(sum[t] x) / n`. A text that reads two ways is laid out as it stands.
+    is written `(sum[t] x) / n`. A text that reads two ways is laid out as it stands. Names that are
+    read as others are written as those: `detach(x)` as `sg(x)`.
 
     Raises:
         ObjectiveError: the text cannot be read.
     """
     file = parse(source)
-    return format(file, read_one_way(file, prelude(), _base))
+    known = spellings(file, prelude(), _base)
+    return format(file, known.clear, known.aliases)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
@@ -20,7 +20,8 @@ from objdsl.diagnostic import (
     Label,
     ObjectiveError,
     Severity,
-    near,
+    same_letters,
+    spelled,
 )
 from objdsl.ir import build
 from objdsl.ir.indices import (
@@ -75,7 +76,8 @@ from objdsl.ir.objective import (
     read_by,
 )
 from objdsl.source import Source, Span
-from objdsl.syntax import tree
+from objdsl.syntax import messages, tree
+from objdsl.syntax.foreign import ALIASES, SYNONYMS, is_divergence, is_expectation, said_here
 from objdsl.syntax.reach import PRODUCT, Loose, expressions, loose
 
 Find = Callable[[str, Span], tree.File]
@@ -99,9 +101,6 @@ BINARY: dict[str, BinaryOp] = {
     "+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow",
     "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne", "and": "and", "or": "or",
 }  # fmt: skip
-ALIASES = dict.fromkeys(("E", "avg", "average", "expectation"), "mean") | {"product": "prod"}
-"""What other notations call a reduction."""
-
 SAMPLING_NUMBERS = ("group", "temperature", "top_p", "top_k", "staleness")
 SAMPLING_FLAGS = ("keep_mask", "keep_routing", "experts")
 MAX_NODES = 20_000
@@ -149,17 +148,30 @@ def elaborate(file: tree.File, prelude: tree.File, find: Find) -> Objective:
         raise ObjectiveError([too_deep(file)]) from None
 
 
-def read_one_way(file: tree.File, prelude: tree.File, find: Find) -> frozenset[int]:
-    """Where the reductions of a file start whose readings are all the same value.
+@dataclass(frozen=True)
+class Spellings:
+    """What a text may be rewritten to without changing what it says.
 
-    What follows each of them leaves no doubt, brackets or not: `sum[t] x / 4096`. The file may have
-    errors; what they keep from being judged is not among them.
+    Attributes:
+        clear: where the reductions start whose readings are all one value: what follows each of
+            them leaves no doubt, brackets or not (`sum[t] x / 4096`).
+        aliases: the names that are read as others, `detach` as `sg`, by where they start.
     """
+
+    clear: frozenset[int]
+    aliases: Mapping[int, str]
+
+
+def spellings(file: tree.File, prelude: tree.File, find: Find) -> Spellings:
+    """What may be rewritten in a file; of what its errors keep from being judged, nothing."""
     elaborator = _Elaborator(prelude, find)
     with suppress(ObjectiveError, RecursionError):
         elaborator.objective(file)
-    both = elaborator.clear - elaborator.doubtful
-    return frozenset(start for source, start in both if source is file.source)
+    clear = elaborator.clear - elaborator.doubtful
+    return Spellings(
+        frozenset(start for source, start in clear if source is file.source),
+        {start: to for (source, start), to in elaborator.aliases.items() if source is file.source},
+    )
 
 
 def two_readings(found: Loose, differs: Sequence[bool], labels: tuple[Label, ...]) -> Diagnostic:
@@ -248,6 +260,7 @@ class _Elaborator:
         self.known: dict[int, Expr] = {}  # of factors that are looked at before their product
         self.clear: set[tuple[Source, int]] = set()  # where loose reductions start: read one way
         self.doubtful: set[tuple[Source, int]] = set()  # and two ways
+        self.aliases: dict[tuple[Source, int], str] = {}  # names that are read as another's
 
     # --- statements ------------------------------------------------------------------------------
 
@@ -419,9 +432,11 @@ class _Elaborator:
             )  # fmt: skip
         elif taken:
             self._record(
-                "reserved-name", f"`{name.id}` already has a meaning", name.span,
-                help="choose another name",
+                "reserved-name", f"`{name.id}` already has a meaning: {_meaning(name.id)}",
+                name.span, help=f"choose another name, for example `{name.id}_2`",
             )  # fmt: skip
+        if taken:
+            self.values[name.id] = None  # what reads it is silent
         return taken
 
     def _is_twice(
@@ -567,16 +582,17 @@ class _Elaborator:
             self._record(
                 "unknown-name", f"there is no policy `{of}`", policy.of.span,
                 near_to=(of or "", BUILT_IN_POLICIES),
+                help="known are: " + ", ".join(BUILT_IN_POLICIES),
             )  # fmt: skip
         return Policy(name, of, policy.layer)
 
     def _sampling(self, sample: tree.Sample) -> Sampling:
-        policy = sample.policy.id
+        policy = self._read(sample.policy).id
         known = [*BUILT_IN_POLICIES, *self.scope.policies]
         if policy not in known:
             self._fail(
                 "unknown-name", f"there is no policy `{policy}`", sample.policy.span,
-                near_to=(policy, known),
+                near_to=(policy, known), help="known are: " + ", ".join(known),
             )  # fmt: skip
         values: dict[str, float | int | bool] = {}
         seen: dict[tuple[str, str], Span] = {}
@@ -701,13 +717,25 @@ class _Elaborator:
             raise ObjectiveError(self.errors)
         self.open.append((name, use))
 
+    def _read(self, name: tree.Name) -> tree.Name:
+        """A name, or the one that it is another word for; what the file defines wins."""
+        scope, to = self.scope, ALIASES.get(name.id)
+        own = (self.frames[-1].values, scope.lets, scope.defs, scope.params, scope.givens)
+        if to is None or any(name.id in names for names in (*own, scope.policies)):
+            return name
+        self.aliases[name.span.source, name.span.start] = to
+        return replace(name, id=to)
+
     def _name(self, name: tree.Name) -> Expr:
+        name = self._read(name)
         frame = self.frames[-1]
         if name.id in frame.hidden:
             self._fail("unknown-name", frame.hidden[name.id], name.span)
         if name.id in frame.values:
             return frame.values[name.id]
         scope = self.scope
+        if self.values.get(name.id, name) is None and name.id not in scope.lets:
+            raise _Poisoned
         if name.id in scope.lets:
             return self._binding(name.id, name.span)
         if name.id in self.params:
@@ -927,6 +955,7 @@ class _Elaborator:
         )  # fmt: skip
 
     def _call(self, call: tree.Call) -> Expr:
+        call = replace(call, function=self._read(call.function))
         name = call.function.id
         if name in self.scope.defs:
             return self._inline(self.scope.defs[name], call)
@@ -962,21 +991,50 @@ class _Elaborator:
     def _no_function(self, call: tree.Call) -> NoReturn:
         name = call.function.id
         if name in REDUCTIONS or name in SUBSETS:
-            self._fail(
-                "wrong-arguments", f"`{name}` needs the indices that it runs over",
-                call.span, help=f"`{name}[t] ...`",
-            )  # fmt: skip
-        if name in ALIASES:
-            self._no_reduction(call.function)
+            self._no_index(call)
         if name in self._known() or name == "t":
             self._fail(
                 "wrong-arguments", f"`{name}` is a value, not a function", call.function.span,
                 help="a product is written with `*`",
             )  # fmt: skip
+        policies = [a.id for a in call.arguments if isinstance(a, tree.Name)]
+        if is_divergence(name) and len(policies) == len(call.arguments) == 2:
+            self._raise(messages.divergence(call.span, *policies))
+        if is_expectation(name) and len(call.arguments) == 1:
+            (argument,) = call.arguments
+            head = Span(call.span.source, call.span.start, argument.span.start)
+            self._expectation(call.span, head, argument)
         self._fail(
             "unknown-name", f"there is no function `{name}`", call.function.span,
             near_to=(name, [*FUNCTIONS, *self.scope.defs]),
             help=f"a function is made by `def {name}(x) = ...`",
+        )  # fmt: skip
+
+    def _expectation(self, whole: Span, head: Span, operand: tree.Expression) -> NoReturn:
+        """`E(x)` and `E[x]`; `head` is the text up to `x`."""
+        indices = self._expr(operand).indices
+        end = Span(whole.source, operand.span.end, whole.end)
+        self._raise(messages.expectation(whole, head, end, indices))
+
+    def _no_index(self, call: tree.Call) -> NoReturn:
+        """`mean(reward)`: what it can run over depends on what its operand varies with."""
+        name, choices = call.function.id, []
+        shown, example = "...", "t"
+        if call.arguments and name in REDUCTIONS:
+            indices = self._expr(call.arguments[0]).indices
+            shown = _shown(call.arguments[0]).strip("`").replace("this", "(...)")
+            example = indices[-1] if indices else example
+            choices = [
+                Fix(
+                    f"`{name}[{','.join(indices[k:])}] {shown}`: over {_runs_over(indices[k:])}",
+                    (Edit(call.function.span, f"{name}[{','.join(indices[k:])}] "),),
+                )
+                for k in reversed(range(len(indices)))
+            ]
+        self._fail(
+            "wrong-arguments", f"`{name}` needs the indices that it runs over", call.span,
+            help=f"they stand in square brackets: `{name}[{example}] {shown}`",
+            choices=tuple(choices) if len(call.arguments) == 1 else (),
         )  # fmt: skip
 
     def _check_arguments(self, call: tree.Call, wanted: int) -> None:
@@ -985,6 +1043,8 @@ class _Elaborator:
             return
         least = "at least " if wanted < 0 else ""
         name = call.function.id
+        if name in REDUCTIONS and given == 1:
+            self._no_index(call)
         self._fail(
             "wrong-arguments",
             f"`{name}` takes {least}{abs(wanted)} argument{'s' if abs(wanted) > 1 else ''}, "
@@ -1019,7 +1079,7 @@ class _Elaborator:
             self.open.pop()
 
     def _indexed(self, node: tree.Indexed) -> Expr:
-        name, binder = node.name.id, node.binder
+        name, binder = self._read(node.name).id, node.binder
         policies = (*BUILT_IN_POLICIES, *self.scope.policies)
         if name in REDUCTIONS or name in SUBSETS:
             self._fail(
@@ -1040,9 +1100,29 @@ class _Elaborator:
                 "wrong-index", f"`{name}` can be indexed by `v` only, the word of the vocabulary",
                 binder.span, help=f"`{name}` alone is the probability of the sampled token",
             )  # fmt: skip
+        if name not in self._known():
+            self._unknown_indexed(node)
         self._fail(
             "wrong-index", f"`{name}` is not indexed: its indices are implied", node.span,
             help=f"write `{name}`",
+        )  # fmt: skip
+
+    def _unknown_indexed(self, node: tree.Indexed) -> NoReturn:
+        """A name that is none, before square brackets: `E[reward]`, `KL[pi, ref]`, `softmax[v]`."""
+        name, binder = node.name.id, node.binder
+        inside, condition = [index.id for index in binder.indices], binder.condition
+        if is_expectation(name) and len(inside) == 1 and condition is None:
+            operand = binder.indices[0]
+            head = Span(node.span.source, node.span.start, operand.span.start)
+            self._expectation(node.span, head, operand)
+        if is_divergence(name):
+            named = [*inside, *([condition.id] if isinstance(condition, tree.Name) else [])]
+            if len(named) == 2:
+                self._raise(messages.divergence(node.span, *named))
+        self._fail(
+            "unknown-name", f"there is no `{name}`", node.name.span,
+            near_to=(name, [*self._known(), *REDUCTIONS, *SUBSETS]),
+            help=f"a reduction is applied to what follows it: `mean[{','.join(inside)}] x`",
         )  # fmt: skip
 
     # --- reductions ------------------------------------------------------------------------------
@@ -1074,9 +1154,16 @@ class _Elaborator:
 
     def _no_reduction(self, operator: tree.Name) -> NoReturn:
         name = operator.id
+        meant = "mean" if is_expectation(name) else SYNONYMS.get(name)
+        if meant in REDUCTIONS:
+            self._fail(
+                "unknown-name", f"there is no reduction `{name}`", operator.span,
+                help=f"it is called `{meant}`",
+                fix=Fix(f"write `{meant}`", (Edit(operator.span, meant),)),
+            )  # fmt: skip
         self._fail(
             "unknown-name", f"there is no reduction `{name}`", operator.span,
-            near_to=(ALIASES.get(name, name), [*REDUCTIONS, *SUBSETS]),
+            near_to=(name, [*REDUCTIONS, *SUBSETS]),
             help="known are: " + ", ".join(REDUCTIONS),
         )  # fmt: skip
 
@@ -1128,7 +1215,8 @@ class _Elaborator:
         index = self._index(relation.index)
         if bound.id in self._known() or bound.id in MEANING:
             self._fail(
-                "reserved-name", f"`{bound.id}` already has a meaning", bound.span,
+                "reserved-name", f"`{bound.id}` already has a meaning: {_meaning(bound.id)}",
+                bound.span,
                 help="the index that runs needs a name of its own: `j != i`, `s >= t`",
             )  # fmt: skip
         if node.binder.condition is not None:
@@ -1232,20 +1320,32 @@ class _Elaborator:
         *,
         help: str = "",
         labels: tuple[Label, ...] = (),
-        near_to: tuple[str, object] | None = None,
+        near_to: tuple[str, Iterable[str]] | None = None,
+        choices: tuple[Fix, ...] = (),
+        fix: Fix | None = None,
     ) -> None:
-        fix = None
         if near_to is not None:
-            found = near(near_to[0], near_to[1])  # type: ignore[arg-type]
-            if found is not None:
+            unknown, known = near_to
+            found, said = spelled(unknown, known), said_here(unknown)
+            if found is not None and (said is None or same_letters(unknown, found)):
                 help = f"did you mean `{found}`?"
                 if span is not None:
                     fix = Fix(f"write `{found}`", (Edit(span, found),))
+            elif said is not None:
+                help = said
         if self.site is not None and span is not None and span.source is self.prelude.source:
             span = self.site
         self._report(
             Diagnostic(
-                name, CODES[name], Severity.ERROR, message, span, labels=labels, help=help, fix=fix
+                name,
+                CODES[name],
+                Severity.ERROR,
+                message,
+                span,
+                labels=labels,
+                help=help,
+                fix=fix,
+                choices=choices,
             )
         )
 
@@ -1257,6 +1357,10 @@ class _Elaborator:
         if len(self.errors) == MAX_ERRORS:
             raise ObjectiveError(self.errors)
 
+    def _raise(self, error: Diagnostic) -> NoReturn:
+        self._report(error)
+        raise _Poisoned
+
     def _fail(
         self,
         name: str,
@@ -1265,9 +1369,13 @@ class _Elaborator:
         *,
         help: str = "",
         labels: tuple[Label, ...] = (),
-        near_to: tuple[str, object] | None = None,
+        near_to: tuple[str, Iterable[str]] | None = None,
+        choices: tuple[Fix, ...] = (),
+        fix: Fix | None = None,
     ) -> NoReturn:
-        self._record(name, message, span, help=help, labels=labels, near_to=near_to)
+        self._record(
+            name, message, span, help=help, labels=labels, near_to=near_to, choices=choices, fix=fix
+        )
         raise _Poisoned
 
 
@@ -1347,6 +1455,33 @@ def _free(node: tree.Expression) -> set[str]:
             return set[str]().union(*map(_free, arguments))
         case tree.Number() | tree.Length() | tree.Indexed():
             return set()
+
+
+_MEANINGS = {
+    "pi": "the policy that is trained", "old": "the policy at rollout time",
+    "mu": "the inference engine that samples", "ref": "the frozen reference policy",
+    "reward": "the outcome reward of a response, p,i", "V": "the critic that is trained, p,i,t",
+    "V_old": "the critic at rollout time, p,i,t",
+    "truncated": "whether a response hit the length limit, p,i",
+}  # fmt: skip
+
+
+def _meaning(name: str) -> str:
+    """What a name of the language stands for."""
+    if name in _MEANINGS:
+        return _MEANINGS[name]
+    if name in MEANING:
+        return f"the index of the {MEANING[name]}"
+    if name in FUNCTIONS:
+        return "a function"
+    return "a reduction" if name in REDUCTIONS or name in SUBSETS else "a value of this file"
+
+
+def _runs_over(indices: Indices) -> str:
+    return "all " + MEANING[indices[-1]] if len(indices) == 1 else {
+        ("p", "i"): "the responses of the step", ("i", "t"): "the tokens of a group",
+        ("p", "i", "t"): "the tokens of the step",
+    }.get(indices, "all of " + ",".join(indices))  # fmt: skip
 
 
 def _index_name(index: Index) -> str:

@@ -101,7 +101,9 @@ A file that cannot be opened.
 A name that nothing defines.
 
 **What.** A value, function, reduction, index, policy, column or option that is neither of the file
-nor of the language. A near one is offered where there is one.
+nor of the language. A near one is offered where it is another spelling of the same name (`rewrad`,
+`Reward`), and never where it is another function: of `median`, `softmax` or `logp` a sentence says
+how it is written here, or that it cannot be.
 
 **Example.**
 

@@ -70,7 +70,7 @@ def _notes(diagnostic: Diagnostic) -> Iterator[tuple[str, str]]:
     if diagnostic.fix is not None:
         yield "fix", f"{diagnostic.fix.title}   (objdsl check --diff shows the edit)"
     for k, choice in enumerate(diagnostic.choices):
-        yield "or" if k else "either", choice.title
+        yield "or" if k else "either" if len(diagnostic.choices) > 1 else "write", choice.title
     if diagnostic.fine_if:
         ignore = f"# objdsl: ignore[{diagnostic.name}] why"
         yield "fine if", f"{diagnostic.fine_if}; then write `{ignore}`"

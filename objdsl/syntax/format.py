@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from objdsl.syntax import tree
@@ -23,7 +23,9 @@ _LEVELS = {
 }  # fmt: skip
 
 
-def format(file: tree.File, clear: Container[int] = ()) -> str:
+def format(
+    file: tree.File, clear: Container[int] = (), aliases: Mapping[int, str] | None = None
+) -> str:
     """The canonical text of a file.
 
     Parsing it gives the same tree, and formatting that gives the same text. One blank line is kept
@@ -33,7 +35,9 @@ def format(file: tree.File, clear: Container[int] = ()) -> str:
         file: the parsed file.
         clear: where reductions start that read one way, with brackets around them and without:
             they get theirs where a product follows. Around others nothing is put, or left out.
+        aliases: names to be written as others, by where they start.
     """
+    rewrite = _Rewrite(clear, aliases or {})
     lines: list[str] = []
     previous_end = 0
     for item in _items(file):
@@ -41,7 +45,7 @@ def format(file: tree.File, clear: Container[int] = ()) -> str:
             lines.append("")
         lines += [_comment(comment) for comment in item.inside]
         if item.statement is not None:
-            lines += _statement(item.statement, clear).split("\n")
+            lines += _statement(item.statement, rewrite).split("\n")
             if item.after is not None:
                 lines[-1] += "  " + _comment(item.after)
         previous_end = item.end_line
@@ -88,7 +92,7 @@ def _comment(comment: tree.Comment) -> str:
 # --- statements ----------------------------------------------------------------------------------
 
 
-def _statement(statement: tree.Statement, clear: Container[int]) -> str:
+def _statement(statement: tree.Statement, rewrite: _Rewrite) -> str:
     match statement:
         case tree.Header(name, base):
             return f"objective {name.id}" + (f" from {base.id}" if base else "")
@@ -100,20 +104,18 @@ def _statement(statement: tree.Statement, clear: Container[int]) -> str:
             where = "" if indices is None else f"[{','.join(index.id for index in indices)}]"
             return f"given {name.id}{where}" + _domain(domain) + (f" as {role.id}" if role else "")
         case tree.Def(name, arguments, body):
-            return _with(
-                f"def {name.id}({', '.join(a.id for a in arguments)}) = ", _closed(body, clear)
-            )
+            return _with(f"def {name.id}({', '.join(a.id for a in arguments)}) = ", rewrite(body))
         case tree.Let(name, value):
-            return _with(f"{name.id} = ", _closed(value, clear))
+            return _with(f"{name.id} = ", rewrite(value))
         case tree.Sample(policy, options):
             shown = ", ".join(_option(option) for option in options)
-            return f"sample from {policy.id}" + (f": {shown}" if shown else "")
+            return f"sample from {rewrite.name(policy).id}" + (f": {shown}" if shown else "")
         case tree.Keep(index, condition):
-            return _with(f"keep {index.id} where ", _closed(condition, clear))
+            return _with(f"keep {index.id} where ", rewrite(condition))
         case tree.Report(name, value):
-            return _with(f"report {name.id} = ", _closed(value, clear))
+            return _with(f"report {name.id} = ", rewrite(value))
         case tree.Goal(sense, critic, value):
-            return _with(f"{sense} critic " if critic else f"{sense} ", _closed(value, clear))
+            return _with(f"{sense} critic " if critic else f"{sense} ", rewrite(value))
 
 
 def _domain(domain: tree.Interval | tree.Choice | None) -> str:
@@ -143,63 +145,70 @@ def _with(head: str, value: Expression) -> str:
     return flat if len(flat) <= WIDTH else head + _broken(value, 0, bracketed=False)
 
 
-def _closed(
-    node: Expression, clear: Container[int], follows: bool = False, inside: bool = False
-) -> Expression:
-    """An expression in which those reductions alone are bracketed that keep their brackets.
+@dataclass(frozen=True)
+class _Rewrite:
+    """An expression as it is written: with the brackets that it keeps, and one spelling of a name.
 
-    Args:
-        node: the expression, with all brackets of the text.
+    Attributes:
         clear: where reductions start that get brackets if a product follows.
-        follows: whether an operator of a product follows the node.
-        inside: whether brackets end between the node and that operator.
+        aliases: names to be written as others, by where they start.
     """
 
-    def rest(*parts: Expression) -> list[Expression]:
-        return [_closed(part, clear) for part in parts]
+    clear: Container[int]
+    aliases: Mapping[int, str]
 
-    match node:
-        case tree.Number() | tree.Name() | tree.Length():
-            return node
-        case tree.Binary(op, left, right) if op in PRODUCT:
-            inside = inside or node.bracketed
-            left = _closed(left, clear, True)
-            right = _closed(right, clear, follows, inside)
-            return replace(node, left=left, right=right)
-        case tree.Unary("-" | "+", operand):
-            inside = inside or node.bracketed
-            return replace(node, operand=_closed(operand, clear, follows, inside))
-        case tree.Reduction(_, binder, operands):
-            closed = follows and (inside or node.bracketed or node.span.start in clear)
-            binder = _closed_binder(binder, clear)
-            if len(operands) == 1 and isinstance(operands[0], tree.Reduction):
-                # The text of the inner one ends where that of the outer one does.
-                operands = (_closed(operands[0], clear, follows and not closed),)
-            else:
-                operands = tuple(rest(*operands))
-            return replace(
-                node,
-                binder=binder,
-                operands=operands,
-                bracketed=closed and len(operands) == 1,
-            )
-        case tree.Binary(_, left, right):
-            left, right = rest(left, right)
-            return replace(node, left=left, right=right)
-        case tree.Unary(_, operand):
-            return replace(node, operand=_closed(operand, clear))
-        case tree.Conditional(then, condition, otherwise):
-            return tree.Conditional(*rest(then, condition, otherwise), node.span)
-        case tree.Call(_, arguments):
-            return replace(node, arguments=tuple(rest(*arguments)))
-        case tree.Indexed(_, binder):
-            return replace(node, binder=_closed_binder(binder, clear))
+    def name(self, name: tree.Name) -> tree.Name:
+        return replace(name, id=self.aliases.get(name.span.start, name.id))
 
+    def __call__(self, node: Expression, follows: bool = False, inside: bool = False) -> Expression:
+        """The expression in which those reductions alone are bracketed that keep their brackets.
 
-def _closed_binder(binder: tree.Binder, clear: Container[int]) -> tree.Binder:
-    if binder.condition is None:
-        return binder
-    return replace(binder, condition=_closed(binder.condition, clear))
+        Args:
+            node: the expression, with all brackets of the text.
+            follows: whether an operator of a product follows the node.
+            inside: whether brackets end between the node and that operator.
+        """
+        match node:
+            case tree.Number() | tree.Length():
+                return node
+            case tree.Name():
+                return self.name(node)
+            case tree.Binary(op, left, right) if op in PRODUCT:
+                inside = inside or node.bracketed
+                return replace(node, left=self(left, True), right=self(right, follows, inside))
+            case tree.Unary("-" | "+", operand):
+                return replace(node, operand=self(operand, follows, inside or node.bracketed))
+            case tree.Reduction():
+                return self._reduction(node, follows, inside)
+            case tree.Binary(_, left, right):
+                return replace(node, left=self(left), right=self(right))
+            case tree.Unary(_, operand):
+                return replace(node, operand=self(operand))
+            case tree.Conditional(then, condition, otherwise):
+                return tree.Conditional(self(then), self(condition), self(otherwise), node.span)
+            case tree.Call(function, arguments):
+                return replace(
+                    node, function=self.name(function), arguments=tuple(map(self, arguments))
+                )
+            case tree.Indexed(name, binder):
+                return replace(node, name=self.name(name), binder=self._binder(binder))
+
+    def _reduction(self, node: tree.Reduction, follows: bool, inside: bool) -> tree.Reduction:
+        operands = node.operands
+        known = node.span.start in self.clear
+        closed = follows and len(operands) == 1 and (inside or node.bracketed or known)
+        if len(operands) == 1 and isinstance(operands[0], tree.Reduction):
+            # The text of the inner one ends where that of the outer one does.
+            operands = (self(operands[0], follows and not closed),)
+        else:
+            operands = tuple(map(self, operands))
+        binder = self._binder(node.binder)
+        return replace(node, binder=binder, operands=operands, bracketed=closed)
+
+    def _binder(self, binder: tree.Binder) -> tree.Binder:
+        if binder.condition is None:
+            return binder
+        return replace(binder, condition=self(binder.condition))
 
 
 # --- expressions on one line ---------------------------------------------------------------------

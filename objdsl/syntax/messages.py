@@ -10,7 +10,7 @@ import stat
 import unicodedata
 from pathlib import Path
 
-from objdsl.diagnostic import Diagnostic, Label, Severity, near
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, Severity, near
 from objdsl.source import Source, Span
 from objdsl.syntax.split import DEEPEST
 
@@ -36,9 +36,12 @@ def syntax(
     under: str = "",
     labels: tuple[Label, ...] = (),
     help: str = "",
+    choices: tuple[Fix, ...] = (),
 ) -> Diagnostic:
     """A text that the grammar cannot read."""
-    return _error("syntax", "OBJ900", message, span, under=under, labels=labels, help=help)
+    return _error(
+        "syntax", "OBJ900", message, span, under=under, labels=labels, help=help, choices=choices
+    )
 
 
 def _error(
@@ -50,6 +53,7 @@ def _error(
     under: str = "",
     labels: tuple[Label, ...] = (),
     help: str = "",
+    choices: tuple[Fix, ...] = (),
 ) -> Diagnostic:
     return Diagnostic(
         name,
@@ -60,6 +64,7 @@ def _error(
         under=_short(under),
         labels=labels,
         help=_short(help),
+        choices=choices,
     )
 
 
@@ -199,4 +204,65 @@ def not_a_layer(span: Span) -> Diagnostic:
         f"a layer is a whole number, not `{span.text}`",
         span,
         help=f"for example `{FORMS['policy']}`",
+    )
+
+
+# --- what papers write, and could mean several things ---------------------------------------------
+
+MEANS = {
+    ("p", "i", "t"): (
+        ("mean[p] mean[i] mean[t]", "responses weigh the same: a token of a long one weighs less"),
+        ("mean[p,i,t]", "tokens weigh the same: a long response weighs more"),
+        ("mean[p,i] sum[t]", "the sum over each response: no length divides anything"),
+    ),
+    ("p", "i"): (
+        ("mean[p,i]", "over the responses of the step"),
+        ("mean[p] mean[i]", "over prompts, of the mean over each group"),
+        ("mean[i]", "over the group alone: a baseline"),
+    ),
+    ("p",): (("mean[p]", "over the prompts of the step"),),
+}
+"""What a mean of a value can run over, by the indices of the value."""
+
+
+def two_readings(message: str, span: Span, help: str, choices: tuple[Fix, ...] = ()) -> Diagnostic:
+    """A text that can mean several things, of which its writer chooses one."""
+    return _error("two-readings", "OBJ923", message, span, help=help, choices=choices)
+
+
+def expectation(whole: Span, head: Span, end: Span, indices: tuple[str, ...] = ()) -> Diagnostic:
+    """`E[x]`, which does not say what is averaged over.
+
+    Args:
+        whole: all of it.
+        head: from the `E` to its bracket.
+        end: the bracket that closes it.
+        indices: those of `x`, where they are known.
+    """
+    choices = tuple(
+        Fix(f"`{means} (...)`: {why}", (Edit(head, f"{means} ("), Edit(end, ")")))
+        for means, why in MEANS.get(indices, MEANS["p", "i", "t"])
+    )
+    return two_readings(
+        "an expectation does not say what weighs the same in it",
+        whole,
+        "over a step it is a mean, and which one decides how the length of a response counts",
+        choices,
+    )
+
+
+def divergence(span: Span, p: str, q: str) -> Diagnostic:
+    """`KL(p || q)`, which is estimated or summed, with other gradients."""
+    texts = (
+        (f"k3({p}, {q})", "estimated from the sampled tokens"),
+        (f"(sum[v] ({p}[v] * log({p}[v] / {q}[v])))", "over the whole vocabulary, at each token"),
+        (f"log({p} / {q})", "estimated without bias; its own gradient says nothing"),
+    )
+    choices = tuple(Fix(f"`{text}`: {why}", (Edit(span, text),)) for text, why in texts)
+    return two_readings(
+        "a divergence does not say how it is computed",
+        span,
+        "its estimates have the same value and other gradients; the page kl-without-gradient "
+        "says more",
+        choices,
     )

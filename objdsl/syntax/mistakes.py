@@ -6,6 +6,7 @@ that looks like; the first rule that knows answers. `tests/golden/syntax/errors.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import cached_property
 
@@ -13,11 +14,12 @@ from lark import Token
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 from lark.lexer import PatternStr
 
-from objdsl.diagnostic import Diagnostic, Label, near
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, near
 from objdsl.frozen import dataclass
 from objdsl.source import Source, Span
+from objdsl.syntax.foreign import LATEX, MODULES, is_divergence, is_expectation, said_here
 from objdsl.syntax.grammar import grammar
-from objdsl.syntax.messages import FORMS, syntax
+from objdsl.syntax.messages import FORMS, divergence, expectation, syntax, two_readings
 from objdsl.syntax.split import Piece
 
 _END = "$END"  # Lark's type of the end of the statement
@@ -26,11 +28,16 @@ _UNKNOWN = "$UNKNOWN"  # our type of a character that starts no token
 _NAMES = frozenset({"NAME", "AT", "LAYER", "AS"})
 _VALUE_STARTS = _NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "LPAR"}
 _VALUE_ENDS = _NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "RPAR", "RSQB"}
-_ARITHMETIC = frozenset({"PLUS", "MINUS", "TIMES", "SLASH", "CIRCUMFLEX"})
+_ARITHMETIC = frozenset({"PLUS", "MINUS", "TIMES", "SLASH", "POWER"})
 _INFIX = _ARITHMETIC | {"COMPARISON", "AND", "OR", "IF", "ELSE"}
 _CLOSED_BY = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _CLOSING = frozenset(_CLOSED_BY.values())
 _REDUCTIONS = ("sum", "mean", "prod", "max", "min", "std", "pstd")
+_FUNCTIONS = (
+    "abs", "exp", "log", "sqrt", "sigmoid", "logsigmoid", "sign", "sg", "next", "geo",
+    "detach", "stop_gradient",
+)  # fmt: skip
+_OPTIONS = ("group", "temperature", "top_p", "top_k", "staleness")
 
 
 def explain(source: Source, piece: Piece, error: UnexpectedInput) -> Diagnostic:
@@ -149,11 +156,35 @@ class _Mistake:
         under: str = "",
         help: str = "",
         label: tuple[Token, str] | None = None,
+        choices: tuple[Fix, ...] = (),
     ) -> Diagnostic:
         """A diagnostic from one token to another, or at the mistake itself."""
         span = self.span(self.found if first is None else first, last)
         labels = () if label is None else (Label(self.span(label[0]), label[1]),)
-        return syntax(message, span, under=under, labels=labels, help=help)
+        return syntax(message, span, under=under, labels=labels, help=help, choices=choices)
+
+    def closing(self, opening: int) -> int | None:
+        """The token that closes the bracket at a token; None where nothing does."""
+        depth = 0
+        for k, token in enumerate(self.tokens[opening:], opening):
+            depth += token.type in _CLOSED_BY
+            depth -= token.type in _CLOSING
+            if not depth:
+                return k
+        return None
+
+    def operand(self, first: int) -> int:
+        """The last token of the operand that starts at a token: `f(x)`, `pi[v]`, `(x)`, `2`."""
+        last = first
+        while self.token(last + 1).type in ("LPAR", "LSQB") or last == first:
+            opening = last if self.token(last).type == "LPAR" and last == first else last + 1
+            if self.token(opening).type not in ("LPAR", "LSQB"):
+                return last
+            closing = self.closing(opening)
+            if closing is None:
+                return last
+            last = closing
+        return last
 
 
 def _start(token: Token) -> int:
@@ -177,6 +208,186 @@ def _locate(source: Source, piece: Piece, error: UnexpectedInput) -> _Mistake:
     return _Mistake(source, piece, tuple(tokens), at, accepts)
 
 
+# --- what papers write ---------------------------------------------------------------------------
+
+_SUBSCRIPTS = re.compile(r"(?:_\w*|_?\{[^{}]*\}|\^?[\\*~]|[ \t])*(?=[\[({])")
+_OF_TWO = re.compile(r"[\[(]\s*(\w+)\s*(?:\|\|?|∥|‖|,|;)\s*(\w+)\s*[\])]")
+
+
+def _applied(source: Source, start: int, end: int) -> tuple[Span, Span, Span] | None:
+    """`E_{t}[x]`, where the `E` stands from `start` to `end`: all of it, the text up to `x`, and
+    the bracket that closes it; None where no bracket does."""
+    text = source.text
+    subscripts = _SUBSCRIPTS.match(text, end)
+    if subscripts is None:
+        return None
+    opening, depth = subscripts.end(), 0
+    for k in range(opening, min(len(text), opening + 4096)):
+        depth += text[k] in "([{"
+        depth -= text[k] in ")]}"
+        if not depth:
+            return (
+                Span(source, start, k + 1),
+                Span(source, start, opening + 1),
+                Span(source, k, k + 1),
+            )
+    return None
+
+
+def _paper(m: _Mistake) -> Diagnostic | None:
+    """`E[...]` and `KL(p || q)`: an error inside of their brackets is no error of its own."""
+    names = [m.tokens[k - 1] for k in m.opened if m.tokens[k - 1].type in _NAMES]
+    for name in (*names, m.before, m.found):
+        if name.type not in _NAMES:
+            continue
+        start = m.span(name).start
+        if is_expectation(str(name)) and (found := _applied(m.source, start, start + len(name))):
+            return expectation(*found)
+        if is_divergence(str(name)) and (found := _applied(m.source, start, start + len(name))):
+            whole, head, _ = found
+            if of_two := _OF_TWO.fullmatch(m.source.text, head.end - 1, whole.end):
+                return divergence(whole, of_two[1], of_two[2])
+    return None
+
+
+def _latex(m: _Mistake) -> Diagnostic | None:
+    """`\\frac{a}{b}`, `\\mathbb{E}[x]`."""
+    text = m.source.text
+    at = m.span(m.found).start
+    command = re.compile(r"\\([A-Za-z]+)\*?").match(text, at)
+    if m.found.type != _UNKNOWN or command is None:
+        return None
+    word, end = command[1], command.end()
+    letter = re.compile(r"\s*\{?\s*(?:E|\\mathbb\{E\})\s*\}?").match(text, end)
+    after = letter.end() if letter else end
+    expects = word == "E" or (letter and word in ("mathbb", "mathbf", "mathrm", "operatorname"))
+    if expects and (found := _applied(m.source, at, after)):
+        return expectation(*found)
+    if word == "KL":
+        return m.says("a formula is not LaTeX", help=LATEX["KL"])
+    span = Span(m.source, at, end)
+    help = LATEX.get(word) or said_here(word)
+    example = "for example `beta * log(pi / ref)`, `mean[t] x`, `a / b`"
+    return syntax(
+        "a formula is not LaTeX: names stand without a backslash", span,
+        help=f"`\\{word}`: {help}" if help else example,
+    )  # fmt: skip
+
+
+def _bracketless(m: _Mistake) -> Diagnostic | None:
+    """`log pi / ref`."""
+    starts = m.found.type in _VALUE_STARTS - {"LPAR"}
+    if str(m.before) not in _FUNCTIONS or not starts or not m.wants_operator:
+        return None
+    ends = [m.operand(m.at)]
+    while m.token(ends[-1] + 1).type in ("TIMES", "SLASH", "POWER"):
+        if m.token(ends[-1] + 2).type not in _VALUE_STARTS:
+            break
+        ends.append(m.operand(ends[-1] + 2))
+    function, whole = str(m.before), m.span(m.before, m.token(ends[-1]))
+    choices = []
+    for end in dict.fromkeys((ends[0], ends[-1])):
+        between = Span(m.source, m.span(m.before).end, m.span(m.found).start)
+        stop = m.span(m.token(end)).end
+        inside = Span(m.source, between.end, stop).text
+        rest = Span(m.source, stop, whole.end).text
+        edits = (Edit(between, "("), Edit(Span(m.source, stop, stop), ")"))
+        choices.append(Fix(f"`{function}({' '.join(inside.split())}){rest}`", edits))
+    if len(choices) == 1:
+        return m.says(
+            f"what `{function}` is applied to stands in round brackets", m.before,
+            m.token(ends[-1]), choices=tuple(choices),
+        )  # fmt: skip
+    return two_readings(
+        f"`{function}` may end before `{m.token(ends[0] + 1)}`, or reach over it", whole,
+        "what a function is applied to stands in round brackets", tuple(choices),
+    )  # fmt: skip
+
+
+def _braces(m: _Mistake) -> Diagnostic | None:
+    """`r^{2}`."""
+    if m.found.type != "LBRACE" or m.before.type != "POWER":
+        return None
+    closing = m.closing(m.at)
+    if closing is None:
+        return m.says("an exponent stands in round brackets", help="for example `x^(1 / |y|)`")
+    whole = m.span(m.found, m.token(closing))
+    inside = whole.text[1:-1].strip()
+    plain = inside if re.fullmatch(r"-?[\w.]+", inside) else f"({inside})"
+    return m.says(
+        "an exponent stands without curly brackets", m.found, m.token(closing),
+        choices=(Fix(f"`{m.token(m.at - 2)}^{plain}`", (Edit(whole, plain),)),),
+    )  # fmt: skip
+
+
+def _where(m: _Mistake) -> Diagnostic | None:
+    """`where(c, a, b)`."""
+    if str(m.found) != "where" or m.after.type != "LPAR":
+        return None
+    closing = m.closing(m.at + 1)
+    message, choices = "a choice is written `a if condition else b`", ()
+    if closing is not None:
+        parts, depth = [[]], 0  # type: list[list[Token]], int
+        for token in m.tokens[m.at + 2 : closing]:
+            depth += token.type in _CLOSED_BY
+            depth -= token.type in _CLOSING
+            if token.type == "COMMA" and not depth:
+                parts.append([])
+            else:
+                parts[-1].append(token)
+        if len(parts) == 3 and all(parts):
+            condition, a, b = (m.span(part[0], part[-1]).text for part in parts)
+            text = f"({a} if {condition} else {b})"
+            whole = m.span(m.found, m.token(closing))
+            choices = (Fix(f"`{' '.join(text.split())}`", (Edit(whole, text),)),)
+    last = m.token(closing if closing is not None else m.at)
+    return m.says(message, m.found, last, choices=choices)
+
+
+def _member(m: _Mistake) -> Diagnostic | None:
+    """`torch.min(a, b)`, `x.mean(-1)`, `x.detach()`."""
+    if m.found.type != _UNKNOWN or m.found != "." or m.before.type not in _VALUE_ENDS:
+        return None
+    start = m.span(m.found).start
+    chain = re.compile(r"(?:\.\w+)+").match(m.source.text, start)
+    if chain is None:
+        return None
+    word = chain[0].rsplit(".", 1)[-1]
+    if str(m.before) in MODULES:
+        first = m.span(m.before).start
+        whole = Span(m.source, first, chain.end())
+        known = word in (*_FUNCTIONS, *_REDUCTIONS, "clip")
+        help = said_here(word) or "" if not known else f"the function is called `{word}`"
+        if word == "where":
+            help = _IF_ELSE
+        return syntax("an objective is a formula, and knows no modules", whole, help=help)
+    help = "functions and reductions come first: `exp(x)`, `mean[t] x`"
+    if word in _REDUCTIONS:
+        help = f"a reduction comes first, and names its index: `{word}[t] x`, `{word}[i] x`"
+    elif word in ("detach", "stop_gradient"):
+        help = "a value without its gradient is `sg(x)`"
+    elif said := said_here(word):
+        help = said
+    return syntax(
+        "a value has no attributes and no methods", Span(m.source, start, chain.end()), help=help
+    )
+
+
+def _option(m: _Mistake) -> Diagnostic | None:
+    """`temperature T`, in a `sample` statement or alone."""
+    if m.at == 1 and str(m.before) in _OPTIONS and m.found.type in _NAMES | {"NUMBER"}:
+        return m.says(
+            "how responses are sampled is said in one statement", m.before, m.found,
+            help=f"write `sample from mu: {m.before} {m.found}`, with a number",
+        )  # fmt: skip
+    if m.statement == "sample" and str(m.before) in _OPTIONS and m.found.type in _NAMES:
+        return m.says(
+            f"the value of `{m.before}` is a number",
+            help=f"for example `{m.before} 1`; it cannot be a parameter",
+        )
+    return None
+
+
 # --- characters and words of other languages -----------------------------------------------------
 
 _CHARACTERS = {
@@ -189,7 +400,7 @@ _LETTERS = "a name is made of the letters a-z and A-Z, Greek letters, digits and
 _IF_ELSE = "write `a if condition else b`"
 
 _SIGNS = {
-    "**": "^", "||": "or", "=<": "<=", "=>": ">=", "<>": "!=", "===": "==", "!==": "!=", ":=": "=",
+    "||": "or", "=<": "<=", "=>": ">=", "<>": "!=", "===": "==", "!==": "!=", ":=": "=",
 }  # fmt: skip
 
 _PYTHON = {
@@ -215,21 +426,18 @@ def _character(m: _Mistake) -> Diagnostic | None:
         return m.says("a name has no primes", m.before, m.found, help=help)
     if char in "'\"`“”‘’":
         return m.says("a formula has no strings", help="names stand as they are, without quotes")
-    if char == "\\" and m.source.text[m.span(m.found).end :][:1].isalpha():
-        return m.says(
-            "a formula is not LaTeX: names stand without a backslash",
-            help="for example `beta * log(pi / ref)`, `mean[t] x`, `a / b`",
-        )
     if char == "\\":
         return m.says(
             "a backslash does not continue a line",
             help="put the formula in brackets: inside them line ends do not count",
         )
-    if char == "." and m.before.type in _VALUE_ENDS:
-        return m.says(
-            "a value has no attributes and no methods",
-            help="functions and reductions come first: `exp(x)`, `mean[t] x`",
-        )
+    if unicodedata.normalize("NFKD", char)[0] == "E" or char == "ℰ":
+        start = m.span(m.found).start
+        if found := _applied(m.source, start, start + 1):
+            return expectation(*found)
+    if char in "∥‖":
+        help = "a divergence is `k3(pi, ref)`, or `sum[v] (pi[v] * log(pi[v] / ref[v]))`"
+        return m.says(f"`{char}` has no meaning here", help=help)
     if char == "%":
         return m.says("`%` is no operator", help="5 percent is `0.05`")
     if char == "?":
@@ -291,11 +499,19 @@ def _subscript(m: _Mistake) -> Diagnostic | None:
     """`r_{i,t}`."""
     if m.found.type != "LBRACE" or not m.before.endswith("_") or not m.adjacent(m.before, m.found):
         return None
+    name = m.before.rstrip("_")
+    if name in _REDUCTIONS:
+        index = re.match(r"\{\s*([pitv])\b", m.source.text[m.span(m.found).start :])
+        return m.says(
+            f"the index of `{name}` stands in square brackets",
+            m.before,
+            help=f"it has no ends: `{name}[{index[1] if index else 't'}] x`",
+        )
     return m.says(
         "a name has no subscripts: the formula has the indices",
         m.before,
         m.found,
-        help=f"write `{m.before.rstrip('_')}`",
+        help=f"write `{name}`",
     )
 
 
@@ -320,6 +536,10 @@ def _first(m: _Mistake) -> Diagnostic | None:
         return None
     if m.found.type in _CLOSING:
         return m.says(f"this `{m.found}` closes nothing")
+    if m.found.type == "IF":
+        return m.says(
+            "a statement has no branches: a value has", help=f"{_IF_ELSE}: `x = a if A > 0 else b`"
+        )
     if m.found.type in _INFIX:
         return m.says(
             f"a statement cannot start with `{m.found}`",
@@ -674,12 +894,18 @@ def _unexpected(m: _Mistake) -> Diagnostic:
 
 
 _RULES = (
+    _paper,
+    _latex,
+    _member,
     _character,
     _python,
     _signs,
+    _where,
+    _braces,
     _subscript,
     _digits,
     _first,
+    _option,
     _second,
     _keyword_bound,
     _never_closed,
@@ -696,6 +922,7 @@ _RULES = (
     _keyword,
     _negation,
     _missing_value,
+    _bracketless,
     _missing_operator,
     _missing_word,
 )

@@ -58,4 +58,6 @@ _CANONICAL = str.maketrans(_LETTERS | _SIGNS)
 
 def canonical(text: str) -> str:
     """The spelling of a name, a number or an operator in ASCII: `ε_low` is `eps_low`."""
+    if text == "**":
+        return "^"
     return text if text.isascii() else text.translate(_CANONICAL)

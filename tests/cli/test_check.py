@@ -188,6 +188,15 @@ def test_what_reads_two_ways_is_left_to_its_writer(run: Run) -> None:
     assert "`(mean[i] reward)^2` or `mean[i] (reward^2)`" in github
 
 
+def test_no_fix_changes_the_mathematics(run: Run) -> None:
+    for body in ("reward - median[i] reward", "softmax[i] reward", "cumsum[t] old", "prob", "nu"):
+        text = f"objective x\nA = {body}\nmaximize mean[p,i] (reward * sum[t] log(pi))\n"
+        Path("x.obj").write_text(text)
+        result = run("check", "x.obj", "--unsafe-fixes", "--select", "OBJ9")
+        assert result.exit_code == 2 and "did you mean" not in result.output
+        assert Path("x.obj").read_text() == text
+
+
 def test_configuration(run: Run) -> None:
     Path("old").mkdir()
     Path("old/biased.obj").write_text(BIASED)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from objdsl import driver
 from objdsl.diagnostic import Diagnostic, ObjectiveError
+from objdsl.lint.fixes import fixed
 from objdsl.render.terminal import render
 from objdsl.source import Source
 from objdsl.syntax import mistakes
@@ -33,7 +36,6 @@ BROKEN = {
     "from": "from torch import nn",
     "lambda": "f = lambda x: x",
     "comprehension": "A = sum(r for t)",
-    "power": "A = reward ** 2",
     "or": "A = reward > 0 || reward < 1",
     "arrow": "A = reward => 1",
     "whole division": "A = reward // 2",
@@ -45,6 +47,32 @@ BROKEN = {
     "subscript inside": "A = r_{i,t} + 1",
     "comma in a number": "param L = 4,096",
     "underscore in a number": "A = 4_096 + reward",
+    # what papers and code write
+    "expectation": "maximize E[min(r * A, clip(r, 1 - eps, 1 + eps) * A)]",
+    "expectation with a subscript": "maximize E_{t}[r * A]",
+    "expectation in LaTeX": "maximize \\mathbb{E}_{x \\sim D}[r * A]",
+    "expectation by its sign": "maximize \N{MATHEMATICAL DOUBLE-STRUCK CAPITAL E}[r * A]",
+    "divergence": "A = beta * KL[pi || ref]",
+    "divergence of code": "A = beta * D_KL(pi || ref)",
+    "sign of a divergence": "A = pi \N{DOUBLE VERTICAL LINE} ref",
+    "logarithm without brackets": "A = log pi",
+    "logarithm of a quotient": "A = reward * log pi / ref",
+    "exponent in curly brackets": "A = r^{2} + 1",
+    "formula as an exponent": "A = r^{1 / |y|}",
+    "choice of code": "A = where(reward > 0, reward, 0)",
+    "branch": "if A > 0: B = 1",
+    "function of a module": "A = torch.min(a, b)",
+    "foreign function of a module": "A = F.softplus(x)",
+    "choice of a module": "A = torch.where(a > 0, a, b)",
+    "reduction as a method": "A = r.mean(dim=-1)",
+    "detached": "A = r.detach()",
+    "sum in LaTeX": "A = \\sum_{i=1}^G reward",
+    "product in LaTeX": "A = r \\cdot A_hat",
+    "policy in LaTeX": "A = \\pi_\\theta / old",
+    "divergence in LaTeX": "A = \\KL(pi || ref)",
+    "limits of a sum": "A = sum_{i=1}^G reward",
+    "option that is a name": "sample from mu: temperature T",
+    "option alone": "temperature 1",
     # how a statement starts
     "goal by another name": "max mean[p,i,t] pi",
     "goal with a name": "maximize J = mean[p,i,t] pi",
@@ -133,6 +161,21 @@ def diagnostics(text: str) -> str:
 def test_messages(golden: Callable[[str, str], None]) -> None:
     shown = [f"# {title}\n\n{text}\n\n{diagnostics(text)}" for title, text in BROKEN.items()]
     golden("syntax/errors.txt", "\n\n".join(shown) + "\n")
+
+
+def test_every_choice_ends_the_doubt() -> None:
+    several = 0
+    for text in BROKEN.values():
+        checked = driver.check(Source("file.obj", f"objective x\n{text}\n"))
+        for error in checked.findings:
+            several += len(error.choices) > 1
+            for choice in error.choices:
+                source, made = fixed(checked.source, [replace(error, fix=choice)], unsafe=True)
+                after = driver.check(source).findings
+                assert made == 1
+                place = (error.message, error.span and error.span.start)
+                assert place not in [(one.message, one.span and one.span.start) for one in after]
+    assert several >= 5
 
 
 def test_every_rule_has_its_example(monkeypatch: pytest.MonkeyPatch) -> None:

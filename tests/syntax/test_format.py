@@ -163,14 +163,16 @@ def test_layout(text: str, expected: str) -> None:
         ("x = max[t] log(pi) / 2", "x = max[t] log(pi) / 2"),
         ("x = sum[t] log(pi) * unknown", "x = sum[t] log(pi) * unknown"),
         ("def f(c) = sum[t] log(pi) * c\nx = f(A)", "def f(c) = (sum[t] log(pi)) * c\nx = f(A)"),
+        ("x = detach(π_θ) ** 2 * stop_gradient(pi_theta[v])", "x = sg(pi)^2 * sg(pi[v])"),
+        ("def detach(x) = x\nx = detach(A)", "def detach(x) = x\nx = detach(A)"),
         (
             "def f(c) = sum[t] log(pi) * c\nx = f(A) + f(old)",
             "def f(c) = sum[t] log(pi) * c\nx = f(A) + f(old)",
         ),
     ],
 )
-def test_brackets_are_written_where_they_change_nothing(text: str, expected: str) -> None:
-    """And never where they would choose between two readings."""
+def test_what_changes_nothing_is_written_in_one_way(text: str, expected: str) -> None:
+    """Brackets and names; and never where that would choose between two readings."""
     text, expected = (
         f"A = reward\n{one}\nmaximize mean[p,i,t] log(pi)\n" for one in (text, expected)
     )

@@ -1,0 +1,240 @@
+"""Words of other notations: how each is said here, or that it cannot be said.
+
+A near name is offered only where it is a spelling of what was written. These are other words with
+a meaning of their own, so each has its own sentence: `median` is no misspelt `mean`.
+"""
+
+from __future__ import annotations
+
+import re
+
+ALIASES = {"detach": "sg", "stop_gradient": "sg", "stopgrad": "sg", "pi_theta": "pi"}
+"""Other names of one thing, which are read as they stand; `fmt` writes the one spelling."""
+
+SYNONYMS = dict.fromkeys(("avg", "average", "expectation"), "mean") | {
+    "product": "prod", "maximum": "max", "minimum": "min", "stdev": "std", "stddev": "std",
+}  # fmt: skip
+"""The same reductions and functions by other names."""
+
+_BY_LOG = {
+    "pi": "logp logps logprob logprobs log_prob log_probs logpi log_pi logpi_theta log_pi_theta"
+    " new_logp new_logprobs logp_new log_probability per_token_logps",
+    "old": "old_logp old_logps logp_old log_old logprob_old old_logprob old_logprobs old_log_prob"
+    " old_log_probs log_prob_old log_pi_old log_pi_theta_old old_per_token_logps",
+    "ref": "ref_logp ref_logps logp_ref log_ref ref_logprob ref_logprobs ref_log_prob"
+    " ref_log_probs log_prob_ref log_pi_ref ref_per_token_logps",
+    "mu": "rollout_logp rollout_logprobs rollout_log_probs sampling_logps"
+    " sampling_per_token_logps log_mu behavior_logprobs",
+}
+LOGS = {word: policy for policy, words in _BY_LOG.items() for word in words.split()}
+"""What code calls the logarithm of a policy."""
+
+POLICIES = {
+    "old": "pi_old pi_theta_old theta_old old_policy policy_old",
+    "ref": "pi_ref ref_policy reference reference_policy ref_model pi_reference",
+    "mu": "pi_rollout rollout behavior behaviour behavior_policy behaviour_policy pi_mu sampler",
+    "pi": "policy actor model",
+}
+
+_MASKS = (
+    "nothing is padded: a reduction over `t` runs over the tokens that exist; a mask of your own "
+    "is a column, `given m[p,i,t]`, in the brackets: `mean[t | m] x`"
+)
+_SIZES = "sizes are implied: `mean[p]`, `mean[i]` and `mean[t]` divide by what they run over"
+_NO_ORDER = (
+    "there are no order statistics but `max`, `min` and `top[p,i,t](x, 0.2)`, the mask of the "
+    "largest fifth"
+)
+_DIVERGENCE = (
+    "a divergence is an estimate from the sampled tokens, `k3(pi, ref)`, or the sum over the "
+    "vocabulary, `sum[v] (pi[v] * log(pi[v] / ref[v]))`; their gradients differ"
+)
+_ADVANTAGE = (
+    "an advantage is a formula of the file: `A = reward - mean[i] reward`, or "
+    "`A = gae(rho, gamma, lam)` with a critic"
+)
+_RATIO = "a ratio is a formula of the file: `ratio = pi / old`"
+_NO_NUMBER = "there is no such function; what the language has is in docs/language.md"
+
+_SENTENCES = {
+    # functions
+    "clamp": "it is called `clip(x, lo, hi)`",
+    "clamp_min clip_min": "it is written `max(x, lo)`",
+    "clamp_max clip_max": "it is written `min(x, hi)`",
+    "no_grad stop_grad sg_ nograd stop": "a value without its gradient is `sg(x)`",
+    "relu": "it is written `max(x, 0)`",
+    "softplus": "it is written `-logsigmoid(-x)`",
+    "log_sigmoid": "it is called `logsigmoid(x)`",
+    "tanh": "it is written `2 * sigmoid(2 * x) - 1`",
+    "square sqr": "it is written `x^2`",
+    "pow power": "it is written `x^n`",
+    "sgn": "it is called `sign(x)`",
+    "log2": "it is written `log(x) / log(2)`",
+    "log10": "it is written `log(x) / log(10)`",
+    "ln": "it is called `log(x)`",
+    "log1p": "it is written `log(1 + x)`",
+    "exp2": "it is written `2^x`",
+    "expm1": "it is written `exp(x) - 1`",
+    "where_": "it is written `a if condition else b`",
+    "iff ite if_else ifelse": "it is written `a if condition else b`",
+    "sin cos tan atan arctan sinh cosh floor ceil round trunc mod gamma_ erf lgamma": _NO_NUMBER,
+    # reductions
+    "median quantile percentile sort argsort rank mode": _NO_ORDER,
+    "argmax argmin": "there is no index of the largest; `x == max[i] x` is its mask",
+    "topk top_k": "it is called `top[p,i,t](x, 0.2)`, the mask of the largest fifth",
+    "cumsum": "it runs along the tokens: `sum[s <= t] x`, or `sum[s >= t] x` from the end",
+    "cumprod": "it runs along the tokens: `prod[s <= t] x`",
+    "cummean cummax cummin": "what runs along the tokens is `sum[s <= t] x`, `mean` and `prod`",
+    "softmax": "over the vocabulary it is the policy itself, `pi[v]`; over a group it is written "
+    "`exp(x) / sum[i] exp(x)`",
+    "log_softmax logsoftmax": "over the vocabulary it is `log(pi[v])`",
+    "logsumexp lse": "it is written `log(sum[i] exp(x))`",
+    "var variance pvar": "it is written `(std[i] x)^2`, or `(pstd[i] x)^2` with n instead of n - 1",
+    "norm": "it is written `sqrt(sum[t] (x^2))`",
+    "any": "of masks it is `max[t] m`",
+    "all": "of masks it is `min[t] m`",
+    "count numel": "it is a sum of a mask, `sum[t] m`; the number of tokens is `|y|`",
+    "gmean geomean geometric_mean": "of token ratios over a response it is `geo(r)`",
+    "hmean harmonic_mean": "it is written `1 / mean[t] (1 / x)`",
+    "nanmean nansum masked_mean masked_sum": _MASKS,
+    "whiten whitening masked_whiten normalize normalise standardize standardise zscore":
+        "it is written `(x - mean[i] x) / (std[i] x + 1e-6)`",
+    "kl KL kl_div kl_divergence KL_divergence D_KL KLD kld DKL": _DIVERGENCE,
+    "k3_loss kl_loss kl_penalty low_var_kl": _DIVERGENCE,
+    "H entropies": "the entropy of the next token is `entropy`",
+    "cross_entropy nll nll_loss": "it is written `-log(pi)`",
+    "discount discounted_sum cumulative_discounted": "it is called `togo(x, g)`",
+    # values
+    "advantage advantages adv advs Adv A_hat": _ADVANTAGE,
+    "ratio ratios importance_ratio importance_weight coef_1": _RATIO,
+    "logr log_ratio logratio": "it is written `log(pi / old)`",
+    "prob probs probability":
+        "the probability of the sampled token is `pi`; of every word, `pi[v]`",
+    "logits": "a policy is given by its probabilities, `pi` and `pi[v]`; `log(pi[v])` are logits",
+    "rewards score scores R return returns":
+        "the outcome of a response is `reward`; a column of your own is declared: `given R[p,i]`",
+    "values value critic_value": "the critic that is trained is `V`; at rollout time, `V_old`",
+    "old_values values_old value_old": "the critic at rollout time is `V_old`",
+    "length lengths len seq_len seqlen response_length completion_length num_tokens n_tokens L_i":
+        "the length of a response is `|y|`",
+    "N G B T K group_size num_generations batch_size n_responses": _SIZES,
+    "mask masks loss_mask attention_mask response_mask completion_mask eos_mask": _MASKS,
+    "epsilon clip_eps cliprange clip_range clip_ratio epsilon_low epsilon_high clip_ratio_low"
+    " clip_ratio_high eps_low eps_high clip_low clip_high eps":
+        "the width of a clip is a parameter of the file: `param eps = 0.2 in (0, 1)`, and "
+        "`clip(r, 1 - eps, 1 + eps)`; with two, `param eps_low` and `param eps_high`",
+    "kl_coef kl_coeff kl_loss_coef init_kl_coef kl_beta":
+        "the weight of a penalty is a parameter of the file: `param beta = 0.04 in [0, inf)`",
+    "entropy_coef entropy_coeff ent_coef vf_coef cliprange_value":
+        "it is a parameter of the file: `param c = 0.01 in [0, inf)`",
+    "temperature": "it is said where responses are sampled: `sample from mu: temperature 1`",
+    "eos pad bos": "nothing is padded, and EOS is a token of the response as any other",
+    "None True False true false null": "a mask is a comparison or a column, and no constant is "
+    "one: write the formula without it",
+}  # fmt: skip
+
+_WORDS = {word: text for words, text in _SENTENCES.items() for word in words.split()}
+_WORDS |= {
+    word: f"that policy is called `{policy}`" for policy, words in POLICIES.items()
+    for word in words.split()
+}  # fmt: skip
+_WORDS |= {word: f"it is written `log({policy})`" for word, policy in LOGS.items()}
+_WORDS |= {word: f"it is called `{name}`" for word, name in SYNONYMS.items()}
+
+MODULES = (
+    "torch",
+    "F",
+    "np",
+    "numpy",
+    "math",
+    "tf",
+    "jnp",
+    "jax",
+    "nn",
+    "masked",
+    "verl_F",
+    "core_algos",
+)
+"""What stands before a function in code."""
+
+LATEX = {
+    "frac": "a quotient is `a / b`; `\\frac{1}{G} \\sum_{i=1}^G` is `mean[i]`",
+    "tfrac": "a quotient is `a / b`",
+    "dfrac": "a quotient is `a / b`",
+    "sum": "a sum names its index and no ends: `sum[t] x`; with 1 / n before it, `mean[t] x`",
+    "prod": "a product names its index and no ends: `prod[t] r`",
+    "log": "it is written `log(x)`",
+    "ln": "it is written `log(x)`",
+    "exp": "it is written `exp(x)`",
+    "sqrt": "it is written `sqrt(x)`",
+    "min": "it is written `min(a, b)`",
+    "max": "it is written `max(a, b)`",
+    "cdot": "a product is written `*`",
+    "times": "a product is written `*`",
+    "ast": "a product is written `*`",
+    "pi": "the policy that is trained is `pi`, at rollout time `old`, the reference `ref`",
+    "theta": "the policy that is trained is `pi`, without a subscript",
+    "left": "brackets are `(` and `)`",
+    "right": "brackets are `(` and `)`",
+    "bigl": "brackets are `(` and `)`",
+    "bigr": "brackets are `(` and `)`",
+    "Big": "brackets are `(` and `)`",
+    "big": "brackets are `(` and `)`",
+    "hat": "a name has no hat: `A`",
+    "tilde": "a name has no tilde: `A_2`",
+    "bar": "a name has no bar: a mean is `mean[i] x`",
+    "text": "names stand as they are: `old`, `clip(x, lo, hi)`",
+    "mathrm": "names stand as they are: `old`, `clip(x, lo, hi)`",
+    "operatorname": "names stand as they are: `clip(x, lo, hi)`",
+    "mathcal": "the objective has no name: `maximize ...`",
+    "mathbb": "an expectation over a step is a mean: `mean[p] mean[i] mean[t] x`, `mean[p,i,t] x`",
+    "mathbf": "a mask is a comparison: `(A > 0) * x`",
+    "mathds": "a mask is a comparison: `(A > 0) * x`",
+    "KL": _DIVERGENCE,
+    "nabla": "the gradient is not written: objdsl takes it",
+    "vert": "the length of a response is `|y|`",
+    "lvert": "the length of a response is `|y|`",
+    "rvert": "the length of a response is `|y|`",
+    "mid": "the length of a response is `|y|`; a mask stands in the brackets: `mean[t | m] x`",
+    "Vert": _DIVERGENCE,
+    "le": "it is written `<=`",
+    "leq": "it is written `<=`",
+    "ge": "it is written `>=`",
+    "geq": "it is written `>=`",
+    "neq": "it is written `!=`",
+    "ne": "it is written `!=`",
+    "infty": "it is written `inf`",
+    "epsilon": "it is written `eps`, and declared: `param eps = 0.2 in (0, 1)`",
+    "varepsilon": "it is written `eps`, and declared: `param eps = 0.2 in (0, 1)`",
+    "beta": "it is written `beta`, and declared: `param beta = 0.04 in [0, inf)`",
+    "gamma": "it is written `gamma`, and declared: `param gamma = 1 in [0, 1]`",
+    "lambda": "it is written `lam`, and declared: `param lam = 0.95 in [0, 1]`",
+    "sigma": "the sigmoid is `sigmoid(x)`, a deviation `std[i] x`",
+    "mu": "the inference engine is `mu`; a mean is `mean[i] x`",
+    "mathbin": "operators stand as they are",
+    "quad": "spaces need no command",
+    "begin": "a statement is a line, or stands in brackets",
+    "end": "a statement is a line, or stands in brackets",
+}
+"""What a LaTeX command is here."""
+
+_EXPECTATION = re.compile(r"(?:E|Exp|EE|mathbbE|expect|expected)(?:_\w*)?$")
+_SUFFIXES = re.compile(r"_(?:p|i|t|v|it|i_t|theta|k|n)$")
+
+
+def said_here(name: str) -> str | None:
+    """How a word of another notation is said here, as half a sentence; None if it is unknown."""
+    for word in (name, name.lower(), _SUFFIXES.sub("", name)):
+        if word in _WORDS:
+            return _WORDS[word]
+    return None
+
+
+def is_expectation(name: str) -> bool:
+    """Whether papers mean an expectation by a name: `E`, `E_t`."""
+    return _EXPECTATION.match(name) is not None
+
+
+def is_divergence(name: str) -> bool:
+    """Whether a name is that of the Kullback-Leibler divergence: `KL`, `D_KL`."""
+    return name.lower().replace("_", "").strip("d") in ("kl", "kldiv", "kldivergence")

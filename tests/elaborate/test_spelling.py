@@ -1,0 +1,52 @@
+"""What is another spelling of a name, and what is another name."""
+
+from __future__ import annotations
+
+import pytest
+
+from objdsl.diagnostic import spelled
+from objdsl.elaborate import COLUMNS, FUNCTIONS, REDUCTIONS, SUBSETS
+from objdsl.syntax.foreign import ALIASES, said_here
+
+PRELUDE = ["geo", "surrogate", "dual_clip", "k1", "k2", "k3", "entropy", "gae"]
+KNOWN = [*COLUMNS, *FUNCTIONS, *REDUCTIONS, *SUBSETS, *PRELUDE, "pi", "old", "mu", "ref"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("rewrad", "reward"), ("rewrd", "reward"), ("rewarrd", "reward"), ("Reward", "reward"),
+        ("rewerd", "reward"), ("rewards", "reward"), ("REF", "ref"), ("odl", "old"),
+        ("lgo", "log"), ("clp", "clip"), ("cilp", "clip"), ("summ", "sum"), ("Mean", "mean"),
+        ("maen", "mean"), ("dualclip", "dual_clip"), ("v_old", "V_old"), ("Vold", "V_old"),
+        ("log_sigmoid", "logsigmoid"), ("sigmiod", "sigmoid"), ("surogate", "surrogate"),
+        ("truncted", "truncated"), ("entorpy", "entropy"), ("K3", "k3"), ("pi_", "pi"),
+    ],
+)  # fmt: skip
+def test_spellings(name: str, meant: str) -> None:
+    assert spelled(name, KNOWN) == meant
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "median", "softmax", "cumsum", "argmax", "gmean", "hmean", "nanmean", "amax", "pmax",
+        "log2", "log10", "log1p", "exp2", "expm1", "k4", "k", "nu", "phi", "psi", "p", "sin", "tan",
+        "sqr", "var", "mod", "sort", "flip", "prob", "round", "norm", "gold", "bold", "ref2",
+        "reward2", "logits", "minimum", "test", "text", "mix", "map", "sung", "rho", "m", "sg2",
+        "logsoftmax", "tanh", "sgn", "score", "value", "return", "length", "topk",
+    ],
+)  # fmt: skip
+def test_other_names(name: str) -> None:
+    found = spelled(name, KNOWN)
+    assert found is None or said_here(name) is not None, found
+
+
+def test_what_is_known_here_is_not_foreign() -> None:
+    assert not [name for name in KNOWN if said_here(name) is not None or name in ALIASES]
+
+
+def test_two_that_are_as_near_are_none() -> None:
+    assert spelled("laph", ["alph", "laphs", "lapha"]) is None
+    assert spelled("alphaa", ["alpha", "alphab"]) is None
+    assert spelled("beat", ["beta", "bear"]) == "beta"
