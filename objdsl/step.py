@@ -146,7 +146,7 @@ class Step:
             if output.indices == SCALAR:
                 scalars[output.name] = torch.as_tensor(
                     value,
-                    dtype=None if isinstance(value, Tensor) else dtype,
+                    dtype=None if isinstance(value, Tensor | bool) else dtype,
                     device=self.mask.device,
                 )
             elif output.indices == RESPONSE:

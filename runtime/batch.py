@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ def collate(
     prompts: Sequence[Sequence[int]],
     groups: Sequence[int],
     responses: Sequence[Response],
-    columns: Mapping[str, Sequence[float]],
+    columns: Mapping[str, Sequence[Any]],
     *,
     vocabulary: int,
     device: torch.device,
@@ -108,7 +109,8 @@ def collate(
 ) -> Batch:
     """A step from its responses; `prompts`, `groups` and `columns` have an entry per response.
 
-    Response columns keep `dtype`; so do the sampler's log-probabilities, as `log_mu`.
+    An entry of a column is a number, or a list with a number per token. Columns have `dtype`, and
+    so do the sampler's log-probabilities, as `log_mu`.
     """
     start = torch.tensor([len(prompt) for prompt in prompts])
     length = torch.tensor([len(response.tokens) for response in responses])
@@ -119,9 +121,7 @@ def collate(
         sequence = [*prompt, *response.tokens]
         tokens[row, : len(sequence)] = torch.tensor(sequence)
         log_mu[row, : len(response.tokens)] = torch.tensor(response.log_probs, dtype=dtype)
-    per_response = {
-        name: torch.tensor(values, dtype=dtype, device=device) for name, values in columns.items()
-    }
+    given = {name: _column(values, longest, dtype).to(device) for name, values in columns.items()}
     truncated = torch.tensor([response.truncated for response in responses], device=device)
     return Batch(
         tokens=tokens.to(device),
@@ -129,9 +129,19 @@ def collate(
         length=length.to(device),
         mask=(torch.arange(longest) < length[:, None]).to(device),
         prompt=torch.tensor(groups, device=device),
-        columns={**per_response, "truncated": truncated, "log_mu": log_mu.to(device)},
+        columns={**given, "truncated": truncated, "log_mu": log_mu.to(device)},
         kept=_kept(responses, longest, vocabulary, device),
     )
+
+
+def _column(values: Sequence[Any], longest: int, dtype: torch.dtype) -> Tensor:
+    """Numbers `[N]`, or lists of them `[N, T]`, 0 in the padding."""
+    if not isinstance(values[0], list):
+        return torch.tensor(values, dtype=dtype)
+    column = torch.zeros(len(values), longest, dtype=dtype)
+    for row, numbers in enumerate(values):
+        column[row, : len(numbers)] = torch.tensor(numbers, dtype=dtype)
+    return column
 
 
 def _kept(

@@ -6,7 +6,6 @@ that is silently ignored is a run that is not the one that was asked for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -48,7 +47,11 @@ class Section(BaseModel):
     """Frozen, without unknown keys; the docstring under a field is its documentation."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
 
@@ -149,7 +152,7 @@ class LearnerSection(Section):
 
     lr: Annotated[float, Field(gt=0)] = 3e-4
     """Learning rate of AdamW at its highest."""
-    critic_lr: Annotated[float, Field(gt=0, lt=math.inf)] = 1e-3
+    critic_lr: Annotated[float, Field(gt=0)] = 1e-3
     """The same for the critic, where the objective has one: a linear layer that reads the policy's
     last state, and does not move it."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -234,7 +237,7 @@ class Config(Section):
 
     objective: str = "grpo"
     """Name in the gallery, or path of an `.obj` file."""
-    params: dict[str, float] = {}
+    params: dict[str, Annotated[float, Field(allow_inf_nan=True)]] = {}
     """Parameters of the objective (`--set eps=0.1`)."""
     policies: dict[str, str] = {}
     """Models of the objective's other policies (`teacher`), as a Hugging Face id or a folder.
@@ -242,6 +245,9 @@ class Config(Section):
     rewards: Annotated[dict[str, float], BeforeValidator(_of_weight_one)] = {"exact": 1.0}
     """Reward functions, or a table of them and their weights: names (`exact`, `last_number`), or
     import paths such as `package.module:function`."""
+    reward_deadline: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds that a reward function may take for the responses of a step. It runs in a process of
+    its own, which is ended then, and the run with it, after a checkpoint."""
     seed: Count = 0
     """Of everything that is random."""
     steps: Positive = 200

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from objdsl.ir.indices import TOKEN
 from objdsl.objective import Objective
 from objdsl.runtime import setup
 from objdsl.runtime.config import TINY, Config
@@ -56,6 +57,8 @@ def _columns(objective: Objective, needs: Needs) -> Iterator[str]:
             origin = "the seed"
         else:
             origin = "the rewards" if name == "reward" else "the task or the rewards"
+            if objective.columns[name].indices == TOKEN:
+                origin = "the rewards, a list with a number per token for each response"
         yield f"  {name:<16} {origin}"
 
 

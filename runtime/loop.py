@@ -101,7 +101,6 @@ def train(
     quiet_transformers()
     objective = setup.load_objective(config)
     needs = needs_of(objective)
-    rewards = Rewards(config.rewards)
     task = load_task(config.task, config.seed)
     identity = setup.identity_of(config, objective, task)
 
@@ -145,6 +144,8 @@ def train(
         source = setup.preferences_of(config, objective, tokenizer, prompts, place)
         sampled: Sampled | None = None
         if source is None and replica is not None and ranks.first:
+            rewards = Rewards(config.rewards, config.reward_deadline)
+            stack.callback(rewards.close)
             rewards.check(columns_of(task.train))
             sampling = setup.sampling_of(config, objective, task, ends_of(model, tokenizer))
             everything = [*prompts, *held_out]

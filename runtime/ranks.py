@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from objdsl.frozen import dataclass
 from objdsl.gather import gather
+from objdsl.runtime.processes import end_with_parent
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -192,6 +194,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
 
 def _join(device: torch.device) -> torch.device:
+    # Ranks whose launcher is killed are told to stop, and end with a checkpoint.
+    end_with_parent(signal.SIGTERM)
     many, here = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if many == here:  # nothing of a run on one machine leaves it
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)

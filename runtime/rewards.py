@@ -9,23 +9,35 @@ A reward function takes keywords and returns a number per response, or several c
 
 It is given `prompts`, `completions`, `truncated`, and every other column of the task, each as a
 list with an entry per response; a function that ignores some says so with `**_`. Prompts and
-completions are texts, also those of a chat. Further columns are logged, and are there for an
-objective that asks for them with `given`.
+completions are texts, also those of a chat. One that takes `completion_ids` is given the tokens of
+each response, too. Further columns are logged, and are there for an objective that asks for them
+with `given`: a number per response, or a list per response with a number per token.
+
+Functions with an import path run in a process of their own; see `judge`.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import math
+import json
+import os
+import pickle
 import re
-import traceback
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from decimal import Decimal
+from multiprocessing.connection import Connection
 from typing import Any
 
 from objdsl.diagnostic import near
 from objdsl.frozen import dataclass
 from objdsl.runtime.config import ConfigError
+from objdsl.runtime.judge import OF_THE_RUN, TOKENS, Refusal, check_call, scored, shown
+from objdsl.runtime.processes import without_rank
 
 RewardFunction = Callable[..., Sequence[float] | Mapping[str, Sequence[float]]]
 
@@ -36,10 +48,45 @@ class RewardError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of each response: the weighted sum of the rewards, and the columns that came with them."""
+    """Of each response: the weighted sum of the rewards, and the columns that came with them.
+
+    A column has a number for each response, or a list of numbers, one for each of its tokens.
+    """
 
     reward: list[float]
-    columns: dict[str, list[float]]
+    columns: dict[str, list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Responses that are to be judged, all fields with an entry for each.
+
+    Attributes:
+        columns: of the task.
+        tokens: of the completions; without them a function cannot return columns of tokens.
+        places: where the row of each prompt stands, for messages.
+    """
+
+    prompts: Sequence[str]
+    completions: Sequence[str]
+    truncated: Sequence[bool]
+    columns: Mapping[str, Sequence[Any]]
+    tokens: Sequence[Sequence[int]]
+    places: Sequence[str]
+
+    def arguments(self) -> dict[str, Any]:
+        """The keywords of a reward function. What the run knows stands over columns of the task."""
+        own = (self.prompts, self.completions, self.truncated)
+        tokens = [list(row) for row in self.tokens]
+        return {**self.columns, **dict(zip(OF_THE_RUN, own, strict=True)), TOKENS: tokens}
+
+    def named(self, response: int | None) -> str:
+        """Which rows a message is about."""
+        if response is not None:
+            return f" ({self.places[response]}, completion {shown(self.completions[response])})"
+        rows = list(dict.fromkeys(self.places))
+        more = f" and {len(rows) - 3} others" if len(rows) > 3 else ""
+        return f" (on responses to {', '.join(rows[:3])}{more})"
 
 
 def exact(*, completions: Sequence[str], answer: Sequence[Any], **_: Any) -> list[float]:
@@ -56,9 +103,9 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 def last_number(*, completions: Sequence[str], answer: Sequence[Any], **_: Any) -> list[float]:
     """1 where the last number of the response is the last number of the answer (GSM8K)."""
 
-    def last(text: str) -> float | None:
+    def last(text: str) -> Decimal | None:
         found = _NUMBER.findall(text)
-        return float(found[-1].replace(",", "")) if found else None
+        return Decimal(found[-1].replace(",", "")) if found else None
 
     pairs = [
         (last(completion), last(str(right)))
@@ -70,34 +117,53 @@ def last_number(*, completions: Sequence[str], answer: Sequence[Any], **_: Any) 
 NAMED: dict[str, RewardFunction] = {"exact": exact, "last_number": last_number}
 
 
-def load_reward(name: str) -> RewardFunction:
-    """The function that a setting names. Raises ConfigError where there is none."""
-    if ":" not in name:
-        if name in NAMED:
-            return NAMED[name]
-        guess = near(name, NAMED)
-        hint = f"did you mean `{guess}`?" if guess else f"there are {', '.join(NAMED)}"
-        raise ConfigError([f"rewards: no reward `{name}`; {hint} (or `package.module:function`)"])
-    module, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # the module is the user's, and may fail in any way
-        reason = error if isinstance(error, (ImportError, AttributeError)) else _told(error)
-        raise ConfigError([f"rewards: `{name}` cannot be imported: {reason}"]) from None
-    if not callable(function):
-        raise ConfigError([f"rewards: `{name}` is not a function"])
-    if inspect.iscoroutinefunction(function):
-        raise ConfigError([f"rewards: `{name}` is `async`, but nothing awaits it"])
-    return function  # type: ignore[no-any-return]
+def check_name(name: str) -> None:
+    """Raises ConfigError for a name that is neither built in nor an import path."""
+    if ":" in name or name in NAMED:
+        return
+    guess = near(name, NAMED)
+    hint = f"did you mean `{guess}`?" if guess else f"there are {', '.join(NAMED)}"
+    raise ConfigError([f"rewards: no reward `{name}`; {hint} (or `package.module:function`)"])
 
 
 class Rewards:
-    """Several reward functions, weighted and summed."""
+    """Several reward functions, weighted and summed.
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
+    Args:
+        weights: of each function, by its name or import path.
+        deadline: seconds that a function may take for the responses of a step.
+
+    Raises ConfigError for a function that is not there.
+    """
+
+    def __init__(self, weights: Mapping[str, float], deadline: float = 300.0) -> None:
         if not weights:
             raise ConfigError(["rewards: there is none"])
-        self._functions = [(name, load_reward(name), weight) for name, weight in weights.items()]
+        for name in weights:
+            check_name(name)
+        self._weights = dict(weights)
+        self._process = _Process(deadline)
+        try:
+            for name in self.imported:
+                self._call("load", name)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def imported(self) -> list[str]:
+        """The functions that are not built in."""
+        return [name for name in self._weights if name not in NAMED]
+
+    def close(self) -> None:
+        """Ends the process that the functions run in; may be called twice."""
+        self._process.close()
+
+    def _call(self, call: str, name: str, *arguments: Any) -> Any:
+        try:
+            return self._process.call(call, name, *arguments)
+        except (Refusal, _Gone) as error:
+            raise ConfigError([f"rewards: `{name}` {error}"]) from None
 
     def check(self, columns: Iterable[str]) -> None:
         """Whether every function takes what it will be given, before anything is sampled.
@@ -108,87 +174,147 @@ class Rewards:
         Raises ConfigError where one does not.
         """
         problems = []
-        names = dict.fromkeys([*_OF_THE_RUN, *columns])
-        for name, function, _ in self._functions:
+        names = list(columns)
+        for name in self._weights:
             try:
-                inspect.signature(function).bind(**names)
-            except TypeError as error:
-                problems.append(
-                    f"rewards: `{name}` cannot be called: {error}; it is given "
-                    f"{', '.join(f'`{one}`' for one in names)} as keywords, and `**_` takes those "
-                    "that it does not read"
-                )
-            except ValueError:  # a callable without a signature: the first call will tell
-                continue
+                if name in NAMED:
+                    check_call(NAMED[name], names)
+                else:
+                    self._process.call("check", name, names)
+            except (Refusal, _Gone) as error:
+                problems.append(f"rewards: `{name}` {error}")
         if problems:
             raise ConfigError(problems)
 
-    def __call__(
-        self,
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        truncated: Sequence[bool],
-        columns: Mapping[str, Sequence[Any]],
-    ) -> Scores:
-        """Scores of `completions`, all arguments with an entry per response.
+    def __call__(self, judged: Judged, seed: int = 0) -> Scores:
+        """Scores of responses.
 
-        Raises RewardError where a function fails, or returns something else than a finite number
-        per response.
+        Args:
+            seed: of what the functions draw at random.
+
+        Raises RewardError where a function fails, takes too long, or returns something else than a
+        finite number per response.
         """
-        total = [0.0] * len(completions)
-        others: dict[str, list[float]] = {}
-        # What the run knows stands over columns of the task by the same names.
-        own_columns = {"prompts": prompts, "completions": completions, "truncated": truncated}
-        for name, function, weight in self._functions:
+        total = [0.0] * len(judged.completions)
+        others: dict[str, list[Any]] = {}
+        arguments = judged.arguments()
+        for name, weight in self._weights.items():
             try:
-                returned = function(**{**columns, **own_columns})
-            except Exception as error:
-                raise RewardError(f"reward function `{name}` failed: {_told(error)}") from error
-            named = returned if isinstance(returned, Mapping) else {"reward": returned}
-            if "reward" not in named:
-                raise RewardError(f"reward function `{name}` returned no column `reward`")
-            checked = {
-                column: _checked(name if column == "reward" else f"{name}: {column}", values, total)
-                for column, values in named.items()
-            }
-            own = checked.pop("reward")
+                if name in NAMED:
+                    columns = scored(NAMED[name], arguments)
+                else:
+                    columns = self._process.call("score", name, arguments, seed)
+            except Refusal as refusal:
+                where = judged.named(refusal.response)
+                raise RewardError(f"reward function `{name}` {refusal}{where}") from None
+            except _Gone as error:
+                raise RewardError(f"reward function `{name}` {error}{judged.named(None)}") from None
+            own = columns.pop("reward")
             total = [so_far + weight * value for so_far, value in zip(total, own, strict=True)]
-            if len(self._functions) > 1:
-                others[f"reward_{name.rpartition(':')[2]}"] = own
-            others |= checked
+            if len(self._weights) > 1:
+                columns[self._column(name)] = own
+            for column, values in columns.items():
+                if column in others:
+                    raise RewardError(
+                        f"reward function `{name}` returned the column `{column}`, which another "
+                        "one has returned"
+                    )
+                others[column] = values
+        for k, value in enumerate(total):
+            if abs(value) > _LARGEST:
+                raise RewardError(f"the rewards add up to {value!r}{judged.named(k)}")
         return Scores(total, others)
 
-
-# Keywords that every reward function is given, whatever the task.
-_OF_THE_RUN = ("prompts", "completions", "truncated")
-
-
-def _told(error: Exception) -> str:
-    """`RuntimeError: the judge is offline (judge.py:4)`: where in the user's code it happened."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+    def _column(self, name: str) -> str:
+        """The column of one reward of several; by its whole name where the last part is no name."""
+        short = Counter(other.rpartition(":")[2] for other in self._weights)
+        last = name.rpartition(":")[2]
+        return f"reward_{last if short[last] == 1 else name}"
 
 
-def _checked(name: str, values: Any, responses: Sequence[float]) -> list[float]:
-    try:
-        listed = list(values)
-    except TypeError:
-        raise RewardError(
-            f"reward function `{name}` returned {values!r}: a list with a number per response is "
-            "needed"
-        ) from None
-    if len(listed) != len(responses):
-        raise RewardError(
-            f"reward function `{name}` has {len(listed)} values for {len(responses)} responses"
-        )
-    numbers = []
-    for k, value in enumerate(listed):
+_LARGEST = sys.float_info.max
+
+
+# --- the process of the functions ----------------------------------------------------------------
+
+
+class _Gone(Exception):
+    """The process does not answer, and is ended."""
+
+
+# The folders that modules are found in are those of this process.
+_START = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from objdsl.runtime.judge import serve; serve(int(sys.argv.pop(1)))"
+)
+
+
+class _Process:
+    """The child that `judge.serve` runs in; it begins with the first call."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+
+    def call(self, *call: Any) -> Any:
+        """The answer of the child.
+
+        Raises:
+            Refusal: what it says against the call.
+            _Gone: it died, or took too long.
+        """
+        if self._pipe is None:
+            self._start()
+        assert self._pipe is not None
         try:
-            numbers.append(float(value))
-        except (TypeError, ValueError):
-            numbers.append(math.nan)
-        if not math.isfinite(numbers[-1]):
-            raise RewardError(
-                f"reward function `{name}` is {value!r} for response {k}: a finite number is needed"
+            self._pipe.send(call)
+            if not self._pipe.poll(self._deadline):
+                self.close()
+                raise _Gone(f"took more than {self._deadline:g} s (reward_deadline), and was ended")
+            reply = json.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError):
+            raise _Gone(f"ended its process ({self._ending()})") from None
+        except ValueError as error:  # what it printed to descriptors that are not its own
+            self.close()
+            raise _Gone(f"spoils what its process says ({error})") from None
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            raise _Gone(f"cannot be given the columns of the task: {error}") from None
+        if "problem" in reply:
+            raise Refusal(reply["problem"], reply.get("response"))
+        return reply["answer"]
+
+    def _start(self) -> None:
+        folders = json.dumps([str(folder) for folder in sys.path])
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, "-u", "-c", _START, folders, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=without_rank(os.environ),
+                process_group=0,  # Ctrl-C is for the run, which ends after its step
             )
-    return numbers
+        self._pipe = Connection(ours.detach())
+
+    def _ending(self) -> str:
+        """How the child ended, which it has."""
+        assert self._child is not None
+        try:
+            code = self._child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            code = None
+        self.close()
+        if code is None:
+            return "it closed its pipe"
+        return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+    def close(self) -> None:
+        """Ends the child, and what it has started."""
+        if self._pipe is not None:
+            self._pipe.close()
+        if self._child is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child.pid, signal.SIGKILL)
+            self._child.wait()
+        self._pipe = self._child = None

@@ -11,11 +11,12 @@ import torch
 
 from objdsl.emit import reference
 from objdsl.frozen import dataclass
+from objdsl.ir.indices import TOKEN
 from objdsl.objective import Objective
 from objdsl.runtime.batch import Batch, collate
 from objdsl.runtime.config import ConfigError
-from objdsl.runtime.report import Clock, Sample
-from objdsl.runtime.rewards import Rewards, Scores
+from objdsl.runtime.report import DOCUMENTED, Clock, Sample
+from objdsl.runtime.rewards import Judged, RewardError, Rewards, Scores
 from objdsl.runtime.sampler import Request, Response, Sampler, Sampling, seed_of
 from objdsl.runtime.tasks import Prompt, chosen_at, columns_of
 
@@ -64,7 +65,7 @@ class _Written:
     prompt: Prompt
     responses: list[Response]
     rewards: list[float]
-    columns: dict[str, list[float]]
+    columns: dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,10 @@ class Sampled:
         with clock.phase("sample"):
             responses = self.sampler.generate(requests, self.sampling)
             if GREEDY in self.given:
-                baseline = self._greedy(prompts)
+                baseline = self._greedy(prompts, *where)
         with clock.phase("reward"):
-            scores = self._score([p for p in prompts for _ in range(self.group)], responses)
+            scores = self._score([p for p in prompts for _ in range(self.group)], responses, *where)
+            self._check_kinds(scores)
         written = []
         for k, prompt in enumerate(prompts):
             rows = slice(k * self.group, (k + 1) * self.group)
@@ -145,27 +147,45 @@ class Sampled:
             written.append(_Written(prompt, responses[rows], scores.reward[rows], columns))
         return written
 
-    def _score(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Scores:
-        completions = self._texts(responses)
-        return self.rewards(
-            [prompt.example.text for prompt in prompts],
-            completions,
-            [response.truncated for response in responses],
-            {
+    def _score(
+        self, prompts: Sequence[Prompt], responses: Sequence[Response], *where: int | str
+    ) -> Scores:
+        """`where` tells one call from another: what a function draws depends on it alone."""
+        judged = Judged(
+            prompts=[prompt.example.text for prompt in prompts],
+            completions=self._texts(responses),
+            truncated=[response.truncated for response in responses],
+            columns={
                 name: [prompt.example.columns.get(name) for prompt in prompts]
                 for name in self._columns
             },
+            tokens=[response.tokens for response in responses],
+            places=[prompt.example.name for prompt in prompts],
         )
+        return self.rewards(judged, seed_of(self.seed, "reward", *where))
+
+    def _check_kinds(self, scores: Scores) -> None:
+        """Raises RewardError for a column of tokens where the objective reads one of responses."""
+        for name in self.given:
+            values = scores.columns.get(name, [])
+            of_tokens = bool(values) and isinstance(values[0], list)
+            if values and of_tokens != (self.objective.columns[name].indices == TOKEN):
+                wanted, got = ("response", "token") if of_tokens else ("token", "response")
+                raise RewardError(
+                    f"the objective reads the column `{name}` with a number per {wanted}, and the "
+                    f"reward functions return one per {got}"
+                )
 
     def _texts(self, responses: Sequence[Response]) -> list[str]:
         rows = [list(response.tokens) for response in responses]
         texts: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return texts
 
-    def _greedy(self, prompts: Sequence[Prompt]) -> list[float]:
+    def _greedy(self, prompts: Sequence[Prompt], *where: int | str) -> list[float]:
         greedy = replace(self.sampling, temperature=0.0, top_p=1.0, top_k=None, keep_mask=False)
         requests = [Request(prompt.tokens, 0) for prompt in prompts]
-        return self._score(prompts, self.sampler.generate(requests, greedy)).reward
+        responses = self.sampler.generate(requests, greedy)
+        return self._score(prompts, responses, "greedy", *where).reward
 
     def evaluate(self, prompts: Sequence[Prompt]) -> float:
         """Mean reward of the greedy responses, under the weights of the sampler's last update."""
@@ -246,7 +266,12 @@ def _metrics(written: Sequence[_Written]) -> dict[str, float]:
         "zero_variance": sum(len(set(one.rewards)) == 1 for one in written) / len(written),
     }
     for name in written[0].columns:
-        found[name] = sum(value for one in written for value in one.columns[name]) / count
+        values = [value for one in written for value in one.columns[name]]
+        if isinstance(values[0], list):  # of tokens: their mean over all tokens
+            values = [number for row in values for number in row]
+        # What the run measures keeps its name.
+        own = f"column_{name}" if name in DOCUMENTED or name.startswith("seconds") else name
+        found[own] = sum(values) / len(values)
     return found
 
 

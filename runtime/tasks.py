@@ -22,10 +22,20 @@ Chat = list[dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One prompt, a text or chat messages, and the other columns of its row."""
+    """One prompt, a text or chat messages, and the other columns of its row.
+
+    Attributes:
+        place: where the row stands, for messages: `data.jsonl:7`.
+    """
 
     prompt: str | Chat
     columns: Mapping[str, Any]
+    place: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a message calls it: its place, or the prompt itself where it is made up."""
+        return self.place or f"prompt {self.text!r}"
 
     @property
     def text(self) -> str:

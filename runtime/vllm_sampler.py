@@ -23,6 +23,7 @@ from torch import Tensor
 
 from objdsl.frozen import dataclass
 from objdsl.runtime.config import SamplerSection
+from objdsl.runtime.processes import end_with_parent, without_rank
 from objdsl.runtime.sampler import (
     Request,
     Response,
@@ -55,10 +56,6 @@ class Engine:
     @property
     def on_cpu(self) -> bool:
         return self.device == "cpu"
-
-
-# What `torchrun` tells a rank of itself.
-_OF_RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
 class EngineDied(Exception):
@@ -315,10 +312,9 @@ def _serve(pipe: Connection, engine: Engine) -> None:
     """The life of the child: calls in, answers out, until the pipe closes."""
     # Ctrl-C reaches the whole group of processes; when to stop is for the parent to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The engine is no rank of the run: with these it would wait for the others.
-    for name in [*os.environ]:
-        if name.startswith("TORCHELASTIC_") or name in _OF_RANKS:
-            del os.environ[name]
+    end_with_parent()
+    for name in os.environ.keys() - without_rank(os.environ).keys():
+        del os.environ[name]
     _log_to(engine.log)
     try:
         llm = _make(engine)

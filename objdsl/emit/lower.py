@@ -12,12 +12,12 @@ from objdsl.ir.build import (
     ONE,
     ZERO,
     add,
-    bounds,
     count,
     div,
     is_size,
     mul,
     neg,
+    nonzero,
     power,
     real,
     sub,
@@ -62,7 +62,7 @@ def _lower(node: Expr) -> Expr:
         case Stop(x):
             return x
         case Others(op, x):
-            others = sub(Reduce("sum", ("i",), x), x)
+            others = sub(_sum(("i",), real(x)), real(x))
             size = sub(count(("i",)), ONE)
             return others if op == "sum" else div(others, Binary("max", size, ONE))
         case Reduce():
@@ -233,12 +233,7 @@ def _varies(x: Expr, along: Indices) -> bool:
 def _is_factor(f: Expr, x: Expr) -> bool:
     """Whether `f` may be multiplied by, or divided by, before `x` is summed. Of data, which need
     no sum of their own in every part of a step, that is a size: a quotient by zero is none."""
-    return not f.current if x.current else is_size(f) and _nonzero(f)
-
-
-def _nonzero(size: Expr) -> bool:
-    low, high = bounds(size)
-    return low > 0 or high < 0
+    return not f.current if x.current else is_size(f) and nonzero(f)
 
 
 def _opened(term: _Term, x: Reduce) -> list[_Term] | None:

@@ -22,7 +22,7 @@ from objdsl.emit.helpers import torch_helpers
 from objdsl.emit.identifiers import Identifiers
 from objdsl.emit.lower import is_constant, lower, shares
 from objdsl.frozen import dataclass
-from objdsl.ir.build import ONE, ZERO, sub
+from objdsl.ir.build import ONE, ZERO, count, sub
 from objdsl.ir.indices import PROMPT, RESPONSE, WORD, Indices
 from objdsl.ir.nodes import (
     BOOLEAN_OPS,
@@ -40,6 +40,7 @@ from objdsl.ir.nodes import (
     Top,
     Unary,
     Where,
+    bottom_up,
     holding,
     topological,
 )
@@ -56,6 +57,8 @@ ENVIRONMENT = (
 )  # fmt: skip
 RESERVED = ("torch", "math", "prepare", "couple", "objective", "J", "weights", "reports")
 """Names of the emitted module and of its functions."""
+
+_WORDS = count(("v",))
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,8 @@ def staged(ir: Objective, layout: Layout) -> Staged:
     for name in weights:
         names.setdefault(roots[name], "w" if len(weights) == 1 else name.replace("weight ", "w_"))
 
-    wide = [name for name, indices in ir.columns.items() if indices == WORD]
-    words = min(wide, key=lambda name: name in ir.trained, default="")
-    scope = Scope(layout, names, _identifiers(ir), words)
+    nonzero = frozenset(p.name for p in ir.params if not p.domain.holds(0.0))
+    scope = Scope(layout, names, _identifiers(ir), nonzero, *_vocabulary(ir))
     needed_local = _needed(list(roots.values()), scope, stop_at=("data", "statistic"))
     statistics = [n for n in needed_local if scope.stage(n) == "statistic"]
     needed_coupled = _needed(statistics, scope, stop_at=("data",)) if statistics else []
@@ -228,6 +230,13 @@ def _decides(node: Expr) -> bool:
     return False
 
 
+def _vocabulary(ir: Objective) -> tuple[str, bool]:
+    """A column to count words by, of data if there is one, and whether it is trained."""
+    wide = [name for name, indices in ir.columns.items() if indices == WORD]
+    wide.sort(key=lambda name: name in ir.trained)
+    return (wide[0], wide[0] in ir.trained) if wide else ("", False)
+
+
 def _names(ir: Objective) -> dict[Expr, str]:
     """The file's own names for its formulas, after lowering."""
     named = [*ir.bindings, *ir.calls]
@@ -272,16 +281,33 @@ class Scope:
     layout: Layout
     names: dict[Expr, str]
     identifiers: Identifiers
-    words: str = ""
+    nonzero: frozenset[str]
+    """The parameters that cannot be 0."""
+    words: str
+    """A column with a value for each word of the vocabulary, to count them; empty without one."""
+    words_late: bool
+    """Whether there are such columns of trained policies alone: `prepare` cannot count words."""
     given: dict[Expr, str] = field(default_factory=dict)
     _constant: dict[Expr, bool] = field(default_factory=dict)
+    _late: dict[Expr, bool] = field(default_factory=dict)
 
     def stage(self, node: Expr) -> Literal["constant", "data", "statistic", "local"]:
         if is_constant(node, self._constant):
             return "constant"
-        if not node.current:
+        if not node.current and not self._is_late(node):
             return "data"
+        if not node.current:
+            return "statistic" if _joins_rows(node) else "local"
         return "statistic" if isinstance(node, Carried) or is_statistic(node) else "local"
+
+    def _is_late(self, node: Expr) -> bool:
+        """Whether data waits for a trained policy, to count the words of its vocabulary."""
+        late = self._late
+
+        def find(one: Expr) -> bool:
+            return one == _WORDS or any(late[child] for child in one.children)
+
+        return self.words_late and bottom_up(node, late, find)
 
     def is_stored(self, node: Expr) -> bool:
         """Whether a data value is kept by `prepare`; columns are at hand, and a sign or a
@@ -314,6 +340,10 @@ class Scope:
     def wish(self, node: Expr) -> str:
         """What a value should be called: as the file calls it, or a speaking name."""
         return self.names.get(node) or describe(node, self.names)
+
+
+def _joins_rows(node: Expr) -> bool:
+    return isinstance(node, Reduce | Top | Pick) and node.over[0] in ("p", "i")
 
 
 def describe(node: Expr, names: Mapping[Expr, str]) -> str:

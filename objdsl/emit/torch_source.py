@@ -12,6 +12,7 @@ No autograd is involved: `weights` is the derivative, as `differentiate` found i
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Iterable
@@ -34,7 +35,7 @@ from objdsl.emit.writer import (
     without_unused,
 )
 from objdsl.frozen import dataclass
-from objdsl.ir.build import ONE, ZERO
+from objdsl.ir.build import ONE, ZERO, bounds, count
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices
 from objdsl.ir.nodes import (
     Binary,
@@ -54,8 +55,12 @@ from objdsl.ir.nodes import (
     Top,
     Unary,
     Where,
+    bottom_up,
 )
 from objdsl.ir.objective import Objective, column_of
+
+_GROUP = count(("i",))
+_LARGEST_EXPONENT = 709.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class TorchWriter(Writer):
     ) -> None:
         super().__init__(scope, stored, scope.identifiers)
         self.kind = kind
+        self.numbers: dict[Expr, bool] = {}
         self.packed = scope.layout == "packed"
 
     def prepare(self, outputs: list[Expr]) -> Function:
@@ -202,9 +208,7 @@ class TorchWriter(Writer):
 
     def _indices(self, node: Expr) -> Indices:
         """A part of a step knows no prompts, only rows."""
-        if node in self.stored and self.kind == "objective":
-            return spread(node.indices)
-        return super()._indices(node)
+        return spread(node.indices) if self.kind == "objective" else node.indices
 
     def _lift(self, have: Indices, want: Indices) -> str:
         if have == SCALAR or len(have) >= len(want):
@@ -225,9 +229,26 @@ class TorchWriter(Writer):
 
     def _isnumber(self, node: Expr) -> bool:
         """Whether the text of a node is a Python number rather than a tensor."""
-        if self.scope.stage(node) == "constant":
-            return True
-        return node.indices == SCALAR and node not in self.stored and _is_python_count(node)
+
+        def find(one: Expr) -> bool:
+            match one:
+                case _ if one in self.stored:
+                    return False
+                case Const() | Param():
+                    return True
+                case Reduce("sum", ("p",), x):
+                    return x == ONE or (x == _GROUP and x not in self.stored)
+                case Unary() | Binary() | Clip() | Where():
+                    are_numbers = all(self.numbers[child] for child in one.children)
+                    return are_numbers and _is_plain(one, self.scope.nonzero)
+            return False
+
+        return bottom_up(node, self.numbers, find)
+
+    def _tensor(self, node: Expr) -> str:
+        """The text of a scalar as a tensor: in float64, if it is a number."""
+        text = self._at(node, SCALAR, ATOM)
+        return f"torch.tensor({text}, dtype=torch.float64)" if self._isnumber(node) else text
 
     # --- expressions -----------------------------------------------------------------------------
 
@@ -246,16 +267,20 @@ class TorchWriter(Writer):
                 return self._position()
             case Carried(x):
                 return self.text[x]
-            case Unary(op, x):
-                return self._unary(op, x)
+            case Unary():
+                return self._unary(node)
             case Binary("min" | "max"):
                 return self._extremum(node), ATOM
             case Binary("and" | "or" as op, a, b) if self._isnumber(a) and self._isnumber(b):
                 return f"({self._at(a, here, ATOM)} {op} {self._at(b, here, ATOM)})", ATOM
             case Binary("pow", a, b) if self._isnumber(a) and self._isnumber(b):
-                return f"math.pow({self._at(a, here)}, {self._at(b, here)})", ATOM
+                return f"{self._tensor(a)}**{self._at(b, here, ATOM)}", POWER
             case Binary("pow", a, b):
                 return f"{self._at(a, here, POWER + 1)}**{self._at(b, here, ATOM)}", POWER
+            case Binary("div", a, b) if self._isnumber(a) and self._isnumber(b):
+                if self._isnumber(node):
+                    return self._infix(node)
+                return f"{self._tensor(a)} / {self._at(b, here, ATOM)}", TIMES
             case Binary():
                 return self._infix(node)
             case Clip():
@@ -284,33 +309,32 @@ class TorchWriter(Writer):
         end = f"{mask}.shape[1] + 1"
         return f"torch.arange(1, {end}, dtype={dtype}, device={mask}.device)", ATOM
 
-    def _unary(self, op: str, x: Expr) -> tuple[str, int]:
+    def _unary(self, node: Unary) -> tuple[str, int]:
+        op, x = node.op, node.x
         if op == "neg":
             return f"-{self._at(x, x.indices, SIGN)}", SIGN
         if op == "not" and self._isnumber(x):
             return f"(not {self._at(x, SCALAR, ATOM)})", ATOM
         if op == "not":
             return f"~{self._at(x, x.indices, SIGN + 1)}", SIGN
+        if self._isnumber(node):
+            return f"{'' if op == 'abs' else 'math.'}{op}({self._at(x, SCALAR)})", ATOM
         if self._isnumber(x):
-            number = self._at(x, SCALAR)
-            return {
-                "abs": f"abs({number})",
-                "sigmoid": f"1 / (1 + math.exp(-({number})))",
-                "logsigmoid": f"-math.log1p(math.exp(-({number})))",
-                "sign": f"math.copysign(float({number} != 0), {number})",
-            }.get(op, f"math.{op}({number})"), ATOM if op not in ("sigmoid", "logsigmoid") else 0
-        text = self._at(x, x.indices, ATOM)
+            text = self._tensor(x)
+        else:
+            text = self._at(x, x.indices, ATOM if op != "logsigmoid" else 0)
         if op == "logsigmoid":
-            return f"torch.nn.functional.logsigmoid({self._at(x, x.indices)})", ATOM
+            return f"torch.nn.functional.logsigmoid({text})", ATOM
         return f"{text}.{op}()", ATOM
 
     def _extremum(self, node: Binary) -> str:
         a, b, here = node.a, node.b, node.indices
-        if self._isnumber(a) and self._isnumber(b):
+        if self._isnumber(node):
             return f"{node.op}({self._at(a, here)}, {self._at(b, here)})"
         bound = "max" if node.op == "min" else "min"
         if self._isnumber(b):
-            return f"{self._at(a, here, ATOM)}.clamp({bound}={self._at(b, here)})"
+            held = self._tensor(a) if self._isnumber(a) else self._at(a, here, ATOM)
+            return f"{held}.clamp({bound}={self._at(b, here)})"
         if self._isnumber(a):
             return f"{self._at(b, here, ATOM)}.clamp({bound}={self._at(a, here)})"
         full = "torch.minimum" if node.op == "min" else "torch.maximum"
@@ -320,10 +344,10 @@ class TorchWriter(Writer):
         here = node.indices
         x, lo, hi = (self._at(part, here) for part in (node.x, node.lo, node.hi))
         numbers = self._isnumber(node.lo), self._isnumber(node.hi)
+        if self._isnumber(node):
+            return f"min(max({x}, {lo}), {hi})"
         if self._isnumber(node.x):
-            if all(numbers):
-                return f"min(max({x}, {lo}), {hi})"
-            x = f"torch.as_tensor({x})"
+            x = self._tensor(node.x)
         if len(set(numbers)) == 1:
             return f"torch.clamp({x}, {lo}, {hi})"
         lower = f"torch.clamp({x}, min={lo})"
@@ -381,10 +405,14 @@ class TorchWriter(Writer):
         if index == "p":
             return self._environment("n_prompts", SCALAR)
         if index == "i":
-            return self._environment("group_size", PROMPT)
+            size = self._environment("group_size", PROMPT)
+            rows = self.kind == "objective"  # a part of a step knows no prompts
+            return f"{size}[{self._environment('prompt', RESPONSE)}]" if rows else size
         if index == "t":
             return self._environment("length", RESPONSE)
-        return f"{self._input('column', self.scope.words, WORD)}.shape[-1]"
+        many = f"{self._input('column', self.scope.words, WORD)}.shape[-1]"
+        like = self._environment("row" if self.packed else "mask", TOKEN)
+        return f"torch.full_like({like}, {many}, dtype={self._dtype()})"
 
     def _over_tokens(self, op: str, x: Expr) -> tuple[str, int]:
         text = self._at(x, TOKEN)
@@ -491,7 +519,7 @@ class TorchWriter(Writer):
         if self.packed:
             if self._indices(weight) in (TOKEN, WORD, RESPONSE):
                 return text
-            row = self._environment("row", TOKEN)
+            row = self._environment("row", TOKEN) + ("[:, None]" if leaf.indices == WORD else "")
             return f"torch.full_like({row}, 1, dtype={self._dtype()}) * ({text})"
         if leaf.indices == WORD:
             mask = self._environment("mask", TOKEN)
@@ -499,18 +527,47 @@ class TorchWriter(Writer):
         return self._masked(text, weight)
 
 
-def _is_python_count(node: Expr) -> bool:
-    """Whether a scalar is made of the number of prompts and constants alone."""
+def _is_plain(node: Expr, nonzero: frozenset[str]) -> bool:
+    """Whether Python's floats say of numbers what float64 says: they raise where that has inf or
+    NaN, and order NaN as they find it.
+
+    Args:
+        nonzero: the parameters that are never 0.
+    """
     match node:
-        case Reduce("sum", ("p",), x):
-            return x == ONE
-        case Const() | Param():
+        case Unary("exp", x):
+            return bounds(x)[1] < _LARGEST_EXPONENT
+        case Unary("log", x):
+            return bounds(x)[0] > 0
+        case Unary("sqrt", x):
+            return bounds(x)[0] >= 0
+        case Unary("neg" | "abs" | "not"):
             return True
-        case Unary("neg", x):
-            return _is_python_count(x)
-        case Binary("add" | "sub" | "mul" | "div", a, b):
-            return _is_python_count(a) and _is_python_count(b)
-    return False
+        case Unary() | Binary("pow"):
+            return False
+        case Binary("div", _, b):
+            return _is_divisor(b, nonzero)
+        case Binary("min" | "max") | Clip():
+            return all(map(_is_ordered, node.children))
+    return True
+
+
+def _is_divisor(x: Expr, nonzero: frozenset[str]) -> bool:
+    """Whether a number is surely not 0; a product of small ones may be."""
+    match x:
+        case Const(value):
+            return value != 0
+        case Param(name):
+            return name in nonzero
+        case Binary("mul", Const(c), b):
+            return abs(c) >= 1 and _is_divisor(b, nonzero)
+    low, high = bounds(x)
+    return low > 0 or high < 0
+
+
+def _is_ordered(x: Expr) -> bool:
+    """Whether a number is surely no NaN: parameters are none, and only infinities make some."""
+    return not x.children or all(map(math.isfinite, bounds(x)))
 
 
 # --- the module ----------------------------------------------------------------------------------

@@ -43,8 +43,8 @@ _UNARY: dict[str, Callable[[float], float]] = {
     "exp": math.exp,
     "log": math.log,
     "sqrt": math.sqrt,
-    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
-    "logsigmoid": lambda x: -math.log1p(math.exp(-x)),
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x)),
+    "logsigmoid": lambda x: min(x, 0.0) - math.log1p(math.exp(-abs(x))),
     "sign": lambda x: float((x > 0) - (x < 0)),
 }
 
@@ -383,6 +383,12 @@ def bounds(x: Expr) -> tuple[float, float]:
     return x._bounds
 
 
+def nonzero(x: Expr) -> bool:
+    """Whether a number surely is not 0."""
+    low, high = bounds(x)
+    return low > 0 or high < 0
+
+
 def _bounds(x: Expr) -> tuple[float, float]:
     """The same, when it is known of the operands."""
     inf = math.inf
@@ -405,6 +411,8 @@ def _bounds(x: Expr) -> tuple[float, float]:
             return 0.0, 1.0
         case Length():
             return 1.0, inf
+        case Reduce("sum", _, a, mask) if a == ONE:
+            return (1.0 if mask is None else 0.0), inf
         case Binary("add", a, b):
             (p, q), (r, s) = bounds(a), bounds(b)
             return p + r, q + s

@@ -1,8 +1,13 @@
-"""Random well-typed objectives, as text, and random ragged batches to run them on."""
+"""Random well-typed objectives, as text, and random ragged batches to run them on.
+
+Terms stand at every level: numbers, prompts, responses, tokens, words of the vocabulary. A text is
+drawn by a `random.Random`, so that a seed names it; Hypothesis drives the same code.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -12,186 +17,298 @@ from hypothesis import strategies as st
 from objdsl.emit.reference import Batch
 
 VOCABULARY = 3
-LEVELS = ("", "p", "pi", "pit")
+LEVELS = ("", "p", "pi", "pit", "pitv")
 
-# Leaves by the indices that they carry. Policies are probabilities; all are inside (0, 1).
+# Leaves by the indices that they carry.
 LEAVES = {
-    "": ["0.3", "1.5", "eps", "beta"],
-    "p": ["difficulty", "mean[i] reward", "max[i] reward", "std[i] reward", "pstd[i] reward"],
-    "pi": ["reward", "|y|", "margin", "mean[j != i] reward", "sum[j != i] margin"],
+    "": ["0.3", "1.5", "eps", "beta", "(1 - eps)", "(beta / 4)"],
+    "p": ["difficulty", "(mean[i] reward)", "(max[i] reward)", "(std[i] reward)"],
+    "pi": ["reward", "|y|", "margin", "(mean[j != i] reward)", "(sum[j != i] margin)"],
     "pit": [
-        "pi / old",
+        "(pi / old)",
         "log(pi)",
         "pi",
         "log(pi / ref)",
-        "old / mu",
+        "(old / mu)",
         "V_old",
-        "t",
+        "{t}",
         "k3(pi, ref)",
         "noise_column",
         "next(V_old)",
     ],
+    "pitv": ["pi[v]", "ref[v]", "log(pi[v])", "(pi[v] / ref[v])", "word_column"],
 }
 MASKS = {
     "": ["eps < beta"],
-    "p": ["std[i] reward > 0.2"],
-    "pi": ["chosen", "truncated", "reward > 0.5", "|y| > 2"],
-    "pit": ["t > 1", "t == |y|", "V_old > 0", "pi > old", "noise_column > 0"],
+    "p": ["std[i] reward > 0.2", "difficulty > 0.137", "top[p](difficulty, 0.5)"],
+    "pi": ["chosen", "truncated", "reward > 0.5", "|y| > 2", "top[i](margin, 0.5)"],
+    "pit": [
+        "{t} > 1",
+        "{t} == |y|",
+        "V_old > 0",
+        "pi > old",
+        "noise_column > 0",
+        "top[t](V_old, 0.4)",
+        "top[p,i,t](noise_column, 0.3)",
+        "pick[p,i,t](V_old > 0, 0.4)",
+    ],
+    "pitv": ["pi[v] > 0.3", "word_column > 0", "ref[v] > pi[v]"],
 }
+# Powers and sums grow with depth, so that they stand around what is bounded.
 UNARY = [
-    "{}",
     "-{}",
-    "abs({})",
+    "abs({} + 0.0713)",
     "sg({})",
     "sigmoid({})",
     "logsigmoid({})",
-    "sign({})",
-    "{}^2",
-    "{0} - {0}",
-    "0 * {0}",
+    "sign({} - 0.1371)",
+    "sigmoid({})^2",
+    "({0} - {0})",
+    "(0 * {0})",
     "{0} ^ 0",
+    "exp(-abs({} + 0.0713))",
+    "log(1 + abs({} + 0.0713))",
+    "sqrt(1 + {}^2)",
+    "1 / (1 + {}^2)",
 ]
-SAFE = ["exp(-abs({}))", "log(1 + abs({}))", "sqrt(1 + {}^2)", "1 / (1 + {}^2)"]
 BINARY = [
-    "({} + {})",
-    "({} - {})",
-    "({} * {})",
-    "({} / (1 + abs({})))",
+    "{} + {}",
+    "{} - {}",
+    "{} * {}",
+    "{} / (1 + abs({} + 0.0713))",
     "min({}, {})",
     "max({}, {})",
+]
+BOUNDS = ["0.8, 1.2", "1 - eps, 1 + eps", "-0.5, 0.5", "-1, eps"]
+RATIOS = ["(pi / old)", "(pi / mu)", "(old / mu)", "(pi / teacher)"]
+RUNNING = ["sum[{} >= t]", "sum[{} < t]", "mean[{} <= t]", "mean[{} > t]"]
+REDUCTIONS = ["mean", "mean", "sum", "sum", "max", "min", "pstd", "prod"]
+OF_WORDS = [
+    "(entropy)",
+    "(sum[v] (pi[v] * log(pi[v] / ref[v])))",
+    "(max[v] pi[v])",
+    "(mean[v | ref[v] > 0.3] log(pi[v]))",
+    "(sum[v] ((pi[v] - ref[v]) * word_column))",
 ]
 PREAMBLE = """\
 objective random
 param eps = 0.2 in (0, 1)
 param beta = 0.7 in [0, inf)
+policy teacher
 given margin[p,i]
 given chosen[p,i]
 given difficulty[p]
 given noise_column[p,i,t]
+given word_column[p,i,t,v]
 """
+INNER = "policy early = pi at layer 6\n"
 
 
-def _up_to(level: str) -> list[str]:
-    return [one for one in LEVELS if len(one) <= len(level)]
+class Writer:
+    """Draws texts. What it writes stands in brackets, or is one word.
+
+    Args:
+        random: where choices come from.
+        words: whether values for each word of the vocabulary are drawn.
+    """
+
+    def __init__(self, random: Random, words: bool = True) -> None:
+        self.random = random
+        self.words = words
+        self.positions = ["t"]
+        self.names: dict[str, list[str]] = {level: [] for level in LEVELS}
+
+    def one_of(self, many: Any) -> Any:
+        return self.random.choice(many)
+
+    def below(self, level: str) -> str:
+        """A level with at most these indices, and mostly with all of them."""
+        levels = [other for other in LEVELS if len(other) <= len(level)]
+        return self.one_of([*levels, level, level])
+
+    def mask(self, level: str) -> str:
+        def leaf() -> str:
+            leaf = str(self.one_of(MASKS[self.below(level)]))
+            return f"({leaf.format(t=self.positions[-1])})"
+
+        match self.random.randrange(6):
+            case 0:
+                return f"(not {leaf()})"
+            case 1:
+                return f"({leaf()} and {leaf()})"
+            case 2:
+                return f"({leaf()} or {leaf()})"
+        return leaf()
+
+    def expression(self, level: str, depth: int) -> str:
+        """A value with at most the indices of `level`, and often with fewer."""
+        here = self.below(level)
+        if depth <= 0:
+            leaf = str(self.one_of(LEAVES[here] + 3 * self.names[here]))
+            return leaf.format(t=self.positions[-1])
+
+        def part(at: str = here) -> str:
+            return self.expression(at, depth - 1)
+
+        match self.random.randrange(12):
+            case 0 | 1 | 2:
+                return f"({self.one_of(BINARY).format(part(), part(level))})"
+            case 3 | 4:
+                return f"({self.one_of(UNARY).format(part())})"
+            case 5:
+                return f"({part()} if {self.mask(here)} else {part()})"
+            case 6:
+                return f"clip({part()}, {self.one_of(BOUNDS)})"
+            case 7:
+                return f"({self.mask(here)} * {part()})"
+            case 8:
+                return f"({part()} * {self.reduction(here, depth)})"
+        return self.reduction(here, depth)
+
+    def reduction(self, level: str, depth: int) -> str:
+        """A reduction to a value with the indices of `level`; of words there is none."""
+        if level == "pitv":
+            return self.expression("pitv", depth - 1)
+        if level == "pit" and (not self.words or self.random.randrange(2)):
+            return self.along_tokens(depth)
+        if level == "pi" and self.random.randrange(4) == 0:
+            operator = self.one_of(["sum", "mean"])
+            return f"({operator}[j != i] ({self.exactly('pi', depth - 1)}))"
+        if level == "pi" and self.random.randrange(6) == 0:
+            return f"geo({self.one_of(RATIOS)})"
+        deepest = LEVELS[: 5 if self.words else 4]
+        source = self.one_of([s for s in deepest if len(s) > len(level)])
+        over = source[len(level) :]
+        operator = self.one_of(REDUCTIONS)
+        # A body may lack some of the indices, but not all; what stands for a word carries it.
+        carried = (
+            source if "v" in source else source[: self.random.randint(len(level), len(source))]
+        )
+        carried = carried if len(carried) > len(level) else source
+        body = self.exactly(carried, depth - 1)
+        if operator == "prod":
+            body = f"exp(-abs({body} + 0.0713))"
+        condition = f" | {self.mask(source)}" if self.random.randrange(4) == 0 else ""
+        return f"({operator}[{','.join(over)}{condition}] ({body}))"
+
+    def exactly(self, level: str, depth: int) -> str:
+        """A value that surely carries the indices of `level`: by a summand of its own."""
+        surely = f"{self.one_of(SURE[level])} * {self.one_of(SCALES)}"
+        return f"({surely} + {self.expression(level, depth)})"
+
+    def along_tokens(self, depth: int) -> str:
+        """A value of a token that others of its response have a part in, or words."""
+        kind = self.random.randrange(7)
+        if kind == 0 and self.words:
+            return str(self.one_of(OF_WORDS))
+        if kind <= 2:
+            runs = f"s_{len(self.positions)}"
+            self.positions.append(runs)
+            body = self.exactly("pit", depth - 1)
+            self.positions.pop()
+            return f"({self.one_of(RUNNING).format(runs)} ({body}))"
+        body = self.exactly("pit", depth - 1)
+        if kind == 3:
+            return f"next({body})"
+        if kind == 4:
+            return f"surrogate({self.one_of(RATIOS)}, {body}, 1 - eps, 1 + eps)"
+        return f"togo({body}, {self.one_of(['0.9', 'eps', '1'])})"
+
+    def goal(self, depth: int) -> str:
+        """A scalar with a gradient, and terms of every level in it."""
+        level = self.one_of(["", "p", "pi", "pit"])
+        over = self.one_of(OUTER[level])
+        condition = f" | {self.mask(level)}" if level and self.random.randrange(5) == 0 else ""
+        inner = self.one_of(
+            {
+                "": ["mean[p,i,t] {}", "mean[p,i] sum[t] {}", "mean[p] mean[i] mean[t] {}"],
+                "p": ["difficulty * mean[i,t] {}", "mean[i] (reward * sum[t] {})"],
+                "pi": ["reward * (sum[t] {})", "margin * (mean[t] {})", "logsigmoid(sum[t] {})"],
+                "pit": ["{}", "margin * {}", "(pi / old) * {}"],
+            }[level]
+        ).format(f"({self.exactly('pit', depth - 1)} + 0.1 * log(pi))")
+        body = f"{self.expression(level, depth)} + {inner}"
+        if self.random.randrange(2):
+            body += f" - 0.1 * {self.expression(level, depth - 1)}"
+        return over.format(condition).replace("#", f"({body})")
+
+    def scalar(self, depth: int) -> str:
+        """A number for a report."""
+        if self.random.randrange(3) == 0:
+            return self.expression("", depth)
+        level = self.one_of(["p", "pi", "pit"])
+        operator = self.one_of(REDUCTIONS)
+        body = self.exactly(level, depth - 1)
+        body = f"exp(-abs({body} + 0.0713))" if operator == "prod" else body
+        condition = f" | {self.mask(level)}" if self.random.randrange(4) == 0 else ""
+        return f"{operator}[{','.join(level)}{condition}] ({body})"
+
+    def objective(self, depth: int) -> str:
+        """A whole file."""
+        lines = [PREAMBLE]
+        if self.random.randrange(8) == 0:
+            lines.append(INNER)
+            self.names["pit"] += ["log(early)", "(early / old)"]
+        if self.random.randrange(6) == 0:
+            lines.append("keep p where max[i] reward > 0.3\n")
+        for name, level in zip(("X", "Y", "Z", "W"), ("pi", "p", "pit", ""), strict=True):
+            if name == "X" or self.random.randrange(3) == 0:
+                lines.append(f"{name} = {self.expression(level, depth - 1)}\n")
+                self.names[level].append(name)
+        lines += [
+            f"report {name} = {self.scalar(depth)}\n"
+            for name in ("first", "second", "third")[: self.random.randint(1, 3)]
+        ]
+        if self.random.randrange(5) == 0:
+            body = f"V - {self.expression('pit', depth - 1)}"
+            lines.append(f"minimize critic mean[p,i,t] (({body}) * sigmoid({body}))\n")
+        goal = self.goal(depth)
+        goal += " + mean[p,i] (X * sum[t] (pi / old))" if self.random.randrange(2) else ""
+        lines.append(f"maximize {goal}\n")
+        return "".join(lines)
+
+
+SURE = {
+    "p": ["difficulty"],
+    "pi": ["reward", "margin"],
+    "pit": ["V_old", "log(pi)"],
+    "pitv": ["pi[v]", "word_column"],
+}
+SCALES = ["1", "0.3", "(1 - eps)"]
+OUTER = {
+    "": ["#"],
+    "p": ["mean[p{}] #", "sum[p{}] #"],
+    "pi": [
+        "mean[p,i{}] #",
+        "mean[p] sum[i{}] #",
+        "sum[p,i{}] #",
+        "mean[p] logsigmoid(mean[i{}] #)",
+    ],
+    "pit": [
+        "mean[p,i,t{}] #",
+        "mean[p] mean[i,t{}] #",
+        "mean[p,i] sum[t{}] #",
+        "mean[p] mean[i] mean[t{}] #",
+        "mean[p,i] (reward * (sum[t{}] #))",
+        "mean[p,i] sqrt(1 + (mean[t{}] #)^2)",
+    ],
+}
+
+
+def text(seed: int) -> str:
+    """The objective that a seed names; every third is a long one."""
+    return Writer(Random(seed)).objective(2 if seed % 3 else 3)
 
 
 @st.composite
-def masks(draw: Any, level: str) -> str:
-    def leaf() -> str:
-        return draw(st.sampled_from(MASKS[draw(st.sampled_from(_up_to(level)))]))
-
-    match draw(st.integers(0, 4)):
-        case 0:
-            return f"(not ({leaf()}))"
-        case 1:
-            return f"(({leaf()}) and ({leaf()}))"
-        case 2:
-            return f"(({leaf()}) or ({leaf()}))"
-    return f"({leaf()})"
+def objectives(draw: Any, depth: int = 3) -> str:
+    return Writer(draw(st.randoms(use_true_random=False))).objective(depth)
 
 
 @st.composite
 def expressions(draw: Any, level: str, depth: int) -> str:
-    """An expression with at most the indices of `level`."""
-    if depth == 0:
-        here = draw(st.sampled_from([*_up_to(level), level, level]))
-        return "(" + draw(st.sampled_from(LEAVES[here])) + ")"
-
-    def sub(at: str = level) -> str:
-        return draw(expressions(at, depth - 1))
-
-    kind = draw(st.integers(0, 9))
-    if kind <= 2:
-        return draw(st.sampled_from(BINARY)).format(sub(), sub())
-    if kind == 3:
-        return "(" + draw(st.sampled_from(UNARY)).format(sub()) + ")"
-    if kind == 4:
-        return "(" + draw(st.sampled_from(SAFE)).format(sub()) + ")"
-    if kind == 5:
-        return f"({sub()} if {draw(masks(level))} else {sub()})"
-    if kind == 6:
-        bounds = draw(st.sampled_from(["0.8, 1.2", "1 - eps, 1 + eps", "-0.5, 0.5", "-1, eps"]))
-        return f"clip({sub()}, {bounds})"
-    if kind == 7:
-        ratio = draw(st.sampled_from(["pi / old", "pi / mu", "old / mu"]))
-        if level == "pit":
-            return f"surrogate({ratio}, {sub()}, 1 - eps, 1 + eps)"
-        return f"geo({ratio})" if level == "pi" else sub()
-    if kind == 8:
-        return f"({draw(masks(level))} * {sub()})"
-    return draw(reductions(level, depth))
-
-
-@st.composite
-def reductions(draw: Any, level: str, depth: int) -> str:
-    """A reduction whose result has exactly the indices of `level`, or a running one."""
-    if level == "pit":
-        body = draw(expressions("pit", depth - 1))
-        kind = draw(
-            st.sampled_from(
-                ["sum[s >= t]", "sum[s < t]", "mean[s <= t]", "mean[s > t]", "togo", "v", "next"]
-            )
-        )
-        if kind == "togo":
-            return f"togo({body}, 0.9)"
-        if kind == "next":
-            return f"next({body})"
-        if kind == "v":
-            return draw(
-                st.sampled_from(
-                    ["entropy", "(sum[v] (pi[v] * log(pi[v] / ref[v])))", "(max[v] pi[v])"]
-                )
-            )
-        body = body.replace("(t)", "(s)").replace("t > 1", "s > 1").replace("t == |y|", "s == |y|")
-        return (
-            f"({kind} ({body}))"
-            if "[s" not in body
-            else f"togo({draw(st.sampled_from(LEAVES['pit']))}, 0.5)"
-        )
-    inner = {"": ["p", "pi", "pit"], "p": ["pi", "pit"], "pi": ["pit"]}[level]
-    source = draw(st.sampled_from(inner))
-    over = ",".join(source[len(level) :])
-    operator = draw(st.sampled_from(["mean", "mean", "sum", "max", "min", "pstd", "prod"]))
-    body = draw(expressions(source, depth - 1))
-    anchor = {
-        "p": "(difficulty * 0.01 + {})",
-        "pi": "(reward * 0.01 + {})",
-        "pit": "(V_old * 0.01 + {})",
-    }
-    body = anchor[source].format(body)
-    if operator == "prod":
-        body = f"exp(-abs({body}))"
-    condition = f" | {draw(masks(source))}" if draw(st.integers(0, 3)) == 0 else ""
-    return f"({operator}[{over}{condition}] ({body}))"
-
-
-@st.composite
-def objectives(draw: Any, depth: int = 3, rich: bool = True) -> str:
-    """A whole file. Its goal always has a gradient path."""
-    body = draw(expressions("pit", depth))
-    outer = draw(
-        st.sampled_from(
-            [
-                "mean[p] mean[i] mean[t] ({} + 0.1 * log(pi))",
-                "mean[p] mean[i,t] ({} + 0.1 * log(pi))",
-                "mean[p,i,t] ({} + 0.1 * log(pi))",
-                "mean[p,i] (reward * (sum[t] ({} + 0.1 * log(pi))) / 7)",
-                "mean[p,i | chosen] sum[t] ({} + 0.1 * log(pi))",
-                "mean[p] logsigmoid(mean[i] sum[t] ({} + 0.1 * log(pi)))",
-                "mean[p,i] sqrt(1 + (mean[t] ({} + 0.1 * log(pi)))^2)",
-            ]
-        )
-    )
-    keep = "keep p where max[i] reward > 0.3\n" if draw(st.integers(0, 5)) == 0 else ""
-    report = "V_old * 0.01 + " + draw(expressions("pit", 1))
-    lines = [
-        PREAMBLE + keep,
-        f"X = {draw(expressions('pi', 1))}",
-        f"report spread = mean[p,i,t] ({report})",
-        f"report largest = max[p,i,t] ({report})",
-        "maximize " + outer.format(f"V_old * 0.01 + {body} + X * (pi / old)"),
-    ]
-    return "\n".join(lines) + "\n"
+    """Values of at most this level, without such of words."""
+    return Writer(draw(st.randoms(use_true_random=False)), words=False).expression(level, depth)
 
 
 @dataclass(frozen=True)
@@ -204,15 +321,15 @@ class Data:
     mask: torch.Tensor
 
 
-def data(seed: int, least: int = 2) -> Data:
-    """A ragged batch with groups of `least` to 3 responses of 1 to 4 tokens."""
+def data(seed: int, least: int = 2, longest: int = 4) -> Data:
+    """A ragged batch with groups of `least` to 3 responses of 1 to `longest` tokens."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(least, 4, size=rng.integers(1, 4))
     prompt = np.repeat(rng.permutation(100)[: len(sizes)], sizes)
     order = rng.permutation(len(prompt))
     prompt = prompt[order]
     n = len(prompt)
-    lengths = rng.integers(1, 5, size=n)
+    lengths = rng.integers(1, longest + 1, size=n)
     width = int(lengths.max()) + int(rng.integers(0, 2))
     mask = np.arange(width) < lengths[:, None]
     dist = {
@@ -224,13 +341,15 @@ def data(seed: int, least: int = 2) -> Data:
         "value_old": rng.normal(size=(n, width)),
         "noise_column": rng.normal(size=(n, width)),
         "noise": rng.uniform(size=(n, width)),
+        "word_column": rng.normal(size=(n, width, VOCABULARY)),
+        "value": rng.normal(size=(n, width)),
         "reward": rng.choice([0.0, 0.25, 1.0], size=n),
         "margin": rng.normal(size=n),
         "chosen": (rng.uniform(size=n) < 0.5).astype(float),
         "truncated": rng.uniform(size=n) < 0.4,
         "difficulty": np.zeros(n),
     }
-    for name in ("pi", "mu", "ref"):
+    for name in ("pi", "mu", "ref", "teacher", "early"):
         near = rng.normal(scale=0.4, size=(n, width))
         columns[f"log_{name}"] = np.minimum(columns["log_old"] + near, -0.01)
     for policy, x in dist.items():

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,14 +16,8 @@ from rich.console import Console
 from objdsl.runtime.config import Config, read_config
 from objdsl.runtime.loop import Result, train
 
-
-def even(*, completions: list[str], **_: Any) -> list[float]:
-    """1 for a response that begins with an even digit: a policy that knows nothing gets some."""
-    return [float(text[:1] in {"0", "2", "4", "6", "8"}) for text in completions]
-
-
-sys.modules["test_rewards_of_runs"] = module = ModuleType("test_rewards_of_runs")
-module.even = even  # type: ignore[attr-defined]
+# Where the process of the reward functions finds `reward_functions`.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # The smallest run that goes through every part but vLLM.
 SMALL: dict[str, Any] = {
@@ -37,7 +30,7 @@ SMALL: dict[str, Any] = {
     "sampler.engine": "transformers",
     "sampler.prompts": 4,
     "sampler.group": 4,
-    "rewards": {"test_rewards_of_runs:even": 1.0},
+    "rewards": {"reward_functions:even": 1.0},
     "warm_start.steps": 2,
     "warm_start.batch": 4,
     "report.curves": False,

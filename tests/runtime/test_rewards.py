@@ -1,18 +1,30 @@
 from __future__ import annotations
 
+import os
+import random
+import signal
 import sys
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from objdsl.runtime.config import ConfigError
-from objdsl.runtime.rewards import RewardError, Rewards
+from objdsl.runtime.rewards import Judged, RewardError, Rewards
+
+
+def judged(completions: list[str], **columns: list[Any]) -> Judged:
+    count = len(completions)
+    tokens = [list(range(len(text) + 1)) for text in completions]
+    places = [f"data.jsonl:{k + 1}" for k in range(count)]
+    return Judged([""] * count, completions, [False] * count, columns, tokens, places)
 
 
 def score(rewards: Rewards, completions: list[str], **columns: list[Any]) -> Any:
-    count = len(completions)
-    return rewards([""] * count, completions, [False] * count, columns)
+    with closing(rewards):
+        return rewards(judged(completions, **columns))
 
 
 def test_named_rewards() -> None:
@@ -126,4 +138,89 @@ def test_the_run_stands_over_columns_of_the_task(users: None) -> None:
     rewards = Rewards({"users_rewards:own": 1})
     rewards.check(["answer", "completions", "truncated"])
     columns = {"completions": ["", ""], "truncated": [True, True]}
-    assert rewards(["", ""], ["46", "4"], [False, False], columns).reward == [1, 0]
+    given = replace(judged(["46", "4"]), columns=columns)
+    with closing(rewards):
+        assert rewards(given).reward == [1, 0]
+
+
+# --- what a function does to the run -------------------------------------------------------------
+
+
+def test_a_function_cannot_move_the_run() -> None:
+    before = (os.getcwd(), dict(os.environ), sys.stdout, signal.getsignal(signal.SIGTERM))
+    random.seed(3)
+    state = random.getstate()
+    rewards = Rewards({"reward_functions:restless": 1})
+    with closing(rewards):
+        assert rewards(judged(["2", "3"])).reward == [1, 0]
+        assert rewards(judged(["3", "2"])).reward == [0, 1]
+    assert (os.getcwd(), dict(os.environ), sys.stdout, signal.getsignal(signal.SIGTERM)) == before
+    assert random.getstate() == state
+    assert "reward_functions" not in sys.modules
+
+
+def test_what_is_drawn_depends_on_the_seed_of_the_call_alone() -> None:
+    rewards = Rewards({"reward_functions:drawn": 1})
+    with closing(rewards):
+        first, second, again = (rewards(judged(["", ""]), seed).reward for seed in (1, 2, 1))
+    assert first == again != second
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("leaves", r"failed: SystemExit: 3 \(.*reward_functions.py:\d+\) \(on responses to data"),
+        ("dies", r"ended its process \(exit status 3\) \(on responses to data.jsonl:1, data"),
+        ("crashes", r"ended its process \(SIGSEGV\)"),
+        ("huge", "is an integer of 401 digits for response 0: a finite number is needed"),
+        ("picky", r"failed: ZeroDivisionError: .*\) \(data.jsonl:2, completion 'b'\)"),
+        ("too_few", r"column `place`: has 1 numbers for response 0, which has 2 tokens"),
+    ],
+)
+def test_what_ends_the_run_is_named(name: str, message: str) -> None:
+    rewards = Rewards({f"reward_functions:{name}": 1})
+    with pytest.raises(RewardError, match=f"^reward function `reward_functions:{name}` {message}"):
+        score(rewards, ["a", "b", "c"], answer=["8", "7", "9"])
+
+
+def test_a_function_that_hangs_is_ended() -> None:
+    rewards = Rewards({"reward_functions:hangs": 1}, deadline=60)
+    rewards._process._deadline = 0.2
+    with pytest.raises(RewardError, match=r"hangs` took more than 0\.2 s .*on responses to data"):
+        score(rewards, ["a"])
+    assert rewards._process._child is None
+
+
+def test_columns_of_tokens() -> None:
+    scores = score(Rewards({"reward_functions:by_token": 1}), ["ab", "c"])
+    assert scores.reward == [1, 0]
+    assert scores.columns == {"place": [[0, 1, 2], [0, 1]]}
+
+
+def test_columns_of_several_functions_do_not_cover_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / f"{name}_rewards.py").write_text(
+            "def judge(*, completions, **_):\n"
+            f"    return {{'reward': [1.0] * len(completions), '{name}': [2.0] * len(completions)}}\n"
+            "def same(*, completions, **_):\n"
+            "    return {'reward': [1.0] * len(completions), 'x': [2.0] * len(completions)}\n"
+        )
+    monkeypatch.syspath_prepend(tmp_path)
+    both = score(Rewards({"first_rewards:judge": 1, "second_rewards:judge": 2}), ["a"])
+    assert both.reward == [3]
+    assert both.columns == {
+        "first": [2], "reward_first_rewards:judge": [1],
+        "second": [2], "reward_second_rewards:judge": [1],
+    }  # fmt: skip
+    with pytest.raises(RewardError, match="returned the column `x`, which another one has"):
+        score(Rewards({"first_rewards:same": 1, "second_rewards:same": 1}), ["a"])
+
+
+def test_long_numbers_are_compared_as_they_are() -> None:
+    long = "9" * 5000
+    rewards = score(
+        Rewards({"last_number": 1}), [long, long, "0.10"], answer=[long, "8" + long, 0.1]
+    )
+    assert rewards.reward == [1, 0, 1]

@@ -1,0 +1,42 @@
+"""Processes that belong to a run: none of them outlives it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+
+# What `torchrun` tells a rank of itself.
+_OF_RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+_PR_SET_PDEATHSIG = 1
+_EVERY = 1.0
+
+
+def without_rank(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for a process that is no rank of the run, and would wait for the others."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith("TORCHELASTIC_") and name not in _OF_RANKS
+    }
+
+
+def end_with_parent(number: int = signal.SIGKILL) -> None:
+    """This process gets a signal when the one that started it is gone, however it ended."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
+        if os.getppid() != parent:  # it went meanwhile
+            os.kill(os.getpid(), number)
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_EVERY)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=watch, daemon=True).start()

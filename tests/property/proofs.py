@@ -1,0 +1,178 @@
+"""Random objectives by the thousand: `make proofs` runs them all, every test run a part of them.
+
+    proofs.py --seed 7              an objective, and what differs
+    proofs.py emitted --many 20000  the interpreter and the emitted code, padded, packed and split
+    proofs.py compiled --many 500   the interpreter and TorchInductor
+    proofs.py ranks --many 200      the interpreter and two processes
+
+What is proven is noted in build/proofs/, a line for each range of seeds, and not run again; delete
+the folder to begin anew. Failures are printed, with their seeds, and end the run with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+
+import torch
+import torch.distributed as dist
+from evaluators import Case
+from processes import group_of_two, run_two
+
+import objdsl
+import objectives
+from objdsl.ir.nodes import Reduce
+
+EVALUATORS = ("padded", "packed", "split", "loss", "autograd")
+KINDS = {"emitted": ("padded", "packed", "split"), "compiled": ("padded",), "ranks": ()}
+CHUNK = 50
+FOLDER = Path(__file__).parents[2] / "build" / "proofs"
+
+
+def case(seed: int, *, compiled: bool = False) -> Case:
+    """The objective and the batch that a seed names."""
+    objective = objdsl.loads(objectives.text(seed))
+    nodes = objective.formula.nodes
+    least = 2 if any(isinstance(node, Reduce) and node.op == "std" for node in nodes) else 1
+    if compiled:
+        objective.compile()
+    return Case(objective, objectives.data(seed, least))
+
+
+def differences(seed: int, evaluators: Iterable[str], *, compiled: bool = False) -> list[str]:
+    """How evaluators differ from the interpreter; empty if they agree."""
+    made = case(seed, compiled=compiled)
+    expected = made.reference()
+    found = []
+    for name in evaluators:
+        parts = {"parts": _parts(made, seed)} if name == "split" else {}
+        numbers = getattr(made, name)(**parts)
+        found += [f"{name}: {difference}" for difference in expected.differences(numbers)]
+    return found
+
+
+def _parts(made: Case, seed: int) -> list[torch.Tensor]:
+    """The rows of a step in random order, cut into up to four parts."""
+    rows = torch.randperm(len(made.step), generator=torch.Generator().manual_seed(seed))
+    return [part for part in rows.tensor_split(1 + seed % 4) if len(part)]
+
+
+def over_two_ranks(rank: int, folder: Path, seeds: list[int]) -> None:
+    """What one of two processes does: rows are dealt at random, and one may have none. Each says
+    what differs in its rows, the first what differs in the sums."""
+    found: dict[int, list[str]] = {}
+    with group_of_two(rank, folder):
+        for seed in seeds:
+            try:
+                found[seed] = _differences_of_ranks(rank, seed)
+            except Exception as error:  # the other process would wait without end
+                print(f"seed {seed}, rank {rank}: {error!r}", flush=True)
+                os._exit(1)
+    (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def _differences_of_ranks(rank: int, seed: int) -> list[str]:
+    made = case(seed)
+    owner = torch.randint(0, 2, (len(made.data.prompt),), generator=_seeded(seed))
+    if seed % 5 == 0:
+        owner[:] = seed % 2
+    rows = (owner == rank).nonzero()[:, 0]
+    numbers = made.rank(rows, packed=seed % 2 == 1, group=dist.group.WORLD)
+    expected = made.reference().of_rows(rows.tolist())
+    return [f"ranks: {difference}" for difference in expected.differences(numbers)]
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def failures(kind: str, seeds: list[int]) -> dict[int, list[str]]:
+    """The seeds whose evaluators differ from the interpreter, and how."""
+    if kind == "ranks":
+        with tempfile.TemporaryDirectory() as folder:
+            run_two(over_two_ranks, Path(folder), seeds)
+            told = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in (0, 1)]
+        found = {seed: told[0][str(seed)] + told[1][str(seed)] for seed in seeds}
+    else:
+        found = {}
+        for seed in seeds:
+            if kind == "compiled":
+                torch.compiler.reset()
+            found[seed] = _tried(seed, kind)
+    return {seed: some for seed, some in found.items() if some}
+
+
+def _tried(seed: int, kind: str) -> list[str]:
+    try:
+        return differences(seed, KINDS[kind], compiled=kind == "compiled")
+    except Exception as error:  # an objective that cannot be computed is a difference, too
+        return [f"{type(error).__name__}: {error}"[:2000]]
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def _left(kind: str, first: int, many: int) -> Iterator[list[int]]:
+    """The seeds of a range that are not noted as proven, in chunks."""
+    proven: set[int] = set()
+    for line in _notes(kind).read_text().splitlines() if _notes(kind).exists() else []:
+        start, end = json.loads(line)["seeds"]
+        proven |= set(range(start, end))
+    for start in range(first, first + many, CHUNK):
+        seeds = [s for s in range(start, min(start + CHUNK, first + many)) if s not in proven]
+        if seeds:
+            yield seeds
+
+
+def _notes(kind: str) -> Path:
+    return FOLDER / f"{kind}.jsonl"
+
+
+def run(kind: str, first: int, many: int) -> int:
+    """Proves a range of seeds; the number of failures."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    gc.disable()
+    count = 0
+    for seeds in _left(kind, first, many):
+        begun = time.monotonic()
+        gc.collect()  # seldom: it is a quarter of the time else
+        failed = failures(kind, seeds)
+        for seed, some in failed.items():
+            print(f"seed {seed}: {some[0]}", flush=True)
+        count += len(failed)
+        note = {"seeds": [seeds[0], seeds[-1] + 1], "failed": sorted(failed)}
+        with _notes(kind).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(note) + "\n")
+        seconds = time.monotonic() - begun
+        print(f"{kind} {seeds[0]}..{seeds[-1]}: {len(failed)} differ, {seconds:.0f} s", flush=True)
+    return count
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Random objectives, computed in every way.")
+    parser.add_argument("kind", choices=KINDS, nargs="?", default="emitted")
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--many", type=int, default=1000)
+    parser.add_argument("--seed", type=int, help="one objective, shown")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.seed is None:
+        return int(run(given.kind, given.first, given.many) > 0)
+    print(objectives.text(given.seed))
+    found = differences(given.seed, EVALUATORS)
+    print("\n".join(found) or "all agree")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

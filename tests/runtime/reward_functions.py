@@ -1,0 +1,76 @@
+"""Reward functions of tests: a module of its own, which the process that calls them can import."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from typing import Any
+
+
+def even(*, completions: list[str], **_: Any) -> list[float]:
+    """1 for a response that begins with an even digit: a policy that knows nothing gets some."""
+    return [float(text[:1] in {"0", "2", "4", "6", "8"}) for text in completions]
+
+
+def restless(*, completions: list[str], **others: Any) -> list[float]:
+    """The same, by a function that moves whatever it can."""
+    os.chdir("/")
+    os.environ.clear()
+    random.seed(time.time())
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    sys.path.clear()
+    os.closerange(0, 3)
+    return even(completions=completions, **others)
+
+
+def drawn(*, completions: list[str], **_: Any) -> list[float]:
+    """Rewards by a die."""
+    return [random.random() for _ in completions]
+
+
+def hangs(**_: Any) -> list[float]:
+    time.sleep(3600)
+    return []
+
+
+def leaves(**_: Any) -> list[float]:
+    sys.exit(3)
+
+
+def dies(**_: Any) -> list[float]:
+    os._exit(3)
+
+
+def crashes(**_: Any) -> list[float]:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return []
+
+
+def picky(*, completions: list[str], answer: list[str], **_: Any) -> list[float]:
+    """Fails on the prompt whose answer is 7."""
+    return [1 / (int(right) - 7) for right in answer]
+
+
+def huge(*, completions: list[str], **_: Any) -> list[float]:
+    return [10**400] * len(completions)  # type: ignore[list-item]
+
+
+def keys(*, completions: list[str], **_: Any) -> dict[str, list[float]]:
+    """Columns by the names of others."""
+    names = ("step", "prompt", "response", "length", "seconds", "tokens")
+    return {name: [7.0] * len(completions) for name in ("reward", *names)}
+
+
+def by_token(*, completion_ids: list[list[int]], **_: Any) -> dict[str, list[Any]]:
+    """A number per token: its place, and 1 for a response of three tokens."""
+    rewards = [float(len(row) == 3) for row in completion_ids]
+    return {"reward": rewards, "place": [[*range(len(row))] for row in completion_ids]}
+
+
+def too_few(*, completion_ids: list[list[int]], **_: Any) -> dict[str, list[Any]]:
+    return {"reward": [1.0] * len(completion_ids), "place": [[1.0] for _ in completion_ids]}
