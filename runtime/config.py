@@ -6,7 +6,7 @@ that is silently ignored is a run that is not the one that was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -322,14 +322,17 @@ def read_config(
         raise ConfigError(list(_problems(error, _Given(places)))) from None
 
 
+# More values than any settings have. Aliases of aliases stand for any number of them in few bytes.
+_MOST_VALUES = 10_000
+
+
 def _read_yaml(file: Path, settings: dict[str, Any], places: dict[tuple[str, ...], str]) -> None:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{file}: cannot be read: {error}"]) from None
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        loaded = yaml.safe_load(text)
+        root, loaded = _loaded(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -342,6 +345,33 @@ def _read_yaml(file: Path, settings: dict[str, Any], places: dict[tuple[str, ...
     if repeated:
         raise ConfigError(repeated)
     settings.update(loaded)
+
+
+def _loaded(text: str) -> tuple[yaml.Node | None, Any]:
+    """A text of YAML, as nodes and as values. Raises YAMLError."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and _size(root, {}) > _MOST_VALUES:
+            raise yaml.YAMLError(f"it stands for more than {_MOST_VALUES} values")
+        return root, yaml.safe_load(text)
+    except (RecursionError, ValueError, OverflowError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise yaml.YAMLError(reason) from None
+
+
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many values a node stands for, each alias counted as what it is one of."""
+    known = sizes.get(id(node))
+    if known is not None:
+        return known
+    sizes[id(node)] = _MOST_VALUES + 1  # until it is known: a node inside itself has no end
+    inner: Iterable[yaml.Node] = ()
+    if isinstance(node, yaml.MappingNode):
+        inner = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    sizes[id(node)] = 1 + sum(_size(part, sizes) for part in inner)
+    return sizes[id(node)]
 
 
 def _note_lines(
@@ -389,7 +419,7 @@ def _path(name: str) -> tuple[str, ...]:
 
 def _scalar(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return _loaded(text)[1]
     except yaml.YAMLError:
         return text
 

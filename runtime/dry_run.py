@@ -15,7 +15,7 @@ from objdsl.ir.indices import TOKEN
 from objdsl.objective import Objective
 from objdsl.runtime import setup
 from objdsl.runtime.config import TINY, Config
-from objdsl.runtime.learner import Needs, needs_of
+from objdsl.runtime.learner import Needs, check_layers, needs_of
 from objdsl.runtime.loop import Result, train
 from objdsl.runtime.models import DTYPES
 from objdsl.runtime.tasks import load_task
@@ -34,6 +34,8 @@ def dry_run(config: Config) -> Iterator[str]:
     yield f"{task.name}: {len(task.train)} prompts to train on, {len(task.held_out)} held out"
     yield from _arithmetic(config, objective, task.max_tokens)
     yield from _memory(config, needs, len(task.alphabet) + 3)
+    if config.model.name == TINY:
+        check_layers(objective, config.model.layers)
     others = [name for name in needs.policies if name != "ref"]
     if others:
         yield f"no step is tried: there is no tiny model in the place of `{others[0]}`"
@@ -122,6 +124,6 @@ def _two_steps(config: Config, needs: Needs) -> Result:
         # To the tiny model every character is a token.
         values["task"] |= {"held_out": 8, "max_prompt_tokens": 4000}
         values["sampler"] |= {"engine": "transformers", "prompts": 4, "max_tokens": 8}
-        values["learner"] |= {"minibatches": min(4, config.learner.minibatches)}
+        values["learner"] |= {"autocast": False, "minibatches": min(4, config.learner.minibatches)}
         values["warm_start"] |= {"steps": 0}
         return train(Config.model_validate(values), console=Console(file=StringIO()))

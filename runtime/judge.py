@@ -65,8 +65,9 @@ def imported(name: str) -> Callable[..., Any]:
 def check_call(function: Callable[..., Any], columns: Sequence[str]) -> None:
     """Raises Refusal where a function does not take what it will be given."""
     names = dict.fromkeys([*OF_THE_RUN, *columns])
+    tokens = dict.fromkeys([TOKENS] if _takes_tokens(function) else [])
     try:
-        inspect.signature(function).bind(**names)
+        inspect.signature(function).bind(**{**names, **tokens})
     except TypeError as error:
         given = ", ".join(f"`{name}`" for name in names)
         raise Refusal(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -106,6 +106,80 @@ class Learned:
     reports: dict[str, float]
 
 
+def check_learner(
+    policy: Policy, objective: Objective, config: LearnerSection, frozen: Collection[str]
+) -> None:
+    """Whether a policy can learn by an objective as the settings say, before anything is computed.
+
+    Args:
+        frozen: names of the policies that it can be compared with.
+
+    Raises ConfigError where it cannot.
+    """
+    needs = needs_of(objective)
+    missing = [name for name in needs.policies if name not in frozen]
+    if missing:
+        raise ConfigError(
+            [f"{objective.name} reads the policy `{missing[0]}`: set policies.{missing[0]}"]
+        )
+    check_layers(objective, policy.model.config.get_text_config().num_hidden_layers)
+    _precision(policy, _fuses(policy, objective, needs, config), config)
+    if config.autocast and policy.device.type == "cpu":
+        raise ConfigError(
+            [
+                "learner.autocast computes in bfloat16 on a GPU, and the policy is on a CPU: leave "
+                "it out, or set model.dtype to bfloat16"
+            ]
+        )
+
+
+def check_layers(objective: Objective, layers: int) -> None:
+    """Raises ConfigError for an objective that reads a layer which a model of `layers` lacks."""
+    for name, layer in needs_of(objective).layers.items():
+        if not 1 <= layer <= layers:
+            raise ConfigError(
+                [
+                    f"{objective.name} reads the policy `{name}` off layer {layer}, and the model "
+                    f"has {layers}: take a model with more (`model.layers` of `tiny`), or name "
+                    "another layer"
+                ]
+            )
+
+
+def _fuses(policy: Policy, objective: Objective, needs: Needs, config: LearnerSection) -> bool:
+    """Whether the head and the objective are computed as one.
+
+    Raises ConfigError where `learner.head` asks for it, and it is not possible.
+    """
+    why = ""
+    if policy.head is None:
+        why = "the head of this model is more than a linear layer"
+    elif needs.layers:
+        why = f"{objective.name} reads a policy off an inner layer"
+    if config.head == "fused" and why:
+        raise ConfigError([f"learner.head is `fused`, but {why}"])
+    large = policy.vocabulary >= _LARGE_VOCABULARY
+    return not why and (config.head == "fused" or (config.head == "auto" and large))
+
+
+def _precision(policy: Policy, fused: bool, config: LearnerSection) -> Precision:
+    """Of the fused head of a policy.
+
+    Raises ConfigError where `learner.precision` asks for more than this head has.
+    """
+    asked = config.precision
+    if asked == "inputs":
+        return asked
+    why = ""
+    if not fused:
+        why = "logits are the model's own: set learner.head to `fused`"
+    elif policy.head is None or policy.head.weight.dtype != torch.float32:
+        why = "that is for a linear head in float32"
+    if why:
+        raise ConfigError([f"learner.precision is `{asked}`, but {why}"])
+    return asked
+
+
 class Learner:
     """A policy that learns from batches.
 
@@ -140,15 +214,11 @@ class Learner:
             each.layers = self.needs.layers
         if self.needs.critic and policy.critic is None:
             policy.critic = new_critic(policy.model)
-        self.fused = self._fuses()
+        check_learner(policy, objective, config, frozen.keys())
+        self.fused = _fuses(policy, objective, self.needs, config)
         for each in (policy, *frozen.values()):
             each.fused = self.fused and each.head is not None
-            each.precision = self._precision(each)
-        missing = [name for name in self.needs.policies if name not in frozen]
-        if missing:
-            raise ConfigError(
-                [f"{objective.name} reads the policy `{missing[0]}`: set policies.{missing[0]}"]
-            )
+            each.precision = _precision(each, self.fused, config)
         for each in (policy, *frozen.values()) if spread else ():
             each.spread(ranks)
         critic = policy.critic_parameters()
@@ -165,41 +235,6 @@ class Learner:
             weight_decay=config.weight_decay,
             fused=True,
         )
-
-    def _fuses(self) -> bool:
-        """Whether the head and the objective are computed as one.
-
-        Raises:
-            ConfigError: `learner.head` asks for it, and it is not possible.
-        """
-        asked = self._config.head
-        why = ""
-        if self.policy.head is None:
-            why = "the head of this model is more than a linear layer"
-        elif self.needs.layers:
-            why = f"{self.objective.name} reads a policy off an inner layer"
-        if asked == "fused" and why:
-            raise ConfigError([f"learner.head is `fused`, but {why}"])
-        large = self.policy.vocabulary >= _LARGE_VOCABULARY
-        return not why and (asked == "fused" or (asked == "auto" and large))
-
-    def _precision(self, policy: Policy) -> Precision:
-        """Of the fused head of a policy.
-
-        Raises:
-            ConfigError: `learner.precision` asks for more than this head has.
-        """
-        asked = self._config.precision
-        if asked == "inputs":
-            return asked
-        why = ""
-        if not self.fused:
-            why = "logits are the model's own: set learner.head to `fused`"
-        elif policy.head is None or policy.head.weight.dtype != torch.float32:
-            why = "that is for a linear head in float32"
-        if why:
-            raise ConfigError([f"learner.precision is `{asked}`, but {why}"])
-        return asked
 
     def learn(self, batch: Batch, step: int) -> Learned:
         """Learns from the responses of a rollout, in one optimizer step or several.

@@ -25,7 +25,7 @@ from objdsl.objective import Objective
 from objdsl.runtime import checkpoint, setup
 from objdsl.runtime.checkpoint import CheckpointError, Identity, Progress, SaveError
 from objdsl.runtime.config import TINY, Config, ConfigError, config_yaml
-from objdsl.runtime.learner import Learner, TrainingError, needs_of
+from objdsl.runtime.learner import Learner, TrainingError, check_learner, needs_of
 from objdsl.runtime.models import (
     Policy,
     collect,
@@ -140,13 +140,19 @@ def train(
         # Between processes a batch travels on the CPU.
         device = ranks.device if ranks.many == 1 else torch.device("cpu")
         place = Place(policy.vocabulary, device, setup.working_dtype(config))
-        source: Source | None
-        source = setup.preferences_of(config, objective, tokenizer, prompts, place)
+        pairs = setup.preferences_of(config, objective, needs, tokenizer, prompts, place)
+        rows = setup.group_of(config, objective) if pairs is None else pairs.rows
+        source: Source | None = pairs
+        setup.check_step(config, objective, rows)
+        named = setup.named_policies(config, needs, policy, tokenizer)
+        check_learner(policy, objective, config.learner, {*named, "ref"})
         sampled: Sampled | None = None
         if source is None and replica is not None and ranks.first:
+            setup.check_answers(config, [*task.train, *task.held_out])
             rewards = Rewards(config.rewards, config.reward_deadline)
             stack.callback(rewards.close)
             rewards.check(columns_of(task.train))
+            setup.check_columns(objective, needs.given, task.train, rewards)
             sampling = setup.sampling_of(config, objective, task, ends_of(model, tokenizer))
             everything = [*prompts, *held_out]
             setup.check_context(config, context_of(model), everything, sampling)
@@ -164,7 +170,7 @@ def train(
                 prompts=prompts,
                 place=place,
                 count=config.sampler.prompts,
-                group=setup.group_of(config, objective),
+                group=rows,
                 rounds=config.sampler.resample,
                 given=needs.given,
                 seed=config.seed,
@@ -200,9 +206,8 @@ def train(
             )  # fmt: skip
             report.end()
         ranks.agree(policy.weights())
-        frozen = setup.frozen_policies(
-            config, needs, policy, tokenizer, run.path, run.saved is not None, ranks
-        )
+        resumed = run.saved is not None
+        frozen = named | setup.reference(needs, named, policy, tokenizer, run.path, resumed, ranks)
         learner = Learner(
             policy, objective, config.learner, steps=config.steps, frozen=frozen, seed=config.seed,
             ranks=ranks, spread=spread,

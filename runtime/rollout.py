@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,10 +16,11 @@ from objdsl.ir.indices import TOKEN
 from objdsl.objective import Objective
 from objdsl.runtime.batch import Batch, collate
 from objdsl.runtime.config import ConfigError
+from objdsl.runtime.judge import shown
 from objdsl.runtime.report import DOCUMENTED, Clock, Sample
 from objdsl.runtime.rewards import Judged, RewardError, Rewards, Scores
 from objdsl.runtime.sampler import Request, Response, Sampler, Sampling, seed_of
-from objdsl.runtime.tasks import Prompt, chosen_at, columns_of
+from objdsl.runtime.tasks import Example, Prompt, chosen_at, columns_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -141,7 +143,7 @@ class Sampled:
             columns = {name: values[rows] for name, values in scores.columns.items()}
             for name in self.given:
                 if name in self._columns and name not in columns:
-                    columns[name] = [_number(name, prompt.example.columns.get(name))] * self.group
+                    columns[name] = [number(name, prompt.example)] * self.group
             if GREEDY in self.given:
                 columns[GREEDY] = [baseline[k]] * self.group
             written.append(_Written(prompt, responses[rows], scores.reward[rows], columns))
@@ -248,11 +250,18 @@ class Sampled:
         ]
 
 
-def _number(name: str, value: Any) -> float:
+def number(name: str, example: Example) -> float:
+    """A column of the task that the objective reads. Raises ConfigError where it is no number."""
+    value = example.columns.get(name)
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ConfigError([f"the column `{name}` of the task is {value!r}: not a number"]) from None
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ConfigError(
+            [f"{example.name}: the column `{name}` is {shown(value)}: the objective reads a number"]
+        )
+    return found
 
 
 def _metrics(written: Sequence[_Written]) -> dict[str, float]:
@@ -277,52 +286,96 @@ def _metrics(written: Sequence[_Written]) -> dict[str, float]:
 
 # --- preferences ---------------------------------------------------------------------------------
 
+# What is known of the responses of a preference, as columns of the objective.
+OF_PREFERENCES = ("chosen", "desirable", "mismatched")
+
 
 def has_preferences(prompts: Sequence[Prompt], columns: Mapping[str, str]) -> bool:
     """Whether the task comes with responses, a preferred one and another."""
-    return all(name in prompts[0].example.columns for name in columns.values())
+    return any(
+        all(name in prompt.example.columns for name in columns.values()) for prompt in prompts
+    )
+
+
+def preferred(example: Example, column: str) -> str:
+    """The text of a response of the task: a text, or one message of an assistant.
+
+    Raises ConfigError for another thing.
+    """
+    match example.columns.get(column):
+        case str(text) | [{"role": "assistant", "content": str(text)}]:
+            return text
+        case other:
+            raise ConfigError(
+                [f"{example.name}: `{column}` is {shown(other)}: the text of a response is needed"]
+            )
 
 
 @dataclass(frozen=True)
 class Preferences:
     """The preferred and the other response of a data set: nothing is sampled.
 
-    Both have the columns `chosen` and `desirable`, 1 and 0.
+    Both have the columns `chosen` and `desirable`, 1 and 0. Where the objective asks for responses
+    that are `mismatched`, each prompt has the two responses of another prompt of the step besides.
 
     Attributes:
         names: the task's columns with the two texts, under `chosen` and `rejected`.
+        given: the columns of the task that the objective reads.
     """
 
     tokenizer: PreTrainedTokenizerBase
     prompts: Sequence[Prompt]
     place: Place
     names: Mapping[str, str]
+    given: tuple[str, ...]
+    mismatched: bool
     count: int
     seed: int
+
+    @property
+    def rows(self) -> int:
+        """Responses per prompt."""
+        return 4 if self.mismatched else 2
 
     def roll(self, step: int, position: int, clock: Clock) -> Rollout:
         with clock.phase("collate"):
             indices = chosen_at(position, self.count, len(self.prompts), self.seed)
-            prompts = [self.prompts[k] for k in indices]
+            pairs = [(k, k) for k in indices]
+            if self.mismatched:
+                pairs = [both for k in indices for both in ((k, k), (k, self._other(k, indices)))]
+            prompts = [self.prompts[k] for k, _ in pairs for _ in range(2)]
             responses = [
-                self._response(str(prompt.example.columns[self.names[kind]]))
-                for prompt in prompts
+                self._response(preferred(self.prompts[k].example, self.names[kind]))
+                for _, k in pairs
                 for kind in ("chosen", "rejected")
             ]
-            is_chosen = [1.0, 0.0] * len(prompts)
+            is_chosen = [1.0, 0.0] * len(pairs)
+            columns = {
+                "chosen": is_chosen,
+                "desirable": is_chosen,
+                "mismatched": [float(own != other) for own, other in pairs for _ in range(2)],
+            }
+            for name in self.given:
+                columns[name] = [number(name, prompt.example) for prompt in prompts]
             batch = collate(
-                [prompt.tokens for prompt in prompts for _ in range(2)],
-                [k for k in range(len(prompts)) for _ in range(2)],
+                [prompt.tokens for prompt in prompts],
+                [k for k in range(len(indices)) for _ in range(self.rows)],
                 responses,
-                {"chosen": is_chosen, "desirable": is_chosen},
+                columns,
                 vocabulary=self.place.vocabulary,
                 device=self.place.device,
                 dtype=self.place.dtype,
             )
-        columns = {name: column for name, column in batch.columns.items() if name != "log_mu"}
+        columns_of_step = {name: x for name, x in batch.columns.items() if name != "log_mu"}
         lengths = [len(response.tokens) for response in responses]
         metrics = {"length": sum(lengths) / len(lengths), "tokens": sum(lengths)}
-        return Rollout(replace(batch, columns=columns), [], metrics, position + self.count)
+        batch = replace(batch, columns=columns_of_step)
+        return Rollout(batch, [], metrics, position + self.count)
+
+    def _other(self, own: int, indices: Sequence[int]) -> int:
+        """The prompt of the step after `own`, whose responses do not answer it."""
+        at = indices.index(own)
+        return next((k for k in (*indices[at + 1 :], *indices) if k != own), own)
 
     def _response(self, text: str) -> Response:
         tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]

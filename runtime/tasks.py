@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from objdsl.frozen import dataclass
 from objdsl.runtime.config import ARITHMETIC, ConfigError, TaskSection
+from objdsl.runtime.judge import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,7 +85,7 @@ def load_task(config: TaskSection, seed: int) -> Task:
     rows: Sequence[Mapping[str, Any]]
     held_out: Sequence[Mapping[str, Any]] | None
     if path.suffix in {".jsonl", ".json"} or (path.is_file() and path.suffix not in _TABLES):
-        rows, held_out = _jsonl_rows(path), None
+        rows, held_out = _json_rows(path), None
     else:
         rows, held_out = _data_set_rows(config, path)
     train = [_example(row, config, f"{config.name} row {k + 1}") for k, row in enumerate(rows)]
@@ -154,23 +157,57 @@ def _arithmetic(config: TaskSection, seed: int) -> Task:
 # --- files and the hub ---------------------------------------------------------------------------
 
 
-def _jsonl_rows(path: Path) -> list[Mapping[str, Any]]:
-    rows: list[Mapping[str, Any]] = []
+# Deeper than this, neither Python nor the process of the reward functions reads a row.
+_DEEPEST = 100
+
+
+class _Long(str):
+    """A number of so many digits that Python does not read it."""
+
+
+def _json_rows(path: Path) -> list[Mapping[str, Any]]:
+    """The rows of a file: an object a line, or, in a `.json`, one list of them."""
+    if path.exists() and not path.is_file():
+        raise ConfigError([f"{path}: cannot be read: it is not a file"])
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # A line ends where JSON says so, not at every character that ends one for Python.
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        lines = [line.decode("utf-8") for line in content.split(b"\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    if path.suffix == ".json" and content.lstrip()[:1] == b"[":
+        whole = _parsed("\n".join(lines), str(path))
+        return [_row(row, f"{path} row {k}") for k, row in enumerate(whole, start=1)]
+    numbered = ((f"{path}:{k}", line) for k, line in enumerate(lines, start=1) if line.strip())
+    return [_row(_parsed(line, place), place) for place, line in numbered]
+
+
+def _parsed(text: str, place: str) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            counts = Counter(name for name, _ in pairs)
+            raise ConfigError([f"{place}: `{counts.most_common(1)[0][0]}` is there twice"])
+        return row
+
+    def whole(digits: str) -> int | _Long:
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError([f"{path}:{number}: not JSON: {error.msg}"]) from None
-        if not isinstance(row, dict):
-            raise ConfigError([f'{path}:{number}: a row is an object such as {{"prompt": ...}}'])
-        rows.append(row)
-    return rows
+            return int(digits)
+        except ValueError:  # Python's limit of 4300 digits
+            return _Long(digits)
+
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_int=whole)
+    except json.JSONDecodeError as error:
+        raise ConfigError([f"{place}: not JSON: {error.msg}"]) from None
+    except RecursionError:
+        raise ConfigError([f"{place}: JSON that is nested more than {_DEEPEST} deep"]) from None
+
+
+def _row(row: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(row, dict):
+        raise ConfigError([f'{place}: a row is an object such as {{"prompt": ...}}'])
+    return row
 
 
 # Files that `datasets` reads, by their suffix.
@@ -207,10 +244,15 @@ def _data_set_rows(
 
 
 def _example(row: Mapping[str, Any], config: TaskSection, place: str) -> Example:
+    """A row as the run reads it. Raises ConfigError, which names the field, where it cannot."""
     if config.prompt not in row:
         raise ConfigError(
             [f"{place}: no column `{config.prompt}` (task.prompt); it has {', '.join(row)}"]
         )
+    for name, value in row.items():
+        problem = _unreadable(name) or _unreadable(value)
+        if problem:
+            raise ConfigError([f"{place}: `{shown(name)[1:-1]}` {problem}"])
     prompt = row[config.prompt]
     columns = {name: value for name, value in row.items() if name != config.prompt}
     if config.answer in columns:
@@ -218,12 +260,36 @@ def _example(row: Mapping[str, Any], config: TaskSection, place: str) -> Example
     system = [] if config.system is None else [{"role": "system", "content": config.system}]
     if isinstance(prompt, str):
         chat = [*system, {"role": "user", "content": prompt}]
-        return Example(chat if config.chat or system else prompt, columns)
-    if isinstance(prompt, list) and all(
-        isinstance(message, dict) and {"role", "content"} <= message.keys() for message in prompt
-    ):
-        return Example([*system, *prompt], columns)
-    raise ConfigError([f"{place}: `{config.prompt}` is neither a text nor a list of messages"])
+        return Example(chat if config.chat or system else prompt, columns, place)
+    if not isinstance(prompt, list):
+        raise ConfigError([f"{place}: `{config.prompt}` is neither a text nor a list of messages"])
+    if not prompt:
+        raise ConfigError([f"{place}: `{config.prompt}` is a list without a message"])
+    for number, message in enumerate(prompt, start=1):
+        texts = [message.get(k) for k in ("role", "content")] if isinstance(message, dict) else []
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise ConfigError(
+                [
+                    f"{place}: `{config.prompt}` is neither a text nor a list of messages: message "
+                    f"{number} is {shown(message)}, and has to have a `role` and a `content`, texts"
+                ]
+            )
+    return Example([*system, *prompt], columns, place)
+
+
+def _unreadable(value: Any, depth: int = 0) -> str:
+    """Why a value of a row cannot be read, or nothing."""
+    if isinstance(value, _Long):
+        return f"holds a number of {len(value)} digits"
+    if isinstance(value, str):
+        half = next((letter for letter in value if "\ud800" <= letter <= "\udfff"), None)
+        return "" if half is None else f"holds half a character (U+{ord(half):04X})"
+    if not isinstance(value, (list, dict)):
+        return ""
+    if depth > _DEEPEST:
+        return f"is nested more than {_DEEPEST} deep"
+    inner = value if isinstance(value, list) else [*value, *value.values()]
+    return next(filter(None, (_unreadable(x, depth + 1) for x in inner)), "")
 
 
 # --- tokens and order ----------------------------------------------------------------------------
@@ -268,13 +334,22 @@ def encode(
         options: variables of the chat template.
     """
     if isinstance(example.prompt, str):
-        return tuple(tokenizer(example.prompt)["input_ids"])
-    if tokenizer.chat_template is None:
+        tokens = tuple(tokenizer(example.prompt)["input_ids"])
+    elif tokenizer.chat_template is None:
         raise ConfigError(["the prompts are chats, but the model's tokenizer has no chat template"])
-    encoded = tokenizer.apply_chat_template(
-        example.prompt, add_generation_prompt=True, return_dict=True, **options
-    )
-    return tuple(encoded["input_ids"])
+    else:
+        try:
+            encoded = tokenizer.apply_chat_template(
+                example.prompt, add_generation_prompt=True, return_dict=True, **options
+            )
+        except Exception as error:  # the template is anybody's, and refuses in its own way
+            raise ConfigError(
+                [f"{example.name}: the chat template of the model refuses it: {error}"]
+            ) from None
+        tokens = tuple(encoded["input_ids"])
+    if not tokens:
+        raise ConfigError([f"{example.name}: the prompt is empty: it has no token to go on from"])
+    return tokens
 
 
 @dataclass(frozen=True, slots=True)

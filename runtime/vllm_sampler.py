@@ -36,6 +36,9 @@ from objdsl.runtime.sampler import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# What its attention on a CPU has kernels for (`get_supported_head_sizes` of version 0.32).
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+
 # Recording which words were kept costs a row of the vocabulary per token.
 KEEP_MASK_VOCABULARY = 4096
 

@@ -53,6 +53,10 @@ def test_every_problem_has_its_place(file: Path) -> None:
         ("model: {width: 100, heads: 3}\n", "not a multiple of"),
         ("learner: {minibatches: 17}\n", "groups stay whole"),
         ("learner: 3\n", "`learner` is 3"),
+        ("learner: {lr: .inf}\n", "`learner.lr` is inf: input should be a finite number"),
+        ("rewards: {exact: .nan}\n", "`rewards.exact` is nan: input should be a finite number"),
+        ("params: " + "[" * 1500 + "]" * 1500, "not YAML: it is nested too deeply"),
+        ("params: &a {x: *a}\n", "not YAML: it stands for more than 10000 values"),
     ],
 )
 def test_bad_files(file: Path, text: str, message: str) -> None:
@@ -92,3 +96,13 @@ def test_rewards_by_name_list_or_table(file: Path) -> None:
 
 def test_every_setting_is_documented() -> None:
     assert [name for name, _, note in documented() if not note] == []
+
+
+def test_aliases_of_aliases_are_refused_at_once(file: Path) -> None:
+    lines = ["params:", "  a0: &a0 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]"]
+    lines += [f"  a{k + 1}: &a{k + 1} [{', '.join([f'*a{k}'] * 10)}]" for k in range(12)]
+    file.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="it stands for more than 10000 values"):
+        read_config(file)
+    file.write_text("params: {a: &rate 0.1, b: *rate}\n")
+    assert read_config(file).params == {"a": 0.1, "b": 0.1}

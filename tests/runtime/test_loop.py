@@ -20,9 +20,9 @@ from objdsl.runtime import loop
 from objdsl.runtime.checkpoint import CheckpointError, SaveError, all_of
 from objdsl.runtime.config import Config, ConfigError, read_config
 from objdsl.runtime.dry_run import dry_run
-from objdsl.runtime.learner import TrainingError
 from objdsl.runtime.loop import Result
 from objdsl.runtime.report import DOCUMENTED
+from objdsl.runtime.rewards import RewardError
 from objdsl.runtime.tasks import character_tokenizer
 
 Run = Callable[..., Result]
@@ -294,8 +294,10 @@ def test_rewards_bring_columns(
     result = run(str(text), rewards={"room:judged": 1.0})
     assert numbers(result.folder)[1]["margin"] == 2
     assert numbers(result.folder)[1]["doubled"] == 2
-    with pytest.raises(TrainingError, match="reads the column 'margin'"):
-        run(str(text), output=tmp_path / "without")
+    for rewards in ({"exact": 1.0}, {"reward_functions:even": 1.0}):
+        with pytest.raises(ConfigError, match="reads the column `margin`, a number per response"):
+            run(str(text), output=tmp_path / "without", rewards=rewards)
+        assert not (tmp_path / "without").exists()
 
 
 def test_a_folder_is_a_model_and_reports_have_their_names(
@@ -334,3 +336,146 @@ def test_a_dry_run_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
     assert "then 2 steps of AdamW on 16 responses each, in 2 forward passes of at most 8" in lines
     assert "nothing went wrong" in lines
     assert list(tmp_path.iterdir()) == []
+
+
+# --- what a run is told by others ----------------------------------------------------------------
+
+
+def test_a_reward_function_that_fails_ends_the_run_after_a_checkpoint(
+    run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flaky.py").write_text(
+        "import pathlib, time\n"
+        "from reward_functions import even\n"
+        "count = 0\n"
+        "def judge(*, completions, **others):\n"
+        "    global count\n"
+        "    count += 1\n"
+        "    how = pathlib.Path(__file__).with_name('how').read_text()\n"
+        "    if count == 5 and how == 'fails':\n"
+        "        raise RuntimeError('the judge is offline')\n"
+        "    if count == 5 and how == 'hangs':\n"
+        "        time.sleep(3600)\n"
+        "    return even(completions=completions, **others)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {"rewards": {"flaky:judge": 1.0}, "checkpoint.every": 0}
+    (tmp_path / "how").write_text("works")
+    straight = run(output=tmp_path / "straight", **options)
+    for how, message in (
+        ("fails", r"`flaky:judge` failed: RuntimeError: the judge is offline \(.*flaky.py:9\)"),
+        ("hangs", r"`flaky:judge` took more than 6 s \(reward_deadline\), and was ended"),
+    ):
+        (tmp_path / "how").write_text(how)
+        out = StringIO()
+        with pytest.raises(RewardError, match=message):
+            run(
+                output=tmp_path / how, _console=Console(file=out, width=500),
+                reward_deadline=6 if how == "hangs" else 300, **options,
+            )  # fmt: skip
+        assert "ended after step 2, which is kept; go on with: objdsl train" in out.getvalue()
+        (tmp_path / "how").write_text("works")
+        run(output=tmp_path / how, _resume="auto", **options)
+        assert numbers(tmp_path / how) == numbers(straight.folder)
+
+
+def test_a_function_that_moves_elsewhere_leaves_the_run_where_it_is(
+    run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(output=Path("moved"), rewards={"reward_functions:restless": 1.0})
+    assert [path.name for path in all_of(tmp_path / "moved" / "checkpoints")] == [
+        "step-000002", "step-000004",
+    ]  # fmt: skip
+    straight = run(output=tmp_path / "straight")
+    assert numbers(result.folder) == numbers(straight.folder)
+
+
+def test_columns_of_tokens_come_from_the_rewards(
+    run: Run, settings: Settings, numbers: Numbers, tmp_path: Path
+) -> None:
+    text = tmp_path / "placed.obj"
+    text.write_text(
+        "objective placed\n"
+        "given place[p,i,t]\n"
+        "report last = mean[p,i] max[t] place\n"
+        "maximize mean[p,i] sum[t] (place * reward * log(pi))\n"
+    )
+    options = {"rewards": {"reward_functions:by_token": 1.0}, "sampler.resample": 0}
+    lines = "\n".join(dry_run(settings(str(text), **options)))
+    assert "place            the rewards, a list with a number per token for each response" in lines
+    steps = numbers(run(str(text), **options).folder)[1:]
+    for step in steps:
+        assert step["last"] == pytest.approx(step["length"] - 1)
+        assert 0 < step["place"] < step["length"]
+    wrong = {"rewards": {"reward_functions:too_few": 1.0}}
+    with pytest.raises(RewardError, match=r"column `place`: has 1 numbers for response .* tokens"):
+        run(str(text), output=tmp_path / "few", **wrong)
+    with pytest.raises(ConfigError, match="reads the column `place`, a number per token, which"):
+        run(str(text), output=tmp_path / "none")
+
+
+def test_columns_by_the_names_of_others(run: Run, numbers: Numbers) -> None:
+    result = run(rewards={"reward_functions:keys": 1.0}, steps=2)
+    rows = [json.loads(line) for line in (result.folder / "samples.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rows} == {2}
+    assert all(
+        row["column_step"] == row["column_prompt"] == row["column_response"] == 7 for row in rows
+    )
+    assert all("=" in row["prompt"] for row in rows)
+    start, *steps = numbers(result.folder)
+    assert [step["step"] for step in (start, *steps)] == [0, 1, 2]
+    for step in steps:
+        assert step["column_length"] == step["column_step"] == step["column_tokens"] == 7
+        assert step["length"] < 7
+
+
+# --- what cannot run is refused before anything is computed --------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "message"),
+    [
+        ("bupo", {}, r"reads the policy `inner` off layer 6, and the model has 1"),
+        ("grpo", {"sampler.group": 1}, r"one response only \(sampler.group is 1"),
+        ("grpo", {"learner.autocast": True}, r"learner.autocast computes in bfloat16 on a GPU"),
+        ("grpo", {"learner.precision": "bf16x2"}, r"learner.precision is `bf16x2`, but logits"),
+        ("kto", {}, r"kto learns from preferences: the task needs the columns `chosen` and"),
+        ("on_policy_distillation", {}, r"set policies\.teacher"),
+        ("grpo", {"sampler.engine": "vllm"}, r"sampler.engine is vllm, but (neither|on a CPU it)"),
+        ("grpo", {"policies.ref": "/nowhere"}, r"`/nowhere` cannot be loaded"),
+    ],
+)
+def test_what_cannot_run_is_refused_at_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str,
+    options: dict[str, Any], message: str,
+) -> None:  # fmt: skip
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("a warm start")
+
+    monkeypatch.setattr(loop, "warm_start", never)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match=message):
+        run(objective, **options)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_mismatched_responses_are_those_of_other_prompts(
+    run: Run, numbers: Numbers, tmp_path: Path
+) -> None:
+    data = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"{k}?", "chosen": str(k), "rejected": str(k * 7 % 10)} for k in range(1, 10)
+    ]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    options = {"task.name": str(data), "warm_start.steps": 0, "learner.lr": 1e-2}
+    result = run("kto", steps=12, **options)
+    steps = numbers(result.folder)
+    assert steps[-1]["objective"] > steps[0]["objective"]
+    assert all(step["kl"] >= 0 for step in steps)
+    with pytest.raises(ConfigError, match="to other prompts of a step, which has one"):
+        run("kto", output=tmp_path / "single", **options, **{"sampler.prompts": 1})
+    rows[3]["rejected"] = None  # type: ignore[assignment]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ConfigError, match=r"pairs.jsonl row 4: `rejected` is None: the text"):
+        run("dpo", output=tmp_path / "null", **options)

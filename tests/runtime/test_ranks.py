@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import trainers
 
 from objdsl.runtime.batch import Batch
-from objdsl.runtime.config import Config
+from objdsl.runtime.checkpoint import find
+from objdsl.runtime.config import Config, config_yaml
 from objdsl.runtime.loop import Result
 
 Numbers = Callable[[Path], list[dict[str, float]]]
@@ -139,3 +141,29 @@ def test_shares_are_all_rows_in_as_many_pieces() -> None:
     # Two long responses have as many tokens as the five others.
     assert [[len(rows) for rows in pieces] for pieces in batch.shares(2, 3)] == [[3, 2], [2, 0]]
     assert batch.shares(1, None)[0][0].tolist() == list(range(7))
+
+
+@pytest.mark.slow
+def test_ranks_end_with_their_launcher(settings: Callable[..., Config], tmp_path: Path) -> None:
+    config = settings("dr_grpo", steps=100_000, report__evaluate=0, rewards={"exact": 1.0})
+    (tmp_path / "run.yaml").write_text(config_yaml(config))
+    command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m objdsl train --config"
+    process = subprocess.Popen(
+        [sys.executable, *command.split(), str(tmp_path / "run.yaml")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 3):
+        assert process.poll() is None
+        time.sleep(0.05)
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(ranks) == 2
+    process.kill()
+    process.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
+        time.sleep(0.05)
+    # Both ended their step, and kept it.
+    found = find(tmp_path / "run" / "checkpoints")
+    assert found.saved is not None
+    last = json.loads(metrics.read_text().splitlines()[-1])
+    assert found.saved.progress.step == last["step"]

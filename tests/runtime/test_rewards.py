@@ -202,10 +202,8 @@ def test_columns_of_several_functions_do_not_cover_each_other(
 ) -> None:
     for name in ("first", "second"):
         (tmp_path / f"{name}_rewards.py").write_text(
-            "def judge(*, completions, **_):\n"
-            f"    return {{'reward': [1.0] * len(completions), '{name}': [2.0] * len(completions)}}\n"
-            "def same(*, completions, **_):\n"
-            "    return {'reward': [1.0] * len(completions), 'x': [2.0] * len(completions)}\n"
+            f"def judge(**_):\n    return {{'reward': [1.0], '{name}': [2.0]}}\n"
+            "def same(**_):\n    return {'reward': [1.0], 'x': [2.0]}\n"
         )
     monkeypatch.syspath_prepend(tmp_path)
     both = score(Rewards({"first_rewards:judge": 1, "second_rewards:judge": 2}), ["a"])

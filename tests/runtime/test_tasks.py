@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -143,3 +144,64 @@ def test_the_order_has_no_state() -> None:
         assert sorted(epoch) == list(range(10))
     assert straight[:10] != straight[10:20]
     assert chosen_at(0, 10, 10, seed=4) != straight[:10]
+
+
+# --- rows as people have them --------------------------------------------------------------------
+
+
+def written(path: Path, content: str | bytes) -> TaskSection:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return TaskSection(name=str(path), held_out=0)
+
+
+def test_every_legal_text_is_a_row(tmp_path: Path) -> None:
+    texts = ["a\u2028b", "c\u0085d", "e\u2029\x0b\x0c\x1c\x1df", "g\\nh", "\U0001f600"]
+    lines = [json.dumps({"prompt": text, "answer": "1"}, ensure_ascii=False) for text in texts]
+    plain = "\n".join(lines)
+    for content in (plain, "\ufeff" + plain, plain.replace("\n", "\r\n"), plain + "\n\n"):
+        task = load_task(written(tmp_path / "task.jsonl", content), seed=0)
+        assert sorted(example.text for example in task.train) == sorted(texts)
+    listed = "[\n" + ",\n".join(lines) + "\n]"
+    for content in (listed, "\ufeff \n" + listed, plain):
+        task = load_task(written(tmp_path / "task.json", content), seed=0)
+        assert sorted(example.text for example in task.train) == sorted(texts)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (r'{"prompt": "\ud800", "answer": 1}', r"row 2: `prompt` holds half a character \(U\+D800"),
+        (r'{"prompt": "a", "x": [{"y\udfff": 1}]}', r"row 2: `x` holds half a character"),
+        ('{"prompt": "a", "answer": ' + "9" * 5000 + "}", "row 2: `answer` holds a number of 50"),
+        ('{"prompt": "a", "x": ' + "[" * 200 + "]" * 200 + "}", "row 2: `x` is nested more tha"),
+        ('{"prompt": "a", "x": ' + "[" * 90000 + "]" * 90000 + "}", ":2: JSON that is nested"),
+        ('{"prompt": []}', "row 2: `prompt` is a list without a message"),
+        ('{"prompt": [{"role": "a", "content": null}]}', "row 2: `prompt` is neither .* message 1"),
+        ('{"prompt": [{"role": "user"}]}', "row 2: `prompt` is neither .* message 1 is {'role'"),
+        ('{"prompt": null}', "row 2: `prompt` is neither"),
+        ('{"prompt": "a", "prompt": "b"}', ":2: `prompt` is there twice"),
+        ('{"prompt": "a"', ":2: not JSON"),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, row: str, message: str) -> None:
+    section = written(tmp_path / "task.jsonl", f'{{"prompt": "fine", "answer": "1"}}\n{row}\n')
+    with pytest.raises(ConfigError, match=rf"task\.jsonl ?{message}"):
+        load_task(section, seed=0)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "task.jsonl")
+    with pytest.raises(ConfigError, match="it is not a file"):
+        load_task(TaskSection(name=str(tmp_path / "task.jsonl")), seed=0)
+
+
+def test_an_empty_prompt_and_a_refused_chat_are_named(tmp_path: Path) -> None:
+    rows = [{"prompt": "a"}, {"prompt": ""}]
+    section = written(tmp_path / "task.jsonl", "\n".join(map(json.dumps, rows)))
+    tokenizer = character_tokenizer("a")
+    with pytest.raises(ConfigError, match=r"task\.jsonl row 2: the prompt is empty"):
+        encode_all(tokenizer, load_task(section, seed=0).train, 9)
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    chats = load_task(section.model_copy(update={"chat": True}), seed=0)
+    with pytest.raises(ConfigError, match=r"row \d: the chat template .* roles must alternate"):
+        encode_all(tokenizer, chats.train, 9)

@@ -24,10 +24,11 @@ def even(*, completions: list[str], **_: Any) -> list[float]:
 
 def deadly(*, completions: list[str], **_: Any) -> list[float]:
     """Ends the other process of the run, which has no time to say anything."""
-    parent = os.getppid()
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    rank = os.getppid()  # this is the process of its reward functions
+    launcher = int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     for pid in map(int, children):
-        if pid != os.getpid():
+        if pid != rank:
             os.kill(pid, signal.SIGKILL)
     return [1.0] * len(completions)
 
