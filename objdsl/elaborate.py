@@ -504,7 +504,6 @@ class _Elaborator:
         domain = self._domain(given.domain)
         values = domain.values
         ends = values or (domain.lower, domain.upper)
-        known = {"values": values, "lower": min(ends), "upper": max(ends)}
         if given.indices is None:
             what = "declare a domain for" if given.role is None else "declare"
             if name not in COLUMNS or COLUMNS[name].trained:
@@ -522,7 +521,7 @@ class _Elaborator:
                     help="a reward of your own has a name of its own: "
                     "`given correct[p,i] as reward`",
                 )  # fmt: skip
-            return replace(column, **known)
+            return replace(column, values=values, lower=min(ends), upper=max(ends))
         indices = tuple(self._index(index) for index in given.indices)
         if indices not in (PROMPT, RESPONSE, TOKEN, WORD):
             self._fail(
@@ -531,7 +530,7 @@ class _Elaborator:
             )  # fmt: skip
         self._check_column(given.name)
         if given.role is None:
-            return Column(name, indices, **known)
+            return Column(name, indices, values=values, lower=min(ends), upper=max(ends))
         role = self._role(given.role)
         if indices not in (RESPONSE, TOKEN):
             why = (
@@ -543,7 +542,7 @@ class _Elaborator:
                 "wrong-index", f"`{name}` cannot be a reward: {why}", given.span,
                 help="a reward is of a response, [p,i], or of a token, [p,i,t]",
             )  # fmt: skip
-        return Column(name, indices, **known, role=role)
+        return Column(name, indices, values=values, lower=min(ends), upper=max(ends), role=role)
 
     def _role(self, name: tree.Name) -> Role:
         if name.id != "reward":

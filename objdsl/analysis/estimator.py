@@ -325,7 +325,7 @@ class Estimator:
     def raised(self) -> dict[Column, float] | None:
         """The rewards of which the gradient raises the expectation, each with its constant, up to a
         scale; None where there is another factor beside them."""
-        found = {}
+        found: dict[Column, float] = {}
         for reward, total in self._coefficients.items():
             for key, coefficient in total.items():
                 varies = (f for f in key if not f.depends.constant)

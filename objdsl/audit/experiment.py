@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from objdsl.audit.bare import without
+from objdsl.audit.compare import Comparison, Square, constants, residual
 from objdsl.audit.measure import Expected, Scene, Unauditable, expected, stacks, token_weights
-from objdsl.audit.result import Audit, Figure, Length, Match, Penalty, Row
+from objdsl.audit.result import Audit, Figure, Length, Match, Penalty, Row, number
 from objdsl.audit.target import divergences, policy_gradient
 from objdsl.audit.world import Draws, World, all_draws, draw_count, some_draws, world
 from objdsl.frozen import dataclass
-from objdsl.ir.indices import PROMPT, RESPONSE
+from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN
 from objdsl.ir.nodes import Column, Others, Reduce
 from objdsl.objective import Objective, load
 
@@ -75,33 +77,40 @@ def audit(
         objective = load(objective)
     plan = _plan(objective, group, prompts, words, horizon, samples, policies, seed)
     tables = _given(objective, plan, given or {})
-    frozen = _frozen(objective)
     notes: list[str] = []
     rows: list[Row] = []
     lengths: tuple[Length, ...] = ()
-    if "reward" in objective.columns:
-        bare, at_rest = _without(objective, frozen, plan, tables)
-        kinds = _reward_kinds(objective)
+    target = _Target(tuple(plan.rewards), ())
+    if plan.rewards:
+        judged = _judged(objective, plan, tables)
+        notes += judged.notes
+        kinds = plan.kinds
         cases = [(kinds[0], kind, d) for kind, d in _drifts(drifts)]
         cases += [(kind, ON_POLICY, 0.0) for kind in kinds[1:]]
-        rows = [_row(bare, plan, *case, tables, at_rest) for case in cases]
-        lengths = tuple(_lengths(bare, plan, kinds[0], tables, at_rest))
-        if at_rest:
-            names = ", ".join(at_rest)
-            notes.append(
-                f"{names} is `old` in the first table: no parameter switches its terms off"
-            )
+        found = [_expected(judged, plan, case, tables) for case in cases]
+        target = replace(target, kept=judged.kept).fitted(found[0])
+        rows = [_row(case, one, target) for case, one in zip(cases, found, strict=True)]
+        if not judged.kept:
+            lengths = tuple(_lengths(judged, plan, kinds[0], tables, target))
     else:
         notes.append("it reads no reward, so there is no policy gradient to compare it with")
     if "value" in objective.columns or "value_old" in objective.columns:
+        of = " of the plain sum of the rewards" if len(plan.rewards) > 1 else ""
         notes.append(
-            "V and V_old are the exact value function; the critic's own loss is not judged"
+            f"V and V_old are the exact value function{of}; the critic's own loss is not judged"
         )
-    penalties = tuple(_penalty(objective, plan, policy, tables) for policy in frozen)
+    if objective.sample.policy not in ("mu", "old", "pi"):
+        notes.append(f"responses are drawn from mu, and not from {objective.sample.policy}")
+    penalties = []
+    for policy in _frozen(objective):
+        try:
+            penalties.append(_penalty(objective, plan, policy, tables))
+        except Unauditable as error:
+            notes.append(f"the terms against {policy} are not judged: {error}")
     return Audit(
         objective.name, objective.params, plan.world.words, plan.world.horizon, plan.prompts,
-        plan.group, plan.samples is None, plan.draws, policies, tuple(rows), lengths, penalties,
-        tuple(notes),
+        plan.group, plan.samples is None, plan.draws, policies, target.written, tuple(rows),
+        lengths, tuple(penalties), tuple(notes),
     )  # fmt: skip
 
 
@@ -116,8 +125,14 @@ class _Plan:
     policies: int
     samples: int | None
     seed: int
-    rewards: tuple[float, float]
-    """What a response of two kinds is worth: wrong, and right."""
+    rewards: Mapping[str, Column]
+    """The rewards, by name."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """`real` where a reward is declared as anything but two values, and `binary`."""
+        two = all(len(set(column.values)) == 2 for column in self.rewards.values())
+        return ("binary",) if two else ("real", "binary")
 
     @property
     def draws(self) -> int:
@@ -162,9 +177,7 @@ def _plan(
         is_random or draw_count(language.responses, prompts, group) > _MOST[stacked]
     ):
         samples = _SAMPLES[stacked]
-    reward = _columns(objective).get("reward")
-    values = (reward and reward.values) or (0.0, 1.0)
-    rewards = min(values), max(values)
+    rewards = {column.name: column for column in objective.formula.rewards}
     return _Plan(language, prompts, group, policies, samples, seed, rewards)
 
 
@@ -205,27 +218,72 @@ def _scenes(
 
         pi = normal()
         noise = drift * normal()
-        uniform = torch.rand(
-            plan.prompts, plan.world.responses, dtype=torch.float64, generator=generator
-        )
-        # Right for half of the responses, never for all or none.
-        binary = (uniform > uniform.median(-1, keepdim=True).values).double()
+        rewards = {
+            name: _reward(column, reward, plan, generator) for name, column in plan.rewards.items()
+        }
         old = pi + noise if kind == "stale" else pi
         mu = old + noise if kind == "mismatch" else old
         policies = {"pi": pi, "old": old, "mu": mu}
         policies |= {name: normal() for name in others} | dict.fromkeys(at_rest, old)
-        wrong, right = plan.rewards
-        rewards = {
-            "real": uniform,
-            "binary": wrong + (right - wrong) * binary,
-            "none": torch.zeros_like(uniform),
-        }
-        yield Scene(plan.world, policies, rewards[reward], tables, generator)
+        yield Scene(plan.world, policies, rewards, tables, generator)
 
 
-def _reward_kinds(objective: Objective) -> tuple[str, ...]:
-    values = _columns(objective)["reward"].values
-    return ("binary",) if len(values) == 2 else ("real", "binary")
+def _reward(column: Column, kind: str, plan: _Plan, generator: torch.Generator) -> Tensor:
+    """What the responses are worth by one reward: `[P, Y]`, or `[P, Y, T]` of the tokens.
+
+    A token's reward is known with its token: it is drawn for each text that can stand before it and
+    each word. Rewards lie in their declared domain; where none is declared, on both sides of 0.
+    """
+    world = plan.world
+    by_token = column.over == TOKEN
+    shape = plan.shape if by_token else (plan.prompts, world.responses)
+    normal = torch.randn(shape, dtype=torch.float64, generator=generator)
+    if kind == "none":
+        drawn = torch.zeros_like(normal)
+    elif kind == "binary" or len(set(column.values)) == 2:
+        low, high = _two_values(column)
+        # Right for half of the responses, or of the words at a place, never for all or none.
+        right = (normal > normal.median(-1, keepdim=True).values).double()
+        drawn = low + (high - low) * right
+    else:
+        drawn = _in_domain(column, normal)
+    if not by_token:
+        return drawn
+    prompt = torch.arange(plan.prompts)[:, None, None]
+    return torch.where(world.mask, drawn[prompt, world.state, world.tokens], 0.0)
+
+
+def _two_values(column: Column) -> tuple[float, float]:
+    """What wrong and right are worth: the ends of the domain, or 0 and 1 if they lie in it."""
+    if column.values:
+        return min(column.values), max(column.values)
+    if column.lower <= 0 and column.upper >= 1:
+        return 0.0, 1.0
+    low = column.lower if isfinite(column.lower) else column.upper - 1
+    return low, min(column.upper, low + 1)
+
+
+def _in_domain(column: Column, normal: Tensor) -> Tensor:
+    """Normal numbers, moved into the domain of a column."""
+    quantile = torch.special.ndtr(normal)
+    if column.values:
+        values = torch.tensor(sorted(set(column.values)), dtype=torch.float64)
+        index = (quantile * len(values)).long().clamp(max=len(values) - 1)
+        chosen: Tensor = values[index]
+        return chosen
+    if isfinite(column.lower) and isfinite(column.upper):
+        width = column.upper - column.lower
+        return quantile * width + column.lower
+    if isfinite(column.lower):
+        return -torch.log1p(-quantile).sub(column.lower)
+    if isfinite(column.upper):
+        return column.upper + torch.log(quantile)
+    return normal
+
+
+def _is_bounded(column: Column) -> bool:
+    """Whether rewards cannot be moved by any number: a domain is declared."""
+    return bool(column.values) or isfinite(column.lower) or isfinite(column.upper)
 
 
 def _columns(objective: Objective) -> dict[str, Column]:
@@ -238,22 +296,29 @@ def _given(objective: Objective, plan: _Plan, given: Mapping[str, Given]) -> dic
     generator = torch.Generator().manual_seed(plan.seed - 1)
     found: dict[str, Tensor] = {}
     for name, column in _columns(objective).items():
-        if name in ("reward", "truncated", "V", "V_old"):
+        if name in plan.rewards or name in ("truncated", "V", "V_old"):
             continue
         if name not in given:
             raise Unauditable(
                 f"{objective.name} reads the column {name!r}: pass a number, or `random`, as in "
                 f"--given {name}=random (in Python a function of the response's words, too)"
             )
-        if column.over not in (PROMPT, RESPONSE):
-            raise Unauditable(f"the column {name!r} is neither of a prompt nor of a response")
-        shape = (plan.prompts, plan.world.responses if column.over == RESPONSE else 1)
+        if column.over not in (PROMPT, RESPONSE, TOKEN):
+            raise Unauditable(f"the column {name!r} is of words that were not sampled")
+        shape: tuple[int, ...] = (
+            plan.prompts,
+            1 if column.over == PROMPT else plan.world.responses,
+        )
+        if column.over == TOKEN:
+            shape = (*shape, plan.world.horizon)
         how = given[name]
+        if callable(how) and column.over == TOKEN:
+            raise Unauditable(f"the column {name!r} is of tokens: pass a number, or `random`")
         if how == "random":
+            declared = _is_bounded(column)
             table = torch.rand(shape, dtype=torch.float64, generator=generator)
-            if column.values:
-                index = (table * len(column.values)).long()
-                table = torch.tensor(column.values, dtype=torch.float64)[index]
+            if declared:
+                table = _in_domain(column, torch.special.ndtri(table))
         elif callable(how):
             texts = zip(plan.world.tokens.tolist(), plan.world.lengths.tolist(), strict=True)
             each = [float(how(tuple(text[:n]))) for text, n in texts]
@@ -274,104 +339,148 @@ def _frozen(objective: Objective) -> tuple[str, ...]:
     return tuple(sorted(names - {"pi", "old", "mu"}))
 
 
-def _without(
-    objective: Objective, frozen: tuple[str, ...], plan: _Plan, tables: Mapping[str, Tensor]
-) -> tuple[Objective, tuple[str, ...]]:
-    """The objective with the terms against frozen policies switched off, and the policies for which
-    no parameter does it.
+@dataclass(frozen=True)
+class _Judged:
+    """What is compared with the gradient of the rewards, and with what else.
 
-    A parameter switches them off if at 0 the weights are the same whatever the policy is.
+    Attributes:
+        objective: without the terms against frozen policies that could be taken away.
+        kept: the policies that have a part in what rewards are multiplied by, so that what is meant
+            is `E[reward] - c KL(pi || policy)`.
     """
-    at_rest = []
-    for policy in frozen:
-        for param in objective.formula.used_params:
-            if not param.domain.holds(0.0):
-                continue
-            off = objective.with_params(**{param.name: 0.0})
-            if not _reads(off, policy, frozen, plan, tables):
-                objective = off
-                break
+
+    objective: Objective
+    kept: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _judged(objective: Objective, plan: _Plan, tables: Mapping[str, Tensor]) -> _Judged:
+    """The objective without its penalties, as far as taking them away leaves alone what rewards
+    are multiplied by."""
+    kept, notes = [], []
+    for policy in _frozen(objective):
+        bare = without(objective, policy)
+        if bare is not None and _same_for_rewards(objective, bare.objective, plan, tables):
+            objective = bare.objective
+            terms = " and ".join(f"`{part}`" for part in bare.taken)
+            notes.append(f"rewards are judged without {terms}")
         else:
-            at_rest.append(policy)
-    return objective, tuple(at_rest)
+            kept.append(policy)
+            notes.append(
+                f"{policy} has a part in what rewards are multiplied by and stays: what is meant "
+                f"is taken to be E[reward] - c KL(pi || {policy}), c as it fits best"
+            )
+    return _Judged(objective, tuple(kept), tuple(notes))
 
 
-def _reads(
-    objective: Objective,
-    policy: str,
-    frozen: tuple[str, ...],
-    plan: _Plan,
-    tables: Mapping[str, Tensor],
+def _same_for_rewards(
+    objective: Objective, bare: Objective, plan: _Plan, tables: Mapping[str, Tensor]
 ) -> bool:
-    reward = "real" if "reward" in objective.columns else "none"
-    scene = next(_scenes(plan, reward, "stale", 0.3, tables, frozen))
-    moved = replace(scene, policies={**scene.policies, policy: scene.policies[policy].flip(-1)})
-    mu = scene.world.chance(scene.policies["mu"])
-    response = some_draws(mu, plan.group, 8, scene.noise).response
-    a, b = (token_weights(objective, each, response) for each in (scene, moved))
-    return any(not torch.equal(a[name], b[name]) for name in a)
+    """Whether the weights of two objectives change alike with the rewards, on policy, where the
+    frozen policies are `old`, too."""
+    others = _frozen(objective)
+    changes = []
+    for which in (objective, bare):
+        weights = []
+        for kind in ("real", "binary", "none"):
+            scene = next(_scenes(plan, kind, ON_POLICY, 0.0, tables, (), others))
+            mu = scene.world.chance(scene.policies["mu"])
+            generator = torch.Generator().manual_seed(plan.seed)
+            response = some_draws(mu, plan.group, 8, generator).response
+            try:
+                found = token_weights(which, scene, response)
+            except Unauditable:
+                continue  # all rewards alike, where they are divided by their deviation
+            weights.append(torch.cat([w.flatten() for _, w in sorted(found.items())]))
+        changes.append([w - weights[0] for w in weights[1:]])
+    mine, its = changes
+    if not mine or [x.shape for x in mine] != [x.shape for x in its]:
+        return False
+    return all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(mine, its, strict=True))
 
 
 # --- the figures ---------------------------------------------------------------------------------
 
 
-def _row(
-    objective: Objective,
-    plan: _Plan,
-    reward: str,
-    kind: str,
-    drift: float,
-    tables: Mapping[str, Tensor],
-    at_rest: tuple[str, ...],
-) -> Row:
+@dataclass(frozen=True)
+class _Target:
+    """What is meant: the gradient of a sum of expected rewards, less that of divergences.
+
+    Attributes:
+        constants: of each reward and of each divergence, up to a scale of each policy; empty where
+            there is one reward and nothing else.
+    """
+
+    rewards: tuple[str, ...]
+    kept: tuple[str, ...]
+    constants: tuple[float, ...] = ()
+
+    def directions(self, scene: Scene) -> Tensor:
+        """The gradients that the constants stand before, `[P * S * K, K]`."""
+        pi = scene.policies["pi"]
+        found = [policy_gradient(scene.world, pi, scene.rewards[name]) for name in self.rewards]
+        for policy in self.kept:
+            whole = divergences(scene.world, pi, scene.policies[policy])[0]
+            found.append(-whole.gradient)
+        return torch.stack(found, dim=1)
+
+    def gradient(self, scene: Scene) -> Tensor:
+        directions = self.directions(scene)
+        if not self.constants:
+            return directions[:, 0]
+        factors: Tensor = directions.new_tensor(self.constants)
+        return directions @ factors
+
+    def fitted(self, found: list[tuple[Scene, Expected]]) -> _Target:
+        """With the constants that come nearest to what was found."""
+        if len(self.rewards) + len(self.kept) == 1:
+            return self
+        pairs = [(got, self.directions(scene)) for scene, got in found]
+        return replace(self, constants=tuple(constants(pairs).tolist()))
+
+    @property
+    def written(self) -> str:
+        """`E[0.8 correct + 0.2 format] - 0.05 KL(pi || ref)`."""
+        factors = self.constants or (1.0,) * len(self.rewards)
+        parts = [
+            (f"{number(c)} " if self.constants else "") + name
+            for name, c in zip(self.rewards, factors, strict=False)
+        ]
+        minus = [
+            f" - {number(c)} KL(pi || {policy})"
+            for policy, c in zip(self.kept, factors[len(self.rewards) :], strict=True)
+        ]
+        return f"E[{' + '.join(parts)}]{''.join(minus)}"
+
+
+def _expected(
+    judged: _Judged, plan: _Plan, case: tuple[str, str, float], tables: Mapping[str, Tensor]
+) -> list[tuple[Scene, Expected]]:
+    """The expected gradient of every random policy, of one kind of policies and rewards."""
+    others = _frozen(judged.objective)
+    scenes = _scenes(plan, *case, tables, others)
+    return [(scene, expected(judged.objective, scene, plan.draw(scene))) for scene in scenes]
+
+
+def _row(case: tuple[str, str, float], found: list[tuple[Scene, Expected]], target: _Target) -> Row:
     """The figures of one kind of policies and rewards."""
-    others = tuple(policy for policy in _frozen(objective) if policy not in at_rest)
-    found: list[tuple[Scene, Expected, Tensor]] = []
-    for scene in _scenes(plan, reward, kind, drift, tables, others, at_rest):
-        got = expected(objective, scene, plan.draw(scene))
-        true = policy_gradient(scene.world, scene.policies["pi"], scene.reward)
-        found.append((scene, got, true))
-    pairs = [(_signal(got), true) for _, got, true in found]
-    sizes = [float(g.norm()) for g, _ in pairs]
+    reward, kind, drift = case
+    compared = [Comparison.of(got, target.gradient(scene)) for scene, got in found]
+    residuals, interval = residual(compared)
     return Row(
         reward,
         kind if kind == ON_POLICY else f"{kind} {drift:g}",
-        Figure.of([cosine(g, d) for g, d in pairs], worst="min"),
-        Figure.of([residual(g, d) for g, d in pairs]),
-        Figure.of([float(g.norm() / d.norm()) for g, d in pairs]),
-        Figure.of([float((g - d).norm() / d.norm()) for g, d in pairs]),
-        Figure.of(
-            [_over(got.variance, size**2) for (_, got, _), size in zip(found, sizes, strict=True)]
-        ),
-        max(_over(got.error, size) for (_, got, _), size in zip(found, sizes, strict=True)),
+        Figure.of([x.cosine for x in compared], worst="min"),
+        Figure.of(residuals),
+        Figure.of([x.norm for x in compared]),
+        Figure.of([x.bias for x in compared]),
+        Figure.of([x.variance for x in compared]),
+        interval,
     )
 
 
-def _signal(got: Expected) -> Tensor:
-    """`E[g]`, or 0 where it is nothing but the rounding of terms that cancel."""
-    is_rounding = float(got.mean.norm()) < 1e-12 * sqrt(got.variance)
-    return torch.zeros_like(got.mean) if is_rounding else got.mean
-
-
-def cosine(g: Tensor, d: Tensor) -> float:
-    """Of two vectors; 0 where one of them is 0."""
-    return _over(float(g @ d), float(g.norm() * d.norm()))
-
-
-def residual(g: Tensor, d: Tensor) -> float:
-    """`min over c >= 0 of |g - c d| / |g|`; 1 for a `g` of 0, which follows nothing."""
-    if not bool(g.norm() > 0) or cosine(g, d) <= 0:
-        return 1.0
-    unit = d / d.norm()
-    return float((g - (g @ unit) * unit).norm() / g.norm())
-
-
 def _lengths(
-    objective: Objective,
-    plan: _Plan,
-    reward: str,
-    tables: Mapping[str, Tensor],
-    at_rest: tuple[str, ...],
+    judged: _Judged, plan: _Plan, reward: str, tables: Mapping[str, Tensor], target: _Target
 ) -> Iterator[Length]:
     """The mean weight of a token by the length of its response, in units of the true gradient's.
 
@@ -380,17 +489,27 @@ def _lengths(
     without a baseline show their weights, too, and not their baseline's absence, real rewards have
     the mean 0 here.
     """
-    world, others = plan.world, tuple(p for p in _frozen(objective) if p not in at_rest)
+    world, objective = plan.world, judged.objective
     weight = torch.zeros(world.horizon + 1, 2, dtype=torch.float64)
     true = torch.zeros_like(weight)
-    for scene in _scenes(plan, reward, ON_POLICY, 0.0, tables, others, at_rest):
+    factors = target.constants or (1.0,)
+    for scene in _scenes(plan, reward, ON_POLICY, 0.0, tables, _frozen(objective)):
         pi = scene.policies["pi"]
         chance = world.chance(pi)
-        advantage = scene.reward - (chance * scene.reward).sum(-1, keepdim=True)
-        if reward == "real":
-            scene = replace(scene, reward=advantage)
+        total = torch.zeros_like(chance)
+        centred = dict(scene.rewards)
+        for factor, name in zip(factors, target.rewards, strict=False):
+            table = scene.rewards[name]
+            by_token = table.dim() == 3
+            whole = table.sum(-1) if by_token else table
+            centre = (chance * whole).sum(-1, keepdim=True)
+            if reward == "real" and not by_token and not _is_bounded(plan.rewards[name]):
+                centred[name] = table - centre
+            total += factor * (whole - centre)
+        advantage = total
+        scene = replace(scene, rewards=centred)
         got = expected(objective, scene, plan.draw(scene))
-        d = policy_gradient(world, pi, scene.reward)
+        d = target.gradient(scene)
         c = float(got.mean @ d) / float(d @ d)
         if c <= EXACT or not bool(got.weights.any()):
             return
@@ -407,32 +526,27 @@ def _lengths(
 def _penalty(
     objective: Objective, plan: _Plan, policy: str, tables: Mapping[str, Tensor]
 ) -> Penalty:
-    """What the terms against a frozen policy descend, on policy, with a reward of 0.
+    """What the terms against a frozen policy descend, on policy, with rewards of 0.
 
     Other frozen policies are `old`: their log-ratios are 0.
     """
     at_rest = tuple(other for other in _frozen(objective) if other != policy)
-    shares, figures = [], []
+    shares, compared = [], []
     for scene in _scenes(plan, "none", ON_POLICY, 0.0, tables, (policy,), at_rest):
         got = expected(objective, scene, plan.draw(scene))
-        size = float(got.mean.norm())
-        shares.append(_over(size, sqrt(size**2 + got.variance)))
+        size = Square.of(got.mean, got.noise)
+        shares.append(0.0 if size.is_nothing else sqrt(size.value / (size.value + got.variance)))
+        down = replace(got, mean=-got.mean)
         found = divergences(scene.world, scene.policies["pi"], scene.policies[policy])
-        figures.append([(one, -got.mean) for one in found])
-    matches = tuple(
-        Match(
-            same[0][0].name,
-            same[0][0].meaning,
-            Figure.of([cosine(g, one.gradient) for one, g in same], worst="min"),
-            Figure.of([residual(g, one.gradient) for one, g in same]),
+        compared.append([(one, Comparison.of(down, one.gradient)) for one in found])
+    matches = []
+    for same in zip(*compared, strict=True):
+        residuals, interval = residual([x for _, x in same])
+        cosine = Figure.of([x.cosine for _, x in same], worst="min")
+        matches.append(
+            Match(same[0][0].name, same[0][0].meaning, cosine, Figure.of(residuals), interval)
         )
-        for same in zip(*figures, strict=True)
-    )
     share = Figure.of(shares)
-    exact = (match.divergence for match in matches if match.residual.worst < EXACT)
+    exact = (x.divergence for x in matches if x.interval is None and x.residual.worst < EXACT)
     descends = "nothing" if share.worst < EXACT else next(exact, None)
-    return Penalty(policy, share, descends, matches)
-
-
-def _over(a: float, b: float) -> float:
-    return a / b if b > 0 else 0.0
+    return Penalty(policy, share, descends, tuple(matches))

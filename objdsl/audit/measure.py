@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from math import sqrt
 from typing import Any
 
 import torch
@@ -35,32 +34,35 @@ class Scene:
 
     Attributes:
         policies: logits `[P, S, K]` of `pi`, `old`, `mu` and of every other policy.
-        reward: `[P, Y]`.
-        given: other columns, `[P, Y]` or, if they belong to a prompt, `[P, 1]`.
+        rewards: by name, `[P, Y]`, or `[P, Y, T]` where they are of tokens.
+        given: other columns, `[P, Y]` or `[P, Y, T]`, or `[P, 1]` if they belong to a prompt.
         noise: draws what `pick` picks.
     """
 
     world: World
     policies: Mapping[str, Tensor]
-    reward: Tensor
+    rewards: Mapping[str, Tensor]
     given: Mapping[str, Tensor] = field(default_factory=dict)
     noise: torch.Generator | None = None
 
     def tables(self, columns: Mapping[str, Any]) -> dict[str, Tensor]:
         """The columns by prompt and response, `[P, Y]`, `[P, Y, T]` or `[P, Y, T, K]`."""
         world, old = self.world, self.policies["old"]
-        shape = self.reward.shape
+        shape = (len(old), world.responses)
         found: dict[str, Tensor] = {}
         for name in columns:
             policy = name.removeprefix("log_").removesuffix("_dist")
-            if name == "reward":
-                found[name] = self.reward
+            if name in self.rewards:
+                found[name] = self.rewards[name]
             elif name == "truncated":
                 found[name] = world.truncated.expand(shape)
             elif name in ("value", "value_old"):
-                found[name] = world.value(old, self.reward)
+                to_go = [world.to_go(reward) for reward in self.rewards.values()]
+                nothing = old.new_zeros(*shape, world.horizon)
+                found[name] = world.value(old, sum(to_go, start=nothing))
             elif name in self.given:
-                found[name] = self.given[name].expand(shape)
+                table = self.given[name]
+                found[name] = table if table.dim() == 3 else table.expand(shape)
             elif policy in self.policies and name.startswith("log_"):
                 of = world.log_dist if name.endswith("_dist") else world.log_prob
                 found[name] = of(self.policies[policy])
@@ -75,13 +77,14 @@ class Expected:
         mean: `[P * S * K]`, `E[g]`.
         variance: `tr Cov(g)`.
         weights: `[P, Y, T]`, the expected `w` of a token, summed over the draws of its response.
-        error: the standard error of `mean` (its length, as a vector); 0 where all draws are summed.
+        noise: `[P * S * K, P * S * K]`, the covariance of `mean` as an estimate, where draws are
+            sampled; None where all are summed.
     """
 
     mean: Tensor
     variance: float
     weights: Tensor
-    error: float
+    noise: Tensor | None
 
 
 def expected(objective: Objective, scene: Scene, draws: Draws) -> Expected:
@@ -95,6 +98,7 @@ def expected(objective: Objective, scene: Scene, draws: Draws) -> Expected:
     chance = draws.chance(world.chance(mu))
     scores, word_scores = world.scores(pi), world.word_scores(pi)
     mean, square, weights = pi.new_zeros(pi.numel()), 0.0, pi.new_zeros(scores.shape[:-1])
+    second = None if draws.exact else pi.new_zeros(pi.numel(), pi.numel())
     for part in torch.split(torch.arange(len(draws)), _CHUNK):
         response, q = draws.response[part], chance[part]
         w = token_weights(objective, scene, response)
@@ -109,9 +113,14 @@ def expected(objective: Objective, scene: Scene, draws: Draws) -> Expected:
         g = g.flatten(1)
         mean += q @ g
         square += float(q @ (g * g).sum(-1))
+        if second is not None:
+            second += g.T @ g
     variance = max(square - float(mean @ mean), 0.0)
-    error = 0.0 if draws.exact else sqrt(variance / len(draws))
-    return Expected(mean, variance, weights, error)
+    if second is None:
+        return Expected(mean, variance, weights, None)
+    n = len(draws)
+    covariance = (second - n * torch.outer(mean, mean)) / (n - 1)
+    return Expected(mean, float(covariance.trace()), weights, covariance / n)
 
 
 def token_weights(objective: Objective, scene: Scene, response: Tensor) -> dict[str, Tensor]:
@@ -218,8 +227,13 @@ def _check_finite(objective: Objective, scene: Scene, response: Tensor, w: Tenso
     bad = ~torch.isfinite(w).flatten(1).all(-1)
     if bool(bad.any()):
         drawn = response[int(bad.nonzero()[0])]
-        rewards = scene.reward.gather(1, drawn).flatten().tolist()
+        prompt = torch.arange(len(drawn))[:, None]
+        rewards = "; ".join(
+            f"{name}: {', '.join(f'{r:g}' for r in table[prompt, drawn].flatten().tolist())}"
+            for name, table in scene.rewards.items()
+        )
         raise Unauditable(
-            f"{objective.name} has a weight that is not finite when the rewards of a step are "
-            f"{', '.join(f'{r:g}' for r in rewards)}; such a step can happen"
+            f"{objective.name} has a weight that is not finite in a step that can happen"
+            + (f" ({rewards})" if rewards else "")
+            + "; if no such rewards do, declare where they lie: `given reward in [0, 1]`"
         )

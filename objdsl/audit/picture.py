@@ -41,8 +41,11 @@ def save(audit: Audit, path: Path) -> None:
 def _residuals(audit: Audit, axes: Axes) -> None:
     names = [f"{row.reward}, {row.policies}" for row in audit.rows]
     places = range(len(names))
-    errors = None if audit.exact else [row.error for row in audit.rows]
-    axes.barh(places, [row.residual.mean for row in audit.rows], xerr=errors, color=_BAR)
+    means = [row.residual.mean for row in audit.rows]
+    axes.barh(places, means, color=_BAR)
+    for place, row in enumerate(audit.rows):
+        if row.interval is not None:
+            axes.plot(row.interval, [place, place], color="black", linewidth=1)
     worst = [row.residual.worst for row in audit.rows]
     axes.plot(worst, places, "|", color=_WORST, markersize=12)
     axes.set_yticks(places, names)

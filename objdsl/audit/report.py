@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import StringIO
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -13,13 +13,15 @@ from objdsl.audit.result import Audit, Figure, Length, Penalty, Row, number
 
 # A residual below is a rounding error; one above the other is nothing to shrug at.
 _EXACT, _LARGE = 1e-8, 0.1
+# Columns. No table is so wide; a narrower one would cut numbers off.
+_WIDEST = 1000
 
 
-def render(audit: Audit) -> RenderableType:
-    """The tables of an audit, for a rich console."""
+def render(audit: Audit) -> list[RenderableType]:
+    """The sentences and tables of an audit, for a rich console."""
     parts: list[RenderableType] = [_heading(audit), ""]
     if audit.rows:
-        parts += [Text("Expected gradient against the true policy gradient", "bold")]
+        parts += [Text(f"Expected gradient against that of {audit.raises}", "bold")]
         parts += [_rows(audit.rows)]
     if audit.lengths:
         parts += [Text("Weight of a token, on policy; 1 in the true gradient", "bold")]
@@ -28,13 +30,20 @@ def render(audit: Audit) -> RenderableType:
         parts += [Text(f"Terms against {penalty.against}: {_verdict(penalty)}", "bold")]
         parts += [_matches(penalty)]
     parts += [Text(f"note: {note}", "dim") for note in audit.notes]
-    return Group(*parts)
+    return parts
+
+
+def show(audit: Audit, console: Console, width: int = 100) -> None:
+    """Prints an audit: sentences as wide as they are to be, and no number cut off."""
+    console.width = _WIDEST
+    for part in render(audit):
+        console.print(part, width=width if isinstance(part, Text) else None)
 
 
 def plain(audit: Audit, width: int = 100) -> str:
     """The tables of an audit without colours."""
-    console = Console(file=StringIO(), width=width, no_color=True, highlight=False)
-    console.print(render(audit))
+    console = Console(file=StringIO(), width=_WIDEST, no_color=True, highlight=False)
+    show(audit, console, width)
     assert isinstance(console.file, StringIO)
     lines = console.file.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
@@ -70,16 +79,19 @@ def _rows(rows: tuple[Row, ...]) -> Table:
         table.add_row(
             f"{row.reward}, {row.policies}",
             str(row.cosine),
-            _residual(row.residual, row.error),
+            _residual(row.residual, row.interval),
             *map(str, (row.norm, row.bias, row.variance)),
         )
     return table
 
 
-def _residual(figure: Figure, error: float = 0.0) -> Text:
-    text = f"{figure} ± {number(error)}" if error else str(figure)
-    is_large = figure.worst > max(_LARGE, 3 * error)
-    is_zero = figure.worst < _EXACT or figure.worst < 2 * error
+def _residual(figure: Figure, interval: tuple[float, float] | None) -> Text:
+    if interval is None:
+        is_large, is_zero, text = figure.worst > _LARGE, figure.worst < _EXACT, str(figure)
+    else:
+        low, high = interval
+        is_large, is_zero = low > _LARGE, low == 0 and high < _LARGE
+        text = f"{figure} [{number(low)}, {number(high)}]"
     return Text(text, "red" if is_large else "green" if is_zero else "yellow")
 
 
@@ -94,8 +106,11 @@ def _lengths(lengths: tuple[Length, ...]) -> Table:
 
 
 def _verdict(penalty: Penalty) -> str:
+    sampled = any(match.interval is not None for match in penalty.matches)
     if penalty.descends == "nothing":
-        return "their expected gradient is 0"
+        return "no gradient is told from the noise" if sampled else "their expected gradient is 0"
+    if sampled:
+        return f"nearest to what they descend is the {penalty.nearest.divergence}"
     if penalty.descends:
         return f"they descend the {penalty.descends}, exactly"
     return f"they descend no divergence below exactly; nearest is the {penalty.nearest.divergence}"
@@ -104,5 +119,7 @@ def _verdict(penalty: Penalty) -> str:
 def _matches(penalty: Penalty) -> Table:
     table = _table("reward 0, on policy", "cosine", "residual")
     for match in penalty.matches:
-        table.add_row(match.divergence, str(match.cosine), _residual(match.residual))
+        table.add_row(
+            match.divergence, str(match.cosine), _residual(match.residual, match.interval)
+        )
     return table

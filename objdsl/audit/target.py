@@ -19,9 +19,10 @@ def policy_gradient(world: World, pi: Tensor, reward: Tensor) -> Tensor:
 
     Args:
         pi: `[P, S, K]`, logits.
-        reward: `[P, Y]`.
+        reward: `[P, Y]`, or `[P, Y, T]` of tokens, whose sum is meant.
     """
-    return _sum(world, pi, (world.chance(pi) * reward)[..., None])
+    total = reward.sum(-1) if reward.dim() == 3 else reward
+    return _sum(world, pi, (world.chance(pi) * total)[..., None])
 
 
 class Divergence(NamedTuple):

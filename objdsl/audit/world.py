@@ -83,13 +83,21 @@ class World:
         one_hot = torch.nn.functional.one_hot(self.tokens, self.words).to(logits.dtype)
         return torch.einsum("ytv,pytvd->pytd", one_hot, self.word_scores(logits))
 
-    def value(self, logits: Tensor, reward: Tensor) -> Tensor:
-        """`V(y_<t) = E[reward | y_<t]` under a policy: `[P, S, K]` and `[P, Y]` to `[P, Y, T]`."""
+    def to_go(self, reward: Tensor) -> Tensor:
+        """What is to go of a reward, `[P, Y, T]`: from each token on of a token's `[P, Y, T]`, all
+        of a response's `[P, Y]`."""
+        if reward.dim() == 2:
+            return reward[..., None].expand(-1, *self.mask.shape)
+        return reward.flip(-1).cumsum(-1).flip(-1)
+
+    def value(self, logits: Tensor, to_go: Tensor) -> Tensor:
+        """`V(y_<t) = E[what is to go | y_<t]` under a policy: `[P, S, K]` and `[P, Y, T]` to
+        `[P, Y, T]`."""
         chance = self.chance(logits)[..., None].expand(-1, *self.mask.shape) * self.mask
         index = self.state.flatten().expand(len(logits), -1)
         empty = logits.new_zeros(len(logits), self.states)
         reached = empty.scatter_add(1, index, chance.flatten(1))
-        earned = empty.scatter_add(1, index, (chance * reward[..., None]).flatten(1))
+        earned = empty.scatter_add(1, index, (chance * to_go).flatten(1))
         return torch.where(self.mask, (earned / reached)[:, self.state], 0.0)
 
 

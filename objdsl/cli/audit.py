@@ -102,9 +102,9 @@ def audit(
     elif has_color(sys.stdout):
         from rich.console import Console
 
-        from objdsl.audit.report import render
+        from objdsl.audit.report import show
 
-        Console(highlight=False, width=100, force_terminal=True).print(render(found))
+        show(found, Console(highlight=False, force_terminal=True))
     else:
         say(str(found), nl=False)
 

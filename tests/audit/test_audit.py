@@ -73,9 +73,9 @@ def test_sequence_importance_sampling_is_unbiased_off_policy() -> None:
 
 
 def test_token_ratios_are_off_by_the_order_of_the_drift() -> None:
-    found = audit("mini_rl", **SMALL | {"drifts": (0.01, 0.1)})
+    found = audit("mini_rl", **SMALL | {"drifts": (0.005, 0.05)})
     for kind in ("stale", "mismatch"):
-        small, large = (found.row(f"{kind} {d}").residual.mean for d in (0.01, 0.1))
+        small, large = (found.row(f"{kind} {d}").residual.mean for d in (0.005, 0.05))
         assert small > 1e-3
         assert large / small == pytest.approx(10, rel=0.5)
 
@@ -210,20 +210,31 @@ def test_what_a_penalty_descends(name: str) -> None:
 
 
 def test_grpo_comes_nearest_to_the_forward_kl() -> None:
-    (found,) = audit("grpo", **SMALL).penalties
+    (found,) = audit("grpo", **SMALL | {"policies": 8}).penalties
     assert found.descends is None
     assert found.nearest.divergence == "forward KL, per token"
 
 
 def test_the_penalty_is_switched_off_for_the_policy_gradient() -> None:
-    """By its parameter where there is one; else the reference is put where it does not pull."""
+    """The term itself is taken away, whether or not a parameter stands before it, and named."""
     text = "param beta = 0.5\nA = reward - mean[i] reward\nmaximize mean[p,i] sum[t] (pi / old * A"
-    found = of(text + " - beta * k3(pi, ref))")
+    for penalty in ("beta * k3(pi, ref)", "0.5 * k3(pi, ref)", "k2(pi, ref)"):
+        found = of(f"{text} - {penalty})")
+        assert found.residual < EXACT
+        assert found.notes == (f"rewards are judged without `{penalty}`",)
+
+
+def test_a_reference_that_rewards_are_regressed_on_stays() -> None:
+    """The square of A*-PO has the gradient of `2 b (E[reward] - b KL(pi || ref))`: without its
+    reference there is no gradient, and at `b = 0` neither."""
+    text = """
+        param b = 0.3 in [0, inf)
+        given Vs[p]
+        minimize mean[p,i] ((b * sum[t] log(pi / ref) - (reward - Vs))^2)"""
+    found = of(text, given={"Vs": 0.4})
+    assert found.raises == "E[0.600 reward] - 0.180 KL(pi || ref)"
     assert found.residual < EXACT
-    assert not found.notes
-    found = of(text + " - 0.5 * k3(pi, ref))")
-    assert found.residual < EXACT
-    assert "no parameter switches its terms off" in found.notes[0]
+    assert "stays" in found.notes[0]
 
 
 # --- the gallery ----------------------------------------------------------------------------------
@@ -236,14 +247,15 @@ ITS_OWN = {"reward", "truncated", "value", "value_old", "noise"}
 def test_the_gallery_can_be_audited(name: str) -> None:
     """All of it but what trains a hidden layer."""
     objective = objdsl.load(name)
-    given = {c: "random" for c in objective.columns if c not in ITS_OWN and "log_" not in c}
+    own = ITS_OWN | {reward.name for reward in objective.formula.rewards}
+    given = {c: "random" for c in objective.columns if c not in own and "log_" not in c}
     if any(trained.startswith("log_") and trained[4:6] != "pi" for trained in objective.live):
         with pytest.raises(Unauditable, match="hidden layer"):
             audit(objective, **TINY, given=given)
         return
     samples = 20 if "noise" in objective.columns else None
     found = audit(objective, **TINY, given=given, samples=samples)
-    assert bool(found.rows) == ("reward" in objective.columns)
+    assert bool(found.rows) == bool(objective.formula.rewards)
     assert all(0 <= row.residual.worst <= 1 for row in found.rows)
     assert {one.against for one in found.penalties} == {
         policy for policy in ("ref", "teacher") if f"log_{policy}" in " ".join(objective.columns)
@@ -282,11 +294,12 @@ def test_too_many_draws_are_sampled_with_error_bars() -> None:
     exact, sampled = (audit("rloo", **SMALL, samples=n) for n in (None, 20_000))
     assert exact.exact and not sampled.exact
     row = sampled.row()
-    assert exact.row().error == 0 < row.error < 0.1
-    assert 0 < row.residual.worst < 3 * row.error
-    assert row.norm.mean == pytest.approx(exact.row().norm.mean, rel=3 * row.error)
+    assert exact.row().interval is None
+    assert row.interval is not None
+    assert row.interval[0] == 0 < row.interval[1] < 0.1
+    assert row.norm.mean == pytest.approx(exact.row().norm.mean, rel=0.1)
     assert "Monte Carlo: 20000 random steps" in str(sampled)
-    assert "±" in str(sampled)
+    assert f"[0, {row.interval[1]:.3f}]" in str(sampled)
 
 
 def test_a_random_mask_is_sampled() -> None:
@@ -295,12 +308,13 @@ def test_a_random_mask_is_sampled() -> None:
         maximize mean[p,i] sum[t] (0 if drop else reward * log(pi))"""
     found = of(text, samples=200, policies=1, words=2, horizon=2)
     assert not found.exact
-    assert found.row().error > 0
+    assert found.row().interval is not None
 
 
 def test_the_variance_of_a_baseline_is_less() -> None:
+    positive = "given reward in [1, 2]\n"
     plain, centred = (
-        of(f"maximize mean[p,i] sum[t] ((reward - {b}) * log(pi))").row().variance.mean
+        of(f"{positive}maximize mean[p,i] sum[t] ((reward - {b}) * log(pi))").row().variance.mean
         for b in ("0", "mean[j != i] reward")
     )
     assert centred < plain

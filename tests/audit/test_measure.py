@@ -86,5 +86,5 @@ def test_a_weight_that_is_not_finite_is_named() -> None:
     objective = objdsl.loads(text)
     scene = scene_of(objective, prompts=1)
     draws = all_draws(world(2, 3).responses, 1, 2)
-    with pytest.raises(Unauditable, match="not finite when the rewards of a step are"):
+    with pytest.raises(Unauditable, match=r"not finite in a step that can happen \(reward: "):
         expected(objective, scene, draws)

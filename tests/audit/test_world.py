@@ -69,7 +69,7 @@ def test_divergences_are_their_definitions(small: World) -> None:
 
 def test_the_value_is_the_expected_reward_from_a_state_on(small: World) -> None:
     pi, reward = logits(small, 5), torch.rand(PROMPTS, 15).double()
-    value = small.value(pi, reward)
+    value = small.value(pi, small.to_go(reward))
     assert torch.allclose(value[:, :, 0], (small.chance(pi) * reward).sum(-1, keepdim=True))
     text = next(k for k in range(15) if small.tokens[k].tolist() == [1, 2, 0])
     ends = [k for k in range(15) if small.tokens[k, :2].tolist() == [1, 2]]
