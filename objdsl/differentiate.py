@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from objdsl.ir.bounds import bounds
 from objdsl.ir.build import (
     HALF,
     ONE,
     ZERO,
     both,
-    bounds,
     const,
     count,
     div,

@@ -24,6 +24,7 @@ from objdsl.diagnostic import (
     spelled,
 )
 from objdsl.ir import build
+from objdsl.ir.bounds import bounds
 from objdsl.ir.indices import (
     MEANING,
     PROMPT,
@@ -1251,7 +1252,7 @@ class _Elaborator:
                 return Scan(relation.op, x)
             case "mean":
                 return build.div(Scan(relation.op, x), _reached(relation.op))
-            case "prod" if build.bounds(x)[0] >= 0:
+            case "prod" if bounds(x)[0] >= 0:
                 return build.exp(Scan(relation.op, build.log(x)))
             case "prod":
                 self._fail(

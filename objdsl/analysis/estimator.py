@@ -160,7 +160,8 @@ class Estimator:
         Raises TooLarge."""
         if self.expanded is None:
             raise TooLarge
-        return _to_go(_affine(_split(joined(self.expanded, self.expand), self.expand), self.expand))
+        split = self.expand.reduced(_split(joined(self.expanded, self.expand), self.expand))
+        return _to_go(_affine(split, self.expand))
 
     def weighs_own_reward(self, factors: Factors) -> bool:
         """Whether a product is the reward of the response that is weighted, or a value that changes

@@ -10,12 +10,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from functools import partial, reduce
 
-from objdsl.frozen import dataclass
-from objdsl.ir.build import ONE, ZERO, add, bounds, const, div, mul, power, unary
+from objdsl.analysis.masks import joined
+from objdsl.analysis.sums import (
+    Factors,
+    Sum,
+    TooLarge,
+    atom,
+    bases_of,
+    interval,
+    is_sum,
+    number,
+    ordered,
+    positive,
+    product,
+    quotient,
+    size,
+    to_power,
+)
+from objdsl.ir.build import ONE, ZERO, const, unary
 from objdsl.ir.indices import Index, Indices
 from objdsl.ir.nodes import (
     Binary,
@@ -37,21 +53,12 @@ from objdsl.ir.nodes import (
     Top,
     Unary,
     Where,
+    replaced,
     topological,
 )
 
-Factors = frozenset[tuple[Expr, float]]
-"""A product of nodes, each with its power."""
-
-# A formula with more terms than this, or more factors in one of them, is left in one piece. What is
-# published has 12 terms, of 8 factors.
-_MOST_TERMS = 256
-_MOST_FACTORS = 32
 # Where so many choices stand inside each other, both sides are expanded before one is chosen.
 _DEEP = 16
-# Numbers nearer to 0 than this, of those that cancel, are what rounding left of it.
-_ROUNDING = 1e-12
-
 GROUP: Expr = Reduce("sum", ("i",), ONE)
 """The number of responses to a prompt."""
 PROMPTS: Expr = Reduce("sum", ("p",), ONE)
@@ -63,128 +70,15 @@ _SIZES: dict[Index, Expr] = {"t": Length(), "i": GROUP, "p": PROMPTS}
 _LAST: Expr = Binary("eq", Position(), Length())
 
 
+__all__ = [
+    "GROUP", "PROMPTS", "RESPONSES", "Expand", "Factors", "Sum", "TooLarge", "atom", "distance",
+    "interval", "number", "ordered",
+]  # fmt: skip
+
+
 def distance(of: LogProb | LogDist, to: str) -> LogProb | LogDist:
     """`X = log(policy / to)` of a token, or of every word, as one value."""
     return type(of)(f"{of.policy} / {to}")
-
-
-class TooLarge(Exception):
-    """A formula that multiplies out to too many terms, or too large numbers, to be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sum:
-    """A sum of products: a number for each set of factors."""
-
-    terms: Mapping[Factors, float] = field(default_factory=dict)
-
-    @property
-    def number(self) -> float | None:
-        """Its value, if it is a number."""
-        if not self.terms:
-            return 0.0
-        return self.terms.get(frozenset()) if len(self.terms) == 1 else None
-
-    @property
-    def product(self) -> tuple[Factors, float] | None:
-        """Its only term, if it has one."""
-        return next(iter(self.terms.items())) if len(self.terms) == 1 else None
-
-    def __add__(self, other: Sum) -> Sum:
-        terms = dict(self.terms)
-        for factors, coefficient in other.terms.items():
-            total = terms.get(factors, 0.0) + coefficient
-            if abs(_finite(total)) <= _ROUNDING * abs(coefficient):
-                del terms[factors]
-            else:
-                terms[factors] = total
-        if len(terms) > _MOST_TERMS:
-            raise TooLarge
-        return Sum(terms)
-
-    def __neg__(self) -> Sum:
-        return self.scaled(-1)
-
-    def __sub__(self, other: Sum) -> Sum:
-        return self + -other
-
-    def scaled(self, by: float) -> Sum:
-        return Sum({f: _finite(by * c) for f, c in self.terms.items()} if by else {})
-
-    def __mul__(self, other: Sum) -> Sum:
-        if len(self.terms) * len(other.terms) > 4 * _MOST_TERMS:  # some may be alike
-            raise TooLarge
-        result: dict[Factors, float] = {}
-        for f, c in self.terms.items():
-            for g, d in other.terms.items():
-                joined = _joined(f, g)
-                if joined is not None:
-                    result[joined] = _finite(result.get(joined, 0.0) + c * d)
-        if len(result) > _MOST_TERMS:
-            raise TooLarge
-        return Sum({f: c for f, c in result.items() if abs(c) > 0})
-
-    def expr(self) -> Expr:
-        """The formula again, the same for equal sums."""
-        pieces = [_product(factors, c) for factors, c in self.terms.items()]
-        pieces.sort(key=lambda piece: piece.key)
-        return reduce(add, pieces, ZERO)
-
-
-def _finite(x: float) -> float:
-    if not math.isfinite(x):
-        raise TooLarge
-    return x
-
-
-def number(value: float) -> Sum:
-    return Sum({frozenset(): float(value)}) if value else Sum()
-
-
-def atom(expr: Expr, exponent: float = 1.0) -> Sum:
-    return Sum({frozenset({(expr, exponent)}): 1.0})
-
-
-def _joined(f: Factors, g: Factors) -> Factors | None:
-    """The factors of a product; None if it is 0 because two of its masks exclude each other."""
-    if not f or not g:
-        return f or g
-    if len(f) + len(g) > _MOST_FACTORS:
-        raise TooLarge
-    powers = dict(f)
-    for base, exponent in g:
-        if base.boolean:
-            if _opposite(base) in powers:
-                return None
-            powers[base] = 1.0  # a mask times itself is itself
-        else:
-            powers[base] = powers.get(base, 0.0) + exponent
-            if isinstance(base, Unary) and base.op == "sign":
-                # Almost everywhere; where the sign is 0, what it is the sign of decides nothing.
-                powers[base] %= 2
-    return frozenset((base, e) for base, e in powers.items() if abs(e) > _ROUNDING)
-
-
-def _opposite(mask: Expr) -> Expr | None:
-    """`x > 0` for `x < 0`, and the other way round."""
-    match mask:
-        case Binary("lt", x, zero):
-            return Binary("gt", x, zero)
-        case Binary("gt", x, zero):
-            return Binary("lt", x, zero)
-    return None
-
-
-def ordered(factors: Factors) -> list[tuple[Expr, float]]:
-    """The factors in an order that is the same in every process."""
-    return sorted(factors, key=lambda one: (one[0].key, one[1]))
-
-
-def _product(factors: Factors, coefficient: float) -> Expr:
-    above = [power(base, const(e)) for base, e in ordered(factors) if e > 0]
-    below = [power(base, const(-e)) for base, e in ordered(factors) if e < 0]
-    first: Expr = const(coefficient)
-    return div(reduce(mul, above, first), reduce(mul, below, ONE))
 
 
 # What has not been expanded yet.
@@ -269,8 +163,30 @@ class Expand:
         return has
 
     def _atom(self, made: Expr, of: Expr, exponent: float = 1.0) -> Sum:
+        affine = self._of_two_values(made, exponent)
+        if affine is not None:
+            return affine
         self._note(made, of)
         return atom(made, exponent)
+
+    def _of_two_values(self, made: Expr, exponent: float) -> Sum | None:
+        """Any function of a column that has two values, as the affine function of it that it is."""
+        if not isinstance(made, Unary | Binary | Clip | Where) or len(made.indices) > 2:
+            return None
+        leaves = [node for node in topological(made) if not node.children]
+        columns = {leaf for leaf in leaves if not isinstance(leaf, Const)}
+        column = columns.pop() if len(columns) == 1 else None
+        if not isinstance(column, Column) or len(set(column.values)) != 2:
+            return None
+        if any(isinstance(node, Reduce | Others) for node in topological(made)):
+            return None
+        low, high = sorted(set(column.values))
+        values = [self(replaced(made, {column: const(x)})).number for x in (low, high)]
+        if None in values or (exponent < 0 and 0.0 in values):
+            return None
+        at_low, at_high = (to_power(x, exponent) for x in values)  # type: ignore[arg-type]
+        rise = (at_high - at_low) / (high - low)
+        return number(at_low - rise * low) + atom(column).scaled(rise)
 
     def _note(self, made: Expr, of: Expr) -> None:
         """Keeps where a factor comes from: of several nodes, the first that stands in the text."""
@@ -347,6 +263,9 @@ class Expand:
             if high <= 0:
                 return -x
         if op == "sign":
+            low, high = interval(x)
+            if low > 0 or high < 0:
+                return number(1.0 if low > 0 else -1.0)
             quantity, turned = _compared(x)
             return self._atom(Unary("sign", quantity), node).scaled(-1.0 if turned else 1.0)
         return self._atom(Unary(op, x.expr()), node)  # type: ignore[arg-type]
@@ -357,9 +276,11 @@ class Expand:
             if not factors:
                 result = result.scaled(math.exp(min(c, 700.0)))
             else:
-                base = _product(factors, 1.0)
-                inner = base.x if isinstance(base, Unary) and base.op == "log" else None
-                result = result * self._atom(inner or Unary("exp", base), node, c)
+                base = product(factors, 1.0)
+                if isinstance(base, Unary) and base.op == "log":
+                    result = self._times(result, self._power(self(base.x), c, node))
+                else:
+                    result = result * self._atom(Unary("exp", base), node, c)
         return result
 
     def _log(self, x: Sum, node: Expr) -> Sum:
@@ -377,14 +298,15 @@ class Expand:
     def _binary(self, op: str, a: Sum, b: Sum, node: Expr) -> Sum:
         match op:
             case "add":
-                return a + b
+                return joined(a + b, self)
             case "sub":
-                return a - b
+                return joined(a - b, self)
             case "mul":
-                return a * b
+                return joined(self._times(a, b), self)
             case "div":
                 divisor = node.b if isinstance(node, Binary) else node
-                return a * self._power(b, -1.0, divisor)
+                whole, rest = quotient(a, b)
+                return whole + rest * self._power(b, -1.0, divisor) if rest.terms else whole
             case "pow":
                 exponent = b.number
                 if exponent is not None:
@@ -395,6 +317,56 @@ class Expand:
                 return self._atom(Binary("pow", a.expr(), b.expr()), node)
         raise TypeError(f"no expansion of {op}")
 
+    def _times(self, a: Sum, b: Sum) -> Sum:
+        """A product, with sums that stand on both sides of its line cancelled and not multiplied
+        out: `a / (s + 1) * (s + 1)` is `a`."""
+        if not any(map(is_sum, bases_of(a))) and not any(map(is_sum, bases_of(b))):
+            return a * b
+        for x, y in ((a, b), (b, a)):
+            if len(y.terms) < 2:
+                continue
+            scale = size(y)
+            for sign in (scale, -scale):
+                base = y.scaled(1 / sign).expr()
+                below = {f: c for f, c in x.terms.items() if dict(f).get(base, 0.0) < 0}
+                if below:
+                    rest = Sum({f: c for f, c in x.terms.items() if f not in below})
+                    return (Sum(below) * atom(base)).scaled(sign) + self._times(rest, y)
+        return self._multiplied(a * b)
+
+    def _multiplied(self, x: Sum) -> Sum:
+        """A sum in which powers of sums have become sums again, as roots that make a whole."""
+        result = Sum()
+        for factors, c in x.terms.items():
+            whole = [(b, e) for b, e in ordered(factors) if is_sum(b) and e in (1, 2, 3, 4)]
+            term = Sum({factors.difference(whole): c})
+            for base, e in whole:
+                for _ in range(int(e)):
+                    term = term * self(base)
+            result = result + term
+        return result
+
+    def reduced(self, x: Sum) -> Sum:
+        """A sum whose terms are divided by sums as far as they can be: `(a G - a) / (G - 1)`."""
+        for base in sorted({b for b in bases_of(x) if is_sum(b)}, key=lambda base: base.key):
+            powers: dict[float, dict[Factors, float]] = {}
+            for factors, c in x.terms.items():
+                e = dict(factors).get(base, 0.0)
+                powers.setdefault(e, {})[factors - {(base, e)}] = c
+            carried = Sum()
+            for e in sorted(e for e in powers if e <= -1):
+                above = Sum(powers.pop(e)) + (carried if carried.terms else Sum())
+                carried, rest = quotient(above, self(base))
+                powers[e] = dict(rest.terms)
+                if carried.terms:
+                    known = Sum(powers.pop(e + 1, {}))
+                    powers[e + 1] = dict((known + carried).terms)
+                    carried = Sum()
+            x = Sum()
+            for e, terms in powers.items():
+                x = x + (Sum(terms) * atom(base, e) if e else Sum(terms))
+        return x
+
     def _power(self, x: Sum, exponent: float, node: Expr) -> Sum:
         value, only = x.number, x.product
         if exponent == 1:
@@ -403,20 +375,20 @@ class Expand:
             return number(1)
         if value is not None:
             if value > 0 or (value < 0 and exponent == int(exponent)):
-                return number(_raise(value, exponent))
+                return number(to_power(value, exponent))
             return number(0) if exponent > 0 else self._atom(ZERO, node, exponent)
         whole = exponent == int(exponent)
-        if only is not None and (whole or all(_positive(base) for base, _ in only[0])):
+        if only is not None and (whole or all(positive(base) for base, _ in only[0])):
             factors, c = only
             if (whole or c > 0) and not any(base.boolean for base, _ in factors):
                 raised = frozenset((b, e * exponent) for b, e in factors)
-                return Sum({raised: _raise(c, exponent)})
+                return Sum({raised: to_power(c, exponent)})
         if whole and 1 < exponent <= 4:
             return reduce(lambda y, _: y * x, range(int(exponent) - 1), x)
         # A sum keeps its own size, so that equal ones cancel: 2a + 2b is 2 (a + b).
-        scale = max((abs(c) for c in x.terms.values()), default=1.0)
+        scale = size(x)
         return self._atom(x.scaled(1 / scale).expr(), node, exponent).scaled(
-            _raise(scale, exponent)
+            to_power(scale, exponent)
         )
 
     # --- branches --------------------------------------------------------------------------------
@@ -498,7 +470,10 @@ class Expand:
             return self._extremum("min", x, hi, node)
         decide = self.at or self
         value, low, high = decide(x), decide(lo), decide(hi)
-        if interval(value - low)[0] > 0 and interval(high - value)[0] > 0:
+        inside = interval(value - low)[0], interval(high - value)[0]
+        # At a tie around which policies move, it may go either way.
+        moves = self.at is not None and self(x) != value
+        if min(inside) > 0 or (min(inside) >= 0 and not moves):
             return self(x)
         if interval(value - low)[1] < 0:
             return self(lo)
@@ -603,8 +578,8 @@ class Expand:
         result = Sum()
         for factors, c in x.terms.items():
             fixed = frozenset(one for one in factors if index not in one[0].indices)
-            applied = apply(_product(factors - fixed, 1.0))
-            for made in _bases(applied):
+            applied = apply(product(factors - fixed, 1.0))
+            for made in bases_of(applied):
                 self._note(made, node)
             result = result + applied * Sum({fixed: c})
         return result
@@ -632,17 +607,6 @@ def _decides(node: Expr) -> bool:
     if isinstance(node, Binary):
         return node.boolean or node.op in ("min", "max")
     return isinstance(node, Clip | Where | Top | Pick)
-
-
-def _raise(x: float, exponent: float) -> float:
-    try:
-        return _finite(float(x**exponent))
-    except OverflowError:
-        raise TooLarge from None
-
-
-def _bases(x: Sum) -> Iterator[Expr]:
-    return (base for factors in x.terms for base, _ in factors)
 
 
 def _total(index: Index, f: Expr) -> Sum:
@@ -711,84 +675,3 @@ def _indicator(op: str, difference: Sum) -> Sum | None:
     low, high = sorted(set(column.values))
     rise = (holds(high) - holds(low)) / (high - low)
     return number(holds(low) - rise * low) + atom(column).scaled(rise)
-
-
-def _positive(x: Expr) -> bool:
-    return interval(atom(x))[0] >= 0
-
-
-def interval(x: Sum) -> tuple[float, float]:
-    """Bounds that surely hold, from the domains of what the factors are."""
-    low = high = 0.0
-    for factors, c in x.terms.items():
-        a, b = (c, c)
-        for base, exponent in factors:
-            p, q = _between(base)
-            if exponent != 1:
-                p, q = _raised(p, q, exponent)
-            corners = [_times(u, v) for u in (a, b) for v in (p, q)]
-            a, b = min(corners), max(corners)
-        low, high = low + a, high + b
-    return low, high
-
-
-def _between(x: Expr) -> tuple[float, float]:
-    match x:
-        case _ if x.boolean:
-            return 0.0, 1.0
-        case Where(_, Const(a), Const(b)):
-            return min(a, b), max(a, b)
-        case Reduce("std" | "pstd", _, _, _):
-            return 0.0, math.inf
-        case Reduce("sum", _, inner, _) if _between(inner)[0] >= 0:
-            return (1.0 if inner == ONE or isinstance(inner, Length) else 0.0), math.inf
-        case Reduce("max" | "min", _, inner, _):
-            return _between(inner)
-        case LogProb(policy) | LogDist(policy) if "/" not in policy:
-            return -math.inf, 0.0
-        case Position():
-            return 1.0, math.inf
-        case Scan(_, inner, None | Const()) | Others(_, inner) if _between(inner)[0] >= 0:
-            return 0.0, math.inf
-        case Reduce("sum", _, inner, _) | Scan(_, inner, None | Const()) | Others(_, inner) if (
-            _between(inner)[1] <= 0
-        ):
-            return -math.inf, 0.0
-        case Binary("add"):
-            ends = [_between(part) for part in _summands(x)]
-            return sum(low for low, _ in ends), sum(high for _, high in ends)
-        case Binary("mul", Const(c), y) if c >= 0:
-            low, high = _between(y)
-            return _times(c, low), _times(c, high)
-    return bounds(x)
-
-
-def _summands(x: Expr) -> Iterator[Expr]:
-    stack = [x]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Binary) and node.op == "add":
-            stack += [node.b, node.a]
-        else:
-            yield node
-
-
-def _raised(p: float, q: float, exponent: float) -> tuple[float, float]:
-    if p < 0:
-        root = exponent != int(exponent)  # there is none of what is negative
-        even = exponent > 0 and exponent % 2 == 0
-        return (0.0, math.inf) if root or even else (-math.inf, math.inf)
-    ends = [_power_of(p, exponent), _power_of(q, exponent)]
-    return min(ends), max(ends)
-
-
-def _power_of(x: float, exponent: float) -> float:
-    if x == 0:
-        return 0.0 if exponent > 0 else math.inf
-    if x == math.inf:
-        return math.inf if exponent > 0 else 0.0
-    return float(x**exponent)
-
-
-def _times(a: float, b: float) -> float:
-    return 0.0 if a == 0 or b == 0 else a * b

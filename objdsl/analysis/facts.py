@@ -176,12 +176,20 @@ class Facts:
     @cached_property
     def rewards_weigh_words(self) -> bool:
         """Whether a reward weighs the gradient of whole distributions, which is not read."""
-        return any(
-            factor.exponent > 0 and factor.depends.rewards and not factor.base.boolean
+        # What is the same for all words has no gradient: `sum_v pi_v grad log pi_v = 0`.
+        terms = [
+            term
             for words in self.by_words
             for term in words.terms
-            for factor in term.factors
-        ) or any(term.reward is not None for words in self.by_words for term in words.terms)
+            if any("v" in factor.base.indices for factor in term.factors)
+        ]
+        return any(
+            term.reward is not None
+            or any(
+                f.exponent > 0 and f.depends.rewards and not f.base.boolean for f in term.factors
+            )
+            for term in terms
+        )
 
     @cached_property
     def of_entropy(self) -> bool:

@@ -7,22 +7,27 @@ policy, and nothing of the weight is left out with them. `abs(A) * sign(A)` is A
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from objdsl.analysis.expand import Expand, Sum, TooLarge, number, ordered
+from objdsl.analysis.sums import Sum, TooLarge, number, ordered
 from objdsl.ir.build import ZERO
 from objdsl.ir.nodes import Binary, Const, Expr, Unary, Where
 
+Expansion = Callable[[Expr], Sum]
+"""Formulas to sums of products."""
 
-def joined(x: Sum, expand: Expand) -> Sum:
+
+def joined(x: Sum, expand: Expansion) -> Sum:
     """A sum of products without the pairs that are one value: the masks `q < 0` and `q > 0` in
     front of a multiple of q, `min(q, 0) + max(q, 0)`, `max(q, 0) - max(-q, 0)`, `abs(q) * sign(q)`.
     """
-    bases = {base for factors in x.terms for base, _ in factors}
+    bases = {base for factors in x.terms for base, _ in factors if _may_be_part(base)}
+    if not bases:
+        return x
     choices = sorted((b for b in bases if _masks(b, expand) & bases), key=lambda base: base.key)
     for choice in choices:
         x = _chosen(x, choice, expand)
-    bases = {base for factors in x.terms for base, _ in factors}
+    bases = {base for factors in x.terms for base, _ in factors if _may_be_part(base)}
     for one, other, sign, q in sorted(
         _pairs(bases, expand), key=lambda pair: (pair[0].key, pair[1].key)
     ):
@@ -32,7 +37,7 @@ def joined(x: Sum, expand: Expand) -> Sum:
     return x
 
 
-def _masks(base: Expr, expand: Expand) -> set[Expr]:
+def _masks(base: Expr, expand: Expansion) -> set[Expr]:
     """The masks that decide between two numbers, if a value is one of them."""
     match base:
         case Where(mask, Const(), Const()):
@@ -40,7 +45,7 @@ def _masks(base: Expr, expand: Expand) -> set[Expr]:
     return set()
 
 
-def _chosen(x: Sum, choice: Expr, expand: Expand) -> Sum:
+def _chosen(x: Sum, choice: Expr, expand: Expansion) -> Sum:
     """A sum in which one of two numbers is written by its mask."""
     assert isinstance(choice, Where)
     mask = expand(choice.m)
@@ -58,7 +63,15 @@ def _chosen(x: Sum, choice: Expr, expand: Expand) -> Sum:
     return result
 
 
-def _pairs(bases: set[Expr], expand: Expand) -> Iterator[tuple[Expr, Expr, int, Expr]]:
+def _may_be_part(base: Expr) -> bool:
+    """Whether a factor may be one of two that are together a value."""
+    match base:
+        case Unary("abs") | Binary("lt" | "gt" | "min" | "max") | Where(_, Const(), Const()):
+            return True
+    return False
+
+
+def _pairs(bases: set[Expr], expand: Expansion) -> Iterator[tuple[Expr, Expr, int, Expr]]:
     """Two factors that are together q, with the sign in front of the first."""
     for base in bases:
         match base:
@@ -103,7 +116,7 @@ def _is(base: Expr, op: str) -> bool:
     return isinstance(base, Unary) and base.op == op
 
 
-def _signed(x: Sum, absolute: Expr, expand: Expand) -> Sum:
+def _signed(x: Sum, absolute: Expr, expand: Expansion) -> Sum:
     """The sum with q in place of `abs(q) * sign(q)`."""
     assert isinstance(absolute, Unary)
     sign = expand(Unary("sign", absolute.x))

@@ -8,6 +8,7 @@ operand carries. What remains maps one to one onto tensor operations.
 from __future__ import annotations
 
 from objdsl.frozen import dataclass
+from objdsl.ir.bounds import nonzero
 from objdsl.ir.build import (
     ONE,
     ZERO,
@@ -17,7 +18,6 @@ from objdsl.ir.build import (
     is_size,
     mul,
     neg,
-    nonzero,
     power,
     real,
     sub,

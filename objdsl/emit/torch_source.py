@@ -35,7 +35,8 @@ from objdsl.emit.writer import (
     without_unused,
 )
 from objdsl.frozen import dataclass
-from objdsl.ir.build import ONE, ZERO, bounds, count
+from objdsl.ir.bounds import bounds
+from objdsl.ir.build import ONE, ZERO, count
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices
 from objdsl.ir.nodes import (
     Binary,

@@ -17,8 +17,6 @@ from functools import cache, reduce
 from objdsl.ir.indices import Indices, over_to, remove, union
 from objdsl.ir.nodes import (
     Binary,
-    Clip,
-    Column,
     Const,
     Expr,
     Length,
@@ -363,78 +361,3 @@ def sum_over(over: Indices, x: Expr) -> Expr:
     )
     total = count(over) if varying == ONE else Reduce("sum", over, varying)
     return product([*fixed_above, total], fixed_below, negative)
-
-
-def bounds(x: Expr) -> tuple[float, float]:
-    """An interval that surely holds `x`, from the domains of the parameters and columns."""
-    if x._bounds is not None:
-        return x._bounds
-    stack = [x]
-    while stack:
-        node = stack[-1]
-        if node._bounds is None:
-            waiting = [child for child in node.children if child._bounds is None]
-            if waiting:
-                stack += waiting
-                continue
-            object.__setattr__(node, "_bounds", _bounds(node))
-        stack.pop()
-    assert x._bounds is not None
-    return x._bounds
-
-
-def nonzero(x: Expr) -> bool:
-    """Whether a number surely is not 0."""
-    low, high = bounds(x)
-    return low > 0 or high < 0
-
-
-def _bounds(x: Expr) -> tuple[float, float]:
-    """The same, when it is known of the operands."""
-    inf = math.inf
-    match x:
-        case Const(value):
-            return value, value
-        case Param():
-            return x.lower, x.upper
-        case Column():
-            return x.lower, x.upper
-        case Unary("neg", a):
-            low, high = bounds(a)
-            return -high, -low
-        case Unary("exp", a):
-            low, high = bounds(a)
-            return _exp(low), _exp(high)
-        case Unary("abs", _) | Unary("sqrt", _):
-            return 0.0, inf
-        case Unary("sigmoid", _):
-            return 0.0, 1.0
-        case Length():
-            return 1.0, inf
-        case Reduce("sum", _, a, mask) if a == ONE:
-            return (1.0 if mask is None else 0.0), inf
-        case Binary("add", a, b):
-            (p, q), (r, s) = bounds(a), bounds(b)
-            return p + r, q + s
-        case Binary("sub", a, b):
-            (p, q), (r, s) = bounds(a), bounds(b)
-            return p - s, q - r
-        case Binary("mul" | "div", a, b) if bounds(a)[0] >= 0 and bounds(b)[0] >= 0:
-            return 0.0, inf
-        case Binary("min" | "max" as op, a, b):
-            (p, q), (r, s) = bounds(a), bounds(b)
-            return (min(p, r), min(q, s)) if op == "min" else (max(p, r), max(q, s))
-        case Stop(inner):
-            return bounds(inner)
-        case Clip(_, lo, hi):
-            return bounds(lo)[0], bounds(hi)[1]
-        case Where(_, a, b):
-            (p, q), (r, s) = bounds(a), bounds(b)
-            return min(p, r), max(q, s)
-        case Binary("pow", a, _) if bounds(a)[0] >= 0:
-            return 0.0, inf
-    return -inf, inf
-
-
-def _exp(x: float) -> float:
-    return math.exp(x) if x < 700 else math.inf

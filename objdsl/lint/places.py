@@ -10,7 +10,8 @@ from objdsl.analysis.facts import Facts
 from objdsl.analysis.reach import reached
 from objdsl.diagnostic import Edit, Fix, Label
 from objdsl.gallery import PRELUDE, bundled
-from objdsl.ir.build import both, bounds, negation
+from objdsl.ir.bounds import bounds
+from objdsl.ir.build import both, negation
 from objdsl.ir.nodes import (
     Binary,
     Expr,

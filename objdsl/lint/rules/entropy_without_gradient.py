@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from objdsl.analysis.estimator import Estimator, frozen
+from objdsl.analysis.estimator import Estimator, Kind, frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.differentiate import weights_of
@@ -119,5 +119,7 @@ def _bonuses(facts: Facts, without: Expr) -> Iterator[Estimator]:
         reads = {
             name for term in bonus.terms for factor in term.factors for name in factor.depends.reads
         }
+        if bonus.of(Kind.SIGNAL):
+            continue
         if bonus.expanded is not None and bonus.terms and reads <= {"|y|"}:
             yield replace(bonus, weight=bonus.expanded.expr())

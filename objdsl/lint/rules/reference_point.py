@@ -29,15 +29,11 @@ from collections.abc import Iterator
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, read
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.build import ONE, ZERO, bounds
+from objdsl.ir.bounds import bounds
 from objdsl.ir.nodes import (
     Binary,
-    Clip,
-    Const,
     Expr,
     LogProb,
-    Reduce,
-    Stop,
     Unary,
     Where,
     topological,
@@ -56,7 +52,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 gradient="each score's, minus the average of those that the point was taken from",
                 help="sg(max(..., 0))",
             )
-        elif kind is Kind.SIGMOID and not _at_least_zero(point):
+        elif kind is Kind.SIGMOID and bounds(point)[0] < 0:
             yield rule.finding(
                 "the point that scores are compared with may be negative",
                 point.span,
@@ -101,27 +97,3 @@ def _parts(x: Expr) -> list[Expr]:
         case Binary("div", a, b) if not b.current:
             return _parts(a)
     return [x]
-
-
-def _at_least_zero(x: Expr) -> bool:
-    """Whether the form of a value keeps it from being negative."""
-    match x:
-        case Stop(a) | Reduce("sum" | "mean" | "max" | "min", _, a):
-            return _at_least_zero(a)
-        case Binary("max", a, b):
-            return _at_least_zero(a) or _at_least_zero(b)
-        case Binary("mul", a, b) if a == b:
-            return True
-        case Binary("min" | "add" | "mul" | "div", a, b):
-            return _at_least_zero(a) and _at_least_zero(b)
-        case Binary("pow", _, Const(2.0)):
-            return True
-        case Binary("sub", Binary("sub", Unary("exp", a), b), one) if a == b and one == ONE:
-            return True  # k3
-        case Clip(_, low, _):
-            return _at_least_zero(low)
-        case Where(Binary("gt" | "ge", a, zero), b, other) if a == b and zero == ZERO:
-            return _at_least_zero(other)
-        case Where(_, a, b):
-            return _at_least_zero(a) and _at_least_zero(b)
-    return bounds(x)[0] >= 0

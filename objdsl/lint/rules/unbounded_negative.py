@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.differentiate import clipped_surrogate
-from objdsl.ir.build import bounds
+from objdsl.ir.bounds import bounds
 from objdsl.ir.nodes import Expr, LogProb, topological
 from objdsl.lint.places import extrema
 from objdsl.lint.rule import Rule, rule

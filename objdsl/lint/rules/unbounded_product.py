@@ -24,7 +24,8 @@ from collections.abc import Iterator
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.differentiate import clipped_surrogate
-from objdsl.ir.build import ZERO, bounds, negation
+from objdsl.ir.bounds import bounds
+from objdsl.ir.build import ZERO, negation
 from objdsl.ir.nodes import (
     Binary,
     Clip,
