@@ -34,6 +34,13 @@ _DIRECTION = {
     Direction.NONE: "no reward has a part in it",
     Direction.UNKNOWN: "too large a formula to say",
 }
+_BESIDE = (
+    Reason.UNREAD_PENALTY,
+    Reason.WITHOUT_GRADIENT,
+    Reason.LIVE_PENALTY,
+    Reason.FLAT_BONUS,
+    Reason.ENTROPY,
+)
 _CREDIT = {
     Credit.TOKEN: "state by state: the states that pi visits count as given",
     Credit.TO_GO: "of whole responses: a token answers for all that is to go",
@@ -57,17 +64,18 @@ class Relative:
     changes: tuple[Change, ...]
 
 
-def sections(facts: Facts, found: Sequence[Diagnostic]) -> Iterator[Section]:
+def sections(facts: Facts, found: Sequence[Diagnostic] | None = None) -> Iterator[Section]:
     """The parts of an explanation, those that have something to say.
 
     Args:
-        found: what the checker finds, whatever comments accept.
+        found: what the checker finds, whatever comments accept; without it, the claims are those
+            that the facts alone depart from.
     """
     for estimator in facts.rewarded:
         weights = tuple(_weights(facts, estimator))
         if weights:  # none, of too large a formula or where nothing is common to all rewards
             yield Section("The reward is multiplied by", weights)
-        yield Section("On policy", tuple(_on_policy(facts, estimator, found)))
+        yield Section("On policy", tuple(_on_policy(facts, estimator, found or ())))
     if not facts.rewarded and facts.departures:
         reasons = dict.fromkeys(_reasons(facts, Claim.DIRECTION))
         if reasons:
@@ -83,12 +91,16 @@ def _reasons(facts: Facts, claim: Claim) -> list[str]:
     return [one.reason.value for one in facts.departures if one.claim is claim]
 
 
-def _claims(facts: Facts, found: Sequence[Diagnostic]) -> Iterator[tuple[str, str]]:
+def _claims(facts: Facts, found: Sequence[Diagnostic] | None) -> Iterator[tuple[str, str]]:
     """Each claim, and the rules that find that it does not hold exactly."""
     of_rewards = (Claim.DIRECTION, Claim.PROMPT_WEIGHTS, Claim.OFF_POLICY)
     for claim in Claim:
         if claim is not Claim.LANGUAGE:
-            rules = dict.fromkeys(f"{one.name} ({one.code})" for one in found if one.claim is claim)
+            if found is None:
+                rules = dict.fromkeys(_reasons(facts, claim))
+            else:
+                own = (one for one in found if one.claim is claim)
+                rules = dict.fromkeys(f"{one.name} ({one.code})" for one in own)
             follows = facts.rewarded or claim not in of_rewards
             holds = "exact" if follows else "exact: no reward is followed"
             yield claim.title, ", ".join(rules) or holds
@@ -194,7 +206,7 @@ def _penalties(facts: Facts) -> Iterator[tuple[str, str]]:
             yield "", "beside it stands the gradient of the advantage itself: that of no divergence"
         yield "", _CREDIT[penalty.credit]
         yield "", f"its weight is {penalty.written} with X = log({penalty.policy} / pi)"
-    for reason in (Reason.UNREAD_PENALTY, Reason.WITHOUT_GRADIENT, Reason.ENTROPY):
+    for reason in _BESIDE:
         if facts.departing(reason):
             yield "a term beside the reward", reason.value
 

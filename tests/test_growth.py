@@ -11,7 +11,7 @@ from types import FrameType
 import pytest
 
 from objdsl import driver, elaborate, gallery, loads
-from objdsl.analysis import advantage, extremes, sums
+from objdsl.analysis import advantage, bonuses, extremes, sums
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, ObjectiveError
 from objdsl.emit import lower
@@ -19,7 +19,6 @@ from objdsl.explain import sections
 from objdsl.ir import build
 from objdsl.ir.diff import diff
 from objdsl.lint import places
-from objdsl.lint.rules import entropy_without_gradient
 from objdsl.render.terminal import render
 from objdsl.source import Source
 from objdsl.syntax.format import format as formatted
@@ -126,7 +125,7 @@ def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         (extremes, "_MOST_MASKS", 2),
         (places, "_MOST_BRANCHES", 20),
         (advantage, "_MOST_LIVE", 1),
-        (entropy_without_gradient, "_MOST_TERMS", 1),
+        (bonuses, "_MOST_TERMS", 1),
         (lower, "_MOST_TERMS", 8),
         (elaborate, "MAX_ERRORS", 8),
     ):

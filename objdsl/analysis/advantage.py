@@ -224,6 +224,11 @@ def _subtracted_logs(x: Expr) -> Iterator[Expr]:
                 yield a
 
 
+def too_many(goal: Expr) -> bool:
+    """Whether more advantages or divisors carry a gradient than are looked at."""
+    return max(len(_coefficients(goal)), len(_divisors(goal))) > _MOST_LIVE
+
+
 def _coefficients(goal: Expr) -> list[Expr]:
     """The live sums of data and of the policy that are multiplied by a term of the policy."""
     found: dict[Expr, None] = {}

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from objdsl.analysis.advantage import Adds
+from objdsl.analysis import bonuses
+from objdsl.analysis.advantage import Adds, too_many
 from objdsl.analysis.dependence import Level, depends
 from objdsl.analysis.divergence import Credit, Descends, Penalty, unread
 from objdsl.analysis.estimator import Bend, Direction, Estimator, Factor, Kind, Term, frozen
-from objdsl.analysis.expand import Sum, TooLarge
+from objdsl.analysis.expand import Expand, Sum, TooLarge
 from objdsl.analysis.first_order import Order, Reach, reach
 from objdsl.analysis.shapes import (
     counts,
@@ -28,7 +29,7 @@ from objdsl.analysis.shapes import (
 )
 from objdsl.diagnostic import Claim
 from objdsl.frozen import dataclass
-from objdsl.ir.nodes import Expr, Length, LogDist, LogProb, Scan, topological
+from objdsl.ir.nodes import Binary, Clip, Expr, Length, LogDist, LogProb, Scan, topological
 
 if TYPE_CHECKING:
     from objdsl.analysis.facts import Facts
@@ -65,6 +66,8 @@ class Reason(Enum):
     TRUNCATED_SAMPLING = "words are drawn from a part of the vocabulary"
     WORDS = "rewards weigh whole distributions of words"
     TOO_LARGE = "too large a formula"
+    # any claim
+    NOT_JUDGED = "not judged"
     # how much each prompt counts
     KEPT_PROMPTS = "prompts count by how often they are kept"
     PROMPT_WEIGHT = "a factor of the prompt or of the other responses"
@@ -77,6 +80,7 @@ class Reason(Enum):
     # what the terms beside the reward descend
     PENALTY = "not the KL of whole responses"
     UNREAD_PENALTY = "no function of the log-ratio alone"
+    FLAT_BONUS = "a term of log(pi) alone has no gradient but a number for each length"
     LIVE_PENALTY = "the advantage that holds a penalty adds a gradient of its own"
     WITHOUT_GRADIENT = "a frozen policy has no part in the gradient"
     ENTROPY = "a term of all words that is no divergence"
@@ -103,6 +107,7 @@ _CLAIMS = {
         (
             Reason.PENALTY,
             Reason.UNREAD_PENALTY,
+            Reason.FLAT_BONUS,
             Reason.LIVE_PENALTY,
             Reason.WITHOUT_GRADIENT,
             Reason.ENTROPY,
@@ -125,6 +130,7 @@ class Departure:
         factor: the factor of the weight that is to blame, if it is one.
         everywhere: the factor weighs the reward itself, and not a baseline alone.
         penalty: the penalty, if it is one.
+        node: the part that was not judged, and `why`, if it is for that.
     """
 
     claim: Claim
@@ -133,6 +139,8 @@ class Departure:
     factor: Factor | None = None
     everywhere: bool = True
     penalty: Penalty | None = None
+    node: Expr | None = None
+    why: str = ""
 
 
 def departures(facts: Facts) -> Iterator[Departure]:
@@ -141,6 +149,7 @@ def departures(facts: Facts) -> Iterator[Departure]:
     yield from _prompts(facts)
     yield from ((Departure(reason.claim, reason)) for reason in _off_policy(facts))
     yield from _penalties(facts)
+    yield from _not_judged(facts)
 
 
 def departure(reason: Reason, estimator: Estimator | None = None) -> Departure:
@@ -340,6 +349,8 @@ def _penalties(facts: Facts) -> Iterator[Departure]:
         yield departure(Reason.UNREAD_PENALTY)
     if facts.of_entropy:
         yield departure(Reason.ENTROPY)
+    if facts.bonuses:
+        yield departure(Reason.FLAT_BONUS)
     penalised = frozen(facts.objective)
     live = topological(*(one.node for one in facts.live_advantages if one.adds is Adds.BIAS))
     if any(isinstance(x, LogProb | LogDist) and x.policy in penalised for x in live):
@@ -364,3 +375,69 @@ def _exact(penalty: Penalty, facts: Facts) -> bool:
 
 def _constant(factor: Factor, facts: Facts) -> bool:
     return factor.depends.constant or depends(factor.base).constant
+
+
+# --- what was given up ---------------------------------------------------------------------------
+
+
+def _not_judged(facts: Facts) -> Iterator[Departure]:
+    """What the analyses leave aside, once for each claim and part."""
+    goal = facts.objective.goal
+    if any(one.direction is Direction.UNKNOWN for one in facts.estimators):
+        yield _aside(Claim.PROMPT_WEIGHTS, goal, "the weight has more terms than are read")
+        yield _aside(Claim.OFF_POLICY, goal, "the weight has more terms than are read")
+        if frozen(facts.objective):
+            yield _aside(Claim.PENALTY, goal, "the weight has more terms than are read")
+    elif facts.rewarded and not (facts.meant and facts.unpenalised):
+        yield _aside(Claim.DIRECTION, goal, "without its penalties the weight cannot be read")
+    if too_many(goal):
+        yield _aside(
+            Claim.DIRECTION, goal, "more advantages and divisors carry a gradient than are read"
+        )
+    if facts.rewarded and bonuses.too_many(facts.objective):
+        yield _aside(
+            Claim.PENALTY, goal, "the sum has more terms of log-probabilities than are read"
+        )
+    if facts.ranges and facts.extremes.gave_up:
+        yield _aside(Claim.NUMERICS, goal, "the formula has more conditions than are read")
+    for link in facts.links:
+        if not link.slopes:
+            yield _aside(Claim.DIRECTION, link.node, "the score has more terms than are read")
+            break
+    yield from _parts_not_judged(facts)
+
+
+def _parts_not_judged(facts: Facts) -> Iterator[Departure]:
+    """Parts of the goal that multiply out to more than is read: what is said of clips, bounds,
+    divisors and squares is then said of the others alone."""
+    why = "it multiplies out to more terms than are read"
+    seen: set[Claim] = set()
+    for node in topological(facts.objective.goal):
+        claim, parts = _asked(node)
+        if claim is None or claim in seen:
+            continue
+        if any(_unread(part, expand) for part in parts for expand in facts.expansions):
+            seen.add(claim)
+            yield _aside(claim, node, why)
+
+
+def _asked(node: Expr) -> tuple[Claim | None, tuple[Expr, ...]]:
+    """What the rules ask of a node, and the parts that they read for it."""
+    match node:
+        case Clip() | Binary("min" | "max"):
+            return (Claim.OFF_POLICY, node.children) if node.live else (None, ())
+        case Binary("div", _, divisor):
+            return Claim.NUMERICS, (divisor,)
+    return None, ()
+
+
+def _unread(part: Expr, expand: Expand) -> bool:
+    try:
+        expand(part)
+    except TooLarge:
+        return True
+    return False
+
+
+def _aside(claim: Claim, node: Expr, why: str) -> Departure:
+    return Departure(claim, Reason.NOT_JUDGED, node=node, why=why)

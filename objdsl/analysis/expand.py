@@ -53,6 +53,7 @@ from objdsl.ir.nodes import (
     Top,
     Unary,
     Where,
+    bottom_up,
     replaced,
     topological,
 )
@@ -152,15 +153,12 @@ class Expand:
     def _has_policy(self, expr: Expr) -> bool:
         """Whether the versions of the policy, which are one `at`, have a part in a value."""
         known = self._policies
-        has = known.get(expr)
-        if has is None:
-            for node in topological(expr):
-                has = isinstance(node, LogProb | LogDist) or any(
-                    known[child] for child in node.children
-                )
-                known[node] = has
-        assert has is not None
-        return has
+
+        def has(node: Expr) -> bool:
+            own = isinstance(node, LogProb | LogDist)
+            return own or any(known[child] for child in node.children)
+
+        return bottom_up(expr, known, has)
 
     def _atom(self, made: Expr, of: Expr, exponent: float = 1.0) -> Sum:
         affine = self._of_two_values(made, exponent)

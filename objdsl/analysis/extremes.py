@@ -126,6 +126,12 @@ class Extremes:
         self._sampler = self.objective.sampling.policy
         self._online = bool(self.objective.rewards)
 
+    @property
+    def gave_up(self) -> bool:
+        """Whether there were more conditions than are read, in what was asked for so far: without
+        what they say, a range may be wider than it is."""
+        return self._asked == _MOST_MASKS
+
     def __call__(self, expr: Expr) -> Range:
         return self._of(expr, self._known, {})
 
@@ -344,7 +350,9 @@ def _unary(op: str, x: Range, node: Expr) -> Range:
             return Range(low, high, x.low < _SMALLEST_LOG, causes)
         case "logsigmoid":
             return Range(min(x.low, 0.0) - 1, 0.0, causes=x.causes)
-    return Range(-1.0, 1.0)
+        case "sign":
+            return Range(-1.0, 1.0)
+    raise TypeError(f"no range of {op}")
 
 
 def _binary(op: str, a: Range, b: Range, node: Expr) -> Range:

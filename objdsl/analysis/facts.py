@@ -13,6 +13,7 @@ from objdsl.analysis.advantage import (
     live_advantages,
     live_divisors,
 )
+from objdsl.analysis.bonuses import bonuses
 from objdsl.analysis.claims import Departure, Reason, departures
 from objdsl.analysis.dependence import Elsewhere, is_reward
 from objdsl.analysis.divergence import Penalty, penalties
@@ -28,7 +29,7 @@ from objdsl.analysis.estimator import (
     on_policy,
 )
 from objdsl.analysis.expand import Expand, Sum
-from objdsl.analysis.extremes import Extremes
+from objdsl.analysis.extremes import Extremes, Range
 from objdsl.analysis.first_order import FirstOrder, first_order
 from objdsl.analysis.links import Link, links
 from objdsl.analysis.reach import reached
@@ -192,6 +193,19 @@ class Facts:
         )
 
     @cached_property
+    def bonuses(self) -> tuple[tuple[Expr, Estimator], ...]:
+        """The terms of log-probabilities alone, beside rewards, each with the weight it brings."""
+        if not self.rewarded:
+            return ()
+        return tuple(bonuses(self.objective, self.rewarded, self.near_policy))
+
+    @cached_property
+    def expansions(self) -> tuple[Expand, ...]:
+        """How formulas are read: on policy, near it, and wherever the policies are."""
+        far = (self.far.expand,) if self.rewarded else ()
+        return self.on_policy, self.near_policy, *far
+
+    @cached_property
     def of_entropy(self) -> bool:
         """Whether the gradient by all words has a part that is none of a penalty."""
         return any(
@@ -258,6 +272,11 @@ class Facts:
     def extremes(self) -> Extremes:
         """How large and how small values become in float32."""
         return Extremes(self.objective)
+
+    @cached_property
+    def ranges(self) -> tuple[Range, ...]:
+        """How large and how small the weights and the goal become in float32."""
+        return tuple(self.extremes(x) for x in (*self.weights.values(), self.objective.goal))
 
     @cached_property
     def links(self) -> tuple[Link, ...]:

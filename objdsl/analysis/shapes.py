@@ -108,11 +108,16 @@ def discounts(node: Expr) -> bool:
 @dataclass(frozen=True)
 class Bounded:
     """A value between bounds, in whichever way that is written: `clip(x, lo, hi)`, `min(x, hi)`,
-    `max(min(x, hi), lo)`. A bound that is never reached is None."""
+    `max(min(x, hi), lo)`. A bound that is never reached is None.
+
+    Attributes:
+        through: the nodes that bound it, from the outside inwards.
+    """
 
     x: Expr
     lo: Expr | None
     hi: Expr | None
+    through: tuple[Expr, ...]
 
 
 def bounded(node: Expr, changes: Callable[[Expr], bool], expand: Expand) -> Bounded | None:
@@ -123,7 +128,9 @@ def bounded(node: Expr, changes: Callable[[Expr], bool], expand: Expand) -> Boun
         expand: formulas as sums of products: what surely lies within a bound needs none.
     """
     x, lo, hi = node, None, None
+    through: list[Expr] = []
     while True:
+        outer = x
         match x:
             case Clip(inner, low, high):
                 x, lo, hi = inner, lo or low, hi or high
@@ -132,7 +139,8 @@ def bounded(node: Expr, changes: Callable[[Expr], bool], expand: Expand) -> Boun
                 lo, hi = (lo, hi or bound) if op == "min" else (lo or bound, hi)
             case _:
                 break
-    if x is node:
+        through.append(outer)
+    if not through:
         return None
     try:
         least, most = interval(expand(x))
@@ -140,7 +148,7 @@ def bounded(node: Expr, changes: Callable[[Expr], bool], expand: Expand) -> Boun
         hi = None if hi is not None and interval(expand(hi))[0] >= most else hi
     except TooLarge:
         pass
-    return Bounded(x, lo, hi)
+    return Bounded(x, lo, hi, tuple(through))
 
 
 def constant(x: Expr, expand: Expand) -> bool:

@@ -77,8 +77,18 @@ def extrema(goal: Expr) -> Iterator[tuple[Binary, int, Expr | None]]:
     """The minima and maxima that pass a gradient on, each with the sign that it has in the goal and
     the mask of the branch that it stands in; those are left out whose sign depends on data.
 
-    A formula with thousands of branches is not read to its end.
+    A formula with thousands of branches is not read to its end; see `extrema_left_out`.
     """
+    return (one for one in _extrema(goal) if one is not None)
+
+
+def extrema_left_out(goal: Expr) -> bool:
+    """Whether a formula has more branches than are read for `extrema`."""
+    return None in _extrema(goal)
+
+
+def _extrema(goal: Expr) -> Iterator[tuple[Binary, int, Expr | None] | None]:
+    """The extrema; None at the end, if there are more branches than are read."""
     stack: list[tuple[Expr, int, Expr | None]] = [(goal, 1, None)]
     seen: set[tuple[Expr, int, Expr | None]] = set()
     while stack and len(seen) < _MOST_BRANCHES:
@@ -105,6 +115,8 @@ def extrema(goal: Expr) -> Iterator[tuple[Binary, int, Expr | None]]:
                 stack.append((a, sign, branch))
             case Reduce("sum" | "mean", _, x) | Others(_, x):
                 stack.append((x, sign, branch))
+    if stack:
+        yield None
 
 
 def _both(branch: Expr | None, mask: Expr) -> Expr:

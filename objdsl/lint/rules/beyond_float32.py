@@ -61,8 +61,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _faults(facts: Facts) -> list[Cause]:
     """What makes a weight or the value infinite: what is too large, or else what is 0."""
-    ranges = [facts.extremes(one) for one in (*facts.weights.values(), facts.objective.goal)]
-    causes = {one for found in ranges if not found.finite for one in found.causes}
+    causes = {one for found in facts.ranges if not found.finite for one in found.causes}
     written = {one: one for one in topological(*facts.objective.roots) if one.span is not None}
     for fault in Fault:
         found = [

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.shapes import bounded, constant
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Expr, LogProb, holding, topological
+from objdsl.ir.nodes import Expr, LogProb, holding
 from objdsl.lint.rule import Rule, rule
 
 
@@ -36,7 +36,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         clip = bounded(node, moves.__contains__, expand)
         if clip is None or clip.x in seen or clip.x not in moves or not constant(clip.x, expand):
             continue
-        seen |= {clip.x, *topological(node)}
+        seen |= {clip.x, *clip.through}
         yield rule.finding(
             f"this is {expand(clip.x).number:g}, whatever the policy is: its bounds do nothing",
             clip.x.span or node.span or facts.objective.goal.span,

@@ -37,14 +37,19 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     nodes, penalised = facts.passing, frozen(facts.objective)
     moves = holding(_learns, facts.objective.goal)
     kept, held = _kept(nodes, moves), set[Expr]()
+    goal = facts.objective.goal
+    penalties = holding(lambda x: isinstance(x, LogProb) and x.policy in penalised, goal)
+    data = holding(lambda x: isinstance(x, Column), goal)
     for node in nodes:
         clip = None if node in held else bounded(node, moves.__contains__, facts.far.expand)
         if clip is None:
             continue
-        held |= {part for part in topological(node) if part != clip.x} - set(topological(clip.x))
-        of_policy = _of_policy(clip, moves, penalised)
-        if node in kept or not of_policy or not (isinstance(node, Clip) or _of_ratios(clip.x)):
+        held |= set(clip.through)
+        beyond = clip.lo is not None or clip.hi is not None
+        if node in kept or clip.x not in moves or clip.x in penalties or not beyond:
             continue
+        if clip.x in data and not isinstance(node, Clip):
+            continue  # dual-clip-bound
         if constant(clip.x, facts.far.expand):
             continue  # clip-without-effect
         yield rule.finding(
@@ -68,20 +73,6 @@ def _consequence(clip: Bounded) -> str:
         + f"{', ' if len(parts) > 1 else ' '}"
         + ("are not pulled back" if len(parts) > 1 else "is not pulled back")
     )
-
-
-def _of_policy(clip: Bounded, moves: set[Expr], penalised: list[str]) -> bool:
-    """Whether a bound acts on a value that moves with the policy and is none of a penalty
-    (clipped-penalty)."""
-    if clip.x not in moves or (clip.lo is None and clip.hi is None):
-        return False
-    logs = (node for node in topological(clip.x) if isinstance(node, LogProb))
-    return not any(log.policy in penalised for log in logs)
-
-
-def _of_ratios(x: Expr) -> bool:
-    """Whether data have no part in a value: bounds of `r * A` are dual-clip-bound's."""
-    return not any(isinstance(node, Column) for node in topological(x))
 
 
 def _learns(node: Expr) -> bool:

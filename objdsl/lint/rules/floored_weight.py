@@ -28,7 +28,7 @@ from objdsl.analysis.first_order import reach
 from objdsl.analysis.reach import reached
 from objdsl.analysis.shapes import bounded
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Expr, LogProb, holding, topological
+from objdsl.ir.nodes import Expr, LogProb, holding
 from objdsl.lint.rule import Rule, rule
 
 
@@ -45,7 +45,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         clip = bounded(node, reads.__contains__, expand)
         if clip is None or clip.lo is None or not reach(expand(clip.x), expand):
             continue
-        seen |= set(topological(node))
+        seen |= set(clip.through)
         yield rule.finding(
             "an importance weight is held from below",
             node.span or goal.span,

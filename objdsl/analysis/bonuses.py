@@ -1,0 +1,101 @@
+"""Terms of log-probabilities alone: what is taken for a bonus for entropy, and has no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+
+from objdsl.analysis.estimator import Estimator, Kind, frozen
+from objdsl.analysis.expand import Expand
+from objdsl.differentiate import weights_of
+from objdsl.ir.build import neg, sub
+from objdsl.ir.nodes import (
+    Binary,
+    Column,
+    Expr,
+    LogDist,
+    LogProb,
+    Others,
+    Reduce,
+    Unary,
+    holding,
+    replaced,
+)
+from objdsl.ir.objective import Objective
+
+# Terms of a goal that are looked at: each is a derivative of its own.
+_MOST_TERMS = 32
+
+
+def bonuses(
+    objective: Objective, estimators: Iterable[Estimator], near: Expand
+) -> Iterator[tuple[Expr, Estimator]]:
+    """The terms of a goal, of the sampled tokens' probabilities alone, that bring a weight which is
+    one number for all responses of a length; each with that weight.
+
+    Args:
+        estimators: what the weights of the goal estimate.
+        near: formulas as sums of products, the policies apart.
+    """
+    estimators = tuple(estimators)
+    terms = _terms(objective.goal, set(frozen(objective)))
+    for term, without in islice(terms, _MOST_TERMS):
+        for bonus in _of_lengths(objective, estimators, near, without):
+            yield term, bonus
+
+
+def too_many(objective: Objective) -> bool:
+    """Whether there are more such terms than are looked at."""
+    terms = _terms(objective.goal, set(frozen(objective)))
+    return next(islice(terms, _MOST_TERMS, None), None) is not None
+
+
+def _terms(goal: Expr, held: set[str]) -> Iterator[tuple[Expr, Expr]]:
+    """The terms of a goal that read the sampled tokens' probabilities and nothing else, each with
+    the goal without it."""
+    stack = [goal]
+    seen: set[Expr] = set()
+    more = holding(partial(_is_more, held), goal)
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        match node:
+            case Binary("add" | "sub" as op, a, b) if a.live and b.live:
+                for one, rest in ((a, b if op == "add" else neg(b)), (b, a)):
+                    if one not in more:
+                        yield one, replaced(goal, {node: rest})
+                    else:
+                        stack.append(one)
+            case Unary("neg", x) | Reduce("sum" | "mean", _, x) | Others(_, x):
+                stack.append(x)
+            case Binary("mul" | "div", a, b) if a.live != b.live:
+                stack.append(a if a.live else b)
+
+
+def _is_more(held: set[str], node: Expr) -> bool:
+    """Whether a value is more than the policy of the sampled tokens: data, or one of `held`."""
+    return isinstance(node, Column | LogDist) or (isinstance(node, LogProb) and node.policy in held)
+
+
+def _of_lengths(
+    objective: Objective, estimators: Iterable[Estimator], near: Expand, without: Expr
+) -> Iterator[Estimator]:
+    """What a term brings to a weight, if that is the same for all responses of a length, whatever
+    the policies are."""
+    rest = weights_of(replace(objective, goal=without))
+    for estimator in estimators:
+        if estimator.leaf not in rest:
+            continue
+        weight = sub(estimator.weight, rest[estimator.leaf])
+        bonus = replace(estimator, weight=weight, expand=near)
+        reads = {
+            name for term in bonus.terms for factor in term.factors for name in factor.depends.reads
+        }
+        if bonus.of(Kind.SIGNAL):
+            continue
+        if bonus.expanded is not None and bonus.terms and reads <= {"|y|"}:
+            yield replace(bonus, weight=bonus.expanded.expr())
