@@ -260,7 +260,7 @@ class Objective:
         dtype = next(iter(live.values())).dtype
         with torch.no_grad():
             arguments = whole.arguments(function.inputs, dtype, live, self.params)
-            found = self._computed(compiled.couple, arguments)
+            found = compiled.couple(**arguments)
         coupled = replace(whole.with_values(found, function.outputs, dtype), coupled=True)
         return coupled if share is None else share.own(coupled)
 
@@ -488,7 +488,7 @@ class Objective:
             compiled = helper._program(step.layout)
             prepare = compiled.program.prepare
             arguments = step.arguments(prepare.inputs, dtype, {}, helper.params)
-            stored = helper._computed(compiled.prepare, arguments)
+            stored = compiled.prepare(**arguments)
             helped = step.with_values(stored, prepare.outputs, dtype)
             step.helped[key] = replace(helped, objective=helper.digest)
         return step.helped[key]
@@ -528,23 +528,13 @@ class Objective:
                 step = step.with_placeholders(program.couple.outputs)
         dtype = next(iter(inputs.values())).dtype
         arguments = step.arguments(program.objective.inputs, dtype, inputs, self.params)
-        value, weights, reports = self._computed(self._function(step.layout), arguments)
+        value, weights, reports = self._function(step.layout)(**arguments)
         if not torch.compiler.is_compiling() and value.device.type == "cpu" and value.isnan():
             step.find_nan(inputs)
         for name, x in trained.items():
             if name in weights:
                 weights[name] = weights[name].to(x.dtype).expand(x.shape)
         return value, weights, {k: v for k, v in reports.items() if k not in silent}
-
-    def _computed(self, function: Any, arguments: dict[str, Any]) -> Any:
-        """What an emitted function says. What it makes of parameters alone are Python's numbers,
-        which break off where tensors go on with inf or NaN."""
-        try:
-            return function(**arguments)
-        except (ArithmeticError, ValueError) as error:
-            params = ", ".join(f"{name} = {value:g}" for name, value in self.params.items())
-            at = f" at {params}" if params else ""
-            raise ValueError(f"{self.name} cannot be computed{at}: {error}") from error
 
     def _function(self, layout: Layout) -> Any:
         if self._options is None or torch.compiler.is_compiling():
@@ -738,7 +728,7 @@ class Objective:
         with torch.no_grad():
             inputs = compiled.program.prepare.inputs
             arguments = step.arguments(inputs, dtype, {}, self.params)
-            stored = self._computed(compiled.prepare, arguments)
+            stored = compiled.prepare(**arguments)
         step = replace(step, objective=self.digest)
         return step.with_values(stored, compiled.program.prepare.outputs, dtype)
 

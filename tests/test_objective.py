@@ -71,14 +71,14 @@ def test_what_overflows_where_a_bound_holds_changes_nothing(held: str, tmp_path:
     assert log_pi.grad[2].abs().max() > 0
 
 
-@pytest.mark.parametrize("number", ["(1 + 1 / c)", "log(c)", "exp(1000 - c)", "(c - 1) ^ 0.5"])
+@pytest.mark.parametrize("number", ["(1 + 1 / c)", "log(c)", "exp(1000 - c)", "(c - 1)^0.5"])
 @pytest.mark.parametrize("factor", ["reward", "log(pi)", "1"], ids=["before", "with pi", "alone"])
-def test_what_parameters_make_impossible_is_said_with_them(number: str, factor: str) -> None:
+def test_what_parameters_make_impossible_is_no_number(number: str, factor: str) -> None:
+    """As in tensors: parameters break nothing off."""
     objective = objdsl.loads(
         f"objective odd\nparam c = 0\nmaximize mean[p,i,t] (log(pi) * {factor} * {number})\n"
     )
-    with pytest.raises(ValueError, match=r"^odd cannot be computed at c = 0: "):
-        objective(log_pi=-torch.rand(4, 5), **grpo_columns())
+    assert not objective(log_pi=-torch.rand(4, 5), **grpo_columns()).loss.isfinite()
 
 
 def test_narrow_log_probabilities_are_added_up_wide() -> None:

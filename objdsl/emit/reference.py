@@ -145,8 +145,8 @@ _UNARY: dict[str, Callable[[Number], Number]] = {
     "log": np.log,
     "sqrt": np.sqrt,
     "sigmoid": lambda x: np.exp(-np.logaddexp(0.0, -x)),
-    "logsigmoid": lambda x: -np.logaddexp(0.0, -x),
-    "sign": np.sign,
+    "logsigmoid": lambda x: np.minimum(x, 0.0) - np.log1p(np.exp(-np.abs(x))),
+    "sign": lambda x: np.float64(x > 0) - np.float64(x < 0),
     "not": np.logical_not,
 }
 

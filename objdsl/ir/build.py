@@ -150,7 +150,7 @@ def div(a: Expr, b: Expr) -> Expr:
             return div(p, mul(c, b))
         case Binary("div", p, c), _ if is_size(c):
             return div(div(p, b), c)
-    if a == ZERO:
+    if a == ZERO and b != ZERO:
         return ZERO
     if a.boolean:
         return where(a, div(ONE, b), ZERO)

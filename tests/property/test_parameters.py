@@ -1,0 +1,105 @@
+"""Arithmetic of parameters: at every value the emitted code says what the interpreter says."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from evaluators import Case
+
+import objdsl
+from objdsl.emit.reference import _BINARY, _UNARY
+from objdsl.ir import build
+from objdsl.ir.nodes import Const, Expr
+from objectives import data
+
+EXTREMES = [
+    0.0, 1.0, -1.0, 0.5, -0.5, 2.0, 3.0, 30.0, -30.0, 700.0, 750.0, -750.0, 800.0, -800.0, 1e-300,
+    5e-324, 1e200, -1e200, 1.7e308, math.inf, -math.inf,
+]  # fmt: skip
+UNARY = ["-{}", "abs({})", "exp({})", "log({})", "sqrt({})", "sigmoid({})", "logsigmoid({})",
+         "sign({})"]  # fmt: skip
+BINARY = ["{} + {}", "{} - {}", "{} * {}", "{} / {}", "{} ^ {}", "min({}, {})", "max({}, {})"]
+COMPARISONS = ["<", "<=", ">", ">=", "==", "!="]
+
+
+def formula(random: Random, depth: int) -> str:
+    """A number made of parameters, in brackets or one word."""
+    if depth == 0:
+        return random.choice(["a", "a", "b", "c", "2", "0.5", "1"])
+
+    def part() -> str:
+        return formula(random, depth - 1)
+
+    match random.randrange(8):
+        case 0 | 1 | 2:
+            return f"({random.choice(UNARY).format(part())})"
+        case 3:
+            return f"clip({part()}, {part()}, {part()})"
+        case 4:
+            condition = f"{part()} {random.choice(COMPARISONS)} {part()}"
+            return f"({part()} if {condition} else {part()})"
+    return f"({random.choice(BINARY).format(part(), part())})"
+
+
+def same(a: object, b: object) -> bool:
+    """Whether numbers are equal but for rounding, also where they are no longer normal."""
+    return bool(np.allclose(a, b, rtol=1e-11, atol=1e-300, equal_nan=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("first", range(0, 80, 20))
+def test_functions_of_parameters_at_extremes(first: int) -> None:
+    for seed in range(first, first + 20):
+        random = Random(seed)
+        text = formula(random, 1 + seed % 4)
+        objective = objdsl.loads(
+            "param a = 1\nparam b = 1\nparam c = 1\n"
+            f"report number = {text}\nreport all = sum[p,i] (reward * 0.3 + {text})\n"
+            f"maximize mean[p,i,t] (log(pi) * ({text})) + mean[p,i] (0.1 * sum[t] log(pi))\n"
+        )
+        case = Case(objective, data(seed))
+        for _ in range(6):
+            values = {name: random.choice(EXTREMES) for name in "abc"}
+            made = Case(objective.with_params(**values), case.data)
+            with np.errstate(all="ignore"):
+                expected = made.reference()
+                for numbers in (made.padded(), made.packed()):
+                    said = f"{text} at {values}: {expected.reports} and {numbers.reports}"
+                    assert expected.reports is not None and numbers.reports is not None
+                    for name, x in expected.reports.items():
+                        assert same(numbers.reports[name], x), said
+                    assert same(numbers.value, expected.value), said
+                    for row, w in enumerate(expected.weights["log_pi"]):
+                        assert same(numbers.weights["log_pi"][row], w), said
+
+
+FOLDED: dict[str, Callable[..., Expr]] = {
+    "add": build.add, "sub": build.sub, "mul": build.mul, "div": build.div, "pow": build.power,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", ["abs", "exp", "log", "sqrt", "sigmoid", "logsigmoid", "sign"])
+def test_functions_of_numbers_are_folded_to_what_they_are(op: str) -> None:
+    for x in EXTREMES:
+        folded = build.unary(op, Const(x))  # type: ignore[arg-type]
+        with np.errstate(all="ignore"):
+            expected = _UNARY[op](np.float64(x))
+        assert not isinstance(folded, Const) or same(folded.value, expected), (op, x)
+
+
+@pytest.mark.parametrize("op", FOLDED)
+def test_arithmetic_of_numbers_is_folded_to_what_it_is(op: str) -> None:
+    for x, y in product(EXTREMES, EXTREMES):
+        folded = FOLDED[op](Const(x), Const(y))
+        with np.errstate(all="ignore"):
+            expected = _BINARY[op](np.float64(x), np.float64(y))
+        assert not isinstance(folded, Const) or same(folded.value, expected), (op, x, y)
