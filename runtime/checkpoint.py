@@ -55,7 +55,7 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be gone on from."""
 
 
-class SaveError(CheckpointError):
+class SaveError(CheckpointError, OSError):
     """A checkpoint that cannot be written. Those that were there are as they were."""
 
 

@@ -20,14 +20,11 @@ class Lock:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError, which names the process that has it."""
+        """Raises ConfigError, which names the process that has it, and OSError without a folder."""
         self._path = folder / LOCK
         self._fresh = _make(folder)
         while True:
-            try:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-            except OSError as error:
-                raise ConfigError([f"{folder} cannot be written to: {error.strerror}"]) from None
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -77,8 +74,7 @@ def _make(folder: Path) -> list[Path]:
             made.insert(0, path)
         except FileExistsError:
             continue
-        except OSError as error:
-            if path.is_dir():  # a file system that may not be written to
-                continue
-            raise ConfigError([f"{folder} cannot be made: {error.strerror}"]) from None
+        except OSError:
+            if not path.is_dir():  # or one of a file system that may not be written to
+                raise
     return made

@@ -21,7 +21,7 @@ from rich.console import Console
 from objdsl import gallery
 from objdsl.files import replace_text
 from objdsl.frozen import dataclass
-from objdsl.objective import Objective
+from objdsl.objective import Objective, load
 from objdsl.runtime import checkpoint, setup
 from objdsl.runtime.checkpoint import CheckpointError, Identity, Progress, SaveError
 from objdsl.runtime.config import TINY, Config, ConfigError, config_yaml
@@ -42,7 +42,7 @@ from objdsl.runtime.ranks import FirstRankError, Ranks, is_lost, joined
 from objdsl.runtime.report import METRICS, SAMPLES, Clock, News, Report, forget_after
 from objdsl.runtime.rewards import RewardError, Rewards
 from objdsl.runtime.rollout import Place, Rollout, Sampled, Source
-from objdsl.runtime.runs import RunFolder, changed_settings, open_folder
+from objdsl.runtime.runs import ROOT, RunFolder, changed_settings, open_folder, shown
 from objdsl.runtime.sampler import SamplerError
 from objdsl.runtime.tasks import Task, columns_of, encode_all, load_task
 from objdsl.runtime.trackers import open_trackers
@@ -240,9 +240,9 @@ def train(
             return ranks.tell(evaluate)
 
         # The last whole step, what of it is not written yet, and the step of the last checkpoint
-        # (where the first one needs none, it counts as having one).
+        # (or the first one, as long as nothing would be lost with it).
         done, news = start, start.unreported
-        kept_step = start.step if run.saved or not warm_start_steps else None
+        kept_step: int | None = start.step
 
         def keep(together: bool = True) -> None:
             """Writes a checkpoint of the last whole step. Collective if `together`."""
@@ -282,7 +282,9 @@ def train(
                     report.say(f"step {done.step} cannot be kept: {other}")
                     return
             if checkpoint.all_of(run.checkpoints):
-                report.say(f"ended after step {done.step}, which is kept; {_go_on(run)}")
+                report.say(
+                    f"ended after step {done.step}, which is kept; go on with: {_go_on(run)}"
+                )
 
         stop = stack.enter_context(stop_requests())
         try:
@@ -296,6 +298,7 @@ def train(
                 news = None
             elif before is not None and run.saved is None:
                 ranks.tell(partial(report.record, {"step": 0, "held_out": before}))
+                kept_step = None if warm_start_steps else 0
 
             # --- the steps
             report.begin(objective.name, config.steps, start.step)
@@ -310,9 +313,11 @@ def train(
                 metrics |= {**rollout.metrics, **learned.metrics, **clock.metrics()}
                 metrics["tokens_per_second"] = metrics["tokens"] / metrics["seconds"]
                 last = step == config.steps
-                shown = last or _due(step, config.report.samples_every)
+                samples = rollout.samples
+                if not (last or _due(step, config.report.samples_every)):
+                    samples = []
                 done = Progress(step, rollout.position, start.seconds)
-                news = News(metrics, learned.reports, rollout.samples if shown else [])
+                news = News(metrics, learned.reports, samples)
                 halted = None if last else ranks.most(stop.signal or 0) or None
                 if _evaluated(step, config):
                     after = measure(step)
@@ -335,7 +340,7 @@ def train(
                 "bold",
             )
         if config.report.curves and ranks.first:
-            report.say(f"curves: {plot([run.path], run.path / 'curves.png')}")
+            report.say(f"curves: {shown(plot([run.path], run.path / 'curves.png'))}")
         report.say(_last_line(config, objective, run, halted))
         return Result(run.path, done.step, before, after, seconds, halted)
 
@@ -365,7 +370,7 @@ def _compared(run: RunFolder, identity: Identity, config: Config, allow_changed:
     """
     if run.saved is None:
         return []
-    notes = [f"going on from {run.saved.path}", *filter(None, [run.saved.note])]
+    notes = [f"going on from {shown(run.saved.path)}", *filter(None, [run.saved.note])]
     differences = identity.differences(run.saved.identity)
     if differences and not allow_changed:
         raise CheckpointError(
@@ -374,9 +379,12 @@ def _compared(run: RunFolder, identity: Identity, config: Config, allow_changed:
         )
     steps = run.saved.progress.step
     if steps >= config.steps and (steps > config.steps or run.saved.progress.unreported is None):
+        how_far = f"{steps} of {config.steps} steps"
+        if steps > config.steps:
+            how_far = f"{steps} steps, and this run is one of {config.steps}"
         raise CheckpointError(
-            f"{run.saved.path} has done {steps} steps, and this run is one of {config.steps}: "
-            f"there is nothing left to do; `--steps {steps + config.steps}` would go on"
+            f"{run.saved.path} has done {how_far}: there is nothing left to do; "
+            f"`--steps {steps + config.steps}` would go on"
         )
     changed = [*differences, *changed_settings(config, run.saved.config)]
     return notes + [f"changed since then: {line}" for line in changed]
@@ -471,7 +479,7 @@ def _introduction(
             yield f"group {sampled.group}, where {objective.name} declares {declared}"
         if objective.sample.staleness:
             yield "every response is sampled with the newest weights: staleness 0"
-    yield f"everything is written to {run.path}"
+    yield f"everything is written to {shown(run.path)}"
 
 
 def _score_name(config: Config) -> str:
@@ -479,19 +487,45 @@ def _score_name(config: Config) -> str:
     return "held-out accuracy (greedy)" if exact else "held-out reward (greedy)"
 
 
-def _go_on(run: RunFolder) -> str:
-    command = ["objdsl", "train", "--config", str(run.path / "config.yaml")]
-    return f"go on with: {shlex.join([*command, '--resume', str(run.path)])}"
+def _go_on(run: RunFolder, steps: int | None = None) -> str:
+    """The command that goes on with a run, to more steps than it has."""
+    command = ["objdsl", "train", "--config", shown(run.path / "config.yaml")]
+    more = [] if steps is None else ["--steps", str(steps)]
+    return shlex.join([*command, "--resume", shown(run.path), *more])
 
 
 def _last_line(config: Config, objective: Objective, run: RunFolder, halted: int | None) -> str:
     if halted is not None:
         name = signal.Signals(halted).name
-        return f"stopped by {name}; {_go_on(run)}"
-    other = "dr_grpo" if objective.name == "grpo" else "grpo"
+        return f"stopped by {name}; go on with: {_go_on(run)}"
+    plot_both = f"objdsl plot {shlex.quote(shown(run.path))}"
+    other = _neighbour(objective)
+    if other is not None and _is_plain(config):
+        return f"next: objdsl train {other}   then: {plot_both} {ROOT / other}"
+    if config.params or other is None:  # which another objective may not have
+        return f"next: {plot_both}   or, for more steps: {_go_on(run, 2 * config.steps)}"
+    beside = run.path.with_name(f"{run.path.name}-{other}")
+    command = ["objdsl", "train", other, "--config", shown(run.path / "config.yaml")]
     return (
-        f"next: objdsl train {other}   then: objdsl plot {shlex.quote(str(run.path))} runs/{other}"
+        f"next: {shlex.join([*command, '--output', shown(beside)])}   "
+        f"then: {plot_both} {shlex.quote(shown(beside))}"
     )
+
+
+def _is_plain(config: Config) -> bool:
+    """Whether all settings are the defaults, but which objective it is, and where."""
+    own = {"objective", "output"}
+    return config.model_dump(exclude=own) == Config().model_dump(exclude=own)
+
+
+def _neighbour(objective: Objective) -> str | None:
+    """An objective of the gallery that reads what this one reads, to compare it with."""
+    for name in ("grpo", "dr_grpo", "dpo", "ipo"):
+        other = load(name)
+        learned = {"reward", "chosen"} & other.columns.keys()
+        if name != objective.name and learned <= objective.columns.keys():
+            return name
+    return None
 
 
 # --- being stopped -------------------------------------------------------------------------------

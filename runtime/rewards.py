@@ -26,6 +26,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -36,7 +37,7 @@ from typing import Any
 from objdsl.diagnostic import near
 from objdsl.frozen import dataclass
 from objdsl.runtime.config import ConfigError
-from objdsl.runtime.judge import OF_THE_RUN, TOKENS, Refusal, check_call, scored, shown
+from objdsl.runtime.judge import OF_THE_RUN, TOKENS, Refusal, check_call, scored, serve, shown
 from objdsl.runtime.processes import without_rank
 
 RewardFunction = Callable[..., Sequence[float] | Mapping[str, Sequence[float]]]
@@ -249,12 +250,46 @@ _START = (
 )
 
 
+def _is_only_here(name: str) -> bool:
+    """Whether a function is of a module that no other process can import, as in a notebook."""
+    module = sys.modules.get(name.partition(":")[0])
+    return module is not None and getattr(module, "__spec__", None) is None
+
+
+class _Forked:
+    """A child that has the modules of this process. In it, torch is not to be relied upon."""
+
+    def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
+        self._code: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        try:
+            os.setpgid(0, 0)
+            ours.close()
+            serve(theirs.fileno())
+        finally:
+            os._exit(1)
+
+    def wait(self, timeout: float | None = None) -> int:
+        end = None if timeout is None else time.monotonic() + timeout
+        while self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+            elif end is not None and time.monotonic() > end:
+                raise subprocess.TimeoutExpired("rewards", timeout or 0.0)
+            else:
+                time.sleep(0.01)
+        return self._code
+
+
 class _Process:
     """The child that `judge.serve` runs in; it begins with the first call."""
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[bytes] | _Forked | None = None
         self._pipe: Connection | None = None
 
     def call(self, *call: Any) -> Any:
@@ -265,7 +300,7 @@ class _Process:
             _Gone: it died, or took too long.
         """
         if self._pipe is None:
-            self._start()
+            self._start(call[1])
         assert self._pipe is not None
         try:
             self._pipe.send(call)
@@ -284,16 +319,20 @@ class _Process:
             raise Refusal(reply["problem"], reply.get("response"))
         return reply["answer"]
 
-    def _start(self) -> None:
+    def _start(self, name: str) -> None:
         folders = json.dumps([str(folder) for folder in sys.path])
         ours, theirs = socket.socketpair()
         with theirs:
-            self._child = subprocess.Popen(
-                [sys.executable, "-u", "-c", _START, folders, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=without_rank(os.environ),
-                process_group=0,  # Ctrl-C is for the run, which ends after its step
+            self._child = (
+                _Forked(ours, theirs)
+                if _is_only_here(name)
+                else subprocess.Popen(
+                    [sys.executable, "-u", "-c", _START, folders, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env=without_rank(os.environ),
+                    process_group=0,  # Ctrl-C is for the run, which ends after its step
+                )
             )
         self._pipe = Connection(ours.detach())
 
@@ -314,7 +353,8 @@ class _Process:
         if self._pipe is not None:
             self._pipe.close()
         if self._child is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._child.pid, signal.SIGKILL)
+            for end in (os.killpg, os.kill):
+                with suppress(ProcessLookupError, PermissionError):
+                    end(self._child.pid, signal.SIGKILL)
             self._child.wait()
         self._pipe = self._child = None

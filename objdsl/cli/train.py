@@ -114,8 +114,7 @@ def train(
     except FileNotFoundError as error:
         _fail([str(error)], 2)
     except OSError as error:  # a folder that cannot be written to, a disk that is full
-        where = f"{error.filename}: " if error.filename else ""
-        _fail([f"{where}{error.strerror or error}"], 1)
+        _fail([str(error)], 1)
     if result.stopped is not None:
         # What a shell says of a program that a signal ended: a scheduler then starts it again.
         sys.exit(128 + result.stopped)

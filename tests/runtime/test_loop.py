@@ -96,8 +96,10 @@ def test_resumed_is_uninterrupted(
 def test_resuming_another_run_is_an_error(run: Run, tmp_path: Path) -> None:
     run("grpo")
     folder = str(tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"has done 4 steps, and .* one of 4: .* `--steps 8`"):
+    with pytest.raises(CheckpointError, match=r"has done 4 of 4 steps: .* `--steps 8` would"):
         run("grpo", _resume=folder)
+    with pytest.raises(CheckpointError, match=r"has done 4 steps, .* one of 3: .* `--steps 7`"):
+        run("grpo", _resume=folder, steps=3)
     changes: list[tuple[str, dict[str, Any]]] = [
         ("objective", {"params.eps": 0.3}),
         ("task", {"task.digits": 2}),

@@ -7,6 +7,7 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -222,3 +223,28 @@ def test_long_numbers_are_compared_as_they_are() -> None:
         Rewards({"last_number": 1}), [long, long, "0.10"], answer=[long, "8" + long, 0.1]
     )
     assert rewards.reward == [1, 0, 1]
+
+
+def test_functions_of_a_notebook_run_beside_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other process can import them: theirs is a copy of this one."""
+    notebook = ModuleType("notebook_of_tests")
+    notebook.__spec__ = None
+    monkeypatch.setitem(sys.modules, "notebook_of_tests", notebook)
+    exec(
+        "import os\ncalls = 0\n"
+        "def judge(*, completions, **_):\n"
+        "    global calls\n    calls += 1\n    os.chdir('/')\n"
+        "    return [float(calls)] * len(completions)\n"
+        "def dies(**_):\n    os._exit(4)\n",
+        vars(notebook),
+    )
+    here = os.getcwd()
+    rewards = Rewards({"notebook_of_tests:judge": 1})
+    with closing(rewards):
+        assert [rewards(judged(["a"])).reward for _ in range(2)] == [[1], [2]]
+        child = rewards._process._child
+        assert child is not None
+        assert child.pid != os.getpid()
+    assert (os.getcwd(), vars(notebook)["calls"]) == (here, 0)
+    with pytest.raises(RewardError, match=r"ended its process \(exit status 4\)"):
+        score(Rewards({"notebook_of_tests:dies": 1}), ["a"])
