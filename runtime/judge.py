@@ -209,6 +209,7 @@ def serve(descriptor: int) -> None:
     pipe = Connection(descriptor)
     functions: dict[str, Callable[..., Any]] = {}
     while True:
+        reply: dict[str, Any]
         try:
             reply = {"answer": _answer(functions, *pipe.recv())}
         except EOFError:

@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 
@@ -74,3 +75,14 @@ def by_token(*, completion_ids: list[list[int]], **_: Any) -> dict[str, list[Any
 
 def too_few(*, completion_ids: list[list[int]], **_: Any) -> dict[str, list[Any]]:
     return {"reward": [1.0] * len(completion_ids), "place": [[1.0] for _ in completion_ids]}
+
+
+def deadly(*, completions: list[str], **_: Any) -> list[float]:
+    """Ends the other process of the run, which has no time to say anything."""
+    rank = os.getppid()  # this is the process of its reward functions
+    launcher = int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    for pid in map(int, children):
+        if pid != rank:
+            os.kill(pid, signal.SIGKILL)
+    return [1.0] * len(completions)
