@@ -182,6 +182,9 @@ def _direction(
     if right:
         for one in others:
             yield f"  {one.name}", one.message
+    raised = facts.raises(estimator)
+    if raised and direction is not Direction.UNKNOWN:
+        yield "  raises", raised
     for bend in estimator.bends:
         where = "divides the reward" if bend.factor.exponent < 0 else "multiplies the reward"
         where = where if bend.everywhere else "is part of the baseline"

@@ -25,6 +25,7 @@ from objdsl.analysis.shapes import (
     is_mask,
     is_score,
     live_product,
+    reaches_some,
     spread,
 )
 from objdsl.diagnostic import Claim
@@ -49,6 +50,7 @@ class Reason(Enum):
     STEP_SPREAD = "how far the step's rewards lie apart divides"
     MASK = "a mask of the response"
     DISCOUNT = "a reward that comes with the last token is discounted"
+    REACH = "a reward of a token does not reach the tokens up to it alike"
     SCORE = "log(pi) beside a weight with a gradient"
     RESPONSE = "another function of the response"
     # the direction on policy: a factor of a baseline
@@ -60,6 +62,8 @@ class Reason(Enum):
     DOWN = "the sign is turned"
     MIXED = "several rewards are weighed apart from each other"
     NOTHING = "no reward has an effect"
+    UNRAISED = "a reward is read, and nothing raises it"
+    NO_REWARD = "no reward is recognised"
     SHAPING = "something else is raised beside the reward"
     BOOTSTRAP = "the return leans on the critic"
     INNER = "another policy samples than the one that is trained"
@@ -186,6 +190,10 @@ def _direction(facts: Facts) -> Iterator[Departure]:
             yield departure(Reason.TOO_LARGE, estimator)
     if facts.without_effect:
         yield departure(Reason.NOTHING)
+    if facts.unraised:
+        yield departure(Reason.UNRAISED)
+    if facts.unjudged:
+        yield departure(Reason.NO_REWARD)
     if facts.rewards_weigh_words:
         yield departure(Reason.WORDS)
     sampling = facts.objective.sampling
@@ -217,6 +225,8 @@ def reason_of(bend: Bend, estimator: Estimator, facts: Facts) -> Reason:
     factor, below = bend.factor, bend.factor.exponent < 0
     if is_mask(factor.base):
         return Reason.MASK
+    if reaches_some(factor.base):
+        return Reason.REACH
     if not bend.everywhere:
         return _of_baseline(factor, estimator, facts)
     if factor.depends.reads == {"|y|"}:
@@ -245,7 +255,8 @@ def _of_baseline(factor: Factor, estimator: Estimator, facts: Facts) -> Reason:
     if factor.exponent < 0 and counts(factor.base):
         return Reason.COUNT
     # Where the reward is discounted, so are the values.
-    discounted = any(discounts(bend.factor.base) for bend in estimator.bends)
+    bases = [bend.factor.base for bend in estimator.bends]
+    discounted = any(discounts(base) or reaches_some(base) for base in bases)
     if discounts(factor.base) or (discounted and isinstance(factor.base, Scan)):
         return Reason.DISCOUNT
     if factor.base == estimator.leaf and factor.base in facts.passing:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from enum import Enum
 from functools import cached_property
@@ -194,7 +194,8 @@ class Estimator:
         """Every factor that changes with the response and weighs a reward, own or others'."""
         found: dict[tuple[Expr, bool], Bend] = {}
         for rewarded in self._by_reward:
-            shared, weights = _shared(rewarded), self._weights(rewarded)
+            signals = [term for term in rewarded if term.kind is Kind.SIGNAL]
+            shared, weights = _shared(signals or rewarded), self._weights(rewarded)
             for term in rewarded:
                 whole = self._bending(term) in weights
                 for factor in term.factors:
@@ -522,11 +523,21 @@ class Estimator:
         """Whether a value is the reward, or the sum of rewards that is raised."""
         if len(self.objective.rewards) < 2:
             return is_reward(x)
-        raised = self.raised or {}
-        terms = self.expand(x).terms
-        parts = {frozenset({(_whole(column), 1.0)}): c for column, c in raised.items()}
-        ratios = [terms[key] / parts[key] for key in terms if key in parts]
-        return terms.keys() == parts.keys() and all(math.isclose(r, ratios[0]) for r in ratios)
+        return bool(self.raised) and self.scale_of(x, self.raised or {}) is not None
+
+    def scale_of(self, x: Expr, constants: Mapping[Column, float]) -> float | None:
+        """By which the constants of rewards become those that a value adds them up with; None if
+        it adds up anything else."""
+        try:
+            terms = _to_go(self.expand(x)).terms
+        except TooLarge:
+            return None
+        parts = {frozenset({(_whole(column), 1.0)}): c for column, c in constants.items()}
+        known = {key for key in terms if all(f[0].indices and _is_past(f[0]) for f in key)}
+        if (terms.keys() - known) != parts.keys():
+            return None
+        ratios = [terms[key] / c for key, c in parts.items()]
+        return ratios[0] if all(math.isclose(r, ratios[0]) for r in ratios) else None
 
     @cached_property
     def distances(self) -> frozenset[str]:
@@ -698,6 +709,11 @@ def _own(base: Expr) -> Column | None:
         case Scan(relation, Column() as reward) if is_reward(reward) and relation != "<":
             return reward
     return None
+
+
+def _is_past(base: Expr) -> bool:
+    """Whether it is a sum of the rewards before a token."""
+    return isinstance(base, Scan) and base.relation == "<" and is_reward(base.x)
 
 
 def _whole(reward: Column) -> Expr:

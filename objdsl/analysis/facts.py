@@ -33,13 +33,15 @@ from objdsl.analysis.extremes import Extremes, Range
 from objdsl.analysis.first_order import FirstOrder, first_order
 from objdsl.analysis.links import Link, links
 from objdsl.analysis.reach import reached
-from objdsl.analysis.signal import signal, with_reward
+from objdsl.analysis.signal import candidates, samples, signal, with_reward
 from objdsl.diagnostic import Claim
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import div
+from objdsl.ir.indices import TOKEN
 from objdsl.ir.nodes import (
     Binary,
+    Column,
     Const,
     Expr,
     Length,
@@ -173,6 +175,67 @@ class Facts:
             and all(one.direction is Direction.NONE for one in self.estimators)
             and not any(factor.depends.rewards and factor.depends.own for factor in factors)
         )
+
+    def raises(self, estimator: Estimator) -> str:
+        """`E[0.8 correct + 0.2 format]`: the declared rewards with the constants that the file
+        gives them; empty where there are none, or the built-in one alone."""
+        constants = estimator.raised
+        judged = estimator.mixed or estimator.chosen or estimator.bends
+        if judged or not constants or [x.name for x in constants] == ["reward"]:
+            return ""
+        scale = self._scale(constants, estimator)
+        parts = []
+        for column, c in constants.items():
+            name = f"sum[t] {column.name}" if column.over == TOKEN else column.name
+            size = f"{abs(c) * scale:.3g}"
+            sign = ("- " if parts else "-") if c < 0 else "+ " if parts else ""
+            parts.append(sign + (name if size == "1" else f"{size} {name}"))
+        return f"E[{' '.join(parts)}]"
+
+    def _scale(self, constants: dict[Column, float], estimator: Estimator) -> float:
+        """By which constants become those of the sum of rewards that the file writes, if it writes
+        one; else the largest becomes 1."""
+        for node in topological(self.objective.goal):
+            if isinstance(node, Binary) and node.op in ("add", "sub"):
+                scale = estimator.scale_of(node, constants)
+                if scale is not None:
+                    return scale
+        return 1 / max(map(abs, constants.values()))
+
+    @cached_property
+    def unraised(self) -> tuple[Column, ...]:
+        """Of several rewards, those that the goal reads and no weight raises or lowers."""
+        if not self.rewarded or len(self.objective.rewards) < 2:
+            return ()
+        terms = [term for one in (*self.estimators, *self.by_words) for term in one.terms]
+        own = {term.reward.name for term in terms if term.reward is not None}
+        own |= {
+            name
+            for term in terms
+            for factor in term.factors
+            if factor.depends.own and not factor.depends.pooled
+            for name in factor.depends.rewards
+        }
+        goal = topological(self.objective.goal)
+        return tuple(x for x in self.objective.rewards if x in goal and x.name not in own)
+
+    @cached_property
+    def samples(self) -> bool:
+        """Whether responses are drawn from a version of the policy, and not given with the data."""
+        return samples(self.objective)
+
+    @cached_property
+    def perhaps_rewards(self) -> tuple[Column, ...]:
+        """The declared columns that may be rewards, where none is recognised."""
+        return candidates(self.objective)
+
+    @cached_property
+    def unjudged(self) -> bool:
+        """Whether no reward is recognised, and nothing else either that rules judge: preferences,
+        or penalties."""
+        if self.objective.rewards or not self.weights or self.links:
+            return False
+        return bool(self.perhaps_rewards) or not (self.penalties or self.word_penalties)
 
     @cached_property
     def rewards_weigh_words(self) -> bool:

@@ -10,6 +10,7 @@ from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.expand import Expand, TooLarge, interval
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, add, const, sub
+from objdsl.ir.indices import TOKEN
 from objdsl.ir.nodes import (
     Binary,
     Clip,
@@ -103,6 +104,18 @@ def live_product(facts: Facts, leaf: Expr) -> Expr | None:
 def discounts(node: Expr) -> bool:
     """Whether a value is the discount of a reward that comes with the last token."""
     return isinstance(node, Scan) and node.decay is not None and depends(node).reads <= {"t", "|y|"}
+
+
+def reaches_some(node: Expr) -> bool:
+    """Whether a value is a part of a token's rewards that does not reach all tokens up to it with
+    one constant: the token's own, or what is discounted."""
+    match node:
+        case Column() as reward:
+            return is_reward(reward) and reward.over == TOKEN
+        case Scan(relation, Column() as reward, decay):
+            whole = relation == ">=" and decay is None
+            return is_reward(reward) and relation != "<" and not whole
+    return False
 
 
 @dataclass(frozen=True)

@@ -10,27 +10,37 @@ from __future__ import annotations
 from dataclasses import replace
 
 from objdsl.analysis.links import PREFERRED
-from objdsl.ir.indices import RESPONSE
+from objdsl.ir.indices import RESPONSE, TOKEN
 from objdsl.ir.nodes import Column, Expr, LogProb, replaced, topological
 from objdsl.ir.objective import Named, Objective
 
 
 def signal(objective: Objective) -> Column | None:
     """The declared column that is the reward, if there is one."""
-    if objective.rewards or not _samples(objective):
+    if objective.rewards or not samples(objective):
         return None
-    nodes = topological(objective.goal)
-    values = {child for node in nodes if not node.boolean for child in node.children}
-    found = [node for node in nodes if isinstance(node, Column) and node in values]
-    found = [
-        one for one in found if one.over == RESPONSE and not one.mask and one.name not in PREFERRED
-    ]
+    found = [column for column in candidates(objective) if column.over == RESPONSE]
     return found[0] if len(found) == 1 else None
 
 
-def _samples(objective: Objective) -> bool:
+def candidates(objective: Objective) -> tuple[Column, ...]:
+    """The declared columns of responses and tokens that are more than a mask, as the goal reads
+    them."""
+    nodes = topological(objective.goal)
+    values = {child for node in nodes if not node.boolean for child in node.children}
+    return tuple(
+        node
+        for node in nodes
+        if isinstance(node, Column)
+        and node in values
+        and node.over in (RESPONSE, TOKEN)
+        and not (node.mask or node.trained or node.name in (*PREFERRED, "V_old"))
+    )
+
+
+def samples(objective: Objective) -> bool:
     """Whether responses are sampled from a version of the policy, and not given with the data."""
-    policies = {one.policy for one in topological(objective.goal) if isinstance(one, LogProb)}
+    policies = {x.policy for x in topological(objective.goal) if isinstance(x, LogProb)}
     return objective.sampling.span is not None or not policies.isdisjoint(("old", "mu"))
 
 

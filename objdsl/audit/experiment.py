@@ -275,7 +275,8 @@ def _in_domain(column: Column, normal: Tensor) -> Tensor:
         width = column.upper - column.lower
         return quantile * width + column.lower
     if isfinite(column.lower):
-        return -torch.log1p(-quantile).sub(column.lower)
+        exponential: Tensor = -torch.log1p(-quantile)
+        return exponential + column.lower
     if isfinite(column.upper):
         return column.upper + torch.log(quantile)
     return normal

@@ -14,6 +14,8 @@ import objdsl
 from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import facts_of
 from objdsl.audit import audit
+from objdsl.diagnostic import Severity
+from objdsl.explain import sections
 from objdsl.lint.run import findings
 
 EXACT, BIASED = 1e-8, 1e-3
@@ -171,3 +173,58 @@ def test_several_rewards_get_the_findings_of_one(
 ) -> None:
     form = text(advantage, goal, DOMAINS[domain])
     assert name in {x.name for x in findings(objdsl.loads(form).formula)}
+
+
+@pytest.mark.parametrize(
+    ("advantage", "goal", "raised"),
+    [
+        ("R - mean[j != i] R", GOALS["sum"], "E[0.8 correct + 0.2 format]"),
+        ("R - mean[i] R", GOALS["constant"], "E[0.8 correct + 0.2 format]"),
+        ("correct + 3 * sum[t] progress", GOALS["sum"], "E[correct + 3 sum[t] progress]"),
+        ("correct - 0.5 * format", GOALS["sum"], "E[correct - 0.5 format]"),
+        ("sum[s >= t] progress", GOALS["sum"], "E[sum[t] progress]"),
+        ("R - mean[j != i] R", GOALS["mean"], ""),
+        (ADVANTAGES["deviations apart"], GOALS["sum"], ""),
+    ],
+)
+def test_explain_says_what_is_raised(advantage: str, goal: str, raised: str) -> None:
+    facts = facts_of(objdsl.loads(text(advantage, goal)).formula)
+    assert facts.raises(*facts.estimators) == raised
+    lines = [line for x in sections(facts, findings(facts.objective)) for line in x.lines]
+    assert [said for title, said in lines if title == "  raises"] == ([raised] if raised else [])
+
+
+UNDECLARED = """objective undeclared
+given correct[p,i]
+given format[p,i]
+A = {}
+maximize mean[p,i] mean[t] (pi / old * A)
+"""
+
+
+@pytest.mark.parametrize(
+    "advantage",
+    [
+        "correct + format - mean[j != i] (correct + format)",
+        ADVANTAGES["deviations apart"],
+        "-correct - format",
+        "correct * format",
+    ],
+)
+def test_rewards_that_nobody_declared_are_asked_for(advantage: str) -> None:
+    """Never "nothing to report" of what is not judged; and once declared, it is."""
+    undeclared = UNDECLARED.format(advantage)
+    (told,) = (x for x in findings(objdsl.loads(undeclared).formula) if x.code == "OBJ214")
+    assert told.severity is Severity.WARNING
+    assert "`given correct[p,i] as reward`" in told.help
+    assert "`given format[p,i] as reward`" in told.help
+    declared = undeclared.replace("[p,i]\n", "[p,i] as reward\n", 2)
+    names = {x.name for x in findings(objdsl.loads(declared).formula)}
+    assert "undeclared-reward" not in names
+    assert "length-normalisation" in names
+
+
+def test_a_reward_that_nothing_raises_is_named() -> None:
+    form = text("correct / (1 + mean[j != i] format)", GOALS["sum"])
+    told = [x for x in findings(objdsl.loads(form).formula) if x.name == "reward-without-effect"]
+    assert [x.message for x in told] == ["nothing raises `format`"]

@@ -26,6 +26,7 @@ PARAMS: dict[str, dict[str, float]] = {
     "dr_gspo": {"eps_low": 0.1, "eps_high": 0.1},
     "dual_clip": {"c": 1.3, "beta": 0.1},
     "geometric_mask": {"low": 0.9, "high": 1.1},
+    "gdpo": {"w_correct": 0.8, "w_format": 0.3},
     "gmpo": {"eps": 0.2},
     "gspo": {"eps_low": 0.1, "eps_high": 0.1},
     "gspo_token": {"eps_low": 0.1, "eps_high": 0.1},
@@ -92,6 +93,8 @@ def random_step(seed: int) -> Step:
         mismatched=(rng.random(n) < 0.3).astype(int),
         pi_dist=distributions(),
         ref_dist=distributions(),
+        correct=(rng.random(n) < 0.5).astype(float),
+        format=rng.normal(size=n),
     )
 
 
@@ -99,6 +102,7 @@ def columns(step: Step) -> dict[str, Any]:
     """The step under the names that objdsl gives its columns; a column is a list of N rows."""
     logs = {f"log_{name}": getattr(step, name) for name in POLICIES}
     plain = ("reward", "value", "value_old", "noise", "greedy", "chosen", "desirable", "mismatched")
+    plain = (*plain, "correct", "format")
     return {
         **logs,
         **{name: getattr(step, name) for name in plain},

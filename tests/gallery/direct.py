@@ -39,6 +39,8 @@ class Step:
     chosen: Array
     desirable: Array
     mismatched: Array
+    correct: Array
+    format: Array
     pi_dist: PerToken = field(default_factory=list)
     ref_dist: PerToken = field(default_factory=list)
 
@@ -282,6 +284,17 @@ def just_rl(b: Step, eps_low: float, eps_high: float) -> float:
 def lite_ppo(b: Step, eps: float) -> float:
     A = centred(b) / (b.reward.std(ddof=1) + 1e-6)
     return mean_of_tokens(b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
+
+
+def gdpo(b: Step, w_correct: float, w_format: float, eps_low: float, eps_high: float) -> float:
+    total = w_correct * standardised(b, 1e-4, b.correct)
+    total += w_format * standardised(b, 1e-4, b.format)
+    A = (total - total.mean()) / (total.std(ddof=1) + 1e-4)
+
+    def response(i: int) -> float:
+        return clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps_low, 1 + eps_high).mean()
+
+    return mean_of_prompts(b, response)
 
 
 def deepseek_v32(b: Step, eps: float, beta: float, delta: float) -> float:

@@ -23,11 +23,23 @@ from collections.abc import Iterator
 from objdsl.analysis.claims import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
+from objdsl.ir.nodes import topological
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("reward-without-effect", "OBJ502", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    for column in facts.unraised:
+        read = next(node for node in topological(facts.objective.goal) if node == column)
+        yield rule.finding(
+            f"nothing raises `{column.name}`",
+            read.span,
+            severity=Severity.WARNING,
+            under="read, and beside no gradient of its own response",
+            gradient="that of the other rewards",
+            help="add it to what is raised, or declare it without `as reward`",
+            fine_if="it is data, and no reward",
+        )
     reward, never = facts.reward, not facts.reward_in_weights
     if reward is not None and facts.departing(Reason.NOTHING):
         yield rule.finding(

@@ -32,8 +32,30 @@ from objdsl.lint.rule import Rule, rule
 @rule("rewards-scaled-apart", "OBJ211", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
-        divisors = _divisors(estimator)
-        if len(divisors) > 1:
+        apart = [f for f in estimator.mixed if f.exponent < 0 and deviation(f.base)]
+        divisors = sorted(apart, key=_place) or _divisors(estimator)
+        others = [f for f in estimator.mixed if f not in apart]
+        if others and not divisors:
+            yield rule.finding(
+                "rewards are weighed apart from each other",
+                others[0].origin.span,
+                under="weighs not all of them alike",
+                consequence="how much each of them counts changes from prompt to prompt",
+                gradient="that of a sum of rewards whose weights are no constants",
+                help="weigh the rewards by numbers",
+                fine_if="that is what the weight is for",
+            )
+        if len(divisors) == 1:
+            yield rule.finding(
+                "one reward is divided by a deviation, and another is not",
+                divisors[0].origin.span,
+                under="divides not all of them",
+                consequence="how much each of them counts changes from group to group",
+                gradient="that of a sum of rewards whose weights are random",
+                help="weigh the rewards by numbers, and centre their sum",
+                fine_if="no reward is to rule the others",
+            )
+        elif divisors:
             first, second = divisors[:2]
             span = first.origin.span
             yield rule.finding(
@@ -55,4 +77,9 @@ def _divisors(estimator: Estimator) -> list[Factor]:
         divisors = [f for f in term.factors if f.exponent < 0 and deviation(f.base)]
         if len(divisors) == 1 and divisors[0].origin.span is not None:
             found.setdefault(divisors[0].depends.reads, divisors[0])
-    return sorted(found.values(), key=lambda f: f.origin.span.start if f.origin.span else 0)
+    divisors = sorted(found.values(), key=_place)
+    return divisors if len(divisors) > 1 else []
+
+
+def _place(factor: Factor) -> int:
+    return factor.origin.span.start if factor.origin.span else 0
