@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import objdsl
 from objdsl import driver, gallery
@@ -28,9 +26,7 @@ from objdsl.syntax.parse import parse
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_evaluators import SETTINGS
-
-from objectives import data, objectives
+import objectives
 
 HOSTILE = sorted(
     {
@@ -100,6 +96,7 @@ def held_equal(text: str, seed: int, case: Any, packed: bool = False) -> None:
     compare_json(plain, hostile, old)
     for weights in (False, True):
         texts = [driver.mathematics(x.formula, weights=weights) for x in (plain, hostile)]
+        texts = [x.replace("dJ / d ", "derivative ") for x in texts]
         if not COUNTS & {*new, *old}:
             assert sorted(renamer(new)(texts[0]).split("\n")) == sorted(texts[1].split("\n"))
         shown = [
@@ -173,7 +170,7 @@ OWN = [name for name in gallery.names() if stands_alone(name)]
 def test_the_gallery_under_hostile_names(name: str) -> None:
     text = stripped(gallery.find(name).text)
     seed = OWN.index(name)
-    case = data(seed)
+    case = objectives.data(seed)
     spare = {1: "difficulty", 2: "margin", 3: "noise_column", 4: "log_ref_dist"}
     for column, facts in objdsl.loads(text).columns.items():
         if column not in case.columns:
@@ -181,10 +178,10 @@ def test_the_gallery_under_hostile_names(name: str) -> None:
     held_equal(text, seed, case, packed=bool(seed % 2))
 
 
-@settings(SETTINGS, max_examples=40)
-@given(objectives(depth=2), st.integers(0, 2**16))
-def test_random_objectives_under_hostile_names(text: str, seed: int) -> None:
-    held_equal(text, seed, data(seed))
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_random_objectives_under_hostile_names(first: int) -> None:
+    for seed in range(first, first + 10):
+        held_equal(objectives.text(seed), seed, objectives.data(seed))
 
 
 @pytest.mark.parametrize(
