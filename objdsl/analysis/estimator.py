@@ -696,10 +696,12 @@ def _from_above(x: Expr) -> Iterator[Expr]:
 
 
 def _stands_for(term: Term, name: str) -> bool:
-    """Whether a term is a signal of a reward, or a baseline that reads it, or none at all."""
+    """Whether a term is a signal of a reward, or a baseline that reads it, or none at all. What
+    divides a baseline, or masks it, weighs it, and stands for no reward."""
     if term.reward is not None:
         return term.reward.name == name
-    read = {reward for factor in term.factors for reward in factor.depends.rewards}
+    values = {x for factor in term.factors if _stands_above(factor) for x in factor.depends.rewards}
+    read = values or {x for factor in term.factors for x in factor.depends.rewards}
     return not read or name in read
 
 

@@ -74,7 +74,8 @@ def _divisors(estimator: Estimator) -> list[Factor]:
     """Deviations that divide some terms, each of other data, in the order of the text."""
     found: dict[frozenset[str], Factor] = {}
     for term in estimator.terms:
-        divisors = [f for f in term.factors if f.exponent < 0 and deviation(f.base)]
+        below = (f for f in term.factors if f.exponent < 0 and not f.depends.batch)
+        divisors = [f for f in below if deviation(f.base)]  # of the step it is one for all rewards
         if len(divisors) == 1 and divisors[0].origin.span is not None:
             found.setdefault(divisors[0].depends.reads, divisors[0])
     divisors = sorted(found.values(), key=_place)
