@@ -45,7 +45,7 @@ class Claim(StrEnum):
     """Whether the text is an objective at all."""
 
     @property
-    def title(self) -> str:
+    def phrase(self) -> str:
         """The claim in words."""
         on = " on policy" if self is Claim.DIRECTION else ""
         return self.value.replace("-", " ") + on

@@ -103,7 +103,7 @@ def _claims(facts: Facts, found: Sequence[Diagnostic] | None) -> Iterator[tuple[
                 rules = dict.fromkeys(f"{one.name} ({one.code})" for one in own)
             follows = facts.rewarded or claim not in of_rewards
             holds = "exact" if follows else "exact: no reward is followed"
-            yield claim.title, ", ".join(rules) or holds
+            yield claim.phrase, ", ".join(rules) or holds
 
 
 def nearest(objective: Objective, others: Iterable[Objective], most: int = 2) -> list[Relative]:
@@ -190,9 +190,10 @@ def _direction(
         where = where if bend.everywhere else "is part of the baseline"
         said = f"{where}: {_dependence(bend.factor.depends)}"
         yield f"  bent by {_named(facts, bend.factor)}", said
-    for one in facts.departures:
-        if one.claim is Claim.PROMPT_WEIGHTS and one.factor and one.estimator is estimator:
-            yield f"  weighted by {_named(facts, one.factor)}", _dependence(one.factor.depends)
+    for departure in facts.departures:
+        factor = departure.factor if departure.claim is Claim.PROMPT_WEIGHTS else None
+        if factor is not None and departure.estimator is estimator:
+            yield f"  weighted by {_named(facts, factor)}", _dependence(factor.depends)
     keep = facts.objective.keep
     if keep is not None and facts.departing(Reason.KEPT_PROMPTS):
         yield f"  kept where {facts.written(keep)}", Reason.KEPT_PROMPTS.value

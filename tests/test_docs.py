@@ -141,7 +141,7 @@ def _index() -> Iterator[str]:
     yield "| code | rule | severity | claim | |\n| --- | --- | --- | --- | --- |"
     for page in pages():
         link = f"[{page.name}]({page.name}.md)"
-        head = f"{page.code} | {link} | {page.severity} | {page.claim.title}"
+        head = f"{page.code} | {link} | {page.severity} | {page.claim.phrase}"
         yield f"| {head} | {_cell(page.summary)} |"
     yield ""
 

@@ -386,7 +386,7 @@ class Facts:
 
     def written(self, expr: Expr) -> str:
         """A formula as people read it, with the names of the file."""
-        shown = {
+        shown: dict[Expr, Expr] = {
             node: Reduce("sum", ("p",), node.x)
             for node in topological(expr)
             if isinstance(node, Elsewhere)

@@ -51,7 +51,7 @@ class Page:
     @property
     def page(self) -> str:
         """All of it, with a title."""
-        head = f"{self.code}, {self.severity}. Claim: {self.claim.title}."
+        head = f"{self.code}, {self.severity}. Claim: {self.claim.phrase}."
         return f"# {self.name}\n\n{head} {self.doc.strip()}\n"
 
 

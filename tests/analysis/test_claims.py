@@ -141,7 +141,7 @@ def test_a_claim_departs_if_and_only_if_there_is_a_finding_of_it(part: int) -> N
         for claim in JUDGED:
             said = any(one.claim is claim for one in found)
             assert facts.departs(claim) == said, (claim, text)
-            assert (claim.title in exact) != said, (claim, text)
+            assert (claim.phrase in exact) != said, (claim, text)
             seen.add((claim, said))
     assert len(seen) == 2 * len(JUDGED)  # each claim holds somewhere, and somewhere does not
 

@@ -41,7 +41,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for departure in facts.departing(Reason.NOT_JUDGED):
         place = departure.node.span if departure.node else None
         yield rule.finding(
-            f"this is not judged: {departure.claim.title}",
+            f"this is not judged: {departure.claim.phrase}",
             place or facts.objective.goal.span,
             claim=departure.claim,
             under=departure.why,
