@@ -12,9 +12,9 @@ rows of several processes, which `prepare` then brings together (`group`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from objdsl import driver, gallery
 from objdsl.analysis.coupling import Coupled, Coupling
 from objdsl.analysis.coupling import coupled as coupled_weights
-from objdsl.diagnostic import Diagnostic, near
+from objdsl.diagnostic import Diagnostic, InputError, InputTypeError, near
 from objdsl.emit.load import Compiled, load_kernel
 from objdsl.emit.load import load as load_program
 from objdsl.emit.stages import Layout
@@ -37,18 +37,45 @@ from objdsl.fused.kernels import TORCH, Kernels, Name, choose
 from objdsl.fused.run import Run, sizes_of
 from objdsl.fused.spread import Spread
 from objdsl.gather import exchange, gather
+from objdsl.inputs import (
+    as_tensor,
+    check_drawn,
+    check_head,
+    check_trained,
+    cleaned,
+    possible,
+    prompt_numbers,
+    read_rows,
+    refuse_unknown,
+)
 from objdsl.ir.build import mul
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, Indices
-from objdsl.ir.nodes import Expr, LogProb, Position, Reduce, Scan, Shift, Stop
+from objdsl.ir.nodes import Column as Leaf
+from objdsl.ir.nodes import (
+    Expr,
+    LogDist,
+    LogProb,
+    Others,
+    Pick,
+    Position,
+    Reduce,
+    Scan,
+    Shift,
+    Stop,
+)
 from objdsl.ir.objective import Objective as Formula
-from objdsl.ir.objective import Sampling
+from objdsl.ir.objective import Sampling, column_of
 from objdsl.plan import BUDGET, Schedule, plan
-from objdsl.step import Share, Step, cleaned, mask_of
+from objdsl.source import Source
+from objdsl.step import Share, Step, mask_of
+from objdsl.syntax.parse import parse
 from objdsl.syntax.read import written
+from objdsl.syntax.tree import Given
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+_OTHERS = "the mean over the other responses to a prompt"
 # Schedules whose weights are final as soon as a token's own log-probability is known.
 _AT_ONCE: tuple[Schedule, ...] = ("one pass", "one pass, whole responses")
 
@@ -189,7 +216,7 @@ class Objective:
         self,
         /,
         *,
-        prompt: Tensor | Sequence[int],
+        prompt: Tensor | Sequence[Hashable] | None = None,
         mask: Tensor | None = None,
         lengths: Tensor | Sequence[int] | None = None,
         dtype: torch.dtype | None = None,
@@ -205,26 +232,31 @@ class Objective:
         what one process would compute.
 
         Args:
-            prompt: `[N]`, ids that say which responses answer the same prompt, on whatever rank.
-            mask: `[N, T]`, which tokens belong to a response; padding may hold anything.
+            prompt: `[N]`, ids that say which responses answer the same prompt, on whatever rank:
+                numbers, strings, or anything that can be hashed.
+            mask: `[N, T]`, which tokens belong to a response; padding may hold anything. Holes
+                (the outputs of tools) are fine where the objective does not read the order.
             lengths: `[N]`, instead of `mask`, for packed tokens `[M]`.
             dtype: of the computation; by default the widest of the float columns, float32 at least.
             generator: draws what `pick` chooses, on the first of several ranks; the column `noise`
                 may be given instead.
-            check: look for NaN and for impossible shapes; each look waits for the device.
+            check: look at the values of the columns; each look waits for the device.
             group: the ranks that the step is spread over.
-            columns: `self.columns` but the trained ones. Others are ignored.
+            columns: `self.columns` but the trained ones. No gradient reaches them. Standard columns
+                (`reward`, `log_ref`, ...) that it does not read are left aside.
 
         Raises:
-            ValueError: for a missing column, a wrong shape or dtype, a NaN in a live token, an
-                empty response, a group of one under `std`.
+            InputError: a ValueError, for a missing or an unknown column, a wrong shape or type, a
+                value that cannot be (NaN or infinite in a live token, a log-probability above 0), a
+                mask that is neither 0 nor 1, an empty response, a group of one under `std` or
+                `mean[j != i]`.
         """
         if group is None:
-            own, own_dtype = self._rows(prompt, mask, lengths, columns, dtype, check)
+            own, own_dtype = self._rows(prompt, mask, lengths, columns, dtype, check, False)
             return self._prepared(own, own_dtype, generator, check)
         failure: ValueError | None = None
         try:
-            own, own_dtype = self._rows(prompt, mask, lengths, columns, dtype, check)
+            own, own_dtype = self._rows(prompt, mask, lengths, columns, dtype, check, True)
             said = len(own), own_dtype, ""
         except ValueError as error:
             failure, said = error, (0, torch.float32, str(error))
@@ -234,7 +266,7 @@ class Objective:
             raise failure
         for rank, (_, _, message) in enumerate(told):
             if message:
-                raise ValueError(f"rank {rank}: {message}")
+                raise InputError(f"rank {rank}: {message}")
         return self._shared(own, [(n, d) for n, d, _ in told], generator, check, group)
 
     def couple(self, step: Step, log_pi: Tensor | None = None, **trained: Tensor) -> Step:
@@ -244,16 +276,25 @@ class Objective:
             step: the whole step, or all rows that a rank has of it; then every rank calls this.
             log_pi: `[N, T]` or `[M]`, the current log-probabilities of these rows.
             trained: other trained inputs, if the objective has any.
+
+        Raises:
+            InputError: for a part of a step, and for inputs that are wrong, or NaN in a live token.
         """
-        compiled = self._program(step.layout)
-        if compiled.couple is None or compiled.program.couple is None:
+        self._check_step(step)
+        if self._program(step.layout).couple is None:
             return step
         if not step.whole and step.share is None:
-            raise ValueError("couple needs the whole step, not a part of its rows")
-        inputs = self._trained(step, log_pi, trained)
+            raise InputError("couple needs the whole step, not a part of its rows")
+        inputs = self._computable(self._trained(step, log_pi, trained))
+        step.find_nan(inputs)
+        return self._coupled(step, inputs)
+
+    def _coupled(self, step: Step, inputs: Mapping[str, Tensor]) -> Step:
+        compiled = self._program(step.layout)
+        assert compiled.couple is not None and compiled.program.couple is not None
         function, share = compiled.program.couple, step.share
         read = _columns_read([function])
-        live = {name: x for name, x in _widened(inputs).items() if name in read}
+        live = {name: x for name, x in inputs.items() if name in read}
         whole = step
         if share is not None:
             whole, live = share.whole, gather(live, share.group)
@@ -274,13 +315,23 @@ class Objective:
             step: what `prepare` returned, or some rows of it. Without it, the columns of the whole
                 step are given instead, and prepared on the way.
             columns: other trained inputs (`value`, `log_pi_dist`, ...).
+
+        Raises:
+            InputError: for inputs of a wrong name, shape, type or device; on a CPU also for
+                log-probabilities above 0, and for NaN and -inf in live tokens. On a GPU no value is
+                looked at here, which would wait for the device.
         """
         trained = {name: columns.pop(name) for name in self.live[:] if name in columns}
         if step is None:
+            if "prompt" not in columns:
+                raise InputError(
+                    f"{self.name} needs a step (what `prepare` returned), or `prompt`, `mask` and "
+                    "the columns of a whole step"
+                )
             columns.setdefault("dtype", _wide(log_pi, *trained.values()))
             step = self.prepare(**columns)
         elif columns:
-            raise ValueError(f"unknown input {next(iter(columns))!r}; it has {list(self.live)}")
+            raise InputError(f"unknown input {next(iter(columns))!r}; it has {list(self.live)}")
         inputs = self._trained(step, log_pi, trained)
         with torch.no_grad():
             value, weights, reports = self._evaluate(step, inputs)
@@ -296,7 +347,7 @@ class Objective:
         The closed form: no autograd. The loss is minus the value, its gradient minus the weights.
         """
         if step is None:
-            raise ValueError("weights needs a step; make one by `prepare`")
+            raise InputError("weights needs a step; make one by `prepare`")
         inputs = self._trained(step, log_pi, trained)
         with torch.no_grad():
             return self._evaluate(step, inputs)
@@ -351,15 +402,18 @@ class Objective:
         Raises:
             ValueError: for wrong shapes, and for a schedule that cannot compute the objective.
         """
+        self._check_step(step)
         coupled = self._coupled_afterwards if step.coupled else self._coupled_weights
         tail = 2 if step.layout == "padded" else 1
         shape = tuple(step.mask.shape) if tail == 2 else (int(step.lengths.sum()),)
         here = shape if spread is None else tuple(spread.places.shape)
         if tuple(hidden.shape[:-1]) != here or tuple(tokens.shape) != here:
-            raise ValueError(
+            raise InputError(
                 f"hidden must be [{', '.join(map(str, here))}, H] and tokens the same without H, "
                 f"not {list(hidden.shape)} and {list(tokens.shape)}"
             )
+        live = step.mask if tail == 2 and spread is None else None
+        check_head(hidden, weight, tokens, live, bias, kept, temperature, softcap)
         with torch.no_grad():
             head = Head.under(
                 hidden, weight, bias=bias, temperature=temperature, softcap=softcap, kept=kept,
@@ -510,15 +564,15 @@ class Objective:
     def _evaluate(
         self, step: Step, trained: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        inputs = _widened(trained)
+        inputs = self._computable(trained)
         compiled = self._program(step.layout)
         program = compiled.program
         silent: tuple[str, ...] = ()
         if program.couple is not None and not step.coupled:
             if step.whole:
-                step = self.couple(step, **inputs)
+                step = self._coupled(step, inputs)
             elif program.coupled:
-                raise ValueError(
+                raise InputError(
                     f"{self.name} couples responses through the current policy: call "
                     "`step = objective.couple(step, log_pi=...)` on the whole step before it is cut"
                 )
@@ -552,37 +606,63 @@ class Objective:
 
     # --- inputs ----------------------------------------------------------------------------------
 
-    def _trained(
-        self, step: Step, log_pi: Tensor | None, others: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def _check_step(self, step: Step) -> None:
         if not isinstance(step, Step):
-            raise TypeError(f"a step is what `prepare` returns, not {type(step).__name__}")
+            raise InputTypeError(f"a step is what `prepare` returns, not {type(step).__name__}")
         if step.objective != self.digest:
-            raise ValueError(
+            raise InputError(
                 f"this step was prepared by another objective than {self!r}: each stores what it "
                 "needs itself, at its own hyper-parameters"
             )
+
+    def _trained(
+        self, step: Step, log_pi: Tensor | None, others: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        self._check_step(step)
         given = dict(others) if log_pi is None else {"log_pi": log_pi, **others}
         if not torch.compiler.is_compiling():
             refuse_batches(x for x in given.values() if isinstance(x, Tensor))
-        found = {}
+        for name in given:
+            if name not in self.live:
+                guess = near(name, self.live)
+                raise InputError(
+                    f"unknown input {name!r}; it has {list(self.live)}"
+                    + (f"; did you mean {guess!r}?" if guess else "")
+                )
+        found: dict[str, Tensor] = {}
         for name in self.live:
             if name not in given:
-                raise ValueError(f"{self.name} needs the trained input {name!r}")
-            x = given[name]
-            words = self.columns[name].indices == WORD
-            padded = step.layout == "padded"
-            wanted = [*step.mask.shape] if padded else [int(step.lengths.sum())]
-            shape = f"[{', '.join([*map(str, wanted), *('V' * words)])}]"
-            if not isinstance(x, Tensor):
-                raise ValueError(f"{name} must be a float tensor {shape}, not {type(x).__name__}")
-            fits = list(x.shape[: x.dim() - words]) == wanted
-            if not fits or not x.is_floating_point():
-                raise ValueError(
-                    f"{name} must be a float tensor {shape}, not {x.dtype} {list(x.shape)}"
-                )
-            found[name] = x
+                raise InputError(f"{self.name} needs the trained input {name!r}")
+            leaf = self._leaves[name]
+            check_trained(name, given[name], leaf.indices, step)
+            x = given[name].detach()
+            # Anywhere else a look at the values would wait for the device.
+            if isinstance(leaf, LogProb) and x.is_cpu and not torch.compiler.is_compiling():
+                check_drawn(name, x, step)
+            found[name] = given[name]
         return found
+
+    def _computable(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Trained inputs without their graph, as float32 at least, and finite where words cannot
+        come."""
+        found = {name: x.detach().to(_wide(x)) for name, x in trained.items()}
+        words = {name for name, leaf in self._leaves.items() if isinstance(leaf, LogDist)}
+        return {name: possible(x) if name in words else x for name, x in found.items()}
+
+    @cached_property
+    def _leaves(self) -> dict[str, Expr]:
+        """The columns that it reads, as they stand in the formula."""
+        named = {column_of(node): node for node in self.formula.nodes}
+        leaves = {name: node for name, node in named.items() if name is not None}
+        drawn = {name: Leaf(name, TOKEN) for name, x in leaves.items() if isinstance(x, Pick)}
+        return leaves | drawn
+
+    @cached_property
+    def _accepted(self) -> set[str]:
+        """Names of columns that it may be given although it does not read them: those that its own
+        file declares, or one of the gallery."""
+        own = [] if self.formula.source is None else [self.formula.source]
+        return _declared(*own) | _declared(*map(gallery.bundled, gallery.names()))
 
     def _missing(self, name: str, column: Column, given: Mapping[str, Any]) -> str:
         shape = {PROMPT: "[N]", RESPONSE: "[N]", TOKEN: "[N, T]", WORD: "[N, T, V]"}
@@ -592,58 +672,36 @@ class Objective:
 
     def _rows(
         self,
-        prompt: Tensor | Sequence[int],
+        prompt: Tensor | Sequence[Hashable] | None,
         mask: Tensor | None,
         lengths: Tensor | Sequence[int] | None,
         columns: Mapping[str, Any],
         dtype: torch.dtype | None,
         check: bool,
+        shared: bool,
     ) -> tuple[Step, torch.dtype]:
         """The rows that were given, each of them checked for itself, and the type to compute in."""
-        if (mask is None) == (lengths is None):
-            raise ValueError(
-                "give either mask [N, T] (padded tokens) or lengths [N] (packed tokens)"
-            )
-        if mask is not None:
-            mask = torch.as_tensor(mask)
-            if mask.dim() != 2:
-                raise ValueError(f"mask must be [N, T], not {list(mask.shape)}")
-            mask = mask.bool()
-            size = mask.sum(-1)
-        else:
-            size = torch.as_tensor(lengths)
-            if size.dim() != 1 or size.is_floating_point():
-                raise ValueError(
-                    f"lengths must be N whole numbers, not {size.dtype} {list(size.shape)}"
-                )
-            mask = mask_of(size)
-        if not bool((size > 0).all()):
-            empty = int((size <= 0).nonzero()[0])
-            raise ValueError(f"response {empty} is empty: it has no token, not even EOS")
-        ids = _tensor("prompt", prompt, size.device)
-        if ids.shape != size.shape:
-            raise ValueError(
-                f"prompt must be [{len(size)}], an id for each response, not {list(ids.shape)}"
-            )
+        refuse_unknown(self.name, self._leaves, columns, lambda: self._accepted)
+        layout, size, mask = read_rows(mask, lengths)
+        ids = prompt_numbers(prompt, len(size), size.device, shared)
         ordered = [n for n in self.formula.nodes if isinstance(n, Position | Shift | Scan)]
         if ordered and not bool((mask[:, 1:] <= mask[:, :-1]).all()):
-            raise ValueError(
+            raise InputError(
                 f"{self.name} uses the order of the tokens, so mask must have no holes: "
                 "all tokens of a response first, then its padding"
             )
-        layout: Layout = "padded" if lengths is None else "packed"
         step = Step(layout, size, mask, {}, {"prompt": ids}, {}, {})
-        given = {name: _tensor(name, x, mask.device) for name, x in columns.items()}
+        given = {name: as_tensor(name, x, mask.device) for name, x in columns.items()}
         if dtype is None:
             dtype = _wide(*(x for x in given.values() if x.is_floating_point()))
         if not dtype.is_floating_point:
-            raise ValueError(f"dtype must be a float type, not {dtype}")
+            raise InputError(f"dtype must be a float type, not {dtype}")
         for name, column in self.columns.items():
             if column.trained or (name == "noise" and name not in given):
                 continue
             if name not in given:
-                raise ValueError(self._missing(name, column, columns))
-            x = cleaned(name, given[name], column.indices, step, dtype, check)
+                raise InputError(self._missing(name, column, columns))
+            x = cleaned(name, self._leaves[name], given[name], step, dtype, check)
             (step.tokens if len(column.indices) > 2 else step.responses)[name] = x
         return step, dtype
 
@@ -700,7 +758,7 @@ class Objective:
     ) -> Step:
         """The whole step, from its rows."""
         if len(step) == 0:
-            raise ValueError("a step needs at least one response")
+            raise InputError("a step needs at least one response")
         unique, rank = torch.unique(step.responses["prompt"], return_inverse=True)
         first = torch.full_like(unique, len(step), dtype=torch.long).scatter_reduce(
             0, rank, torch.arange(len(step), device=rank.device), "amin"
@@ -720,7 +778,9 @@ class Objective:
                 dist.broadcast(noise, group=group, group_src=0)
             if step.layout == "padded":
                 noise = noise.new_zeros(step.mask.shape).masked_scatter(step.mask, noise)
-            step.tokens["noise"] = cleaned("noise", noise, TOKEN, step, dtype, check)
+            step.tokens["noise"] = cleaned(
+                "noise", self._leaves["noise"], noise, step, dtype, check
+            )
         if check:
             self._check_prompts(step)
             self._check_counts(step)
@@ -739,24 +799,25 @@ class Objective:
                 continue
             x = step.responses[name]
             if not bool((x == x[step.environment["first"]][step.responses["prompt"]]).all()):
-                raise ValueError(f"the column {name!r} differs between responses to one prompt")
+                raise InputError(f"the column {name!r} differs between responses to one prompt")
 
     def _check_counts(self, step: Step) -> None:
-        """A standard deviation with n - 1 needs two elements."""
+        """What divides by n - 1 needs two elements."""
         overs = {n.over for n in self.formula.nodes if isinstance(n, Reduce) and n.op == "std"}
         sizes = step.environment["group_size"]
-        if ("i",) in overs and int(sizes.min()) < 2:
+        alone = any(isinstance(n, Others) and n.op == "mean" for n in self.formula.nodes)
+        if (("i",) in overs or alone) and int(sizes.min()) < 2:
             group = int(sizes.argmin())
             row = int((step.responses["prompt"] == group).nonzero()[0])
-            raise ValueError(
-                f"{self.name} takes the standard deviation over a group, but the prompt of "
-                f"response {row} has one response only"
+            what = "the standard deviation over a group" if ("i",) in overs else _OTHERS
+            raise InputError(
+                f"{self.name} takes {what}, but the prompt of response {row} has one response only"
             )
         if (("p", "i") in overs and len(step) < 2) or (("p",) in overs and len(sizes) < 2):
-            raise ValueError(f"{self.name} takes a standard deviation over one element")
+            raise InputError(f"{self.name} takes a standard deviation over one element")
         if ("t",) in overs and int(step.lengths.min()) < 2:
             row = int(step.lengths.argmin())
-            raise ValueError(
+            raise InputError(
                 f"{self.name} takes a standard deviation over the one token of response {row}"
             )
 
@@ -794,20 +855,14 @@ def _columns_read(functions: Iterable[Function]) -> set[str]:
     return {one.key for one in inputs if one.kind == "column"}
 
 
+@cache
+def _declared(*sources: Source) -> set[str]:
+    """The columns that files declare."""
+    statements = [one for source in sources for one in parse(source).statements]
+    return {one.name.id for one in statements if isinstance(one, Given)}
+
+
 def _wide(*tensors: Any) -> torch.dtype:
     """The widest type, and float32 at least: narrower sums over a response lose its tokens."""
     types = (x.dtype for x in tensors if isinstance(x, Tensor))
     return reduce(torch.promote_types, types, torch.float32)
-
-
-def _widened(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Trained inputs without their graph, as float32 at least."""
-    return {name: x.detach().to(_wide(x)) for name, x in inputs.items()}
-
-
-def _tensor(name: str, x: Any, device: torch.device) -> Tensor:
-    """A column as a tensor, without a graph: no formula takes a gradient of it."""
-    try:
-        return torch.as_tensor(x, device=device).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name!r} cannot be made a tensor: {error}") from error

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from objdsl.diagnostic import InputError
 from objdsl.emit.stages import Input, Layout
-from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, WORD, Indices, written
+from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -181,7 +182,7 @@ class Step:
                 nan &= self.mask if x.dim() == 2 else self.mask[..., None]
             if bool(nan.any()):
                 where = [int(k) for k in nan.nonzero()[0]]
-                raise ValueError(f"{name} is NaN in a live token, at {where}")
+                raise InputError(f"{name} is NaN in a live token, at {where}")
 
 
 @dataclass(frozen=True)
@@ -219,30 +220,3 @@ def mask_of(lengths: Tensor) -> Tensor:
     """The mask `[N, T]` of responses of these lengths."""
     width = torch.arange(int(lengths.max()) if len(lengths) else 0, device=lengths.device)
     return width < lengths[:, None]
-
-
-def cleaned(
-    name: str, x: Tensor, indices: Indices, step: Step, dtype: torch.dtype, check: bool
-) -> Tensor:
-    """A column with its shape checked, its type turned to `dtype`, and 0 in its padding."""
-    n, packed = len(step), step.layout == "packed"
-    tokens = (int(step.lengths.sum()),) if packed else tuple(step.mask.shape)
-    wanted = tokens if len(indices) > 2 else (n,)
-    shape = tuple(x.shape[:-1] if indices == WORD else x.shape)
-    if shape != wanted or (indices == WORD and x.dim() != len(wanted) + 1):
-        extra = ", V" if indices == WORD else ""
-        text = ", ".join(map(str, wanted)) + extra
-        raise ValueError(
-            f"the column {name!r} ({written(indices)}) must be [{text}], not {list(x.shape)}"
-        )
-    if x.is_complex():
-        raise ValueError(f"the column {name!r} must hold real numbers, not {x.dtype}")
-    x = x.bool() if name == "truncated" else x.to(dtype)
-    mask = None if packed or len(indices) < 3 else step.mask
-    if mask is not None:
-        mask = mask[..., None] if indices == WORD else mask
-        x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
-    if check and x.is_floating_point() and bool(torch.isnan(x).any()):
-        where = [int(k) for k in torch.isnan(x).nonzero()[0]]
-        raise ValueError(f"the column {name!r} is NaN at {where}")
-    return x

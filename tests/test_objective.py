@@ -157,7 +157,7 @@ def test_an_unknown_name_has_a_near_one() -> None:
         ({"reward": torch.zeros(4, 1)}, r"'reward' .* must be \[4\], not \[4, 1\]"),
         ({"reward": torch.zeros(4, dtype=torch.complex64)}, "must hold real numbers"),
         ({"reward": "none"}, "'reward' cannot be made a tensor"),
-        ({"prompt": ["a", "a", "b", "b"]}, "'prompt' cannot be made a tensor"),
+        ({"prompt": ["a", "a", "b", ["b"]]}, "can be hashed, .* that of response 3 is a list"),
         ({"dtype": torch.int64}, "dtype must be a float type"),
         ({"reward": torch.tensor([0, float("nan"), 0, 0])}, r"'reward' is NaN at \[1\]"),
         ({"mask": torch.zeros(4, 5, dtype=torch.bool)}, "response 0 is empty"),
@@ -278,7 +278,7 @@ def test_holes_in_the_mask_are_refused_where_order_matters() -> None:
         objective.prepare(mask=mask, prompt=[0])
     plain = objdsl.loads("objective o\ngiven c[p,i]\nmaximize mean[p,i,t] (c * log(pi))\n")
     step = plain.prepare(mask=mask, prompt=[0], c=torch.ones(1))
-    assert plain(torch.ones(1, 3), step).value == 1
+    assert plain(-torch.ones(1, 3), step).value == -1
 
 
 def test_columns_of_a_prompt_must_agree() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from objdsl.frozen import dataclass
 from objdsl.ir.indices import SCALAR, Indices, over_to
 from objdsl.ir.nodes import (
+    IMPOSSIBLE,
     Binary,
     Clip,
     Column,
@@ -195,6 +196,8 @@ class _Rule:
                 return np.float64(self.params[name])
             case Column() | LogProb() | LogDist():
                 value = self.batch.read(column_of(node) or "", at)
+                if isinstance(node, LogDist):
+                    value = max(value, IMPOSSIBLE)
                 return bool(value) if node.boolean else np.float64(value)
             case Length():
                 return np.float64(self.batch.lengths[self.batch.row(at)])

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from objdsl.fused.head import SLICE, Head, accumulate, chunks, matmul, slices
 from objdsl.fused.kernels import TORCH, Kernels, Weigh
+from objdsl.ir.nodes import IMPOSSIBLE
 
 
 @dataclass(eq=False)
@@ -270,8 +271,7 @@ def word_pass(
         z, slope = head.logits(here, rows)
         log_p = z.sub_(z.logsumexp(-1, keepdim=True))
         if head.kept is not None:
-            # Not -inf, whose product with a probability of 0 is NaN.
-            log_p.clamp_(min=torch.finfo(log_p.dtype).min)
+            log_p.clamp_(min=IMPOSSIBLE)
         made.log_pi[rows] = log_p.gather(-1, target).squeeze(-1)
         w, words = weigh(rows, made.log_pi[rows], log_p)
         total = words.sum(-1, dtype=head.wide)

@@ -49,6 +49,10 @@ COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 BOOLEAN_OPS = COMPARISONS | {"and", "or", "not"}
 
 
+IMPOSSIBLE = -1e12
+"""The log-probability of a word that cannot come: `exp` of it is 0, and 0 times its powers, which
+would be NaN for -inf. A divergence from a policy that rules out what the other says is huge."""
+
 _set = object.__setattr__  # while a frozen node is made
 _pack = struct.Struct("<d").pack
 
@@ -211,7 +215,10 @@ class LogProb(Expr):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LogDist(Expr):
-    """`log policy(v | x, y_<t)` for every word `v` of the vocabulary."""
+    """`log policy(v | x, y_<t)` for every word `v` of the vocabulary.
+
+    `IMPOSSIBLE` stands for the logarithm of 0, so that `p log p`, and its derivative, are 0 there.
+    """
 
     policy: str
     trained: bool = False

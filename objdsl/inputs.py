@@ -1,0 +1,346 @@
+"""What an objective is given, looked at where it comes in: every kind of wrong input has its own
+sentence.
+
+What `prepare` is given is looked at as a whole, which waits for the device. What a micro-batch
+brings is looked at for its shape, type and device, and for its values only on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from objdsl.diagnostic import InputError, near
+from objdsl.emit.stages import Layout
+from objdsl.ir.indices import TOKEN, WORD, Indices, written
+from objdsl.ir.nodes import IMPOSSIBLE, Expr, LogDist, LogProb
+from objdsl.step import Step, mask_of
+
+ROUNDING = 0.5
+"""By how much a log-probability may be above 0. It is a logit minus the logarithm of a sum, and
+bfloat16 knows each of them to 1/4 if they are between 64 and 128."""
+ALL = 0.1
+"""By how much if none is below 0. Probabilities that are taken for logarithms are above it at some
+token, if not above the other."""
+
+STANDARD = frozenset({"reward", "truncated", "value", "value_old", "noise"})
+"""Columns that every training loop may bring, besides the log-probabilities of policies."""
+
+
+def as_tensor(name: str, x: Any, device: torch.device | None = None) -> Tensor:
+    """An input as a tensor on a device, without a graph: no formula takes a gradient of it.
+
+    Raises:
+        InputError: it is made of something else than numbers, or is sparse.
+    """
+    try:
+        found = torch.as_tensor(x, device=device).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name!r} cannot be made a tensor: {error}") from error
+    if found.layout != torch.strided:
+        raise InputError(f"{name!r} must be a dense tensor, not {found.layout}")
+    return found
+
+
+def read_rows(mask: Any, lengths: Any) -> tuple[Layout, Tensor, Tensor]:
+    """The layout of the tokens, the lengths `[N]` and the mask `[N, T]` of the responses.
+
+    Raises:
+        InputError: neither or both are given, one has a wrong shape, type or value, or a response
+            is empty.
+    """
+    if (mask is None) == (lengths is None):
+        raise InputError("give either mask [N, T] (padded tokens) or lengths [N] (packed tokens)")
+    if mask is not None:
+        live = as_tensor("mask", mask)
+        if live.dim() != 2:
+            raise InputError(f"mask must be [N, T], not {list(live.shape)}")
+        if live.dtype != torch.bool and bool((wrong := (live != 0) & (live != 1)).any()):
+            at = _first(wrong)
+            raise InputError(
+                f"mask must be true or false (1 or 0) at every token, not {_at(live, at)} at {at}: "
+                "weights of tokens are a column of their own"
+            )
+        live = live.bool()
+        size = live.sum(-1)
+    else:
+        size = as_tensor("lengths", lengths)
+        size = size if size.numel() else size.long()  # an empty list has no type
+        if size.dim() != 1 or size.dtype == torch.bool or size.dtype.is_floating_point:
+            raise InputError(
+                f"lengths must be N whole numbers, not {size.dtype} {list(size.shape)}"
+            )
+        live = mask_of(size)
+    if not bool((size > 0).all()):
+        empty = int((size <= 0).nonzero()[0])
+        raise InputError(f"response {empty} is empty: it has no token, not even EOS")
+    return "padded" if lengths is None else "packed", size, live
+
+
+def prompt_numbers(ids: Any, many: int, device: torch.device, shared: bool) -> Tensor:
+    """`[N]`, a number for each response that says which prompt it answers.
+
+    Args:
+        ids: N numbers, strings or other things that can be hashed.
+        shared: whether other ranks have to find the same numbers.
+
+    Raises:
+        InputError: there are not N ids, or one cannot be hashed, or is NaN.
+    """
+    if ids is None:
+        raise InputError("prompt is missing: N ids that say which responses answer the same prompt")
+    found: Tensor
+    if isinstance(ids, str) or not isinstance(ids, Tensor | Sequence | Iterable):
+        raise InputError(f"prompt must be [{many}], an id for each response, not {ids!r}")
+    try:
+        found = torch.as_tensor(ids, device=device).detach()
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.tensor(_numbered(list(ids), shared), dtype=torch.long, device=device)
+    if found.shape != (many,):
+        raise InputError(
+            f"prompt must be [{many}], an id for each response, not {list(found.shape)}"
+        )
+    if found.is_complex() or (found.is_floating_point() and bool(found.isnan().any())):
+        raise InputError("prompt must hold ids: numbers but NaN, or strings")
+    return found
+
+
+def _numbered(ids: list[Any], shared: bool) -> list[int]:
+    numbers: dict[Hashable, int] = {}
+    for k, one in enumerate(ids):
+        try:
+            numbers.setdefault(one, len(numbers))
+        except TypeError as error:
+            raise InputError(
+                f"prompt must hold ids that can be hashed, such as numbers or strings; that of "
+                f"response {k} is a {type(one).__name__}"
+            ) from error
+    if shared:  # ranks that have never met must agree
+        numbers = {one: _digest(one) for one in numbers}
+    return [numbers[one] for one in ids]
+
+
+def _digest(one: Hashable) -> int:
+    return int.from_bytes(blake2b(repr(one).encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def refuse_unknown(
+    name: str, leaves: Mapping[str, Expr], given: Iterable[str], known: Callable[[], set[str]]
+) -> None:
+    """Refuses columns that nobody could have meant for this objective.
+
+    Args:
+        name: of the objective.
+        leaves: the columns that it reads, by their names.
+        given: the names of what it is given.
+        known: names that are accepted although it does not read them: one training loop then
+            serves every objective.
+
+    Raises:
+        InputError: a name is none of these, or that of a trained input.
+    """
+    for one in given:
+        leaf = leaves.get(one)
+        if leaf is not None and leaf.live:
+            raise InputError(
+                f"{one!r} is trained: it belongs to the call, objective({one}=..., step=...), not "
+                "to `prepare`"
+            )
+        if leaf is not None or one in STANDARD or one.startswith("log_") or one in known():
+            continue
+        read = sorted(key for key, x in leaves.items() if not x.live)
+        guess = near(one, read)
+        raise InputError(
+            f"{name} reads no column {one!r}"
+            + (f"; did you mean {guess!r}?" if guess else "")
+            + f"; it reads {', '.join(read) or 'none'}"
+        )
+
+
+def cleaned(
+    name: str, leaf: Expr, x: Tensor, step: Step, dtype: torch.dtype, check: bool
+) -> Tensor:
+    """A column with its shape checked, its type turned to `dtype`, and 0 in its padding.
+
+    A word of probability 0 is fine in a whole distribution; see `IMPOSSIBLE`.
+
+    Args:
+        leaf: what it is in the formula.
+        check: whether its values are looked at.
+
+    Raises:
+        InputError: its shape, type or a value is wrong.
+    """
+    _check_shape(name, leaf.indices, x, step)
+    if x.is_complex():
+        raise InputError(f"the column {name!r} must hold real numbers, not {x.dtype}")
+    if isinstance(leaf, LogProb | LogDist) and not x.is_floating_point():
+        raise InputError(
+            f"the column {name!r} must hold log-probabilities, which are floats, not {x.dtype}"
+        )
+    if leaf.boolean and check and bool((wrong := (x != 0) & (x != 1)).any()):
+        at = _first(wrong)
+        raise InputError(f"the column {name!r} must be true or false, not {_at(x, at)} at {at}")
+    x = x.bool() if leaf.boolean else x.to(dtype)
+    if step.layout == "padded" and len(leaf.indices) > 2:
+        mask = step.mask[..., None] if leaf.indices == WORD else step.mask
+        x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
+    if check and x.is_floating_point():
+        _check_values(name, leaf, x)
+    return possible(x) if isinstance(leaf, LogDist) else x
+
+
+def possible(log_dist: Tensor) -> Tensor:
+    """A whole distribution, `[..., V]`, in logarithms, with a number for those of 0."""
+    return log_dist.clamp(min=IMPOSSIBLE)
+
+
+def _check_shape(name: str, indices: Indices, x: Tensor, step: Step) -> None:
+    n, packed = len(step), step.layout == "packed"
+    tokens = (int(step.lengths.sum()),) if packed else tuple(step.mask.shape)
+    wanted = tokens if len(indices) > 2 else (n,)
+    shape = tuple(x.shape[:-1] if indices == WORD else x.shape)
+    if shape != wanted or (indices == WORD and x.dim() != len(wanted) + 1):
+        text = ", ".join(map(str, wanted)) + (", V" if indices == WORD else "")
+        raise InputError(
+            f"the column {name!r} ({written(indices)}) must be [{text}], not {list(x.shape)}"
+        )
+
+
+def _check_values(name: str, leaf: Expr, x: Tensor) -> None:
+    if bool((wrong := x.isnan()).any()):
+        raise InputError(f"the column {name!r} is NaN at {_first(wrong)}")
+    if isinstance(leaf, LogProb | LogDist):
+        check_log_probs(f"the column {name!r}", x, None, words=isinstance(leaf, LogDist))
+        return
+    if bool((wrong := x.isinf()).any()):
+        raise InputError(f"the column {name!r} is infinite at {_first(wrong)}")
+    most = math.sqrt(torch.finfo(x.dtype).max) / 1024
+    if bool((wrong := x.abs() > most).any()):
+        at = _first(wrong)
+        raise InputError(
+            f"the column {name!r} is {_at(x, at)} at {at}: sums of its squares are beyond "
+            f"{str(x.dtype).removeprefix('torch.')}; scale it down, or compute in another `dtype`"
+        )
+
+
+def check_log_probs(name: str, x: Tensor, mask: Tensor | None, *, words: bool) -> None:
+    """Log-probabilities are at most 0, and finite where a token was drawn.
+
+    Args:
+        mask: where `x` counts; None for everywhere.
+        words: whether these are whole distributions, in which a word may be impossible.
+
+    Raises:
+        InputError: they are not. NaN is not looked for.
+    """
+    live = x if mask is None else torch.where(mask, x, 0.0)
+    high = live > ROUNDING
+    if bool((live >= 0).all()):
+        high = live > ALL
+    if bool(high.any()):
+        at = _first(high)
+        raise InputError(
+            f"{name} is {_at(x, at)} at {at}: a logarithm of a probability is at most 0; are these "
+            "probabilities, or negative logarithms?"
+        )
+    if words:
+        return
+    none = live == -torch.inf
+    if bool(none.any()):
+        raise InputError(
+            f"{name} is -inf at {_first(none)}: a token that was drawn has a probability above 0"
+        )
+
+
+def check_trained(name: str, x: Any, indices: Indices, step: Step) -> None:
+    """The shape, type and device of a trained input.
+
+    Raises:
+        InputError: one of them is wrong.
+    """
+    words = indices == WORD
+    wanted = [*step.mask.shape] if step.layout == "padded" else [int(step.lengths.sum())]
+    shape = f"[{', '.join([*map(str, wanted), *('V' * words)])}]"
+    if not isinstance(x, Tensor):
+        raise InputError(f"{name} must be a float tensor {shape}, not {type(x).__name__}")
+    fits = list(x.shape[: x.dim() - words]) == wanted
+    if not fits or not x.is_floating_point():
+        raise InputError(f"{name} must be a float tensor {shape}, not {x.dtype} {list(x.shape)}")
+    if x.device != step.mask.device:
+        raise InputError(f"{name} is on {x.device}, but its step on {step.mask.device}")
+
+
+def check_drawn(name: str, x: Tensor, step: Step) -> None:
+    """Trained log-probabilities `[N, T]` or `[M]` of tokens that were drawn, where a look is cheap.
+
+    Raises:
+        InputError: one is above 0, or -inf.
+    """
+    least, most = torch.aminmax(x) if x.numel() else (x, x)
+    if x.numel() and not bool((least > -torch.inf) & (most <= ALL)):  # padding counts, too
+        check_log_probs(name, x, step.mask if x.dim() == len(TOKEN) - 1 else None, words=False)
+
+
+def _first(wrong: Tensor) -> list[int]:
+    return [int(k) for k in wrong.nonzero()[0]]
+
+
+def _at(x: Tensor, at: Sequence[int]) -> str:
+    return f"{x[tuple(at)].item():g}"
+
+
+def check_head(
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    live: Tensor | None,
+    bias: Tensor | None,
+    kept: Tensor | None,
+    temperature: float,
+    softcap: float | None,
+) -> None:
+    """What a language-model head is made of; see `Objective.fused`.
+
+    Args:
+        live: where tokens are no padding; None for everywhere.
+
+    Raises:
+        InputError: a shape, type or device does not fit, a word is outside of the vocabulary (seen
+            on a CPU alone), or a temperature or a cap is not above 0.
+    """
+    given = {"hidden": hidden, "weight": weight, "tokens": tokens, "bias": bias, "kept": kept}
+    for name, x in given.items():
+        if x is not None and x.device != hidden.device:
+            raise InputError(f"{name} is on {x.device}, but hidden on {hidden.device}")
+    if not hidden.is_floating_point() or not weight.is_floating_point():
+        raise InputError(f"hidden and weight must be floats, not {hidden.dtype}, {weight.dtype}")
+    if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
+        raise InputError(
+            f"weight must be [V, {hidden.shape[-1]}], as wide as hidden, not {list(weight.shape)}"
+        )
+    words = len(weight)
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise InputError(f"tokens must be whole numbers, not {tokens.dtype}")
+    if bias is not None and bias.shape != (words,):
+        raise InputError(f"bias must be [{words}], a number for each word, not {list(bias.shape)}")
+    if kept is not None and (kept.shape != (*tokens.shape, words) or kept.dtype != torch.bool):
+        wanted = ", ".join(map(str, (*tokens.shape, words)))
+        raise InputError(
+            f"kept must be a bool tensor [{wanted}], not {kept.dtype} {list(kept.shape)}"
+        )
+    for name, number in (("temperature", temperature), ("softcap", softcap)):
+        if number is not None and not 0 < number < math.inf:
+            raise InputError(f"{name} must be a number above 0, not {number:g}")
+    wrong = (tokens < 0) | (tokens >= words)
+    wrong = wrong & live if live is not None else wrong
+    if tokens.is_cpu and bool(wrong.any()):
+        at = _first(wrong)
+        raise InputError(
+            f"tokens has the word {_at(tokens, at)} at {at}, outside of a vocabulary of {words}"
+        )
