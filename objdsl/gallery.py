@@ -63,11 +63,28 @@ def find(name: str | Path) -> Source:
     path = Path(name).expanduser()
     if path.suffix == SUFFIX or path.is_file():
         return read(path)
-    if str(name) in (*names(), PRELUDE):
-        return bundled(str(name))
-    guess = near(str(name), names())
+    if (entry := _entry(str(name))) is not None:
+        return bundled(entry)
+    guess = _near_entry(str(name))
     hint = f"did you mean `{guess}`?" if guess else "`objdsl gallery` lists the names"
     raise FileNotFoundError(f"there is no file and no gallery entry `{name}`; {hint}")
+
+
+def _entry(name: str) -> str | None:
+    """The entry of a name; that of a sub-folder may be named without it where no other is."""
+    if name in (*names(), PRELUDE):
+        return name
+    alike = [entry for entry in names() if entry.rsplit("/", 1)[-1] == name]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _near_entry(name: str, others: Iterable[str] = ()) -> str | None:
+    """The entry that a name is nearest to, by its last part."""
+    if (entry := _entry(name)) is not None:
+        return entry
+    short = {entry.rsplit("/", 1)[-1]: entry for entry in reversed((*names(), *others))}
+    guess = near(name, [*short, *names(), *others])
+    return None if guess is None else short.get(guess, guess)
 
 
 def base(name: str, span: Span) -> Source:
@@ -95,7 +112,7 @@ def base(name: str, span: Span) -> Source:
         local = [path.stem for path in asking.parent.glob(f"*{SUFFIX}")]
     if name in names():
         return bundled(name)
-    guess = near(name, {*names(), *local})
+    guess = _near_entry(name, local)
     help = f"looked for {name}{SUFFIX} beside this file, and in the gallery"
     if name == PRELUDE:
         help = "it holds functions, which every file has without naming it"

@@ -6,15 +6,16 @@ that is silently ignored is a run that is not the one that was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from objdsl.diagnostic import near
+from objdsl.diagnostic import ObjectiveError, near
 from objdsl.frozen import dataclass
+from objdsl.runtime.foreign import pointer
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -319,7 +320,19 @@ def read_config(
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(list(_problems(error, _Given(places)))) from None
+        parameters = _parameters(settings.get("objective"))
+        raise ConfigError([*_problems(error, _Given(places), parameters)]) from None
+
+
+def _parameters(objective: object) -> tuple[str, ...]:
+    """The parameters of the objective that a run names, as far as it can be read."""
+    from objdsl import driver, gallery
+
+    name = objective if isinstance(objective, str) else Config.model_fields["objective"].default
+    try:
+        return tuple(one.name for one in driver.compile_source(gallery.find(name)).params)
+    except (FileNotFoundError, ObjectiveError):  # the run says so itself
+        return ()
 
 
 # More values than any settings have. Aliases of aliases stand for any number of them in few bytes.
@@ -433,18 +446,32 @@ def _put(settings: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     settings[path[-1]] = value
 
 
-def _problems(error: ValidationError, given: _Given) -> Iterator[str]:
+def _problems(error: ValidationError, given: _Given, parameters: Collection[str]) -> Iterator[str]:
     for problem in error.errors():
         path = tuple(str(part) for part in problem["loc"])
         place = given.place(path)
         if problem["type"] == "extra_forbidden":
-            yield f"{place}: unknown setting `{'.'.join(path)}`{_suggestion(path)}"
+            foreign = [*_foreign(path, problem["input"], given, parameters)]
+            yield from foreign or [
+                f"{place}: unknown setting `{'.'.join(path)}`{_suggestion(path)}"
+            ]
         elif not path:
             yield f"{place}: {problem['msg'].removeprefix('Value error, ')}"
         else:
             message = problem["msg"]
             message = message[0].lower() + message[1:]
             yield f"{place}: `{'.'.join(path)}` is {problem['input']!r}: {message}"
+
+
+def _foreign(
+    path: tuple[str, ...], value: Any, given: _Given, parameters: Collection[str]
+) -> Iterator[str]:
+    """What is said of a setting of another framework, and of all that stands below it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _foreign((*path, str(key)), inner, given, parameters)
+    elif said := pointer(path, value, parameters):
+        yield f"{given.place(path)}: unknown setting `{'.'.join(path)}`; {said}"
 
 
 def _suggestion(path: tuple[str, ...]) -> str:

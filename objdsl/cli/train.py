@@ -72,14 +72,17 @@ def train(
     from objdsl.runtime.config import ConfigError, commented_yaml, read_config
 
     objective, flags = _split(arguments)
+    bare = [flag for flag in arguments if _is_assignment(flag)]
     given = dict(_assignments(params))
     if objective is not None:
         given["objective"] = objective
     _refuse_near_options(flags)
     try:
-        config = read_config(file, flags, given)
+        config = read_config(file, [*flags, *(f"--{flag}" for flag in bare)], given)
     except ConfigError as error:
         _fail(error.problems, 2)
+    if bare:
+        raise click.UsageError(f"a setting starts with `--`: write `--{bare[0]}`")
     if print_config:
         say(commented_yaml(config), nl=False)
         return
@@ -127,6 +130,8 @@ def _split(arguments: Iterable[str]) -> tuple[str | None, list[str]]:
     rest = deque(arguments)
     while rest:
         argument = rest.popleft()
+        if _is_assignment(argument):
+            continue
         if not argument.startswith("--"):
             files.append(argument)
             continue
@@ -137,6 +142,11 @@ def _split(arguments: Iterable[str]) -> tuple[str | None, list[str]]:
     if len(files) > 1:
         raise click.UsageError(f"one objective is trained with, not {len(files)}: {files}")
     return (files[0] if files else None), flags
+
+
+def _is_assignment(argument: str) -> bool:
+    """Whether it is `learner.lr=1e-6`, as Hydra takes it, and no file."""
+    return not argument.startswith("-") and "=" in argument and not os.path.exists(argument)
 
 
 def _assignments(params: Iterable[str]) -> Iterable[tuple[str, str]]:
@@ -150,11 +160,13 @@ def _assignments(params: Iterable[str]) -> Iterable[tuple[str, str]]:
 def _refuse_near_options(flags: Iterable[str]) -> None:
     """`--resum auto` is meant to be an option, and not a setting that does not exist."""
     from objdsl.runtime.config import Config
+    from objdsl.runtime.foreign import pointer
 
     options = [option.removeprefix("--") for param in train.params for option in param.opts]
     for flag in flags:
         name = flag.partition("=")[0].removeprefix("--")
-        if flag.startswith("--") and "." not in name and name not in Config.model_fields:
+        ours = name in Config.model_fields or pointer((name.replace("-", "_"),), "", ()) is not None
+        if flag.startswith("--") and "." not in name and not ours:
             guess = near(name, [*options, *Config.model_fields])
             if guess in options:
                 raise click.UsageError(f"there is no option `--{name}`; did you mean `--{guess}`?")

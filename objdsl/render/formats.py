@@ -160,7 +160,13 @@ def _changes(fix: Fix) -> dict[str, Any]:
 def _sentences(one: Diagnostic) -> str:
     """What is shown where there is room for a line or two."""
     choices = " or ".join(choice.title for choice in one.choices)
-    return ". ".join(part for part in (one.message, one.consequence, one.help, choices) if part)
+    parts = (one.message, one.consequence, one.help, choices)
+    return ". ".join(_without_stop(part) for part in parts if part)
+
+
+def _without_stop(text: str) -> str:
+    """A sentence without its full stop; the dots of what is left out stay."""
+    return text if text.endswith("...") else text.removesuffix(".")
 
 
 def _place(span: Span | None) -> str:

@@ -12,6 +12,7 @@ from objdsl.runtime.config import (
     documented,
     read_config,
 )
+from objdsl.runtime.foreign import PARAMETERS, SETTINGS
 
 
 @pytest.fixture
@@ -41,6 +42,45 @@ def test_every_problem_has_its_place(file: Path) -> None:
         f"{file}:4: unknown setting `samplr`; did you mean `sampler`?",
         f"{file}:6: unknown setting `group`; did you mean `sampler.group`?",
     ]
+
+
+def test_settings_of_other_frameworks_have_a_pointer(file: Path) -> None:
+    file.write_text("algorithm:\n  adv_estimator: grpo\n  gamma: 1\nnum_generations: 8\n")
+    flags = [
+        "--learning_rate=1e-6", "--max-completion-length=512", "--beta=0.0", "--epsilon=0.2",
+        "--actor_rollout_ref.rollout.n=8", "--actor_rollout_ref.actor.clip_ratio_low=0.2",
+        "--temperature=0.7", "--trainer.nnodes=2", "--warmup_ratio=0.1",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        read_config(file, flags)
+    said = {
+        problem.partition("; ")[0]: problem.partition("; ")[2] for problem in caught.value.problems
+    }
+    unknown = "unknown setting"
+    assert said[f"{file}:2: {unknown} `algorithm.adv_estimator`"].startswith(
+        "the objective says it"
+    )
+    assert "grpo" not in said[f"{file}:3: {unknown} `algorithm.gamma`"]
+    assert said[f"{file}:4: {unknown} `num_generations`"] == "it is called `sampler.group` here"
+    assert said[f"--learning_rate: {unknown} `learning_rate`"] == "it is called `learner.lr` here"
+    long = f"--max-completion-length: {unknown} `max_completion_length`"
+    assert said[long] == "it is called `sampler.max_tokens` here"
+    parameter = "it is a parameter of the objective: `--set"
+    assert said[f"--beta: {unknown} `beta`"] == f"{parameter} beta=0.0`"
+    assert said[f"--epsilon: {unknown} `epsilon`"] == f"{parameter} eps=0.2`"
+    n = "actor_rollout_ref.rollout.n"
+    assert said[f"--{n}: {unknown} `{n}`"] == "it is called `sampler.group` here"
+    low = "actor_rollout_ref.actor.clip_ratio_low"
+    assert said[f"--{low}: {unknown} `{low}`"] == f"{parameter} eps=0.2`"
+    assert "sample from mu: temperature 1" in said[f"--temperature: {unknown} `temperature`"]
+    assert "torchrun" in said[f"--trainer.nnodes: {unknown} `trainer.nnodes`"]
+
+
+def test_what_is_pointed_to_is_there() -> None:
+    known = {name for name, _, _ in documented()}
+    assert set(SETTINGS.values()) <= known
+    ours = {name.rsplit(".", 1)[-1] for name in known} | known
+    assert not ours & {*PARAMETERS} - {"epsilon"}
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         else "no ratio is left of it in the weight",
         labels=(Label(sampling.span, "sampled here"),) if sampling.span else (),
         consequence="where the inference engine and the training engine disagree, tokens weigh "
-        "as if they did not." + experts,
+        "as if they did not" + experts,
         gradient="off by E[A sum[t] log(old / mu) grad log(pi)], to first order",
         help="multiply by sg(min(old / mu, 2)), take the ratio to mu, or declare `sample from old`",
         fine_if="both engines agree to rounding",

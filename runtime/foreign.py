@@ -1,0 +1,166 @@
+"""Settings of TRL and verl, and what says the same here: for who comes from there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+_SAMPLING = "the objective says it: `sample from mu: temperature 1, top_p 1, top_k 50`"
+_OBJECTIVE = "the objective says it, in its formula: `objdsl gallery`, `objdsl explain grpo`"
+_RANKS = "the number of processes is torchrun's: `torchrun --nproc-per-node 8 -m objdsl train`"
+_BATCH = (
+    "a step has `sampler.prompts` times `sampler.group` responses, in `learner.minibatches` "
+    "updates; `learner.micro_batch` changes memory alone"
+)
+_STEPS = "a run counts steps: `steps`"
+
+SETTINGS = {
+    # responses
+    "num_generations": "sampler.group",
+    "rollout.n": "sampler.group",
+    "max_completion_length": "sampler.max_tokens",
+    "max_new_tokens": "sampler.max_tokens",
+    "max_response_length": "sampler.max_tokens",
+    "response_length": "sampler.max_tokens",
+    "max_prompt_length": "task.max_prompt_tokens",
+    "train_batch_size": "sampler.prompts",
+    "gen_batch_size": "sampler.prompts",
+    "use_vllm": "sampler.engine",
+    "rollout.name": "sampler.engine",
+    "vllm_mode": "sampler.engine",
+    "vllm_gpu_memory_utilization": "sampler.gpu_memory",
+    "gpu_memory_utilization": "sampler.gpu_memory",
+    "tensor_model_parallel_size": "sampler.processes",
+    "vllm_tensor_parallel_size": "sampler.processes",
+    "filter_groups.max_num_gen_batches": "sampler.resample",
+    # the optimizer
+    "learning_rate": "learner.lr",
+    "actor.optim.lr": "learner.lr",
+    "critic.optim.lr": "learner.critic_lr",
+    "lr_scheduler_type": "learner.schedule",
+    "warmup_style": "learner.schedule",
+    "warmup_steps": "learner.warmup",
+    "warmup_ratio": "learner.warmup",
+    "lr_warmup_steps": "learner.warmup",
+    "lr_warmup_steps_ratio": "learner.warmup",
+    "min_lr_ratio": "learner.final_lr",
+    "weight_decay": "learner.weight_decay",
+    "adam_beta1": "learner.beta1",
+    "adam_beta2": "learner.beta2",
+    "adam_epsilon": "learner.epsilon",
+    "max_grad_norm": "learner.clip",
+    "grad_clip": "learner.clip",
+    "num_iterations": "learner.epochs",
+    "ppo_epochs": "learner.epochs",
+    "ppo_mini_batch_size": "learner.minibatches",
+    "num_mini_batches": "learner.minibatches",
+    "steps_per_generation": "learner.minibatches",
+    "ppo_micro_batch_size": "learner.micro_batch",
+    "ppo_micro_batch_size_per_gpu": "learner.micro_batch",
+    "log_prob_micro_batch_size_per_gpu": "learner.micro_batch",
+    "gradient_accumulation_steps": "learner.micro_batch",
+    "gradient_checkpointing": "learner.gradient_checkpointing",
+    "enable_gradient_checkpointing": "learner.gradient_checkpointing",
+    "bf16": "learner.autocast",
+    "fp16": "learner.autocast",
+    "use_liger_loss": "learner.head",
+    "use_liger_kernel": "learner.head",
+    "use_fused_kernels": "learner.head",
+    "fsdp": "learner.parallel",
+    "deepspeed": "learner.parallel",
+    "strategy": "learner.parallel",
+    # the model and the data
+    "model_name_or_path": "model.name",
+    "model.path": "model.name",
+    "model_revision": "model.revision",
+    "torch_dtype": "model.dtype",
+    "dataset_name": "task.name",
+    "train_files": "task.name",
+    "val_files": "task.held_out_split",
+    "dataset_config": "task.subset",
+    "dataset_train_split": "task.split",
+    "dataset_test_split": "task.held_out_split",
+    "prompt_key": "task.prompt",
+    "system_prompt": "task.system",
+    "chat_template_kwargs": "task.chat_options",
+    "reward_funcs": "rewards",
+    "reward_weights": "rewards",
+    "reward_model_name_or_path": "rewards",
+    "custom_reward_function.path": "rewards",
+    "custom_reward_function.name": "rewards",
+    "reward_model.path": "rewards",
+    "reward_manager": "rewards",
+    # the run
+    "max_steps": "steps",
+    "total_training_steps": "steps",
+    "output_dir": "output",
+    "default_local_dir": "output",
+    "save_steps": "checkpoint.every",
+    "save_freq": "checkpoint.every",
+    "save_total_limit": "checkpoint.keep",
+    "max_actor_ckpt_to_keep": "checkpoint.keep",
+    "eval_steps": "report.evaluate",
+    "test_freq": "report.evaluate",
+    "report_to": "report.trackers",
+    "trainer.logger": "report.trackers",
+    "log_completions": "report.samples",
+    "num_completions_to_print": "report.samples",
+    "logging_steps": "report.samples_every",
+    "log_val_generations": "report.samples",
+}
+"""By what a flag ends in: `actor_rollout_ref.rollout.n` ends in `rollout.n`."""
+
+SENTENCES = {
+    "temperature": _SAMPLING, "top_p": _SAMPLING, "top_k": _SAMPLING, "min_p": _SAMPLING,
+    "repetition_penalty": _SAMPLING, "do_sample": _SAMPLING, "generation_kwargs": _SAMPLING,
+    "loss_type": _OBJECTIVE, "loss_agg_mode": _OBJECTIVE, "loss_mode": _OBJECTIVE,
+    "loss_scale_factor": _OBJECTIVE, "scale_rewards": _OBJECTIVE, "adv_estimator": _OBJECTIVE,
+    "norm_adv_by_std_in_grpo": _OBJECTIVE, "importance_sampling_level": _OBJECTIVE,
+    "mask_truncated_completions": _OBJECTIVE, "use_kl_loss": _OBJECTIVE,
+    "use_kl_in_reward": _OBJECTIVE, "kl_loss_type": _OBJECTIVE, "kl_penalty": _OBJECTIVE,
+    "kl_estimator": _OBJECTIVE, "whiten_rewards": _OBJECTIVE, "missing_eos_penalty": _OBJECTIVE,
+    "vllm_importance_sampling_correction": _OBJECTIVE, "tis_imp_ratio_cap": _OBJECTIVE,
+    "rollout_is": _OBJECTIVE, "top_entropy_quantile": _OBJECTIVE, "cliprange_value": _OBJECTIVE,
+    "filter_groups.enable": "the objective says it: `keep p where std[i] reward > 0`",
+    "sync_ref_model": "the reference is frozen", "ref_model_sync_steps": "the reference is frozen",
+    "per_device_train_batch_size": _BATCH, "generation_batch_size": _BATCH,
+    "num_train_epochs": _STEPS, "total_epochs": _STEPS, "total_episodes": _STEPS,
+    "n_gpus_per_node": _RANKS, "nnodes": _RANKS, "num_processes": _RANKS,
+    "resume_from_checkpoint": "it is an option: `--resume auto`, or a folder",
+    "resume_mode": "it is an option: `--resume auto`, or a folder",
+}  # fmt: skip
+
+PARAMETERS = {
+    "beta": ("beta",), "kl_loss_coef": ("beta",), "kl_coef": ("beta",), "init_kl_coef": ("beta",),
+    "epsilon": ("eps", "eps_low"), "clip_ratio": ("eps", "eps_low"), "cliprange": ("eps",),
+    "epsilon_low": ("eps_low", "eps"), "clip_ratio_low": ("eps_low", "eps"),
+    "epsilon_high": ("eps_high",), "clip_ratio_high": ("eps_high",),
+    "clip_ratio_c": ("c", "dual"), "delta": ("delta", "c"), "entropy_coeff": ("ent", "entropy"),
+    "vf_coef": ("vf", "c"), "gamma": ("gamma",), "lam": ("lam",), "lambda": ("lam",),
+}  # fmt: skip
+"""What is a parameter of an objective here, and how it may be called there."""
+
+
+def pointer(path: tuple[str, ...], value: object, parameters: Collection[str]) -> str | None:
+    """Where a setting of TRL or verl is set here; None for any other.
+
+    Args:
+        path: the keys of the setting.
+        value: what it was set to.
+        parameters: those of the objective.
+    """
+    name = path[-1]
+    if len(path) == 1 and name in parameters:
+        return f"it is a parameter of the objective: `--set {name}={value}`"
+    for start in range(len(path)):
+        ending = ".".join(path[start:])
+        if ending in SETTINGS:
+            return f"it is called `{SETTINGS[ending]}` here"
+        if ending in SENTENCES:
+            return SENTENCES[ending]
+    if name in PARAMETERS:
+        known = next((own for own in PARAMETERS[name] if own in parameters), None)
+        if known is not None:
+            return f"it is a parameter of the objective: `--set {known}={value}`"
+        has = f"this one has {', '.join(sorted(parameters))}" if parameters else "this one has none"
+        return f"it is a parameter of an objective, and {has}"
+    return None
