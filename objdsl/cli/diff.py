@@ -10,6 +10,7 @@ from objdsl import driver
 from objdsl.cli.inputs import text
 from objdsl.cli.output import say
 from objdsl.ir.diff import diff as differences
+from objdsl.ir.show import folded
 
 
 @click.command(epilog="Example: objdsl diff grpo dr_grpo")
@@ -28,9 +29,9 @@ def diff(a: str, b: str) -> None:
         return
     for change in changes:
         if change.left is not None:
-            say(f"- {change.left}", fg="red")
+            say(folded(f"- {change.left}"), fg="red")
         if change.right is not None:
-            say(f"+ {change.right}", fg="green")
+            say(folded(f"+ {change.right}"), fg="green")
     same = [(side.used_params, side.sampling, driver.derivatives(side)) for side in (left, right)]
     if same[0] == same[1]:
         say("the gradient is the same")

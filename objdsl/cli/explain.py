@@ -23,6 +23,7 @@ def explain(file: str, latex: bool) -> None:
     """
     from objdsl.analysis.facts import facts_of
     from objdsl.explain import nearest, sections
+    from objdsl.ir.show import folded
     from objdsl.lint.run import judged
 
     source = text(file)
@@ -36,7 +37,7 @@ def explain(file: str, latex: bool) -> None:
         say(section.title)
         width = max(len(left) for left, _ in section.lines)
         for left, right in section.lines:
-            say(f"    {left:<{width}}  {right}".rstrip())
+            say(folded(f"    {left:<{width}}  {right}".rstrip()))
         say()
     others = [
         driver.compile_source(gallery.bundled(name))
@@ -52,6 +53,6 @@ def explain(file: str, latex: bool) -> None:
         for change in relative.changes:
             for sign, line in (("-", change.left), ("+", change.right)):
                 if line is not None:
-                    say(f"        {sign} {line}")
+                    say(folded(f"        {sign} {line}"))
     findings = driver.check(source).findings
     say(f"\n{plural(len(findings), 'finding')}: objdsl check {shlex.quote(file)}")

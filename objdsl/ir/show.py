@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -298,10 +299,26 @@ class Text:
                 return f"pick[{','.join(over)}]({inside})", ATOM
         raise TypeError(type(node).__name__)
 
+    def _open(self, node: Expr) -> bool:
+        """Whether the text of a factor ends in a reduction, which on paper would reach over what
+        follows it."""
+        while self._named(node) is None:
+            match node:
+                case Reduce() | Others() | Scan():
+                    return self.done[node][1] == APPLY
+                case Binary("mul" | "div" | "pow", _, last) | Unary("neg", last):
+                    node = last
+                case Where(_, last, b) if b == ZERO and last != ONE:
+                    node = last
+                case _:
+                    return False
+        return False
+
     def _infix(self, op: str, a: Expr, b: Expr) -> tuple[str, int]:
         sign, level = INFIX[op]
         tight = op in ("sub", "div") or level == COMPARE
-        left = self.at(a, level + (level in (COMPARE, POWER)))
+        least = level + (level in (COMPARE, POWER))
+        left = self.at(a, ATOM if level in (TIMES, POWER) and self._open(a) else least)
         right = self.at(b, level + tight)
         if op == "pow":
             return f"{left}^{right}", level
@@ -390,12 +407,13 @@ def formula(
     if weights:
         lines = [(*_derivative(leaf), weight) for leaf, weight in weights.items()]
     if not as_latex:
+        names = _with_common_parts(names, tuple(roots))
         writer = Text(names, tuple(roots))
         shown = [f"{left} = {writer.show(right)}" for left, _, right in lines]
         defined = [f"    {name} = {writer.show(expr)}" for name, expr in used(names, *roots)]
         defined += [f"    {letter} = {MEANT[letter]}" for letter in _counts(names, *roots)]
         where = ["", "where", *defined] if defined else []
-        return "\n".join([*shown, *where]) + "\n"
+        return "\n".join(map(folded, [*shown, *where])) + "\n"
     writer = _Latex(names, tuple(roots))
     rows = [f"{left} &= {writer.show(right)}" for _, left, right in lines]
     rows += [
@@ -405,6 +423,73 @@ def formula(
     rows += [f"{letter} &= \\text{{{MEANT[letter]}}}" for letter in _counts(names, *roots)]
     body = " \\\\\n".join("  " + row for row in rows)
     return "\\begin{aligned}\n" + body + "\n\\end{aligned}\n"
+
+
+WIDTH = 100  # columns of a line of text
+LONG = 160  # characters of a formula whose common parts get names
+INDENT = 8  # of what a line goes on with
+_BREAKS = ("if", "else", "or", "and", "+", "-", "*", "/")
+_MOST_PARTS = 9
+
+
+def folded(line: str, width: int = WIDTH) -> str:
+    """A line of text over several, the later ones indented, if it is wider than `width`.
+
+    A formula is broken before an operator, where the fewest brackets are open.
+    """
+    margin = " " * (len(line) - len(line.lstrip()) + INDENT)
+    lines: list[str] = []
+    while len(line) > width and (at := _break(line, width)):
+        lines.append(line[:at].rstrip())
+        line = margin + line[at:].lstrip()
+    return "\n".join([*lines, line])
+
+
+def _break(line: str, width: int) -> int | None:
+    """Where a line is best broken: no further than `width`, if anywhere."""
+    places: list[tuple[bool, int, int, int]] = []
+    depth, start = 0, len(line) - len(line.lstrip()) + INDENT
+    for at, character in enumerate(line[: width + 1]):
+        depth += (character in "([{") - (character in ")]}")
+        if character == " " and at > start:
+            word = line[at + 1 :].partition(" ")[0]
+            rank = _BREAKS.index(word) if word in _BREAKS else len(_BREAKS)
+            places.append((at < width // 3 or rank == len(_BREAKS), depth, rank // 2, -at))
+    return -min(places)[3] if places else None
+
+
+def _with_common_parts(names: Names, roots: tuple[Expr, ...]) -> Names:
+    """The names, and new ones for what stands several times in a formula that is long."""
+    found = dict(names)
+    taken = _letters(names, *roots)
+    fresh = (f"u{k}" for k in range(1, 1000) if f"u{k}" not in taken)
+    for _ in range(_MOST_PARTS):
+        writer = Text(found, roots)
+        written = [
+            (writer.show(expr), expr) for expr in (*roots, *(e for _, e in used(found, *roots)))
+        ]
+        if all(len(text) <= LONG for text, _ in written):
+            break
+        times: Counter[Expr] = Counter()
+        for _, expr in written:  # each definition is a text of its own
+            stack, seen = [expr], {expr}
+            while stack:
+                for child in stack.pop().children:
+                    times[child] += 1
+                    if child not in seen and child not in found:
+                        seen.add(child)
+                        stack.append(child)
+        saved = {
+            node: (many - 1) * (len(writer.done[node][0]) - 2)
+            for node, many in times.items()
+            if many > 1 and node.children and node not in found
+        }
+        best = max(saved, key=lambda node: saved[node], default=None)
+        if best is None or saved[best] < LONG // 8:
+            break
+        found[best] = next(fresh)
+    fresh = (f"u{k}" for k in range(1, 1000) if f"u{k}" not in taken)
+    return found | {node: next(fresh) for _, node in used(found, *roots) if node not in names}
 
 
 def _derivative(leaf: Expr) -> tuple[str, str]:
@@ -586,7 +671,8 @@ class _Latex(Text):
     def _infix(self, op: str, a: Expr, b: Expr) -> tuple[str, int]:
         _, level = INFIX[op]
         tight = op == "sub" or level == COMPARE
-        return f"{self.at(a, level)} {LATEX_INFIX[op]} {self.at(b, level + tight)}", level
+        left = self.at(a, ATOM if level == TIMES and self._open(a) else level)
+        return f"{left} {LATEX_INFIX[op]} {self.at(b, level + tight)}", level
 
     def _reduce(self, node: Reduce) -> tuple[str, int]:
         x, over, mask = node.x, node.over, node.where

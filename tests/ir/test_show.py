@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objdsl import driver
+from objdsl import driver, gallery
 from objdsl.ir.diff import diff
 from objdsl.ir.indices import decimal
 from objdsl.ir.objective import Objective
+from objdsl.ir.show import WIDTH, folded, names_of, text
 from objdsl.source import Source
+from objdsl.syntax.parse import parse_expression
+from objdsl.syntax.reach import loose
 
 
 def objective(text: str) -> Objective:
@@ -122,3 +126,52 @@ def test_what_is_no_number_is_written() -> None:
             for latex in (False, True):
                 assert driver.mathematics(objective(text), weights=weights, latex=latex)
     assert r"\mathrm{NaN}" in tex("maximize mean[p,i,t] ((inf - inf) * log(pi))", weights=True)
+
+
+@pytest.mark.parametrize("name", gallery.names())
+def test_what_is_printed_reads_one_way(name: str) -> None:
+    formula = driver.compile_source(gallery.bundled(name))
+    names = names_of(formula.bindings)
+    weights = driver.derivatives(formula).values()
+    for expr in (formula.goal, *weights, *(binding.value for binding in formula.bindings)):
+        shown = text(expr, names).replace("|V|", "V_size")
+        assert not list(loose(parse_expression(shown))), shown
+
+
+ASPO = """
+objective aspo
+param c = 3
+A = (reward - mean[i] reward) / (std[i] reward + 1e-6)
+r = pi / old
+w = old * pi / sg(pi)^2 if A > 0 else r
+maximize mean[p,i,t] dual_clip(surrogate(w, A, 0.8, 1.28), A, c)
+"""
+
+
+def test_common_parts_have_names_and_lines_fit_a_screen() -> None:
+    formula = driver.compile_source(Source("aspo.obj", ASPO))
+    shown = driver.mathematics(formula, weights=True)
+    assert max(map(len, shown.splitlines())) <= WIDTH and len(shown.splitlines()) <= 16
+    parts = re.findall(r"^    (u\d) = ", shown, re.MULTILINE)
+    assert parts == [f"u{k}" for k in range(1, len(parts) + 1)] and len(parts) >= 3
+    part = "min(w * A, clip(w, 0.8, 1.28) * A)"
+    assert shown.count(part) == 1 and f"= {part}\n" in shown
+    taken = driver.compile_source(
+        Source("aspo.obj", ASPO.replace("w ", "u1 ").replace("(w", "(u1"))
+    )
+    assert "    u2 = " in driver.mathematics(taken, weights=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "folded_line"),
+    [
+        ("J = a * (b + c) + d", "J = a * (b + c) + d"),
+        (
+            "J = aaaaaaaaaaaaaaa * (b + c) + dddddddddd",
+            "J = aaaaaaaaaaaaaaa * (b + c)\n        + dddddddddd",
+        ),
+        ("    x = a" + "b" * 50, "    x = a" + "b" * 50),
+    ],
+)
+def test_lines_break_before_an_operator(line: str, folded_line: str) -> None:
+    assert folded(line, 30) == folded_line
