@@ -435,7 +435,7 @@ _MOST_PARTS = 9
 def folded(line: str, width: int = WIDTH) -> str:
     """A line of text over several, the later ones indented, if it is wider than `width`.
 
-    A formula is broken before an operator, where the fewest brackets are open.
+    A formula is broken before an operator, or after a comma, where the fewest brackets are open.
     """
     margin = " " * (len(line) - len(line.lstrip()) + INDENT)
     lines: list[str] = []
@@ -454,6 +454,7 @@ def _break(line: str, width: int) -> int | None:
         if character == " " and at > start:
             word = line[at + 1 :].partition(" ")[0]
             rank = _BREAKS.index(word) if word in _BREAKS else len(_BREAKS)
+            rank = 0 if line[at - 1] == "," else rank
             places.append((at < width // 3 or rank == len(_BREAKS), depth, rank // 2, -at))
     return -min(places)[3] if places else None
 
