@@ -80,8 +80,8 @@ class TaskSection(Section):
     """The prompts, and what is needed to judge the responses."""
 
     name: str = ARITHMETIC
-    """`arithmetic` (generated), a file (`.jsonl`, `.parquet`, `.csv`), a folder with a dataset, or
-    the id of one on the Hugging Face hub."""
+    """`arithmetic` (generated), a file (`.jsonl`, `.json`, `.parquet`, `.csv`), a folder with a
+    dataset, or the id of one on the Hugging Face hub."""
     revision: str | None = None
     """Commit or tag of a hub dataset."""
     subset: str | None = None
@@ -153,9 +153,9 @@ class LearnerSection(Section):
 
     lr: Annotated[float, Field(gt=0)] = 3e-4
     """Learning rate of AdamW at its highest."""
-    critic_lr: Annotated[float, Field(gt=0)] = 1e-3
+    critic_lr: Annotated[float, Field(gt=0)] | None = None
     """The same for the critic, where the objective has one: a linear layer that reads the policy's
-    last state, and does not move it."""
+    last state, and does not move it; without it `lr`."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the rate falls after the warm-up."""
     warmup: Count = 5

@@ -100,11 +100,20 @@ def _parameters(config: Config, tiny_vocabulary: int) -> int | None:
         width = config.model.width
         return tiny_vocabulary * width + config.model.layers * (13 * width**2 + 2 * width) + width
     try:
-        shape = AutoConfig.from_pretrained(config.model.name, revision=config.model.revision)
+        shape = AutoConfig.from_pretrained(
+            config.model.name, revision=config.model.revision, trust_remote_code=False
+        )
     except (OSError, ValueError):
         return None
     with torch.device("meta"):
-        return int(sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters()))
+        return int(
+            sum(
+                p.numel()
+                for p in AutoModelForCausalLM.from_config(
+                    shape, trust_remote_code=False
+                ).parameters()
+            )
+        )
 
 
 def _bytes(count: float) -> str:

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import random
+import signal
 import sys
 import time
 import traceback
@@ -205,6 +206,10 @@ def told(error: BaseException) -> str:
 def serve(descriptor: int) -> None:
     """The life of the process: calls in, answers out as JSON, until the other end is closed."""
     end_with_parent()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # A scheduler tells all processes to end; when that is, is for the run to say. Handlers,
+        # and not SIG_IGN, which programs that a function starts would inherit.
+        signal.signal(number, lambda *_: None)
     os.set_inheritable(descriptor, False)
     pipe = Connection(descriptor)
     functions: dict[str, Callable[..., Any]] = {}

@@ -224,7 +224,7 @@ class Learner:
         critic = policy.critic_parameters()
         weights = policy.parameters()
         self._parts = [part for part in (weights[: len(weights) - len(critic)], critic) if part]
-        self._rates = (config.lr, config.critic_lr)
+        self._rates = (config.lr, config.critic_lr or config.lr)
         self._before: _Copy | None = None
         self._half_done = False
         self.optimizer = torch.optim.AdamW(

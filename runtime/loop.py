@@ -410,8 +410,14 @@ def _begin_folder(run: RunFolder, config: Config, start: Progress) -> list[str]:
     # A step that was not reported is reported again.
     last = -1 if run.began else start.step if start.unreported is None else start.step - 1
     forget_after(run.path, last)
-    replace_text(run.path / "config.yaml", config_yaml(config))
-    replace_text(run.path / "objective.obj", gallery.find(config.objective).text)
+    for name, text in (
+        ("config.yaml", config_yaml(config)),
+        ("objective.obj", gallery.find(config.objective).text),
+    ):
+        try:
+            replace_text(run.path / name, text)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(run.path / name)) from None
     return notes
 
 

@@ -385,3 +385,20 @@ def test_the_learning_rate() -> None:
     assert learning_rate(cosine, 100, 101) == pytest.approx(0.1)
     constant = section.model_copy(update={"schedule": "constant"})
     assert learning_rate(constant, 100, 101) == 1.0
+
+
+def test_a_critic_does_not_move_the_policy() -> None:
+    """Whether the advantage reads it is for the formula to say; its own loss trains it alone."""
+    text = (
+        "objective lone\nA = reward - mean[i] reward\nmaximize mean[p,i] sum[t] (A * log(pi))\n"
+        "minimize critic mean[p,i,t] (10 * ((V - reward) ^ 2))\n"
+    )
+    alone, _ = trained(text.partition("minimize")[0], LearnerSection(lr=1e-2), double(), batch())
+    for head in ("logits", "fused"):
+        for rate in (None, 0.5):
+            section = LearnerSection.model_validate({"lr": 1e-2, "critic_lr": rate, "head": head})
+            policy = double()
+            weights, _ = trained(text, section, policy, batch())
+            assert_same(weights[:-2], alone, 1e-9)
+            # It began at 0.
+            assert all(float(weight.abs().max()) > 1e-3 for weight in weights[-2:])

@@ -248,3 +248,14 @@ def test_functions_of_a_notebook_run_beside_it_too(monkeypatch: pytest.MonkeyPat
     assert (os.getcwd(), vars(notebook)["calls"]) == (here, 0)
     with pytest.raises(RewardError, match=r"ended its process \(exit status 4\)"):
         score(Rewards({"notebook_of_tests:dies": 1}), ["a"])
+
+
+def test_the_process_outlives_what_a_scheduler_tells_all_of_them() -> None:
+    rewards = Rewards({"reward_functions:even": 1})
+    with closing(rewards):
+        rewards.check(["answer"])
+        child = rewards._process._child
+        assert child is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(child.pid, number)
+        assert rewards(judged(["2"])).reward == [1]
