@@ -339,6 +339,18 @@ def _parameters(objective: object) -> tuple[str, ...]:
 _MOST_VALUES = 10_000
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads keys as they are written: a parameter may be called `on`, `null` or `y`, which YAML
+    takes for values."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self.flatten_mapping(node)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = self.DEFAULT_SCALAR_TAG
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(file: Path, settings: dict[str, Any], places: dict[tuple[str, ...], str]) -> None:
     try:
         text = file.read_text(encoding="utf-8")
@@ -366,7 +378,7 @@ def _loaded(text: str) -> tuple[yaml.Node | None, Any]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is not None and _size(root, {}) > _MOST_VALUES:
             raise yaml.YAMLError(f"it stands for more than {_MOST_VALUES} values")
-        return root, yaml.safe_load(text)
+        return root, yaml.load(text, Loader=_Loader)
     except (RecursionError, ValueError, OverflowError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise yaml.YAMLError(reason) from None

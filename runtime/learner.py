@@ -33,6 +33,11 @@ class TrainingError(RuntimeError):
 _Copy = tuple[list[Tensor], dict[Any, dict[str, Tensor]]]
 
 
+# Columns of the run itself, under names that no file gives to one: the log-probabilities of the
+# policy as it was when the responses were sampled, and its entropies.
+ROLLOUT, ENTROPY = "log pi, before", "entropy, before"
+
+
 @dataclass(frozen=True)
 class Needs:
     """What an objective asks of the runtime, read off its columns.
@@ -331,7 +336,7 @@ class Learner:
 
     def _measured(self, said: Mapping[str, Tensor]) -> dict[str, Tensor]:
         columns = {column: said[kind].detach() for column, kind in self.needs.measured.items()}
-        return columns | {"rollout": said["log_pi"].detach(), "entropy": said["entropy"]}
+        return columns | {ROLLOUT: said["log_pi"].detach(), ENTROPY: said["entropy"]}
 
     def _no_grad(self, policy: Policy, batch: Batch, wanted: tuple[str, ...]) -> dict[str, Tensor]:
         shares = self._shares(batch)
@@ -365,7 +370,7 @@ class Learner:
         pieces = shares[self._ranks.number]
         said: dict[str, Tensor] | None = None
         if len(pieces) == 1 and not self.fused:
-            fresh = "rollout" not in batch.columns
+            fresh = ROLLOUT not in batch.columns
             wanted = {*self.needs.trained, "log_pi", "entropy", *self.needs.measured.values()}
             wanted = wanted if fresh else {*self.needs.trained}
             said = _columns(self.policy, batch, pieces[0], sorted(wanted))
@@ -436,7 +441,7 @@ class Learner:
         """
         at_hand = first and set(self.needs.trained) == {"log_pi"}
         if at_hand:  # the policy has not moved since it was measured
-            return self.objective.couple(step, log_pi=batch.columns["rollout"])
+            return self.objective.couple(step, log_pi=batch.columns[ROLLOUT])
         if now is not None and self.objective.couples:
             return self.objective.couple(step, **self._together(now, shares))
         if now is not None or not self.objective.coupled:
@@ -495,9 +500,9 @@ def observed(batch: Batch) -> dict[str, float]:
     is the mean of |log old - log mu|.
     """
     mask = batch.mask
-    found = {"entropy": float(batch.columns["entropy"][mask].mean())}
+    found = {"entropy": float(batch.columns[ENTROPY][mask].mean())}
     if "log_mu" in batch.columns:
-        log_ratio = (batch.columns["rollout"] - batch.columns["log_mu"])[mask]
+        log_ratio = (batch.columns[ROLLOUT] - batch.columns["log_mu"])[mask]
         found["kl_mu_old"] = float((log_ratio.exp() - 1 - log_ratio).mean())
         found["mismatch"] = float(log_ratio.abs().mean())
     return found

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -204,8 +204,8 @@ class Report:
         `report_step`.
         """
         metrics = news.metrics
-        reports = {"report_step" if name == "step" else name: x for name, x in news.reports.items()}
-        own = {f"run_{name}" if name in reports else name: x for name, x in metrics.items()}
+        reports = renamed(news.reports, ("step",), "report")
+        own = renamed(metrics, reports, "run")
         step = int(metrics["step"])
         if self._samples is not None and news.samples:
             self._samples.write([_row(step, sample) for sample in news.samples])
@@ -251,6 +251,17 @@ def _row(step: int, sample: Sample) -> dict[str, Any]:
     }
     others = {f"column_{name}" if name in row else name: x for name, x in sample.columns.items()}
     return {**row, **others}
+
+
+def renamed(values: Mapping[str, float], taken: Collection[str], prefix: str) -> dict[str, float]:
+    """The values, with the prefix before names that are taken, as often as it needs."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        new = name
+        while new in taken or new in found or (new != name and new in values):
+            new = f"{prefix}_{new}"
+        found[new] = value
+    return found
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from objdsl.ir.indices import PROMPT, RESPONSE
+from objdsl.ir.nodes import LogDist, LogProb
+from objdsl.ir.objective import CRITIC, NOISE
 from objdsl.objective import Objective
 
 
@@ -32,17 +34,17 @@ def refused(objective: Objective, policies: Iterable[str]) -> Iterator[str]:
     of the sampled tokens under `policies` and no critic."""
     has = {f"log_{policy}" for policy in policies}
     layers = {policy.name for policy in objective.formula.policies if policy.layer is not None}
-    if objective.formula.critic is not None or {"value", "value_old"} & objective.columns.keys():
+    if objective.formula.critic is not None or {*CRITIC.values()} & objective.columns.keys():
         yield "it reads a critic (`V`), which is not trained there"
-    for name, column in objective.columns.items():
-        policy = name.removeprefix("log_").removesuffix("_dist")
-        if column.indices in (PROMPT, RESPONSE) or name in {*has, "noise", "value", "value_old"}:
+    for name, leaf in objective.formula.leaves.items():
+        if leaf.indices in (PROMPT, RESPONSE) or name in {*has, NOISE, *CRITIC.values()}:
             continue
-        if name.endswith("_dist"):
-            yield f"it reads all of `{policy}[v]`: only sampled tokens have a probability there"
-        elif policy in layers:
-            yield f"it reads `{policy}` off an inner layer, whose logits are not computed there"
-        elif name.startswith("log_"):
-            yield f"it reads the policy `{policy}`, which is not there"
-        else:
-            yield f"it reads the column `{name}` of every token, which nothing there gives"
+        match leaf:
+            case LogDist(policy):
+                yield f"it reads all of `{policy}[v]`: only sampled tokens have a probability there"
+            case LogProb(policy) if policy in layers:
+                yield f"it reads `{policy}` off an inner layer, whose logits are not computed there"
+            case LogProb(policy):
+                yield f"it reads the policy `{policy}`, which is not there"
+            case _:
+                yield f"it reads the column `{name}` of every token, which nothing there gives"

@@ -56,7 +56,7 @@ MODES: dict[Divisor, tuple[str, ...]] = {
 # What ActorConfig says about the policy loss, and an objective says itself.
 DECIDED = ("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c", "tau_pos", "tau_neg")
 
-_ADVANTAGE = "advantage"
+_ADVANTAGE = "the advantage"  # no column of a file is called so
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from objdsl.analysis.expand import (
     number,
     ordered,
 )
+from objdsl.analysis.guards import without_idle
 from objdsl.analysis.masks import joined
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, const, count, div, real
@@ -160,7 +161,8 @@ class Estimator:
         Raises TooLarge."""
         if self.expanded is None:
             raise TooLarge
-        split = self.expand.reduced(_split(joined(self.expanded, self.expand), self.expand))
+        plain = without_idle(joined(self.expanded, self.expand), self.expand)
+        split = self.expand.reduced(_split(plain, self.expand))
         return _to_go(_affine(split, self.expand))
 
     def weighs_own_reward(self, factors: Factors) -> bool:

@@ -19,6 +19,7 @@ from objdsl.analysis.sums import (
     Factors,
     Sum,
     TooLarge,
+    above_zero,
     atom,
     bases_of,
     interval,
@@ -444,6 +445,8 @@ class Expand:
         above = self._atom(Binary("lt" if turned else "gt", quantity, ZERO), node)
         if op == "lt":
             return below
+        if op == "eq" and (low >= 0 or high <= 0):
+            return number(1) - (above if low >= 0 else below)
         return number(1) - above if op == "le" else number(1) - above - below
 
     def _extremum(self, op: str, a: Expr, b: Expr, node: Expr) -> Sum:
@@ -636,17 +639,11 @@ def _is_last(node: Expr) -> bool:
 def _compared(x: Sum) -> tuple[Expr, bool]:
     """What has the sign of `x`, written alike for all its multiples; and whether it is turned."""
     shared = frozenset.intersection(*x.terms)
-    positive = frozenset((base, e) for base, e in shared if _above_zero(base))
+    positive = frozenset((base, e) for base, e in shared if above_zero(base))
     terms = {factors - positive: c for factors, c in x.terms.items()}
     first = min(terms, key=lambda factors: [(base.key, e) for base, e in ordered(factors)])
     scale = terms[first]
     return Sum({f: round(c / scale, 12) for f, c in terms.items()}).expr(), scale < 0
-
-
-def _above_zero(base: Expr) -> bool:
-    """Whether it is surely more than 0: what may be 0, a deviation, decides a comparison."""
-    never = isinstance(base, Unary) and base.op in ("exp", "sigmoid")
-    return never or interval(atom(base))[0] > 0
 
 
 def _indicator(op: str, difference: Sum) -> Sum | None:

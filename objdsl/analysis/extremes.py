@@ -22,8 +22,10 @@ from dataclasses import field
 from enum import Enum
 
 from objdsl.analysis.expand import Expand, Factors, TooLarge
+from objdsl.analysis.sums import proportion
 from objdsl.frozen import dataclass
-from objdsl.ir.build import is_size
+from objdsl.ir.bounds import bounds
+from objdsl.ir.build import is_size, sub
 from objdsl.ir.nodes import (
     Binary,
     Clip,
@@ -170,6 +172,8 @@ class Extremes:
                 return _unary(op, known[x], node)
             case Binary("sub", a, Reduce("max", _, b, None)) if a == b:
                 return Range(known[a].low - known[b].high, 0.0, causes=known[a].causes)
+            case Binary("div", a, b) if (most := self._standardised(a, b)) is not None:
+                return Range(-most, most, causes=known[a].causes | known[b].causes)
             case Binary(op, a, b):
                 return _binary(op, known[a], known[b], node)
             case Clip(x, lo, hi):
@@ -187,6 +191,21 @@ class Extremes:
             case Stop(x) | Shift(x):
                 return known[x]
         raise TypeError(f"no range of {type(node).__name__}")
+
+    def _standardised(self, a: Expr, b: Expr) -> float | None:
+        """The most that a distance from the mean is, in deviations, if a quotient is one: the root
+        of how many there are, less one."""
+        spreads = [part for part in _at_least(b) if isinstance(part, Reduce)]
+        for spread in spreads:
+            centred = sub(spread.x, Reduce("mean", spread.over, spread.x))
+            try:
+                times = proportion(self._expand(a), self._expand(centred))
+            except TooLarge:
+                continue
+            if times is not None:
+                group = self.objective.sampling.group if spread.over == ("i",) else None
+                return abs(times) * math.sqrt(max((group or _OTHERS) - 1, 1))
+        return None
 
     def _side(
         self,
@@ -299,6 +318,22 @@ def _log_probability(factors: Factors) -> tuple[_Reach, str] | None:
         case [(Length(), -1.0), (Reduce("sum", ("t",), LogProb(policy), None), 1.0)]:
             return _Reach.MEAN, policy
     return None
+
+
+def _at_least(x: Expr) -> list[Expr]:
+    """The deviations that a divisor is never below, a small number added or taken for the least."""
+    match x:
+        case Reduce("std" | "pstd", _, _, None):
+            return [x]
+        case Binary("max", a, b):
+            return _at_least(a) + _at_least(b)
+        case Binary("add", a, b):
+            return (_at_least(a) if bounds(b)[0] >= 0 else []) + (
+                _at_least(b) if bounds(a)[0] >= 0 else []
+            )
+        case Stop(a):
+            return _at_least(a)
+    return []
 
 
 # --- arithmetic ----------------------------------------------------------------------------------

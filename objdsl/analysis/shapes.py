@@ -38,8 +38,14 @@ def inside_ratio(facts: Facts, node: Expr) -> bool:
 
 
 def deviation(node: Expr) -> bool:
-    """Whether a standard deviation is part of a value."""
-    return any(isinstance(one, Reduce) and one.op in ("std", "pstd") for one in topological(node))
+    """Whether a standard deviation is part of a value; one that a mask compares is none."""
+    stack = [node]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, Reduce) and part.op in ("std", "pstd"):
+            return True
+        stack += [child for child in part.children if not child.boolean]
+    return False
 
 
 def spread(estimator: Estimator, factor: Factor) -> bool:

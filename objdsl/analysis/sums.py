@@ -275,7 +275,8 @@ def positive(x: Expr) -> bool:
 
 
 def interval(x: Sum) -> Interval:
-    """Bounds that surely hold, from those of the factors."""
+    """Bounds that surely hold, from those of the factors. What comes near to 0 and is never 0 has
+    the smallest number for its lower one."""
     low = high = 0.0
     for factors, c in x.terms.items():
         part: Interval = (c, c)
@@ -283,4 +284,22 @@ def interval(x: Sum) -> Interval:
             of = bounds(base)
             part = multiplied(part, of if exponent == 1 else powered(of, exponent))
         low, high = low + part[0], high + part[1]
+    if low == 0 and x.terms:
+        above = all(c > 0 and all(above_zero(b) for b, _ in f) for f, c in x.terms.items())
+        low = math.ulp(0.0) if above else low
     return low, high
+
+
+def above_zero(base: Expr) -> bool:
+    """Whether it is surely more than 0: what may be 0, a deviation, decides a comparison."""
+    never = isinstance(base, Unary) and base.op in ("exp", "sigmoid")
+    return never or bounds(base)[0] > 0
+
+
+def proportion(a: Sum, b: Sum) -> float | None:
+    """The number that a sum is of another; None if it is no number."""
+    if not b.terms or a.terms.keys() != b.terms.keys():
+        return None
+    factors, c = next(iter(b.terms.items()))
+    times = a.terms[factors] / c
+    return None if (a - b.scaled(times)).terms else times

@@ -19,7 +19,7 @@ from objdsl.audit.target import divergences, policy_gradient
 from objdsl.audit.world import Draws, World, all_draws, draw_count, some_draws, world
 from objdsl.frozen import dataclass
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN
-from objdsl.ir.nodes import Column, Others, Reduce
+from objdsl.ir.nodes import Column, LogDist, LogProb, Others, Reduce
 from objdsl.objective import Objective, load
 
 Given = float | Literal["random"] | Callable[[tuple[int, ...]], float]
@@ -332,11 +332,8 @@ def _given(objective: Objective, plan: _Plan, given: Mapping[str, Given]) -> dic
 
 def _frozen(objective: Objective) -> tuple[str, ...]:
     """The policies that are neither trained nor sampled from: `ref`, a teacher."""
-    names = {
-        name.removeprefix("log_").removesuffix("_dist")
-        for name, column in objective.columns.items()
-        if name.startswith("log_") and not column.trained
-    }
+    leaves = objective.formula.leaves.values()
+    names = {x.policy for x in leaves if isinstance(x, LogProb | LogDist) and not x.live}
     return tuple(sorted(names - {"pi", "old", "mu"}))
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
 from objdsl.ir.nodes import NODES, Expr, topological
+
+_NAME = Annotated[str, Field(pattern=r"\A[A-Za-z_][A-Za-z0-9_]*\z", max_length=16 * 1024)]
+"""A name of a file: generated code and LaTeX are written with it."""
 
 _BASE = {field.name for field in dataclasses.fields(Expr)}
 
@@ -32,7 +35,9 @@ def _models() -> dict[type[Expr], type[BaseModel]]:
             if field.name in _BASE:
                 continue
             hint = hints[field.name]
-            if hint == Expr:
+            if field.name in ("name", "policy"):
+                fields[field.name] = (_NAME, ...)
+            elif hint == Expr:
                 fields[field.name] = (int, Field(ge=0))
             elif hint == Expr | None:
                 fields[field.name] = (int | None, None)

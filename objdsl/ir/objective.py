@@ -166,6 +166,12 @@ class Objective:
         return tuple(sorted(found, key=lambda column: column.name))
 
     @cached_property
+    def leaves(self) -> dict[str, Expr]:
+        """What reads each of those columns, as it stands in the formula."""
+        found = {name: node for node in self.nodes if (name := column_of(node)) is not None}
+        return {name: found[name] for name in sorted(found)}
+
+    @cached_property
     def trained(self) -> tuple[str, ...]:
         """The columns through which a gradient flows, `log_pi` first."""
         names = {name for name, _, trained in _read(self.nodes) if trained}

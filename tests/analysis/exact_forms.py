@@ -79,6 +79,15 @@ BY_RESPONSE = [
     "mean[p,i] (({w}) * ((sum[t] log(pi)) - sum[t] log(old)))",
     "mean[p,i] (({w}) * (sum[t] log(pi)) * |y| / max(|y|, 1))",
 ]
+GUARDS = [
+    "std[i] reward > 0", "max[i] reward > min[i] reward", "pstd[i] reward != 0",
+    "not std[i] reward <= 0", "min[i] reward < max[i] reward", "not pstd[i] reward == 0",
+]  # fmt: skip
+"""Masks of the groups whose rewards are not all alike: the others have no advantage."""
+GUARDED = [
+    "({a} if {m} else 0)", "({a} / s * s if {m} else 0)", "(0 if not ({m}) else {a})",
+    "({a} * ({m}))", "({a} if {m} else {a} * |y|)", "(({a} / s if {m} else 0) * s)",
+]  # fmt: skip
 CENTRED = [
     "mean[p,i] (reward * ((sum[t] log(pi)) - mean[j != i] (sum[t] log(pi))))",
     "mean[p,i] (reward * ((sum[t] log(pi)) - mean[i] (sum[t] log(pi))))",
@@ -95,6 +104,11 @@ def exact(draw: random.Random) -> str:
     if draw.random() < 0.05:
         return f"{head}maximize {draw.choice(CENTRED)}\n"
     weight = draw.choice(PLAIN)
+    if draw.random() < 0.15:
+        advantage = draw.choice(["(reward - mean[i] reward)", "(reward - mean[j != i] reward)"])
+        form = draw.choice(GUARDED).replace("{m}", draw.choice(GUARDS))
+        goal = draw.choice(BY_TOKEN + BY_RESPONSE).replace("{w}", form.replace("{a}", advantage))
+        return f"{head}s = std[i] reward\nmaximize {goal}\n"
     if draw.random() < 0.4:
         domain = draw.choice(list(DECLARED))
         head += f"given reward in {domain}\n"

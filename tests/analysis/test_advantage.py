@@ -38,7 +38,7 @@ def gradient(text: str, seed: int) -> Tensor:
         for _ in range(2)
     )
     reward = torch.rand(1, language.responses, dtype=torch.float64, generator=generator)
-    scene = Scene(language, {"pi": pi, "old": pi, "mu": pi, "ref": ref}, reward)
+    scene = Scene(language, {"pi": pi, "old": pi, "mu": pi, "ref": ref}, {"reward": reward})
     return expected(objdsl.loads(text), scene, all_draws(language.responses, 1, 2)).mean
 
 

@@ -49,7 +49,7 @@ def residual(objective: Objective, seed: int, prompts: int = 1) -> float:
     shape = (prompts, WORLD.states, WORLD.words)
     pi = torch.randn(shape, dtype=torch.float64, generator=generator)
     reward = rewards(objective, prompts, generator)
-    scene = Scene(WORLD, dict.fromkeys(("pi", "old", "mu"), pi), reward)
+    scene = Scene(WORLD, dict.fromkeys(("pi", "old", "mu"), pi), {"reward": reward})
     draws = all_draws(WORLD.responses, prompts, 3 if prompts == 1 else 2)
     gradient = expected(objective, scene, draws).mean
     true = policy_gradient(WORLD, pi, reward)

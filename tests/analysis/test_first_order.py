@@ -83,7 +83,7 @@ def change(goal: str, advantage: str, seed: int) -> tuple[Tensor, Tensor]:
     def at(size: float) -> Tensor:
         old = pi + size * drift
         policies = {"pi": pi, "old": old, "mu": old + size * engine}
-        return expected(objective, Scene(WORLD, policies, reward), draws).mean
+        return expected(objective, Scene(WORLD, policies, {"reward": reward}), draws).mean
 
     return at(0.0), (at(SIZE) - at(-SIZE)) / (2 * SIZE)
 

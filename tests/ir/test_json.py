@@ -50,3 +50,10 @@ def test_a_root_must_exist() -> None:
     broken["roots"] = {"J": 10_000}
     with pytest.raises(ValueError, match="does not exist"):
         ir_json.loads(json.dumps(broken))
+
+
+def test_a_name_is_an_identifier() -> None:
+    for name in ("x; import os", 'x"""', "a b", "", "x\n", "\N{GREEK SMALL LETTER PI}"):
+        text = json.dumps({"nodes": [{"node": "Param", "name": name}], "roots": {"x": 0}})
+        with pytest.raises(ValidationError, match="should match pattern"):
+            ir_json.loads(text)

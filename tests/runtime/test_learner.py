@@ -25,7 +25,7 @@ import objdsl
 from objdsl.runtime.batch import Batch, collate
 from objdsl.runtime.config import ConfigError, LearnerSection, ModelSection, TaskSection
 from objdsl.runtime.layout import can_share, layout_of
-from objdsl.runtime.learner import Learner, TrainingError, learning_rate, needs_of
+from objdsl.runtime.learner import ENTROPY, Learner, TrainingError, learning_rate, needs_of
 from objdsl.runtime.models import Policy, ends_of, load_model, recompute_layers
 from objdsl.runtime.sampler import Response
 from objdsl.runtime.tasks import load_task
@@ -200,7 +200,7 @@ def test_one_forward_pass_gives_the_numbers_of_two() -> None:
     measured = learner._measure(data)
     said = policy.columns(data, ("log_pi", "entropy"))
     assert torch.equal(measured["log_old"], said["log_pi"].detach())
-    assert torch.equal(measured["entropy"], said["entropy"])
+    assert torch.equal(measured[ENTROPY], said["entropy"])
 
 
 @pytest.mark.parametrize("shares", [True, False])

@@ -24,35 +24,34 @@ from collections.abc import Iterator
 
 from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.guards import divisors, never_zero
 from objdsl.analysis.shapes import deviation
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
-from objdsl.ir.nodes import Binary, Expr, Reduce, Unary, Where, topological
+from objdsl.ir.nodes import Column, Expr, Reduce, Unary, Where
 from objdsl.lint.rule import Rule, rule
 from objdsl.source import Span
 
 
 @rule("division-by-zero", "OBJ613", Severity.ERROR, Claim.NUMERICS)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    nodes = topological(*facts.objective.roots)
-    expand = facts.on_policy
-    guards = [node.m for node in nodes if isinstance(node, Where)]
+    expand, keep = facts.on_policy, facts.objective.keep
     seen: set[Expr] = set()
-    for node in nodes:
-        if not isinstance(node, Binary) or node.op != "div" or node.b in seen:
+    for guarded in divisors(facts.objective.roots, keep):
+        divisor = guarded.divisor
+        if divisor.span is None or divisor in seen or not _may_be_zero(divisor, expand):
             continue
-        seen.add(node.b)
-        guarded = any(node.b in topological(mask) for mask in guards)
-        if node.b.span is None or guarded or not _may_be_zero(node.b, expand):
+        if never_zero(guarded, expand):
             continue
-        spread = deviation(node.b)
+        seen.add(divisor)
+        spread = deviation(divisor)
         yield rule.finding(
             "this divisor is 0 for data that happen",
-            node.b.span,
+            divisor.span,
             under="0 where all of them are alike" if spread else "0 where the mask holds nowhere",
             consequence="one NaN in the weights of a step is a NaN in the model",
             help="add a small number" if spread else "divide by max(..., 1)",
             fine_if="the data cannot be so",
-            fix=Fix("add 1e-6", (_plus(node.b.span),)) if spread else None,
+            fix=Fix("add 1e-6", (_plus(divisor.span),)) if spread else None,
         )
 
 
@@ -72,6 +71,8 @@ def _vanishes(base: Expr) -> bool:
     match base:
         case Reduce("std" | "pstd", _, _, _):
             return True
+        case Reduce("sum", _, Column(values=values), _) if values:
+            return min(values) == 0
         case Reduce("sum", _, x, _):
             return x.boolean or (isinstance(x, Where) and x.m.boolean)
         case Unary("abs" | "sqrt", x):

@@ -25,8 +25,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.estimator import Estimator
-from objdsl.analysis.expand import Sum, TooLarge, atom, ordered
+from objdsl.analysis.expand import Expand, Sum, TooLarge, atom, ordered
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.guards import leaves_nothing_out
 from objdsl.analysis.shapes import is_mask
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.frozen import dataclass
@@ -151,7 +152,20 @@ def _masked(counted: _Counted, divisor: Expr, estimator: Estimator) -> bool:
             elsewhere = _elsewhere(base, counted) if e > 0 else base
             term = term * (atom(base, e) if elsewhere == base else estimator.expand(elsewhere))
         left = left + term
-    return not left.terms
+    return not left.terms or _idle(counted, left, estimator.expand)
+
+
+def _idle(counted: _Counted, left: Sum, expand: Expand) -> bool:
+    """Whether what is left of the weight is 0 where a mask of what is counted fails: prompts whose
+    rewards are alike have no advantage, and are no part of what is summed."""
+    masks = {part for mask in counted.masks for part in _atoms(expand(mask))}
+    return counted.holds and any(leaves_nothing_out(mask, left, expand) for mask in masks)
+
+
+def _atoms(mask: Sum) -> list[Expr]:
+    """The mask that an expanded one is, if it is a single one."""
+    only = mask.product
+    return [base for base, _ in only[0]] if only is not None and len(only[0]) == 1 else []
 
 
 def _elsewhere(expr: Expr, counted: _Counted) -> Expr:

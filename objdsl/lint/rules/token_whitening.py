@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from objdsl.analysis.claims import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
+from objdsl.ir.nodes import Reduce
 from objdsl.lint.places import head
 from objdsl.lint.rule import Rule, rule
 
@@ -32,8 +33,11 @@ from objdsl.lint.rule import Rule, rule
 @rule("token-whitening", "OBJ206", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for _, factor in facts.factors(Reason.STEP_BASELINE):
+        weighted = isinstance(factor.base, Reduce) and factor.base.op == "sum"
         yield rule.finding(
-            "the mean that is subtracted weighs responses by a part of themselves",
+            "the mean that is subtracted weighs responses by a part of themselves"
+            if weighted
+            else "a statistic of the step that holds the own reward is subtracted",
             head(factor.origin),
             under="a statistic of the step that holds the own response",
             gradient="biased by the order of 1 / responses of the step",

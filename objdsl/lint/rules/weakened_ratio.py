@@ -29,6 +29,7 @@ from typing import TypeGuard
 from objdsl.analysis.expand import Expand, TooLarge
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
+from objdsl.ir.build import factors, product
 from objdsl.ir.indices import TOKEN
 from objdsl.ir.nodes import (
     Binary,
@@ -49,7 +50,11 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     opaque: dict[Expr, Expr] = {}
     for estimator in facts.rewarded:
-        for node in _of_probabilities(facts):
+        found = _of_probabilities(facts)
+        parts = _parts_of_whole(facts, found, estimator.leaf, opaque)
+        for node in found:
+            if node in parts:
+                continue
             power = _power(node, estimator.leaf, facts.near_policy, opaque)
             if power is None:
                 continue
@@ -78,6 +83,24 @@ def _of_probabilities(facts: Facts) -> list[Expr]:
                 found.add(node)
     made = (Unary, Binary)
     return [one for one in facts.passing if one in found and one.span and isinstance(one, made)]
+
+
+def _parts_of_whole(
+    facts: Facts, ratios: list[Expr], leaf: Expr, opaque: dict[Expr, Expr]
+) -> set[Expr]:
+    """The ratios that are factors of a product whose ratios are together no part of one:
+    `sqrt(r) * A * sqrt(r)` holds `r`."""
+    known, parts = set(ratios), set[Expr]()
+    for node in facts.passing:
+        if not isinstance(node, Binary) or node.op not in ("mul", "div") or node in known:
+            continue
+        _, above, below = factors(node)
+        above, below = ([one for one in many if one in known] for many in (above, below))
+        if len(above) + len(below) < 2:
+            continue
+        if _power(product(above, below), leaf, facts.near_policy, opaque) is None:
+            parts.update(topological(*above, *below))
+    return parts
 
 
 def _power(x: Expr, leaf: Expr, near: Expand, opaque: dict[Expr, Expr]) -> float | None:

@@ -1,0 +1,210 @@
+"""What masks say of values: where one holds a divisor is not 0, where it fails rewards are alike.
+
+`x / m if m > 0 else 0` and `keep p where std[i] reward > 0` divide by what is not 0 there; and what
+has no weight where a mask fails is not changed by it: `A if std[i] reward > 0 else 0` is A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from objdsl.analysis.dependence import is_reward
+from objdsl.analysis.sums import Sum, TooLarge, above_zero, atom, interval
+from objdsl.frozen import dataclass
+from objdsl.ir.build import ZERO
+from objdsl.ir.indices import PROMPT, SCALAR, Indices
+from objdsl.ir.nodes import (
+    Binary,
+    Column,
+    Expr,
+    Reduce,
+    Stop,
+    Unary,
+    Where,
+    replaced,
+    topological,
+)
+
+Expansion = Callable[[Expr], Sum]
+
+# A formula with more branches than this is not read to its end.
+_MOST_BRANCHES = 2000
+
+
+@dataclass(frozen=True)
+class Alike:
+    """`x` is the same, or 0, for all elements along some indices."""
+
+    over: Indices
+    x: Expr
+    zero: bool
+
+
+def where_zero(q: Sum) -> Alike | None:
+    """What holds where a value that is never negative is 0; None if that is not known."""
+    if not q.terms:
+        return None
+    shared = frozenset.intersection(*q.terms)
+    q = Sum({f - {one for one in shared if above_zero(one[0])}: c for f, c in q.terms.items()})
+    bases = [next(iter(factors)) for factors in q.terms if len(factors) == 1]
+    if len(bases) != len(q.terms) or any(e <= 0 for _, e in bases):
+        return None
+    match sorted(zip(bases, q.terms.values(), strict=True), key=lambda one: -one[1]):
+        case [((Reduce("std" | "pstd", over, x, None), _), _)]:
+            return Alike(over, x, zero=False)
+        case [((Reduce("sum" | "max", over, x, None), _), _)] if interval(atom(x))[0] >= 0:
+            return Alike(over, x, zero=True)
+        case [((Unary("abs" | "sqrt", x), _), _)] if isinstance(x, Reduce):
+            return where_zero(atom(x))
+        case [((Reduce("max", over, x, None), 1), c), ((Reduce("min", along, y, None), 1), d)]:
+            if x == y and over == along and c == -d > 0:
+                return Alike(over, x, zero=False)
+    return None
+
+
+# --- what holds where a mask fails ---------------------------------------------------------------
+
+
+def without_idle(x: Sum, expand: Expansion) -> Sum:
+    """A sum of products without the masks that leave nothing out: where one fails, what it stands
+    in front of is 0 anyway."""
+    masks = {base for factors in x.terms for base, _ in factors if base.boolean}
+    for mask in sorted(masks, key=lambda mask: mask.key):
+        under = Sum({f - {(mask, 1.0)}: c for f, c in x.terms.items() if (mask, 1.0) in f})
+        try:
+            if leaves_nothing_out(mask, under, expand):
+                x = Sum({f: c for f, c in x.terms.items() if (mask, 1.0) not in f}) + under
+        except TooLarge:
+            continue
+    return x
+
+
+def leaves_nothing_out(mask: Expr, x: Sum, expand: Expansion) -> bool:
+    """Whether a value is 0 where a mask fails, divisors apart: what is divided by 0 there is not
+    looked at. Raises TooLarge."""
+    alike = _where_fails(mask, expand)
+    if alike is None or not x.terms:
+        return False
+    below: dict[Expr, float] = {}
+    for factors in x.terms:
+        for base, e in factors:
+            below[base] = min(below.get(base, 0.0), e)
+    lifted = x * Sum({frozenset((base, -e) for base, e in below.items() if e < 0): 1.0})
+    return not under_fact(lifted, alike, expand).terms
+
+
+def _where_fails(mask: Expr, expand: Expansion) -> Alike | None:
+    """What holds where a comparison with 0 fails."""
+    match mask:
+        case Binary("gt", q, zero) if zero == ZERO:
+            value = expand(q)
+        case Binary("lt", q, zero) if zero == ZERO:
+            value = -expand(q)
+        case _:
+            return None
+    return where_zero(value)
+
+
+def under_fact(x: Sum, alike: Alike, expand: Expansion) -> Sum:
+    """What a sum is where a fact holds of the rewards of each group; itself, where the fact is of
+    another value."""
+    if alike.over != ("i",) or not (isinstance(alike.x, Column) and is_reward(alike.x)):
+        return x
+    formula = x.expr()
+    nodes = topological(formula)
+    instead: dict[Expr, Expr] = {alike.x: ZERO if alike.zero else replace(alike.x, over=PROMPT)}
+    # The rewards of other prompts are what they were.
+    steps = [n for n in nodes if isinstance(n, Reduce) and "p" in n.over]
+    instead |= {node: Column(f"step {k}", SCALAR) for k, node in enumerate(steps)}
+    return expand(replaced(formula, instead))
+
+
+# --- what is not 0 where a mask holds ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A divisor, and the masks that hold where it divides."""
+
+    divisor: Expr
+    masks: frozenset[tuple[Expr, bool]]
+
+
+def divisors(roots: tuple[Expr, ...], keep: Expr | None) -> Iterator[Guarded]:
+    """Every divisor of some formulas under each set of masks that guards it."""
+    start: frozenset[tuple[Expr, bool]] = frozenset({(keep, True)} if keep is not None else ())
+    stack, seen = [(root, start) for root in roots], set[tuple[Expr, frozenset[object]]]()
+    while stack and len(seen) < _MOST_BRANCHES:
+        node, masks = stack.pop()
+        if (node, masks) in seen:
+            continue
+        seen.add((node, masks))
+        match node:
+            case Where(m, a, b):
+                stack += [(m, masks), (a, masks | {(m, True)}), (b, masks | {(m, False)})]
+                continue
+            case Binary("and", a, b):  # the second is looked at where the first holds
+                stack += [(a, masks), (b, masks | {(a, True)})]
+                continue
+            case Reduce(_, _, x, where) if where is not None:
+                stack += [(where, masks), (x, masks | {(where, True)})]
+                continue
+            case Binary("div", _, divisor):
+                yield Guarded(divisor, masks)
+        stack += [(child, masks) for child in node.children]
+
+
+def never_zero(guarded: Guarded, expand: Expansion) -> bool:
+    """Whether the masks around a divisor keep it from being 0."""
+    divisor = expand(guarded.divisor)
+    fact = where_zero(divisor)
+    for mask, holds in guarded.masks:
+        for value in _said(mask, holds, expand):
+            if _multiple(divisor, value) or (fact is not None and fact == where_zero(value)):
+                return True
+    return False
+
+
+def _multiple(a: Sum, b: Sum) -> bool:
+    """Whether a value is another one times what is above 0, or more than that."""
+    if not a.terms or not b.terms:
+        return False
+    for f in b.terms:
+        for g in a.terms:
+            powers = dict(g)
+            for base, e in f:
+                powers[base] = powers.get(base, 0.0) - e
+            by = frozenset((base, e) for base, e in powers.items() if e)
+            if all(above_zero(base) for base, _ in by):
+                times = Sum({by: a.terms[g] / b.terms[f]})
+                left = a - b * times
+                if not left.terms or (a.terms[g] / b.terms[f] > 0 and interval(left)[0] >= 0):
+                    return True
+        break
+    return False
+
+
+def _said(mask: Expr, holds: bool, expand: Expansion) -> Iterator[Sum]:
+    """The values that are not 0 where a mask holds, or where it does not."""
+    match mask:
+        case Unary("not", m):
+            yield from _said(m, not holds, expand)
+        case Stop(m):
+            yield from _said(m, holds, expand)
+        case Binary("and" | "or" as op, a, b) if (op == "and") is holds:
+            yield from _said(a, holds, expand)
+            yield from _said(b, holds, expand)
+        case Binary("lt" | "le" | "gt" | "ge" as op, a, b):
+            small, large = (a, b) if (op in ("lt", "le")) is holds else (b, a)
+            strict = (op in ("lt", "gt")) is holds
+            less, more = expand(small), expand(large)
+            if strict:
+                yield more - less
+            low, high = interval(less)[0], interval(more)[1]
+            if low > 0 or (low >= 0 and strict):
+                yield more
+            if high < 0 or (high <= 0 and strict):
+                yield -less
+        case Binary("eq" | "ne" as op, a, b) if (op == "ne") is holds:
+            yield expand(a) - expand(b)

@@ -1,0 +1,211 @@
+"""Objectives of the gallery and random ones under names that are hard to keep apart: numbers,
+reports, findings, JSON, text and LaTeX are those of the plain names."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import objdsl
+from objdsl import driver, gallery
+from objdsl.diagnostic import ObjectiveError
+from objdsl.emit.identifiers import PYTHON
+from objdsl.emit.stages import ENVIRONMENT, RESERVED
+from objdsl.ir.show import symbol
+from objdsl.source import Source
+from objdsl.syntax import tree
+from objdsl.syntax.parse import parse
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import objectives
+
+HOSTILE = sorted(
+    {
+        *PYTHON, *ENVIRONMENT, *RESERVED, "w", "x", "x_2", "x_", "scale", "scale_2", "divisor",
+        "share", "weight", "active", "keep_", "ratio", "mean_reward", "std_reward", "mean_R",
+        "n_responses", "n_tokens", "log_pi", "log_x", "w_log_pi", "group_mean", "group_sum",
+        "group_std", "group_extreme", "running_sum", "to_rows", "top_mask", "segment", "many", "tl",
+        "triton", "z", "d", "c", "y", "W", "BLOCK", "log_p", "num_warps", "self", "step", "steps",
+        "lr", "params", "loss", "value", "weights_", "report_step", "r_ext", "x_hard_it", "i_i",
+        "y_i_t", "_", "__", "_x", "x__y", "eps_", "lam", "R", "j", "s", "k", "u", "on", "null",
+    }
+    - {"min", "max", "abs", "sum", "next", "not", "and", "or", "in", "if", "else", "from"}
+)  # fmt: skip
+COUNTS = {"P", "G", "N"}
+"""Letters that stand for counts where a file has no other use for them."""
+
+
+def declared(text: str) -> tuple[list[str], set[str]]:
+    """The names of a file, and which of them are columns."""
+    names: dict[str, None] = {}
+    columns = set()
+    for one in parse(Source("x.obj", text)).statements:
+        match one:
+            case tree.Given(name, indices) if indices is not None:
+                names[name.id] = None
+                columns.add(name.id)
+            case tree.Param(name) | tree.Let(name) | tree.Report(name) | tree.Policy(name):
+                names[name.id] = None
+            case tree.Def(name, arguments):
+                names |= dict.fromkeys([name.id, *(argument.id for argument in arguments)])
+    return list(names), columns
+
+
+def renamer(names: Mapping[str, str]) -> Callable[[str], str]:
+    return lambda text: re.sub(r"\b[A-Za-z_]\w*\b", lambda m: names.get(m[0], m[0]), text)
+
+
+def stripped(text: str) -> str:
+    return re.sub(r"#.*", "", text)
+
+
+def renamed(text: str, seed: int) -> tuple[str, dict[str, str], set[str]]:
+    """The text under hostile names, drawn until the language takes them; and its columns."""
+    names, columns = declared(text)
+    taken = {*re.findall(r"[A-Za-z_]\w*", text)} - {*names}
+    draw = random.Random(seed)
+    for _ in range(100):
+        free = [name for name in HOSTILE if name not in taken]
+        new = dict(zip(names, draw.sample(free, len(names)), strict=True))
+        other = renamer(new)(text)
+        try:
+            objdsl.loads(other)
+        except ObjectiveError as error:
+            refused = {one.message.split("`")[1] for one in error.diagnostics if "`" in one.message}
+            assert refused & {*new.values()}, error
+            taken |= refused & {*new.values()}
+            continue
+        return other, new, columns
+    raise AssertionError("every draw was refused")
+
+
+def held_equal(text: str, seed: int, case: Any, packed: bool = False) -> None:
+    other, new, columns = renamed(text, seed)
+    old = {name: plain for plain, name in new.items()}
+    plain, hostile = objdsl.loads(text), objdsl.loads(other)
+    compare_numbers(plain, hostile, new, case, packed)
+    compare_json(plain, hostile, old)
+    for weights in (False, True):
+        texts = [driver.mathematics(x.formula, weights=weights) for x in (plain, hostile)]
+        texts = [x.replace("dJ / d ", "derivative ") for x in texts]
+        if not COUNTS & {*new, *old}:
+            assert sorted(renamer(new)(texts[0]).split("\n")) == sorted(texts[1].split("\n"))
+        shown = [
+            driver.mathematics(x.formula, weights=weights, latex=True) for x in (plain, hostile)
+        ]
+        assert shown[1].count("{") == shown[1].count("}")
+        assert shown[0].count(r"\\") == shown[1].count(r"\\")
+    if not columns:  # a column may be known by its name
+        rules = [
+            [one.code for one in driver.check(Source("x.obj", x)).findings] for x in (text, other)
+        ]
+        assert rules[0] == rules[1]
+
+
+def compare_numbers(
+    plain: objdsl.Objective,
+    hostile: objdsl.Objective,
+    new: Mapping[str, str],
+    case: Any,
+    packed: bool,
+) -> None:
+    found = []
+    for objective, names in ((plain, {}), (hostile, new)):
+        columns = {names.get(name, name): x for name, x in case.columns.items()}
+        policies = {f"log_{p.name}" for p in plain.formula.policies}
+        for name in policies:
+            inner = name.removeprefix("log_")
+            columns[f"log_{names.get(inner, inner)}"] = case.columns["log_ref"]
+        missing = objective.columns.keys() - columns.keys()
+        assert not missing, missing
+        wanted = {name: columns[name] for name in objective.columns}
+        if packed:
+            tokens = {n: x for n, x in wanted.items() if len(objective.columns[n].indices) > 2}
+            wanted |= {name: x[case.mask] for name, x in tokens.items()}
+        shape = {"lengths": case.mask.sum(-1)} if packed else {"mask": case.mask}
+        live = {name: wanted.pop(name) for name in objective.live}
+        step = objective.prepare(prompt=case.prompt, **shape, **wanted)
+        value, weights, reports = objective.weights(step=step, **live)
+        found.append((value, [*weights.values()], reports))
+    (value, weights, reports), (value_2, weights_2, reports_2) = found
+    reports = {new.get(name, name): x for name, x in reports.items()}
+    torch.testing.assert_close(value, value_2, rtol=1e-12, atol=1e-14, equal_nan=True)
+    for w, w_2 in zip(weights, weights_2, strict=True):
+        torch.testing.assert_close(w, w_2, rtol=1e-12, atol=1e-14, equal_nan=True)
+    torch.testing.assert_close(reports, reports_2, rtol=1e-12, atol=1e-14, equal_nan=True)
+
+
+def compare_json(
+    plain: objdsl.Objective, hostile: objdsl.Objective, old: Mapping[str, str]
+) -> None:
+    graphs = [json.loads(driver.ir(x.formula)) for x in (plain, hostile)]
+    for node in graphs[1]["nodes"]:
+        for key in ("name", "policy"):
+            if key in node:
+                node[key] = old.get(node[key], node[key])
+    key = {name: renamer(old)(name) for name in graphs[1]["roots"]}
+    assert graphs[0]["nodes"] == graphs[1]["nodes"]
+    assert {*graphs[0]["roots"].values()} == {*graphs[1]["roots"].values()}, key
+
+
+def stands_alone(name: str) -> bool:
+    """Whether a file starts from no other: names of that one mean something in both."""
+    statements = parse(gallery.find(name)).statements
+    return not any(isinstance(one, tree.Header) and one.base for one in statements)
+
+
+OWN = [name for name in gallery.names() if stands_alone(name)]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_gallery_under_hostile_names(name: str) -> None:
+    text = stripped(gallery.find(name).text)
+    seed = OWN.index(name)
+    case = objectives.data(seed)
+    spare = {1: "difficulty", 2: "margin", 3: "noise_column", 4: "log_ref_dist"}
+    for column, facts in objdsl.loads(text).columns.items():
+        if column not in case.columns:
+            case.columns[column] = case.columns[spare[len(facts.indices)]]
+    held_equal(text, seed, case, packed=bool(seed % 2))
+
+
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_random_objectives_under_hostile_names(first: int) -> None:
+    for seed in range(first, first + 10):
+        held_equal(objectives.text(seed), seed, objectives.data(seed))
+
+
+@pytest.mark.parametrize(
+    "name", ["hard_it", "x_i", "r_ext_t", "i_i", "_x", "lambda", "x_", "eps_it"]
+)
+def test_latex_is_the_same_but_for_the_symbol(name: str) -> None:
+    """A plain name whose symbol is one upright word becomes the symbol of the other name."""
+    text = (
+        "given NAME[p,i]\nparam c = 1\n"
+        "A = NAME * (reward - mean[j != i] (NAME * reward)) / (std[i] (NAME + c) + 1)\n"
+        "maximize mean[p,i] (A * sum[t] log(pi)) - mean[p,i] ((NAME / |y|) * sum[t] log(pi))\n"
+    )
+    plain, other = (
+        driver.mathematics(objdsl.loads(text.replace("NAME", x)).formula, latex=True)
+        for x in ("plainly", name)
+    )
+    expected = re.sub(
+        r"\\mathrm\{plainly\}_\{(\w)\}",
+        lambda m: (
+            f"{symbol(name)[:-1]},{m[1]}}}"
+            if symbol(name).endswith("}}")
+            else f"{symbol(name)}_{{{m[1]}}}"
+        ),
+        plain,
+    )
+    assert other == expected
+    assert other.count("_{j}") + other.count(",j}") >= 2
