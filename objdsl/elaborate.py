@@ -1177,7 +1177,9 @@ class _Elaborator:
         if len(over) != len(named):
             self._fail("wrong-index", "an index stands twice in the brackets", binder.span)
         carried = union(x.indices, mask.indices if mask is not None else SCALAR)
-        if not set(over) & set(carried) or over[-1] == "v" != carried[-1]:
+        # `sum[i] 1` is how many responses there are.
+        counts = op == "sum" and mask is None and x == build.ONE and over[-1] != "v"
+        if not counts and (not set(over) & set(carried) or over[-1] == "v" != carried[-1]):
             self._fail(
                 "wrong-index",
                 f"{text} has no {_index_name(over[-1])} index: it has {written(carried)}",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from objdsl import driver
 from objdsl.diagnostic import ObjectiveError
+from objdsl.emit.reference import Batch, evaluate
 from objdsl.lint.fixes import fixed
 from objdsl.render.terminal import render
 from objdsl.source import Source
@@ -266,3 +267,12 @@ def test_a_long_chain_of_names_ends_quickly(many: int) -> None:
 def test_what_reads_one_way_is_taken(text: str) -> None:
     """Whatever brackets are put around or into it, the value is the same."""
     driver.compile_source(Source("x.obj", f"A = {text}\n{GOOD}\n"))
+
+
+def test_a_sum_of_ones_counts() -> None:
+    batch = Batch([0, 0, 0, 1, 1], [1, 2, 3, 1, 2], {}, 3)
+    counts = {"sum[p] 1": 2, "sum[p,i] 1": 5, "sum[p] sum[i] 1": 5, "mean[p] (sum[i] 1)": 2.5,
+              "sum[p,i] sum[t] 1": 9, "sum[p,i,t] 1": 9}  # fmt: skip
+    lines = [f"report n{k} = {text}" for k, text in enumerate(counts)]
+    formula = driver.compile_source(Source("x.obj", "\n".join([*lines, GOOD, ""])))
+    assert evaluate([one.value for one in formula.reports], batch, {}) == [*counts.values()]
