@@ -13,6 +13,7 @@ from objdsl.frozen import dataclass
 from objdsl.ir.indices import TOKEN, Indices, decimal
 from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Param, Pick, topological
 from objdsl.source import Source, Span
+from objdsl.syntax.spelling import canonical
 
 BUILT_IN_POLICIES = ("pi", "old", "mu", "ref")
 ARGUMENTS = (
@@ -193,21 +194,36 @@ class Objective:
     def at(self, settings: Mapping[str, float]) -> Objective:
         """The same formula with other defaults of its parameters.
 
+        Names may be spelled in Greek, as in the file.
+
         Raises:
-            SettingError: for an unknown name, or a value outside the declared domain.
+            SettingError: for an unknown name, what is no number, or a value outside the declared
+                domain.
         """
         declared = {param.name: param for param in self.params}
-        for name, value in settings.items():
+        values = {canonical(name): _number(name, value) for name, value in settings.items()}
+        for name, value in values.items():
             if name not in declared:
                 guess = near(name, declared)
                 hint = f"did you mean {guess!r}?" if guess else f"it has {sorted(declared)}"
                 raise SettingError(f"{self.name} has no parameter {name!r}; {hint}")
-            if not declared[name].domain.holds(float(value)):
-                raise SettingError(
-                    f"{name} = {decimal(float(value))} is outside {declared[name].domain}"
-                )
-        params = (replace(p, default=float(settings.get(p.name, p.default))) for p in self.params)
+            if not declared[name].domain.holds(value):
+                raise SettingError(f"{name} = {decimal(value)} is outside {declared[name].domain}")
+        params = (replace(p, default=values.get(p.name, p.default)) for p in self.params)
         return replace(self, params=tuple(params))
+
+
+def _number(name: str, value: object) -> float:
+    """A setting as Python's number, from whatever holds one: NumPy's and torch's scalars do."""
+    try:
+        if isinstance(value, str | bytes):  # `float` would read them
+            raise TypeError
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise SettingError(f"{name} is to be a number, not {value!r:.100}") from None
+    if number != number:
+        raise SettingError(f"{name} is to be a number, and NaN is none")
+    return number
 
 
 def column_of(leaf: Expr) -> str | None:

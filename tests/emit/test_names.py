@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -41,7 +44,7 @@ report extra = NAME * mean[p,i] (1 - reward)
     "binding": """objective o
 param lr = 0.1
 NAME = mean[i] reward
-maximize mean[p,i,t] ((reward - NAME) * log(pi)) - lr * mean[p,i] (mean[t] log(pi) - NAME)^2
+maximize mean[p,i,t] ((reward - NAME) * log(pi)) - lr * mean[p,i] ((mean[t] log(pi) - NAME)^2)
 report extra = mean[p] NAME
 """,
     "column of responses": """objective o
@@ -165,6 +168,27 @@ def test_parameters_are_set_by_their_own_names() -> None:
         expected = objdsl.loads(TEXTS["param"].replace("NAME", PLAIN), **{PLAIN: 0.3})
         values = [one(**_tensors(one, packed=False)).value for one in (objective, expected)]
         torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.float32(0.25), np.float64(0.25), np.array(0.25), torch.tensor(0.25), Fraction(1, 4)],
+)
+def test_whatever_holds_a_number_sets_a_parameter(value: object) -> None:
+    text = TEXTS["param"].replace("NAME", "eps")
+    objective = objdsl.loads(text, ε=value)
+    assert objective.params == {"eps": 0.25}
+    assert type(objective.params["eps"]) is float
+    assert objective.digest == objdsl.loads(text, eps=0.25).digest
+    assert objective.with_params(eps=math.inf).params == {"eps": math.inf}
+
+
+@pytest.mark.parametrize(
+    "value", ["0.1", b"1", "__import__('os')", None, [1.0], math.nan, 1j, 10**400, torch.ones(2)]
+)
+def test_what_is_no_number_sets_none(value: object) -> None:
+    with pytest.raises(ValueError, match="eps is to be a number"):
+        objdsl.loads(TEXTS["param"].replace("NAME", "eps"), eps=value)
 
 
 def test_what_a_column_cannot_be_called_is_what_stands_beside_the_columns() -> None:
