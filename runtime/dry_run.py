@@ -46,6 +46,7 @@ def dry_run(config: Config) -> Iterator[str]:
 
 def _columns(objective: Objective, needs: Needs) -> Iterator[str]:
     """Every column that the objective reads, and who makes it."""
+    rewards = {column.name for column in objective.formula.rewards}
     for name in objective.columns:
         if name in needs.trained:
             origin = "the policy, with gradient"
@@ -58,8 +59,13 @@ def _columns(objective: Objective, needs: Needs) -> Iterator[str]:
         elif name == "noise":
             origin = "the seed"
         else:
+            of_tokens = objective.columns[name].indices == TOKEN
             origin = "the rewards" if name == "reward" else "the task or the rewards"
-            if objective.columns[name].indices == TOKEN:
+            if name in rewards and name != "reward":
+                origin = f"a reward function that returns `{name}`"
+            if of_tokens and name in rewards:
+                origin += ", a list with a number per token for each response"
+            elif of_tokens:
                 origin = "the rewards, a list with a number per token for each response"
         yield f"  {name:<16} {origin}"
 

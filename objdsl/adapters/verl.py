@@ -167,7 +167,8 @@ def policy_loss(objective: Objective) -> Callable[..., tuple[Tensor, dict[str, f
 def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Tensor]]:
     """The advantages of a batch, for `register_adv_est`.
 
-    `reward` is the sum of a response's token rewards, from which verl may have taken a KL;
+    `reward` is the sum of a response's token rewards, from which verl may have taken a KL; a file
+    that declares one reward of tokens, `given progress[p,i,t] as reward`, gets them as they are;
     `greedy` is its reward baseline. Means over prompts run over the batch that responses were drawn
     for, which is more than the optimizer step if it is cut into mini-batches.
 
@@ -186,7 +187,10 @@ def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Ten
     )
     # The weights of `sum A * log(pi)` are A.
     weighted = Objective(formula, objective.params)
-    known = {"reward", "greedy", "log_pi"}
+    # One reward of tokens, and no other, is what verl calls token-level rewards.
+    rewards = weighted.formula.rewards
+    by_token = rewards[0].name if len(rewards) == 1 and rewards[0].over == TOKEN else "reward"
+    known = {"reward", "greedy", "log_pi", by_token}
     reasons = [f"no estimator is told `{x}`" for x in weighted.columns if x not in known]
     if reasons:
         raise _unsupported(objective, *reasons)
@@ -203,7 +207,11 @@ def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Ten
             raise _unsupported(objective, "verl did not say which responses share a prompt (uid)")
         mask = response_mask.bool()
         used = mask.any(1)
-        columns: dict[str, Any] = {"reward": (token_level_rewards * mask).sum(1)[used]}
+        columns: dict[str, Any] = {}
+        if by_token == "reward":
+            columns["reward"] = (token_level_rewards * mask).sum(1)[used]
+        else:
+            columns[by_token] = (token_level_rewards * mask)[used]
         if reward_baselines is not None:
             columns["greedy"] = reward_baselines[used]
         ids = torch.from_numpy(np.unique(np.asarray(index), return_inverse=True)[1])

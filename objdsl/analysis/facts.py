@@ -184,7 +184,7 @@ class Facts:
         if judged or not constants or [x.name for x in constants] == ["reward"]:
             return ""
         scale = self._scale(constants, estimator)
-        parts = []
+        parts: list[str] = []
         for column, c in constants.items():
             name = f"sum[t] {column.name}" if column.over == TOKEN else column.name
             size = f"{abs(c) * scale:.3g}"

@@ -272,8 +272,8 @@ def _in_domain(column: Column, normal: Tensor) -> Tensor:
         chosen: Tensor = values[index]
         return chosen
     if isfinite(column.lower) and isfinite(column.upper):
-        width = column.upper - column.lower
-        return quantile * width + column.lower
+        uniform: Tensor = quantile * (column.upper - column.lower)
+        return uniform + column.lower
     if isfinite(column.lower):
         exponential: Tensor = -torch.log1p(-quantile)
         return exponential + column.lower

@@ -103,6 +103,38 @@ def test_verl_grpo_is_what_verl_computes() -> None:
     assert_same(d, ours, theirs)
 
 
+def test_rewards_of_tokens_are_those_that_verl_has() -> None:
+    """The one reward of tokens that a file declares is what verl calls token-level rewards."""
+    d = data()
+    text = """objective steps
+given progress[p,i,t] as reward
+A = sum[s >= t] progress - mean[j != i] (sum[t] progress)
+maximize mean[p,i,t] (A * log(pi))
+"""
+    estimate = advantage_estimator(objdsl.loads(text))
+    rewards = torch.randn(d.mask.shape, dtype=torch.float64) * d.mask
+    found, _ = estimate(
+        rewards, d.mask.double(), index=np.array([str(i) for i in d.step.prompt], dtype=object)
+    )
+    total = rewards.sum(1)
+    prompt = torch.tensor(d.step.prompt)
+    for i in range(len(prompt)):
+        others = (prompt == prompt[i]) & (torch.arange(len(prompt)) != i)
+        to_go = rewards[i].flip(0).cumsum(0).flip(0) - total[others].mean()
+        torch.testing.assert_close(found[i][d.mask[i]], to_go[d.mask[i]])
+
+
+def test_several_rewards_are_refused_by_name() -> None:
+    text = """objective two
+given correct[p,i] as reward
+given format[p,i] as reward
+A = correct + format - mean[j != i] (correct + format)
+maximize mean[p,i,t] (A * log(pi))
+"""
+    with pytest.raises(Unsupported, match="no estimator is told `correct`"):
+        advantage_estimator(objdsl.loads(text))
+
+
 def test_verl_ppo_is_what_verl_computes() -> None:
     """The loss; `V` stays with verl's own estimator and its own critic."""
     d = data()

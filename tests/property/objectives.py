@@ -95,10 +95,10 @@ objective random
 param eps = 0.2 in (0, 1)
 param beta = 0.7 in [0, inf)
 policy teacher
-given margin[p,i]
+given margin[p,i] as reward
 given chosen[p,i]
 given difficulty[p]
-given noise_column[p,i,t]
+given noise_column[p,i,t] as reward
 given word_column[p,i,t,v]
 """
 INNER = "policy early = pi at layer 6\n"
