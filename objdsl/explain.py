@@ -38,6 +38,7 @@ _BESIDE = (
     Reason.UNREAD_PENALTY,
     Reason.WITHOUT_GRADIENT,
     Reason.LIVE_PENALTY,
+    Reason.IDLE_BONUS,
     Reason.FLAT_BONUS,
     Reason.ENTROPY,
 )

@@ -84,6 +84,7 @@ class Reason(Enum):
     # what the terms beside the reward descend
     PENALTY = "not the KL of whole responses"
     UNREAD_PENALTY = "no function of the log-ratio alone"
+    IDLE_BONUS = "a term of policies alone brings a number of the tokens before"
     FLAT_BONUS = "a term of log(pi) alone has no gradient but a number for each length"
     LIVE_PENALTY = "the advantage that holds a penalty adds a gradient of its own"
     WITHOUT_GRADIENT = "a frozen policy has no part in the gradient"
@@ -111,6 +112,7 @@ _CLAIMS = {
         (
             Reason.PENALTY,
             Reason.UNREAD_PENALTY,
+            Reason.IDLE_BONUS,
             Reason.FLAT_BONUS,
             Reason.LIVE_PENALTY,
             Reason.WITHOUT_GRADIENT,
@@ -370,8 +372,11 @@ def _penalties(facts: Facts) -> Iterator[Departure]:
     read = {node.policy for node in weights if isinstance(node, LogProb | LogDist)}
     goal = topological(facts.objective.goal)
     named = {node.policy for node in goal if isinstance(node, LogProb | LogDist)}
-    if any(policy in named and policy not in read for policy in penalised):
+    without = any(policy in named and policy not in read for policy in penalised)
+    if without or any(one.policies for one in facts.idle):
         yield departure(Reason.WITHOUT_GRADIENT)
+    if any(not one.policies for one in facts.idle):
+        yield departure(Reason.IDLE_BONUS)
 
 
 def _exact(penalty: Penalty, facts: Facts) -> bool:

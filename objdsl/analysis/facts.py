@@ -31,6 +31,7 @@ from objdsl.analysis.estimator import (
 from objdsl.analysis.expand import Expand, Sum
 from objdsl.analysis.extremes import Extremes, Range
 from objdsl.analysis.first_order import FirstOrder, first_order
+from objdsl.analysis.idle import Idle, idle
 from objdsl.analysis.links import Link, links
 from objdsl.analysis.reach import reached
 from objdsl.analysis.signal import candidates, samples, signal, with_reward
@@ -254,6 +255,11 @@ class Facts:
             )
             for term in terms
         )
+
+    @cached_property
+    def idle(self) -> tuple[Idle, ...]:
+        """The summands of policies alone that bring a weight without an expectation."""
+        return tuple(idle(self.objective, self.weights, self.estimators)) if self.rewarded else ()
 
     @cached_property
     def bonuses(self) -> tuple[tuple[Expr, Estimator], ...]:

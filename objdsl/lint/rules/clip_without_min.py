@@ -26,7 +26,17 @@ from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.shapes import Bounded, bounded, constant
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Binary, Clip, Column, Expr, LogProb, holding, topological
+from objdsl.ir.build import ZERO
+from objdsl.ir.nodes import (
+    Binary,
+    Clip,
+    Column,
+    Expr,
+    LogProb,
+    Where,
+    holding,
+    topological,
+)
 from objdsl.lint.rule import Rule, rule
 
 
@@ -89,4 +99,23 @@ def _kept(nodes: Iterable[Expr], moves: set[Expr]) -> set[Expr]:
             for inside, other in (below, below[::-1]):
                 if not moves.isdisjoint(other):
                     kept |= inside - other
+        match node:
+            case Binary("mul", Where() as choice, by) | Binary("mul", by, Where() as choice):
+                kept |= _by_sign(choice, by)
     return kept
+
+
+def _by_sign(choice: Where, by: Expr) -> set[Expr]:
+    """The bounds of the two branches of a surrogate: from above where what they are multiplied by
+    is positive, and from below where it is not."""
+    if by not in choice.m.children:
+        return set()
+    match choice.m:
+        case Binary("gt" | "ge", _, zero) | Binary("lt" | "le", zero, _) if zero == ZERO:
+            above, below = choice.a, choice.b
+        case Binary("lt" | "le", _, zero) | Binary("gt" | "ge", zero, _) if zero == ZERO:
+            above, below = choice.b, choice.a
+        case _:
+            return set()
+    sides = ((above, "min"), (below, "max"))
+    return {side for side, op in sides if isinstance(side, Binary) and side.op == op}

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.idle import brought
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 
@@ -51,4 +52,17 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             + ("imitates the sampler" if rises else "drives pi away from the sampler"),
             help="`entropy`; or -log(old) in the reward, `sum[s >= t]`",
             fine_if="" if lengths else "it is a baseline of the reward, written apart",
+        )
+    for one in facts.idle:
+        if one.policies:
+            continue  # kl-without-gradient
+        yield rule.finding(
+            "this term has no gradient in expectation",
+            one.node.span or facts.objective.goal.span,
+            under="the weight of a token that it brings is known before the token",
+            weight=f"w has {facts.written(brought(one))} of it",
+            gradient="0 but for lengths, which divide it"
+            if one.lengths
+            else "0 in expectation on policy: it is a baseline, and of no reward",
+            help="`entropy` beside the reward's term, without sg(...)",
         )

@@ -4,7 +4,8 @@
 from which the frozen policy vanishes when it is differentiated.
 
 **Why.** `d log(pi / ref) / d log pi = 1`: the frozen policy drops out, and the expectation of a
-constant times the score is 0. The penalty does nothing on average, with a variance of many times
+constant times the score is 0. So is that of any number of the tokens before, such as a KL of all
+words behind `sg`. The penalty does nothing on average, with a variance of many times
 the squared norm of the gradient that was meant. Off policy its gradient is that of minus KL(mu ||
 pi): it pushes away from the sampler.
 
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.idle import brought
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Expr, LogDist, LogProb, topological
 from objdsl.lint.places import reading, swapped
@@ -34,8 +36,23 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("kl-without-gradient", "OBJ301", Severity.ERROR, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    idle = {policy: one for one in reversed(facts.idle) for policy in one.policies}
     for policy in frozen(facts.objective):
-        if _reads(facts.objective.goal, policy) and not any(
+        if policy in idle:
+            term = idle[policy].node
+            yield rule.finding(
+                "this penalty has no gradient in expectation",
+                term.span or facts.objective.goal.span,
+                under="the weight of a token that it brings is known before the token",
+                weight=f"w has {facts.written(brought(idle[policy]))} of it",
+                value=f"a function of how far pi is from {policy}",
+                gradient="0 but for lengths, which divide it"
+                if idle[policy].lengths
+                else "0 in expectation on policy: it is a baseline",
+                consequence=f"nothing holds the policy near {policy}",
+                help=f"the KL of all words without sg(...); or k2(pi, {policy})",
+            )
+        elif _reads(facts.objective.goal, policy) and not any(
             _reads(w, policy) for w in facts.weights.values()
         ):
             yield rule.finding(

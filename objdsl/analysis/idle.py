@@ -1,0 +1,186 @@
+"""Summands that read policies and have no gradient in expectation: penalties that do nothing.
+
+The weight of a token may be raised by any number of the prefix, `E[f(y_<t) grad log pi] = 0`. So a
+KL of all words behind `sg`, in front of `log(pi)`, holds the policy nowhere, and an entropy that is
+added to the advantage is no bonus. A baseline of rewards is such a number, too, and lowers the
+variance; one of policies alone is taken for a penalty or a bonus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+
+from objdsl.analysis.dependence import Dependence, Level, depends, is_reward
+from objdsl.analysis.estimator import Estimator, Factor, frozen
+from objdsl.differentiate import Leaf, weights_of
+from objdsl.frozen import dataclass
+from objdsl.ir.build import ZERO, neg, sub
+from objdsl.ir.nodes import (
+    Binary,
+    Clip,
+    Column,
+    Expr,
+    LogDist,
+    LogProb,
+    Others,
+    Reduce,
+    Scan,
+    Shift,
+    Stop,
+    Unary,
+    Where,
+    holding,
+    replaced,
+    topological,
+)
+from objdsl.ir.objective import Objective
+
+# Summands that are looked at: each is a derivative of its own.
+_MOST_TERMS = 32
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A summand whose weight has no expectation.
+
+    Attributes:
+        node: the summand, as it stands in the goal or in an advantage.
+        brings: the weight that it brings, on policy.
+        policies: the frozen policies that it reads.
+        lengths: the weight is divided by a length, so that something is left of it.
+    """
+
+    node: Expr
+    brings: Estimator
+    policies: tuple[str, ...]
+    lengths: bool
+
+
+def idle(
+    objective: Objective, weights: Mapping[Leaf, Expr], estimators: Iterable[Estimator]
+) -> Iterator[Idle]:
+    """The summands of a goal, and of what is multiplied in it, that read policies and bring a
+    number of the prefix, outermost first.
+
+    Args:
+        weights: the derivative of what is maximised by each trained leaf.
+        estimators: what those by log-probabilities estimate, on policy.
+    """
+    estimators = tuple(estimators)
+    penalised = frozen(objective)
+    found: list[Expr] = []
+    for node, without in islice(_summands(objective.goal), _MOST_TERMS):
+        if any(node in topological(outer) for outer in found):
+            continue
+        brings = _brings(weights_of(replace(objective, goal=without)), weights, estimators)
+        if brings is None or not all(_is_idle(term.factors, brings) for term in brings.terms):
+            continue
+        if _centres(brings, estimators):
+            continue
+        found.append(node)
+        read = {x.policy for x in topological(node) if isinstance(x, LogProb | LogDist)}
+        lengths = any(_of_length(f.depends) for term in brings.terms for f in term.factors)
+        yield Idle(node, brings, tuple(p for p in penalised if p in read), lengths)
+
+
+def brought(one: Idle) -> Expr:
+    """The weight that a summand brings, on policy."""
+    expanded = one.brings.expanded
+    return ZERO if expanded is None else expanded.expr()
+
+
+def _summands(goal: Expr) -> Iterator[tuple[Expr, Expr]]:
+    """The summands of a goal, and of its factors, that read policies and no reward, each with the
+    goal without it."""
+    rewarded = holding(lambda x: is_reward(x) or _is_critic(x), goal)
+    reads = holding(lambda x: isinstance(x, LogDist | LogProb), goal)
+    stack, seen = [goal], set[Expr]()
+    while stack:
+        node = stack.pop()
+        if node in seen or node.boolean or node not in reads:
+            continue
+        seen.add(node)
+        match node:
+            case Binary("add" | "sub" as op, a, b):
+                for part, rest in ((a, b if op == "add" else neg(b)), (b, a)):
+                    if part in reads and part not in rewarded and _may_be_idle(part):
+                        yield part, replaced(goal, {node: rest})
+                stack += [b, a]
+            case Unary("neg", x) | Reduce("sum" | "mean", _, x) | Others(_, x) | Stop(x):
+                stack.append(x)
+            case Scan(_, x) | Shift(x) | Clip(x):
+                stack.append(x)
+            case Binary("mul" | "min" | "max", a, b) | Where(_, a, b):
+                stack += [b, a]
+            case Binary("div", a, _):
+                stack.append(a)
+
+
+def _may_be_idle(part: Expr) -> bool:
+    """Whether a summand reads more than the sampled token's probability under one policy, for a
+    part of a log-ratio is no summand of its own; and is known before the token, or has a gradient,
+    which may be."""
+    return not isinstance(part, LogProb | LogDist) and (part.live or not depends(part).own)
+
+
+def _is_critic(node: Expr) -> bool:
+    return isinstance(node, Column) and node.name in ("V", "V_old")
+
+
+def _brings(
+    without: Mapping[Leaf, Expr], every: Mapping[Leaf, Expr], estimators: tuple[Estimator, ...]
+) -> Estimator | None:
+    """What a summand brings to the weight by the sampled tokens, if it brings nothing elsewhere."""
+    changed = [leaf for leaf in every if every[leaf] != without.get(leaf, ZERO)]
+    if len(changed) != 1:
+        return None
+    for estimator in estimators:
+        if estimator.leaf == changed[0]:
+            weight = sub(estimator.weight, without.get(estimator.leaf, ZERO))
+            brings = replace(estimator, weight=weight)
+            return brings if brings.expanded is not None and brings.terms else None
+    return None
+
+
+def _is_idle(factors: tuple[Factor, ...], brings: Estimator) -> bool:
+    """Whether a product is a number of the prefix or of other responses that policies have a part
+    in, lengths below the line apart."""
+    levels: set[Level] = set()
+    reads: set[str] = set()
+    for factor in factors:
+        if factor.depends.expected or (factor.depends.own and not _divides(factor)):
+            return False
+        if not _of_length(factor.depends):
+            levels |= factor.depends.levels
+            reads |= factor.depends.reads
+    policies = {"pi", brings.leaf.policy, *brings.distances}
+    return bool(levels) and not reads.isdisjoint(policies) and reads <= policies | {"t"}
+
+
+def _of_length(dependence: Dependence) -> bool:
+    return dependence.reads == {"|y|"}
+
+
+def _divides(factor: Factor) -> bool:
+    return factor.exponent < 0 and _of_length(factor.depends)
+
+
+def _centres(brings: Estimator, estimators: tuple[Estimator, ...]) -> bool:
+    """Whether a summand is the mean over others of what the own response pays, too: a baseline of
+    a penalty in the reward."""
+    others = [
+        factor.depends
+        for term in brings.terms
+        for factor in term.factors
+        if Level.OTHERS in factor.depends.levels and not _of_length(factor.depends)
+    ]
+    own = [
+        depends(factor.base)
+        for estimator in estimators
+        for term in estimator.terms
+        for factor in term.factors
+        if factor.depends.own
+    ]
+    return bool(others) and all(any(x.reads <= y.reads for y in own) for x in others)
