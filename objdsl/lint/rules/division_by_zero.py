@@ -47,7 +47,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         yield rule.finding(
             "this divisor is 0 for data that happen",
             divisor.span,
-            under="0 where all of them are alike" if spread else "0 where the mask holds nowhere",
+            under="0 where all of them are alike"
+            if spread
+            else "0 where all of them are 0, or the mask holds nowhere",
             consequence="one NaN in the weights of a step is a NaN in the model",
             help="add a small number" if spread else "divide by max(..., 1)",
             fine_if="the data cannot be so",
