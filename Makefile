@@ -12,7 +12,7 @@ STACK  := $(if $(GPU),gpu,cpu)
 JOBS   ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1))')
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: help setup demo test check lint format types layers unit triton golden clean
+.PHONY: help setup demo test check lint format types layers unit triton golden proofs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo 'make test     lint, format, types, layers and all tests'
 	@echo 'make check    the same without the tests'
 	@echo 'make golden   accept what golden tests print now; read the diff before you commit it'
+	@echo 'make proofs   compute 20 000 random objectives in every way; takes hours, and goes on where it ended'
 	@echo 'make setup    only the environment (.venv)'
 	@echo 'make clean    remove .venv, build/ and caches'
 
@@ -95,6 +96,11 @@ triton: $(INTERPRETER)
 
 golden: $(VENV)/dev
 	@$(PYTEST) -q -n $(JOBS) --dist loadgroup --update-golden
+
+proofs: $(VENV)/dev
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/property/proofs.py emitted --many 20000
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/property/proofs.py compiled --many 500
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/property/proofs.py ranks --many 200
 
 # An installed copy, where objdsl.runtime, objdsl.grammars and objdsl.objectives lie under objdsl.
 .PHONY: build/check

@@ -50,11 +50,25 @@ def reading(
     """The smallest piece of text of the objective that reads a policy, and passes its gradient: the
     probability of the token, if it is there, and else the distribution. With `rewarded` it stands
     in a term with rewards, where there are any, and in no penalty beside it."""
-    prelude, goal = bundled(PRELUDE), facts.objective.goal
-    within = reached(goal, live=live, rewarded=rewarded) if live or rewarded else None
+    goal, critic = facts.objective.goal, facts.objective.critic
+    span = _reading(goal, policy, live, rewarded, kinds)
+    if span is None and critic is not None:  # a critic's loss may train a policy, too
+        span = _reading(critic, policy, live, False, kinds)
+    return span
+
+
+def _reading(
+    root: Expr,
+    policy: str,
+    live: bool,
+    rewarded: bool,
+    kinds: tuple[type[LogProb] | type[LogDist], ...],
+) -> Span | None:
+    prelude = bundled(PRELUDE)
+    within = reached(root, live=live, rewarded=rewarded) if live or rewarded else None
     for kind in kinds:
         reads: set[Expr] = set()
-        for node in topological(goal):
+        for node in topological(root):
             own = isinstance(node, kind) and node.policy == policy
             if own or not reads.isdisjoint(node.children):
                 reads.add(node)

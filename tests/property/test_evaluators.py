@@ -5,6 +5,7 @@ A seed names an objective and its batch: `python tests/property/proofs.py --seed
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,6 +27,18 @@ CHUNK = 25
 def test_every_evaluator_computes_the_same(first: int) -> None:
     for seed in range(first, first + CHUNK):
         assert not proofs.differences(seed, proofs.EVALUATORS), f"seed {seed}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="TorchInductor needs a C++ compiler")
+def test_inductor_computes_the_same() -> None:
+    short = [seed for seed in range(300, 315) if seed % 3]  # seconds each, the long ones more
+    assert not proofs.failures("compiled", short)
+
+
+@pytest.mark.slow
+def test_two_ranks_compute_the_same() -> None:
+    assert not proofs.failures("ranks", list(range(10)))
 
 
 GOAL = "maximize mean[p,i] (reward * sum[t] log(pi))"
