@@ -25,6 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from objdsl.diagnostic import ObjdslError
 from objdsl.files import sync_folder
 from objdsl.frozen import dataclass
 from objdsl.runtime.config import ConfigError
@@ -51,7 +52,7 @@ _VERSION = 2
 _READ = frozenset({".bin", ".jinja", ".json", ".model", ".pt", ".py", ".safetensors", ".txt"})
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ObjdslError, RuntimeError):
     """A checkpoint that cannot be gone on from."""
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from objdsl.diagnostic import ObjectiveError, near
+from objdsl.diagnostic import ObjdslError, ObjectiveError, near
 from objdsl.frozen import dataclass
 from objdsl.runtime.foreign import pointer
 
@@ -25,7 +25,7 @@ TINY = "tiny"
 ARITHMETIC = "arithmetic"
 
 
-class ConfigError(ValueError):
+class ConfigError(ObjdslError, ValueError):
     """Settings that are not a run. `problems` holds every one that was found, a line each."""
 
     def __init__(self, problems: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from objdsl.diagnostic import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.fused.head import Precision
 from objdsl.objective import Objective, Output
@@ -25,7 +26,7 @@ from objdsl.step import Step
 _LARGE_VOCABULARY = 8192
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ObjdslError, RuntimeError):
     """The numbers are not numbers any more, or not those that the objective reads."""
 
 

@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from objdsl.diagnostic import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.gather import gather
 from objdsl.runtime.processes import end_with_parent
@@ -44,7 +45,7 @@ PATIENCE = timedelta(hours=6)
 _LOST = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out")
 
 
-class RankError(RuntimeError):
+class RankError(ObjdslError, RuntimeError):
     """Another process of the run is gone."""
 
 

@@ -34,7 +34,7 @@ from decimal import Decimal
 from multiprocessing.connection import Connection
 from typing import Any
 
-from objdsl.diagnostic import near
+from objdsl.diagnostic import ObjdslError, near
 from objdsl.frozen import dataclass
 from objdsl.runtime.config import ConfigError
 from objdsl.runtime.judge import OF_THE_RUN, TOKENS, Refusal, check_call, scored, serve, shown
@@ -43,7 +43,7 @@ from objdsl.runtime.processes import without_rank
 RewardFunction = Callable[..., Sequence[float] | Mapping[str, Sequence[float]]]
 
 
-class RewardError(ValueError):
+class RewardError(ObjdslError, ValueError):
     """A reward function failed, or what it returned is not a number per response."""
 
 

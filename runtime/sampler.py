@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
+from objdsl.diagnostic import ObjdslError
 from objdsl.frozen import dataclass
 
 
@@ -53,7 +54,7 @@ class Response:
     kept: tuple[tuple[int, ...], ...] | None = None
 
 
-class SamplerError(RuntimeError):
+class SamplerError(ObjdslError, RuntimeError):
     """The engine cannot go on: it died too often, or disagrees with the training engine."""
 
 

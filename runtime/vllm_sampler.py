@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from objdsl.diagnostic import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.runtime.config import SamplerSection
 from objdsl.runtime.processes import end_with_parent, without_rank
@@ -61,7 +62,7 @@ class Engine:
         return self.device == "cpu"
 
 
-class EngineDied(Exception):
+class EngineDied(ObjdslError):
     """The child closed the pipe, or did not answer in time."""
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from objdsl.audit.world import Draws, World
+from objdsl.diagnostic import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.ir.nodes import Binary, Const, Expr, Param, Pick, Reduce, Top, Unary, topological
 from objdsl.objective import Objective
@@ -24,7 +25,7 @@ _CHUNK = 4096
 _ANSWERS = ("log_pi", "log_pi_dist", "value")
 
 
-class Unauditable(ValueError):
+class Unauditable(ObjdslError, ValueError):
     """An objective of which a table of logits cannot be an example; the message says why."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import field, replace
 from functools import cached_property
 from hashlib import blake2b
 
-from objdsl.diagnostic import near
+from objdsl.diagnostic import ObjdslError, near
 from objdsl.frozen import dataclass
 from objdsl.ir.indices import TOKEN, Indices, decimal
 from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Param, Pick, topological
@@ -28,7 +28,7 @@ DISTRIBUTION = "_dist"
 """How the column with the distribution of a policy ends."""
 
 
-class SettingError(ValueError):
+class SettingError(ObjdslError, ValueError):
     """A parameter that an objective does not have, or a value that it does not allow."""
 
 

@@ -8,12 +8,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from objdsl.diagnostic import Diagnostic, near
+from objdsl.diagnostic import Diagnostic, ObjdslError, near
 from objdsl.frozen import dataclass
 from objdsl.lint.run import pages
 
 
-class ConfigError(ValueError):
+class ConfigError(ObjdslError, ValueError):
     """A configuration that cannot be; the message names the place and the near name."""
 
 
