@@ -26,8 +26,9 @@ from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.expand import TooLarge
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.shapes import deviation
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Column, Expr, LogProb, Position, Unary
+from objdsl.ir.nodes import Binary, Clip, Column, Expr, LogProb, Position, Unary
 from objdsl.lint.places import entry, marked
 from objdsl.lint.rule import Rule, rule
 
@@ -71,6 +72,10 @@ def _varies(factor: Factor, estimator: Estimator) -> bool:
     if any(reads & other.depends.reads for other in beside):
         return False
     match factor.base:
+        case Clip() | Binary("min" | "max"):
+            # Where no bound is reached it is the standardised reward, which is bent by its divisor.
+            divided = deviation(factor.base) and bool(factor.depends.rewards)
+            return divided and not estimator.rewards_are_binary
         case LogProb() | Position() | Unary("exp", LogProb()) | Column("V_old"):
             return True
         case Unary("exp" | "sigmoid", x):
