@@ -280,12 +280,12 @@ class Learner:
             with torch.no_grad():
                 for weight, x in zip(self.policy.parameters(), weights, strict=True):
                     _local(weight).copy_(x)
-                for weight in [*self.optimizer.state]:
-                    if weight not in slots:
-                        del self.optimizer.state[weight]
+                for owner in [*self.optimizer.state]:
+                    if owner not in slots:
+                        del self.optimizer.state[owner]
                         continue
-                    for name, x in slots[weight].items():
-                        _local(self.optimizer.state[weight][name]).copy_(x)
+                    for name, x in slots[owner].items():
+                        _local(self.optimizer.state[owner][name]).copy_(x)
             self._half_done = False
         return not self._half_done
 

@@ -13,6 +13,7 @@ from objdsl.runtime.report import DOCUMENTED, read_metrics
 from objdsl.source import visible
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 # The panels that every run has, first; the reports of the objectives come after them.
@@ -45,7 +46,7 @@ def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:
         rows, columns, figsize=(4.2 * columns, 2.8 * rows), squeeze=False, layout="constrained"
     )
     colours = plt.get_cmap("tab10" if len(steps) <= 10 else "turbo", max(len(steps), 10))
-    lines = {}
+    lines: dict[str, Artist] = {}
     for axis, name in zip(axes.flat, panels, strict=False):
         for number, (label, run) in enumerate(steps.items()):
             points = [(step["step"], step[name]) for step in run if name in step]
@@ -72,7 +73,7 @@ def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:
         axis.set_xlabel("step", fontsize=9)
     if len(steps) > 1:  # outside of the panels, where it covers no curve
         figure.legend(
-            handles=list(lines.values()), loc="outside lower center", fontsize=8, frameon=False,
+            handles=[*lines.values()], loc="outside lower center", fontsize=8, frameon=False,
             ncols=min(len(lines), 2 * columns),
         )  # fmt: skip
     else:

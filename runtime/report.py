@@ -135,8 +135,8 @@ class Report:
     ) -> None:
         console = console or Console(highlight=False, soft_wrap=True)
         self._console = Console(quiet=True, force_terminal=False) if silent else console
-        files = [] if silent else [_Lines(folder / METRICS), _Lines(folder / SAMPLES)]
-        self._metrics, self._samples = files or (None, None)
+        self._metrics = None if silent else _Lines(folder / METRICS)
+        self._samples = None if silent else _Lines(folder / SAMPLES)
         self._trackers: list[Tracker] = []
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -289,7 +289,8 @@ def forget_after(folder: Path, step: int) -> None:
         path = folder / name
         if not path.exists():
             continue
-        kept, dropped = [], []
+        kept: list[bytes] = []
+        dropped: list[bytes] = []
         for line in path.read_bytes().splitlines(keepends=True):
             row = _parsed(line)
             stays = row is not None and row["step"] <= step and line.endswith(b"\n")

@@ -292,11 +292,11 @@ class Text:
             case Shift(x, by):
                 return f"{'next' if by > 0 else 'previous'}({self.done[x][0]})", ATOM
             case Top(over, x, fraction):
-                inside = f"{self.done[x][0]}, {self.done[fraction][0]}"
-                return f"top[{','.join(over)}]({inside})", ATOM
+                arguments = f"{self.done[x][0]}, {self.done[fraction][0]}"
+                return f"top[{','.join(over)}]({arguments})", ATOM
             case Pick(over, m, fraction):
-                inside = f"{self.done[m][0]}, {self.done[fraction][0]}"
-                return f"pick[{','.join(over)}]({inside})", ATOM
+                arguments = f"{self.done[m][0]}, {self.done[fraction][0]}"
+                return f"pick[{','.join(over)}]({arguments})", ATOM
         raise TypeError(type(node).__name__)
 
     def _open(self, node: Expr) -> bool:
@@ -401,7 +401,7 @@ def formula(
         named: the bindings of the file.
         as_latex: LaTeX, as an `aligned` block, instead of text.
     """
-    names = names_of(named)
+    names: Names = names_of(named)
     roots = list(weights.values()) or [goal]
     lines = [("J(pi)", r"J(\theta)", goal)]
     if weights:
@@ -621,8 +621,8 @@ class _Latex(Text):
             case Unary("log", x):
                 return rf"\log {self.at(x, APPLY)}", APPLY
             case Binary("min" | "max" as op, a, b):
-                inside = f"{self.done[a][0]},\\; {self.done[b][0]}"
-                return rf"\{op}\left( {inside} \right)", ATOM
+                arguments = f"{self.done[a][0]},\\; {self.done[b][0]}"
+                return rf"\{op}\left( {arguments} \right)", ATOM
             case Binary("div", a, b):
                 return rf"\frac{{{self.done[a][0]}}}{{{self.done[b][0]}}}", ATOM
             case Binary("mul", a, b):
@@ -630,8 +630,8 @@ class _Latex(Text):
             case Binary("pow", a, b):
                 return f"{self.at(a, ATOM)}^{{{self.done[b][0]}}}", POWER
             case Clip(x, lo, hi):
-                inside = ",\\; ".join(self.done[part][0] for part in (x, lo, hi))
-                return rf"\operatorname{{clip}}\left( {inside} \right)", ATOM
+                arguments = ",\\; ".join(self.done[part][0] for part in (x, lo, hi))
+                return rf"\operatorname{{clip}}\left( {arguments} \right)", ATOM
             case Where(m, a, b) if b == ZERO:
                 gate = rf"\mathbb{{1}}\left[ {self.done[m][0]} \right]"
                 return (rf"{gate} \, {self.at(a, TIMES)}", TIMES) if a != ONE else (gate, ATOM)
@@ -660,13 +660,13 @@ class _Latex(Text):
             case Shift(x, by):
                 return rf"{self.at(x, ATOM)}\Big|_{{{self.place.token}{by:+d}}}", ATOM
             case Top(_, x, fraction):
-                inside = rf"{self.done[x][0]} \text{{ in the top }} {self.done[fraction][0]}"
-                return inside, COMPARE
+                condition = rf"{self.done[x][0]} \text{{ in the top }} {self.done[fraction][0]}"
+                return condition, COMPARE
             case Pick(_, m, fraction):
-                inside = (
+                condition = (
                     rf"\text{{a random }} {self.done[fraction][0]} \text{{ of }} {self.done[m][0]}"
                 )
-                return inside, COMPARE
+                return condition, COMPARE
         return super()._node(node)
 
     def _infix(self, op: str, a: Expr, b: Expr) -> tuple[str, int]:

@@ -325,7 +325,8 @@ def _where(m: _Mistake) -> Diagnostic | None:
     if str(m.found) != "where" or m.after.type != "LPAR":
         return None
     closing = m.closing(m.at + 1)
-    message, choices = "a choice is written `a if condition else b`", ()
+    message = "a choice is written `a if condition else b`"
+    choices: tuple[Fix, ...] = ()
     if closing is not None:
         parts, depth = [[]], 0  # type: list[list[Token]], int
         for token in m.tokens[m.at + 2 : closing]:
