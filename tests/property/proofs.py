@@ -31,7 +31,7 @@ from processes import group_of_two, run_two
 
 import objdsl
 import objectives
-from objdsl.ir.nodes import Reduce
+from objdsl.ir.nodes import Others
 
 EVALUATORS = ("padded", "packed", "split", "loss", "autograd")
 KINDS = {"emitted": ("padded", "packed", "split"), "compiled": ("padded",), "ranks": ()}
@@ -43,7 +43,8 @@ def case(seed: int, *, compiled: bool = False) -> Case:
     """The objective and the batch that a seed names."""
     objective = objdsl.loads(objectives.text(seed))
     nodes = objective.formula.nodes
-    least = 2 if any(isinstance(node, Reduce) and node.op == "std" for node in nodes) else 1
+    alone = all(not isinstance(node, Others) and getattr(node, "op", "") != "std" for node in nodes)
+    least = 1 if alone else 2
     if compiled:
         objective.compile()
     return Case(objective, objectives.data(seed, least))
