@@ -18,6 +18,7 @@ import objdsl
 
 def work(rank: int, folder: Path) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1")  # accelerate asks for it, and then takes our group
     # As in test_trl.py.
     import_module("trl.import_utils").is_vllm_available = lambda min_version=None: False
     with group_of_two(rank, folder):
