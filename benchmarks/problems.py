@@ -227,9 +227,10 @@ class Problem:
             columns["lengths"] = self.mask.sum(-1)
         else:
             columns["mask"] = self.mask
+        if "A" in objective.columns:
+            columns["A"] = self.A
         return objective.prepare(
             **columns,
-            A=self.A,
             prompt=torch.arange(len(self.A), device=self.A.device) // _GROUP,
             dtype=dtype,
         )

@@ -377,24 +377,28 @@ def _same_for_rewards(
     """Whether the weights of two objectives change alike with the rewards, on policy, where the
     frozen policies are `old`, too."""
     others = _frozen(objective)
-    changes = []
+    changes: list[list[dict[str, Tensor]]] = []
     for which in (objective, bare):
-        weights = []
+        weights: list[dict[str, Tensor]] = []
         for kind in ("real", "binary", "none"):
             scene = next(_scenes(plan, kind, ON_POLICY, 0.0, tables, (), others))
             mu = scene.world.chance(scene.policies["mu"])
             generator = torch.Generator().manual_seed(plan.seed)
             response = some_draws(mu, plan.group, 8, generator).response
             try:
-                found = token_weights(which, scene, response)
+                weights.append(token_weights(which, scene, response))
             except Unauditable:
                 continue  # all rewards alike, where they are divided by their deviation
-            weights.append(torch.cat([w.flatten() for _, w in sorted(found.items())]))
-        changes.append([w - weights[0] for w in weights[1:]])
+        changes.append([{leaf: w[leaf] - weights[0][leaf] for leaf in w} for w in weights[1:]])
     mine, its = changes
-    if not mine or [x.shape for x in mine] != [x.shape for x in its]:
+    if not mine or len(mine) != len(its):
         return False
-    return all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(mine, its, strict=True))
+    nothing = torch.zeros((), dtype=torch.float64)  # is the weight of what is not trained
+    return all(
+        torch.allclose(a.get(leaf, nothing), b.get(leaf, nothing), rtol=1e-9, atol=1e-12)
+        for a, b in zip(mine, its, strict=True)
+        for leaf in a.keys() | b.keys()
+    )
 
 
 # --- the figures ---------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_a_dual_clip_on_the_wrong_side_has_no_gradient(goal: str, dead: float) -
     ],
 )
 def test_a_divisor_with_a_gradient(above: str, divisor: str, biased: bool) -> None:
-    goal = f"mean[p,i] (A * {above} / {divisor})".replace("U", "(pi / old)")
+    goal = f"mean[p,i] (A * ({above}) / ({divisor}))".replace("U", "(pi / old)")
     on, _ = off_policy(goal)
     assert fires("live-divisor", goal) == biased
     assert on > BIASED if biased else on < EXACT

@@ -35,7 +35,7 @@ UNBIASED = {
         maximize mean[p,i] sum[t] (sg(min(pi / old, 5)) * A * log(pi))""",
     "sequence importance sampling": """
         A = reward - mean[j != i] reward
-        maximize mean[p,i] (prod[t] (pi / mu) * A)""",
+        maximize mean[p,i] ((prod[t] (pi / mu)) * A)""",
     "weighted baseline without the own sample": """
         b = (sum[j != i] (|y| * reward)) / (sum[j != i] |y|)
         maximize mean[p,i] sum[t] ((reward - b) * log(pi))""",

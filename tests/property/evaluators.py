@@ -70,8 +70,8 @@ class Case:
 
     @cached_property
     def given(self) -> dict[str, Tensor]:
-        live = self.objective.live
-        return {k: x for k, x in self.data.columns.items() if k not in live}
+        given = {name for name in self.objective.columns if name not in self.objective.live}
+        return {k: x for k, x in self.data.columns.items() if k in given}
 
     @cached_property
     def trained(self) -> dict[str, Tensor]:
