@@ -47,14 +47,14 @@ class Audit:
 
 
 class _OnGpu(TorchFunctionMode):
-    """Tensors without numbers say that they are on a GPU."""
+    """All tensors say that they are on one GPU: those without numbers, and the few with some."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func == Tensor.is_cuda.__get__:
             return _nowhere(args[0]) or func(*args)
         if func == Tensor.device.__get__:
-            return _GPU if _nowhere(args[0]) else func(*args)
+            return _GPU
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if tensors and not any(map(_nowhere, tensors)):
             return func(*_on(_HERE, args), **_on(_HERE, kwargs))

@@ -16,7 +16,7 @@ from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic, ObjectiveError
 from objdsl.emit import lower
 from objdsl.explain import sections
-from objdsl.ir import build
+from objdsl.ir import build, show
 from objdsl.ir.diff import diff
 from objdsl.lint import places
 from objdsl.render.terminal import render
@@ -127,6 +127,7 @@ def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         (advantage, "_MOST_LIVE", 1),
         (bonuses, "_MOST_TERMS", 1),
         (lower, "_MOST_TERMS", 8),
+        (show, "_MOST_PARTS", 1),
         (elaborate, "MAX_ERRORS", 8),
     ):
         monkeypatch.setattr(module, name, most)
