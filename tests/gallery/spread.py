@@ -91,7 +91,8 @@ def a_mistake_is_known_to_all(step: Step) -> None:
     def prepare(**change: Any) -> None:
         given = {**columns(step, mine, "padded"), **(change if rank == 1 else {})}
         objective.prepare(
-            **{k: x for k, x in given.items() if x is not None}, group=dist.group.WORLD
+            **{k: x for k, x in given.items() if x is not None and k not in objective.live},
+            group=dist.group.WORLD,
         )
 
     where = "rank 1: " if rank == 0 else ""
