@@ -224,8 +224,8 @@ def test_the_count_sees_what_grows_faster() -> None:
 
 
 def test_what_the_gallery_takes() -> None:
-    """A million calls take less than half a second of a core: the whole gallery, shared by two of
-    them and with the start, is to take little more than that."""
+    """What a core does in about a second and a half, and two of them share: a check of the whole
+    gallery is to stay something that nobody waits for."""
     parse_once.cache_clear()
     texts = [gallery.bundled(name).text for name in gallery.names()]
     calls(driver.check, texts[0])  # what is done once
