@@ -175,8 +175,10 @@ def shares(scalar: Expr) -> Shares:
                 responses = add(responses, x)
             case ("p",):
                 responses = add(responses, div(x, count(("i",))))
-            case _:
+            case ():
                 responses = add(responses, div(x, count(("p", "i"))))
+            case other:
+                raise TypeError(f"no sum over rows runs over {other}")
     return Shares(tokens, responses)
 
 
