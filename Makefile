@@ -105,7 +105,7 @@ proofs: $(VENV)/dev
 # An installed copy, where objdsl.runtime, objdsl.grammars and objdsl.objectives lie under objdsl.
 .PHONY: build/check
 build/check: $(VENV)/dev
-	@rm -rf build
+	@rm -rf build/check build/lib build/bdist.*
 	@$(PIP) install --no-deps --no-build-isolation --target build/check .
 
 clean:

@@ -74,6 +74,7 @@ def train(
     resume: str | None = None,
     allow_changed: bool = False,
     console: Console | None = None,
+    stop: StopRequest | None = None,
 ) -> Result:
     """Trains a policy as `config` says; every process that `torchrun` started calls this.
 
@@ -82,6 +83,7 @@ def train(
     Args:
         resume: `auto`, or the path of a run or of a checkpoint; see `runs.open_folder`.
         allow_changed: go on from a checkpoint of another objective, task or model.
+        stop: what a caller knows of signals; by default the run itself takes note of them.
 
     Whatever ends the run by an error but a kill, the last whole step is kept in a checkpoint first.
 
@@ -286,7 +288,8 @@ def train(
                     f"ended after step {done.step}, which is kept; go on with: {_go_on(run)}"
                 )
 
-        stop = stack.enter_context(stop_requests())
+        stop = stop or stack.enter_context(stop_requests())
+        stop.waits = True
         try:
             before = after = measure(start.step)
             if before is not None:
@@ -539,30 +542,49 @@ def _neighbour(objective: Objective) -> str | None:
 
 @dataclasses.dataclass
 class StopRequest:
-    """The signal that asked the run to stop, once one has."""
+    """The signal that asked the run to stop, once one has.
+
+    Attributes:
+        signal: its number, or None.
+        waits: whether it ends the run after the step that the run is in; else it does so at once.
+    """
 
     signal: int | None = None
+    waits: bool = False
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """SIGTERM and Ctrl-C end the run after the step that it is in; a second Ctrl-C ends it at once.
+    """SIGTERM and Ctrl-C end the run after the step that it is in; a second one ends it at once.
+
+    So does the first one before `waits` is set. Once it is, nothing ends the process until this
+    context does: whoever tells of an error opens it around the run and its own words. A launcher
+    sends SIGTERM as soon as it sees that another rank has died.
 
     Only the main thread may handle signals; elsewhere nothing is changed.
     """
     request = StopRequest()
-
-    def note(number: int, _: FrameType | None) -> None:
-        if request.signal is not None:
-            raise KeyboardInterrupt
-        request.signal = number
-
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, _: FrameType | None) -> None:
+        if not request.waits:
+            restore()
+            signal.raise_signal(number)
+        elif request.signal is not None:
+            raise KeyboardInterrupt
+        request.signal = number
+
+    for number in numbers:
+        signal.signal(number, note)
     try:
         yield request
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

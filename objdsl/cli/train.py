@@ -94,30 +94,31 @@ def train(
     sys.path.append(os.getcwd())
     from objdsl.runtime.checkpoint import CheckpointError, SaveError
     from objdsl.runtime.learner import TrainingError
+    from objdsl.runtime.loop import stop_requests
     from objdsl.runtime.loop import train as run
     from objdsl.runtime.ranks import RankError
     from objdsl.runtime.rewards import RewardError
     from objdsl.runtime.sampler import SamplerError
 
-    try:
-        if dry_run:
-            from objdsl.runtime.dry_run import dry_run as describe
+    # Around the words about an error, too: a launcher whose rank has died ends the others at once.
+    with stop_requests() as stop:
+        try:
+            if dry_run:
+                from objdsl.runtime.dry_run import dry_run as describe
 
-            for line in describe(config):
-                if _rank() == 0:
-                    say(line)
-            return
-        result = run(config, resume=resume, allow_changed=allow_changed)
-    except ConfigError as error:
-        _fail(error.problems, 2)
-    except (RankError, RewardError, SamplerError, SaveError, TrainingError) as error:
-        _fail([str(error)], 1)
-    except CheckpointError as error:
-        _fail([str(error)], 2)
-    except FileNotFoundError as error:
-        _fail([str(error)], 2)
-    except OSError as error:  # a folder that cannot be written to, a disk that is full
-        _fail([str(error)], 1)
+                for line in describe(config):
+                    if _rank() == 0:
+                        say(line)
+                return
+            result = run(config, resume=resume, allow_changed=allow_changed, stop=stop)
+        except ConfigError as error:
+            _fail(error.problems, 2)
+        except (RankError, RewardError, SamplerError, SaveError, TrainingError) as error:
+            _fail([str(error)], 1)
+        except (CheckpointError, FileNotFoundError) as error:
+            _fail([str(error)], 2)
+        except OSError as error:  # a folder that cannot be written to, a disk that is full
+            _fail([str(error)], 1)
     if result.stopped is not None:
         # What a shell says of a program that a signal ended: a scheduler then starts it again.
         sys.exit(128 + result.stopped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ import trainers
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.checkpoint import find
 from objdsl.runtime.config import Config, config_yaml
-from objdsl.runtime.loop import Result
+from objdsl.runtime.loop import Result, stop_requests
 
 Numbers = Callable[[Path], list[dict[str, float]]]
 
@@ -123,6 +124,25 @@ def test_a_process_that_dies_ends_the_run(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "2 processes, each with all the weights" in done.stdout
     assert "error: another process of the run is gone" in done.stderr
+
+
+def test_a_signal_waits_for_a_step_and_for_what_is_said_of_an_error() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with stop_requests() as stop:  # before the first step nothing is lost
+            signal.raise_signal(signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+        with stop_requests() as stop:
+            stop.waits = True
+            signal.raise_signal(signal.SIGTERM)
+            assert (heard, stop.signal) == ([signal.SIGTERM], signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert heard == 2 * [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_shares_are_all_rows_in_as_many_pieces() -> None:
