@@ -15,7 +15,7 @@ from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach
 from objdsl.diagnostic import Claim, Diagnostic
 from objdsl.frozen import dataclass
-from objdsl.ir.diff import Change, diff
+from objdsl.ir.diff import Change, diff, renamed
 from objdsl.ir.nodes import Length, LogDist, LogProb, Reduce, topological
 from objdsl.ir.objective import Objective
 
@@ -59,10 +59,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Relative:
-    """A gallery entry, and what an objective has otherwise."""
+    """A gallery entry, and what an objective has otherwise: lines, and names for the same."""
 
     name: str
     changes: tuple[Change, ...]
+    renamed: Mapping[str, str]
 
 
 def sections(facts: Facts, found: Sequence[Diagnostic] | None = None) -> Iterator[Section]:
@@ -109,9 +110,9 @@ def _claims(facts: Facts, found: Sequence[Diagnostic] | None) -> Iterator[tuple[
 
 def nearest(objective: Objective, others: Iterable[Objective], most: int = 2) -> list[Relative]:
     """The objectives that differ least, by the number of lines of mathematics."""
-    found = [Relative(other.name, diff(other, objective)) for other in others]
-    found = [one for one in found if one.name != objective.name]
-    return sorted(found, key=lambda one: (len(one.changes), one.name))[:most]
+    pairs = [(other, diff(other, objective)) for other in others if other.name != objective.name]
+    nearest = sorted(pairs, key=lambda pair: (len(pair[1]), pair[0].name))[:most]
+    return [Relative(x.name, changes, renamed(x, objective)) for x, changes in nearest]
 
 
 def _weights(facts: Facts, estimator: Estimator) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ import click
 from objdsl import driver
 from objdsl.cli.inputs import text
 from objdsl.cli.output import say
+from objdsl.ir.diff import aligned, renamed
 from objdsl.ir.diff import diff as differences
 from objdsl.ir.show import folded
 
@@ -19,20 +20,24 @@ from objdsl.ir.show import folded
 def diff(a: str, b: str) -> None:
     """Print what differs between two objectives, as mathematics.
 
-    A and B are files or names of the gallery. Definitions are compared by what they stand for;
-    layout, order and spare names do not count. Exit 0 if they are the same, 1 if not.
+    A and B are files or names of the gallery. Definitions are compared by what they stand for,
+    parameters by their value, domain and place; layout, order and names do not count, and what is
+    called otherwise is listed. Exit 0 if the objectives are the same, 1 if not.
     """
     left, right = (driver.compile_source(text(name)) for name in (a, b))
     changes = differences(left, right)
-    if not changes:
-        say("the same objective")
-        return
     for change in changes:
         if change.left is not None:
             say(folded(f"- {change.left}"), fg="red")
         if change.right is not None:
             say(folded(f"+ {change.right}"), fg="green")
-    same = [(side.used_params, side.sampling, driver.derivatives(side)) for side in (left, right)]
-    if same[0] == same[1]:
-        say("the gradient is the same")
-    sys.exit(1)
+    if not changes:
+        say("the same objective")
+    for here, there in renamed(left, right).items():
+        say(f"{here} is called {there} in the second")
+    if changes:
+        sides = (left, aligned(left, right)[0])
+        same = [(side.used_params, side.sampling, driver.derivatives(side)) for side in sides]
+        if same[0] == same[1]:
+            say("the gradient is the same")
+        sys.exit(1)

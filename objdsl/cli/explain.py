@@ -46,13 +46,13 @@ def explain(file: str, latex: bool) -> None:
     ]
     say("Nearest in the gallery")
     for relative in nearest(objective, others):
-        if not relative.changes:
-            say(f"    {relative.name}: the same mathematics")
-            continue
-        say(f"    {relative.name}, but for {plural(len(relative.changes), 'line')}")
+        how = f", but for {plural(len(relative.changes), 'line')}"
+        say(f"    {relative.name}{how if relative.changes else ': the same mathematics'}")
         for change in relative.changes:
             for sign, line in (("-", change.left), ("+", change.right)):
                 if line is not None:
                     say(folded(f"        {sign} {line}"))
+        for there, here in relative.renamed.items():
+            say(f"        {there} is called {here} here")
     findings = driver.check(source).findings
     say(f"\n{plural(len(findings), 'finding')}: objdsl check {shlex.quote(file)}")

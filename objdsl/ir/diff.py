@@ -1,12 +1,14 @@
-"""What two objectives differ in, as mathematics: layout, order and spare names do not count."""
+"""What two objectives differ in, as mathematics: layout, order and names do not count."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections import deque
+from dataclasses import fields, replace
 
 from objdsl.frozen import dataclass
 from objdsl.ir.indices import decimal
-from objdsl.ir.objective import Objective, Sampling
+from objdsl.ir.nodes import Expr, Param, topological
+from objdsl.ir.objective import Named, Objective, Sampling
 from objdsl.ir.show import Names, Text, names_of, used
 
 _ORDER = ("param", "policy", "given", "sample", "define", "maximize", "minimize")
@@ -24,8 +26,10 @@ def diff(left: Objective, right: Objective) -> tuple[Change, ...]:
     """The parameters, policies, sampling, definitions and goals that differ; empty if none do.
 
     A definition is compared by what it stands for: `r = pi / old` in one file and `pi / old`
-    written out in the other are the same.
+    written out in the other are the same. So are parameters of one value and domain that stand in
+    the same places.
     """
+    right, _ = aligned(left, right)
     names = _names(names_of(left.bindings), names_of(right.bindings))
     tables = _lines(left, names[0]), _lines(right, names[1])
     changes = []
@@ -35,6 +39,108 @@ def diff(left: Objective, right: Objective) -> tuple[Change, ...]:
         if a != b:
             changes.append(Change(a, b))
     return tuple(changes)
+
+
+def renamed(left: Objective, right: Objective) -> dict[str, str]:
+    """Under which other names the right has parameters and definitions that `diff` shows under
+    the left's."""
+    alike, _ = aligned(left, right)
+    params = {a.name: b.name for a, b in zip(alike.params, right.params, strict=True)}
+    ours, theirs = names_of(left.bindings), names_of(right.bindings)
+    theirs = dict(zip(names_of(alike.bindings), theirs.values(), strict=True))
+    goals = [x for x in (left.goal, left.critic) if x is not None]
+    shared = {name: theirs[node] for name, node in used(ours, *goals) if node in theirs}
+    return {here: there for here, there in (params | shared).items() if here != there}
+
+
+def aligned(left: Objective, right: Objective) -> tuple[Objective, dict[str, str]]:
+    """The right with the left's names for the parameters that stand in the same places, and those
+    names: the left's, the right's.
+
+    Whole goals that are alike decide first, then what is the same in both to the names, then other
+    formulas that are alike; of each kind, the larger.
+    """
+    shapes = _shapes(left), _shapes(right)
+    alike: dict[Expr, deque[Expr]] = {}
+    for node in reversed(shapes[1]):
+        alike.setdefault(shapes[1][node], deque()).append(node)
+    pairs = [(left.goal, right.goal)] if shapes[0][left.goal] == shapes[1][right.goal] else []
+    nodes = [node for node in reversed(shapes[0]) if not isinstance(node, Param)]
+    pairs += [(x, x) for x in nodes if shapes[0][x] == shapes[1].get(x)]
+    for node in nodes:
+        if others := alike.get(shapes[0][node]):
+            pairs.append((node, others.popleft()))
+    there: dict[str, str] = {}
+    here: dict[str, str] = {}
+    matched: set[Expr] = set()
+    for node, other in pairs:
+        found = None if node in matched else _paired(node, other, there, here)
+        if found is not None:
+            there |= found
+            here |= {b: a for a, b in found.items()}
+            matched.update(topological(node))
+    return _with_params(right, here), there
+
+
+def _shapes(objective: Objective) -> dict[Expr, Expr]:
+    """All nodes, each with its parameters called by their value and domain; the goal comes last."""
+    meant = {p.name: f"{decimal(p.default)} in {p.domain}" for p in objective.used_params}
+    shapes: dict[Expr, Expr] = {}
+    for node in topological(*reversed(objective.roots)):
+        shapes[node] = _called(node, meant, shapes)
+    return shapes
+
+
+def _called(node: Expr, names: dict[str, str], done: dict[Expr, Expr]) -> Expr:
+    """A node over operands whose parameters have other names already."""
+    return replace(node, name=names[node.name]) if isinstance(node, Param) else node.rebuilt(done)
+
+
+def _paired(
+    left: Expr, right: Expr, there: dict[str, str], here: dict[str, str]
+) -> dict[str, str] | None:
+    """Which parameters of the right stand where those of the left do, in two formulas of one shape;
+    None if one of them would have two names.
+
+    Args:
+        there: what is known of the left's, and `here` of the right's.
+    """
+    found: dict[str, str] = {}
+    back: dict[str, str] = {}
+    stack, seen = [(left, right)], {(left, right)}
+    while stack:
+        a, b = stack.pop()
+        if isinstance(a, Param) and isinstance(b, Param):
+            mine = there.get(a.name) or found.setdefault(a.name, b.name)
+            its = here.get(b.name) or back.setdefault(b.name, a.name)
+            if (mine, its) != (b.name, a.name):
+                return None
+        stack += [two for two in zip(a.children, b.children, strict=True) if two not in seen]
+        seen.update(stack)
+    return found
+
+
+def _with_params(objective: Objective, names: dict[str, str]) -> Objective:
+    """The same objective with other names for some parameters; what has one of those names already
+    is marked with a stroke."""
+    taken = {new for old, new in names.items() if new != old}
+
+    def free(name: str) -> str:
+        return f"{name}'" if name in taken else name
+
+    called = {p.name: names.get(p.name) or free(p.name) for p in objective.params}
+    new: dict[Expr, Expr] = {}
+    for node in topological(*objective.roots, *(one.value for one in objective.bindings)):
+        new[node] = _called(node, called, new)
+    return replace(
+        objective,
+        goal=new[objective.goal],
+        critic=objective.critic and new[objective.critic],
+        keep=objective.keep and new[objective.keep],
+        reports=tuple(replace(one, value=new[one.value]) for one in objective.reports),
+        params=tuple(replace(p, name=called[p.name]) for p in objective.params),
+        bindings=tuple(Named(free(b.name), new[b.value]) for b in objective.bindings),
+    )
 
 
 def _names(left: Names, right: Names) -> tuple[Names, Names]:
@@ -82,7 +188,7 @@ def _lines(objective: Objective, names: Names) -> dict[str, str]:
 
 def _sampling(sampling: Sampling) -> dict[str, str]:
     lines = {}
-    for field in dataclasses.fields(sampling):
+    for field in fields(sampling):
         value = getattr(sampling, field.name)
         if field.name != "span" and value != field.default:
             lines[f"sample {field.name}"] = f"sample {field.name} {_written(value)}".rstrip()

@@ -29,7 +29,53 @@ ratio = (pi
 spare = reward * 2
 maximize mean[p,i,t] (ratio * (reward - mean[i] reward))
 """
-    assert _diff(run, BASE, other) == "the same objective\n"
+    same = "the same objective\nr is called ratio in the second\n"
+    assert _diff(run, BASE, other) == same
+
+
+CLIPPED = """objective clipped
+param eps = 0.2 in (0, 1)
+param low = 0.2 in (0, 1)
+param high = 0.3
+param beta = 0.2
+r = pi / old
+A = reward - mean[j != i] reward
+report share = mean[p,i,t] (r > 1 + beta)
+maximize mean[p,i,t] (min(r * A, clip(r, 1 - low, 1 + high) * A) + eps * k3(pi, ref))
+"""
+
+
+def test_parameters_of_one_value_are_told_by_where_they_stand(run: Run) -> None:
+    other = """objective other
+param b = 0.2
+param eps = 0.3
+param low = 0.2 in (0, 1)
+param lower = 0.2 in (0, 1)
+B = reward - mean[k != i] reward
+q = pi / old
+report share = mean[p,i,t] (q > 1 + b)
+maximize mean[p,i,t] (min(q * B, clip(q, 1 - lower, 1 + eps) * B) + low * k3(pi, ref))
+"""
+    pairs = ("eps", "low"), ("low", "lower"), ("high", "eps"), ("beta", "b"), ("r", "q"), ("A", "B")
+    printed = _diff(run, CLIPPED, other).splitlines()
+    assert printed[0] == "the same objective"
+    assert sorted(printed[1:]) == sorted(f"{a} is called {b} in the second" for a, b in pairs)
+
+
+def test_two_parameters_of_one_value_are_not_one(run: Run) -> None:
+    printed = _diff(run, CLIPPED, CLIPPED.replace("eps *", "low *"))
+    assert printed.startswith("- param eps = 0.2 in (0, 1)\n- maximize")
+    assert "eps * " in printed and "low * " in printed
+
+
+def test_a_name_that_the_second_has_for_something_else_is_marked(run: Run) -> None:
+    right = CLIPPED.replace("high", "top_bound").replace("param eps", "param high")
+    right = right.replace("eps *", "(1 + high) *")
+    printed = _diff(run, CLIPPED, right)
+    assert "clip(r, 1 - low, 1 + high) * A)" in printed
+    assert " (1 + high') * " in printed
+    assert "high is called top_bound in the second\n" in printed
+    assert "high' is called high in the second\n" in printed
 
 
 def test_a_definition_that_changed_is_one_pair_of_lines(run: Run) -> None:
@@ -50,12 +96,14 @@ def test_a_denominator_that_changed(run: Run) -> None:
 
 def test_names_that_changed_places(run: Run) -> None:
     swapped = BASE.replace("A", "B").replace("r = pi", "A = pi").replace("(r * B)", "(A * B)")
-    assert _diff(run, BASE, swapped) == "the same objective\n"
+    names = "r is called A in the second\nA is called B in the second\n"
+    assert _diff(run, BASE, swapped) == f"the same objective\n{names}"
     taken = BASE.replace("A", "B").replace("(r * B)", "(r * (A + B))") + "A = 2 * reward\n"
     assert _diff(run, BASE, taken) == (
         "+ A = 2 * reward\n"
         "- maximize mean[p,i,t] (r * B)\n"
         "+ maximize mean[p,i,t] (r * (A + B))\n"
+        "A is called B in the second\n"
     )  # fmt: skip
 
 

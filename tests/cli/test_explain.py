@@ -26,7 +26,10 @@ def test_every_entry_can_be_explained(run: Run) -> None:
 def test_the_nearest_is_the_objective_itself_under_another_name(run: Run) -> None:
     text = gallery.bundled("dapo").text.replace("objective dapo", "objective mine")
     Path("mine.obj").write_text(text.replace("R = reward", "Q = reward").replace("R", "Q"))
-    assert "dapo: the same mathematics" in run("explain", "mine.obj").output
+    assert (
+        "dapo: the same mathematics\n        R is called Q here\n"
+        in run("explain", "mine.obj").output
+    )
 
 
 def test_latex(run: Run) -> None:
