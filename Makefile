@@ -99,6 +99,7 @@ golden: $(VENV)/dev
 
 proofs: $(VENV)/dev
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/property/proofs.py emitted --many 20000
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/property/proofs.py partial --many 5000
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/property/proofs.py compiled --many 500
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/property/proofs.py ranks --many 200
 

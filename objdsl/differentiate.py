@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from objdsl.ir.bounds import bounds
+from objdsl.ir.bounds import bounds, finite
 from objdsl.ir.build import (
     HALF,
     ONE,
@@ -55,6 +55,8 @@ Leaf = LogProb | LogDist | Column
 Contribution = tuple[Expr, Expr, Indices]
 """An operand, the derivative by it, and the indices along which the derivative was taken."""
 
+_MOST_MASKS = 12  # of a sum of derivatives, whose masks are joined
+
 _FLIPPED: dict[ScanRelation, ScanRelation] = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
@@ -97,7 +99,7 @@ def _pull(node: Expr, g: Expr) -> list[Contribution]:
     here = node.indices
     match node:
         case Unary(op, x):
-            return [(x, mul(g, _slope(op, x, node)), here)]
+            return [(x, _times(g, _slope(op, x, node)), here)]
         case Binary("min" | "max"):
             return [(x, d, here) for x, d in _pull_extremum(node, g)]
         case Binary(op, a, b):
@@ -153,15 +155,49 @@ def _pull_binary(op: str, a: Expr, b: Expr, y: Expr, g: Expr) -> list[tuple[Expr
         case "sub":
             return [(a, g), (b, neg(g))]
         case "mul":
-            return [(a, mul(g, b)), (b, mul(g, a))]
+            return [(a, _times(g, b)), (b, _times(g, a))]
         case "div":
-            return [(a, div(g, b)), (b, neg(div(mul(g, y), b)))]
+            return [(a, _over(g, b)), (b, neg(_over(_times(g, y), b)))]
         case "pow":
             return [
-                (a, mul(g, mul(b, power(a, sub(b, ONE))))),
-                (b, mul(g, mul(y, unary("log", a)))),
+                (a, _times(g, mul(b, power(a, sub(b, ONE))))),
+                (b, _times(g, mul(y, unary("log", a)))),
             ]
     raise TypeError(f"no derivative rule for {op}")
+
+
+def _times(g: Expr, slope: Expr) -> Expr:
+    """`g * slope`; 0 where `g` is 0 because nobody asks there, be the slope infinite or none."""
+    return _asked(g, slope, mul(g, slope))
+
+
+def _over(g: Expr, x: Expr) -> Expr:
+    """The same of `g / x`."""
+    return _asked(g, Binary("div", ONE, x), div(g, x))
+
+
+def _asked(g: Expr, slope: Expr, result: Expr) -> Expr:
+    mask = None if isinstance(g, Where) else _support(g, _MOST_MASKS)
+    return result if mask is None or finite(slope) else where(mask, result, ZERO)
+
+
+def _support(g: Expr, most: int) -> Expr | None:
+    """Where the masks of a derivative let anything through; None if that is everywhere, or takes
+    `most` steps to say."""
+    match g:
+        case _ if most == 0:
+            return None
+        case Where(m, _, b) if b == ZERO:
+            return m
+        case Unary("neg", a) | Binary("div" | "mul", a, _):
+            return _support(a, most - 1)
+        case Binary("add" | "sub", a, b):
+            q = _support(b, most - 1)
+            p = None if q is None else _support(a, most - 1)
+            if p is None or q is None or p == negation(q):
+                return None
+            return p if p == q else Binary("or", p, q)
+    return None
 
 
 def _pull_extremum(y: Binary, g: Expr) -> list[tuple[Expr, Expr]]:

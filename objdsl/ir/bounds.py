@@ -25,11 +25,13 @@ from objdsl.ir.nodes import (
     Stop,
     Unary,
     Where,
+    topological,
 )
 
 Interval = tuple[float, float]
 
 _ANY: Interval = (-math.inf, math.inf)
+_LARGEST_EXPONENT = 88.0  # of float32
 
 
 def bounds(x: Expr) -> Interval:
@@ -54,6 +56,38 @@ def nonzero(x: Expr) -> bool:
     """Whether a number surely is not 0."""
     low, high = bounds(x)
     return low > 0 or high < 0
+
+
+def finite(x: Expr) -> bool:
+    """Whether a value surely is a number, neither infinite nor NaN, if its columns are. Ratios of
+    probabilities are taken for finite."""
+    return all(map(_finite, topological(x)))
+
+
+def _finite(x: Expr) -> bool:
+    """The same, where the operands are finite."""
+    match x:
+        case Unary("exp", a):
+            return bounds(a)[1] < _LARGEST_EXPONENT or all(
+                isinstance(node, LogProb | LogDist | Binary | Unary | Stop)
+                and getattr(node, "op", "sub") in ("add", "sub", "neg")
+                for node in topological(a)
+            )
+        case Unary("log", a):
+            return bounds(a)[0] > 0
+        case Unary("sqrt", a):
+            return bounds(a)[0] >= 0
+        case Binary("div", _, b):
+            return nonzero(b)
+        case Binary("pow", a, Const(k)):
+            return nonzero(a) if k < 0 else bounds(a)[0] >= 0 or k == int(k)
+        case Binary("pow"):
+            return False
+        case Const(value):
+            return math.isfinite(value)
+        case Reduce("std"):
+            return False  # of a single one
+    return True
 
 
 def _bounds(x: Expr) -> Interval:

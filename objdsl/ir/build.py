@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, reduce
 
+from objdsl.ir.bounds import nonzero
 from objdsl.ir.indices import Indices, over_to, remove, union
 from objdsl.ir.nodes import (
     Binary,
@@ -136,7 +137,7 @@ def div(a: Expr, b: Expr) -> Expr:
             return const(p / q)
         case _, Const(1.0):
             return a
-        case Where(m, x, z), _ if z == ZERO and not is_size(b):
+        case Where(m, x, z), _ if z == ZERO and not is_divisor(b):
             return where(m, div(x, b), ZERO)
         case Unary("neg", x), _:
             return neg(div(x, b))
@@ -216,7 +217,7 @@ def where(m: Expr, a: Expr, b: Expr) -> Expr:
     match a:
         case Where(inner, x, z) if z == ZERO and b == ZERO:
             return where(both(m, inner), x, ZERO)
-        case Binary("div", x, d) if b == ZERO and is_size(d):
+        case Binary("div", x, d) if b == ZERO and is_divisor(d):
             return div(where(m, x, ZERO), d)
     if a.boolean and not b.boolean:
         a = Where(a, ONE, ZERO)
@@ -253,6 +254,11 @@ def is_size(x: Expr) -> bool:
             case _:
                 return False
     return False
+
+
+def is_divisor(x: Expr) -> bool:
+    """Whether it is a size that is never 0: a mask need not stand around a division by it."""
+    return is_size(x) and nonzero(x)
 
 
 def _sizes(a: Expr, b: Expr) -> Expr:

@@ -136,7 +136,7 @@ def _element(
         case Clip(x, lo, hi):
             return torch.clamp(of(x), of(lo), of(hi))
         case Where(m, a, b):
-            return torch.where(of(m), of(a), of(b))
+            return of(a) if of(m) else of(b)  # `torch.where` brings 0 times the other's slope
         case Stop(x):
             return of(x).detach()
         case Reduce(op, over, x, mask):

@@ -83,6 +83,21 @@ BOUNDS = ["0.8, 1.2", "1 - eps, 1 + eps", "-0.5, 0.5", "-1, eps"]
 RATIOS = ["(pi / old)", "(pi / mu)", "(old / mu)", "(pi / teacher)"]
 RUNNING = ["sum[{} >= t]", "sum[{} < t]", "mean[{} <= t]", "mean[{} > t]"]
 REDUCTIONS = ["mean", "mean", "sum", "sum", "max", "min", "pstd", "prod"]
+# What is 0 for some elements, and what is defined only where it is not.
+ZEROS = {
+    "": ["zero", "(zero * beta)"],
+    "p": ["(std[i] reward)", "max(difficulty, 0)", "(sum[i] chosen)"],
+    "pi": ["chosen", "max(margin, 0)", "(sum[t | V_old > 0.5] 1)", "(max[t] max(pi - old, 0))"],
+    "pit": ["max(V_old, 0)", "max(pi - old, 0)", "max(log(pi / ref), 0)", "(chosen * pi)"],
+    "pitv": ["max(word_column, 0)", "max(pi[v] - ref[v], 0)"],
+}
+PARTIAL = ["{0} / {1}", "{0} * log({1})", "{0} * sqrt({1})", "{1} ^ (-0.5)", "log({1}) / {1}"]
+TAKEN = [
+    "({0} if {1} > 0 else {2})",
+    "({2} if {1} <= 0 else {0})",
+    "(({1} > 0) * ({0}))",
+    "({2} + ({0}) * ({1} > 0))",
+]
 OF_WORDS = [
     "(entropy)",
     "(sum[v] (pi[v] * log(pi[v] / ref[v])))",
@@ -110,11 +125,13 @@ class Writer:
     Args:
         random: where choices come from.
         words: whether values for each word of the vocabulary are drawn.
+        partial: whether what is drawn has no value, or no derivative, where it is not asked for.
     """
 
-    def __init__(self, random: Random, words: bool = True) -> None:
+    def __init__(self, random: Random, words: bool = True, partial: bool = False) -> None:
         self.random = random
         self.words = words
+        self.partial = partial
         self.positions = ["t"]
         self.names: dict[str, list[str]] = {level: [] for level in LEVELS}
 
@@ -150,6 +167,10 @@ class Writer:
         def part(at: str = here) -> str:
             return self.expression(at, depth - 1)
 
+        if self.partial and self.random.randrange(3) == 0:
+            zero = self.one_of(ZEROS[here])
+            undefined = self.one_of(PARTIAL).format(part(), zero)
+            return str(self.one_of(TAKEN).format(undefined, zero, part()))
         match self.random.randrange(12):
             case 0 | 1 | 2:
                 return f"({self.one_of(BINARY).format(part(), part(level))})"
@@ -189,6 +210,9 @@ class Writer:
         if operator == "prod":
             body = f"exp(-abs({body} + 0.0713))"
         condition = f" | {self.mask(source)}" if self.random.randrange(4) == 0 else ""
+        if self.partial and operator != "prod" and self.random.randrange(3) == 0:
+            zero = self.one_of(ZEROS[source])
+            condition, body = f" | {zero} > 0", self.one_of(PARTIAL).format(body, zero)
         return f"({operator}[{','.join(over)}{condition}] ({body}))"
 
     def exactly(self, level: str, depth: int) -> str:
@@ -245,7 +269,7 @@ class Writer:
 
     def objective(self, depth: int) -> str:
         """A whole file."""
-        lines = [PREAMBLE]
+        lines = [PREAMBLE, "param zero = 0 in [0, inf)\n" if self.partial else ""]
         if self.random.randrange(8) == 0:
             lines.append(INNER)
             self.names["pit"] += ["log(early)", "(early / old)"]
@@ -295,9 +319,9 @@ OUTER = {
 }
 
 
-def text(seed: int) -> str:
+def text(seed: int, *, partial: bool = False) -> str:
     """The objective that a seed names; every third is a long one."""
-    return Writer(Random(seed)).objective(2 if seed % 3 else 3)
+    return Writer(Random(seed), partial=partial).objective(2 if seed % 3 else 3)
 
 
 @st.composite

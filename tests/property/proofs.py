@@ -2,6 +2,7 @@
 
     proofs.py --seed 7              an objective, and what differs
     proofs.py emitted --many 20000  the interpreter and the emitted code, padded, packed and split
+    proofs.py partial --many 5000   the same and autograd, of what is not defined everywhere
     proofs.py compiled --many 500   the interpreter and TorchInductor
     proofs.py ranks --many 200      the interpreter and two processes
 
@@ -34,25 +35,30 @@ import objectives
 from objdsl.ir.nodes import Others
 
 EVALUATORS = ("padded", "packed", "split", "loss", "autograd")
-KINDS = {"emitted": ("padded", "packed", "split"), "compiled": ("padded",), "ranks": ()}
+KINDS = {
+    "emitted": ("padded", "packed", "split"),
+    "partial": EVALUATORS,
+    "compiled": ("padded",),
+    "ranks": (),
+}
 CHUNK = 50
 FOLDER = Path(__file__).parents[2] / "build" / "proofs"
 
 
-def case(seed: int, *, compiled: bool = False) -> Case:
+def case(seed: int, kind: str = "emitted") -> Case:
     """The objective and the batch that a seed names."""
-    objective = objdsl.loads(objectives.text(seed))
+    objective = objdsl.loads(objectives.text(seed, partial=kind == "partial"))
     nodes = objective.formula.nodes
     alone = all(not isinstance(node, Others) and getattr(node, "op", "") != "std" for node in nodes)
     least = 1 if alone else 2
-    if compiled:
+    if kind == "compiled":
         objective.compile()
     return Case(objective, objectives.data(seed, least))
 
 
-def differences(seed: int, evaluators: Iterable[str], *, compiled: bool = False) -> list[str]:
+def differences(seed: int, evaluators: Iterable[str], kind: str = "emitted") -> list[str]:
     """How evaluators differ from the interpreter; empty if they agree."""
-    made = case(seed, compiled=compiled)
+    made = case(seed, kind)
     expected = made.reference()
     found = []
     for name in evaluators:
@@ -115,7 +121,7 @@ def failures(kind: str, seeds: list[int]) -> dict[int, list[str]]:
 
 def _tried(seed: int, kind: str) -> list[str]:
     try:
-        return differences(seed, KINDS[kind], compiled=kind == "compiled")
+        return differences(seed, KINDS[kind], kind)
     except Exception as error:  # an objective that cannot be computed is a difference, too
         return [f"{type(error).__name__}: {error}"[:2000]]
 
@@ -169,8 +175,8 @@ def main() -> int:
     torch.set_num_threads(1)
     if given.seed is None:
         return int(run(given.kind, given.first, given.many) > 0)
-    print(objectives.text(given.seed))
-    found = differences(given.seed, EVALUATORS)
+    print(objectives.text(given.seed, partial=given.kind == "partial"))
+    found = differences(given.seed, EVALUATORS, "partial" if given.kind == "partial" else "emitted")
     print("\n".join(found) or "all agree")
     return int(bool(found))
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,6 +28,42 @@ CHUNK = 25
 def test_every_evaluator_computes_the_same(first: int) -> None:
     for seed in range(first, first + CHUNK):
         assert not proofs.differences(seed, proofs.EVALUATORS), f"seed {seed}"
+
+
+def test_what_is_not_defined_everywhere_is_computed_where_it_is() -> None:
+    assert not proofs.failures("partial", [*range(CHUNK), 63, 95, 107, 198, 222])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    "goal",
+    [
+        "mean[p,i,t] ((reward / chosen if chosen > 0 else 0) * log(pi))",
+        "mean[p,i] ((sum[t] log(pi)) / chosen if chosen > 0 else sum[t] pi)",
+        "mean[p,i,t] (reward / zero * pi if zero > 0 else pi)",
+        "mean[p,i,t] (reward * (zero > 0) * (1 / zero) * pi + pi)",
+        "mean[p,i,t] (pi * ((reward / chosen) * (chosen > 0) + 1))",
+        "mean[p,i,t] (reward * (log(V_old) * (pi / old) if V_old > 0 else pi))",
+        "mean[p,i,t] (reward * togo((log(pi) * log(V_old) if V_old > 0 else pi), 0.9))",
+        "mean[p,i,t] (reward * (sqrt(pi - old) if pi > old else sqrt(old - pi)))",
+        "mean[p] (max[i | chosen > 0] ((sum[t] log(pi)) / chosen))",
+        "mean[p] ((std[i] (exp(1e4 * (mean[t] pi)) if mean[t] pi > 1 else mean[t] pi)))",
+        "mean[p] ((mean[i] (sum[t] log(pi))) / (sum[i] chosen) if sum[i] chosen > 0 else 0)",
+        "mean[p,i,t] (min(pi, (pi^2 / chosen if chosen > 0 else 0)))",
+        "mean[p,i,t] (reward * (exp(exp(1e3 * pi)) if pi > 2 else pi)"
+        " * (mean[i] (mean[t] (exp(1e3 * pi) if pi > 2 else pi))))",
+    ],
+)
+def test_the_side_that_is_not_taken_is_not_looked_at(goal: str, seed: int) -> None:
+    given = "given chosen[p,i]\nparam zero = 0\n"
+    for keep in ("", "keep p where max[i] reward > 0.3\n"):
+        text = f"objective partial\n{given}{keep}maximize {goal}\n"
+        case = Case(objdsl.loads(text), data(seed))
+        expected = case.reference()
+        assert np.isfinite([expected.value, *np.concatenate(expected.weights["log_pi"])]).all()
+        parts = torch.arange(len(case.step)).split(2)
+        for numbers in (case.padded(), case.packed(), case.split(parts), case.autograd()):
+            assert not [*expected.differences(numbers)]
 
 
 @pytest.mark.slow
