@@ -35,7 +35,9 @@ $(BIN)/python:
 	    echo 'python3 could not make a virtual environment; Debian and Ubuntu: apt install python3-venv'; exit 1; }
 
 # Most of what the lock files bring is never imported: --no-compile leaves byte code to first use.
+# Where the environment forbids Python to write it, every process would compile torch again.
 LOCKED := install --no-deps --no-compile -r
+unexport PYTHONDONTWRITEBYTECODE
 
 # vLLM for the GPU brings its own torch; the CPU takes exactly what the lock file says.
 $(VENV)/gpu: pyproject.toml | $(BIN)/python
