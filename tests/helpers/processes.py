@@ -13,10 +13,16 @@ import torch.distributed as dist
 
 from objdsl.runtime.ranks import LOOPBACK
 
+# What takes seconds to import: once, in the server that all of these processes are forked from.
+HEAVY = ["torch", "objdsl", "objdsl.runtime.loop", "transformers.models.qwen3.modeling_qwen3"]
+
 
 def run_two(work: Callable[..., None], *arguments: object) -> None:
     """`work(rank, *arguments)` in two fresh processes; what fails in one of them fails here."""
-    torch.multiprocessing.spawn(work, arguments, nprocs=2)  # type: ignore[no-untyped-call]
+    torch.multiprocessing.set_forkserver_preload(HEAVY)
+    torch.multiprocessing.start_processes(  # type: ignore[no-untyped-call]
+        work, arguments, nprocs=2, start_method="forkserver"
+    )
 
 
 @contextmanager
