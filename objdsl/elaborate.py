@@ -67,7 +67,9 @@ from objdsl.ir.nodes import (
 from objdsl.ir.objective import (
     ARGUMENTS,
     BUILT_IN_POLICIES,
+    CRITIC,
     DISTRIBUTION,
+    Declared,
     Domain,
     Named,
     Objective,
@@ -322,6 +324,11 @@ class _Elaborator:
             bindings=tuple(self.order),
             calls=tuple(self.calls),
             params=tuple(self.params.values()),
+            declared=tuple(
+                Declared(CRITIC.get(name, name), self._domain(given.domain))
+                for name, given in scope.givens.items()
+                if given.domain is not None
+            ),
             policies=policies,
             sampling=sampling,
             keep=self.kept,

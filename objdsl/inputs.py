@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import reduce
 from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from objdsl.diagnostic import InputError, near
+from objdsl.diagnostic import InputError, near, spelled
 from objdsl.emit.stages import Layout
 from objdsl.ir.indices import TOKEN, WORD, Indices, written
 from objdsl.ir.nodes import IMPOSSIBLE, Expr, LogDist, LogProb
+from objdsl.ir.objective import BUILT_IN_POLICIES, CRITIC, NOISE, Domain, columns_of
 from objdsl.step import Step, mask_of
 
 ROUNDING = 0.5
@@ -28,8 +30,10 @@ ALL = 0.1
 """By how much if none is below 0. Probabilities that are taken for logarithms are above it at some
 token, if not above the other."""
 
-STANDARD = frozenset({"reward", "truncated", "value", "value_old", "noise"})
-"""Columns that every training loop may bring, besides the log-probabilities of policies."""
+STANDARD = frozenset({"reward", "truncated", NOISE, *CRITIC.values()}).union(
+    *map(columns_of, BUILT_IN_POLICIES)
+)
+"""Columns that every training loop may bring."""
 
 
 def as_tensor(name: str, x: Any, device: torch.device | None = None) -> Tensor:
@@ -138,8 +142,9 @@ def refuse_unknown(
         name: of the objective.
         leaves: the columns that it reads, by their names.
         given: the names of what it is given.
-        known: names that are accepted although it does not read them: one training loop then
-            serves every objective.
+        known: names that are accepted although it does not read them, besides `STANDARD`: one
+            training loop then serves every objective. Each is the whole name of a column, so that a
+            slip of the pen is none of them.
 
     Raises:
         InputError: a name is none of these, or that of a trained input.
@@ -151,19 +156,27 @@ def refuse_unknown(
                 f"{one!r} is trained: it belongs to the call, objective({one}=..., step=...), not "
                 "to `prepare`"
             )
-        if leaf is not None or one in STANDARD or one.startswith("log_") or one in known():
+        if leaf is not None or one in STANDARD or one in known():
             continue
         read = sorted(key for key, x in leaves.items() if not x.live)
-        guess = near(one, read)
+        hint = ""
+        if guess := near(one, read):
+            hint = f"; did you mean {guess!r}?"
+        elif guess := spelled(one, sorted(STANDARD | known())):
+            hint = f"; did you mean {guess!r}, which it leaves aside?"
         raise InputError(
-            f"{name} reads no column {one!r}"
-            + (f"; did you mean {guess!r}?" if guess else "")
-            + f"; it reads {', '.join(read) or 'none'}"
+            f"{name} reads no column {one!r}{hint}; it reads {', '.join(read) or 'none'}"
         )
 
 
 def cleaned(
-    name: str, leaf: Expr, x: Tensor, step: Step, dtype: torch.dtype, check: bool
+    name: str,
+    leaf: Expr,
+    x: Tensor,
+    step: Step,
+    dtype: torch.dtype,
+    check: bool,
+    domain: Domain | None = None,
 ) -> Tensor:
     """A column with its shape checked, its type turned to `dtype`, and 0 in its padding.
 
@@ -172,6 +185,7 @@ def cleaned(
     Args:
         leaf: what it is in the formula.
         check: whether its values are looked at.
+        domain: what the file declares of its values.
 
     Raises:
         InputError: its shape, type or a value is wrong.
@@ -186,13 +200,34 @@ def cleaned(
     if leaf.boolean and check and bool((wrong := (x != 0) & (x != 1)).any()):
         at = _first(wrong)
         raise InputError(f"the column {name!r} must be true or false, not {_at(x, at)} at {at}")
-    x = x.bool() if leaf.boolean else x.to(dtype)
+    given, x = x, x.bool() if leaf.boolean else x.to(dtype)
+    outside = _outside(domain, given) if check and domain is not None else None
     if step.layout == "padded" and len(leaf.indices) > 2:
         mask = step.mask[..., None] if leaf.indices == WORD else step.mask
         x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
+        outside = None if outside is None else outside & mask
     if check and x.is_floating_point():
         _check_values(name, leaf, x)
+    if domain is not None and outside is not None and bool(outside.any()):
+        at = _first(outside)
+        value = given[tuple(at)].item()
+        short = float(f"{value:g}")
+        shown = f"{value:g}" if not domain.holds(short) else repr(value)
+        raise InputError(f"the column {name!r} is {shown} at {at}, outside of its domain {domain}")
     return possible(x) if isinstance(leaf, LogDist) else x
+
+
+def _outside(domain: Domain, x: Tensor) -> Tensor:
+    """Where numbers do not lie in a domain, but for what rounding makes of those that do."""
+    x = x if x.is_floating_point() else x.double()
+    rounding = 2 * max(torch.finfo(x.dtype).eps, torch.finfo(torch.float32).eps)
+    if domain.values:
+        near = ((x - value).abs() <= rounding * abs(value) for value in domain.values)
+        return ~reduce(torch.logical_or, near)
+    low, high = domain.lower, domain.upper
+    below = x < low - rounding * abs(low) if domain.lower_closed else x <= low
+    above = x > high + rounding * abs(high) if domain.upper_closed else x >= high
+    return below | above
 
 
 def possible(log_dist: Tensor) -> Tensor:

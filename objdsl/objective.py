@@ -64,13 +64,13 @@ from objdsl.ir.nodes import (
     Stop,
 )
 from objdsl.ir.objective import Objective as Formula
-from objdsl.ir.objective import Sampling, column_of
+from objdsl.ir.objective import Sampling, column_of, columns_of
 from objdsl.plan import BUDGET, Schedule, plan
 from objdsl.source import Source
 from objdsl.step import Share, Step, mask_of
 from objdsl.syntax.parse import parse
 from objdsl.syntax.read import written
-from objdsl.syntax.tree import Given
+from objdsl.syntax.tree import Given, Policy
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -247,9 +247,9 @@ class Objective:
 
         Raises:
             InputError: a ValueError, for a missing or an unknown column, a wrong shape or type, a
-                value that cannot be (NaN or infinite in a live token, a log-probability above 0), a
-                mask that is neither 0 nor 1, an empty response, a group of one under `std` or
-                `mean[j != i]`.
+                value that cannot be (NaN or infinite in a live token, a log-probability above 0, a
+                number outside of its declared domain), a mask that is neither 0 nor 1, an empty
+                response, a group of one under `std` or `mean[j != i]`.
         """
         if group is None:
             own, own_dtype = self._rows(prompt, mask, lengths, columns, dtype, check, False)
@@ -701,7 +701,8 @@ class Objective:
                 continue
             if name not in given:
                 raise InputError(self._missing(name, column, columns))
-            x = cleaned(name, self._leaves[name], given[name], step, dtype, check)
+            domain = self.formula.domains.get(name)
+            x = cleaned(name, self._leaves[name], given[name], step, dtype, check, domain)
             (step.tokens if len(column.indices) > 2 else step.responses)[name] = x
         return step, dtype
 
@@ -857,9 +858,15 @@ def _columns_read(functions: Iterable[Function]) -> set[str]:
 
 @cache
 def _declared(*sources: Source) -> set[str]:
-    """The columns that files declare."""
-    statements = [one for source in sources for one in parse(source).statements]
-    return {one.name.id for one in statements if isinstance(one, Given)}
+    """The columns that files declare, and those of the policies that they name."""
+    names: set[str] = set()
+    for statement in (one for source in sources for one in parse(source).statements):
+        match statement:
+            case Given(name):
+                names.add(name.id)
+            case Policy(name):
+                names.update(columns_of(name.id))
+    return names
 
 
 def _wide(*tensors: Any) -> torch.dtype:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from objdsl.ir.indices import TOKEN, WORD
-from objdsl.ir.nodes import Column
+from objdsl.ir.nodes import LogDist, LogProb
+from objdsl.ir.objective import Domain
 from objdsl.objective import Objective, load
 from objdsl.runtime import checkpoint
 from objdsl.runtime.checkpoint import Identity
@@ -375,7 +376,7 @@ def check_columns(
     response, where the objective reads a column that the task has not.
 
     Raises:
-        ConfigError: a column is missing, or is not a number.
+        ConfigError: a column is missing, is not a number, or leaves its declared domain.
         RewardError: a reward function fails.
     """
     of_task = columns_of(examples)
@@ -384,8 +385,16 @@ def check_columns(
         if objective.columns[name].indices == TOKEN or name not in of_task:
             missing.append(name)
             continue
+        domain = objective.formula.domains.get(name, Domain())
         for example in examples:
-            number(name, example)
+            value = number(name, example)
+            if not domain.holds(value):
+                raise ConfigError(
+                    [
+                        f"{example.name}: the column `{name}` is {value:g}, outside of its domain "
+                        f"{domain} in {objective.name}"
+                    ]
+                )
     missing = [name for name in missing if name != GREEDY]
     if not missing:
         return
@@ -421,13 +430,13 @@ def check_step(config: Config, objective: Objective, rows: int) -> None:
     prompts = min(_TRIAL_PROMPTS, config.sampler.prompts // config.learner.minibatches)
     many = prompts * rows
     shapes = {TOKEN: (many, _TRIAL_TOKENS), WORD: (many, _TRIAL_TOKENS, 4)}
-    declared = {node.name: node for node in objective.formula.nodes if isinstance(node, Column)}
+    domains = objective.formula.domains
     columns: dict[str, Any] = {}
     for name, column in objective.columns.items():
         if column.trained or name == "noise":
             continue
-        node = declared.get(name)
-        value = -math.log(4) if node is None else _inside(node)
+        is_log = isinstance(objective.formula.leaves[name], LogProb | LogDist)
+        value = -math.log(4) if is_log else domains.get(name, Domain()).two[1]
         columns[name] = torch.full(shapes.get(column.indices, (many,)), value)
     try:
         objective.prepare(
@@ -440,18 +449,3 @@ def check_step(config: Config, objective: Objective, rows: int) -> None:
         raise ConfigError(
             [f"{error} (sampler.group is {rows}, and an optimizer step has {prompts} prompts)"]
         ) from None
-
-
-def _inside(column: Column) -> float:
-    """A value of a column's declared domain."""
-    if column.values:
-        return column.values[0]
-    match math.isfinite(column.lower), math.isfinite(column.upper):
-        case True, True:
-            return (column.lower + column.upper) / 2
-        case True, False:
-            return column.lower + 1
-        case False, True:
-            return column.upper - 1
-        case _:
-            return 1.0

@@ -218,6 +218,85 @@ def test_standard_columns_that_are_not_read_are_left_aside() -> None:
     assert len(objdsl.loads(own).prepare(mask=MASK, prompt=[1] * 4, margin=REWARD)) == 4
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("log_reff", "did you mean 'log_ref', which it leaves aside"),
+        ("log_odl", "did you mean 'log_old', which it leaves aside"),
+        ("log_teacher_dits", "did you mean 'log_teacher_dist', which it leaves aside"),
+        ("chosne", "did you mean 'chosen', which it leaves aside"),
+        ("value_odl", "did you mean 'value_old', which it leaves aside"),
+        ("log_expert", "it reads reward$"),
+    ],
+)
+def test_a_slip_is_not_left_aside(name: str, hint: str) -> None:
+    plain = {key: columns()[key] for key in ("mask", "prompt", "reward")}
+    with pytest.raises(InputError, match=f"^rloo reads no column '{name}'.*{hint}"):
+        objdsl.load("rloo").prepare(**plain, **{name: OLD})
+
+
+def test_policies_of_the_file_are_known_to_it() -> None:
+    text = "objective x from rloo\npolicy expert\n"
+    plain = {key: columns()[key] for key in ("mask", "prompt", "reward")}
+    assert len(objdsl.loads(text).prepare(**plain, log_expert=OLD)) == 4
+
+
+DOMAINS = """objective x
+given chosen[p,i] in {0, 1}
+given weight[p,i,t] in (0, 0.3]
+given level[p] in [0, inf)
+given reward in [-1, 0.7]
+maximize mean[p,i] ((chosen + level + reward) * sum[t] (weight * log(pi)))
+"""
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize(
+    ("name", "at", "value", "message"),
+    [
+        ("chosen", 2, 2.0, r"'chosen' is 2 at \[2\], outside of its domain \{0, 1\}$"),
+        ("chosen", 0, 0.999, r"'chosen' is 0.999 at \[0\], outside of its domain \{0, 1\}"),
+        (
+            "weight",
+            (1, 4),
+            0.0,
+            r"'weight' is 0 at \[(1, 4|7)\], outside of its domain \(0, 0\.3\]",
+        ),
+        ("weight", (1, 4), 0.31, r"'weight' is 0\.31 at \[(1, 4|7)\], outside"),
+        ("reward", 1, 0.70000035, r"'reward' is 0\.7000003\d* at \[1\], .* domain \[-1, 0\.7\]"),
+        ("level", slice(None), -1e-9, r"'level' is -1e-09 at \[0\], .* domain \[0, inf\)"),
+        ("chosen", 1, math.nan, r"'chosen' is NaN at \[1\]"),
+    ],
+)
+def test_columns_lie_where_the_file_says(
+    name: str, at: Any, value: float, message: str, layout: str
+) -> None:
+    objective = objdsl.loads(DOMAINS)
+    given = {
+        "chosen": torch.tensor([1.0, 0, 0, 1]),
+        "weight": torch.where(MASK, 0.3, -7.0),  # padding may be anything
+        "level": torch.full((4,), 3.0),
+        "reward": torch.tensor([-1.0, 0.7, 0.0, 0.5]),
+    }
+
+    def prepare(given: dict[str, torch.Tensor], **options: Any) -> None:
+        rows = {"mask": MASK}
+        if layout == "packed":
+            given = {key: x[MASK] if x.dim() > 1 else x for key, x in given.items()}
+            rows = {"lengths": MASK.sum(-1)}
+        objective.prepare(prompt=[9, 9, 4, 4], **rows, **given, **options)
+
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        # 0.3 and 0.7, as they are in a narrower type, are where they should be.
+        prepare({key: x.to(dtype) for key, x in given.items()})
+    prepare({**given, "chosen": given["chosen"].bool()})
+    prepare({**given, "chosen": given["chosen"].long()})
+    wrong = {**given, name: with_value(given[name], at, value)}
+    with pytest.raises(InputError, match=message):
+        prepare(wrong)
+    prepare(wrong, check=False)
+
+
 @pytest.mark.parametrize("name", ["rloo", "grpo"])
 def test_a_prompt_with_one_response_has_no_others(name: str) -> None:
     with pytest.raises(InputError, match=r"but the prompt of response \d has one response only"):

@@ -33,7 +33,8 @@ def step_of(objective: objdsl.Objective) -> tuple[objdsl.Step, dict[str, Tensor]
             case ("p",):
                 columns[name] = torch.ones(4)
             case ("p", "i"):
-                columns[name] = torch.tensor([1.0, 0.0, 0.5, 0.0])
+                binary = name in objective.formula.domains
+                columns[name] = torch.tensor([1.0, 0.0, 1.0 if binary else 0.5, 0.0])
             case ("p", "i", "t"):
                 columns[name] = -torch.rand(4, 5) - 0.1
             case _:

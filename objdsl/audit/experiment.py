@@ -20,6 +20,7 @@ from objdsl.audit.world import Draws, World, all_draws, draw_count, some_draws, 
 from objdsl.frozen import dataclass
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN
 from objdsl.ir.nodes import Column, LogDist, LogProb, Others, Reduce
+from objdsl.ir.objective import Domain
 from objdsl.objective import Objective, load
 
 Given = float | Literal["random"] | Callable[[tuple[int, ...]], float]
@@ -77,6 +78,8 @@ def audit(
         objective = load(objective)
     plan = _plan(objective, group, prompts, words, horizon, samples, policies, seed)
     tables = _given(objective, plan, given or {})
+    # Terms against other policies are judged with rewards of 0, in their domain or not.
+    objective = Objective(replace(objective.formula, declared=()), objective.params)
     notes: list[str] = []
     rows: list[Row] = []
     lengths: tuple[Length, ...] = ()
@@ -127,6 +130,8 @@ class _Plan:
     seed: int
     rewards: Mapping[str, Column]
     """The rewards, by name."""
+    domains: Mapping[str, Domain]
+    """Where columns of the data lie, by name, as far as that is declared."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -178,7 +183,8 @@ def _plan(
     ):
         samples = _SAMPLES[stacked]
     rewards = {column.name: column for column in objective.formula.rewards}
-    return _Plan(language, prompts, group, policies, samples, seed, rewards)
+    domains = objective.formula.domains
+    return _Plan(language, prompts, group, policies, samples, seed, rewards, domains)
 
 
 def _has_groups(objective: Objective) -> bool:
@@ -241,7 +247,7 @@ def _reward(column: Column, kind: str, plan: _Plan, generator: torch.Generator) 
     if kind == "none":
         drawn = torch.zeros_like(normal)
     elif kind == "binary" or len(set(column.values)) == 2:
-        low, high = _two_values(column)
+        low, high = plan.domains.get(column.name, Domain()).two
         # Right for half of the responses, or of the words at a place, never for all or none.
         right = (normal > normal.median(-1, keepdim=True).values).double()
         drawn = low + (high - low) * right
@@ -251,16 +257,6 @@ def _reward(column: Column, kind: str, plan: _Plan, generator: torch.Generator) 
         return drawn
     prompt = torch.arange(plan.prompts)[:, None, None]
     return torch.where(world.mask, drawn[prompt, world.state, world.tokens], 0.0)
-
-
-def _two_values(column: Column) -> tuple[float, float]:
-    """What wrong and right are worth: the ends of the domain, or 0 and 1 if they lie in it."""
-    if column.values:
-        return min(column.values), max(column.values)
-    if column.lower <= 0 and column.upper >= 1:
-        return 0.0, 1.0
-    low = column.lower if isfinite(column.lower) else column.upper - 1
-    return low, min(column.upper, low + 1)
 
 
 def _in_domain(column: Column, normal: Tensor) -> Tensor:
@@ -326,6 +322,12 @@ def _given(objective: Objective, plan: _Plan, given: Mapping[str, Given]) -> dic
             table = torch.tensor(each[: shape[1]], dtype=torch.float64).expand(shape)
         else:
             table = torch.full(shape, float(how), dtype=torch.float64)
+        domain = plan.domains.get(name, Domain())
+        wrong = [x for x in table.flatten().tolist() if not domain.holds(x)]
+        if wrong:
+            raise Unauditable(
+                f"the column {name!r} is {wrong[0]:g}, outside of its domain {domain}"
+            )
         found[name] = table
     return found
 

@@ -167,6 +167,8 @@ def _ways(
     """
     import torch
 
+    from objdsl.ir.objective import Domain
+
     make = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -179,15 +181,18 @@ def _ways(
     near = log_p.gather(-1, said[..., None]).squeeze(-1)
     columns: dict[str, Any] = {}
     for name, column in objective.columns.items():
+        low, high = objective.formula.domains.get(name, Domain()).two
         match column.indices:
             case ("p", "i", "t", "v"):
                 x = torch.log_softmax(log_p + 0.1 * normal(_ROWS, tokens, words), -1)
             case ("p", "i", "t"):
                 x = near + 0.1 * normal(_ROWS, tokens)
+                if name in objective.formula.domains:
+                    x = torch.where(x > x.mean(), high, low)
             case ("p",):
-                x = torch.ones(_ROWS, device=device)
+                x = torch.full((_ROWS,), high, device=device)
             case _:
-                x = (torch.arange(_ROWS) % 3 == 0).float().to(device)
+                x = torch.where(torch.arange(_ROWS, device=device) % 3 == 0, high, low)
         columns[name] = x
     del log_p
     live = {name: columns.pop(name, None) for name in objective.live}

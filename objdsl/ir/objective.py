@@ -56,6 +56,19 @@ class Domain:
         below = x <= self.upper if self.upper_closed else x < self.upper
         return above and below
 
+    @property
+    def two(self) -> tuple[float, float]:
+        """Two of its numbers, as far as it has two: 0 and 1 if they are among them, else two that
+        are at most 1 apart."""
+        if self.values:
+            return min(self.values), max(self.values)
+        if self.holds(0.0) and self.holds(1.0):
+            return 0.0, 1.0
+        inside = min(self.upper - self.lower, 2.0) / 4
+        low = self.lower if self.lower_closed else self.lower + inside
+        high = self.upper if self.upper_closed else self.upper - inside
+        return (low, min(high, low + 1)) if math.isfinite(low) else (high - 1, high)
+
     def __str__(self) -> str:
         if self.values:
             return "{" + ", ".join(map(decimal, self.values)) + "}"
@@ -71,6 +84,14 @@ class Parameter:
     default: float
     domain: Domain
     span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """`given chosen[p,i] in {0, 1}`: a column of the data whose values lie in a domain."""
+
+    name: str
+    domain: Domain
 
 
 @dataclass(frozen=True)
@@ -130,6 +151,7 @@ class Objective:
     bindings: tuple[Named, ...]
     calls: tuple[Named, ...]
     params: tuple[Parameter, ...]
+    declared: tuple[Declared, ...]
     policies: tuple[Policy, ...]
     sampling: Sampling
     keep: Expr | None
@@ -158,6 +180,11 @@ class Objective:
     def columns(self) -> dict[str, Indices]:
         """The columns of data that it reads, trained ones included, and their indices."""
         return {name: indices for name, indices, _ in sorted(_read(self.nodes))}
+
+    @cached_property
+    def domains(self) -> dict[str, Domain]:
+        """The declared domains of the columns of data."""
+        return {column.name: column.domain for column in self.declared}
 
     @cached_property
     def rewards(self) -> tuple[Column, ...]:
@@ -238,6 +265,11 @@ def column_of(leaf: Expr) -> str | None:
         case Pick():
             return NOISE
     return None
+
+
+def columns_of(policy: str) -> tuple[str, str]:
+    """The columns with the log-probabilities of a policy: of sampled tokens, and of all words."""
+    return f"log_{policy}", f"log_{policy}{DISTRIBUTION}"
 
 
 def read_by(column: str, policies: Iterable[str]) -> str | None:

@@ -105,7 +105,7 @@ def directly(one: Any, objective: objdsl.Objective) -> Numbers:
         log_old=old,
         log_mu=old,
         log_ref=batch.get("ref_per_token_logps", old),
-        reward=torch.tensor(tiny.score(texts)),
+        reward=torch.tensor(tiny.score_for(objective)(texts)),
         truncated=(batch["completion_mask"] * (batch["completion_ids"] == 1)).sum(1) == 0,
         prompt=torch.unique(batch["prompt_ids"], dim=0, return_inverse=True)[1],
         mask=batch["completion_mask"],
@@ -143,7 +143,9 @@ def slow_ones() -> list[Any]:
 @pytest.mark.parametrize("name", [*OBJECTIVES, *slow_ones()])
 def test_the_micro_batches_of_a_step_add_up_to_the_objective(name: str, tmp_path: Path) -> None:
     objective = objdsl.load(name)
-    options = {"model": saved_model(tmp_path)} if "log_ref" in objective.columns else {}
+    options: dict[str, Any] = {"reward_funcs": tiny.score_for(objective)}
+    if "log_ref" in objective.columns:
+        options["model"] = saved_model(tmp_path)
     whole = trainer(objective, tmp_path, num_iterations=2, **options)
     wanted = first_step(whole)
     assert_close(directly(whole, objective), wanted)

@@ -17,6 +17,7 @@ core = pytest.importorskip("verl.trainer.ppo.core_algos")
 algorithm = pytest.importorskip("verl.trainer.config")
 losses = pytest.importorskip("verl.workers.utils.losses")
 
+from domains import nearest  # noqa: E402
 from peers import Data, data, grouped  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from verl.utils import tensordict_utils  # noqa: E402
@@ -162,6 +163,8 @@ def test_micro_batches_add_up_to_the_objective(entry: str) -> None:
     d = grouped()
     d.columns["greedy"] = d["greedy"][torch.tensor(d.step.prompt) * 4]  # one for each prompt
     objective = objdsl.load(entry)
+    for column, domain in objective.formula.domains.items():
+        d.columns[column] = torch.from_numpy(nearest(domain, d[column]))
     name, aggregation = register(objective), MODES[halves(objective).divisor][0]
     greedy = {"reward_baselines": d["greedy"]} if entry == "remax" else {}
     A = advantages(d, name, **greedy)

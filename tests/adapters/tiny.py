@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+import objdsl
 
 WORDS = ["<pad>", "<eos>", "<unk>", *"0123456789+="]
 PROMPTS = ["1+1=", "2+3=", "4+4=", "0+7="]
@@ -35,6 +38,15 @@ def tokenizer() -> Any:
 def score(completions: list[str], **_: Any) -> list[float]:
     """Depends on the words alone, and differs within most groups."""
     return [("3" in text) + 0.25 * text.count("1") for text in completions]
+
+
+def right_or_wrong(completions: list[str], **_: Any) -> list[float]:
+    """The same for objectives that are told of rewards of 0 and 1 alone."""
+    return [float(points > 0.5) for points in score(completions)]
+
+
+def score_for(objective: objdsl.Objective) -> Callable[..., list[float]]:
+    return right_or_wrong if "reward" in objective.formula.domains else score
 
 
 def settings(folder: Path, **options: Any) -> dict[str, Any]:

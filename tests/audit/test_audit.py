@@ -273,6 +273,10 @@ def test_given_columns() -> None:
     text = "given bonus[p,i]\nmaximize mean[p,i] sum[t] ((reward + bonus) * log(pi))"
     assert of(text, given={"bonus": 3}).residual < EXACT
     assert of(text, given={"bonus": lambda words: float(len(words))}).residual > 1e-3
+    text = text.replace("bonus[p,i]", "bonus[p,i] in (0, 1]")
+    assert of(text, given={"bonus": 1}).residual < EXACT
+    with pytest.raises(Unauditable, match=r"'bonus' is 0, outside of its domain \(0, 1\]"):
+        of(text, given={"bonus": 0})
 
 
 def test_a_hidden_layer_cannot_be_audited() -> None:

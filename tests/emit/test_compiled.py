@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from domains import nearest
 
 import objdsl
 from objdsl import gallery
@@ -26,6 +27,8 @@ def columns(objective: objdsl.Objective, packed: bool) -> dict[str, torch.Tensor
             x = torch.ones(8, dtype=torch.float64)
         else:
             x = torch.tensor([1.0, 0, 0, 1, 0.5, 0, 1, 0], dtype=torch.float64)
+        if name in objective.formula.domains:
+            x = torch.from_numpy(nearest(objective.formula.domains[name], x))
         found[name] = x[mask] if packed and x.dim() > 1 else x
     rows = {"lengths": LENGTHS} if packed else {"mask": mask}
     return {**found, **rows, "prompt": torch.arange(8) // 2}

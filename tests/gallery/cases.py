@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from direct import Array, Step
+from domains import nearest
 
 from objdsl.emit.reference import Batch
+from objdsl.ir.objective import Domain
 
 # Hyper-parameters under which the branches of a formula are all taken by random data; where a
 # file is not named here, its own defaults do that.
@@ -46,11 +48,14 @@ POLICIES = ("pi", "old", "mu", "ref", "teacher", "inner", "inner_old")
 VOCABULARY = 3
 
 
-def random_step(seed: int) -> Step:
+def random_step(seed: int, domains: Mapping[str, Domain] | None = None) -> Step:
     """Four prompts with 2 to 5 responses of 1 to 6 tokens, in mixed order.
 
     Rewards are 0 or 1, so that they tie; those of one prompt are all equal, those of another are
     fractions. Some tokens have exactly the same probability under all policies.
+
+    Args:
+        domains: where columns lie; the nearest numbers of it are taken.
     """
     rng = np.random.default_rng(seed)
     prompt = rng.permutation(np.repeat([3, 7, 8, 20], [2, 4, 5, 3])).tolist()
@@ -79,7 +84,7 @@ def random_step(seed: int) -> Step:
         first, second = [i for i in range(n) if prompt[i] == p][:2]
         chosen[[first, second]] = [1, 0]
     value = tokens(1.0)
-    return Step(
+    step = Step(
         prompt=prompt,
         reward=reward,
         now=logs["pi"],
@@ -96,6 +101,9 @@ def random_step(seed: int) -> Step:
         correct=(rng.random(n) < 0.5).astype(float),
         format=rng.normal(size=n),
     )
+    for name, domain in (domains or {}).items():
+        setattr(step, name, nearest(domain, getattr(step, name)))
+    return step
 
 
 def columns(step: Step) -> dict[str, Any]:

@@ -61,9 +61,10 @@ def evaluate(
     return dict(zip(names, total, strict=True)), gradients
 
 
-def the_step_of_one_process(name: str, step: Step, layout: str, kind: str) -> None:
+def the_step_of_one_process(name: str, layout: str, kind: str) -> None:
     rank = dist.get_rank()
     objective = objdsl.load(name, **cases.PARAMS.get(name, {}))
+    step = cases.random_step(7, objective.formula.domains)
     rows = shares(kind, step)
     order = rows[0] + rows[1]
     whole, own = columns(step, order, layout), columns(step, rows[rank], layout)
@@ -109,7 +110,6 @@ def a_mistake_is_known_to_all(step: Step) -> None:
 
 def work(rank: int, folder: Path) -> None:
     with group_of_two(rank, folder):
-        step = cases.random_step(7)
         for name in gallery.names():
             for layout, kind in (
                 ("padded", "groups torn apart"),
@@ -117,7 +117,7 @@ def work(rank: int, folder: Path) -> None:
                 ("padded", "one rank has none"),
             ):
                 try:
-                    the_step_of_one_process(name, step, layout, kind)
+                    the_step_of_one_process(name, layout, kind)
                 except AssertionError as error:
                     raise AssertionError(f"{name}, {layout}, {kind}: {error}") from None
-        a_mistake_is_known_to_all(step)
+        a_mistake_is_known_to_all(cases.random_step(7))

@@ -89,7 +89,8 @@ def test_parameters_are_used(name: str) -> None:
 @entries
 @seeds
 def test_value_is_that_of_the_paper(name: str, seed: int) -> None:
-    objective, step = formula(name), cases.random_step(seed)
+    objective = formula(name)
+    step = cases.random_step(seed, objective.domains)
     values = params(objective)
     (found,) = evaluate([objective.goal], cases.batch(step), values)
     assert found == pytest.approx(by_hand(name, step, values), rel=1e-12, abs=1e-12)
@@ -98,7 +99,8 @@ def test_value_is_that_of_the_paper(name: str, seed: int) -> None:
 @pytest.mark.parametrize("name", ["ppo", "dual_clip"])
 @seeds
 def test_critic_loss_is_that_of_the_paper(name: str, seed: int) -> None:
-    objective, step = formula(name), cases.random_step(seed)
+    objective = formula(name)
+    step = cases.random_step(seed, objective.domains)
     values = params(objective)
     assert objective.critic is not None
     (found,) = evaluate([objective.critic], cases.batch(step), values)
@@ -109,7 +111,8 @@ def test_critic_loss_is_that_of_the_paper(name: str, seed: int) -> None:
 @entries
 def test_gradient_is_that_of_the_paper(name: str) -> None:
     """The derived weights against differences of the direct computation."""
-    objective, step = formula(name), cases.random_step(5)
+    objective = formula(name)
+    step = cases.random_step(5, objective.domains)
     values = params(objective)
     weights = differentiate(objective.goal)
     found = evaluate(list(weights.values()), cases.batch(step), values)
@@ -128,7 +131,7 @@ def test_tensors_agree_with_the_formula(name: str) -> None:
     """Value, weights and reports of the emitted PyTorch against the reference."""
     objective = objdsl.load(name)
     objective = objective.with_params(**cases.PARAMS.get(name, {}))
-    step = cases.random_step(7)
+    step = cases.random_step(7, objective.formula.domains)
     mask, columns = cases.padded(step)
     live = {column: columns.pop(column) for column in objective.live}
     prepared = objective.prepare(mask=mask, prompt=step.prompt, **columns)
@@ -166,7 +169,8 @@ def test_random_steps_take_every_branch(name: str) -> None:
     ]
     taken: list[set[bool]] = [set() for _ in masks]
     for seed in range(8):
-        found = evaluate(masks, cases.batch(cases.random_step(seed)), params(objective))
+        step = cases.random_step(seed, objective.domains)
+        found = evaluate(masks, cases.batch(step), params(objective))
         for values, seen in zip(found, taken, strict=True):
             seen |= set(np.concatenate([np.atleast_1d(x) for x in values]).tolist())
         if all(seen == {True, False} for seen in taken):

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 
 import pytest
 import torch
+from domains import nearest
 
 import objdsl
 from objdsl import driver, gallery
@@ -195,6 +196,8 @@ def test_the_gallery_under_hostile_names(name: str) -> None:
     for column, facts in objdsl.loads(text).columns.items():
         if column not in case.columns:
             case.columns[column] = case.columns[spare[len(facts.indices)]]
+    for column, domain in objdsl.loads(text).formula.domains.items():
+        case.columns[column] = torch.from_numpy(nearest(domain, case.columns[column]))
     held_equal(text, seed, case, packed=bool(seed % 2))
 
 

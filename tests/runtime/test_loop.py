@@ -481,3 +481,23 @@ def test_mismatched_responses_are_those_of_other_prompts(
     data.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ConfigError, match=r"pairs.jsonl row 4: `rejected` is None: the text"):
         run("dpo", output=tmp_path / "null", **options)
+
+
+def test_a_column_of_the_task_lies_where_the_file_says(run: Run, tmp_path: Path) -> None:
+    data, text = tmp_path / "weighed.jsonl", tmp_path / "weighed.obj"
+    rows = [{"prompt": f"{k}?", "answer": str(k), "level": k / 4} for k in range(1, 6)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    text.write_text(
+        "objective weighed\ngiven level[p] in (0, 1]\n"
+        "maximize mean[p,i] (level * reward * sum[t] log(pi))\n"
+    )
+    options = {"task.name": str(data), "warm_start.steps": 0, "rewards": {"exact": 1.0}}
+    with pytest.raises(
+        ConfigError,
+        match=r"weighed.jsonl row 5: the column `level` is 1\.25, outside of its domain \(0, 1\]",
+    ):
+        run(str(text), output=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+    rows.pop()
+    data.write_text("\n".join(map(json.dumps, rows)))
+    assert run(str(text), output=tmp_path / "out", steps=1, **options).steps == 1

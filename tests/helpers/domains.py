@@ -1,0 +1,18 @@
+"""Random data, moved to where a file declares that they lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from objdsl.ir.objective import Domain
+
+
+def nearest(domain: Domain, x: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The numbers of a closed domain that are nearest to those of `x`."""
+    found = np.asarray(x, dtype=np.float64)
+    if not domain.values:
+        return found.clip(domain.lower, domain.upper)
+    values = np.array(sorted(domain.values))
+    return values[np.abs(found[..., None] - values).argmin(-1)]
