@@ -1,10 +1,12 @@
-"""An objective without its terms against a frozen policy, so that its rewards alone are judged."""
+"""An objective without its terms against other policies, so that its rewards alone are judged."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from objdsl.analysis.dependence import depends
+from objdsl.audit.cast import Cast, policies_in
 from objdsl.frozen import dataclass
 from objdsl.ir.build import neg
 from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, topological
@@ -12,44 +14,66 @@ from objdsl.ir.show import Names, names_of, text
 from objdsl.objective import Objective
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bare:
-    """An objective from which terms were taken away, and these as a reader knows them."""
+    """An objective from which terms were taken away, and these."""
 
     objective: Objective
-    taken: tuple[str, ...]
+    terms: tuple[Expr, ...]
+
+    @property
+    def written(self) -> str:
+        """The terms as a reader knows them."""
+        names = names_of(self.objective.formula.bindings)
+        return " and ".join(dict.fromkeys(f"`{_written(term, names)}`" for term in self.terms))
 
 
 def without(objective: Objective, policy: str) -> Bare | None:
     """The objective without the summands that read a policy and no reward; the largest of them,
     wherever in the formula they stand. None if there are none, if the policy is read elsewhere,
     too, or if no gradient is left."""
+    bare = _without(objective, lambda x: policy in policies_in(*topological(x)))
+    return bare if bare and policy not in policies_in(*bare.objective.formula.nodes) else None
+
+
+def apart(objective: Objective, cast: Cast) -> Bare | None:
+    """The objective without the summands that hold policies of several layers against each other,
+    and read no reward. None if there are none, or if no gradient is left."""
+    layers = {"pi", *cast.learners}
+
+    def compares(x: Expr) -> bool:
+        return len({cast.family(name) for name in policies_in(*topological(x))} & layers) > 1
+
+    return _without(objective, compares) if len(layers) > 1 else None
+
+
+def trained_in(*terms: Expr) -> set[str]:
+    """The policies that a gradient reaches in some terms."""
+    stack, seen = [term for term in terms if term.live], set[Expr]()
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack += [child for child in node.children if child.live]
+    return policies_in(*seen)
+
+
+def _without(objective: Objective, holds: Callable[[Expr], bool]) -> Bare | None:
+    """The objective without the summands that read no reward and of which something holds that
+    holds of whatever they are part of."""
     goal = objective.formula.goal
-    taken: dict[Expr, None] = {}
-    bare = _without(goal, policy, taken)
-    if not taken or _reads(bare, policy) or not _trains(bare):
-        return None
-    names = names_of(objective.formula.bindings)
-    written = tuple(dict.fromkeys(_written(part, names) for part in taken))
-    formula = replace(objective.formula, goal=bare, reports=())
-    return Bare(Objective(formula, objective.params), written)
-
-
-def _without(goal: Expr, policy: str, taken: dict[Expr, None]) -> Expr:
-    """The formula with the summands left out, which `taken` collects, outermost first."""
     left_out: dict[Expr, Expr] = {}
     stack, seen = [goal], set[Expr]()
     while stack:
         node = stack.pop()
-        if node in seen or not _reads(node, policy):
+        if node in seen or not holds(node):
             continue
         seen.add(node)
         match node:
             case Binary("add" | "sub", a, b):
-                gone = [x for x in (a, b) if _is_penalty(x, policy)]
+                gone = [x for x in (a, b) if holds(x) and not depends(x).expected]
                 if len(gone) == 1:
                     left_out[node] = gone[0]
-                    taken[gone[0]] = None
                 if len(gone) < 2:  # `log pi - log ref` under a product is one term, not two
                     stack += [x for x in (a, b) if x not in gone]
             case _:
@@ -62,22 +86,16 @@ def _without(goal: Expr, policy: str, taken: dict[Expr, None]) -> Expr:
                 done[node] = neg(rest) if op == "sub" and left_out[node] == a else rest
             case _:
                 done[node] = node.rebuilt(done)
-    return done[goal]
+    bare = done[goal]
+    if not left_out or not any(
+        isinstance(x, LogProb | LogDist) and x.live for x in topological(bare)
+    ):
+        return None
+    formula = replace(objective.formula, goal=bare)
+    return Bare(Objective(formula, objective.params), tuple(dict.fromkeys(left_out.values())))
 
 
 def _written(x: Expr, names: Names) -> str:
     """A term as it stands in the file, where it has a line of its own there."""
     found = x.span.text if x.span is not None else ""
     return found if found and "\n" not in found else text(x, names)
-
-
-def _is_penalty(x: Expr, policy: str) -> bool:
-    return _reads(x, policy) and not depends(x).expected
-
-
-def _reads(x: Expr, policy: str) -> bool:
-    return any(isinstance(n, LogProb | LogDist) and n.policy == policy for n in topological(x))
-
-
-def _trains(x: Expr) -> bool:
-    return any(isinstance(n, LogProb | LogDist) and n.live for n in topological(x))

@@ -81,6 +81,8 @@ class Comparison:
         norm = _over(length.root, size)
         bias = _over(off.root, size)
         variance = _over(got.variance, length.value)
+        if length.value <= 0 and size == 0:  # there is nothing to learn, and nothing is learnt
+            return cls(0.0, 0.0, 1.0, norm, bias, variance)
         if length.value <= 0 or size == 0:
             return cls(1.0, 0.0 if got.noise is None else 1.0, 0.0, norm, bias, variance)
         unit = d / size

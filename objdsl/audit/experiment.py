@@ -11,20 +11,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from objdsl.audit.bare import without
+from objdsl.audit.bare import Bare, apart, trained_in, without
+from objdsl.audit.cast import Cast, cast_of, policies_in
 from objdsl.audit.compare import Comparison, Square, constants, residual
 from objdsl.audit.measure import Expected, Scene, Unauditable, expected, stacks, token_weights
 from objdsl.audit.result import Audit, Figure, Length, Match, Penalty, Row, number
 from objdsl.audit.target import divergences, policy_gradient
 from objdsl.audit.world import Draws, World, all_draws, draw_count, some_draws, world
 from objdsl.frozen import dataclass
-from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN
-from objdsl.ir.nodes import Column, LogDist, LogProb, Others, Reduce
-from objdsl.ir.objective import Domain
+from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, Indices
+from objdsl.ir.nodes import Column, Others, Reduce, topological
+from objdsl.ir.objective import Domain, Sampling
 from objdsl.objective import Objective, load
 
 Given = float | Literal["random"] | Callable[[tuple[int, ...]], float]
-"""A column of the data: a number, noise, or a function of the response's words (0 is EOS)."""
+"""A column of the data: a number, noise, or a function of words (0 is EOS): of the response's; of a
+token's column, of those up to the token; of a column of all words, of those before and the word."""
 
 ON_POLICY = "on policy"
 # Below this a figure is a rounding error of float64, and above it it is not.
@@ -76,44 +78,46 @@ def audit(
     """
     if not isinstance(objective, Objective):
         objective = load(objective)
+    objective = Objective(replace(objective.formula, reports=()), objective.params)
     plan = _plan(objective, group, prompts, words, horizon, samples, policies, seed)
     tables = _given(objective, plan, given or {})
     # Terms against other policies are judged with rewards of 0, in their domain or not.
     objective = Objective(replace(objective.formula, declared=()), objective.params)
-    notes: list[str] = []
+    notes = list(_sampled(objective))
     rows: list[Row] = []
     lengths: tuple[Length, ...] = ()
-    target = _Target(tuple(plan.rewards), ())
-    if plan.rewards:
-        judged = _judged(objective, plan, tables)
+    judged = _judged(objective, plan, tables)
+    target = _Target(judged.cast, judged.kept)
+    if judged.cast.rewarded:
         notes += judged.notes
         kinds = plan.kinds
         cases = [(kinds[0], kind, d) for kind, d in _drifts(drifts)]
         cases += [(kind, ON_POLICY, 0.0) for kind in kinds[1:]]
         found = [_expected(judged, plan, case, tables) for case in cases]
-        target = replace(target, kept=judged.kept).fitted(found[0])
+        target = target.fitted(found[0])
         rows = [_row(case, one, target) for case, one in zip(cases, found, strict=True)]
-        if not judged.kept:
+        if not judged.kept and judged.cast.learners == ("pi",):
             lengths = tuple(_lengths(judged, plan, kinds[0], tables, target))
     else:
-        notes.append("it reads no reward, so there is no policy gradient to compare it with")
+        why = "no policy's gradient changes with a reward" if plan.rewards else "it reads no reward"
+        notes.append(f"{why}, so there is no policy gradient to compare it with")
     if "value" in objective.columns or "value_old" in objective.columns:
         of = " of the plain sum of the rewards" if len(plan.rewards) > 1 else ""
         notes.append(
             f"V and V_old are the exact value function{of}; the critic's own loss is not judged"
         )
-    if objective.sample.policy not in ("mu", "old", "pi"):
-        notes.append(f"responses are drawn from mu, and not from {objective.sample.policy}")
     penalties = []
-    for policy in _frozen(objective):
+    for terms in _oppositions(objective):
         try:
-            penalties.append(_penalty(objective, plan, policy, tables))
+            penalties.append(_penalty(terms, plan, tables))
         except Unauditable as error:
-            notes.append(f"the terms against {policy} are not judged: {error}")
+            notes.append(f"the terms against {terms.against} are not judged: {error}")
+    params = {one.name: objective.params[one.name] for one in objective.formula.used_params}
     return Audit(
-        objective.name, objective.params, plan.world.words, plan.world.horizon, plan.prompts,
-        plan.group, plan.samples is None, plan.draws, policies, target.written, tuple(rows),
-        lengths, tuple(penalties), tuple(notes),
+        objective.name, params, {name: _domain(plan, name) for name in plan.rewards},
+        plan.world.words, plan.world.horizon, plan.prompts, plan.group, plan.samples is None,
+        plan.draws, policies, target.written, tuple(rows), lengths, tuple(penalties),
+        tuple(notes),
     )  # fmt: skip
 
 
@@ -132,6 +136,7 @@ class _Plan:
     """The rewards, by name."""
     domains: Mapping[str, Domain]
     """Where columns of the data lie, by name, as far as that is declared."""
+    cast: Cast
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -150,9 +155,7 @@ class _Plan:
     def draw(self, scene: Scene) -> Draws:
         if self.samples is None:
             return all_draws(self.world.responses, self.prompts, self.group)
-        return some_draws(
-            self.world.chance(scene.policies["mu"]), self.group, self.samples, scene.noise
-        )
+        return some_draws(scene.chance, self.group, self.samples, scene.noise)
 
 
 def _plan(
@@ -183,8 +186,8 @@ def _plan(
     ):
         samples = _SAMPLES[stacked]
     rewards = {column.name: column for column in objective.formula.rewards}
-    domains = objective.formula.domains
-    return _Plan(language, prompts, group, policies, samples, seed, rewards, domains)
+    domains, cast = objective.formula.domains, cast_of(objective.formula)
+    return _Plan(language, prompts, group, policies, samples, seed, rewards, domains, cast)
 
 
 def _has_groups(objective: Objective) -> bool:
@@ -216,22 +219,80 @@ def _scenes(
 ) -> Iterator[Scene]:
     """The random policies of a plan. They, their rewards and the direction of the noise are the
     same for every kind and size of drift, so that rows can be compared."""
+    cast = plan.cast
     for k in range(plan.policies):
         generator = torch.Generator().manual_seed(plan.seed + k)
 
         def normal(generator: torch.Generator = generator) -> Tensor:
             return torch.randn(plan.shape, dtype=torch.float64, generator=generator)
 
-        pi = normal()
-        noise = drift * normal()
+        def versions(normal: Callable[[], Tensor] = normal) -> tuple[Tensor, Tensor]:
+            return normal(), drift * normal()
+
+        def apart(pi: Tensor, noise: Tensor) -> dict[str, Tensor]:
+            old = pi + noise if kind == "stale" else pi
+            return {"pi": pi, "old": old, "mu": old + noise if kind == "mismatch" else old}
+
+        policies = apart(*versions())
         rewards = {
             name: _reward(column, reward, plan, generator) for name, column in plan.rewards.items()
         }
-        old = pi + noise if kind == "stale" else pi
-        mu = old + noise if kind == "mismatch" else old
-        policies = {"pi": pi, "old": old, "mu": mu}
-        policies |= {name: normal() for name in others} | dict.fromkeys(at_rest, old)
-        yield Scene(plan.world, policies, rewards, tables, generator)
+        known = {*policies, *cast.hidden}
+        policies |= {name: normal() for name in others if name not in known}
+        layers = {layer: apart(*versions()) for layer in cast.layers}
+        policies |= {name: layers[layer][of] for name, (of, layer) in cast.hidden.items()}
+        policies |= dict.fromkeys(at_rest, policies["old"])
+        policies.setdefault(cast.sampler, policies["mu"])
+        policies = _truncated(policies, cast)
+        yield Scene(plan.world, policies, rewards, tables, generator, cast.sampler)
+
+
+def _truncated(policies: dict[str, Tensor], cast: Cast) -> dict[str, Tensor]:
+    """Policies among the words that the sampler keeps: its own, and with `keep_mask` all."""
+    sampling = cast.formula.sampling
+    logits = policies[cast.sampler]
+    dropped = torch.zeros_like(logits, dtype=torch.bool)
+    if sampling.top_k is not None:
+        least = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
+        dropped |= logits < least
+    if sampling.top_p < 1:
+        chance, order = logits.masked_fill(dropped, -torch.inf).softmax(-1).sort(descending=True)
+        dropped |= torch.empty_like(dropped).scatter_(
+            -1, order, chance.cumsum(-1) - chance >= sampling.top_p
+        )
+    own = {cast.sampler} if cast.sampler in cast.hidden else {cast.sampler, "mu"}
+    cut = policies if sampling.keep_mask else own
+    return policies | {name: policies[name].masked_fill(dropped, -torch.inf) for name in cut}
+
+
+def _sampled(objective: Objective) -> Iterator[str]:
+    """What is to be known of how responses are drawn."""
+    sampling, cast = objective.sample, cast_of(objective.formula)
+    if cast.sampler != "mu" and cast.sampler not in cast.hidden:
+        yield (
+            f"responses are drawn from {cast.sampler}, which stands where mu does: "
+            "on policy it is pi"
+        )
+    if sampling.temperature != 1:
+        yield f"all policies are those at temperature {sampling.temperature:g}"
+    if _truncates(sampling):
+        yield (
+            "all policies are those among the words that the sampler keeps"
+            if sampling.keep_mask
+            else "mu draws among the words that it keeps, and other policies are of all words"
+        )
+    if sampling.experts:
+        yield "a table of logits has no experts: what their routing changes is not judged"
+    for name in cast.learners:
+        if name in cast.hidden:
+            yield (
+                f"{name} has random logits of its own, and a gradient by them is one by all layers "
+                "below"
+            )
+
+
+def _truncates(sampling: Sampling) -> bool:
+    return sampling.top_p < 1 or sampling.top_k is not None
 
 
 def _reward(column: Column, kind: str, plan: _Plan, generator: torch.Generator) -> Tensor:
@@ -283,14 +344,22 @@ def _is_bounded(column: Column) -> bool:
     return bool(column.values) or isfinite(column.lower) or isfinite(column.upper)
 
 
+def _domain(plan: _Plan, reward: str) -> str:
+    """Where a reward is drawn from, where it is not of two values."""
+    domain = plan.domains.get(reward, Domain())
+    return "any number" if domain == Domain() else str(domain)
+
+
 def _columns(objective: Objective) -> dict[str, Column]:
     nodes = objective.formula.nodes
     return {node.name: node for node in nodes if isinstance(node, Column)}
 
 
 def _given(objective: Objective, plan: _Plan, given: Mapping[str, Given]) -> dict[str, Tensor]:
-    """The tables of the columns that the file declares: `[P, Y]`, or `[P, 1]` of a prompt."""
+    """The tables of the columns that the file declares: `[P, Y]`, `[P, 1]` of a prompt, and
+    `[P, Y, T]` and `[P, Y, T, K]` of tokens and of all words."""
     generator = torch.Generator().manual_seed(plan.seed - 1)
+    world = plan.world
     found: dict[str, Tensor] = {}
     for name, column in _columns(objective).items():
         if name in plan.rewards or name in ("truncated", "V", "V_old"):
@@ -300,30 +369,19 @@ def _given(objective: Objective, plan: _Plan, given: Mapping[str, Given]) -> dic
                 f"{objective.name} reads the column {name!r}: pass a number, or `random`, as in "
                 f"--given {name}=random (in Python a function of the response's words, too)"
             )
-        if column.over not in (PROMPT, RESPONSE, TOKEN):
-            raise Unauditable(f"the column {name!r} is of words that were not sampled")
-        shape: tuple[int, ...] = (
-            plan.prompts,
-            1 if column.over == PROMPT else plan.world.responses,
-        )
-        if column.over == TOKEN:
-            shape = (*shape, plan.world.horizon)
+        shape = (plan.prompts, *_SHAPES[column.over](world))
         how = given[name]
-        if callable(how) and column.over == TOKEN:
-            raise Unauditable(f"the column {name!r} is of tokens: pass a number, or `random`")
         if how == "random":
-            declared = _is_bounded(column)
             table = torch.rand(shape, dtype=torch.float64, generator=generator)
-            if declared:
+            if _is_bounded(column):
                 table = _in_domain(column, torch.special.ndtri(table))
         elif callable(how):
-            texts = zip(plan.world.tokens.tolist(), plan.world.lengths.tolist(), strict=True)
-            each = [float(how(tuple(text[:n]))) for text, n in texts]
-            table = torch.tensor(each[: shape[1]], dtype=torch.float64).expand(shape)
+            table = _of_texts(column, world, how).expand(shape)
         else:
             table = torch.full(shape, float(how), dtype=torch.float64)
         domain = plan.domains.get(name, Domain())
-        wrong = [x for x in table.flatten().tolist() if not domain.holds(x)]
+        drawn = table[:, world.mask] if column.over in (TOKEN, WORD) else table
+        wrong = [x for x in drawn.flatten().tolist() if not domain.holds(x)]
         if wrong:
             raise Unauditable(
                 f"the column {name!r} is {wrong[0]:g}, outside of its domain {domain}"
@@ -332,11 +390,34 @@ def _given(objective: Objective, plan: _Plan, given: Mapping[str, Given]) -> dic
     return found
 
 
-def _frozen(objective: Objective) -> tuple[str, ...]:
-    """The policies that are neither trained nor sampled from: `ref`, a teacher."""
-    leaves = objective.formula.leaves.values()
-    names = {x.policy for x in leaves if isinstance(x, LogProb | LogDist) and not x.live}
-    return tuple(sorted(names - {"pi", "old", "mu"}))
+_SHAPES: dict[Indices, Callable[[World], tuple[int, ...]]] = {
+    PROMPT: lambda world: (1,),
+    RESPONSE: lambda world: (world.responses,),
+    TOKEN: lambda world: (world.responses, world.horizon),
+    WORD: lambda world: (world.responses, world.horizon, world.words),
+}
+
+
+def _of_texts(column: Column, world: World, how: Callable[[tuple[int, ...]], float]) -> Tensor:
+    """A column that is a function of words: `[Y]`, `[Y, T]` or `[Y, T, K]`; 0 in the padding."""
+    texts = zip(world.tokens.tolist(), world.lengths.tolist(), strict=True)
+    responses = [tuple(text[:n]) for text, n in texts]
+    if column.over == PROMPT:
+        raise Unauditable(
+            f"the column {column.name!r} is of a prompt, which has no words: pass a number, or "
+            "`random`"
+        )
+    if column.over == RESPONSE:
+        return torch.tensor([float(how(y)) for y in responses], dtype=torch.float64)
+    table = torch.zeros(_SHAPES[column.over](world), dtype=torch.float64)
+    for k, y in enumerate(responses):
+        for t in range(len(y)):
+            if column.over == TOKEN:
+                table[k, t] = float(how(y[: t + 1]))
+            else:
+                words = [float(how((*y[:t], v))) for v in range(world.words)]
+                table[k, t] = table.new_tensor(words)
+    return table
 
 
 @dataclass(frozen=True)
@@ -344,7 +425,7 @@ class _Judged:
     """What is compared with the gradient of the rewards, and with what else.
 
     Attributes:
-        objective: without the terms against frozen policies that could be taken away.
+        objective: without the terms against other policies that could be taken away.
         kept: the policies that have a part in what rewards are multiplied by, so that what is meant
             is `E[reward] - c KL(pi || policy)`.
     """
@@ -353,23 +434,32 @@ class _Judged:
     kept: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def cast(self) -> Cast:
+        return cast_of(self.objective.formula)
+
 
 def _judged(objective: Objective, plan: _Plan, tables: Mapping[str, Tensor]) -> _Judged:
     """The objective without its penalties, as far as taking them away leaves alone what rewards
     are multiplied by."""
     kept, notes = [], []
-    for policy in _frozen(objective):
-        bare = without(objective, policy)
-        if bare is not None and _same_for_rewards(objective, bare.objective, plan, tables):
-            objective = bare.objective
-            terms = " and ".join(f"`{part}`" for part in bare.taken)
-            notes.append(f"rewards are judged without {terms}")
-        else:
+
+    def taken(bare: Bare | None) -> bool:
+        nonlocal objective
+        if bare is None or not _same_for_rewards(objective, bare.objective, plan, tables):
+            return False
+        objective = bare.objective
+        notes.append(f"rewards are judged without {bare.written}")
+        return True
+
+    for policy in plan.cast.references:
+        if not taken(without(objective, policy)):
             kept.append(policy)
             notes.append(
                 f"{policy} has a part in what rewards are multiplied by and stays: what is meant "
                 f"is taken to be E[reward] - c KL(pi || {policy}), c as it fits best"
             )
+    taken(apart(objective, plan.cast))
     return _Judged(objective, tuple(kept), tuple(notes))
 
 
@@ -378,15 +468,14 @@ def _same_for_rewards(
 ) -> bool:
     """Whether the weights of two objectives change alike with the rewards, on policy, where the
     frozen policies are `old`, too."""
-    others = _frozen(objective)
+    others = plan.cast.references
     changes: list[list[dict[str, Tensor]]] = []
     for which in (objective, bare):
         weights: list[dict[str, Tensor]] = []
         for kind in ("real", "binary", "none"):
             scene = next(_scenes(plan, kind, ON_POLICY, 0.0, tables, (), others))
-            mu = scene.world.chance(scene.policies["mu"])
             generator = torch.Generator().manual_seed(plan.seed)
-            response = some_draws(mu, plan.group, 8, generator).response
+            response = some_draws(scene.chance, plan.group, 8, generator).response
             try:
                 weights.append(token_weights(which, scene, response))
             except Unauditable:
@@ -408,24 +497,37 @@ def _same_for_rewards(
 
 @dataclass(frozen=True)
 class _Target:
-    """What is meant: the gradient of a sum of expected rewards, less that of divergences.
+    """What is meant: the gradient of a sum of expected rewards, less that of divergences; of each
+    policy that rewards train.
 
     Attributes:
+        kept: the policies that divergences are from.
         constants: of each reward and of each divergence, up to a scale of each policy; empty where
             there is one reward and nothing else.
     """
 
-    rewards: tuple[str, ...]
+    cast: Cast
     kept: tuple[str, ...]
     constants: tuple[float, ...] = ()
 
+    @property
+    def _rewards(self) -> list[tuple[str, str]]:
+        return [(name, reward) for name in self.cast.rewarded for reward in self.cast.rewards]
+
+    @property
+    def _divergences(self) -> list[tuple[str, str]]:
+        return [(name, policy) for name in self.cast.rewarded for policy in self.kept]
+
     def directions(self, scene: Scene) -> Tensor:
-        """The gradients that the constants stand before, `[P * S * K, K]`."""
-        pi = scene.policies["pi"]
-        found = [policy_gradient(scene.world, pi, scene.rewards[name]) for name in self.rewards]
-        for policy in self.kept:
-            whole = divergences(scene.world, pi, scene.policies[policy])[0]
-            found.append(-whole.gradient)
+        """The gradients that the constants stand before, `[P * L * S * K, C]`."""
+        world, policies, rewards = scene.world, scene.policies, scene.rewards
+        found = [
+            _joint(self.cast, scene, name, policy_gradient(world, policies[name], rewards[reward]))
+            for name, reward in self._rewards
+        ]
+        for name, other in self._divergences:
+            whole = divergences(world, policies[name], policies[other], scene.chance)[0]
+            found.append(-_joint(self.cast, scene, name, whole.gradient))
         return torch.stack(found, dim=1)
 
     def gradient(self, scene: Scene) -> Tensor:
@@ -437,7 +539,7 @@ class _Target:
 
     def fitted(self, found: list[tuple[Scene, Expected]]) -> _Target:
         """With the constants that come nearest to what was found."""
-        if len(self.rewards) + len(self.kept) == 1:
+        if len(self._rewards) + len(self._divergences) == 1:
             return self
         pairs = [(got, self.directions(scene)) for scene, got in found]
         return replace(self, constants=tuple(constants(pairs).tolist()))
@@ -445,24 +547,33 @@ class _Target:
     @property
     def written(self) -> str:
         """`E[0.8 correct + 0.2 format] - 0.05 KL(pi || ref)`."""
-        factors = self.constants or (1.0,) * len(self.rewards)
-        parts = [
-            (f"{number(c)} " if self.constants else "") + name
-            for name, c in zip(self.rewards, factors, strict=False)
-        ]
+        pairs = self._rewards
+        factors = self.constants or (1.0,) * len(pairs)
+        within: dict[str, list[str]] = {}
+        for (name, reward), c in zip(pairs, factors, strict=False):
+            term = f"{number(c)} {reward}" if self.constants else reward
+            within.setdefault(name, []).append(term)
+        expectations = (
+            f"E{'' if name == 'pi' else f'_{name}'}[{' + '.join(terms)}]"
+            for name, terms in within.items()
+        )
         minus = [
-            f" - {number(c)} KL(pi || {policy})"
-            for policy, c in zip(self.kept, factors[len(self.rewards) :], strict=True)
+            f" - {number(c)} KL({name} || {policy})"
+            for (name, policy), c in zip(self._divergences, factors[len(pairs) :], strict=True)
         ]
-        return f"E[{' + '.join(parts)}]{''.join(minus)}"
+        return " + ".join(expectations) + "".join(minus)
+
+
+def _joint(cast: Cast, scene: Scene, name: str, gradient: Tensor) -> Tensor:
+    """A gradient by the logits of a policy, `[P * S * K]`, as one by all tables that learn."""
+    return cast.joint({name: gradient.view(len(scene.policies[name]), -1)}).flatten()
 
 
 def _expected(
     judged: _Judged, plan: _Plan, case: tuple[str, str, float], tables: Mapping[str, Tensor]
 ) -> list[tuple[Scene, Expected]]:
     """The expected gradient of every random policy, of one kind of policies and rewards."""
-    others = _frozen(judged.objective)
-    scenes = _scenes(plan, *case, tables, others)
+    scenes = _scenes(plan, *case, tables, plan.cast.references)
     return [(scene, expected(judged.objective, scene, plan.draw(scene))) for scene in scenes]
 
 
@@ -497,12 +608,12 @@ def _lengths(
     weight = torch.zeros(world.horizon + 1, 2, dtype=torch.float64)
     true = torch.zeros_like(weight)
     factors = target.constants or (1.0,)
-    for scene in _scenes(plan, reward, ON_POLICY, 0.0, tables, _frozen(objective)):
+    for scene in _scenes(plan, reward, ON_POLICY, 0.0, tables, plan.cast.references):
         pi = scene.policies["pi"]
         chance = world.chance(pi)
         total = torch.zeros_like(chance)
         centred = dict(scene.rewards)
-        for factor, name in zip(factors, target.rewards, strict=False):
+        for factor, name in zip(factors, target.cast.rewards, strict=False):
             table = scene.rewards[name]
             by_token = table.dim() == 3
             whole = table.sum(-1) if by_token else table
@@ -514,7 +625,8 @@ def _lengths(
         scene = replace(scene, rewards=centred)
         got = expected(objective, scene, plan.draw(scene))
         d = target.gradient(scene)
-        c = float(got.mean @ d) / float(d @ d)
+        size = float(d @ d)
+        c = float(got.mean @ d) / size if size else 0.0
         if c <= EXACT or not bool(got.weights.any()):
             return
         index = (world.lengths.expand_as(advantage), (advantage > 0).long())
@@ -527,30 +639,71 @@ def _lengths(
         yield Length(n, above, below)
 
 
-def _penalty(
-    objective: Objective, plan: _Plan, policy: str, tables: Mapping[str, Tensor]
-) -> Penalty:
-    """What the terms against a frozen policy descend, on policy, with rewards of 0.
+@dataclass(frozen=True)
+class _Terms:
+    """Terms against a policy.
 
-    Other frozen policies are `old`: their log-ratios are 0.
+    Attributes:
+        objective: what is evaluated at reward 0.
+        learners: the policies that they train.
     """
-    at_rest = tuple(other for other in _frozen(objective) if other != policy)
+
+    objective: Objective
+    against: str
+    learners: tuple[str, ...]
+
+
+def _oppositions(objective: Objective) -> Iterator[_Terms]:
+    """The policies that others are held against: those that stand still, and then those of other
+    layers."""
+    cast = cast_of(objective.formula)
+    between = apart(objective, cast)
+    rest = between.objective if between else objective
+    for policy in cast.references:
+        bare = without(rest, policy)
+        learners = trained_in(*bare.terms) if bare else set[str]()
+        yield _Terms(rest, policy, tuple(x for x in cast.learners if x in learners or not learners))
+    pairs = {
+        (learner, other)
+        for term in (between.terms if between else ())
+        for learner in trained_in(term) or cast.learners
+        for other in {cast.family(name) for name in policies_in(*topological(term))}
+        if other != learner and other in ("pi", *cast.learners)
+    }
+    for other in sorted({other for _, other in pairs}):
+        learners = {learner for learner, against in pairs if against == other}
+        yield _Terms(objective, other, tuple(x for x in cast.learners if x in learners))
+
+
+def _penalty(terms: _Terms, plan: _Plan, tables: Mapping[str, Tensor]) -> Penalty:
+    """What the terms against a policy descend, on policy, with rewards of 0.
+
+    Other policies that stand still are `old`: their log-ratios are 0.
+    """
+    policy, cast = terms.against, cast_of(terms.objective.formula)
+    at_rest = tuple(other for other in plan.cast.references if other != policy)
     shares, compared = [], []
     for scene in _scenes(plan, "none", ON_POLICY, 0.0, tables, (policy,), at_rest):
-        got = expected(objective, scene, plan.draw(scene))
+        got = expected(terms.objective, scene, plan.draw(scene))
         size = Square.of(got.mean, got.noise)
         shares.append(0.0 if size.is_nothing else sqrt(size.value / (size.value + got.variance)))
         down = replace(got, mean=-got.mean)
-        found = divergences(scene.world, scene.policies["pi"], scene.policies[policy])
-        compared.append([(one, Comparison.of(down, one.gradient)) for one in found])
-    matches = []
+        matches = []
+        for name in terms.learners:
+            logits, other = scene.policies[name], scene.policies[policy]
+            for one in divergences(scene.world, logits, other, scene.chance):
+                gradient = _joint(cast, scene, name, one.gradient)
+                of = "" if name == "pi" else f" ({name})"
+                meaning = one.meaning.replace("pi", name)
+                matches.append((one.name + of, meaning, Comparison.of(down, gradient)))
+        compared.append(matches)
+    found = []
     for same in zip(*compared, strict=True):
-        residuals, interval = residual([x for _, x in same])
-        cosine = Figure.of([x.cosine for _, x in same], worst="min")
-        matches.append(
-            Match(same[0][0].name, same[0][0].meaning, cosine, Figure.of(residuals), interval)
-        )
+        residuals, interval = residual([x for _, _, x in same])
+        cosine = Figure.of([x.cosine for _, _, x in same], worst="min")
+        name, meaning, _ = same[0]
+        found.append(Match(name, meaning, cosine, Figure.of(residuals), interval))
     share = Figure.of(shares)
-    exact = (x.divergence for x in matches if x.interval is None and x.residual.worst < EXACT)
+    exact = (x.divergence for x in found if x.interval is None and x.residual.worst < EXACT)
     descends = "nothing" if share.worst < EXACT else next(exact, None)
-    return Penalty(policy, share, descends, tuple(matches))
+    return Penalty(policy, share, descends, tuple(found))

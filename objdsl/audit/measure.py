@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from objdsl.audit.cast import cast_of
 from objdsl.audit.world import Draws, World
 from objdsl.diagnostic import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.ir.nodes import Binary, Const, Expr, Param, Pick, Reduce, Top, Unary, topological
+from objdsl.ir.objective import DISTRIBUTION
 from objdsl.objective import Objective
 
 # Draws that one call evaluates where they can be stacked; bounds the memory.
 _CHUNK = 4096
-_ANSWERS = ("log_pi", "log_pi_dist", "value")
 
 
 class Unauditable(ObjdslError, ValueError):
@@ -34,10 +35,12 @@ class Scene:
     """What an optimizer step is drawn from.
 
     Attributes:
-        policies: logits `[P, S, K]` of `pi`, `old`, `mu` and of every other policy.
+        policies: logits `[P, S, K]` of `pi`, `old`, `mu` and of every other policy; -inf for words
+            that never come.
         rewards: by name, `[P, Y]`, or `[P, Y, T]` where they are of tokens.
-        given: other columns, `[P, Y]` or `[P, Y, T]`, or `[P, 1]` if they belong to a prompt.
+        given: other columns, `[P, Y]`, `[P, Y, T]` or `[P, Y, T, K]`, or `[P, 1]` of a prompt.
         noise: draws what `pick` picks.
+        sampler: the policy that responses are drawn from.
     """
 
     world: World
@@ -45,6 +48,12 @@ class Scene:
     rewards: Mapping[str, Tensor]
     given: Mapping[str, Tensor] = field(default_factory=dict)
     noise: torch.Generator | None = None
+    sampler: str = "mu"
+
+    @property
+    def chance(self) -> Tensor:
+        """`[P, Y]`, how often each response is drawn."""
+        return self.world.chance(self.policies[self.sampler])
 
     def tables(self, columns: Mapping[str, Any]) -> dict[str, Tensor]:
         """The columns by prompt and response, `[P, Y]`, `[P, Y, T]` or `[P, Y, T, K]`."""
@@ -63,7 +72,7 @@ class Scene:
                 found[name] = world.value(old, sum(to_go, start=nothing))
             elif name in self.given:
                 table = self.given[name]
-                found[name] = table if table.dim() == 3 else table.expand(shape)
+                found[name] = table if table.dim() > 2 else table.expand(shape)
             elif policy in self.policies and name.startswith("log_"):
                 of = world.log_dist if name.endswith("_dist") else world.log_prob
                 found[name] = of(self.policies[policy])
@@ -89,29 +98,38 @@ class Expected:
 
 
 def expected(objective: Objective, scene: Scene, draws: Draws) -> Expected:
-    """`E[g]` and `tr Cov(g)` of a step that is drawn from `mu`.
+    """`E[g]` and `tr Cov(g)` of a step that is drawn from the sampler, by all tables that learn.
 
     Raises:
-        Unauditable: it trains an input, or reads a column, that a table does not have; or it is
-            not finite on a draw that can happen.
+        Unauditable: it reads a column that a table does not have, or is not finite on a draw that
+            can happen.
     """
-    world, pi, mu = scene.world, scene.policies["pi"], scene.policies["mu"]
-    chance = draws.chance(world.chance(mu))
-    scores, word_scores = world.scores(pi), world.word_scores(pi)
-    mean, square, weights = pi.new_zeros(pi.numel()), 0.0, pi.new_zeros(scores.shape[:-1])
-    second = None if draws.exact else pi.new_zeros(pi.numel(), pi.numel())
-    for part in torch.split(torch.arange(len(draws)), _CHUNK):
-        response, q = draws.response[part], chance[part]
+    world, cast = scene.world, cast_of(objective.formula)
+    chance = draws.chance(scene.chance)
+    happens = chance > 0
+    drawn, chance = draws.response[happens], chance[happens]
+    word_scores = {name: world.word_scores(scene.policies[name]) for name in cast.learners}
+    scores = {name: world.taken(scores) for name, scores in word_scores.items()}
+    prompts, responses, horizon, size = next(iter(scores.values())).shape
+    size *= prompts * cast.tables
+    mean, square = chance.new_zeros(size), 0.0
+    weights = chance.new_zeros(prompts, responses, horizon)
+    second = None if draws.exact else chance.new_zeros(size, size)
+    for part in torch.split(torch.arange(len(drawn)), _CHUNK):
+        response, q = drawn[part], chance[part]
         w = token_weights(objective, scene, response)
-        g = pi.new_zeros(len(part), len(pi), scores.shape[-1])
+        by_response = {name: _by_response(x, response, world) for name, x in w.items()}
         if "log_pi" in w:
-            by_response = _by_response(w["log_pi"], response, world)
-            g += torch.einsum("mpyt,pytd->mpd", by_response, scores)
-            weights += torch.einsum("m,mpyt->pyt", q, by_response)
-        if "log_pi_dist" in w:
-            by_response = _by_response(w["log_pi_dist"], response, world)
-            g += torch.einsum("mpytv,pytvd->mpd", by_response, word_scores)
-        g = g.flatten(1)
+            weights += torch.einsum("m,mpyt->pyt", q, by_response["log_pi"])
+        by_logits = {}
+        for name in cast.learners:
+            g = q.new_zeros(len(part), prompts, scores[name].shape[-1])
+            if (of_tokens := by_response.get(f"log_{name}")) is not None:
+                g += torch.einsum("mpyt,pytd->mpd", of_tokens, scores[name])
+            if (of_words := by_response.get(f"log_{name}{DISTRIBUTION}")) is not None:
+                g += torch.einsum("mpytv,pytvd->mpd", of_words, word_scores[name])
+            by_logits[name] = g
+        g = cast.joint(by_logits).flatten(1)
         mean += q @ g
         square += float(q @ (g * g).sum(-1))
         if second is not None:
@@ -128,14 +146,9 @@ def token_weights(objective: Objective, scene: Scene, response: Tensor) -> dict[
     """The weights of some draws `[M, P, G]`, each as if it were the whole step.
 
     Returns:
-        `[M, P, G, T]` for `log_pi`, and `[M, P, G, T, K]` for `log_pi_dist`, where it is trained.
+        `[M, P, G, T]` for `log_pi`, and `[M, P, G, T, K]` for `log_pi_dist`; so for all policies
+        that are trained.
     """
-    strange = [name for name in objective.live if name not in _ANSWERS]
-    if strange:
-        raise Unauditable(
-            f"{objective.name} trains {strange[0]}, which is read off a hidden layer; "
-            "a table of logits has none"
-        )
     tables = scene.tables(objective.columns)
     if stacks(objective):
         found = _step(objective, scene, tables, response, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from io import StringIO
 
 from rich.box import SIMPLE_HEAD
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from objdsl.audit.result import Audit, Figure, Length, Penalty, Row, number
+from objdsl.ir.indices import decimal
 
 # A residual below is a rounding error; one above the other is nothing to shrug at.
 _EXACT, _LARGE = 1e-8, 0.1
@@ -63,7 +65,19 @@ def _heading(audit: Audit) -> Text:
         (audit.objective, "bold"),
         f"  {how}\n{step}, {audit.words} words, at most {count(audit.horizon, 'token')}; "
         f"mean (worst) over {count(audit.policies, 'random policy', 'random policies')}",
+        *(f"\n{line}" for line in _settings(audit)),
     )
+
+
+def _settings(audit: Audit) -> Iterator[str]:
+    if audit.params:
+        yield "at " + ", ".join(f"{name} = {decimal(x)}" for name, x in audit.params.items())
+    if audit.rewards:
+        domains = "; ".join(
+            f"{name} {domain if domain == 'any number' else f'in {domain}'}"
+            for name, domain in audit.rewards.items()
+        )
+        yield f"rewards: {domains}"
 
 
 def _table(*columns: str) -> Table:

@@ -105,6 +105,8 @@ class Audit:
     """The measured bias of an objective. `str` is the table that `objdsl audit` prints.
 
     Attributes:
+        params: the values of the hyper-parameters that it reads.
+        rewards: where each reward is drawn from in the rows of real rewards.
         exact: whether all draws are summed; if not, `draws` of them are averaged.
         draws: the number of optimizer steps evaluated for each policy.
         policies: the number of random policies that figures are taken over.
@@ -114,6 +116,7 @@ class Audit:
 
     objective: str
     params: dict[str, float]
+    rewards: dict[str, str]
     words: int
     horizon: int
     prompts: int
@@ -155,7 +158,7 @@ def number(x: float) -> str:
         return "0"
     if abs(x) < 1e-3:
         return f"{x:.0e}"
-    return f"{x:.3f}" if abs(x) < 1 else f"{x:.2f}" if abs(x) < 100 else f"{x:.0f}"
+    return f"{x:.3f}" if abs(x) < 0.9995 else f"{x:.2f}" if abs(x) < 100 else f"{x:.0f}"
 
 
 def _or_none(x: float) -> float | None:

@@ -33,31 +33,36 @@ class Divergence(NamedTuple):
     gradient: Tensor
 
 
-def divergences(world: World, pi: Tensor, q: Tensor) -> list[Divergence]:
-    """What a penalty against `q` may descend. `X_t = log(q_t / pi_t)`.
+def divergences(world: World, pi: Tensor, q: Tensor, visits: Tensor) -> list[Divergence]:
+    """What a penalty against `q` may descend. `X_v = log(q_v / pi_v)` of a word, `X` of a response.
 
-    "per token" sums the divergence of the next-word distributions over the states that `pi`
-    visits, and holds these visits fixed: it is the gradient of that sum only as far as the choice
+    "per token" sums the divergence of the next-word distributions over the states that are
+    visited, and holds these visits fixed: it is the gradient of that sum only as far as the choice
     of a word does not change which states come later. "whole response" is the divergence between
     the two distributions over responses.
+
+    Args:
+        visits: `[P, Y]`, how often responses are drawn.
     """
-    chance, x = world.chance(pi), world.log_prob(q) - world.log_prob(pi)
-    here = chance[..., None]
+    p = world.log_dist(pi).exp()
+    x = torch.where(p > 0, world.log_dist(q) - world.log_dist(pi), 0.0)
+    chance = world.chance(pi)
+    whole = torch.where(world.mask, world.taken(x), 0.0).sum(-1)
     return [
         Divergence(
             "reverse KL, whole response",
             "KL(pi || q) over responses",
-            _sum(world, pi, here * -x.sum(-1, keepdim=True)),
+            _sum(world, pi, (chance * -whole)[..., None]),
         ),
         Divergence(
             "reverse KL, per token",
             "sum over visited states of KL(pi || q), visits held fixed",
-            _sum(world, pi, here * -x),
+            _sum_of_words(world, pi, visits, p * -x),
         ),
         Divergence(
             "forward KL, per token",
             "sum over visited states of KL(q || pi), visits held fixed",
-            _sum(world, pi, here * (1 - x.exp())),
+            _sum_of_words(world, pi, visits, p * (1 - x.exp())),
         ),
         Divergence(
             "forward KL, whole response",
@@ -71,3 +76,9 @@ def _sum(world: World, pi: Tensor, weight: Tensor) -> Tensor:
     """`mean_p sum_y sum_t weight s_t`, for a weight `[P, Y, T]` or `[P, Y, 1]`."""
     weight = weight.expand(-1, *world.mask.shape)
     return torch.einsum("pyt,pytd->pd", weight, world.scores(pi)).flatten() / len(pi)
+
+
+def _sum_of_words(world: World, pi: Tensor, visits: Tensor, weight: Tensor) -> Tensor:
+    """`mean_p sum_y visits sum_t sum_v weight s_v`, for a weight `[P, Y, T, K]`."""
+    scores = world.word_scores(pi)
+    return torch.einsum("py,pytv,pytvd->pd", visits, weight, scores).flatten() / len(pi)

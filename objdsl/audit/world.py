@@ -59,9 +59,7 @@ class World:
 
     def log_prob(self, logits: Tensor) -> Tensor:
         """`log pi(y_t | y_<t)`: from `[P, S, K]` to `[P, Y, T]`, 0 in the padding."""
-        index = self.tokens.expand(len(logits), -1, -1)[..., None]
-        taken = self.log_dist(logits).gather(-1, index).squeeze(-1)
-        return torch.where(self.mask, taken, 0.0)
+        return torch.where(self.mask, self.taken(self.log_dist(logits)), 0.0)
 
     def chance(self, logits: Tensor) -> Tensor:
         """`pi(y)`: from `[P, S, K]` to `[P, Y]`. Sums to 1 over the responses."""
@@ -70,18 +68,25 @@ class World:
     def word_scores(self, logits: Tensor) -> Tensor:
         """`grad log pi(v | y_<t)` by all logits of a prompt: `[P, Y, T, K, S * K]`.
 
-        A softmax has the gradient `e_v - pi` by the logits of its own state, and 0 by others.
+        A softmax has the gradient `e_v - pi` by the logits of its own state, and 0 by others; a
+        word that never comes has none.
         """
         here = torch.nn.functional.one_hot(self.state, self.states).to(logits.dtype)
         here = here * self.mask[..., None]
         pi = logits.softmax(-1)[:, self.state]
         own = torch.eye(self.words, dtype=logits.dtype) - pi[..., None, :]
+        own = own * (pi > 0)[..., None]
         return torch.einsum("yts,pytvk->pytvsk", here, own).flatten(-2)
 
     def scores(self, logits: Tensor) -> Tensor:
         """`s_t = grad log pi(y_t | y_<t)` by all logits of a prompt: `[P, Y, T, S * K]`."""
-        one_hot = torch.nn.functional.one_hot(self.tokens, self.words).to(logits.dtype)
-        return torch.einsum("ytv,pytvd->pytd", one_hot, self.word_scores(logits))
+        return self.taken(self.word_scores(logits))
+
+    def taken(self, of_words: Tensor) -> Tensor:
+        """What the words that were taken have of `[P, Y, T, K, ...]`: `[P, Y, T, ...]`."""
+        index = self.tokens.view(1, *self.tokens.shape, *[1] * (of_words.dim() - 3))
+        index = index.expand(len(of_words), -1, -1, 1, *of_words.shape[4:])
+        return of_words.gather(3, index).squeeze(3)
 
     def to_go(self, reward: Tensor) -> Tensor:
         """What is to go of a reward, `[P, Y, T]`: from each token on of a token's `[P, Y, T]`, all

@@ -66,7 +66,8 @@ def audit(
 
     It runs the compiled objective on every outcome of an optimizer step of a tiny tabular policy,
     and compares the expected gradient with that of the expected reward, and of the divergence from
-    a reference. A residual of 0 is an unbiased direction.
+    a reference. A residual of 0 is an unbiased direction. Policies on hidden layers are compared
+    with the reward that they would get themselves.
 
     FILE is a file, a name of the gallery, or `-` for standard input.
     """

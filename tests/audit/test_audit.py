@@ -8,11 +8,13 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
 import objdsl
 from objdsl import gallery
 from objdsl.audit import Audit, Penalty, Unauditable, audit
-from objdsl.audit.experiment import EXACT
+from objdsl.audit.cast import cast_of
+from objdsl.audit.experiment import EXACT, _truncated
 
 # Small enough for a test: the 15 responses of up to 3 tokens, groups of 2.
 SMALL: dict[str, Any] = {"words": 3, "horizon": 3, "group": 2, "drifts": (), "policies": 2}
@@ -237,6 +239,125 @@ def test_a_reference_that_rewards_are_regressed_on_stays() -> None:
     assert "stays" in found.notes[0]
 
 
+# --- several rewards, and where they lie ----------------------------------------------------------
+
+
+def test_rewards_that_are_normalised_apart_are_each_named() -> None:
+    """GDPO: an advantage of each. Of two values a deviation bends nothing, and the constants that
+    stand before them change from policy to policy; of any number it bends both."""
+    declared = """
+        given correct[p,i]{} as reward
+        given format[p,i]{} as reward
+        def z(x) = (x - mean[i] x) / (std[i] x + 0.1)
+        maximize mean[p,i] sum[t] ((z(correct) + 0.5 * z(format)) * log(pi))"""
+    found = of(declared.format(" in {0, 1}", " in {-1, 1}"), group=3, policies=1)
+    assert found.residual < EXACT
+    assert [row.reward for row in found.rows] == ["binary"]
+    assert found.rewards == {"correct": "{0, 1}", "format": "{-1, 1}"}
+    assert "rewards: correct in {0, 1}; format in {-1, 1}" in str(found)
+    found = of(declared.format("", " in [0, 1]"), group=3)
+    assert found.row(reward="real").residual.worst > 0.1
+    assert found.rewards == {"correct": "any number", "format": "[0, 1]"}
+    gdpo = audit("gdpo", **TINY)
+    assert all(name in gdpo.raises for name in ("correct", "format"))
+
+
+def test_a_sum_of_rewards_is_found_with_its_constants() -> None:
+    found = of(
+        """given correct[p,i] in {0, 1} as reward
+        given format[p,i] in [-2, 0] as reward
+        given progress[p,i,t] as reward
+        R = correct + 0.2 * format
+        A = R - mean[j != i] R + 0.5 * sum[s >= t] progress
+        maximize mean[p,i] sum[t] (A * log(pi))"""
+    )
+    assert found.raises == "E[1.00 correct + 0.200 format + 0.500 progress]"
+    assert found.residual < EXACT
+    assert "correct in {0, 1}; format in [-2, 0]; progress any number" in str(found)
+
+
+def test_a_reward_that_nothing_is_trained_with_is_not_compared_with() -> None:
+    """In a report, or in the critic's loss."""
+    text = "given chosen[p,i]\nmaximize mean[p,i] (chosen * sum[t] log(pi))\n"
+    reported = of(text + "report r = mean[p,i] reward", given={"chosen": 1})
+    assert not reported.rows and not reported.rewards
+    assert any("it reads no reward" in note for note in reported.notes)
+    critic = of(text + "minimize critic mean[p,i,t] ((V - reward)^2)", given={"chosen": 1})
+    assert not critic.rows
+    assert any("no policy's gradient changes with a reward" in note for note in critic.notes)
+
+
+def test_what_is_only_reported_is_not_asked_for() -> None:
+    text = "given odd[p,i]\npolicy teacher\nmaximize mean[p,i] sum[t] (reward * log(pi))\n"
+    found = of(text + "report r = mean[p,i] (odd * mean[t] k3(pi, teacher))")
+    assert found.residual < EXACT
+    assert not found.penalties
+
+
+# --- how responses are drawn ----------------------------------------------------------------------
+
+BASELINE = "A = reward - mean[j != i] reward\n"
+PLAIN = BASELINE + "maximize mean[p,i] sum[t] (A * log(pi))"
+
+
+@pytest.mark.parametrize("cut", ["top_k 2", "top_p 0.6"])
+def test_words_that_are_never_drawn(cut: str) -> None:
+    """Baselines do not cancel under a sampler that cuts words off; with the mask kept they do."""
+    assert of(f"sample from mu: group 2, {cut}\n{PLAIN}").residual > 0.1
+    kept = of(f"sample from mu: group 2, {cut}, keep_mask\n{PLAIN}")
+    assert kept.residual < EXACT
+    assert any("keeps" in note for note in kept.notes)
+    terms = "0.1 * mean[p,i] sum[t] k2(pi, ref)"
+    whole = of(f"sample from mu: group 2, {cut}, keep_mask\n{PLAIN} - {terms}")
+    assert whole.residual < EXACT
+
+
+def test_a_sampler_that_has_no_choice() -> None:
+    """One word is left, and so all gradients are 0: nothing is wrong with them."""
+    found = of(f"sample from mu: group 2, top_k 1, keep_mask\n{PLAIN}")
+    assert found.residual == found.row().norm.worst == found.row().bias.worst == 0
+    assert not found.lengths
+
+
+def test_whole_distributions_among_the_words_that_are_kept() -> None:
+    """The KL of all words is that of the policies that are left, state by state."""
+    kl = "mean[p,i] sum[t] sum[v] (pi[v] * log(pi[v] / ref[v]))"
+    text = f"sample from mu: group 2, top_k 2, keep_mask\n{PLAIN} - 0.1 * {kl}"
+    found = of(text)
+    assert found.residual < EXACT
+    assert found.penalties[0].descends == "reverse KL, per token"
+
+
+def test_the_words_that_a_sampler_keeps() -> None:
+    """As engines cut: the k largest; the fewest words that hold p."""
+    for cut, kept in (("top_k 2", 2), ("top_p 0.6", 2), ("top_p 0.3", 1)):
+        objective = objdsl.loads(f"objective o\nsample from mu: group 2, {cut}\n{PLAIN}")
+        logits = torch.tensor([[[0.5, 0.2, 0.3]]], dtype=torch.float64).log()
+        policies = _truncated({"pi": logits, "mu": logits}, cast_of(objective.formula))
+        chance = policies["mu"].softmax(-1).flatten().tolist()
+        assert [x > 0 for x in chance] == [True, False, kept == 2]
+        assert sum(chance) == pytest.approx(1)
+        assert policies["pi"] is logits
+
+
+def test_a_sampler_with_a_name_of_its_own_stands_where_mu_does() -> None:
+    """On policy it is `pi`; off policy its own whole ratio corrects what it draws."""
+    found = of(
+        "policy actor\nsample from actor: group 2\n" + BASELINE +
+        "maximize mean[p,i] ((prod[t] (pi / actor)) * A)",
+        drifts=(0.3,),
+    )  # fmt: skip
+    assert all(row.residual.worst < EXACT for row in found.rows)
+    assert any("drawn from actor" in note for note in found.notes)
+    plain = of(f"policy actor\nsample from actor: group 2\n{PLAIN}", drifts=(0.3,))
+    assert plain.row("mismatch 0.3").residual.worst > 1e-3
+
+
+def test_a_temperature_is_said() -> None:
+    found = of(f"sample from mu: group 2, temperature 0.5\n{PLAIN}")
+    assert "all policies are those at temperature 0.5" in found.notes
+
+
 # --- the gallery ----------------------------------------------------------------------------------
 
 TINY: dict[str, Any] = {"words": 2, "horizon": 2, "policies": 1, "drifts": ()}
@@ -245,14 +366,9 @@ ITS_OWN = {"reward", "truncated", "value", "value_old", "noise"}
 
 @pytest.mark.parametrize("name", gallery.names())
 def test_the_gallery_can_be_audited(name: str) -> None:
-    """All of it but what trains a hidden layer."""
     objective = objdsl.load(name)
     own = ITS_OWN | {reward.name for reward in objective.formula.rewards}
     given = {c: "random" for c in objective.columns if c not in own and "log_" not in c}
-    if any(trained.startswith("log_") and trained[4:6] != "pi" for trained in objective.live):
-        with pytest.raises(Unauditable, match="hidden layer"):
-            audit(objective, **TINY, given=given)
-        return
     samples = 20 if "noise" in objective.columns else None
     found = audit(objective, **TINY, given=given, samples=samples)
     assert bool(found.rows) == bool(objective.formula.rewards)
@@ -279,10 +395,19 @@ def test_given_columns() -> None:
         of(text, given={"bonus": 0})
 
 
-def test_a_hidden_layer_cannot_be_audited() -> None:
-    text = "policy inner = pi at layer 2\nmaximize mean[p,i] sum[t] (reward * log(inner))"
-    with pytest.raises(Unauditable, match="hidden layer"):
-        of(text)
+def test_given_columns_of_tokens_and_of_all_words() -> None:
+    """A function of the words up to the token is known there: as a baseline it bends nothing."""
+    text = "given b[p,i,t]\nmaximize mean[p,i] sum[t] ((reward - b) * log(pi))"
+    assert of(text, given={"b": lambda words: float(sum(words[:-1]))}).residual < EXACT
+    assert of(text, given={"b": lambda words: float(words[-1])}).residual > 1e-3
+    text = "given g[p,i,t,v]\nmaximize mean[p,i] sum[t] ({} * log(pi))"
+    baseline = text.format("(reward - sum[v] (sg(pi[v]) * g))")
+    assert of(baseline, given={"g": lambda words: 2.0 ** len(words) + words[-1]}).residual < EXACT
+    bonus = "given g[p,i,t,v]\nmaximize mean[p,i] sum[t] (reward * log(pi) + sum[v] (pi[v] * g))"
+    assert of(bonus, given={"g": "random"}).residual > 1e-3
+    assert of(bonus, given={"g": 1}).residual < EXACT
+    with pytest.raises(Unauditable, match="of a prompt, which has no words"):
+        of("given d[p]\nmaximize mean[p,i] sum[t] (d * reward * log(pi))", given={"d": len})
 
 
 def test_an_objective_without_a_reward() -> None:

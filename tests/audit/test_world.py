@@ -62,7 +62,7 @@ def test_divergences_are_their_definitions(small: World) -> None:
         "reverse KL, per token": (visits * (p_dist.exp() * (p_dist - q_dist)).sum(-1)).sum(),
         "forward KL, per token": (visits * (q_dist.exp() * (q_dist - p_dist)).sum(-1)).sum(),
     }
-    for found in divergences(small, pi.detach(), q):
+    for found in divergences(small, pi.detach(), q, small.chance(pi.detach())):
         (gradient,) = torch.autograd.grad(values[found.name] / PROMPTS, pi, retain_graph=True)
         assert torch.allclose(found.gradient, gradient.flatten(), atol=1e-12), found.name
 

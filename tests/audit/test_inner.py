@@ -1,0 +1,370 @@
+"""Policies on hidden layers: their gradients against an oracle, and what they are found to raise.
+
+The oracle knows neither scores nor emitted code. It has a network of its own, tables of logits that
+add up layer by layer, and differentiates the expectation of what the reference computes on every
+draw: by finite differences, and, where `sg` stops a gradient, by autograd.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "property"))
+
+from autograd import derivative
+
+import objdsl
+from objdsl.audit import Audit, audit
+from objdsl.audit.cast import cast_of
+from objdsl.audit.experiment import EXACT, _given, _plan, _scenes
+from objdsl.audit.measure import Scene, expected
+from objdsl.audit.world import all_draws
+from objdsl.emit.reference import Batch, evaluate
+from objdsl.objective import Objective
+
+PREAMBLE = """objective inner
+param beta = 0.3 in [0, inf)
+policy early = pi at layer 2
+policy late = pi at layer 4
+policy early_old = old at layer 2
+policy again = pi at layer 2
+policy teacher
+given margin[p,i] as reward
+given word[p,i,t,v]
+"""
+
+# --- the gradient --------------------------------------------------------------------------------
+
+FACTORS = [
+    "reward", "margin", "(reward - mean[j != i] reward)", "(margin / (1 + std[i] reward))",
+    "(0.3 * |y|)", "sigmoid(sum[t] log(early))", "(reward * exp(mean[t] log(early_old / early)))",
+    "(mean[i] (sum[t] log(pi / old)))", "sg(sum[t] log(late))", "(prod[t] (early / mu))",
+]  # fmt: skip
+TERMS = [
+    "log(early)", "log(late)", "log(pi)", "log(again)", "(early / early_old)", "(pi / old)",
+    "(pi / early)", "k3(early, ref)", "k2(pi, early)", "k2(sg(pi), late)", "k1(early, teacher)",
+    "surrogate(early / early_old, reward - 0.1, 0.8, 1.2)", "log(0.4 * pi + 0.6 * early)",
+    "(sum[v] (early[v] * log(early[v] / pi[v])))", "(sum[v] (word * (late[v] + sg(early[v]))))",
+    "(sum[s >= t] log(early))", "next(log(late))", "(log(early) * sg(log(pi)))",
+    "(log(early) if pi > late else log(pi))",
+]  # fmt: skip
+GOALS = [
+    "mean[p,i] ({f} * sum[t] {t})", "mean[p,i] ({f} * mean[t] {t})", "mean[p,i,t] ({f} * {t})",
+    "mean[p] logsigmoid(mean[i] ({f} * sum[t] {t}))",
+    "mean[p] ((max[i] (margin + {f})) * mean[i,t] {t})",
+]  # fmt: skip
+
+
+def drawn_text(seed: int) -> str:
+    random = Random(seed)
+    parts = [
+        random.choice(GOALS).format(f=random.choice(FACTORS), t=random.choice(TERMS))
+        for _ in range(random.randint(2, 3))
+    ]
+    surely = "mean[p,i,t] log(pi) + 0.2 * mean[p,i] (reward * sum[t] log(early))"
+    return f"{PREAMBLE}maximize {' + '.join(parts)} - beta * {surely}\n"
+
+
+class Network:
+    """Logits of a layer are those of the layers up to it: `[P, S, K]` each, added up."""
+
+    def __init__(self, objective: Objective, scene: Scene) -> None:
+        self.objective, self.scene = objective, scene
+        cast = cast_of(objective.formula)
+        depth = {name: cast.hidden[name][1] for name in cast.hidden if cast.hidden[name][0] == "pi"}
+        depth["pi"] = 99
+        self.layers = sorted({depth[name] for name in cast.learners})
+        # What does not learn stays where it is, whatever the layers below `pi` do.
+        self.up_to = {
+            name: self.layers.index(layer) + 1
+            for name, layer in depth.items()
+            if layer in self.layers
+        }
+        at = {depth[name]: scene.policies[name] for name in self.up_to}
+        logits = [at[layer] for layer in self.layers]
+        self.tables = torch.stack(
+            [x - y for x, y in zip(logits, [torch.zeros_like(logits[0]), *logits], strict=False)]
+        )
+
+    def log_prob(self, tables: Tensor, name: str, prompt: int, response: int) -> Tensor:
+        """`[T, K]` of the tokens of a response."""
+        logits = tables[: self.up_to[name], prompt].sum(0)
+        length = int(self.scene.world.lengths[response])
+        rows = [logits[int(self.scene.world.state[response, t])] for t in range(length)]
+        return torch.stack([row - row.logsumexp(0) for row in rows])
+
+    def batch(self, tables: Tensor, draw: Tensor) -> Batch:
+        world, prompts = self.scene.world, range(len(draw))
+        rows = [(p, int(y)) for p in prompts for y in draw[p]]
+        fixed = self.scene.tables(self.objective.columns)
+        columns: dict[str, list[Any]] = {}
+        for name in self.objective.columns:
+            policy = name.removeprefix("log_").removesuffix("_dist")
+            column: list[Any] = []
+            for p, y in rows:
+                length = int(world.lengths[y])
+                if policy in self.up_to and name.startswith("log_"):
+                    words = self.log_prob(tables, policy, p, y)
+                    taken = words[torch.arange(length), world.tokens[y, :length]]
+                    column.append((words if name.endswith("_dist") else taken).detach().numpy())
+                else:
+                    x = fixed[name][p, y]
+                    column.append(x[:length].numpy() if x.dim() else x.item())
+            columns[name] = column
+        lengths = [int(world.lengths[y]) for _, y in rows]
+        return Batch([p for p, _ in rows], lengths, columns, world.words)
+
+    def by_prompt(self, gradient: Tensor) -> Tensor:
+        """`[L, P, S, K]` in the order of the audit: prompts first."""
+        return gradient.transpose(0, 1).flatten()
+
+
+def by_differences(network: Network, draws: Tensor, chance: Tensor) -> Tensor:
+    formula, params = network.objective.formula, network.objective.params
+
+    def total(tables: Tensor) -> float:
+        values = [
+            evaluate([formula.goal], network.batch(tables, draw), params)[0] for draw in draws
+        ]
+        return math.fsum(float(q) * float(x) for q, x in zip(chance, values, strict=True))
+
+    step, gradient = 1e-5, torch.zeros_like(network.tables)
+    for k in range(gradient.numel()):
+        moved = torch.zeros_like(gradient)
+        moved.view(-1)[k] = step
+        ends = [total(network.tables + sign * moved) for sign in (1, -1)]
+        gradient.view(-1)[k] = (ends[0] - ends[1]) / (2 * step)
+    return network.by_prompt(gradient)
+
+
+def by_autograd(network: Network, draws: Tensor, chance: Tensor) -> Tensor:
+    tables = network.tables.clone().requires_grad_()
+    total = tables.sum() * 0
+    for draw, q in zip(draws, chance, strict=True):
+        rows = [(p, int(y)) for p in range(len(draw)) for y in draw[p]]
+        batch = network.batch(tables, draw)
+        _, by_column = derivative(network.objective.formula.goal, batch, network.objective.params)
+        for name, weights in by_column.items():
+            policy = name.removeprefix("log_").removesuffix("_dist")
+            if policy not in network.up_to:  # `sg` stands around it
+                assert not any(weights.values())
+                continue
+            for (row, *where), w in weights.items():
+                p, y = rows[row]
+                word = int(network.scene.world.tokens[y, where[0]])
+                at = (where[0], where[1] if len(where) > 1 else word)
+                total = total + q * w * network.log_prob(tables, policy, p, y)[at]
+    (gradient,) = torch.autograd.grad(total, tables)
+    return network.by_prompt(gradient)
+
+
+def compared(text: str, oracle: Callable[..., Tensor], prompts: int, kind: str) -> int:
+    """The audit's expected gradient beside the oracle's; returns how many tables learn."""
+    objective = objdsl.loads(text)
+    plan = _plan(objective, 2, prompts, 2, 2, None, 1, 5)
+    given = _given(objective, plan, dict.fromkeys(("word",), "random"))
+    cast = cast_of(objective.formula)
+    scene = next(_scenes(plan, "real", kind, 0.3, given, cast.references))
+    draws = all_draws(scene.world.responses, prompts, 2)
+    network = Network(objective, scene)
+    got = expected(objective, scene, draws).mean
+    meant = oracle(network, draws.response, draws.chance(scene.chance))
+    assert got.shape == meant.shape
+    np.testing.assert_allclose(got, meant, rtol=1e-6, atol=1e-7, err_msg=text)
+    return len(network.layers)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_objectives_with_inner_policies(seed: int) -> None:
+    text = drawn_text(seed)
+    kind = ("on policy", "stale", "mismatch")[seed % 3]
+    oracle = by_autograd if "sg(" in text else by_differences
+    assert compared(text, oracle, 1, kind) >= 2
+
+
+def test_the_oracles_are_one_where_nothing_is_stopped() -> None:
+    texts = [text for seed in range(40) if "sg(" not in (text := drawn_text(seed))]
+    for text in texts[:3]:
+        assert compared(text, by_differences, 1, "stale") == compared(text, by_autograd, 1, "stale")
+
+
+def test_prompts_keep_their_gradients_apart() -> None:
+    assert compared(drawn_text(1), by_autograd, 2, "mismatch") >= 2
+
+
+def test_the_random_objectives_train_every_layer() -> None:
+    seen = [cast_of(objdsl.loads(drawn_text(seed)).formula).learners for seed in range(24)]
+    assert {"early", "late", "again", "pi"} <= set().union(*seen)
+    assert len(set(seen)) > 2
+
+
+# --- what it is compared with --------------------------------------------------------------------
+
+SMALL: dict[str, Any] = {"words": 3, "horizon": 3, "group": 2, "drifts": (), "policies": 2}
+
+
+def of(text: str, **options: Any) -> Audit:
+    text = f"objective inline\npolicy early = pi at layer 2\n{text}\n"
+    return audit(objdsl.loads(text), **SMALL | options)
+
+
+WHOLE = "mean[p,i] ((prod[t] ({} / mu)) * reward)"
+
+
+def test_a_hidden_layer_is_compared_with_what_its_own_policy_gets() -> None:
+    """Weighted by its whole ratio it follows `E_early[reward]`, on policy and off."""
+    found = of(f"maximize {WHOLE.format('early')}", drifts=(0.3,))
+    assert found.raises == "E_early[reward]"
+    for row in found.rows:
+        assert row.residual.worst < EXACT
+        assert row.norm.mean == pytest.approx(1)
+
+
+def test_a_policy_that_does_not_sample_is_biased() -> None:
+    """BuPO: no baseline cancels, and the rewards are those of responses of `pi`."""
+    for text in ("reward * log(early)", "(reward - mean[j != i] reward) * (early / sg(early))"):
+        found = of(f"maximize mean[p,i] sum[t] ({text})")
+        assert found.residual > 0.2
+        assert not found.lengths
+
+
+def test_what_samples_itself_is_not() -> None:
+    found = of(
+        """sample from early: group 2
+        A = reward - mean[j != i] reward
+        maximize mean[p,i] sum[t] (A * log(early))""",
+        drifts=(0.3,),
+    )
+    assert found.residual < EXACT
+    assert all(row.residual.worst < EXACT for row in found.rows)  # it does not drift
+
+
+def test_layers_with_rewards_of_their_own() -> None:
+    """Each policy's part of the sum is found, whatever is shared below."""
+    found = of(
+        f"""policy late = pi at layer 4
+        maximize (0.5 * {WHOLE.format("early")} + {WHOLE.format("late")}
+            + 2 * mean[p,i] sum[t] (reward * log(pi)))"""
+    )
+    assert found.raises == "E_early[0.500 reward] + E_late[1.00 reward] + E[2.00 reward]"
+    assert found.residual < EXACT
+    assert (
+        of(f"maximize {WHOLE.format('early')} + mean[p,i] mean[t] (reward * log(pi))").residual
+        > 0.05
+    )
+
+
+def test_several_rewards_of_several_layers() -> None:
+    text = """given correct[p,i] in {{0, 1}} as reward
+        given progress[p,i,t] as reward
+        maximize (mean[p,i] ((prod[t] (early / mu)) * correct)
+            + mean[p,i] sum[t] ((0.3 * correct + {}) * log(pi)))"""
+    found = of(text.format("sum[s >= t] progress"))
+    assert found.residual < EXACT
+    raised = "E_early[1.00 correct + 0 progress] + E[0.300 correct + 1.00 progress]"
+    assert found.raises == raised
+    assert of(text.format("progress")).residual > 1e-3
+
+
+def test_versions_of_a_hidden_layer_are_one_on_policy() -> None:
+    """`early / early_old` is 1 there, and so its gradient is that of `log(early)`."""
+    text = "A = reward - mean[j != i] reward\npolicy early_old = old at layer 2\nmaximize {}"
+    ratio, plain = (
+        of(text.format(goal)).row()
+        for goal in (
+            "mean[p,i] sum[t] (early / early_old * A)",
+            "mean[p,i] sum[t] (A * log(early))",
+        )
+    )
+    assert ratio == plain
+
+
+def test_one_layer_under_two_names_is_one_policy() -> None:
+    once, twice = (
+        of(f"policy again = pi at layer 2\nmaximize mean[p,i] sum[t] (reward * ({terms}))").row()
+        for terms in ("2 * log(early)", "log(early) + log(again)")
+    )
+    for figure in ("cosine", "residual", "norm", "bias", "variance"):
+        assert getattr(once, figure).mean == pytest.approx(getattr(twice, figure).mean)
+
+
+# --- terms between layers, and against what stands still -----------------------------------------
+
+REWARDED = "mean[p,i] sum[t] (reward * log(pi))"
+BETWEEN = {
+    "pi to early": ("mean[p,i] sum[t] k2(pi, sg(early))", "early", "reverse KL, per token"),
+    "early to pi": (
+        "mean[p,i] sum[t] sum[v] (early[v] * log(early[v] / sg(pi[v])))",
+        "pi",
+        "reverse KL, per token (early)",
+    ),
+    "early to pi, forward": (
+        "mean[p,i] sum[t] sum[v] (sg(pi[v]) * log(pi[v] / early[v]))",
+        "pi",
+        "forward KL, per token (early)",
+    ),
+    "early to pi, on what pi writes": (
+        "mean[p,i] sum[t] k1(sg(pi), early)",
+        "pi",
+        "forward KL, per token (early)",
+    ),
+    "both learn": ("mean[p,i] sum[t] k2(pi, early)", "early", None),
+    "early to a reference": (
+        "mean[p,i] sum[t] sum[v] (early[v] * log(early[v] / ref[v]))",
+        "ref",
+        "reverse KL, per token (early)",
+    ),
+    "pi to a layer of the reference": (
+        "mean[p,i] sum[t] k3(pi, inner_ref)",
+        "inner_ref",
+        "forward KL, per token",
+    ),
+    "pi to what early was": (
+        "mean[p,i] sum[t] k2(pi, early_old)",
+        "early_old",
+        "reverse KL, per token",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_what_layers_do_to_each_other(name: str) -> None:
+    term, against, divergence = BETWEEN[name]
+    found = of(
+        f"""policy early_old = old at layer 2
+        policy inner_ref = ref at layer 2
+        maximize {REWARDED} - 0.1 * {term}"""
+    )
+    assert found.raises == "E[reward]"
+    assert found.residual < EXACT
+    assert f"rewards are judged without `0.1 * {term}`" in found.notes
+    penalty = next(one for one in found.penalties if one.against == against)
+    assert penalty.descends == divergence
+    if divergence:
+        match = next(one for one in penalty.matches if one.divergence == divergence)
+        assert match.cosine.worst == pytest.approx(1)
+
+
+def test_a_layer_that_nothing_trains_is_a_reference() -> None:
+    """And with `sg` around it, whatever it is read for."""
+    found = of(f"maximize {REWARDED} - 0.1 * mean[p,i] sum[t] k3(pi, sg(early))")
+    assert [one.against for one in found.penalties] == ["early"]
+    assert found.penalties[0].descends == "forward KL, per token"
+    assert found.lengths
+
+
+def test_a_bonus_of_a_hidden_layer_is_told_from_the_reward() -> None:
+    """Nothing is taken away that is not held against another policy: it is asked for."""
+    found = of(f"maximize {REWARDED} + 0.1 * mean[p,i] sum[t] log(early)")
+    assert found.residual > 1e-3
+    assert found.raises == "E[reward]"
