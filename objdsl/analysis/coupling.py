@@ -122,7 +122,7 @@ def is_statistic(node: Expr) -> bool:
         return False
     if len(node.indices) < 2:
         return True
-    return isinstance(node, Top | Pick) and node.over[0] in ("p", "i")
+    return isinstance(node, Others) or (isinstance(node, Top | Pick) and node.over[0] in ("p", "i"))
 
 
 def _couplings(weight: Expr, statistics: bool = False) -> dict[Expr, Coupling]:
@@ -138,8 +138,6 @@ def _couplings(weight: Expr, statistics: bool = False) -> dict[Expr, Coupling]:
 def _node(node: Expr, known: dict[Expr, Coupling], statistics: bool) -> Coupling:
     below = max((known[child] for child in node.children), default=Coupling.TOKEN)
     match node:
-        case Others() if statistics:
-            return below  # what all have together, without the own
         case Reduce(_, over) | Top(over) | Pick(over):
             if "p" in over or "i" in over:
                 return Coupling.STEP

@@ -21,6 +21,29 @@ def group_mean(x: Tensor, segment: Tensor, many: int) -> Tensor:
     return group_sum(x, segment, many) / group_sum(torch.ones_like(x), segment, many)
 
 
+def group_others(x: Tensor, segment: Tensor) -> Tensor:
+    """The sum of the others in each group, `[n]` to `[n]`: of those before and those after. The sum
+    of all less the own would leave nothing of them beside an own one that is large."""
+    order = torch.argsort(segment, stable=True)
+    x, segment = x[order], segment[order]
+    others = torch.empty_like(x)
+    after = group_before(x.flip(0), segment.flip(0)).flip(0)
+    others[order] = group_before(x, segment) + after
+    return others
+
+
+def group_before(x: Tensor, segment: Tensor) -> Tensor:
+    """The sum of what comes before each element in its group, which lies in one piece, by doubling
+    reach."""
+    total = torch.zeros_like(x)
+    total[1:] = torch.where(segment[1:] == segment[:-1], x[:-1], 0.0)
+    reach = 1
+    while reach < len(x):
+        total[reach:] += torch.where(segment[reach:] == segment[:-reach], total[:-reach], 0.0)
+        reach *= 2
+    return total
+
+
 def group_std(x: Tensor, segment: Tensor, many: int, ddof: int) -> Tensor:
     """Standard deviations within each group, with the sum of squares over `n - ddof`."""
     square = (x - group_mean(x, segment, many)[segment]) ** 2

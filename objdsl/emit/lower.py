@@ -1,8 +1,8 @@
 """From mathematics to tensors: the formula as a computation over the rows of an optimizer step.
 
 After lowering, a formula holds no `Stop` (weights are closed forms, so nothing is differentiated
-again), no `Others`, no condition on a reduction, and every reduction runs over one index that its
-operand carries. What remains maps one to one onto tensor operations.
+again), no mean of `Others`, no condition on a reduction, and every reduction runs over one index
+that its operand carries. What remains maps one to one onto tensor operations.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def _lower(node: Expr) -> Expr:
         case Stop(x):
             return x
         case Others(op, x):
-            others = sub(_sum(("i",), real(x)), real(x))
-            size = sub(count(("i",)), ONE)
+            x, size = real(x), sub(count(("i",)), ONE)
+            others = Others("sum", x) if x.indices == RESPONSE else mul(x, size)
             return others if op == "sum" else div(others, Binary("max", size, ONE))
         case Reduce():
             return _reduction(node)

@@ -34,6 +34,7 @@ from objdsl.ir.nodes import (
     Length,
     LogDist,
     LogProb,
+    Others,
     Pick,
     Position,
     Reduce,
@@ -343,7 +344,9 @@ class Scope:
 
 
 def _joins_rows(node: Expr) -> bool:
-    return isinstance(node, Reduce | Top | Pick) and node.over[0] in ("p", "i")
+    if isinstance(node, Reduce | Top | Pick):
+        return node.over[0] in ("p", "i")
+    return isinstance(node, Others)
 
 
 def describe(node: Expr, names: Mapping[Expr, str]) -> str:
@@ -362,6 +365,9 @@ def describe(node: Expr, names: Mapping[Expr, str]) -> str:
         case Reduce(op, over, x):
             inner = names.get(x) or describe(x, names)
             return f"{op}_{inner}" if len(inner) < 16 and "_" not in inner else f"{op}_{over[0]}"
+        case Others(_, x):
+            inner = names.get(x) or describe(x, names)
+            return f"others_{inner}" if len(inner) < 16 and "_" not in inner else "others"
         case Binary("mul") if not node.current and _is_count(node):
             return "divisor"
         case Where() if not node.current:

@@ -47,6 +47,7 @@ from objdsl.ir.nodes import (
     Length,
     LogDist,
     LogProb,
+    Others,
     Param,
     Pick,
     Position,
@@ -290,6 +291,9 @@ class TorchWriter(Writer):
                 return self._where(node), ATOM
             case Reduce():
                 return self._reduce(node)
+            case Others(_, x):
+                where = self._environment("prompt", RESPONSE)
+                return f"group_others({self._at(x, RESPONSE)}, {where})", ATOM
             case Scan(relation, x, decay):
                 factor = "1.0" if decay is None else self._at(decay, SCALAR)
                 return self._along_tokens("running_sum", x, f"{factor}, {relation!r}"), ATOM

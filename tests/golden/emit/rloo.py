@@ -3,15 +3,32 @@
 import torch
 
 
-def group_sum(x, segment, many):
-    """Sums within each group: `[n, ...]` to `[many, ...]`."""
-    return x.new_zeros(many, *x.shape[1:]).index_add_(0, segment, x)
+def group_others(x, segment):
+    """The sum of the others in each group, `[n]` to `[n]`: of those before and those after. The sum
+    of all less the own would leave nothing of them beside an own one that is large."""
+    order = torch.argsort(segment, stable=True)
+    x, segment = x[order], segment[order]
+    others = torch.empty_like(x)
+    after = group_before(x.flip(0), segment.flip(0)).flip(0)
+    others[order] = group_before(x, segment) + after
+    return others
 
 
-def prepare(*, reward, prompt, n_prompts, group_size):
+def group_before(x, segment):
+    """The sum of what comes before each element in its group, which lies in one piece, by doubling
+    reach."""
+    total = torch.zeros_like(x)
+    total[1:] = torch.where(segment[1:] == segment[:-1], x[:-1], 0.0)
+    reach = 1
+    while reach < len(x):
+        total[reach:] += torch.where(segment[reach:] == segment[:-reach], total[:-reach], 0.0)
+        reach *= 2
+    return total
+
+
+def prepare(*, reward, prompt, group_size):
     """Everything that does not depend on the policy, once for the whole optimizer step."""
-    sum_reward = group_sum(reward, prompt, n_prompts)
-    scale = (sum_reward[prompt] - reward) / (group_size - 1).clamp(min=1)[prompt]
+    scale = group_others(reward, prompt) / (group_size - 1).clamp(min=1)[prompt]
     A = reward - scale
     n_responses = len(prompt)
     w = A / n_responses

@@ -1,0 +1,60 @@
+"""In float32, what a huge value has no part in is not rounded to its size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import objdsl
+from objdsl.differentiate import weights_of
+from objdsl.emit.reference import Batch, evaluate
+
+PROMPT = [7, 3, 7, 7, 3, 7]
+SCORE = [1e8, 0.1, 1.0, 0.3, -3e9, 0.25]
+LOG_PI = [[-0.1, -2e7], [-0.5], [-0.25, -0.125], [-3e8], [-0.3, -0.7], [-0.75]]
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        "sum[j != i] score",
+        "mean[j != i] score",
+        "mean[j != i] (score * difficulty + 1)",
+        "mean[j != i] (1 if score > 0.5 else 0)",
+        "sg(sum[j != i] (mean[t] log(pi)))",
+        "sg(mean[j != i] (score * mean[t] (pi / old)))",
+    ],
+)
+@pytest.mark.parametrize("form", ["{} * mean[t] log(pi)", "score * mean[t] ({} * log(pi))"])
+def test_the_others_beside_a_huge_own_value(weight: str, form: str) -> None:
+    body = form.format(f"({weight})")
+    objective = objdsl.loads(
+        "objective others\ngiven score[p,i] as reward\ngiven difficulty[p]\n"
+        f"maximize mean[p,i] ({body} + score * (mean[j != i] (sum[t] log(pi))))\n"
+    )
+    lengths = torch.tensor([len(row) for row in LOG_PI])
+    packed = {
+        "log_pi": torch.tensor([x for row in LOG_PI for x in row]),
+        "log_old": torch.tensor([x - 0.01 for row in LOG_PI for x in row]),
+        "score": torch.tensor(SCORE),
+        "difficulty": torch.tensor([float(prompt) for prompt in PROMPT]),
+    }
+    exact = {
+        name: [part.double().numpy() for part in x.split(lengths.tolist())]
+        if name.startswith("log")
+        else x.double().tolist()
+        for name, x in packed.items()
+    }
+    batch = Batch(PROMPT, lengths.tolist(), exact)
+    formulas = weights_of(objective.formula)
+    (expected,) = evaluate(list(formulas.values()), batch, objective.params)
+
+    log_pi = packed.pop("log_pi")
+    given = {name: x for name, x in packed.items() if name in objective.columns}
+    step = objective.prepare(lengths=lengths, prompt=torch.tensor(PROMPT), **given)
+    step = objective.couple(step, log_pi=log_pi)
+    _, weights, _ = objective.weights(step=step, log_pi=log_pi)
+    assert weights["log_pi"].dtype == torch.float32
+    for found, exactly in zip(weights["log_pi"].split(lengths.tolist()), expected, strict=True):
+        np.testing.assert_allclose(found.numpy(), np.broadcast_to(exactly, found.shape), rtol=1e-6)
