@@ -60,9 +60,7 @@ class Lock:
                 os.unlink(self._path)
         finally:
             os.close(self._file)
-        for folder in self._fresh:
-            with suppress(OSError):  # something was written to it
-                folder.rmdir()
+        _remove(self._fresh)
 
 
 def _make(folder: Path) -> list[Path]:
@@ -75,6 +73,13 @@ def _make(folder: Path) -> list[Path]:
         except FileExistsError:
             continue
         except OSError:
-            if not path.is_dir():  # or one of a file system that may not be written to
+            if not os.path.isdir(path):  # or one of a file system that may not be written to
+                _remove(made)
                 raise
     return made
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # something was written to it
+            folder.rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shlex
 from collections.abc import Mapping
@@ -48,10 +49,22 @@ def open_folder(config: Config, objective: str, resume: str | None) -> tuple[Run
             is none; else the path of a run or of a checkpoint.
 
     Raises:
-        ConfigError: for a new run into a folder that holds one, and for a folder that another
-            process writes to.
+        ConfigError: for a new run into a folder that holds one, for a folder that another process
+            writes to, and for a name that the file system does not take.
         CheckpointError: there is no whole checkpoint where there should be one.
     """
+    try:
+        return _open(config, objective, resume)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        what = "the path of the run" if config.output else f"the name {objective[:32]}..."
+        raise ConfigError(
+            [f"{what} is too long for a folder of this file system: choose another `--output`"]
+        ) from None
+
+
+def _open(config: Config, objective: str, resume: str | None) -> tuple[RunFolder, Lock]:
     if resume is None:
         return _new(config, objective)
     if resume != AUTO:

@@ -501,3 +501,19 @@ def test_a_column_of_the_task_lies_where_the_file_says(run: Run, tmp_path: Path)
     rows.pop()
     data.write_text("\n".join(map(json.dumps, rows)))
     assert run(str(text), output=tmp_path / "out", steps=1, **options).steps == 1
+
+
+def test_a_name_that_no_folder_can_have(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "long" * 100
+    text = f"objective {name}\nmaximize mean[p,i] (reward * sum[t] log(pi))\n"
+    (tmp_path / "x.obj").write_text(text)
+    for resume in (None, "auto"):
+        with pytest.raises(ConfigError, match=r"the name (long){8}\.{3} is too long for"):
+            run("x.obj", output=None, _resume=resume)
+    with pytest.raises(ConfigError, match="the path of the run is too long"):
+        run("x.obj", output=tmp_path / "new" / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.obj"]
+    assert run("x.obj", steps=1).steps == 1
