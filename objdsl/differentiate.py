@@ -7,7 +7,7 @@ or `max` is shared evenly, a clip passes the gradient on its closed interval, th
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from objdsl.ir.bounds import bounds, finite
@@ -16,20 +16,13 @@ from objdsl.ir.build import (
     ONE,
     ZERO,
     both,
-    const,
-    count,
-    div,
     factors,
     gather,
     mul,
-    neg,
     negation,
-    power,
     product,
-    real,
     sub,
     sum_over,
-    unary,
     where,
 )
 from objdsl.ir.indices import Indices, remove, union
@@ -50,6 +43,7 @@ from objdsl.ir.nodes import (
     topological,
 )
 from objdsl.ir.objective import Objective
+from objdsl.ir.ops import BINARY, REDUCE, UNARY
 
 Leaf = LogProb | LogDist | Column
 Contribution = tuple[Expr, Expr, Indices]
@@ -98,12 +92,14 @@ def _pull(node: Expr, g: Expr) -> list[Contribution]:
     """What `g`, the derivative by `node`, contributes to each operand of `node`."""
     here = node.indices
     match node:
-        case Unary(op, x):
-            return [(x, _times(g, _slope(op, x, node)), here)]
+        case Unary(op, x) if (slope := UNARY[op].slope) is not None:
+            (derivative,) = _asked(g, [mul(g, slope(x, node))], lambda: [slope(x, node)])
+            return [(x, derivative, here)]
         case Binary("min" | "max"):
             return [(x, d, here) for x, d in _pull_extremum(node, g)]
-        case Binary(op, a, b):
-            return [(x, d, here) for x, d in _pull_binary(op, a, b, node, g)]
+        case Binary(op, a, b) if (pull := BINARY[op].pull) is not None:
+            derivatives = _asked(g, pull(a, b, node, g), lambda: pull(a, b, node, ONE))
+            return [(x, d, here) for x, d in zip((a, b), derivatives, strict=True)]
         case Clip(x, lo, hi):
             inside = both(Binary("ge", x, lo), Binary("le", x, hi))
             proper = Binary("lt", lo, hi)
@@ -115,9 +111,9 @@ def _pull(node: Expr, g: Expr) -> list[Contribution]:
             ]
         case Where(m, a, b):
             return [(a, where(m, g, ZERO), here), (b, where(m, ZERO, g), here)]
-        case Reduce(_, over, x, mask):
+        case Reduce(op, over, x, mask):
             along = union(here + over, x.indices, mask.indices if mask else ())
-            derivative = mul(g, _reduction_slope(node))
+            derivative = mul(g, REDUCE[op].slope(node))
             return [(x, where(mask, derivative, ZERO) if mask else derivative, along)]
         case Others(op, x):
             return [(x, Others(op, g), here)]
@@ -128,57 +124,16 @@ def _pull(node: Expr, g: Expr) -> list[Contribution]:
     raise TypeError(f"no derivative rule for {type(node).__name__}")
 
 
-def _slope(op: str, x: Expr, y: Expr) -> Expr:
-    """dy/dx of `y = op(x)`."""
-    match op:
-        case "neg":
-            return const(-1)
-        case "exp":
-            return y
-        case "log":
-            return div(ONE, x)
-        case "sqrt":
-            return div(HALF, y)
-        case "abs":
-            return unary("sign", x)
-        case "sigmoid":
-            return mul(y, sub(ONE, y))
-        case "logsigmoid":
-            return unary("sigmoid", neg(x))
-    raise TypeError(f"no derivative rule for {op}")
-
-
-def _pull_binary(op: str, a: Expr, b: Expr, y: Expr, g: Expr) -> list[tuple[Expr, Expr]]:
-    match op:
-        case "add":
-            return [(a, g), (b, g)]
-        case "sub":
-            return [(a, g), (b, neg(g))]
-        case "mul":
-            return [(a, _times(g, b)), (b, _times(g, a))]
-        case "div":
-            return [(a, _over(g, b)), (b, neg(_over(_times(g, y), b)))]
-        case "pow":
-            return [
-                (a, _times(g, mul(b, power(a, sub(b, ONE))))),
-                (b, _times(g, mul(y, unary("log", a)))),
-            ]
-    raise TypeError(f"no derivative rule for {op}")
-
-
-def _times(g: Expr, slope: Expr) -> Expr:
-    """`g * slope`; 0 where `g` is 0 because nobody asks there, be the slope infinite or none."""
-    return _asked(g, slope, mul(g, slope))
-
-
-def _over(g: Expr, x: Expr) -> Expr:
-    """The same of `g / x`."""
-    return _asked(g, Binary("div", ONE, x), div(g, x))
-
-
-def _asked(g: Expr, slope: Expr, result: Expr) -> Expr:
+def _asked(
+    g: Expr, derivatives: Sequence[Expr], slopes: Callable[[], Sequence[Expr]]
+) -> Sequence[Expr]:
+    """Derivatives `g * slope`, 0 where `g` is 0 because nobody asks there, be the slope infinite or
+    undefined."""
     mask = None if isinstance(g, Where) else _support(g, _MOST_MASKS)
-    return result if mask is None or finite(slope) else where(mask, result, ZERO)
+    if mask is None:
+        return derivatives
+    pairs = zip(derivatives, slopes(), strict=True)
+    return [d if finite(slope) else where(mask, d, ZERO) for d, slope in pairs]
 
 
 def _support(g: Expr, most: int) -> Expr | None:
@@ -270,34 +225,3 @@ def _same_product(
 
 def _bag(many: list[Expr]) -> list[bytes]:
     return sorted(expr.key for expr in many)
-
-
-def _reduction_slope(node: Reduce) -> Expr:
-    """The derivative of a reduction by one of the elements that it runs over."""
-    x, over, mask = real(node.x), node.over, node.where
-    match node.op:
-        case "sum":
-            return ONE
-        case "mean":
-            # A finding about the divisor points at the mean that brings it.
-            return div(ONE, replace(count(over, mask), span=node.span))
-        case "max" | "min":
-            tie = Binary("eq", x, node)
-            ties = count(over, both(mask, tie) if mask else tie)
-            return where(tie, div(ONE, ties), ZERO)
-        case "std" | "pstd":
-            n = count(over, mask)
-            dof = n if node.op == "pstd" else sub(n, ONE)
-            centred = sub(x, Reduce("mean", over, x, mask))
-            return where(Binary("gt", node, ZERO), div(centred, mul(dof, node)), ZERO)
-        case "prod":
-            # Of a product with a zero factor only that factor has a derivative.
-            zero = Binary("eq", x, ZERO)
-            zeros = count(over, both(mask, zero) if mask else zero)
-            others = Reduce("prod", over, where(zero, ONE, x), mask)
-            return where(
-                zero,
-                where(Binary("eq", zeros, ONE), others, ZERO),
-                where(Binary("eq", zeros, ZERO), div(others, x), ZERO),
-            )
-    raise TypeError(f"no derivative rule for {node.op}")

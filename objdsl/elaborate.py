@@ -41,7 +41,6 @@ from objdsl.ir.indices import (
 )
 from objdsl.ir.nodes import (
     Binary,
-    BinaryOp,
     Clip,
     Column,
     Const,
@@ -54,13 +53,11 @@ from objdsl.ir.nodes import (
     Pick,
     Position,
     Reduce,
-    ReduceOp,
     Role,
     Scan,
     Shift,
     Top,
     Unary,
-    UnaryOp,
     Where,
     topological,
 )
@@ -78,6 +75,8 @@ from objdsl.ir.objective import (
     Sampling,
     read_by,
 )
+from objdsl.ir.ops import FUNCTIONS as UNARY_FUNCTIONS
+from objdsl.ir.ops import REDUCE, REDUCTIONS, SIGNS, unary
 from objdsl.source import Source, Span
 from objdsl.syntax import messages, tree
 from objdsl.syntax.foreign import ALIASES, SYNONYMS, is_divergence, is_expectation, said_here
@@ -93,17 +92,12 @@ COLUMNS: dict[str, Column] = {
     "truncated": Column("truncated", RESPONSE, mask=True),
 }
 FUNCTIONS: dict[str, int] = {
-    "abs": 1, "exp": 1, "log": 1, "sqrt": 1, "sigmoid": 1, "logsigmoid": 1, "sign": 1,
-    "sg": 1, "next": 1, "togo": 2, "clip": 3, "min": -2, "max": -2,
+    **dict.fromkeys(UNARY_FUNCTIONS, 1), "sg": 1, "next": 1, "togo": 2, "clip": 3, "min": -2,
+    "max": -2,
 }  # fmt: skip
 """The number of arguments of each function; -2 is two or more."""
 
-REDUCTIONS = ("sum", "mean", "prod", "max", "min", "std", "pstd")
 SUBSETS = ("top", "pick")
-BINARY: dict[str, BinaryOp] = {
-    "+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow",
-    "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne", "and": "and", "or": "or",
-}  # fmt: skip
 SAMPLING_NUMBERS = ("group", "temperature", "top_p", "top_k", "staleness")
 SAMPLING_FLAGS = ("keep_mask", "keep_routing", "experts")
 MAX_NODES = 20_000
@@ -881,7 +875,7 @@ class _Elaborator:
         if result.indices == union(a.indices, b.indices):
             return result
         # `pi / pi` is 1, and still a value for each token: indices come from what is written.
-        return Binary(BINARY[op], build.real(a), build.real(b))
+        return Binary(SIGNS[op], build.real(a), build.real(b))
 
     def _judge(self, product: tree.Binary, found: Sequence[Loose]) -> None:
         """Raises _Poisoned where a reduction of a product reads two ways."""
@@ -938,7 +932,7 @@ class _Elaborator:
                 a, b = self._mask(a, left.span), self._mask(b, right.span)
                 return build.both(a, b) if op == "and" else Binary("or", a, b)
             case "<" | "<=" | ">" | ">=" | "==" | "!=":
-                return Binary(BINARY[op], build.real(a), build.real(b))
+                return Binary(SIGNS[op], build.real(a), build.real(b))
             case "*":
                 return build.mul(a, b)
             case "/":
@@ -974,10 +968,6 @@ class _Elaborator:
         match name:
             case "sg":
                 return build.stop(args[0])
-            case "exp":
-                return build.exp(args[0])
-            case "log":
-                return build.log(args[0])
             case "min" | "max":
                 result = args[0]
                 for other in args[1:]:
@@ -992,8 +982,7 @@ class _Elaborator:
                 if args[1].current or args[1].indices != SCALAR:
                     self._fail("wrong-type", "a discount is one number", call.arguments[1].span)
                 return Scan(">=", x, None if args[1] == build.ONE else args[1])
-        op: UnaryOp = name  # type: ignore[assignment]
-        return build.unary(op, args[0])
+        return unary(UNARY_FUNCTIONS[name], args[0])
 
     def _no_function(self, call: tree.Call) -> NoReturn:
         name = call.function.id
@@ -1156,8 +1145,7 @@ class _Elaborator:
             mask = self.kept if mask is None else build.both(self.kept, mask)
         if op == "prod" and isinstance(x, Unary) and x.op == "exp":
             return build.exp(Reduce("sum", over, x.x, mask))
-        operator: ReduceOp = op  # type: ignore[assignment]
-        return Reduce(operator, over, x, mask)
+        return Reduce(REDUCTIONS[op], over, x, mask)
 
     def _no_reduction(self, operator: tree.Name) -> NoReturn:
         name = operator.id
@@ -1234,7 +1222,7 @@ class _Elaborator:
                 node.binder.condition.span, help="multiply by the mask instead",
             )  # fmt: skip
         if relation.op == "!=":
-            if index != "i" or op not in ("sum", "mean"):
+            if index != "i" or not REDUCE[REDUCTIONS[op]].others:
                 self._fail(
                     "wrong-index", "only `sum[j != i]` and `mean[j != i]` leave one out",
                     node.binder.span,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from objdsl.emit import reference
 from objdsl.frozen import dataclass
+from objdsl.ir.evaluate import Batch as RaggedBatch
+from objdsl.ir.evaluate import evaluate
 from objdsl.ir.indices import TOKEN
 from objdsl.objective import Objective
 from objdsl.runtime.batch import Batch, collate
@@ -210,9 +211,7 @@ class Sampled:
         groups = [k for k, one in enumerate(written) for _ in one.responses]
         lengths = [len(response.tokens) for response in responses]
         try:
-            (kept,) = reference.evaluate(
-                [keep], reference.Batch(groups, lengths, columns), self.objective.params
-            )
+            (kept,) = evaluate([keep], RaggedBatch(groups, lengths, columns), self.objective.params)
         except KeyError as error:
             raise ConfigError(
                 [

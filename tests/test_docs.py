@@ -18,8 +18,10 @@ from click.testing import CliRunner
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-from objdsl import driver
+from objdsl import driver, elaborate
 from objdsl.cli.app import SECTIONS, main
+from objdsl.elaborate import SUBSETS
+from objdsl.ir.ops import FUNCTIONS, REDUCTIONS, UNARY
 from objdsl.lint.run import pages
 from objdsl.source import Source
 
@@ -124,6 +126,28 @@ def test_the_schema_of_findings_is_published(compared: Compared) -> None:
     from objdsl.render.schema import Report
 
     compared("findings.schema.json", json.dumps(Report.model_json_schema(), indent=2) + "\n")
+
+
+def test_every_function_is_documented(compared: Compared) -> None:
+    """The table in docs/language.md is that of the operators."""
+    page = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
+    before, mark, rest = page.partition("| function | |\n")
+    after = rest.partition("\n\n")[2]
+    rows = "".join(f"| `{op}(x)` | {UNARY[op].doc} |\n" for op in FUNCTIONS.values())
+    compared("language.md", f"{before}{mark}| --- | --- |\n{rows}\n{after}")
+
+
+def test_editors_know_every_operator(compared: Compared) -> None:
+    name = "../grammars/objective.tmLanguage.json"
+    grammar = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    for scope, words, bracket in (
+        ("support.function.reduction", (*REDUCTIONS, *SUBSETS), r"\\["),
+        ("support.function", elaborate.FUNCTIONS, r"\\("),
+    ):
+        start = grammar.index("(", grammar.index(f'"{scope}.objdsl"'))
+        end = grammar.index(f")(?=\\\\s*{bracket})", start)
+        grammar = f"{grammar[:start]}({'|'.join(words)}{grammar[end:]}"
+    compared(name, grammar)
 
 
 def test_every_rule_has_a_page(compared: Compared) -> None:

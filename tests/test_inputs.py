@@ -11,7 +11,7 @@ import torch
 
 import objdsl
 from objdsl import InputError, ObjdslError
-from objdsl.emit.reference import Batch, evaluate
+from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.ir.nodes import IMPOSSIBLE
 
 MASK = torch.arange(5) < torch.tensor([3, 5, 1, 2])[:, None]

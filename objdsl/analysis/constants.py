@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from objdsl.ir.nodes import (
     COMPARISONS,
@@ -20,6 +19,7 @@ from objdsl.ir.nodes import (
     topological,
 )
 from objdsl.ir.objective import Objective
+from objdsl.ir.ops import BINARY, UNARY
 
 
 def not_finite(objective: Objective) -> list[tuple[Expr, float]]:
@@ -78,9 +78,9 @@ def _value(
         case _ if len(known) < len(below):
             return None
         case Unary(op, _):
-            return _tried(_UNARY.get(op), known)
+            return UNARY[op].value(known[0])
         case Binary(op, _, _):
-            return _tried(_BINARY.get(op), known)
+            return BINARY[op].value(known[0], known[1])
         case Clip():
             x, low, high = known
             return min(max(x, low), high)
@@ -89,50 +89,6 @@ def _value(
         case Reduce("mean" | "max" | "min", _, _, None):
             return known[0]
     return None
-
-
-def _tried(function: Callable[..., float] | None, operands: list[float]) -> float | None:
-    if function is None:
-        return None
-    try:
-        return float(function(*operands))
-    except OverflowError:
-        return math.inf
-    except (ValueError, ZeroDivisionError, TypeError):
-        return math.nan
-
-
-def _log(x: float) -> float:
-    return -math.inf if x == 0 else math.log(x)
-
-
-def _power(x: float, y: float) -> float:
-    return math.inf if x == 0 and y < 0 else x**y
-
-
-_UNARY: dict[str, Callable[[float], float]] = {
-    "neg": operator.neg,
-    "exp": math.exp,
-    "log": _log,
-    "sqrt": math.sqrt,
-    "abs": abs,
-    "not": operator.not_,
-}
-_BINARY: dict[str, Callable[[float, float], float]] = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "div": operator.truediv,
-    "pow": _power,
-    "min": min,
-    "max": max,
-    "lt": operator.lt,
-    "le": operator.le,
-    "gt": operator.gt,
-    "ge": operator.ge,
-    "eq": operator.eq,
-    "ne": operator.ne,
-}
 
 
 def places(objective: Objective) -> Iterator[tuple[Expr, float, Expr]]:

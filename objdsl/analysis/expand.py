@@ -32,7 +32,7 @@ from objdsl.analysis.sums import (
     size,
     to_power,
 )
-from objdsl.ir.build import ONE, ZERO, const, unary
+from objdsl.ir.build import ONE, ZERO, const
 from objdsl.ir.indices import Index, Indices
 from objdsl.ir.nodes import (
     Binary,
@@ -53,11 +53,13 @@ from objdsl.ir.nodes import (
     Stop,
     Top,
     Unary,
+    UnaryOp,
     Where,
     bottom_up,
     replaced,
     topological,
 )
+from objdsl.ir.ops import unary
 
 # Where so many choices stand inside each other, both sides are expanded before one is chosen.
 _DEEP = 16
@@ -240,7 +242,7 @@ class Expand:
 
     # --- element by element ----------------------------------------------------------------------
 
-    def _unary(self, op: str, x: Sum, node: Expr) -> Sum:
+    def _unary(self, op: UnaryOp, x: Sum, node: Expr) -> Sum:
         value = x.number
         match op:
             case "neg":
@@ -252,7 +254,7 @@ class Expand:
             case "sqrt":
                 return self._power(x, 0.5, node)
         if value is not None:
-            folded = unary(op, const(value))  # type: ignore[arg-type]
+            folded = unary(op, const(value))
             if isinstance(folded, Const):
                 return number(folded.value)
         if op == "abs":
@@ -267,7 +269,7 @@ class Expand:
                 return number(1.0 if low > 0 else -1.0)
             quantity, turned = _compared(x)
             return self._atom(Unary("sign", quantity), node).scaled(-1.0 if turned else 1.0)
-        return self._atom(Unary(op, x.expr()), node)  # type: ignore[arg-type]
+        return self._atom(Unary(op, x.expr()), node)
 
     def _exp(self, x: Sum, node: Expr) -> Sum:
         result = number(1)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import struct
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import field
@@ -43,18 +44,18 @@ from objdsl.ir.nodes import (
     Shift,
     Stop,
     Unary,
+    UnaryOp,
     Where,
     topological,
 )
 from objdsl.ir.objective import Objective
+from objdsl.ir.ops import UNARY
 
 _LARGEST = 3.4e38
-_LARGEST_LOG, _SMALLEST_LOG = 88.7, -103.0
+_SMALLEST = 1e-38
 _TOKENS, _OTHERS = 10_000, 1_000
 # A formula with more conditions than this is read without what they say.
 _MOST_MASKS = 200
-# Beside 1, float32 does not see a sigmoid's distance from it.
-_SATURATED = 17.0
 
 
 class Fault(Enum):
@@ -356,38 +357,35 @@ def _clamped(x: float) -> float:
     return max(-_LARGEST, min(x, _LARGEST))
 
 
-def _unary(op: str, x: Range, node: Expr) -> Range:
-    match op:
-        case "neg":
-            return Range(-x.high, -x.low, x.vanishes, x.causes)
-        case "exp":
-            vanishes, infinite = x.low < _SMALLEST_LOG, x.high > _LARGEST_LOG
-            causes = x.causes
-            if vanishes:
-                causes |= {(node, Fault.UNDERFLOW)}
-            if infinite and math.isfinite(x.high):
-                causes |= {(node, Fault.OVERFLOW)}
-            low = 0.0 if vanishes else math.exp(min(x.low, _LARGEST_LOG))
-            return Range(low, math.inf if infinite else math.exp(x.high), vanishes, causes)
-        case "log":
-            low = -math.inf if x.vanishes else math.log(max(x.low, 1e-38))
-            return Range(low, math.log(max(x.high, 1e-38)), causes=x.causes)
-        case "sqrt":
-            return Range(math.sqrt(max(x.low, 0)), math.sqrt(max(x.high, 0)), x.vanishes, x.causes)
-        case "abs":
-            ends = abs(x.low), abs(x.high)
-            least = 0.0 if x.low <= 0 <= x.high else min(ends)
-            return Range(least, max(ends), x.vanishes, x.causes)
-        case "sigmoid":
-            low = 0.0 if x.low < -_SATURATED else 1 / (1 + math.exp(-x.low))
-            high = 1.0 if x.high > _SATURATED else 1 / (1 + math.exp(-x.high))
-            causes = x.causes | {(node, Fault.UNDERFLOW)}
-            return Range(low, high, x.low < _SMALLEST_LOG, causes)
-        case "logsigmoid":
-            return Range(min(x.low, 0.0) - 1, 0.0, causes=x.causes)
-        case "sign":
-            return Range(-1.0, 1.0)
-    raise TypeError(f"no range of {op}")
+def _unary(op: UnaryOp, x: Range, node: Expr) -> Range:
+    row = UNARY[op]
+    least, most = row.domain
+    ends = _near(x.low, least, x.vanishes), min(x.high, most)
+    low, high = map(_rounded, row.over((ends[0], max(ends))))
+    causes = x.causes
+    vanishes = x.vanishes and row.value(0.0) == 0
+    if not row.attained and 0 in (low, high):
+        vanishes = True
+        causes |= {(node, Fault.UNDERFLOW)}
+    if math.isinf(high) and math.isfinite(x.high):
+        causes |= {(node, Fault.OVERFLOW)}
+    return Range(min(low, _LARGEST), high, vanishes, causes)
+
+
+def _near(low: float, least: float, vanishes: bool) -> float:
+    """The least operand of a function that is not defined below `least`: what is never 0 comes
+    near to it, but for rounding."""
+    if low > least or math.isinf(least):
+        return low
+    return least if vanishes or least else _SMALLEST
+
+
+def _rounded(x: float) -> float:
+    """A number in float32, in which what is too large is infinite."""
+    try:
+        return float(struct.unpack("f", struct.pack("f", x))[0])
+    except OverflowError:
+        return math.copysign(math.inf, x)
 
 
 def _binary(op: str, a: Range, b: Range, node: Expr) -> Range:

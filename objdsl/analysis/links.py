@@ -37,6 +37,7 @@ from objdsl.ir.nodes import (
     topological,
 )
 from objdsl.ir.objective import Objective
+from objdsl.ir.ops import UNARY
 
 PREFERRED = ("chosen", "desirable")
 """The columns of data sets of preferences: not 0 for a response that was preferred."""
@@ -291,10 +292,8 @@ def _signs(x: Expr, expand: Expand) -> set[int]:
         match node:
             case LogProb() | LogDist():
                 found.add(sign)
-            case Unary("neg", a):
-                stack.append((a, -sign))
-            case Unary("exp" | "log" | "sqrt" | "sigmoid" | "logsigmoid", a):
-                stack.append((a, sign))
+            case Unary(op, a) if UNARY[op].rises:
+                stack.append((a, sign * UNARY[op].rises))
             case Binary("add" | "min" | "max", a, b):
                 stack += [(a, sign), (b, sign)]
             case Binary("sub", a, b):

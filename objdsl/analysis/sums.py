@@ -11,10 +11,12 @@ from dataclasses import field
 from functools import reduce
 
 from objdsl.frozen import dataclass
-from objdsl.ir.bounds import Interval, bounds, multiplied
-from objdsl.ir.bounds import raised as powered
+from objdsl.ir.bounds import bounds
 from objdsl.ir.build import ONE, ZERO, add, const, div, mul, power
+from objdsl.ir.interval import Interval, multiplied
+from objdsl.ir.interval import raised as powered
 from objdsl.ir.nodes import Binary, Expr, Unary
+from objdsl.ir.ops import UNARY
 
 Factors = frozenset[tuple[Expr, float]]
 """A product of nodes, each with its power."""
@@ -292,8 +294,8 @@ def interval(x: Sum) -> Interval:
 
 def above_zero(base: Expr) -> bool:
     """Whether it is surely more than 0: what may be 0, a deviation, decides a comparison."""
-    never = isinstance(base, Unary) and base.op in ("exp", "sigmoid")
-    return never or bounds(base)[0] > 0
+    low = bounds(base)[0]
+    return low > 0 or (low == 0 and isinstance(base, Unary) and not UNARY[base.op].attained)
 
 
 def proportion(a: Sum, b: Sum) -> float | None:

@@ -32,6 +32,7 @@ from objdsl.ir.nodes import (
     Where,
     bottom_up,
 )
+from objdsl.ir.ops import UNARY
 
 KINK = "kink / "
 """How the symbols begin that stand for the change of a value with a kink."""
@@ -85,9 +86,9 @@ class Tangent:
                 held = Binary("max", x, lo, span=node.span)
                 self._known[held] = self._find(held)
                 return self._find(Binary("min", held, hi, span=node.span))
-            case Unary("abs" | "sqrt" | "log" | "sign", x) if not self.at(x).terms:
+            case Unary(op, x) if UNARY[op].kinks and self.at(x).number in UNARY[op].kinks:
                 return self._kink(node)
-            case Unary("sign"):
+            case Unary(op) if UNARY[op].slope is None:
                 return ZERO
             case Unary() | Binary():
                 total = ZERO

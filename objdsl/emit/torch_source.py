@@ -25,10 +25,10 @@ from objdsl.emit.wrap import wrap
 from objdsl.emit.writer import (
     ATOM,
     POWER,
-    SIGN,
     TIMES,
     WIDTH,
     Writer,
+    applied,
     number,
     string,
     title,
@@ -52,6 +52,7 @@ from objdsl.ir.nodes import (
     Pick,
     Position,
     Reduce,
+    ReduceOp,
     Scan,
     Shift,
     Top,
@@ -60,9 +61,9 @@ from objdsl.ir.nodes import (
     bottom_up,
 )
 from objdsl.ir.objective import Objective, column_of
+from objdsl.ir.ops import BINARY, REDUCE, UNARY
 
 _GROUP = count(("i",))
-_LARGEST_EXPONENT = 709.0
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,8 @@ class TorchWriter(Writer):
             case Binary("min" | "max"):
                 return self._extremum(node), ATOM
             case Binary("and" | "or" as op, a, b) if self._isnumber(a) and self._isnumber(b):
-                return f"({self._at(a, here, ATOM)} {op} {self._at(b, here, ATOM)})", ATOM
+                sign = BINARY[op].python
+                return f"({self._at(a, here, ATOM)} {sign} {self._at(b, here, ATOM)})", ATOM
             case Binary("pow", a, b) if self._isnumber(a) and self._isnumber(b):
                 return f"{self._tensor(a)}**{self._at(b, here, ATOM)}", POWER
             case Binary("pow", a, b):
@@ -315,22 +317,12 @@ class TorchWriter(Writer):
         return f"torch.arange(1, {end}, dtype={dtype}, device={mask}.device)", ATOM
 
     def _unary(self, node: Unary) -> tuple[str, int]:
-        op, x = node.op, node.x
-        if op == "neg":
-            return f"-{self._at(x, x.indices, SIGN)}", SIGN
-        if op == "not" and self._isnumber(x):
-            return f"(not {self._at(x, SCALAR, ATOM)})", ATOM
-        if op == "not":
-            return f"~{self._at(x, x.indices, SIGN + 1)}", SIGN
-        if self._isnumber(node):
-            return f"{'' if op == 'abs' else 'math.'}{op}({self._at(x, SCALAR)})", ATOM
-        if self._isnumber(x):
-            text = self._tensor(x)
-        else:
-            text = self._at(x, x.indices, ATOM if op != "logsigmoid" else 0)
-        if op == "logsigmoid":
-            return f"torch.nn.functional.logsigmoid({text})", ATOM
-        return f"{text}.{op}()", ATOM
+        x, row = node.x, UNARY[node.op]
+        if self._isnumber(node) and row.python is not None:
+            return applied(row.python[0], lambda level: self._at(x, SCALAR, level))
+        if self._isnumber(x) and node.op != "neg":
+            return applied(row.torch, lambda _: self._tensor(x))
+        return applied(row.torch, lambda level: self._at(x, x.indices, level))
 
     def _extremum(self, node: Binary) -> str:
         a, b, here = node.a, node.b, node.indices
@@ -380,22 +372,20 @@ class TorchWriter(Writer):
         return self._environment("dtype", SCALAR)
 
     def _reduce(self, node: Reduce) -> tuple[str, int]:
-        x, op, index = node.x, node.op, node.over[0]
+        x, op, index, row = node.x, node.op, node.over[0], REDUCE[node.op]
         if x == ONE:
             return self._how_many(index), ATOM
         if index == "v":
-            name = {"sum": "sum", "mean": "mean", "max": "amax", "min": "amin", "prod": "prod"}[op]
-            return f"{self._at(x, WORD, ATOM)}.{name}(-1)", ATOM
+            return f"{self._at(x, WORD, ATOM)}.{row.torch}(-1)", ATOM
         if index == "t":
             return self._over_tokens(op, x)
         if index == "p":
-            name = {"sum": "sum", "mean": "mean", "max": "amax", "min": "amin", "prod": "prod"}[op]
             match x:
                 case Reduce("sum", ("i",), y) if op == "sum" and x not in self.stored:
                     if y == ONE:
                         return f"len({self._environment('prompt', RESPONSE)})", ATOM
                     return f"{self._at(y, RESPONSE, ATOM)}.sum()", ATOM
-            return f"{self._at(x, PROMPT, ATOM)}.{name}()", ATOM
+            return f"{self._at(x, PROMPT, ATOM)}.{row.torch}()", ATOM
         where = f"{self._environment('prompt', RESPONSE)}, {self._environment('n_prompts', SCALAR)}"
         text = self._at(x, RESPONSE)
         match op:
@@ -403,8 +393,7 @@ class TorchWriter(Writer):
                 return f"group_{op}({text}, {where})", ATOM
             case "std" | "pstd":
                 return f"group_std({text}, {where}, ddof={int(op == 'std')})", ATOM
-        name = {"max": "amax", "min": "amin"}.get(op, op)
-        return f'group_extreme({text}, {where}, "{name}")', ATOM
+        return f'group_extreme({text}, {where}, "{row.torch}")', ATOM
 
     def _how_many(self, index: str) -> str:
         if index == "p":
@@ -419,8 +408,8 @@ class TorchWriter(Writer):
         like = self._environment("row" if self.packed else "mask", TOKEN)
         return f"torch.full_like({like}, {many}, dtype={self._dtype()})"
 
-    def _over_tokens(self, op: str, x: Expr) -> tuple[str, int]:
-        text = self._at(x, TOKEN)
+    def _over_tokens(self, op: ReduceOp, x: Expr) -> tuple[str, int]:
+        text, row = self._at(x, TOKEN), REDUCE[op]
         if self.packed:
             length = self._environment("length", RESPONSE)
             where = f"{self._environment('row', TOKEN)}, len({length})"
@@ -429,12 +418,10 @@ class TorchWriter(Writer):
                     return f"group_sum({text}, {where})", ATOM
                 case "mean":
                     return f"group_sum({text}, {where}) / {length}", TIMES
-            name = {"max": "amax", "min": "amin"}.get(op, op)
-            return f'group_extreme({text}, {where}, "{name}")', ATOM
+            return f'group_extreme({text}, {where}, "{row.torch}")', ATOM
         mask = self._environment("mask", TOKEN)
-        neutral = {"max": "-torch.inf", "min": "torch.inf", "prod": "1.0"}.get(op, "0.0")
-        name = {"max": "amax", "min": "amin", "prod": "prod"}.get(op, "sum")
-        total = f"torch.where({mask}, {text}, {neutral}).{name}(-1)"
+        method = "sum" if row.linear else row.torch
+        total = f"torch.where({mask}, {text}, {row.neutral}).{method}(-1)"
         if op == "mean":
             return f"{total} / {self._environment('length', RESPONSE)}", TIMES
         return total, ATOM
@@ -540,15 +527,10 @@ def _is_plain(node: Expr, nonzero: frozenset[str]) -> bool:
         nonzero: the parameters that are never 0.
     """
     match node:
-        case Unary("exp", x):
-            return bounds(x)[1] < _LARGEST_EXPONENT
-        case Unary("log", x):
-            return bounds(x)[0] > 0
-        case Unary("sqrt", x):
-            return bounds(x)[0] >= 0
-        case Unary("neg" | "abs" | "not"):
-            return True
-        case Unary() | Binary("pow"):
+        case Unary(op, x):
+            python, (low, high) = UNARY[op].python, bounds(x)
+            return python is not None and python[1][0] <= low <= high <= python[1][1]
+        case Binary("pow"):
             return False
         case Binary("div", _, b):
             return _is_divisor(b, nonzero)

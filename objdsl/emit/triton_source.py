@@ -22,6 +22,7 @@ from objdsl.emit.writer import (
     TIMES,
     WIDTH,
     Writer,
+    applied,
     number,
     title,
     without_unused,
@@ -46,9 +47,9 @@ from objdsl.ir.nodes import (
     bottom_up,
 )
 from objdsl.ir.objective import Objective
+from objdsl.ir.ops import BINARY, UNARY
 from objdsl.ir.show import text
 
-FUNCTIONS = ("exp", "log", "sqrt", "abs", "sigmoid")
 RESERVED = {
     "tl", "triton", "objective", "words", "head", "z", "d", "rows", "target", "terms", "lse",
     "bias", "kept", "softcap", "temperature", "stride", "d_stride", "kept_stride", "V", "BLOCK",
@@ -285,19 +286,15 @@ class _TokenWriter(Writer):
                 return self._environment("n_prompts", SCALAR), ATOM
             case Reduce() if _is_sum(node):
                 return self._sum(node), ATOM
-            case Unary("neg", x):
-                return f"-{self._at(x, here, SIGN)}", SIGN
-            case Unary("not", x) if not self._is_number(x):
-                return f"~{self._at(x, here, SIGN + 1)}", SIGN
-            case Unary("logsigmoid", x):
-                return f"log_sigmoid({self._argument(x)})", ATOM
-            case Unary("sign", x):
-                over = self._at(x, here, ATOM)
-                return f"tl.where({over} > 0, 1.0, tl.where({over} < 0, -1.0, 0.0))", ATOM
-            case Unary(op, x) if op in FUNCTIONS:
-                return f"tl.{op}({self._argument(x)})", ATOM
+            case Unary("neg" | "not" as op, x) if op == "neg" or not self._is_number(x):
+                return applied(UNARY[op].triton, lambda level: self._at(x, here, level))
+            case Unary(op, x) if op != "not":
+                template = UNARY[op].triton
+                twice = "{0}" in template
+                return template.format(self._named(x) if twice else self._argument(x)), ATOM
             case Binary("min" | "max" as op, a, b):
-                return f"tl.{op}imum({self._argument(a)}, {self._argument(b)})", ATOM
+                function = f"tl.{BINARY[op].code}"
+                return f"{function}({self._argument(a)}, {self._argument(b)})", ATOM
             case Binary("pow", a, Const(0.5)):
                 return f"tl.sqrt({self._argument(a)})", ATOM
             case Binary("pow", a, Const(k)) if k in (2, 3, 4):

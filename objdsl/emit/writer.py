@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from objdsl.emit.identifiers import Identifiers
 from objdsl.emit.stages import Input, Kind, Scope
@@ -13,15 +13,15 @@ from objdsl.ir.build import ONE
 from objdsl.ir.indices import Indices, decimal
 from objdsl.ir.nodes import Binary, Expr, Reduce, Unary
 from objdsl.ir.objective import Objective, column_of
+from objdsl.ir.ops import BINARY
 
 WIDTH = 100
 ATOM, POWER, SIGN, TIMES, PLUS, AND, OR, COMPARE = 100, 80, 75, 70, 60, 40, 30, 20
-INFIX: dict[str, tuple[str, int]] = {
-    "add": ("+", PLUS), "sub": ("-", PLUS), "mul": ("*", TIMES), "div": ("/", TIMES),
-    "lt": ("<", COMPARE), "le": ("<=", COMPARE), "gt": (">", COMPARE),
-    "ge": (">=", COMPARE), "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "and": ("&", AND),
-    "or": ("|", OR),
+PRECEDENCE = {
+    "+": PLUS, "-": PLUS, "*": TIMES, "/": TIMES, "**": POWER, "&": AND, "|": OR,
+    "<": COMPARE, "<=": COMPARE, ">": COMPARE, ">=": COMPARE, "==": COMPARE, "!=": COMPARE,
 }  # fmt: skip
+"""How tightly the signs of Python hold together."""
 
 
 class Writer(ABC):
@@ -146,11 +146,24 @@ class Writer(ABC):
 
     def _infix(self, node: Binary) -> tuple[str, int]:
         """A value with its sign between its operands."""
-        sign, precedence = INFIX[node.op]
+        sign = BINARY[node.op].code
+        precedence = PRECEDENCE[sign]
         compares = precedence == COMPARE
         left = self._at(node.a, node.indices, precedence + compares)
         right = self._at(node.b, node.indices, precedence + (node.op in ("sub", "div") or compares))
         return f"{left} {sign} {right}", precedence
+
+
+def applied(template: str, operand: Callable[[int], str]) -> tuple[str, int]:
+    """A function of one value, and how tightly its text binds.
+
+    Args:
+        template: the function with a place for its operand: `-{}`, `{}.exp()`, `f({})`, `-f(-{})`.
+        operand: the text of the operand, for a place that holds together as tightly as is said.
+    """
+    before = template[: template.index("{")][-1:]
+    level = {"(": 0, "-": SIGN, "~": SIGN + 1}.get(before, ATOM)
+    return template.format(operand(level)), SIGN if template[0] in "-~" else ATOM
 
 
 def without_unused(lines: list[str]) -> list[str]:

@@ -10,11 +10,9 @@ Two conventions make the weights of an objective readable, and the analyses over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, reduce
 
-from objdsl.ir.bounds import nonzero
 from objdsl.ir.indices import Indices, over_to, remove, union
 from objdsl.ir.nodes import (
     Binary,
@@ -25,7 +23,6 @@ from objdsl.ir.nodes import (
     Reduce,
     Stop,
     Unary,
-    UnaryOp,
     Where,
 )
 
@@ -33,19 +30,11 @@ from objdsl.ir.nodes import (
 # chain then grows with the chain, not with its square.
 _MOST_FACTORS = 32
 
+_LARGEST_EXPONENT = 709.0
+
 ZERO: Expr = Const(0.0)
 ONE: Expr = Const(1.0)
 HALF: Expr = Const(0.5)
-
-_UNARY: dict[str, Callable[[float], float]] = {
-    "abs": abs,
-    "exp": math.exp,
-    "log": math.log,
-    "sqrt": math.sqrt,
-    "sigmoid": lambda x: 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x)),
-    "logsigmoid": lambda x: min(x, 0.0) - math.log1p(math.exp(-abs(x))),
-    "sign": lambda x: float((x > 0) - (x < 0)),
-}
 
 
 @cache
@@ -175,7 +164,10 @@ def power(a: Expr, b: Expr) -> Expr:
 
 
 def exp(x: Expr) -> Expr:
-    return ONE if x == ZERO else unary("exp", x)
+    match x:
+        case Const(value) if value < _LARGEST_EXPONENT:
+            return const(math.exp(value))
+    return Unary("exp", x)
 
 
 def log(x: Expr) -> Expr:
@@ -186,17 +178,9 @@ def log(x: Expr) -> Expr:
             return add(a.x, log(b))
         case Binary("mul", a, b) if isinstance(b, Unary) and b.op == "exp":
             return add(log(a), b.x)
-    return unary("log", x)
-
-
-def unary(op: UnaryOp, x: Expr) -> Expr:
-    """Any function of one value; the ones with rules of their own are named above."""
-    if isinstance(x, Const) and op in _UNARY:
-        try:
-            return const(_UNARY[op](x.value))
-        except (ValueError, OverflowError):
-            pass  # left to the evaluators, which say nan or inf
-    return Unary(op, x)
+        case Const(value) if value > 0:
+            return const(math.log(value))
+    return Unary("log", x)
 
 
 def negation(m: Expr) -> Expr:
@@ -258,7 +242,11 @@ def is_size(x: Expr) -> bool:
 
 def is_divisor(x: Expr) -> bool:
     """Whether it is a size that is never 0: a mask need not stand around a division by it."""
-    return is_size(x) and nonzero(x)
+    return is_size(x) and not any(
+        part.value == 0 if isinstance(part, Const) else part.lower <= 0 <= part.upper
+        for part in factors(x)[1]
+        if isinstance(part, Const | Param)
+    )
 
 
 def _sizes(a: Expr, b: Expr) -> Expr:

@@ -13,7 +13,7 @@ from objdsl.frozen import dataclass
 from objdsl.ir.indices import TOKEN, Indices, decimal
 from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Param, Pick, topological
 from objdsl.source import Source, Span
-from objdsl.syntax.spelling import canonical
+from objdsl.spelling import canonical
 
 BUILT_IN_POLICIES = ("pi", "old", "mu", "ref")
 ARGUMENTS = (

@@ -13,6 +13,7 @@ from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import Indices, decimal
 from objdsl.ir.nodes import (
     Binary,
+    BinaryOp,
     Clip,
     Column,
     Const,
@@ -35,19 +36,30 @@ from objdsl.ir.nodes import (
     topological,
 )
 from objdsl.ir.objective import Named
+from objdsl.ir.ops import (
+    APPLY,
+    ATOM,
+    BINARY,
+    COMPARE,
+    IF,
+    NOT,
+    POWER,
+    REDUCE,
+    SIGN,
+    TIMES,
+    UNARY,
+)
 
 Names = Mapping[Expr, str]
 
-# How tightly a piece of text holds together; brackets go around what is looser than its place.
-IF, OR, AND, NOT, COMPARE, PLUS, TIMES, SIGN, POWER, APPLY, ATOM = range(11)
-
-INFIX = {
-    "add": ("+", PLUS), "sub": ("-", PLUS), "mul": ("*", TIMES), "div": ("/", TIMES),
-    "pow": ("^", POWER), "lt": ("<", COMPARE), "le": ("<=", COMPARE), "gt": (">", COMPARE),
-    "ge": (">=", COMPARE), "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "and": ("and", AND),
-    "or": ("or", OR),
-}  # fmt: skip
-OPPOSITE = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt", "eq": "ne", "ne": "eq"}
+OPPOSITE: dict[BinaryOp, BinaryOp] = {
+    "lt": "ge",
+    "le": "gt",
+    "gt": "le",
+    "ge": "lt",
+    "eq": "ne",
+    "ne": "eq",
+}
 COUNTS: dict[Indices, str] = {
     ("p",): "P", ("i",): "G", ("p", "i"): "N", ("v",): "|V|", ("i", "t"): "(sum[i] |y|)",
     ("p", "i", "t"): "(sum[p,i] |y|)",
@@ -97,10 +109,6 @@ def _counts(names: Names, *roots: Expr) -> list[str]:
     sums = (node for node in topological(*roots) if isinstance(node, Reduce))
     found = {COUNTS.get(s.over) for s in sums if s.x == ONE and s.op == "sum" and s.where is None}
     return [letter for letter in MEANT if letter in found - _letters(names, *roots)]
-
-
-def _is_gate(node: Expr) -> bool:
-    return isinstance(node, Where) and node.b == ZERO
 
 
 RESPONSES, TOKENS = "ijklmn", "tsuqh"
@@ -314,8 +322,8 @@ class Text:
                     return False
         return False
 
-    def _infix(self, op: str, a: Expr, b: Expr) -> tuple[str, int]:
-        sign, level = INFIX[op]
+    def _infix(self, op: BinaryOp, a: Expr, b: Expr) -> tuple[str, int]:
+        sign, level = BINARY[op].sign, BINARY[op].level
         tight = op in ("sub", "div") or level == COMPARE
         least = level + (level in (COMPARE, POWER))
         left = self.at(a, ATOM if level in (TIMES, POWER) and self._open(a) else least)
@@ -513,10 +521,6 @@ POLICY = {
     "ref": r"\pi_{\mathrm{ref}}",
     "mu": r"\mu",
 }
-LATEX_INFIX = {
-    "lt": "<", "le": r"\le", "gt": ">", "ge": r"\ge", "eq": "=", "ne": r"\ne",
-    "and": r"\wedge", "or": r"\vee", "add": "+", "sub": "-",
-}  # fmt: skip
 _TEX = {
     "\\": r"\backslash ", "^": r"\wedge ", "~": r"\sim ",
     **{char: f"\\{char}" for char in "_{}$&#%"},
@@ -602,33 +606,19 @@ class _Latex(Text):
             case Position():
                 return self.place.token, ATOM
             case Unary("exp", x):
-                return self._probability(x) or (rf"e^{{{self.done[x][0]}}}", POWER)
+                template, _, level = UNARY["exp"].latex
+                return self._probability(x) or (template.format(self.done[x][0]), level)
             case Unary("not", Binary(op, a, b)) if op in OPPOSITE:
                 return self._infix(OPPOSITE[op], a, b)
-            case Unary("not", x):
-                return rf"\neg {self.at(x, ATOM)}", NOT
-            case Unary("neg", x):
-                return f"-{self.at(x, SIGN)}", SIGN
-            case Unary("abs", x):
-                return rf"\left| {self.done[x][0]} \right|", ATOM
-            case Unary("sqrt", x):
-                return rf"\sqrt{{{self.done[x][0]}}}", ATOM
-            case Unary("sigmoid" | "logsigmoid" as op, x):
-                name = r"\sigma" if op == "sigmoid" else r"\log \sigma"
-                return rf"{name}\left( {self.done[x][0]} \right)", APPLY
-            case Unary("sign", x):
-                return rf"\operatorname{{sgn}}\left( {self.done[x][0]} \right)", ATOM
-            case Unary("log", x):
-                return rf"\log {self.at(x, APPLY)}", APPLY
-            case Binary("min" | "max" as op, a, b):
-                arguments = f"{self.done[a][0]},\\; {self.done[b][0]}"
-                return rf"\{op}\left( {arguments} \right)", ATOM
-            case Binary("div", a, b):
-                return rf"\frac{{{self.done[a][0]}}}{{{self.done[b][0]}}}", ATOM
+            case Unary(op, x):
+                template, level, whole = UNARY[op].latex
+                return template.format(self.at(x, level)), whole
+            case Binary("min" | "max" | "div" as op, a, b):
+                return BINARY[op].latex.format(self.done[a][0], self.done[b][0]), ATOM
             case Binary("mul", a, b):
-                return rf"{self.at(a, TIMES)} \, {self.at(b, TIMES)}", TIMES
+                return f"{self.at(a, TIMES)} {BINARY['mul'].latex} {self.at(b, TIMES)}", TIMES
             case Binary("pow", a, b):
-                return f"{self.at(a, ATOM)}^{{{self.done[b][0]}}}", POWER
+                return BINARY["pow"].latex.format(self.at(a, ATOM), self.done[b][0]), POWER
             case Clip(x, lo, hi):
                 arguments = ",\\; ".join(self.done[part][0] for part in (x, lo, hi))
                 return rf"\operatorname{{clip}}\left( {arguments} \right)", ATOM
@@ -669,11 +659,11 @@ class _Latex(Text):
                 return condition, COMPARE
         return super()._node(node)
 
-    def _infix(self, op: str, a: Expr, b: Expr) -> tuple[str, int]:
-        _, level = INFIX[op]
+    def _infix(self, op: BinaryOp, a: Expr, b: Expr) -> tuple[str, int]:
+        level = BINARY[op].level
         tight = op == "sub" or level == COMPARE
         left = self.at(a, ATOM if level == TIMES and self._open(a) else level)
-        return f"{left} {LATEX_INFIX[op]} {self.at(b, level + tight)}", level
+        return f"{left} {BINARY[op].latex} {self.at(b, level + tight)}", level
 
     def _reduce(self, node: Reduce) -> tuple[str, int]:
         x, over, mask = node.x, node.over, node.where
@@ -686,12 +676,9 @@ class _Latex(Text):
         if mask is not None:
             if node.op == "mean" and over == ("p",):
                 return rf"\mathbb{{E}}_{{x \sim \mathcal{{D}} \,:\, {condition}}} {body}", APPLY
-            name = {"sum": r"\sum", "mean": r"\operatorname{mean}", "prod": r"\prod"}.get(
-                node.op, rf"\operatorname{{{node.op}}}"
-            )
-            return rf"{name}_{{{','.join(over)} \,:\, {condition}}} {body}", APPLY
+            return rf"{REDUCE[node.op].latex}_{{{','.join(over)} \,:\, {condition}}} {body}", APPLY
         if _is_of_group(node):
-            name = rf"\operatorname{{{node.op}}}_{{{inside.response}}}"
+            name = rf"{REDUCE[node.op].latex}_{{{inside.response}}}"
             return rf"{name}\left( {whole} \right)", ATOM
         match node.op:
             case "sum":
@@ -702,7 +689,7 @@ class _Latex(Text):
                 return rf"\frac{{1}}{{{self._size(over)}}} {self._sums(over)} {body}", APPLY
             case "prod":
                 return f"{self._sums(over, 'prod')} {body}", APPLY
-        return rf"\operatorname{{{node.op}}}_{{{','.join(over)}}} {body}", APPLY
+        return rf"{REDUCE[node.op].latex}_{{{','.join(over)}}} {body}", APPLY
 
     def _count(self, index: str, letter: str) -> str:
         """The letter for a number, unless it is a name of the file."""

@@ -23,11 +23,12 @@ from objdsl.ir.nodes import (
     Where,
     topological,
 )
+from objdsl.ir.ops import REDUCTIONS
 from objdsl.ir.show import text
 from objdsl.source import Span
 
 _MOST_BRANCHES = 2000
-_HEAD = re.compile(r"(sum|mean|prod|max|min|std|pstd)\s*\[[^\]]*\]")
+_HEAD = re.compile(rf"({'|'.join(REDUCTIONS)})\s*\[[^\]]*\]")
 
 
 def head(node: Expr) -> Span | None:

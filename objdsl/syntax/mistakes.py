@@ -16,6 +16,7 @@ from lark.lexer import PatternStr
 
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, near
 from objdsl.frozen import dataclass
+from objdsl.ir.ops import FUNCTIONS, REDUCTIONS
 from objdsl.source import Source, Span
 from objdsl.syntax.foreign import LATEX, MODULES, is_divergence, is_expectation, said_here
 from objdsl.syntax.grammar import grammar
@@ -32,11 +33,7 @@ _ARITHMETIC = frozenset({"PLUS", "MINUS", "TIMES", "SLASH", "POWER"})
 _INFIX = _ARITHMETIC | {"COMPARISON", "AND", "OR", "IF", "ELSE"}
 _CLOSED_BY = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _CLOSING = frozenset(_CLOSED_BY.values())
-_REDUCTIONS = ("sum", "mean", "prod", "max", "min", "std", "pstd")
-_FUNCTIONS = (
-    "abs", "exp", "log", "sqrt", "sigmoid", "logsigmoid", "sign", "sg", "next", "geo",
-    "detach", "stop_gradient",
-)  # fmt: skip
+_FUNCTIONS = (*FUNCTIONS, "sg", "next", "geo", "detach", "stop_gradient")
 _OPTIONS = ("group", "temperature", "top_p", "top_k", "staleness")
 
 
@@ -357,13 +354,13 @@ def _member(m: _Mistake) -> Diagnostic | None:
     if str(m.before) in MODULES:
         first = m.span(m.before).start
         whole = Span(m.source, first, chain.end())
-        known = word in (*_FUNCTIONS, *_REDUCTIONS, "clip")
+        known = word in (*_FUNCTIONS, *REDUCTIONS, "clip")
         help = said_here(word) or "" if not known else f"the function is called `{word}`"
         if word == "where":
             help = _IF_ELSE
         return syntax("an objective is a formula, and knows no modules", whole, help=help)
     help = "functions and reductions come first: `exp(x)`, `mean[t] x`"
-    if word in _REDUCTIONS:
+    if word in REDUCTIONS:
         help = f"a reduction comes first, and names its index: `{word}[t] x`, `{word}[i] x`"
     elif word in ("detach", "stop_gradient"):
         help = "a value without its gradient is `sg(x)`"
@@ -501,7 +498,7 @@ def _subscript(m: _Mistake) -> Diagnostic | None:
     if m.found.type != "LBRACE" or not m.before.endswith("_") or not m.adjacent(m.before, m.found):
         return None
     name = m.before.rstrip("_")
-    if name in _REDUCTIONS:
+    if name in REDUCTIONS:
         index = re.match(r"\{\s*([pitv])\b", m.source.text[m.span(m.found).start :])
         return m.says(
             f"the index of `{name}` stands in square brackets",
@@ -569,7 +566,7 @@ def _second(m: _Mistake) -> Diagnostic | None:
     if m.found.type in _INFIX or m.found.type in ("LPAR", "LSQB"):
         return _unused(m)
     goal = {"max": "maximize", "min": "minimize"}.get(str(first))
-    if str(first) in _REDUCTIONS and goal is None:
+    if str(first) in REDUCTIONS and goal is None:
         return _index_without_brackets(m, first)
     if meant := goal or near(str(first), FORMS):
         return m.says(
@@ -825,10 +822,10 @@ def _missing_value(m: _Mistake) -> Diagnostic | None:
 def _missing_operator(m: _Mistake) -> Diagnostic | None:
     if not m.wants_operator or m.found.type not in _VALUE_STARTS:
         return None
-    if str(m.before) in _REDUCTIONS:
+    if str(m.before) in REDUCTIONS:
         return _index_without_brackets(m, m.before)
     reduction, _, index = m.before.partition("_")
-    if reduction in _REDUCTIONS and index in ("p", "i", "t", "v"):
+    if reduction in REDUCTIONS and index in ("p", "i", "t", "v"):
         return m.says(
             f"the index of `{reduction}` stands in square brackets",
             m.before,
@@ -842,7 +839,7 @@ def _missing_operator(m: _Mistake) -> Diagnostic | None:
     call = m.tokens[max(m.at - 4, 0) : m.at]
     if [token.type for token in call] == ["NAME", "LPAR", "NAME", "RPAR"]:
         function, _, index, closing = call
-        if str(function) in _REDUCTIONS:
+        if str(function) in REDUCTIONS:
             return m.says(
                 f"the index of `{function}` stands in square brackets",
                 function,

@@ -13,10 +13,10 @@ from lark.exceptions import UnexpectedInput
 from objdsl.diagnostic import Diagnostic, ObjectiveError
 from objdsl.frozen import dataclass
 from objdsl.source import Source, Span
+from objdsl.spelling import canonical
 from objdsl.syntax import messages, mistakes, tree
 from objdsl.syntax.grammar import grammar
 from objdsl.syntax.read import verify
-from objdsl.syntax.spelling import canonical
 from objdsl.syntax.split import DEEPEST, Piece, split
 
 # Nobody mends more than this before running again; hostile text holds a mistake in every line.

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from objdsl.diagnostic import Edit, Fix
 from objdsl.frozen import dataclass
+from objdsl.ir.ops import REDUCE, REDUCTIONS
 from objdsl.source import Span
 from objdsl.syntax.tree import (
     Binary,
@@ -34,8 +35,6 @@ from objdsl.syntax.tree import (
 )
 
 PRODUCT = ("*", "/", "^")
-LINEAR = ("sum", "mean")
-
 _LONGEST = 40  # characters of a part that a message repeats
 
 
@@ -80,7 +79,7 @@ class Loose:
     @property
     def distributes(self) -> bool:
         """Whether a factor that does not vary with its indices may stand inside or outside."""
-        return self.multiplies and all(one.operator.id in LINEAR for one in self.nest)
+        return self.multiplies and all(_is_linear(one) for one in self.nest)
 
     @property
     def certain(self) -> bool:
@@ -216,3 +215,8 @@ def _nest(node: Reduction) -> tuple[Reduction, ...]:
         if not isinstance(inner, Reduction) or inner.bracketed:
             return tuple(nest)
         nest.append(inner)
+
+
+def _is_linear(reduction: Reduction) -> bool:
+    name = reduction.operator.id
+    return name in REDUCTIONS and REDUCE[REDUCTIONS[name]].linear

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from objdsl import driver
 from objdsl.diagnostic import ObjectiveError
-from objdsl.emit.reference import Batch, evaluate
+from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.lint.fixes import fixed
 from objdsl.render.terminal import render
 from objdsl.source import Source

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import objdsl
-from objdsl.emit.reference import Batch, evaluate
 from objdsl.ir.build import const
+from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.ir.nodes import Column, Top
 
 LENGTHS = torch.tensor([3, 13, 1, 2, 7, 9, 13, 5])

@@ -11,7 +11,7 @@ import torch
 from direct import Array, Step
 from domains import nearest
 
-from objdsl.emit.reference import Batch
+from objdsl.ir.evaluate import Batch
 from objdsl.ir.objective import Domain
 
 # Hyper-parameters under which the branches of a formula are all taken by random data; where a

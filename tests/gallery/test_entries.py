@@ -18,7 +18,7 @@ import direct
 import objdsl
 from objdsl import driver, gallery
 from objdsl.differentiate import differentiate
-from objdsl.emit.reference import evaluate
+from objdsl.ir.evaluate import evaluate
 from objdsl.ir.nodes import Pick, Top
 from objdsl.ir.objective import Objective, column_of
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from objdsl.emit.reference import _ORDER, Batch, most, share
+from objdsl.ir.evaluate import ORDER, Batch, most, share
 from objdsl.ir.indices import over_to
 from objdsl.ir.nodes import (
     Binary,
@@ -36,18 +37,15 @@ from objdsl.ir.nodes import (
     topological,
 )
 from objdsl.ir.objective import column_of
+from objdsl.ir.ops import FUNCTIONS
 
 UNARY = {
     "neg": torch.neg,
-    "abs": torch.abs,
-    "exp": torch.exp,
-    "log": torch.log,
-    "sqrt": torch.sqrt,
-    "sigmoid": torch.sigmoid,
-    "logsigmoid": torch.nn.functional.logsigmoid,
-    "sign": torch.sign,
     "not": torch.logical_not,
+    **{op: getattr(torch, op, None) or getattr(functional, op) for op in FUNCTIONS},
 }
+"""Torch's functions of these names: what another library says of an operator."""
+
 BINARY = {
     "add": torch.add,
     "sub": torch.sub,
@@ -161,7 +159,7 @@ def _element(
             terms = [
                 factor ** abs(s - at[2]) * of(x, (*at[:2], s))
                 for s in range(length)
-                if _ORDER[relation](s, at[2])
+                if ORDER[relation](s, at[2])
             ]
             return torch.stack(terms).sum() if terms else number(0)
         case Shift(x, by):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import objdsl
 from objdsl.differentiate import weights_of
-from objdsl.emit.reference import Batch, evaluate
 from objdsl.ir.build import sub
+from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.ir.indices import PROMPT, SCALAR, TOKEN, WORD, Indices
 from objdsl.ir.nodes import Expr, topological
 from objdsl.ir.objective import column_of
@@ -225,7 +225,8 @@ def _at_row(value: Any, indices: Indices, leaf: Expr, batch: Batch, row: int) ->
         return value
     if indices == PROMPT:
         return value[next(p for p, group in enumerate(batch.groups) if row in group)]
-    return value[row][:, None] if (indices, leaf.indices) == (TOKEN, WORD) else value[row]
+    x = np.asarray(value[row])
+    return x[:, None] if (indices, leaf.indices) == (TOKEN, WORD) else x
 
 
 def _largest(values: Iterable[Any]) -> float:

@@ -14,7 +14,10 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from objdsl.emit.reference import Batch
+from objdsl.ir.evaluate import Batch
+from objdsl.ir.interval import ANY
+from objdsl.ir.ops import FUNCTIONS
+from objdsl.ir.ops import UNARY as OPERATORS
 
 VOCABULARY = 3
 LEVELS = ("", "p", "pi", "pit", "pitv")
@@ -70,6 +73,12 @@ UNARY = [
     "log(1 + abs({} + 0.0713))",
     "sqrt(1 + {}^2)",
     "1 / (1 + {}^2)",
+]
+# The others, of what they are defined for; each has to stay small where its operand does.
+UNARY += [
+    f"{name}({{}})" if row.domain == ANY else f"{name}(abs({{}} + 0.0713))"
+    for name, row in ((name, OPERATORS[op]) for name, op in FUNCTIONS.items())
+    if not any(f"{name}(" in template for template in UNARY)
 ]
 BINARY = [
     "{} + {}",

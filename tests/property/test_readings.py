@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from objdsl import driver
-from objdsl.emit.reference import evaluate
+from objdsl.ir.evaluate import evaluate
 from objdsl.lint.fixes import fixed
 from objdsl.source import Source
 

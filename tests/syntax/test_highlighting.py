@@ -6,7 +6,7 @@ import json
 import re
 from importlib.resources import files
 
-from objdsl.elaborate import COLUMNS, FUNCTIONS, REDUCTIONS, SUBSETS
+from objdsl.elaborate import COLUMNS
 from objdsl.ir.objective import BUILT_IN_POLICIES
 
 GRAMMARS = files("objdsl.grammars")
@@ -33,8 +33,6 @@ def test_keywords_are_those_of_the_parser() -> None:
     )
 
 
-def test_functions_and_data_are_those_of_the_language() -> None:
-    assert words("support.function.objdsl") == set(FUNCTIONS)
-    assert words("support.function.reduction.objdsl") == {*REDUCTIONS, *SUBSETS}
+def test_policies_and_data_are_those_of_the_language() -> None:
     assert words("variable.language.policy.objdsl") == set(BUILT_IN_POLICIES)
     assert words("variable.language.data.objdsl") == set(COLUMNS)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from objdsl.source import Source
+from objdsl.spelling import canonical
 from objdsl.syntax import grammar as grammar_module
 from objdsl.syntax import tree
 from objdsl.syntax.parse import parse, parse_expression
-from objdsl.syntax.spelling import canonical
 from objdsl.syntax.tree import Choice, Comment, Expression, Interval
 
 

@@ -13,10 +13,8 @@ from dataclasses import field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from objdsl.frozen import dataclass
-from objdsl.ir.indices import SCALAR, Indices, over_to
+from objdsl.ir.indices import PROMPT, SCALAR, Index, Indices, over_to
 from objdsl.ir.nodes import (
     IMPOSSIBLE,
     Binary,
@@ -41,10 +39,10 @@ from objdsl.ir.nodes import (
     topological,
 )
 from objdsl.ir.objective import column_of
+from objdsl.ir.ops import BINARY, REDUCE, UNARY
 
 Address = tuple[int, ...]
-Value = dict[Address, Any]
-Number = Any
+Value = dict[Address, float]
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,11 @@ class Batch:
         if len(start) == len(indices):
             yield start
             return
-        for step in range(self._size(indices[len(start)], start)):
+        for step in range(self.size(indices[len(start)], start)):
             yield from self.addresses(indices, (*start, step))
 
-    def _size(self, index: str, at: Address) -> int:
+    def size(self, index: Index, at: Address) -> int:
+        """How many elements an index runs over, at an address that ends before it."""
         match index:
             case "p":
                 return len(self.groups)
@@ -87,16 +86,17 @@ class Batch:
                 return len(self.groups[at[0]])
             case "t":
                 return int(self.lengths[self.row(at)])
-        return self.vocabulary
+            case "v":
+                return self.vocabulary
 
     def row(self, at: Address) -> int:
         return self.groups[at[0]][at[1] if len(at) > 1 else 0]
 
-    def read(self, column: str, at: Address) -> Number:
+    def read(self, column: str, at: Address) -> float:
         value: Any = self.columns[column][self.row(at)]
         for step in at[2:]:
             value = value[step]
-        return value
+        return float(value)
 
 
 def evaluate(
@@ -104,72 +104,37 @@ def evaluate(
 ) -> list[Any]:
     """The value of each formula on a batch.
 
-    Returns, for each root: a float if it carries no index, an array `[P]` or `[N]` (rows in the
-    order of the batch) for prompts or responses, a list of N arrays `[length]` or `[length, V]`
-    for tokens or words.
+    Returns, for each root: a float if it carries no index, a list `[P]` or `[N]` (rows in the order
+    of the batch) for prompts or responses, and N lists `[length]` or `[length, V]` for tokens or
+    words. Masks are 0.0 and 1.0.
     """
     values: dict[Expr, Value] = {}
-    with np.errstate(all="ignore"):
-        for node in topological(*roots):
-            rule = _Rule(batch, params or {}, values)
-            values[node] = {at: rule(node, at) for at in batch.addresses(node.indices)}
+    rule = _Rule(batch, params or {}, values)
+    for node in topological(*roots):
+        values[node] = {at: float(rule(node, at)) for at in batch.addresses(node.indices)}
     return [_gathered(values[root], root.indices, batch) for root in roots]
 
 
 def _gathered(value: Value, indices: Indices, batch: Batch) -> Any:
     if indices == SCALAR:
-        return value[()].item() if hasattr(value[()], "item") else value[()]
-    if indices == ("p",):
-        return np.array([value[(p,)] for p in range(len(batch.groups))])
+        return value[()]
+    if indices == PROMPT:
+        return [value[(p,)] for p in range(len(batch.groups))]
+
+    def below(at: Address) -> Any:
+        if len(at) == len(indices):
+            return value[at]
+        steps = range(batch.size(indices[len(at)], at))
+        return [below((*at, step)) for step in steps]
+
     rows: list[Any] = [None] * len(batch.prompt)
     for p, group in enumerate(batch.groups):
         for i, row in enumerate(group):
-            at = (p, i)
-            if len(indices) == 2:
-                rows[row] = value[at]
-            elif len(indices) == 3:
-                rows[row] = np.array([value[(*at, t)] for t in range(batch.lengths[row])])
-            else:
-                rows[row] = np.array(
-                    [
-                        [value[(*at, t, v)] for v in range(batch.vocabulary)]
-                        for t in range(batch.lengths[row])
-                    ]
-                )
-    return np.array(rows) if len(indices) == 2 else rows
+            rows[row] = below((p, i))
+    return rows
 
 
-_UNARY: dict[str, Callable[[Number], Number]] = {
-    "neg": lambda x: -x,
-    "abs": np.abs,
-    "exp": np.exp,
-    "log": np.log,
-    "sqrt": np.sqrt,
-    "sigmoid": lambda x: np.exp(-np.logaddexp(0.0, -x)),
-    "logsigmoid": lambda x: np.minimum(x, 0.0) - np.log1p(np.exp(-np.abs(x))),
-    "sign": lambda x: np.float64(x > 0) - np.float64(x < 0),
-    "not": np.logical_not,
-}
-
-_BINARY: dict[str, Callable[[Number, Number], Number]] = {
-    "add": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
-    "div": np.divide,
-    "pow": np.float_power,
-    "min": np.minimum,
-    "max": np.maximum,
-    "lt": np.less,
-    "le": np.less_equal,
-    "gt": np.greater,
-    "ge": np.greater_equal,
-    "eq": np.equal,
-    "ne": np.not_equal,
-    "and": np.logical_and,
-    "or": np.logical_or,
-}
-
-_ORDER: dict[str, Callable[[int, int], bool]] = {
+ORDER: dict[str, Callable[[int, int], bool]] = {
     "<": lambda s, t: s < t,
     "<=": lambda s, t: s <= t,
     ">": lambda s, t: s > t,
@@ -185,30 +150,31 @@ class _Rule:
     params: Mapping[str, float]
     values: Mapping[Expr, Value]
 
-    def of(self, operand: Expr, at: Address) -> Number:
+    def of(self, operand: Expr, at: Address) -> float:
         return self.values[operand][at[: len(operand.indices)]]
 
-    def __call__(self, node: Expr, at: Address) -> Number:
+    def __call__(self, node: Expr, at: Address) -> float:
         match node:
             case Const(value):
-                return np.float64(value)
+                return value
             case Param(name):
-                return np.float64(self.params[name])
+                return float(self.params[name])
             case Column() | LogProb() | LogDist():
                 value = self.batch.read(column_of(node) or "", at)
                 if isinstance(node, LogDist):
                     value = max(value, IMPOSSIBLE)
-                return bool(value) if node.boolean else np.float64(value)
+                return bool(value) if node.boolean else value
             case Length():
-                return np.float64(self.batch.lengths[self.batch.row(at)])
+                return float(self.batch.lengths[self.batch.row(at)])
             case Position():
-                return np.float64(at[2] + 1)
+                return float(at[2] + 1)
             case Unary(op, x):
-                return _UNARY[op](self.of(x, at))
+                return UNARY[op].value(self.of(x, at))
             case Binary(op, a, b):
-                return _BINARY[op](self.of(a, at), self.of(b, at))
+                return BINARY[op].value(self.of(a, at), self.of(b, at))
             case Clip(x, lo, hi):
-                return np.minimum(np.maximum(self.of(x, at), self.of(lo, at)), self.of(hi, at))
+                lower = BINARY["max"].value(self.of(x, at), self.of(lo, at))
+                return BINARY["min"].value(lower, self.of(hi, at))
             case Where(m, a, b):
                 return self.of(a, at) if self.of(m, at) else self.of(b, at)
             case Stop(x):
@@ -218,26 +184,25 @@ class _Rule:
             case Others(op, x):
                 group = range(len(self.batch.groups[at[0]]))
                 others = [self.of(x, (at[0], j)) for j in group if j != at[1]]
-                total = np.float64(sum(others))
-                return total / len(others) if op == "mean" and others else total
+                return REDUCE[op].value(others) if others else REDUCE[op].empty
             case Scan(relation, x, decay):
                 factor = 1.0 if decay is None else self.of(decay, at)
-                return np.float64(
-                    sum(
+                return REDUCE["sum"].value(
+                    [
                         factor ** abs(s - at[2]) * self.of(x, (*at[:2], s))
                         for s in range(self.batch.lengths[self.batch.row(at)])
-                        if _ORDER[relation](s, at[2])
-                    )
+                        if ORDER[relation](s, at[2])
+                    ]
                 )
             case Shift(x, by):
                 there = at[2] + by
                 inside = 0 <= there < self.batch.lengths[self.batch.row(at)]
-                return self.of(x, (*at[:2], there)) if inside else np.float64(0.0)
+                return self.of(x, (*at[:2], there)) if inside else 0.0
             case Top(over, x, fraction):
                 domain = self.domain(over, at)
                 largest = sorted((self.of(x, other) for other in domain), reverse=True)
                 taken = most(self.of(fraction, at), len(domain))
-                return bool(taken == len(domain) or self.of(x, at) > largest[taken])
+                return taken == len(domain) or self.of(x, at) > largest[taken]
             case Pick(over, m, fraction):
                 domain = self.domain(over, at)
                 noise = {other: self.batch.read("noise", other) for other in domain}
@@ -250,30 +215,15 @@ class _Rule:
         start = at[: over_to(over).index(over[0])]
         return list(self.batch.addresses(over_to(over), start))
 
-    def reduce(self, node: Reduce, at: Address) -> Number:
+    def reduce(self, node: Reduce, at: Address) -> float:
         inside = [
             other
             for other in self.batch.addresses(over_to(node.over), at)
             if node.where is None or self.of(node.where, other)
         ]
-        xs = np.array([float(self.of(node.x, other)) for other in inside])
-        if not inside:
-            return np.float64(1.0 if node.op == "prod" else 0.0)
-        match node.op:
-            case "sum":
-                return np.float64(xs.sum())
-            case "mean":
-                return np.float64(xs.mean())
-            case "prod":
-                return np.float64(xs.prod())
-            case "max":
-                return np.float64(xs.max())
-            case "min":
-                return np.float64(xs.min())
-            case "std":
-                return np.float64(xs.std(ddof=1)) if len(xs) > 1 else np.float64(math.nan)
-            case "pstd":
-                return np.float64(xs.std())
+        values = [self.of(node.x, other) for other in inside]
+        row = REDUCE[node.op]
+        return row.value(values) if values else row.empty
 
 
 def most(fraction: float, total: int) -> int:
