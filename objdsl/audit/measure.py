@@ -249,5 +249,6 @@ def _check_finite(objective: Objective, scene: Scene, response: Tensor, w: Tenso
         raise Unauditable(
             f"{objective.name} has a weight that is not finite in a step that can happen"
             + (f" ({rewards})" if rewards else "")
-            + "; if no such rewards do, declare where they lie: `given reward in [0, 1]`"
+            + "; guard it there, by `std[i] reward + 1e-4` or `keep p where std[i] reward > 0`, or "
+            + "declare where rewards lie, if none are so: `given reward in [0, 1]`"
         )
