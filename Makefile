@@ -72,7 +72,9 @@ $(VENV)/triton: requirements/triton.lock $(VENV)/dev
 demo: $(VENV)/$(STACK)
 	@$(BIN)/objdsl train
 
-test: check unit triton
+# Types and layers would keep one core busy and the others idle: the tests begin beside them.
+test: lint format
+	@$(MAKE) --no-print-directory -j 2 types-and-layers tests
 
 check: lint format types layers
 
@@ -95,6 +97,12 @@ unit: $(VENV)/dev
 triton: $(INTERPRETER)
 	@$(if $(INTERPRETER),PYTHONPATH=$(INTERPRETER) TRITON_INTERPRET=1 \
 	    $(PYTEST) -q -n $(JOBS) tests/fused/triton)
+
+.PHONY: types-and-layers tests
+types-and-layers: types layers
+tests: $(VENV)/dev
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory triton
 
 golden: $(VENV)/dev
 	@$(PYTEST) -q -n $(JOBS) --dist loadgroup --update-golden

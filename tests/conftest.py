@@ -28,7 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU or vLLM where there is none; vLLM tests share one worker."""
+    """Skip what needs a GPU or vLLM where there is none; vLLM tests share one worker.
+
+    Slow tests come first: the last of them would leave the other workers with nothing to do.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     has_vllm = find_spec("vllm") is not None
     for item in items:
         if item.get_closest_marker("gpu") and not _has_gpu():
