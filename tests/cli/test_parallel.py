@@ -34,10 +34,13 @@ def _with_two_cores(program: str, *arguments: str) -> subprocess.CompletedProces
 @linux
 def test_shared_out_and_in_order() -> None:
     made = _with_two_cores("""
+import multiprocessing
+both, begun = multiprocessing.Barrier(2), set()
 open_before = len(os.listdir("/proc/self/fd"))
-import time
 def work(item):
-    time.sleep(0.01)  # so that nobody does all before another has begun
+    if os.getpid() not in begun:  # nobody does all before the other has begun
+        begun.add(os.getpid())
+        both.wait(300)
     return item, os.getpid()
 made = module.parallel(work, range(3000)[::60])
 assert [item for item, _ in made] == list(range(3000)[::60])

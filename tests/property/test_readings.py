@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -106,6 +107,9 @@ def same(a: float | None, b: float | None) -> bool:
 
 
 COUNTS: Counter[str] = Counter()
+
+# The last test counts what the one before it has drawn.
+pytestmark = pytest.mark.xdist_group("readings")
 
 
 @settings(

@@ -22,7 +22,7 @@ from objdsl.runtime.config import Config, ConfigError, read_config
 from objdsl.runtime.dry_run import dry_run
 from objdsl.runtime.loop import Result
 from objdsl.runtime.report import DOCUMENTED
-from objdsl.runtime.rewards import RewardError
+from objdsl.runtime.rewards import RewardError, _Process
 from objdsl.runtime.tasks import character_tokenizer
 
 Run = Callable[..., Result]
@@ -364,16 +364,28 @@ def test_a_reward_function_that_fails_ends_the_run_after_a_checkpoint(
     options = {"rewards": {"flaky:judge": 1.0}, "checkpoint.every": 0}
     (tmp_path / "how").write_text("works")
     straight = run(output=tmp_path / "straight", **options)
+    call, scored = _Process.call, 0
+
+    def hurried(self: _Process, kind: str, *arguments: Any) -> Any:
+        """The call that hangs is waited for no longer than it needs to be."""
+        nonlocal scored
+        if kind == "score" and self._deadline == 299:
+            scored += 1
+            if scored == 5:
+                self._deadline = 0.2
+        return call(self, kind, *arguments)
+
+    monkeypatch.setattr(_Process, "call", hurried)
     for how, message in (
         ("fails", r"`flaky:judge` failed: RuntimeError: the judge is offline \(.*flaky.py:9\)"),
-        ("hangs", r"`flaky:judge` took more than 6 s \(reward_deadline\), and was ended"),
+        ("hangs", r"`flaky:judge` took more than 0\.2 s \(reward_deadline\), and was ended"),
     ):
         (tmp_path / "how").write_text(how)
         out = StringIO()
         with pytest.raises(RewardError, match=message):
             run(
                 output=tmp_path / how, _console=Console(file=out, width=500),
-                reward_deadline=6 if how == "hangs" else 300, **options,
+                reward_deadline=299 if how == "hangs" else 300, **options,
             )  # fmt: skip
         assert "ended after step 2, which is kept; go on with: objdsl train" in out.getvalue()
         (tmp_path / "how").write_text("works")
