@@ -84,21 +84,27 @@ def to_rows(x: Tensor, row: Tensor, position: Tensor, like: Tensor) -> Tensor:
     return x.new_zeros(like.shape).index_put_((row, position), x)
 
 
-def top_mask(x: Tensor, segment: Tensor | None, many: int, fraction: float) -> Tensor:
+def shares(size: Tensor, fraction: float | Tensor, slack: int) -> Tensor:
+    """A fraction of sizes, with what rounding may have taken from it, or added if `slack` is -1."""
+    noise = torch.finfo(fraction.dtype).eps if isinstance(fraction, torch.Tensor) else 0.0
+    return size.double() * fraction * (1 + slack * noise) + slack * 1e-9
+
+
+def top_mask(x: Tensor, segment: Tensor | None, many: int, fraction: float | Tensor) -> Tensor:
     """The mask `[n]` of the largest of each group, at most `fraction` of it: of elements that tie
     where that many end, none."""
     segment = torch.zeros_like(x, dtype=torch.long) if segment is None else segment
     order = torch.argsort(x, descending=True, stable=True)
     order = order[torch.argsort(segment[order], stable=True)]
     size = group_sum(torch.ones_like(segment), segment, many)
-    taken = torch.floor(fraction * size.double() + 1e-9).long().clamp(min=0)
+    taken = torch.floor(shares(size, fraction, 1)).long().clamp(min=0)
     first = size.cumsum(0) - size
     left = x[order][(first + taken).clamp(max=max(len(x) - 1, 0))]
     return (x > left[segment]) | (taken >= size)[segment]
 
 
 def top_tokens(
-    x: Tensor, mask: Tensor, segment: Tensor | None, many: int, fraction: float
+    x: Tensor, mask: Tensor, segment: Tensor | None, many: int, fraction: float | Tensor
 ) -> Tensor:
     """`top_mask` of the tokens `[N, T]`, whose padding is a group of its own."""
     flat = torch.where(mask, 0 if segment is None else segment[:, None], many).flatten()
@@ -107,7 +113,7 @@ def top_tokens(
 
 
 def pick_mask(
-    chosen: Tensor, noise: Tensor, segment: Tensor | None, many: int, fraction: float
+    chosen: Tensor, noise: Tensor, segment: Tensor | None, many: int, fraction: float | Tensor
 ) -> Tensor:
     """A random part of the mask `chosen` `[n]`: those with the least noise, at most `fraction` of
     each group."""
@@ -115,7 +121,7 @@ def pick_mask(
     order = torch.argsort(torch.where(chosen, noise, torch.inf), stable=True)
     order = order[torch.argsort(segment[order], stable=True)]
     size = group_sum(torch.ones_like(segment), segment, many)
-    taken = torch.ceil(fraction * size.double() - 1e-9).long().clamp(min=0)
+    taken = torch.ceil(shares(size, fraction, -1)).long().clamp(min=0)
     first = size.cumsum(0) - size
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device) - first[segment[order]]
@@ -128,7 +134,7 @@ def pick_tokens(
     mask: Tensor,
     segment: Tensor | None,
     many: int,
-    fraction: float,
+    fraction: float | Tensor,
 ) -> Tensor:
     """`pick_mask` of the tokens `[N, T]`, whose padding is a group of its own."""
     flat = torch.where(mask, 0 if segment is None else segment[:, None], many).flatten()

@@ -1,4 +1,4 @@
-"""In float32, what a huge value has no part in is not rounded to its size."""
+"""In float32, what a huge value has no part in is not rounded to its size, and counts are exact."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 import objdsl
 from objdsl.differentiate import weights_of
-from objdsl.emit.reference import Batch, evaluate
+from objdsl.ir.evaluate import Batch, evaluate
 
 PROMPT = [7, 3, 7, 7, 3, 7]
 SCORE = [1e8, 0.1, 1.0, 0.3, -3e9, 0.25]
@@ -58,3 +58,21 @@ def test_the_others_beside_a_huge_own_value(weight: str, form: str) -> None:
     assert weights["log_pi"].dtype == torch.float32
     for found, exactly in zip(weights["log_pi"].split(lengths.tolist()), expected, strict=True):
         np.testing.assert_allclose(found.numpy(), np.broadcast_to(exactly, found.shape), rtol=1e-6)
+
+
+def test_a_fraction_that_counts_elements_is_of_that_many() -> None:
+    objective = objdsl.loads(
+        "objective counted\nchosen = top[p,i](reward, 3 / sum[p,i] 1)\n"
+        "drawn = pick[p,i,t](t > 0, 3 / sum[p,i,t] 1)\n"
+        "report chosen = sum[p,i] chosen\nreport drawn = sum[p,i,t] drawn\n"
+        "maximize mean[p,i,t] (reward * log(pi))\n"
+    )
+    for many in range(3, 200):
+        step = objective.prepare(
+            mask=torch.ones(many, 1, dtype=torch.bool),
+            prompt=torch.zeros(many, dtype=torch.long),
+            reward=torch.arange(many).float(),
+            noise=torch.rand(many, 1),
+        )
+        _, _, reports = objective.weights(step=step, log_pi=torch.full((many, 1), -0.5))
+        assert {name: x.item() for name, x in reports.items()} == {"chosen": 3, "drawn": 3}

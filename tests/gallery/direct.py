@@ -498,7 +498,7 @@ def clip_cov(b: Step, eps: float, low: float, high: float, fraction: float) -> f
 def kl_cov(b: Step, beta: float, fraction: float) -> float:
     A = standardised(b)
     cov = covariances(b, A)
-    many = int(fraction * b.lengths.sum())
+    many = max(1, int(fraction * b.lengths.sum()))
     next_largest = sorted(np.concatenate(cov), reverse=True)[many]
 
     def term(i: int) -> Array:

@@ -295,12 +295,13 @@ drop = pick[p,i,t](cov > low and cov < high and not stopped, fraction)
 
 def test_kl_cov() -> None:
     """The token mean, and a coefficient of 0.1 in the configuration (1 in the docstring). The
-    count of tokens is rounded down; the paper leaves that open."""
+    count of tokens is rounded down, to 1 at least; the paper leaves that open."""
     d = data()
-    chosen, total = 5, int(d.lengths.sum())
-    options = {"kl_cov_ratio": (chosen + 0.5) / total, "ppo_kl_coef": 0.1}
-    theirs = loss(d, "kl_cov", advantages(d), policy_loss=options)
-    assert_same(objdsl.load("kl_cov", beta=0.1, fraction=chosen / total), theirs, d)
+    total = int(d.lengths.sum())
+    for chosen in (5.5 / total, 2e-4):
+        options = {"kl_cov_ratio": chosen, "ppo_kl_coef": 0.1}
+        theirs = loss(d, "kl_cov", advantages(d), policy_loss=options)
+        assert_same(objdsl.load("kl_cov", beta=0.1, fraction=chosen), theirs, d)
 
 
 # --- advantages ----------------------------------------------------------------------------------

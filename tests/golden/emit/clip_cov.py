@@ -28,6 +28,12 @@ def group_extreme(x, segment, many, reduce):
     return out.scatter_reduce_(0, segment, x, reduce, include_self=True)
 
 
+def shares(size, fraction, slack):
+    """A fraction of sizes, with what rounding may have taken from it, or added if `slack` is -1."""
+    noise = torch.finfo(fraction.dtype).eps if isinstance(fraction, torch.Tensor) else 0.0
+    return size.double() * fraction * (1 + slack * noise) + slack * 1e-9
+
+
 def pick_mask(chosen, noise, segment, many, fraction):
     """A random part of the mask `chosen` `[n]`: those with the least noise, at most `fraction` of
     each group."""
@@ -35,7 +41,7 @@ def pick_mask(chosen, noise, segment, many, fraction):
     order = torch.argsort(torch.where(chosen, noise, torch.inf), stable=True)
     order = order[torch.argsort(segment[order], stable=True)]
     size = group_sum(torch.ones_like(segment), segment, many)
-    taken = torch.ceil(fraction * size.double() - 1e-9).long().clamp(min=0)
+    taken = torch.ceil(shares(size, fraction, -1)).long().clamp(min=0)
     first = size.cumsum(0) - size
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device) - first[segment[order]]
