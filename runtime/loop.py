@@ -178,6 +178,9 @@ def train(
                 seed=config.seed,
             )
 
+        # What an engine refuses is known once it is loaded; nothing has been computed by then.
+        ranks.tell(lambda: sampled.sampler.start() if sampled is not None else None)
+
         # --- the folder
         if ranks.first:
             stack.push(partial(_forget_false_start, run))
@@ -193,10 +196,6 @@ def train(
             report.say(note)
         if len(prompts) < len(task.train):
             report.say(f"{len(task.train) - len(prompts)} prompts have more than {limit} tokens")
-        if sampled is not None:
-            # vLLM takes as long to load as the warm start: both at the same time.
-            sampled.sampler.start()
-
         # --- the first weights
         if run.saved is None:
             report.begin("warm start", warm_start_steps)

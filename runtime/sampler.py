@@ -64,7 +64,7 @@ class Sampler(Protocol):
     name: str
 
     def start(self) -> None:
-        """Begins to load; returns before it is done."""
+        """Loads whatever it writes with. Raises SamplerError where that cannot be."""
 
     def update(self, step: int) -> None:
         """Takes over the policy's present weights."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -122,6 +123,26 @@ class VllmSampler:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
+        """Returns as soon as the engine is there.
+
+        Raises SamplerError, which leaves nothing behind, where vLLM refuses or dies.
+        """
+        try:
+            self._load()
+        except BaseException as error:
+            tail = _tail(self._engine.log)
+            self.forget()
+            if not isinstance(error, EngineDied):
+                raise
+            raise SamplerError(f"vLLM does not start: {error}\n{tail}".rstrip()) from None
+
+    def forget(self) -> None:
+        """Ends the engine, and takes away its log."""
+        self._kill()
+        Path(self._engine.log).unlink(missing_ok=True)
+
+    def launch(self) -> None:
+        """Begins to load; returns before it is done."""
         if self._process is not None:
             return
         spawn = torch.multiprocessing.get_context("spawn")
@@ -181,14 +202,18 @@ class VllmSampler:
             except EngineDied as death:
                 self._revive(death)
 
+    def _load(self) -> None:
+        self.launch()
+        if self._ready:
+            return
+        self._receive(self._config.start_deadline)
+        # Tensors travel as handles to the memory that the optimizer writes to.
+        self._put(("weights", {k: p.detach() for k, p in self._model.named_parameters()}))
+        self._receive(self._config.start_deadline)
+        self._ready = True
+
     def _send(self, call: tuple[Any, ...]) -> None:
-        self.start()
-        if not self._ready:
-            self._receive(self._config.start_deadline)
-            self._ready = True
-            # Tensors travel as handles to the memory that the optimizer writes to.
-            self._put(("weights", {k: p.detach() for k, p in self._model.named_parameters()}))
-            self._receive(self._config.start_deadline)
+        self._load()
         self._put(call)
 
     def _put(self, call: tuple[Any, ...]) -> None:
@@ -209,7 +234,8 @@ class VllmSampler:
             raise EngineDied(f"its process ended ({type(error).__name__})") from None
         if kind == "error":
             # The request's fault, or the machine's, but not the engine's: again would be the same.
-            raise SamplerError(f"vLLM refused: {answer} (its log is {self._engine.log})")
+            log = f" (its log is {self._engine.log})" if self._ready else ""
+            raise SamplerError(f"vLLM refused: {answer}{log}")
         return answer
 
     # --- death -----------------------------------------------------------------------------------
@@ -244,7 +270,14 @@ class ManySamplers:
 
     def start(self) -> None:
         for engine in self.engines:
-            engine.start()
+            engine.launch()
+        try:
+            for engine in self.engines:
+                engine.start()
+        except BaseException:
+            for engine in self.engines:
+                engine.forget()
+            raise
 
     def update(self, step: int) -> None:
         for engine in self.engines:
@@ -324,7 +357,7 @@ def _serve(pipe: Connection, engine: Engine) -> None:
         llm = _make(engine)
     except Exception as error:
         traceback.print_exc()
-        pipe.send(("error", f"the engine does not start: {type(error).__name__}: {error}"))
+        pipe.send(("error", f"the engine does not start: {_sentence(error)}"))
         return
     weights: dict[str, Tensor] = {}
     pipe.send(("ready", None))
@@ -347,6 +380,15 @@ def _serve(pipe: Connection, engine: Engine) -> None:
             pipe.send(("error", f"{type(error).__name__}: {error}"))
         else:
             pipe.send(("done", answer))
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, in a line: of what pydantic collects, the messages alone."""
+    words = str(error)
+    if callable(collected := getattr(error, "errors", None)):
+        words = "; ".join(str(one["msg"]).removeprefix("Value error, ") for one in collected())
+    line = textwrap.shorten(words, 300, placeholder=" ...")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def _log_to(path: str) -> None:

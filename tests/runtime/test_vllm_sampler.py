@@ -174,6 +174,30 @@ def test_an_engine_that_hangs_dies_too_often(
         sampler.generate(requests(), SAMPLING)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"cpu_cache_gib": 100_000, "processes": 2},
+            r"^vLLM refused: the engine does not start: ValueError: [^\n]*\(100000\.0 GiB\)[^\n]*$",
+        ),
+        ({"start_deadline": 0.01}, r"^vLLM does not start: no answer in 0\.01 s"),
+    ],
+)
+def test_what_an_engine_refuses_is_refused_before_the_warm_start(
+    options: dict[str, float], message: str, run: Callable[..., Result], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a warm start")
+
+    monkeypatch.setattr("objdsl.runtime.loop.warm_start", never)
+    sampler = {f"sampler.{name}": x for name, x in options.items()}
+    with pytest.raises(SamplerError, match=message):
+        run(**{"sampler.engine": "vllm", "model.width": 32, "model.heads": 1, **sampler})
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_run_with_vllm(
     run: Callable[..., Result], numbers: Callable[[Path], list[dict[str, float]]], tmp_path: Path
 ) -> None:
