@@ -29,7 +29,7 @@ from objdsl.audit.cast import cast_of
 from objdsl.audit.experiment import EXACT, _given, _plan, _scenes
 from objdsl.audit.measure import Scene, expected
 from objdsl.audit.world import all_draws
-from objdsl.emit.reference import Batch, evaluate
+from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.objective import Objective
 
 PREAMBLE = """objective inner
