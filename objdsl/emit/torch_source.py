@@ -278,7 +278,8 @@ class TorchWriter(Writer):
                 sign = BINARY[op].python
                 return f"({self._at(a, here, ATOM)} {sign} {self._at(b, here, ATOM)})", ATOM
             case Binary("pow", a, b) if self._isnumber(a) and self._isnumber(b):
-                return f"{self._tensor(a)}**{self._at(b, here, ATOM)}", POWER
+                # Of a number in the exponent, torch takes the root of -inf for NaN.
+                return f"{self._tensor(a)}**{self._tensor(b)}", POWER
             case Binary("pow", a, b):
                 return f"{self._at(a, here, POWER + 1)}**{self._at(b, here, ATOM)}", POWER
             case Binary("div", a, b) if self._isnumber(a) and self._isnumber(b):

@@ -100,12 +100,22 @@ def write_gradient(
 
 
 @triton.jit
+def log1p(x):
+    """`log(1 + x)`, exact where x is near 0."""
+    near = 1 + x
+    return tl.where(near == 1, x, tl.log(near) * (x / tl.where(near == 1, 1.0, near - 1)))
+
+
+@triton.jit
 def log_sigmoid(x):
     """`log sigmoid(x)`, exact where that is near 0."""
-    small = tl.exp(-tl.abs(x))
-    near = 1 + small
-    log1p = tl.where(near == 1, small, tl.log(near) * (small / tl.where(near == 1, 1.0, near - 1)))
-    return tl.minimum(x, 0.0) - log1p
+    return tl.minimum(x, 0.0) - log1p(tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def softplus(x):
+    """`log(1 + exp(x))`, exact where that is near 0."""
+    return tl.maximum(x, 0.0) + log1p(tl.exp(-tl.abs(x)))
 
 
 # --- kernels that know no objective --------------------------------------------------------------

@@ -36,7 +36,10 @@ from objdsl.source import Span
 
 T = TypeVar("T")
 
-UnaryOp = Literal["neg", "abs", "exp", "log", "sqrt", "sigmoid", "logsigmoid", "sign", "not"]
+UnaryOp = Literal[
+    "neg", "abs", "exp", "log", "sqrt", "sigmoid", "logsigmoid", "softplus", "log1p",
+    "sign", "not",
+]  # fmt: skip
 BinaryOp = Literal[
     "add", "sub", "mul", "div", "pow", "min", "max",
     "lt", "le", "gt", "ge", "eq", "ne", "and", "or",

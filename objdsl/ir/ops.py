@@ -22,6 +22,7 @@ from objdsl.ir.build import (
     HALF,
     ONE,
     ZERO,
+    add,
     both,
     const,
     count,
@@ -116,6 +117,10 @@ def _exp(x: float) -> float:
 
 def _log(x: float) -> float:
     return math.log(x) if x > 0 else -math.inf if x == 0 else math.nan
+
+
+def _log1p(x: float) -> float:
+    return math.log1p(x) if x > -1 else -math.inf if x == -1 else math.nan
 
 
 def _sigmoid(x: float) -> float:
@@ -220,6 +225,31 @@ UNARY: dict[UnaryOp, UnaryRow] = {
         torch="torch.nn.functional.logsigmoid({})",
         triton="log_sigmoid({})",
         python=None,
+    ),
+    "softplus": UnaryRow(
+        doc="log(1 + exp(x)), also where exp(x) would be too large",
+        value=lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
+        slope=lambda x, y: unary("sigmoid", x),
+        image=(0.0, math.inf),
+        rises=1,
+        attained=False,
+        latex=(r"\operatorname{{softplus}}\left( {} \right)", IF, ATOM),
+        torch="-torch.nn.functional.logsigmoid(-{})",
+        triton="softplus({})",
+        python=None,
+    ),
+    "log1p": UnaryRow(
+        doc="log(1 + x), exact where x is near 0",
+        value=_log1p,
+        slope=lambda x, y: div(ONE, add(ONE, x)),
+        image=ANY,
+        rises=1,
+        domain=(-1.0, math.inf),
+        kinks=(-1.0,),
+        latex=(r"\log\left( 1 + {} \right)", PLUS, APPLY),
+        torch="{}.log1p()",
+        triton="log1p({})",
+        python=("math.log1p({})", (math.nextafter(-1.0, 0.0), math.inf)),
     ),
     "sign": UnaryRow(
         doc="-1, 0 or 1; without a gradient",
