@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 import objdsl
 from objdsl.fused.head import Head
@@ -22,21 +24,26 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "property"))
 
+from test_names import renamed  # noqa: E402
+
 from objdsl.fused.triton import with_objective  # noqa: E402
-from objectives import PREAMBLE, data, expressions  # noqa: E402
+from objectives import PREAMBLE, Data, data, expressions  # noqa: E402
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
-@given(expressions("pit", 2), st.integers(0, 10**6))
-def test_random_objectives(body: str, seed: int) -> None:
-    objective = objdsl.loads(f"{PREAMBLE}maximize mean[p,i,t] ({body} + log(pi))\n")
-    emitted = objective._emitted_kernel
-    assume(emitted is not None and objective.live == ("log_pi",))
-    assert emitted is not None
-    case = data(seed)
-    columns = {k: x[case.mask] if x.dim() > 1 else x for k, x in case.columns.items()}
-    log_pi = columns.pop("log_pi").to(DEVICE)
-    columns = {k: x.to(DEVICE) for k, x in columns.items()}
+def gradients(
+    objective: objdsl.Objective, case: Data, names: Mapping[str, str]
+) -> tuple[Tensor, Tensor]:
+    """By the logits of a few tokens, from the kernel and from emitted PyTorch; log-probabilities
+    are compared here.
+
+    Args:
+        names: what the objective calls the columns of the case, where that is not the same.
+    """
+    assert objective._emitted_kernel is not None
+    columns = {names.get(name, name): x for name, x in case.columns.items()}
+    columns = {name: columns[name].to(DEVICE) for name in objective.columns}
+    columns = {name: x[case.mask] if x.dim() > 1 else x for name, x in columns.items()}
+    log_pi = columns.pop("log_pi")
     lengths = case.mask.sum(-1).to(DEVICE)
     step = objective.prepare(prompt=case.prompt.to(DEVICE), lengths=lengths, **columns)
     w = objective.weights(log_pi, step)[1]["log_pi"]
@@ -46,9 +53,36 @@ def test_random_objectives(body: str, seed: int) -> None:
     rest = torch.log1p(-log_pi.exp())
     z = torch.stack([log_pi, rest], -1)[rows]
     head = Head(z.new_zeros(2, 1))
-    kernels = with_objective(*emitted, step, objective.params, {}, head)
-    found, target = torch.zeros_like(log_pi), torch.zeros_like(rows)
-    d = kernels.gradient(head, z, rows, target, found, torch.zeros_like, z.dtype)
-    torch.testing.assert_close(found[rows], log_pi[rows])
-    expected = torch.stack([w, -w], -1) * rest.exp()[:, None]
-    torch.testing.assert_close(d, expected[rows], equal_nan=True)
+    kernels = with_objective(*objective._emitted_kernel, step, objective.params, {}, head)
+    computed, target = torch.zeros_like(log_pi), torch.zeros_like(rows)
+    d = kernels.gradient(head, z, rows, target, computed, torch.zeros_like, z.dtype)
+    torch.testing.assert_close(computed[rows], log_pi[rows])
+    return d, (torch.stack([w, -w], -1) * rest.exp()[:, None])[rows]
+
+
+def drawn(body: str) -> tuple[str, objdsl.Objective]:
+    """A random objective whose weights a kernel computes, and its text."""
+    text = f"{PREAMBLE}maximize mean[p,i,t] ({body} + log(pi))\n"
+    objective = objdsl.loads(text)
+    assume(objective._emitted_kernel is not None and objective.live == ("log_pi",))
+    return text, objective
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(expressions("pit", 2), st.integers(0, 10**6))
+def test_random_objectives(body: str, seed: int) -> None:
+    _, objective = drawn(body)
+    d, expected = gradients(objective, data(seed), {})
+    torch.testing.assert_close(d, expected, equal_nan=True)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(expressions("pit", 2), st.integers(0, 10**6))
+def test_the_same_under_hostile_names(body: str, seed: int) -> None:
+    text, plain = drawn(body)
+    other, names, _ = renamed(text, seed)
+    names["log_teacher"] = f"log_{names['teacher']}"
+    case = data(seed)
+    expected, _ = gradients(plain, case, {})
+    d, _ = gradients(objdsl.loads(other), case, names)
+    torch.testing.assert_close(d, expected, rtol=1e-12, atol=1e-14, equal_nan=True)
