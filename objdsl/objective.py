@@ -400,10 +400,18 @@ class Objective:
             trained: trained inputs that do not come out of the head, such as `value`.
 
         Raises:
-            ValueError: for wrong shapes, and for a schedule that cannot compute the objective.
+            ValueError: for inputs of a wrong name or shape, and for a schedule that cannot compute
+                the objective.
         """
         self._check_step(step)
         coupled = self._coupled_afterwards if step.coupled else self._coupled_weights
+        by_head = columns_of(coupled.name)
+        for name in by_head:
+            if name in trained:
+                raise InputError(
+                    f"fused computes {name!r} from `hidden` and `weight`; it is not given to it"
+                )
+        self._check_names(trained, [name for name in self.live if name not in by_head])
         tail = 2 if step.layout == "padded" else 1
         shape = tuple(step.mask.shape) if tail == 2 else (int(step.lengths.sum()),)
         here = shape if spread is None else tuple(spread.places.shape)
@@ -615,6 +623,19 @@ class Objective:
                 "needs itself, at its own hyper-parameters"
             )
 
+    def _check_names(self, given: Mapping[str, Tensor], names: Sequence[str]) -> None:
+        """That these are the trained inputs, no fewer and no others."""
+        for name in given:
+            if name not in names:
+                guess = near(name, names)
+                raise InputError(
+                    f"unknown input {name!r}; it has {list(names)}"
+                    + (f"; did you mean {guess!r}?" if guess else "")
+                )
+        for name in names:
+            if name not in given:
+                raise InputError(f"{self.name} needs the trained input {name!r}")
+
     def _trained(
         self, step: Step, log_pi: Tensor | None, others: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
@@ -622,17 +643,9 @@ class Objective:
         given = dict(others) if log_pi is None else {"log_pi": log_pi, **others}
         if not torch.compiler.is_compiling():
             refuse_batches(x for x in given.values() if isinstance(x, Tensor))
-        for name in given:
-            if name not in self.live:
-                guess = near(name, self.live)
-                raise InputError(
-                    f"unknown input {name!r}; it has {list(self.live)}"
-                    + (f"; did you mean {guess!r}?" if guess else "")
-                )
+        self._check_names(given, self.live)
         found: dict[str, Tensor] = {}
         for name in self.live:
-            if name not in given:
-                raise InputError(f"{self.name} needs the trained input {name!r}")
             leaf = self._leaves[name]
             check_trained(name, given[name], leaf.indices, step)
             x = given[name].detach()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import objdsl
 from objdsl import gallery
+from objdsl.diagnostic import InputError
 from objdsl.fused.counts import Counts
 from objdsl.plan import Coupling, Schedule, Sizes, legal, plan
 
@@ -429,6 +430,19 @@ def test_what_cannot_be_is_refused() -> None:
         objective.fused(*arguments, schedule=schedule)
     with pytest.raises(ValueError, match="hidden must be"):
         objective.fused(data["hidden"][:-1], *arguments[1:])
+    for name in ("log_pi", "log_pi_dist"):
+        with pytest.raises(InputError, match=f"fused computes '{name}' from `hidden`"):
+            objective.fused(*arguments, **{name: data["columns"]["log_old"]})
+    with pytest.raises(InputError, match="unknown input 'valeu'"):
+        objective.fused(*arguments, valeu=data["columns"]["log_old"])
+    critic = objdsl.load("ppo")
+    data = scene(critic, packed=True)
+    step, others = prepared(critic, data)
+    arguments = (data["hidden"], data["weight"], data["tokens"], step)
+    with pytest.raises(InputError, match="ppo needs the trained input 'value'"):
+        critic.fused(*arguments)
+    with pytest.raises(InputError, match="did you mean 'value'"):
+        critic.fused(*arguments, valeu=others["value"])
 
 
 def test_log_probs_without_a_gradient() -> None:
