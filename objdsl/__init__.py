@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from objdsl.diagnostic import DerivativeError, Diagnostic, InputError, ObjdslError, ObjectiveError
+from objdsl.diagnostic import Diagnostic
+from objdsl.errors import DerivativeError, InputError, ObjdslError, ObjectiveError
 
 if TYPE_CHECKING:
     from objdsl.objective import Objective, Output, load, loads

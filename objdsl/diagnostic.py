@@ -105,35 +105,6 @@ class Diagnostic:
     choices: tuple[Fix, ...] = ()
 
 
-class ObjdslError(Exception):
-    """What all exceptions that objdsl raises on purpose have in common."""
-
-
-class InputError(ObjdslError, ValueError):
-    """An input that an objective cannot compute with: what it is, and what is needed."""
-
-
-class InputTypeError(InputError, TypeError):
-    """An input of another type altogether."""
-
-
-class DerivativeError(ObjdslError, RuntimeError):
-    """A derivative that an objective does not have."""
-
-
-class ObjectiveError(ObjdslError):
-    """A text that is not an objective. `diagnostics` holds every error that was found in it."""
-
-    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
-        self.diagnostics = tuple(diagnostics)
-        super().__init__(self.diagnostics)
-
-    def __str__(self) -> str:
-        from objdsl.render.terminal import render
-
-        return "\n" + "\n".join(render(diagnostic) for diagnostic in self.diagnostics)
-
-
 def near(name: str, known: Iterable[str]) -> str | None:
     """The known command, setting or rule that `name` was probably meant to be, or None.
 

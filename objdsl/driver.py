@@ -8,8 +8,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from objdsl import gallery
-from objdsl.diagnostic import Diagnostic, Label, ObjectiveError
+from objdsl.diagnostic import Diagnostic, Label
 from objdsl.elaborate import elaborate, spellings, too_deep, undecided
+from objdsl.errors import ObjectiveError
 from objdsl.frozen import dataclass
 from objdsl.ir.objective import Objective
 from objdsl.source import Source, Span
@@ -168,7 +169,7 @@ def triton_kernel(formula: Objective) -> Kernel:
     """The Triton kernel of a formula. Needs neither Triton nor PyTorch.
 
     Raises:
-        NotElementwise: the weight of a token needs more than that token.
+        NotElementwiseError: the weight of a token needs more than that token.
     """
     from objdsl.emit.triton_source import emit
 

@@ -13,16 +13,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
-from objdsl.diagnostic import (
-    Diagnostic,
-    Edit,
-    Fix,
-    Label,
-    ObjectiveError,
-    Severity,
-    same_letters,
-    spelled,
-)
+from objdsl.codes import ErrorName, error
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, same_letters, spelled
+from objdsl.errors import ObjdslError, ObjectiveError
 from objdsl.ir import build
 from objdsl.ir.bounds import bounds
 from objdsl.ir.indices import (
@@ -107,25 +100,6 @@ MAX_POLICIES = 32
 # Nobody mends more than this before running again.
 MAX_ERRORS = 100
 
-CODES: dict[str, str] = {
-    "no-gradient": "OBJ505",
-    "too-large": "OBJ904",
-    "nested-too-deeply": "OBJ905",
-    "unknown-name": "OBJ910",
-    "wrong-index": "OBJ911",
-    "cyclic-binding": "OBJ912",
-    "cyclic-base": "OBJ913",
-    "not-a-number": "OBJ915",
-    "wrong-type": "OBJ916",
-    "wrong-arguments": "OBJ917",
-    "duplicate-name": "OBJ918",
-    "reserved-name": "OBJ919",
-    "outside-domain": "OBJ920",
-    "no-goal": "OBJ921",
-    "empty-domain": "OBJ922",
-    "two-readings": "OBJ923",
-}
-
 
 def elaborate(file: tree.File, prelude: tree.File, find: Find) -> Objective:
     """The objective that a file describes.
@@ -173,11 +147,10 @@ def spellings(file: tree.File, prelude: tree.File, find: Find) -> Spellings:
 
 def two_readings(found: Loose, differs: Sequence[bool], labels: tuple[Label, ...]) -> Diagnostic:
     """A reduction that may end before what follows it, or reach over it."""
-    name = "two-readings"
     operator, span = found.nest[0].operator.id, found.span
     rest = Span(span.source, found.nest[0].span.end, span.end).text
-    return Diagnostic(
-        name, CODES[name], Severity.ERROR,
+    return error(
+        "two-readings",
         f"the {_REDUCED.get(operator, operator)} may end before `{_cut(rest)}`, or reach over it",
         span, labels=labels, choices=found.readings(differs),
         help="brackets say which: on paper it reaches over a product, and here over one operand",
@@ -208,11 +181,10 @@ def too_deep(file: tree.File) -> Diagnostic:
     """What is said where a pass gives up: each of them follows definitions by recursion."""
     message = "the definitions of this file lean on each other too deeply"
     where = file.statements[-1].span if file.statements else None
-    name = "nested-too-deeply"
-    return Diagnostic(name, CODES[name], Severity.ERROR, message, where, help=SHALLOWER)
+    return error("nested-too-deeply", message, where, help=SHALLOWER)
 
 
-class _Poisoned(Exception):
+class _PoisonedError(ObjdslError):
     """An error has been recorded; what depends on it is silent."""
 
 
@@ -690,7 +662,7 @@ class _Elaborator:
         if name in self.values:
             value = self.values[name]
             if value is None:
-                raise _Poisoned
+                raise _PoisonedError
             return value
         let = self.scope.lets[name]
         self._open(name, use)
@@ -736,7 +708,7 @@ class _Elaborator:
             return frame.values[name.id]
         scope = self.scope
         if self.values.get(name.id, name) is None and name.id not in scope.lets:
-            raise _Poisoned
+            raise _PoisonedError
         if name.id in scope.lets:
             return self._binding(name.id, name.span)
         if name.id in self.params:
@@ -746,7 +718,7 @@ class _Elaborator:
         if name.id in self.givens:
             return self.givens[name.id]
         if name.id in scope.givens:
-            raise _Poisoned
+            raise _PoisonedError
         if name.id in COLUMNS:
             return COLUMNS[name.id]
         if name.id in BUILT_IN_POLICIES or name.id in scope.policies:
@@ -854,10 +826,10 @@ class _Elaborator:
         """The values of several expressions; the errors of each, where one has any."""
         values: list[Expr] = []
         for node in nodes:
-            with suppress(_Poisoned):
+            with suppress(_PoisonedError):
                 values.append(self._expr(node))
         if len(values) < len(nodes):
-            raise _Poisoned
+            raise _PoisonedError
         return values
 
     @contextmanager
@@ -866,7 +838,7 @@ class _Elaborator:
         try:
             yield
         finally:
-            with suppress(_Poisoned):
+            with suppress(_PoisonedError):
                 self._all(*nodes)
 
     def _binary(self, op: str, left: tree.Expression, right: tree.Expression) -> Expr:
@@ -878,7 +850,7 @@ class _Elaborator:
         return Binary(SIGNS[op], build.real(a), build.real(b))
 
     def _judge(self, product: tree.Binary, found: Sequence[Loose]) -> None:
-        """Raises _Poisoned where a reduction of a product reads two ways."""
+        """Raises _PoisonedError where a reduction of a product reads two ways."""
         doubts = False
         for one in found:
             place = (one.product.span.source, one.start)
@@ -891,7 +863,7 @@ class _Elaborator:
         if doubts:
             bound = frozenset[str]().union(*(one.bound for one in found))
             self._all(*(part for part in _factors(product) if not bound & _free(part)))
-            raise _Poisoned
+            raise _PoisonedError
 
     def _differs(self, found: Loose) -> tuple[list[bool], tuple[Label, ...]]:
         """For each follower of a reduction, whether it matters on which side of the end it is."""
@@ -905,7 +877,7 @@ class _Elaborator:
                 continue
             try:
                 value = self._expr(follower.right)
-            except _Poisoned:  # what it is will be known when its error is gone
+            except _PoisonedError:  # what it is will be known when its error is gone
                 self.doubtful.add((found.product.span.source, found.start))
                 differs.append(False)
                 continue
@@ -1305,13 +1277,13 @@ class _Elaborator:
     def _statement(self) -> Iterator[None]:
         try:
             yield
-        except _Poisoned:
+        except _PoisonedError:
             self.frames, self.open, self.site = [_Frame()], [], None
             self.known.clear()
 
     def _record(
         self,
-        name: str,
+        name: ErrorName,
         message: str,
         span: Span | None,
         *,
@@ -1332,19 +1304,7 @@ class _Elaborator:
                 help = said
         if self.site is not None and span is not None and span.source is self.prelude.source:
             span = self.site
-        self._report(
-            Diagnostic(
-                name,
-                CODES[name],
-                Severity.ERROR,
-                message,
-                span,
-                labels=labels,
-                help=help,
-                fix=fix,
-                choices=choices,
-            )
-        )
+        self._report(error(name, message, span, labels=labels, help=help, fix=fix, choices=choices))
 
     def _report(self, error: Diagnostic) -> None:
         """Adds an error, once: a function may be called, and a factor looked at, several times."""
@@ -1356,11 +1316,11 @@ class _Elaborator:
 
     def _raise(self, error: Diagnostic) -> NoReturn:
         self._report(error)
-        raise _Poisoned
+        raise _PoisonedError
 
     def _fail(
         self,
-        name: str,
+        name: ErrorName,
         message: str,
         span: Span | None,
         *,
@@ -1373,7 +1333,7 @@ class _Elaborator:
         self._record(
             name, message, span, help=help, labels=labels, near_to=near_to, choices=choices, fix=fix
         )
-        raise _Poisoned
+        raise _PoisonedError
 
 
 def _trained_leaves(value: Expr) -> Iterator[Expr]:

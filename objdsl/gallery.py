@@ -8,7 +8,9 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from objdsl.diagnostic import Diagnostic, ObjectiveError, Severity, near
+from objdsl.codes import error
+from objdsl.diagnostic import near
+from objdsl.errors import ObjectiveError
 from objdsl.source import Source, Span
 from objdsl.syntax.read import read
 
@@ -118,15 +120,5 @@ def base(name: str, span: Span) -> Source:
         help = "it holds functions, which every file has without naming it"
     elif guess:
         help = f"did you mean `{guess}`?"
-    raise ObjectiveError(
-        [
-            Diagnostic(
-                "unknown-objective",
-                "OBJ914",
-                Severity.ERROR,
-                f"there is no objective `{name}`",
-                span,
-                help=help,
-            )
-        ]
-    )
+    message = f"there is no objective `{name}`"
+    raise ObjectiveError([error("unknown-objective", message, span, help=help)])

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from objdsl.diagnostic import InputError, near, spelled
+from objdsl.diagnostic import near, spelled
 from objdsl.emit.stages import Layout
+from objdsl.errors import InputError
 from objdsl.ir.indices import TOKEN, WORD, Indices, written
 from objdsl.ir.nodes import IMPOSSIBLE, Expr, LogDist, LogProb
 from objdsl.ir.objective import BUILT_IN_POLICIES, CRITIC, NOISE, Domain, columns_of

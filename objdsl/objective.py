@@ -25,12 +25,13 @@ from torch import Tensor
 from objdsl import driver, gallery
 from objdsl.analysis.coupling import Coupled, Coupling
 from objdsl.analysis.coupling import coupled as coupled_weights
-from objdsl.diagnostic import Diagnostic, InputError, InputTypeError, near
+from objdsl.diagnostic import Diagnostic, near
 from objdsl.emit.load import Compiled, load_kernel
 from objdsl.emit.load import load as load_program
 from objdsl.emit.stages import Layout
 from objdsl.emit.torch_source import Function
-from objdsl.emit.triton_source import Kernel, NotElementwise
+from objdsl.emit.triton_source import Kernel, NotElementwiseError
+from objdsl.errors import InputError, InputTypeError
 from objdsl.fused.autograd import Formed, closed_form, refuse_batches
 from objdsl.fused.head import Head, Precision
 from objdsl.fused.kernels import TORCH, Kernels, Name, choose
@@ -486,7 +487,7 @@ class Objective:
     def _emitted_kernel(self) -> tuple[Kernel, Any] | None:
         try:
             return load_kernel(self.formula)
-        except NotElementwise:
+        except NotElementwiseError:
             return None
 
     @cached_property

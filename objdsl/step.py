@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from objdsl.diagnostic import InputError
 from objdsl.emit.stages import Input, Layout
+from objdsl.errors import InputError
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from objdsl.diagnostic import ObjdslError
+from objdsl.errors import ObjdslError
 from objdsl.files import sync_folder
 from objdsl.frozen import dataclass
 from objdsl.runtime.config import ConfigError

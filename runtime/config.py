@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from objdsl.diagnostic import ObjdslError, ObjectiveError, near
+from objdsl.diagnostic import near
+from objdsl.errors import ObjdslError, ObjectiveError
 from objdsl.frozen import dataclass
 from objdsl.runtime.foreign import pointer
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from objdsl.errors import ObjdslError
 from objdsl.runtime.processes import end_with_parent
 
 # Keywords that every reward function is given, whatever the task.
@@ -32,7 +33,7 @@ TOKENS = "completion_ids"
 _SEARCH = 5.0
 
 
-class Refusal(Exception):
+class RefusalError(ObjdslError):
     """What a function returned is no number per response, or it failed.
 
     Attributes:
@@ -49,29 +50,29 @@ class Refusal(Exception):
 
 
 def imported(name: str) -> Callable[..., Any]:
-    """The function at an import path `package.module:function`. Raises Refusal."""
+    """The function at an import path `package.module:function`. Raises RefusalError."""
     module, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)
     except BaseException as error:  # the module is the user's, and may fail in any way
         plain = isinstance(error, (ImportError, AttributeError))
-        raise Refusal(f"cannot be imported: {error if plain else told(error)}") from None
+        raise RefusalError(f"cannot be imported: {error if plain else told(error)}") from None
     if not callable(function):
-        raise Refusal("is not a function")
+        raise RefusalError("is not a function")
     if inspect.iscoroutinefunction(function):
-        raise Refusal("is `async`, but nothing awaits it")
+        raise RefusalError("is `async`, but nothing awaits it")
     return function  # type: ignore[no-any-return]
 
 
 def check_call(function: Callable[..., Any], columns: Sequence[str]) -> None:
-    """Raises Refusal where a function does not take what it will be given."""
+    """Raises RefusalError where a function does not take what it will be given."""
     names = dict.fromkeys([*OF_THE_RUN, *columns])
     tokens = dict.fromkeys([TOKENS] if _takes_tokens(function) else [])
     try:
         inspect.signature(function).bind(**{**names, **tokens})
     except TypeError as error:
         given = ", ".join(f"`{name}`" for name in names)
-        raise Refusal(
+        raise RefusalError(
             f"cannot be called: {error}; it is given {given} as keywords, and `**_` takes those "
             "that it does not read"
         ) from None
@@ -84,7 +85,7 @@ def scored(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[s
 
     A column is a finite number for each response, or a list of them, one for each token.
 
-    Raises Refusal where the function fails, or returns something else.
+    Raises RefusalError where the function fails, or returns something else.
     """
     tokens = arguments[TOKENS]
     given = dict(arguments)
@@ -93,14 +94,14 @@ def scored(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[s
     try:
         returned = function(**given)
     except BaseException as error:  # also SystemExit
-        raise Refusal(f"failed: {told(error)}", _alone(function, given, error)) from None
+        raise RefusalError(f"failed: {told(error)}", _alone(function, given, error)) from None
     named = returned if isinstance(returned, Mapping) else {"reward": returned}
     if "reward" not in named:
-        raise Refusal("returned no column `reward`")
+        raise RefusalError("returned no column `reward`")
     columns = {}
     for name, values in named.items():
         if not isinstance(name, str) or not name:
-            raise Refusal(f"returned a column that is called {shown(name)}: a text is needed")
+            raise RefusalError(f"returned a column that is called {shown(name)}: a text is needed")
         columns[name] = _checked(name, values, tokens)
     return columns
 
@@ -137,11 +138,11 @@ def _checked(name: str, values: Any, tokens: Sequence[Sequence[int]]) -> list[An
     try:
         listed = list(values)
     except Exception:
-        raise Refusal(
+        raise RefusalError(
             f"{what}returned {shown(values)}: a list with a number per response is needed"
         ) from None
     if len(listed) != len(tokens):
-        raise Refusal(f"{what}has {len(listed)} values for {len(tokens)} responses")
+        raise RefusalError(f"{what}has {len(listed)} values for {len(tokens)} responses")
     if name == "reward" or not any(_is_list(value) for value in listed):
         return [_number(what, value, k) for k, value in enumerate(listed)]
     rows = []
@@ -149,7 +150,7 @@ def _checked(name: str, values: Any, tokens: Sequence[Sequence[int]]) -> list[An
         numbers = list(row) if _is_list(row) else None
         if numbers is None or len(numbers) != len(own):
             many = "one number" if numbers is None else f"{len(numbers)} numbers"
-            raise Refusal(
+            raise RefusalError(
                 f"{what}has {many} for response {k}, which has {len(own)} tokens, its end counted: "
                 f"a number per token is needed, for each of `{TOKENS}`",
                 k,
@@ -171,7 +172,7 @@ def _number(what: str, value: Any, response: int) -> float:
     except Exception:  # no number, or one that is too large for a float
         number = math.nan
     if not math.isfinite(number):
-        raise Refusal(
+        raise RefusalError(
             f"{what}is {shown(value)} for response {response}: a finite number is needed", response
         )
     return number
@@ -219,7 +220,7 @@ def serve(descriptor: int) -> None:
             reply = {"answer": _answer(functions, *pipe.recv())}
         except EOFError:
             os._exit(0)  # whatever threads the functions have begun
-        except Refusal as refusal:
+        except RefusalError as refusal:
             reply = {"problem": refusal.problem, "response": refusal.response}
         except Exception as error:  # of a value whose class is not to be found here
             reply = {"problem": f"cannot be given the columns of the task: {told(error)}"}

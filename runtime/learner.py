@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from objdsl.diagnostic import ObjdslError
+from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.fused.head import Precision
 from objdsl.objective import Objective, Output

@@ -34,10 +34,11 @@ from decimal import Decimal
 from multiprocessing.connection import Connection
 from typing import Any
 
-from objdsl.diagnostic import ObjdslError, near
+from objdsl.diagnostic import near
+from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.runtime.config import ConfigError
-from objdsl.runtime.judge import OF_THE_RUN, TOKENS, Refusal, check_call, scored, serve, shown
+from objdsl.runtime.judge import OF_THE_RUN, TOKENS, RefusalError, check_call, scored, serve, shown
 from objdsl.runtime.processes import without_rank
 
 RewardFunction = Callable[..., Sequence[float] | Mapping[str, Sequence[float]]]
@@ -163,7 +164,7 @@ class Rewards:
     def _call(self, call: str, name: str, *arguments: Any) -> Any:
         try:
             return self._process.call(call, name, *arguments)
-        except (Refusal, _Gone) as error:
+        except (RefusalError, _GoneError) as error:
             raise ConfigError([f"rewards: `{name}` {error}"]) from None
 
     def check(self, columns: Iterable[str]) -> None:
@@ -182,7 +183,7 @@ class Rewards:
                     check_call(NAMED[name], names)
                 else:
                     self._process.call("check", name, names)
-            except (Refusal, _Gone) as error:
+            except (RefusalError, _GoneError) as error:
                 problems.append(f"rewards: `{name}` {error}")
         if problems:
             raise ConfigError(problems)
@@ -205,10 +206,10 @@ class Rewards:
                     columns = scored(NAMED[name], arguments)
                 else:
                     columns = self._process.call("score", name, arguments, seed)
-            except Refusal as refusal:
+            except RefusalError as refusal:
                 where = judged.named(refusal.response)
                 raise RewardError(f"reward function `{name}` {refusal}{where}") from None
-            except _Gone as error:
+            except _GoneError as error:
                 raise RewardError(f"reward function `{name}` {error}{judged.named(None)}") from None
             own = columns.pop("reward")
             total = [so_far + weight * value for so_far, value in zip(total, own, strict=True)]
@@ -239,7 +240,7 @@ _LARGEST = sys.float_info.max
 # --- the process of the functions ----------------------------------------------------------------
 
 
-class _Gone(Exception):
+class _GoneError(ObjdslError):
     """The process does not answer, and is ended."""
 
 
@@ -296,8 +297,8 @@ class _Process:
         """The answer of the child.
 
         Raises:
-            Refusal: what it says against the call.
-            _Gone: it died, or took too long.
+            RefusalError: what it says against the call.
+            _GoneError: it died, or took too long.
         """
         if self._pipe is None:
             self._start(call[1])
@@ -306,17 +307,18 @@ class _Process:
             self._pipe.send(call)
             if not self._pipe.poll(self._deadline):
                 self.close()
-                raise _Gone(f"took more than {self._deadline:g} s (reward_deadline), and was ended")
+                late = f"took more than {self._deadline:g} s (reward_deadline), and was ended"
+                raise _GoneError(late)
             reply = json.loads(self._pipe.recv_bytes())
         except (EOFError, OSError):
-            raise _Gone(f"ended its process ({self._ending()})") from None
+            raise _GoneError(f"ended its process ({self._ending()})") from None
         except ValueError as error:  # what it printed to descriptors that are not its own
             self.close()
-            raise _Gone(f"spoils what its process says ({error})") from None
+            raise _GoneError(f"spoils what its process says ({error})") from None
         except (TypeError, AttributeError, pickle.PicklingError) as error:
-            raise _Gone(f"cannot be given the columns of the task: {error}") from None
+            raise _GoneError(f"cannot be given the columns of the task: {error}") from None
         if "problem" in reply:
-            raise Refusal(reply["problem"], reply.get("response"))
+            raise RefusalError(reply["problem"], reply.get("response"))
         return reply["answer"]
 
     def _start(self, name: str) -> None:

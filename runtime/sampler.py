@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
-from objdsl.diagnostic import ObjdslError
+from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
 
 

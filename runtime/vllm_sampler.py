@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from objdsl.diagnostic import ObjdslError
+from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.runtime.config import SamplerSection
 from objdsl.runtime.processes import end_with_parent, without_rank
@@ -63,7 +63,7 @@ class Engine:
         return self.device == "cpu"
 
 
-class EngineDied(ObjdslError):
+class EngineDiedError(ObjdslError):
     """The child closed the pipe, or did not answer in time."""
 
 
@@ -132,7 +132,7 @@ class VllmSampler:
         except BaseException as error:
             tail = _tail(self._engine.log)
             self.forget()
-            if not isinstance(error, EngineDied):
+            if not isinstance(error, EngineDiedError):
                 raise
             raise SamplerError(f"vLLM does not start: {error}\n{tail}".rstrip()) from None
 
@@ -169,14 +169,14 @@ class VllmSampler:
         call = ("generate", [(request.prompt, request.seed) for request in requests], sampling)
         try:
             self._send(call)
-        except EngineDied:
+        except EngineDiedError:
             self._kill()  # `collect` finds it gone, and restarts it
         return call
 
     def collect(self, call: tuple[Any, ...]) -> list[Response]:
         try:
             written = self._receive(self._config.deadline)
-        except EngineDied as death:
+        except EngineDiedError as death:
             self._revive(death)
             written = self._persist(*call)
         return [Response(*response) for response in written]
@@ -199,7 +199,7 @@ class VllmSampler:
             try:
                 self._send(call)
                 return self._receive(self._config.deadline)
-            except EngineDied as death:
+            except EngineDiedError as death:
                 self._revive(death)
 
     def _load(self) -> None:
@@ -221,17 +221,17 @@ class VllmSampler:
         try:
             self._pipe.send(call)
         except OSError as error:
-            raise EngineDied(f"its pipe is closed ({error})") from None
+            raise EngineDiedError(f"its pipe is closed ({error})") from None
 
     def _receive(self, deadline: float) -> Any:
         if self._pipe is None:
-            raise EngineDied("its process is gone")
+            raise EngineDiedError("its process is gone")
         try:
             if not self._pipe.poll(deadline):
-                raise EngineDied(f"no answer in {deadline:g} s")
+                raise EngineDiedError(f"no answer in {deadline:g} s")
             kind, answer = self._pipe.recv()
         except (EOFError, OSError) as error:
-            raise EngineDied(f"its process ended ({type(error).__name__})") from None
+            raise EngineDiedError(f"its process ended ({type(error).__name__})") from None
         if kind == "error":
             # The request's fault, or the machine's, but not the engine's: again would be the same.
             log = f" (its log is {self._engine.log})" if self._ready else ""
@@ -240,7 +240,7 @@ class VllmSampler:
 
     # --- death -----------------------------------------------------------------------------------
 
-    def _revive(self, death: EngineDied) -> None:
+    def _revive(self, death: EngineDiedError) -> None:
         """A new engine with the present weights, unless too many have died of late."""
         self._kill()
         self._deaths = [step for step in self._deaths if step > self._step - 100] + [self._step]

@@ -13,8 +13,9 @@ import pytest
 from objdsl import driver, elaborate, gallery, loads
 from objdsl.analysis import advantage, bonuses, extremes, sums
 from objdsl.analysis.facts import Facts
-from objdsl.diagnostic import Diagnostic, ObjectiveError
+from objdsl.diagnostic import Diagnostic
 from objdsl.emit import lower
+from objdsl.errors import ObjectiveError
 from objdsl.explain import sections
 from objdsl.ir import build, show
 from objdsl.ir.diff import diff

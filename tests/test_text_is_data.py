@@ -20,8 +20,8 @@ from click.testing import CliRunner, Result
 import objdsl
 from objdsl import driver
 from objdsl.cli.app import main
-from objdsl.diagnostic import ObjectiveError
 from objdsl.emit.writer import docstring
+from objdsl.errors import ObjectiveError
 from objdsl.source import STEERS, Source, visible
 from objdsl.syntax.parse import parse
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from objdsl.diagnostic import ObjdslError
+from objdsl.errors import ObjdslError
 from objdsl.ir.indices import PROMPT, RESPONSE
 from objdsl.ir.nodes import LogDist, LogProb
 from objdsl.ir.objective import CRITIC, NOISE
 from objdsl.objective import Objective
 
 
-class Unsupported(ObjdslError, ValueError):
+class UnsupportedError(ObjdslError, ValueError):
     """A framework cannot train this objective, or not under these settings; with all reasons."""
 
     def __init__(self, objective: Objective, framework: str, reasons: Iterable[str]) -> None:

@@ -30,7 +30,7 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
-from objdsl.adapters.needs import Unsupported, given, refused
+from objdsl.adapters.needs import UnsupportedError, given, refused
 from objdsl.frozen import dataclass
 from objdsl.objective import Objective, load
 from objdsl.step import Step
@@ -103,7 +103,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         others: as for GRPOTrainer.
 
     Raises:
-        Unsupported: the objective reads what TRL does not have, or `args` contradict it.
+        UnsupportedError: the objective reads what TRL does not have, or `args` contradict it.
     """
 
     _tag_names = ["trl", "objdsl"]  # noqa: RUF012
@@ -123,7 +123,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         args = GRPOConfig() if args is None else copy.copy(args)
         reasons = [*refused(self.objective, ("pi", "old", "mu", "ref")), *self._contradicted(args)]
         if reasons:
-            raise Unsupported(self.objective, "TRL", reasons)
+            raise UnsupportedError(self.objective, "TRL", reasons)
         # TRL loads the reference model where its own KL has a weight. Its correction of the
         # sampler's probabilities makes it ask the server how those are computed.
         args.beta = 1.0 if "log_ref" in self.objective.columns else 0.0
@@ -132,7 +132,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         args.beta = 0.0
         self.vllm_importance_sampling_correction = False
         if missing := [*self._missing()]:
-            raise Unsupported(self.objective, "TRL", missing)
+            raise UnsupportedError(self.objective, "TRL", missing)
         self._windows: list[Window] = []
         self._window: Window
         self._prepared: Step

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from verl.workers.config import ActorConfig
 
-from objdsl.adapters.needs import Unsupported
+from objdsl.adapters.needs import UnsupportedError
 from objdsl.frozen import dataclass
 from objdsl.ir.build import mul, neg
 from objdsl.ir.indices import RESPONSE, SCALAR, TOKEN, Indices
@@ -78,7 +78,7 @@ def halves(objective: Objective) -> Halves:
     """Cuts an objective into what verl's driver and its workers can compute.
 
     Raises:
-        Unsupported: it does not come apart; with what is in the way.
+        UnsupportedError: it does not come apart; with what is in the way.
     """
     formula = objective.formula
     found = _normalised(formula.goal)
@@ -117,7 +117,7 @@ def policy_loss(objective: Objective) -> Callable[..., tuple[Tensor, dict[str, f
     over a micro-batch, as verl's own metrics are; those that need more rows are left out.
 
     Raises:
-        Unsupported: here, if workers lack what the loss reads; from the loss, if the actor's
+        UnsupportedError: here, if workers lack what the loss reads; from the loss, if the actor's
             settings say something else than the objective.
     """
     cut = halves(objective)
@@ -173,7 +173,7 @@ def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Ten
     for, which is more than the optimizer step if it is cut into mini-batches.
 
     Raises:
-        Unsupported: the advantage reads what verl does not tell an estimator.
+        UnsupportedError: the advantage reads what verl does not tell an estimator.
     """
     cut = halves(objective)
     if cut.advantage is None:
@@ -319,5 +319,5 @@ def _divisor(divisor: Divisor, mask: Tensor, info: dict[str, Any]) -> Any:
     return own if told is None else told
 
 
-def _unsupported(objective: Objective, *reasons: str) -> Unsupported:
-    return Unsupported(objective, "verl", reasons)
+def _unsupported(objective: Objective, *reasons: str) -> UnsupportedError:
+    return UnsupportedError(objective, "verl", reasons)

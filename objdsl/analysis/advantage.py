@@ -22,7 +22,7 @@ from enum import Enum
 from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.divergence import Descends, readings
 from objdsl.analysis.estimator import Direction, Estimator, Kind
-from objdsl.analysis.expand import Expand, Sum, TooLarge
+from objdsl.analysis.expand import Expand, Sum, TooLargeError
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO, sub
@@ -105,7 +105,7 @@ def live_advantages(
             extra = sub(weight, meant[leaf]) if leaf in meant else weight
             try:
                 total = expand(extra)
-            except TooLarge:
+            except TooLargeError:
                 continue
             if isinstance(leaf, LogProb):
                 adds = _adds(Estimator(objective, leaf, extra, expand), weight)
@@ -182,7 +182,7 @@ def _divides_words(extra: Expr, expand: Expand, node: Expr) -> LiveDivisor | Non
     """The same by the distribution of words: a reward beside it tells states apart."""
     try:
         total = expand(extra)
-    except TooLarge:
+    except TooLargeError:
         return None
     bases = [base for factors in total.terms for base, _ in factors]
     rewarded = any(is_reward(node) for node in topological(*bases))

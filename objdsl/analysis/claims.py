@@ -16,7 +16,7 @@ from objdsl.analysis.advantage import Adds, too_many
 from objdsl.analysis.dependence import Level, depends
 from objdsl.analysis.divergence import Credit, Descends, Penalty, unread
 from objdsl.analysis.estimator import Bend, Direction, Estimator, Factor, Kind, Term, frozen
-from objdsl.analysis.expand import Expand, Sum, TooLarge
+from objdsl.analysis.expand import Expand, Sum, TooLargeError
 from objdsl.analysis.first_order import Order, Reach, reach
 from objdsl.analysis.shapes import (
     counts,
@@ -342,7 +342,7 @@ def _weighted(far: Estimator, term: Term) -> bool:
 def _ratio(far: Estimator, factor: Factor) -> set[Reach]:
     try:
         return reach(Sum({frozenset({(factor.base, factor.exponent)}): 1.0}), far.expand)
-    except TooLarge:
+    except TooLargeError:
         return set()
 
 
@@ -450,7 +450,7 @@ def _asked(node: Expr) -> tuple[Claim | None, tuple[Expr, ...]]:
 def _unread(part: Expr, expand: Expand) -> bool:
     try:
         expand(part)
-    except TooLarge:
+    except TooLargeError:
         return True
     return False
 

@@ -30,7 +30,7 @@ from objdsl.analysis.expand import (
     Expand,
     Factors,
     Sum,
-    TooLarge,
+    TooLargeError,
     atom,
     interval,
     number,
@@ -144,7 +144,7 @@ class Estimator:
     def expanded(self) -> Sum | None:
         try:
             return self.expand(self.weight)
-        except TooLarge:
+        except TooLargeError:
             return None
 
     @cached_property
@@ -152,15 +152,15 @@ class Estimator:
         """The products, each pool's own part apart from that of the others."""
         try:
             return tuple(self._term(factors, c) for factors, c in self.separate.terms.items())
-        except TooLarge:
+        except TooLargeError:
             return ()
 
     @cached_property
     def separate(self) -> Sum:
         """The weight as a sum of products, each pool's own part apart from that of the others.
-        Raises TooLarge."""
+        Raises TooLargeError."""
         if self.expanded is None:
-            raise TooLarge
+            raise TooLargeError
         plain = without_idle(joined(self.expanded, self.expand), self.expand)
         split = self.expand.reduced(_split(plain, self.expand))
         return _to_go(_affine(split, self.expand))
@@ -488,7 +488,7 @@ class Estimator:
             instead[keep] = keep
         try:
             alike = self.expand(replaced(self.weight, instead))
-        except TooLarge:
+        except TooLargeError:
             return False
         return not any(self._stands_for_rewards(factors) for factors in alike.terms)
 
@@ -532,7 +532,7 @@ class Estimator:
         it adds up anything else."""
         try:
             terms = _to_go(self.expand(x)).terms
-        except TooLarge:
+        except TooLargeError:
             return None
         parts = {frozenset({(_whole(column), 1.0)}): c for column, c in constants.items()}
         known = {key for key in terms if all(f[0].indices and _is_past(f[0]) for f in key)}

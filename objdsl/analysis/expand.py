@@ -18,7 +18,7 @@ from objdsl.analysis.masks import joined
 from objdsl.analysis.sums import (
     Factors,
     Sum,
-    TooLarge,
+    TooLargeError,
     above_zero,
     atom,
     bases_of,
@@ -75,8 +75,8 @@ _LAST: Expr = Binary("eq", Position(), Length())
 
 
 __all__ = [
-    "GROUP", "PROMPTS", "RESPONSES", "Expand", "Factors", "Sum", "TooLarge", "atom", "distance",
-    "interval", "number", "ordered",
+    "GROUP", "PROMPTS", "RESPONSES", "Expand", "Factors", "Sum", "TooLargeError", "atom",
+    "distance", "interval", "number", "ordered",
 ]  # fmt: skip
 
 
@@ -120,13 +120,13 @@ class Expand:
     _depth: int = 0
 
     def __call__(self, expr: Expr) -> Sum:
-        """Raises TooLarge."""
+        """Raises TooLargeError."""
         found = self._known.get(expr, _UNKNOWN)
         if found is _UNKNOWN:
             self._known[expr] = None  # unless it is found, too large once and for all
             found = self._find(expr)
         if found is None:
-            raise TooLarge
+            raise TooLargeError
         return found
 
     def _find(self, expr: Expr) -> Sum | None:
@@ -147,7 +147,7 @@ class Expand:
                         continue
                     known[node] = None
                     known[node] = self._expand(node)
-            except TooLarge:
+            except TooLargeError:
                 known[node] = None
             stack.pop()
         self._depth -= 1

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from enum import Enum
 
-from objdsl.analysis.expand import Expand, Factors, TooLarge
+from objdsl.analysis.expand import Expand, Factors, TooLargeError
 from objdsl.analysis.sums import proportion
 from objdsl.frozen import dataclass
 from objdsl.ir.bounds import bounds
@@ -201,7 +201,7 @@ class Extremes:
             centred = sub(spread.x, Reduce("mean", spread.over, spread.x))
             try:
                 times = proportion(self._expand(a), self._expand(centred))
-            except TooLarge:
+            except TooLargeError:
                 continue
             if times is not None:
                 group = self.objective.sampling.group if spread.over == ("i",) else None
@@ -258,7 +258,7 @@ class Extremes:
             return None
         try:
             terms = self._expand(node).terms
-        except TooLarge:
+        except TooLargeError:
             return None
         powers: defaultdict[_Reach, defaultdict[str, float]]
         powers = defaultdict(lambda: defaultdict(float))

@@ -18,7 +18,7 @@ from itertools import product
 
 from objdsl.analysis.dependence import Elsewhere, is_reward
 from objdsl.analysis.estimator import Estimator, Term
-from objdsl.analysis.expand import Expand, Factors, Sum, TooLarge, atom, number, ordered
+from objdsl.analysis.expand import Expand, Factors, Sum, TooLargeError, atom, number, ordered
 from objdsl.analysis.tangent import KINK, Tangent
 from objdsl.frozen import dataclass
 from objdsl.ir.nodes import (
@@ -121,7 +121,7 @@ def first_order(on: Estimator) -> FirstOrder | None:
         weight = on.separate
         changes = [_changes(on, tangent) for tangent in tangents]
         orders = _orders(on, weight, changes)
-    except TooLarge:
+    except TooLargeError:
         return None
     kinks = [node for tangent in tangents for node in tangent.kinks]
     at_a_kink = any(Reach.KINK in powers for one in orders for powers in (one.drift, one.engine))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from objdsl.analysis.dependence import is_reward
-from objdsl.analysis.sums import Sum, TooLarge, above_zero, atom, interval
+from objdsl.analysis.sums import Sum, TooLargeError, above_zero, atom, interval
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO
 from objdsl.ir.indices import PROMPT, SCALAR, Indices
@@ -75,14 +75,14 @@ def without_idle(x: Sum, expand: Expansion) -> Sum:
         try:
             if leaves_nothing_out(mask, under, expand):
                 x = Sum({f: c for f, c in x.terms.items() if (mask, 1.0) not in f}) + under
-        except TooLarge:
+        except TooLargeError:
             continue
     return x
 
 
 def leaves_nothing_out(mask: Expr, x: Sum, expand: Expansion) -> bool:
     """Whether a value is 0 where a mask fails, divisors apart: what is divided by 0 there is not
-    looked at. Raises TooLarge."""
+    looked at. Raises TooLargeError."""
     alike = _where_fails(mask, expand)
     if alike is None or not x.terms:
         return False

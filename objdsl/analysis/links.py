@@ -14,7 +14,7 @@ from enum import Enum
 from functools import cached_property
 
 from objdsl.analysis.dependence import depends
-from objdsl.analysis.expand import Expand, Factors, Sum, TooLarge, interval
+from objdsl.analysis.expand import Expand, Factors, Sum, TooLargeError, interval
 from objdsl.differentiate import differentiate
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, neg, sub
@@ -72,7 +72,7 @@ class Link:
         """The derivatives as sums of products."""
         try:
             return {leaf: self.expand(slope) for leaf, slope in self.derivatives.items()}
-        except TooLarge:
+        except TooLargeError:
             return {}
 
     @cached_property
@@ -319,13 +319,13 @@ def _signs(x: Expr, expand: Expand) -> set[int]:
 def _number(x: Expr, expand: Expand) -> float | None:
     try:
         return expand(x).number
-    except TooLarge:
+    except TooLargeError:
         return None
 
 
 def _signs_of(factor: Expr, expand: Expand) -> list[int]:
     try:
         low, high = interval(expand(factor))
-    except TooLarge:
+    except TooLargeError:
         return [1, -1]
     return [sign for sign, there in ((1, high > 0), (-1, low < 0)) if there]

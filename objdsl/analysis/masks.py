@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from objdsl.analysis.sums import Sum, TooLarge, number, ordered
+from objdsl.analysis.sums import Sum, TooLargeError, number, ordered
 from objdsl.ir.build import ZERO
 from objdsl.ir.nodes import Binary, Const, Expr, Unary, Where
 
@@ -98,7 +98,7 @@ def _joined(x: Sum, one: Expr, other: Expr, sign: int, q: Sum) -> Sum:
         if not one.boolean:
             return rest + q * same
         return rest + same if _divides(q, same) else x
-    except TooLarge:
+    except TooLargeError:
         return x
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from objdsl.analysis.dependence import depends, is_reward
 from objdsl.analysis.estimator import Estimator, Factor
-from objdsl.analysis.expand import Expand, TooLarge, interval
+from objdsl.analysis.expand import Expand, TooLargeError, interval
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, add, const, sub
 from objdsl.ir.indices import TOKEN
@@ -64,7 +64,7 @@ def spread(estimator: Estimator, factor: Factor) -> bool:
     try:
         changes = [estimator.expand(sub(other, factor.base)).terms.values() for other in others]
         return any(all(abs(c) < 1e-9 for c in change) for change in changes)
-    except TooLarge:
+    except TooLargeError:
         return False
 
 
@@ -165,7 +165,7 @@ def bounded(node: Expr, changes: Callable[[Expr], bool], expand: Expand) -> Boun
         least, most = interval(expand(x))
         lo = None if lo is not None and interval(expand(lo))[1] <= least else lo
         hi = None if hi is not None and interval(expand(hi))[0] >= most else hi
-    except TooLarge:
+    except TooLargeError:
         pass
     return Bounded(x, lo, hi, tuple(through))
 
@@ -174,5 +174,5 @@ def constant(x: Expr, expand: Expand) -> bool:
     """Whether a value is a number, whatever the policies are: `pi / sg(pi)` is 1."""
     try:
         return expand(x).number is not None
-    except TooLarge:
+    except TooLargeError:
         return False

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from functools import reduce
 
+from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.ir.bounds import bounds
 from objdsl.ir.build import ONE, ZERO, add, const, div, mul, power
@@ -31,7 +32,7 @@ _MOST_DIVISOR, _MOST_DIVIDED = 12, 64
 _ROUNDING = 1e-12
 
 
-class TooLarge(Exception):
+class TooLargeError(ObjdslError):
     """A formula that multiplies out to too many terms, or too large numbers, to be read."""
 
 
@@ -62,7 +63,7 @@ class Sum:
             else:
                 terms[factors] = total
         if len(terms) > _MOST_TERMS:
-            raise TooLarge
+            raise TooLargeError
         return Sum(terms)
 
     def __neg__(self) -> Sum:
@@ -76,7 +77,7 @@ class Sum:
 
     def __mul__(self, other: Sum) -> Sum:
         if len(self.terms) * len(other.terms) > 4 * _MOST_TERMS:  # some may be alike
-            raise TooLarge
+            raise TooLargeError
         result: dict[Factors, float] = {}
         for f, c in self.terms.items():
             for g, d in other.terms.items():
@@ -84,7 +85,7 @@ class Sum:
                 if joined is not None:
                     result[joined] = finite(result.get(joined, 0.0) + c * d)
         if len(result) > _MOST_TERMS:
-            raise TooLarge
+            raise TooLargeError
         return Sum({f: c for f, c in result.items() if abs(c) > 0})
 
     def expr(self) -> Expr:
@@ -96,7 +97,7 @@ class Sum:
 
 def finite(x: float) -> float:
     if not math.isfinite(x):
-        raise TooLarge
+        raise TooLargeError
     return x
 
 
@@ -113,7 +114,7 @@ def _joined(f: Factors, g: Factors) -> Factors | None:
     if not f or not g:
         return f or g
     if len(f) + len(g) > _MOST_FACTORS:
-        raise TooLarge
+        raise TooLargeError
     powers = dict(f)
     for base, exponent in g:
         if base.boolean:
@@ -203,7 +204,7 @@ def _divided(a: Sum, b: Sum) -> Sum | None:
         part = Sum({lead: a.terms[lead] / b.terms[first]}) * divisor
         try:
             a, result = a - part * b, result + part
-        except TooLarge:
+        except TooLargeError:
             return None
         if lead in a.terms:
             return None
@@ -262,9 +263,9 @@ def to_power(x: float, exponent: float) -> float:
     try:
         raised = x**exponent
     except (OverflowError, ZeroDivisionError):
-        raise TooLarge from None
+        raise TooLargeError from None
     if isinstance(raised, complex):
-        raise TooLarge
+        raise TooLargeError
     return finite(float(raised))
 
 

@@ -62,7 +62,7 @@ class Tangent:
         self._known: dict[Expr, Expr] = {}
 
     def __call__(self, expr: Expr) -> Expr:
-        """The change of a value, `ZERO` if it stays as it is. Raises TooLarge."""
+        """The change of a value, `ZERO` if it stays as it is. Raises TooLargeError."""
         return bottom_up(expr, self._known, self._find)
 
     def _find(self, node: Expr) -> Expr:

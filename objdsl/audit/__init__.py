@@ -9,7 +9,8 @@ expectation is a finite sum.
 from __future__ import annotations
 
 from objdsl.audit.experiment import audit
-from objdsl.audit.measure import Unauditable
-from objdsl.audit.result import Audit, Figure, Length, Match, Penalty, Row
+from objdsl.audit.measure import UnauditableError
+from objdsl.audit.report import Audit
+from objdsl.audit.result import Figure, Length, Match, Penalty, Row
 
-__all__ = ["Audit", "Figure", "Length", "Match", "Penalty", "Row", "Unauditable", "audit"]
+__all__ = ["Audit", "Figure", "Length", "Match", "Penalty", "Row", "UnauditableError", "audit"]

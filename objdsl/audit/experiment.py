@@ -14,8 +14,9 @@ from torch import Tensor
 from objdsl.audit.bare import Bare, apart, trained_in, without
 from objdsl.audit.cast import Cast, cast_of, policies_in
 from objdsl.audit.compare import Comparison, Square, constants, residual
-from objdsl.audit.measure import Expected, Scene, Unauditable, expected, stacks, token_weights
-from objdsl.audit.result import Audit, Figure, Length, Match, Penalty, Row, number
+from objdsl.audit.measure import Expected, Scene, UnauditableError, expected, stacks, token_weights
+from objdsl.audit.report import Audit
+from objdsl.audit.result import Figure, Length, Match, Penalty, Row, number
 from objdsl.audit.target import divergences, policy_gradient
 from objdsl.audit.world import Draws, World, all_draws, draw_count, some_draws, world
 from objdsl.frozen import dataclass
@@ -73,7 +74,7 @@ def audit(
         seed: of the policies and the rewards.
 
     Raises:
-        Unauditable: it cannot be measured on a table of logits; the message says why.
+        UnauditableError: it cannot be measured on a table of logits; the message says why.
         FileNotFoundError, ObjectiveError: as `objdsl.load`.
     """
     if not isinstance(objective, Objective):
@@ -110,7 +111,7 @@ def audit(
     for terms in _oppositions(objective):
         try:
             penalties.append(_penalty(terms, plan, tables))
-        except Unauditable as error:
+        except UnauditableError as error:
             notes.append(f"the terms against {terms.against} are not judged: {error}")
     params = {one.name: objective.params[one.name] for one in objective.formula.used_params}
     return Audit(
@@ -365,7 +366,7 @@ def _given(objective: Objective, plan: _Plan, given: Mapping[str, Given]) -> dic
         if name in plan.rewards or name in ("truncated", "V", "V_old"):
             continue
         if name not in given:
-            raise Unauditable(
+            raise UnauditableError(
                 f"{objective.name} reads the column {name!r}: pass a number, or `random`, as in "
                 f"--given {name}=random (in Python a function of the response's words, too)"
             )
@@ -383,7 +384,7 @@ def _given(objective: Objective, plan: _Plan, given: Mapping[str, Given]) -> dic
         drawn = table[:, world.mask] if column.over in (TOKEN, WORD) else table
         wrong = [x for x in drawn.flatten().tolist() if not domain.holds(x)]
         if wrong:
-            raise Unauditable(
+            raise UnauditableError(
                 f"the column {name!r} is {wrong[0]:g}, outside of its domain {domain}"
             )
         found[name] = table
@@ -403,7 +404,7 @@ def _of_texts(column: Column, world: World, how: Callable[[tuple[int, ...]], flo
     texts = zip(world.tokens.tolist(), world.lengths.tolist(), strict=True)
     responses = [tuple(text[:n]) for text, n in texts]
     if column.over == PROMPT:
-        raise Unauditable(
+        raise UnauditableError(
             f"the column {column.name!r} is of a prompt, which has no words: pass a number, or "
             "`random`"
         )
@@ -478,7 +479,7 @@ def _same_for_rewards(
             response = some_draws(scene.chance, plan.group, 8, generator).response
             try:
                 weights.append(token_weights(which, scene, response))
-            except Unauditable:
+            except UnauditableError:
                 continue  # all rewards alike, where they are divided by their deviation
         changes.append([{leaf: w[leaf] - weights[0][leaf] for leaf in w} for w in weights[1:]])
     mine, its = changes

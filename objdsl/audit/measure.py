@@ -16,7 +16,7 @@ from torch import Tensor
 
 from objdsl.audit.cast import cast_of
 from objdsl.audit.world import Draws, World
-from objdsl.diagnostic import ObjdslError
+from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.ir.nodes import Binary, Const, Expr, Param, Pick, Reduce, Top, Unary, topological
 from objdsl.ir.objective import DISTRIBUTION
@@ -26,7 +26,7 @@ from objdsl.objective import Objective
 _CHUNK = 4096
 
 
-class Unauditable(ObjdslError, ValueError):
+class UnauditableError(ObjdslError, ValueError):
     """An objective of which a table of logits cannot be an example; the message says why."""
 
 
@@ -101,8 +101,8 @@ def expected(objective: Objective, scene: Scene, draws: Draws) -> Expected:
     """`E[g]` and `tr Cov(g)` of a step that is drawn from the sampler, by all tables that learn.
 
     Raises:
-        Unauditable: it reads a column that a table does not have, or is not finite on a draw that
-            can happen.
+        UnauditableError: it reads a column that a table does not have, or is not finite on a draw
+            that can happen.
     """
     world, cast = scene.world, cast_of(objective.formula)
     chance = draws.chance(scene.chance)
@@ -220,7 +220,7 @@ def _step(
             **columns,
         )
     except ValueError as error:
-        raise Unauditable(str(error)) from error
+        raise UnauditableError(str(error)) from error
     _, weights, _ = objective.weights(step=step, **live)
     return {
         name: w.reshape(*response.shape, *w.shape[1:])
@@ -246,7 +246,7 @@ def _check_finite(objective: Objective, scene: Scene, response: Tensor, w: Tenso
             f"{name}: {', '.join(f'{r:g}' for r in table[prompt, drawn].flatten().tolist())}"
             for name, table in scene.rewards.items()
         )
-        raise Unauditable(
+        raise UnauditableError(
             f"{objective.name} has a weight that is not finite in a step that can happen"
             + (f" ({rewards})" if rewards else "")
             + "; guard it there, by `std[i] reward + 1e-4` or `keep p where std[i] reward > 0`, or "

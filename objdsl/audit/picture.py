@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from objdsl.audit.result import Audit
+from objdsl.audit.report import Audit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,8 +1,10 @@
-"""An audit as people read it."""
+"""An audit, as data and as people read it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from io import StringIO
 
 from rich.box import SIMPLE_HEAD
@@ -10,13 +12,64 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from objdsl.audit.result import Audit, Figure, Length, Penalty, Row, number
+from objdsl.audit.result import Figure, Length, Penalty, Row, number
+from objdsl.frozen import dataclass
 from objdsl.ir.indices import decimal
 
 # A residual below is a rounding error; one above the other is nothing to shrug at.
 _EXACT, _LARGE = 1e-8, 0.1
 # Columns. No table is so wide; a narrower one would cut numbers off.
 _WIDEST = 1000
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The measured bias of an objective. `str` is the table that `objdsl audit` prints.
+
+    Attributes:
+        params: the values of the hyper-parameters that it reads.
+        rewards: where each reward is drawn from in the rows of real rewards.
+        exact: whether all draws are summed; if not, `draws` of them are averaged.
+        draws: the number of optimizer steps evaluated for each policy.
+        policies: the number of random policies that figures are taken over.
+        raises: what the gradient is compared with that of: `E[reward]`, or a sum of rewards with
+            the constants that fit best, less divergences that cannot be told apart from them.
+    """
+
+    objective: str
+    params: dict[str, float]
+    rewards: dict[str, str]
+    words: int
+    horizon: int
+    prompts: int
+    group: int
+    exact: bool
+    draws: int
+    policies: int
+    raises: str
+    rows: tuple[Row, ...]
+    lengths: tuple[Length, ...]
+    penalties: tuple[Penalty, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def residual(self) -> float:
+        """The worst residual on policy; NaN for an objective that reads no reward."""
+        on_policy = [row.residual.worst for row in self.rows if row.policies == "on policy"]
+        return max(on_policy, default=float("nan"))
+
+    def row(self, policies: str = "on policy", reward: str | None = None) -> Row:
+        """A row by its names. Raises KeyError if there is none."""
+        for row in self.rows:
+            if row.policies == policies and reward in (None, row.reward):
+                return row
+        raise KeyError(f"{reward or 'any'} reward, {policies}")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self) | {"residual": _or_none(self.residual)}, indent=2)
+
+    def __str__(self) -> str:
+        return plain(self)
 
 
 def render(audit: Audit) -> list[RenderableType]:
@@ -137,3 +190,7 @@ def _matches(penalty: Penalty) -> Table:
             match.divergence, str(match.cosine), _residual(match.residual, match.interval)
         )
     return table
+
+
+def _or_none(x: float) -> float | None:
+    return None if x != x else x

@@ -1,10 +1,8 @@
-"""What an audit found, as data."""
+"""The figures of an audit, as data."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from objdsl.frozen import dataclass
 
@@ -100,58 +98,6 @@ class Penalty:
         return min(self.matches, key=lambda match: match.residual.mean)
 
 
-@dataclass(frozen=True)
-class Audit:
-    """The measured bias of an objective. `str` is the table that `objdsl audit` prints.
-
-    Attributes:
-        params: the values of the hyper-parameters that it reads.
-        rewards: where each reward is drawn from in the rows of real rewards.
-        exact: whether all draws are summed; if not, `draws` of them are averaged.
-        draws: the number of optimizer steps evaluated for each policy.
-        policies: the number of random policies that figures are taken over.
-        raises: what the gradient is compared with that of: `E[reward]`, or a sum of rewards with
-            the constants that fit best, less divergences that cannot be told apart from them.
-    """
-
-    objective: str
-    params: dict[str, float]
-    rewards: dict[str, str]
-    words: int
-    horizon: int
-    prompts: int
-    group: int
-    exact: bool
-    draws: int
-    policies: int
-    raises: str
-    rows: tuple[Row, ...]
-    lengths: tuple[Length, ...]
-    penalties: tuple[Penalty, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def residual(self) -> float:
-        """The worst residual on policy; NaN for an objective that reads no reward."""
-        on_policy = [row.residual.worst for row in self.rows if row.policies == "on policy"]
-        return max(on_policy, default=float("nan"))
-
-    def row(self, policies: str = "on policy", reward: str | None = None) -> Row:
-        """A row by its names. Raises KeyError if there is none."""
-        for row in self.rows:
-            if row.policies == policies and reward in (None, row.reward):
-                return row
-        raise KeyError(f"{reward or 'any'} reward, {policies}")
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self) | {"residual": _or_none(self.residual)}, indent=2)
-
-    def __str__(self) -> str:
-        from objdsl.audit.report import plain
-
-        return plain(self)
-
-
 def number(x: float) -> str:
     """Three digits that matter; what rounding leaves of a 0 is a 0."""
     if abs(x) < 1e-9:
@@ -159,7 +105,3 @@ def number(x: float) -> str:
     if abs(x) < 1e-3:
         return f"{x:.0e}"
     return f"{x:.3f}" if abs(x) < 0.9995 else f"{x:.2f}" if abs(x) < 100 else f"{x:.0f}"
-
-
-def _or_none(x: float) -> float | None:
-    return None if x != x else x

@@ -18,7 +18,8 @@ from typing import Any
 import click
 
 from objdsl.cli.output import WriteError, show
-from objdsl.diagnostic import ObjectiveError, near
+from objdsl.diagnostic import near
+from objdsl.errors import ObjectiveError
 from objdsl.source import visible
 
 # Where each command is, in the order of the help: a module of this package, imported on use.

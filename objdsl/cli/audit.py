@@ -72,7 +72,7 @@ def audit(
     FILE is a file, a name of the gallery, or `-` for standard input.
     """
     from objdsl import driver
-    from objdsl.audit import Unauditable
+    from objdsl.audit import UnauditableError
     from objdsl.audit import audit as measure
     from objdsl.objective import Objective
 
@@ -83,7 +83,7 @@ def audit(
     formula = driver.compile_source(text(file))
     try:
         found = measure(Objective(formula, params), given=columns, **options)
-    except Unauditable as error:
+    except UnauditableError as error:
         raise click.ClickException(str(error)) from None
     except ValueError as error:
         raise click.UsageError(str(error)) from None

@@ -16,7 +16,8 @@ import click
 from objdsl.cli.inputs import STDIN, expand, settings, text
 from objdsl.cli.output import difference, plural, say, show, summary, verbatim, write
 from objdsl.cli.parallel import parallel
-from objdsl.diagnostic import Diagnostic, ObjectiveError, Severity
+from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.errors import ObjectiveError
 from objdsl.frozen import dataclass
 
 if TYPE_CHECKING:
@@ -98,14 +99,14 @@ class _Asked:
 
     def selection(self, name: str) -> Selection:
         """The flags over the pyproject.toml of a file; of the current folder, for other texts."""
-        from objdsl.lint.select import ConfigError, configured
+        from objdsl.lint.select import SelectionError, configured
 
         path = Path(name).expanduser()
         folder = path.resolve().parent if path.is_file() else Path.cwd()
         if folder not in self.selections:
             try:
                 base = configured(folder)
-            except ConfigError as error:
+            except SelectionError as error:
                 raise click.UsageError(str(error)) from None
             self.selections[folder] = base.with_flags(self.select, self.ignore, self.strict)
         return self.selections[folder]
@@ -156,11 +157,11 @@ def _rules(many: tuple[str, ...], flag: str) -> tuple[str, ...]:
     names = [name.strip() for one in many for name in one.split(",") if name.strip()]
     if not names:
         return ()
-    from objdsl.lint.select import ConfigError, checked
+    from objdsl.lint.select import SelectionError, checked
 
     try:
         return checked(names, flag)
-    except ConfigError as error:
+    except SelectionError as error:
         raise click.UsageError(str(error)) from None
 
 

@@ -71,11 +71,11 @@ def compile(
 
 
 def _triton(objective: Objective) -> str:
-    from objdsl.emit.triton_source import NotElementwise
+    from objdsl.emit.triton_source import NotElementwiseError
 
     try:
         return driver.triton_kernel(objective).source
-    except NotElementwise as error:
+    except NotElementwiseError as error:
         message = f"{objective.name} has no kernel of its own: its weights need {error.needs}"
         raise click.UsageError(message) from None
 
@@ -122,11 +122,11 @@ def _plan(objective: Objective) -> str:
 
 def _kernels(objective: Objective) -> str:
     """What runs between two matrix products, on a GPU."""
-    from objdsl.emit.triton_source import NotElementwise
+    from objdsl.emit.triton_source import NotElementwiseError
 
     try:
         kernel = driver.triton_kernel(objective)
-    except NotElementwise as error:
+    except NotElementwiseError as error:
         return f"on a GPU two of Triton; PyTorch weighs in between, for {error.needs}"
     if kernel.reports is None:
         return (

@@ -9,7 +9,8 @@ import click
 
 from objdsl.cli.inputs import STDIN, expand, text
 from objdsl.cli.output import difference, plural, say, show, verbatim, write
-from objdsl.diagnostic import Diagnostic, ObjectiveError
+from objdsl.diagnostic import Diagnostic
+from objdsl.errors import ObjectiveError
 
 
 @click.command(epilog="Example: objdsl fmt --check objectives/")

@@ -14,6 +14,7 @@ from typing import TextIO
 import click
 
 from objdsl.diagnostic import Diagnostic, Severity
+from objdsl.errors import ObjdslError
 from objdsl.files import replace_text
 from objdsl.source import Source, visible
 
@@ -85,7 +86,7 @@ def plural(number: int, noun: str, nouns: str = "") -> str:
     return f"{number} {noun if number == 1 else nouns or noun + 's'}"
 
 
-class WriteError(click.ClickException):
+class WriteError(ObjdslError, click.ClickException):
     """A file could not be written."""
 
     exit_code = 2

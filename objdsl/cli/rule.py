@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import click
 
 from objdsl.cli.output import has_color, say
+from objdsl.codes import Page
 from objdsl.diagnostic import near
-from objdsl.lint.rule import Page
 from objdsl.lint.run import pages
 
 

@@ -38,7 +38,7 @@ def load_kernel(ir: Objective) -> tuple[Kernel, Any]:
     """Emits the Triton kernel of an objective, and makes it callable.
 
     Raises:
-        NotElementwise: the weight of a token needs more than that token.
+        NotElementwiseError: the weight of a token needs more than that token.
     """
     kernel = triton_source.emit(ir)
     return kernel, _module(kernel.source, f"<objdsl {ir.name} {ir.digest} triton>")["head"]

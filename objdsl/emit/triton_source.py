@@ -27,6 +27,7 @@ from objdsl.emit.writer import (
     title,
     without_unused,
 )
+from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import SCALAR, WORD, Indices
@@ -66,7 +67,7 @@ LAUNCHER = {
 """Names by which Triton's launcher knows its own arguments and variables."""
 
 
-class NotElementwise(ValueError):
+class NotElementwiseError(ObjdslError, ValueError):
     """A value of one token needs more than that token: `needs`, in the language's syntax."""
 
     def __init__(self, needs: str) -> None:
@@ -95,16 +96,16 @@ def emit(ir: Objective) -> Kernel:
     """The kernel of an objective that trains one policy. Needs neither Triton nor PyTorch.
 
     Raises:
-        NotElementwise: the weight of a token needs more than that token.
+        NotElementwiseError: the weight of a token needs more than that token.
     """
     made = staged(ir, "packed")
     policies = {leaf.policy for leaf in made.weights if isinstance(leaf, LogProb | LogDist)}
     if len(policies) != 1:
-        raise NotElementwise(f"the log-probabilities of {len(policies)} policies")
+        raise NotElementwiseError(f"the log-probabilities of {len(policies)} policies")
     needs = ""
     try:
         source, inputs = _written(ir, made, _terms(ir, made))
-    except NotElementwise as error:
+    except NotElementwiseError as error:
         if any(leaf.indices == WORD for leaf in made.weights):
             raise  # PyTorch could not tell the value: distributions are gone by then
         source, inputs = _written(ir, made, None)
@@ -120,14 +121,14 @@ def _terms(ir: Objective, made: Staged) -> list[Expr]:
     """What the value, and then each report, is a sum of, over tokens.
 
     Raises:
-        NotElementwise: they are sums over something else.
+        NotElementwiseError: they are sums over something else.
     """
     if not all(isinstance(leaf, LogProb | LogDist) for leaf in made.weights):
-        raise NotElementwise("the gradient of the critic")
+        raise NotElementwiseError("the gradient of the critic")
     terms = []
     for name in ("value", *(f"report {report.name}" for report in ir.reports)):
         if made.roots[f"{name} responses"] != ZERO:
-            raise NotElementwise(f"the {name}, which is not a sum over tokens")
+            raise NotElementwiseError(f"the {name}, which is not a sum over tokens")
         terms.append(made.roots[f"{name} tokens"])
     return terms
 
@@ -308,7 +309,7 @@ class _TokenWriter(Writer):
                     f"tl.where({self._at(m, here)}, {self._argument(a)}, {self._argument(b)})",
                     ATOM,
                 )
-        raise NotElementwise(text(node, self.scope.names))
+        raise NotElementwiseError(text(node, self.scope.names))
 
     def _named(self, node: Expr) -> str:
         """The text of a value that is read several times."""
@@ -354,11 +355,11 @@ class _WordWriter(_TokenWriter):
             case LogDist() | Column() if node.indices == WORD:
                 return self._column(node, WORD), ATOM
             case LogProb(policy) if policy == self.policy:
-                raise NotElementwise(text(node, self.scope.names))
+                raise NotElementwiseError(text(node, self.scope.names))
         return super()._expression(node)
 
     def _sum(self, node: Reduce) -> str:
-        raise NotElementwise(text(node, self.scope.names))
+        raise NotElementwiseError(text(node, self.scope.names))
 
 
 def _head(

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from objdsl.diagnostic import DerivativeError
+from objdsl.errors import DerivativeError
 
 SECOND = (
     "the gradient of an objective is a closed form without a graph of its own: second derivatives "

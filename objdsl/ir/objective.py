@@ -8,7 +8,8 @@ from dataclasses import field, replace
 from functools import cached_property
 from hashlib import blake2b
 
-from objdsl.diagnostic import ObjdslError, near
+from objdsl.diagnostic import near
+from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.ir.indices import TOKEN, Indices, decimal
 from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Param, Pick, topological

@@ -15,44 +15,14 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from objdsl.analysis.expand import TooLarge
+from objdsl.analysis.expand import TooLargeError
 from objdsl.analysis.facts import Facts
+from objdsl.codes import Page
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
 from objdsl.frozen import dataclass
 from objdsl.source import Span
 
 Check = Callable[["Rule", Facts], Iterator[Diagnostic]]
-
-
-@dataclass(frozen=True)
-class Page:
-    """What people read about one kind of finding.
-
-    Attributes:
-        name: what people write to select or silence it; reads after "allow ...".
-        code: `OBJ` and three digits; never used again for another kind.
-        severity: of its findings, unless one of them says otherwise. Only what is proven is a
-            warning or an error.
-        claim: what its findings are about, unless one of them says otherwise.
-        doc: Markdown.
-    """
-
-    name: str
-    code: str
-    severity: Severity
-    claim: Claim
-    doc: str
-
-    @property
-    def summary(self) -> str:
-        """The first line of the page, without its full stop."""
-        return self.doc.strip().split("\n")[0].removesuffix(".")
-
-    @property
-    def page(self) -> str:
-        """All of it, with a title."""
-        head = f"{self.code}, {self.severity}. Claim: {self.claim.phrase}."
-        return f"# {self.name}\n\n{head} {self.doc.strip()}\n"
 
 
 @dataclass(frozen=True)
@@ -70,7 +40,7 @@ class Rule(Page):
         """What it finds; of a formula that is too large to be read, what it found until then."""
         try:
             yield from self.check(self, facts)
-        except TooLarge:
+        except TooLargeError:
             return
 
     def finding(

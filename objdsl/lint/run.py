@@ -8,12 +8,11 @@ from functools import cache
 from importlib import import_module
 
 from objdsl.analysis.facts import Facts, facts_of
+from objdsl.codes import COMMENT_PAGES, LANGUAGE_PAGES, Page, by_name
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.objective import Objective
 from objdsl.lint import rules
-from objdsl.lint.comments import COMMENT_PAGES
-from objdsl.lint.language import LANGUAGE_PAGES
-from objdsl.lint.rule import Page, Rule
+from objdsl.lint.rule import Rule
 
 _RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
@@ -30,7 +29,8 @@ def registry() -> tuple[Rule, ...]:
 
 def pages() -> tuple[Page, ...]:
     """What there is to read, by code: the rules, and what may be wrong with a text."""
-    return tuple(sorted((*registry(), *COMMENT_PAGES, *LANGUAGE_PAGES), key=lambda page: page.code))
+    known = by_name((*registry(), *COMMENT_PAGES, *LANGUAGE_PAGES)).values()
+    return tuple(sorted(known, key=lambda page: page.code))
 
 
 def findings(objective: Objective) -> list[Diagnostic]:

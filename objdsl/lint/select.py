@@ -8,12 +8,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from objdsl.diagnostic import Diagnostic, ObjdslError, near
+from objdsl.diagnostic import Diagnostic, near
+from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.lint.run import pages
 
 
-class ConfigError(ObjdslError, ValueError):
+class SelectionError(ObjdslError, ValueError):
     """A configuration that cannot be; the message names the place and the near name."""
 
 
@@ -73,7 +74,7 @@ def checked(names: Iterable[str], where: str) -> tuple[str, ...]:
     """The names, each of which is a rule, a code or the beginning of one.
 
     Raises:
-        ConfigError: for another name.
+        SelectionError: for another name.
     """
     codes = {page.name: page.code for page in pages()}
     known = {*codes, *codes.values()}
@@ -83,7 +84,7 @@ def checked(names: Iterable[str], where: str) -> tuple[str, ...]:
         if name not in known and not prefix:
             guess = near(name, known)
             hint = f"; did you mean `{guess}`?" if guess else ""
-            raise ConfigError(f"{where}: there is no rule `{name}`{hint}")
+            raise SelectionError(f"{where}: there is no rule `{name}`{hint}")
     return names
 
 
@@ -93,7 +94,7 @@ def configured(folder: Path) -> Selection:
     `folder` is absolute.
 
     Raises:
-        ConfigError: for an unknown key, a value of another type, or an unknown rule.
+        SelectionError: for an unknown key, a value of another type, or an unknown rule.
     """
     file = folder / "pyproject.toml"
     table = _table(file)
@@ -115,7 +116,7 @@ def _table(file: Path) -> Any:
     try:
         tool = tomllib.loads(text.decode()).get("tool")
     except ValueError as error:
-        raise ConfigError(f"{file}: {error}") from None
+        raise SelectionError(f"{file}: {error}") from None
     return tool.get("objdsl") if isinstance(tool, dict) else None
 
 
@@ -126,7 +127,7 @@ def _selection(given: Any, file: Path) -> Selection:
     try:
         found = table(given)
     except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise SelectionError(f"{where}: {error}") from None
     per_file = {
         pattern: checked(names, f"{where} per-file-ignores")
         for pattern, names in found.per_file_ignores.items()

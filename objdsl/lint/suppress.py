@@ -14,19 +14,18 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
-from typing import Any
 
-from objdsl.diagnostic import Diagnostic, Edit, Fix, near
-from objdsl.frozen import dataclass
-from objdsl.lint.comments import (
+from objdsl.codes import (
     COMMENT_PAGES,
     MISSPELT,
     UNEXPLAINED,
     UNKNOWN,
     UNNAMED,
     UNUSED,
+    Page,
 )
-from objdsl.lint.rule import Page
+from objdsl.diagnostic import Diagnostic, Edit, Fix, near
+from objdsl.frozen import dataclass
 from objdsl.source import Span
 from objdsl.syntax import tree
 
@@ -158,15 +157,17 @@ def _faults(comment: Ignore, known: set[str], used: set[tuple[Span, str]]) -> It
     if comment.verb != "ignore":
         hint = "write `# objdsl: ignore[length-normalisation] why`"
         said = f"`{comment.verb}` is nothing that a comment can say"
-        yield _fault(MISSPELT, said, comment.span, help=hint)
+        yield MISSPELT.diagnostic(said, comment.span, help=hint)
         return
     if not comment.rules:
         hint = "name the rule: `# objdsl: ignore[length-normalisation] why`"
-        yield _fault(UNNAMED, "this comment does not say what it ignores", comment.span, help=hint)
+        yield UNNAMED.diagnostic(
+            "this comment does not say what it ignores", comment.span, help=hint
+        )
         return
     if not comment.reason:
         hint = "write the reason after the bracket"
-        yield _fault(UNEXPLAINED, "this comment does not say why", comment.span, help=hint)
+        yield UNEXPLAINED.diagnostic("this comment does not say why", comment.span, help=hint)
     about_comments = {name for page in COMMENT_PAGES for name in (page.name, page.code)}
     places: defaultdict[str, list[Span]] = defaultdict(list)
     for name, span in comment.rules:
@@ -175,29 +176,23 @@ def _faults(comment: Ignore, known: set[str], used: set[tuple[Span, str]]) -> It
     for name, (span, *again) in places.items():
         if again:
             message = f"`{name}` is named {len(again) + 1} times"
-            yield _fault(UNUSED, message, again[0], fix=_with(comment, places, "name it once"))
+            yield UNUSED.diagnostic(message, again[0], fix=_with(comment, places, "name it once"))
         if name in about_comments:
             message = f"`{name}` is about comments: no comment accepts it"
-            yield _fault(UNKNOWN, message, span, help="mend the comment that it points at")
+            yield UNKNOWN.diagnostic(message, span, help="mend the comment that it points at")
         elif name not in known:
             unknown += 1
             if unknown > _MOST_UNKNOWN:
                 continue
             guess = near(name, known)
             hint = f"did you mean `{guess}`?" if guess else "`objdsl rule` lists them"
-            yield _fault(UNKNOWN, f"there is no rule `{name}`", span, help=hint)
+            yield UNKNOWN.diagnostic(f"there is no rule `{name}`", span, help=hint)
         elif (comment.span, name) not in used:
             fix = _with(comment, [n for n in places if n != name], f"remove `{name}`")
-            yield _fault(UNUSED, f"`{name}` finds nothing here", span, fix=fix)
+            yield UNUSED.diagnostic(f"`{name}` finds nothing here", span, fix=fix)
     if unknown > _MOST_UNKNOWN:
         message = f"{unknown - _MOST_UNKNOWN} more names in this comment are no rules"
-        yield _fault(UNKNOWN, message, comment.span, help="`objdsl rule` lists them")
-
-
-def _fault(page: Page, message: str, span: Span, **details: Any) -> Diagnostic:
-    return Diagnostic(
-        page.name, page.code, page.severity, message, span, claim=page.claim, **details
-    )
+        yield UNKNOWN.diagnostic(message, comment.span, help="`objdsl rule` lists them")
 
 
 def _with(comment: Ignore, names: Collection[str], title: str) -> Fix:

@@ -10,7 +10,8 @@ import stat
 import unicodedata
 from pathlib import Path
 
-from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, Severity, near
+from objdsl import codes
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, near
 from objdsl.source import Source, Span
 from objdsl.syntax.split import DEEPEST
 
@@ -39,14 +40,11 @@ def syntax(
     choices: tuple[Fix, ...] = (),
 ) -> Diagnostic:
     """A text that the grammar cannot read."""
-    return _error(
-        "syntax", "OBJ900", message, span, under=under, labels=labels, help=help, choices=choices
-    )
+    return _error("syntax", message, span, under=under, labels=labels, help=help, choices=choices)
 
 
 def _error(
-    name: str,
-    code: str,
+    name: codes.ErrorName,
     message: str,
     span: Span | None = None,
     *,
@@ -55,10 +53,8 @@ def _error(
     help: str = "",
     choices: tuple[Fix, ...] = (),
 ) -> Diagnostic:
-    return Diagnostic(
+    return codes.error(
         name,
-        code,
-        Severity.ERROR,
         _short(message),
         span,
         under=_short(under),
@@ -82,7 +78,6 @@ def unreadable(path: Path, error: OSError) -> Diagnostic:
     suggestion = near(path.name, siblings) if isinstance(error, FileNotFoundError) else None
     return _error(
         "unreadable-file",
-        "OBJ906",
         f"`{path}` cannot be read: {reason}",
         help=f"did you mean `{path.with_name(suggestion)}`?" if suggestion else "",
     )
@@ -101,7 +96,6 @@ def no_file(path: Path, mode: int) -> Diagnostic:
     kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
     return _error(
         "unreadable-file",
-        "OBJ906",
         f"`{path}` cannot be read: it is {kind}",
         help="write `-` to read an objective from the standard input",
     )
@@ -110,7 +104,6 @@ def no_file(path: Path, mode: int) -> Diagnostic:
 def foreign(name: str, kind: str) -> Diagnostic:
     return _error(
         "not-an-objective",
-        "OBJ903",
         f"`{name}` holds {kind}, not an objective",
         help="save it as UTF-8" if "UTF-16" in kind else "an objective is a text in UTF-8",
     )
@@ -119,7 +112,6 @@ def foreign(name: str, kind: str) -> Diagnostic:
 def mesh(span: Span) -> Diagnostic:
     return _error(
         "not-an-objective",
-        "OBJ903",
         f"`{span.source.name}` holds a 3-D model (Wavefront OBJ), not an objective",
         span,
         help="the two formats share the suffix `.obj`, and nothing else",
@@ -130,7 +122,6 @@ def not_utf8(name: str, content: bytes, error: UnicodeDecodeError) -> Diagnostic
     line = content.count(b"\n", 0, error.start) + 1
     return _error(
         "not-an-objective",
-        "OBJ903",
         f"`{name}` is not a text in UTF-8: byte 0x{content[error.start]:02x} on line {line}",
         help="save it as UTF-8",
     )
@@ -139,7 +130,6 @@ def not_utf8(name: str, content: bytes, error: UnicodeDecodeError) -> Diagnostic
 def too_large(source: Source, largest: int) -> Diagnostic:
     return _error(
         "too-large",
-        "OBJ904",
         f"`{source.name}` is larger than {largest // 1024} KiB",
         help="an objective fits on one screen; is this the right file?",
     )
@@ -149,7 +139,6 @@ def too_long(span: Span, longest: int) -> Diagnostic:
     first = Span(span.source, span.start, min(span.end, span.start + 1))
     return _error(
         "too-large",
-        "OBJ904",
         f"this statement is longer than {longest // 1024} KiB",
         first,
         under="starts here",
@@ -160,7 +149,6 @@ def too_long(span: Span, longest: int) -> Diagnostic:
 def too_deep(span: Span) -> Diagnostic:
     return _error(
         "nested-too-deeply",
-        "OBJ905",
         f"this formula nests deeper than {DEEPEST} levels",
         span,
         under=f"level {DEEPEST + 1}",
@@ -227,7 +215,7 @@ MEANS = {
 
 def two_readings(message: str, span: Span, help: str, choices: tuple[Fix, ...] = ()) -> Diagnostic:
     """A text that can mean several things, of which its writer chooses one."""
-    return _error("two-readings", "OBJ923", message, span, help=help, choices=choices)
+    return _error("two-readings", message, span, help=help, choices=choices)
 
 
 def expectation(whole: Span, head: Span, end: Span, indices: tuple[str, ...] = ()) -> Diagnostic:

@@ -10,7 +10,8 @@ from typing import Any, cast
 from lark import Token, Tree
 from lark.exceptions import UnexpectedInput
 
-from objdsl.diagnostic import Diagnostic, ObjectiveError
+from objdsl.diagnostic import Diagnostic
+from objdsl.errors import ObjectiveError
 from objdsl.frozen import dataclass
 from objdsl.source import Source, Span
 from objdsl.spelling import canonical

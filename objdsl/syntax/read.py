@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from objdsl.diagnostic import ObjectiveError
+from objdsl.errors import ObjectiveError
 from objdsl.source import STEERS, Source, Span
 from objdsl.syntax import messages
 

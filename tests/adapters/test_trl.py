@@ -25,7 +25,7 @@ from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict  # noqa: 
 
 import objdsl  # noqa: E402
 from objdsl import gallery  # noqa: E402
-from objdsl.adapters.needs import Unsupported, given, refused  # noqa: E402
+from objdsl.adapters.needs import UnsupportedError, given, refused  # noqa: E402
 from objdsl.adapters.trl import DECIDED, ObjectiveTrainer  # noqa: E402
 
 Numbers = tuple[float, dict[str, Tensor]]
@@ -278,7 +278,7 @@ maximize mean[p,i] (weight * sum[t] (A * log(pi)))
     assert batch["objective.reward"].tolist() == tiny.score(texts)
     assert batch["objective.brevity"].tolist() == brevity(texts)
     assert set(batch["objective.weight"].tolist()) <= {1.0, 2.0, 3.0, 4.0}
-    with pytest.raises(Unsupported, match="`given brevity` is neither a reward function nor"):
+    with pytest.raises(UnsupportedError, match="`given brevity` is neither a reward function nor"):
         trainer(objective, tmp_path, train_dataset=data)
 
 
@@ -395,7 +395,7 @@ GOAL = "maximize mean[p,i,t] (reward * log(pi))"
     ],
 )
 def test_what_trl_cannot_feed(text: str, reason: str, tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match=reason):
+    with pytest.raises(UnsupportedError, match=reason):
         trainer(objdsl.loads(text + "\n"), tmp_path)
 
 
@@ -420,13 +420,13 @@ def test_what_trl_cannot_feed(text: str, reason: str, tmp_path: Path) -> None:
 )
 def test_settings_that_contradict(options: dict[str, Any], reason: str, tmp_path: Path) -> None:
     text = f"objective x\nsample from mu: keep_mask\n{GOAL}\n"
-    with pytest.raises(Unsupported, match=reason):
+    with pytest.raises(UnsupportedError, match=reason):
         trainer(objdsl.loads(text), tmp_path, **options)
 
 
 def test_mu_of_a_distribution_that_transformers_does_not_tell(tmp_path: Path) -> None:
     text = "objective x\nmaximize mean[p,i,t] (pi / mu * reward)\n"
-    with pytest.raises(Unsupported, match="it reads `mu`"):
+    with pytest.raises(UnsupportedError, match="it reads `mu`"):
         trainer(objdsl.loads(text), tmp_path, repetition_penalty=1.2)
 
 

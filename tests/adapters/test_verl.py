@@ -24,7 +24,7 @@ from verl.utils import tensordict_utils  # noqa: E402
 from verl.workers.config import ActorConfig, PolicyLossConfig  # noqa: E402
 
 import objdsl  # noqa: E402
-from objdsl.adapters.needs import Unsupported  # noqa: E402
+from objdsl.adapters.needs import UnsupportedError  # noqa: E402
 from objdsl.adapters.verl import MODES, advantage_estimator, halves, policy_loss  # noqa: E402
 
 
@@ -132,7 +132,7 @@ given format[p,i] as reward
 A = correct + format - mean[j != i] (correct + format)
 maximize mean[p,i,t] (A * log(pi))
 """
-    with pytest.raises(Unsupported, match="no estimator is told `correct`"):
+    with pytest.raises(UnsupportedError, match="no estimator is told `correct`"):
         advantage_estimator(objdsl.loads(text))
 
 
@@ -146,7 +146,7 @@ def test_verl_ppo_is_what_verl_computes() -> None:
         token_rewards(d), d["value_old"], d.mask.double(), gamma=1.0, lam=1.0
     )
     assert_same(d, loss(d, "obj_ppo", A, "token-mean"), loss(d, "vanilla", A, "token-mean"))
-    with pytest.raises(Unsupported, match="no estimator is told `value_old`"):
+    with pytest.raises(UnsupportedError, match="no estimator is told `value_old`"):
         advantage_estimator(objective)
 
 
@@ -251,7 +251,7 @@ def test_responses_without_tokens() -> None:
     ],
 )
 def test_what_verl_cannot_carry(entry: str, reason: str) -> None:
-    with pytest.raises(Unsupported, match=reason):
+    with pytest.raises(UnsupportedError, match=reason):
         policy_loss(objdsl.load(entry))
 
 
@@ -266,7 +266,7 @@ def test_settings_that_contradict(options: dict[str, Any], reason: str) -> None:
     d = data()
     function = policy_loss(objdsl.load("frameworks/verl_grpo"))
     config = actor(**options)
-    with pytest.raises(Unsupported, match=reason):
+    with pytest.raises(UnsupportedError, match=reason):
         function(
             old_log_prob=d["log_old"],
             log_prob=d["log_pi"],
@@ -280,7 +280,7 @@ def test_settings_that_contradict(options: dict[str, Any], reason: str) -> None:
 def test_weights_that_the_objective_does_not_mention() -> None:
     d = data()
     function = policy_loss(objdsl.load("frameworks/verl_grpo"))
-    with pytest.raises(Unsupported, match=r"algorithm\.rollout_correction multiplies with"):
+    with pytest.raises(UnsupportedError, match=r"algorithm\.rollout_correction multiplies with"):
         function(
             old_log_prob=d["log_old"],
             log_prob=d["log_pi"],

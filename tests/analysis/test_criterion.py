@@ -17,7 +17,7 @@ from objdsl.analysis.divergence import Credit, Descends
 from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import Facts
 from objdsl.audit import audit
-from objdsl.audit.measure import Unauditable
+from objdsl.audit.measure import UnauditableError
 from objdsl.diagnostic import Certainty, Severity
 from objdsl.lint.run import findings
 
@@ -148,7 +148,7 @@ def test_the_gallery_is_measured(name: str) -> None:
             found = audit(
                 objective, words=2, horizon=2, prompts=2, policies=2, drifts=(), given=given
             )
-        except Unauditable:
+        except UnauditableError:
             return
         if estimator.direction is Direction.EXACT:
             assert found.residual < EXACT

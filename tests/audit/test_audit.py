@@ -12,7 +12,7 @@ import torch
 
 import objdsl
 from objdsl import gallery
-from objdsl.audit import Audit, Penalty, Unauditable, audit
+from objdsl.audit import Audit, Penalty, UnauditableError, audit
 from objdsl.audit.cast import cast_of
 from objdsl.audit.experiment import EXACT, _truncated
 
@@ -382,7 +382,7 @@ def test_the_gallery_can_be_audited(name: str) -> None:
 
 
 def test_given_columns() -> None:
-    with pytest.raises(Unauditable, match="--given greedy=random"):
+    with pytest.raises(UnauditableError, match="--given greedy=random"):
         audit("remax")
     found = audit("remax", **SMALL, given={"greedy": "random"})
     assert found.residual < EXACT
@@ -391,7 +391,7 @@ def test_given_columns() -> None:
     assert of(text, given={"bonus": lambda words: float(len(words))}).residual > 1e-3
     text = text.replace("bonus[p,i]", "bonus[p,i] in (0, 1]")
     assert of(text, given={"bonus": 1}).residual < EXACT
-    with pytest.raises(Unauditable, match=r"'bonus' is 0, outside of its domain \(0, 1\]"):
+    with pytest.raises(UnauditableError, match=r"'bonus' is 0, outside of its domain \(0, 1\]"):
         of(text, given={"bonus": 0})
 
 
@@ -406,7 +406,7 @@ def test_given_columns_of_tokens_and_of_all_words() -> None:
     bonus = "given g[p,i,t,v]\nmaximize mean[p,i] sum[t] (reward * log(pi) + sum[v] (pi[v] * g))"
     assert of(bonus, given={"g": "random"}).residual > 1e-3
     assert of(bonus, given={"g": 1}).residual < EXACT
-    with pytest.raises(Unauditable, match="of a prompt, which has no words"):
+    with pytest.raises(UnauditableError, match="of a prompt, which has no words"):
         of("given d[p]\nmaximize mean[p,i] sum[t] (d * reward * log(pi))", given={"d": len})
 
 

@@ -8,7 +8,7 @@ import torch
 import objdsl
 from objdsl.audit import measure
 from objdsl.audit.experiment import _given, _plan, _scenes
-from objdsl.audit.measure import Scene, Unauditable, expected, stacks, token_weights
+from objdsl.audit.measure import Scene, UnauditableError, expected, stacks, token_weights
 from objdsl.audit.world import all_draws, world
 from objdsl.objective import Objective
 
@@ -86,5 +86,5 @@ def test_a_weight_that_is_not_finite_is_named() -> None:
     objective = objdsl.loads(text)
     scene = scene_of(objective, prompts=1)
     draws = all_draws(world(2, 3).responses, 1, 2)
-    with pytest.raises(Unauditable, match=r"not finite in a step that can happen \(reward: "):
+    with pytest.raises(UnauditableError, match=r"not finite in a step that can happen \(reward: "):
         expected(objective, scene, draws)

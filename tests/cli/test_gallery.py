@@ -7,7 +7,7 @@ import pytest
 from click.testing import Result
 
 from objdsl import gallery
-from objdsl.diagnostic import ObjectiveError
+from objdsl.errors import ObjectiveError
 from objdsl.source import Source, Span
 
 Run = Callable[..., Result]

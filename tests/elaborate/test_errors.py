@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objdsl import driver
-from objdsl.diagnostic import ObjectiveError
+from objdsl.errors import ObjectiveError
 from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.lint.fixes import fixed
 from objdsl.render.terminal import render

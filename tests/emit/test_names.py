@@ -14,9 +14,9 @@ from torch import Tensor
 
 import objdsl
 from objdsl import driver
-from objdsl.diagnostic import ObjectiveError
 from objdsl.emit import identifiers
 from objdsl.emit.identifiers import Identifiers
+from objdsl.errors import ObjectiveError
 from objdsl.ir.objective import ARGUMENTS
 from objdsl.objective import Objective
 

@@ -13,7 +13,7 @@ import pytest
 import objdsl
 from objdsl import driver, gallery
 from objdsl.analysis.coupling import Coupling, coupled
-from objdsl.emit.triton_source import Kernel, NotElementwise, emit
+from objdsl.emit.triton_source import Kernel, NotElementwiseError, emit
 
 
 def kernel_of(name: str) -> Kernel:
@@ -31,7 +31,7 @@ def test_what_needs_its_own_token_alone_has_a_kernel(name: str) -> None:
     formula = driver.compile_source(gallery.find(name))
     try:
         kernel = emit(formula)
-    except NotElementwise as error:
+    except NotElementwiseError as error:
         kernel, needs = None, error.needs
     try:
         known = coupled(formula)
@@ -82,6 +82,6 @@ def test_how_operations_are_written(weight: str, written: str) -> None:
 )
 def test_what_has_no_kernel(goal: str, needs: str) -> None:
     inner = "policy inner = pi at layer 2\n" if "inner" in goal else ""
-    with pytest.raises(NotElementwise, match="single tokens") as caught:
+    with pytest.raises(NotElementwiseError, match="single tokens") as caught:
         emit(objdsl.loads(f"objective o\n{inner}maximize {goal}\n").formula)
     assert needs in caught.value.needs

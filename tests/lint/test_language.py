@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import objdsl
 from objdsl import driver
-from objdsl.lint.language import LANGUAGE_PAGES
-from objdsl.lint.rule import Page
+from objdsl.codes import COMMENT_PAGES, LANGUAGE_PAGES, Page, by_name
 from objdsl.lint.run import pages
 from objdsl.source import Source
 
@@ -52,5 +52,8 @@ def test_every_code_has_a_page() -> None:
 
 
 def test_names_and_codes_are_used_once() -> None:
-    assert len({page.code for page in pages()}) == len(pages()) == len({p.name for p in pages()})
+    first, second = COMMENT_PAGES[:2]
+    for change in ({"name": second.name}, {"code": second.code}):
+        with pytest.raises(ValueError, match="another page has this"):
+            by_name([first, second, replace(first, **{"name": "x", "code": "OBJ000"} | change)])
     assert all(len(page.summary) <= 100 for page in pages())

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objdsl import driver
+from objdsl.codes import COMMENT_PAGES
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Severity
 from objdsl.driver import Checked
-from objdsl.lint.comments import COMMENT_PAGES
 from objdsl.lint.fixes import fixed
 from objdsl.lint.suppress import ignores
 from objdsl.source import Source, Span

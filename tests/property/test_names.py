@@ -18,9 +18,9 @@ from domains import nearest
 
 import objdsl
 from objdsl import driver, gallery
-from objdsl.diagnostic import ObjectiveError
 from objdsl.emit.identifiers import PYTHON
 from objdsl.emit.stages import ENVIRONMENT, RESERVED
+from objdsl.errors import ObjectiveError
 from objdsl.ir.nodes import NODES, Expr
 from objdsl.ir.show import symbol
 from objdsl.source import Source

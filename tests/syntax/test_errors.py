@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from objdsl import driver
-from objdsl.diagnostic import Diagnostic, ObjectiveError
+from objdsl.diagnostic import Diagnostic
+from objdsl.errors import ObjectiveError
 from objdsl.lint.fixes import fixed
 from objdsl.render.terminal import render
 from objdsl.source import Source

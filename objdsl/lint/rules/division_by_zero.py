@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.expand import Expand, TooLarge
+from objdsl.analysis.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.guards import divisors, never_zero
 from objdsl.analysis.shapes import deviation
@@ -61,7 +61,7 @@ def _may_be_zero(divisor: Expr, expand: Expand) -> bool:
     """Whether every term of a divisor is a deviation or a masked count: then it can be 0."""
     try:
         terms = expand(divisor).terms
-    except TooLarge:
+    except TooLargeError:
         return False
     return bool(terms) and all(
         c > 0 and any(e > 0 and _vanishes(base) for base, e in factors)

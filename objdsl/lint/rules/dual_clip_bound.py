@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.expand import Expand, Sum, TooLarge, number
+from objdsl.analysis.expand import Expand, Sum, TooLargeError, number
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import ZERO
@@ -47,7 +47,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             if c is None:
                 continue
             dead = _dead(on, held, c, sign, branch, below=below)
-        except TooLarge:
+        except TooLargeError:
             continue
         upper = _upper(on, held)
         if dead or (below and value.terms and c <= upper):

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.expand import TooLarge
+from objdsl.analysis.expand import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach, reach
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
@@ -44,7 +44,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         try:
             runs = reach(near(clip.x), near)
             low, high = on(clip.lo).number, on(clip.hi).number
-        except TooLarge:
+        except TooLargeError:
             continue
         if low is None or high is None:
             continue

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from objdsl.analysis.expand import Expand, TooLarge
+from objdsl.analysis.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, bottom_up, topological
@@ -70,7 +70,7 @@ def _compares(
     params = {param.name: param.default for param in objective.params}
     try:
         left = Expand(params, dict.fromkeys(reference, min(policy)))(node)
-    except TooLarge:
+    except TooLargeError:
         return False
     return not any(isinstance(one, LogProb | LogDist) for one in topological(left.expr()))
 

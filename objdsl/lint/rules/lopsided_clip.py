@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from objdsl.analysis.expand import TooLarge
+from objdsl.analysis.expand import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import reach
 from objdsl.diagnostic import Claim, Diagnostic, Severity
@@ -45,7 +45,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             low, high = on(clip.lo).number, on(clip.hi).number
             if low is None or high is None or not _wide(low, high) or not reach(near(clip.x), near):
                 continue
-        except TooLarge:
+        except TooLargeError:
             continue
         yield rule.finding(
             f"this clip lets the ratio fall by a factor of {1 / low:.3g}, and rise by {high:.3g}",

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.estimator import Estimator
-from objdsl.analysis.expand import Expand, Sum, TooLarge, atom, ordered
+from objdsl.analysis.expand import Expand, Sum, TooLargeError, atom, ordered
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.guards import leaves_nothing_out
 from objdsl.analysis.shapes import is_mask
@@ -47,7 +47,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             try:
                 if _masked(counted, divisor, estimator):
                     continue
-            except TooLarge:
+            except TooLargeError:
                 continue
             origin = estimator.expand.origin.get(divisor, divisor)
             many = _ELEMENTS[counted.index]

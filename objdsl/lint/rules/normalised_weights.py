@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.estimator import Estimator, Factor, Kind
-from objdsl.analysis.expand import Expand, TooLarge
+from objdsl.analysis.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Expr, LogProb, Reduce, topological
@@ -71,7 +71,7 @@ def _varies(base: Expr, on: Expand) -> bool:
     """Whether a value changes with the policies, all of them being one."""
     try:
         return any(_reads_policy(one) for factors in on(base).terms for one, _ in factors)
-    except TooLarge:
+    except TooLargeError:
         return True
 
 

@@ -27,7 +27,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from objdsl.analysis.dependence import depends, is_reward
-from objdsl.analysis.expand import Expand, Factors, TooLarge
+from objdsl.analysis.expand import Expand, Factors, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach, reach
 from objdsl.diagnostic import Claim, Diagnostic, Severity
@@ -43,7 +43,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
         try:
             terms = near(estimator.weight).terms
-        except TooLarge:
+        except TooLargeError:
             continue
         truncated = {factors: base for factors in terms if (base := _truncated(factors, near))}
         if not truncated or len(truncated) == len(terms):

@@ -30,7 +30,7 @@ import math
 from collections.abc import Iterator
 from itertools import permutations, product
 
-from objdsl.analysis.expand import Sum, TooLarge
+from objdsl.analysis.expand import Sum, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, Link, Multiplier, prefers
 from objdsl.analysis.shapes import is_mask
@@ -130,5 +130,5 @@ def _against(link: Link, margins: list[Link], facts: Facts) -> Link | None:
 def _turned(link: Link, other: Link) -> bool:
     try:
         return not (link.expand(link.score) + link.expand(other.score)).terms
-    except TooLarge:
+    except TooLargeError:
         return False

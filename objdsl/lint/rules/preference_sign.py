@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.expand import TooLarge
+from objdsl.analysis.expand import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import PREFERRED, Kind, Link, Multiplier, prefers
 from objdsl.diagnostic import Claim, Diagnostic, Severity
@@ -71,7 +71,7 @@ def _aims_below(link: Link) -> bool:
         return False
     try:
         aim = -link.expand(link.score).terms.get(frozenset(), 0.0)
-    except TooLarge:
+    except TooLargeError:
         return False
     return aim * prefers(link.score, link.expand) < 0
 

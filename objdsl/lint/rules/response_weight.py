@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from objdsl.analysis.claims import Reason
 from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.estimator import Estimator, Factor
-from objdsl.analysis.expand import TooLarge
+from objdsl.analysis.expand import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.shapes import deviation
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
@@ -87,6 +87,6 @@ def _is_affine(x: Expr, estimator: Estimator) -> bool:
     """Whether a value is a multiple of the own reward, and a number."""
     try:
         factors = [one for product in estimator.expand(x).terms for one in product]
-    except TooLarge:
+    except TooLargeError:
         return False
     return bool(factors) and all(is_reward(base) and e == 1 for base, e in factors)

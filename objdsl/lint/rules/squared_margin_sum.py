@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.expand import TooLarge
+from objdsl.analysis.expand import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, Link
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
@@ -57,7 +57,7 @@ def _fixed_target(link: Link) -> bool:
     """Whether the margin is compared with a number; a difference of rewards is for responses."""
     try:
         terms = link.expand(link.score).terms
-    except TooLarge:
+    except TooLargeError:
         return False
     constant = (factors for factors in terms if not any(_reads_policy(base) for base, _ in factors))
     return all(not factors for factors in constant)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.expand import Expand, TooLarge
+from objdsl.analysis.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Expr, LogDist, Unary
@@ -51,7 +51,7 @@ def _of_entropy(weight: Expr, leaf: LogDist, on: Expand) -> bool:
     """Whether `pi[v] log pi[v]` is a part of a weight."""
     try:
         terms = on(weight).terms
-    except TooLarge:
+    except TooLargeError:
         return False
     entropy = {(leaf, 1.0), (Unary("exp", leaf), 1.0)}
     return any(entropy <= factors for factors in terms)

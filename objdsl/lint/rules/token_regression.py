@@ -26,7 +26,7 @@ from collections.abc import Iterator
 
 from objdsl.analysis.dependence import depends
 from objdsl.analysis.estimator import Estimator
-from objdsl.analysis.expand import Expand, TooLarge
+from objdsl.analysis.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, Link
 from objdsl.diagnostic import Claim, Diagnostic, Severity
@@ -71,7 +71,7 @@ def _leash(estimator: Estimator, near: Expand) -> bool:
     """Whether a weight has a negative multiple of its own token's `log(pi / old)` for a term."""
     try:
         terms = near(estimator.weight).terms
-    except TooLarge:
+    except TooLargeError:
         return False
     samplers = [
         (node, 1.0)

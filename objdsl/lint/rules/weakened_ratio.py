@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TypeGuard
 
-from objdsl.analysis.expand import Expand, TooLarge
+from objdsl.analysis.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import factors, product
@@ -111,7 +111,7 @@ def _power(x: Expr, leaf: Expr, near: Expand, opaque: dict[Expr, Expr]) -> float
         if abs(sum(powers.values())) > 1e-9 or not all(isinstance(x, LogProb) for x in powers):
             return None
         power = _powers(bottom_up(x, opaque, partial(_opaque, opaque)), near).get(leaf, 0.0)
-    except TooLarge:
+    except TooLargeError:
         return None
     return power if 0 < power < 1 else None
 

@@ -1,17 +1,108 @@
-"""The pages of what makes a text no objective; reading it and `elaborate` find it."""
+"""What may be wrong with a text: the name, the code and the page of every error.
+
+Those of the rules stand beside the rules, in `objdsl.lint.rules`; no two kinds of finding share a
+name or a code.
+"""
 
 from __future__ import annotations
 
-from objdsl.diagnostic import Claim, Severity
-from objdsl.lint.rule import Page
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+from objdsl.diagnostic import Claim, Diagnostic, Severity
+from objdsl.frozen import dataclass
+from objdsl.source import Span
+
+ErrorName = Literal[
+    "no-gradient",
+    "syntax",
+    "not-an-objective",
+    "too-large",
+    "nested-too-deeply",
+    "unreadable-file",
+    "unknown-name",
+    "wrong-index",
+    "cyclic-binding",
+    "cyclic-base",
+    "unknown-objective",
+    "not-a-number",
+    "wrong-type",
+    "wrong-arguments",
+    "duplicate-name",
+    "reserved-name",
+    "outside-domain",
+    "no-goal",
+    "empty-domain",
+    "two-readings",
+]
+"""The errors of a text that is no objective."""
 
 
-def _error(name: str, code: str, doc: str, claim: Claim = Claim.LANGUAGE) -> Page:
-    return Page(name, code, Severity.ERROR, claim, doc)
+@dataclass(frozen=True)
+class Page:
+    """What people read about one kind of finding.
 
+    Attributes:
+        name: what people write to select or silence it; reads after "allow ...".
+        code: `OBJ` and three digits; never used again for another kind.
+        severity: of its findings, unless one of them says otherwise. Only what is proven is a
+            warning or an error.
+        claim: what its findings are about, unless one of them says otherwise.
+        doc: Markdown.
+    """
+
+    name: str
+    code: str
+    severity: Severity
+    claim: Claim
+    doc: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of the page, without its full stop."""
+        return self.doc.strip().split("\n")[0].removesuffix(".")
+
+    @property
+    def page(self) -> str:
+        """All of it, with a title."""
+        head = f"{self.code}, {self.severity}. Claim: {self.claim.phrase}."
+        return f"# {self.name}\n\n{head} {self.doc.strip()}\n"
+
+    def diagnostic(self, message: str, span: Span | None = None, **details: Any) -> Diagnostic:
+        """A diagnostic of this kind; `details` are the other fields of `Diagnostic`."""
+        return Diagnostic(
+            self.name, self.code, self.severity, message, span, claim=self.claim, **details
+        )
+
+
+def by_name(pages: Iterable[Page]) -> dict[str, Page]:
+    """The pages by their names. Raises ValueError where two share a name or a code."""
+    names: dict[str, Page] = {}
+    codes: dict[str, Page] = {}
+    for page in pages:
+        if page.name in names or page.code in codes:
+            raise ValueError(f"{page.code} {page.name}: another page has this name or this code")
+        names[page.name] = codes[page.code] = page
+    return names
+
+
+def error(name: ErrorName, message: str, span: Span | None = None, **details: Any) -> Diagnostic:
+    """An error of a text; `details` are the other fields of `Diagnostic`."""
+    return _ERRORS[name].diagnostic(message, span, **details)
+
+
+def _language(name: ErrorName, code: str, doc: str) -> Page:
+    return Page(name, code, Severity.ERROR, Claim.LANGUAGE, doc)
+
+
+def _comment(name: str, code: str, doc: str) -> Page:
+    return Page(name, code, Severity.WARNING, Claim.STYLE, doc)
+
+
+# --- a text that is no objective -----------------------------------------------------------------
 
 LANGUAGE_PAGES = (
-    _error(
+    _language(
         "no-gradient",
         "OBJ505",
         """\
@@ -30,7 +121,7 @@ No gradient reaches what is trained: training would do nothing.
     maximize mean[p,i] (reward * sum[t] log(pi))
 """,
     ),
-    _error(
+    _language(
         "syntax",
         "OBJ900",
         """\
@@ -48,7 +139,7 @@ page. Every statement is read by itself, so that all mistakes of a file are repo
     maximize mean[p,i] (reward * sum[t] log(pi))
 """,
     ),
-    _error(
+    _language(
         "not-an-objective",
         "OBJ903",
         """\
@@ -60,7 +151,7 @@ data or of another encoding than UTF-8 is not read.
 **Instead.** Name the file that was meant, or save it as UTF-8.
 """,
     ),
-    _error(
+    _language(
         "too-large",
         "OBJ904",
         """\
@@ -72,7 +163,7 @@ what can be read in a moment. An objective fits on one screen.
 **Instead.** Bind parts to names, and use the names.
 """,
     ),
-    _error(
+    _language(
         "nested-too-deeply",
         "OBJ905",
         """\
@@ -83,7 +174,7 @@ A formula, or a chain of definitions, that is deeper than any objective.
 **Instead.** Bind parts to names, and keep the chains short.
 """,
     ),
-    _error(
+    _language(
         "unreadable-file",
         "OBJ906",
         """\
@@ -94,7 +185,7 @@ A file that cannot be opened.
 **Instead.** Name the file that was meant; `objdsl gallery` lists the names that need no file.
 """,
     ),
-    _error(
+    _language(
         "unknown-name",
         "OBJ910",
         """\
@@ -114,7 +205,7 @@ how it is written here, or that it cannot be.
     maximize mean[p,i] (reward * sum[t] log(pi))
 """,
     ),
-    _error(
+    _language(
         "wrong-index",
         "OBJ911",
         """\
@@ -132,7 +223,7 @@ runs. A reduction takes away an index that is there, and nothing may remain.
     maximize mean[p,i] (reward * mean[t] log(pi))
 """,
     ),
-    _error(
+    _language(
         "cyclic-binding",
         "OBJ912",
         """\
@@ -154,7 +245,7 @@ matter otherwise: a name may be used above its definition.
     maximize mean[p,i] (A * sum[t] log(pi))
 """,
     ),
-    _error(
+    _language(
         "cyclic-base",
         "OBJ913",
         """\
@@ -163,7 +254,7 @@ A file that starts `from` itself, at once or by way of others.
 **Instead.** One of them is to be the first.
 """,
     ),
-    _error(
+    _language(
         "unknown-objective",
         "OBJ914",
         """\
@@ -181,7 +272,7 @@ the gallery.
     objective child from grpo
 """,
     ),
-    _error(
+    _language(
         "not-a-number",
         "OBJ915",
         """\
@@ -198,7 +289,7 @@ A single number is wanted, and the value runs over an index.
     maximize mean[p,i] (reward * sum[t] log(pi))
 """,
     ),
-    _error(
+    _language(
         "wrong-type",
         "OBJ916",
         """\
@@ -213,7 +304,7 @@ A number where a condition is wanted, or a formula where a constant is.
     maximize mean[p,i] (sum[t] log(pi) if reward > 0 else 0)
 """,
     ),
-    _error(
+    _language(
         "wrong-arguments",
         "OBJ917",
         """\
@@ -228,7 +319,7 @@ A function or a reduction without its arguments, or with too many.
     maximize mean[p,i,t] (reward * clip(pi / old, 0.8, 1.2))
 """,
     ),
-    _error(
+    _language(
         "duplicate-name",
         "OBJ918",
         """\
@@ -249,7 +340,7 @@ order that would say which one counts.
     maximize mean[p,i] (A * sum[t] log(pi))
 """,
     ),
-    _error(
+    _language(
         "reserved-name",
         "OBJ919",
         """\
@@ -266,7 +357,7 @@ A definition of a name that has a meaning in the language.
     maximize mean[p,i] (circle * reward * sum[t] log(pi))
 """,
     ),
-    _error(
+    _language(
         "outside-domain",
         "OBJ920",
         """\
@@ -283,7 +374,7 @@ A number outside the domain that is declared for it.
     maximize mean[p,i] (eps * reward * sum[t] log(pi))
 """,
     ),
-    _error(
+    _language(
         "no-goal",
         "OBJ921",
         """\
@@ -302,7 +393,7 @@ what is maximised.
     maximize mean[p,i] (A * sum[t] log(pi))
 """,
     ),
-    _error(
+    _language(
         "empty-domain",
         "OBJ922",
         """\
@@ -322,7 +413,7 @@ A domain that no number lies in.
     maximize mean[p,i] (eps * reward * sum[t] log(pi))
 """,
     ),
-    _error(
+    _language(
         "two-readings",
         "OBJ923",
         """\
@@ -349,3 +440,125 @@ length of its response, and one mean over all tokens does not. To choose is to c
 """,
     ),
 )
+
+# --- a comment that accepts findings -------------------------------------------------------------
+
+UNEXPLAINED = _comment(
+    "suppression-without-reason",
+    "OBJ901",
+    """\
+A comment accepts a finding, and does not say why.
+
+**What.** `# objdsl: ignore[...]` with nothing after the bracket.
+
+**Why.** Whoever reads the objective next has to know whether the bias was meant: a paper that is
+reproduced, data for which it vanishes, or something that nobody looked at.
+
+**Fine if** never: one word is enough.
+
+**Example.**
+
+    r = pi / old  # objdsl: ignore[uncorrected-sampler]
+
+**Instead.**
+
+    r = pi / old  # objdsl: ignore[uncorrected-sampler] one engine samples and trains
+""",
+)
+
+UNUSED = _comment(
+    "unused-suppression",
+    "OBJ902",
+    """\
+A comment accepts a finding that is not there.
+
+**What.** The rule says nothing of the statement, or the file, that the comment speaks for.
+
+**Why.** The formula changed, or the comment stands in the wrong place: at the end of a line it
+speaks for that statement, on a line of its own for the next one, before or beside the `objective`
+line for the whole file. A file that starts `from` another answers for itself.
+
+**Fine if** never; `objdsl check --fix` removes it.
+
+**Example.**
+
+    A = reward - mean[j != i] reward  # objdsl: ignore[std-normalisation] GRPO eq. 3
+
+**Instead.**
+
+    A = reward - mean[j != i] reward
+""",
+)
+
+UNNAMED = _comment(
+    "suppression-without-rule",
+    "OBJ907",
+    """\
+A comment does not say which finding it accepts.
+
+**What.** `# objdsl: ignore` without a bracket that names rules or codes.
+
+**Why.** It would accept what nobody has seen yet.
+
+**Fine if** never.
+
+**Example.**
+
+    # objdsl: ignore GRPO eq. 3
+
+**Instead.** The name is in the brackets of the finding: `warning[OBJ101 length-normalisation]`.
+
+    # objdsl: ignore[length-normalisation] GRPO eq. 3
+""",
+)
+
+UNKNOWN = _comment(
+    "unknown-rule",
+    "OBJ908",
+    """\
+A comment accepts the findings of a rule that does not exist.
+
+**What.** A name or a code in `# objdsl: ignore[...]` that no rule has.
+
+**Why.** It is misspelt, and the finding that it means is still reported.
+
+**Fine if** never. `objdsl rule` lists the rules.
+
+**Example.**
+
+    # objdsl: ignore[length-normalization] GRPO eq. 3
+
+**Instead.**
+
+    # objdsl: ignore[length-normalisation] GRPO eq. 3
+""",
+)
+
+MISSPELT = _comment(
+    "unknown-instruction",
+    "OBJ909",
+    """\
+A comment is addressed to objdsl, and says nothing that objdsl knows.
+
+**What.** `# objdsl:` and another word than `ignore`.
+
+**Why.** It is misspelt, and has no effect.
+
+**Fine if** never.
+
+**Example.**
+
+    # objdsl: ingore[length-normalisation] GRPO eq. 3
+
+**Instead.**
+
+    # objdsl: ignore[length-normalisation] GRPO eq. 3
+""",
+)
+
+COMMENT_PAGES = (UNEXPLAINED, UNUSED, UNNAMED, UNKNOWN, MISSPELT)
+
+_ERRORS = by_name(LANGUAGE_PAGES)
+if set(_ERRORS) != set(get_args(ErrorName)):
+    raise ValueError(f"without a page: {set(get_args(ErrorName)) - set(_ERRORS)}")
+by_name((*LANGUAGE_PAGES, *COMMENT_PAGES))
