@@ -108,10 +108,10 @@ golden: $(VENV)/dev
 	@$(PYTEST) -q -n $(JOBS) --dist loadgroup --update-golden
 
 proofs: $(VENV)/dev
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/property/proofs.py emitted --many 20000
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/property/proofs.py partial --many 5000
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/property/proofs.py compiled --many 500
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/property/proofs.py ranks --many 200
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/proofs.py emitted --many 20000
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/proofs.py partial --many 5000
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/proofs.py compiled --many 500
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/proofs.py ranks --many 200
 
 # An installed copy, where objdsl.runtime, objdsl.grammars and objdsl.objectives lie under objdsl.
 .PHONY: build/check

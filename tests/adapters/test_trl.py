@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from processes import run_two
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
+from helpers.two_processes import run_two
 
 # TRL looks whether there is a vLLM, and would take seconds to import what no test here uses.
 installed = pytest.importorskip("trl.import_utils")
 installed.is_vllm_available = lambda min_version=None: False
 pytest.importorskip("trl.trainer.grpo_trainer")
 
-import tiny  # noqa: E402
-import trl_ranks  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict  # noqa: E402
 
 import objdsl  # noqa: E402
+from helpers import tiny_model, trl_ranks  # noqa: E402
 from objdsl import gallery  # noqa: E402
 from objdsl.adapters.needs import UnsupportedError, given, refused  # noqa: E402
 from objdsl.adapters.trl import DECIDED, ObjectiveTrainer  # noqa: E402
@@ -40,19 +37,19 @@ def trainer(objective: Any, folder: Path, **options: Any) -> Any:
     return ObjectiveTrainer(
         objective,
         **{
-            "model": tiny.model(),
-            "reward_funcs": tiny.score,
-            "train_dataset": tiny.data(),
-            "processing_class": tiny.tokenizer(),
+            "model": tiny_model.model(),
+            "reward_funcs": tiny_model.score,
+            "train_dataset": tiny_model.data(),
+            "processing_class": tiny_model.tokenizer(),
             **given,
         },
-        args=GRPOConfig(**tiny.settings(folder, **options)),
+        args=GRPOConfig(**tiny_model.settings(folder, **options)),
     )
 
 
 def saved_model(folder: Path) -> str:
     """TRL loads the reference model from where the model came from."""
-    tiny.model().save_pretrained(folder / "model")
+    tiny_model.model().save_pretrained(folder / "model")
     return str(folder / "model")
 
 
@@ -64,12 +61,12 @@ def first_step(one: Any, moved: bool = True) -> Numbers:
     one.model.train()
     torch.manual_seed(5)
     if moved:
-        one._prepare_inputs(tiny.rows())
-        tiny.move(one.model)
+        one._prepare_inputs(tiny_model.rows())
+        tiny_model.move(one.model)
     loss = 0.0
     for number in range(window):
         one._step = window * moved + number
-        inputs = one._prepare_inputs(tiny.rows())
+        inputs = one._prepare_inputs(tiny_model.rows())
         part = one.compute_loss(one.model, inputs)
         part.backward()
         loss += float(part.detach())
@@ -105,7 +102,7 @@ def directly(one: Any, objective: objdsl.Objective) -> Numbers:
         log_old=old,
         log_mu=old,
         log_ref=batch.get("ref_per_token_logps", old),
-        reward=torch.tensor(tiny.score_for(objective)(texts)),
+        reward=torch.tensor(tiny_model.score_for(objective)(texts)),
         truncated=(batch["completion_mask"] * (batch["completion_ids"] == 1)).sum(1) == 0,
         prompt=torch.unique(batch["prompt_ids"], dim=0, return_inverse=True)[1],
         mask=batch["completion_mask"],
@@ -143,7 +140,7 @@ def slow_ones() -> list[Any]:
 @pytest.mark.parametrize("name", [*OBJECTIVES, *slow_ones()])
 def test_the_micro_batches_of_a_step_add_up_to_the_objective(name: str, tmp_path: Path) -> None:
     objective = objdsl.load(name)
-    options: dict[str, Any] = {"reward_funcs": tiny.score_for(objective)}
+    options: dict[str, Any] = {"reward_funcs": tiny_model.score_for(objective)}
     if "log_ref" in objective.columns:
         options["model"] = saved_model(tmp_path)
     whole = trainer(objective, tmp_path, num_iterations=2, **options)
@@ -206,11 +203,11 @@ def test_trl_grpo_is_what_trl_computes(window: int, tmp_path: Path) -> None:
         "per_device_train_batch_size": 8 // window,
     }
     theirs = GRPOTrainer(
-        tiny.model(),
-        tiny.score,
-        args=GRPOConfig(**tiny.settings(tmp_path, **options)),
-        train_dataset=tiny.data(),
-        processing_class=tiny.tokenizer(),
+        tiny_model.model(),
+        tiny_model.score,
+        args=GRPOConfig(**tiny_model.settings(tmp_path, **options)),
+        train_dataset=tiny_model.data(),
+        processing_class=tiny_model.tokenizer(),
     )
     ours = trainer("frameworks/trl_grpo", tmp_path, **options)
     assert_close(first_step(ours), first_step(theirs))
@@ -226,7 +223,7 @@ def test_several_optimizer_steps_of_a_generation_have_whole_groups(tmp_path: Pat
         per_device_train_batch_size=2,
     )
     one.model.train()
-    one._prepare_inputs(tiny.rows())
+    one._prepare_inputs(tiny_model.rows())
     assert [len(window.step) for window in one._windows] == [4, 4]
     assert all(window.step.environment["n_prompts"] == 1 for window in one._windows)
 
@@ -235,7 +232,7 @@ def test_responses_without_a_score_are_left_out(tmp_path: Path) -> None:
     """As if they had not been drawn; so that the rest is the step."""
 
     def some(completions: list[str], **_: Any) -> list[float | None]:
-        scores = tiny.score(completions)
+        scores = tiny_model.score(completions)
         return [None if i in (1, 6, 7) else x for i, x in enumerate(scores)]
 
     options = {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2}
@@ -266,8 +263,8 @@ maximize mean[p,i] (weight * sum[t] (A * log(pi)))
         return [-len(text) / 8 for text in completions]
 
     objective = objdsl.loads(text)
-    data = tiny.data(weight=[1.0, 2.0, 3.0, 4.0])
-    options = {"train_dataset": data, "reward_funcs": [tiny.score, brevity], "max_steps": 1}
+    data = tiny_model.data(weight=[1.0, 2.0, 3.0, 4.0])
+    options = {"train_dataset": data, "reward_funcs": [tiny_model.score, brevity], "max_steps": 1}
     one = trainer(objective, tmp_path, reward_weights=[1.0, 0.0], **options)
     one.train()
     step = one._windows[0].step
@@ -275,7 +272,7 @@ maximize mean[p,i] (weight * sum[t] (A * log(pi)))
     texts = one.processing_class.batch_decode(responses, skip_special_tokens=True)
     assert step.responses["prompt"].tolist() == [0] * 4 + [1] * 4
     batch = one._buffered_inputs[0]
-    assert batch["objective.reward"].tolist() == tiny.score(texts)
+    assert batch["objective.reward"].tolist() == tiny_model.score(texts)
     assert batch["objective.brevity"].tolist() == brevity(texts)
     assert set(batch["objective.weight"].tolist()) <= {1.0, 2.0, 3.0, 4.0}
     with pytest.raises(UnsupportedError, match="`given brevity` is neither a reward function nor"):
@@ -321,7 +318,7 @@ def test_what_a_sampler_says_and_what_an_environment_writes(tmp_path: Path) -> N
         log_old=old,
         log_mu=wanted,
         reward=batch["objective.reward"],
-        prompt=torch.arange(8) // tiny.SIZE,
+        prompt=torch.arange(8) // tiny_model.SIZE,
         mask=mask,
     )
     out.loss.backward()
@@ -342,7 +339,7 @@ def test_training(tmp_path: Path) -> None:
         save_steps=2,
         eval_strategy="steps",
         eval_steps=1,
-        eval_dataset=tiny.data(),
+        eval_dataset=tiny_model.data(),
     )
     before = {name: x.detach().clone() for name, x in one.model.named_parameters()}
     one.train()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,19 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "gallery"))
-
 core = pytest.importorskip("verl.trainer.ppo.core_algos")
 algorithm = pytest.importorskip("verl.trainer.config")
 losses = pytest.importorskip("verl.workers.utils.losses")
 
-from domains import nearest  # noqa: E402
-from peers import Data, data, grouped  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from verl.utils import tensordict_utils  # noqa: E402
 from verl.workers.config import ActorConfig, PolicyLossConfig  # noqa: E402
 
 import objdsl  # noqa: E402
+from helpers.declared_domains import nearest  # noqa: E402
+from helpers.peer_losses import Data, data, grouped  # noqa: E402
 from objdsl.adapters.needs import UnsupportedError  # noqa: E402
 from objdsl.adapters.verl import MODES, advantage_estimator, halves, policy_loss  # noqa: E402
 

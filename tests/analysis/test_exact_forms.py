@@ -6,14 +6,13 @@ Every form is summed over all outcomes of a step first: it is exact, whatever it
 from __future__ import annotations
 
 import random
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 import objdsl
+from helpers.exact_forms import exact
 from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import Facts
 from objdsl.audit.measure import Scene, expected
@@ -22,10 +21,6 @@ from objdsl.audit.world import all_draws, world
 from objdsl.diagnostic import Claim
 from objdsl.lint.run import findings
 from objdsl.objective import Objective
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from exact_forms import exact  # isort: skip
 
 CLAIMS = (Claim.DIRECTION, Claim.PROMPT_WEIGHTS, Claim.PENALTY, Claim.NUMERICS)
 WORLD = world(2, 2)

@@ -8,9 +8,7 @@ draw: by finite differences, and, where `sg` stops a gradient, by autograd.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -19,11 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "property"))
-
-from autograd import derivative
-
 import objdsl
+from helpers.autograd_evaluator import derivative
 from objdsl.audit import Audit, audit
 from objdsl.audit.cast import cast_of
 from objdsl.audit.experiment import EXACT, _given, _plan, _scenes

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import head
 import pytest
+import tables
 import torch
+from audit import Audit, audit
+from contestants import PEERS, Contestant, Unable, objdsl
+from problems import CASES, TASKS, Model, Problem, Shape
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import head  # noqa: E402
-import tables  # noqa: E402
-from audit import Audit, audit  # noqa: E402
-from contestants import PEERS, Contestant, Unable, objdsl  # noqa: E402
-from problems import CASES, TASKS, Model, Problem, Shape  # noqa: E402
-
 CONTESTANTS = {"objdsl": objdsl(1 << 16), **PEERS}
 SHAPE = Shape(rows=8, length=6, hidden=16, words=300)
 SAVED = sorted((ROOT / "benchmarks/results").glob("head-*.json"))

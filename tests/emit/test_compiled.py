@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 import torch
-from domains import nearest
 
 import objdsl
+from helpers.declared_domains import nearest
 from objdsl import gallery
 
 LENGTHS = torch.tensor([3, 5, 1, 2, 4, 5, 2, 3])

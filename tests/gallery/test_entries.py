@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import cases
-import direct
-
 import objdsl
+from helpers import gallery_steps, paper_formulas
 from objdsl import driver, gallery
 from objdsl.differentiate import differentiate
 from objdsl.ir.evaluate import evaluate
@@ -43,11 +37,11 @@ def formula(name: str) -> Objective:
 
 def params(objective: Objective) -> dict[str, float]:
     defaults = {param.name: param.default for param in objective.params}
-    return {**defaults, **cases.PARAMS.get(objective.name, {})}
+    return {**defaults, **gallery_steps.PARAMS.get(objective.name, {})}
 
 
-def by_hand(name: str, step: direct.Step, values: dict[str, float]) -> float:
-    function = getattr(direct, name)
+def by_hand(name: str, step: paper_formulas.Step, values: dict[str, float]) -> float:
+    function = getattr(paper_formulas, name)
     wanted = list(inspect.signature(function).parameters)[1:]
     return function(step, **{key: values[key] for key in wanted if key in values})
 
@@ -90,9 +84,9 @@ def test_parameters_are_used(name: str) -> None:
 @seeds
 def test_value_is_that_of_the_paper(name: str, seed: int) -> None:
     objective = formula(name)
-    step = cases.random_step(seed, objective.domains)
+    step = gallery_steps.random_step(seed, objective.domains)
     values = params(objective)
-    (found,) = evaluate([objective.goal], cases.batch(step), values)
+    (found,) = evaluate([objective.goal], gallery_steps.batch(step), values)
     assert found == pytest.approx(by_hand(name, step, values), rel=1e-12, abs=1e-12)
 
 
@@ -100,10 +94,10 @@ def test_value_is_that_of_the_paper(name: str, seed: int) -> None:
 @seeds
 def test_critic_loss_is_that_of_the_paper(name: str, seed: int) -> None:
     objective = formula(name)
-    step = cases.random_step(seed, objective.domains)
+    step = gallery_steps.random_step(seed, objective.domains)
     values = params(objective)
     assert objective.critic is not None
-    (found,) = evaluate([objective.critic], cases.batch(step), values)
+    (found,) = evaluate([objective.critic], gallery_steps.batch(step), values)
     critic = by_hand("ppo_critic", step, values)
     assert found == pytest.approx(critic, rel=1e-12, abs=1e-12)
 
@@ -112,14 +106,14 @@ def test_critic_loss_is_that_of_the_paper(name: str, seed: int) -> None:
 def test_gradient_is_that_of_the_paper(name: str) -> None:
     """The derived weights against differences of the direct computation."""
     objective = formula(name)
-    step = cases.random_step(5, objective.domains)
+    step = gallery_steps.random_step(5, objective.domains)
     values = params(objective)
     weights = differentiate(objective.goal)
-    found = evaluate(list(weights.values()), cases.batch(step), values)
+    found = evaluate(list(weights.values()), gallery_steps.batch(step), values)
     assert weights
     for (leaf, weight), w in zip(weights.items(), found, strict=True):
         column = column_of(leaf) or ""
-        slopes = cases.differences(lambda moved: by_hand(name, moved, values), step, column)
+        slopes = gallery_steps.differences(lambda moved: by_hand(name, moved, values), step, column)
         assert any(np.any(slope != 0) for slope in slopes)
         for i, slope in enumerate(slopes):
             here = w if weight.indices == () else w[i]
@@ -130,9 +124,9 @@ def test_gradient_is_that_of_the_paper(name: str) -> None:
 def test_tensors_agree_with_the_formula(name: str) -> None:
     """Value, weights and reports of the emitted PyTorch against the reference."""
     objective = objdsl.load(name)
-    objective = objective.with_params(**cases.PARAMS.get(name, {}))
-    step = cases.random_step(7, objective.formula.domains)
-    mask, columns = cases.padded(step)
+    objective = objective.with_params(**gallery_steps.PARAMS.get(name, {}))
+    step = gallery_steps.random_step(7, objective.formula.domains)
+    mask, columns = gallery_steps.padded(step)
     live = {column: columns.pop(column) for column in objective.live}
     prepared = objective.prepare(mask=mask, prompt=step.prompt, **columns)
     value, weights, reports = objective.weights(step=prepared, **live)
@@ -140,8 +134,12 @@ def test_tensors_agree_with_the_formula(name: str) -> None:
     ir = objective.formula
     total = ir.goal
     roots = [total, *(report.value for report in ir.reports)]
-    found = evaluate(roots, cases.batch(step), objective.params)
-    critic = [] if ir.critic is None else evaluate([ir.critic], cases.batch(step), objective.params)
+    found = evaluate(roots, gallery_steps.batch(step), objective.params)
+    critic = (
+        []
+        if ir.critic is None
+        else evaluate([ir.critic], gallery_steps.batch(step), objective.params)
+    )
     assert float(value) == pytest.approx(found[0] - sum(critic), rel=1e-12)
     for report, expected in zip(ir.reports, found[1:], strict=True):
         assert float(reports[report.name]) == pytest.approx(expected, rel=1e-12, abs=1e-12)
@@ -149,7 +147,7 @@ def test_tensors_agree_with_the_formula(name: str) -> None:
     derived = differentiate(ir.goal)
     for (leaf, weight), w in zip(
         derived.items(),
-        evaluate(list(derived.values()), cases.batch(step), objective.params),
+        evaluate(list(derived.values()), gallery_steps.batch(step), objective.params),
         strict=True,
     ):
         for i, length in enumerate(step.lengths):
@@ -169,8 +167,8 @@ def test_random_steps_take_every_branch(name: str) -> None:
     ]
     taken: list[set[bool]] = [set() for _ in masks]
     for seed in range(8):
-        step = cases.random_step(seed, objective.domains)
-        found = evaluate(masks, cases.batch(step), params(objective))
+        step = gallery_steps.random_step(seed, objective.domains)
+        found = evaluate(masks, gallery_steps.batch(step), params(objective))
         for values, seen in zip(found, taken, strict=True):
             seen |= set(np.concatenate([np.atleast_1d(x) for x in values]).tolist())
         if all(seen == {True, False} for seen in taken):
@@ -181,10 +179,10 @@ def test_random_steps_take_every_branch(name: str) -> None:
 
 
 def test_reports_say_what_their_names_say() -> None:
-    step = cases.random_step(3)
+    step = gallery_steps.random_step(3)
     by_name = {report.name: report.value for report in formula("grpo").reports}
     ratios = np.concatenate([np.exp(p - q) for p, q in zip(step.pi, step.old, strict=True)])
-    (found,) = evaluate([by_name["clip_fraction"]], cases.batch(step), {"eps": 0.2})
+    (found,) = evaluate([by_name["clip_fraction"]], gallery_steps.batch(step), {"eps": 0.2})
     assert found == pytest.approx(np.mean((ratios < 0.8) | (ratios > 1.2)), rel=1e-12)
 
 
@@ -199,13 +197,13 @@ def test_reports_say_what_their_names_say() -> None:
 )
 def test_gradients_coincide_on_policy(same: dict[str, dict[str, float]]) -> None:
     """With pi = old = mu, what tells these ratios, clips and masks apart is not there."""
-    step = cases.random_step(4)
+    step = gallery_steps.random_step(4)
     step.old = step.mu = step.now = step.pi
     found = []
     for name, values in same.items():
         objective = formula(name)
         (weight,) = differentiate(objective.goal).values()
-        (w,) = evaluate([weight], cases.batch(step), {**params(objective), **values})
+        (w,) = evaluate([weight], gallery_steps.batch(step), {**params(objective), **values})
         found.append(
             np.concatenate([np.broadcast_to(x, k) for x, k in zip(w, step.lengths, strict=True)])
         )

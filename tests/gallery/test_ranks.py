@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-from processes import run_two
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import spread
+from helpers import gallery_ranks
+from helpers.two_processes import run_two
 
 
 @pytest.mark.slow
 def test_every_objective_over_two_processes(tmp_path: Path) -> None:
-    run_two(spread.work, tmp_path)
+    run_two(gallery_ranks.work, tmp_path)

@@ -7,7 +7,6 @@ objective says in its text how.
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from peers import Data, assert_same, grouped
-
 import objdsl
+from helpers.peer_losses import Data, assert_same, grouped
 
 # TRL looks whether there is a vLLM, and would take seconds to import what no test here uses.
 installed = pytest.importorskip("trl.import_utils")

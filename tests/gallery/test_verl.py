@@ -6,8 +6,6 @@ an entry of the gallery and override what verl computes otherwise.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from peers import Data, assert_same, data
-
 import objdsl
+from helpers.peer_losses import Data, assert_same, data
 
 core = pytest.importorskip("verl.trainer.ppo.core_algos")
 correction = pytest.importorskip("verl.trainer.ppo.rollout_corr_helper")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,10 @@ import pytest
 import torch
 
 import objdsl
+from helpers.rule_pages import PAGES, cases, found
 from objdsl.diagnostic import Certainty
 from objdsl.lint.rule import Rule
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from test_rules import PAGES, cases, found, registry  # isort: skip
+from objdsl.lint.run import registry
 
 PROMPTS, GROUP, TOKENS = 16, 4, 200
 RULES = [rule for rule in registry() if rule.name in ("beyond-float32", "product-outside-logs")]

@@ -7,12 +7,10 @@ says of them; `make golden` writes that, and its diff is the review.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
+from helpers.rule_pages import BLOCK, PAGES, cases, found
 from objdsl import driver
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
@@ -22,30 +20,7 @@ from objdsl.lint.run import registry
 from objdsl.render.terminal import render
 from objdsl.source import Source
 
-PAGES = Path(__file__).parent / "rules"
-_BLOCK = re.compile(r"```obj\n(?P<obj>.*?)```\n(\n```text\n(?P<text>.*?)```\n)?", re.S)
 RULES = pytest.mark.parametrize("rule", registry(), ids=lambda rule: rule.name)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One objective of a page, and what the rule is to say."""
-
-    fires: bool
-    obj: str
-    text: str | None
-
-
-def cases(page: str) -> Iterator[Case]:
-    fires, silent = page.split("## silent\n")
-    for part, expected in ((fires, True), (silent, False)):
-        for match in _BLOCK.finditer(part):
-            yield Case(expected, match["obj"], match["text"])
-
-
-def found(rule: Rule, obj: str) -> list[Diagnostic]:
-    objective = driver.compile_source(Source("example.obj", obj))
-    return list(rule(Facts(objective)))
 
 
 def rendered(diagnostics: list[Diagnostic]) -> str:
@@ -77,7 +52,7 @@ def _rewritten(rule: Rule, page: str) -> str:
         text = rendered(found(rule, match["obj"]))
         return f"```obj\n{match['obj']}```\n\n```text\n{text}```\n"
 
-    return _BLOCK.sub(block, fires) + "## silent\n" + silent
+    return BLOCK.sub(block, fires) + "## silent\n" + silent
 
 
 @RULES

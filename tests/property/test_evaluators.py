@@ -1,25 +1,20 @@
 """Random objectives on random ragged batches: every way to compute them gives the same numbers.
 
-A seed names an objective and its batch: `python tests/property/proofs.py --seed N` shows both.
+A seed names an objective and its batch: `python tests/proofs.py --seed N` shows both.
 """
 
 from __future__ import annotations
 
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import proofs
-from evaluators import Case
-
 import objdsl
-from objectives import data
+import proofs
+from helpers.evaluators import Case
+from helpers.random_objectives import data
 
 CHUNK = 25
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.random_objectives import objectives
 from objdsl import driver
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
 from objdsl.driver import Checked
@@ -16,10 +14,6 @@ from objdsl.render.schema import Report
 from objdsl.render.terminal import render
 from objdsl.source import Source, Span
 from objdsl.syntax.parse import parse
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from objectives import objectives  # isort: skip
 
 SETTINGS = settings(
     deadline=None, derandomize=True, max_examples=100, suppress_health_check=list(HealthCheck)

@@ -4,89 +4,28 @@ reports, findings, JSON and LaTeX are those of the plain names."""
 from __future__ import annotations
 
 import json
-import random
 import re
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 import torch
-from domains import nearest
 
 import objdsl
+from helpers import random_objectives
+from helpers.declared_domains import nearest
+from helpers.hostile_names import renamed
 from objdsl import driver, gallery
-from objdsl.emit.identifiers import PYTHON
-from objdsl.emit.stages import ENVIRONMENT, RESERVED
-from objdsl.errors import ObjectiveError
 from objdsl.ir.nodes import NODES, Expr
 from objdsl.ir.show import symbol
 from objdsl.source import Source
 from objdsl.syntax import tree
 from objdsl.syntax.parse import parse
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import objectives
-
-HOSTILE = sorted(
-    {
-        *PYTHON, *ENVIRONMENT, *RESERVED, "w", "x", "x_2", "x_", "scale", "scale_2", "divisor",
-        "share", "weight", "active", "keep_", "ratio", "mean_reward", "std_reward", "mean_R",
-        "n_responses", "n_tokens", "log_pi", "log_x", "w_log_pi", "group_mean", "group_sum",
-        "group_std", "group_extreme", "running_sum", "to_rows", "top_mask", "segment", "many", "tl",
-        "triton", "z", "d", "c", "y", "W", "BLOCK", "log_p", "num_warps", "self", "step", "steps",
-        "lr", "params", "loss", "value", "weights_", "report_step", "r_ext", "x_hard_it", "i_i",
-        "y_i_t", "_", "__", "_x", "x__y", "eps_", "lam", "R", "j", "s", "k", "u", "on", "null",
-    }
-    - {"min", "max", "abs", "sum", "next", "not", "and", "or", "in", "if", "else", "from"}
-)  # fmt: skip
-
-
-def declared(text: str) -> tuple[list[str], set[str]]:
-    """The names of a file, and which of them are columns."""
-    names: dict[str, None] = {}
-    columns = set()
-    for one in parse(Source("x.obj", text)).statements:
-        match one:
-            case tree.Given(name, indices) if indices is not None:
-                names[name.id] = None
-                columns.add(name.id)
-            case tree.Param(name) | tree.Let(name) | tree.Report(name) | tree.Policy(name):
-                names[name.id] = None
-            case tree.Def(name, arguments):
-                names |= dict.fromkeys([name.id, *(argument.id for argument in arguments)])
-    return list(names), columns
-
-
-def renamer(names: Mapping[str, str]) -> Callable[[str], str]:
-    return lambda text: re.sub(r"\b[A-Za-z_]\w*\b", lambda m: names.get(m[0], m[0]), text)
-
 
 def stripped(text: str) -> str:
     return re.sub(r"#.*", "", text)
-
-
-def renamed(text: str, seed: int) -> tuple[str, dict[str, str], set[str]]:
-    """The text under hostile names, drawn until the language takes them; and its columns."""
-    names, columns = declared(text)
-    taken = {*re.findall(r"[A-Za-z_]\w*", text)} - {*names}
-    draw = random.Random(seed)
-    for _ in range(100):
-        free = [name for name in HOSTILE if name not in taken]
-        new = dict(zip(names, draw.sample(free, len(names)), strict=True))
-        other = renamer(new)(text)
-        try:
-            objdsl.loads(other)
-        except ObjectiveError as error:
-            refused = {one.message.split("`")[1] for one in error.diagnostics if "`" in one.message}
-            assert refused & {*new.values()}, error
-            taken |= refused & {*new.values()}
-            continue
-        return other, new, columns
-    raise AssertionError("every draw was refused")
 
 
 def held_equal(text: str, seed: int, case: Any, packed: bool = False) -> None:
@@ -191,7 +130,7 @@ OWN = [name for name in gallery.names() if stands_alone(name)]
 def test_the_gallery_under_hostile_names(name: str) -> None:
     text = stripped(gallery.find(name).text)
     seed = OWN.index(name)
-    case = objectives.data(seed)
+    case = random_objectives.data(seed)
     spare = {1: "difficulty", 2: "margin", 3: "noise_column", 4: "log_ref_dist"}
     for column, facts in objdsl.loads(text).columns.items():
         if column not in case.columns:
@@ -204,7 +143,7 @@ def test_the_gallery_under_hostile_names(name: str) -> None:
 @pytest.mark.parametrize("first", range(0, 40, 10))
 def test_random_objectives_under_hostile_names(first: int) -> None:
     for seed in range(first, first + 10):
-        held_equal(objectives.text(seed), seed, objectives.data(seed))
+        held_equal(random_objectives.text(seed), seed, random_objectives.data(seed))
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.random_objectives import data
 from objdsl import driver
 from objdsl.ir.evaluate import evaluate
 from objdsl.lint.fixes import fixed
 from objdsl.source import Source
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from objectives import data
 
 PREAMBLE = """\
 param eps = 0.2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -16,9 +15,6 @@ from rich.console import Console
 from objdsl.runtime.config import Config, read_config
 from objdsl.runtime.loop import Result, train
 
-# Where the process of the reward functions finds `reward_functions`.
-sys.path.insert(0, str(Path(__file__).parent))
-
 # The smallest run that goes through every part but vLLM.
 SMALL: dict[str, Any] = {
     "steps": 4,
@@ -30,7 +26,7 @@ SMALL: dict[str, Any] = {
     "sampler.engine": "transformers",
     "sampler.prompts": 4,
     "sampler.group": 4,
-    "rewards": {"reward_functions:even": 1.0},
+    "rewards": {"helpers.reward_functions:even": 1.0},
     "warm_start.steps": 2,
     "warm_start.batch": 4,
     "report.curves": False,

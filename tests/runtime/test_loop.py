@@ -296,7 +296,7 @@ def test_rewards_bring_columns(
     result = run(str(text), rewards={"room:judged": 1.0})
     assert numbers(result.folder)[1]["margin"] == 2
     assert numbers(result.folder)[1]["doubled"] == 2
-    for rewards in ({"exact": 1.0}, {"reward_functions:even": 1.0}):
+    for rewards in ({"exact": 1.0}, {"helpers.reward_functions:even": 1.0}):
         with pytest.raises(ConfigError, match="reads the column `margin`, a number per response"):
             run(str(text), output=tmp_path / "without", rewards=rewards)
         assert not (tmp_path / "without").exists()
@@ -348,7 +348,7 @@ def test_a_reward_function_that_fails_ends_the_run_after_a_checkpoint(
 ) -> None:
     (tmp_path / "flaky.py").write_text(
         "import pathlib, time\n"
-        "from reward_functions import even\n"
+        "from helpers.reward_functions import even\n"
         "count = 0\n"
         "def judge(*, completions, **others):\n"
         "    global count\n"
@@ -397,7 +397,7 @@ def test_a_function_that_moves_elsewhere_leaves_the_run_where_it_is(
     run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = run(output=Path("moved"), rewards={"reward_functions:restless": 1.0})
+    result = run(output=Path("moved"), rewards={"helpers.reward_functions:restless": 1.0})
     assert [path.name for path in all_of(tmp_path / "moved" / "checkpoints")] == [
         "step-000002", "step-000004",
     ]  # fmt: skip
@@ -415,14 +415,14 @@ def test_columns_of_tokens_come_from_the_rewards(
         "report last = mean[p,i] max[t] place\n"
         "maximize mean[p,i] sum[t] (place * reward * log(pi))\n"
     )
-    options = {"rewards": {"reward_functions:by_token": 1.0}, "sampler.resample": 0}
+    options = {"rewards": {"helpers.reward_functions:by_token": 1.0}, "sampler.resample": 0}
     lines = "\n".join(dry_run(settings(str(text), **options)))
     assert "place            the rewards, a list with a number per token for each response" in lines
     steps = numbers(run(str(text), **options).folder)[1:]
     for step in steps:
         assert step["last"] == pytest.approx(step["length"] - 1)
         assert 0 < step["place"] < step["length"]
-    wrong = {"rewards": {"reward_functions:too_few": 1.0}}
+    wrong = {"rewards": {"helpers.reward_functions:too_few": 1.0}}
     with pytest.raises(RewardError, match=r"column `place`: has 1 numbers for response .* tokens"):
         run(str(text), output=tmp_path / "few", **wrong)
     with pytest.raises(ConfigError, match="reads the column `place`, a number per token, which"):
@@ -430,7 +430,7 @@ def test_columns_of_tokens_come_from_the_rewards(
 
 
 def test_columns_by_the_names_of_others(run: Run, numbers: Numbers) -> None:
-    result = run(rewards={"reward_functions:keys": 1.0}, steps=2)
+    result = run(rewards={"helpers.reward_functions:keys": 1.0}, steps=2)
     rows = [json.loads(line) for line in (result.folder / "samples.jsonl").read_text().splitlines()]
     assert {row["step"] for row in rows} == {2}
     assert all(

@@ -15,13 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-from processes import run_two
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import trainers
-
+from helpers import training_ranks
+from helpers.two_processes import run_two
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.checkpoint import find
 from objdsl.runtime.config import Config, config_yaml
@@ -34,7 +31,7 @@ SAME = {
     "model.dtype": "float64",
     "learner.lr": 1e-2,
     "learner.epsilon": 1e-3,
-    "rewards": {"reward_functions:even": 1.0},
+    "rewards": {"helpers.reward_functions:even": 1.0},
 }
 RUNS: dict[str, dict[str, Any]] = {
     # Nine rows in pieces of two: the last piece of the second process is empty.
@@ -88,7 +85,7 @@ def test_two_processes_are_one(
     halves = back_to_the_middle(alone["ppo"], tmp_path / "one-two")
     config = settings("ppo", output=halves, **SAME, **RUNS["ppo"], learner__parallel="fsdp")
     jobs.append((config.model_dump(), str(halves)))
-    run_two(trainers.work, tmp_path, jobs)
+    run_two(training_ranks.work, tmp_path, jobs)
 
     for name, folder in alone.items():
         for parallel in PARALLEL:
@@ -103,7 +100,7 @@ def test_two_processes_are_one(
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_run(tmp_path: Path) -> None:
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = """
         -m torch.distributed.run --standalone --nproc-per-node 2 -m objdsl train dr_grpo
@@ -113,7 +110,7 @@ def test_a_process_that_dies_ends_the_run(tmp_path: Path) -> None:
     """.split()
     settings = [
         "--rewards",
-        json.dumps({"reward_functions:deadly": 1.0}),
+        json.dumps({"helpers.reward_functions:deadly": 1.0}),
         "--output",
         str(tmp_path / "run"),
     ]

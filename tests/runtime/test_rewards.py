@@ -151,17 +151,17 @@ def test_a_function_cannot_move_the_run() -> None:
     before = (os.getcwd(), dict(os.environ), sys.stdout, signal.getsignal(signal.SIGTERM))
     random.seed(3)
     state = random.getstate()
-    rewards = Rewards({"reward_functions:restless": 1})
+    rewards = Rewards({"helpers.reward_functions:restless": 1})
     with closing(rewards):
         assert rewards(judged(["2", "3"])).reward == [1, 0]
         assert rewards(judged(["3", "2"])).reward == [0, 1]
     assert (os.getcwd(), dict(os.environ), sys.stdout, signal.getsignal(signal.SIGTERM)) == before
     assert random.getstate() == state
-    assert "reward_functions" not in sys.modules
+    assert "helpers.reward_functions" not in sys.modules
 
 
 def test_what_is_drawn_depends_on_the_seed_of_the_call_alone() -> None:
-    rewards = Rewards({"reward_functions:drawn": 1})
+    rewards = Rewards({"helpers.reward_functions:drawn": 1})
     with closing(rewards):
         first, second, again = (rewards(judged(["", ""]), seed).reward for seed in (1, 2, 1))
     assert first == again != second
@@ -179,13 +179,15 @@ def test_what_is_drawn_depends_on_the_seed_of_the_call_alone() -> None:
     ],
 )
 def test_what_ends_the_run_is_named(name: str, message: str) -> None:
-    rewards = Rewards({f"reward_functions:{name}": 1})
-    with pytest.raises(RewardError, match=f"^reward function `reward_functions:{name}` {message}"):
+    rewards = Rewards({f"helpers.reward_functions:{name}": 1})
+    with pytest.raises(
+        RewardError, match=f"^reward function `helpers.reward_functions:{name}` {message}"
+    ):
         score(rewards, ["a", "b", "c"], answer=["8", "7", "9"])
 
 
 def test_a_function_that_hangs_is_ended() -> None:
-    rewards = Rewards({"reward_functions:hangs": 1}, deadline=60)
+    rewards = Rewards({"helpers.reward_functions:hangs": 1}, deadline=60)
     rewards._process._deadline = 0.2
     with pytest.raises(RewardError, match=r"hangs` took more than 0\.2 s .*on responses to data"):
         score(rewards, ["a"])
@@ -193,7 +195,7 @@ def test_a_function_that_hangs_is_ended() -> None:
 
 
 def test_columns_of_tokens() -> None:
-    scores = score(Rewards({"reward_functions:by_token": 1}), ["ab", "c"])
+    scores = score(Rewards({"helpers.reward_functions:by_token": 1}), ["ab", "c"])
     assert scores.reward == [1, 0]
     assert scores.columns == {"place": [[0, 1, 2], [0, 1]]}
 
@@ -251,7 +253,7 @@ def test_functions_of_a_notebook_run_beside_it_too(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_process_outlives_what_a_scheduler_tells_all_of_them() -> None:
-    rewards = Rewards({"reward_functions:even": 1})
+    rewards = Rewards({"helpers.reward_functions:even": 1})
     with closing(rewards):
         rewards.check(["answer"])
         child = rewards._process._child

@@ -26,7 +26,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
     said = subprocess.run(
-        [sys.executable, Path(__file__).with_name("compile_kernels.py"), *NAMES],
+        [sys.executable, "-m", "helpers.compile_kernels", *NAMES], cwd=Path(__file__).parents[2],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert said.returncode == 0, said.stderr

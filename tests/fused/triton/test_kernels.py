@@ -6,9 +6,7 @@ On a machine with a GPU they run there; on others in Triton's interpreter, with 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,13 +28,11 @@ if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from test_fused import NAMES, PARAMS, chunks_of_any_size, plain, prepared, scene  # noqa: E402
-
+from helpers.fused_steps import NAMES, PARAMS, plain, prepared, scene  # noqa: E402
 from objdsl.fused import triton as ours  # noqa: E402
 
-__all__ = ["chunks_of_any_size"]
+pytestmark = pytest.mark.usefixtures("chunks_of_any_size")
 KERNELS = ours.TritonKernels()
 M = 7
 
@@ -172,7 +168,7 @@ def test_log_probs(entropy: bool) -> None:
 
 
 def small(objective: objdsl.Objective, packed: bool) -> dict[str, Any]:
-    """Four responses of the step that test_fused makes, of six tokens in all."""
+    """Four responses of the step of `scene`, of six tokens in all."""
     data = scene(objective, packed=False)
     mask = torch.arange(6) < torch.tensor([2, 1, 1, 2])[:, None]
     pick: Callable[[Tensor], Tensor] = (lambda x: x[:4][mask]) if packed else (lambda x: x[:4])

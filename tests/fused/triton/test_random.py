@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,12 +20,10 @@ if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "property"))
 
-from test_names import renamed  # noqa: E402
-
+from helpers.hostile_names import renamed  # noqa: E402
+from helpers.random_objectives import PREAMBLE, Data, data, expressions  # noqa: E402
 from objdsl.fused.triton import with_objective  # noqa: E402
-from objectives import PREAMBLE, Data, data, expressions  # noqa: E402
 
 
 def gradients(

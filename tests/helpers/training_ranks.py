@@ -1,4 +1,4 @@
-"""What the processes of test_ranks.py do: a module of its own, which a fresh one can import."""
+"""What each of the two processes of tests/runtime/test_ranks.py does."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import group_of_two
 from rich.console import Console
 
+from helpers.two_processes import group_of_two
 from objdsl.runtime.config import Config, ConfigError
 from objdsl.runtime.loop import train
 from objdsl.runtime.ranks import RankError

@@ -1,19 +1,19 @@
-"""What a rank of test_ranks.py does: a module of its own, which a fresh process can import."""
+"""What each of the two processes of tests/gallery/test_ranks.py does."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import cases
 import pytest
 import torch
 import torch.distributed as dist
-from direct import Step
-from processes import group_of_two
 from torch import Tensor
 
 import objdsl
+from helpers import gallery_steps
+from helpers.paper_formulas import Step
+from helpers.two_processes import group_of_two
 from objdsl import gallery
 
 
@@ -30,7 +30,7 @@ def shares(kind: str, step: Step) -> list[list[int]]:
 
 def columns(step: Step, rows: list[int], layout: str) -> dict[str, Any]:
     """Some responses as one would give them to `prepare`, and what is trained among them."""
-    mask, found = cases.padded(step)
+    mask, found = gallery_steps.padded(step)
     mask, found = mask[rows], {name: x[rows] for name, x in found.items()}
     prompt = torch.tensor(step.prompt)[rows]
     if layout == "packed":
@@ -63,8 +63,8 @@ def evaluate(
 
 def the_step_of_one_process(name: str, layout: str, kind: str) -> None:
     rank = dist.get_rank()
-    objective = objdsl.load(name, **cases.PARAMS.get(name, {}))
-    step = cases.random_step(7, objective.formula.domains)
+    objective = objdsl.load(name, **gallery_steps.PARAMS.get(name, {}))
+    step = gallery_steps.random_step(7, objective.formula.domains)
     rows = shares(kind, step)
     order = rows[0] + rows[1]
     whole, own = columns(step, order, layout), columns(step, rows[rank], layout)
@@ -120,4 +120,4 @@ def work(rank: int, folder: Path) -> None:
                     the_step_of_one_process(name, layout, kind)
                 except AssertionError as error:
                     raise AssertionError(f"{name}, {layout}, {kind}: {error}") from None
-        a_mistake_is_known_to_all(cases.random_step(7))
+        a_mistake_is_known_to_all(gallery_steps.random_step(7))

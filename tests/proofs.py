@@ -22,16 +22,13 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
-
 import torch
 import torch.distributed as dist
-from evaluators import Case
-from processes import group_of_two, run_two
 
 import objdsl
-import objectives
+from helpers import random_objectives
+from helpers.evaluators import Case
+from helpers.two_processes import group_of_two, run_two
 from objdsl.ir.nodes import Others
 
 EVALUATORS = ("padded", "packed", "split", "loss", "autograd")
@@ -42,18 +39,18 @@ KINDS = {
     "ranks": (),
 }
 CHUNK = 50
-FOLDER = Path(__file__).parents[2] / "build" / "proofs"
+FOLDER = Path(__file__).parents[1] / "build" / "proofs"
 
 
 def case(seed: int, kind: str = "emitted") -> Case:
     """The objective and the batch that a seed names."""
-    objective = objdsl.loads(objectives.text(seed, partial=kind == "partial"))
+    objective = objdsl.loads(random_objectives.text(seed, partial=kind == "partial"))
     nodes = objective.formula.nodes
     alone = all(not isinstance(node, Others) and getattr(node, "op", "") != "std" for node in nodes)
     least = 1 if alone else 2
     if kind == "compiled":
         objective.compile()
-    return Case(objective, objectives.data(seed, least))
+    return Case(objective, random_objectives.data(seed, least))
 
 
 def differences(seed: int, evaluators: Iterable[str], kind: str = "emitted") -> list[str]:
@@ -175,7 +172,7 @@ def main() -> int:
     torch.set_num_threads(1)
     if given.seed is None:
         return int(run(given.kind, given.first, given.many) > 0)
-    print(objectives.text(given.seed, partial=given.kind == "partial"))
+    print(random_objectives.text(given.seed, partial=given.kind == "partial"))
     found = differences(given.seed, EVALUATORS, "partial" if given.kind == "partial" else "emitted")
     print("\n".join(found) or "all agree")
     return int(bool(found))

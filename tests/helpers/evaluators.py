@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from autograd import derivative
 from torch import Tensor
 
 import objdsl
+from helpers.autograd_evaluator import derivative
+from helpers.random_objectives import Data
 from objdsl.differentiate import weights_of
 from objdsl.ir.build import sub
 from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.ir.indices import PROMPT, SCALAR, TOKEN, WORD, Indices
 from objdsl.ir.nodes import Expr, topological
 from objdsl.ir.objective import column_of
-from objectives import Data
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""What test_compiled.py asks a fresh process: what Triton's compiler makes of the kernels.
+"""What Triton's compiler makes of the kernels, as a JSON object; the GPU need not be there.
 
-The GPU need not be there. Prints a JSON object."""
+tests/fused/triton/test_compiled.py asks it in a fresh process, without the interpreter.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +13,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import torch
-from test_fused import PARAMS, scene
-
 import objdsl
+from helpers.fused_steps import PARAMS, scene
 from objdsl.emit import triton_kernels
 from objdsl.fused.head import Head
 from objdsl.fused.triton import with_objective

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import cases
 import torch
-from direct import Step
 from torch import Tensor
 
 import objdsl
+from helpers import gallery_steps
+from helpers.paper_formulas import Step
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Data:
     columns: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.mask, columns = cases.padded(self.step)
+        self.mask, columns = gallery_steps.padded(self.step)
         self.columns = {name: torch.nan_to_num(x, nan=0.0) for name, x in columns.items()}
         for name in ("log_pi", "value"):
             self.columns[name].requires_grad_(True)
@@ -36,12 +36,12 @@ class Data:
 
 
 def data(seed: int = 11) -> Data:
-    return Data(cases.random_step(seed))
+    return Data(gallery_steps.random_step(seed))
 
 
 def grouped(seed: int = 11, groups: int = 3, size: int = 4) -> Data:
     """A step whose rows are sorted by prompt, with equal groups, as TRL lays them out."""
-    step = cases.random_step(seed)
+    step = gallery_steps.random_step(seed)
     step.prompt = sorted(list(range(groups)) * size)
     for name, rows in vars(step).items():
         if name != "prompt":

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from direct import Array, Step
-from domains import nearest
 
+from helpers.declared_domains import nearest
+from helpers.paper_formulas import Array, Step
 from objdsl.ir.evaluate import Batch
 from objdsl.ir.objective import Domain
 

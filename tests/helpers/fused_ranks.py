@@ -1,4 +1,4 @@
-"""What a rank of test_ranks.py does: a module of its own, which a fresh process can import."""
+"""What each of the two processes of tests/fused/test_ranks.py does."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from processes import group_of_two
-from test_fused import NAMES, PARAMS, prepared, scene
 from torch import Tensor
 
 import objdsl
+from helpers.fused_steps import NAMES, PARAMS, prepared, scene
+from helpers.two_processes import group_of_two
 from objdsl.fused import Spread
 
 # The rows of each rank: ragged, in any order, and one rank with nothing to do.

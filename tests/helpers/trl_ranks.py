@@ -1,4 +1,4 @@
-"""What a rank of test_trl.py does: a module of its own, which a fresh process can import."""
+"""What each of the two processes of tests/adapters/test_trl.py does."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import tiny
 import torch
 import torch.distributed as dist
-from processes import group_of_two
 from torch import Tensor
 
 import objdsl
+from helpers import tiny_model
+from helpers.two_processes import group_of_two
 
 
 def work(rank: int, folder: Path) -> None:
@@ -42,14 +42,14 @@ def of_two_ranks(name: str, folder: Path) -> None:
     }
     one = ObjectiveTrainer(
         objective,
-        model=tiny.model(),
-        reward_funcs=tiny.score,
-        args=GRPOConfig(**tiny.settings(folder, **options)),
-        train_dataset=tiny.data(),
-        processing_class=tiny.tokenizer(),
+        model=tiny_model.model(),
+        reward_funcs=tiny_model.score,
+        args=GRPOConfig(**tiny_model.settings(folder, **options)),
+        train_dataset=tiny_model.data(),
+        processing_class=tiny_model.tokenizer(),
     )
     one.current_gradient_accumulation_steps = 2
-    rows = [{"prompt": tiny.PROMPTS[0]} for _ in range(4)]
+    rows = [{"prompt": tiny_model.PROMPTS[0]} for _ in range(4)]
     one.model.train()
     loss = torch.zeros(())
     for number in range(2):

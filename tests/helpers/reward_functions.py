@@ -1,4 +1,4 @@
-"""Reward functions of tests: a module of its own, which the process that calls them can import."""
+"""Reward functions, which runs import as `helpers.reward_functions:NAME`."""
 
 from __future__ import annotations
 

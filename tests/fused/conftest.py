@@ -1,0 +1,15 @@
+"""What tests of the fused head share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def chunks_of_any_size() -> Iterator[None]:
+    """Plans have no chunks below some hundred tokens, which is more than there are here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("objdsl.plan._FEWEST", 1)
+        yield
