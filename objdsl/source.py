@@ -19,11 +19,20 @@ _STEERING = (
 STEERS = re.compile(f"(?![\t\n])[{_STEERING}]")
 """A character that steers what prints it, tabs and line ends aside."""
 
+# What the runner of a CI takes for a command in whatever a program prints: GitHub `::name` where a
+# line begins and `##[name]` anywhere in it, Azure and TeamCity `##vso[` and `##teamcity[`.
+_COMMAND = re.compile(r"((?:^|\r)\s*:):(?=\w)|(#)#(?=\w*\[)", re.MULTILINE)
+
 
 def visible(text: str) -> str:
-    """A text whose characters all show themselves: those that would steer a terminal or an editor
-    are the replacement character. Lines and tabs stay."""
-    return STEERS.sub("\N{REPLACEMENT CHARACTER}", text)
+    """A text whose characters all show themselves, and no command for the runner of a CI: what
+    would steer those, a terminal or an editor is the replacement character. Lines and tabs stay."""
+    return without_commands(STEERS.sub("\N{REPLACEMENT CHARACTER}", text))
+
+
+def without_commands(text: str) -> str:
+    """A text in which no runner of a CI finds a command, and as many characters."""
+    return _COMMAND.sub("\\1\\2\N{REPLACEMENT CHARACTER}", text)
 
 
 @dataclass(frozen=True)

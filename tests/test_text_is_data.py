@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+import subprocess
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from objdsl import driver
 from objdsl.cli.app import main
 from objdsl.emit.writer import docstring
 from objdsl.errors import ObjectiveError
-from objdsl.source import STEERS, Source, visible
+from objdsl.source import STEERS, Source, visible, without_commands
 from objdsl.syntax.parse import parse
 
 PLANT = "open('planted', 'w').write('x')"
@@ -39,6 +41,7 @@ COMMENTS = (
     "$(touch planted) `touch planted` ; touch planted | touch planted && touch planted",
     "::error file=a.obj::planted",
     "##[error]planted",
+    "##vso[task.setvariable variable=x]planted ##teamcity[planted] ###[command]planted",
     "</code></pre><script>planted</script> ]]> -->",
     "[bold red]rich[/bold red] [link=file:///]x[/link]",
     "%0A::error::planted%0D%25",
@@ -80,6 +83,20 @@ def _run(*arguments: str) -> Result:
     return result
 
 
+ANNOTATIONS = {"error", "warning", "notice"}
+
+
+def _commands(log: str) -> set[str]:
+    """What the runners of GitHub, Azure and TeamCity would read as commands, unknown ones too."""
+    names = set()
+    for line in re.split(r"\r\n?|\n", log):
+        name, separator, _ = line.lstrip().removeprefix("::").partition("::")
+        if line.lstrip().startswith("::") and separator and name[:1] not in ("", ":"):
+            names.add(name.split(" ")[0])
+        names |= {opener for opener in ("##[", "##vso[", "##teamcity[") if opener in line}
+    return names
+
+
 def _step() -> dict[str, object]:
     reward = torch.tensor([1.0, 0.0, 0.0, 1.0])
     log_pi = torch.log(torch.rand(4, 3, generator=torch.Generator().manual_seed(0)))
@@ -119,7 +136,10 @@ def test_a_comment_is_never_read_as_a_program(comment: str, folder: Path) -> Non
 
 
 @pytest.mark.parametrize("comment", COMMENTS)
-def test_no_command_obeys_a_comment(comment: str, folder: Path) -> None:
+def test_no_command_obeys_a_comment(
+    comment: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
     for k, text in enumerate(_texts(comment)):
         name = f"x{k}.obj"
         (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -129,12 +149,14 @@ def test_no_command_obeys_a_comment(comment: str, folder: Path) -> None:
             ("diff", name, "grpo"),
             ("fmt", "--diff", name),
             ("check", "--diff", name),
+            ("gallery", "show", f"./{name}"),
             *(("check", "--output-format", kind, name)
               for kind in ("full", "concise", "json", "github", "sarif")),
         ]  # fmt: skip
         for command in commands:
             output = _run(*command).output
             assert not STEERS.search(output.replace("\x0c", "")), command
+            assert _commands(output) <= (ANNOTATIONS if "github" in command else set()), command
             if "github" in command:
                 started = [line for line in output.splitlines() if line.strip()]
                 assert all(
@@ -168,6 +190,7 @@ def test_what_takes_longer_obeys_none_either(comment: str, folder: Path) -> None
     [
         "a b.obj", "$(touch planted).obj", "`touch planted`.obj", "a;touch planted.obj", "-x.obj",
         "a\nb.obj", "a\x1b[31mb.obj", "a\u202eb.obj", "a::error::b.obj", "a%0Ab,c:d.obj",
+        "a\n::error::b.obj", "a\n \t::Add-Mask::b.obj", "a##[error]b.obj", "##vso[x]b.obj",
         '"""; open("planted", "w"); """.obj', "{x}%s.obj", "a\x85b\u2028.obj",
     ],
 )  # fmt: skip
@@ -188,9 +211,83 @@ def test_the_name_of_a_file_is_data_too(name: str, folder: Path) -> None:
         ):  # fmt: skip
             output = _run(*command).output
             assert not STEERS.search(output), (command, output)
+            assert _commands(output) <= (ANNOTATIONS if "github" in command else set()), command
             if "github" in command:
                 assert all(line.startswith("::") for line in output.splitlines())
         assert sorted(path.name for path in folder.iterdir()) == [name]
+
+
+PLANTED = "##[error]planted"
+
+
+@pytest.mark.parametrize("runner", ["", "GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION"])
+def test_what_a_program_reads_is_exact_except_in_a_log(
+    runner: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"{FORMULA}x  =  1  # {PLANTED}\n"
+    (folder / "x.obj").write_text(text)
+    for name in ("GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION"):
+        monkeypatch.delenv(name, raising=False)
+    if runner:
+        monkeypatch.setenv(runner, "1")
+    for command in (
+        ("gallery", "show", "./x.obj"),
+        ("fmt", "--diff", "x.obj"),
+        ("compile", "x.obj", "--stage", "torch"),
+    ):
+        exact = _led_into_a_file(folder, *command)
+        assert (PLANTED in exact) == (command[0] != "compile")
+        assert _run(*command).stdout == (without_commands(exact) if runner else exact)
+    assert _led_into_a_file(folder, "gallery", "show", "./x.obj") == text
+
+
+def _led_into_a_file(folder: Path, *command: str) -> str:
+    with (folder / "out").open("w+") as file:
+        subprocess.run(
+            [sys.executable, "-m", "objdsl", *command], stdout=file, stderr=subprocess.DEVNULL
+        )
+        file.seek(0)
+        return file.read()
+
+
+def test_json_holds_no_command_and_says_the_same(folder: Path) -> None:
+    name = "##[error] ::x::.obj"
+    (folder / name).write_text(f"# {PLANTED}\n{FORMULA}x = 1 / 0  # {PLANTED}\n")
+    for kind in ("sarif", "json"):
+        output = _run("check", "--output-format", kind, f"./{name}").stdout
+        assert not _commands(output)
+        _run("check", "--output-format", kind, f"./{name}", "-o", "report")
+        assert json.loads(output) == json.loads((folder / "report").read_text(encoding="utf-8"))
+    assert json.loads(output)["findings"][0]["location"]["file"] == name
+    comments = _run("compile", f"./{name}", "--stage", "tree").stdout
+    assert not _commands(comments) and "##[" in json.dumps(json.loads(comments))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("##[error]x", "#\ufffd[error]x"),
+        ("a ##vso[x] ###[y]", "a #\ufffdvso[x] ##\ufffd[y]"),
+        ("##teamcity[x]", "#\ufffdteamcity[x]"),
+        ("::error::x", ":\ufffderror::x"),
+        ("a\n\t ::error::x\n::stop-commands::y", "a\n\t :\ufffderror::x\n:\ufffdstop-commands::y"),
+        ("a\r::error::x", "a\r:\ufffderror::x"),
+        ("a ::error::", "a ::error::"),
+        (" ::: x.obj:1:2", " ::: x.obj:1:2"),
+        ("# ## [x] ##x", "# ## [x] ##x"),
+    ],
+)
+def test_commands_of_a_runner(text: str, shown: str) -> None:
+    assert without_commands(text) == shown
+    assert not _commands(shown)
+
+
+def test_usage_errors_hold_no_command(folder: Path) -> None:
+    for arguments in (
+        ("--x\n::error::y",), ("x\n::error::y",), ("check", "--x\n::error::y"),
+        ("gallery", "show", "x\n::error::y"), ("check", "a##[error]"),
+    ):  # fmt: skip
+        assert not _commands(_run(*arguments).output), arguments
 
 
 def test_a_command_that_is_shown_can_be_pasted(folder: Path) -> None:

@@ -11,7 +11,8 @@ import errno
 import gc
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -83,12 +84,13 @@ class Commands(click.Group):
                     ]
                 )
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _visible():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _visible():
             return self._invoke(ctx)
-        except click.ClickException as error:
-            error.message = visible(error.message)  # type: ignore[misc]
-            raise
 
     def _invoke(self, ctx: click.Context) -> Any:
         try:
@@ -120,6 +122,16 @@ class Commands(click.Group):
             _no_more_output()
             message = f"cannot write the output: {(error.strerror or str(error)).lower()}"
             raise WriteError(message) from None
+
+
+@contextmanager
+def _visible() -> Iterator[None]:
+    """Errors of usage repeat arguments, which may be names of files."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = visible(error.message)  # type: ignore[misc]
+        raise
 
 
 def _no_more_output() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from objdsl.cli.inputs import text
-from objdsl.cli.output import has_color, say
+from objdsl.cli.output import data, has_color, say
 
 if TYPE_CHECKING:
     from objdsl.audit.experiment import Given
@@ -99,7 +99,7 @@ def audit(
             ) from None
         say(f"wrote {picture}", err=True)
     if as_json:
-        say(found.to_json())
+        data(found.to_json())
     elif has_color(sys.stdout):
         from rich.console import Console
 

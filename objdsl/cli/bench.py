@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from objdsl.cli.inputs import settings, text
-from objdsl.cli.output import say
+from objdsl.cli.output import data, say
 from objdsl.frozen import dataclass
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def bench(
         raise click.UsageError(str(error)) from None
     if as_json:
         found = {name: asdict(cost) for name, cost in costs.items()}
-        say(json.dumps({"objective": objective.name, "sizes": sizes, "costs": found}))
+        data(json.dumps({"objective": objective.name, "sizes": sizes, "costs": found}))
         return
     say(f"{'':<8}{'products':>10}{'peak':>12}{'time':>8}")
     for name, cost in costs.items():

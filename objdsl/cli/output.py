@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,10 +17,12 @@ import click
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.errors import ObjdslError
 from objdsl.files import replace_text
-from objdsl.source import Source, visible
+from objdsl.source import Source, visible, without_commands
 
 # After so many a person stops reading; the summary says how many more there are.
 _MOST = 20
+# One of these is set where a runner (GitHub, Azure, TeamCity) reads what is printed.
+_RUNNERS = ("GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION")
 
 
 def show(diagnostics: Sequence[Diagnostic], *, err: bool = True, most: int = _MOST) -> None:
@@ -40,8 +43,8 @@ def show(diagnostics: Sequence[Diagnostic], *, err: bool = True, most: int = _MO
 def say(text: str = "", *, err: bool = False, nl: bool = True, fg: str | None = None) -> None:
     """Print a text for people, or for programs that read it line by line.
 
-    Names of files and pieces of their text may stand in it: whatever would steer the terminal is
-    shown instead.
+    Names of files and pieces of their text may stand in it: whatever would steer the terminal, or
+    the runner of a CI, is shown instead.
 
     Args:
         fg: a colour, where the stream shows colours.
@@ -50,9 +53,34 @@ def say(text: str = "", *, err: bool = False, nl: bool = True, fg: str | None = 
     click.secho(visible(text), err=err, nl=nl, fg=fg if color else None, color=color)
 
 
-def verbatim(text: str) -> None:
-    """Print a text as it is, for a file that it is led into."""
+def verbatim(text: str, *, color: bool | None = None) -> None:
+    """Print a text as it is, for a file or a program; without commands where a runner reads it."""
+    text = without_commands(text) if _is_read_by_runner(sys.stdout) else text
+    click.echo(text, nl=False, color=color)
+
+
+def data(text: str) -> None:
+    """Print JSON. It stays what it is, and holds no command: a `#` in a string can be escaped."""
+    click.echo(_escaped(text), nl=not text.endswith("\n"))
+
+
+def annotate(text: str) -> None:
+    """Print commands for GitHub's runner, whose texts hold no others."""
     click.echo(text, nl=False)
+
+
+def _escaped(json: str) -> str:
+    return json.replace("##", r"#\u0023")
+
+
+def _is_read_by_runner(stream: TextIO) -> bool:
+    """Whether what goes to `stream` may end in the log of a CI; what goes into a file does not."""
+    if not any(os.environ.get(name) for name in _RUNNERS):
+        return False
+    try:
+        return not stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except OSError:
+        return True
 
 
 def has_color(stream: TextIO) -> bool:
@@ -106,6 +134,7 @@ def write(path: Path, text: str) -> None:
 
 def code(text: str, language: str) -> None:
     """Print a text, with colours for its language where the standard output shows colours."""
+    text = _escaped(text) if language == "json" else text
     color = has_color(sys.stdout)
     if color:
         from pygments import highlight
@@ -113,4 +142,4 @@ def code(text: str, language: str) -> None:
         from pygments.lexers import get_lexer_by_name
 
         text = highlight(text, get_lexer_by_name(language), TerminalFormatter())
-    click.echo(text, nl=False, color=color)
+    verbatim(text, color=color)

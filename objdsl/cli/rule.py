@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from objdsl.cli.output import has_color, say
+from objdsl.cli.output import data, has_color, say
 from objdsl.codes import Page
 from objdsl.diagnostic import near
 from objdsl.lint.run import pages
@@ -27,7 +27,7 @@ def rule(name: str | None, every: bool, format_: str) -> None:
         raise click.UsageError("--all shows every rule: leave the name out, or --all")
     found = pages() if name is None else (_find(name),)
     if format_ == "json":
-        say(json.dumps([_plain(one) for one in found], indent=2))
+        data(json.dumps([_plain(one) for one in found], indent=2))
     elif name is None and not every:
         _list(found)
     else:

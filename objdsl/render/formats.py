@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from objdsl.diagnostic import Diagnostic, Fix, Severity
-from objdsl.source import Span
+from objdsl.source import Span, visible
 
 JSON_VERSION = 1
 _SARIF = (
@@ -174,7 +174,7 @@ def _place(span: Span | None) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return visible(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

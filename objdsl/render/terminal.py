@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
 from objdsl.frozen import dataclass
-from objdsl.source import STEERS, Source, Span
+from objdsl.source import STEERS, Source, Span, without_commands
 
 _PLAIN, _BOLD, _BLUE = "", "1", "1;34"  # parameters of the terminal's `ESC [ ... m`
 _COLORS = {Severity.ERROR: "1;31", Severity.WARNING: "1;33", Severity.NOTE: "1;36"}
@@ -45,7 +45,7 @@ def render(diagnostic: Diagnostic, color: bool = False, width: int = 100) -> str
     notes = [row for note in _notes(diagnostic) for row in _note(*note, gutter, width)]
     if marks and notes:
         rows.append(_margin(gutter))
-    return "\n".join(row.text(color) for row in rows + notes)
+    return without_commands("\n".join(row.text(color) for row in rows + notes))
 
 
 # --- what stands under the frame -----------------------------------------------------------------
