@@ -10,10 +10,11 @@ from types import FrameType
 
 import pytest
 
-from objdsl import driver, elaborate, gallery, loads
+from objdsl import driver, gallery, loads
 from objdsl.analysis import advantage, bonuses, extremes, sums
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic
+from objdsl.elaborate import context
 from objdsl.emit import lower
 from objdsl.errors import ObjectiveError
 from objdsl.explain import sections
@@ -129,7 +130,7 @@ def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         (bonuses, "_MOST_TERMS", 1),
         (lower, "_MOST_TERMS", 8),
         (show, "_MOST_PARTS", 1),
-        (elaborate, "MAX_ERRORS", 8),
+        (context, "MAX_ERRORS", 8),
     ):
         monkeypatch.setattr(module, name, most)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from objdsl.diagnostic import spelled
-from objdsl.elaborate import COLUMNS, FUNCTIONS, REDUCTIONS, SUBSETS
+from objdsl.elaborate import COLUMNS, FUNCTIONS, SUBSETS
+from objdsl.ir.ops import REDUCTIONS
 from objdsl.syntax.foreign import ALIASES, said_here
 
 PRELUDE = ["geo", "surrogate", "dual_clip", "k1", "k2", "k3", "entropy", "gae"]

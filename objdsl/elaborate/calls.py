@@ -1,0 +1,125 @@
+"""Functions, and names before square brackets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from objdsl.elaborate.checks import at_tokens
+from objdsl.elaborate.context import Context
+from objdsl.elaborate.language import FUNCTIONS, SUBSETS
+from objdsl.elaborate.names import is_trained, known_names, resolved, signature
+from objdsl.elaborate.scope import Frame
+from objdsl.elaborate.suggestions import no_function, no_index, unknown_indexed
+from objdsl.ir import build
+from objdsl.ir.indices import SCALAR
+from objdsl.ir.nodes import Binary, Clip, Expr, LogDist, Scan, Shift
+from objdsl.ir.objective import BUILT_IN_POLICIES, Named
+from objdsl.ir.ops import FUNCTIONS as UNARY_FUNCTIONS
+from objdsl.ir.ops import REDUCTIONS, unary
+from objdsl.syntax import tree
+
+
+def call(ctx: Context, node: tree.Call) -> Expr:
+    """`f(x)`, for a function of the file, the prelude or the language."""
+    node = replace(node, function=resolved(ctx, node.function))
+    name = node.function.id
+    if name in ctx.scope.defs:
+        return _inline(ctx, ctx.scope.defs[name], node)
+    if name not in FUNCTIONS:
+        with ctx.then(*node.arguments):
+            no_function(ctx, node)
+    _check_arguments(ctx, node, FUNCTIONS[name])
+    args = [build.real(value) for value in ctx.all(*node.arguments)]
+    match name:
+        case "sg":
+            return build.stop(args[0])
+        case "min" | "max":
+            result = args[0]
+            for other in args[1:]:
+                result = Binary("min" if name == "min" else "max", result, other)
+            return result
+        case "clip":
+            return Clip(*args)
+        case "next":
+            return Shift(at_tokens(ctx, args[0], node.arguments[0].span), 1)
+        case "togo":
+            x = at_tokens(ctx, args[0], node.arguments[0].span)
+            if args[1].current or args[1].indices != SCALAR:
+                ctx.fail("wrong-type", "a discount is one number", node.arguments[1].span)
+            return Scan(">=", x, None if args[1] == build.ONE else args[1])
+    return unary(UNARY_FUNCTIONS[name], args[0])
+
+
+def indexed(ctx: Context, node: tree.Indexed) -> Expr:
+    """`pi[v]`, the one name that takes an index."""
+    name, binder = resolved(ctx, node.name).id, node.binder
+    policies = (*BUILT_IN_POLICIES, *ctx.scope.policies)
+    if name in REDUCTIONS or name in SUBSETS:
+        ctx.fail(
+            "wrong-arguments", f"`{name}` has nothing to work on", node.span,
+            help=f"`{name}[{binder.span.text.strip('[]')}] x`; a minus needs brackets: "
+            f"`{name}[t] (-x)`",
+        )  # fmt: skip
+    is_word = [index.id for index in binder.indices] == ["v"] and binder.condition is None
+    if name in ctx.frames[-1].values and is_word:
+        ctx.fail(
+            "wrong-index", f"`{name}` is an argument here, a value without words", node.span,
+            help="the distribution of a policy is an argument of its own: `f(pi, pi[v])`",
+        )  # fmt: skip
+    if name in policies and is_word:
+        return build.exp(LogDist(name, is_trained(ctx, name)))
+    if name in policies:
+        ctx.fail(
+            "wrong-index", f"`{name}` can be indexed by `v` only, the word of the vocabulary",
+            binder.span, help=f"`{name}` alone is the probability of the sampled token",
+        )  # fmt: skip
+    if name not in known_names(ctx):
+        unknown_indexed(ctx, node)
+    ctx.fail(
+        "wrong-index", f"`{name}` is not indexed: its indices are implied", node.span,
+        help=f"write `{name}`",
+    )  # fmt: skip
+
+
+def _check_arguments(ctx: Context, call: tree.Call, wanted: int) -> None:
+    given = len(call.arguments)
+    if given == wanted or (wanted < 0 and given >= -wanted):
+        return
+    least = "at least " if wanted < 0 else ""
+    name = call.function.id
+    if name in REDUCTIONS and given == 1:
+        no_index(ctx, call)
+    ctx.fail(
+        "wrong-arguments",
+        f"`{name}` takes {least}{abs(wanted)} argument{'s' if abs(wanted) > 1 else ''}, "
+        f"not {given}",
+        call.span, help=f"`{name}({signature(ctx, name)})`",
+    )  # fmt: skip
+
+
+def _inline(ctx: Context, function: tree.Def, call: tree.Call) -> Expr:
+    """The body of a function, with arguments for its names."""
+    name = function.name.id
+    _check_arguments(ctx, call, len(function.arguments))
+    names = [other for other, _ in ctx.open]
+    if name + "()" in names:
+        cycle = [*names[names.index(name + "()") :], name + "()"]
+        ctx.fail(
+            "cyclic-binding", f"the function `{name}` calls itself", call.span,
+            help="the cycle is " + " -> ".join(cycle),
+        )  # fmt: skip
+    args = ctx.all(*call.arguments)
+    bound = {a.id: value for a, value in zip(function.arguments, args, strict=True)}
+    ctx.enter(name + "()", call.span)
+    ctx.frames.append(Frame(bound))
+    site = ctx.site
+    if function.span.source is ctx.prelude.source:
+        ctx.site = site or call.span
+    try:
+        value = ctx.expr(function.body)
+        ctx.calls.append(Named(name, value, call.span))
+        return value
+    finally:
+        ctx.site = site
+        ctx.frames.pop()
+        ctx.open.pop()

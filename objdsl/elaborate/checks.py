@@ -1,0 +1,42 @@
+"""What a place asks of a value."""
+
+from __future__ import annotations
+
+from objdsl.elaborate.context import Context
+from objdsl.elaborate.wording import reduce_hint
+from objdsl.ir import build
+from objdsl.ir.indices import SCALAR, WORD, written
+from objdsl.ir.nodes import Binary, Column, Expr
+from objdsl.source import Span
+
+
+def as_mask(ctx: Context, value: Expr, span: Span) -> Expr:
+    """A condition; a column is one where it is not 0."""
+    if value.boolean:
+        return value
+    if isinstance(value, Column) and not value.trained:
+        return Binary("ne", value, build.ZERO)
+    ctx.fail(
+        "wrong-type", "a condition is wanted here, and this is a number", span,
+        help="compare it with something: `x > 0`",
+    )  # fmt: skip
+
+
+def as_number(ctx: Context, value: Expr, span: Span, what: str) -> Expr:
+    """One number for the whole step."""
+    value = build.real(value)
+    if value.indices != SCALAR:
+        ctx.fail(
+            "not-a-number",
+            f"`{what}` wants one number, but this has a value for each of "
+            f"{written(value.indices)}",
+            span, help=reduce_hint(value.indices, SCALAR),
+        )  # fmt: skip
+    return value
+
+
+def at_tokens(ctx: Context, x: Expr, span: Span) -> Expr:
+    """A value that varies with tokens at most, not with words."""
+    if x.indices != WORD:
+        return x
+    ctx.fail("wrong-index", "this has a value for each word `v` of the vocabulary", span)

@@ -1,0 +1,216 @@
+"""What is known while a file is elaborated: values, the definition that is open, errors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from objdsl.codes import ErrorName, error
+from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, same_letters, spelled
+from objdsl.elaborate.scope import Frame, Scope
+from objdsl.errors import ObjdslError, ObjectiveError
+from objdsl.ir.nodes import Column, Expr
+from objdsl.ir.objective import Named, Parameter
+from objdsl.source import Source, Span
+from objdsl.syntax import tree
+from objdsl.syntax.foreign import said_here
+from objdsl.syntax.reach import Loose
+
+Find = Callable[[str, Span], tree.File]
+"""Finds the file of a base objective; raises ObjectiveError where there is none."""
+
+MAX_NODES = 20_000
+# Definitions that are used before they stand in the file, or functions, one inside the other.
+MAX_OPEN = 64
+# Stop after this many errors.
+MAX_ERRORS = 100
+
+SHALLOWER = (
+    f"at most {MAX_OPEN} definitions are opened one inside the other; "
+    "one that stands above its use is not opened again"
+)
+
+
+class RecordedError(ObjdslError):
+    """An error has been recorded; what depends on it is silent."""
+
+
+@dataclass
+class Context:
+    """What is known while a file is elaborated, and the errors so far.
+
+    Attributes:
+        prelude: the parsed `std.obj`.
+        find: looks up the file after `from`.
+        build: makes the node of an expression.
+        scope: the statements that names stand for.
+        params: the hyper-parameters by their names.
+        givens: the declared columns.
+        kept: the condition of `keep p where ...`.
+        values: the values of definitions; None for one that is begun, or that is wrong.
+        order: the definitions, each after those that it uses.
+        calls: the calls of functions.
+        open: the definitions and functions that are begun, with where they are used.
+        frames: what the arguments of functions and running indices stand for.
+        site: the call in the file of the function of the prelude that is open.
+        made: how many nodes were built.
+        loose: the reductions that may read two ways, by the product that they stand in.
+        factors: values of factors that were looked at before their product.
+        clear: where loose reductions start that read one way.
+        doubtful: where loose reductions start that read two ways.
+        aliases: names that are read as others, by where they start.
+    """
+
+    prelude: tree.File
+    find: Find
+    build: Callable[[Context, tree.Expression], Expr]
+    scope: Scope = field(default_factory=Scope)
+    params: dict[str, Parameter] = field(default_factory=dict)
+    givens: dict[str, Column] = field(default_factory=dict)
+    kept: Expr | None = None
+    values: dict[str, Expr | None] = field(default_factory=dict)
+    order: list[Named] = field(default_factory=list)
+    calls: list[Named] = field(default_factory=list)
+    open: list[tuple[str, Span]] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=lambda: [Frame()])
+    site: Span | None = None
+    made: int = 0
+    loose: dict[int, tuple[tree.Binary, list[Loose]]] = field(default_factory=dict)
+    factors: dict[int, Expr] = field(default_factory=dict)
+    clear: set[tuple[Source, int]] = field(default_factory=set)
+    doubtful: set[tuple[Source, int]] = field(default_factory=set)
+    aliases: dict[tuple[Source, int], str] = field(default_factory=dict)
+    errors: list[Diagnostic] = field(default_factory=list)
+
+    # --- values ----------------------------------------------------------------------------------
+
+    def expr(self, node: tree.Expression) -> Expr:
+        """The value of an expression; raises RecordedError where it has none."""
+        if (value := self.factors.pop(id(node), None)) is not None:
+            return value
+        self.made += 1
+        if self.made > MAX_NODES:
+            message = "the formula is too large once its functions are put in"
+            self.record("too-large", message, node.span)
+            raise ObjectiveError(self.errors)
+        return _located(self.build(self, node), self.site or node.span)
+
+    def all(self, *nodes: tree.Expression) -> list[Expr]:
+        """The values of several expressions; the errors of each, where one has any."""
+        values: list[Expr] = []
+        for node in nodes:
+            with suppress(RecordedError):
+                values.append(self.expr(node))
+        if len(values) < len(nodes):
+            raise RecordedError
+        return values
+
+    @contextmanager
+    def then(self, *nodes: tree.Expression) -> Iterator[None]:
+        """Reports the errors of some expressions, too, after that of what they are part of."""
+        try:
+            yield
+        finally:
+            with suppress(RecordedError):
+                self.all(*nodes)
+
+    # --- places ----------------------------------------------------------------------------------
+
+    def enter(self, name: str, use: Span) -> None:
+        """Begins a definition or a function, inside of those that are begun."""
+        if len(self.open) == MAX_OPEN:
+            message = f"definitions lean on each other here, more than {MAX_OPEN} deep"
+            self.record("nested-too-deeply", message, use, help=SHALLOWER)
+            raise ObjectiveError(self.errors)
+        self.open.append((name, use))
+
+    @contextmanager
+    def frame(self, frame: Frame) -> Iterator[None]:
+        """Reads with other names that stand for values."""
+        self.frames.append(frame)
+        try:
+            yield
+        finally:
+            self.frames.pop()
+
+    @contextmanager
+    def statement(self) -> Iterator[None]:
+        """Reads one statement; its errors are recorded, and the next one is read."""
+        try:
+            yield
+        except RecordedError:
+            self.frames, self.open, self.site = [Frame()], [], None
+            self.factors.clear()
+
+    # --- errors ----------------------------------------------------------------------------------
+
+    def record(
+        self,
+        name: ErrorName,
+        message: str,
+        span: Span | None,
+        *,
+        help: str = "",
+        labels: tuple[Label, ...] = (),
+        near_to: tuple[str, Iterable[str]] | None = None,
+        choices: tuple[Fix, ...] = (),
+        fix: Fix | None = None,
+    ) -> None:
+        """Records an error. With `near_to`, an unknown name and the known ones, the near one is the
+        help, or what a name of other languages is called here."""
+        if near_to is not None:
+            unknown, known = near_to
+            found, said = spelled(unknown, known), said_here(unknown)
+            if found is not None and (said is None or same_letters(unknown, found)):
+                help = f"did you mean `{found}`?"
+                if span is not None:
+                    fix = Fix(f"write `{found}`", (Edit(span, found),))
+            elif said is not None:
+                help = said
+        if self.site is not None and span is not None and span.source is self.prelude.source:
+            span = self.site
+        self.report(error(name, message, span, labels=labels, help=help, fix=fix, choices=choices))
+
+    def report(self, error: Diagnostic) -> None:
+        """Adds an error, once: a function may be called, and a factor looked at, several times."""
+        if any(e.message == error.message and e.span == error.span for e in self.errors):
+            return
+        self.errors.append(error)
+        if len(self.errors) == MAX_ERRORS:
+            raise ObjectiveError(self.errors)
+
+    def refuse(self, error: Diagnostic) -> NoReturn:
+        """Records an error, on whose place there is no value."""
+        self.report(error)
+        raise RecordedError
+
+    def fail(
+        self,
+        name: ErrorName,
+        message: str,
+        span: Span | None,
+        *,
+        help: str = "",
+        labels: tuple[Label, ...] = (),
+        near_to: tuple[str, Iterable[str]] | None = None,
+        choices: tuple[Fix, ...] = (),
+        fix: Fix | None = None,
+    ) -> NoReturn:
+        """Records an error, on whose place there is no value."""
+        self.record(
+            name, message, span, help=help, labels=labels, near_to=near_to, choices=choices, fix=fix
+        )
+        raise RecordedError
+
+
+def _located(expr: Expr, span: Span) -> Expr:
+    """The node with its place, if it has none yet. Leaves may be shared, so they are copied."""
+    if expr.span is not None:
+        return expr
+    if not expr.children:
+        expr = copy.copy(expr)
+    object.__setattr__(expr, "span", span)
+    return expr

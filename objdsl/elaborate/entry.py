@@ -1,0 +1,164 @@
+"""From the tree of a file to its formula."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from objdsl.codes import error
+from objdsl.diagnostic import Diagnostic
+from objdsl.elaborate.checks import as_number
+from objdsl.elaborate.collect import collect
+from objdsl.elaborate.context import SHALLOWER, Context, Find
+from objdsl.elaborate.expressions import node_of
+from objdsl.elaborate.names import binding
+from objdsl.elaborate.statements import (
+    domain_of,
+    given_column,
+    goal_of,
+    kept_prompts,
+    parameter_of,
+    policy_of,
+    sampling_of,
+)
+from objdsl.errors import ObjectiveError
+from objdsl.ir import build
+from objdsl.ir.nodes import Expr
+from objdsl.ir.objective import CRITIC, Declared, Named, Objective, Policy, Sampling
+from objdsl.syntax import tree
+
+MAX_POLICIES = 32
+
+
+def elaborate(file: tree.File, prelude: tree.File, find: Find) -> Objective:
+    """The objective that a file describes.
+
+    Args:
+        file: the parsed file.
+        prelude: the parsed `std.obj`, whose functions every file may use.
+        find: looks up the file after `from`.
+
+    Raises:
+        ObjectiveError: with every error that was found.
+    """
+    try:
+        return _objective(Context(prelude, find, node_of), file)
+    except RecursionError:
+        raise ObjectiveError([too_deep(file)]) from None
+
+
+@dataclass(frozen=True)
+class Spellings:
+    """What a text may be rewritten to without changing what it says.
+
+    Attributes:
+        clear: where the reductions start whose readings are all one value: what follows each of
+            them leaves no doubt, brackets or not (`sum[t] x / 4096`).
+        aliases: the names that are read as others, `detach` as `sg`, by where they start.
+    """
+
+    clear: frozenset[int]
+    aliases: Mapping[int, str]
+
+
+def spellings(file: tree.File, prelude: tree.File, find: Find) -> Spellings:
+    """What may be rewritten in a file; of what its errors keep from being judged, nothing."""
+    ctx = Context(prelude, find, node_of)
+    with suppress(ObjectiveError, RecursionError):
+        _objective(ctx, file)
+    clear = ctx.clear - ctx.doubtful
+    return Spellings(
+        frozenset(start for source, start in clear if source is file.source),
+        {start: to for (source, start), to in ctx.aliases.items() if source is file.source},
+    )
+
+
+def too_deep(file: tree.File) -> Diagnostic:
+    """What is said where a pass gives up: each of them follows definitions by recursion."""
+    message = "the definitions of this file lean on each other too deeply"
+    where = file.statements[-1].span if file.statements else None
+    return error("nested-too-deeply", message, where, help=SHALLOWER)
+
+
+def _objective(ctx: Context, file: tree.File) -> Objective:
+    scope, header = ctx.scope, collect(ctx, file)
+    policies = _declared(ctx)
+    sampling = _sampled(ctx)
+    for name, let in scope.lets.items():
+        if let.span.source is not ctx.prelude.source:
+            with ctx.statement():
+                binding(ctx, name, let.name.span)
+    reports = []
+    for name, report in scope.reports.items():
+        with ctx.statement():
+            value = as_number(ctx, ctx.expr(report.value), report.value.span, "report")
+            reports.append(Named(name, value, report.span))
+    goals = _goals(ctx)
+    if False not in scope.goals:
+        where = header.span if header else (file.statements[-1].span if file.statements else None)
+        ctx.record("no-goal", "nothing is maximised", where, help="add `maximize ...`")
+    if ctx.errors:
+        raise ObjectiveError(ctx.errors)
+    critic = goals.get(True)
+    if critic is not None and "critic_loss" not in scope.reports:
+        reports.append(Named("critic_loss", critic))
+    return Objective(
+        name=header.name.id if header else "objective",
+        goal=goals[False],
+        critic=critic,
+        reports=tuple(reports),
+        bindings=tuple(ctx.order),
+        calls=tuple(ctx.calls),
+        params=tuple(ctx.params.values()),
+        declared=tuple(
+            Declared(CRITIC.get(name, name), domain_of(ctx, given.domain))
+            for name, given in scope.givens.items()
+            if given.domain is not None
+        ),
+        policies=policies,
+        sampling=sampling,
+        keep=ctx.kept,
+        base=header.base.id if header and header.base else None,
+        source=file.source,
+    )
+
+
+def _declared(ctx: Context) -> tuple[Policy, ...]:
+    """The policies; parameters and columns are known to the context from here on."""
+    scope = ctx.scope
+    ctx.params = {name: parameter_of(ctx, param) for name, param in scope.params.items()}
+    for name, given in scope.givens.items():
+        with ctx.statement():
+            ctx.givens[name] = given_column(ctx, given)
+    policies = tuple(policy_of(ctx, policy) for policy in scope.policies.values())
+    if len(policies) > MAX_POLICIES:
+        ctx.record(
+            "too-large", f"an objective has at most {MAX_POLICIES} policies of its own",
+            [*scope.policies.values()][MAX_POLICIES].span,
+        )  # fmt: skip
+        raise ObjectiveError(ctx.errors)
+    return policies
+
+
+def _sampled(ctx: Context) -> Sampling:
+    """How the responses are drawn; the context knows from here on which prompts are kept."""
+    sampling = Sampling()
+    for sample in ctx.scope.samples.values():
+        with ctx.statement():
+            sampling = sampling_of(ctx, sample)
+    for keep in ctx.scope.keeps.values():
+        with ctx.statement():
+            ctx.kept = kept_prompts(ctx, keep)
+    return sampling
+
+
+def _goals(ctx: Context) -> dict[bool, Expr]:
+    """What is maximised, at False; at True what is minimised for the critic."""
+    goals: dict[bool, Expr] = {}
+    for critic, statement in ctx.scope.goals.items():
+        with ctx.statement():
+            value = goal_of(ctx, statement)
+            sense = "minimize" if critic else "maximize"
+            goals[critic] = value if statement.sense == sense else build.neg(value)
+    return goals

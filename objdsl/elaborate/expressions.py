@@ -1,0 +1,81 @@
+"""The node of each kind of expression."""
+
+from __future__ import annotations
+
+from objdsl.elaborate.calls import call, indexed
+from objdsl.elaborate.checks import as_mask
+from objdsl.elaborate.context import Context
+from objdsl.elaborate.names import value_of
+from objdsl.elaborate.readings import judge
+from objdsl.elaborate.reductions import reduction
+from objdsl.ir import build
+from objdsl.ir.indices import union
+from objdsl.ir.nodes import Binary, Expr, Length, Where
+from objdsl.ir.ops import SIGNS
+from objdsl.syntax import tree
+
+
+def node_of(ctx: Context, node: tree.Expression) -> Expr:
+    """The node of an expression; its parts are asked of the context."""
+    match node:
+        case tree.Number(value):
+            return build.const(value)
+        case tree.Name():
+            return value_of(ctx, node)
+        case tree.Length():
+            return Length()
+        case tree.Unary("not", operand):
+            return build.negation(as_mask(ctx, ctx.expr(operand), operand.span))
+        case tree.Unary(sign, operand):
+            x = build.real(ctx.expr(operand))
+            return build.neg(x) if sign == "-" else x
+        case tree.Binary(op, left, right):
+            _, found = ctx.loose.get(id(node), (node, ()))
+            if found:
+                judge(ctx, node, found)
+            return _binary(ctx, op, left, right)
+        case tree.Conditional(then, condition, otherwise):
+            a, b, m = ctx.all(then, otherwise, condition)
+            m = as_mask(ctx, m, condition.span)
+            chosen = build.where(m, a, b)
+            if chosen.indices == union(m.indices, a.indices, b.indices):
+                return chosen
+            both = a.boolean and b.boolean
+            return Where(m, a, b) if both else Where(m, build.real(a), build.real(b))
+        case tree.Call():
+            return call(ctx, node)
+        case tree.Indexed():
+            return indexed(ctx, node)
+        case tree.Reduction():
+            return reduction(ctx, node)
+
+
+def _binary(ctx: Context, op: str, left: tree.Expression, right: tree.Expression) -> Expr:
+    a, b = ctx.all(left, right)
+    result = _operator(ctx, op, a, b, left, right)
+    if result.indices == union(a.indices, b.indices):
+        return result
+    # `pi / pi` is 1, and still a value for each token: indices come from what is written.
+    return Binary(SIGNS[op], build.real(a), build.real(b))
+
+
+def _operator(
+    ctx: Context, op: str, a: Expr, b: Expr, left: tree.Expression, right: tree.Expression
+) -> Expr:
+    match op:
+        case "and" | "or":
+            a, b = as_mask(ctx, a, left.span), as_mask(ctx, b, right.span)
+            return build.both(a, b) if op == "and" else Binary("or", a, b)
+        case "<" | "<=" | ">" | ">=" | "==" | "!=":
+            return Binary(SIGNS[op], build.real(a), build.real(b))
+        case "*":
+            return build.mul(a, b)
+        case "/":
+            return build.div(a, build.real(b))
+    a, b = build.real(a), build.real(b)
+    match op:
+        case "+":
+            return build.add(a, b)
+        case "-":
+            return build.sub(a, b)
+    return build.power(a, b)

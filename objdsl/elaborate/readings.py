@@ -1,0 +1,143 @@
+"""Reductions that read two ways: `sum[t] x * y` may end before the product, or reach over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from objdsl.codes import error
+from objdsl.diagnostic import Diagnostic, Label
+from objdsl.elaborate.context import Context, RecordedError
+from objdsl.elaborate.wording import cut
+from objdsl.source import Span
+from objdsl.syntax import tree
+from objdsl.syntax.reach import PRODUCT, Loose, expressions, loose
+
+
+def note(ctx: Context, statement: tree.Statement) -> None:
+    """Remembers the loose reductions of a statement for when the indices are known."""
+    for expression in expressions(statement):
+        for found in loose(expression):
+            _, here = ctx.loose.setdefault(id(found.product), (found.product, []))
+            here.append(found)
+            if isinstance(statement, tree.Def) and found.certain:  # it may never be called
+                _doubt(ctx, found, [True] * len(found.followers))
+
+
+def judge(ctx: Context, product: tree.Binary, found: Sequence[Loose]) -> None:
+    """Raises RecordedError where a reduction of a product reads two ways."""
+    doubts = False
+    for one in found:
+        place = (one.product.span.source, one.start)
+        differs, labels = _differs(ctx, one)
+        if not any(differs):
+            ctx.clear.add(place)
+        elif not doubts:  # the readings of one reduction settle others
+            doubts = True
+            _doubt(ctx, one, differs, labels)
+    if doubts:
+        bound = frozenset[str]().union(*(one.bound for one in found))
+        ctx.all(*(part for part in _factors(product) if not bound & _free(part)))
+        raise RecordedError
+
+
+def _differs(ctx: Context, found: Loose) -> tuple[list[bool], tuple[Label, ...]]:
+    """For each follower of a reduction, whether it matters on which side of the end it is."""
+    over = {index for one in found.nest for index in _reduced(one.binder)}
+    differs: list[bool] = []
+    labels: list[Label] = []
+    for follower in found.followers:
+        named = found.bound & _free(follower.right)
+        if not found.distributes or follower.op == "^" or named:
+            differs.append(True)
+            continue
+        try:
+            value = ctx.expr(follower.right)
+        except RecordedError:  # what it is will be known when its error is gone
+            ctx.doubtful.add((found.product.span.source, found.start))
+            differs.append(False)
+            continue
+        ctx.factors[id(follower.right)] = value
+        shared = [index for index in value.indices if index in over]
+        differs.append(bool(shared))
+        if shared:
+            labels.append(Label(follower.right.span, f"varies with `{','.join(shared)}`"))
+    if labels and ctx.open and ctx.open[-1][0].endswith("()"):
+        labels.append(Label(ctx.open[-1][1], "in this call"))
+    return differs, tuple(labels)
+
+
+def _doubt(
+    ctx: Context, found: Loose, differs: Sequence[bool], labels: tuple[Label, ...] = ()
+) -> None:
+    ctx.doubtful.add((found.product.span.source, found.start))
+    ctx.report(two_readings(found, differs, labels))
+
+
+def undecided(file: tree.File) -> list[Diagnostic]:
+    """The reductions of a file that read two ways whatever the indices of their values are."""
+    return [
+        two_readings(found, [True] * len(found.followers), ())
+        for statement in file.statements
+        for expression in expressions(statement)
+        for found in loose(expression)
+        if found.certain
+    ]
+
+
+def two_readings(found: Loose, differs: Sequence[bool], labels: tuple[Label, ...]) -> Diagnostic:
+    """A reduction that may end before what follows it, or reach over it."""
+    operator, span = found.nest[0].operator.id, found.span
+    rest = Span(span.source, found.nest[0].span.end, span.end).text
+    return error(
+        "two-readings",
+        f"the {_REDUCED.get(operator, operator)} may end before `{cut(rest)}`, or reach over it",
+        span, labels=labels, choices=found.readings(differs),
+        help="brackets say which: on paper it reaches over a product, and here over one operand",
+    )  # fmt: skip
+
+
+_REDUCED = {"prod": "product", "max": "maximum", "min": "minimum", "std": "deviation"}
+
+
+def _factors(node: tree.Expression, top: bool = True) -> Iterator[tree.Expression]:
+    """The parts of a product, each a value of its own; of a loose reduction its operand."""
+    bracketed = isinstance(node, tree.Unary | tree.Binary | tree.Reduction) and node.bracketed
+    match node:
+        case tree.Binary(op, left, right) if op in PRODUCT and (top or not bracketed):
+            yield from _factors(left, False)
+            yield from _factors(right, False)
+        case tree.Unary("-" | "+", operand) if not bracketed:
+            yield from _factors(operand, False)
+        case tree.Reduction(_, tree.Binder(_, None, _), (operand,)) if not bracketed:
+            yield from _factors(operand, False)
+        case tree.Reduction() if not bracketed:
+            pass  # its operand may name the index that runs
+        case _:
+            yield node
+
+
+def _reduced(binder: tree.Binder) -> tuple[str, ...]:
+    """The indices that a reduction takes away, or runs along."""
+    if binder.relation is not None:
+        return (binder.relation.index.id,)
+    return tuple(index.id for index in binder.indices)
+
+
+def _free(node: tree.Expression) -> set[str]:
+    """The names that an expression reads, without the indices that run inside it."""
+    match node:
+        case tree.Name(id):
+            return {id}
+        case tree.Reduction(_, tree.Binder(_, relation, condition), operands):
+            inside = set[str]().union(*map(_free, operands), _free(condition) if condition else ())
+            return inside - ({relation.bound.id} if relation else set())
+        case tree.Unary(_, operand):
+            return _free(operand)
+        case tree.Binary(_, left, right):
+            return _free(left) | _free(right)
+        case tree.Conditional(then, condition, otherwise):
+            return _free(then) | _free(condition) | _free(otherwise)
+        case tree.Call(_, arguments):
+            return set[str]().union(*map(_free, arguments))
+        case tree.Number() | tree.Length() | tree.Indexed():
+            return set()

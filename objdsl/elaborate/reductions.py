@@ -1,0 +1,221 @@
+"""`mean[i] x`, `sum[j != i] x`, `sum[s >= t] x` and `top[p,i,t](x, f)`."""
+
+from __future__ import annotations
+
+from objdsl.diagnostic import Label
+from objdsl.elaborate.checks import as_mask, at_tokens
+from objdsl.elaborate.context import Context
+from objdsl.elaborate.language import SUBSETS, meaning
+from objdsl.elaborate.names import index_of, known_names
+from objdsl.elaborate.scope import Frame
+from objdsl.elaborate.suggestions import no_reduction
+from objdsl.elaborate.wording import index_name, reduce_hint, shown
+from objdsl.ir import build
+from objdsl.ir.bounds import bounds
+from objdsl.ir.indices import (
+    MEANING,
+    RESPONSE,
+    SCALAR,
+    TOKEN,
+    WORD,
+    Indices,
+    over_to,
+    remove,
+    union,
+    written,
+)
+from objdsl.ir.nodes import (
+    Binary,
+    Const,
+    Expr,
+    Length,
+    Others,
+    Pick,
+    Position,
+    Reduce,
+    Scan,
+    ScanRelation,
+    Top,
+    Unary,
+)
+from objdsl.ir.ops import REDUCE, REDUCTIONS
+from objdsl.syntax import tree
+
+
+def reduction(ctx: Context, node: tree.Reduction) -> Expr:
+    """The node of a reduction, whichever it is."""
+    op, binder = node.operator.id, node.binder
+    if op in SUBSETS:
+        return _subset(ctx, node)
+    if op not in REDUCTIONS:
+        with ctx.then(*(node.operands if binder.relation is None else ())):
+            no_reduction(ctx, node.operator)
+    if len(node.operands) != 1:
+        ctx.fail("wrong-arguments", f"`{op}` works on one value", node.span)
+    if binder.relation is not None:
+        return _related(ctx, op, node, binder.relation)
+    condition = () if binder.condition is None else (binder.condition,)
+    x, *masks = ctx.all(node.operands[0], *condition)
+    x = build.real(x)
+    mask = None
+    if binder.condition is not None:
+        mask = as_mask(ctx, masks[0], binder.condition.span)
+    over = _over(ctx, binder, op, x, mask, node.operands[0])
+    if "p" in over and ctx.kept is not None:
+        mask = ctx.kept if mask is None else build.both(ctx.kept, mask)
+    if op == "prod" and isinstance(x, Unary) and x.op == "exp":
+        return build.exp(Reduce("sum", over, x.x, mask))
+    return Reduce(REDUCTIONS[op], over, x, mask)
+
+
+def _related(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation) -> Expr:
+    """A reduction whose index stands in a relation to one outside: `j != i`, `s >= t`."""
+    bound = relation.bound
+    if bound.id in MEANING and relation.index.id not in MEANING:
+        mirrored = relation.op.translate(str.maketrans("<>", "><"))
+        ctx.fail(
+            "wrong-index", "the index that runs stands first", node.binder.span,
+            help=f"write `{op}[{relation.index.id} {mirrored} {bound.id}]`",
+        )  # fmt: skip
+    index_of(ctx, relation.index)
+    if bound.id in known_names(ctx) or bound.id in MEANING:
+        ctx.fail(
+            "reserved-name", f"`{bound.id}` already has a meaning: {meaning(bound.id)}",
+            bound.span,
+            help="the index that runs needs a name of its own: `j != i`, `s >= t`",
+        )  # fmt: skip
+    if node.binder.condition is not None:
+        ctx.fail(
+            "wrong-arguments", "a condition cannot stand after a relation",
+            node.binder.condition.span, help="multiply by the mask instead",
+        )  # fmt: skip
+    if relation.op == "!=":
+        return _others(ctx, op, node, relation)
+    if relation.index.id != "t":
+        message = "a running reduction follows the tokens: `s >= t`"
+        ctx.fail("wrong-index", message, node.binder.span)
+    return _running(ctx, op, node, bound.id, relation.op)
+
+
+def _running(ctx: Context, op: str, node: tree.Reduction, s: str, relation: ScanRelation) -> Expr:
+    """`sum[s >= t] x`, and `mean` and `prod` along the tokens."""
+    (body,) = node.operands
+    message = f"inside `{op}[{s} {relation} t]` the position is `{s}`, not `t`"
+    values = {**ctx.frames[-1].values, s: Position()}
+    with ctx.frame(Frame(values, {"t": message})):
+        x = at_tokens(ctx, build.real(ctx.expr(body)), body.span)
+    match op:
+        case "sum":
+            return Scan(relation, x)
+        case "mean":
+            return build.div(Scan(relation, x), _reached(relation))
+        case "prod" if bounds(x)[0] >= 0:
+            return build.exp(Scan(relation, build.log(x)))
+        case "prod":
+            ctx.fail(
+                "wrong-type",
+                f"a running product is kept in log space, and {shown(body)} may be negative",
+                body.span, help="a ratio never is, nor is `exp(x)` or `max(x, 0)`",
+            )  # fmt: skip
+    ctx.fail(
+        "wrong-arguments", f"there is no running `{op}`", node.span,
+        help="`sum`, `mean` and `prod` can run along the tokens",
+    )  # fmt: skip
+
+
+def _others(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation) -> Expr:
+    """`sum[j != i] x` and `mean[j != i] x`."""
+    body, bound = node.operands[0], relation.bound
+    if relation.index.id != "i" or not REDUCE[REDUCTIONS[op]].others:
+        ctx.fail(
+            "wrong-index", "only `sum[j != i]` and `mean[j != i]` leave one out",
+            node.binder.span,
+        )  # fmt: skip
+    with ctx.frame(Frame(ctx.frames[-1].values, {bound.id: "`j` has no value"})):
+        x = build.real(ctx.expr(body))
+    if x.indices != RESPONSE:
+        ctx.fail(
+            "wrong-index",
+            f"{shown(body)} has the indices {written(x.indices)}, but `j != i` runs over "
+            "whole responses: p,i",
+            body.span, help=reduce_hint(x.indices, RESPONSE),
+        )  # fmt: skip
+    return Others("sum" if op == "sum" else "mean", x)
+
+
+def _subset(ctx: Context, node: tree.Reduction) -> Expr:
+    """`top[...](x, fraction)` and `pick[...](mask, fraction)`."""
+    op, binder = node.operator.id, node.binder
+    wanted = "(x, fraction)" if op == "top" else "(mask, fraction)"
+    if len(node.operands) != 2 or binder.relation or binder.condition:
+        ctx.fail("wrong-arguments", f"write `{op}[p,i,t]{wanted}`", node.span)
+    first, second = node.operands
+    x, fraction = ctx.all(first, second)
+    if fraction.indices != SCALAR or fraction.current:
+        ctx.fail("wrong-type", "a fraction is one number", second.span)
+    if isinstance(fraction, Const) and not 0 <= fraction.value <= 1:
+        ctx.fail("outside-domain", "a fraction lies between 0 and 1", second.span)
+    value = build.real(x) if op == "top" else as_mask(ctx, x, first.span)
+    over = _over(ctx, binder, op, value, None, first)
+    if value.indices != over_to(over) or value.indices == WORD:
+        ctx.fail(
+            "wrong-index",
+            f"{shown(first)} has the indices {written(value.indices)}; `{op}` chooses among "
+            "them, so the last one stands in the brackets",
+            node.span,
+        )  # fmt: skip
+    if op == "pick" and value.indices != TOKEN:
+        ctx.fail("wrong-index", "`pick` chooses tokens", node.span)
+    return Top(over, value, fraction) if op == "top" else Pick(over, value, fraction)
+
+
+def _over(
+    ctx: Context, binder: tree.Binder, op: str, x: Expr, mask: Expr | None, body: tree.Expression
+) -> Indices:
+    """The indices of a binder, if `x` can be reduced over them."""
+    named = [index_of(ctx, index) for index in binder.indices]
+    over = tuple(index for index in WORD if index in named)
+    text = shown(body)
+    if len(over) != len(named):
+        ctx.fail("wrong-index", "an index stands twice in the brackets", binder.span)
+    carried = union(x.indices, mask.indices if mask is not None else SCALAR)
+    # `sum[i] 1` is how many responses there are.
+    counts = op == "sum" and mask is None and x == build.ONE and over[-1] != "v"
+    if not counts and (not set(over) & set(carried) or over[-1] == "v" != carried[-1]):
+        ctx.fail(
+            "wrong-index",
+            f"{text} has no {index_name(over[-1])} index: it has {written(carried)}",
+            body.span,
+            labels=(Label(binder.span, f"`{op}` runs over `{written(over)}`"),),
+            help=f"did you mean `{op}[{carried[-1]}]`?" if carried else "it is one number",
+        )  # fmt: skip
+    whole = union(carried, over_to(over))
+    left = remove(whole, over)
+    if left != whole[: len(left)]:
+        inner = [index for index in whole[whole.index(over[0]) :] if index not in over]
+        reduced = " ".join(f"mean[{index}]" for index in inner)
+        guilty, place = text, body.span
+        if binder.condition is not None and carried != x.indices:
+            guilty, place = shown(binder.condition), binder.condition.span
+        ctx.fail(
+            "wrong-index",
+            f"{guilty} still varies along {written(tuple(inner))}, which "
+            f"lie{'s' if len(inner) == 1 else ''} inside `{over[0]}`",
+            place,
+            labels=(Label(binder.span, f"`{op}` runs over `{written(over)}`"),),
+            help=f"reduce it first, `{reduced} ...`, or name "
+            f"{'it' if len(inner) == 1 else 'them'} in the brackets too",
+        )  # fmt: skip
+    return over
+
+
+def _reached(relation: str) -> Expr:
+    """How many `s` there are with `s R t`; 1 instead of none, as the mean of nothing is 0."""
+    t = Position()
+    many = {
+        "<=": t,
+        "<": build.sub(t, build.ONE),
+        ">=": build.add(build.sub(Length(), t), build.ONE),
+        ">": build.sub(Length(), t),
+    }[relation]
+    return many if relation in ("<=", ">=") else Binary("max", many, build.ONE)

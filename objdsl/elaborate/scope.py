@@ -1,0 +1,31 @@
+"""What the names of a file stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from objdsl.ir.nodes import Expr
+from objdsl.syntax import tree
+
+
+@dataclass
+class Scope:
+    """What the names of a file stand for. Bases come first, what overrides them later."""
+
+    lets: dict[str, tree.Let] = field(default_factory=dict)
+    defs: dict[str, tree.Def] = field(default_factory=dict)
+    params: dict[str, tree.Param] = field(default_factory=dict)
+    policies: dict[str, tree.Policy] = field(default_factory=dict)
+    givens: dict[str, tree.Given] = field(default_factory=dict)
+    reports: dict[str, tree.Report] = field(default_factory=dict)
+    samples: dict[str, tree.Sample] = field(default_factory=dict)
+    keeps: dict[str, tree.Keep] = field(default_factory=dict)
+    goals: dict[bool, tree.Goal] = field(default_factory=dict)
+
+
+@dataclass
+class Frame:
+    """Names that stand for values while a function body or a running reduction is read."""
+
+    values: dict[str, Expr] = field(default_factory=dict)
+    hidden: dict[str, str] = field(default_factory=dict)

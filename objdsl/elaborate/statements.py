@@ -1,0 +1,237 @@
+"""Parameters, columns, policies, sampling, `keep` and goals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from objdsl.elaborate.checks import as_mask, as_number
+from objdsl.elaborate.collect import is_twice
+from objdsl.elaborate.context import Context
+from objdsl.elaborate.language import COLUMNS, SAMPLING_FLAGS, SAMPLING_NUMBERS
+from objdsl.elaborate.names import index_of, resolved
+from objdsl.elaborate.wording import reduce_hint
+from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, written
+from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Role, topological
+from objdsl.ir.objective import (
+    ARGUMENTS,
+    BUILT_IN_POLICIES,
+    DISTRIBUTION,
+    Domain,
+    Parameter,
+    Policy,
+    Sampling,
+    read_by,
+)
+from objdsl.source import Span
+from objdsl.syntax import tree
+
+
+def parameter_of(ctx: Context, param: tree.Param) -> Parameter:
+    domain = domain_of(ctx, param.domain)
+    if not domain.empty and not domain.holds(param.default):
+        ctx.record(
+            "outside-domain",
+            f"the default {param.default_text} of `{param.name.id}` is outside {domain}",
+            param.span,
+        )
+    return Parameter(param.name.id, param.default, domain, param.span)
+
+
+def domain_of(ctx: Context, domain: tree.Interval | tree.Choice | None) -> Domain:
+    match domain:
+        case tree.Choice(values):
+            return Domain(values=values)
+        case tree.Interval(lower, upper, lower_closed, upper_closed, span):
+            interval = Domain(lower, upper, lower_closed, upper_closed)
+            if interval.empty:
+                ctx.record(
+                    "empty-domain", f"no number is in {interval}", span,
+                    help="a domain is written from its lower end to its upper end",
+                )  # fmt: skip
+            return interval
+    return Domain()
+
+
+def given_column(ctx: Context, given: tree.Given) -> Column:
+    name = given.name.id
+    domain = domain_of(ctx, given.domain)
+    values = domain.values
+    ends = values or (domain.lower, domain.upper)
+    if given.indices is None:
+        what = "declare a domain for" if given.role is None else "declare"
+        if name not in COLUMNS or COLUMNS[name].trained:
+            columns = [k for k, column in COLUMNS.items() if not column.trained]
+            ctx.fail(
+                "unknown-name", f"there is no column `{name}` to {what}",
+                given.name.span, near_to=(name, columns),
+                help="a new column says its indices: "
+                f"`given {name}[p,i]{' as reward' if given.role else ''}`",
+            )  # fmt: skip
+        column = COLUMNS[name]
+        if given.role is not None and _role(ctx, given.role) != column.role:
+            ctx.fail(
+                "wrong-type", f"`{name}` is no reward", given.role.span,
+                help="a reward of your own has a name of its own: "
+                "`given correct[p,i] as reward`",
+            )  # fmt: skip
+        return replace(column, values=values, lower=min(ends), upper=max(ends))
+    indices = tuple(index_of(ctx, index) for index in given.indices)
+    if indices not in (PROMPT, RESPONSE, TOKEN, WORD):
+        ctx.fail(
+            "wrong-index", f"a column cannot have the indices {written(indices)}",
+            given.span, help="use [p], [p,i], [p,i,t] or [p,i,t,v]",
+        )  # fmt: skip
+    _check_column(ctx, given.name)
+    if given.role is None:
+        return Column(name, indices, values=values, lower=min(ends), upper=max(ends))
+    role = _role(ctx, given.role)
+    if indices not in (RESPONSE, TOKEN):
+        why = (
+            "it is the same for all responses to a prompt, and has no gradient"
+            if indices == PROMPT
+            else "it tells words apart that were not sampled"
+        )
+        ctx.fail(
+            "wrong-index", f"`{name}` cannot be a reward: {why}", given.span,
+            help="a reward is of a response, [p,i], or of a token, [p,i,t]",
+        )  # fmt: skip
+    return Column(name, indices, values=values, lower=min(ends), upper=max(ends), role=role)
+
+
+def _role(ctx: Context, name: tree.Name) -> Role:
+    if name.id != "reward":
+        ctx.fail(
+            "unknown-name", f"a column cannot be declared as `{name.id}`", name.span,
+            near_to=(name.id, ("reward",)),
+            help="the one kind is `reward`: what is to be raised",
+        )  # fmt: skip
+    return "reward"
+
+
+def _check_column(ctx: Context, name: tree.Name) -> None:
+    """A column is handed over by its name: nothing else may be."""
+    reader = read_by(name.id, (*BUILT_IN_POLICIES, *ctx.scope.policies))
+    if reader is not None:
+        ctx.fail(
+            "reserved-name", f"`{name.id}` is the column that `{reader}` reads", name.span,
+            help="choose another name",
+        )  # fmt: skip
+    if name.id in ARGUMENTS:
+        ctx.fail(
+            "reserved-name", f"a column cannot be called `{name.id}`", name.span,
+            help=f"`{name.id}=` says something else to `Objective.prepare` and to the "
+            "objective itself; choose another name",
+        )  # fmt: skip
+
+
+def policy_of(ctx: Context, policy: tree.Policy) -> Policy:
+    name = policy.name.id
+    if name.endswith(DISTRIBUTION):
+        ctx.record(
+            "reserved-name", f"a policy cannot be called `{name}`", policy.name.span,
+            help=f"`log_{name}` is the distribution of `{name.removesuffix(DISTRIBUTION)}`; "
+            "choose another name",
+        )  # fmt: skip
+    of = policy.of.id if policy.of else None
+    if policy.of and of not in BUILT_IN_POLICIES:
+        ctx.record(
+            "unknown-name", f"there is no policy `{of}`", policy.of.span,
+            near_to=(of or "", BUILT_IN_POLICIES),
+            help="known are: " + ", ".join(BUILT_IN_POLICIES),
+        )  # fmt: skip
+    return Policy(name, of, policy.layer)
+
+
+def sampling_of(ctx: Context, sample: tree.Sample) -> Sampling:
+    policy = resolved(ctx, sample.policy).id
+    known = [*BUILT_IN_POLICIES, *ctx.scope.policies]
+    if policy not in known:
+        ctx.fail(
+            "unknown-name", f"there is no policy `{policy}`", sample.policy.span,
+            near_to=(policy, known), help="known are: " + ", ".join(known),
+        )  # fmt: skip
+    values: dict[str, float | int | bool] = {}
+    seen: dict[tuple[str, str], Span] = {}
+    for option in sample.options:
+        name, value = option.name.id, option.value
+        if is_twice(ctx, ("option", name), option.span, seen):
+            continue
+        if name not in SAMPLING_NUMBERS and name not in SAMPLING_FLAGS:
+            ctx.fail(
+                "unknown-name", f"`sample` has no option `{name}`", option.span,
+                near_to=(name, [*SAMPLING_NUMBERS, *SAMPLING_FLAGS]),
+                help="known are: " + ", ".join((*SAMPLING_NUMBERS, *SAMPLING_FLAGS)),
+            )  # fmt: skip
+        if (value is None) != (name in SAMPLING_FLAGS):
+            ctx.fail(
+                "wrong-arguments",
+                f"`{name}` takes {'no' if value is not None else 'a'} number", option.span,
+            )  # fmt: skip
+        if value is None:
+            values[name] = True
+            continue
+        whole = name in ("group", "top_k", "staleness")
+        least = {"group": 1, "top_k": 1, "staleness": 0}.get(name, 0)
+        good = value == int(value) and value >= least if whole else value > 0
+        if not good or (name == "top_p" and value > 1):
+            ctx.fail("outside-domain", f"`{name} {value:g}` is not possible", option.span)
+        values[name] = int(value) if whole else value
+    return Sampling(policy=policy, span=sample.span, **values)  # type: ignore[arg-type]
+
+
+def kept_prompts(ctx: Context, keep: tree.Keep) -> Expr:
+    if keep.index.id != "p":
+        ctx.fail(
+            "wrong-index", f"`keep` chooses prompts, not `{keep.index.id}`", keep.index.span,
+            help="write `keep p where ...`; single responses or tokens are left out by a mask",
+        )  # fmt: skip
+    condition = as_mask(ctx, ctx.expr(keep.condition), keep.condition.span)
+    if condition.indices != PROMPT:
+        ctx.fail(
+            "wrong-index",
+            f"the condition of `keep p` has the indices {written(condition.indices)}, not p",
+            keep.condition.span, help=reduce_hint(condition.indices, PROMPT),
+        )  # fmt: skip
+    if condition.current:
+        ctx.fail(
+            "wrong-type", "prompts are kept before training, so `pi` cannot decide on it",
+            keep.condition.span,
+        )  # fmt: skip
+    return condition
+
+
+def goal_of(ctx: Context, goal: tree.Goal) -> Expr:
+    verb = goal.sense + (" critic" if goal.critic else "")
+    value = as_number(ctx, ctx.expr(goal.value), goal.value.span, verb)
+    kinds = Column if goal.critic else (LogProb, LogDist)
+    if not any(isinstance(leaf, kinds) for leaf in _trained_leaves(value)):
+        trained = "V" if goal.critic else "pi"
+        appears = any(isinstance(node, kinds) and node.live for node in topological(value))
+        help = f"`{trained}` does not appear"
+        if appears and goal.critic:
+            help = "every path goes through `sg` or a comparison"
+        elif appears:
+            help = (
+                "every path goes through `sg` or a comparison; multiply by `log(pi)`, or "
+                "leave one ratio without `sg`"
+            )
+        elif value.live and not goal.critic:
+            help += "; the critic has a goal of its own: `minimize critic ...`"
+        ctx.fail(
+            "no-gradient", f"no gradient reaches `{trained}`: training would do nothing",
+            goal.value.span, help=help,
+        )  # fmt: skip
+    return value
+
+
+def _trained_leaves(value: Expr) -> Iterator[Expr]:
+    """The trained leaves that a gradient reaches from a value."""
+    seen, waiting = {value}, [value]
+    while waiting:
+        node = waiting.pop()
+        if node.live and not node.children:
+            yield node
+        below = [child for child in node.children if child.live and child not in seen]
+        seen.update(below)
+        waiting += below

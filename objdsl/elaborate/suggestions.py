@@ -1,0 +1,102 @@
+"""Functions and reductions that there are not: what was probably meant."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from objdsl.diagnostic import Edit, Fix
+from objdsl.elaborate.context import Context
+from objdsl.elaborate.language import FUNCTIONS, SUBSETS
+from objdsl.elaborate.names import known_names
+from objdsl.elaborate.wording import runs_over, shown
+from objdsl.ir.ops import REDUCTIONS
+from objdsl.source import Span
+from objdsl.syntax import messages, tree
+from objdsl.syntax.foreign import SYNONYMS, is_divergence, is_expectation
+
+
+def no_function(ctx: Context, call: tree.Call) -> NoReturn:
+    name = call.function.id
+    if name in REDUCTIONS or name in SUBSETS:
+        no_index(ctx, call)
+    if name in known_names(ctx) or name == "t":
+        ctx.fail(
+            "wrong-arguments", f"`{name}` is a value, not a function", call.function.span,
+            help="a product is written with `*`",
+        )  # fmt: skip
+    policies = [a.id for a in call.arguments if isinstance(a, tree.Name)]
+    if is_divergence(name) and len(policies) == len(call.arguments) == 2:
+        ctx.refuse(messages.divergence(call.span, *policies))
+    if is_expectation(name) and len(call.arguments) == 1:
+        (argument,) = call.arguments
+        head = Span(call.span.source, call.span.start, argument.span.start)
+        _expectation(ctx, call.span, head, argument)
+    ctx.fail(
+        "unknown-name", f"there is no function `{name}`", call.function.span,
+        near_to=(name, [*FUNCTIONS, *ctx.scope.defs]),
+        help=f"a function is made by `def {name}(x) = ...`",
+    )  # fmt: skip
+
+
+def no_reduction(ctx: Context, operator: tree.Name) -> NoReturn:
+    name = operator.id
+    meant = "mean" if is_expectation(name) else SYNONYMS.get(name)
+    if meant in REDUCTIONS:
+        ctx.fail(
+            "unknown-name", f"there is no reduction `{name}`", operator.span,
+            help=f"it is called `{meant}`",
+            fix=Fix(f"write `{meant}`", (Edit(operator.span, meant),)),
+        )  # fmt: skip
+    ctx.fail(
+        "unknown-name", f"there is no reduction `{name}`", operator.span,
+        near_to=(name, [*REDUCTIONS, *SUBSETS]),
+        help="known are: " + ", ".join(REDUCTIONS),
+    )  # fmt: skip
+
+
+def no_index(ctx: Context, call: tree.Call) -> NoReturn:
+    """`mean(reward)`: what it can run over depends on what its operand varies with."""
+    name, choices = call.function.id, []
+    operand, example = "...", "t"
+    if call.arguments and name in REDUCTIONS:
+        indices = ctx.expr(call.arguments[0]).indices
+        operand = shown(call.arguments[0]).strip("`").replace("this", "(...)")
+        example = indices[-1] if indices else example
+        choices = [
+            Fix(
+                f"`{name}[{','.join(indices[k:])}] {operand}`: over {runs_over(indices[k:])}",
+                (Edit(call.function.span, f"{name}[{','.join(indices[k:])}] "),),
+            )
+            for k in reversed(range(len(indices)))
+        ]
+    ctx.fail(
+        "wrong-arguments", f"`{name}` needs the indices that it runs over", call.span,
+        help=f"they stand in square brackets: `{name}[{example}] {operand}`",
+        choices=tuple(choices) if len(call.arguments) == 1 else (),
+    )  # fmt: skip
+
+
+def unknown_indexed(ctx: Context, node: tree.Indexed) -> NoReturn:
+    """A name that is none, before square brackets: `E[reward]`, `KL[pi, ref]`, `softmax[v]`."""
+    name, binder = node.name.id, node.binder
+    inside, condition = [index.id for index in binder.indices], binder.condition
+    if is_expectation(name) and len(inside) == 1 and condition is None:
+        operand = binder.indices[0]
+        head = Span(node.span.source, node.span.start, operand.span.start)
+        _expectation(ctx, node.span, head, operand)
+    if is_divergence(name):
+        named = [*inside, *([condition.id] if isinstance(condition, tree.Name) else [])]
+        if len(named) == 2:
+            ctx.refuse(messages.divergence(node.span, *named))
+    ctx.fail(
+        "unknown-name", f"there is no `{name}`", node.name.span,
+        near_to=(name, [*known_names(ctx), *REDUCTIONS, *SUBSETS]),
+        help=f"a reduction is applied to what follows it: `mean[{','.join(inside)}] x`",
+    )  # fmt: skip
+
+
+def _expectation(ctx: Context, whole: Span, head: Span, operand: tree.Expression) -> NoReturn:
+    """`E(x)` and `E[x]`; `head` is the text up to `x`."""
+    indices = ctx.expr(operand).indices
+    end = Span(whole.source, operand.span.end, whole.end)
+    ctx.refuse(messages.expectation(whole, head, end, indices))
