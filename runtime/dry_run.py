@@ -13,11 +13,12 @@ from rich.console import Console
 
 from objdsl.ir.indices import TOKEN
 from objdsl.objective import Objective
-from objdsl.runtime import setup
+from objdsl.runtime import build
 from objdsl.runtime.config import TINY, Config
 from objdsl.runtime.learner import Needs, check_layers, needs_of
-from objdsl.runtime.loop import Result, train
+from objdsl.runtime.loop import train
 from objdsl.runtime.models import DTYPES
+from objdsl.runtime.run import Result
 from objdsl.runtime.tasks import load_task
 
 
@@ -26,7 +27,7 @@ def dry_run(config: Config) -> Iterator[str]:
 
     Raises what `train` raises. Nothing is left behind.
     """
-    objective = setup.load_objective(config)
+    objective = build.load_objective(config)
     needs = needs_of(objective)
     task = load_task(config.task, config.seed)
     yield f"{objective.name}, from {config.objective}: digest {objective.digest}"
@@ -71,7 +72,7 @@ def _columns(objective: Objective, needs: Needs) -> Iterator[str]:
 
 
 def _arithmetic(config: Config, objective: Objective, task_tokens: int) -> Iterator[str]:
-    group = setup.group_of(config, objective)
+    group = build.group_of(config, objective)
     prompts, learner = config.sampler.prompts, config.learner
     rows = prompts * group
     yield (

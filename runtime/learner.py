@@ -18,7 +18,7 @@ from objdsl.objective import Objective, Output
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import ConfigError, LearnerSection
 from objdsl.runtime.models import Policy, new_critic
-from objdsl.runtime.ranks import Ranks, spread_as, whole
+from objdsl.runtime.ranks import Ranks, full_tensor, shard_like
 from objdsl.runtime.sampler import seed_of
 from objdsl.step import Step
 
@@ -193,7 +193,7 @@ class Learner:
         steps: of the whole run, for the schedule of the learning rate.
         frozen: the policies that the objective compares with, by name.
         ranks: the processes that learn together, each from a share of every batch.
-        spread: whether each of them keeps a part of the weights only.
+        sharded: whether each of them holds a shard of the weights only.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class Learner:
         frozen: Mapping[str, Policy],
         seed: int = 0,
         ranks: Ranks = Ranks(),  # noqa: B008
-        spread: bool = False,
+        sharded: bool = False,
     ) -> None:
         self.policy = policy
         self.objective = objective
@@ -225,8 +225,8 @@ class Learner:
         for each in (policy, *frozen.values()):
             each.fused = self.fused and each.head is not None
             each.precision = _precision(each, self.fused, config)
-        for each in (policy, *frozen.values()) if spread else ():
-            each.spread(ranks)
+        for each in (policy, *frozen.values()) if sharded else ():
+            each.shard(ranks)
         critic = policy.critic_parameters()
         weights = policy.parameters()
         self._parts = [part for part in (weights[: len(weights) - len(critic)], critic) if part]
@@ -300,14 +300,16 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """The optimizer's, with every tensor in one place. Collective."""
         state = self.optimizer.state_dict()
-        slots = {k: {n: whole(x) for n, x in slot.items()} for k, slot in state["state"].items()}
+        slots = {
+            k: {n: full_tensor(x) for n, x in slot.items()} for k, slot in state["state"].items()
+        }
         return {**state, "state": slots}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes a state over, which may come from another number of ranks. Collective."""
         weights = dict(enumerate(self.policy.parameters()))
         slots = {
-            k: {n: spread_as(x, weights[k]) if x.dim() else x for n, x in slot.items()}
+            k: {n: shard_like(x, weights[k]) if x.dim() else x for n, x in slot.items()}
             for k, slot in state["state"].items()
         }
         # Learning rate, decay and the like are those of the settings, which may have changed.
@@ -342,8 +344,8 @@ class Learner:
     def _no_grad(self, policy: Policy, batch: Batch, wanted: tuple[str, ...]) -> dict[str, Tensor]:
         shares = self._shares(batch)
         with torch.no_grad():
-            said = [_columns(policy, batch, rows, wanted) for rows in shares[self._ranks.number]]
-        policy.rest()
+            said = [_columns(policy, batch, rows, wanted) for rows in shares[self._ranks.rank]]
+        policy.reshard()
         if len(said) > 1:
             said = [{name: torch.cat([part[name] for part in said]) for name in wanted}]
         return self._together(said[0], shares)
@@ -351,7 +353,7 @@ class Learner:
     # --- the shares of the ranks ------------------------------------------------------------------
 
     def _shares(self, batch: Batch) -> list[list[Tensor]]:
-        return batch.shares(self._ranks.many, self._config.micro_batch)
+        return batch.shares(self._ranks.size, self._config.micro_batch)
 
     def _together(self, own: Mapping[str, Tensor], shares: list[list[Tensor]]) -> dict[str, Tensor]:
         """Columns of this rank's rows -> those of all, in the order of the batch."""
@@ -368,7 +370,7 @@ class Learner:
     def _optimize(self, batch: Batch, first: bool) -> Learned:
         """One step of AdamW on `batch`, which is all of it however it is cut."""
         shares = self._shares(batch)
-        pieces = shares[self._ranks.number]
+        pieces = shares[self._ranks.rank]
         said: dict[str, Tensor] | None = None
         if len(pieces) == 1 and not self.fused:
             fresh = ROLLOUT not in batch.columns
@@ -378,7 +380,7 @@ class Learner:
             if fresh:
                 batch = batch.with_columns(self._measured(self._together(said, shares)))
         step = self.prepare(batch)
-        if said is None or self._ranks.many > 1:
+        if said is None or self._ranks.size > 1:
             now = None if said is None else {name: said[name] for name in self.needs.trained}
             step = self._coupled(step, batch, first, now, shares)
         self.optimizer.zero_grad()
@@ -391,7 +393,7 @@ class Learner:
             value += float(out.value)
             for name, report in out.reports.items():
                 reports[name] += float(report)
-        value, *told = self._ranks.sum([value, *reports.values()])
+        value, *told = self._ranks.all_reduce_sum([value, *reports.values()])
         self._ranks.add_gradients(self.policy.parameters())
         norm = self._descend()
         metrics = {"objective": value, **observed(batch), "grad_norm": norm}
@@ -455,7 +457,7 @@ class Learner:
         The critic's are clipped by themselves: it does not change the step of the policy.
         """
         limit = self._config.clip if self._config.clip is not None else math.inf
-        norms = [float(whole(nn.utils.clip_grad_norm_(part, limit))) for part in self._parts]
+        norms = [float(full_tensor(nn.utils.clip_grad_norm_(part, limit))) for part in self._parts]
         for norm, what in zip(norms, ("the gradient", "the gradient of the critic"), strict=False):
             if not math.isfinite(norm):
                 raise TrainingError(
@@ -477,7 +479,7 @@ def _on_cpu(x: Tensor) -> Tensor:
 
 def _part(batch: Batch, rows: Tensor) -> Batch:
     """Some rows; for none, one that is computed and dropped: a rank without rows takes part in the
-    passes through weights that are spread over all."""
+    passes through weights that are sharded over all."""
     if len(rows) == len(batch):
         return batch
     return batch[rows] if len(rows) else batch[:1]

@@ -14,15 +14,15 @@ LOCK = ".lock"
 
 
 class Lock:
-    """The right to write to a folder, which one process has at a time, for as long as it lives.
+    """The exclusive right of a process to write to a folder.
 
-    The system takes it back when the process ends, however it ends.
+    The operating system releases it when the process ends, however it ends.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError, which names the process that has it, and OSError without a folder."""
+        """Raises ConfigError, with the process that holds it, or OSError without a folder."""
         self._path = folder / LOCK
-        self._fresh = _make(folder)
+        self._created = _make(folder)
         while True:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
@@ -32,7 +32,7 @@ class Lock:
                 os.close(self._file)
                 raise ConfigError(
                     [
-                        f"{folder} belongs to a run that is going on"
+                        f"{folder} belongs to a run that is still active"
                         + (f" ({holder})" if holder else "")
                         + ": wait for it, or choose another `--output`"
                     ]
@@ -40,7 +40,7 @@ class Lock:
             except OSError as error:
                 os.close(self._file)
                 raise ConfigError([f"{folder} cannot be locked: {error.strerror}"]) from None
-            # Whoever had it removed the file, which another process may have made again.
+            # The previous holder removed the file, and another process may have created it again.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._file), os.stat(self._path)):
                     break
@@ -49,34 +49,34 @@ class Lock:
         os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     @property
-    def made(self) -> bool:
-        """Whether the folder was not there before."""
-        return bool(self._fresh)
+    def created_folder(self) -> bool:
+        """Whether the folder did not exist before."""
+        return bool(self._created)
 
     def release(self) -> None:
-        """Gives it back; a folder that was made for it, and is empty, goes with it."""
+        """Releases it, and removes a folder that was created for it and is still empty."""
         try:
             with suppress(OSError):
                 os.unlink(self._path)
         finally:
             os.close(self._file)
-        _remove(self._fresh)
+        _remove(self._created)
 
 
 def _make(folder: Path) -> list[Path]:
-    """Makes a folder and those above it; the ones that were not there, the innermost first."""
-    made: list[Path] = []
+    """Creates a folder and its parents; returns the ones that did not exist, innermost first."""
+    created: list[Path] = []
     for path in (*reversed(folder.parents), folder):
         try:
             path.mkdir()
-            made.insert(0, path)
+            created.insert(0, path)
         except FileExistsError:
             continue
         except OSError:
-            if not os.path.isdir(path):  # or one of a file system that may not be written to
-                _remove(made)
+            if not os.path.isdir(path):  # nor a parent on a read-only file system
+                _remove(created)
                 raise
-    return made
+    return created
 
 
 def _remove(folders: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""Policies of the training engine: what a transformers model says of the tokens of a batch."""
+"""Policies of the training engine: a transformers model, evaluated on the tokens of a batch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from objdsl.fused.log_probs import log_probs
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import TINY, ConfigError, ModelSection
 from objdsl.runtime.layout import Layout, can_share, layout_of
-from objdsl.runtime.ranks import Ranks, whole
+from objdsl.runtime.ranks import Ranks, full_tensor
 from objdsl.runtime.tasks import PLAIN_CHAT, Task, character_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# What can be had without logits.
+# Columns that need no logits.
 _FUSED = {"log_pi", "entropy", "value"}
 # Factors of the logits, as the configurations of transformers call them.
 _SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -51,7 +51,7 @@ class Policy:
     fused: bool = False
     """Whether log-probabilities come from the states below the head, without logits."""
     precision: Precision = "inputs"
-    """Of those: as `Objective.fused` takes it."""
+    """Precision of the fused head; see `Objective.fused`."""
 
     @property
     def device(self) -> torch.device:
@@ -63,46 +63,46 @@ class Policy:
         return int(self.model.get_input_embeddings().num_embeddings)
 
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimizer changes."""
-        own = [p for p in self.model.parameters() if p.requires_grad]
-        return own + self.critic_parameters()
+        """The parameters that the optimizer trains."""
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        return trainable + self.critic_parameters()
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """Those of `parameters` that are the critic's."""
         return list(self.critic.parameters()) if self.critic else []
 
     def weights(self) -> list[Tensor]:
-        """Every weight, those of the critic last; the tensors themselves, not copies."""
+        """Every weight, the critic's last; the tensors themselves, not copies."""
         return [*self.model.parameters(), *(self.critic.parameters() if self.critic else ())]
 
     def copy(self) -> Policy:
-        """Another one with the same weights, and without a critic."""
+        """A policy with a copy of the weights, without the critic."""
         model = copy.deepcopy(self.model)
         return Policy(model, temperature=self.temperature, autocast=self.autocast, fused=self.fused)
 
     def frozen(self) -> Policy:
-        """A copy that stays as it is."""
+        """A copy that is not trained."""
         other = self.copy()
         other.model.requires_grad_(False)
         return other
 
-    def spread(self, ranks: Ranks) -> None:
-        """Leaves a part of the weights on each rank, on its device."""
+    def shard(self, ranks: Ranks) -> None:
+        """Shards the weights over the ranks, each on its device."""
         for module in (self.model, self.critic):
             if module is not None:
-                ranks.spread(module)
+                ranks.shard(module)
 
-    def rest(self) -> None:
-        """After a pass without a gradient: gives back what it gathered of spread weights."""
+    def reshard(self) -> None:
+        """Frees the sharded weights that a forward pass without gradient has gathered."""
         for module in (self.model, self.critic):
             if isinstance(module, FSDPModule):
                 module.reshard()
 
     @property
     def head(self) -> nn.Linear | None:
-        """The layer from states to logits; None where it is more than that.
+        """The layer from states to logits; None where it is not a plain linear layer.
 
-        It is more where LoRA adapts it, and in models that scale their logits (Cohere, Granite).
+        LoRA may adapt it, and some models scale their logits (Cohere, Granite).
         """
         head = self.model.get_output_embeddings()
         shape = self.model.config.get_text_config()
@@ -111,12 +111,12 @@ class Policy:
 
     @property
     def softcap(self) -> float | None:
-        """Of the logits, as Gemma has it."""
+        """The softcap of the logits, as in Gemma."""
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return None if cap is None else float(cap)
 
     def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the head is applied to, `[N, T, H]`, and the words that follow, `[N, T]`."""
+        """The inputs of the head `[N, T, H]`, and the next tokens `[N, T]`."""
         head = self.head
         assert head is not None
         layout = layout_of(batch, self.model.dtype, self.shares_prompts)
@@ -144,7 +144,7 @@ class Policy:
         return layout.pick(states), layout.words
 
     def head_of(self, states: Tensor, batch: Batch) -> dict[str, Any]:
-        """The head as the fused objective takes it."""
+        """The head, as arguments of `Objective.fused`."""
         head = self.head
         assert head is not None
         dtype = states.dtype if self.precision == "inputs" else head.weight.dtype
@@ -158,7 +158,7 @@ class Policy:
         }
 
     def values(self, states: Tensor) -> Tensor:
-        """The critic's, one for each state; its gradient ends at the states."""
+        """The critic's value of each state; its gradient stops at the states."""
         assert self.critic is not None
         values: Tensor = self.critic(states.detach().to(self.critic.weight.dtype))[..., 0]
         return values
@@ -250,7 +250,7 @@ def _asks_for(name: str, wanted: Collection[str]) -> bool:
     return f"log_{name}" in wanted or f"log_{name}_dist" in wanted
 
 
-# --- where they come from ------------------------------------------------------------------------
+# --- loading -------------------------------------------------------------------------------------
 
 
 def pick_device(name: str) -> torch.device:
@@ -266,7 +266,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def quiet_transformers() -> None:
-    """No bars for reading and writing weights between the lines of the run's own report."""
+    """Disables the progress bars of loading and saving, which would interrupt the run's report."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -278,7 +278,7 @@ def load_model(
     """The model and the tokenizer that the settings name. `seed` makes the weights of `tiny`.
 
     Args:
-        device: instead of that of the settings.
+        device: overrides the device of the settings.
     """
     device = pick_device(config.device) if device is None else device
     if config.name == TINY:
@@ -316,10 +316,10 @@ def _tiny(config: ModelSection, vocabulary: int, seed: int) -> PreTrainedModel:
 def pretrained(
     name: str, revision: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A Hugging Face id or a folder. No code that comes with a model is ever run.
+    """A model and its tokenizer, from a Hugging Face id or a folder. Never runs the model's code.
 
-    Raises ConfigError where it cannot be loaded, lacks a weight, has one of another shape, or one
-    that is not finite.
+    Raises ConfigError where it cannot be loaded, or a weight is missing, has the wrong shape, or is
+    not finite.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -327,15 +327,15 @@ def pretrained(
     if not Path(name).is_dir():
         options["revision"] = revision
     try:
-        # Weights of another shape are reported with those that are missing, and refused below.
+        # Weights of the wrong shape are reported like missing ones, and refused below.
         model, loaded = AutoModelForCausalLM.from_pretrained(
             name, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except Exception as error:  # transformers, safetensors and the hub have classes of their own
+    except Exception as error:  # transformers, safetensors and the hub raise their own classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "trust_remote_code" in str(error):
-            reason = "it comes with code of its own, which is never run"
+            reason = "it comes with its own code, which is never run"
         raise ConfigError([f"the model `{name}` cannot be loaded: {reason}"]) from None
     _check_weights(name, model, loaded)
     if tokenizer.eos_token_id is None:
@@ -344,7 +344,7 @@ def pretrained(
 
 
 def _check_weights(name: str, model: PreTrainedModel, loaded: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a model whose weights are not all those of its folder."""
+    """Raises ConfigError unless every weight was loaded, and is finite."""
     problems = [
         f"`{key}` is {list(there)}, and {list(here)} by its configuration"
         for key, there, here in sorted(loaded["mismatched_keys"])
@@ -354,7 +354,7 @@ def _check_weights(name: str, model: PreTrainedModel, loaded: Mapping[str, Any])
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         problems.append(f"`{missing[0]}`{others} is missing")
     if problems:
-        raise ConfigError([f"the weights of `{name}` are not whole: {'; '.join(problems)}"])
+        raise ConfigError([f"the weights of `{name}` are incomplete: {'; '.join(problems)}"])
     for key, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise ConfigError(
@@ -365,7 +365,7 @@ def _check_weights(name: str, model: PreTrainedModel, loaded: Mapping[str, Any])
 def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The tokens that end a response: the tokenizer's, and those that the model's author names.
 
-    A chat model ends its turn by another token than a text, and lists both.
+    A chat model ends its turn with a different token than a text, and lists both.
     """
     named = getattr(model.generation_config, "eos_token_id", None)
     named = [named] if isinstance(named, int) else named or []
@@ -373,18 +373,18 @@ def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple
 
 
 def context_of(model: PreTrainedModel) -> int | None:
-    """How many tokens of prompt and response the model can read; None where it does not say."""
+    """The context length of the model, in tokens; None where it is not declared."""
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return None if longest is None else int(longest)
 
 
 def recompute_layers(model: PreTrainedModel) -> None:
-    """Makes every layer drop its activations, and compute them again in the backward pass.
+    """Makes every layer drop its activations and recompute them in the backward pass.
 
-    transformers offers that in training mode only, where dropout draws too: the gradient would be
-    that of another policy than the one that was measured.
+    transformers offers this in training mode only, where dropout is active too: the gradient would
+    be that of a different policy than the one that was measured.
 
-    Raises ConfigError for a model whose layers are not known.
+    Raises ConfigError for a model whose layers do not support it.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -403,9 +403,9 @@ def _recomputed(forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 
 def collect(policy: Policy, replica: Policy | None) -> None:
-    """Brings spread weights together in a replica, which the first rank has. Collective.
+    """Gathers sharded weights into the replica of the first rank. Collective.
 
-    A policy whose weights are in one place is its own replica.
+    A policy that is not sharded is its own replica.
     """
     if replica is policy:
         return
@@ -414,13 +414,13 @@ def collect(policy: Policy, replica: Policy | None) -> None:
     targets = [None] * len(policy.weights()) if replica is None else replica.weights()
     with torch.no_grad():
         for weight, target in zip(policy.weights(), targets, strict=True):
-            together = whole(weight)
+            gathered = full_tensor(weight)
             if target is not None:
-                target.copy_(together)
+                target.copy_(gathered)
 
 
 def new_critic(model: PreTrainedModel) -> nn.Linear:
-    """A value of 0 for every state, to start from."""
+    """A critic whose value is 0 for every state."""
     width = model.get_input_embeddings().embedding_dim
     critic = nn.Linear(int(width), 1, device=model.device, dtype=model.dtype)
     nn.init.zeros_(critic.weight)

@@ -130,17 +130,22 @@ class Report:
         silent: write and tell nothing, as all ranks but the first do.
     """
 
-    def __init__(
-        self, folder: Path, console: Console | None = None, *, silent: bool = False
-    ) -> None:
+    def __init__(self, console: Console | None = None, *, silent: bool = False) -> None:
         console = console or Console(highlight=False, soft_wrap=True)
         self._console = Console(quiet=True, force_terminal=False) if silent else console
-        self._metrics = None if silent else _Lines(folder / METRICS)
-        self._samples = None if silent else _Lines(folder / SAMPLES)
+        self._silent = silent
+        self._metrics: _Lines | None = None
+        self._samples: _Lines | None = None
         self._trackers: list[Tracker] = []
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._total = 0
+
+    def open(self, folder: Path) -> None:
+        """From now on metrics and samples are written to a folder."""
+        if not self._silent:
+            self._metrics = _Lines(folder / METRICS)
+            self._samples = _Lines(folder / SAMPLES)
 
     def close(self) -> None:
         self.end()

@@ -94,11 +94,11 @@ def train(
     sys.path.append(os.getcwd())
     from objdsl.runtime.checkpoint import CheckpointError, SaveError
     from objdsl.runtime.learner import TrainingError
-    from objdsl.runtime.loop import stop_requests
     from objdsl.runtime.loop import train as run
     from objdsl.runtime.ranks import RankError
     from objdsl.runtime.rewards import RewardError
     from objdsl.runtime.sampler import SamplerError
+    from objdsl.runtime.signals import stop_requests
 
     # Around the words about an error, too: a launcher whose rank has died ends the others at once.
     with stop_requests() as stop:

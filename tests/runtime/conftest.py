@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from objdsl.runtime.config import Config, read_config
-from objdsl.runtime.loop import Result, train
+from objdsl.runtime.loop import train
+from objdsl.runtime.run import Result
 
 # The smallest run that goes through every part but vLLM.
 SMALL: dict[str, Any] = {

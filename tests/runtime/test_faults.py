@@ -23,10 +23,11 @@ from rich.console import Console
 from objdsl.runtime import checkpoint
 from objdsl.runtime.checkpoint import CheckpointError, DamagedError, SaveError
 from objdsl.runtime.config import Config, ConfigError, config_yaml
-from objdsl.runtime.learner import TrainingError
+from objdsl.runtime.learner import Learner, TrainingError
 from objdsl.runtime.lock import Lock
-from objdsl.runtime.loop import Learner, Result, train
+from objdsl.runtime.loop import train
 from objdsl.runtime.models import pretrained
+from objdsl.runtime.run import Result
 
 Run = Callable[..., Result]
 Numbers = Callable[[Path], list[dict[str, float]]]
@@ -148,7 +149,7 @@ def test_where_nothing_is_whole_everything_is_kept(
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     asked = "auto" if resume == "auto" else str(copy)
     for _ in range(2):  # the second time as the first
-        with pytest.raises(CheckpointError, match=r"no checkpoint of .* is whole[^$]*state\.json"):
+        with pytest.raises(CheckpointError, match=r"no .* is complete[^$]*state\.json"):
             run("grpo", _resume=asked)
         assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
     with pytest.raises(ConfigError, match="holds a run already"):
@@ -212,9 +213,9 @@ def test_weights_that_are_not_whole_are_refused(whole: tuple[Path, Path], tmp_pa
         return str(model)
 
     key = name.replace(".", "__")
-    with pytest.raises(ConfigError, match=rf"not whole: `{name}` is missing"):
+    with pytest.raises(ConfigError, match=rf"incomplete: `{name}` is missing"):
         pretrained(written(**{key: None}))
-    with pytest.raises(ConfigError, match=rf"not whole: `{name}` is \[3, 3\], and \["):
+    with pytest.raises(ConfigError, match=rf"incomplete: `{name}` is \[3, 3\], and \["):
         pretrained(written(**{key: torch.zeros(3, 3)}))
     with pytest.raises(ConfigError, match=rf"`{name}` has NaN or infinite entries"):
         pretrained(written(**{key: torch.full_like(weights[name], torch.nan)}))
@@ -375,7 +376,7 @@ def test_an_error_ends_the_run_after_a_checkpoint(
     monkeypatch.undo()
     folder = tmp_path / "run"
     assert [path.name for path in checkpoint.all_of(folder / "checkpoints")] == [f"step-{at:06d}"]
-    assert f"ended after step {at}, which is kept; go on with: objdsl train" in out.getvalue()
+    assert f"ended after step {at}, which is saved; resume with: objdsl train" in out.getvalue()
     run(_resume="auto", **options)
     assert numbers(folder) == numbers(straight.folder)
 
@@ -420,7 +421,7 @@ def test_a_folder_has_one_run_at_a_time(run: Run, numbers: Numbers, tmp_path: Pa
     assert lock.made
     for resume in (None, "auto"):
         with pytest.raises(
-            ConfigError, match=rf"is going on \(process {os.getpid()} on "
+            ConfigError, match=rf"is still active \(process {os.getpid()} on "
         ) as caught:
             run(_resume=resume)
         assert "--resume" not in str(caught.value)
@@ -429,7 +430,7 @@ def test_a_folder_has_one_run_at_a_time(run: Run, numbers: Numbers, tmp_path: Pa
     first = run()
     lock = Lock(folder)
     for resume in (None, "auto", str(folder), str(newest(folder))):
-        with pytest.raises(ConfigError, match="belongs to a run that is going on"):
+        with pytest.raises(ConfigError, match="belongs to a run that is still active"):
             run(_resume=resume, steps=6)
     lock.release()
     run(_resume="auto", steps=6)

@@ -16,13 +16,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from objdsl.runtime import loop
+from objdsl.runtime import launch
 from objdsl.runtime.checkpoint import CheckpointError, SaveError, all_of
 from objdsl.runtime.config import Config, ConfigError, read_config
 from objdsl.runtime.dry_run import dry_run
-from objdsl.runtime.loop import Result
+from objdsl.runtime.learner import Learner
 from objdsl.runtime.report import DOCUMENTED
 from objdsl.runtime.rewards import RewardError, _Process
+from objdsl.runtime.run import Result
 from objdsl.runtime.tasks import character_tokenizer
 
 Run = Callable[..., Result]
@@ -86,7 +87,7 @@ def test_resumed_is_uninterrupted(
     out = StringIO()
     console = Console(file=out, soft_wrap=True)
     run(objective, output=halves, _resume="auto", _console=console, **more)
-    assert f"going on from {halves / 'checkpoints' / 'step-000002'}" in out.getvalue()
+    assert f"resuming from {halves / 'checkpoints' / 'step-000002'}" in out.getvalue()
     assert numbers(halves) == numbers(straight.folder)
     last = "checkpoints/step-000004/model.safetensors"
     weights, others = load_file(straight.folder / last), load_file(halves / last)
@@ -106,7 +107,7 @@ def test_resuming_another_run_is_an_error(run: Run, tmp_path: Path) -> None:
         ("model", {"model.width": 32}),
     ]
     for what, change in changes:
-        with pytest.raises(CheckpointError, match=f"another run[^$]*{what}: the checkpoint has"):
+        with pytest.raises(CheckpointError, match=f"different run[^$]*{what}: the checkpoint has"):
             run("grpo", _resume=folder, steps=6, **change)
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         run("grpo", _resume=str(tmp_path / "nothing"))
@@ -151,7 +152,7 @@ def test_a_false_start_leaves_nothing(run: Run, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
     run("grpo", steps=1)
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    with pytest.raises(ConfigError, match="ended before its first checkpoint; begin it again by"):
+    with pytest.raises(ConfigError, match="ended before its first checkpoint; begin it again with"):
         run("grpo", steps=1)
     assert run("grpo", steps=1, _resume="auto").steps == 1
 
@@ -192,7 +193,7 @@ def test_a_folder_of_another_architecture(run: Run, numbers: Numbers, tmp_path: 
     last = halves.folder / "checkpoints" / "step-000004"
     assert type(AutoModelForCausalLM.from_pretrained(last)) is LlamaForCausalLM
     assert AutoTokenizer.from_pretrained(last).eos_token_id == 1
-    with pytest.raises(ConfigError, match=r"policies\.teacher: its tokenizer is another one"):
+    with pytest.raises(ConfigError, match=r"policies\.teacher: its tokenizer differs"):
         teacher = {"policies.teacher": str(tmp_path / "llama")}
         run("on_policy_distillation", output=tmp_path / "student", **teacher)
 
@@ -202,21 +203,21 @@ def test_a_signal_ends_the_run_after_its_step(
     run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     straight = run(output=tmp_path / "straight")
-    learn = loop.Learner.learn
+    learn = Learner.learn
 
     def interrupted(self: Any, batch: Any, step: int) -> Any:
         if step == 2:
             os.kill(os.getpid(), number)
         return learn(self, batch, step)
 
-    monkeypatch.setattr(loop.Learner, "learn", interrupted)
+    monkeypatch.setattr(Learner, "learn", interrupted)
     handler = signal.getsignal(number)
     out = StringIO()
     stopped = run(_console=Console(file=out, width=500))
     assert (stopped.steps, stopped.stopped) == (3, number)
     folder = stopped.folder
     command = f"objdsl train --config {folder / 'config.yaml'} --resume {folder}"
-    assert f"stopped by {signal.Signals(number).name}; go on with: {command}" in out.getvalue()
+    assert f"stopped by {signal.Signals(number).name}; resume with: {command}" in out.getvalue()
     assert signal.getsignal(number) is handler
     monkeypatch.undo()
     run(_resume="auto")
@@ -387,7 +388,7 @@ def test_a_reward_function_that_fails_ends_the_run_after_a_checkpoint(
                 output=tmp_path / how, _console=Console(file=out, width=500),
                 reward_deadline=299 if how == "hangs" else 300, **options,
             )  # fmt: skip
-        assert "ended after step 2, which is kept; go on with: objdsl train" in out.getvalue()
+        assert "ended after step 2, which is saved; resume with: objdsl train" in out.getvalue()
         (tmp_path / "how").write_text("works")
         run(output=tmp_path / how, _resume="auto", **options)
         assert numbers(tmp_path / how) == numbers(straight.folder)
@@ -467,7 +468,7 @@ def test_what_cannot_run_is_refused_at_once(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("a warm start")
 
-    monkeypatch.setattr(loop, "warm_start", never)
+    monkeypatch.setattr(launch, "warm_start", never)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=message):
         run(objective, **options)

@@ -22,7 +22,8 @@ from helpers.two_processes import run_two
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.checkpoint import find
 from objdsl.runtime.config import Config, config_yaml
-from objdsl.runtime.loop import Result, stop_requests
+from objdsl.runtime.run import Result
+from objdsl.runtime.signals import stop_requests
 
 Numbers = Callable[[Path], list[dict[str, float]]]
 

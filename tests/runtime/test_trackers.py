@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from objdsl.runtime.config import ConfigError
-from objdsl.runtime.loop import Result
+from objdsl.runtime.run import Result
 from objdsl.runtime.trackers import open_trackers
 
 Run = Callable[..., Result]

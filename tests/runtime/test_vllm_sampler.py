@@ -14,9 +14,9 @@ import torch
 
 from objdsl.runtime.batch import collate
 from objdsl.runtime.config import ModelSection, SamplerSection, TaskSection
-from objdsl.runtime.loop import Result
 from objdsl.runtime.models import Policy, load_model
 from objdsl.runtime.probe import disagreement, probe
+from objdsl.runtime.run import Result
 from objdsl.runtime.sampler import Request, Response, SamplerError, Sampling, seed_of
 from objdsl.runtime.tasks import load_task
 from objdsl.runtime.transformers_sampler import TransformersSampler
@@ -191,7 +191,7 @@ def test_what_an_engine_refuses_is_refused_before_the_warm_start(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a warm start")
 
-    monkeypatch.setattr("objdsl.runtime.loop.warm_start", never)
+    monkeypatch.setattr("objdsl.runtime.launch.warm_start", never)
     sampler = {f"sampler.{name}": x for name, x in options.items()}
     with pytest.raises(SamplerError, match=message):
         run(**{"sampler.engine": "vllm", "model.width": 32, "model.heads": 1, **sampler})
