@@ -8,7 +8,7 @@ brings is looked at for its shape, type and device, and for its values only on a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import reduce
 from hashlib import blake2b
 from typing import Any
@@ -66,10 +66,10 @@ def read_rows(mask: Any, lengths: Any) -> tuple[Layout, Tensor, Tensor]:
         if live.dim() != 2:
             raise InputError(f"mask must be [N, T], not {list(live.shape)}")
         if live.dtype != torch.bool and bool((wrong := (live != 0) & (live != 1)).any()):
-            at = _first(wrong)
+            at = first(wrong)
             raise InputError(
-                f"mask must be true or false (1 or 0) at every token, not {_at(live, at)} at {at}: "
-                "weights of tokens are a column of their own"
+                "mask must be true or false (1 or 0) at every token, not "
+                f"{shown(live, at)} at {at}: weights of tokens are a column of their own"
             )
         live = live.bool()
         size = live.sum(-1)
@@ -199,8 +199,8 @@ def cleaned(
             f"the column {name!r} must hold log-probabilities, which are floats, not {x.dtype}"
         )
     if leaf.boolean and check and bool((wrong := (x != 0) & (x != 1)).any()):
-        at = _first(wrong)
-        raise InputError(f"the column {name!r} must be true or false, not {_at(x, at)} at {at}")
+        at = first(wrong)
+        raise InputError(f"the column {name!r} must be true or false, not {shown(x, at)} at {at}")
     given, x = x, x.bool() if leaf.boolean else x.to(dtype)
     outside = _outside(domain, given) if check and domain is not None else None
     if step.layout == "padded" and len(leaf.indices) > 2:
@@ -210,11 +210,11 @@ def cleaned(
     if check and x.is_floating_point():
         _check_values(name, leaf, x)
     if domain is not None and outside is not None and bool(outside.any()):
-        at = _first(outside)
+        at = first(outside)
         value = given[tuple(at)].item()
         short = float(f"{value:g}")
-        shown = f"{value:g}" if not domain.holds(short) else repr(value)
-        raise InputError(f"the column {name!r} is {shown} at {at}, outside of its domain {domain}")
+        number = f"{value:g}" if not domain.holds(short) else repr(value)
+        raise InputError(f"the column {name!r} is {number} at {at}, outside of its domain {domain}")
     return possible(x) if isinstance(leaf, LogDist) else x
 
 
@@ -250,17 +250,17 @@ def _check_shape(name: str, indices: Indices, x: Tensor, step: Step) -> None:
 
 def _check_values(name: str, leaf: Expr, x: Tensor) -> None:
     if bool((wrong := x.isnan()).any()):
-        raise InputError(f"the column {name!r} is NaN at {_first(wrong)}")
+        raise InputError(f"the column {name!r} is NaN at {first(wrong)}")
     if isinstance(leaf, LogProb | LogDist):
         check_log_probs(f"the column {name!r}", x, None, words=isinstance(leaf, LogDist))
         return
     if bool((wrong := x.isinf()).any()):
-        raise InputError(f"the column {name!r} is infinite at {_first(wrong)}")
+        raise InputError(f"the column {name!r} is infinite at {first(wrong)}")
     most = math.sqrt(torch.finfo(x.dtype).max) / 1024
     if bool((wrong := x.abs() > most).any()):
-        at = _first(wrong)
+        at = first(wrong)
         raise InputError(
-            f"the column {name!r} is {_at(x, at)} at {at}: sums of its squares are beyond "
+            f"the column {name!r} is {shown(x, at)} at {at}: sums of its squares are beyond "
             f"{str(x.dtype).removeprefix('torch.')}; scale it down, or compute in another `dtype`"
         )
 
@@ -280,18 +280,36 @@ def check_log_probs(name: str, x: Tensor, mask: Tensor | None, *, words: bool) -
     if bool((live >= 0).all()):
         high = live > ALL
     if bool(high.any()):
-        at = _first(high)
+        at = first(high)
         raise InputError(
-            f"{name} is {_at(x, at)} at {at}: a logarithm of a probability is at most 0; are these "
-            "probabilities, or negative logarithms?"
+            f"{name} is {shown(x, at)} at {at}: a logarithm of a probability is at most 0; are "
+            "these probabilities, or negative logarithms?"
         )
     if words:
         return
     none = live == -torch.inf
     if bool(none.any()):
         raise InputError(
-            f"{name} is -inf at {_first(none)}: a token that was drawn has a probability above 0"
+            f"{name} is -inf at {first(none)}: a token that was drawn has a probability above 0"
         )
+
+
+def check_names(objective: str, given: Collection[str], wanted: Sequence[str]) -> None:
+    """Trained inputs are those that an objective reads, no fewer and no others.
+
+    Raises:
+        InputError: one is unknown, or missing.
+    """
+    for name in given:
+        if name not in wanted:
+            guess = near(name, wanted)
+            raise InputError(
+                f"unknown input {name!r}; it has {list(wanted)}"
+                + (f"; did you mean {guess!r}?" if guess else "")
+            )
+    for name in wanted:
+        if name not in given:
+            raise InputError(f"{objective} needs the trained input {name!r}")
 
 
 def check_trained(name: str, x: Any, indices: Indices, step: Step) -> None:
@@ -323,60 +341,28 @@ def check_drawn(name: str, x: Tensor, step: Step) -> None:
         check_log_probs(name, x, step.mask if x.dim() == len(TOKEN) - 1 else None, words=False)
 
 
-def _first(wrong: Tensor) -> list[int]:
+def computable(leaves: Mapping[str, Expr], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Trained inputs without their graph, as float32 at least, and finite where words cannot come.
+
+    Args:
+        leaves: what they are in the formula.
+    """
+    inputs = {name: x.detach().to(widest(x)) for name, x in trained.items()}
+    words = {name for name in inputs if isinstance(leaves.get(name), LogDist)}
+    return {name: possible(x) if name in words else x for name, x in inputs.items()}
+
+
+def widest(*tensors: Any) -> torch.dtype:
+    """The widest type, and float32 at least: narrower sums over a response lose its tokens."""
+    types = (x.dtype for x in tensors if isinstance(x, Tensor))
+    return reduce(torch.promote_types, types, torch.float32)
+
+
+def first(wrong: Tensor) -> list[int]:
+    """The first place where a mask holds."""
     return [int(k) for k in wrong.nonzero()[0]]
 
 
-def _at(x: Tensor, at: Sequence[int]) -> str:
+def shown(x: Tensor, at: Sequence[int]) -> str:
+    """A number of a tensor, as errors show it."""
     return f"{x[tuple(at)].item():g}"
-
-
-def check_head(
-    hidden: Tensor,
-    weight: Tensor,
-    tokens: Tensor,
-    live: Tensor | None,
-    bias: Tensor | None,
-    kept: Tensor | None,
-    temperature: float,
-    softcap: float | None,
-) -> None:
-    """What a language-model head is made of; see `Objective.fused`.
-
-    Args:
-        live: where tokens are no padding; None for everywhere.
-
-    Raises:
-        InputError: a shape, type or device does not fit, a word is outside of the vocabulary (seen
-            on a CPU alone), or a temperature or a cap is not above 0.
-    """
-    given = {"hidden": hidden, "weight": weight, "tokens": tokens, "bias": bias, "kept": kept}
-    for name, x in given.items():
-        if x is not None and x.device != hidden.device:
-            raise InputError(f"{name} is on {x.device}, but hidden on {hidden.device}")
-    if not hidden.is_floating_point() or not weight.is_floating_point():
-        raise InputError(f"hidden and weight must be floats, not {hidden.dtype}, {weight.dtype}")
-    if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
-        raise InputError(
-            f"weight must be [V, {hidden.shape[-1]}], as wide as hidden, not {list(weight.shape)}"
-        )
-    words = len(weight)
-    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
-        raise InputError(f"tokens must be whole numbers, not {tokens.dtype}")
-    if bias is not None and bias.shape != (words,):
-        raise InputError(f"bias must be [{words}], a number for each word, not {list(bias.shape)}")
-    if kept is not None and (kept.shape != (*tokens.shape, words) or kept.dtype != torch.bool):
-        wanted = ", ".join(map(str, (*tokens.shape, words)))
-        raise InputError(
-            f"kept must be a bool tensor [{wanted}], not {kept.dtype} {list(kept.shape)}"
-        )
-    for name, number in (("temperature", temperature), ("softcap", softcap)):
-        if number is not None and not 0 < number < math.inf:
-            raise InputError(f"{name} must be a number above 0, not {number:g}")
-    wrong = (tokens < 0) | (tokens >= words)
-    wrong = wrong & live if live is not None else wrong
-    if tokens.is_cpu and bool(wrong.any()):
-        at = _first(wrong)
-        raise InputError(
-            f"tokens has the word {_at(tokens, at)} at {at}, outside of a vocabulary of {words}"
-        )

@@ -30,7 +30,7 @@ class Step:
         whole: whether these are all rows of the step.
         share: which of the step's rows these are, where every rank has its own.
         origin: the step that these rows were taken from, and which of its rows they are.
-        helped: what the objective found out about the whole step on the way.
+        known: of the whole step, with what expressions of the objective store; see `Values`.
         objective: the digest of the objective that prepared it.
     """
 
@@ -45,7 +45,7 @@ class Step:
     whole: bool = True
     share: Share | None = field(default=None, repr=False)
     origin: tuple[Step, Rows] | None = field(default=None, repr=False)
-    helped: dict[str, Step] = field(default_factory=dict, repr=False)
+    known: dict[str, Step] = field(default_factory=dict, repr=False)
     objective: str = ""
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class Step:
             whole=False,
             share=None,
             origin=(self, rows),
-            helped={},
+            known={},
         )
 
     def tokens_of(self, rows: Rows) -> Tensor:

@@ -445,9 +445,9 @@ class Learner:
         at_hand = first and set(self.needs.trained) == {"log_pi"}
         if at_hand:  # the policy has not moved since it was measured
             return self.objective.couple(step, log_pi=batch.columns[ROLLOUT])
-        if now is not None and self.objective.couples:
+        if now is not None and self.objective.reports_need_couple:
             return self.objective.couple(step, **self._together(now, shares))
-        if now is not None or not self.objective.coupled:
+        if now is not None or not self.objective.needs_couple:
             return step
         return self.objective.couple(step, **self._no_grad(self.policy, batch, self.needs.trained))
 

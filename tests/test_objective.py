@@ -232,7 +232,7 @@ def test_trained_inputs_are_checked() -> None:
 
 def test_a_coupled_objective_says_what_it_needs() -> None:
     objective = objdsl.load("dpo")
-    assert objective.coupled and not objdsl.load("grpo").coupled
+    assert objective.needs_couple and not objdsl.load("grpo").needs_couple
     columns = {
         "mask": torch.ones(4, 3, dtype=torch.bool),
         "prompt": [0, 0, 1, 1],

@@ -310,3 +310,13 @@ def test_autocast_and_narrow_inputs_are_computed_wide(narrow: torch.dtype, goal:
     torch.testing.assert_close(-out.loss, wide[0])
     assert live.grad is not None and live.grad.dtype == narrow
     torch.testing.assert_close(live.grad, -wide[1]["log_pi"].to(narrow))
+
+
+@pytest.mark.parametrize(
+    ("former", "name"), [("coupled", "needs_couple"), ("couples", "reports_need_couple")]
+)
+def test_a_former_name_names_the_new_one(former: str, name: str) -> None:
+    objective = objdsl.load("dpo")
+    assert getattr(objective, name) is True
+    with pytest.raises(AttributeError, match=f"`{former}` of an objective is called `{name}` now"):
+        getattr(objective, former)

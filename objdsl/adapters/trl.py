@@ -250,7 +250,9 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
             if bool(self.accelerator.gather(unknown).any()):  # the same answer on every rank
                 return True
         measured = self._measured(batch)
-        return bool(measured) and (self.objective.couples or bool(measured & self.objective.early))
+        return bool(measured) and (
+            self.objective.reports_need_couple or bool(measured & self.objective.early)
+        )
 
     # --- the optimizer step ----------------------------------------------------------------------
 
@@ -333,7 +335,9 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         self._window, self._prepared, self._told = window, window.step, {}
         alone = window.step.whole and len(window.batches) == 1  # then the loss sees to it
         known = fresh and all("old_per_token_logps" in batch for batch in window.batches)
-        if alone or not (self.objective.coupled or (self.objective.couples and known)):
+        if alone or not (
+            self.objective.needs_couple or (self.objective.reports_need_couple and known)
+        ):
             return
         pairs = zip(window.batches, window.used, strict=True)
         log_pi = [

@@ -28,7 +28,8 @@ from verl.workers.config import ActorConfig
 
 from objdsl.adapters.needs import UnsupportedError
 from objdsl.frozen import dataclass
-from objdsl.ir.build import mul, neg
+from objdsl.inputs import widest
+from objdsl.ir.build import neg
 from objdsl.ir.indices import RESPONSE, SCALAR, TOKEN, Indices
 from objdsl.ir.nodes import (
     Column,
@@ -36,13 +37,13 @@ from objdsl.ir.nodes import (
     LogProb,
     Others,
     Reduce,
-    Stop,
     Unary,
     replaced,
     topological,
 )
 from objdsl.ir.objective import column_of
 from objdsl.objective import Objective
+from objdsl.values import Values
 
 # By what verl divides a sum over the rows of an optimizer step.
 Divisor = Literal["tokens", "responses", "nothing"]
@@ -178,20 +179,13 @@ def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Ten
     cut = halves(objective)
     if cut.advantage is None:
         raise _unsupported(objective, "no value of it is an advantage: it needs no estimator")
-    log_pi = LogProb("pi", trained=True)
-    formula = replace(
-        objective.formula,
-        goal=Reduce("sum", TOKEN, mul(Stop(cut.advantage), log_pi)),
-        critic=None,
-        reports=(),
-    )
-    # The weights of `sum A * log(pi)` are A.
-    weighted = Objective(formula, objective.params)
+    values = Values(objective.formula, {_ADVANTAGE: cut.advantage}, objective.params)
     # One reward of tokens, and no other, is what verl calls token-level rewards.
-    rewards = weighted.formula.rewards
+    nodes = topological(cut.advantage)
+    rewards = [x for x in nodes if isinstance(x, Column) and x.role == "reward"]
     by_token = rewards[0].name if len(rewards) == 1 and rewards[0].over == TOKEN else "reward"
-    known = {"reward", "greedy", "log_pi", by_token}
-    reasons = [f"no estimator is told `{x}`" for x in weighted.columns if x not in known]
+    known = {"reward", "greedy", by_token}
+    reasons = [f"no estimator is told `{x}`" for x in values.prepare.columns if x not in known]
     if reasons:
         raise _unsupported(objective, *reasons)
 
@@ -215,10 +209,10 @@ def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Ten
         if reward_baselines is not None:
             columns["greedy"] = reward_baselines[used]
         ids = torch.from_numpy(np.unique(np.asarray(index), return_inverse=True)[1])
-        step = weighted.prepare(prompt=ids.to(mask.device)[used], mask=mask[used], **columns)
-        zeros = torch.zeros_like(token_level_rewards)
-        advantages = zeros.clone()
-        advantages[used] = weighted.weights(zeros[used], step)[1]["log_pi"].to(zeros.dtype)
+        step = values.prepare(prompt=ids.to(mask.device)[used], mask=mask[used], columns=columns)
+        advantages = torch.zeros_like(token_level_rewards)
+        found = values(step, widest(token_level_rewards))[_ADVANTAGE]
+        advantages[used] = found.to(advantages.dtype)
         return advantages, advantages
 
     return estimate

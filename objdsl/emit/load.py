@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import blake2b
 from types import ModuleType
@@ -12,9 +12,10 @@ from typing import Any
 
 from objdsl.emit import triton_source
 from objdsl.emit.stages import Layout
-from objdsl.emit.torch_source import Program, emit
+from objdsl.emit.torch_source import Program, Values, emit, emit_values
 from objdsl.emit.triton_source import Kernel
 from objdsl.frozen import dataclass
+from objdsl.ir.nodes import Expr
 from objdsl.ir.objective import Objective
 
 
@@ -28,10 +29,28 @@ class Compiled:
     objective: Callable[..., tuple[Any, dict[str, Any], dict[str, Any]]]
 
 
+@dataclass(frozen=True)
+class CompiledValues:
+    """The functions of emitted expressions."""
+
+    program: Values
+    prepare: Callable[..., dict[str, Any]]
+    values: Callable[..., dict[str, Any]]
+
+
 def load(ir: Objective, layout: Layout) -> Compiled:
     """Emits an objective and makes its functions callable. Tracebacks show the emitted lines."""
     program = emit(ir, layout)
-    return _execute(program, f"<objdsl {ir.name} {ir.digest} {layout}>")
+    made = _module(program.source, f"<objdsl {ir.name} {ir.digest} {layout}>")
+    return Compiled(program, made["prepare"], made.get("couple"), made["objective"])
+
+
+def load_values(ir: Objective, values: Mapping[str, Expr], layout: Layout) -> CompiledValues:
+    """The same for expressions; see `torch_source.emit_values`."""
+    program = emit_values(ir, values, layout)
+    digest = "".join(x.key.hex() for x in values.values())
+    made = _module(program.source, f"<objdsl {ir.name} {', '.join(values)} {digest} {layout}>")
+    return CompiledValues(program, made["prepare"], made["values"])
 
 
 def load_kernel(ir: Objective) -> tuple[Kernel, Any]:
@@ -42,11 +61,6 @@ def load_kernel(ir: Objective) -> tuple[Kernel, Any]:
     """
     kernel = triton_source.emit(ir)
     return kernel, _module(kernel.source, f"<objdsl {ir.name} {ir.digest} triton>")["head"]
-
-
-def _execute(program: Program, filename: str) -> Compiled:
-    made = _module(program.source, filename)
-    return Compiled(program, made["prepare"], made.get("couple"), made["objective"])
 
 
 @cache

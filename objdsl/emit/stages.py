@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import field
-from functools import cached_property
 from typing import Literal
 
 from objdsl.analysis.coupling import is_statistic
@@ -22,7 +21,7 @@ from objdsl.emit.helpers import torch_helpers
 from objdsl.emit.identifiers import Identifiers
 from objdsl.emit.lower import is_constant, lower, shares
 from objdsl.frozen import dataclass
-from objdsl.ir.build import ONE, ZERO, count, sub
+from objdsl.ir.build import ONE, ZERO, count, real, sub
 from objdsl.ir.indices import PROMPT, RESPONSE, WORD, Indices
 from objdsl.ir.nodes import (
     BOOLEAN_OPS,
@@ -94,10 +93,10 @@ class Carried(Expr):
 
 @dataclass(frozen=True)
 class Staged:
-    """An objective with its values sorted into stages.
+    """An objective, or expressions of one, with the values sorted into stages.
 
     Attributes:
-        roots: the lowered parts of its value and its reports, and its weights.
+        roots: the lowered parts of its value and its reports, and its weights; or the expressions.
         weights: before lowering.
         prepared: the data that is stored.
         statistics: those that are stored.
@@ -125,15 +124,33 @@ class Staged:
 
 def staged(ir: Objective, layout: Layout) -> Staged:
     """Sorts the values of an objective into stages, and names those that are stored."""
-    parts = _Parts(ir, weights_of(ir))
+    weights = weights_of(ir)
     names = _names(ir)
-    roots = _carried(parts.lowered, names)
-    weights = sorted({f"weight {column_of(leaf)}" for leaf in parts.weights})
-    for name in weights:
-        names.setdefault(roots[name], "w" if len(weights) == 1 else name.replace("weight ", "w_"))
+    roots = _carried(_lowered(ir, weights), names)
+    by_leaf = sorted({f"weight {column_of(leaf)}" for leaf in weights})
+    for name in by_leaf:
+        names.setdefault(roots[name], "w" if len(by_leaf) == 1 else name.replace("weight ", "w_"))
+    return _sorted(ir, layout, roots, names, ir.nodes, weights)
 
+
+def staged_values(ir: Objective, values: Mapping[str, Expr], layout: Layout) -> Staged:
+    """The same of some expressions, in terms of an objective."""
+    lowered = lower([real(x) for x in values.values()])
+    names = _names(ir)
+    roots = _carried(dict(zip(values, lowered, strict=True)), names)
+    return _sorted(ir, layout, roots, names, topological(*values.values()), {})
+
+
+def _sorted(
+    ir: Objective,
+    layout: Layout,
+    roots: dict[str, Expr],
+    names: dict[Expr, str],
+    nodes: tuple[Expr, ...],
+    weights: dict[Leaf, Expr],
+) -> Staged:
     nonzero = frozenset(p.name for p in ir.params if not p.domain.holds(0.0))
-    scope = Scope(layout, names, _identifiers(ir), nonzero, *_vocabulary(ir))
+    scope = Scope(layout, names, _identifiers(ir), nonzero, *_vocabulary(nodes))
     needed_local = _needed(list(roots.values()), scope, stop_at=("data", "statistic"))
     statistics = [n for n in needed_local if scope.stage(n) == "statistic"]
     needed_coupled = _needed(statistics, scope, stop_at=("data",)) if statistics else []
@@ -143,7 +160,7 @@ def staged(ir: Objective, layout: Layout) -> Staged:
         if scope.stage(n) == "data" and scope.is_stored(n)
     ]
     scope.name_all([*prepared, *statistics])
-    return Staged(roots, parts.weights, scope, prepared, statistics)
+    return Staged(roots, weights, scope, prepared, statistics)
 
 
 def _identifiers(ir: Objective) -> Identifiers:
@@ -158,26 +175,16 @@ def _identifiers(ir: Objective) -> Identifiers:
     return identifiers
 
 
-@dataclasses.dataclass
-class _Parts:
+def _lowered(ir: Objective, weights: Mapping[Leaf, Expr]) -> dict[str, Expr]:
     """An objective as the roots of its computation: row sums, weights, reports; lowered."""
-
-    ir: Objective
-    weights: dict[Leaf, Expr]
-
-    @cached_property
-    def lowered(self) -> dict[str, Expr]:
-        total = self.ir.goal if self.ir.critic is None else sub(self.ir.goal, self.ir.critic)
-        roots: dict[str, Expr] = {}
-        for name, scalar in [
-            ("value", total),
-            *((f"report {r.name}", r.value) for r in self.ir.reports),
-        ]:
-            parts = shares(scalar)
-            roots[f"{name} tokens"], roots[f"{name} responses"] = parts.tokens, parts.responses
-        for leaf, weight in self.weights.items():
-            roots[f"weight {column_of(leaf)}"] = weight
-        return dict(zip(roots, lower(list(roots.values())), strict=True))
+    total = ir.goal if ir.critic is None else sub(ir.goal, ir.critic)
+    roots: dict[str, Expr] = {}
+    for name, scalar in [("value", total), *((f"report {r.name}", r.value) for r in ir.reports)]:
+        parts = shares(scalar)
+        roots[f"{name} tokens"], roots[f"{name} responses"] = parts.tokens, parts.responses
+    for leaf, weight in weights.items():
+        roots[f"weight {column_of(leaf)}"] = weight
+    return dict(zip(roots, lower(list(roots.values())), strict=True))
 
 
 def _carried(roots: dict[str, Expr], names: dict[Expr, str]) -> dict[str, Expr]:
@@ -231,11 +238,14 @@ def _decides(node: Expr) -> bool:
     return False
 
 
-def _vocabulary(ir: Objective) -> tuple[str, bool]:
+def _vocabulary(nodes: Iterable[Expr]) -> tuple[str, bool]:
     """A column to count words by, of data if there is one, and whether it is trained."""
-    wide = [name for name, indices in ir.columns.items() if indices == WORD]
-    wide.sort(key=lambda name: name in ir.trained)
-    return (wide[0], wide[0] in ir.trained) if wide else ("", False)
+    wide: dict[str, bool] = {}
+    for node in nodes:
+        name = None if isinstance(node, Pick) else column_of(node)
+        if name is not None and node.indices == WORD:
+            wide[name] = wide.get(name, False) or node.live
+    return min(((name, wide[name]) for name in wide), key=lambda x: x[::-1], default=("", False))
 
 
 def _names(ir: Objective) -> dict[Expr, str]:

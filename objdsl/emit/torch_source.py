@@ -8,6 +8,8 @@ The source has up to three functions:
 
 so that the sums of `objective` over the parts of a step are the step's, however it is cut.
 No autograd is involved: `weights` is the derivative, as `differentiate` found it.
+
+Expressions by themselves have two: `prepare`, and `values` for any part of the step's rows.
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from objdsl.differentiate import Leaf
 from objdsl.emit.helpers import called, torch_helpers
-from objdsl.emit.stages import Carried, Input, Layout, Scope, spread, staged
+from objdsl.emit.stages import Carried, Input, Layout, Scope, spread, staged, staged_values
 from objdsl.emit.wrap import wrap
 from objdsl.emit.writer import (
     ATOM,
@@ -74,6 +76,11 @@ class Function:
     inputs: tuple[Input, ...]
     outputs: tuple[Input, ...]
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that it computes with."""
+        return frozenset(one.key for one in self.inputs if one.kind == "column")
+
 
 @dataclass(frozen=True)
 class Program:
@@ -90,6 +97,25 @@ class Program:
     objective: Function
     coupled: bool
     whole_step_reports: tuple[str, ...]
+
+    @property
+    def early(self) -> frozenset[str]:
+        """The columns that are computed with where the whole step is seen."""
+        return self.prepare.columns | (self.couple.columns if self.couple else frozenset())
+
+
+@dataclass(frozen=True)
+class Values:
+    """The emitted functions of some expressions, for one layout of the tokens."""
+
+    source: str
+    prepare: Function
+    values: Function
+
+    @property
+    def early(self) -> frozenset[str]:
+        """The columns that are computed with where the whole step is seen."""
+        return self.prepare.columns
 
 
 def emit(ir: Objective, layout: Layout) -> Program:
@@ -117,6 +143,29 @@ def emit(ir: Objective, layout: Layout) -> Program:
     return Program(source, prepare, couple, objective, made.coupled(made.core), whole)
 
 
+def emit_values(ir: Objective, values: Mapping[str, Expr], layout: Layout) -> Values:
+    """PyTorch source for expressions at the tokens of any rows of a step. Needs no torch.
+
+    What belongs to a response is handed to each of its tokens; padding is 0. A mask is 1 where it
+    holds.
+
+    Args:
+        ir: the objective whose columns, parameters and definitions they are made of.
+        values: by the names of the results.
+        layout: as `emit` takes it.
+
+    Raises:
+        ValueError: one of them couples responses through the current policy.
+    """
+    made = staged_values(ir, values, layout)
+    if made.statistics:
+        raise ValueError("these values need the current log-probabilities of other responses")
+    prepare = TorchWriter(made.scope, "prepare", stored=()).prepare(made.prepared)
+    main = TorchWriter(made.scope, "values", stored=made.prepared)
+    function = main.values({name: (made.roots[name], x.indices) for name, x in values.items()})
+    return Values(_module(ir, [prepare, function]), prepare, function)
+
+
 # --- functions -----------------------------------------------------------------------------------
 
 
@@ -126,11 +175,12 @@ class TorchWriter(Writer):
     def __init__(
         self,
         scope: Scope,
-        kind: Literal["prepare", "couple", "objective"],
+        kind: Literal["prepare", "couple", "objective", "values"],
         stored: Iterable[Expr],
     ) -> None:
         super().__init__(scope, stored, scope.identifiers)
         self.kind = kind
+        self.cut = kind in ("objective", "values")  # a part of a step, which knows no prompts
         self.numbers: dict[Expr, bool] = {}
         self.packed = scope.layout == "packed"
 
@@ -162,7 +212,8 @@ class TorchWriter(Writer):
         entries = []
         for leaf in weights:
             column = column_of(leaf) or ""
-            entries.append(f"{string(column)}: {self._weight(roots[f'weight {column}'], leaf)}")
+            weight = self._everywhere(roots[f"weight {column}"], leaf.indices)
+            entries.append(f"{string(column)}: {weight}")
         self.lines.append(f"weights = {{{', '.join(entries)}}}")
         totals = []
         for name in reports:
@@ -172,6 +223,14 @@ class TorchWriter(Writer):
         self.lines.append("return J, weights, reports")
         doc = "The value, its derivative by each trained input, and the reports, of these rows."
         return Function(self._header(doc), tuple(self.inputs.values()), ())
+
+    def values(self, roots: Mapping[str, tuple[Expr, Indices]]) -> Function:
+        self._count(root for root, _ in roots.values())
+        entries = []
+        for name, (root, indices) in roots.items():
+            at = max(TOKEN, indices, key=len)
+            entries.append((name, self._everywhere(root, at), at))
+        return self._function("The values of expressions at the tokens of these rows.", entries)
 
     def _function(self, doc: str, entries: list[tuple[str, str, Indices]]) -> Function:
         items = ", ".join(f'"{name}": {text}' for name, text, _ in entries)
@@ -211,7 +270,7 @@ class TorchWriter(Writer):
 
     def _indices(self, node: Expr) -> Indices:
         """A part of a step knows no prompts, only rows."""
-        return spread(node.indices) if self.kind == "objective" else node.indices
+        return spread(node.indices) if self.cut else node.indices
 
     def _lift(self, have: Indices, want: Indices) -> str:
         if have == SCALAR or len(have) >= len(want):
@@ -401,8 +460,7 @@ class TorchWriter(Writer):
             return self._environment("n_prompts", SCALAR)
         if index == "i":
             size = self._environment("group_size", PROMPT)
-            rows = self.kind == "objective"  # a part of a step knows no prompts
-            return f"{size}[{self._environment('prompt', RESPONSE)}]" if rows else size
+            return f"{size}[{self._environment('prompt', RESPONSE)}]" if self.cut else size
         if index == "t":
             return self._environment("length", RESPONSE)
         many = f"{self._input('column', self.scope.words, WORD)}.shape[-1]"
@@ -506,18 +564,18 @@ class TorchWriter(Writer):
             text = f"torch.full_like({mask}, {text}, dtype={self._dtype()})"
         return f"torch.where({mask}, {text}, 0.0)"
 
-    def _weight(self, weight: Expr, leaf: Leaf) -> str:
-        """The derivative by a leaf, with the leaf's shape, 0 in padding."""
-        text = self._at(weight, leaf.indices)
+    def _everywhere(self, node: Expr, indices: Indices) -> str:
+        """A value at all tokens, or at all words at all tokens; 0 in padding."""
+        text = self._at(node, indices)
         if self.packed:
-            if self._indices(weight) in (TOKEN, WORD, RESPONSE):
+            if self._indices(node) in (TOKEN, WORD, RESPONSE):
                 return text
-            row = self._environment("row", TOKEN) + ("[:, None]" if leaf.indices == WORD else "")
+            row = self._environment("row", TOKEN) + ("[:, None]" if indices == WORD else "")
             return f"torch.full_like({row}, 1, dtype={self._dtype()}) * ({text})"
-        if leaf.indices == WORD:
+        if indices == WORD:
             mask = self._environment("mask", TOKEN)
             return f"torch.where({mask}[..., None], {text}, 0.0)"
-        return self._masked(text, weight)
+        return self._masked(text, node)
 
 
 def _is_plain(node: Expr, nonzero: frozenset[str]) -> bool:

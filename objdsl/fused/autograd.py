@@ -53,22 +53,35 @@ class _Sealed(torch.autograd.Function):
         raise DerivativeError(FORWARD)  # over tangents: batches of inputs were refused before
 
 
-class _ClosedForm(torch.autograd.Function):
+class _Precomputed(torch.autograd.Function):
     """Minus the value: nothing is stored but its derivative."""
 
     @staticmethod
-    def forward(value: Tensor, many: int, *tensors: Tensor) -> Tensor:
+    def forward(value: Tensor, once: bool, many: int, *tensors: Tensor) -> Tensor:
         return -value
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, many, *tensors = inputs
+        _, ctx.once, many, *tensors = inputs
+        ctx.spent = False
         ctx.save_for_backward(*tensors[many:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        scale = -gradients[0]
+        if not ctx.once:
+            weights = ctx.saved_tensors
+            return (None, None, None, *(scale * w for w in weights), *(None for _ in weights))
+        if ctx.spent:
+            raise RuntimeError(
+                "the gradients of this loss are gone: backward was called before; "
+                "evaluate the objective again"
+            )
+        if torch.is_grad_enabled():
+            raise DerivativeError(SECOND)
+        ctx.spent = True
         weights = ctx.saved_tensors
-        return (None, None, *(-gradients[0] * w for w in weights), *(None for _ in weights))
+        return (None, None, None, *(w.mul_(scale) for w in weights), *(None for _ in weights))
 
 
 def refuse_batches(inputs: Iterable[Tensor]) -> None:
@@ -85,44 +98,22 @@ def refuse_batches(inputs: Iterable[Tensor]) -> None:
             x = functorch.get_unwrapped(x)
 
 
-def closed_form(value: Tensor, inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+def precomputed(
+    value: Tensor, inputs: Sequence[Tensor], weights: Sequence[Tensor], *, once: bool = False
+) -> Tensor:
     """The loss, 0-d, of a value whose derivatives by some inputs are the weights.
 
     Args:
         value: 0-d.
         inputs: whose gradient is minus the weight of the same place.
         weights: as large as their inputs.
+        once: scales the weights in place, for those that are as large as a head: there is no
+            second copy of them. So `backward` can be called once, and without `create_graph`.
     """
     many = len(inputs)
-    if not torch.compiler.is_compiling():  # which refuses to differentiate twice by itself
+    if not once and not torch.compiler.is_compiling():  # which refuses second derivatives itself
         # A tensor of inference mode cannot be stored for the backward pass.
         weights = [w.clone() if w.is_inference() else w for w in weights]
         weights = _Sealed.apply(many, *inputs, *weights)  # type: ignore[no-untyped-call]
-    loss: Tensor = _ClosedForm.apply(value, many, *inputs, *weights)  # type: ignore[no-untyped-call]
+    loss: Tensor = _Precomputed.apply(value, once, many, *inputs, *weights)  # type: ignore[no-untyped-call]
     return loss
-
-
-class Formed(torch.autograd.Function):
-    """Minus the value; its gradients are minus those of J, scaled in place.
-
-    The gradient by the head is as large as the head: there is no second one. So `backward` can be
-    called once, and without `create_graph`.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, many: int, *tensors: Tensor) -> Tensor:
-        ctx.formed = tensors[many:]
-        return -value
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.formed is None:
-            raise RuntimeError(
-                "the gradients of this loss are gone: backward was called before; "
-                "evaluate the objective again"
-            )
-        if torch.is_grad_enabled():
-            raise DerivativeError(SECOND)
-        formed, ctx.formed = ctx.formed, None
-        scale = -gradients[0]
-        return (None, None, *(x.mul_(scale) for x in formed), *(None for _ in formed))

@@ -180,7 +180,7 @@ class Objective:
     @cached_property
     def columns(self) -> dict[str, Indices]:
         """The columns of data that it reads, trained ones included, and their indices."""
-        return {name: indices for name, indices, _ in sorted(_read(self.nodes))}
+        return {name: indices for name, indices, _ in sorted(reads(self.nodes))}
 
     @cached_property
     def domains(self) -> dict[str, Domain]:
@@ -203,7 +203,7 @@ class Objective:
     @cached_property
     def trained(self) -> tuple[str, ...]:
         """The columns through which a gradient flows, `log_pi` first."""
-        names = {name for name, _, trained in _read(self.nodes) if trained}
+        names = {name for name, _, trained in reads(self.nodes) if trained}
         return tuple(sorted(names, key=lambda name: (name != "log_pi", name)))
 
     @cached_property
@@ -289,7 +289,8 @@ def read_by(column: str, policies: Iterable[str]) -> str | None:
     return critic.get(column, "pick" if column == NOISE else None)
 
 
-def _read(nodes: tuple[Expr, ...]) -> Iterator[tuple[str, Indices, bool]]:
+def reads(nodes: Iterable[Expr]) -> Iterator[tuple[str, Indices, bool]]:
+    """The columns that nodes read, their indices, and whether a gradient flows through them."""
     for node in nodes:
         name = column_of(node)
         if name is not None:

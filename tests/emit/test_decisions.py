@@ -207,7 +207,7 @@ def test_a_report_of_coupled_masks_needs_no_couple() -> None:
         "objective x\nmaximize mean[p,i,t] (0 if pi > old else reward * log(pi))\n"
         "report moved = mean[p,i,t | pi > old] log(pi)\n"
     )
-    assert given.couples and not given.coupled
+    assert given.reports_need_couple and not given.needs_couple
     columns, trained = inputs(given)
     step = given.prepare(**columns)
     value, weights, reports = given.weights(step=step, **trained)

@@ -112,7 +112,11 @@ def _numbers(text: str, name: str, packed: bool) -> list[Tensor]:
     out.loss.backward()  # type: ignore[no-untyped-call]
     assert log_pi.grad is not None
     step = objective.prepare(**tensors)
-    half = [objective(log_pi[:2], step[:2]).value] if not packed and not objective.couples else []
+    half = (
+        [objective(log_pi[:2], step[:2]).value]
+        if not packed and not objective.reports_need_couple
+        else []
+    )
     reports = [out.reports["extra"], *(x for key, x in out.reports.items() if key == name)]
     return [out.loss, log_pi.grad, *half, *reports]
 

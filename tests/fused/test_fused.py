@@ -54,7 +54,7 @@ def test_every_schedule_is_the_plain_computation(name: str, packed: bool) -> Non
     data = scene(objective, packed)
     step, others = prepared(objective, data)
     expected = plain(objective, data, step, others, 1.3, 5.0)
-    schedules = legal(objective._coupled_weights)
+    schedules = legal(objective._fused.coupled)
     assert schedules
     for schedule in schedules:
         for budget in BUDGETS:
@@ -62,7 +62,7 @@ def test_every_schedule_is_the_plain_computation(name: str, packed: bool) -> Non
                 objective, data, step, others, temperature=1.3, softcap=5.0,
                 schedule=schedule, budget=budget,
             )  # fmt: skip
-            whole = objective._coupled_weights.words is None or budget > 10_000
+            whole = objective._fused.coupled.words is None or budget > 10_000
             assert_same(said, expected, reports=whole)
 
 
@@ -72,7 +72,7 @@ def test_micro_batches_add_up(name: str) -> None:
     data = scene(objective, packed=False)
     step, others = prepared(objective, data)
     expected = plain(objective, data, step, others, 1.0, None)
-    if objective.coupled:
+    if objective.needs_couple:
         log_p = torch.log_softmax(data["hidden"] @ data["weight"].T + data["bias"], -1)
         log_pi = log_p.gather(-1, data["tokens"][..., None]).squeeze(-1)
         step = objective.couple(step, log_pi=log_pi)
@@ -100,7 +100,7 @@ def test_what_couples_responses_is_known_or_held_together() -> None:
     log_p = torch.log_softmax(data["hidden"] @ data["weight"].T + data["bias"], -1)
     log_pi = log_p.gather(-1, data["tokens"][..., None]).squeeze(-1)
     coupled = objective.couple(step, log_pi=log_pi)
-    alive = int(objective._alive(step, torch.float64)[data["mask"].flatten()].sum())
+    alive = int(objective._fused.alive(step, torch.float64)[data["mask"].flatten()].sum())
     weighty = int((objective.weights(log_pi, step)[1]["log_pi"] != 0).sum())
     total = int(LENGTHS.sum())
     assert 0 < weighty < alive < total
@@ -126,7 +126,7 @@ def test_words_that_are_weighed_by_other_responses() -> None:
     data = scene(objective, packed=False)
     step, others = prepared(objective, data)
     expected = plain(objective, data, step, others, 1.3, 5.0)
-    assert legal(objective._coupled_weights) == ("one pass, whole step",)
+    assert legal(objective._fused.coupled) == ("one pass, whole step",)
     for budget in BUDGETS:
         said = fused(objective, data, step, others, temperature=1.3, softcap=5.0, budget=budget)
         assert_same(said, expected)
@@ -147,7 +147,7 @@ def test_dead_tokens_of_a_response_that_lives() -> None:
     alive = int((data["columns"]["log_mu"][data["mask"]] > -2.5).sum())
     total = int(LENGTHS.sum())
     assert 0 < alive < total
-    for schedule in legal(objective._coupled_weights):
+    for schedule in legal(objective._fused.coupled):
         for budget in BUDGETS:
             with Counts() as counts:
                 said = fused(objective, data, step, others, schedule=schedule, budget=budget)
@@ -214,7 +214,7 @@ def test_words_that_were_not_kept_have_no_part(name: str) -> None:
     out = objective(log_pi, step)
     out.loss.backward()
     expected = out, [x.grad for x in leaves]
-    for schedule in legal(objective._coupled_weights):
+    for schedule in legal(objective._fused.coupled):
         for budget in BUDGETS:
             said = fused(objective, data, step, others, kept=kept, schedule=schedule, budget=budget)
             assert_same(said, expected)
@@ -226,7 +226,7 @@ def test_dead_responses_take_one_product_and_change_nothing() -> None:
     data = scene(objective, packed=False)
     data["columns"]["reward"][:4] = 1.0
     step, others = prepared(objective, data)
-    alive = objective._alive(step, torch.float64)
+    alive = objective._fused.alive(step, torch.float64)
     assert alive is not None
     assert not alive.view(8, 6)[:4].any()
     assert alive.view(8, 6)[4:].any()
@@ -243,7 +243,7 @@ def test_which_weights_come_apart() -> None:
     """Every objective of the gallery whose weights need their response is in one of the sets."""
     found: dict[str, bool] = {}
     for name in NAMES:
-        coupled = objdsl.load(name)._coupled_weights
+        coupled = objdsl.load(name)._fused.coupled
         if coupled.worst is Coupling.RESPONSE and coupled.words is None:
             found[name] = "one pass, scaled afterwards" in legal(coupled)
     assert {name for name, apart in found.items() if apart} == SEPARABLE
@@ -283,14 +283,14 @@ def test_a_response_without_a_weight_may_have_any_share() -> None:
 
 
 def test_long_responses_are_scaled_afterwards_where_that_is_faster() -> None:
-    gspo = objdsl.load("gspo")._coupled_weights
+    gspo = objdsl.load("gspo")._fused.coupled
     sizes = Sizes(65_536, 8192, 4096, 128_256, narrow=2)
     assert plan(gspo, replace(sizes, longest=4096)).schedule == "one pass, whole responses"
     assert plan(gspo, sizes).schedule == SCALED
     # Chunks are balanced: two of 4096 here, one of which is made larger for its response.
     assert plan(gspo, replace(sizes, tokens=8192, longest=5000)).chunk == 5000
     assert plan(gspo, replace(sizes, vocabulary=256_000)).schedule == "two passes"
-    apart = objdsl.load("gspo_token")._coupled_weights
+    apart = objdsl.load("gspo_token")._fused.coupled
     assert plan(apart, sizes).schedule == "two passes"
     assert plan(gspo, replace(sizes, vocabulary=256_000, frozen_head=True)).schedule == SCALED
 
@@ -313,7 +313,7 @@ def test_any_lengths_and_rewards(
     data["columns"]["reward"] = torch.tensor(rewards, dtype=torch.float64)
     step, others = prepared(objective, data)
     expected = plain(objective, data, step, others, 1.0, None)
-    for schedule in legal(objective._coupled_weights):
+    for schedule in legal(objective._fused.coupled):
         said = fused(objective, data, step, others, schedule=schedule, budget=8 * V * tokens)
         assert_same(said, expected)
 
@@ -324,7 +324,7 @@ def test_a_frozen_head_has_no_gradient(name: str) -> None:
     data = scene(objective, packed=True)
     step, _ = prepared(objective, data)
     hidden = data["hidden"].clone().requires_grad_()
-    schedules = legal(objective._coupled_weights)
+    schedules = legal(objective._fused.coupled)
     for schedule in schedules:
         out = objective.fused(
             hidden, data["weight"], data["tokens"], step, bias=data["bias"], schedule=schedule,
@@ -403,7 +403,7 @@ def test_weights_are_wide_where_the_model_is_narrow(
 
     whole = objdsl.Objective.weights
     monkeypatch.setattr(objdsl.Objective, "weights", weights)
-    for schedule in legal(objective._coupled_weights):
+    for schedule in legal(objective._fused.coupled):
         hidden, weight = (data[k].bfloat16().requires_grad_() for k in ("hidden", "weight"))
         out = objective.fused(hidden, weight, data["tokens"], step, schedule=schedule, budget=500)
         out.loss.backward()

@@ -69,7 +69,7 @@ def test_weights_are_infinite_or_dead_where_it_is_said(
         columns = far_apart(objective, seed)
         log_pi = columns.pop("log_pi")
         step = objective.prepare(**columns)
-        if objective.coupled:
+        if objective.needs_couple:
             step = objective.couple(step, log_pi=log_pi)
         value, weights, _ = objective.weights(log_pi, step)
         finite = torch.isfinite(weights["log_pi"]).all() and torch.isfinite(value)

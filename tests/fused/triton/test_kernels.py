@@ -189,14 +189,14 @@ def moved(x: Any) -> Any:
 
 
 def local(name: str) -> bool:
-    return objdsl.load(name)._coupled_weights.worst <= Coupling.TOKEN
+    return objdsl.load(name)._fused.coupled.worst <= Coupling.TOKEN
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if local(name)])
 def test_the_objective_in_the_kernel(name: str) -> None:
     """The objective's own kernel, in float64: values, gradients, reports."""
     objective = objdsl.load(name, **PARAMS.get(name, {}))
-    assert objective._emitted_kernel is not None
+    assert objective._fused.kernel is not None
     for packed in (True, False):
         data = small(objective, packed)
         step, others = prepared(objective, data)
@@ -262,7 +262,7 @@ def test_weights_of_words(alone: bool, dtype: torch.dtype) -> None:
 def test_an_objective_between_two_kernels(name: str, schedule: Any) -> None:
     """Coupled responses, rows without a weight, and slices: PyTorch weighs."""
     objective = objdsl.load(name, **PARAMS.get(name, {}))
-    assert schedule in legal(objective._coupled_weights)
+    assert schedule in legal(objective._fused.coupled)
     data = small(objective, packed=True)
     data["columns"]["reward"][:2] = 1.0
     step, others = prepared(objective, data)
