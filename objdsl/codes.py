@@ -423,7 +423,8 @@ A text that can be read in two ways, which differ.
 product behind it, and `mean x^2` is the mean of squares; here a reduction takes the next operand,
 as a function does. So `mean[i] x^2` is refused, and so is `sum[t] x * y`, unless the two readings
 are one value: of a sum or a mean, multiplied with or divided by what carries none of its indices
-(`sum[t] x / 4096`). `A * sum[t] x` and `x / mean[i] x` read one way.
+(`sum[t] x / 4096`). `A * sum[t] x` and `x / mean[i] x` read one way. A function is read with the
+arguments of each call, and one that nothing calls for what holds whatever its arguments are.
 
 `E[x]` is refused for the same reason: a mean of means over the responses weighs a token by the
 length of its response, and one mean over all tokens does not. To choose is to choose that bias.

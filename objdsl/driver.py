@@ -98,7 +98,8 @@ def check(source: Source, settings: Mapping[str, float] | None = None) -> Checke
     try:
         file = parse(source)
         if not any(isinstance(one, tree.Header | tree.Goal) for one in file.statements):
-            return Checked(source, None, undecided(file), [])  # functions alone, as the prelude
+            found = undecided(file, prelude(), _base)  # definitions alone, as the prelude
+            return Checked(source, None, found, [])
         objective = elaborate(file, prelude(), _base)
     except ObjectiveError as error:
         return Checked(source, None, list(error.diagnostics), [])

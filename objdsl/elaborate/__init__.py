@@ -15,9 +15,8 @@ A name whose own statement is wrong is not reported again where it is used.
 from __future__ import annotations
 
 from objdsl.elaborate.context import SHALLOWER
-from objdsl.elaborate.entry import Spellings, elaborate, spellings, too_deep
+from objdsl.elaborate.entry import Spellings, elaborate, spellings, too_deep, undecided
 from objdsl.elaborate.language import COLUMNS, FUNCTIONS, SUBSETS
-from objdsl.elaborate.readings import undecided
 
 __all__ = [
     "COLUMNS",

@@ -110,6 +110,7 @@ def _inline(ctx: Context, function: tree.Def, call: tree.Call) -> Expr:
         )  # fmt: skip
     args = ctx.all(*call.arguments)
     bound = {a.id: value for a, value in zip(function.arguments, args, strict=True)}
+    ctx.inlined.add(name)
     ctx.enter(name + "()", call.span)
     ctx.frames.append(Frame(bound))
     site = ctx.site

@@ -53,6 +53,7 @@ class Context:
         values: the values of definitions; None for one that is begun, or that is wrong.
         order: the definitions, each after those that it uses.
         calls: the calls of functions.
+        inlined: the names of functions that were called.
         open: the definitions and functions that are begun, with where they are used.
         frames: what the arguments of functions and running indices stand for.
         site: the call in the file of the function of the prelude that is open.
@@ -74,6 +75,7 @@ class Context:
     values: dict[str, Expr | None] = field(default_factory=dict)
     order: list[Named] = field(default_factory=list)
     calls: list[Named] = field(default_factory=list)
+    inlined: set[str] = field(default_factory=set)
     open: list[tuple[str, Span]] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=lambda: [Frame()])
     site: Span | None = None
@@ -144,6 +146,18 @@ class Context:
         except RecordedError:
             self.frames, self.open, self.site = [Frame()], [], None
             self.factors.clear()
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Reads something only to learn of it: errors end it, and are not reported; no call is
+        kept."""
+        errors, calls, order, made = self.errors, [*self.calls], [*self.order], self.made
+        self.errors = []
+        with suppress(ObjectiveError, RecordedError, RecursionError):
+            yield
+        self.errors, self.calls, self.order, self.made = errors, calls, order, made
+        self.frames, self.open, self.site = [Frame()], [], None
+        self.factors.clear()
 
     # --- errors ----------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from objdsl.elaborate.collect import collect
 from objdsl.elaborate.context import SHALLOWER, Context, Find
 from objdsl.elaborate.expressions import node_of
 from objdsl.elaborate.names import binding
+from objdsl.elaborate.readings import judge_alone
 from objdsl.elaborate.statements import (
     domain_of,
     given_column,
@@ -74,6 +75,18 @@ def spellings(file: tree.File, prelude: tree.File, find: Find) -> Spellings:
     )
 
 
+def undecided(file: tree.File, prelude: tree.File, find: Find) -> list[Diagnostic]:
+    """The reductions that read two ways in a file of definitions alone, whatever its functions are
+    called with."""
+    ctx = Context(prelude, find, node_of)
+    with ctx.trial():
+        collect(ctx, file)
+        _declared(ctx)
+    for statement in file.statements:
+        judge_alone(ctx, statement)
+    return ctx.errors
+
+
 def too_deep(file: tree.File) -> Diagnostic:
     """What is said where a pass gives up: each of them follows definitions by recursion."""
     message = "the definitions of this file lean on each other too deeply"
@@ -98,6 +111,9 @@ def _objective(ctx: Context, file: tree.File) -> Objective:
     if False not in scope.goals:
         where = header.span if header else (file.statements[-1].span if file.statements else None)
         ctx.record("no-goal", "nothing is maximised", where, help="add `maximize ...`")
+    own = {k: x for k, x in scope.defs.items() if x.span.source is not ctx.prelude.source}
+    for function in [x for name, x in own.items() if name not in ctx.inlined]:
+        judge_alone(ctx, function)
     if ctx.errors:
         raise ObjectiveError(ctx.errors)
     critic = goals.get(True)

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 from objdsl.codes import error
 from objdsl.diagnostic import Diagnostic, Label
 from objdsl.elaborate.context import Context, RecordedError
+from objdsl.elaborate.scope import Frame
 from objdsl.elaborate.wording import cut
+from objdsl.ir.indices import SCALAR
+from objdsl.ir.nodes import Column, Expr
 from objdsl.source import Span
 from objdsl.syntax import tree
 from objdsl.syntax.reach import PRODUCT, Loose, expressions, loose
@@ -19,8 +22,6 @@ def note(ctx: Context, statement: tree.Statement) -> None:
         for found in loose(expression):
             _, here = ctx.loose.setdefault(id(found.product), (found.product, []))
             here.append(found)
-            if isinstance(statement, tree.Def) and found.certain:  # it may never be called
-                _doubt(ctx, found, [True] * len(found.followers))
 
 
 def judge(ctx: Context, product: tree.Binary, found: Sequence[Loose]) -> None:
@@ -38,6 +39,19 @@ def judge(ctx: Context, product: tree.Binary, found: Sequence[Loose]) -> None:
         bound = frozenset[str]().union(*(one.bound for one in found))
         ctx.all(*(part for part in _factors(product) if not bound & _free(part)))
         raise RecordedError
+
+
+def judge_alone(ctx: Context, statement: tree.Statement) -> None:
+    """Reports the reductions of a statement that read two ways whatever its arguments are: a value
+    of arguments varies at least with what it varies with where they are numbers."""
+    arguments = statement.arguments if isinstance(statement, tree.Def) else ()
+    numbers: dict[str, Expr] = {one.id: Column(one.id, SCALAR) for one in arguments}
+    for found in (found for part in expressions(statement) for found in loose(part)):
+        reading: tuple[list[bool], tuple[Label, ...]] = [], ()
+        with ctx.trial(), ctx.frame(Frame(numbers)):
+            reading = _differs(ctx, found)
+        if any(reading[0]):
+            _doubt(ctx, found, *reading)
 
 
 def _differs(ctx: Context, found: Loose) -> tuple[list[bool], tuple[Label, ...]]:
@@ -66,22 +80,9 @@ def _differs(ctx: Context, found: Loose) -> tuple[list[bool], tuple[Label, ...]]
     return differs, tuple(labels)
 
 
-def _doubt(
-    ctx: Context, found: Loose, differs: Sequence[bool], labels: tuple[Label, ...] = ()
-) -> None:
+def _doubt(ctx: Context, found: Loose, differs: Sequence[bool], labels: tuple[Label, ...]) -> None:
     ctx.doubtful.add((found.product.span.source, found.start))
     ctx.report(two_readings(found, differs, labels))
-
-
-def undecided(file: tree.File) -> list[Diagnostic]:
-    """The reductions of a file that read two ways whatever the indices of their values are."""
-    return [
-        two_readings(found, [True] * len(found.followers), ())
-        for statement in file.statements
-        for expression in expressions(statement)
-        for found in loose(expression)
-        if found.certain
-    ]
 
 
 def two_readings(found: Loose, differs: Sequence[bool], labels: tuple[Label, ...]) -> Diagnostic:

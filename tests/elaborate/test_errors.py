@@ -276,3 +276,35 @@ def test_a_sum_of_ones_counts() -> None:
     lines = [f"report n{k} = {text}" for k, text in enumerate(counts)]
     formula = driver.compile_source(Source("x.obj", "\n".join([*lines, GOOD, ""])))
     assert evaluate([one.value for one in formula.reports], batch, {}) == [*counts.values()]
+
+
+@pytest.mark.parametrize(
+    ("function", "differs"),
+    [
+        ("def f(x) = mean[i] x^2", True),
+        ("def f(x) = max[i] x * difficulty", True),
+        ("def f(x) = sum[t] x * log(pi)", True),
+        ("def f(x, y) = mean[i] x * (y * reward)", True),
+        ("def f(x, y) = mean[i] x / g(y)", True),
+        ("def f(x, y) = sum[t] x * y", False),
+        ("def f(x, y) = 2 * mean[i] x * mean[i] (y + reward)", False),
+        ("def f(x) = mean[i] x / difficulty", False),
+        ("def f(x, y) = mean[i] x * (y * nothing)", False),
+        ("def f(x) = f(x) * sum[t] x / f(x)", False),
+    ],
+)
+def test_a_function_that_nothing_calls_is_read_as_well(function: str, differs: bool) -> None:
+    text = f"given difficulty[p]\ndef g(x) = x + reward\n{function}\n"
+    expected = ["two-readings"] if differs else []
+    library = driver.check(Source("x.obj", text))
+    objective = driver.check(Source("x.obj", text + GOOD))
+    assert [one.name for one in library.findings] == expected
+    assert (objective.objective is None) == differs
+    if differs:
+        assert render(objective.findings[0]) == render(library.findings[0])
+
+
+def test_what_is_read_of_a_function_leaves_no_trace() -> None:
+    calls = "def f(x) = mean[i] x / g(reward)\ndef g(x) = mean[i] x\n"
+    plain, other = (driver.compile_source(Source("x.obj", x + GOOD)) for x in ("", calls))
+    assert other.calls == plain.calls and other.bindings == plain.bindings
