@@ -186,10 +186,10 @@ def derivatives(formula: Objective) -> dict[Leaf, Expr]:
 
 def mathematics(formula: Objective, *, weights: bool = False, latex: bool = False) -> str:
     """An objective as people read it, or its gradient weights `w = dJ / dlog pi`."""
-    from objdsl.ir import show
+    from objdsl.ir.layout import formula as shown
 
     found: dict[Expr, Expr] = dict(derivatives(formula).items()) if weights else {}
-    return show.formula(formula.goal, found, formula.bindings, as_latex=latex)
+    return shown(formula.goal, found, formula.bindings, as_latex=latex)
 
 
 def ir(formula: Objective) -> str:

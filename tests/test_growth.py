@@ -18,7 +18,7 @@ from objdsl.elaborate import context
 from objdsl.emit import lower
 from objdsl.errors import ObjectiveError
 from objdsl.explain import sections
-from objdsl.ir import build, show
+from objdsl.ir import build, layout
 from objdsl.ir.diff import diff
 from objdsl.lint import places
 from objdsl.render.terminal import render
@@ -129,7 +129,7 @@ def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         (advantage, "_MOST_LIVE", 1),
         (bonuses, "_MOST_TERMS", 1),
         (lower, "_MOST_TERMS", 8),
-        (show, "_MOST_PARTS", 1),
+        (layout, "_MOST_PARTS", 1),
         (context, "MAX_ERRORS", 8),
     ):
         monkeypatch.setattr(module, name, most)

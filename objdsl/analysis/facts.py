@@ -57,7 +57,8 @@ from objdsl.ir.nodes import (
     topological,
 )
 from objdsl.ir.objective import Objective
-from objdsl.ir.show import Names, names_of, text
+from objdsl.ir.text import text
+from objdsl.ir.writer import Names, names_of
 
 _NOT_REWARDED = (Direction.NONE, Direction.UNKNOWN)
 

@@ -10,7 +10,8 @@ from objdsl.audit.cast import Cast, policies_in
 from objdsl.frozen import dataclass
 from objdsl.ir.build import neg
 from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, topological
-from objdsl.ir.show import Names, names_of, text
+from objdsl.ir.text import text
+from objdsl.ir.writer import Names, names_of
 from objdsl.objective import Objective
 
 

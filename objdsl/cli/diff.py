@@ -11,7 +11,7 @@ from objdsl.cli.inputs import text
 from objdsl.cli.output import say
 from objdsl.ir.diff import aligned, renamed
 from objdsl.ir.diff import diff as differences
-from objdsl.ir.show import folded
+from objdsl.ir.layout import folded
 
 
 @click.command(epilog="Example: objdsl diff grpo dr_grpo")

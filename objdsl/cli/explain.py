@@ -23,7 +23,7 @@ def explain(file: str, latex: bool) -> None:
     """
     from objdsl.analysis.facts import facts_of
     from objdsl.explain import nearest, sections
-    from objdsl.ir.show import folded
+    from objdsl.ir.layout import folded
     from objdsl.lint.run import judged
 
     source = text(file)

@@ -49,7 +49,7 @@ from objdsl.ir.nodes import (
 )
 from objdsl.ir.objective import Objective
 from objdsl.ir.ops import BINARY, UNARY
-from objdsl.ir.show import text
+from objdsl.ir.text import text
 
 RESERVED = {
     "tl", "triton", "objective", "words", "head", "z", "d", "rows", "target", "terms", "lse",

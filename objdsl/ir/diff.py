@@ -9,7 +9,8 @@ from objdsl.frozen import dataclass
 from objdsl.ir.indices import decimal
 from objdsl.ir.nodes import Expr, Param, topological
 from objdsl.ir.objective import Named, Objective, Sampling
-from objdsl.ir.show import Names, Text, names_of, used
+from objdsl.ir.text import Text
+from objdsl.ir.writer import Names, names_of, used
 
 _ORDER = ("param", "policy", "given", "sample", "define", "maximize", "minimize")
 

@@ -24,7 +24,7 @@ from objdsl.ir.nodes import (
     topological,
 )
 from objdsl.ir.ops import REDUCTIONS
-from objdsl.ir.show import text
+from objdsl.ir.text import text
 from objdsl.source import Span
 
 _MOST_BRANCHES = 2000

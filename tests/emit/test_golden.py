@@ -10,7 +10,7 @@ import pytest
 from objdsl import driver, gallery
 from objdsl.differentiate import weights_of
 from objdsl.emit import torch_source
-from objdsl.ir.show import formula
+from objdsl.ir.layout import formula
 
 CODE = ["grpo", "dapo", "gspo", "rloo", "ppo", "dpo", "clip_cov", "deepseek_v32"]
 

@@ -17,8 +17,8 @@ from helpers import random_objectives
 from helpers.declared_domains import nearest
 from helpers.hostile_names import renamed
 from objdsl import driver, gallery
+from objdsl.ir.latex import symbol
 from objdsl.ir.nodes import NODES, Expr
-from objdsl.ir.show import symbol
 from objdsl.source import Source
 from objdsl.syntax import tree
 from objdsl.syntax.parse import parse

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from objdsl import driver, gallery
 from objdsl.ir.diff import diff
 from objdsl.ir.indices import decimal
+from objdsl.ir.layout import WIDTH, folded
 from objdsl.ir.objective import Objective
-from objdsl.ir.show import WIDTH, folded, names_of, text
+from objdsl.ir.text import text
+from objdsl.ir.writer import names_of
 from objdsl.source import Source
 from objdsl.syntax.parse import parse_expression
 from objdsl.syntax.reach import loose

@@ -1,0 +1,271 @@
+"""Formulas in LaTeX, as papers print them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from objdsl.ir.build import ONE, ZERO
+from objdsl.ir.indices import Indices, decimal
+from objdsl.ir.nodes import (
+    Binary,
+    BinaryOp,
+    Clip,
+    Const,
+    Expr,
+    Length,
+    Others,
+    Pick,
+    Reduce,
+    Scan,
+    Shift,
+    Stop,
+    Top,
+    Unary,
+    Where,
+)
+from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, POWER, REDUCE, SIGN, TIMES, UNARY
+from objdsl.ir.writer import HERE, RESPONSES, Names, Piece, Place, Writer
+
+GREEK = {
+    "alpha", "beta", "gamma", "delta", "eta", "kappa", "rho", "sigma", "tau", "theta", "phi",
+    "omega", "mu", "pi", "nu", "xi", "Delta",
+}  # fmt: skip
+POLICY = {
+    "pi": r"\pi_\theta",
+    "old": r"\pi_{\mathrm{old}}",
+    "ref": r"\pi_{\mathrm{ref}}",
+    "mu": r"\mu",
+}
+_TEX = {
+    "\\": r"\backslash ", "^": r"\wedge ", "~": r"\sim ",
+    **{char: f"\\{char}" for char in "_{}$&#%"},
+}  # fmt: skip
+
+
+def latex(expr: Expr, names: Names | None = None) -> str:
+    """A formula in LaTeX."""
+    return Latex(names or {}, (expr,)).show(expr)
+
+
+class Latex(Writer):
+    """Writes formulas in LaTeX."""
+
+    def _inside(self, node: Expr) -> Place:
+        match node:
+            case Scan():
+                return self._beside()
+            case Others():
+                return replace(self.place, response=self._next(RESPONSES, self.place.response))
+            case Reduce() if _is_of_group(node):
+                # A statistic of the group: its index is not the response that is spoken of.
+                return replace(self.place, response=self._next(RESPONSES, self.place.response))
+            case Reduce(_, over) if "i" in over:
+                return HERE if "t" in over else replace(self.place, response=HERE.response)
+            case Reduce(_, over) if "t" in over:
+                return replace(self.place, token=HERE.token)
+        return self.place
+
+    def _construct(self, node: Expr) -> Piece:
+        match node:
+            case Const(value):
+                if value != value:
+                    return r"\mathrm{NaN}", ATOM
+                if value in (float("inf"), float("-inf")):
+                    return (r"\infty", ATOM) if value > 0 else (r"-\infty", SIGN)
+                return _scientific(value), ATOM if value >= 0 else SIGN
+            case Length():
+                return self.place.length, ATOM
+            case Unary(op, x):
+                template, level, whole = UNARY[op].latex
+                return template.format(self.at(x, level)), whole
+            case Binary("min" | "max" | "div" as op, a, b):
+                return BINARY[op].latex.format(self.done[a][0], self.done[b][0]), ATOM
+            case Binary("pow", a, b):
+                return BINARY["pow"].latex.format(self.at(a, ATOM), self.done[b][0]), POWER
+            case Binary(op, a, b):
+                return self._infix(op, a, b)
+            case Clip(x, lo, hi):
+                arguments = ",\\; ".join(self.done[part][0] for part in (x, lo, hi))
+                return rf"\operatorname{{clip}}\left( {arguments} \right)", ATOM
+            case Where(m, a, b) if b == ZERO:
+                gate = rf"\mathbb{{1}}\left[ {self.done[m][0]} \right]"
+                return (rf"{gate} \, {self.at(a, TIMES)}", TIMES) if a != ONE else (gate, ATOM)
+            case Where(m, a, b):
+                rows = (
+                    rf"{self.done[a][0]} & {self.done[m][0]} \\ {self.done[b][0]} & \text{{else}}"
+                )
+                return rf"\begin{{cases}} {rows} \end{{cases}}", ATOM
+            case Stop(x):
+                return rf"\operatorname{{sg}}\left[ {self.done[x][0]} \right]", ATOM
+            case Others(op, x):
+                i, inside = self.place.response, self._inside(node)
+                front = rf"\frac{{1}}{{{self._letter('i', 'G')} - 1}} " if op == "mean" else ""
+                with self._at_place(inside):
+                    body = self.at(x, TIMES)
+                return rf"{front}\sum_{{{inside.response} \ne {i}}} {body}", APPLY
+            case Scan(relation, x, decay):
+                sign = {"<": "<", ">": ">", "<=": r"\le", ">=": r"\ge"}[relation]
+                t, inside, factor = self.place.token, self._inside(node), ""
+                s = inside.token
+                if decay is not None:
+                    factor = rf"{self.at(decay, ATOM)}^{{|{s}-{t}|}} \, "
+                with self._at_place(inside):
+                    body = self.at(x, TIMES)
+                return rf"\sum_{{{s} {sign} {t}}} {factor}{body}", APPLY
+            case Shift(x, by):
+                return rf"{self.at(x, ATOM)}\Big|_{{{self.place.token}{by:+d}}}", ATOM
+            case Top(_, x, fraction):
+                condition = rf"{self.done[x][0]} \text{{ in the top }} {self.done[fraction][0]}"
+                return condition, COMPARE
+            case Pick(_, m, fraction):
+                condition = (
+                    rf"\text{{a random }} {self.done[fraction][0]} \text{{ of }} {self.done[m][0]}"
+                )
+                return condition, COMPARE
+            case Reduce():
+                return self._reduce(node)
+        raise TypeError(type(node).__name__)
+
+    def _infix(self, op: BinaryOp, a: Expr, b: Expr) -> Piece:
+        level = BINARY[op].level
+        tight = op == "sub" or level == COMPARE
+        return f"{self.at(a, level)} {BINARY[op].latex} {self.at(b, level + tight)}", level
+
+    def _reduce(self, node: Reduce) -> Piece:
+        x, over, mask = node.x, node.over, node.where
+        inside = self._inside(node)
+        with self._at_place(inside):
+            whole, body = self.done[x][0], self.at(x, TIMES)
+            condition = self.done[mask][0] if mask is not None else ""
+        if mask is not None:
+            if node.op == "mean" and over == ("p",):
+                return rf"\mathbb{{E}}_{{x \sim \mathcal{{D}} \,:\, {condition}}} {body}", APPLY
+            return rf"{REDUCE[node.op].latex}_{{{','.join(over)} \,:\, {condition}}} {body}", APPLY
+        if _is_of_group(node):
+            name = rf"{REDUCE[node.op].latex}_{{{inside.response}}}"
+            return rf"{name}\left( {whole} \right)", ATOM
+        match node.op:
+            case "sum":
+                return f"{self._sums(over)} {body}", APPLY
+            case "mean" if over == ("p",):
+                return rf"\mathbb{{E}}_{{x \sim \mathcal{{D}}}} {body}", APPLY
+            case "mean":
+                return rf"\frac{{1}}{{{self._size(over)}}} {self._sums(over)} {body}", APPLY
+            case "prod":
+                return f"{self._sums(over, 'prod')} {body}", APPLY
+        return rf"{REDUCE[node.op].latex}_{{{','.join(over)}}} {body}", APPLY
+
+    def _count(self, over: Indices) -> Piece:
+        return self._size(over), ATOM if len(over) == 1 else APPLY
+
+    def _size(self, over: Indices) -> str:
+        """How many elements there are."""
+        match over:
+            case ("p",):
+                return self._letter("x", "P")
+            case ("i",):
+                return self._letter("i", "G")
+            case ("p", "i"):
+                return self._letter("(x, i)", "N")
+            case ("t",):
+                return self.place.length
+            case ("v",):
+                return r"|\mathcal{V}|"
+            case (*outer, "t"):
+                return f"{self._sums(tuple(outer))} {HERE.length}"
+        return "n"
+
+    def _sums(self, over: Indices, sign: str = "sum") -> str:
+        """`\\sum` over the elements of each index, one after the other."""
+        length = HERE.length if "i" in over else self.place.length
+        ranges = {
+            "p": "_{x}",
+            "i": rf"_{{i=1}}^{{{self._letter('i', 'G')}}}",
+            "t": rf"_{{t=1}}^{{{length}}}",
+            "v": r"_{v \in \mathcal{V}}",
+        }
+        return " ".join(rf"\{sign}{ranges[index]}" for index in over)
+
+    def _letter(self, index: str, letter: str) -> str:
+        """The letter for a number, unless it is a name of the file."""
+        return letter if letter not in self.taken else rf"\#{index}"
+
+    def _bracketed(self, text: str) -> str:
+        return rf"\left( {text} \right)"
+
+    def _symbol(self, name: str, indices: Indices) -> str:
+        if name == "reward" and "R" not in self.taken:
+            return f"R_{self.place.response}"
+        return symbol(name, self.place.subscripts(indices))
+
+    def _log(self, text: str) -> Piece:
+        return rf"\log {text}", APPLY
+
+    def _token(self, policy: str) -> str:
+        i, t = self.place.response, self.place.token
+        return rf"{_policy(policy)}(y_{{{i},{t}}} \mid x, y_{{{i},<{t}}})"
+
+    def _word(self, policy: str) -> str:
+        i, t = self.place.response, self.place.token
+        return rf"{_policy(policy)}(v \mid x, y_{{{i},<{t}}})"
+
+    def _quotient(self, above: Piece, below: Piece) -> Piece:
+        return rf"\frac{{{above[0]}}}{{{below[0]}}}", ATOM
+
+    def _times(self, left: Piece, right: Piece) -> Piece:
+        return rf"{left[0]} \, {right[0]}", TIMES
+
+    def _prod(self, over: Indices, body: Piece) -> Piece:
+        return f"{self._sums(over, 'prod')} {body[0]}", APPLY
+
+    def _root(self, body: Piece, degree: Expr) -> Piece:
+        return rf"{self._bracketed(body[0])}^{{1 / {self.at(degree, ATOM)}}}", POWER
+
+    def _power(self, body: Piece, exponent: Expr) -> Piece:
+        return rf"{self._bracketed(body[0])}^{{{self.done[exponent][0]}}}", POWER
+
+
+def symbol(name: str, below: str = "") -> str:
+    """A name as a mathematical symbol: `eps_low` is `\\varepsilon_{\\mathrm{low}}`.
+
+    With the indices that its value carries, as papers write them: `A_i`, `r_{i,t}`.
+    """
+    head, _, tail = name.partition("_")
+    if not head or (not tail and head != name):
+        head, tail = _roman(name), ""
+    elif head == "eps":
+        head = r"\varepsilon"
+    elif head == "lam":
+        head = r"\lambda"
+    elif head in GREEK:
+        head = "\\" + head
+    elif len(head) > 1 or not head.isalpha():
+        head = _roman(head)
+    subscript = ",".join(part for part in (_roman(tail) if tail else "", below) if part)
+    return head + (f"_{{{subscript}}}" if subscript else "")
+
+
+def _roman(text: str) -> str:
+    """A word in upright letters, in which TeX reads nothing else."""
+    return rf"\mathrm{{{''.join(_TEX.get(char, char) for char in text)}}}"
+
+
+def _is_of_group(node: Reduce) -> bool:
+    """Whether a node is a statistic of the responses to a prompt, which are known."""
+    is_plain = node.over == ("i",) and node.where is None and not node.current
+    return is_plain and node.op != "sum"
+
+
+def _policy(name: str) -> str:
+    return POLICY.get(name) or rf"\pi_{{{_roman(name)}}}"
+
+
+def _scientific(value: float) -> str:
+    plain = decimal(value)
+    if "e" not in plain and (value == 0 or abs(value) >= 1e-2):
+        return plain
+    exact = f"{value:e}" if float(f"{value:e}") == value else f"{value:.16e}"
+    digits, exponent = exact.split("e")
+    digits = digits.rstrip("0").rstrip(".")
+    front = "" if digits == "1" else rf"{digits} \cdot "
+    return rf"{front}10^{{{int(exponent)}}}"

@@ -1,0 +1,147 @@
+"""A whole objective as people read it: its formula, and the definitions that one needs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from objdsl.ir.build import ONE
+from objdsl.ir.latex import Latex, latex, symbol
+from objdsl.ir.nodes import Expr, LogProb, Reduce, topological
+from objdsl.ir.objective import Named
+from objdsl.ir.text import COUNTS, Text, text
+from objdsl.ir.writer import HERE, Names, letters, names_of, used
+
+MEANT = {
+    "P": "number of prompts",
+    "G": "number of responses to the prompt",
+    "N": "number of responses",
+}
+"""What the letters among the counts stand for."""
+
+WIDTH = 100  # columns of a line of text
+LONG = 160  # characters of a formula whose common parts get names
+INDENT = 8  # of what a line goes on with
+_BREAKS = ("if", "else", "or", "and", "+", "-", "*", "/")
+_MOST_PARTS = 9
+
+
+def formula(
+    goal: Expr,
+    weights: Mapping[Expr, Expr],
+    named: Iterable[Named],
+    *,
+    as_latex: bool = False,
+) -> str:
+    """An objective, or its weights, with the definitions that a reader needs.
+
+    Args:
+        goal: J.
+        weights: the derivative of J by each trained leaf, to be shown instead of J; or empty.
+        named: the bindings of the file.
+        as_latex: LaTeX, as an `aligned` block, instead of text.
+    """
+    names = names_of(named)
+    roots = tuple(weights.values()) or (goal,)
+    lines = [("J(pi)", r"J(\theta)", goal)]
+    if weights:
+        lines = [(*_derivative(leaf), weight) for leaf, weight in weights.items()]
+    if as_latex:
+        return _in_latex([(left, value) for _, left, value in lines], names, roots)
+    return _in_text([(left, value) for left, _, value in lines], names, roots)
+
+
+def _in_text(lines: list[tuple[str, Expr]], names: Names, roots: tuple[Expr, ...]) -> str:
+    names = _with_common_parts(names, roots)
+    writer = Text(names, roots)
+    shown = [f"{left} = {writer.show(value)}" for left, value in lines]
+    defined = [f"    {name} = {writer.show(value)}" for name, value in used(names, *roots)]
+    defined += [f"    {letter} = {MEANT[letter]}" for letter in _counts(names, *roots)]
+    where = ["", "where", *defined] if defined else []
+    return "\n".join(map(folded, [*shown, *where])) + "\n"
+
+
+def _in_latex(lines: list[tuple[str, Expr]], names: Names, roots: tuple[Expr, ...]) -> str:
+    writer = Latex(names, roots)
+    defined = used(names, *roots)
+    lines += [(symbol(name, HERE.subscripts(value.indices)), value) for name, value in defined]
+    rows = [f"{left} &= {writer.show(value)}" for left, value in lines]
+    rows += [f"{letter} &= \\text{{{MEANT[letter]}}}" for letter in _counts(names, *roots)]
+    body = " \\\\\n".join("  " + row for row in rows)
+    return "\\begin{aligned}\n" + body + "\n\\end{aligned}\n"
+
+
+def _derivative(leaf: Expr) -> tuple[str, str]:
+    """The left-hand side of a weight, in text and in LaTeX."""
+    below = text(leaf)
+    above = rf"\frac{{\partial J}}{{\partial {latex(leaf)}}}"
+    weight = "w_{i,t} = " if isinstance(leaf, LogProb) and leaf.policy == "pi" else ""
+    return f"dJ / d {below}", weight + above
+
+
+def _counts(names: Names, *roots: Expr) -> list[str]:
+    """The letters for counts that stand in the roots."""
+    sums = (node for node in topological(*roots) if isinstance(node, Reduce))
+    found = {COUNTS.get(s.over) for s in sums if s.x == ONE and s.op == "sum" and s.where is None}
+    return [letter for letter in MEANT if letter in found - letters(names, *roots)]
+
+
+def _with_common_parts(names: Names, roots: tuple[Expr, ...]) -> Names:
+    """The names, and new ones for what stands several times in a formula that is long."""
+    found = dict(names)
+    taken = letters(names, *roots)
+    fresh = (f"u{k}" for k in range(1, 1000) if f"u{k}" not in taken)
+    for _ in range(_MOST_PARTS):
+        writer = Text(found, roots)
+        written = [
+            (writer.show(expr), expr) for expr in (*roots, *(e for _, e in used(found, *roots)))
+        ]
+        if all(len(text) <= LONG for text, _ in written):
+            break
+        times: Counter[Expr] = Counter()
+        for _, expr in written:  # each definition is a text of its own
+            stack, seen = [expr], {expr}
+            while stack:
+                for child in stack.pop().children:
+                    times[child] += 1
+                    if child not in seen and child not in found:
+                        seen.add(child)
+                        stack.append(child)
+        saved = {
+            node: (many - 1) * (len(writer.done[node][0]) - 2)
+            for node, many in times.items()
+            if many > 1 and node.children and node not in found
+        }
+        best = max(saved, key=lambda node: saved[node], default=None)
+        if best is None or saved[best] < LONG // 8:
+            break
+        found[best] = next(fresh)
+    fresh = (f"u{k}" for k in range(1, 1000) if f"u{k}" not in taken)
+    return found | {node: next(fresh) for _, node in used(found, *roots) if node not in names}
+
+
+def folded(line: str, width: int = WIDTH) -> str:
+    """A line of text over several, the later ones indented, if it is wider than `width`.
+
+    A formula is broken before an operator, or after a comma, where the fewest brackets are open.
+    """
+    margin = " " * (len(line) - len(line.lstrip()) + INDENT)
+    lines: list[str] = []
+    while len(line) > width and (at := _break(line, width)):
+        lines.append(line[:at].rstrip())
+        line = margin + line[at:].lstrip()
+    return "\n".join([*lines, line])
+
+
+def _break(line: str, width: int) -> int | None:
+    """Where a line is best broken: no further than `width`, if anywhere."""
+    places: list[tuple[bool, int, int, int]] = []
+    depth, start = 0, len(line) - len(line.lstrip()) + INDENT
+    for at, character in enumerate(line[: width + 1]):
+        depth += (character in "([{") - (character in ")]}")
+        if character == " " and at > start:
+            word = line[at + 1 :].partition(" ")[0]
+            rank = _BREAKS.index(word) if word in _BREAKS else len(_BREAKS)
+            rank = 0 if line[at - 1] == "," else rank
+            places.append((at < width // 3 or rank == len(_BREAKS), depth, rank // 2, -at))
+    return -min(places)[3] if places else None

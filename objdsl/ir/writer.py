@@ -1,0 +1,300 @@
+"""What the writers of formulas share: names, the order of writing, and what is spoken of.
+
+`objdsl.ir.text` and `objdsl.ir.latex` are the writers, `objdsl.ir.layout` shows whole objectives.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+
+from objdsl.frozen import dataclass
+from objdsl.ir.build import ONE
+from objdsl.ir.indices import Indices
+from objdsl.ir.nodes import (
+    Binary,
+    BinaryOp,
+    Column,
+    Expr,
+    LogDist,
+    LogProb,
+    Param,
+    Position,
+    Reduce,
+    Scan,
+    Unary,
+    bottom_up,
+    topological,
+)
+from objdsl.ir.objective import Named
+from objdsl.ir.ops import ATOM
+
+Names = Mapping[Expr, str]
+Piece = tuple[str, int]
+"""A text, and how tightly it holds together."""
+
+OPPOSITE: dict[BinaryOp, BinaryOp] = {
+    "lt": "ge",
+    "le": "gt",
+    "gt": "le",
+    "ge": "lt",
+    "eq": "ne",
+    "ne": "eq",
+}
+
+
+def names_of(named: Iterable[Named]) -> dict[Expr, str]:
+    """The name that a file gives to each formula; leaves keep their own."""
+    names: dict[Expr, str] = {}
+    for one in named:
+        if one.value.children:
+            names.setdefault(one.value, one.name)
+    return names
+
+
+def used(names: Names, *roots: Expr) -> list[tuple[str, Expr]]:
+    """The definitions that a reader of the roots needs, each before those that use it."""
+    below = set(topological(*(child for root in roots for child in root.children)))
+    return [(names[node], node) for node in topological(*roots) if node in names and node in below]
+
+
+def letters(names: Names, *roots: Expr) -> set[str]:
+    """The names that stand for something of the file."""
+    leaves = (node for node in topological(*roots) if isinstance(node, Param | Column))
+    return {*names.values(), *(leaf.name for leaf in leaves)}
+
+
+RESPONSES, TOKENS = "ijklmn", "tsuqh"
+"""The letters that indices run by: each inside the one before."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which response and which token of it a formula speaks of."""
+
+    response: str = "i"
+    token: str = "t"
+
+    @property
+    def length(self) -> str:
+        return f"|y_{self.response}|"
+
+    def subscripts(self, indices: Indices) -> str:
+        letters = {"i": self.response, "t": self.token, "v": "v"}
+        return ",".join(letters[index] for index in indices if index != "p")
+
+
+HERE = Place()
+"""The response and the token that a weight is of."""
+
+
+class _Pieces(dict[Expr, Piece]):
+    """The text of each node, and how tightly it holds together; written when it is asked for."""
+
+    def __init__(self, write: Callable[[Expr], Piece]) -> None:
+        self._write = write
+
+    def __missing__(self, node: Expr) -> Piece:
+        return self._write(node)
+
+
+class Writer(ABC):
+    """Writes formulas, each in terms of those that have names.
+
+    Args:
+        names: what stands for a formula, where it is part of another.
+        roots: the formulas that are written, for the letters that stand for something in them.
+        limit: characters; a formula that is larger ends in dots.
+
+    Attributes:
+        place: which response and token are spoken of.
+        done: the pieces at hand, of this place.
+    """
+
+    def __init__(self, names: Names, roots: tuple[Expr, ...], limit: int = 10_000) -> None:
+        self.names = names
+        self.roots = roots
+        self.limit = limit
+        self.done = _Pieces(self._write)
+        self.probabilities: dict[Expr, Piece | None] = {}
+        self.place = HERE
+        self._pieces = {HERE: (self.done, self.probabilities)}
+
+    def show(self, expr: Expr) -> str:
+        """The text of a formula, itself written out also if it has a name."""
+        for child in self._operands(expr):
+            self._write(child)
+        return self._cut(self._node(expr))[0]
+
+    @contextmanager
+    def _at_place(self, place: Place) -> Iterator[None]:
+        """Speaks of another response or token."""
+        before, self.place = self.place, place
+        fresh: tuple[_Pieces, dict[Expr, Piece | None]] = (_Pieces(self._write), {})
+        self.done, self.probabilities = self._pieces.setdefault(place, fresh)
+        try:
+            yield
+        finally:
+            self.place = before
+            self.done, self.probabilities = self._pieces[before]
+
+    def _beside(self) -> Place:
+        """Another token of the same response."""
+        return replace(self.place, token=self._next(TOKENS, self.place.token))
+
+    def _next(self, letters: str, letter: str) -> str:
+        """The letter for an index that runs beside `letter`: none that is a name of the file."""
+        free = [one for one in letters if one not in self.taken]
+        after = [one for one in free if letters.index(one) > letters.find(letter)]
+        return (after or [f"{letter}{letter}"])[0]
+
+    def _operands(self, node: Expr) -> tuple[Expr, ...]:
+        """What is written before a node is: that of the same response and token."""
+        if self._inside(node) == self.place:
+            return node.children
+        return (node.decay,) if isinstance(node, Scan) and node.decay is not None else ()
+
+    def _write(self, root: Expr) -> Piece:
+        """The text of a part, written from the leaves up; what has a name is not entered."""
+        stack = [root]
+        while stack:
+            node = stack[-1]
+            if node not in self.done:
+                piece = self._named(node)
+                if piece is None:
+                    waiting = [one for one in self._operands(node) if one not in self.done]
+                    if waiting:
+                        stack += waiting[::-1]
+                        continue
+                    piece = self._cut(self._node(node))
+                self.done[node] = piece
+            stack.pop()
+        return self.done[root]
+
+    def _cut(self, piece: Piece) -> Piece:
+        return piece if len(piece[0]) <= self.limit else ("...", ATOM)
+
+    @cached_property
+    def taken(self) -> set[str]:
+        return letters(self.names, *self.roots)
+
+    def _named(self, node: Expr) -> Piece | None:
+        return (self._symbol(self.names[node], node.indices), ATOM) if node in self.names else None
+
+    def at(self, node: Expr, level: int) -> str:
+        """The text of a node, in brackets if it holds together less tightly than it is to."""
+        return self._held(self.done[node], level)
+
+    def _held(self, piece: Piece, level: int) -> str:
+        return self._bracketed(piece[0]) if piece[1] < level else piece[0]
+
+    # --- what is written alike -------------------------------------------------------------------
+
+    def _node(self, node: Expr) -> Piece:
+        match node:
+            case Param(name) | Column(name):
+                return self._symbol(name, node.indices), ATOM
+            case LogProb(policy):
+                return self._log(self._token(policy))
+            case LogDist(policy):
+                return self._log(self._word(policy))
+            case Position():
+                return self.place.token, ATOM
+            case Unary("exp", x) if (product := self._probability(x)) is not None:
+                return product
+            case Unary("not", Binary(op, a, b)) if op in OPPOSITE:
+                return self._infix(OPPOSITE[op], a, b)
+            case Binary("sub", a, b) if (ratio := self._log_ratio(a, b)) is not None:
+                return ratio
+            case Reduce("sum", over, x, None) if x == ONE:
+                return self._count(over)
+        return self._construct(node)
+
+    def _log_ratio(self, a: Expr, b: Expr) -> Piece | None:
+        if not isinstance(a, LogProb | LogDist) or not isinstance(b, LogProb | LogDist):
+            return None
+        ratio = self._probability(Binary("sub", a, b))
+        return self._log(ratio[0]) if ratio is not None else None
+
+    def _probability(self, x: Expr) -> Piece | None:
+        """`exp(x)` as a product of probabilities, if it is one."""
+        return bottom_up(x, self.probabilities, self._within_limit)
+
+    def _within_limit(self, x: Expr) -> Piece | None:
+        product = self._product(x)
+        return product if product is None or len(product[0]) <= self.limit else None
+
+    def _product(self, x: Expr) -> Piece | None:
+        """The same, when it is known of the operands."""
+        known = self.probabilities
+        match x:
+            case LogProb(policy):
+                return self._token(policy), ATOM
+            case LogDist(policy):
+                return self._word(policy), ATOM
+            case Binary("sub", a, b) if (above := known[a]) and (below := known[b]):
+                return self._quotient(above, below)
+            case Binary("add", a, b) if (left := known[a]) and (right := known[b]):
+                return self._times(left, right)
+            case Reduce("sum", over, inner, None):
+                with self._at_place(self._inside(x)):
+                    body = self._probability(inner)
+                return self._prod(over, body) if body else None
+            case Binary("div", a, b) if body := known[a]:
+                return self._root(body, b)
+            case Binary("mul", a, b) if body := known[a]:
+                return self._power(body, b)
+        return None
+
+    # --- what is not -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def _inside(self, node: Expr) -> Place:
+        """The response and the token that the operand of a node speaks of."""
+
+    @abstractmethod
+    def _construct(self, node: Expr) -> Piece:
+        """A node that is written otherwise in each syntax."""
+
+    @abstractmethod
+    def _infix(self, op: BinaryOp, a: Expr, b: Expr) -> Piece:
+        """A sign between its operands."""
+
+    @abstractmethod
+    def _bracketed(self, text: str) -> str: ...
+
+    @abstractmethod
+    def _symbol(self, name: str, indices: Indices) -> str: ...
+
+    @abstractmethod
+    def _log(self, text: str) -> Piece: ...
+
+    @abstractmethod
+    def _count(self, over: Indices) -> Piece:
+        """How many elements there are."""
+
+    @abstractmethod
+    def _token(self, policy: str) -> str:
+        """The probability of the token."""
+
+    @abstractmethod
+    def _word(self, policy: str) -> str:
+        """The probability of a word of the vocabulary."""
+
+    @abstractmethod
+    def _quotient(self, above: Piece, below: Piece) -> Piece: ...
+
+    @abstractmethod
+    def _times(self, left: Piece, right: Piece) -> Piece: ...
+
+    @abstractmethod
+    def _prod(self, over: Indices, body: Piece) -> Piece: ...
+
+    @abstractmethod
+    def _root(self, body: Piece, degree: Expr) -> Piece: ...
+
+    @abstractmethod
+    def _power(self, body: Piece, exponent: Expr) -> Piece: ...
