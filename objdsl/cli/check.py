@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,6 @@ from objdsl.cli.output import (
     verbatim,
     write,
 )
-from objdsl.cli.parallel import parallel
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.errors import ObjectiveError
 from objdsl.frozen import dataclass
@@ -83,7 +82,8 @@ def check(
         settings(set_), _rules(select, "--select"), _rules(ignore, "--ignore"), strict,
         ignore_suppressions, diff, fix, unsafe_fixes,
     )  # fmt: skip
-    looked_at = _look_at_all(expand(files), asked)
+    with _few_collections():
+        looked_at = [_look(name, asked) for name in expand(files)]
     if diff:
         _show_differences(looked_at)
     if not diff or output is not None:
@@ -140,17 +140,17 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Looked:
-    """A text before its fixes and after them; if none are made, the two are one.
-
-    `broken` says whether it is no objective: the objectives themselves stay behind, for what is
-    known of a text may come from another process.
-    """
+    """A text before its fixes and after them; if none are made, the two are one."""
 
     before: Checked
     after: Checked
     fixes: int
     strict: bool
-    broken: bool
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is no objective."""
+        return self.after.objective is None and bool(self.findings)
 
     @property
     def findings(self) -> list[Diagnostic]:
@@ -175,18 +175,6 @@ def _rules(many: tuple[str, ...], flag: str) -> tuple[str, ...]:
         raise click.UsageError(str(error)) from None
 
 
-def _look_at_all(names: list[str], asked: _Asked) -> list[_Looked]:
-    """The findings of all files, in their order."""
-    with _few_collections():
-        if asked.fix or asked.unsafe:  # files that are written may be what others start from
-            return [_look(name, asked) for name in names]
-        from objdsl.driver import prelude
-        from objdsl.lint.run import registry
-
-        prelude(), registry()  # once, for all processes
-        return parallel(partial(_look, asked=asked), names)
-
-
 @contextmanager
 def _few_collections() -> Iterator[None]:
     """Little of what is made here is garbage before the end, and to look for it takes time."""
@@ -209,9 +197,7 @@ def _look(name: str, asked: _Asked) -> _Looked:
         return asked.check(source, selection)
 
     def looked(before: Checked, after: Checked, fixes: int = 0) -> _Looked:
-        broken = after.objective is None and bool(after.findings)
-        before, after = (replace(one, objective=None) for one in (before, after))
-        return _Looked(before, after, fixes, selection.strict, broken)
+        return _Looked(before, after, fixes, selection.strict)
 
     try:
         before = check(text(name))
