@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from objdsl.cli.compile import STAGES
+
 ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = {"grammars", "objectives", "runtime"}
 
@@ -142,6 +144,34 @@ except SystemExit as exit:
 print(sorted({"torch", "transformers", "numpy", "pydantic", "rich.console"} & {*sys.modules}))
 """
     assert _objdsl("-c", program, at=installed, cwd=tmp_path).strip().endswith("[]")
+
+
+def test_what_the_base_install_runs(installed: Path, tmp_path: Path) -> None:
+    """Without the extra `train` there is neither torch nor NumPy."""
+    program = """
+import sys
+sys.modules["torch"] = sys.modules["numpy"] = None
+from objdsl import driver, gallery
+from objdsl.cli.app import main
+from objdsl.ir.evaluate import Batch, evaluate
+
+for line in sys.argv[1:]:
+    try:
+        main(line.split(), standalone_mode=False)
+    except SystemExit as exit:
+        assert exit.code == 0, line
+formula = driver.compile_source(gallery.find("reinforce"))
+batch = Batch([0, 0], [2, 1], {"reward": [1.0, 0.0], "log_pi": [[-1.0, -2.0], [-3.0]]})
+(value,) = evaluate([formula.goal], batch, {"b": 0.0})
+assert value == -1.5
+"""
+    lines = [
+        "check grpo", "check --output-format sarif grpo", "explain grpo", "explain dapo",
+        "rule", "rule std-normalisation", "diff grpo grpo", "gallery ls", "gallery show grpo",
+        "gallery cp grpo", "fmt grpo.obj", "check grpo.obj", "compile --latex grpo", "env",
+        *(f"compile --stage {stage} grpo" for stage in STAGES),
+    ]  # fmt: skip
+    _objdsl("-c", program, *lines, at=installed, cwd=tmp_path)
 
 
 def test_the_python_face_names_what_it_lacks(installed: Path, tmp_path: Path) -> None:

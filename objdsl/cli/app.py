@@ -32,12 +32,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }
 
 # What checking and compiling do without: modules, and the extra that brings them.
-OPTIONAL = {
-    **dict.fromkeys(
-        ("torch", "transformers", "yaml", "matplotlib", "datasets", "safetensors", "peft"), "train"
-    ),
-    "vllm": "vllm",
-}
+TRAIN = "torch transformers yaml matplotlib numpy datasets safetensors peft"
+OPTIONAL = {**dict.fromkeys(TRAIN.split(), "train"), "vllm": "vllm"}
 
 
 # What a disk says that takes no more.

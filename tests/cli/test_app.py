@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,9 +117,10 @@ def test_what_is_not_installed_is_named_with_what_brings_it(
 
 def test_optional_modules_are_what_the_extras_bring() -> None:
     """Imports outside of the base dependencies, but for those that a command itself catches."""
-    from importlib.metadata import metadata, requires
-
-    assert set(OPTIONAL.values()) <= set(metadata("objdsl").get_all("Provides-Extra") or ())
-    extras = " ".join(one for one in requires("objdsl") or () if "extra ==" in one).lower()
-    for module in OPTIONAL:
-        assert {"yaml": "pyyaml"}.get(module, module) in extras
+    path = Path(__file__).parents[2] / "pyproject.toml"
+    project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    for module, extra in OPTIONAL.items():
+        package = {"yaml": "pyyaml"}.get(module, module)
+        brought = project["optional-dependencies"][extra]
+        assert any(re.match(rf"{package}\b", requirement) for requirement in brought)
+        assert not any(requirement.startswith(package) for requirement in project["dependencies"])
