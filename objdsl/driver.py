@@ -195,7 +195,7 @@ def mathematics(formula: Objective, *, weights: bool = False, latex: bool = Fals
 def ir(formula: Objective) -> str:
     """The formulas of an objective as JSON: what is maximised, and its gradient weights."""
     from objdsl.ir import json
-    from objdsl.ir.objective import column_of
+    from objdsl.ir.columns import column_of
 
-    found = {f"dJ/d{column_of(leaf)}": w for leaf, w in derivatives(formula).items()}
+    found = {f"dJ/d{column_of(leaf).name}": w for leaf, w in derivatives(formula).items()}
     return json.dumps({"J": formula.goal, **found}, indent=2)

@@ -19,9 +19,10 @@ from torch import Tensor
 from objdsl.diagnostic import near, spelled
 from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
+from objdsl.ir.columns import BUILT_IN, NOISE, Column, LogProbs, Truncation, of_policy
 from objdsl.ir.indices import TOKEN, WORD, Indices, written
-from objdsl.ir.nodes import IMPOSSIBLE, Expr, LogDist, LogProb
-from objdsl.ir.objective import BUILT_IN_POLICIES, CRITIC, NOISE, Domain, columns_of
+from objdsl.ir.nodes import IMPOSSIBLE
+from objdsl.ir.objective import BUILT_IN_POLICIES, Domain
 from objdsl.step import Step, mask_of
 
 ROUNDING = 0.5
@@ -31,8 +32,8 @@ ALL = 0.1
 """By how much if none is below 0. Probabilities that are taken for logarithms are above it at some
 token, if not above the other."""
 
-STANDARD = frozenset({"reward", "truncated", NOISE, *CRITIC.values()}).union(
-    *map(columns_of, BUILT_IN_POLICIES)
+STANDARD = frozenset({NOISE.name, *(row.name for row in BUILT_IN.values())}).union(
+    *map(of_policy, BUILT_IN_POLICIES)
 )
 """Columns that every training loop may bring."""
 
@@ -135,13 +136,13 @@ def _digest(one: Hashable) -> int:
 
 
 def refuse_unknown(
-    name: str, leaves: Mapping[str, Expr], given: Iterable[str], known: Callable[[], set[str]]
+    name: str, columns: Mapping[str, Column], given: Iterable[str], known: Callable[[], set[str]]
 ) -> None:
     """Refuses columns that nobody could have meant for this objective.
 
     Args:
         name: of the objective.
-        leaves: the columns that it reads, by their names.
+        columns: those that it reads, by their names.
         given: the names of what it is given.
         known: names that are accepted although it does not read them, besides `STANDARD`: one
             training loop then serves every objective. Each is the whole name of a column, so that a
@@ -151,15 +152,15 @@ def refuse_unknown(
         InputError: a name is none of these, or that of a trained input.
     """
     for one in given:
-        leaf = leaves.get(one)
-        if leaf is not None and leaf.live:
+        column = columns.get(one)
+        if column is not None and column.trained:
             raise InputError(
                 f"{one!r} is trained: it belongs to the call, objective({one}=..., step=...), not "
                 "to `prepare`"
             )
-        if leaf is not None or one in STANDARD or one in known():
+        if column is not None or one in STANDARD or one in known():
             continue
-        read = sorted(key for key, x in leaves.items() if not x.live)
+        read = [key for key, x in columns.items() if not x.trained]
         hint = ""
         if guess := near(one, read):
             hint = f"; did you mean {guess!r}?"
@@ -171,51 +172,51 @@ def refuse_unknown(
 
 
 def cleaned(
-    name: str,
-    leaf: Expr,
+    column: Column,
     x: Tensor,
     step: Step,
     dtype: torch.dtype,
     check: bool,
     domain: Domain | None = None,
 ) -> Tensor:
-    """A column with its shape checked, its type turned to `dtype`, and 0 in its padding.
+    """A column's data with its shape checked, its type turned to `dtype`, and 0 in its padding.
 
     A word of probability 0 is fine in a whole distribution; see `IMPOSSIBLE`.
 
     Args:
-        leaf: what it is in the formula.
         check: whether its values are looked at.
         domain: what the file declares of its values.
 
     Raises:
         InputError: its shape, type or a value is wrong.
     """
-    _check_shape(name, leaf.indices, x, step)
+    name, indices, role = column.name, column.indices, column.role
+    _check_shape(name, indices, x, step)
     if x.is_complex():
         raise InputError(f"the column {name!r} must hold real numbers, not {x.dtype}")
-    if isinstance(leaf, LogProb | LogDist) and not x.is_floating_point():
+    if isinstance(role, LogProbs) and not x.is_floating_point():
         raise InputError(
             f"the column {name!r} must hold log-probabilities, which are floats, not {x.dtype}"
         )
-    if leaf.boolean and check and bool((wrong := (x != 0) & (x != 1)).any()):
+    boolean = isinstance(role, Truncation)
+    if boolean and check and bool((wrong := (x != 0) & (x != 1)).any()):
         at = first(wrong)
         raise InputError(f"the column {name!r} must be true or false, not {shown(x, at)} at {at}")
-    given, x = x, x.bool() if leaf.boolean else x.to(dtype)
+    given, x = x, x.bool() if boolean else x.to(dtype)
     outside = _outside(domain, given) if check and domain is not None else None
-    if step.layout == "padded" and len(leaf.indices) > 2:
-        mask = step.mask[..., None] if leaf.indices == WORD else step.mask
+    if step.layout == "padded" and len(indices) > 2:
+        mask = step.mask[..., None] if indices == WORD else step.mask
         x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
         outside = None if outside is None else outside & mask
     if check and x.is_floating_point():
-        _check_values(name, leaf, x)
+        _check_values(column, x)
     if domain is not None and outside is not None and bool(outside.any()):
         at = first(outside)
         value = given[tuple(at)].item()
         short = float(f"{value:g}")
         number = f"{value:g}" if not domain.holds(short) else repr(value)
         raise InputError(f"the column {name!r} is {number} at {at}, outside of its domain {domain}")
-    return possible(x) if isinstance(leaf, LogDist) else x
+    return possible(x) if isinstance(role, LogProbs) and role.distribution else x
 
 
 def _outside(domain: Domain, x: Tensor) -> Tensor:
@@ -248,11 +249,12 @@ def _check_shape(name: str, indices: Indices, x: Tensor, step: Step) -> None:
         )
 
 
-def _check_values(name: str, leaf: Expr, x: Tensor) -> None:
+def _check_values(column: Column, x: Tensor) -> None:
+    name = column.name
     if bool((wrong := x.isnan()).any()):
         raise InputError(f"the column {name!r} is NaN at {first(wrong)}")
-    if isinstance(leaf, LogProb | LogDist):
-        check_log_probs(f"the column {name!r}", x, None, words=isinstance(leaf, LogDist))
+    if isinstance(column.role, LogProbs):
+        check_log_probs(f"the column {name!r}", x, None, words=column.role.distribution)
         return
     if bool((wrong := x.isinf()).any()):
         raise InputError(f"the column {name!r} is infinite at {first(wrong)}")
@@ -341,14 +343,14 @@ def check_drawn(name: str, x: Tensor, step: Step) -> None:
         check_log_probs(name, x, step.mask if x.dim() == len(TOKEN) - 1 else None, words=False)
 
 
-def computable(leaves: Mapping[str, Expr], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def computable(columns: Mapping[str, Column], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Trained inputs without their graph, as float32 at least, and finite where words cannot come.
 
     Args:
-        leaves: what they are in the formula.
+        columns: those that are read, by their names.
     """
     inputs = {name: x.detach().to(widest(x)) for name, x in trained.items()}
-    words = {name for name in inputs if isinstance(leaves.get(name), LogDist)}
+    words = {name for name, column in columns.items() if column.indices == WORD}
     return {name: possible(x) if name in words else x for name, x in inputs.items()}
 
 

@@ -32,11 +32,11 @@ from objdsl.fused.loss import FusedLoss
 from objdsl.fused.run import Weights
 from objdsl.fused.spread import Spread
 from objdsl.inputs import check_drawn, check_names, check_trained, computable, widest
-from objdsl.ir.nodes import LogProb
+from objdsl.ir.columns import Column, LogProbs
 from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.objective import Sampling
 from objdsl.plan import BUDGET, Schedule
-from objdsl.prepare import Column, Preparation
+from objdsl.prepare import Preparation
 from objdsl.programs import Programs
 from objdsl.step import Step
 from objdsl.syntax.read import written
@@ -230,7 +230,7 @@ class Objective:
             return step
         if not step.whole and step.share is None:
             raise InputError("couple needs the whole step, not a part of its rows")
-        inputs = computable(self._preparation.leaves, self._trained(step, log_pi, trained))
+        inputs = computable(self.columns, self._trained(step, log_pi, trained))
         step.find_nan(inputs)
         return self._programs.couple(step, inputs)
 
@@ -358,16 +358,17 @@ class Objective:
             refuse_batches(x for x in given.values() if isinstance(x, Tensor))
         check_names(self.name, given, self.live)
         for name in self.live:
-            leaf = self._preparation.leaves[name]
-            check_trained(name, given[name], leaf.indices, step)
+            column = self.columns[name]
+            check_trained(name, given[name], column.indices, step)
             x = given[name].detach()
             # Anywhere else a look at the values would wait for the device.
-            if isinstance(leaf, LogProb) and x.is_cpu and not torch.compiler.is_compiling():
+            sampled = isinstance(column.role, LogProbs) and not column.role.distribution
+            if sampled and x.is_cpu and not torch.compiler.is_compiling():
                 check_drawn(name, x, step)
         return {name: given[name] for name in self.live}
 
     def _evaluate(self, step: Step, trained: Mapping[str, Tensor]) -> Weights:
-        inputs = computable(self._preparation.leaves, trained)
+        inputs = computable(self.columns, trained)
         value, weights, reports = self._programs.evaluate(step, inputs)
         for name in weights:
             weights[name] = weights[name].to(trained[name].dtype).expand(trained[name].shape)

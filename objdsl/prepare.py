@@ -18,10 +18,9 @@ from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
 from objdsl.gather import exchange, gather
 from objdsl.inputs import as_tensor, cleaned, prompt_numbers, read_rows, refuse_unknown, widest
-from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, Indices
-from objdsl.ir.nodes import Column as Leaf
-from objdsl.ir.nodes import Expr, Others, Pick, Position, Reduce, Scan, Shift
-from objdsl.ir.objective import NOISE, column_of, columns_of, reads
+from objdsl.ir.columns import NOISE, Column, columns_in, of_policy
+from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD
+from objdsl.ir.nodes import Expr, Others, Position, Reduce, Scan, Shift
 from objdsl.ir.objective import Objective as Formula
 from objdsl.source import Source
 from objdsl.step import Share, Step, mask_of
@@ -32,15 +31,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 _OTHERS = "the mean over the other responses to a prompt"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column that an objective reads, and whether a gradient reaches it."""
-
-    name: str
-    indices: Indices
-    trained: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,17 +87,7 @@ class Preparation:
     @cached_property
     def columns(self) -> dict[str, Column]:
         """The data that is read."""
-        read = sorted(reads(self.nodes))
-        trained = {name for name, _, live in read if live}
-        return {name: Column(name, indices, name in trained) for name, indices, _ in read}
-
-    @cached_property
-    def leaves(self) -> dict[str, Expr]:
-        """The columns that are read, as they stand in the formula."""
-        named = {column_of(node): node for node in self.nodes}
-        leaves = {name: node for name, node in named.items() if name is not None}
-        drawn = {name: Leaf(name, TOKEN) for name, x in leaves.items() if isinstance(x, Pick)}
-        return leaves | drawn
+        return columns_in(self.nodes)
 
     @cached_property
     def _accepted(self) -> set[str]:
@@ -129,7 +109,7 @@ class Preparation:
         shared: bool,
     ) -> tuple[Step, torch.dtype]:
         """The rows that were given, each of them checked for itself, and the type to compute in."""
-        refuse_unknown(self.formula.name, self.leaves, columns, lambda: self._accepted)
+        refuse_unknown(self.formula.name, self.columns, columns, lambda: self._accepted)
         layout, size, mask = read_rows(mask, lengths)
         ids = prompt_numbers(prompt, len(size), size.device, shared)
         ordered = [n for n in self.nodes if isinstance(n, Position | Shift | Scan)]
@@ -147,12 +127,12 @@ class Preparation:
         tokens: dict[str, Tensor] = {}
         responses = {"prompt": ids}
         for name, column in self.columns.items():
-            if column.trained or (name == NOISE and name not in given):
+            if column.trained or (column == NOISE and name not in given):
                 continue
             if name not in given:
                 raise InputError(self._missing(name, column, columns))
             domain = self.formula.domains.get(name)
-            x = cleaned(name, self.leaves[name], given[name], bare, dtype, check, domain)
+            x = cleaned(column, given[name], bare, dtype, check, domain)
             (tokens if len(column.indices) > 2 else responses)[name] = x
         return replace(bare, tokens=tokens, responses=responses), dtype
 
@@ -224,8 +204,8 @@ class Preparation:
             0, prompt, torch.arange(len(rows), device=prompt.device), "amin"
         )
         tokens = rows.tokens
-        if NOISE in self.columns and NOISE not in tokens:
-            tokens = {**tokens, NOISE: self._noise(rows, dtype, generator, check, group)}
+        if NOISE.name in self.columns and NOISE.name not in tokens:
+            tokens = {**tokens, NOISE.name: self._noise(rows, dtype, generator, check, group)}
         step = replace(
             rows,
             tokens=tokens,
@@ -261,7 +241,7 @@ class Preparation:
             dist.broadcast(noise, group=group, group_src=0)
         if rows.layout == "padded":
             noise = noise.new_zeros(rows.mask.shape).masked_scatter(rows.mask, noise)
-        return cleaned(NOISE, self.leaves[NOISE], noise, rows, dtype, check)
+        return cleaned(NOISE, noise, rows, dtype, check)
 
     def _check_prompts(self, step: Step) -> None:
         """What belongs to a prompt is the same for all its responses."""
@@ -303,5 +283,5 @@ def _declared(*sources: Source) -> set[str]:
             case Given(name):
                 names.add(name.id)
             case Policy(name):
-                names.update(columns_of(name.id))
+                names.update(of_policy(name.id))
     return names

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from objdsl.ir.columns import LogProbs, Noise
 from objdsl.ir.indices import TOKEN, WORD
-from objdsl.ir.nodes import LogDist, LogProb
 from objdsl.ir.objective import Domain
 from objdsl.objective import Objective
 from objdsl.runtime.config import Config, ConfigError
@@ -115,9 +115,9 @@ def check_step(config: Config, objective: Objective, rows: int) -> None:
     domains = objective.formula.domains
     columns: dict[str, Any] = {}
     for name, column in objective.columns.items():
-        if column.trained or name == "noise":
+        if column.trained or isinstance(column.role, Noise):
             continue
-        is_log = isinstance(objective.formula.leaves[name], LogProb | LogDist)
+        is_log = isinstance(column.role, LogProbs)
         value = -math.log(4) if is_log else domains.get(name, Domain()).two[1]
         columns[name] = torch.full(shapes.get(column.indices, (count,)), value)
     try:

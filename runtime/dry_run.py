@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from objdsl.ir.columns import LogProbs, Noise, Reward, Role, Truncation
 from objdsl.ir.indices import TOKEN
 from objdsl.objective import Objective
 from objdsl.runtime import build
@@ -45,29 +46,30 @@ def dry_run(config: Config) -> Iterator[str]:
     yield f"two steps with a tiny model: {result.seconds:.1f} s, nothing went wrong"
 
 
+_MAKERS: dict[type[Role], str] = {
+    LogProbs: "the sampler",
+    Truncation: "the sampler",
+    Reward: "the rewards",
+    Noise: "the seed",
+}
+
+
 def _columns(objective: Objective, needs: Needs) -> Iterator[str]:
     """Every column that the objective reads, and who makes it."""
-    rewards = {column.name for column in objective.formula.rewards}
-    for name in objective.columns:
+    for name, column in objective.columns.items():
         if name in needs.trained:
             origin = "the policy, with gradient"
         elif name in needs.measured:
             origin = "the policy, before it learns from the step"
         elif name in needs.frozen:
             origin = f"the frozen policy `{needs.frozen[name][0]}`"
-        elif name in {"log_mu", "truncated"}:
-            origin = "the sampler"
-        elif name == "noise":
-            origin = "the seed"
+        elif name in needs.given:
+            is_reward, of_tokens = isinstance(column.role, Reward), column.indices == TOKEN
+            origin = "the rewards" if of_tokens else "the task or the rewards"
+            origin = f"a reward function that returns `{name}`" if is_reward else origin
+            origin += ", a list with a number per token for each response" if of_tokens else ""
         else:
-            of_tokens = objective.columns[name].indices == TOKEN
-            origin = "the rewards" if name == "reward" else "the task or the rewards"
-            if name in rewards and name != "reward":
-                origin = f"a reward function that returns `{name}`"
-            if of_tokens and name in rewards:
-                origin += ", a list with a number per token for each response"
-            elif of_tokens:
-                origin = "the rewards, a list with a number per token for each response"
+            origin = _MAKERS[type(column.role)]
         yield f"  {name:<16} {origin}"
 
 

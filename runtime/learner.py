@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.fused.head import Precision
+from objdsl.ir.columns import NOISE, Data, LogProbs, Noise, Reward, Truncation, Values
 from objdsl.objective import Objective, Output
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import ConfigError, LearnerSection
@@ -72,35 +73,36 @@ class Needs:
 
 def needs_of(objective: Objective) -> Needs:
     """Sorts the columns of an objective by where they come from."""
-    declared = {policy.name: policy for policy in objective.formula.policies}
-    policies = {"old", "ref", *declared}
-    measured, frozen, given = {}, {}, []
-    for name in objective.columns:
-        if name in objective.live or name in {"log_mu", "truncated", "reward", "noise"}:
+    inner = {x.name: (x.of, x.layer) for x in objective.formula.policies if x.layer is not None}
+    measured: dict[str, str] = {}
+    frozen: dict[str, tuple[str, str]] = {}
+    given: list[str] = []
+    for name, column in objective.columns.items():
+        if column.trained:
             continue
-        policy = name.removeprefix("log_").removesuffix("_dist")
-        kind = "log_pi_dist" if name.endswith("_dist") else "log_pi"
-        if name == "value_old":
-            measured[name] = "value"
-        elif not name.startswith("log_") or policy not in policies:
-            given.append(name)
-        elif policy in declared and declared[policy].layer is not None:
-            base = declared[policy].of
-            if base in {"pi", "old"}:
-                measured[name] = name
-            else:
-                frozen[name] = (str(base), name)
-        elif policy == "old":
-            measured[name] = kind
-        else:
-            frozen[name] = (policy, kind)
+        match column.role:
+            case LogProbs("mu", distribution=False) | Truncation() | Noise():
+                pass
+            case LogProbs("pi" | "mu"):
+                given.append(name)  # no engine hands it out
+            case LogProbs(policy, distribution):
+                base = inner[policy][0] if policy in inner else policy
+                source = name if policy in inner else LogProbs("pi", distribution).name
+                if base in {"pi", "old"}:
+                    measured[name] = source
+                else:
+                    frozen[name] = (str(base), source)
+            case Values():
+                measured[name] = "value"
+            case Reward() | Data():
+                given += [name] if column.declared else []
     return Needs(
         trained=objective.live,
         measured=measured,
         frozen=frozen,
-        layers={name: p.layer for name, p in declared.items() if p.layer is not None},
+        layers={name: layer for name, (_, layer) in inner.items()},
         given=tuple(given),
-        noise="noise" in objective.columns,
+        noise=NOISE.name in objective.columns,
     )
 
 
@@ -329,7 +331,7 @@ class Learner:
             # On the CPU, so that the choice is the same on every device.
             generator = torch.Generator().manual_seed(seed_of(self._seed, "noise", step))
             noise = torch.rand(batch.mask.shape, generator=generator)
-            found["noise"] = noise.to(batch.mask.device)
+            found[NOISE.name] = noise.to(batch.mask.device)
         return found
 
     def _measure(self, batch: Batch) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from objdsl.fused.head import Precision
 from objdsl.fused.log_probs import log_probs
+from objdsl.ir.columns import of_policy
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.config import TINY, ConfigError, ModelSection
 from objdsl.runtime.layout import Layout, can_share, layout_of
@@ -224,10 +225,11 @@ class Policy:
         if batch.kept is not None:
             scores = layout.spread(scores, batch.kept)
         logs = scores.log_softmax(-1)
-        if f"log_{name}" in wanted:
-            found[f"log_{name}"] = layout.pick_words(logs)
-        if f"log_{name}_dist" in wanted:
-            found[f"log_{name}_dist"] = layout.pick(logs)
+        sampled, distribution = of_policy(name)
+        if sampled in wanted:
+            found[sampled] = layout.pick_words(logs)
+        if distribution in wanted:
+            found[distribution] = layout.pick(logs)
         if name == "pi" and "entropy" in wanted:
             with torch.no_grad():
                 found["entropy"] = layout.pick(-torch.special.xlogy(p := logs.exp(), p).sum(-1))
@@ -247,7 +249,7 @@ class Policy:
 
 
 def _asks_for(name: str, wanted: Collection[str]) -> bool:
-    return f"log_{name}" in wanted or f"log_{name}_dist" in wanted
+    return any(column in wanted for column in of_policy(name))
 
 
 # --- loading -------------------------------------------------------------------------------------

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from objdsl.errors import ObjdslError
+from objdsl.ir.columns import Data, LogProbs, Reward, Values
 from objdsl.ir.indices import PROMPT, RESPONSE
-from objdsl.ir.nodes import LogDist, LogProb
-from objdsl.ir.objective import CRITIC, NOISE
 from objdsl.objective import Objective
 
 
@@ -22,30 +21,27 @@ class UnsupportedError(ObjdslError, ValueError):
 
 def given(objective: Objective) -> tuple[str, ...]:
     """Columns of responses or prompts that a file declares by `given`: they come from the data."""
-    known = {"reward", "truncated"}
     return tuple(
         name
         for name, column in objective.columns.items()
-        if column.indices in (PROMPT, RESPONSE) and name not in known
+        if column.declared and column.indices in (PROMPT, RESPONSE)
     )
 
 
-def refused(objective: Objective, policies: Iterable[str]) -> Iterator[str]:
+def refused(objective: Objective, policies: Collection[str]) -> Iterator[str]:
     """Why token columns of an objective are out of reach, where a framework has log-probabilities
     of the sampled tokens under `policies` and no critic."""
-    has = {f"log_{policy}" for policy in policies}
     layers = {policy.name for policy in objective.formula.policies if policy.layer is not None}
-    if objective.formula.critic is not None or {*CRITIC.values()} & objective.columns.keys():
+    roles = [column.role for column in objective.columns.values()]
+    if objective.formula.critic is not None or any(isinstance(role, Values) for role in roles):
         yield "it reads a critic (`V`), which is not trained there"
-    for name, leaf in objective.formula.leaves.items():
-        if leaf.indices in (PROMPT, RESPONSE) or name in {*has, NOISE, *CRITIC.values()}:
-            continue
-        match leaf:
-            case LogDist(policy):
+    for name, column in objective.columns.items():
+        match column.role:
+            case LogProbs(policy, distribution=True):
                 yield f"it reads all of `{policy}[v]`: only sampled tokens have a probability there"
-            case LogProb(policy) if policy in layers:
+            case LogProbs(policy) if policy in layers:
                 yield f"it reads `{policy}` off an inner layer, whose logits are not computed there"
-            case LogProb(policy):
+            case LogProbs(policy) if policy not in policies:
                 yield f"it reads the policy `{policy}`, which is not there"
-            case _:
+            case Reward() | Data() if column.indices not in (PROMPT, RESPONSE):
                 yield f"it reads the column `{name}` of every token, which nothing there gives"

@@ -32,6 +32,7 @@ from trl.trainer.utils import (
 
 from objdsl.adapters.needs import UnsupportedError, given, refused
 from objdsl.frozen import dataclass
+from objdsl.ir.columns import Column, LogProbs, Noise
 from objdsl.objective import Objective, load
 from objdsl.step import Step
 
@@ -55,6 +56,7 @@ _PICTURES = (
 
 # Columns of responses travel through TRL's batches under names that TRL does not have.
 _OWN = "objective."
+_OLD, _MU, _REF = LogProbs("old"), LogProbs("mu"), LogProbs("ref")
 
 # Sums that are kept beside the reports, under names that no report has.
 _ENTROPY, _TOKENS, _ROUTER = "sum of entropies", "number of tokens", "loss of the router"
@@ -126,8 +128,8 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
             raise UnsupportedError(self.objective, "TRL", reasons)
         # TRL loads the reference model where its own KL has a weight. Its correction of the
         # sampler's probabilities makes it ask the server how those are computed.
-        args.beta = 1.0 if "log_ref" in self.objective.columns else 0.0
-        args.vllm_importance_sampling_correction = "log_mu" in self.objective.columns
+        args.beta = 1.0 if _REF.name in self.objective.columns else 0.0
+        args.vllm_importance_sampling_correction = _MU.name in self.objective.columns
         super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **others)
         args.beta = 0.0
         self.vllm_importance_sampling_correction = False
@@ -162,7 +164,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         if drawn.keep_mask and truncates:
             yield "it keeps the sampler's mask, which TRL does not hand on"
         altered = truncates or args.repetition_penalty != 1
-        if "log_mu" in objective.columns and altered and not args.use_vllm:
+        if _MU.name in objective.columns and altered and not args.use_vllm:
             yield (
                 "it reads `mu`, which transformers does not tell where top_p, top_k, min_p or "
                 "repetition_penalty change the distribution"
@@ -238,14 +240,14 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _measured(self, batch: Batch) -> set[str]:
         """Columns that are log-probabilities of the policy as it was at generation."""
-        names = {"log_old"} if "sampling_per_token_logps" in batch else {"log_old", "log_mu"}
+        names = {_OLD.name} if "sampling_per_token_logps" in batch else {_OLD.name, _MU.name}
         return names & self.objective.columns.keys()
 
     def _needs_old(self, batch: Batch) -> bool:
         """Whether a pass before learning is needed, where the policy of the optimizer step is still
         that of generation (TRL makes one by itself where it is not)."""
         said = batch.get("sampling_per_token_logps")
-        if said is not None and "log_mu" in self.objective.columns:
+        if said is not None and _MU.name in self.objective.columns:
             unknown = said[_mask(batch)].isnan().any().int()
             if bool(self.accelerator.gather(unknown).any()):  # the same answer on every rank
                 return True
@@ -291,11 +293,12 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
             return torch.cat([x[rows] for x, rows in zip(tensors, used, strict=True)])
 
         mask = together(masks)
-        names = self.objective.columns.keys() - {*self.objective.live, "noise"}
         columns: dict[str, Any] = {}
         current: list[str] = []
-        for name in sorted(names):
-            found = [x for batch in batches if (x := self._column(name, batch)) is not None]
+        for name, column in self.objective.columns.items():
+            if column.trained or isinstance(column.role, Noise):
+                continue
+            found = [x for batch in batches if (x := self._column(column, batch)) is not None]
             if len(found) == len(batches):
                 columns[name] = together(found)
             else:
@@ -309,21 +312,21 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         )
         return Window(batches, step, used, tuple(current))
 
-    def _column(self, name: str, batch: Batch) -> Tensor | None:
+    def _column(self, column: Column, batch: Batch) -> Tensor | None:
         """A column of a micro-batch; None if it is the policy's own, which is not known yet."""
         old: Tensor | None = batch.get("old_per_token_logps")
-        match name:
-            case "log_old":
+        match column.role:
+            case LogProbs("old"):
                 return old
-            case "log_mu":
+            case LogProbs("mu"):
                 said: Tensor | None = batch.get("sampling_per_token_logps")
                 if said is None or old is None:
                     return old if said is None else said
                 return torch.where(said.isnan(), old, said)  # vLLM cannot score every token
-            case "log_ref":
+            case LogProbs("ref"):
                 ref: Tensor = batch["ref_per_token_logps"]
                 return ref
-        own: Tensor = batch[_OWN + name]
+        own: Tensor = batch[_OWN + column.name]
         return own
 
     def _begin(self, window: Window, fresh: bool) -> None:

@@ -30,6 +30,7 @@ from objdsl.adapters.needs import UnsupportedError
 from objdsl.frozen import dataclass
 from objdsl.inputs import widest
 from objdsl.ir.build import neg
+from objdsl.ir.columns import LogProbs, Reading, Reward, column_of
 from objdsl.ir.indices import RESPONSE, SCALAR, TOKEN, Indices
 from objdsl.ir.nodes import (
     Column,
@@ -41,7 +42,6 @@ from objdsl.ir.nodes import (
     replaced,
     topological,
 )
-from objdsl.ir.objective import column_of
 from objdsl.objective import Objective
 from objdsl.values import Values
 
@@ -58,6 +58,7 @@ MODES: dict[Divisor, tuple[str, ...]] = {
 DECIDED = ("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c", "tau_pos", "tau_neg")
 
 _ADVANTAGE = "the advantage"  # no column of a file is called so
+_PI, _OLD = LogProbs("pi"), LogProbs("old")
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def policy_loss(objective: Objective) -> Callable[..., tuple[Tensor, dict[str, f
         ranks = info.get("dp_size") or 1
         if not bool(used.any()):
             return 0 * log_prob.sum(), {}
-        columns = {"log_old": old_log_prob[used]}
+        columns = {_OLD.name: old_log_prob[used]}
         if _ADVANTAGE in cut.rows.columns:
             columns[_ADVANTAGE] = advantages[used]
             if cut.rows.columns[_ADVANTAGE].indices == RESPONSE:  # the same at every live token
@@ -181,11 +182,11 @@ def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Ten
         raise _unsupported(objective, "no value of it is an advantage: it needs no estimator")
     values = Values(objective.formula, {_ADVANTAGE: cut.advantage}, objective.params)
     # One reward of tokens, and no other, is what verl calls token-level rewards.
-    nodes = topological(cut.advantage)
-    rewards = [x for x in nodes if isinstance(x, Column) and x.role == "reward"]
-    by_token = rewards[0].name if len(rewards) == 1 and rewards[0].over == TOKEN else "reward"
+    read = values.prepare.columns
+    rewards = [column for column in read.values() if isinstance(column.role, Reward)]
+    by_token = rewards[0].name if len(rewards) == 1 and rewards[0].indices == TOKEN else None
     known = {"reward", "greedy", by_token}
-    reasons = [f"no estimator is told `{x}`" for x in values.prepare.columns if x not in known]
+    reasons = [f"no estimator is told `{x}`" for x in read if x not in known]
     if reasons:
         raise _unsupported(objective, *reasons)
 
@@ -202,7 +203,7 @@ def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Ten
         mask = response_mask.bool()
         used = mask.any(1)
         columns: dict[str, Any] = {}
-        if by_token == "reward":
+        if by_token is None:
             columns["reward"] = (token_level_rewards * mask).sum(1)[used]
         else:
             columns[by_token] = (token_level_rewards * mask)[used]
@@ -275,11 +276,13 @@ def _with_column(expr: Expr, advantage: Expr | None) -> Expr:
 def _out_of_reach(expr: Expr) -> Iterator[str]:
     """What a worker with a micro-batch does not have."""
     for node in topological(expr):
-        name = column_of(node)
-        if name is not None and name not in {"log_pi", "log_old", _ADVANTAGE}:
-            yield f"a worker is not told `{name}`"
+        if isinstance(node, Reading):
+            column = column_of(node)
+            if column.role not in (_PI, _OLD) and column.name != _ADVANTAGE:
+                yield f"a worker is not told `{column.name}`"
+            continue
         over: Indices = getattr(node, "over", ())
-        if isinstance(node, Others) or (name is None and {"p", "i"} & {*over}):
+        if isinstance(node, Others) or {"p", "i"} & {*over}:
             yield "a worker does not see the other responses that a value runs over"
 
 

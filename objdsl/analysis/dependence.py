@@ -12,6 +12,7 @@ from enum import IntEnum
 
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE
+from objdsl.ir.columns import is_critic
 from objdsl.ir.indices import TOKEN, Indices
 from objdsl.ir.nodes import (
     Column,
@@ -55,12 +56,14 @@ class Dependence:
         reads: of what: `reward`, `|y|`, the policies and columns by name.
         batch: whether other prompts are among it.
         rewards: those of `reads` that are rewards.
+        critic: whether a critic's value is among it.
     """
 
     levels: frozenset[Level] = frozenset()
     reads: frozenset[str] = frozenset()
     batch: bool = False
     rewards: frozenset[str] = frozenset()
+    critic: bool = False
 
     def __or__(self, other: Dependence) -> Dependence:
         return Dependence(
@@ -68,12 +71,13 @@ class Dependence:
             self.reads | other.reads,
             self.batch or other.batch,
             self.rewards | other.rewards,
+            self.critic or other.critic,
         )
 
     @property
     def expected(self) -> bool:
         """Whether rewards have a part in it, or what a critic expects of them."""
-        return bool(self.rewards or not self.reads.isdisjoint(("V", "V_old")))
+        return bool(self.rewards) or self.critic
 
     @property
     def constant(self) -> bool:
@@ -121,14 +125,16 @@ def _of(node: Expr, known: dict[Expr, Dependence]) -> Dependence:
             return Dependence()
         case Column(name, over):
             level = Level.PROMPT if over == ("p",) else Level.OWN
-            if name in ("V", "V_old"):
+            critic = is_critic(node)
+            if critic:
                 level = Level.PREFIX
             elif over == TOKEN and is_reward(node):
                 level = Level.TOKEN
             if not over:
                 return Dependence()
             leaf = _leaf(name, level)
-            return replace(leaf, rewards=leaf.reads) if is_reward(node) else leaf
+            rewards = leaf.reads if is_reward(node) else frozenset[str]()
+            return replace(leaf, rewards=rewards, critic=critic)
         case LogProb(policy):
             return _leaf(policy, Level.TOKEN)
         case LogDist(policy):

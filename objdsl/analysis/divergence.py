@@ -27,10 +27,10 @@ from objdsl.analysis.dependence import Level
 from objdsl.analysis.estimator import Estimator, Factor, Kind, Term, frozen
 from objdsl.analysis.expand import Expand, Factors
 from objdsl.frozen import dataclass
+from objdsl.ir.columns import Data, column_of
 from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Reduce, Scan, Unary, topological
 
 # What comes with responses that were sampled; other columns are declared.
-_OWN_COLUMNS = {"truncated", "V", "V_old"}
 # Of more masks than this not every combination is tried.
 _MOST_MASKS = 4
 
@@ -229,12 +229,11 @@ def _hides(policy: str, factor: Factor) -> bool:
     that is drawn, or with the distance itself, as the divisor of `X / sqrt(X^2 + c)` does; or it
     tells responses apart that were given, as pairs are."""
     near = any(name.startswith(f"{policy} / ") for name in factor.depends.reads)
-    columns = {x.name for x in topological(factor.base) if isinstance(x, Column)}
-    columns -= factor.depends.rewards
+    columns = (x for x in topological(factor.base) if isinstance(x, Column))
     return (
         Level.TOKEN in factor.depends.levels
         or "v" in factor.base.indices
-        or not columns <= _OWN_COLUMNS
+        or any(isinstance(column_of(x).role, Data) for x in columns)
         or (near and not factor.depends.pooled)
     )
 

@@ -40,6 +40,7 @@ from objdsl.analysis.guards import without_idle
 from objdsl.analysis.masks import joined
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, const, count, div, real
+from objdsl.ir.columns import is_critic
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, Indices
 from objdsl.ir.nodes import (
     Binary,
@@ -439,13 +440,13 @@ class Estimator:
         for term in self.of(Kind.BASELINE):
             for factor in term.factors:
                 match factor.base:
-                    case Scan(">=", Column("V_old" | "V"), Const(d) as decay):
+                    case Scan(">=", value, Const(d) as decay) if is_critic(value):
                         returns = {replace(factor.base, x=x) for x in paid} & discounts.keys()
                         lost = [discounts[x] * (1 / d - 1) for x in returns]
                         alike = all(math.isclose(term.coefficient, x) for x in lost)
                         if lost and alike and decay.value < 1:
                             found |= {factor.base, *returns}
-                    case Shift(Column("V_old" | "V"), 1) if term.coefficient in at_the_end:
+                    case Shift(value, 1) if is_critic(value) and term.coefficient in at_the_end:
                         found |= {factor.base, _AT_THE_END, *tokens}
         return frozenset(found)
 

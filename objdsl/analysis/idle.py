@@ -17,10 +17,10 @@ from objdsl.analysis.estimator import Estimator, Factor, frozen
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO, neg, sub
+from objdsl.ir.columns import is_critic
 from objdsl.ir.nodes import (
     Binary,
     Clip,
-    Column,
     Expr,
     LogDist,
     LogProb,
@@ -94,7 +94,7 @@ def brought(one: Idle) -> Expr:
 def _summands(goal: Expr) -> Iterator[tuple[Expr, Expr]]:
     """The summands of a goal, and of its factors, that read policies and no reward, each with the
     goal without it."""
-    rewarded = holding(lambda x: is_reward(x) or _is_critic(x), goal)
+    rewarded = holding(lambda x: is_reward(x) or is_critic(x), goal)
     reads = holding(lambda x: isinstance(x, LogDist | LogProb), goal)
     stack, seen = [goal], set[Expr]()
     while stack:
@@ -123,10 +123,6 @@ def _may_be_idle(part: Expr) -> bool:
     part of a log-ratio is no summand of its own; and is known before the token, or has a gradient,
     which may be."""
     return not isinstance(part, LogProb | LogDist) and (part.live or not depends(part).own)
-
-
-def _is_critic(node: Expr) -> bool:
-    return isinstance(node, Column) and node.name in ("V", "V_old")
 
 
 def _brings(

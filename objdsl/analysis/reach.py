@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from objdsl.analysis.dependence import is_reward
-from objdsl.ir.nodes import Binary, Column, Expr, holding
+from objdsl.ir.columns import is_critic
+from objdsl.ir.nodes import Binary, Expr, holding
 
 
 def reached(goal: Expr, *, live: bool, rewarded: bool) -> dict[Expr, Expr]:
@@ -27,4 +28,4 @@ def reached(goal: Expr, *, live: bool, rewarded: bool) -> dict[Expr, Expr]:
 
 
 def _is_expected(node: Expr) -> bool:
-    return is_reward(node) or (isinstance(node, Column) and node.name in ("V", "V_old"))
+    return is_reward(node) or is_critic(node)

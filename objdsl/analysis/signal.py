@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from objdsl.analysis.links import PREFERRED
+from objdsl.ir.columns import is_critic
 from objdsl.ir.indices import RESPONSE, TOKEN
 from objdsl.ir.nodes import Column, Expr, LogProb, replaced, topological
 from objdsl.ir.objective import Named, Objective
@@ -34,7 +35,7 @@ def candidates(objective: Objective) -> tuple[Column, ...]:
         if isinstance(node, Column)
         and node in values
         and node.over in (RESPONSE, TOKEN)
-        and not (node.mask or node.trained or node.name in (*PREFERRED, "V_old"))
+        and not (node.mask or node.trained or is_critic(node) or node.name in PREFERRED)
     )
 
 

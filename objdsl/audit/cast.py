@@ -75,7 +75,7 @@ class Cast:
         """The rewards that a gradient changes with; a critic expects all of them."""
         read = [self._weights[name] for name in self.learners]
         names = [column.name for column in self.formula.rewards]
-        if any({"V", "V_old"} & one.reads for one in read):
+        if any(one.critic for one in read):
             return tuple(names)
         return tuple(name for name in names if any(name in one.rewards for one in read))
 

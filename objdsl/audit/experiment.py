@@ -20,6 +20,7 @@ from objdsl.audit.result import Figure, Length, Match, Penalty, Row, number
 from objdsl.audit.target import divergences, policy_gradient
 from objdsl.audit.world import Draws, World, all_draws, draw_count, some_draws, world
 from objdsl.frozen import dataclass
+from objdsl.ir.columns import NOISE, Data, Values, column_of
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, Indices
 from objdsl.ir.nodes import Column, Others, Reduce, topological
 from objdsl.ir.objective import Domain, Sampling
@@ -102,7 +103,8 @@ def audit(
     else:
         why = "no policy's gradient changes with a reward" if plan.rewards else "it reads no reward"
         notes.append(f"{why}, so there is no policy gradient to compare it with")
-    if "value" in objective.columns or "value_old" in objective.columns:
+    roles = [column.role for column in objective.columns.values()]
+    if any(isinstance(role, Values) for role in roles):
         of = " of the plain sum of the rewards" if len(plan.rewards) > 1 else ""
         notes.append(
             f"V and V_old are the exact value function{of}; the critic's own loss is not judged"
@@ -181,7 +183,7 @@ def _plan(
     k, n = _LANGUAGES[-1]
     language = fitting[0] if fitting else world(words or k, horizon or n)
     # `pick` draws at random within a step: only an average over many of them is fair to it.
-    is_random = "noise" in objective.columns
+    is_random = NOISE.name in objective.columns
     if samples is None and (
         is_random or draw_count(language.responses, prompts, group) > _MOST[stacked]
     ):
@@ -351,9 +353,10 @@ def _domain(plan: _Plan, reward: str) -> str:
     return "any number" if domain == Domain() else str(domain)
 
 
-def _columns(objective: Objective) -> dict[str, Column]:
-    nodes = objective.formula.nodes
-    return {node.name: node for node in nodes if isinstance(node, Column)}
+def _data(objective: Objective) -> dict[str, Column]:
+    """The columns that the file declares and that are no rewards, by name."""
+    nodes = (node for node in objective.formula.nodes if isinstance(node, Column))
+    return {node.name: node for node in nodes if isinstance(column_of(node).role, Data)}
 
 
 def _given(objective: Objective, plan: _Plan, given: Mapping[str, Given]) -> dict[str, Tensor]:
@@ -362,9 +365,7 @@ def _given(objective: Objective, plan: _Plan, given: Mapping[str, Given]) -> dic
     generator = torch.Generator().manual_seed(plan.seed - 1)
     world = plan.world
     found: dict[str, Tensor] = {}
-    for name, column in _columns(objective).items():
-        if name in plan.rewards or name in ("truncated", "V", "V_old"):
-            continue
+    for name, column in _data(objective).items():
         if name not in given:
             raise UnauditableError(
                 f"{objective.name} reads the column {name!r}: pass a number, or `random`, as in "

@@ -18,8 +18,17 @@ from objdsl.audit.cast import cast_of
 from objdsl.audit.world import Draws, World
 from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
+from objdsl.ir.columns import (
+    Column,
+    Data,
+    LogProbs,
+    Noise,
+    Reward,
+    Truncation,
+    Values,
+    of_policy,
+)
 from objdsl.ir.nodes import Binary, Const, Expr, Param, Pick, Reduce, Top, Unary, topological
-from objdsl.ir.objective import DISTRIBUTION
 from objdsl.objective import Objective
 
 # Draws that one call evaluates where they can be stacked; bounds the memory.
@@ -55,27 +64,30 @@ class Scene:
         """`[P, Y]`, how often each response is drawn."""
         return self.world.chance(self.policies[self.sampler])
 
-    def tables(self, columns: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The columns by prompt and response, `[P, Y]`, `[P, Y, T]` or `[P, Y, T, K]`."""
+    def tables(self, columns: Mapping[str, Column]) -> dict[str, Tensor]:
+        """The columns by prompt and response, `[P, Y]`, `[P, Y, T]` or `[P, Y, T, K]`, but for the
+        noise, which each step draws."""
         world, old = self.world, self.policies["old"]
         shape = (len(old), world.responses)
         found: dict[str, Tensor] = {}
-        for name in columns:
-            policy = name.removeprefix("log_").removesuffix("_dist")
-            if name in self.rewards:
-                found[name] = self.rewards[name]
-            elif name == "truncated":
-                found[name] = world.truncated.expand(shape)
-            elif name in ("value", "value_old"):
-                to_go = [world.to_go(reward) for reward in self.rewards.values()]
-                nothing = old.new_zeros(*shape, world.horizon)
-                found[name] = world.value(old, sum(to_go, start=nothing))
-            elif name in self.given:
-                table = self.given[name]
-                found[name] = table if table.dim() > 2 else table.expand(shape)
-            elif policy in self.policies and name.startswith("log_"):
-                of = world.log_dist if name.endswith("_dist") else world.log_prob
-                found[name] = of(self.policies[policy])
+        for name, column in columns.items():
+            match column.role:
+                case Reward():
+                    found[name] = self.rewards[name]
+                case Truncation():
+                    found[name] = world.truncated.expand(shape)
+                case Values():
+                    to_go = [world.to_go(reward) for reward in self.rewards.values()]
+                    nothing = old.new_zeros(*shape, world.horizon)
+                    found[name] = world.value(old, sum(to_go, start=nothing))
+                case Data():
+                    table = self.given[name]
+                    found[name] = table if table.dim() > 2 else table.expand(shape)
+                case LogProbs(policy, distribution):
+                    of = world.log_dist if distribution else world.log_prob
+                    found[name] = of(self.policies[policy])
+                case Noise():
+                    pass
         return found
 
 
@@ -119,14 +131,15 @@ def expected(objective: Objective, scene: Scene, draws: Draws) -> Expected:
         response, q = drawn[part], chance[part]
         w = token_weights(objective, scene, response)
         by_response = {name: _by_response(x, response, world) for name, x in w.items()}
-        if "log_pi" in w:
-            weights += torch.einsum("m,mpyt->pyt", q, by_response["log_pi"])
+        if (of_pi := by_response.get(LogProbs("pi").name)) is not None:
+            weights += torch.einsum("m,mpyt->pyt", q, of_pi)
         by_logits = {}
         for name in cast.learners:
             g = q.new_zeros(len(part), prompts, scores[name].shape[-1])
-            if (of_tokens := by_response.get(f"log_{name}")) is not None:
+            of_tokens, of_words = map(by_response.get, of_policy(name))
+            if of_tokens is not None:
                 g += torch.einsum("mpyt,pytd->mpd", of_tokens, scores[name])
-            if (of_words := by_response.get(f"log_{name}{DISTRIBUTION}")) is not None:
+            if of_words is not None:
                 g += torch.einsum("mpytv,pytvd->mpd", of_words, word_scores[name])
             by_logits[name] = g
         g = cast.joint(by_logits).flatten(1)
@@ -225,7 +238,7 @@ def _step(
     return {
         name: w.reshape(*response.shape, *w.shape[1:])
         for name, w in weights.items()
-        if name != "value"
+        if isinstance(objective.columns[name].role, LogProbs)
     }
 
 

@@ -14,6 +14,7 @@ import click
 from objdsl.cli.inputs import settings, text
 from objdsl.cli.output import data, say
 from objdsl.frozen import dataclass
+from objdsl.ir.columns import LogProbs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -195,8 +196,9 @@ def _ways(
                 x = torch.where(torch.arange(_ROWS, device=device) % 3 == 0, high, low)
         columns[name] = x
     del log_p
-    live = {name: columns.pop(name, None) for name in objective.live}
-    others = {n: x for n, x in live.items() if x is not None and not n.startswith("log_")}
+    live = {name: columns.pop(name) for name in objective.live}
+    heads = {name for name in live if isinstance(objective.columns[name].role, LogProbs)}
+    others = {name: x for name, x in live.items() if name not in heads}
     step = objective.prepare(
         **columns,
         mask=torch.ones(_ROWS, tokens, dtype=torch.bool, device=device),
@@ -224,7 +226,7 @@ def _by_logits(objective: Objective, h: Tensor, w: Tensor, said: Tensor) -> dict
     """The trained log-probabilities that an objective asks for."""
     log_p = (h @ w.T).log_softmax(-1)
     return {
-        name: log_p if name.endswith("_dist") else log_p.gather(-1, said[..., None]).squeeze(-1)
+        name: log_p if role.distribution else log_p.gather(-1, said[..., None]).squeeze(-1)
         for name in objective.live
-        if name.startswith("log_")
+        if isinstance(role := objective.columns[name].role, LogProbs)
     }

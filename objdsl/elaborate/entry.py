@@ -25,8 +25,9 @@ from objdsl.elaborate.statements import (
 )
 from objdsl.errors import ObjectiveError
 from objdsl.ir import build
+from objdsl.ir.columns import column_of
 from objdsl.ir.nodes import Expr
-from objdsl.ir.objective import CRITIC, Declared, Named, Objective, Policy, Sampling
+from objdsl.ir.objective import Declared, Named, Objective, Policy, Sampling
 from objdsl.syntax import tree
 
 MAX_POLICIES = 32
@@ -128,7 +129,7 @@ def _objective(ctx: Context, file: tree.File) -> Objective:
         calls=tuple(ctx.calls),
         params=tuple(ctx.params.values()),
         declared=tuple(
-            Declared(CRITIC.get(name, name), domain_of(ctx, given.domain))
+            Declared(column_of(ctx.givens[name]).name, domain_of(ctx, given.domain))
             for name, given in scope.givens.items()
             if given.domain is not None
         ),

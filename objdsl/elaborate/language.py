@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from objdsl.ir.indices import MEANING, RESPONSE, TOKEN
-from objdsl.ir.nodes import Column
+from objdsl.ir.columns import BUILT_IN
+from objdsl.ir.indices import MEANING
 from objdsl.ir.ops import FUNCTIONS as UNARY_FUNCTIONS
 from objdsl.ir.ops import REDUCTIONS
 
-COLUMNS: dict[str, Column] = {
-    "reward": Column("reward", RESPONSE, role="reward"),
-    "V": Column("V", TOKEN, trained=True),
-    "V_old": Column("V_old", TOKEN),
-    "truncated": Column("truncated", RESPONSE, mask=True),
-}
+COLUMNS = {name: row.leaf for name, row in BUILT_IN.items()}
 FUNCTIONS: dict[str, int] = {
     **dict.fromkeys(UNARY_FUNCTIONS, 1), "sg": 1, "next": 1, "togo": 2, "clip": 3, "min": -2,
     "max": -2,
@@ -27,9 +22,7 @@ SAMPLING_FLAGS = ("keep_mask", "keep_routing", "experts")
 _MEANINGS = {
     "pi": "the policy that is trained", "old": "the policy at rollout time",
     "mu": "the inference engine that samples", "ref": "the frozen reference policy",
-    "reward": "the outcome reward of a response, p,i", "V": "the critic that is trained, p,i,t",
-    "V_old": "the critic at rollout time, p,i,t",
-    "truncated": "whether a response hit the length limit, p,i",
+    **{name: row.meaning for name, row in BUILT_IN.items()},
 }  # fmt: skip
 
 

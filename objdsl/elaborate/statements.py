@@ -11,17 +11,16 @@ from objdsl.elaborate.context import Context
 from objdsl.elaborate.language import COLUMNS, SAMPLING_FLAGS, SAMPLING_NUMBERS
 from objdsl.elaborate.names import index_of, resolved
 from objdsl.elaborate.wording import reduce_hint
+from objdsl.ir.columns import DISTRIBUTION, reader_of
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, written
 from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Role, topological
 from objdsl.ir.objective import (
     ARGUMENTS,
     BUILT_IN_POLICIES,
-    DISTRIBUTION,
     Domain,
     Parameter,
     Policy,
     Sampling,
-    read_by,
 )
 from objdsl.source import Span
 from objdsl.syntax import tree
@@ -111,7 +110,7 @@ def _role(ctx: Context, name: tree.Name) -> Role:
 
 def _check_column(ctx: Context, name: tree.Name) -> None:
     """A column is handed over by its name: nothing else may be."""
-    reader = read_by(name.id, (*BUILT_IN_POLICIES, *ctx.scope.policies))
+    reader = reader_of(name.id, (*BUILT_IN_POLICIES, *ctx.scope.policies))
     if reader is not None:
         ctx.fail(
             "reserved-name", f"`{name.id}` is the column that `{reader}` reads", name.span,

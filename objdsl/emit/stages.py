@@ -22,6 +22,7 @@ from objdsl.emit.identifiers import Identifiers
 from objdsl.emit.lower import is_constant, lower, shares
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, count, real, sub
+from objdsl.ir.columns import column_of, columns_in
 from objdsl.ir.indices import PROMPT, RESPONSE, WORD, Indices
 from objdsl.ir.nodes import (
     BOOLEAN_OPS,
@@ -44,7 +45,7 @@ from objdsl.ir.nodes import (
     holding,
     topological,
 )
-from objdsl.ir.objective import Objective, column_of
+from objdsl.ir.objective import Objective
 
 Layout = Literal["padded", "packed"]
 
@@ -109,7 +110,7 @@ class Staged:
     statistics: list[Expr]
 
     def weight(self, leaf: Leaf) -> Expr:
-        return self.roots[f"weight {column_of(leaf)}"]
+        return self.roots[f"weight {column_of(leaf).name}"]
 
     @property
     def core(self) -> list[Expr]:
@@ -127,7 +128,7 @@ def staged(ir: Objective, layout: Layout) -> Staged:
     weights = weights_of(ir)
     names = _names(ir)
     roots = _carried(_lowered(ir, weights), names)
-    by_leaf = sorted({f"weight {column_of(leaf)}" for leaf in weights})
+    by_leaf = sorted({f"weight {column_of(leaf).name}" for leaf in weights})
     for name in by_leaf:
         names.setdefault(roots[name], "w" if len(by_leaf) == 1 else name.replace("weight ", "w_"))
     return _sorted(ir, layout, roots, names, ir.nodes, weights)
@@ -183,7 +184,7 @@ def _lowered(ir: Objective, weights: Mapping[Leaf, Expr]) -> dict[str, Expr]:
         parts = shares(scalar)
         roots[f"{name} tokens"], roots[f"{name} responses"] = parts.tokens, parts.responses
     for leaf, weight in weights.items():
-        roots[f"weight {column_of(leaf)}"] = weight
+        roots[f"weight {column_of(leaf).name}"] = weight
     return dict(zip(roots, lower(list(roots.values())), strict=True))
 
 
@@ -240,12 +241,9 @@ def _decides(node: Expr) -> bool:
 
 def _vocabulary(nodes: Iterable[Expr]) -> tuple[str, bool]:
     """A column to count words by, of data if there is one, and whether it is trained."""
-    wide: dict[str, bool] = {}
-    for node in nodes:
-        name = None if isinstance(node, Pick) else column_of(node)
-        if name is not None and node.indices == WORD:
-            wide[name] = wide.get(name, False) or node.live
-    return min(((name, wide[name]) for name in wide), key=lambda x: x[::-1], default=("", False))
+    wide = [column for column in columns_in(nodes).values() if column.indices == WORD]
+    wide.sort(key=lambda column: column.trained)
+    return (wide[0].name, wide[0].trained) if wide else ("", False)
 
 
 def _names(ir: Objective) -> dict[Expr, str]:
@@ -369,7 +367,7 @@ def describe(node: Expr, names: Mapping[Expr, str]) -> str:
         case Column(name):
             return name
         case LogProb() | LogDist():
-            return column_of(node) or "x"
+            return column_of(node).name
         case Reduce("sum") if (counted := _counted(node)) is not None:
             return counted
         case Reduce(op, over, x):

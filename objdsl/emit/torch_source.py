@@ -39,6 +39,7 @@ from objdsl.emit.writer import (
 from objdsl.frozen import dataclass
 from objdsl.ir.bounds import bounds
 from objdsl.ir.build import ONE, ZERO, count
+from objdsl.ir.columns import column_of
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices
 from objdsl.ir.nodes import (
     Binary,
@@ -62,7 +63,7 @@ from objdsl.ir.nodes import (
     Where,
     bottom_up,
 )
-from objdsl.ir.objective import Objective, column_of
+from objdsl.ir.objective import Objective
 from objdsl.ir.ops import BINARY, REDUCE, UNARY
 
 _GROUP = count(("i",))
@@ -211,7 +212,7 @@ class TorchWriter(Writer):
         self.lines.append(f"J = {value}")
         entries = []
         for leaf in weights:
-            column = column_of(leaf) or ""
+            column = column_of(leaf).name
             weight = self._everywhere(roots[f"weight {column}"], leaf.indices)
             entries.append(f"{string(column)}: {weight}")
         self.lines.append(f"weights = {{{', '.join(entries)}}}")

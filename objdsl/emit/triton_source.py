@@ -30,6 +30,7 @@ from objdsl.emit.writer import (
 from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO
+from objdsl.ir.columns import LogProbs
 from objdsl.ir.indices import SCALAR, WORD, Indices
 from objdsl.ir.nodes import (
     Binary,
@@ -197,7 +198,7 @@ class _TokenWriter(Writer):
     def __init__(self, made: Staged, policy: str, identifiers: Identifiers) -> None:
         super().__init__(made.scope, made.prepared, identifiers)
         self.policy = policy
-        self.log_pi = identifiers.of("column", f"log_{policy}")
+        self.log_pi = identifiers.of("column", LogProbs(policy).name)
         self.sums: dict[Reduce, str] = {}
         self.partial: dict[str, str] = {}
         self.called: dict[Expr, str] = {}

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from objdsl.emit.identifiers import Identifiers
 from objdsl.emit.stages import Input, Kind, Scope
 from objdsl.ir.build import ONE
+from objdsl.ir.columns import Reading, column_of
 from objdsl.ir.indices import Indices, decimal
 from objdsl.ir.nodes import Binary, Expr, Reduce, Unary
-from objdsl.ir.objective import Objective, column_of
+from objdsl.ir.objective import Objective
 from objdsl.ir.ops import BINARY
 
 WIDTH = 100
@@ -81,10 +82,8 @@ class Writer(ABC):
     def _environment(self, key: str, indices: Indices) -> str:
         return self._input("environment", key, indices)
 
-    def _column(self, node: Expr, indices: Indices) -> str:
-        key = column_of(node)
-        assert key is not None, node
-        return self._input("column", key, indices)
+    def _column(self, node: Reading, indices: Indices) -> str:
+        return self._input("column", column_of(node).name, indices)
 
     def _write(self, root: Expr) -> None:
         """Writes the statements that `root` needs; afterwards its text is at hand."""

@@ -22,9 +22,9 @@ from objdsl.fused.kernels import TORCH, Kernels, Name, choose
 from objdsl.fused.run import Run, Weighs, sizes_of
 from objdsl.fused.spread import Spread
 from objdsl.inputs import check_names, first, shown
+from objdsl.ir.columns import of_policy
 from objdsl.ir.nodes import Expr
 from objdsl.ir.objective import Objective as Formula
-from objdsl.ir.objective import columns_of
 from objdsl.plan import Schedule, plan
 from objdsl.step import Step
 from objdsl.values import Values
@@ -131,7 +131,7 @@ class FusedLoss:
         return loss, value, reports, gradients.log_pi.view(shape)
 
     def _check_names(self, trained: Mapping[str, Tensor]) -> None:
-        by_head = columns_of(self.coupled.name)
+        by_head = of_policy(self.coupled.name)
         for name in by_head:
             if name in trained:
                 raise InputError(
@@ -190,7 +190,7 @@ class FusedLoss:
         self, name: str, step: Step, others: Mapping[str, Tensor]
     ) -> Callable[[Tensor], Tensor]:
         """A factor of the weights, as a function of the log-probabilities of the flattened rows."""
-        values, by_head = self._parts[name], columns_of(self.coupled.name)[0]
+        values, by_head = self._parts[name], of_policy(self.coupled.name)[0]
 
         def factor(log_pi: Tensor) -> Tensor:
             shaped = log_pi.view(step.mask.shape) if step.layout == "padded" else log_pi

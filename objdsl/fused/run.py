@@ -16,6 +16,7 @@ from objdsl.fused.head import Head, chunks
 from objdsl.fused.kernels import TORCH, Kernels, Weigh
 from objdsl.fused.passes import Gradients, one_pass, scaled_pass, two_passes, word_pass
 from objdsl.fused.spread import Spread
+from objdsl.ir.columns import of_policy
 from objdsl.plan import Plan, Sizes
 
 Weights = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
@@ -102,20 +103,24 @@ class Run:
 
     # --- what the objective says -----------------------------------------------------------------
 
+    @property
+    def _names(self) -> tuple[str, str]:
+        """The columns of the trained policy: of sampled tokens, and of whole distributions."""
+        return of_policy(self.coupled.name)
+
     def _weights(self, log_pi: Tensor) -> Weights:
         shaped = log_pi.view(self.step.mask.shape) if self.step.layout == "padded" else log_pi
-        name = f"log_{self.coupled.name}"
-        return self.objective.weights(step=self.step, **{name: shaped}, **self.others)
+        return self.objective.weights(step=self.step, **{self._names[0]: shaped}, **self.others)
 
     def _weigh(self, log_pi: Tensor) -> Tensor:
         spread = self.spread
         if spread is None:
-            return self._weights(log_pi)[1][f"log_{self.coupled.name}"].flatten()
+            return self._weights(log_pi)[1][self._names[0]].flatten()
         if self.coupled.worst > Coupling.TOKEN:
             whole = spread.together(log_pi, self._live)
         else:
             whole = spread.alone(log_pi, len(self._live))
-        return self._weights(whole)[1][f"log_{self.coupled.name}"].flatten()[spread.places]
+        return self._weights(whole)[1][self._names[0]].flatten()[spread.places]
 
     def _said(self, made: Gradients) -> Weights:
         """Value, weights and reports, when all log-probabilities are there."""
@@ -174,7 +179,7 @@ class Run:
         self, head: Head, hidden: Tensor, tokens: Tensor, plan: Plan, frozen: bool
     ) -> tuple[Gradients, Weights]:
         """Responses in chunks, each a part of the step whose value and reports add up."""
-        name, places = f"log_{self.coupled.name}", self._places()
+        (name, distribution), places = self._names, self._places()
         found: list[Weights] = []
         lengths = self.step.lengths.tolist()
         parts = list(_binned(lengths, plan.chunk))
@@ -187,12 +192,12 @@ class Run:
             responses, span = next(which)
             part = self.step[responses] if len(parts) > 1 else self.step
             inside = rows - responses.start * part.mask.shape[1]  # of a matrix, if it is one
-            inputs = {f"{name}_dist": _shaped(log_p, part, inside)}
+            inputs = {distribution: _shaped(log_p, part, inside)}
             if self.coupled.log_prob is not None:
                 inputs[name] = _shaped(log_pi, part, inside)
             others = {k: x[responses] if x.dim() > 1 else x[span] for k, x in self.others.items()}
             value, weights, reports = self.objective.weights(step=part, **inputs, **others)
-            words, w = weights.pop(f"{name}_dist"), weights.pop(name, None)
+            words, w = weights.pop(distribution), weights.pop(name, None)
             found.append((value, weights, reports))  # without what is as large as the logits
             return None if w is None else _flat(w, part, inside), _flat(words, part, inside)
 

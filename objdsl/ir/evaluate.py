@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from objdsl.frozen import dataclass
+from objdsl.ir.columns import NOISE, column_of
 from objdsl.ir.indices import PROMPT, SCALAR, Index, Indices, over_to
 from objdsl.ir.nodes import (
     IMPOSSIBLE,
@@ -38,7 +39,6 @@ from objdsl.ir.nodes import (
     Where,
     topological,
 )
-from objdsl.ir.objective import column_of
 from objdsl.ir.ops import BINARY, REDUCE, UNARY
 
 Address = tuple[int, ...]
@@ -160,7 +160,7 @@ class _Rule:
             case Param(name):
                 return float(self.params[name])
             case Column() | LogProb() | LogDist():
-                value = self.batch.read(column_of(node) or "", at)
+                value = self.batch.read(column_of(node).name, at)
                 if isinstance(node, LogDist):
                     value = max(value, IMPOSSIBLE)
                 return bool(value) if node.boolean else value
@@ -205,7 +205,7 @@ class _Rule:
                 return taken == len(domain) or self.of(x, at) > largest[taken]
             case Pick(over, m, fraction):
                 domain = self.domain(over, at)
-                noise = {other: self.batch.read("noise", other) for other in domain}
+                noise = {other: self.batch.read(NOISE.name, other) for other in domain}
                 drawn = sorted((o for o in domain if self.of(m, o)), key=lambda o: noise[o])
                 return at in drawn[: share(self.of(fraction, at), len(domain))]
         raise TypeError(f"no meaning for {type(node).__name__}")

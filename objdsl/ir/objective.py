@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import field, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -11,8 +11,10 @@ from hashlib import blake2b
 from objdsl.diagnostic import near
 from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
-from objdsl.ir.indices import TOKEN, Indices, decimal
-from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Param, Pick, topological
+from objdsl.ir.columns import Column, columns_in
+from objdsl.ir.indices import decimal
+from objdsl.ir.nodes import Column as ColumnNode
+from objdsl.ir.nodes import Expr, Param, topological
 from objdsl.source import Source, Span
 from objdsl.spelling import canonical
 
@@ -21,12 +23,6 @@ ARGUMENTS = (
     "mask", "lengths", "prompt", "dtype", "generator", "check", "group", "step",
 )  # fmt: skip
 """What a column cannot be called: the arguments of a step's own that stand beside the columns."""
-CRITIC = {"V": "value", "V_old": "value_old"}
-"""The columns that the values of the critic are read from."""
-NOISE = "noise"
-"""The column that `pick` draws by."""
-DISTRIBUTION = "_dist"
-"""How the column with the distribution of a policy ends."""
 
 
 class SettingError(ObjdslError, ValueError):
@@ -178,9 +174,9 @@ class Objective:
         return topological(*self.roots)
 
     @cached_property
-    def columns(self) -> dict[str, Indices]:
-        """The columns of data that it reads, trained ones included, and their indices."""
-        return {name: indices for name, indices, _ in sorted(reads(self.nodes))}
+    def columns(self) -> dict[str, Column]:
+        """The columns of data that it reads, trained ones included, by their names."""
+        return columns_in(self.nodes)
 
     @cached_property
     def domains(self) -> dict[str, Domain]:
@@ -188,22 +184,16 @@ class Objective:
         return {column.name: column.domain for column in self.declared}
 
     @cached_property
-    def rewards(self) -> tuple[Column, ...]:
+    def rewards(self) -> tuple[ColumnNode, ...]:
         """The columns whose expectation is to be raised, by name: `reward`, and those that the
         file declares `as reward`."""
-        found = {x for x in self.nodes if isinstance(x, Column) and x.role == "reward"}
+        found = {x for x in self.nodes if isinstance(x, ColumnNode) and x.role == "reward"}
         return tuple(sorted(found, key=lambda column: column.name))
-
-    @cached_property
-    def leaves(self) -> dict[str, Expr]:
-        """What reads each of those columns, as it stands in the formula."""
-        found = {name: node for node in self.nodes if (name := column_of(node)) is not None}
-        return {name: found[name] for name in sorted(found)}
 
     @cached_property
     def trained(self) -> tuple[str, ...]:
         """The columns through which a gradient flows, `log_pi` first."""
-        names = {name for name, _, trained in reads(self.nodes) if trained}
+        names = (column.name for column in self.columns.values() if column.trained)
         return tuple(sorted(names, key=lambda name: (name != "log_pi", name)))
 
     @cached_property
@@ -252,47 +242,3 @@ def _number(name: str, value: object) -> float:
     if number != number:
         raise SettingError(f"{name} is to be a number, and NaN is none")
     return number
-
-
-def column_of(leaf: Expr) -> str | None:
-    """The name of the data column that a leaf reads, or None."""
-    match leaf:
-        case Column(name):
-            return CRITIC.get(name, name)
-        case LogProb(policy):
-            return f"log_{policy}"
-        case LogDist(policy):
-            return f"log_{policy}{DISTRIBUTION}"
-        case Pick():
-            return NOISE
-    return None
-
-
-def columns_of(policy: str) -> tuple[str, str]:
-    """The columns with the log-probabilities of a policy: of sampled tokens, and of all words."""
-    return f"log_{policy}", f"log_{policy}{DISTRIBUTION}"
-
-
-def read_by(column: str, policies: Iterable[str]) -> str | None:
-    """What reads a column of this name by itself, as the file writes it: `log(old)` reads
-    `log_old`. None if the name is free.
-
-    Args:
-        policies: those of the file, built-in ones included.
-    """
-    for policy in policies:
-        if column == f"log_{policy}":
-            return f"log({policy})"
-        if column == f"log_{policy}{DISTRIBUTION}":
-            return f"{policy}[v]"
-    critic = {read: name for name, read in CRITIC.items()}
-    return critic.get(column, "pick" if column == NOISE else None)
-
-
-def reads(nodes: Iterable[Expr]) -> Iterator[tuple[str, Indices, bool]]:
-    """The columns that nodes read, their indices, and whether a gradient flows through them."""
-    for node in nodes:
-        name = column_of(node)
-        if name is not None:
-            indices = TOKEN if isinstance(node, Pick) else node.indices
-            yield name, indices, node.live

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from objdsl.ir.columns import column_of
 from objdsl.ir.evaluate import ORDER, Batch, most, share
 from objdsl.ir.indices import over_to
 from objdsl.ir.nodes import (
@@ -36,7 +37,6 @@ from objdsl.ir.nodes import (
     Where,
     topological,
 )
-from objdsl.ir.objective import column_of
 from objdsl.ir.ops import FUNCTIONS
 
 UNARY = {
@@ -115,7 +115,7 @@ def _element(
         case Param(name):
             return number(params[name])
         case Column() | LogProb() | LogDist():
-            name = column_of(node) or ""
+            name = column_of(node).name
             value = batch.read(name, at)
             if node.boolean:
                 return torch.tensor(bool(value))

@@ -17,10 +17,10 @@ from helpers.autograd_evaluator import derivative
 from helpers.random_objectives import Data
 from objdsl.differentiate import weights_of
 from objdsl.ir.build import sub
+from objdsl.ir.columns import column_of
 from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.ir.indices import PROMPT, SCALAR, TOKEN, WORD, Indices
 from objdsl.ir.nodes import Expr, topological
-from objdsl.ir.objective import column_of
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ class Case:
         nodes = topological(*roots)
         values = dict(zip(nodes, evaluate(nodes, batch, self.objective.params), strict=True))
         found = {
-            column_of(leaf) or "": [
+            column_of(leaf).name: [
                 np.broadcast_to(_at_row(values[w], w.indices, leaf, batch, row), np.shape(x))
-                for row, x in enumerate(batch.columns[column_of(leaf) or ""])
+                for row, x in enumerate(batch.columns[column_of(leaf).name])
             ]
             for leaf, w in weights.items()
         }

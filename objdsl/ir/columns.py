@@ -1,0 +1,158 @@
+"""The columns of data that a formula reads, and what each of them is.
+
+Whoever supplies data, or asks who does, asks a column for its role: the name is for people, and for
+the keywords that it is handed over by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from objdsl.frozen import dataclass
+from objdsl.ir.indices import RESPONSE, TOKEN, Indices
+from objdsl.ir.nodes import Column as ColumnNode
+from objdsl.ir.nodes import Expr, LogDist, LogProb, Pick
+
+DISTRIBUTION = "_dist"
+"""How the column with the distribution of a policy ends."""
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """Log-probabilities of a policy: of the sampled tokens, or a distribution at each of them."""
+
+    policy: str
+    distribution: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"log_{self.policy}{DISTRIBUTION if self.distribution else ''}"
+
+
+@dataclass(frozen=True)
+class Values:
+    """The critic's values of states: of the critic that is trained, or as it was at rollout."""
+
+    old: bool = False
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What is to be raised: `reward`, and what the file declares `as reward`."""
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """Which responses hit the length limit."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What `pick` draws by; `prepare` makes it where nobody brings it."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Anything else that the file declares by `given`."""
+
+
+Role = LogProbs | Values | Reward | Truncation | Noise | Data
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that an objective reads, what it is, and whether a gradient reaches it."""
+
+    name: str
+    indices: Indices
+    role: Role
+    trained: bool = False
+
+    @property
+    def declared(self) -> bool:
+        """Whether the file itself declares it, so that its data come from the user."""
+        return isinstance(self.role, Reward | Data) and self.name not in BUILT_IN
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A column that every file can read, as formulas and as data call it."""
+
+    leaf: ColumnNode
+    name: str
+    role: Role
+    meaning: str
+
+
+BUILT_IN: dict[str, BuiltIn] = {
+    row.leaf.name: row
+    for row in (
+        BuiltIn(
+            ColumnNode("reward", RESPONSE, role="reward"), "reward", Reward(),
+            "the outcome reward of a response, p,i",
+        ),
+        BuiltIn(
+            ColumnNode("V", TOKEN, trained=True), "value", Values(),
+            "the critic that is trained, p,i,t",
+        ),
+        BuiltIn(
+            ColumnNode("V_old", TOKEN), "value_old", Values(old=True),
+            "the critic at rollout time, p,i,t",
+        ),
+        BuiltIn(
+            ColumnNode("truncated", RESPONSE, mask=True), "truncated", Truncation(),
+            "whether a response hit the length limit, p,i",
+        ),
+    )
+}  # fmt: skip
+NOISE = Column("noise", TOKEN, Noise())
+
+Reading = ColumnNode | LogProb | LogDist | Pick
+"""The nodes that read a column."""
+
+
+def column_of(node: Reading) -> Column:
+    """The column that a node reads."""
+    match node:
+        case LogProb(policy) | LogDist(policy):
+            role = LogProbs(policy, isinstance(node, LogDist))
+            return Column(role.name, node.indices, role, node.trained)
+        case Pick():
+            return NOISE
+        case ColumnNode(name, over):
+            row = BUILT_IN.get(name)
+            if row is not None:
+                return Column(row.name, over, row.role, node.trained)
+            return Column(name, over, Reward() if node.role == "reward" else Data(), node.trained)
+
+
+def columns_in(read: Iterable[Expr]) -> dict[str, Column]:
+    """The columns that some nodes read, by their names, in their order."""
+    columns = {column_of(node) for node in read if isinstance(node, Reading)}
+    return {column.name: column for column in sorted(columns, key=lambda column: column.name)}
+
+
+def of_policy(name: str) -> tuple[str, str]:
+    """The names of a policy's columns: of sampled tokens, and of whole distributions."""
+    return LogProbs(name).name, LogProbs(name, distribution=True).name
+
+
+def reader_of(column: str, policies: Iterable[str]) -> str | None:
+    """What reads a column of this name by itself, as the file writes it: `log(old)` reads
+    `log_old`. None if the name is free.
+
+    Args:
+        policies: those of the file, built-in ones included.
+    """
+    for policy in policies:
+        for name, reader in zip(of_policy(policy), (f"log({policy})", f"{policy}[v]"), strict=True):
+            if column == name:
+                return reader
+    critic = (row for row in BUILT_IN.values() if row.name != row.leaf.name)
+    readers = {row.name: row.leaf.name for row in critic} | {NOISE.name: "pick"}
+    return readers.get(column)
+
+
+def is_critic(node: Expr) -> bool:
+    """Whether a node is a value of the critic, as it is or as it was."""
+    return isinstance(node, ColumnNode) and isinstance(column_of(node).role, Values)
