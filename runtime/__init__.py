@@ -1,7 +1,13 @@
 """Reinforcement learning with an objective written as a formula: sample, reward, learn, report.
 
-`config` says what a run is; `loop` reads top to bottom as what a run does. The rest are its parts:
-`tasks` and `rewards` (what is asked, what is right), `models` (policies of the training engine),
-`sampler` with `vllm_sampler` and `transformers_sampler` (the inference engine), `batch` and
-`learner` (the optimizer step), `checkpoint`, `report` and `plot`.
+`loop` reads top to bottom as a run does. The modules, in the order in which data flows:
+
+- settings: `config`, and `foreign` for the names of other frameworks
+- data: `tasks` (prompts), `rewards` (reward functions), `judge` (the process that they run in)
+- engines: `models` and `layout` (training), `sampler`, `vllm_sampler` and `transformers_sampler`
+  (sampling), `probe` (do the two agree?), `processes` (children of the run)
+- step: `rollout` (responses), `batch` (their rows), `learner`, `optimizer`, `ranks`, `warm_start`
+- run: `build` (the parts), `checks`, `launch` (a `Run` from settings), `run`, `loop`, `dry_run`;
+  on disk `run_folder`, `lock` and `checkpoint`; `signals` that stop it
+- report: `report` (metrics), `messages` (lines for people), `trackers`, `plot`
 """

@@ -1,4 +1,4 @@
-"""The responses of a step as tensors, and cutting them into rows."""
+"""The responses of a step as tensors, and how they are cut into minibatches, ranks and pieces."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from objdsl.frozen import dataclass
 from objdsl.runtime.sampler import Response
+from objdsl.step import Step
 
 Rows = Tensor | slice
 
@@ -27,7 +28,8 @@ class Batch:
         mask: `[N, T]`, where a response has a token; T is the longest of the whole step.
         prompt: `[N]`, which responses share a prompt.
         columns: what the objective may read, token columns `[N, T]` and response columns `[N]`.
-        kept: `[N, T, V]`, the words that top-p and top-k left to the sampler, or None for all.
+        kept: `[N, T, V]`, the tokens that top-p and top-k left to the sampler, or None for all.
+        step: what the objective has prepared of these rows; once it is there, it is cut with them.
     """
 
     tokens: Tensor
@@ -37,6 +39,7 @@ class Batch:
     prompt: Tensor
     columns: Mapping[str, Tensor]
     kept: Tensor | None = None
+    step: Step | None = None
 
     def __len__(self) -> int:
         return len(self.start)
@@ -52,7 +55,20 @@ class Batch:
             prompt=self.prompt[rows],
             columns={name: column[rows] for name, column in self.columns.items()},
             kept=None if self.kept is None else self.kept[rows],
+            step=None if self.step is None else self.step[rows],
         )
+
+    def piece(self, rows: Tensor) -> Batch:
+        """Some responses for a forward pass.
+
+        A rank without rows has to take part in passes through sharded weights: for no rows, the
+        first response is computed, and the step of the piece is empty.
+        """
+        if len(rows) == len(self):
+            return self
+        if len(rows):
+            return self[rows]
+        return replace(self[:1], step=None if self.step is None else self.step[rows])
 
     def with_columns(self, columns: Mapping[str, Tensor]) -> Batch:
         return replace(self, columns={**self.columns, **columns})
@@ -68,19 +84,19 @@ class Batch:
             kept=None if self.kept is None else self.kept.to(device),
         )
 
-    def shares(self, many: int, size: int | None) -> list[list[Tensor]]:
-        """Row indices for each of `many` ranks, in pieces of at most `size`.
+    def shares(self, ranks: int, size: int | None) -> list[list[Tensor]]:
+        """Row indices for each of `ranks` ranks, in pieces of at most `size`.
 
         The responses to a prompt are side by side, and the ranks have about as many tokens. Every
-        rank has as many pieces; the last ones may be empty.
+        rank has the same number of pieces; the last ones may be empty.
         """
-        if many == 1 and (size is None or size >= len(self)):
+        if ranks == 1 and (size is None or size >= len(self)):
             return [[torch.arange(len(self))]]
         order = torch.argsort(self.prompt, stable=True)
         tokens = (self.start + self.length)[order]
         middle = tokens.cumsum(0) - tokens / 2
-        owner = (middle * many / tokens.sum()).long()
-        parts = [order[owner == rank].cpu() for rank in range(many)]
+        owner = (middle * ranks / tokens.sum()).long()
+        parts = [order[owner == rank].cpu() for rank in range(ranks)]
         longest = max(map(len, parts))
         size = longest if size is None else size
         return [[part[k : k + size] for k in range(0, longest, size)] for part in parts]
@@ -93,8 +109,8 @@ class Batch:
         shuffled = prompts[
             torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
         ]
-        own = self.prompt.cpu()
-        return [torch.isin(own, part).nonzero()[:, 0] for part in shuffled.tensor_split(count)]
+        prompt = self.prompt.cpu()
+        return [torch.isin(prompt, part).nonzero()[:, 0] for part in shuffled.tensor_split(count)]
 
 
 def collate(
@@ -151,8 +167,8 @@ def _kept(
         return None
     kept = torch.zeros(len(responses), longest, vocabulary, dtype=torch.bool)
     for row, response in enumerate(responses):
-        for position, words in enumerate(response.kept or ()):
-            kept[row, position, list(words)] = True
-    # Padding keeps everything: a row without any word has no distribution.
+        for position, tokens in enumerate(response.kept or ()):
+            kept[row, position, list(tokens)] = True
+    # Padding keeps everything: without any token there is no distribution.
     kept |= ~kept.any(-1, keepdim=True)
     return kept.to(device)

@@ -1,7 +1,7 @@
-"""What a run is: one tree of settings, from defaults, then a YAML file, then flags.
+"""The settings of a run: one tree, from the defaults, then a YAML file, then flags.
 
-Unknown keys are refused with the nearest known one and the place where they stand, because a key
-that is silently ignored is a run that is not the one that was asked for.
+Unknown keys are refused, with their location and the nearest known key: ignoring a key silently
+would start a different run than the one that was asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ARITHMETIC = "arithmetic"
 
 
 class ConfigError(ObjdslError, ValueError):
-    """Settings that are not a run. `problems` holds every one that was found, a line each."""
+    """Settings that are no valid run. `problems` has a line for each problem."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -35,18 +35,18 @@ class ConfigError(ObjdslError, ValueError):
 
 
 def _one_or_more(given: Any) -> Any:
-    """A name alone is a list of one."""
+    """A single name is a list of one."""
     return [given] if isinstance(given, str) else given
 
 
 def _of_weight_one(given: Any) -> Any:
-    """A reward, or a list of them, without weights."""
+    """A reward, or a list of rewards, without weights: each weight is 1."""
     names = _one_or_more(given)
     return dict.fromkeys(names, 1.0) if isinstance(names, list) else given
 
 
 class Section(BaseModel):
-    """Frozen, without unknown keys; the docstring under a field is its documentation."""
+    """A frozen group of settings; the docstring under a field is its documentation."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -58,27 +58,27 @@ class Section(BaseModel):
 
 
 class ModelSection(Section):
-    """The policy, and what it starts from."""
+    """The policy, and the weights that it starts from."""
 
     name: str = TINY
     """`tiny` (a small Qwen3 with random weights), a Hugging Face id, or a folder."""
     revision: str | None = None
     """Commit or tag of a Hugging Face id."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    """Type of the weights that the optimizer changes. In bfloat16 a step of less than a 256th of a
-    weight is rounded away; `float32` with `learner.autocast` computes as fast, and keeps it."""
+    """Dtype of the trained weights. In bfloat16, updates smaller than 1/256 of a weight are rounded
+    away; `float32` with `learner.autocast` is as fast and keeps them."""
     device: str = "auto"
-    """`cpu`, `cuda`, `cuda:1`; `auto` takes the first GPU if there is one."""
+    """`cpu`, `cuda`, `cuda:1`; `auto` uses the first GPU if there is one."""
     layers: Positive = 3
-    """Layers of `tiny`."""
+    """Number of layers of `tiny`."""
     width: Positive = 128
     """Width of the residual stream of `tiny`."""
     heads: Positive = 4
-    """Attention heads of `tiny`."""
+    """Number of attention heads of `tiny`."""
 
 
 class TaskSection(Section):
-    """The prompts, and what is needed to judge the responses."""
+    """The prompts, and the data that responses are scored with."""
 
     name: str = ARITHMETIC
     """`arithmetic` (generated), a file (`.jsonl`, `.json`, `.parquet`, `.csv`), a folder with a
@@ -86,176 +86,179 @@ class TaskSection(Section):
     revision: str | None = None
     """Commit or tag of a hub dataset."""
     subset: str | None = None
-    """Configuration of a hub dataset (`main` of `openai/gsm8k`)."""
+    """Configuration of a hub dataset, such as `main` of `openai/gsm8k`."""
     split: str = "train"
-    """Split of a hub dataset that is trained on."""
+    """Split of a hub dataset to train on."""
     held_out_split: str | None = None
-    """Split that accuracy is measured on; without it, a part of the training split."""
+    """Split to evaluate on; by default, a part of the training split is held out."""
     held_out: Count = 500
-    """How many examples accuracy is measured on. They are never trained on."""
+    """Number of examples to evaluate on. They are never trained on."""
     prompt: str = "prompt"
     """Column with the prompt: a text, or a list of chat messages."""
     answer: str = "answer"
-    """Column with the reference answer; other columns reach the reward functions as they are."""
+    """Column with the reference answer; all other columns are passed to the reward functions."""
     chosen: str = "chosen"
     """Column with the preferred response, for objectives that learn from preferences."""
     rejected: str = "rejected"
-    """Column with the other response, for objectives that learn from preferences."""
+    """Column with the dispreferred response, for objectives that learn from preferences."""
     chat: bool = False
-    """Wrap text prompts as a user's message in the tokenizer's chat template."""
+    """Make each text prompt a user message in the tokenizer's chat template."""
     system: str | None = None
-    """A system message before every prompt, which makes a chat of it."""
+    """System message before every prompt; text prompts become chats."""
     chat_options: dict[str, Any] = {}
     """Variables of the chat template, such as `{enable_thinking: false}`."""
     max_prompt_tokens: Positive = 1024
-    """Longer prompts are left out, and counted in the log."""
+    """Longer prompts are dropped; the log says how many."""
     digits: Positive = 2
-    """Digits of each number of `arithmetic`."""
+    """Number of digits of each number of `arithmetic`."""
     forgotten_carry: Fraction = 0.7
-    """Share of the worked examples of `arithmetic` whose author forgot to carry."""
+    """Share of the worked examples of `arithmetic` that forget to carry, and are often wrong."""
 
 
 class SamplerSection(Section):
-    """The engine that writes the responses. Temperature, top-p and top-k are the objective's."""
+    """The engine that samples responses. The objective sets temperature, top-p and top-k."""
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """`auto` takes vLLM where it is installed."""
+    """`auto` uses vLLM if it is installed."""
     prompts: Positive = 16
     """Prompts per step."""
     group: Positive | None = None
-    """Responses per prompt; without it what the objective declares, else 8."""
+    """Responses per prompt; by default what the objective declares, otherwise 8."""
     max_tokens: Positive | None = None
-    """Limit of a response; without it the task's own (`arithmetic`), else 256."""
+    """Maximum length of a response; by default that of the task (`arithmetic`), otherwise 256."""
     resample: Count = 0
-    """Extra rounds of sampling per step that replace prompts which the objective's `keep` drops."""
+    """Extra sampling rounds per step, to replace the prompts that the objective's `keep` drops."""
     processes: Positive = 1
-    """vLLM engines, each in a process of its own, that share the requests."""
+    """Number of vLLM engines that share the requests, each in its own process."""
     threads: Positive = 1
-    """CPU threads of each vLLM process. More than one is slower as soon as cores are shared."""
+    """CPU threads of each vLLM process. More than one is slower when processes share cores."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type that vLLM computes in; `auto` is what the training engine computes in."""
+    """Dtype that vLLM computes in; `auto` is the one that the training engine computes in."""
     gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.4
-    """Share of the GPU's memory for vLLM, which lives beside the training engine."""
+    """Share of GPU memory for vLLM; the training engine uses the same GPU."""
     cpu_cache_gib: Positive = 1
-    """Key-value cache of a vLLM process on a CPU."""
+    """Size of the key-value cache of each vLLM process on a CPU, in GiB."""
     deadline: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds after which a call that has not returned counts as a dead engine."""
+    """Seconds after which an engine that has not answered a call is considered dead."""
     start_deadline: Annotated[float, Field(gt=0)] = 300.0
-    """The same for the start of the engine."""
+    """Seconds after which an engine that has not started is considered dead."""
     restarts: Count = 3
-    """Restarts of a dead engine that are allowed in any 100 steps."""
+    """How often dead engines may be restarted within 100 steps."""
     tolerance: Annotated[float, Field(gt=0)] | None = None
-    """Largest mean |difference| of log-probabilities between the engines after a weight update;
-    without it 1e-3 in float32 and 0.05 in bfloat16."""
+    """Largest mean absolute difference between the log-probabilities of the two engines, measured
+    when an engine starts; by default 1e-3 in float32 and 0.05 in bfloat16."""
 
 
 class LearnerSection(Section):
     """The optimizer step."""
 
     lr: Annotated[float, Field(gt=0)] = 3e-4
-    """Learning rate of AdamW at its highest."""
+    """Peak learning rate of AdamW."""
     critic_lr: Annotated[float, Field(gt=0)] | None = None
-    """The same for the critic, where the objective has one: a linear layer that reads the policy's
-    last state, and does not move it; without it `lr`."""
+    """Peak learning rate of the critic, if the objective has one; by default `lr`. The critic is a
+    linear layer on the policy's last hidden state, which it does not train."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """How the rate falls after the warm-up."""
+    """How the learning rate falls after the warm-up."""
     warmup: Count = 5
-    """Steps over which the rate rises from 0."""
+    """Number of steps over which the learning rate rises from 0."""
     final_lr: Fraction = 0.1
-    """The rate at the last step, as a share of `lr`."""
+    """Learning rate of the last step, as a fraction of `lr`."""
     beta1: Fraction = 0.9
-    """AdamW's decay of the first moment."""
+    """AdamW's decay rate of the first moment."""
     beta2: Fraction = 0.999
-    """AdamW's decay of the second moment."""
+    """AdamW's decay rate of the second moment."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's term in the denominator."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's decoupled decay."""
+    """AdamW's decoupled weight decay."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest norm of the gradient; `null` leaves it as it is."""
+    """Maximum norm of the gradient; `null` disables clipping."""
     micro_batch: Positive | None = None
-    """Responses per forward pass; without it the whole step. Changes memory, never numbers."""
+    """Responses per forward pass; by default the whole minibatch. Affects memory, never results."""
     minibatches: Positive = 1
-    """Optimizer steps per pass over the sampled prompts; groups stay whole."""
+    """Optimizer steps per pass over the sampled responses; groups are never split."""
     epochs: Positive = 1
     """Passes over the sampled responses."""
     head: Literal["auto", "fused", "logits"] = "auto"
-    """`fused` never stores logits; `auto` is that for vocabularies of 8192 words and more. The same
-    numbers, up to rounding."""
+    """`fused` computes the loss without storing logits; `auto` does so for vocabularies of 8192
+    tokens or more. The results are the same, up to rounding."""
     precision: Literal["inputs", "bf16x2", "bf16x3"] = "inputs"
-    """Of a fused head in float32: `bf16x2` multiplies bfloat16 states by 16 bits of its numbers,
-    `bf16x3` by all 24, as fast as bfloat16 products are (GPU)."""
+    """How a fused float32 head is multiplied with bfloat16 states on a GPU: `bf16x2` splits it into
+    two bfloat16 parts (16 mantissa bits), `bf16x3` into three (24, exact), at bfloat16 speed;
+    `inputs` computes in the dtype of the states."""
     threads: Positive | None = None
-    """CPU threads of the training engine; without it all that the process may use."""
+    """CPU threads of the training engine; by default all that the process may use."""
     autocast: bool = False
-    """Compute in bfloat16 while the weights keep their type (GPU)."""
+    """Compute in bfloat16 while the weights keep their dtype (GPU only)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
-    """How the processes of `torchrun` hold the weights: all of them each (`ddp`), or a part each
-    (`fsdp`); `auto` is `ddp` where weights, gradient and AdamW fit into half a GPU."""
+    """How the processes of `torchrun` hold the weights: each has all of them (`ddp`) or a shard
+    (`fsdp`); `auto` is `ddp` if weights, gradients and AdamW's state fit into half a GPU."""
 
 
 class WarmStartSection(Section):
-    """Supervised steps before the first response is sampled, on a task that has worked examples."""
+    """Supervised training before the first response is sampled, on tasks with worked examples."""
 
     steps: Count | None = None
-    """Without it 400 for `tiny`, whose weights are random, and 0 for every other model."""
+    """Number of steps; by default 400 for `tiny`, whose weights are random, and 0 otherwise."""
     batch: Positive = 128
     """Worked examples per step."""
     lr: Annotated[float, Field(gt=0)] = 2e-3
-    """Learning rate at its highest."""
+    """Peak learning rate."""
 
 
 class ReportSection(Section):
-    """What is written while training."""
+    """What is measured, shown and written during training."""
 
     evaluate: Count = 25
-    """Steps between two measurements of held-out accuracy; 0 measures before and after only."""
+    """Number of steps between held-out evaluations; 0 evaluates only before and after training."""
     samples: Count = 3
-    """Responses that are shown."""
+    """Number of responses to show."""
     samples_every: Positive = 50
-    """Steps between two showings; all responses of these steps go to `samples.jsonl`."""
+    """Number of steps between showing responses; all responses of these steps are written to
+    `samples.jsonl`."""
     curves: bool = True
-    """Draw `curves.png` at the end."""
+    """Plot the metrics to `curves.png` at the end."""
     trackers: Annotated[
         list[Literal["tensorboard", "wandb", "trackio"]], BeforeValidator(_one_or_more)
     ] = []
-    """Where metrics go besides `metrics.jsonl`: `tensorboard`, `wandb`, `trackio`, or a list of
-    them. Each has to be installed."""
+    """Where to send metrics besides `metrics.jsonl`: `tensorboard`, `wandb`, `trackio`, or a list
+    of these. Each has to be installed."""
 
 
 class CheckpointSection(Section):
-    """What survives a crash."""
+    """What a run can be resumed from."""
 
     every: Count = 100
-    """Steps between two checkpoints; 0 writes one at the end only."""
+    """Number of steps between checkpoints; 0 writes one only at the end."""
     keep: Positive = 2
-    """The newest ones stay."""
+    """Number of checkpoints to keep; older ones are removed."""
 
 
 class Config(Section):
     """A training run."""
 
     objective: str = "grpo"
-    """Name in the gallery, or path of an `.obj` file."""
+    """Name of an objective in the gallery, or path of an `.obj` file."""
     params: dict[str, Annotated[float, Field(allow_inf_nan=True)]] = {}
     """Parameters of the objective (`--set eps=0.1`)."""
     policies: dict[str, str] = {}
-    """Models of the objective's other policies (`teacher`), as a Hugging Face id or a folder.
-    `ref` needs none: it is the policy as it was before the first step."""
+    """Models of the objective's other policies, such as `teacher`: Hugging Face ids or folders.
+    By default `ref` is a copy of the policy before the first step."""
     rewards: Annotated[dict[str, float], BeforeValidator(_of_weight_one)] = {"exact": 1.0}
-    """Reward functions, or a table of them and their weights: names (`exact`, `last_number`), or
-    import paths such as `package.module:function`."""
+    """Reward functions, or a table of functions and their weights. A function is a name (`exact`,
+    `last_number`) or an import path such as `package.module:function`."""
     reward_deadline: Annotated[float, Field(gt=0)] = 300.0
-    """Seconds that a reward function may take for the responses of a step. It runs in a process of
-    its own, which is ended then, and the run with it, after a checkpoint."""
+    """Seconds that a reward function may take for the responses of a step. After that its process
+    is killed, and the run ends with a checkpoint."""
     seed: Count = 0
-    """Of everything that is random."""
+    """Seed of all random number generators."""
     steps: Positive = 200
-    """Batches of prompts that are sampled and learned from."""
+    """Number of training steps; each samples responses to a batch of prompts, and learns from
+    them."""
     output: Path | None = None
-    """Folder of the run; without it `runs/<objective>`, numbered if it is taken."""
+    """Folder of the run; by default `runs/<objective>`, with a number if that exists."""
     model: ModelSection = ModelSection()
     task: TaskSection = TaskSection()
     sampler: SamplerSection = SamplerSection()
@@ -278,7 +281,7 @@ class Config(Section):
         if self.learner.minibatches > self.sampler.prompts:
             raise ValueError(
                 f"learner.minibatches {self.learner.minibatches} is more than "
-                f"sampler.prompts {self.sampler.prompts}: groups stay whole"
+                f"sampler.prompts {self.sampler.prompts}: groups are never split"
             )
         return self
 
@@ -288,7 +291,7 @@ class Config(Section):
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """Where each value was given: path of keys -> `run.yaml:3` or `--learner.lr`."""
+    """The location of each value: path of keys -> `run.yaml:3` or `--learner.lr`."""
 
     places: dict[tuple[str, ...], str]
 
@@ -326,7 +329,7 @@ def read_config(
 
 
 def _parameters(objective: object) -> tuple[str, ...]:
-    """The parameters of the objective that a run names, as far as it can be read."""
+    """The parameters of the objective that a run names, or none if it cannot be read."""
     from objdsl import driver, gallery
 
     name = objective if isinstance(objective, str) else Config.model_fields["objective"].default
@@ -336,13 +339,12 @@ def _parameters(objective: object) -> tuple[str, ...]:
         return ()
 
 
-# More values than any settings have. Aliases of aliases stand for any number of them in few bytes.
+# More values than any settings have: nested aliases can stand for any number of them.
 _MOST_VALUES = 10_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads keys as they are written: a parameter may be called `on`, `null` or `y`, which YAML
-    takes for values."""
+    """Reads keys as text: a parameter may be called `on`, `null` or `y`, values in YAML."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         self.flatten_mapping(node)
@@ -386,11 +388,11 @@ def _loaded(text: str) -> tuple[yaml.Node | None, Any]:
 
 
 def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """How many values a node stands for, each alias counted as what it is one of."""
+    """The number of values of a node, with aliases expanded."""
     known = sizes.get(id(node))
     if known is not None:
         return known
-    sizes[id(node)] = _MOST_VALUES + 1  # until it is known: a node inside itself has no end
+    sizes[id(node)] = _MOST_VALUES + 1  # until it is known: a node may contain itself
     inner: Iterable[yaml.Node] = ()
     if isinstance(node, yaml.MappingNode):
         inner = [part for pair in node.value for part in pair]
@@ -406,7 +408,7 @@ def _note_lines(
     file: str,
     places: dict[tuple[str, ...], str],
 ) -> Iterator[str]:
-    """Fills `places` with the line of every key; yields a problem for a key that comes twice."""
+    """Fills `places` with the line of every key; yields a problem for a duplicate key."""
     for key, value in node.value:
         here = (*path, str(key.value))
         place = f"{file}:{key.start_mark.line + 1}"
@@ -479,12 +481,12 @@ def _problems(error: ValidationError, given: _Given, parameters: Collection[str]
 def _foreign(
     path: tuple[str, ...], value: Any, given: _Given, parameters: Collection[str]
 ) -> Iterator[str]:
-    """What is said of a setting of another framework, and of all that stands below it."""
+    """Pointers for a setting of a different framework, and for all settings below it."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _foreign((*path, str(key)), inner, given, parameters)
-    elif said := pointer(path, value, parameters):
-        yield f"{given.place(path)}: unknown setting `{'.'.join(path)}`; {said}"
+    elif hint := pointer(path, value, parameters):
+        yield f"{given.place(path)}: unknown setting `{'.'.join(path)}`; {hint}"
 
 
 def _suggestion(path: tuple[str, ...]) -> str:
@@ -500,7 +502,7 @@ def _suggestion(path: tuple[str, ...]) -> str:
     # `lr` alone is `learner.lr`: the same name elsewhere in the tree is the next best guess.
     everywhere: dict[str, str] = {}
     for name, _, _ in documented():
-        # Where a name is twice (`learner.lr`, `warm_start.lr`), the first is the one of the run.
+        # If a name occurs twice (`learner.lr`, `warm_start.lr`), the first one is meant.
         everywhere.setdefault(name.rsplit(".", 1)[-1], name)
     cousin = near(path[-1], everywhere)
     if cousin:
@@ -514,7 +516,7 @@ def _suggestion(path: tuple[str, ...]) -> str:
 def documented(
     section: type[BaseModel] = Config, prefix: str = ""
 ) -> Iterator[tuple[str, Any, str]]:
-    """Every setting of the tree: its dotted name, its default, its documentation."""
+    """Every setting: its dotted name, its default, its documentation."""
     for name, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -524,7 +526,7 @@ def documented(
 
 
 def config_yaml(config: Config) -> str:
-    """The whole resolved configuration as YAML that `read_config` reads back to the same run."""
+    """The resolved configuration as YAML; `read_config` reads the same run back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 

@@ -1,15 +1,15 @@
-"""Settings of TRL and verl, and what says the same here: for who comes from there."""
+"""Settings of TRL and verl, and their equivalents here, for users who know those."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-_SAMPLING = "the objective says it: `sample from mu: temperature 1, top_p 1, top_k 50`"
-_OBJECTIVE = "the objective says it, in its formula: `objdsl gallery`, `objdsl explain grpo`"
+_SAMPLING = "the objective sets it: `sample from mu: temperature 1, top_p 1, top_k 50`"
+_OBJECTIVE = "the objective sets it, in its formula: `objdsl gallery`, `objdsl explain grpo`"
 _RANKS = "the number of processes is torchrun's: `torchrun --nproc-per-node 8 -m objdsl train`"
 _BATCH = (
     "a step has `sampler.prompts` times `sampler.group` responses, in `learner.minibatches` "
-    "updates; `learner.micro_batch` changes memory alone"
+    "updates; `learner.micro_batch` affects memory only"
 )
 _STEPS = "a run counts steps: `steps`"
 
@@ -107,7 +107,7 @@ SETTINGS = {
     "logging_steps": "report.samples_every",
     "log_val_generations": "report.samples",
 }
-"""By what a flag ends in: `actor_rollout_ref.rollout.n` ends in `rollout.n`."""
+"""Keyed by the end of a flag: `actor_rollout_ref.rollout.n` ends in `rollout.n`."""
 
 SENTENCES = {
     "temperature": _SAMPLING, "top_p": _SAMPLING, "top_k": _SAMPLING, "min_p": _SAMPLING,
@@ -120,7 +120,7 @@ SENTENCES = {
     "kl_estimator": _OBJECTIVE, "whiten_rewards": _OBJECTIVE, "missing_eos_penalty": _OBJECTIVE,
     "vllm_importance_sampling_correction": _OBJECTIVE, "tis_imp_ratio_cap": _OBJECTIVE,
     "rollout_is": _OBJECTIVE, "top_entropy_quantile": _OBJECTIVE, "cliprange_value": _OBJECTIVE,
-    "filter_groups.enable": "the objective says it: `keep p where std[i] reward > 0`",
+    "filter_groups.enable": "the objective sets it: `keep p where std[i] reward > 0`",
     "sync_ref_model": "the reference is frozen", "ref_model_sync_steps": "the reference is frozen",
     "per_device_train_batch_size": _BATCH, "generation_batch_size": _BATCH,
     "num_train_epochs": _STEPS, "total_epochs": _STEPS, "total_episodes": _STEPS,
@@ -137,16 +137,16 @@ PARAMETERS = {
     "clip_ratio_c": ("c", "dual"), "delta": ("delta", "c"), "entropy_coeff": ("ent", "entropy"),
     "vf_coef": ("vf", "c"), "gamma": ("gamma",), "lam": ("lam",), "lambda": ("lam",),
 }  # fmt: skip
-"""What is a parameter of an objective here, and how it may be called there."""
+"""Settings that are parameters of an objective here, with the names that it may have."""
 
 
 def pointer(path: tuple[str, ...], value: object, parameters: Collection[str]) -> str | None:
-    """Where a setting of TRL or verl is set here; None for any other.
+    """How to set here what a setting of TRL or verl sets there; None for any other name.
 
     Args:
         path: the keys of the setting.
-        value: what it was set to.
-        parameters: those of the objective.
+        value: its value.
+        parameters: the parameters of the objective.
     """
     name = path[-1]
     if len(path) == 1 and name in parameters:
@@ -158,7 +158,7 @@ def pointer(path: tuple[str, ...], value: object, parameters: Collection[str]) -
         if ending in SENTENCES:
             return SENTENCES[ending]
     if name in PARAMETERS:
-        known = next((own for own in PARAMETERS[name] if own in parameters), None)
+        known = next((candidate for candidate in PARAMETERS[name] if candidate in parameters), None)
         if known is not None:
             return f"it is a parameter of the objective: `--set {known}={value}`"
         has = f"this one has {', '.join(sorted(parameters))}" if parameters else "this one has none"

@@ -121,7 +121,7 @@ def launch(
         sharded=models.sharded,
     )
     if models.trainer is not None:
-        learner.restore(models.trainer["optimizer"])
+        learner.optimizer.restore(models.trainer["optimizer"])
         checkpoint.set_random_state(models.trainer["rng"])
     return Run(
         config=config,

@@ -1,4 +1,4 @@
-"""What a run tells: a line of JSON per step; progress on a terminal, plain lines in a log."""
+"""Metrics and progress: a JSON line per step; a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from objdsl.source import visible
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
-# Lines of steps that were gone back behind, of either file.
+# Marks the file of lines whose steps are written again by a resumed run.
 DROPPED = ".dropped"
 
-# What the runtime measures at every step, beside the reports of the objective.
+# What the runtime measures at every step, besides the reports of the objective.
 DOCUMENTED = {
     "step": "steps done",
-    "epoch": "prompts that were taken, over the number of training prompts",
+    "epoch": "prompts used so far, divided by the number of training prompts",
     "objective": "value of the formula, averaged over the optimizer steps of the rollout",
     "reward": "mean reward of the sampled responses",
     "held_out": "mean reward of the greedy responses to held-out prompts (where measured)",
     "length": "mean length of the responses, in tokens",
     "truncated": "share of responses that hit the limit of tokens",
     "zero_variance": "share of prompts whose responses all have the same reward",
-    "entropy": "of the policy, in nats a token",
-    "kl_mu_old": "k3 estimate of KL(mu || old): sampling engine against training engine",
-    "mismatch": "mean |log old - log mu| over the sampled tokens",
+    "entropy": "entropy of the policy, in nats per token",
+    "kl_mu_old": "k3 estimate of KL(mu || old), between the sampling and the training engine",
+    "mismatch": "mean of |log old - log mu| over the sampled tokens",
     "grad_norm": "norm of the gradient before clipping",
     "lr": "learning rate",
-    "tokens": "response tokens that were sampled",
-    "tokens_per_second": "response tokens over the seconds of the whole step",
-    "seconds": "the whole step; `seconds_<phase>` are its parts",
+    "tokens": "sampled response tokens",
+    "tokens_per_second": "response tokens divided by the seconds of the step",
+    "seconds": "duration of the step; `seconds_<phase>` are its phases",
 }
 
-# What people see of a step, in this order, where it exists.
+# The metrics that are shown at each step, in this order, if they exist.
 _SHOWN = ("held_out", "reward", "length", "entropy", "truncated", "zero_variance")
 
 
@@ -66,13 +66,13 @@ class Clock:
             self.seconds[name] += time.perf_counter() - start
 
     def metrics(self) -> dict[str, float]:
-        whole = time.perf_counter() - self._start
-        return {"seconds": whole} | {f"seconds_{k}": v for k, v in self.seconds.items()}
+        total = time.perf_counter() - self._start
+        return {"seconds": total} | {f"seconds_{k}": v for k, v in self.seconds.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A response as people read it."""
+    """A response, as text."""
 
     prompt: str
     response: str
@@ -82,12 +82,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What is told of a step.
+    """What is reported about a step.
 
     Attributes:
-        metrics: of the runtime, `step` among them.
-        reports: of the objective.
-        samples: the responses, where they are shown.
+        metrics: measured by the runtime, `step` among them.
+        reports: the `report`s of the objective.
+        samples: responses, for the steps that show them.
     """
 
     metrics: dict[str, float]
@@ -96,7 +96,7 @@ class News:
 
     @staticmethod
     def read(state: Mapping[str, Any]) -> News:
-        """From what `asdict` made of it."""
+        """The inverse of `asdict`."""
         samples = [Sample(**sample) for sample in state["samples"]]
         return News(dict(state["metrics"]), dict(state["reports"]), samples)
 
@@ -109,7 +109,7 @@ class _Lines:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Raises OSError, which names the file, where the lines do not fit on the disk."""
+        """Raises OSError with the name of the file, where the lines do not fit on the disk."""
         text = "".join(json.dumps(row, default=str) + "\n" for row in rows).encode()
         before = os.fstat(self._file).st_size
         try:
@@ -124,10 +124,10 @@ class _Lines:
 
 
 class Report:
-    """Writes to the run's folder, and tells the terminal or the log.
+    """Writes to the run's folder, and to the terminal or the log.
 
     Args:
-        silent: write and tell nothing, as all ranks but the first do.
+        silent: writes nothing, for all ranks but the first.
     """
 
     def __init__(self, console: Console | None = None, *, silent: bool = False) -> None:
@@ -156,11 +156,11 @@ class Report:
             tracker.close()
 
     def track(self, trackers: Sequence[Tracker]) -> None:
-        """Gives them the metrics too, and closes them with the report."""
+        """Sends the metrics to trackers too, and closes them with the report."""
         self._trackers += trackers
 
     def say(self, text: str, style: str = "") -> None:
-        """A line for people; above the progress, if there is one."""
+        """Prints a line, above the progress bar if there is one."""
         (self._bar.console if self._bar else self._console).print(Text(visible(text), style))
 
     # --- progress ---------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Report:
         self._task = self._bar.add_task(what, total=total, completed=done, line="")
 
     def progress(self, done: int, line: str, prefix: str, always: bool = False) -> None:
-        """Moves the bar; without a terminal, prints one step in twenty, and those to `always`."""
+        """Moves the bar; without a terminal, prints every twentieth step, and those to `always`."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, line=line)
         elif always or done in (1, self._total) or done % max(1, self._total // 20) == 0:
@@ -202,20 +202,20 @@ class Report:
     # --- steps ------------------------------------------------------------------------------------
 
     def step(self, news: News, shown: int) -> None:
-        """Writes a step, and shows the metrics that people look at first and `shown` samples.
+        """Writes a step, and shows its main metrics and `shown` samples.
 
-        A report of the objective has its own name; where the runtime measures something by the
-        same name, that is `run_<name>`. Lines are known by their `step`: a report of that name is
-        `report_step`.
+        A report of the objective keeps its name; a metric of the runtime with the same name becomes
+        `run_<name>`. `step` identifies a line: a report of that name becomes `report_step`.
         """
         metrics = news.metrics
         reports = renamed(news.reports, ("step",), "report")
-        own = renamed(metrics, reports, "run")
+        renamed_metrics = renamed(metrics, reports, "run")
         step = int(metrics["step"])
         if self._samples is not None and news.samples:
             self._samples.write([_row(step, sample) for sample in news.samples])
-        self.record({**own, **reports})
-        lines = {**{name: own[name] for name in _SHOWN if name in own}, **reports}
+        self.record({**renamed_metrics, **reports})
+        main = {name: renamed_metrics[name] for name in _SHOWN if name in renamed_metrics}
+        lines = {**main, **reports}
         parts = [f"{name} {value:.3g}" for name, value in lines.items()]
         speed = f"{metrics['seconds']:.2f} s  {metrics['tokens_per_second']:.0f} tokens/s"
         line = "  ".join([*parts, speed])
@@ -231,7 +231,7 @@ class Report:
             tracker.log(values, int(metrics["step"]))
 
     def _show(self, step: int, samples: Sequence[Sample], shown: int) -> None:
-        """Samples of different prompts, if there are as many."""
+        """Samples of different prompts, if there are enough."""
         picked = samples[:: max(1, len(samples) // shown)][:shown]
         if not self._console.is_terminal:
             for sample in picked:
@@ -247,7 +247,7 @@ class Report:
 
 
 def _row(step: int, sample: Sample) -> dict[str, Any]:
-    """A sample as a line. A column that has the name of another key is `column_<name>`."""
+    """A sample as a row. A column with the name of a key of its own becomes `column_<name>`."""
     row = {
         "step": step,
         "prompt": sample.prompt,
@@ -259,36 +259,36 @@ def _row(step: int, sample: Sample) -> dict[str, Any]:
 
 
 def renamed(values: Mapping[str, float], taken: Collection[str], prefix: str) -> dict[str, float]:
-    """The values, with the prefix before names that are taken, as often as it needs."""
-    found: dict[str, float] = {}
+    """The values, with the prefix before names that are taken, repeated if necessary."""
+    result: dict[str, float] = {}
     for name, value in values.items():
         new = name
-        while new in taken or new in found or (new != name and new in values):
+        while new in taken or new in result or (new != name and new in values):
             new = f"{prefix}_{new}"
-        found[new] = value
-    return found
+        result[new] = value
+    return result
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The steps of a run. A last line that a crash cut short is left out."""
+    """The steps of a run, without a last line that a crash cut short."""
     lines = (folder / METRICS).read_bytes().split(b"\n")
     return [row for row in map(_parsed, lines) if row is not None]
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A line that is whole: an object with a step."""
+    """The row of a complete line: an object with a step."""
     try:
         row = json.loads(line)
-        whole = isinstance(row, dict) and isinstance(row.get("step"), int)
+        complete = isinstance(row, dict) and isinstance(row.get("step"), int)
     except (ValueError, RecursionError):
         return None
-    return row if whole else None
+    return row if complete else None
 
 
 def forget_after(folder: Path, step: int) -> None:
-    """Drops what was written after `step`: a resumed run writes these steps again.
+    """Removes the lines after `step`: a resumed run writes these steps again.
 
-    Until it does they are not lost: the lines are added to a file of their own.
+    The removed lines are kept in a separate file.
     """
     for name in (METRICS, SAMPLES):
         path = folder / name

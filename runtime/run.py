@@ -15,9 +15,10 @@ from objdsl.runtime import checkpoint
 from objdsl.runtime.build import Models
 from objdsl.runtime.checkpoint import CheckpointError, Identity, Progress, SaveError
 from objdsl.runtime.config import Config, ConfigError
-from objdsl.runtime.learner import Learned, Learner, TrainingError
+from objdsl.runtime.learner import Learned, Learner
 from objdsl.runtime.messages import last_line, resume_command, score_name
 from objdsl.runtime.models import collect
+from objdsl.runtime.optimizer import TrainingError
 from objdsl.runtime.plot import plot
 from objdsl.runtime.ranks import FirstRankError, Ranks, is_lost
 from objdsl.runtime.report import Clock, News, Report
@@ -144,7 +145,7 @@ class Run:
         """
         policy, replica = self.models.policy, self.models.replica
         collect(policy, replica)
-        optimizer = self.learner.state()
+        optimizer = self.learner.optimizer.state()
 
         def write() -> None:
             assert replica is not None
@@ -229,7 +230,7 @@ class Run:
         if isinstance(error, SaveError) or not (lost or shared):
             return
         if self.saved_step != self.step:
-            if not self.learner.rewind():
+            if not self.learner.optimizer.rewind():
                 return
             try:
                 self.save(collective=not lost)

@@ -93,8 +93,8 @@ def train(
     # Reward functions may stand beside the run, and not only in an installed package.
     sys.path.append(os.getcwd())
     from objdsl.runtime.checkpoint import CheckpointError, SaveError
-    from objdsl.runtime.learner import TrainingError
     from objdsl.runtime.loop import train as run
+    from objdsl.runtime.optimizer import TrainingError
     from objdsl.runtime.ranks import RankError
     from objdsl.runtime.rewards import RewardError
     from objdsl.runtime.sampler import SamplerError

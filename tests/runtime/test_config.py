@@ -58,7 +58,7 @@ def test_settings_of_other_frameworks_have_a_pointer(file: Path) -> None:
     }
     unknown = "unknown setting"
     assert said[f"{file}:2: {unknown} `algorithm.adv_estimator`"].startswith(
-        "the objective says it"
+        "the objective sets it"
     )
     assert "grpo" not in said[f"{file}:3: {unknown} `algorithm.gamma`"]
     assert said[f"{file}:4: {unknown} `num_generations`"] == "it is called `sampler.group` here"
@@ -91,7 +91,7 @@ def test_what_is_pointed_to_is_there() -> None:
         ("steps: 1\nseed: 2\nsteps: 3\n", ":3: `steps` is set twice, first at"),
         ("steps: !!python/object/apply:os.getcwd []\n", "not YAML"),
         ("model: {width: 100, heads: 3}\n", "not a multiple of"),
-        ("learner: {minibatches: 17}\n", "groups stay whole"),
+        ("learner: {minibatches: 17}\n", "groups are never split"),
         ("learner: 3\n", "`learner` is 3"),
         ("learner: {lr: .inf}\n", "`learner.lr` is inf: input should be a finite number"),
         ("rewards: {exact: .nan}\n", "`rewards.exact` is nan: input should be a finite number"),

@@ -23,10 +23,10 @@ from rich.console import Console
 from objdsl.runtime import checkpoint
 from objdsl.runtime.checkpoint import CheckpointError, DamagedError, SaveError
 from objdsl.runtime.config import Config, ConfigError, config_yaml
-from objdsl.runtime.learner import Learner, TrainingError
 from objdsl.runtime.lock import Lock
 from objdsl.runtime.loop import train
 from objdsl.runtime.models import pretrained
+from objdsl.runtime.optimizer import Optimizer, TrainingError
 from objdsl.runtime.run import Result
 
 Run = Callable[..., Result]
@@ -359,17 +359,17 @@ def test_an_error_ends_the_run_after_a_checkpoint(
 ) -> None:  # fmt: skip
     options = {"checkpoint.every": 0, "learner.minibatches": minibatches}
     straight = run(output=tmp_path / "straight", **options)
-    descend = Learner._descend
+    take = Optimizer.step
     count = 0
 
-    def failing(self: Learner) -> float:
+    def failing(self: Optimizer, name: str) -> float:
         nonlocal count
         count += 1
         if count == (at + 1) * minibatches:  # the last optimizer step of the rollout
             raise TrainingError("the gradient is strange")
-        return descend(self)
+        return take(self, name)
 
-    monkeypatch.setattr(Learner, "_descend", failing)
+    monkeypatch.setattr(Optimizer, "step", failing)
     out = StringIO()
     with pytest.raises(TrainingError):
         run(_console=Console(file=out, soft_wrap=True), **options)

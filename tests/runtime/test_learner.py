@@ -25,8 +25,9 @@ import objdsl
 from objdsl.runtime.batch import Batch, collate
 from objdsl.runtime.config import ConfigError, LearnerSection, ModelSection, TaskSection
 from objdsl.runtime.layout import can_share, layout_of
-from objdsl.runtime.learner import ENTROPY, Learner, TrainingError, learning_rate, needs_of
+from objdsl.runtime.learner import ENTROPY, Learner, needs_of
 from objdsl.runtime.models import Policy, ends_of, load_model, recompute_layers
+from objdsl.runtime.optimizer import TrainingError, learning_rate
 from objdsl.runtime.sampler import Response
 from objdsl.runtime.tasks import load_task
 
@@ -165,7 +166,7 @@ def test_a_head_in_parts_is_that_of_float32() -> None:
 
 
 def test_a_precision_that_a_head_does_not_have_is_refused() -> None:
-    for head, why in (("logits", "logits are the model's own"), ("fused", "head in float32")):
+    for head, why in (("logits", "the head is not fused"), ("fused", "head in float32")):
         section = LearnerSection.model_validate({"head": head, "precision": "bf16x2"})
         with pytest.raises(ConfigError, match=rf"learner.precision is `bf16x2`, but .*{why}"):
             trained("grpo", section, double(), batch())
