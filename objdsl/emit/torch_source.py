@@ -574,8 +574,10 @@ class TorchWriter(Writer):
             row = self._environment("row", TOKEN) + ("[:, None]" if indices == WORD else "")
             return f"torch.full_like({row}, 1, dtype={self._dtype()}) * ({text})"
         if indices == WORD:
-            mask = self._environment("mask", TOKEN)
-            return f"torch.where({mask}[..., None], {text}, 0.0)"
+            mask = f"{self._environment('mask', TOKEN)}[..., None]"
+            if self._isnumber(node):
+                return f"torch.where({mask}, {self._tensor(node)}, 0.0)"
+            return f"torch.where({mask}, {text}, 0.0)"
         return self._masked(text, node)
 
 

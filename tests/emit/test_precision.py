@@ -76,3 +76,21 @@ def test_a_fraction_that_counts_elements_is_of_that_many() -> None:
         )
         _, _, reports = objective.weights(step=step, log_pi=torch.full((many, 1), -0.5))
         assert {name: x.item() for name, x in reports.items()} == {"chosen": 3, "drawn": 3}
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_a_weight_that_is_a_number_has_the_precision_of_the_computation(layout: str) -> None:
+    objective = objdsl.loads(
+        "param beta = 0.1\n"
+        "maximize sum[p,i,t] (1 / 3 * log(pi)) - beta * sum[p,i,t,v] (1 / 7 * log(pi[v]))\n"
+    )
+    shape = {"mask": torch.ones(2, 3, dtype=torch.bool)}
+    if layout == "packed":
+        shape = {"lengths": torch.tensor([3, 3])}
+    rows = (2, 3) if layout == "padded" else (6,)
+    step = objective.prepare(prompt=[0, 1], dtype=torch.float64, **shape)
+    words = torch.full((*rows, 5), 0.2, dtype=torch.float64).log()
+    _, weights, _ = objective.weights(step=step, log_pi=words[..., 0], log_pi_dist=words)
+    for name, expected in (("log_pi", 1 / 3), ("log_pi_dist", -0.1 / 7)):
+        exactly = torch.full_like(weights[name], expected, dtype=torch.float64)
+        torch.testing.assert_close(weights[name], exactly, rtol=1e-15, atol=0)

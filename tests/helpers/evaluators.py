@@ -79,7 +79,10 @@ class Case:
 
     @cached_property
     def step(self) -> objdsl.Step:
-        return self.objective.prepare(mask=self.data.mask, prompt=self.data.prompt, **self.given)
+        # The type is that of the columns, of which some objectives have none.
+        return self.objective.prepare(
+            mask=self.data.mask, prompt=self.data.prompt, dtype=torch.float64, **self.given
+        )
 
     # --- evaluators ------------------------------------------------------------------------------
 
@@ -147,6 +150,7 @@ class Case:
         step = self.objective.prepare(
             lengths=mask.sum(-1),
             prompt=self.data.prompt[rows],
+            dtype=torch.float64,
             **{k: columns[k] for k in self.given},
             **options,
         )
@@ -181,6 +185,7 @@ class Case:
             step = self.objective.prepare(
                 mask=self.data.mask[rows][:, :width],
                 prompt=self.data.prompt[rows],
+                dtype=torch.float64,
                 **{k: cut[k] for k in self.given},
                 group=group,
             )
