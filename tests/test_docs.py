@@ -20,10 +20,10 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 
 from objdsl import driver, elaborate
 from objdsl.cli.app import SECTIONS, main
-from objdsl.elaborate import SUBSETS
 from objdsl.ir.ops import FUNCTIONS, REDUCTIONS, UNARY
 from objdsl.lint.run import pages
 from objdsl.source import Source
+from objdsl.syntax.language import SUBSETS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -16,13 +16,9 @@ from __future__ import annotations
 
 from objdsl.elaborate.context import SHALLOWER
 from objdsl.elaborate.entry import Spellings, elaborate, spellings, too_deep, undecided
-from objdsl.elaborate.language import COLUMNS, FUNCTIONS, SUBSETS
 
 __all__ = [
-    "COLUMNS",
-    "FUNCTIONS",
     "SHALLOWER",
-    "SUBSETS",
     "Spellings",
     "elaborate",
     "spellings",

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from objdsl.elaborate.checks import at_tokens
 from objdsl.elaborate.context import Context
-from objdsl.elaborate.language import FUNCTIONS, SUBSETS
 from objdsl.elaborate.names import is_trained, known_names, resolved, signature
 from objdsl.elaborate.scope import Frame
 from objdsl.elaborate.suggestions import no_function, no_index, unknown_indexed
@@ -17,6 +16,7 @@ from objdsl.ir.objective import BUILT_IN_POLICIES, Named
 from objdsl.ir.ops import FUNCTIONS as UNARY_FUNCTIONS
 from objdsl.ir.ops import REDUCTIONS, unary
 from objdsl.syntax import tree
+from objdsl.syntax.language import FUNCTIONS, SUBSETS
 
 
 def call(ctx: Context, node: tree.Call) -> Expr:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from objdsl.diagnostic import Label
 from objdsl.elaborate.context import Context
-from objdsl.elaborate.language import COLUMNS, FUNCTIONS, SUBSETS, meaning
 from objdsl.elaborate.readings import note
 from objdsl.errors import ObjectiveError
 from objdsl.ir.indices import MEANING
@@ -12,6 +11,7 @@ from objdsl.ir.objective import BUILT_IN_POLICIES
 from objdsl.ir.ops import REDUCTIONS
 from objdsl.source import Span
 from objdsl.syntax import tree
+from objdsl.syntax.language import COLUMNS, FUNCTIONS, SUBSETS, meaning
 
 
 def collect(ctx: Context, file: tree.File) -> tree.Header | None:

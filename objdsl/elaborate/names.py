@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 from objdsl.elaborate.context import Context, RecordedError
-from objdsl.elaborate.language import COLUMNS, FUNCTIONS
 from objdsl.elaborate.scope import Frame
 from objdsl.ir import build
 from objdsl.ir.indices import MEANING, Index
@@ -15,6 +14,7 @@ from objdsl.ir.objective import BUILT_IN_POLICIES, Named
 from objdsl.source import Span
 from objdsl.syntax import tree
 from objdsl.syntax.foreign import ALIASES
+from objdsl.syntax.language import COLUMNS, FUNCTIONS
 
 
 def value_of(ctx: Context, name: tree.Name) -> Expr:

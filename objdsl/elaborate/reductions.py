@@ -5,7 +5,6 @@ from __future__ import annotations
 from objdsl.diagnostic import Label
 from objdsl.elaborate.checks import as_mask, at_tokens
 from objdsl.elaborate.context import Context
-from objdsl.elaborate.language import SUBSETS, meaning
 from objdsl.elaborate.names import index_of, known_names
 from objdsl.elaborate.scope import Frame
 from objdsl.elaborate.suggestions import no_reduction
@@ -40,6 +39,7 @@ from objdsl.ir.nodes import (
 )
 from objdsl.ir.ops import REDUCE, REDUCTIONS
 from objdsl.syntax import tree
+from objdsl.syntax.language import SUBSETS, meaning
 
 
 def reduction(ctx: Context, node: tree.Reduction) -> Expr:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from objdsl.elaborate.checks import as_mask, as_number
 from objdsl.elaborate.collect import is_twice
 from objdsl.elaborate.context import Context
-from objdsl.elaborate.language import COLUMNS, SAMPLING_FLAGS, SAMPLING_NUMBERS
 from objdsl.elaborate.names import index_of, resolved
 from objdsl.elaborate.wording import reduce_hint
 from objdsl.ir.columns import DISTRIBUTION, reader_of
@@ -24,6 +23,7 @@ from objdsl.ir.objective import (
 )
 from objdsl.source import Span
 from objdsl.syntax import tree
+from objdsl.syntax.language import COLUMNS, SAMPLING_FLAGS, SAMPLING_NUMBERS
 
 
 def parameter_of(ctx: Context, param: tree.Param) -> Parameter:

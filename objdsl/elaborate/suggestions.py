@@ -6,13 +6,13 @@ from typing import NoReturn
 
 from objdsl.diagnostic import Edit, Fix
 from objdsl.elaborate.context import Context
-from objdsl.elaborate.language import FUNCTIONS, SUBSETS
 from objdsl.elaborate.names import known_names
 from objdsl.elaborate.wording import runs_over, shown
 from objdsl.ir.ops import REDUCTIONS
 from objdsl.source import Span
 from objdsl.syntax import messages, tree
 from objdsl.syntax.foreign import SYNONYMS, is_divergence, is_expectation
+from objdsl.syntax.language import FUNCTIONS, SUBSETS
 
 
 def no_function(ctx: Context, call: tree.Call) -> NoReturn:

@@ -16,10 +16,11 @@ from lark.lexer import PatternStr
 
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, near
 from objdsl.frozen import dataclass
-from objdsl.ir.ops import FUNCTIONS, REDUCTIONS
+from objdsl.ir.ops import REDUCTIONS
 from objdsl.source import Source, Span
-from objdsl.syntax.foreign import LATEX, MODULES, is_divergence, is_expectation, said_here
+from objdsl.syntax.foreign import ALIASES, LATEX, MODULES, is_divergence, is_expectation, said_here
 from objdsl.syntax.grammar import grammar
+from objdsl.syntax.language import FUNCTIONS, SAMPLING_NUMBERS
 from objdsl.syntax.messages import FORMS, divergence, expectation, syntax, two_readings
 from objdsl.syntax.split import Piece
 
@@ -33,8 +34,8 @@ _ARITHMETIC = frozenset({"PLUS", "MINUS", "TIMES", "SLASH", "POWER"})
 _INFIX = _ARITHMETIC | {"COMPARISON", "AND", "OR", "IF", "ELSE"}
 _CLOSED_BY = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _CLOSING = frozenset(_CLOSED_BY.values())
-_FUNCTIONS = (*FUNCTIONS, "sg", "next", "geo", "detach", "stop_gradient")
-_OPTIONS = ("group", "temperature", "top_p", "top_k", "staleness")
+_OF_ONE = {name for name, many in FUNCTIONS.items() if many == 1}
+_FUNCTIONS = _OF_ONE | {name for name, meant in ALIASES.items() if meant in _OF_ONE} | {"geo"}
 
 
 def explain(source: Source, piece: Piece, error: UnexpectedInput) -> Diagnostic:
@@ -362,7 +363,7 @@ def _member(m: _Mistake) -> Diagnostic | None:
     help = "functions and reductions come first: `exp(x)`, `mean[t] x`"
     if word in REDUCTIONS:
         help = f"a reduction comes first, and names its index: `{word}[t] x`, `{word}[i] x`"
-    elif word in ("detach", "stop_gradient"):
+    elif ALIASES.get(word) == "sg":
         help = "a value without its gradient is `sg(x)`"
     elif said := said_here(word):
         help = said
@@ -373,12 +374,12 @@ def _member(m: _Mistake) -> Diagnostic | None:
 
 def _option(m: _Mistake) -> Diagnostic | None:
     """`temperature T`, in a `sample` statement or alone."""
-    if m.at == 1 and str(m.before) in _OPTIONS and m.found.type in _NAMES | {"NUMBER"}:
+    if m.at == 1 and str(m.before) in SAMPLING_NUMBERS and m.found.type in _NAMES | {"NUMBER"}:
         return m.says(
             "how responses are sampled is said in one statement", m.before, m.found,
             help=f"write `sample from mu: {m.before} {m.found}`, with a number",
         )  # fmt: skip
-    if m.statement == "sample" and str(m.before) in _OPTIONS and m.found.type in _NAMES:
+    if m.statement == "sample" and str(m.before) in SAMPLING_NUMBERS and m.found.type in _NAMES:
         return m.says(
             f"the value of `{m.before}` is a number",
             help=f"for example `{m.before} 1`; it cannot be a parameter",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from objdsl.diagnostic import spelled
-from objdsl.elaborate import COLUMNS, FUNCTIONS, SUBSETS
 from objdsl.ir.ops import REDUCTIONS
 from objdsl.syntax.foreign import ALIASES, said_here
+from objdsl.syntax.language import COLUMNS, FUNCTIONS, SUBSETS
 
 PRELUDE = ["geo", "surrogate", "dual_clip", "k1", "k2", "k3", "entropy", "gae"]
 KNOWN = [*COLUMNS, *FUNCTIONS, *REDUCTIONS, *SUBSETS, *PRELUDE, "pi", "old", "mu", "ref"]

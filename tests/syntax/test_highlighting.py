@@ -6,8 +6,8 @@ import json
 import re
 from importlib.resources import files
 
-from objdsl.elaborate import COLUMNS
 from objdsl.ir.objective import BUILT_IN_POLICIES
+from objdsl.syntax.language import COLUMNS
 
 GRAMMARS = files("objdsl.grammars")
 

@@ -1,4 +1,4 @@
-"""The names that mean something in every file."""
+"""The names that mean something in every file: columns, functions, options of `sample`."""
 
 from __future__ import annotations
 
