@@ -261,7 +261,7 @@ def measured(shape: Shape, options: Options) -> dict[str, Any]:
         _say(f"{shape}: {name}")
         exact = problem.exact()
         for who, contestant in options.contestants.items():
-            row = _or_reason(_checked, contestant, problem, exact, clock)
+            row = _or_reason(checked, contestant, problem, exact, clock)
             if run := row.pop("run", None):
                 usable[name][who] = run
             rows[name][who] = row
@@ -287,7 +287,7 @@ def measured(shape: Shape, options: Options) -> dict[str, Any]:
     }
 
 
-def _checked(
+def checked(
     contestant: Contestant, problem: Problem, exact: Gradients, clock: Clock
 ) -> dict[str, Any]:
     _needs(contestant, clock.device)

@@ -144,7 +144,7 @@ class Rewards:
         for name in weights:
             check_name(name)
         self._weights = dict(weights)
-        self._process = _Process(deadline)
+        self.process = Process(deadline)
         try:
             for name in self.imported:
                 self._call("load", name)
@@ -159,11 +159,11 @@ class Rewards:
 
     def close(self) -> None:
         """Ends the process that the functions run in; may be called twice."""
-        self._process.close()
+        self.process.close()
 
     def _call(self, call: str, name: str, *arguments: Any) -> Any:
         try:
-            return self._process.call(call, name, *arguments)
+            return self.process.call(call, name, *arguments)
         except (RefusalError, _GoneError) as error:
             raise ConfigError([f"rewards: `{name}` {error}"]) from None
 
@@ -182,7 +182,7 @@ class Rewards:
                 if name in NAMED:
                     check_call(NAMED[name], names)
                 else:
-                    self._process.call("check", name, names)
+                    self.process.call("check", name, names)
             except (RefusalError, _GoneError) as error:
                 problems.append(f"rewards: `{name}` {error}")
         if problems:
@@ -205,7 +205,7 @@ class Rewards:
                 if name in NAMED:
                     columns = scored(NAMED[name], arguments)
                 else:
-                    columns = self._process.call("score", name, arguments, seed)
+                    columns = self.process.call("score", name, arguments, seed)
             except RefusalError as refusal:
                 where = judged.named(refusal.response)
                 raise RewardError(f"reward function `{name}` {refusal}{where}") from None
@@ -285,12 +285,12 @@ class _Forked:
         return self._code
 
 
-class _Process:
+class Process:
     """The child that `judge.serve` runs in; it begins with the first call."""
 
     def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-        self._child: subprocess.Popen[bytes] | _Forked | None = None
+        self.deadline = deadline
+        self.child: subprocess.Popen[bytes] | _Forked | None = None
         self._pipe: Connection | None = None
 
     def call(self, *call: Any) -> Any:
@@ -305,9 +305,9 @@ class _Process:
         assert self._pipe is not None
         try:
             self._pipe.send(call)
-            if not self._pipe.poll(self._deadline):
+            if not self._pipe.poll(self.deadline):
                 self.close()
-                late = f"took more than {self._deadline:g} s (reward_deadline), and was ended"
+                late = f"took more than {self.deadline:g} s (reward_deadline), and was ended"
                 raise _GoneError(late)
             reply = json.loads(self._pipe.recv_bytes())
         except (EOFError, OSError):
@@ -325,7 +325,7 @@ class _Process:
         folders = json.dumps([str(folder) for folder in sys.path])
         ours, theirs = socket.socketpair()
         with theirs:
-            self._child = (
+            self.child = (
                 _Forked(ours, theirs)
                 if _is_only_here(name)
                 else subprocess.Popen(
@@ -340,9 +340,9 @@ class _Process:
 
     def _ending(self) -> str:
         """How the child ended, which it has."""
-        assert self._child is not None
+        assert self.child is not None
         try:
-            code = self._child.wait(timeout=5)
+            code = self.child.wait(timeout=5)
         except subprocess.TimeoutExpired:
             code = None
         self.close()
@@ -354,9 +354,9 @@ class _Process:
         """Ends the child, and what it has started."""
         if self._pipe is not None:
             self._pipe.close()
-        if self._child is not None:
+        if self.child is not None:
             for end in (os.killpg, os.kill):
                 with suppress(ProcessLookupError, PermissionError):
-                    end(self._child.pid, signal.SIGKILL)
-            self._child.wait()
-        self._pipe = self._child = None
+                    end(self.child.pid, signal.SIGKILL)
+            self.child.wait()
+        self._pipe = self.child = None

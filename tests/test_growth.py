@@ -24,8 +24,7 @@ from objdsl.lint import places
 from objdsl.render.terminal import render
 from objdsl.source import Source
 from objdsl.syntax.format import format as formatted
-from objdsl.syntax.parse import _parsed as parse_once
-from objdsl.syntax.parse import parse
+from objdsl.syntax.parse import lark_tree, parse
 
 COLUMNS = "given a[p,i,t]\ngiven b[p,i,t]\n"
 TOKENS = {
@@ -228,7 +227,7 @@ def test_the_count_sees_what_grows_faster() -> None:
 def test_what_the_gallery_takes() -> None:
     """What a core does in about a second and a half, and two of them share: a check of the whole
     gallery is to stay something that nobody waits for."""
-    parse_once.cache_clear()
+    lark_tree.cache_clear()
     texts = [gallery.bundled(name).text for name in gallery.names()]
     calls(driver.check, texts[0])  # what is done once
     assert sum(calls(driver.check, text) for text in texts) < 3_500_000

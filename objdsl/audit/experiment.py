@@ -81,8 +81,8 @@ def audit(
     if not isinstance(objective, Objective):
         objective = load(objective)
     objective = Objective(replace(objective.formula, reports=()), objective.params)
-    plan = _plan(objective, group, prompts, words, horizon, samples, policies, seed)
-    tables = _given(objective, plan, given or {})
+    plan = plan_of(objective, group, prompts, words, horizon, samples, policies, seed)
+    tables = tables_of(objective, plan, given or {})
     # Terms against other policies are judged with rewards of 0, in their domain or not.
     objective = Objective(replace(objective.formula, declared=()), objective.params)
     notes = list(_sampled(objective))
@@ -161,7 +161,7 @@ class _Plan:
         return some_draws(scene.chance, self.group, self.samples, scene.noise)
 
 
-def _plan(
+def plan_of(
     objective: Objective,
     group: int | None,
     prompts: int | None,
@@ -211,7 +211,7 @@ def _drifts(sizes: tuple[float, ...]) -> Iterator[tuple[str, float]]:
 # --- random policies, rewards and columns --------------------------------------------------------
 
 
-def _scenes(
+def scenes_of(
     plan: _Plan,
     reward: str,
     kind: str,
@@ -246,11 +246,11 @@ def _scenes(
         policies |= {name: layers[layer][of] for name, (of, layer) in cast.hidden.items()}
         policies |= dict.fromkeys(at_rest, policies["old"])
         policies.setdefault(cast.sampler, policies["mu"])
-        policies = _truncated(policies, cast)
+        policies = truncated(policies, cast)
         yield Scene(plan.world, policies, rewards, tables, generator, cast.sampler)
 
 
-def _truncated(policies: dict[str, Tensor], cast: Cast) -> dict[str, Tensor]:
+def truncated(policies: dict[str, Tensor], cast: Cast) -> dict[str, Tensor]:
     """Policies among the words that the sampler keeps: its own, and with `keep_mask` all."""
     sampling = cast.formula.sampling
     logits = policies[cast.sampler]
@@ -359,7 +359,7 @@ def _data(objective: Objective) -> dict[str, Column]:
     return {node.name: node for node in nodes if isinstance(column_of(node).role, Data)}
 
 
-def _given(objective: Objective, plan: _Plan, given: Mapping[str, Given]) -> dict[str, Tensor]:
+def tables_of(objective: Objective, plan: _Plan, given: Mapping[str, Given]) -> dict[str, Tensor]:
     """The tables of the columns that the file declares: `[P, Y]`, `[P, 1]` of a prompt, and
     `[P, Y, T]` and `[P, Y, T, K]` of tokens and of all words."""
     generator = torch.Generator().manual_seed(plan.seed - 1)
@@ -475,7 +475,7 @@ def _same_for_rewards(
     for which in (objective, bare):
         weights: list[dict[str, Tensor]] = []
         for kind in ("real", "binary", "none"):
-            scene = next(_scenes(plan, kind, ON_POLICY, 0.0, tables, (), others))
+            scene = next(scenes_of(plan, kind, ON_POLICY, 0.0, tables, (), others))
             generator = torch.Generator().manual_seed(plan.seed)
             response = some_draws(scene.chance, plan.group, 8, generator).response
             try:
@@ -575,7 +575,7 @@ def _expected(
     judged: _Judged, plan: _Plan, case: tuple[str, str, float], tables: Mapping[str, Tensor]
 ) -> list[tuple[Scene, Expected]]:
     """The expected gradient of every random policy, of one kind of policies and rewards."""
-    scenes = _scenes(plan, *case, tables, plan.cast.references)
+    scenes = scenes_of(plan, *case, tables, plan.cast.references)
     return [(scene, expected(judged.objective, scene, plan.draw(scene))) for scene in scenes]
 
 
@@ -610,7 +610,7 @@ def _lengths(
     weight = torch.zeros(world.horizon + 1, 2, dtype=torch.float64)
     true = torch.zeros_like(weight)
     factors = target.constants or (1.0,)
-    for scene in _scenes(plan, reward, ON_POLICY, 0.0, tables, plan.cast.references):
+    for scene in scenes_of(plan, reward, ON_POLICY, 0.0, tables, plan.cast.references):
         pi = scene.policies["pi"]
         chance = world.chance(pi)
         total = torch.zeros_like(chance)
@@ -685,7 +685,7 @@ def _penalty(terms: _Terms, plan: _Plan, tables: Mapping[str, Tensor]) -> Penalt
     policy, cast = terms.against, cast_of(terms.objective.formula)
     at_rest = tuple(other for other in plan.cast.references if other != policy)
     shares, compared = [], []
-    for scene in _scenes(plan, "none", ON_POLICY, 0.0, tables, (policy,), at_rest):
+    for scene in scenes_of(plan, "none", ON_POLICY, 0.0, tables, (policy,), at_rest):
         got = expected(terms.objective, scene, plan.draw(scene))
         size = Square.of(got.mean, got.noise)
         shares.append(0.0 if size.is_nothing else sqrt(size.value / (size.value + got.variance)))

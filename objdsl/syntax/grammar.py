@@ -29,11 +29,11 @@ def grammar() -> Lark:
         lexer="basic",
         keep_all_tokens=True,
         maybe_placeholders=True,
-        cache=_cache_file(text) or False,
+        cache=cache_file(text) or False,
     )
 
 
-def _cache_file(text: str) -> str | None:
+def cache_file(text: str) -> str | None:
     """Where the tables of a grammar are kept; None when there is no place that is the user's own.
 
     Environments with another Lark, Python or grammar take turns on one machine: each has a file.

@@ -1,6 +1,6 @@
 """A statement that the grammar cannot read: what its writer may have meant.
 
-Lark finds the first token that cannot stand where it stands. `explain` asks `_RULES` in turn what
+Lark finds the first token that cannot stand where it stands. `explain` asks `RULES` in turn what
 that looks like; the first rule that knows answers. `tests/golden/syntax/errors.txt` shows them all.
 """
 
@@ -41,7 +41,7 @@ _FUNCTIONS = _OF_ONE | {name for name, meant in ALIASES.items() if meant in _OF_
 def explain(source: Source, piece: Piece, error: UnexpectedInput) -> Diagnostic:
     """The diagnostic for the statement that Lark could not read."""
     mistake = _locate(source, piece, error)
-    for rule in _RULES:
+    for rule in RULES:
         if (diagnostic := rule(mistake)) is not None:
             return diagnostic
     return _unexpected(mistake)
@@ -892,7 +892,7 @@ def _unexpected(m: _Mistake) -> Diagnostic:
     return m.says(f"`{m.found}` cannot stand here", help=f"expected {expected}")
 
 
-_RULES = (
+RULES = (
     _paper,
     _latex,
     _member,

@@ -65,14 +65,14 @@ def _statement(source: Source, piece: Piece) -> tree.Statement:
     if len("".join(text.split())) > _LONGEST:
         raise ObjectiveError([messages.too_long(Span(source, piece.start, piece.end), _LONGEST)])
     try:
-        parsed = _parsed(text)
+        parsed = lark_tree(text)
     except UnexpectedInput as error:
         raise ObjectiveError([mistakes.explain(source, piece, error)]) from None
     return _build(parsed, source, piece.start)
 
 
 @lru_cache(maxsize=1024)
-def _parsed(text: str) -> Tree[Token]:
+def lark_tree(text: str) -> Tree[Token]:
     """Lark's tree of a statement. Objectives share many, and an editor changes one at a time."""
     return grammar().parse(text)
 

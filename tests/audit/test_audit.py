@@ -14,7 +14,7 @@ import objdsl
 from objdsl import gallery
 from objdsl.audit import Audit, Penalty, UnauditableError, audit
 from objdsl.audit.cast import cast_of
-from objdsl.audit.experiment import EXACT, _truncated
+from objdsl.audit.experiment import EXACT, truncated
 
 # Small enough for a test: the 15 responses of up to 3 tokens, groups of 2.
 SMALL: dict[str, Any] = {"words": 3, "horizon": 3, "group": 2, "drifts": (), "policies": 2}
@@ -333,7 +333,7 @@ def test_the_words_that_a_sampler_keeps() -> None:
     for cut, kept in (("top_k 2", 2), ("top_p 0.6", 2), ("top_p 0.3", 1)):
         objective = objdsl.loads(f"objective o\nsample from mu: group 2, {cut}\n{PLAIN}")
         logits = torch.tensor([[[0.5, 0.2, 0.3]]], dtype=torch.float64).log()
-        policies = _truncated({"pi": logits, "mu": logits}, cast_of(objective.formula))
+        policies = truncated({"pi": logits, "mu": logits}, cast_of(objective.formula))
         chance = policies["mu"].softmax(-1).flatten().tolist()
         assert [x > 0 for x in chance] == [True, False, kept == 2]
         assert sum(chance) == pytest.approx(1)

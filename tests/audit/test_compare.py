@@ -7,7 +7,7 @@ import torch
 
 import objdsl
 from objdsl.audit.compare import Comparison, Square, constants, residual
-from objdsl.audit.experiment import _plan, _scenes
+from objdsl.audit.experiment import plan_of, scenes_of
 from objdsl.audit.measure import Expected, expected
 from objdsl.audit.target import policy_gradient
 from objdsl.audit.world import all_draws, some_draws
@@ -21,8 +21,8 @@ A = reward - mean[j != i] reward
 maximize mean[p,i] ((sum[t] (A * log(pi))) / {divisor})
 """
     objective = objdsl.loads(text)
-    plan = _plan(objective, 2, 1, 2, 3, None, 1, 0)
-    scene = next(_scenes(plan, "real", "on policy", 0.0, {}))
+    plan = plan_of(objective, 2, 1, 2, 3, None, 1, 0)
+    scene = next(scenes_of(plan, "real", "on policy", 0.0, {}))
     world, pi = scene.world, scene.policies["pi"]
     d = policy_gradient(world, pi, scene.rewards["reward"])
     exact = Comparison.of(expected(objective, scene, all_draws(world.responses, 1, 2)), d)

@@ -21,7 +21,7 @@ import objdsl
 from helpers.autograd_evaluator import derivative
 from objdsl.audit import Audit, audit
 from objdsl.audit.cast import cast_of
-from objdsl.audit.experiment import EXACT, _given, _plan, _scenes
+from objdsl.audit.experiment import EXACT, plan_of, scenes_of, tables_of
 from objdsl.audit.measure import Scene, expected
 from objdsl.audit.world import all_draws
 from objdsl.ir.evaluate import Batch, evaluate
@@ -166,10 +166,10 @@ def by_autograd(network: Network, draws: Tensor, chance: Tensor) -> Tensor:
 def compared(text: str, oracle: Callable[..., Tensor], prompts: int, kind: str) -> int:
     """The audit's expected gradient beside the oracle's; returns how many tables learn."""
     objective = objdsl.loads(text)
-    plan = _plan(objective, 2, prompts, 2, 2, None, 1, 5)
-    given = _given(objective, plan, dict.fromkeys(("word",), "random"))
+    plan = plan_of(objective, 2, prompts, 2, 2, None, 1, 5)
+    given = tables_of(objective, plan, dict.fromkeys(("word",), "random"))
     cast = cast_of(objective.formula)
-    scene = next(_scenes(plan, "real", kind, 0.3, given, cast.references))
+    scene = next(scenes_of(plan, "real", kind, 0.3, given, cast.references))
     draws = all_draws(scene.world.responses, prompts, 2)
     network = Network(objective, scene)
     got = expected(objective, scene, draws).mean

@@ -7,7 +7,7 @@ import torch
 
 import objdsl
 from objdsl.audit import measure
-from objdsl.audit.experiment import _given, _plan, _scenes
+from objdsl.audit.experiment import plan_of, scenes_of, tables_of
 from objdsl.audit.measure import Scene, UnauditableError, expected, stacks, token_weights
 from objdsl.audit.world import all_draws, world
 from objdsl.objective import Objective
@@ -17,9 +17,9 @@ APART = ["dapo", "just_rl", "lite_ppo", "ppo", "reinforce_pp"]
 
 
 def scene_of(objective: Objective, *, prompts: int, words: int = 2, horizon: int = 3) -> Scene:
-    plan = _plan(objective, 2, prompts, words, horizon, None, 1, 0)
-    given = _given(objective, plan, {})
-    return next(_scenes(plan, "real", "stale", 0.3, given, ("ref",)))
+    plan = plan_of(objective, 2, prompts, words, horizon, None, 1, 0)
+    given = tables_of(objective, plan, {})
+    return next(scenes_of(plan, "real", "stale", 0.3, given, ("ref",)))
 
 
 @pytest.mark.parametrize("name", STACKED)

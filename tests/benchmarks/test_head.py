@@ -105,8 +105,8 @@ def test_who_computes_something_else_is_not_timed() -> None:
 
     clock, exact = head.Clock("cpu"), problem.exact()
     with pytest.raises(Unable, match="computes something else"):
-        head._checked(Contestant(twice, "torch"), problem, exact, clock)
-    assert head._checked(PEERS["plain"], problem, exact, clock)["peak_mib"] > 0
+        head.checked(Contestant(twice, "torch"), problem, exact, clock)
+    assert head.checked(PEERS["plain"], problem, exact, clock)["peak_mib"] > 0
 
 
 def test_flips_and_errors_are_seen(model: Model) -> None:
@@ -126,7 +126,7 @@ def test_in_bfloat16(who: str) -> None:
     problem = Problem.random(TASKS["dapo"], "dense", Model.random(SHAPE, torch.bfloat16, "cpu"))
     try:
         with torch.compiler.set_stance("force_eager"):
-            found = head._checked(CONTESTANTS[who], problem, problem.exact(), head.Clock("cpu"))
+            found = head.checked(CONTESTANTS[who], problem, problem.exact(), head.Clock("cpu"))
     except (Unable, ImportError) as reason:
         assert REASONS.search(str(reason)), reason
         pytest.skip(f"{who}: {str(reason).strip().splitlines()[0]}")

@@ -22,7 +22,7 @@ from objdsl.runtime.config import Config, ConfigError, read_config
 from objdsl.runtime.dry_run import dry_run
 from objdsl.runtime.learner import Learner
 from objdsl.runtime.report import DOCUMENTED
-from objdsl.runtime.rewards import RewardError, _Process
+from objdsl.runtime.rewards import Process, RewardError
 from objdsl.runtime.run import Result
 from objdsl.runtime.tasks import character_tokenizer
 
@@ -365,18 +365,18 @@ def test_a_reward_function_that_fails_ends_the_run_after_a_checkpoint(
     options = {"rewards": {"flaky:judge": 1.0}, "checkpoint.every": 0}
     (tmp_path / "how").write_text("works")
     straight = run(output=tmp_path / "straight", **options)
-    call, scored = _Process.call, 0
+    call, scored = Process.call, 0
 
-    def hurried(self: _Process, kind: str, *arguments: Any) -> Any:
+    def hurried(self: Process, kind: str, *arguments: Any) -> Any:
         """The call that hangs is waited for no longer than it needs to be."""
         nonlocal scored
-        if kind == "score" and self._deadline == 299:
+        if kind == "score" and self.deadline == 299:
             scored += 1
             if scored == 5:
-                self._deadline = 0.2
+                self.deadline = 0.2
         return call(self, kind, *arguments)
 
-    monkeypatch.setattr(_Process, "call", hurried)
+    monkeypatch.setattr(Process, "call", hurried)
     for how, message in (
         ("fails", r"`flaky:judge` failed: RuntimeError: the judge is offline \(.*flaky.py:9\)"),
         ("hangs", r"`flaky:judge` took more than 0\.2 s \(reward_deadline\), and was ended"),

@@ -188,10 +188,10 @@ def test_what_ends_the_run_is_named(name: str, message: str) -> None:
 
 def test_a_function_that_hangs_is_ended() -> None:
     rewards = Rewards({"helpers.reward_functions:hangs": 1}, deadline=60)
-    rewards._process._deadline = 0.2
+    rewards.process.deadline = 0.2
     with pytest.raises(RewardError, match=r"hangs` took more than 0\.2 s .*on responses to data"):
         score(rewards, ["a"])
-    assert rewards._process._child is None
+    assert rewards.process.child is None
 
 
 def test_columns_of_tokens() -> None:
@@ -244,7 +244,7 @@ def test_functions_of_a_notebook_run_beside_it_too(monkeypatch: pytest.MonkeyPat
     rewards = Rewards({"notebook_of_tests:judge": 1})
     with closing(rewards):
         assert [rewards(judged(["a"])).reward for _ in range(2)] == [[1], [2]]
-        child = rewards._process._child
+        child = rewards.process.child
         assert child is not None
         assert child.pid != os.getpid()
     assert (os.getcwd(), vars(notebook)["calls"]) == (here, 0)
@@ -256,7 +256,7 @@ def test_the_process_outlives_what_a_scheduler_tells_all_of_them() -> None:
     rewards = Rewards({"helpers.reward_functions:even": 1})
     with closing(rewards):
         rewards.check(["answer"])
-        child = rewards._process._child
+        child = rewards.process.child
         assert child is not None
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(child.pid, number)

@@ -191,8 +191,8 @@ def test_every_rule_has_its_example(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return recorded
 
-    rules = mistakes._RULES
-    monkeypatch.setattr(mistakes, "_RULES", tuple(map(record, rules)))
+    rules = mistakes.RULES
+    monkeypatch.setattr(mistakes, "RULES", tuple(map(record, rules)))
     for text in BROKEN.values():
         diagnostics(text)
     assert answered == {rule.__name__ for rule in rules}

@@ -191,11 +191,11 @@ def test_environments_do_not_take_turns_with_one_cache(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
-    here = grammar_module._cache_file("start: A")
-    assert here == grammar_module._cache_file("start: A")
-    assert here != grammar_module._cache_file("start: B")
+    here = grammar_module.cache_file("start: A")
+    assert here == grammar_module.cache_file("start: A")
+    assert here != grammar_module.cache_file("start: B")
     monkeypatch.setattr("lark.__version__", "0.0")
-    assert here != grammar_module._cache_file("start: A")
+    assert here != grammar_module.cache_file("start: A")
 
 
 def test_a_cache_is_not_needed(tmp_path: Path) -> None:
