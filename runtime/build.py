@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from objdsl.objective import Objective, load
-from objdsl.runtime import checkpoint
+from objdsl.runtime import checkpoint, sealed_folder
 from objdsl.runtime.checkpoint import Identity, Saved
 from objdsl.runtime.checks import check_columns
 from objdsl.runtime.config import TINY, Config, ConfigError
-from objdsl.runtime.learner import Needs, needs_of
-from objdsl.runtime.models import Policy, load_model, new_critic, pretrained, recompute_layers
+from objdsl.runtime.models import load_model, pretrained, recompute_layers
+from objdsl.runtime.needs import Needs, needs_of
+from objdsl.runtime.policy import Policy, new_critic
 from objdsl.runtime.probe import TOLERANCE, probe
 from objdsl.runtime.ranks import Ranks
 from objdsl.runtime.rollout import (
@@ -291,13 +292,13 @@ def reference(
     saved = folder / REF
     if not resumed:
         if ranks.first:
-            with checkpoint.written_beside(saved) as writing:
+            with sealed_folder.written_beside(saved) as writing:
                 checkpoint.save_model(policy, tokenizer, writing)
         return {"ref": policy.frozen()}
     if not saved.is_dir():
         raise ConfigError([f"{folder} has no saved `ref` to resume with: set policies.ref"])
-    if (saved / checkpoint.MANIFEST).exists():
-        checkpoint.check_files(saved)
+    if (saved / sealed_folder.MANIFEST).exists():
+        sealed_folder.check_files(saved)
     model, _ = pretrained(str(saved))
     return {"ref": _beside(policy, model)}
 

@@ -16,9 +16,9 @@ from objdsl.ir.indices import TOKEN
 from objdsl.objective import Objective
 from objdsl.runtime import build
 from objdsl.runtime.config import TINY, Config
-from objdsl.runtime.learner import Needs, check_layers, needs_of
 from objdsl.runtime.loop import train
 from objdsl.runtime.models import DTYPES
+from objdsl.runtime.needs import Needs, check_layers, needs_of
 from objdsl.runtime.run import Result
 from objdsl.runtime.tasks import load_task
 

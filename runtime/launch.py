@@ -14,13 +14,14 @@ import torch
 from rich.console import Console
 
 from objdsl.objective import Objective
-from objdsl.runtime import build, checkpoint, checks
+from objdsl.runtime import build, checks, random_state
 from objdsl.runtime.build import Models
 from objdsl.runtime.checkpoint import Progress
 from objdsl.runtime.config import TINY, Config, ConfigError
-from objdsl.runtime.learner import Learner, check_learner, needs_of
+from objdsl.runtime.learner import Learner
 from objdsl.runtime.messages import introduction
 from objdsl.runtime.models import context_of, ends_of, pick_device, quiet_transformers
+from objdsl.runtime.needs import check_learner, needs_of
 from objdsl.runtime.ranks import Ranks, joined
 from objdsl.runtime.report import Report
 from objdsl.runtime.rewards import Rewards
@@ -122,7 +123,7 @@ def launch(
     )
     if models.trainer is not None:
         learner.optimizer.restore(models.trainer["optimizer"])
-        checkpoint.set_random_state(models.trainer["rng"])
+        random_state.restore(models.trainer["rng"])
     return Run(
         config=config,
         objective=objective,

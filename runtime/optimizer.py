@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from objdsl.errors import ObjdslError
 from objdsl.runtime.config import LearnerSection
-from objdsl.runtime.models import Policy
+from objdsl.runtime.policy import Policy
 from objdsl.runtime.ranks import full_tensor, shard_like
 
 

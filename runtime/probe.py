@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from objdsl.runtime.batch import collate
-from objdsl.runtime.models import Policy
+from objdsl.runtime.policy import Policy
 from objdsl.runtime.sampler import Request, Sampler, SamplerError, Sampling, seed_of
 
 # Weights that miss a layer, or keep an old copy of one, are off by 0.1 to 1 nat a token.

@@ -13,19 +13,20 @@ from objdsl import frozen
 from objdsl.objective import Objective
 from objdsl.runtime import checkpoint
 from objdsl.runtime.build import Models
-from objdsl.runtime.checkpoint import CheckpointError, Identity, Progress, SaveError
+from objdsl.runtime.checkpoint import Identity, Progress
 from objdsl.runtime.config import Config, ConfigError
 from objdsl.runtime.learner import Learned, Learner
 from objdsl.runtime.messages import last_line, resume_command, score_name
-from objdsl.runtime.models import collect
 from objdsl.runtime.optimizer import TrainingError
 from objdsl.runtime.plot import plot
+from objdsl.runtime.policy import collect
 from objdsl.runtime.ranks import FirstRankError, Ranks, is_lost
 from objdsl.runtime.report import Clock, News, Report
 from objdsl.runtime.rewards import RewardError
 from objdsl.runtime.rollout import Rollout, Sampled, Source
 from objdsl.runtime.run_folder import RunFolder, display_path
 from objdsl.runtime.sampler import SamplerError
+from objdsl.runtime.sealed_folder import CheckpointError, SaveError
 from objdsl.runtime.signals import StopRequest
 from objdsl.runtime.tasks import Prompt
 

@@ -13,17 +13,13 @@ from typing import Any
 from objdsl import gallery
 from objdsl.files import replace_text
 from objdsl.frozen import dataclass
-from objdsl.runtime import checkpoint
-from objdsl.runtime.checkpoint import (
-    CheckpointError,
-    DamagedError,
-    Identity,
-    Progress,
-    Saved,
-)
-from objdsl.runtime.config import Config, ConfigError, config_yaml
+from objdsl.runtime import checkpoint, sealed_folder
+from objdsl.runtime.checkpoint import Identity, Progress, Saved
+from objdsl.runtime.config import Config, ConfigError
+from objdsl.runtime.config_io import config_yaml
 from objdsl.runtime.lock import Lock
 from objdsl.runtime.report import METRICS, SAMPLES, forget_after
+from objdsl.runtime.sealed_folder import CheckpointError, DamagedError
 
 ROOT = Path("runs")
 AUTO = "auto"
@@ -245,12 +241,12 @@ def begin_folder(folder: RunFolder, config: Config, start: Progress) -> list[str
     Returns what people should know about it.
     """
     notes = []
-    checkpoint.sweep(folder.checkpoints)
+    sealed_folder.sweep(folder.checkpoints)
     for error in folder.damaged:
-        aside = checkpoint.set_aside(error.path, checkpoint.DAMAGED)
+        aside = sealed_folder.set_aside(error.path, sealed_folder.DAMAGED)
         notes.append(f"{error}; it is kept as {aside.name}")
     for path in checkpoint.after(folder.checkpoints, start.step):
-        aside = checkpoint.set_aside(path, checkpoint.LEFT)
+        aside = sealed_folder.set_aside(path, sealed_folder.LEFT)
         notes.append(f"{path} is of a later step; it is kept as {aside.name}")
     if folder.began:
         notes.append(

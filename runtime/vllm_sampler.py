@@ -1,31 +1,23 @@
-"""Responses by vLLM, in a process of its own, with the weights of the training engine.
+"""Responses by vLLM, in a child process, with the weights of the training engine.
 
 The child process holds an in-process engine: a dead engine is a closed pipe, seen at once, where
-vLLM's own processes can leave a call waiting for ever. The weights live in shared memory (on a GPU,
+vLLM's own processes can leave a call waiting forever. The weights live in shared memory (on a GPU,
 behind IPC handles): an update is a copy inside the child, and the pipe carries tokens only.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import tempfile
-import textwrap
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from objdsl.errors import ObjdslError
-from objdsl.frozen import dataclass
 from objdsl.runtime.config import SamplerSection
-from objdsl.runtime.processes import end_with_parent, without_rank
 from objdsl.runtime.sampler import (
     Request,
     Response,
@@ -34,33 +26,16 @@ from objdsl.runtime.sampler import (
     Sampling,
     vllm_version,
 )
+from objdsl.runtime.vllm_engine import Engine, environment, environment_of, serve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# What its attention on a CPU has kernels for (`get_supported_head_sizes` of version 0.32).
+# Head sizes of its attention kernels on a CPU (`get_supported_head_sizes` of version 0.32).
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
-# Recording which words were kept costs a row of the vocabulary per token.
+# Recording which tokens were kept costs a row of the vocabulary per token.
 KEEP_MASK_VOCABULARY = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """How the child makes its engine. Everything in it can be pickled."""
-
-    folder: str
-    log: str
-    device: str
-    dtype: str
-    max_tokens: int
-    max_rows: int
-    gpu_memory: float
-    all_log_probs: bool
-
-    @property
-    def on_cpu(self) -> bool:
-        return self.device == "cpu"
 
 
 class EngineDiedError(ObjdslError):
@@ -72,11 +47,11 @@ class VllmSampler:
 
     Args:
         model: the training engine's; its weights move to shared memory.
-        longest: most tokens of a prompt and its response together.
-        folder: of the run; the engine's own log goes there.
+        longest: the most tokens of a prompt and its response together.
+        folder: the folder of the run, for the engine's log.
         check: called with this sampler after the first update of every engine, new or restarted;
             raises SamplerError where the two engines disagree.
-        say: tells people that an engine is restarted.
+        say: reports that an engine is restarted.
     """
 
     def __init__(
@@ -96,7 +71,7 @@ class VllmSampler:
         self._config = config
         self._model = model.share_memory()
         self._files = tempfile.TemporaryDirectory(prefix="objdsl-engine-")
-        # The engine starts from the architecture and random numbers; every weight comes from here.
+        # The engine starts with random weights; every weight is copied from this process.
         model.config.save_pretrained(self._files.name)
         self._engine = Engine(
             folder=self._files.name,
@@ -119,11 +94,11 @@ class VllmSampler:
 
     @property
     def pid(self) -> int | None:
-        """Of the child, while there is one."""
+        """The child's process id, while there is one."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Returns as soon as the engine is there.
+        """Returns once the engine is loaded.
 
         Raises SamplerError, which leaves nothing behind, where vLLM refuses or dies.
         """
@@ -137,18 +112,18 @@ class VllmSampler:
             raise SamplerError(f"vLLM does not start: {error}\n{tail}".rstrip()) from None
 
     def forget(self) -> None:
-        """Ends the engine, and takes away its log."""
+        """Ends the engine, and removes its log."""
         self._kill()
         Path(self._engine.log).unlink(missing_ok=True)
 
     def launch(self) -> None:
-        """Begins to load; returns before it is done."""
+        """Starts loading; returns before it is done."""
         if self._process is not None:
             return
         spawn = torch.multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
-        with _environment(_settings(self._config, self._engine)):
-            process = spawn.Process(target=_serve, args=(theirs, self._engine), daemon=True)
+        with environment(environment_of(self._config, self._engine)):
+            process = spawn.Process(target=serve, args=(theirs, self._engine), daemon=True)
             process.start()
         theirs.close()
         self._process, self._pipe, self._ready = process, ours, False
@@ -186,7 +161,7 @@ class VllmSampler:
             self._pipe.close()
             self._pipe = None
         if self._process is not None:
-            # A closed pipe is the word to leave; one that is busy is not waited for.
+            # Closing the pipe asks the child to exit; if it is busy, it is killed after 2 s.
             self._process.join(timeout=2)
             self._kill()
         self._files.cleanup()
@@ -194,7 +169,7 @@ class VllmSampler:
     # --- calls -----------------------------------------------------------------------------------
 
     def _persist(self, *call: Any) -> Any:
-        """The answer to a call, through restarts: with the same seeds it is the same answer."""
+        """The answer to a call, through restarts: the same seeds give the same answer."""
         while True:
             try:
                 self._send(call)
@@ -233,7 +208,7 @@ class VllmSampler:
         except (EOFError, OSError) as error:
             raise EngineDiedError(f"its process ended ({type(error).__name__})") from None
         if kind == "error":
-            # The request's fault, or the machine's, but not the engine's: again would be the same.
+            # Not the engine's fault: trying again would fail in the same way.
             log = f" (its log is {self._engine.log})" if self._ready else ""
             raise SamplerError(f"vLLM refused: {answer}{log}")
         return answer
@@ -241,7 +216,7 @@ class VllmSampler:
     # --- death -----------------------------------------------------------------------------------
 
     def _revive(self, death: EngineDiedError) -> None:
-        """A new engine with the present weights, unless too many have died of late."""
+        """Starts a new engine with the current weights, unless too many have died recently."""
         self._kill()
         self._deaths = [step for step in self._deaths if step > self._step - 100] + [self._step]
         if len(self._deaths) > self._config.restarts:
@@ -302,183 +277,3 @@ def _tail(log: str, lines: int = 8) -> str:
         return "\n".join(Path(log).read_text(errors="replace").splitlines()[-lines:])
     except OSError:
         return ""
-
-
-# --- the environment of the child ----------------------------------------------------------------
-
-
-def _settings(config: SamplerSection, engine: Engine) -> dict[str, str]:
-    """Read by vLLM and torch while they are imported, so set before the child begins."""
-    always = {
-        "HF_HUB_OFFLINE": "1",  # the child needs nothing from the hub
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    }
-    if not engine.on_cpu:
-        return always
-    return always | {
-        "OMP_NUM_THREADS": str(config.threads),
-        # Bound threads of two engines, or of an engine and the learner, would share one core.
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_cache_gib),
-        # One small function of the log-probabilities is compiled by g++ otherwise: 15 s at start.
-        "TORCHDYNAMO_DISABLE": "1",
-    }
-
-
-@contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-# --- the child -----------------------------------------------------------------------------------
-
-
-def _serve(pipe: Connection, engine: Engine) -> None:
-    """The life of the child: calls in, answers out, until the pipe closes."""
-    # Ctrl-C reaches the whole group of processes; when to stop is for the parent to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-    for name in os.environ.keys() - without_rank(os.environ).keys():
-        del os.environ[name]
-    _log_to(engine.log)
-    try:
-        llm = _make(engine)
-    except Exception as error:
-        traceback.print_exc()
-        pipe.send(("error", f"the engine does not start: {_sentence(error)}"))
-        return
-    weights: dict[str, Tensor] = {}
-    pipe.send(("ready", None))
-    while True:
-        try:
-            call, *arguments = pipe.recv()
-        except EOFError:
-            return
-        answer: Any = None
-        try:
-            match call:
-                case "weights":
-                    (weights,) = arguments
-                case "update":
-                    _update(llm, weights)
-                case "generate":
-                    answer = _generate(llm, *arguments)
-        except Exception as error:
-            traceback.print_exc()
-            pipe.send(("error", f"{type(error).__name__}: {error}"))
-        else:
-            pipe.send(("done", answer))
-
-
-def _sentence(error: Exception) -> str:
-    """What an error says, in a line: of what pydantic collects, the messages alone."""
-    words = str(error)
-    if callable(collected := getattr(error, "errors", None)):
-        words = "; ".join(str(one["msg"]).removeprefix("Value error, ") for one in collected())
-    line = textwrap.shorten(words, 300, placeholder=" ...")
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
-
-
-def _log_to(path: str) -> None:
-    """Whatever Python, C++ and the engine print goes to a file, not over the parent's progress."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-
-
-def _make(engine: Engine) -> Any:
-    if engine.on_cpu:
-        _use_plain_linear()
-    from vllm import LLM
-
-    return LLM(
-        engine.folder,
-        load_format="dummy",
-        skip_tokenizer_init=True,
-        dtype=engine.dtype,
-        max_model_len=engine.max_tokens,
-        max_num_seqs=engine.max_rows,
-        logprobs_mode="processed_logprobs",
-        max_logprobs=-1 if engine.all_log_probs else 20,
-        disable_log_stats=True,
-        seed=0,
-        **({"enforce_eager": True} if engine.on_cpu else {}),
-        **({} if engine.on_cpu else {"gpu_memory_utilization": engine.gpu_memory}),
-    )
-
-
-def _use_plain_linear() -> None:
-    """Linear layers by torch, with their weights where they were.
-
-    The CPU kernels of vLLM pack the weights and forget the originals, and an update does not reach
-    every packed copy (tied embeddings and experts keep the old ones, silently). Plain layers
-    generate as fast, and take new weights in place.
-    """
-    import vllm._custom_ops as operators
-    import vllm.model_executor.layers.utils as layers
-
-    operators._supports_onednn = False
-    layers.check_cpu_sgl_kernel = lambda *_: False
-
-
-def _update(llm: Any, weights: dict[str, Tensor]) -> None:
-    def load(model: Any) -> None:
-        model.load_weights(weights.items())
-        for module in model.modules():
-            # Experts are packed after each load, plain linear or not.
-            method = getattr(module, "quant_method", None)
-            if hasattr(module, "w13_weight") and method is not None:
-                method.process_weights_after_loading(module)
-
-    llm.apply_model(load)
-    # Cached keys and values are those of the old weights.
-    llm.reset_prefix_cache()
-
-
-def _generate(
-    llm: Any, requests: Sequence[tuple[tuple[int, ...], int]], sampling: Sampling
-) -> list[tuple[Any, ...]]:
-    from vllm import SamplingParams
-
-    params = []
-    for _, seed in requests:
-        one = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k or 0,
-            max_tokens=sampling.max_tokens,
-            stop_token_ids=list(sampling.stop),
-            logprobs=-1 if sampling.keep_mask else 0,
-            seed=seed,
-            detokenize=False,
-        )
-        if hasattr(one, "skip_clone"):
-            one.skip_clone = True  # each is used once: the deep copy is a third of a short request
-        params.append(one)
-    prompts = [{"prompt_token_ids": list(prompt)} for prompt, _ in requests]
-    finished = llm.generate(prompts, params, use_tqdm=False)
-    return [_response(output.outputs[0], sampling) for output in finished]
-
-
-def _response(written: Any, sampling: Sampling) -> tuple[Any, ...]:
-    tokens = tuple(written.token_ids)
-    steps = written.logprobs
-    log_probs = tuple(step[token].logprob for step, token in zip(steps, tokens, strict=True))
-    kept = None
-    if sampling.keep_mask:
-        kept = tuple(
-            tuple(word for word, entry in step.items() if entry.logprob > -1e30) for step in steps
-        )
-    return tokens, log_probs, written.finish_reason == "length", kept

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from objdsl.runtime.config import WarmStartSection
-from objdsl.runtime.models import Policy
+from objdsl.runtime.policy import Policy
 from objdsl.runtime.tasks import Prompt, Task
 
 if TYPE_CHECKING:

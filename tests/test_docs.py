@@ -256,7 +256,7 @@ def compared(request: pytest.FixtureRequest) -> Compared:
 
 
 def _tables() -> Iterator[str]:
-    from objdsl.runtime.config import documented
+    from objdsl.runtime.config_io import documented
     from objdsl.runtime.report import DOCUMENTED
 
     yield "| setting | default | |\n| --- | --- | --- |"

@@ -69,7 +69,8 @@ def train(
     model learns two-digit addition in a few minutes on a CPU. Every setting is an option, such as
     `--model.name Qwen/Qwen3-0.6B`; --print-config lists them.
     """
-    from objdsl.runtime.config import ConfigError, commented_yaml, read_config
+    from objdsl.runtime.config import ConfigError
+    from objdsl.runtime.config_io import commented_yaml, read_config
 
     objective, flags = _split(arguments)
     bare = [flag for flag in arguments if _is_assignment(flag)]
@@ -92,12 +93,12 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Reward functions may stand beside the run, and not only in an installed package.
     sys.path.append(os.getcwd())
-    from objdsl.runtime.checkpoint import CheckpointError, SaveError
     from objdsl.runtime.loop import train as run
     from objdsl.runtime.optimizer import TrainingError
     from objdsl.runtime.ranks import RankError
     from objdsl.runtime.rewards import RewardError
     from objdsl.runtime.sampler import SamplerError
+    from objdsl.runtime.sealed_folder import CheckpointError, SaveError
     from objdsl.runtime.signals import stop_requests
 
     # Around the words about an error, too: a launcher whose rank has died ends the others at once.

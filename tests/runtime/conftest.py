@@ -12,7 +12,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from objdsl.runtime.config import Config, read_config
+from objdsl.runtime.config import Config
+from objdsl.runtime.config_io import read_config
 from objdsl.runtime.loop import train
 from objdsl.runtime.run import Result
 

@@ -4,14 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from objdsl.runtime.config import (
-    Config,
-    ConfigError,
-    commented_yaml,
-    config_yaml,
-    documented,
-    read_config,
-)
+from objdsl.runtime.config import Config, ConfigError
+from objdsl.runtime.config_io import commented_yaml, config_yaml, documented, read_config
 from objdsl.runtime.foreign import PARAMETERS, SETTINGS
 
 

@@ -21,13 +21,14 @@ import torch
 from rich.console import Console
 
 from objdsl.runtime import checkpoint
-from objdsl.runtime.checkpoint import CheckpointError, DamagedError, SaveError
-from objdsl.runtime.config import Config, ConfigError, config_yaml
+from objdsl.runtime.config import Config, ConfigError
+from objdsl.runtime.config_io import config_yaml
 from objdsl.runtime.lock import Lock
 from objdsl.runtime.loop import train
 from objdsl.runtime.models import pretrained
 from objdsl.runtime.optimizer import Optimizer, TrainingError
 from objdsl.runtime.run import Result
+from objdsl.runtime.sealed_folder import CheckpointError, DamagedError, SaveError
 
 Run = Callable[..., Result]
 Numbers = Callable[[Path], list[dict[str, float]]]

@@ -25,9 +25,11 @@ import objdsl
 from objdsl.runtime.batch import Batch, collate
 from objdsl.runtime.config import ConfigError, LearnerSection, ModelSection, TaskSection
 from objdsl.runtime.layout import can_share, layout_of
-from objdsl.runtime.learner import ENTROPY, Learner, needs_of
-from objdsl.runtime.models import Policy, ends_of, load_model, recompute_layers
+from objdsl.runtime.learner import ENTROPY, Learner
+from objdsl.runtime.models import ends_of, load_model, recompute_layers
+from objdsl.runtime.needs import needs_of
 from objdsl.runtime.optimizer import TrainingError, learning_rate
+from objdsl.runtime.policy import Policy
 from objdsl.runtime.sampler import Response
 from objdsl.runtime.tasks import load_task
 

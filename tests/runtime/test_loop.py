@@ -17,13 +17,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from objdsl.runtime import launch
-from objdsl.runtime.checkpoint import CheckpointError, SaveError, all_of
-from objdsl.runtime.config import Config, ConfigError, read_config
+from objdsl.runtime.checkpoint import all_of
+from objdsl.runtime.config import Config, ConfigError
+from objdsl.runtime.config_io import read_config
 from objdsl.runtime.dry_run import dry_run
 from objdsl.runtime.learner import Learner
 from objdsl.runtime.report import DOCUMENTED
 from objdsl.runtime.rewards import Process, RewardError
 from objdsl.runtime.run import Result
+from objdsl.runtime.sealed_folder import CheckpointError, SaveError
 from objdsl.runtime.tasks import character_tokenizer
 
 Run = Callable[..., Result]
@@ -454,7 +456,11 @@ def test_columns_by_the_names_of_others(run: Run, numbers: Numbers) -> None:
         ("bupo", {}, r"reads the policy `inner` off layer 6, and the model has 1"),
         ("grpo", {"sampler.group": 1}, r"one response only \(sampler.group is 1"),
         ("grpo", {"learner.autocast": True}, r"learner.autocast computes in bfloat16 on a GPU"),
-        ("grpo", {"learner.precision": "bf16x2"}, r"learner.precision is `bf16x2`, but logits"),
+        (
+            "grpo",
+            {"learner.precision": "bf16x2"},
+            r"learner.precision is `bf16x2`, but the head is not fused",
+        ),
         ("kto", {}, r"kto learns from preferences: the task needs the columns `chosen` and"),
         ("on_policy_distillation", {}, r"set policies\.teacher"),
         ("grpo", {"sampler.engine": "vllm"}, r"sampler.engine is vllm, but (neither|on a CPU it)"),

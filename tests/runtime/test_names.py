@@ -6,8 +6,9 @@ from pathlib import Path
 
 import objdsl
 from objdsl.adapters.needs import refused
-from objdsl.runtime.config import read_config
-from objdsl.runtime.learner import ENTROPY, ROLLOUT, needs_of
+from objdsl.runtime.config_io import read_config
+from objdsl.runtime.learner import ENTROPY, ROLLOUT
+from objdsl.runtime.needs import needs_of
 from objdsl.runtime.report import renamed
 
 

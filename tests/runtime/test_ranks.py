@@ -21,7 +21,8 @@ from helpers import training_ranks
 from helpers.two_processes import run_two
 from objdsl.runtime.batch import Batch
 from objdsl.runtime.checkpoint import find
-from objdsl.runtime.config import Config, config_yaml
+from objdsl.runtime.config import Config
+from objdsl.runtime.config_io import config_yaml
 from objdsl.runtime.run import Result
 from objdsl.runtime.signals import stop_requests
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from objdsl.runtime.config import ModelSection, TaskSection
-from objdsl.runtime.models import Policy, load_model
+from objdsl.runtime.models import load_model
+from objdsl.runtime.policy import Policy
 from objdsl.runtime.sampler import Request, Sampling, seed_of
 from objdsl.runtime.tasks import encode_all, load_task
 from objdsl.runtime.transformers_sampler import TransformersSampler

@@ -14,7 +14,8 @@ import torch
 
 from objdsl.runtime.batch import collate
 from objdsl.runtime.config import ModelSection, SamplerSection, TaskSection
-from objdsl.runtime.models import Policy, load_model
+from objdsl.runtime.models import load_model
+from objdsl.runtime.policy import Policy
 from objdsl.runtime.probe import disagreement, probe
 from objdsl.runtime.run import Result
 from objdsl.runtime.sampler import Request, Response, SamplerError, Sampling, seed_of
