@@ -275,7 +275,9 @@ def _prompts(facts: Facts) -> Iterator[Departure]:
         for factor in estimator.prompt_weights:
             if factor.base in bent or (factor.base in estimator.kept and _keeps(facts)):
                 continue
-            if factor.exponent < 0 and spread(estimator, factor) and not factor.depends.batch:
+            if factor.base in estimator.counts_of_others:
+                reason = Reason.COUNT
+            elif factor.exponent < 0 and spread(estimator, factor) and not factor.depends.batch:
                 reason = Reason.GROUP_SPREAD
             else:
                 reason = Reason.PROMPT_WEIGHT

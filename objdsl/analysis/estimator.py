@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
 from functools import cached_property
@@ -36,10 +37,10 @@ from objdsl.analysis.expand import (
     number,
     ordered,
 )
-from objdsl.analysis.guards import without_idle
+from objdsl.analysis.guards import leaves_nothing_out, without_idle
 from objdsl.analysis.masks import joined
 from objdsl.frozen import dataclass
-from objdsl.ir.build import ONE, const, count, div, real
+from objdsl.ir.build import ONE, ZERO, const, count, div, real
 from objdsl.ir.columns import is_critic
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, Indices
 from objdsl.ir.nodes import (
@@ -56,6 +57,7 @@ from objdsl.ir.nodes import (
     Scan,
     Shift,
     Unary,
+    Where,
     replaced,
     topological,
 )
@@ -405,7 +407,7 @@ class Estimator:
         return bool(rewards) and all(map(_two_values, rewards))
 
     def _bends(self, factor: Factor, term: Term) -> bool:
-        if factor.base in self.kept or factor.base in self.bootstraps:
+        if factor.base in self.kept | self.bootstraps | self.counts_of_others:
             return False
         if self.binary(factor, term):
             # An affine function of the own reward: it weighs a baseline that knows the state.
@@ -414,6 +416,27 @@ class Estimator:
         levels = factor.depends.levels
         # State by state a signal may not be weighted; a baseline may.
         return factor.depends.own or (term.kind is Kind.SIGNAL and Level.PREFIX in levels)
+
+    @cached_property
+    def counts_of_others(self) -> frozenset[Expr]:
+        """The divisors that count prompts by their responses, where those that are not counted have
+        no weight of rewards: to each of the others that is one, and what the other prompts add."""
+        terms = self.expanded.terms if self.expanded else {}
+        kinds = Kind.SIGNAL, Kind.BASELINE
+        rewarded = {f: c for f, c in terms.items() if self._term(f, c).kind in kinds}
+        found: set[Expr] = set()
+        for base in {base for factors in rewarded for base, e in factors if e < 0}:
+            mask = _counted_prompts(base)
+            only = None if mask is None else self.expand(mask).product
+            if only is None or len(only[0]) != 1:
+                continue
+            (held, _), *_ = only[0]
+            under = {f: c for f, c in rewarded.items() if (base, -1.0) in f}
+            left = Sum({f - {(base, -1.0)}: c for f, c in under.items()})
+            with suppress(TooLargeError):
+                if leaves_nothing_out(held, left, self.expand):
+                    found.add(base)
+        return frozenset(found)
 
     @cached_property
     def bootstraps(self) -> frozenset[Expr]:
@@ -827,3 +850,15 @@ def _parts(base: Expr, expand: Expand) -> Sum:
     rest: Expr = Others("sum", base.x) if base.over == ("i",) else Elsewhere(base.x)
     expand.origin.setdefault(rest, expand.origin.get(base, base))
     return _split(expand(base.x), expand) + atom(rest)
+
+
+def _counted_prompts(base: Expr) -> Expr | None:
+    """The mask of the prompts that a value counts, once it counts one."""
+    match base:
+        case Reduce("sum", ("p",), Where(mask, then, otherwise), None):
+            return mask if (then, otherwise) == (ONE, ZERO) else None
+        case Reduce("sum", ("p",), mask, None) if mask.boolean:
+            return mask
+        case Binary("max", x, Const(least)) | Binary("max", Const(least), x) if least <= 1:
+            return _counted_prompts(x)
+    return None

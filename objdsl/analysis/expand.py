@@ -413,7 +413,11 @@ class Expand:
             case Binary(op, a, b):
                 return self._compare(op, a, b, node)
             case Top(over, x, fraction):
-                made: Expr = Top(over, self._inner(x), self._inner(fraction))
+                x = self._inner(x)
+                tie = self.at is None and set(over).isdisjoint(x.indices)
+                if tie and interval(self(fraction))[1] < 1:
+                    return Sum()  # of elements that tie where the largest end, none belongs to them
+                made: Expr = Top(over, x, self._inner(fraction))
             case Pick(over, m, fraction):
                 made = Pick(over, self._mask_expr(m), self._inner(fraction))
             case _:

@@ -85,10 +85,17 @@ def counts(node: Expr) -> bool:
     """Whether a value is a number of elements that a mask leaves."""
     match node:
         case Reduce("sum", _, x, _):
-            return is_mask(x) or isinstance(x, Where) or counts(x)
+            return _is_counted(x)
         case Binary("add" | "sub" | "max", a, b):
             return counts(a) or counts(b)
     return False
+
+
+def _is_counted(x: Expr) -> bool:
+    """Whether a value is a mask, a number of what another leaves, or a product of such."""
+    if isinstance(x, Binary) and x.op == "mul":
+        return _is_counted(x.a) and _is_counted(x.b)
+    return is_mask(x) or isinstance(x, Where) or counts(x)
 
 
 def is_score(base: Expr, leaf: Expr) -> bool:

@@ -160,7 +160,7 @@ def test_weights_of_papers_are_read(value: str, drift: Powers) -> None:
         "(A if pi <= old else 0) * log(pi)",
         "sg(max[t] (pi / old)) * A * log(pi)",
         "sg(1 + std[t] (pi / old)) * A * log(pi)",
-        "(A if top[t](pi / old, 0.5) else 0) * log(pi)",
+        "(0 if top[t](pi / old, 0.5) else A) * log(pi)",
     ],
 )
 def test_a_kink_on_policy_is_no_derivative(value: str) -> None:

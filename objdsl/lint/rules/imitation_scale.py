@@ -30,8 +30,9 @@ from collections.abc import Iterator
 
 from objdsl.analysis.estimator import Kind, Term
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.shapes import counts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, topological
+from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Reduce, topological
 from objdsl.lint.places import entry, head
 from objdsl.lint.rule import Rule, rule
 
@@ -54,7 +55,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 under="grows with the number of tokens",
                 labels=entry(facts),
                 consequence="what the two weigh beside each other changes with the mean length",
-                gradient=f"{'rewards' if per_token else 'imitation'} weigh more by the mean length",
+                gradient=f"{'rewards weigh' if per_token else 'imitation weighs'} more by the mean "
+                "length",
                 help="the same divisor for both",
                 fine_if="all lengths are about the same, and stay so",
             )
@@ -81,5 +83,11 @@ def _lengths(term: Term) -> list[Expr]:
     return [
         factor.origin
         for factor in term.factors
-        if factor.exponent < 0 and "|y|" in factor.depends.reads
+        if factor.exponent < 0 and ("|y|" in factor.depends.reads or _of_tokens(factor.base))
     ]
+
+
+def _of_tokens(base: Expr) -> bool:
+    """Whether a divisor counts the tokens that a mask leaves."""
+    sums = [node for node in topological(base) if isinstance(node, Reduce) and node.op == "sum"]
+    return counts(base) and any("t" in node.over for node in sums)
