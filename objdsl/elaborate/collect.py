@@ -75,9 +75,9 @@ def _add(
             if _is_reserved(ctx, name) or is_twice(ctx, ("name", name.id), name.span, seen):
                 return
             if isinstance(statement, tree.Def):
-                own: dict[tuple[str, str], Span] = {}
+                arguments: dict[tuple[str, str], Span] = {}
                 for argument in statement.arguments:
-                    is_twice(ctx, ("name", argument.id), argument.span, own)
+                    is_twice(ctx, ("name", argument.id), argument.span, arguments)
             for table in (scope.lets, scope.defs, scope.params, scope.givens, scope.policies):
                 table.pop(name.id, None)  # an override may also change what kind of thing it is
             match statement:

@@ -57,7 +57,7 @@ class Context:
         open: the definitions and functions that are begun, with where they are used.
         frames: what the arguments of functions and running indices stand for.
         site: the call in the file of the function of the prelude that is open.
-        made: how many nodes were built.
+        nodes: how many nodes were built.
         loose: the reductions that may read two ways, by the product that they stand in.
         factors: values of factors that were looked at before their product.
         clear: where loose reductions start that read one way.
@@ -79,7 +79,7 @@ class Context:
     open: list[tuple[str, Span]] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=lambda: [Frame()])
     site: Span | None = None
-    made: int = 0
+    nodes: int = 0
     loose: dict[int, tuple[tree.Binary, list[Loose]]] = field(default_factory=dict)
     factors: dict[int, Expr] = field(default_factory=dict)
     clear: set[tuple[Source, int]] = field(default_factory=set)
@@ -93,8 +93,8 @@ class Context:
         """The value of an expression; raises RecordedError where it has none."""
         if (value := self.factors.pop(id(node), None)) is not None:
             return value
-        self.made += 1
-        if self.made > MAX_NODES:
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
             message = "the formula is too large once its functions are put in"
             self.record("too-large", message, node.span)
             raise ObjectiveError(self.errors)
@@ -151,11 +151,11 @@ class Context:
     def trial(self) -> Iterator[None]:
         """Reads something only to learn of it: errors end it, and are not reported; no call is
         kept."""
-        errors, calls, order, made = self.errors, [*self.calls], [*self.order], self.made
+        errors, calls, order, nodes = self.errors, [*self.calls], [*self.order], self.nodes
         self.errors = []
         with suppress(ObjectiveError, RecordedError, RecursionError):
             yield
-        self.errors, self.calls, self.order, self.made = errors, calls, order, made
+        self.errors, self.calls, self.order, self.nodes = errors, calls, order, nodes
         self.frames, self.open, self.site = [Frame()], [], None
         self.factors.clear()
 
@@ -177,13 +177,13 @@ class Context:
         help, or what a name of other languages is called here."""
         if near_to is not None:
             unknown, known = near_to
-            found, said = spelled(unknown, known), said_here(unknown)
-            if found is not None and (said is None or same_letters(unknown, found)):
-                help = f"did you mean `{found}`?"
+            near, sentence = spelled(unknown, known), said_here(unknown)
+            if near is not None and (sentence is None or same_letters(unknown, near)):
+                help = f"did you mean `{near}`?"
                 if span is not None:
-                    fix = Fix(f"write `{found}`", (Edit(span, found),))
-            elif said is not None:
-                help = said
+                    fix = Fix(f"write `{near}`", (Edit(span, near),))
+            elif sentence is not None:
+                help = sentence
         if self.site is not None and span is not None and span.source is self.prelude.source:
             span = self.site
         self.report(error(name, message, span, labels=labels, help=help, fix=fix, choices=choices))

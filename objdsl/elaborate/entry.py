@@ -112,9 +112,10 @@ def _objective(ctx: Context, file: tree.File) -> Objective:
     if False not in scope.goals:
         where = header.span if header else (file.statements[-1].span if file.statements else None)
         ctx.record("no-goal", "nothing is maximised", where, help="add `maximize ...`")
-    own = {k: x for k, x in scope.defs.items() if x.span.source is not ctx.prelude.source}
-    for function in [x for name, x in own.items() if name not in ctx.inlined]:
-        judge_alone(ctx, function)
+    uncalled = [function for name, function in scope.defs.items() if name not in ctx.inlined]
+    for function in uncalled:
+        if function.span.source is not ctx.prelude.source:
+            judge_alone(ctx, function)
     if ctx.errors:
         raise ObjectiveError(ctx.errors)
     critic = goals.get(True)

@@ -30,9 +30,9 @@ def node_of(ctx: Context, node: tree.Expression) -> Expr:
             x = build.real(ctx.expr(operand))
             return build.neg(x) if sign == "-" else x
         case tree.Binary(op, left, right):
-            _, found = ctx.loose.get(id(node), (node, ()))
-            if found:
-                judge(ctx, node, found)
+            _, reductions = ctx.loose.get(id(node), (node, ()))
+            if reductions:
+                judge(ctx, node, reductions)
             return _binary(ctx, op, left, right)
         case tree.Conditional(then, condition, otherwise):
             a, b, m = ctx.all(then, otherwise, condition)

@@ -105,8 +105,8 @@ def binding(ctx: Context, name: str, use: Span) -> Expr:
 def resolved(ctx: Context, name: tree.Name) -> tree.Name:
     """A name, or the one that it is another word for; what the file defines wins."""
     scope, to = ctx.scope, ALIASES.get(name.id)
-    own = (ctx.frames[-1].values, scope.lets, scope.defs, scope.params, scope.givens)
-    if to is None or any(name.id in names for names in (*own, scope.policies)):
+    values = (ctx.frames[-1].values, scope.lets, scope.defs, scope.params, scope.givens)
+    if to is None or any(name.id in names for names in (*values, scope.policies)):
         return name
     ctx.aliases[name.span.source, name.span.start] = to
     return replace(name, id=to)

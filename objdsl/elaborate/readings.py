@@ -19,24 +19,24 @@ from objdsl.syntax.reach import PRODUCT, Loose, expressions, loose
 def note(ctx: Context, statement: tree.Statement) -> None:
     """Remembers the loose reductions of a statement for when the indices are known."""
     for expression in expressions(statement):
-        for found in loose(expression):
-            _, here = ctx.loose.setdefault(id(found.product), (found.product, []))
-            here.append(found)
+        for reduction in loose(expression):
+            _, here = ctx.loose.setdefault(id(reduction.product), (reduction.product, []))
+            here.append(reduction)
 
 
-def judge(ctx: Context, product: tree.Binary, found: Sequence[Loose]) -> None:
+def judge(ctx: Context, product: tree.Binary, reductions: Sequence[Loose]) -> None:
     """Raises RecordedError where a reduction of a product reads two ways."""
     doubts = False
-    for one in found:
-        place = (one.product.span.source, one.start)
-        differs, labels = _differs(ctx, one)
+    for reduction in reductions:
+        place = (reduction.product.span.source, reduction.start)
+        differs, labels = _differs(ctx, reduction)
         if not any(differs):
             ctx.clear.add(place)
         elif not doubts:  # the readings of one reduction settle others
             doubts = True
-            _doubt(ctx, one, differs, labels)
+            _doubt(ctx, reduction, differs, labels)
     if doubts:
-        bound = frozenset[str]().union(*(one.bound for one in found))
+        bound = frozenset[str]().union(*(reduction.bound for reduction in reductions))
         ctx.all(*(part for part in _factors(product) if not bound & _free(part)))
         raise RecordedError
 
@@ -45,29 +45,29 @@ def judge_alone(ctx: Context, statement: tree.Statement) -> None:
     """Reports the reductions of a statement that read two ways whatever its arguments are: a value
     of arguments varies at least with what it varies with where they are numbers."""
     arguments = statement.arguments if isinstance(statement, tree.Def) else ()
-    numbers: dict[str, Expr] = {one.id: Column(one.id, SCALAR) for one in arguments}
-    for found in (found for part in expressions(statement) for found in loose(part)):
+    numbers: dict[str, Expr] = {name.id: Column(name.id, SCALAR) for name in arguments}
+    for reduction in (reduction for part in expressions(statement) for reduction in loose(part)):
         reading: tuple[list[bool], tuple[Label, ...]] = [], ()
         with ctx.trial(), ctx.frame(Frame(numbers)):
-            reading = _differs(ctx, found)
+            reading = _differs(ctx, reduction)
         if any(reading[0]):
-            _doubt(ctx, found, *reading)
+            _doubt(ctx, reduction, *reading)
 
 
-def _differs(ctx: Context, found: Loose) -> tuple[list[bool], tuple[Label, ...]]:
+def _differs(ctx: Context, reduction: Loose) -> tuple[list[bool], tuple[Label, ...]]:
     """For each follower of a reduction, whether it matters on which side of the end it is."""
-    over = {index for one in found.nest for index in _reduced(one.binder)}
+    over = {index for node in reduction.nest for index in _reduced(node.binder)}
     differs: list[bool] = []
     labels: list[Label] = []
-    for follower in found.followers:
-        named = found.bound & _free(follower.right)
-        if not found.distributes or follower.op == "^" or named:
+    for follower in reduction.followers:
+        named = reduction.bound & _free(follower.right)
+        if not reduction.distributes or follower.op == "^" or named:
             differs.append(True)
             continue
         try:
             value = ctx.expr(follower.right)
         except RecordedError:  # what it is will be known when its error is gone
-            ctx.doubtful.add((found.product.span.source, found.start))
+            ctx.doubtful.add((reduction.product.span.source, reduction.start))
             differs.append(False)
             continue
         ctx.factors[id(follower.right)] = value
@@ -80,19 +80,23 @@ def _differs(ctx: Context, found: Loose) -> tuple[list[bool], tuple[Label, ...]]
     return differs, tuple(labels)
 
 
-def _doubt(ctx: Context, found: Loose, differs: Sequence[bool], labels: tuple[Label, ...]) -> None:
-    ctx.doubtful.add((found.product.span.source, found.start))
-    ctx.report(two_readings(found, differs, labels))
+def _doubt(
+    ctx: Context, reduction: Loose, differs: Sequence[bool], labels: tuple[Label, ...]
+) -> None:
+    ctx.doubtful.add((reduction.product.span.source, reduction.start))
+    ctx.report(two_readings(reduction, differs, labels))
 
 
-def two_readings(found: Loose, differs: Sequence[bool], labels: tuple[Label, ...]) -> Diagnostic:
+def two_readings(
+    reduction: Loose, differs: Sequence[bool], labels: tuple[Label, ...]
+) -> Diagnostic:
     """A reduction that may end before what follows it, or reach over it."""
-    operator, span = found.nest[0].operator.id, found.span
-    rest = Span(span.source, found.nest[0].span.end, span.end).text
+    operator, span = reduction.nest[0].operator.id, reduction.span
+    rest = Span(span.source, reduction.nest[0].span.end, span.end).text
     return error(
         "two-readings",
         f"the {_REDUCED.get(operator, operator)} may end before `{cut(rest)}`, or reach over it",
-        span, labels=labels, choices=found.readings(differs),
+        span, labels=labels, choices=reduction.readings(differs),
         help="brackets say which: on paper it reaches over a product, and here over one operand",
     )  # fmt: skip
 

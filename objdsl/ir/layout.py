@@ -82,19 +82,19 @@ def _derivative(leaf: Expr) -> tuple[str, str]:
 def _counts(names: Names, *roots: Expr) -> list[str]:
     """The letters for counts that stand in the roots."""
     sums = (node for node in topological(*roots) if isinstance(node, Reduce))
-    found = {COUNTS.get(s.over) for s in sums if s.x == ONE and s.op == "sum" and s.where is None}
-    return [letter for letter in MEANT if letter in found - letters(names, *roots)]
+    counts = {COUNTS.get(s.over) for s in sums if s.x == ONE and s.op == "sum" and s.where is None}
+    return [letter for letter in MEANT if letter in counts - letters(names, *roots)]
 
 
 def _with_common_parts(names: Names, roots: tuple[Expr, ...]) -> Names:
     """The names, and new ones for what stands several times in a formula that is long."""
-    found = dict(names)
+    named = dict(names)
     taken = letters(names, *roots)
     fresh = (f"u{k}" for k in range(1, 1000) if f"u{k}" not in taken)
     for _ in range(_MOST_PARTS):
-        writer = Text(found, roots)
+        writer = Text(named, roots)
         written = [
-            (writer.show(expr), expr) for expr in (*roots, *(e for _, e in used(found, *roots)))
+            (writer.show(expr), expr) for expr in (*roots, *(e for _, e in used(named, *roots)))
         ]
         if all(len(text) <= LONG for text, _ in written):
             break
@@ -104,20 +104,20 @@ def _with_common_parts(names: Names, roots: tuple[Expr, ...]) -> Names:
             while stack:
                 for child in stack.pop().children:
                     times[child] += 1
-                    if child not in seen and child not in found:
+                    if child not in seen and child not in named:
                         seen.add(child)
                         stack.append(child)
         saved = {
             node: (many - 1) * (len(writer.done[node][0]) - 2)
             for node, many in times.items()
-            if many > 1 and node.children and node not in found
+            if many > 1 and node.children and node not in named
         }
         best = max(saved, key=lambda node: saved[node], default=None)
         if best is None or saved[best] < LONG // 8:
             break
-        found[best] = next(fresh)
+        named[best] = next(fresh)
     fresh = (f"u{k}" for k in range(1, 1000) if f"u{k}" not in taken)
-    return found | {node: next(fresh) for _, node in used(found, *roots) if node not in names}
+    return named | {node: next(fresh) for _, node in used(named, *roots) if node not in names}
 
 
 def folded(line: str, width: int = WIDTH) -> str:

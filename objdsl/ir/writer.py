@@ -49,9 +49,9 @@ OPPOSITE: dict[BinaryOp, BinaryOp] = {
 def names_of(named: Iterable[Named]) -> dict[Expr, str]:
     """The name that a file gives to each formula; leaves keep their own."""
     names: dict[Expr, str] = {}
-    for one in named:
-        if one.value.children:
-            names.setdefault(one.value, one.name)
+    for binding in named:
+        if binding.value.children:
+            names.setdefault(binding.value, binding.name)
     return names
 
 
@@ -147,8 +147,8 @@ class Writer(ABC):
 
     def _next(self, letters: str, letter: str) -> str:
         """The letter for an index that runs beside `letter`: none that is a name of the file."""
-        free = [one for one in letters if one not in self.taken]
-        after = [one for one in free if letters.index(one) > letters.find(letter)]
+        free = [other for other in letters if other not in self.taken]
+        after = [other for other in free if letters.index(other) > letters.find(letter)]
         return (after or [f"{letter}{letter}"])[0]
 
     def _operands(self, node: Expr) -> tuple[Expr, ...]:
@@ -165,7 +165,7 @@ class Writer(ABC):
             if node not in self.done:
                 piece = self._named(node)
                 if piece is None:
-                    waiting = [one for one in self._operands(node) if one not in self.done]
+                    waiting = [child for child in self._operands(node) if child not in self.done]
                     if waiting:
                         stack += waiting[::-1]
                         continue
