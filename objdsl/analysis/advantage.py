@@ -23,6 +23,7 @@ from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.divergence import Descends, readings
 from objdsl.analysis.estimator import Direction, Estimator, Kind
 from objdsl.analysis.expand import Expand, Sum, TooLargeError
+from objdsl.analysis.symbols import OfTokens
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO, sub
@@ -129,7 +130,7 @@ def _adds_elsewhere(leaf: Leaf, extra: Sum) -> Adds | None:
     """The same by a critic, which would learn to raise J; or by the distribution of words, where
     the gradient of an entropy is meant and one that the sampled token weighs is not."""
     bases = [base for factors in extra.terms for base, _ in factors]
-    weighed = any(isinstance(node, LogProb) for node in topological(*bases))
+    weighed = any(isinstance(node, OfTokens) for node in topological(*bases))
     return Adds.BIAS if extra.terms and (isinstance(leaf, Column) or weighed) else None
 
 

@@ -28,6 +28,7 @@ from objdsl.analysis.shapes import (
     reaches_some,
     spread,
 )
+from objdsl.analysis.symbols import OfPolicies
 from objdsl.diagnostic import Claim
 from objdsl.frozen import dataclass
 from objdsl.ir.nodes import Binary, Clip, Expr, Length, LogDist, LogProb, Scan, topological
@@ -349,7 +350,7 @@ def _ratio(far: Estimator, factor: Factor) -> set[Reach]:
 
 
 def _reads_policy(x: Expr) -> bool:
-    return any(isinstance(node, LogProb | LogDist) for node in topological(x))
+    return any(isinstance(node, OfPolicies) for node in topological(x))
 
 
 # --- penalties -----------------------------------------------------------------------------------

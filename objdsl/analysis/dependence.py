@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import IntEnum
 
+from objdsl.analysis.symbols import Elsewhere, Kink, LogDistRatio, LogRatio, Opaque, Ratio
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE
 from objdsl.ir.columns import is_critic
@@ -53,14 +54,14 @@ class Dependence:
     """The levels that a value depends on; none for a constant.
 
     Attributes:
-        reads: of what: `reward`, `|y|`, the policies and columns by name.
+        reads: of what: `reward`, `|y|`, the policies and columns by name, ratios of policies.
         batch: whether other prompts are among it.
         rewards: those of `reads` that are rewards.
         critic: whether a critic's value is among it.
     """
 
     levels: frozenset[Level] = frozenset()
-    reads: frozenset[str] = frozenset()
+    reads: frozenset[str | Ratio] = frozenset()
     batch: bool = False
     rewards: frozenset[str] = frozenset()
     critic: bool = False
@@ -80,6 +81,10 @@ class Dependence:
         return bool(self.rewards) or self.critic
 
     @property
+    def ratios(self) -> frozenset[Ratio]:
+        return frozenset(x for x in self.reads if isinstance(x, Ratio))
+
+    @property
     def constant(self) -> bool:
         return not self.levels
 
@@ -92,16 +97,6 @@ class Dependence:
     def pooled(self) -> bool:
         """Whether it mixes the own response with others: a statistic of the group or batch."""
         return self.own and Level.OTHERS in self.levels
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Elsewhere(Expr):
-    """`x` summed over the other prompts of the step."""
-
-    x: Expr
-
-    def _indices(self) -> Indices:
-        return ()
 
 
 def depends(expr: Expr, known: dict[Expr, Dependence] | None = None) -> Dependence:
@@ -132,13 +127,20 @@ def _of(node: Expr, known: dict[Expr, Dependence]) -> Dependence:
                 level = Level.TOKEN
             if not over:
                 return Dependence()
-            leaf = _leaf(name, level)
-            rewards = leaf.reads if is_reward(node) else frozenset[str]()
-            return replace(leaf, rewards=rewards, critic=critic)
+            rewards = frozenset({name} if is_reward(node) else ())
+            return replace(_leaf(name, level), rewards=rewards, critic=critic)
         case LogProb(policy):
             return _leaf(policy, Level.TOKEN)
         case LogDist(policy):
             return _leaf(policy, Level.PREFIX)
+        case LogRatio(ratio):
+            return _leaf(ratio, Level.TOKEN)
+        case LogDistRatio(ratio):
+            return _leaf(ratio, Level.PREFIX)
+        case Kink(number):
+            return _leaf(f"kink {number}", Level.TOKEN)
+        case Opaque(number, over):
+            return _leaf(f"value {number}", Level.OWN) if over else Dependence()
         case Length():
             return _leaf("|y|", Level.OWN)
         case Position():
@@ -167,7 +169,7 @@ def is_reward(node: Expr) -> bool:
     return isinstance(node, Column) and node.role == "reward"
 
 
-def _leaf(name: str, level: Level) -> Dependence:
+def _leaf(name: str | Ratio, level: Level) -> Dependence:
     return Dependence(frozenset({level}), frozenset({name}))
 
 

@@ -26,9 +26,10 @@ from itertools import product
 from objdsl.analysis.dependence import Level
 from objdsl.analysis.estimator import Estimator, Factor, Kind, Term, frozen
 from objdsl.analysis.expand import Expand, Factors
+from objdsl.analysis.symbols import LogDistRatio, LogRatio
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import Data, column_of
-from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Reduce, Scan, Unary, topological
+from objdsl.ir.nodes import Column, Expr, LogDist, Reduce, Scan, Unary, topological
 
 # What comes with responses that were sampled; other columns are declared.
 # Of more masks than this not every combination is tried.
@@ -172,7 +173,7 @@ def _scale(policy: str, term: Term) -> tuple[Factor, ...]:
 def _distant(policy: str, factor: Factor) -> bool:
     """Whether a factor is a part of the function of the distance to a policy."""
     ratio = isinstance(factor.base, Unary) and factor.base.op == "exp"
-    reads = any(name.startswith(f"{policy} / ") for name in factor.depends.reads)
+    reads = any(ratio.of == policy for ratio in factor.depends.ratios)
     return reads and (ratio or factor.exponent > 0)
 
 
@@ -189,7 +190,7 @@ def unread(estimator: Estimator) -> list[Term]:
 def _vanishes(terms: list[Term], expand: Expand) -> bool:
     """Whether what a frozen policy brings is a constant of the token, which has no gradient."""
     for term in terms:
-        policies = {name.split(" / ")[0] for f in term.factors for name in f.depends.reads}
+        policies = {ratio.of for f in term.factors for ratio in f.depends.ratios}
         factors = [f for f in term.factors if any(_distant(one, f) for one in policies)]
         read = _read(frozenset((f.base, f.exponent) for f in factors), expand)
         if read is None or read[1].keys() - {(0, 0.0)}:
@@ -228,7 +229,7 @@ def _hides(policy: str, factor: Factor) -> bool:
     """Whether a factor of the scale makes the weight another function: it changes with the token
     that is drawn, or with the distance itself, as the divisor of `X / sqrt(X^2 + c)` does; or it
     tells responses apart that were given, as pairs are."""
-    near = any(name.startswith(f"{policy} / ") for name in factor.depends.reads)
+    near = any(ratio.of == policy for ratio in factor.depends.ratios)
     columns = (x for x in topological(factor.base) if isinstance(x, Column))
     return (
         Level.TOKEN in factor.depends.levels
@@ -241,7 +242,7 @@ def _hides(policy: str, factor: Factor) -> bool:
 def _is_sum(factor: Factor) -> bool:
     """Whether it is a sum over the response of anything but the log-ratio itself."""
     base = factor.base
-    return isinstance(base, Reduce) and not isinstance(base.x, LogProb)
+    return isinstance(base, Reduce) and not isinstance(base.x, LogRatio)
 
 
 def _read(factors: Factors, expand: Expand) -> tuple[Credit, dict[Piece, float]] | None:
@@ -250,15 +251,15 @@ def _read(factors: Factors, expand: Expand) -> tuple[Credit, dict[Piece, float]]
     credits = set()
     for base, e in factors:
         match base:
-            case LogProb() | LogDist() if e == int(e) > 0:
+            case LogRatio() | LogDistRatio() if e == int(e) > 0:
                 power, credit = power + int(e), Credit.TOKEN
-            case Unary("exp", LogProb() | LogDist()):
+            case Unary("exp", LogRatio() | LogDistRatio()):
                 rate, credit = rate + e, Credit.TOKEN
-            case Reduce("sum", ("t",), LogProb(), None) if e == int(e) > 0:
+            case Reduce("sum", ("t",), LogRatio(), None) if e == int(e) > 0:
                 power, credit = power + int(e), Credit.RESPONSE
-            case Unary("exp", Reduce("sum", ("t",), LogProb(), None)):
+            case Unary("exp", Reduce("sum", ("t",), LogRatio(), None)):
                 rate, credit = rate + e, Credit.RESPONSE
-            case Unary("sign", LogProb()) if len(factors) == 1:
+            case Unary("sign", LogRatio()) if len(factors) == 1:
                 return Credit.TOKEN, {SIGN: 1.0}
             case Scan(">=", x, None) if len(factors) == 1 and e == 1:
                 return _summed(Credit.TO_GO, x, expand)

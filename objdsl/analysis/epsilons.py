@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from objdsl.analysis.symbols import OfPolicies
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, sub
 from objdsl.ir.nodes import (
     Binary,
     Const,
     Expr,
-    LogDist,
-    LogProb,
     Param,
     Stop,
     Unary,
@@ -90,5 +89,5 @@ def _number(x: Expr, params: Mapping[str, float]) -> float | None:
 
 def _is_probability(x: Expr) -> bool:
     """Whether it is a probability or a ratio of some, of one token or word."""
-    reads = any(isinstance(one, LogProb | LogDist) for one in topological(x))
+    reads = any(isinstance(one, OfPolicies) for one in topological(x))
     return reads and isinstance(x, Unary) and x.op == "exp" and "t" in x.indices

@@ -23,7 +23,7 @@ from dataclasses import replace
 from enum import Enum
 from functools import cached_property
 
-from objdsl.analysis.dependence import Dependence, Elsewhere, Level, depends, is_reward
+from objdsl.analysis.dependence import Dependence, Level, depends, is_reward
 from objdsl.analysis.expand import (
     GROUP,
     PROMPTS,
@@ -39,6 +39,7 @@ from objdsl.analysis.expand import (
 )
 from objdsl.analysis.guards import leaves_nothing_out, without_idle
 from objdsl.analysis.masks import joined
+from objdsl.analysis.symbols import Elsewhere, Ratio
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, const, count, div, real
 from objdsl.ir.columns import is_critic
@@ -566,9 +567,9 @@ class Estimator:
         return ratios[0] if all(math.isclose(r, ratios[0]) for r in ratios) else None
 
     @cached_property
-    def distances(self) -> frozenset[str]:
-        """How the distances `log(ref / pi)` are named in what a factor reads."""
-        return frozenset(f"{policy} / {to}" for policy, to in self.expand.apart.items())
+    def distances(self) -> frozenset[Ratio]:
+        """The ratios `ref / pi` whose logarithms are distances to a frozen policy."""
+        return frozenset(Ratio(policy, to) for policy, to in self.expand.apart.items())
 
     def _term(self, factors: Factors, coefficient: float) -> Term:
         own = [(base, reward) for base, e in ordered(factors) if e == 1 and (reward := _own(base))]

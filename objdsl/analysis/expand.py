@@ -32,6 +32,7 @@ from objdsl.analysis.sums import (
     size,
     to_power,
 )
+from objdsl.analysis.symbols import Ratio, Symbol, log_ratio
 from objdsl.ir.build import ONE, ZERO, const
 from objdsl.ir.indices import Index, Indices
 from objdsl.ir.nodes import (
@@ -76,13 +77,8 @@ _LAST: Expr = Binary("eq", Position(), Length())
 
 __all__ = [
     "GROUP", "PROMPTS", "RESPONSES", "Expand", "Factors", "Sum", "TooLargeError", "atom",
-    "distance", "interval", "number", "ordered",
+    "interval", "number", "ordered",
 ]  # fmt: skip
-
-
-def distance(of: LogProb | LogDist, to: str) -> LogProb | LogDist:
-    """`X = log(policy / to)` of a token, or of every word, as one value."""
-    return type(of)(f"{of.policy} / {to}")
 
 
 # What has not been expanded yet.
@@ -100,7 +96,7 @@ class Expand:
         params: the values of the parameters.
         same: policies to be taken for others, `{"old": "pi", "mu": "pi"}` for what holds on policy.
         apart: policies to be written by their distance to another, `{"ref": "pi"}`: `log ref` is
-            then `log pi` plus their `distance`.
+            then `log pi` plus their `LogRatio`.
         at: where branches are decided (`min`, `clip`, masks): another expansion, usually that on
             policy, so that what remains is right in a neighbourhood of it. Without one they are
             decided here.
@@ -158,7 +154,7 @@ class Expand:
         known = self._policies
 
         def has(node: Expr) -> bool:
-            own = isinstance(node, LogProb | LogDist)
+            own = isinstance(node, LogProb | LogDist | Symbol)
             return own or any(known[child] for child in node.children)
 
         return bottom_up(expr, known, has)
@@ -206,8 +202,9 @@ class Expand:
             case LogProb(policy) | LogDist(policy):
                 name = self.same.get(policy, self.apart.get(policy, policy))
                 known = atom(type(node)(name, name in self.trained))
-                return known + atom(distance(node, name)) if policy in self.apart else known
-            case Column() | Length() | Position():
+                ratio = Ratio(policy, name)
+                return known + atom(log_ratio(node, ratio)) if policy in self.apart else known
+            case Column() | Length() | Position() | Symbol():
                 return atom(node)
             case Stop(x):
                 return self(x)

@@ -15,7 +15,7 @@ from objdsl.analysis.advantage import (
 )
 from objdsl.analysis.bonuses import bonuses
 from objdsl.analysis.claims import Departure, Reason, departures
-from objdsl.analysis.dependence import Elsewhere, is_reward
+from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.divergence import Penalty, penalties
 from objdsl.analysis.epsilons import Epsilon, epsilons
 from objdsl.analysis.estimator import (
@@ -35,10 +35,11 @@ from objdsl.analysis.idle import Idle, idle
 from objdsl.analysis.links import Link, links
 from objdsl.analysis.reach import reached
 from objdsl.analysis.signal import candidates, samples, signal, with_reward
+from objdsl.analysis.symbols import Elsewhere, LogDistRatio, LogRatio
 from objdsl.diagnostic import Claim
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
-from objdsl.ir.build import div
+from objdsl.ir.build import div, sub
 from objdsl.ir.indices import TOKEN
 from objdsl.ir.nodes import (
     Binary,
@@ -393,11 +394,15 @@ class Facts:
 
     def written(self, expr: Expr) -> str:
         """A formula as people read it, with the names of the file."""
-        shown: dict[Expr, Expr] = {
-            node: Reduce("sum", ("p",), node.x)
-            for node in topological(expr)
-            if isinstance(node, Elsewhere)
-        }
+        shown: dict[Expr, Expr] = {}
+        for node in topological(expr):
+            match node:
+                case Elsewhere(x):
+                    shown[node] = Reduce("sum", ("p",), x)
+                case LogRatio(ratio):
+                    shown[node] = sub(LogProb(ratio.of), LogProb(ratio.to))
+                case LogDistRatio(ratio):
+                    shown[node] = sub(LogDist(ratio.of), LogDist(ratio.to))
         return text(replaced(expr, shown), self.names)
 
     def weighed(self, penalty: Penalty) -> str:

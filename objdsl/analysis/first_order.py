@@ -16,10 +16,11 @@ from dataclasses import field
 from enum import Enum
 from itertools import product
 
-from objdsl.analysis.dependence import Elsewhere, is_reward
+from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.estimator import Estimator, Term
 from objdsl.analysis.expand import Expand, Factors, Sum, TooLargeError, atom, number, ordered
-from objdsl.analysis.tangent import KINK, Tangent
+from objdsl.analysis.symbols import Elsewhere, Kink, LogDistRatio, LogRatio, Ratio
+from objdsl.analysis.tangent import Tangent
 from objdsl.frozen import dataclass
 from objdsl.ir.nodes import (
     Binary,
@@ -114,8 +115,8 @@ def first_order(on: Estimator) -> FirstOrder | None:
     versions = [policy for policy, of in on.expand.same.items() if of == name] or ["old", "mu"]
     engines = [policy for policy in versions if policy == "mu"]
     tangents = [
-        Tangent(on.expand, dict.fromkeys(policies, distance), _statistic)
-        for policies, distance in ((versions, f"{name} / old"), (engines, "old / mu"))
+        Tangent(on.expand, dict.fromkeys(policies, ratio), _statistic)
+        for policies, ratio in ((versions, Ratio(name, "old")), (engines, Ratio("old", "mu")))
     ]
     try:
         weight = on.separate
@@ -169,24 +170,26 @@ def _changes(on: Estimator, along: Tangent) -> dict[Expr, Sum]:
     """What a weight changes by, by what the log-ratio stands in: the log-ratio itself, or a sum of
     it. What those of other responses change has no expectation."""
     change = on.changed(along(on.weight)).separate
-    symbols = {*along.direction.values(), *along.kinks.values()}
     found: defaultdict[Expr, Sum] = defaultdict(Sum)
     for factors, c in change.terms.items():
-        moved = [base for base, _ in factors if _reads(base, symbols)]
+        moved = [base for base, _ in factors if _changed(base, along)]
         for base in moved[:1]:
             if not isinstance(base, Others | Elsewhere) and not _cancels(base):
                 found[base] += Sum({factors - {(base, 1.0)}: c})
     return found
 
 
-def _reads(base: Expr, names: set[str]) -> bool:
+def _changed(base: Expr, along: Tangent) -> bool:
+    """Whether a value is a part of the change."""
+    ratios = {*along.direction.values()}
     return any(
-        isinstance(node, LogProb | LogDist) and node.policy in names for node in topological(base)
+        isinstance(x, Kink) or (isinstance(x, LogRatio | LogDistRatio) and x.ratio in ratios)
+        for x in topological(base)
     )
 
 
 def _reads_kink(base: Expr) -> bool:
-    return any(isinstance(x, LogProb) and x.policy.startswith(KINK) for x in topological(base))
+    return any(isinstance(x, Kink) for x in topological(base))
 
 
 def _cancels(base: Expr) -> bool:
@@ -194,7 +197,7 @@ def _cancels(base: Expr) -> bool:
     match base:
         case Reduce("sum", ("v",), Binary("mul", a, b), None):
             pair = {type(a), type(b)}
-            return pair == {Unary, LogDist} and any(
+            return pair == {Unary, LogDistRatio} and any(
                 isinstance(x, Unary) and x.op == "exp" and isinstance(x.x, LogDist) for x in (a, b)
             )
     return False
@@ -264,13 +267,13 @@ def _powers(changes: Mapping[Expr, Sum], weight: Sum) -> Powers:
         match base:
             case _ if _reads_kink(base):
                 powers[Reach.KINK] = math.nan
-            case LogProb():
+            case LogRatio():
                 powers[Reach.TOKEN] += _times(change, weight)
-            case Reduce("sum", ("t",), LogProb(), None):
+            case Reduce("sum", ("t",), LogRatio(), None):
                 total, mean = _sums(change, weight)
                 powers[Reach.SEQUENCE] += total
                 powers[Reach.MEAN if not math.isnan(mean) else Reach.OTHER] += mean
-            case Scan(relation, LogProb(), None):
+            case Scan(relation, LogRatio(), None):
                 power = _times(change, weight)
                 powers[Reach.BEFORE if relation[0] == "<" else Reach.AFTER] += power
                 if relation[1:] == "=":
@@ -330,22 +333,22 @@ def reach(x: Sum, expand: Expand) -> set[Reach]:
     return {ratio[0] for ratio in ratios if ratio} if all(ratios) else set()
 
 
-def _ratio(base: Expr, expand: Expand) -> tuple[Reach, str] | None:
-    """The reach and the policy of a probability, or of a mean or product of probabilities."""
+def _ratio(base: Expr, expand: Expand) -> tuple[Reach, LogProb | LogRatio] | None:
+    """The reach of a probability, or of a mean or product of probabilities, and its logarithm."""
     only = expand(base.x).product if isinstance(base, Unary) and base.op == "exp" else None
     if only is None or only[1] != 1:
         return None
     match sorted(only[0], key=lambda one: one[1]):
-        case [(LogProb(policy), 1.0)]:
-            return Reach.TOKEN, policy
-        case [(Reduce("sum", ("t",), LogProb(policy), None), 1.0)]:
-            return Reach.SEQUENCE, policy
-        case [(Length(), -1.0), (Reduce("sum", ("t",), LogProb(policy), None), 1.0)]:
-            return Reach.MEAN, policy
-        case [(Scan("<", LogProb(policy), None), 1.0)]:
-            return Reach.BEFORE, policy
-        case [(Scan("<=", LogProb(policy), None), 1.0)]:
-            return Reach.PREFIX, policy
+        case [(LogProb() | LogRatio() as log, 1.0)]:
+            return Reach.TOKEN, log
+        case [(Reduce("sum", ("t",), LogProb() | LogRatio() as log, None), 1.0)]:
+            return Reach.SEQUENCE, log
+        case [(Length(), -1.0), (Reduce("sum", ("t",), LogProb() | LogRatio() as log, None), 1.0)]:
+            return Reach.MEAN, log
+        case [(Scan("<", LogProb() | LogRatio() as log, None), 1.0)]:
+            return Reach.BEFORE, log
+        case [(Scan("<=", LogProb() | LogRatio() as log, None), 1.0)]:
+            return Reach.PREFIX, log
     return None
 
 
@@ -354,7 +357,7 @@ def versions(term: Term, expand: Expand) -> dict[str, float]:
     other factors are."""
     powers: defaultdict[str, float] = defaultdict(float)
     for factor in term.factors:
-        ratio = _ratio(factor.base, expand)
-        if ratio is not None and ratio[0] is Reach.TOKEN:
-            powers[ratio[1]] += factor.exponent
+        match _ratio(factor.base, expand):
+            case Reach.TOKEN, LogProb(policy):
+                powers[policy] += factor.exponent
     return dict(powers)

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.sums import Sum, TooLargeError, above_zero, atom, interval
+from objdsl.analysis.symbols import Opaque
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO
-from objdsl.ir.indices import PROMPT, SCALAR, Indices
+from objdsl.ir.indices import PROMPT, Indices
 from objdsl.ir.nodes import (
     Binary,
     Column,
@@ -116,7 +117,7 @@ def under_fact(x: Sum, alike: Alike, expand: Expansion) -> Sum:
     instead: dict[Expr, Expr] = {alike.x: ZERO if alike.zero else replace(alike.x, over=PROMPT)}
     # The rewards of other prompts are what they were.
     steps = [n for n in nodes if isinstance(n, Reduce) and "p" in n.over]
-    instead |= {node: Column(f"step {k}", SCALAR) for k, node in enumerate(steps)}
+    instead |= {node: Opaque(k) for k, node in enumerate(steps)}
     return expand(replaced(formula, instead))
 
 

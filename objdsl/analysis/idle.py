@@ -14,6 +14,7 @@ from itertools import islice
 
 from objdsl.analysis.dependence import Dependence, Level, depends, is_reward
 from objdsl.analysis.estimator import Estimator, Factor, frozen
+from objdsl.analysis.symbols import Ratio
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO, neg, sub
@@ -144,7 +145,7 @@ def _is_idle(factors: tuple[Factor, ...], brings: Estimator) -> bool:
     """Whether a product is a number of the prefix or of other responses that policies have a part
     in, lengths below the line apart."""
     levels: set[Level] = set()
-    reads: set[str] = set()
+    reads: set[str | Ratio] = set()
     for factor in factors:
         if factor.depends.expected or (factor.depends.own and not _divides(factor)):
             return False

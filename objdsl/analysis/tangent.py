@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from objdsl.analysis.expand import Expand, Sum, interval
+from objdsl.analysis.symbols import Kink, Ratio, log_ratio
 from objdsl.differentiate import partials
 from objdsl.ir.build import ONE, ZERO, add, both, count, div, mul, neg, real, sub, where
 from objdsl.ir.indices import Indices
@@ -34,31 +35,26 @@ from objdsl.ir.nodes import (
 )
 from objdsl.ir.ops import UNARY
 
-KINK = "kink / "
-"""How the symbols begin that stand for the change of a value with a kink."""
-
 
 class Tangent:
     """The change of values along a direction.
 
     Args:
         at: formulas as sums of products where the change begins.
-        direction: for each policy that changes the name of the change, as a log-probability: what
-            its logarithm falls by.
+        direction: for each policy that changes the ratio whose logarithm its own falls by.
         still: the values that are taken for constants.
 
     Attributes:
-        kinks: the nodes that have no derivative there, each with the name of the log-probability
-            that stands for its change.
+        kinks: the nodes that have no derivative there, each with what stands for its change.
     """
 
     def __init__(
-        self, at: Expand, direction: Mapping[str, str], still: Callable[[Expr], bool]
+        self, at: Expand, direction: Mapping[str, Ratio], still: Callable[[Expr], bool]
     ) -> None:
         self.at = at
         self.direction = direction
         self.still = still
-        self.kinks: dict[Expr, str] = {}
+        self.kinks: dict[Expr, Kink] = {}
         self._known: dict[Expr, Expr] = {}
 
     def __call__(self, expr: Expr) -> Expr:
@@ -67,8 +63,8 @@ class Tangent:
 
     def _find(self, node: Expr) -> Expr:
         if isinstance(node, LogProb | LogDist):
-            name = self.direction.get(node.policy)
-            return ZERO if name is None else neg(type(node)(name))
+            ratio = self.direction.get(node.policy)
+            return ZERO if ratio is None else neg(log_ratio(node, ratio))
         if all(self._known[child] == ZERO for child in node.children) or self.still(node):
             return ZERO
         if node.boolean:
@@ -106,8 +102,7 @@ class Tangent:
         return self._kink(node)
 
     def _kink(self, node: Expr) -> Expr:
-        name = self.kinks.setdefault(node, f"{KINK}{len(self.kinks)}")
-        return LogProb(name)
+        return self.kinks.setdefault(node, Kink(len(self.kinks)))
 
     def _mask(self, node: Expr) -> Expr:
         """A mask is what it was, all around, unless what it compares is a tie there and parts."""

@@ -99,7 +99,7 @@ def _bounds(x: Expr) -> Interval:
             return x.lower, x.upper
         case Length() | Position():
             return 1.0, math.inf
-        case LogProb(policy) | LogDist(policy) if "/" not in policy:
+        case LogProb() | LogDist():
             return -math.inf, 0.0
         case Stop(inner):
             return bounds(inner)

@@ -24,6 +24,7 @@ from objdsl.audit.cast import cast_of
 from objdsl.audit.experiment import EXACT, plan_of, scenes_of, tables_of
 from objdsl.audit.measure import Scene, expected
 from objdsl.audit.world import all_draws
+from objdsl.ir.columns import LogProbs
 from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.objective import Objective
 
@@ -103,15 +104,14 @@ class Network:
         rows = [(p, int(y)) for p in prompts for y in draw[p]]
         fixed = self.scene.tables(self.objective.columns)
         columns: dict[str, list[Any]] = {}
-        for name in self.objective.columns:
-            policy = name.removeprefix("log_").removesuffix("_dist")
+        for name, read in self.objective.columns.items():
             column: list[Any] = []
             for p, y in rows:
                 length = int(world.lengths[y])
-                if policy in self.up_to and name.startswith("log_"):
-                    words = self.log_prob(tables, policy, p, y)
+                if isinstance(read.role, LogProbs) and read.role.policy in self.up_to:
+                    words = self.log_prob(tables, read.role.policy, p, y)
                     taken = words[torch.arange(length), world.tokens[y, :length]]
-                    column.append((words if name.endswith("_dist") else taken).detach().numpy())
+                    column.append((words if read.role.distribution else taken).detach().numpy())
                 else:
                     x = fixed[name][p, y]
                     column.append(x[:length].numpy() if x.dim() else x.item())
@@ -150,15 +150,16 @@ def by_autograd(network: Network, draws: Tensor, chance: Tensor) -> Tensor:
         batch = network.batch(tables, draw)
         _, by_column = derivative(network.objective.formula.goal, batch, network.objective.params)
         for name, weights in by_column.items():
-            policy = name.removeprefix("log_").removesuffix("_dist")
-            if policy not in network.up_to:  # `sg` stands around it
+            role = network.objective.columns[name].role
+            assert isinstance(role, LogProbs)
+            if role.policy not in network.up_to:  # `sg` stands around it
                 assert not any(weights.values())
                 continue
             for (row, *where), w in weights.items():
                 p, y = rows[row]
                 word = int(network.scene.world.tokens[y, where[0]])
                 at = (where[0], where[1] if len(where) > 1 else word)
-                total = total + q * w * network.log_prob(tables, policy, p, y)[at]
+                total = total + q * w * network.log_prob(tables, role.policy, p, y)[at]
     (gradient,) = torch.autograd.grad(total, tables)
     return network.by_prompt(gradient)
 

@@ -11,6 +11,7 @@ import torch
 import objdsl
 from helpers.rule_pages import PAGES, cases, found
 from objdsl.diagnostic import Certainty
+from objdsl.ir.columns import LogProbs
 from objdsl.lint.rule import Rule
 from objdsl.lint.run import registry
 
@@ -46,8 +47,8 @@ def far_apart(objective: Any, seed: int) -> dict[str, Any]:
     }
     rows = torch.arange(shape[0])
     for name, column in objective.columns.items():
-        if name.startswith("log_"):
-            columns[name] = log_probs(name.removeprefix("log_"))
+        if isinstance(column.role, LogProbs):
+            columns[name] = log_probs(column.role.policy)
         elif name == "reward":
             columns[name] = 2.0 * (rows % 3 % 2) - 1.0
         else:

@@ -17,6 +17,7 @@ from helpers import random_objectives
 from helpers.declared_domains import nearest
 from helpers.hostile_names import renamed
 from objdsl import driver, gallery
+from objdsl.ir.columns import LogProbs
 from objdsl.ir.latex import symbol
 from objdsl.ir.nodes import NODES, Expr
 from objdsl.source import Source
@@ -58,10 +59,8 @@ def compare_numbers(
     found = []
     for objective, names in ((plain, {}), (hostile, new)):
         columns = {names.get(name, name): x for name, x in case.columns.items()}
-        policies = {f"log_{p.name}" for p in plain.formula.policies}
-        for name in policies:
-            inner = name.removeprefix("log_")
-            columns[f"log_{names.get(inner, inner)}"] = case.columns["log_ref"]
+        for policy in (policy.name for policy in plain.formula.policies):
+            columns[LogProbs(names.get(policy, policy)).name] = case.columns["log_ref"]
         missing = objective.columns.keys() - columns.keys()
         assert not missing, missing
         wanted = {name: columns[name] for name in objective.columns}

@@ -31,8 +31,9 @@ from collections.abc import Iterator
 from objdsl.analysis.estimator import Kind, Term
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.shapes import counts
+from objdsl.analysis.symbols import OfPolicies
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Reduce, topological
+from objdsl.ir.nodes import Column, Expr, Reduce, topological
 from objdsl.lint.places import entry, head
 from objdsl.lint.rule import Rule, rule
 
@@ -67,7 +68,7 @@ def _imitates(term: Term) -> bool:
     """Whether a product raises the likelihood of marked responses, whatever their reward."""
     read = [node for factor in term.factors for node in topological(factor.base)]
     marks = {f.base for f in term.factors if f.exponent > 0 and _marks(f.base)}
-    knows = any(isinstance(node, LogProb | LogDist) for node in read)
+    knows = any(isinstance(node, OfPolicies) for node in read)
     paid = any(factor.depends.expected for factor in term.factors)
     return term.coefficient > 0 and bool(marks) and not knows and not paid
 

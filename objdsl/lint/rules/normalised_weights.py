@@ -29,8 +29,9 @@ from collections.abc import Iterator
 from objdsl.analysis.estimator import Estimator, Factor, Kind
 from objdsl.analysis.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.symbols import OfTokens
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Expr, LogProb, Reduce, topological
+from objdsl.ir.nodes import Expr, Reduce, topological
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule
 
@@ -76,4 +77,4 @@ def _varies(base: Expr, on: Expand) -> bool:
 
 
 def _reads_policy(x: Expr) -> bool:
-    return any(isinstance(node, LogProb) for node in topological(x))
+    return any(isinstance(node, OfTokens) for node in topological(x))

@@ -38,7 +38,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     masks = [mask for _, mask in left_out if not _bounds(mask.origin, goal)]
     if masks:
         estimator = left_out[0][0]
-        read = sorted({name for mask in masks for name in mask.depends.reads})
+        read = sorted({str(x) for mask in masks for x in mask.depends.reads})
         yield rule.finding(
             "what is left out depends on the response",
             masks[0].origin.span,

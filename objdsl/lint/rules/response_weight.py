@@ -27,7 +27,9 @@ from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.expand import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.shapes import deviation
+from objdsl.analysis.symbols import LogRatio, Ratio
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
+from objdsl.ir.columns import Values, column_of
 from objdsl.ir.nodes import Binary, Clip, Column, Expr, LogProb, Position, Unary
 from objdsl.lint.places import entry, marked
 from objdsl.lint.rule import Rule, rule
@@ -41,7 +43,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             "the weight of a reward depends on the response, its own or its group's",
             factor.origin.span,
             certainty=Certainty.PROVEN if proven else Certainty.LIKELY,
-            under="changes with " + ", ".join(sorted(factor.depends.reads)),
+            under="changes with " + ", ".join(sorted(map(str, factor.depends.reads))),
             labels=entry(facts),
             weight=marked(facts, estimator.weight, factor.origin),
             gradient=("" if proven else "in general ") + "not that of the expected reward",
@@ -52,7 +54,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _widest(found: Iterable[tuple[Estimator, Factor]]) -> Iterable[tuple[Estimator, Factor]]:
     """Of factors that read the same, the one that stands for most of the text."""
-    widest: dict[frozenset[str], tuple[Estimator, Factor]] = {}
+    widest: dict[frozenset[str | Ratio], tuple[Estimator, Factor]] = {}
     for estimator, factor in found:
         known = widest.get(factor.depends.reads)
         if known is None or _width(known[1]) < _width(factor):
@@ -76,7 +78,9 @@ def _varies(factor: Factor, estimator: Estimator) -> bool:
             # Where no bound is reached it is the standardised reward, which is bent by its divisor.
             divided = deviation(factor.base) and bool(factor.depends.rewards)
             return divided and not estimator.rewards_are_binary
-        case LogProb() | Position() | Unary("exp", LogProb()) | Column("V_old"):
+        case LogProb() | LogRatio() | Position() | Unary("exp", LogProb() | LogRatio()):
+            return True
+        case Column() as column if column_of(column).role == Values(old=True):
             return True
         case Unary("exp" | "sigmoid", x):
             return _is_affine(x, estimator)

@@ -44,7 +44,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         shaping = estimator.of(Kind.SHAPING)
         own = next(f for term in shaping for f in term.factors if f.depends.own)
         total = facts.written(_beside(estimator, shaping).expr())
-        read = sorted({x for term in shaping for f in term.factors for x in f.depends.reads})
+        read = sorted({str(x) for term in shaping for f in term.factors for x in f.depends.reads})
         yield rule.finding(
             "beside the reward something else of the response is raised or lowered",
             own.origin.span or facts.objective.goal.span,

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.shapes import deviation
+from objdsl.analysis.symbols import Ratio
 from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.lint.rule import Rule, rule
 
@@ -72,7 +73,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _divisors(estimator: Estimator) -> list[Factor]:
     """Deviations that divide some terms, each of other data, in the order of the text."""
-    found: dict[frozenset[str], Factor] = {}
+    found: dict[frozenset[str | Ratio], Factor] = {}
     for term in estimator.terms:
         below = (f for f in term.factors if f.exponent < 0 and not f.depends.batch)
         divisors = [f for f in below if deviation(f.base)]  # of the step it is one for all rewards

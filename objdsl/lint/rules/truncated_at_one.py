@@ -25,8 +25,9 @@ from collections.abc import Iterator
 
 from objdsl.analysis.estimator import Estimator, Factor, Kind
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.symbols import OfTokens
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Binary, Clip, Const, Expr, LogProb, topological
+from objdsl.ir.nodes import Binary, Clip, Const, Expr, topological
 from objdsl.lint.rule import Rule, rule
 
 
@@ -60,6 +61,6 @@ def _bound(base: Expr) -> float:
     """The number that a ratio is held below; infinity if there is none."""
     match base:
         case Binary("min", x, Const(c)) | Binary("min", Const(c), x) | Clip(x, _, Const(c)):
-            if any(isinstance(node, LogProb) for node in topological(x)):
+            if any(isinstance(node, OfTokens) for node in topological(x)):
                 return c
     return float("inf")

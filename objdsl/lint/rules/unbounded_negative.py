@@ -26,10 +26,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.symbols import OfTokens
 from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.differentiate import clipped_surrogate
 from objdsl.ir.bounds import bounds
-from objdsl.ir.nodes import Expr, LogProb, topological
+from objdsl.ir.nodes import Expr, topological
 from objdsl.lint.places import extrema
 from objdsl.lint.rule import Rule, rule
 
@@ -63,4 +64,4 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _reads_policy(mask: Expr) -> bool:
-    return any(isinstance(node, LogProb) for node in topological(mask))
+    return any(isinstance(node, OfTokens) for node in topological(mask))

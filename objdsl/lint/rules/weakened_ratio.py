@@ -28,12 +28,12 @@ from typing import TypeGuard
 
 from objdsl.analysis.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.symbols import OfTokens, Opaque
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import factors, product
 from objdsl.ir.indices import TOKEN
 from objdsl.ir.nodes import (
     Binary,
-    Column,
     Const,
     Expr,
     LogProb,
@@ -108,7 +108,7 @@ def _power(x: Expr, leaf: Expr, near: Expand, opaque: dict[Expr, Expr]) -> float
     a part of 1. `opaque` holds what is known of formulas without what is behind `sg`."""
     try:
         powers = _powers(x, near)
-        if abs(sum(powers.values())) > 1e-9 or not all(isinstance(x, LogProb) for x in powers):
+        if abs(sum(powers.values())) > 1e-9 or not all(isinstance(x, OfTokens) for x in powers):
             return None
         power = _powers(bottom_up(x, opaque, partial(_opaque, opaque)), near).get(leaf, 0.0)
     except TooLargeError:
@@ -129,5 +129,5 @@ def _is_exp(base: Expr) -> TypeGuard[Unary]:
 
 
 def _opaque(known: dict[Expr, Expr], x: Expr) -> Expr:
-    """A formula with a column for all that is behind `sg`."""
-    return Column("sg", TOKEN) if isinstance(x, Stop) else x.rebuilt(known)
+    """A formula with one value for all that is behind `sg`."""
+    return Opaque(0, TOKEN) if isinstance(x, Stop) else x.rebuilt(known)

@@ -1,0 +1,86 @@
+"""Nodes that analyses put into formulas. No file has them, and nothing computes them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from objdsl.frozen import dataclass
+from objdsl.ir.indices import SCALAR, TOKEN, WORD, Indices
+from objdsl.ir.nodes import Expr, LogDist, LogProb
+
+
+class Ratio(NamedTuple):
+    """Two policies, one divided by the other."""
+
+    of: str
+    to: str
+
+    def __str__(self) -> str:
+        return f"{self.of} / {self.to}"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Symbol(Expr):
+    """A value that is not looked into."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LogRatio(Symbol):
+    """`X = log(of / to)` of the sampled token, as one value."""
+
+    ratio: Ratio
+
+    def _indices(self) -> Indices:
+        return TOKEN
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LogDistRatio(Symbol):
+    """`X` of every word."""
+
+    ratio: Ratio
+
+    def _indices(self) -> Indices:
+        return WORD
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Kink(Symbol):
+    """What a value with a kink changes by: it has no derivative there."""
+
+    number: int
+
+    def _indices(self) -> Indices:
+        return TOKEN
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Opaque(Symbol):
+    """Any value, of which its number and its indices are all that is known."""
+
+    number: int
+    over: Indices = SCALAR
+
+    def _indices(self) -> Indices:
+        return self.over
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Elsewhere(Expr):
+    """`x` summed over the other prompts of the step."""
+
+    x: Expr
+
+    def _indices(self) -> Indices:
+        return SCALAR
+
+
+OfTokens = LogProb | LogRatio
+"""What reads the probability of a sampled token."""
+OfPolicies = OfTokens | LogDist | LogDistRatio
+"""What reads a probability."""
+
+
+def log_ratio(of: LogProb | LogDist, ratio: Ratio) -> LogRatio | LogDistRatio:
+    """The logarithm of a ratio: of the sampled token or of every word, as `of` is."""
+    return LogRatio(ratio) if isinstance(of, LogProb) else LogDistRatio(ratio)
