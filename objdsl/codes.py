@@ -34,6 +34,8 @@ ErrorName = Literal[
     "no-goal",
     "empty-domain",
     "two-readings",
+    "malformed-ir",
+    "not-in-the-language",
 ]
 """The errors of a text that is no objective."""
 
@@ -438,6 +440,34 @@ length of its response, and one mean over all tokens does not. To choose is to c
 
     spread = mean[i] (reward^2)
     maximize mean[p,i] (reward * sum[t] log(pi) / (1 + spread))
+""",
+    ),
+    _language(
+        "malformed-ir",
+        "OBJ924",
+        """\
+A JSON file that is no objective.
+
+**What.** A field that is unknown, missing or of another type, an operator or a kind of node that
+does not exist, an operand that does not stand before its user, a name that nothing declares.
+`docs/ir.schema.json` is the schema of what `objdsl compile --stage ir` writes, and all commands
+read.
+
+**Instead.** Write what the message asks for, at its place.
+""",
+    ),
+    _language(
+        "not-in-the-language",
+        "OBJ925",
+        """\
+A formula in a JSON file that no text of the language means.
+
+**What.** An objective that is given as JSON is written in the language, and that text is what is
+checked, compiled and shown. It must mean the formulas of the file, node by node. Those of a shape
+that the language does not make are refused: a shift by two tokens, a negation of a number (which is
+a number), a gradient through `old`, ends of a domain that its declaration does not have.
+
+**Instead.** Write the formula that the message calls nearest.
 """,
     ),
 )

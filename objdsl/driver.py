@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 from objdsl import gallery
 from objdsl.diagnostic import Diagnostic, Label
@@ -17,12 +18,17 @@ from objdsl.source import Source, Span
 from objdsl.syntax import tree
 from objdsl.syntax.format import format
 from objdsl.syntax.parse import parse
+from objdsl.syntax.read import read as read_file
+from objdsl.syntax.read import read_from
 
 if TYPE_CHECKING:
     from objdsl.differentiate import Leaf
     from objdsl.emit.triton_source import Kernel
     from objdsl.ir.nodes import Expr
 
+
+LARGEST_IR = 2 * 1024 * 1024
+"""Bytes of an objective that is given as JSON."""
 
 # One fix may bring another up; two that undo each other are not waited for.
 _MOST_ROUNDS = 10
@@ -41,6 +47,43 @@ def compile_source(source: Source) -> Objective:
         ObjectiveError: with every error that the text holds.
     """
     return elaborate(parse(source), prelude(), _base)
+
+
+def read(name: str | Path) -> Source:
+    """The text that a person means by a path or by a gallery name.
+
+    A path that ends in `.json` holds an objective as `ir` writes it, whose text is written out.
+
+    Raises:
+        FileNotFoundError: there is no such file and no such name; the message has a near one.
+        ObjectiveError: the file is not text, or not an objective at all.
+    """
+    path = Path(name).expanduser()
+    if path.suffix != gallery.IR_SUFFIX:
+        return gallery.find(name)
+    return written_out(read_file(path, LARGEST_IR))
+
+
+def read_stream(stream: BinaryIO, name: str) -> Source:
+    """The text of a stream: an objective in the language, or as JSON."""
+    source = read_from(stream, name, LARGEST_IR)
+    return written_out(source) if source.text.lstrip().startswith("{") else source
+
+
+def written_out(ir: Source) -> Source:
+    """An objective that is given as JSON, written in the language: findings point into that text.
+
+    Raises:
+        ObjectiveError: the JSON holds none, or one that the language says otherwise.
+    """
+    from objdsl.ir.exchange import changes, loads
+    from objdsl.ir.unparse import unparse
+
+    loaded = loads(ir)
+    text = Source(ir.name, unparse(loaded.objective))
+    if errors := changes(loaded, compile_source(text)):
+        raise ObjectiveError(errors)
+    return Source(ir.name, layout(text))
 
 
 def _base(name: str, span: Span) -> tree.File:
@@ -193,9 +236,9 @@ def mathematics(formula: Objective, *, weights: bool = False, latex: bool = Fals
 
 
 def ir(formula: Objective) -> str:
-    """The formulas of an objective as JSON: what is maximised, and its gradient weights."""
-    from objdsl.ir import json
+    """An objective as JSON, with its gradient weights by the columns that they belong to."""
     from objdsl.ir.columns import column_of
+    from objdsl.ir.exchange import dumps
 
-    found = {f"dJ/d{column_of(leaf).name}": w for leaf, w in derivatives(formula).items()}
-    return json.dumps({"J": formula.goal, **found}, indent=2)
+    found = derivatives(formula)
+    return dumps(formula, {column_of(leaf).name: weight for leaf, weight in found.items()})

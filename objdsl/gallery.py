@@ -16,6 +16,8 @@ from objdsl.syntax.read import read
 
 PRELUDE = "std"
 SUFFIX = ".obj"
+IR_SUFFIX = ".json"
+"""Of an objective that other tools read and write: see `objdsl.ir.schema`."""
 
 # The folder that a bundled text names itself by: nobody's file is beside it.
 _BUNDLED = "<gallery>"

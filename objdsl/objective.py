@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
-from objdsl import driver, gallery
+from objdsl import driver
 from objdsl.diagnostic import Diagnostic
 from objdsl.emit.stages import Layout
 from objdsl.errors import InputError, InputTypeError
@@ -391,7 +391,8 @@ def load(name: str | Path, /, **params: float) -> Objective:
     """An objective from a file, or from the gallery by its name.
 
     Args:
-        name: a path ending in `.obj`, or a gallery name such as `grpo`.
+        name: a path ending in `.obj`, one ending in `.json` with what `objdsl compile --stage ir`
+            writes, or a gallery name such as `grpo`.
         params: hyper-parameters that differ from the file's defaults.
 
     Raises:
@@ -399,7 +400,7 @@ def load(name: str | Path, /, **params: float) -> Objective:
         ObjectiveError: the text is not an objective.
         ValueError: a parameter is unknown, or outside its domain.
     """
-    return Objective(driver.compile_source(gallery.find(name)), params)
+    return Objective(driver.compile_source(driver.read(name)), params)
 
 
 def loads(text: str, /, **params: float) -> Objective:

@@ -61,11 +61,11 @@ def read_config(
 
 def _parameters(objective: object) -> tuple[str, ...]:
     """The parameters of the objective that a run names, or none if it cannot be read."""
-    from objdsl import driver, gallery
+    from objdsl import driver
 
     name = objective if isinstance(objective, str) else Config.model_fields["objective"].default
     try:
-        return tuple(one.name for one in driver.compile_source(gallery.find(name)).params)
+        return tuple(one.name for one in driver.compile_source(driver.read(name)).params)
     except (FileNotFoundError, ObjectiveError):  # the run says so itself
         return ()
 

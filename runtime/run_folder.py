@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from objdsl import gallery
+from objdsl import driver
 from objdsl.files import replace_text
 from objdsl.frozen import dataclass
 from objdsl.runtime import checkpoint, sealed_folder
@@ -257,7 +257,7 @@ def begin_folder(folder: RunFolder, config: Config, start: Progress) -> list[str
     forget_after(folder.path, last)
     for name, text in (
         ("config.yaml", config_yaml(config)),
-        ("objective.obj", gallery.find(config.objective).text),
+        ("objective.obj", driver.read(config.objective).text),
     ):
         try:
             replace_text(folder.path / name, text)

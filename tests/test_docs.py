@@ -37,6 +37,10 @@ def _objective(example: Example) -> None:
     driver.compile_source(Source(example.document.path, str(example.parsed)))
 
 
+def _json(example: Example) -> None:
+    driver.written_out(Source(example.document.path, str(example.parsed)))
+
+
 def _console(example: Example) -> None:
     """`$ objdsl ...` prints what stands below it; other programs are known ones."""
     for session in re.split(r"^\$ ", str(example.parsed), flags=re.MULTILINE)[1:]:
@@ -79,6 +83,7 @@ PARSER = Sybil(
         SkipParser(),
         PythonCodeBlockParser(),
         CodeBlockParser("obj", _objective),
+        CodeBlockParser("json", _json),
         CodeBlockParser("console", _console),
     ]
 )
@@ -148,6 +153,14 @@ def test_editors_know_every_operator(compared: Compared) -> None:
         end = grammar.index(f")(?=\\\\s*{bracket})", start)
         grammar = f"{grammar[:start]}({'|'.join(words)}{grammar[end:]}"
     compared(name, grammar)
+
+
+def test_the_schema_of_the_ir_is_published(compared: Compared) -> None:
+    from objdsl.ir.schema import Objective
+
+    schema = json.dumps(Objective.model_json_schema())
+    words = json.loads(schema, parse_constant=str)  # JSON has no infinity
+    compared("ir.schema.json", json.dumps(words, indent=2) + "\n")
 
 
 def test_every_rule_has_a_page(compared: Compared) -> None:

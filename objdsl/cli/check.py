@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from objdsl.cli.inputs import STDIN, expand, settings, text
+from objdsl.cli.inputs import AS_TEXT, STDIN, expand, is_ir, settings, text
 from objdsl.cli.output import (
     annotate,
     data,
@@ -70,7 +70,8 @@ def check(
     """Check objectives: what is wrong, biased or fragile in them, and why.
 
     FILES are files, folders, names of the gallery, or `-` for standard input; without any, the
-    current folder. RULES are names, codes, or beginnings of codes (OBJ3), with commas between
+    current folder. Of a `.json` of `objdsl compile --stage ir` findings show the text that it is in
+    the language. RULES are names, codes, or beginnings of codes (OBJ3), with commas between
     them. The exit code is 0 if there is nothing to report (notes are shown, and do not count), 1 if
     there is, and 2 if a file is not an objective. Of many files the notes are only counted, but
     with --strict. With --diff the findings are written only to a file (-o); --diff --fix shows
@@ -211,6 +212,8 @@ def _look(name: str, asked: _Asked) -> _Looked:
     if after.objective is None:
         return looked(before, before)
     if fixes:
+        if is_ir(name):
+            raise click.UsageError(AS_TEXT.format(name))
         if name == STDIN or not Path(name).expanduser().is_file():
             raise click.UsageError(f"{name} is not a file that can be written to; see --diff")
         write(Path(name).expanduser(), after.source.text)

@@ -41,7 +41,8 @@ def compile(
 ) -> None:
     """Print what an objective compiles to.
 
-    FILE is a file, a name of the gallery, or `-` for standard input.
+    FILE is a file, a name of the gallery, or `-` for standard input. What `--stage ir` prints is an
+    objective again: commands read it from a file that ends in `.json`.
     """
     if latex and stage not in (None, "weights"):
         raise click.UsageError("--latex shows the formula; with --stage weights, its derivative")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from objdsl.cli.inputs import STDIN, expand, text
+from objdsl.cli.inputs import AS_TEXT, STDIN, expand, is_ir, text
 from objdsl.cli.output import difference, plural, say, show, verbatim, write
 from objdsl.diagnostic import Diagnostic
 from objdsl.errors import ObjectiveError
@@ -21,7 +21,7 @@ def fmt(files: tuple[str, ...], check: bool, diff: bool) -> None:
     """Lay objectives out in the one canonical way; comments stay.
 
     FILES are files, folders, or `-` for standard input to standard output; without any, the
-    current folder.
+    current folder. An objective in JSON, on standard input, is written as a text.
     """
     from objdsl.driver import layout
     from objdsl.syntax.read import read
@@ -29,6 +29,8 @@ def fmt(files: tuple[str, ...], check: bool, diff: bool) -> None:
     changed = unchanged = 0
     errors: list[Diagnostic] = []
     for name in expand(files):
+        if is_ir(name):
+            raise click.UsageError(AS_TEXT.format(name))
         try:
             # A file, and never an entry of the gallery: it is written to.
             source = text(name) if name == STDIN else read(Path(name).expanduser())

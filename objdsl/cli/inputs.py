@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from objdsl.gallery import SUFFIX, find
+from objdsl.gallery import IR_SUFFIX, SUFFIX
 from objdsl.source import Source
-from objdsl.syntax.read import read_from
 
 STDIN = "-"
+AS_TEXT = "{} is JSON, and stays as it is: `objdsl fmt - < FILE` writes it as a text"
 
 
 def expand(files: tuple[str, ...]) -> list[str]:
@@ -50,16 +50,25 @@ def _below(folder: str) -> Iterator[str]:
 def text(name: str) -> Source:
     """The text of a file, of a gallery entry, or of the standard input (`-`).
 
+    Of an objective that is given as JSON it is written in the language.
+
     Raises:
         UsageError: there is neither a file nor an entry of that name.
         ObjectiveError: the file is not text, or not an objective at all.
     """
+    from objdsl import driver
+
     if name == STDIN:
-        return read_from(sys.stdin.buffer, "<stdin>")
+        return driver.read_stream(sys.stdin.buffer, "<stdin>")
     try:
-        return find(name)
+        return driver.read(name)
     except FileNotFoundError as error:
         raise click.UsageError(str(error)) from None
+
+
+def is_ir(name: str) -> bool:
+    """Whether a file holds an objective as JSON: its text is derived, and not written back."""
+    return Path(name).suffix == IR_SUFFIX
 
 
 def settings(given: tuple[str, ...]) -> dict[str, float]:

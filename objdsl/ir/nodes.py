@@ -10,6 +10,12 @@ A node knows, from the moment that it is made:
 
 Two nodes are equal if they are the same formula; where they stand in a text (`span`) does not
 count. Policies are kept as log-probabilities: `pi / old` is `exp(log pi - log old)`.
+
+`objdsl.ir.schema` is the same IR as pydantic models: the boundary, where what other tools wrote is
+checked. Inside, nodes are plain data classes with slots. A pass makes thousands of them, of
+operands that are nodes already and need no check; and to import pydantic and these models takes
+0.42 s of CPU time (pydantic alone 0.25 s), where a whole `objdsl check grpo` takes 0.44 s and
+imports neither.
 """
 
 from __future__ import annotations
@@ -78,13 +84,13 @@ class Expr:
     def __post_init__(self) -> None:
         children: list[Expr] = []
         state = [type(self).__name__.encode()]
-        for name in _own(type(self)):
+        for name in fields_of(type(self)):
             value = getattr(self, name)
             if isinstance(value, Expr):
                 children.append(value)
                 state.append(value.key)
             elif isinstance(value, float):
-                state.append(_pack(value))
+                state.append(_pack(value) if value == value else b"NaN")
             else:
                 state.append(repr(value).encode())
         _set(self, "children", tuple(children))
@@ -111,7 +117,7 @@ class Expr:
 
     def rebuilt(self, children: dict[Expr, Expr]) -> Self:
         """The same node over other operands (those that `children` does not name stay)."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in _own(type(self))}
+        values: dict[str, Any] = {name: getattr(self, name) for name in fields_of(type(self))}
         changed = False
         for name, value in values.items():
             if isinstance(value, Expr) and (other := children.get(value, value)) is not value:
@@ -133,7 +139,7 @@ _BASE = {"span", "children", "key", "indices", "boolean", "live", "current", "_b
 _OWN: dict[type, tuple[str, ...]] = {}
 
 
-def _own(cls: type) -> tuple[str, ...]:
+def fields_of(cls: type) -> tuple[str, ...]:
     """The names of the fields that a node class adds to `Expr`."""
     if cls not in _OWN:
         _OWN[cls] = tuple(f.name for f in fields(cls) if f.name not in _BASE)

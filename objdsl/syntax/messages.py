@@ -74,7 +74,7 @@ def _short(text: str) -> str:
 
 def unreadable(path: Path, error: OSError) -> Diagnostic:
     reason = (error.strerror or "unknown reason").lower()
-    siblings = (other.name for other in sorted(path.parent.glob("*.obj")))
+    siblings = (other.name for other in sorted(path.parent.glob(f"*{path.suffix}")))
     suggestion = near(path.name, siblings) if isinstance(error, FileNotFoundError) else None
     return _error(
         "unreadable-file",

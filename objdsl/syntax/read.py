@@ -41,7 +41,7 @@ _MESH = re.compile(
 _INVISIBLE = re.compile(rf"(?![\f\r]){STEERS.pattern}")
 
 
-def read(path: str | Path) -> Source:
+def read(path: str | Path, largest: int = LARGEST) -> Source:
     """The text of a file, which is UTF-8.
 
     Raises ObjectiveError when the file cannot be read, is too large or holds something else.
@@ -52,10 +52,10 @@ def read(path: str | Path) -> Source:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
                 raise ObjectiveError([messages.no_file(path, mode)])
-            content = file.read(LARGEST + 1)
+            content = file.read(largest + 1)
     except OSError as error:
         raise ObjectiveError([messages.unreadable(path, error)]) from None
-    return decoded(str(path), content)
+    return decoded(str(path), content, largest)
 
 
 def _without_waiting(path: str, flags: int) -> int:
@@ -63,26 +63,26 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def read_from(stream: BinaryIO, name: str) -> Source:
+def read_from(stream: BinaryIO, name: str, largest: int = LARGEST) -> Source:
     """The text of a stream, which is UTF-8. Raises ObjectiveError as `read` does."""
-    return decoded(name, stream.read(LARGEST + 1))
+    return decoded(name, stream.read(largest + 1), largest)
 
 
-def decoded(name: str, content: bytes) -> Source:
-    """The text that bytes stand for, of which one more than `LARGEST` is enough."""
+def decoded(name: str, content: bytes, largest: int = LARGEST) -> Source:
+    """The text that bytes stand for, of which one more than the `largest` text has is enough."""
     for magic, kind in _FOREIGN.items():
         if content.startswith(magic):
             raise ObjectiveError([messages.foreign(name, kind)])
-    whole = len(content) <= LARGEST
+    whole = len(content) <= largest
     try:
         # The limit may cut the last character in two, which is not that character's fault.
         text = codecs.getincrementaldecoder("utf-8")().decode(content, final=whole)
     except UnicodeDecodeError as error:
         raise ObjectiveError([messages.not_utf8(name, content, error)]) from None
     source = written(name, text)
-    verify(source)
+    verify(source, largest)
     if not whole:
-        raise ObjectiveError([messages.too_large(source, LARGEST)])
+        raise ObjectiveError([messages.too_large(source, largest)])
     return source
 
 
@@ -91,14 +91,14 @@ def written(name: str, text: str) -> Source:
     return Source(name, text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def verify(source: Source) -> None:
+def verify(source: Source, largest: int = LARGEST) -> None:
     """Raise ObjectiveError where a text is not worth parsing: not an objective, or too large."""
     text = source.text
     if "\0" in text:
         raise ObjectiveError([messages.foreign(source.name, "binary data")])
     if mesh := _MESH.search(text):
         raise ObjectiveError([messages.mesh(Span(source, *mesh.span()))])
-    if len(text.encode("utf-8", "surrogatepass")) > LARGEST:
-        raise ObjectiveError([messages.too_large(source, LARGEST)])
+    if len(text.encode("utf-8", "surrogatepass")) > largest:
+        raise ObjectiveError([messages.too_large(source, largest)])
     if invisible := _INVISIBLE.search(text):
         raise ObjectiveError([messages.invisible(Span(source, *invisible.span()))])

@@ -17,6 +17,7 @@ from objdsl.source import Source
 # What a text cannot show: these are about files.
 OF_FILES = {
     "not-an-objective", "too-large", "nested-too-deeply", "unreadable-file", "cyclic-base",
+    "malformed-ir", "not-in-the-language",
 }  # fmt: skip
 
 

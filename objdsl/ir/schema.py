@@ -1,0 +1,282 @@
+"""The maths IR as JSON: what other tools read and write. docs/ir.schema.json is made from these
+models; tests hold them against the data classes of `objdsl.ir.nodes`.
+
+A formula is a graph. `nodes` lists every node once, operands before their users, and an operand is
+the place of a node in the list: sharing survives, and depth costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from objdsl.ir.indices import Index
+from objdsl.ir.nodes import BinaryOp, ReduceOp, Role, ScanRelation, UnaryOp
+
+_WORDS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+
+
+def _read(x: Any) -> Any:
+    return _WORDS.get(x, x) if isinstance(x, str) else x
+
+
+def _ordered(x: float) -> float:
+    if x != x:
+        raise ValueError("a number that is not NaN")
+    return x
+
+
+_number: dict[str, Any] = {"anyOf": [{"type": "number"}, {"enum": [*_WORDS]}]}
+_real: dict[str, Any] = {"anyOf": [{"type": "number"}, {"enum": [*_WORDS][:2]}]}
+
+Number = Annotated[float, BeforeValidator(_read), WithJsonSchema(_number)]
+"""JSON has no infinity, and no NaN: they are words."""
+Real = Annotated[float, BeforeValidator(_read), AfterValidator(_ordered), WithJsonSchema(_real)]
+"""Any of them but NaN."""
+Place = Annotated[int, Field(ge=0)]
+"""Where a node stands in `nodes`, counted from 0."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=16 * 1024)]
+"""A name of the file: generated code and LaTeX are written with it."""
+Over = Annotated[tuple[Index, ...], Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, ser_json_inf_nan="strings")
+
+
+# --- leaves --------------------------------------------------------------------------------------
+
+
+class Const(_Strict):
+    """A number."""
+
+    node: Literal["Const"]
+    value: Number
+
+
+class Param(_Strict):
+    """A hyper-parameter of `params`, with the ends of its domain."""
+
+    node: Literal["Param"]
+    name: Name
+    lower: Real = -math.inf
+    upper: Real = math.inf
+
+
+class Column(_Strict):
+    """A column of the data, with the ends of its domain, or all its values."""
+
+    node: Literal["Column"]
+    name: Name
+    over: Over
+    mask: bool = False
+    trained: bool = False
+    values: tuple[Real, ...] = ()
+    lower: Real = -math.inf
+    upper: Real = math.inf
+    role: Role = "data"
+
+
+class LogProb(_Strict):
+    """`log policy`: the log-probability of the sampled token."""
+
+    node: Literal["LogProb"]
+    policy: Name
+    trained: bool = False
+
+
+class LogDist(_Strict):
+    """`log policy[v]`: that of every word of the vocabulary."""
+
+    node: Literal["LogDist"]
+    policy: Name
+    trained: bool = False
+
+
+class Length(_Strict):
+    """`|y|`: the number of tokens of the response."""
+
+    node: Literal["Length"]
+
+
+class Position(_Strict):
+    """`t`: the position of the token, from 1."""
+
+    node: Literal["Position"]
+
+
+# --- element by element --------------------------------------------------------------------------
+
+
+class Unary(_Strict):
+    """`op(x)`."""
+
+    node: Literal["Unary"]
+    op: UnaryOp
+    x: Place
+
+
+class Binary(_Strict):
+    """`a op b`."""
+
+    node: Literal["Binary"]
+    op: BinaryOp
+    a: Place
+    b: Place
+
+
+class Clip(_Strict):
+    """`clip(x, lo, hi)`."""
+
+    node: Literal["Clip"]
+    x: Place
+    lo: Place
+    hi: Place
+
+
+class Where(_Strict):
+    """`a if m else b`."""
+
+    node: Literal["Where"]
+    m: Place
+    a: Place
+    b: Place
+
+
+class Stop(_Strict):
+    """`sg(x)`: the value of `x`, as a constant."""
+
+    node: Literal["Stop"]
+    x: Place
+
+
+# --- along indices -------------------------------------------------------------------------------
+
+
+class Reduce(_Strict):
+    """`op[over | where] x`."""
+
+    node: Literal["Reduce"]
+    op: ReduceOp
+    over: Over
+    x: Place
+    where: Place | None = None
+
+
+class Others(_Strict):
+    """`op[j != i] x`: over the other responses to the same prompt."""
+
+    node: Literal["Others"]
+    op: Literal["sum", "mean"]
+    x: Place
+
+
+class Scan(_Strict):
+    """`sum[s relation t] x`, and `togo(x, decay)`."""
+
+    node: Literal["Scan"]
+    relation: ScanRelation
+    x: Place
+    decay: Place | None = None
+
+
+class Shift(_Strict):
+    """`x` at `t + by`, and 0 outside the response: `next(x)` is a shift by 1."""
+
+    node: Literal["Shift"]
+    x: Place
+    by: int
+
+
+class Top(_Strict):
+    """`top[over](x, fraction)`: the mask of the largest elements."""
+
+    node: Literal["Top"]
+    over: Over
+    x: Place
+    fraction: Place
+
+
+class Pick(_Strict):
+    """`pick[over](m, fraction)`: a random part of a mask."""
+
+    node: Literal["Pick"]
+    over: Over
+    m: Place
+    fraction: Place
+
+
+Node = Annotated[
+    Const | Param | Column | LogProb | LogDist | Length | Position
+    | Unary | Binary | Clip | Where | Stop | Reduce | Others | Scan | Shift | Top | Pick,
+    Field(discriminator="node"),
+]  # fmt: skip
+
+
+# --- the objective -------------------------------------------------------------------------------
+
+
+class Domain(_Strict):
+    """An interval, or a few values."""
+
+    lower: Real = -math.inf
+    upper: Real = math.inf
+    lower_closed: bool = True
+    upper_closed: bool = True
+    values: tuple[Real, ...] = ()
+
+
+class Parameter(_Strict):
+    """`param name = default in domain`."""
+
+    name: Name
+    default: Real
+    domain: Domain = Domain()
+
+
+class Policy(_Strict):
+    """`policy name`, which is frozen; or `policy name = of at layer 6`."""
+
+    name: Name
+    of: Name | None = None
+    layer: int | None = None
+
+
+class Sampling(_Strict):
+    """`sample from policy: ...`."""
+
+    policy: Name
+    group: int | None = None
+    temperature: Real = 1.0
+    top_p: Real = 1.0
+    top_k: int | None = None
+    staleness: int | None = None
+    keep_mask: bool = False
+    keep_routing: bool = False
+    experts: bool = False
+
+
+class Objective(_Strict):
+    """What `objdsl compile --stage ir` writes, and every command reads from a `.json` file.
+
+    `goal` is maximised, `critic` minimised; `keep` is the mask of the prompts that count, and part
+    of every reduction over `p`. `bindings` are the names of formulas, `domains` those of columns of
+    the data. `weights` are the derivatives of the goal, by the column that each belongs to; they
+    are written for other tools, and derived anew from an objective that is read.
+    """
+
+    version: Literal[1]
+    name: Name
+    params: tuple[Parameter, ...] = ()
+    domains: dict[Name, Domain] = {}
+    policies: tuple[Policy, ...] = ()
+    sampling: Sampling | None = None
+    goal: Place
+    critic: Place | None = None
+    keep: Place | None = None
+    reports: dict[Name, Place] = {}
+    bindings: dict[Name, Place] = {}
+    weights: dict[Name, Place] = {}
+    nodes: tuple[Node, ...]

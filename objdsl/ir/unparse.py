@@ -1,0 +1,272 @@
+"""An objective as a text of the language, of which `elaborate` makes the same nodes again.
+
+`objdsl.ir.text` writes formulas for people, shorter than they are. Here every operator, every order
+of operands and every mask that counts as a number stands as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import fields
+from itertools import chain, groupby
+
+from objdsl.ir import build
+from objdsl.ir.build import ONE, ZERO
+from objdsl.ir.columns import BUILT_IN, column_of
+from objdsl.ir.indices import decimal
+from objdsl.ir.nodes import (
+    Binary,
+    BinaryOp,
+    Column,
+    Const,
+    Expr,
+    LogDist,
+    LogProb,
+    Reduce,
+    Scan,
+    Shift,
+    Stop,
+    Unary,
+    Where,
+    topological,
+)
+from objdsl.ir.objective import Domain, Objective, Sampling
+from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, IF, NOT, PLUS, POWER, SIGN, TIMES
+from objdsl.ir.text import Text
+from objdsl.ir.writer import Names, Piece, Place
+
+_DEEPEST = 50  # nodes inside one another in a statement, and
+_LARGEST = 400  # nodes of one: what is more gets a name, as it would of a person
+_MOST = 5_000  # nodes of a text in which what stands twice is written twice
+_WORTH = 8  # nodes of what gets a name for standing twice
+
+
+def unparse(objective: Objective) -> str:
+    """The statements of an objective: what it declares, its names, what it keeps and maximises.
+
+    What a text of the language cannot say is left out, or written as what is nearest: whoever wants
+    the same objective compares the two.
+    """
+    groups = groupby(_statements(objective), _group)
+    return "\n\n".join("\n".join(group) for _, group in groups) + "\n"
+
+
+def _group(statement: str) -> str:
+    """What stands together, between empty lines."""
+    first, second, *_ = statement.split(maxsplit=2)
+    if second == "=":
+        return "names"
+    return "declared" if first in ("param", "policy", "given") else first
+
+
+def _statements(objective: Objective) -> Iterator[str]:
+    bound = [one.value for one in objective.bindings]
+    kept = [] if objective.keep is None else [objective.keep]
+    before = {*topological(*kept)}
+    everything = topological(*kept, *bound, *objective.roots)
+    columns = {node.name: node for node in everything if isinstance(node, Column)}
+    words = set(columns)
+    words.update(param.name for param in objective.params)
+    words.update(policy.name for policy in objective.policies)
+    words.update(one.name for one in objective.bindings)
+    named = _named(objective, everything, words)
+    names: dict[Expr, str] = {}
+    for name, value in named:
+        if value.children:
+            names.setdefault(value, name)
+    first, then = (_Writer(names, words, keep) for keep in (None, objective.keep))
+
+    if objective.name != "objective":
+        yield f"objective {objective.name}"
+    for param in objective.params:
+        yield f"param {param.name} = {decimal(param.default)}{_domain(param.domain)}"
+    for policy in objective.policies:
+        layer = "" if policy.of is None else f" = {policy.of} at layer {policy.layer or 0}"
+        yield f"policy {policy.name}{layer}"
+    for column in columns.values():
+        yield from _given(column, objective.domains.get(column_of(column).name, Domain()))
+    if objective.sampling.span is not None:
+        yield _sample(objective.sampling)
+    for keep in kept:
+        yield f"keep p where {first.part(keep)}"
+    for name, value in named:
+        writer = first if value in before else then
+        yield f"{name} = {writer.whole(value)}"
+    for report in objective.reports:
+        if report.name != "critic_loss" or report.value != objective.critic:
+            yield f"report {report.name} = {then.part(report.value)}"
+    if objective.critic is not None:
+        yield _goal("critic ", "minimize", "maximize", objective.critic, then)
+    yield _goal("", "maximize", "minimize", objective.goal, then)
+
+
+def _goal(whose: str, sense: str, other: str, value: Expr, writer: _Writer) -> str:
+    if isinstance(value, Unary) and value.op == "neg" and value not in writer.names:
+        sense, value = other, value.x
+    return f"{sense} {whose}{writer.part(value)}"
+
+
+def _domain(domain: Domain) -> str:
+    return "" if domain == Domain() else f" in {domain}"
+
+
+def _given(column: Column, domain: Domain) -> Iterator[str]:
+    if column.name in BUILT_IN:  # the language declares it; its domain is the file's
+        if domain != Domain():
+            yield f"given {column.name}{_domain(domain)}"
+        return
+    role = "" if column.role == "data" else f" as {column.role}"
+    yield f"given {column.name}[{','.join(column.over)}]{_domain(domain)}{role}"
+
+
+def _sample(sampling: Sampling) -> str:
+    options = [
+        option.name if value is True else f"{option.name} {decimal(value)}"
+        for option in fields(sampling)
+        if option.compare and (value := getattr(sampling, option.name)) != option.default
+        if option.name != "policy"
+    ]
+    return f"sample from {sampling.policy}" + (": " + ", ".join(options) if options else "")
+
+
+def _named(
+    objective: Objective, everything: tuple[Expr, ...], words: set[str]
+) -> list[tuple[str, Expr]]:
+    """The bindings, and names for what would make a text too large, each after what it uses."""
+    named = [(one.name, one.value) for one in objective.bindings]
+    given = {value for _, value in named}
+    uses = Counter(child for node in everything for child in node.children)
+    for worth in (_MOST, _WORTH):
+        size: dict[Expr, int] = {}
+        depth: dict[Expr, int] = {}
+        parts: set[Expr] = set()
+        for node in everything:
+            below = [child for child in node.children if child not in given | parts]
+            size[node] = 1 + len(node.children) + sum(size[child] for child in below)
+            depth[node] = 1 + max((depth[child] for child in below), default=0)
+            large = size[node] > _LARGEST or depth[node] > _DEEPEST
+            if node.children and (large or (uses[node] > 1 and size[node] > worth)):
+                parts.add(node)
+        if sum(size[node] for node in {*given, *parts, *objective.roots}) <= _MOST:
+            break
+    fresh = (name for k in range(1, len(parts) + len(words) + 2) if (name := f"u{k}") not in words)
+    named += [(next(fresh), node) for node in everything if node in parts - given]
+    where = {node: k for k, node in enumerate(everything)}
+    return sorted(named, key=lambda pair: where[pair[1]])
+
+
+class _Writer(Text):
+    """Writes formulas that are read as the nodes that they were.
+
+    Args:
+        names: what stands for a formula, where it is part of another.
+        words: the names of the file.
+        kept: the prompts that count, which reading adds to every reduction over them.
+    """
+
+    def __init__(self, names: Names, words: set[str], kept: Expr | None) -> None:
+        super().__init__(names, (), limit=10**9)
+        self.words = {*words, *names.values()}
+        self.kept = kept
+
+    def part(self, expr: Expr) -> str:
+        """A formula where a number is read, or a condition."""
+        return self._write(expr)[0]
+
+    def whole(self, expr: Expr) -> str:
+        """A formula that gets a name."""
+        return self._gate(expr) or self.show(expr)
+
+    def _next(self, letters: str, letter: str) -> str:
+        after = letters[letters.find(letter) + 1 :]
+        more = (f"{letter}_{k}" for k in range(len(self.words) + 1))
+        return next(one for one in chain(after, more) if one not in self.words)
+
+    def _inside(self, node: Expr) -> Place:
+        match node:
+            case Scan(relation, _, decay) if relation != ">=" or decay is None:
+                return self._beside()
+        return self.place
+
+    def _node(self, node: Expr) -> Piece:
+        match node:
+            case Const(value) if value != value:
+                return "inf - inf", PLUS
+            case Unary("exp", x):
+                return self._probability(x) or (f"exp({self.done[x][0]})", ATOM)
+            case Unary("not", x):
+                return f"not {self.at(x, COMPARE)}", NOT
+            case Where(m, a, b) if b != ZERO or (a != ONE and build.mul(m, a) != node):
+                then, otherwise = self._value(a, IF + 1), self._value(b, IF)
+                return f"{then} if {self.at(m, IF + 1)} else {otherwise}", IF
+            case Where(m, a, _) if a != ONE:
+                return f"{self.at(m, POWER)} * {self._value(a, SIGN)}", TIMES
+            case Reduce(op, _, x):
+                return f"{op}[{self._binder(node)}] {self.at(x, APPLY)}", APPLY
+            case Scan(relation, x, decay) if relation != ">=" or decay is None:
+                inside = self._inside(node)
+                with self._at_place(inside):
+                    body = self.at(x, APPLY)
+                return f"sum[{inside.token} {relation} t] {body}", APPLY
+            case Shift(x):
+                return f"next({self.done[x][0]})", ATOM
+        return super()._node(node)
+
+    def _gate(self, node: Expr) -> str | None:
+        """A mask that counts as a number, where a mask by itself would be one."""
+        match node:
+            case Where(m, a, b) if a == ONE and b == ZERO:
+                return f"1 if {self.at(m, IF + 1)} else 0"
+        return None
+
+    def _value(self, node: Expr, level: int) -> str:
+        """A factor, or a side of a choice."""
+        gate = None if node in self.names else self._gate(node)
+        return self.at(node, level) if gate is None else f"({gate})"
+
+    def _infix(self, op: BinaryOp, a: Expr, b: Expr) -> Piece:
+        sign, level = BINARY[op].sign, BINARY[op].level
+        left, right = level, level + 1
+        if level == COMPARE:
+            left = right
+        if level == POWER:
+            left, right = APPLY, POWER
+        if level in (TIMES, POWER) and self._open(a):
+            left = ATOM
+        write = self._value if level == TIMES else self.at
+        space = "" if level == POWER else " "
+        return f"{write(a, left)}{space}{sign}{space}{write(b, right)}", level
+
+    def _binder(self, node: Reduce) -> str:
+        """The indices of a reduction, and its condition but for the prompts that are kept."""
+        over, where = ",".join(node.over), node.where
+        if where is not None and self.kept is not None and "p" in node.over:
+            match where:
+                case _ if where == self.kept:
+                    return over
+                case Binary("and", kept, rest) if kept == self.kept:
+                    where = rest
+        return over if where is None else f"{over} | {self.part(where)}"
+
+    def _log_ratio(self, a: Expr, b: Expr) -> Piece | None:
+        return None if a == b else super()._log_ratio(a, b)
+
+    def _probability(self, x: Expr) -> Piece | None:
+        """`exp(x)`, where a text says it by probabilities and is read the same."""
+        if x in self.names:
+            return None
+        match x:
+            case LogProb(policy):
+                return self._token(policy), ATOM
+            case LogDist(policy):
+                return self._word(policy), ATOM
+            case Stop(inner) if (one := self._probability(inner)) is not None:
+                return f"sg({one[0]})", ATOM
+            case Binary("sub", a, b) if build.sub(a, b) == x:
+                above, below = self._probability(a), self._probability(b)
+                if above is not None and below is not None:
+                    return self._quotient(above, below)
+            case Reduce("sum", _, inner) if (one := self._probability(inner)) is not None:
+                return f"(prod[{self._binder(x)}] {self._held(one, APPLY)})", ATOM
+        return None
