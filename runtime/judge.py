@@ -1,8 +1,8 @@
 """The process that reward functions run in, and what they may return.
 
-A function is anybody's code: it may hang, move to another folder, seed generators, replace signal
-handlers, end the process. Here it can do that to nobody. This module imports neither torch nor
-what reads settings, so that the process is there at once.
+A function is untrusted code: it may hang, change the folder, seed generators, replace signal
+handlers, or end the process. Here that affects nothing else. This module imports neither torch nor
+the settings, so that the process starts at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OF_THE_RUN = ("prompts", "completions", "truncated")
 # The token ids of every completion: for a function that takes them.
 TOKENS = "completion_ids"
 
-# How long rows are tried one by one, to say which of them a function fails on.
+# How many seconds rows are tried one by one, to find the one that a function fails on.
 _SEARCH = 5.0
 
 
@@ -37,7 +37,7 @@ class RefusalError(ObjdslError):
     """What a function returned is no number per response, or it failed.
 
     Attributes:
-        response: the number of the response that it is about, if it is about a single one.
+        response: the number of the response, if the problem concerns a single one.
     """
 
     def __init__(self, problem: str, response: int | None = None) -> None:
@@ -117,7 +117,7 @@ def _takes_tokens(function: Callable[..., Any]) -> bool:
 def _alone(
     function: Callable[..., Any], given: Mapping[str, Any], error: BaseException
 ) -> int | None:
-    """The first response on which a function fails in the same way if it is given no other."""
+    """The first response on which a function fails in the same way by itself."""
     if not isinstance(error, Exception):
         return None
     end = time.monotonic() + _SEARCH
@@ -179,7 +179,7 @@ def _number(what: str, value: Any, response: int) -> float:
 
 
 def shown(value: Any, limit: int = 80) -> str:
-    """A value for a message, whatever it is."""
+    """A value of any type, for a message."""
     try:
         if isinstance(value, int) and abs(value) >= 10**limit:
             return f"an integer of {int(math.log10(abs(value))) + 1} digits"
@@ -205,11 +205,11 @@ def told(error: BaseException) -> str:
 
 
 def serve(descriptor: int) -> None:
-    """The life of the process: calls in, answers out as JSON, until the other end is closed."""
+    """Answers calls, as JSON, until the other end of the pipe is closed."""
     end_with_parent()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # A scheduler tells all processes to end; when that is, is for the run to say. Handlers,
-        # and not SIG_IGN, which programs that a function starts would inherit.
+        # A scheduler signals all processes, but the run decides when they end. Handlers are used
+        # instead of SIG_IGN, which programs that a function starts would inherit.
         signal.signal(number, lambda *_: None)
     os.set_inheritable(descriptor, False)
     pipe = Connection(descriptor)
@@ -219,10 +219,10 @@ def serve(descriptor: int) -> None:
         try:
             reply = {"answer": _answer(functions, *pipe.recv())}
         except EOFError:
-            os._exit(0)  # whatever threads the functions have begun
+            os._exit(0)  # whatever threads the functions have started
         except RefusalError as refusal:
             reply = {"problem": refusal.problem, "response": refusal.response}
-        except Exception as error:  # of a value whose class is not to be found here
+        except Exception as error:  # a value whose class does not exist here
             reply = {"problem": f"cannot be given the columns of the task: {told(error)}"}
         pipe.send_bytes(json.dumps(reply).encode())
 
@@ -243,7 +243,7 @@ def _answer(
 
 
 def _seed(seed: int) -> None:
-    """A function that draws at random draws the same when its step is done again."""
+    """Seeds the generators, so that a step that is repeated draws the same numbers."""
     random.seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed % 2**32)

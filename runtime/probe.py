@@ -1,4 +1,4 @@
-"""Do the two engines compute the same policy? Asked before anything is learned from a sampler."""
+"""Checks that the two engines compute the same policy, before a run learns from a sampler."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def disagreement(
     sampling: Sampling,
     tokens: int = 128,
 ) -> float:
-    """Mean |log old - log mu| over at least `tokens` sampled tokens, in nats a token."""
-    # Without truncation, which the training engine knows nothing of unless the mask is kept.
+    """Mean |log old - log mu| over at least `tokens` sampled tokens, in nats per token."""
+    # Without truncation, which the training engine ignores unless the mask is kept.
     plain = replace(sampling, top_p=1.0, top_k=None, keep_mask=False)
     differences: list[torch.Tensor] = []
     seen = 0
@@ -57,8 +57,8 @@ def probe(
     found = disagreement(policy, sampler, prompts, sampling)
     if not found <= tolerance:
         raise SamplerError(
-            f"{sampler.name} and the training engine disagree by {found:.2g} nats a token on the "
-            f"same weights (at most {tolerance:g} is allowed, sampler.tolerance): it is not the "
-            "policy that is being trained, so nothing is learned from it"
+            f"{sampler.name} and the training engine disagree by {found:.2g} nats per token on the "
+            f"same weights (at most {tolerance:g} is allowed, sampler.tolerance): it does "
+            "not sample from the policy that is trained, so nothing is learned from it"
         )
     return found

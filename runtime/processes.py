@@ -1,4 +1,4 @@
-"""Processes that belong to a run: none of them outlives it."""
+"""Child processes of a run: none of them outlives it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Mapping
 
-# What `torchrun` tells a rank of itself.
+# The variables by which `torchrun` identifies a rank.
 _OF_RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 _PR_SET_PDEATHSIG = 1
 _EVERY = 1.0
 
 
 def without_rank(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment for a process that is no rank of the run, and would wait for the others."""
+    """The environment without a rank: the process would wait for the other ranks."""
     return {
         name: value
         for name, value in environment.items()
@@ -26,11 +26,11 @@ def without_rank(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def end_with_parent(number: int = signal.SIGKILL) -> None:
-    """This process gets a signal when the one that started it is gone, however it ended."""
+    """Signals this process when its parent has ended, however it ended."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
-        if os.getppid() != parent:  # it went meanwhile
+        if os.getppid() != parent:  # it has ended in the meantime
             os.kill(os.getpid(), number)
         return
 

@@ -1,4 +1,4 @@
-"""What is right: reward functions by name or import path, and what they return.
+"""Reward functions, by name or import path, and the scores that they return.
 
 A reward function takes keywords and returns a number per response, or several columns of which
 `reward` is one:
@@ -13,7 +13,7 @@ completions are texts, also those of a chat. One that takes `completion_ids` is 
 each response, too. Further columns are logged, and are there for an objective that asks for them
 with `given`: a number per response, or a list per response with a number per token.
 
-Functions with an import path run in a process of their own; see `judge`.
+Functions with an import path run in a separate process; see `judge`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class RewardError(ObjdslError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of each response: the weighted sum of the rewards, and the columns that came with them.
+    """The weighted sum of the rewards of each response, and the other columns of the functions.
 
     A column has a number for each response, or a list of numbers, one for each of its tokens.
     """
@@ -61,12 +61,12 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Responses that are to be judged, all fields with an entry for each.
+    """Responses to be scored; every field has an entry for each of them.
 
     Attributes:
-        columns: of the task.
-        tokens: of the completions; without them a function cannot return columns of tokens.
-        places: where the row of each prompt stands, for messages.
+        columns: the columns of the task.
+        tokens: the tokens of each completion, for columns of tokens.
+        places: the location of the row of each prompt, for messages.
     """
 
     prompts: Sequence[str]
@@ -77,13 +77,13 @@ class Judged:
     places: Sequence[str]
 
     def arguments(self) -> dict[str, Any]:
-        """The keywords of a reward function. What the run knows stands over columns of the task."""
+        """The keywords of a reward function. Those of the run override columns of the task."""
         own = (self.prompts, self.completions, self.truncated)
         tokens = [list(row) for row in self.tokens]
         return {**self.columns, **dict(zip(OF_THE_RUN, own, strict=True)), TOKENS: tokens}
 
     def named(self, response: int | None) -> str:
-        """Which rows a message is about."""
+        """The rows that a message is about."""
         if response is not None:
             return f" ({self.places[response]}, completion {shown(self.completions[response])})"
         rows = list(dict.fromkeys(self.places))
@@ -92,7 +92,7 @@ class Judged:
 
 
 def exact(*, completions: Sequence[str], answer: Sequence[Any], **_: Any) -> list[float]:
-    """1 where the response is the answer, blanks around it aside."""
+    """1 where the response is the answer, ignoring whitespace around it."""
     return [
         float(completion.strip() == str(right).strip())
         for completion, right in zip(completions, answer, strict=True)
@@ -132,10 +132,10 @@ class Rewards:
     """Several reward functions, weighted and summed.
 
     Args:
-        weights: of each function, by its name or import path.
+        weights: the weight of each function, by its name or import path.
         deadline: seconds that a function may take for the responses of a step.
 
-    Raises ConfigError for a function that is not there.
+    Raises ConfigError for a function that does not exist.
     """
 
     def __init__(self, weights: Mapping[str, float], deadline: float = 300.0) -> None:
@@ -158,7 +158,7 @@ class Rewards:
         return [name for name in self._weights if name not in NAMED]
 
     def close(self) -> None:
-        """Ends the process that the functions run in; may be called twice."""
+        """Ends the process of the functions; may be called twice."""
         self.process.close()
 
     def _call(self, call: str, name: str, *arguments: Any) -> Any:
@@ -168,10 +168,10 @@ class Rewards:
             raise ConfigError([f"rewards: `{name}` {error}"]) from None
 
     def check(self, columns: Iterable[str]) -> None:
-        """Whether every function takes what it will be given, before anything is sampled.
+        """Checks that every function accepts the keywords that it will be given.
 
         Args:
-            columns: names of the task's.
+            columns: the names of the task's columns.
 
         Raises ConfigError where one does not.
         """
@@ -192,10 +192,10 @@ class Rewards:
         """Scores of responses.
 
         Args:
-            seed: of what the functions draw at random.
+            seed: seeds the random generators of the functions.
 
-        Raises RewardError where a function fails, takes too long, or returns something else than a
-        finite number per response.
+        Raises RewardError where a function fails, takes too long, or does not return a finite
+        number per response.
         """
         total = [0.0] * len(judged.completions)
         others: dict[str, list[Any]] = {}
@@ -228,7 +228,7 @@ class Rewards:
         return Scores(total, others)
 
     def _column(self, name: str) -> str:
-        """The column of one reward of several; by its whole name where the last part is no name."""
+        """The column of one reward of several; by its full name if the last part is ambiguous."""
         short = Counter(other.rpartition(":")[2] for other in self._weights)
         last = name.rpartition(":")[2]
         return f"reward_{last if short[last] == 1 else name}"
@@ -244,7 +244,7 @@ class _GoneError(ObjdslError):
     """The process does not answer, and is ended."""
 
 
-# The folders that modules are found in are those of this process.
+# The child finds modules in the same folders as this process.
 _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); "
     "from objdsl.runtime.judge import serve; serve(int(sys.argv.pop(1)))"
@@ -252,13 +252,13 @@ _START = (
 
 
 def _is_only_here(name: str) -> bool:
-    """Whether a function is of a module that no other process can import, as in a notebook."""
+    """Whether a function is in a module that no other process can import, as in a notebook."""
     module = sys.modules.get(name.partition(":")[0])
     return module is not None and getattr(module, "__spec__", None) is None
 
 
 class _Forked:
-    """A child that has the modules of this process. In it, torch is not to be relied upon."""
+    """A child with the modules of this process. It cannot rely on torch."""
 
     def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
         self._code: int | None = None
@@ -339,7 +339,7 @@ class Process:
         self._pipe = Connection(ours.detach())
 
     def _ending(self) -> str:
-        """How the child ended, which it has."""
+        """How the child ended, after it has."""
         assert self.child is not None
         try:
             code = self.child.wait(timeout=5)
@@ -351,7 +351,7 @@ class Process:
         return signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
     def close(self) -> None:
-        """Ends the child, and what it has started."""
+        """Ends the child, and the processes that it has started."""
         if self._pipe is not None:
             self._pipe.close()
         if self.child is not None:

@@ -36,7 +36,7 @@ class Rollout:
 
     Attributes:
         position: in the task's order, after the prompts that were taken.
-        metrics: of the responses, before anything is learned from them.
+        metrics: measured on the responses, before the policy learns from them.
     """
 
     batch: Batch
@@ -54,7 +54,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where tensors live, and what they are made for."""
+    """The vocabulary, device and dtype of the tensors of a batch."""
 
     vocabulary: int
     device: torch.device
@@ -63,7 +63,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """A prompt of the step, its responses, and what they are worth."""
+    """A prompt of the step, its responses, and their rewards."""
 
     prompt: Prompt
     responses: list[Response]
@@ -73,13 +73,13 @@ class _Written:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Responses that the sampler writes and the reward functions judge.
+    """Responses that the sampler writes and the reward functions score.
 
     Attributes:
         group: responses per prompt.
         count: prompts per step.
         rounds: how often prompts that the objective's `keep` drops are replaced.
-        given: response columns that the objective asks of the task or of the rewards.
+        given: response columns that the task or the rewards have to supply.
     """
 
     sampler: Sampler
@@ -108,7 +108,7 @@ class Sampled:
             tokens += sum(len(r.tokens) for one in fresh for r in one.responses)
             if attempt < self.rounds:
                 kept = self._kept(fresh)
-                # Something has to be learned from: the last round is taken as it is.
+                # The step needs responses: the last round is kept completely.
                 fresh = [one for one, keep in zip(fresh, kept, strict=True) if keep]
             written += fresh
             if len(written) == self.count:
@@ -120,7 +120,7 @@ class Sampled:
 
     @cached_property
     def _columns(self) -> tuple[str, ...]:
-        """Of the task: a row need not have all of them."""
+        """The columns of the task; a row need not have all of them."""
         return columns_of(prompt.example for prompt in self.prompts)
 
     def _write(
@@ -153,7 +153,7 @@ class Sampled:
     def _score(
         self, prompts: Sequence[Prompt], responses: Sequence[Response], *where: int | str
     ) -> Scores:
-        """`where` tells one call from another: what a function draws depends on it alone."""
+        """`where` identifies the call: it determines the random numbers of a function."""
         judged = Judged(
             prompts=[prompt.example.text for prompt in prompts],
             completions=self._texts(responses),
@@ -168,7 +168,7 @@ class Sampled:
         return self.rewards(judged, seed_of(self.seed, "reward", *where))
 
     def _check_kinds(self, scores: Scores) -> None:
-        """Raises RewardError for a column of tokens where the objective reads one of responses."""
+        """Raises RewardError for a column per token where the objective reads one per response."""
         for name in self.given:
             values = scores.columns.get(name, [])
             of_tokens = bool(values) and isinstance(values[0], list)
@@ -196,7 +196,7 @@ class Sampled:
         return sum(rewards) / len(rewards)
 
     def _kept(self, written: Sequence[_Written]) -> list[bool]:
-        """Which prompts the objective's `keep` leaves."""
+        """Which prompts the objective's `keep` keeps."""
         keep = self.objective.formula.keep
         if keep is None:
             return [True] * len(written)
@@ -250,7 +250,7 @@ class Sampled:
 
 
 def number(name: str, example: Example) -> float:
-    """A column of the task that the objective reads. Raises ConfigError where it is no number."""
+    """A column of the task that the objective reads. Raises ConfigError unless it is a number."""
     value = example.columns.get(name)
     try:
         found = float(value)  # type: ignore[arg-type]
@@ -275,9 +275,9 @@ def _metrics(written: Sequence[_Written]) -> dict[str, float]:
     }
     for name in written[0].columns:
         values = [value for one in written for value in one.columns[name]]
-        if isinstance(values[0], list):  # of tokens: their mean over all tokens
+        if isinstance(values[0], list):  # a column of tokens: the mean over all tokens
             values = [number for row in values for number in row]
-        # What the run measures keeps its name.
+        # Metrics of the run keep their names.
         own = f"column_{name}" if name in DOCUMENTED or name.startswith("seconds") else name
         found[own] = sum(values) / len(values)
     return found
@@ -285,12 +285,12 @@ def _metrics(written: Sequence[_Written]) -> dict[str, float]:
 
 # --- preferences ---------------------------------------------------------------------------------
 
-# What is known of the responses of a preference, as columns of the objective.
+# Columns that describe the responses of a preference pair.
 OF_PREFERENCES = ("chosen", "desirable", "mismatched")
 
 
 def has_preferences(prompts: Sequence[Prompt], columns: Mapping[str, str]) -> bool:
-    """Whether the task comes with responses, a preferred one and another."""
+    """Whether the task comes with pairs of a preferred and a dispreferred response."""
     return any(
         all(name in prompt.example.columns for name in columns.values()) for prompt in prompts
     )
@@ -299,7 +299,7 @@ def has_preferences(prompts: Sequence[Prompt], columns: Mapping[str, str]) -> bo
 def preferred(example: Example, column: str) -> str:
     """The text of a response of the task: a text, or one message of an assistant.
 
-    Raises ConfigError for another thing.
+    Raises ConfigError for anything else.
     """
     match example.columns.get(column):
         case str(text) | [{"role": "assistant", "content": str(text)}]:
@@ -312,14 +312,14 @@ def preferred(example: Example, column: str) -> str:
 
 @dataclass(frozen=True)
 class Preferences:
-    """The preferred and the other response of a data set: nothing is sampled.
+    """The preferred and the dispreferred response of a dataset: nothing is sampled.
 
     Both have the columns `chosen` and `desirable`, 1 and 0. Where the objective asks for responses
-    that are `mismatched`, each prompt has the two responses of another prompt of the step besides.
+    that are `mismatched`, each prompt also has the two responses of a different prompt of the step.
 
     Attributes:
         names: the task's columns with the two texts, under `chosen` and `rejected`.
-        given: the columns of the task that the objective reads.
+        given: columns of the task that the objective reads.
     """
 
     tokenizer: PreTrainedTokenizerBase

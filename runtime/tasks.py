@@ -1,4 +1,4 @@
-"""What is asked: prompts, with what is needed to judge a response, in a fixed order."""
+"""Tasks: prompts and the data that responses are scored with, in a fixed order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Example:
     """One prompt, a text or chat messages, and the other columns of its row.
 
     Attributes:
-        place: where the row stands, for messages: `data.jsonl:7`.
+        place: the location of the row, for messages: `data.jsonl:7`.
     """
 
     prompt: str | Chat
@@ -37,7 +37,7 @@ class Example:
 
     @property
     def name(self) -> str:
-        """What a message calls it: its place, or the prompt itself where it is made up."""
+        """Its name in messages: its place, or the prompt itself where it is generated."""
         return self.place or f"prompt {self.text!r}"
 
     @property
@@ -50,10 +50,10 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Examples to train on, others to measure on, and, for some tasks, worked examples.
+    """Examples to train on, held-out examples, and, for some tasks, worked examples.
 
     `digest` identifies the content: a resumed run compares it. `demonstrate` writes the response
-    that a supervised warm start imitates; None where nobody has written any.
+    that a supervised warm start imitates; None for a task without worked examples.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Task:
 
 
 def columns_of(examples: Iterable[Example]) -> tuple[str, ...]:
-    """The columns that any of the examples has, in the order in which they come."""
+    """The columns of any of the examples, in order of appearance."""
     return tuple(dict.fromkeys(name for example in examples for name in example.columns))
 
 
@@ -91,7 +91,7 @@ def load_task(config: TaskSection, seed: int) -> Task:
     train = [_example(row, config, f"{config.name} row {k + 1}") for k, row in enumerate(rows)]
     if held_out is None:
         random.Random(seed).shuffle(train)
-        # Accuracy needs examples, but not at the price of most of a small data set.
+        # Evaluation needs examples, but not most of a small dataset.
         count = min(config.held_out, len(train) // 5)
         measured, train = train[:count], train[count:]
     else:
@@ -120,9 +120,8 @@ def _digest(train: Sequence[Example], held_out: Sequence[Example]) -> str:
 def _arithmetic(config: TaskSection, seed: int) -> Task:
     """Addition: `57+68=` is answered by `125`.
 
-    The worked examples are those of a pupil who forgets to carry (`57+68=15`), in most of them, so
-    a policy that imitates the pupil well is right only where there is nothing to carry. That it
-    can be done better than shown is for the reward to find out.
+    Most worked examples forget to carry (`57+68=15`), so that a policy that imitates them well is
+    right only where nothing is carried. Only the reward shows that it can do better.
     """
     low, high = 10 ** (config.digits - 1), 10**config.digits
     rng = random.Random(seed)
@@ -157,12 +156,12 @@ def _arithmetic(config: TaskSection, seed: int) -> Task:
 # --- files and the hub ---------------------------------------------------------------------------
 
 
-# Deeper than this, neither Python nor the process of the reward functions reads a row.
+# Neither Python nor the process of the reward functions reads rows that are nested deeper.
 _DEEPEST = 100
 
 
 class _Long(str):
-    """A number of so many digits that Python does not read it."""
+    """A number with more digits than Python reads."""
 
 
 def _json_rows(path: Path) -> list[Mapping[str, Any]]:
@@ -170,7 +169,7 @@ def _json_rows(path: Path) -> list[Mapping[str, Any]]:
     if path.exists() and not path.is_file():
         raise ConfigError([f"{path}: cannot be read: it is not a file"])
     try:
-        # A line ends where JSON says so, not at every character that ends one for Python.
+        # Lines end at newlines only, not at every character that ends a line for Python.
         content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         lines = [line.decode("utf-8") for line in content.split(b"\n")]
     except (OSError, UnicodeDecodeError) as error:
@@ -244,7 +243,7 @@ def _data_set_rows(
 
 
 def _example(row: Mapping[str, Any], config: TaskSection, place: str) -> Example:
-    """A row as the run reads it. Raises ConfigError, which names the field, where it cannot."""
+    """The example of a row. Raises ConfigError with the name of the field where it is invalid."""
     if config.prompt not in row:
         raise ConfigError(
             [f"{place}: no column `{config.prompt}` (task.prompt); it has {', '.join(row)}"]
@@ -278,7 +277,7 @@ def _example(row: Mapping[str, Any], config: TaskSection, place: str) -> Example
 
 
 def _unreadable(value: Any, depth: int = 0) -> str:
-    """Why a value of a row cannot be read, or nothing."""
+    """Why a value of a row cannot be read, or an empty string."""
     if isinstance(value, _Long):
         return f"holds a number of {len(value)} digits"
     if isinstance(value, str):
@@ -342,13 +341,15 @@ def encode(
             encoded = tokenizer.apply_chat_template(
                 example.prompt, add_generation_prompt=True, return_dict=True, **options
             )
-        except Exception as error:  # the template is anybody's, and refuses in its own way
+        except Exception as error:  # each template raises its own errors
             raise ConfigError(
                 [f"{example.name}: the chat template of the model refuses it: {error}"]
             ) from None
         tokens = tuple(encoded["input_ids"])
     if not tokens:
-        raise ConfigError([f"{example.name}: the prompt is empty: it has no token to go on from"])
+        raise ConfigError(
+            [f"{example.name}: the prompt is empty: it has no token to continue from"]
+        )
     return tokens
 
 
@@ -374,8 +375,8 @@ def encode_all(
 def chosen_at(position: int, count: int, size: int, seed: int) -> list[int]:
     """The indices of `count` of `size` examples, from `position` of an endless shuffled order.
 
-    Every epoch is a permutation of its own. The position is all the state there is: a resumed run
-    needs nothing else to go on with the examples that come next.
+    Every epoch has its own permutation. The position is the only state: a resumed run needs nothing
+    else to continue with the next examples.
     """
     chosen: list[int] = []
     while len(chosen) < count:

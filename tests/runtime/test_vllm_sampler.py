@@ -100,7 +100,7 @@ def test_both_engines_agree_before_and_after_an_update(
     assert mismatch(policy, requests(), first) < 1e-4
     shake(policy, 1)
     assert mismatch(policy, requests(), first) > 0.1
-    with pytest.raises(SamplerError, match=r"disagree by .* nats a token"):
+    with pytest.raises(SamplerError, match=r"disagree by .* nats per token"):
         probe(policy, sampler, PROMPTS, SAMPLING, 1e-3)
     sampler.update(1)
     second = sampler.generate(requests(), SAMPLING)
@@ -202,7 +202,7 @@ def test_what_an_engine_refuses_is_refused_before_the_warm_start(
 def test_a_run_with_vllm(
     run: Callable[..., Result], numbers: Callable[[Path], list[dict[str, float]]], tmp_path: Path
 ) -> None:
-    """An engine, and two that go on from its checkpoint, write the same run."""
+    """An engine, and two that resume from its checkpoint, write the same run."""
     options = {"sampler.engine": "vllm", "model.width": 32, "model.heads": 1}
     straight = run("grpo", **options)
     again = tmp_path / "again"
