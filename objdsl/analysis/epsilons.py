@@ -56,7 +56,7 @@ def _epsilon(x: Expr, params: Mapping[str, float]) -> Epsilon | None:
     if len(others) != 1 or not _is_probability(others[0][1]):
         return None
     ((sign, probability),) = others
-    total = sum(sign * n for sign, n in numbers if n is not None)
+    total = sum(sign * number for sign, number in numbers if number is not None)
     size = total if sign > 0 else total - 1
     # 1e-8 is what is left of 1 + 1e-8 - 1.
     if not 0 < size <= _SMALL:

@@ -379,7 +379,7 @@ class Estimator:
             return sizes[base]
         if not depends(base, self._depends).constant or sizes.keys().isdisjoint(topological(base)):
             return None
-        value = self.expand(replaced(base, {size: const(n) for size, n in sizes.items()})).number
+        value = self.expand(replaced(base, {size: const(x) for size, x in sizes.items()})).number
         return value if value is not None and value >= 0 else None
 
     def binary(self, factor: Factor, term: Term) -> bool:

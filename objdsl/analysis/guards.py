@@ -116,7 +116,7 @@ def under_fact(x: Sum, alike: Alike, expand: Expansion) -> Sum:
     nodes = topological(formula)
     instead: dict[Expr, Expr] = {alike.x: ZERO if alike.zero else replace(alike.x, over=PROMPT)}
     # The rewards of other prompts are what they were.
-    steps = [n for n in nodes if isinstance(n, Reduce) and "p" in n.over]
+    steps = [node for node in nodes if isinstance(node, Reduce) and "p" in node.over]
     instead |= {node: Opaque(k) for k, node in enumerate(steps)}
     return expand(replaced(formula, instead))
 

@@ -152,7 +152,7 @@ class Tangent:
             tie: Expr = Binary("eq", x, node)
             tie = both(mask, tie) if mask else tie
             return div(Reduce("sum", over, where(tie, moved, ZERO)), count(over, tie))
-        n = count(over, mask)
-        dof = n if node.op == "pstd" else sub(n, ONE)
+        size = count(over, mask)
+        dof = size if node.op == "pstd" else sub(size, ONE)
         centred = sub(real(x), Reduce("mean", over, x, mask))
         return div(Reduce("sum", over, mul(centred, moved), mask), mul(dof, node))

@@ -150,9 +150,9 @@ def expected(objective: Objective, scene: Scene, draws: Draws) -> Expected:
     variance = max(square - float(mean @ mean), 0.0)
     if second is None:
         return Expected(mean, variance, weights, None)
-    n = len(draws)
-    covariance = (second - n * torch.outer(mean, mean)) / (n - 1)
-    return Expected(mean, float(covariance.trace()), weights, covariance / n)
+    many = len(draws)
+    covariance = (second - many * torch.outer(mean, mean)) / (many - 1)
+    return Expected(mean, float(covariance.trace()), weights, covariance / many)
 
 
 def token_weights(objective: Objective, scene: Scene, response: Tensor) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 def _claim(x: Expr, facts: Facts) -> Claim:
     """What the small number changes: a penalty, the direction, or what float32 makes of it."""
     held = set(frozen(facts.objective))
-    if any(isinstance(n, LogProb | LogDist) and n.policy in held for n in topological(x)):
+    if any(isinstance(node, LogProb | LogDist) and node.policy in held for node in topological(x)):
         return Claim.PENALTY
     return Claim.DIRECTION if facts.departing(Reason.LIVE) else Claim.NUMERICS
 

@@ -69,4 +69,6 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _reads(expr: Expr, policy: str) -> bool:
-    return any(isinstance(n, LogProb | LogDist) and n.policy == policy for n in topological(expr))
+    return any(
+        isinstance(node, LogProb | LogDist) and node.policy == policy for node in topological(expr)
+    )
