@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from enum import Enum
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.divergence import Descends, readings
 from objdsl.analysis.estimator import Direction, Estimator, Kind
@@ -27,25 +28,6 @@ from objdsl.analysis.symbols import OfTokens
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO, sub
-from objdsl.ir.nodes import (
-    Binary,
-    Clip,
-    Column,
-    Const,
-    Expr,
-    LogDist,
-    LogProb,
-    Others,
-    Reduce,
-    Scan,
-    Shift,
-    Stop,
-    Unary,
-    Where,
-    holding,
-    replaced,
-    topological,
-)
 from objdsl.ir.objective import Objective
 
 
@@ -70,9 +52,9 @@ class LiveAdvantage:
         extra: what its derivative adds to the weight by the leaf, on policy.
     """
 
-    node: Expr
+    node: n.Expr
     leaf: Leaf
-    extra: Expr
+    extra: n.Expr
     adds: Adds
 
 
@@ -86,13 +68,13 @@ class LiveDivisor:
         cancels: it takes away all that was meant.
     """
 
-    node: Expr
-    extra: Expr
+    node: n.Expr
+    extra: n.Expr
     cancels: bool
 
 
 def live_advantages(
-    objective: Objective, weights: dict[Leaf, Expr], expand: Expand
+    objective: Objective, weights: dict[Leaf, n.Expr], expand: Expand
 ) -> Iterator[LiveAdvantage]:
     """The advantages of a goal whose own derivative adds to its weights what was not meant.
 
@@ -108,7 +90,7 @@ def live_advantages(
                 total = expand(extra)
             except TooLargeError:
                 continue
-            if isinstance(leaf, LogProb):
+            if isinstance(leaf, n.LogProb):
                 adds = _adds(Estimator(objective, leaf, extra, expand), weight)
             else:
                 adds = _adds_elsewhere(leaf, total)
@@ -116,7 +98,7 @@ def live_advantages(
                 yield LiveAdvantage(node, leaf, total.expr(), adds)
 
 
-def _adds(extra: Estimator, weight: Expr) -> Adds | None:
+def _adds(extra: Estimator, weight: n.Expr) -> Adds | None:
     """What the extra part of a weight does; None if nothing, or what was meant."""
     own = [term for term in extra.terms if any(factor.depends.own for factor in term.factors)]
     if not own:
@@ -130,13 +112,13 @@ def _adds_elsewhere(leaf: Leaf, extra: Sum) -> Adds | None:
     """The same by a critic, which would learn to raise J; or by the distribution of words, where
     the gradient of an entropy is meant and one that the sampled token weighs is not."""
     bases = [base for factors in extra.terms for base, _ in factors]
-    weighed = any(isinstance(node, OfTokens) for node in topological(*bases))
-    return Adds.BIAS if extra.terms and (isinstance(leaf, Column) or weighed) else None
+    weighed = any(isinstance(node, OfTokens) for node in n.topological(*bases))
+    return Adds.BIAS if extra.terms and (isinstance(leaf, n.Column) or weighed) else None
 
 
-def _with_stopped(objective: Objective, node: Expr) -> dict[Leaf, Expr]:
+def _with_stopped(objective: Objective, node: n.Expr) -> dict[Leaf, n.Expr]:
     """The weights, if a node had no gradient."""
-    return weights_of(replace(objective, goal=replaced(objective.goal, {node: Stop(node)})))
+    return weights_of(replace(objective, goal=n.replaced(objective.goal, {node: n.Stop(node)})))
 
 
 def _all_divergences(estimator: Estimator) -> bool:
@@ -148,7 +130,7 @@ def _all_divergences(estimator: Estimator) -> bool:
 
 
 def live_divisors(
-    objective: Objective, weights: dict[Leaf, Expr], estimators: Collection[Estimator]
+    objective: Objective, weights: dict[Leaf, n.Expr], estimators: Collection[Estimator]
 ) -> Iterator[LiveDivisor]:
     """The divisors whose own derivative bends what a goal's weights estimate, each once.
 
@@ -162,13 +144,13 @@ def live_divisors(
         known = [one for one in estimators if one.leaf in meant]
         found = [_divides(one, replace(one, weight=meant[one.leaf]), node) for one in known]
         for leaf, weight in weights.items():
-            if known and isinstance(leaf, LogDist):
+            if known and isinstance(leaf, n.LogDist):
                 extra = sub(weight, meant.get(leaf, ZERO))
                 found.append(_divides_words(extra, known[0].expand, node))
         yield from [one for one in found if one is not None][:1]
 
 
-def _divides(all_of_it: Estimator, meant: Estimator, node: Expr) -> LiveDivisor | None:
+def _divides(all_of_it: Estimator, meant: Estimator, node: n.Expr) -> LiveDivisor | None:
     """What the derivative of a divisor does, if it does something."""
     extra = replace(meant, weight=sub(all_of_it.weight, meant.weight))
     if extra.expanded is None:
@@ -179,85 +161,85 @@ def _divides(all_of_it: Estimator, meant: Estimator, node: Expr) -> LiveDivisor 
     return LiveDivisor(node, extra.expanded.expr(), cancels)
 
 
-def _divides_words(extra: Expr, expand: Expand, node: Expr) -> LiveDivisor | None:
+def _divides_words(extra: n.Expr, expand: Expand, node: n.Expr) -> LiveDivisor | None:
     """The same by the distribution of words: a reward beside it tells states apart."""
     try:
         total = expand(extra)
     except TooLargeError:
         return None
     bases = [base for factors in total.terms for base, _ in factors]
-    rewarded = any(is_reward(node) for node in topological(*bases))
+    rewarded = any(is_reward(node) for node in n.topological(*bases))
     return LiveDivisor(node, total.expr(), cancels=False) if rewarded else None
 
 
-def _bent(estimator: Estimator) -> set[tuple[Expr, bool]]:
+def _bent(estimator: Estimator) -> set[tuple[n.Expr, bool]]:
     return {(bend.factor.base, bend.everywhere) for bend in estimator.bends}
 
 
-def _divisors(goal: Expr) -> list[Expr]:
+def _divisors(goal: n.Expr) -> list[n.Expr]:
     """The live values that something is divided by."""
-    found: dict[Expr, None] = {}
-    for node in topological(goal):
+    found: dict[n.Expr, None] = {}
+    for node in n.topological(goal):
         match node:
-            case Binary("div", _, b) if b.live:
+            case n.Binary("div", _, b) if b.live:
                 found[b] = None
-            case Binary("pow", b, Const(e)) if b.live and e < 0:
+            case n.Binary("pow", b, n.Const(e)) if b.live and e < 0:
                 found[b] = None
-            case Unary("exp", x) if x.live:
+            case n.Unary("exp", x) if x.live:
                 found |= dict.fromkeys(_subtracted_logs(x))
     return list(found)
 
 
-def _subtracted_logs(x: Expr) -> Iterator[Expr]:
+def _subtracted_logs(x: n.Expr) -> Iterator[n.Expr]:
     """What `exp(x)` is divided by, written as a logarithm that x has a minus in front of."""
-    stack, seen = [(x, 1)], set[tuple[Expr, int]]()
+    stack, seen = [(x, 1)], set[tuple[n.Expr, int]]()
     while stack:
         node, sign = one = stack.pop()
         if one in seen:
             continue
         seen.add(one)
         match node:
-            case Unary("neg", a):
+            case n.Unary("neg", a):
                 stack.append((a, -sign))
-            case Binary("add" | "sub" as op, a, b):
+            case n.Binary("add" | "sub" as op, a, b):
                 stack += [(a, sign), (b, sign if op == "add" else -sign)]
-            case Unary("log", a) if sign < 0 and a.live:
+            case n.Unary("log", a) if sign < 0 and a.live:
                 yield a
 
 
-def too_many(goal: Expr) -> bool:
+def too_many(goal: n.Expr) -> bool:
     """Whether more advantages or divisors carry a gradient than are looked at."""
     return max(len(_coefficients(goal)), len(_divisors(goal))) > _MOST_LIVE
 
 
-def _coefficients(goal: Expr) -> list[Expr]:
+def _coefficients(goal: n.Expr) -> list[n.Expr]:
     """The live sums of data and of the policy that are multiplied by a term of the policy."""
-    found: dict[Expr, None] = {}
-    mixed: set[Expr] = set()
-    data = holding(lambda node: isinstance(node, Column) and not node.boolean, goal)
-    for node in topological(goal):
+    found: dict[n.Expr, None] = {}
+    mixed: set[n.Expr] = set()
+    data = n.holding(lambda node: isinstance(node, n.Column) and not node.boolean, goal)
+    for node in n.topological(goal):
         if _mixed(node, mixed, data):
             mixed.add(node)
         match node:
-            case Binary("mul", a, b) if a.live and b.live and (a in mixed) != (b in mixed):
+            case n.Binary("mul", a, b) if a.live and b.live and (a in mixed) != (b in mixed):
                 found[a if a in mixed else b] = None
     return list(found)
 
 
-def _mixed(x: Expr, mixed: set[Expr], data: set[Expr]) -> bool:
+def _mixed(x: n.Expr, mixed: set[n.Expr], data: set[n.Expr]) -> bool:
     """Whether a value is a sum of one that comes from data and of one that has a gradient, or now
     the one and now the other; when that is known of its operands."""
     if not x.live:
         return False
     match x:
-        case Binary("add" | "sub", a, b) | Where(_, a, b):
+        case n.Binary("add" | "sub", a, b) | n.Where(_, a, b):
             return any(y in mixed or (not y.live and y in data) for y in (a, b))
-        case Binary("mul", a, b) if a.live and b.live:
+        case n.Binary("mul", a, b) if a.live and b.live:
             return False
-        case Binary("mul" | "div" | "min" | "max", a, b):
+        case n.Binary("mul" | "div" | "min" | "max", a, b):
             return a in mixed or b in mixed
-        case Unary("neg" | "abs", y) | Clip(y) | Reduce(_, _, y) | Others(_, y):
+        case n.Unary("neg" | "abs", y) | n.Clip(y) | n.Reduce(_, _, y) | n.Others(_, y):
             return y in mixed
-        case Scan(_, y) | Shift(y):
+        case n.Scan(_, y) | n.Shift(y):
             return y in mixed
     return False

@@ -7,22 +7,11 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.estimator import Estimator, Kind, frozen
 from objdsl.analysis.expand import Expand
 from objdsl.differentiate import weights_of
 from objdsl.ir.build import neg, sub
-from objdsl.ir.nodes import (
-    Binary,
-    Column,
-    Expr,
-    LogDist,
-    LogProb,
-    Others,
-    Reduce,
-    Unary,
-    holding,
-    replaced,
-)
 from objdsl.ir.objective import Objective
 
 # Terms of a goal that are looked at: each is a derivative of its own.
@@ -31,7 +20,7 @@ _MOST_TERMS = 32
 
 def bonuses(
     objective: Objective, estimators: Iterable[Estimator], near: Expand
-) -> Iterator[tuple[Expr, Estimator]]:
+) -> Iterator[tuple[n.Expr, Estimator]]:
     """The terms of a goal, of the sampled tokens' probabilities alone, that bring a weight which is
     one number for all responses of a length; each with that weight.
 
@@ -52,37 +41,39 @@ def too_many(objective: Objective) -> bool:
     return next(islice(terms, _MOST_TERMS, None), None) is not None
 
 
-def _terms(goal: Expr, held: set[str]) -> Iterator[tuple[Expr, Expr]]:
+def _terms(goal: n.Expr, held: set[str]) -> Iterator[tuple[n.Expr, n.Expr]]:
     """The terms of a goal that read the sampled tokens' probabilities and nothing else, each with
     the goal without it."""
     stack = [goal]
-    seen: set[Expr] = set()
-    more = holding(partial(_is_more, held), goal)
+    seen: set[n.Expr] = set()
+    more = n.holding(partial(_is_more, held), goal)
     while stack:
         node = stack.pop()
         if node in seen:
             continue
         seen.add(node)
         match node:
-            case Binary("add" | "sub" as op, a, b) if a.live and b.live:
+            case n.Binary("add" | "sub" as op, a, b) if a.live and b.live:
                 for one, rest in ((a, b if op == "add" else neg(b)), (b, a)):
                     if one not in more:
-                        yield one, replaced(goal, {node: rest})
+                        yield one, n.replaced(goal, {node: rest})
                     else:
                         stack.append(one)
-            case Unary("neg", x) | Reduce("sum" | "mean", _, x) | Others(_, x):
+            case n.Unary("neg", x) | n.Reduce("sum" | "mean", _, x) | n.Others(_, x):
                 stack.append(x)
-            case Binary("mul" | "div", a, b) if a.live != b.live:
+            case n.Binary("mul" | "div", a, b) if a.live != b.live:
                 stack.append(a if a.live else b)
 
 
-def _is_more(held: set[str], node: Expr) -> bool:
+def _is_more(held: set[str], node: n.Expr) -> bool:
     """Whether a value is more than the policy of the sampled tokens: data, or one of `held`."""
-    return isinstance(node, Column | LogDist) or (isinstance(node, LogProb) and node.policy in held)
+    return isinstance(node, n.Column | n.LogDist) or (
+        isinstance(node, n.LogProb) and node.policy in held
+    )
 
 
 def _of_lengths(
-    objective: Objective, estimators: Iterable[Estimator], near: Expand, without: Expr
+    objective: Objective, estimators: Iterable[Estimator], near: Expand, without: n.Expr
 ) -> Iterator[Estimator]:
     """What a term brings to a weight, if that is the same for all responses of a length, whatever
     the policies are."""

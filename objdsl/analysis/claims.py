@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import objdsl.ir.nodes as n
 from objdsl.analysis import bonuses
 from objdsl.analysis.advantage import Adds, too_many
 from objdsl.analysis.dependence import Level, depends
@@ -31,7 +32,6 @@ from objdsl.analysis.shapes import (
 from objdsl.analysis.symbols import OfPolicies
 from objdsl.diagnostic import Claim
 from objdsl.frozen import dataclass
-from objdsl.ir.nodes import Binary, Clip, Expr, Length, LogDist, LogProb, Scan, topological
 
 if TYPE_CHECKING:
     from objdsl.analysis.facts import Facts
@@ -146,7 +146,7 @@ class Departure:
     factor: Factor | None = None
     everywhere: bool = True
     penalty: Penalty | None = None
-    node: Expr | None = None
+    node: n.Expr | None = None
     why: str = ""
 
 
@@ -246,7 +246,7 @@ def reason_of(bend: Bend, estimator: Estimator, facts: Facts) -> Reason:
 
 
 def _of_length(factor: Factor, facts: Facts) -> Reason:
-    if factor.base == Length() and factor.exponent == -1:
+    if factor.base == n.Length() and factor.exponent == -1:
         inside = inside_ratio(facts, factor.origin)
         return Reason.GEOMETRIC if inside else Reason.LENGTH
     if factor.exponent < 0 and Level.OTHERS in factor.depends.levels:
@@ -260,7 +260,7 @@ def _of_baseline(factor: Factor, estimator: Estimator, facts: Facts) -> Reason:
     # Where the reward is discounted, so are the values.
     bases = [bend.factor.base for bend in estimator.bends]
     discounted = any(discounts(base) or reaches_some(base) for base in bases)
-    if discounts(factor.base) or (discounted and isinstance(factor.base, Scan)):
+    if discounts(factor.base) or (discounted and isinstance(factor.base, n.Scan)):
         return Reason.DISCOUNT
     if factor.base == estimator.leaf and factor.base in facts.passing:
         return Reason.SCORE
@@ -349,8 +349,8 @@ def _ratio(far: Estimator, factor: Factor) -> set[Reach]:
         return set()
 
 
-def _reads_policy(x: Expr) -> bool:
-    return any(isinstance(node, OfPolicies) for node in topological(x))
+def _reads_policy(x: n.Expr) -> bool:
+    return any(isinstance(node, OfPolicies) for node in n.topological(x))
 
 
 # --- penalties -----------------------------------------------------------------------------------
@@ -368,13 +368,13 @@ def _penalties(facts: Facts) -> Iterator[Departure]:
     if facts.bonuses:
         yield departure(Reason.FLAT_BONUS)
     penalised = frozen(facts.objective)
-    live = topological(*(one.node for one in facts.live_advantages if one.adds is Adds.BIAS))
-    if any(isinstance(x, LogProb | LogDist) and x.policy in penalised for x in live):
+    live = n.topological(*(one.node for one in facts.live_advantages if one.adds is Adds.BIAS))
+    if any(isinstance(x, n.LogProb | n.LogDist) and x.policy in penalised for x in live):
         yield departure(Reason.LIVE_PENALTY)
-    weights = topological(*facts.weights.values())
-    read = {node.policy for node in weights if isinstance(node, LogProb | LogDist)}
-    goal = topological(facts.objective.goal)
-    named = {node.policy for node in goal if isinstance(node, LogProb | LogDist)}
+    weights = n.topological(*facts.weights.values())
+    read = {node.policy for node in weights if isinstance(node, n.LogProb | n.LogDist)}
+    goal = n.topological(facts.objective.goal)
+    named = {node.policy for node in goal if isinstance(node, n.LogProb | n.LogDist)}
     without = any(policy in named and policy not in read for policy in penalised)
     if without or any(one.policies for one in facts.idle):
         yield departure(Reason.WITHOUT_GRADIENT)
@@ -431,7 +431,7 @@ def _parts_not_judged(facts: Facts) -> Iterator[Departure]:
     divisors and squares is then said of the others alone."""
     why = "it multiplies out to more terms than are read"
     seen: set[Claim] = set()
-    for node in topological(facts.objective.goal):
+    for node in n.topological(facts.objective.goal):
         claim, parts = _asked(node)
         if claim is None or claim in seen:
             continue
@@ -440,17 +440,17 @@ def _parts_not_judged(facts: Facts) -> Iterator[Departure]:
             yield _aside(claim, node, why)
 
 
-def _asked(node: Expr) -> tuple[Claim | None, tuple[Expr, ...]]:
+def _asked(node: n.Expr) -> tuple[Claim | None, tuple[n.Expr, ...]]:
     """What the rules ask of a node, and the parts that they read for it."""
     match node:
-        case Clip() | Binary("min" | "max"):
+        case n.Clip() | n.Binary("min" | "max"):
             return (Claim.OFF_POLICY, node.children) if node.live else (None, ())
-        case Binary("div", _, divisor):
+        case n.Binary("div", _, divisor):
             return Claim.NUMERICS, (divisor,)
     return None, ()
 
 
-def _unread(part: Expr, expand: Expand) -> bool:
+def _unread(part: n.Expr, expand: Expand) -> bool:
     try:
         expand(part)
     except TooLargeError:
@@ -458,5 +458,5 @@ def _unread(part: Expr, expand: Expand) -> bool:
     return False
 
 
-def _aside(claim: Claim, node: Expr, why: str) -> Departure:
+def _aside(claim: Claim, node: n.Expr, why: str) -> Departure:
     return Departure(claim, Reason.NOT_JUDGED, node=node, why=why)

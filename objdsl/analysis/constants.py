@@ -5,24 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from objdsl.ir.nodes import (
-    COMPARISONS,
-    Binary,
-    Clip,
-    Const,
-    Expr,
-    Param,
-    Reduce,
-    Stop,
-    Unary,
-    Where,
-    topological,
-)
+import objdsl.ir.nodes as n
 from objdsl.ir.objective import Objective
 from objdsl.ir.ops import BINARY, UNARY
 
 
-def not_finite(objective: Objective) -> list[tuple[Expr, float]]:
+def not_finite(objective: Objective) -> list[tuple[n.Expr, float]]:
     """The nodes of all formulas of a file, its definitions and reports included, at which a value
     that is no finite number comes about, at the parameters' values; each with that value.
 
@@ -30,8 +18,8 @@ def not_finite(objective: Objective) -> list[tuple[Expr, float]]:
     """
     params = {param.name: param.default for param in objective.params}
     roots = [*objective.roots, *(named.value for named in objective.bindings)]
-    nodes = topological(*roots)
-    values: dict[Expr, float | None] = {}
+    nodes = n.topological(*roots)
+    values: dict[n.Expr, float | None] = {}
     for node in nodes:
         values[node] = _value(node, values, params)
     used = {child for node in nodes for child in node.children if not _bounds(node, child)}
@@ -50,56 +38,56 @@ def _finite(value: float | None) -> bool:
     return value is None or math.isfinite(value)
 
 
-def _bounds(node: Expr, child: Expr) -> bool:
+def _bounds(node: n.Expr, child: n.Expr) -> bool:
     """Whether an operand only bounds another, or is compared with it."""
     match node:
-        case Clip(x):
+        case n.Clip(x):
             return child != x
-        case Binary(op):
-            return op in ("min", "max") or op in COMPARISONS
+        case n.Binary(op):
+            return op in ("min", "max") or op in n.COMPARISONS
     return False
 
 
 def _value(
-    node: Expr, values: Mapping[Expr, float | None], params: Mapping[str, float]
+    node: n.Expr, values: Mapping[n.Expr, float | None], params: Mapping[str, float]
 ) -> float | None:
     """What a node is, whatever the data are; None if that depends on them."""
     below = [values[child] for child in node.children]
     known = [value for value in below if value is not None]
     match node:
-        case Const(value):
+        case n.Const(value):
             return value
-        case Param(name):
+        case n.Param(name):
             return params[name]
-        case Binary("div", _, _) if below[1] == 0:
+        case n.Binary("div", _, _) if below[1] == 0:
             return math.nan if below[0] == 0 else math.inf
-        case Where(m, _, _) if values[m] is not None:
+        case n.Where(m, _, _) if values[m] is not None:
             return below[1] if values[m] else below[2]
         case _ if len(known) < len(below):
             return None
-        case Unary(op, _):
+        case n.Unary(op, _):
             return UNARY[op].value(known[0])
-        case Binary(op, _, _):
+        case n.Binary(op, _, _):
             return BINARY[op].value(known[0], known[1])
-        case Clip():
+        case n.Clip():
             x, low, high = known
             return min(max(x, low), high)
-        case Stop():
+        case n.Stop():
             return known[0]
-        case Reduce("mean" | "max" | "min", _, _, None):
+        case n.Reduce("mean" | "max" | "min", _, _, None):
             return known[0]
     return None
 
 
-def places(objective: Objective) -> Iterator[tuple[Expr, float, Expr]]:
+def places(objective: Objective) -> Iterator[tuple[n.Expr, float, n.Expr]]:
     """`not_finite`, each with the smallest node around it that stands in the text."""
     found = not_finite(objective)
     if not found:
         return
     roots = [*objective.roots, *(named.value for named in objective.bindings)]
-    nodes = topological(*roots)
+    nodes = n.topological(*roots)
     for node, value in found:
-        holds: set[Expr] = set()
+        holds: set[n.Expr] = set()
         for one in nodes:
             if one == node or not holds.isdisjoint(one.children):
                 holds.add(one)

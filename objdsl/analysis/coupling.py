@@ -8,25 +8,10 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import objdsl.ir.nodes as n
 from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, both, div, mul, neg, where
-from objdsl.ir.nodes import (
-    Binary,
-    Expr,
-    LogDist,
-    LogProb,
-    Others,
-    Pick,
-    Reduce,
-    Scan,
-    Shift,
-    Stop,
-    Top,
-    Unary,
-    Where,
-    topological,
-)
 from objdsl.ir.objective import Objective
 
 
@@ -52,8 +37,8 @@ class Separated:
         share: of a token, known with its own log-probability.
     """
 
-    scale: Expr
-    share: Expr
+    scale: n.Expr
+    share: n.Expr
 
 
 @dataclass(frozen=True)
@@ -73,7 +58,7 @@ class Coupled:
     log_prob: Coupling | None
     words: Coupling | None
     name: str
-    alive: Expr | None
+    alive: n.Expr | None
     separated: Separated | None = None
 
     @property
@@ -92,11 +77,11 @@ def coupled(objective: Objective, *, statistics: bool = False) -> Coupled:
         ValueError: it trains no policy, or several.
     """
     weights = weights_of(objective)
-    policies = {leaf.policy for leaf in weights if isinstance(leaf, LogProb | LogDist)}
+    policies = {leaf.policy for leaf in weights if isinstance(leaf, n.LogProb | n.LogDist)}
     if len(policies) != 1:
         raise ValueError(f"{objective.name} trains {len(policies)} policies; a head belongs to one")
-    log_prob = _of(weights, LogProb)
-    words = _of(weights, LogDist)
+    log_prob = _of(weights, n.LogProb)
+    words = _of(weights, n.LogDist)
     return Coupled(
         None if log_prob is None else coupling(log_prob, statistics=statistics),
         None if words is None else coupling(words, statistics=statistics),
@@ -106,28 +91,30 @@ def coupled(objective: Objective, *, statistics: bool = False) -> Coupled:
     )
 
 
-def _of(weights: dict[Leaf, Expr], kind: type[Expr]) -> Expr | None:
+def _of(weights: dict[Leaf, n.Expr], kind: type[n.Expr]) -> n.Expr | None:
     return next((w for leaf, w in weights.items() if isinstance(leaf, kind)), None)
 
 
-def coupling(weight: Expr, *, statistics: bool = False) -> Coupling:
+def coupling(weight: n.Expr, *, statistics: bool = False) -> Coupling:
     """Which current values a weight needs; with `statistics`, besides those of the whole step."""
     return _couplings(weight, statistics)[weight]
 
 
-def is_statistic(node: Expr) -> bool:
+def is_statistic(node: n.Expr) -> bool:
     """Whether a value is one of several responses, of the current policy: it needs the whole step,
     and is the same for all of its rows, or tells them apart."""
     if not node.current:
         return False
     if len(node.indices) < 2:
         return True
-    return isinstance(node, Others) or (isinstance(node, Top | Pick) and node.over[0] in ("p", "i"))
+    return isinstance(node, n.Others) or (
+        isinstance(node, n.Top | n.Pick) and node.over[0] in ("p", "i")
+    )
 
 
-def _couplings(weight: Expr, statistics: bool = False) -> dict[Expr, Coupling]:
-    known: dict[Expr, Coupling] = {}
-    for node in topological(weight):
+def _couplings(weight: n.Expr, statistics: bool = False) -> dict[n.Expr, Coupling]:
+    known: dict[n.Expr, Coupling] = {}
+    for node in n.topological(weight):
         if not node.current or (statistics and is_statistic(node)):
             known[node] = Coupling.KNOWN
         else:
@@ -135,21 +122,21 @@ def _couplings(weight: Expr, statistics: bool = False) -> dict[Expr, Coupling]:
     return known
 
 
-def _node(node: Expr, known: dict[Expr, Coupling], statistics: bool) -> Coupling:
+def _node(node: n.Expr, known: dict[n.Expr, Coupling], statistics: bool) -> Coupling:
     below = max((known[child] for child in node.children), default=Coupling.TOKEN)
     match node:
-        case Reduce(_, over) | Top(over) | Pick(over):
+        case n.Reduce(_, over) | n.Top(over) | n.Pick(over):
             if "p" in over or "i" in over:
                 return Coupling.STEP
             return max(below, Coupling.RESPONSE) if "t" in over else below
-        case Others():
+        case n.Others():
             return Coupling.STEP
-        case Scan() | Shift():
+        case n.Scan() | n.Shift():
             return max(below, Coupling.RESPONSE)
     return below
 
 
-def separated(weight: Expr) -> Separated | None:
+def separated(weight: n.Expr) -> Separated | None:
     """A weight that needs its whole response, as a factor of the response times one of the token.
 
     None where it needs less, or more, or does not come apart: `s_i + a_t` does not.
@@ -160,17 +147,17 @@ def separated(weight: Expr) -> Separated | None:
     return _apart(weight, known)
 
 
-def _apart(x: Expr, known: dict[Expr, Coupling]) -> Separated | None:
+def _apart(x: n.Expr, known: dict[n.Expr, Coupling]) -> Separated | None:
     if known[x] <= Coupling.TOKEN:
         return Separated(ONE, x)
     if "t" not in x.indices:
         return Separated(x, ONE)
     match x:
-        case Stop(a):
+        case n.Stop(a):
             return _apart(a, known)
-        case Unary("neg", a) if (one := _apart(a, known)) is not None:
+        case n.Unary("neg", a) if (one := _apart(a, known)) is not None:
             return Separated(one.scale, neg(one.share))
-        case Binary("mul" | "div" | "add" | "sub" as op, a, b):
+        case n.Binary("mul" | "div" | "add" | "sub" as op, a, b):
             first, second = _apart(a, known), _apart(b, known)
             if first is None or second is None:
                 return None
@@ -178,10 +165,10 @@ def _apart(x: Expr, known: dict[Expr, Coupling]) -> Separated | None:
                 join = mul if op == "mul" else div
                 return Separated(join(first.scale, second.scale), join(first.share, second.share))
             if first.share == second.share:
-                return Separated(Binary(op, first.scale, second.scale), first.share)
+                return Separated(n.Binary(op, first.scale, second.scale), first.share)
             if first.scale == second.scale:
-                return Separated(first.scale, Binary(op, first.share, second.share))
-        case Where(m, a, b) if b == ZERO and (one := _apart(a, known)) is not None:
+                return Separated(first.scale, n.Binary(op, first.share, second.share))
+        case n.Where(m, a, b) if b == ZERO and (one := _apart(a, known)) is not None:
             scale, share = one.scale, one.share
             for condition in _conjuncts(m):
                 if known[condition] <= Coupling.TOKEN:
@@ -194,59 +181,59 @@ def _apart(x: Expr, known: dict[Expr, Coupling]) -> Separated | None:
     return None
 
 
-def _conjuncts(mask: Expr) -> list[Expr]:
+def _conjuncts(mask: n.Expr) -> list[n.Expr]:
     match mask:
-        case Binary("and", a, b):
+        case n.Binary("and", a, b):
             return _conjuncts(a) + _conjuncts(b)
     return [mask]
 
 
-def alive(weight: Expr) -> Expr | None:
+def alive(weight: n.Expr) -> n.Expr | None:
     """A mask of data that holds wherever a weight is not 0: masks, and factors that may be 0."""
     match weight:
-        case Stop(x) | Unary("neg", x):
+        case n.Stop(x) | n.Unary("neg", x):
             return alive(x)
-        case Where(m, a, b) if b == ZERO:
+        case n.Where(m, a, b) if b == ZERO:
             return _both(_of_data(m), alive(a))
-        case Binary("mul", a, b):
+        case n.Binary("mul", a, b):
             return _both(_nonzero(a), _nonzero(b))
-        case Binary("div", a, _):
+        case n.Binary("div", a, _):
             return _nonzero(a)
-        case Binary("add" | "sub", a, b):
+        case n.Binary("add" | "sub", a, b):
             first, second = alive(a), alive(b)
             if first is None or second is None:
                 return None
-            return first if first == second else Binary("or", first, second)
+            return first if first == second else n.Binary("or", first, second)
     return None
 
 
-def _of_data(mask: Expr) -> Expr | None:
+def _of_data(mask: n.Expr) -> n.Expr | None:
     """The conditions of a mask that no current value changes."""
     if not mask.current:
         return mask
     match mask:
-        case Binary("and", a, b):
+        case n.Binary("and", a, b):
             return _both(_of_data(a), _of_data(b))
     return None
 
 
-def _nonzero(x: Expr) -> Expr | None:
+def _nonzero(x: n.Expr) -> n.Expr | None:
     """Where a factor is not 0, as far as data say so; None if it cannot be, or they do not say."""
     if x.current:
         return alive(x)
     match x:
-        case Where(m, a, b) if b == ZERO:
+        case n.Where(m, a, b) if b == ZERO:
             return _both(m, _nonzero(a))
-        case Unary("neg", a) | Stop(a) | Binary("div", a, _):
+        case n.Unary("neg", a) | n.Stop(a) | n.Binary("div", a, _):
             return _nonzero(a)
-        case Binary("mul", a, b):
+        case n.Binary("mul", a, b):
             return _both(_nonzero(a), _nonzero(b))
-        case Reduce("sum", _, inner, _) if inner == ONE:
+        case n.Reduce("sum", _, inner, _) if inner == ONE:
             return None
-    return Binary("ne", x, ZERO) if x.indices else None
+    return n.Binary("ne", x, ZERO) if x.indices else None
 
 
-def _both(a: Expr | None, b: Expr | None) -> Expr | None:
+def _both(a: n.Expr | None, b: n.Expr | None) -> n.Expr | None:
     if a is None or b is None:
         return b if a is None else a
     return both(a, b)

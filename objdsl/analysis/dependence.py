@@ -10,28 +10,12 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import IntEnum
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.symbols import Elsewhere, Kink, LogDistRatio, LogRatio, Opaque, Ratio
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE
 from objdsl.ir.columns import is_critic
 from objdsl.ir.indices import TOKEN, Indices
-from objdsl.ir.nodes import (
-    Column,
-    Const,
-    Expr,
-    Length,
-    LogDist,
-    LogProb,
-    Others,
-    Param,
-    Pick,
-    Position,
-    Reduce,
-    Scan,
-    Shift,
-    Top,
-    topological,
-)
 
 
 class Level(IntEnum):
@@ -99,26 +83,26 @@ class Dependence:
         return self.own and Level.OTHERS in self.levels
 
 
-def depends(expr: Expr, known: dict[Expr, Dependence] | None = None) -> Dependence:
+def depends(expr: n.Expr, known: dict[n.Expr, Dependence] | None = None) -> Dependence:
     """What an expression depends on, at one token of one response; `known` is a memory to share."""
     known = {} if known is None else known
     found = known.get(expr)
     if found is None:
-        for node in topological(expr):
+        for node in n.topological(expr):
             if node not in known:
                 known[node] = _of(node, known)
         found = known[expr]
     return found
 
 
-def _of(node: Expr, known: dict[Expr, Dependence]) -> Dependence:
+def _of(node: n.Expr, known: dict[n.Expr, Dependence]) -> Dependence:
     parts = Dependence()
     for child in node.children:
         parts |= known[child]
     match node:
-        case Const() | Param():
+        case n.Const() | n.Param():
             return Dependence()
-        case Column(name, over):
+        case n.Column(name, over):
             level = Level.PROMPT if over == ("p",) else Level.OWN
             critic = is_critic(node)
             if critic:
@@ -129,9 +113,9 @@ def _of(node: Expr, known: dict[Expr, Dependence]) -> Dependence:
                 return Dependence()
             rewards = frozenset({name} if is_reward(node) else ())
             return replace(_leaf(name, level), rewards=rewards, critic=critic)
-        case LogProb(policy):
+        case n.LogProb(policy):
             return _leaf(policy, Level.TOKEN)
-        case LogDist(policy):
+        case n.LogDist(policy):
             return _leaf(policy, Level.PREFIX)
         case LogRatio(ratio):
             return _leaf(ratio, Level.TOKEN)
@@ -141,32 +125,32 @@ def _of(node: Expr, known: dict[Expr, Dependence]) -> Dependence:
             return _leaf(f"kink {number}", Level.TOKEN)
         case Opaque(number, over):
             return _leaf(f"value {number}", Level.OWN) if over else Dependence()
-        case Length():
+        case n.Length():
             return _leaf("|y|", Level.OWN)
-        case Position():
+        case n.Position():
             return _leaf("t", Level.PREFIX)
-        case Reduce(_, over, x, None) if x == ONE:
+        case n.Reduce(_, over, x, None) if x == ONE:
             # Groups have one size; the number of tokens is in `Length`.
             return _leaf("|y|", Level.OWN) if "t" in over else Dependence()
-        case Reduce(_, over) | Top(over) | Pick(over):
+        case n.Reduce(_, over) | n.Top(over) | n.Pick(over):
             return _pooled(_along(parts, over), over)
-        case Others():
+        case n.Others():
             return _of_others(parts)
         case Elsewhere():
             levels = {Level.OTHERS} if parts.levels else set()
             # What mixes prompts is mixed with the own one there, too.
             levels |= {Level.OWN} if parts.batch else set()
             return replace(parts, levels=frozenset(levels), batch=bool(levels))
-        case Scan(relation):
+        case n.Scan(relation):
             return _scanned(parts, relation)
-        case Shift(_, by):
+        case n.Shift(_, by):
             return _shifted(parts, by)
     return parts
 
 
-def is_reward(node: Expr) -> bool:
+def is_reward(node: n.Expr) -> bool:
     """Whether a node is a column whose expectation is to be raised."""
-    return isinstance(node, Column) and node.role == "reward"
+    return isinstance(node, n.Column) and node.role == "reward"
 
 
 def _leaf(name: str | Ratio, level: Level) -> Dependence:

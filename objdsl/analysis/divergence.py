@@ -23,13 +23,13 @@ from dataclasses import replace
 from enum import Enum
 from itertools import product
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import Level
 from objdsl.analysis.estimator import Estimator, Factor, Kind, Term, frozen
 from objdsl.analysis.expand import Expand, Factors
 from objdsl.analysis.symbols import LogDistRatio, LogRatio
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import Data, column_of
-from objdsl.ir.nodes import Column, Expr, LogDist, Reduce, Scan, Unary, topological
 
 # What comes with responses that were sampled; other columns are declared.
 # Of more masks than this not every combination is tried.
@@ -118,7 +118,7 @@ def readings(estimator: Estimator) -> Iterator[tuple[list[Term], Penalty | None]
     What the distances of other responses bring, and those of the tokens before, is a baseline: it
     has no expectation, and is left out.
     """
-    words = isinstance(estimator.leaf, LogDist)
+    words = isinstance(estimator.leaf, n.LogDist)
     for policy in frozen(estimator.objective):
         groups: defaultdict[Factors, list[tuple[float, Term]]] = defaultdict(list)
         for term in estimator.of(Kind.PENALTY):
@@ -137,7 +137,7 @@ def readings(estimator: Estimator) -> Iterator[tuple[list[Term], Penalty | None]
 
 def _masks(factor: Factor) -> bool:
     """Whether a factor is 1 or 0: it says where the others count."""
-    binary = isinstance(factor.base, Column) and set(factor.base.values) == {0.0, 1.0}
+    binary = isinstance(factor.base, n.Column) and set(factor.base.values) == {0.0, 1.0}
     return factor.exponent > 0 and (factor.base.boolean or binary)
 
 
@@ -146,7 +146,7 @@ def _where_masks_hold(policy: str, terms: list[Term]) -> list[list[Term]]:
     `x` or nothing, and never `-m x` alone. Those that leave multiples of the same are there
     once."""
     masks = [frozenset(f.base for f in _scale(policy, term) if _masks(f)) for term in terms]
-    every = sorted(frozenset[Expr]().union(*masks), key=lambda mask: mask.key)
+    every = sorted(frozenset[n.Expr]().union(*masks), key=lambda mask: mask.key)
     scale = (f for term in terms for f in _scale(policy, term))
     if len(every) > _MOST_MASKS or any(_masks(f) and _hides(policy, f) for f in scale):
         return [terms]
@@ -172,7 +172,7 @@ def _scale(policy: str, term: Term) -> tuple[Factor, ...]:
 
 def _distant(policy: str, factor: Factor) -> bool:
     """Whether a factor is a part of the function of the distance to a policy."""
-    ratio = isinstance(factor.base, Unary) and factor.base.op == "exp"
+    ratio = isinstance(factor.base, n.Unary) and factor.base.op == "exp"
     reads = any(ratio.of == policy for ratio in factor.depends.ratios)
     return reads and (ratio or factor.exponent > 0)
 
@@ -230,7 +230,7 @@ def _hides(policy: str, factor: Factor) -> bool:
     that is drawn, or with the distance itself, as the divisor of `X / sqrt(X^2 + c)` does; or it
     tells responses apart that were given, as pairs are."""
     near = any(ratio.of == policy for ratio in factor.depends.ratios)
-    columns = (x for x in topological(factor.base) if isinstance(x, Column))
+    columns = (x for x in n.topological(factor.base) if isinstance(x, n.Column))
     return (
         Level.TOKEN in factor.depends.levels
         or "v" in factor.base.indices
@@ -242,7 +242,7 @@ def _hides(policy: str, factor: Factor) -> bool:
 def _is_sum(factor: Factor) -> bool:
     """Whether it is a sum over the response of anything but the log-ratio itself."""
     base = factor.base
-    return isinstance(base, Reduce) and not isinstance(base.x, LogRatio)
+    return isinstance(base, n.Reduce) and not isinstance(base.x, LogRatio)
 
 
 def _read(factors: Factors, expand: Expand) -> tuple[Credit, dict[Piece, float]] | None:
@@ -253,19 +253,19 @@ def _read(factors: Factors, expand: Expand) -> tuple[Credit, dict[Piece, float]]
         match base:
             case LogRatio() | LogDistRatio() if e == int(e) > 0:
                 power, credit = power + int(e), Credit.TOKEN
-            case Unary("exp", LogRatio() | LogDistRatio()):
+            case n.Unary("exp", LogRatio() | LogDistRatio()):
                 rate, credit = rate + e, Credit.TOKEN
-            case Reduce("sum", ("t",), LogRatio(), None) if e == int(e) > 0:
+            case n.Reduce("sum", ("t",), LogRatio(), None) if e == int(e) > 0:
                 power, credit = power + int(e), Credit.RESPONSE
-            case Unary("exp", Reduce("sum", ("t",), LogRatio(), None)):
+            case n.Unary("exp", n.Reduce("sum", ("t",), LogRatio(), None)):
                 rate, credit = rate + e, Credit.RESPONSE
-            case Unary("sign", LogRatio()) if len(factors) == 1:
+            case n.Unary("sign", LogRatio()) if len(factors) == 1:
                 return Credit.TOKEN, {SIGN: 1.0}
-            case Scan(">=", x, None) if len(factors) == 1 and e == 1:
+            case n.Scan(">=", x, None) if len(factors) == 1 and e == 1:
                 return _summed(Credit.TO_GO, x, expand)
-            case Scan("<=", x, None) if len(factors) == 1 and e == 1:
+            case n.Scan("<=", x, None) if len(factors) == 1 and e == 1:
                 return _summed(Credit.TOKEN, x, expand)  # what was before is a baseline
-            case Reduce("sum", ("t",), x, None) if len(factors) == 1 and e == 1:
+            case n.Reduce("sum", ("t",), x, None) if len(factors) == 1 and e == 1:
                 return _summed(Credit.RESPONSE, x, expand)
             case _:
                 return None
@@ -275,11 +275,11 @@ def _read(factors: Factors, expand: Expand) -> tuple[Credit, dict[Piece, float]]
     return credits.pop(), {(power, rate): 1.0}
 
 
-def _summed(credit: Credit, x: Expr, expand: Expand) -> tuple[Credit, dict[Piece, float]] | None:
+def _summed(credit: Credit, x: n.Expr, expand: Expand) -> tuple[Credit, dict[Piece, float]] | None:
     shape: defaultdict[Piece, float] = defaultdict(float)
     for factors, c in expand(x).terms.items():
         read = _read(factors, expand)
-        nested = any(isinstance(base, Scan) for base, _ in factors)  # of sums so far
+        nested = any(isinstance(base, n.Scan) for base, _ in factors)  # of sums so far
         if read is None or nested or read[0] is not Credit.TOKEN:
             return None
         for piece, number in read[1].items():

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.symbols import OfPolicies
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, sub
-from objdsl.ir.nodes import (
-    Binary,
-    Const,
-    Expr,
-    Param,
-    Stop,
-    Unary,
-    topological,
-)
 
 _SMALL = 1e-3
 
@@ -31,25 +23,25 @@ class Epsilon:
         beside_one: the probability is taken from 1.
     """
 
-    node: Expr
+    node: n.Expr
     size: float
-    without: Expr
+    without: n.Expr
     beside_one: bool
 
 
-def epsilons(goal: Expr, params: Mapping[str, float]) -> Iterator[Epsilon]:
+def epsilons(goal: n.Expr, params: Mapping[str, float]) -> Iterator[Epsilon]:
     """Every argument of a logarithm and every divisor that is one, once each."""
-    seen: set[Expr] = set()
-    for node in topological(goal):
+    seen: set[n.Expr] = set()
+    for node in n.topological(goal):
         match node:
-            case Unary("log", x) | Binary("div", _, x) if x not in seen:
+            case n.Unary("log", x) | n.Binary("div", _, x) if x not in seen:
                 seen.add(x)
                 found = _epsilon(x, params)
                 if found is not None:
                     yield found
 
 
-def _epsilon(x: Expr, params: Mapping[str, float]) -> Epsilon | None:
+def _epsilon(x: n.Expr, params: Mapping[str, float]) -> Epsilon | None:
     parts = _parts(x)
     numbers = [(sign, _number(part, params)) for sign, part in parts]
     others = [(sign, part) for sign, part in parts if _number(part, params) is None]
@@ -62,32 +54,32 @@ def _epsilon(x: Expr, params: Mapping[str, float]) -> Epsilon | None:
     if not 0 < size <= _SMALL:
         return None
     without = probability if sign > 0 else sub(ONE, probability)
-    return Epsilon(x, size, without if x.live else Stop(without), beside_one=sign < 0)
+    return Epsilon(x, size, without if x.live else n.Stop(without), beside_one=sign < 0)
 
 
-def _parts(x: Expr, sign: int = 1) -> list[tuple[int, Expr]]:
+def _parts(x: n.Expr, sign: int = 1) -> list[tuple[int, n.Expr]]:
     match x:
-        case Unary("neg", a):
+        case n.Unary("neg", a):
             return _parts(a, -sign)
-        case Binary("add", a, b):
+        case n.Binary("add", a, b):
             return _parts(a, sign) + _parts(b, sign)
-        case Binary("sub", a, b):
+        case n.Binary("sub", a, b):
             return _parts(a, sign) + _parts(b, -sign)
-        case Stop(a):
+        case n.Stop(a):
             return _parts(a, sign)
     return [(sign, x)]
 
 
-def _number(x: Expr, params: Mapping[str, float]) -> float | None:
+def _number(x: n.Expr, params: Mapping[str, float]) -> float | None:
     match x:
-        case Const(value):
+        case n.Const(value):
             return value
-        case Param(name):
+        case n.Param(name):
             return params[name]
     return None
 
 
-def _is_probability(x: Expr) -> bool:
+def _is_probability(x: n.Expr) -> bool:
     """Whether it is a probability or a ratio of some, of one token or word."""
-    reads = any(isinstance(one, OfPolicies) for one in topological(x))
-    return reads and isinstance(x, Unary) and x.op == "exp" and "t" in x.indices
+    reads = any(isinstance(one, OfPolicies) for one in n.topological(x))
+    return reads and isinstance(x, n.Unary) and x.op == "exp" and "t" in x.indices

@@ -23,6 +23,7 @@ from dataclasses import replace
 from enum import Enum
 from functools import cached_property
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import Dependence, Level, depends, is_reward
 from objdsl.analysis.expand import (
     GROUP,
@@ -44,24 +45,6 @@ from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, const, count, div, real
 from objdsl.ir.columns import is_critic
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, Indices
-from objdsl.ir.nodes import (
-    Binary,
-    Column,
-    Const,
-    Expr,
-    Length,
-    LogDist,
-    LogProb,
-    Others,
-    Position,
-    Reduce,
-    Scan,
-    Shift,
-    Unary,
-    Where,
-    replaced,
-    topological,
-)
 from objdsl.ir.objective import Objective
 
 # Groups, small and large, where a file does not say how large they are.
@@ -71,7 +54,7 @@ _NEARLY_ALIKE = 0.01
 # What rounding leaves of coefficients that cancel, as a part of them.
 _ROUNDING = 1e-12
 
-_AT_THE_END = Binary("eq", Position(), Length())
+_AT_THE_END = n.Binary("eq", n.Position(), n.Length())
 _LAST = real(_AT_THE_END)
 
 
@@ -88,10 +71,10 @@ class Kind(Enum):
 class Factor:
     """A node with a power, what it depends on, and the node of the file that brought it."""
 
-    base: Expr
+    base: n.Expr
     exponent: float
     depends: Dependence
-    origin: Expr
+    origin: n.Expr
 
 
 @dataclass(frozen=True)
@@ -107,7 +90,7 @@ class Term:
     kind: Kind
     coefficient: float
     factors: tuple[Factor, ...]
-    reward: Column | None = None
+    reward: n.Column | None = None
 
 
 class Direction(Enum):
@@ -140,8 +123,8 @@ class Estimator:
     """The weight by one policy's log-probability, on policy."""
 
     objective: Objective
-    leaf: LogProb | LogDist
-    weight: Expr
+    leaf: n.LogProb | n.LogDist
+    weight: n.Expr
     expand: Expand
 
     @cached_property
@@ -180,7 +163,7 @@ class Estimator:
             if _is_above(base, e)
         )
 
-    def changed(self, weight: Expr) -> Estimator:
+    def changed(self, weight: n.Expr) -> Estimator:
         """The same of another weight by the same log-probability."""
         return replace(self, weight=weight)
 
@@ -198,7 +181,7 @@ class Estimator:
     @cached_property
     def bends(self) -> tuple[Bend, ...]:
         """Every factor that changes with the response and weighs a reward, own or others'."""
-        found: dict[tuple[Expr, bool], Bend] = {}
+        found: dict[tuple[n.Expr, bool], Bend] = {}
         for rewarded in self._by_reward:
             signals = [term for term in rewarded if term.kind is Kind.SIGNAL]
             shared, weights = _shared(signals or rewarded), self._weights(rewarded)
@@ -237,7 +220,7 @@ class Estimator:
     @cached_property
     def prompt_weights(self) -> tuple[Factor, ...]:
         """Factors by which whole prompts weigh differently."""
-        found: dict[Expr, Factor] = {}
+        found: dict[n.Expr, Factor] = {}
         for term in self.of(Kind.SIGNAL, Kind.BASELINE):
             for factor in term.factors:
                 harmless = factor.depends.constant or factor.base in self.bootstraps
@@ -275,7 +258,7 @@ class Estimator:
         return not any(self._totals(reward, _sizes(group)) for reward in self._coefficients)
 
     @cached_property
-    def falling(self) -> tuple[Column, ...]:
+    def falling(self) -> tuple[n.Column, ...]:
         """The rewards that stand in the weight with a minus, whatever the data: what is trained
         lowers them, or what a bent gradient takes for them."""
         group = self.objective.sampling.group
@@ -290,7 +273,7 @@ class Estimator:
         )
 
     @cached_property
-    def _coefficients(self) -> dict[Column, dict[frozenset[Factor], float]]:
+    def _coefficients(self) -> dict[n.Column, dict[frozenset[Factor], float]]:
         """What each own reward is multiplied by: a sum of products that are not of sizes alone."""
         group = self.objective.sampling.group or _GROUPS[1]
         return {
@@ -299,7 +282,9 @@ class Estimator:
             if any(term.reward == column for term in self.terms)
         }
 
-    def _totals(self, reward: Column, sizes: dict[Expr, float]) -> dict[frozenset[Factor], float]:
+    def _totals(
+        self, reward: n.Column, sizes: dict[n.Expr, float]
+    ) -> dict[frozenset[Factor], float]:
         totals: defaultdict[frozenset[Factor], float] = defaultdict(float)
         for term in self.of(Kind.SIGNAL):
             if term.reward == reward:
@@ -315,7 +300,7 @@ class Estimator:
         totals = [total for total in self._coefficients.values() if total]
         if len(totals) < 2:
             return ()
-        found: dict[Expr, Factor] = {}
+        found: dict[n.Expr, Factor] = {}
         first = totals[0]
         for other in totals[1:]:
             ratios = [other[key] / first[key] for key in other if key in first]
@@ -330,10 +315,10 @@ class Estimator:
         return tuple(found.values())
 
     @cached_property
-    def raised(self) -> dict[Column, float] | None:
+    def raised(self) -> dict[n.Column, float] | None:
         """The rewards of which the gradient raises the expectation, each with its constant, up to a
         scale; None where there is another factor beside them."""
-        found: dict[Column, float] = {}
+        found: dict[n.Column, float] = {}
         for reward, total in self._coefficients.items():
             for key, coefficient in total.items():
                 varies = (f for f in key if not f.depends.constant)
@@ -351,7 +336,7 @@ class Estimator:
                 if interval(Sum({power: 1.0}))[1] <= 0:
                     yield factor
 
-    def _falls(self, reward: Column, sizes: dict[Expr, float]) -> bool:
+    def _falls(self, reward: n.Column, sizes: dict[n.Expr, float]) -> bool:
         left = [
             Sum({frozenset((f.base, f.exponent) for f in key): total})
             for key, total in self._totals(reward, sizes).items()
@@ -359,7 +344,7 @@ class Estimator:
         return bool(left) and all(interval(product)[1] <= 0 for product in left)
 
     def sized(
-        self, term: Term, sizes: dict[Expr, float] | None = None
+        self, term: Term, sizes: dict[n.Expr, float] | None = None
     ) -> tuple[float, tuple[Factor, ...]]:
         """What the sizes of the step make of a product, as a number, and its other factors: of `R -
         R / G` there is less than of `R`, and not one thing added and another taken away."""
@@ -373,13 +358,15 @@ class Estimator:
                 product *= size**factor.exponent
         return product, tuple(varying)
 
-    def _size(self, base: Expr, sizes: dict[Expr, float]) -> float | None:
+    def _size(self, base: n.Expr, sizes: dict[n.Expr, float]) -> float | None:
         """What a value is that reads the sizes of the step alone, as `G - 1` does."""
         if base in sizes:
             return sizes[base]
-        if not depends(base, self._depends).constant or sizes.keys().isdisjoint(topological(base)):
+        if not depends(base, self._depends).constant or sizes.keys().isdisjoint(
+            n.topological(base)
+        ):
             return None
-        value = self.expand(replaced(base, {size: const(x) for size, x in sizes.items()})).number
+        value = self.expand(n.replaced(base, {size: const(x) for size, x in sizes.items()})).number
         return value if value is not None and value >= 0 else None
 
     def binary(self, factor: Factor, term: Term) -> bool:
@@ -419,13 +406,13 @@ class Estimator:
         return factor.depends.own or (term.kind is Kind.SIGNAL and Level.PREFIX in levels)
 
     @cached_property
-    def counts_of_others(self) -> frozenset[Expr]:
+    def counts_of_others(self) -> frozenset[n.Expr]:
         """The divisors that count prompts by their responses, where those that are not counted have
         no weight of rewards: to each of the others that is one, and what the other prompts add."""
         terms = self.expanded.terms if self.expanded else {}
         kinds = Kind.SIGNAL, Kind.BASELINE
         rewarded = {f: c for f, c in terms.items() if self._term(f, c).kind in kinds}
-        found: set[Expr] = set()
+        found: set[n.Expr] = set()
         for base in {base for factors in rewarded for base, e in factors if e < 0}:
             mask = _counted_prompts(base)
             only = None if mask is None else self.expand(mask).product
@@ -440,7 +427,7 @@ class Estimator:
         return frozenset(found)
 
     @cached_property
-    def bootstraps(self) -> frozenset[Expr]:
+    def bootstraps(self) -> frozenset[n.Expr]:
         """The factors of a lambda-return: no bias, if the critic is exact.
 
         With `d` for lambda it is `d^(n - t) R + (1/d - 1) sum[s >= t] d^(s - t) V_s - V_t / d`:
@@ -451,31 +438,31 @@ class Estimator:
             factor.base: term.coefficient
             for term in self.of(Kind.SIGNAL)
             for factor in term.factors
-            if isinstance(factor.base, Scan) and factor.base.decay is not None
+            if isinstance(factor.base, n.Scan) and factor.base.decay is not None
         }
         tokens = {reward for reward in self.objective.rewards if reward.over == TOKEN}
-        paid: list[Expr] = [_LAST, *tokens]
+        paid: list[n.Expr] = [_LAST, *tokens]
         at_the_end = {
             term.coefficient
             for term in self.of(Kind.SIGNAL)
             if any(factor.base == _AT_THE_END or factor.base in tokens for factor in term.factors)
         }
-        found: set[Expr] = set()
+        found: set[n.Expr] = set()
         for term in self.of(Kind.BASELINE):
             for factor in term.factors:
                 match factor.base:
-                    case Scan(">=", value, Const(d) as decay) if is_critic(value):
+                    case n.Scan(">=", value, n.Const(d) as decay) if is_critic(value):
                         returns = {replace(factor.base, x=x) for x in paid} & discounts.keys()
                         lost = [discounts[x] * (1 / d - 1) for x in returns]
                         alike = all(math.isclose(term.coefficient, x) for x in lost)
                         if lost and alike and decay.value < 1:
                             found |= {factor.base, *returns}
-                    case Shift(value, 1) if is_critic(value) and term.coefficient in at_the_end:
+                    case n.Shift(value, 1) if is_critic(value) and term.coefficient in at_the_end:
                         found |= {factor.base, _AT_THE_END, *tokens}
         return frozenset(found)
 
     @cached_property
-    def kept(self) -> frozenset[Expr]:
+    def kept(self) -> frozenset[n.Expr]:
         """The prompts that count, as a mask and as the number of them or of their responses."""
         keep = self.objective.keep
         if keep is None:
@@ -505,14 +492,14 @@ class Estimator:
     @cached_property
     def centred(self) -> bool:
         """Whether rewards that are alike in a group have no weight in it."""
-        keep, rewards = self.objective.keep, filter(is_reward, topological(self.weight))
-        instead: dict[Expr, Expr] = {
-            x: replace(x, over=PROMPT) for x in rewards if isinstance(x, Column)
+        keep, rewards = self.objective.keep, filter(is_reward, n.topological(self.weight))
+        instead: dict[n.Expr, n.Expr] = {
+            x: replace(x, over=PROMPT) for x in rewards if isinstance(x, n.Column)
         }
         if keep is not None:
             instead[keep] = keep
         try:
-            alike = self.expand(replaced(self.weight, instead))
+            alike = self.expand(n.replaced(self.weight, instead))
         except TooLargeError:
             return False
         return not any(self._stands_for_rewards(factors) for factors in alike.terms)
@@ -523,10 +510,14 @@ class Estimator:
         penalised = frozen(self.objective)
         return any(x.expected for x in read) or not (penalised or any(x.reads for x in read))
 
-    def _tells_apart(self, keep: Expr) -> bool:
+    def _tells_apart(self, keep: n.Expr) -> bool:
         """Whether a mask is `min < max` or `std > 0` of a group's rewards, or says the same."""
         match keep:
-            case Binary("lt" | "ne", a, b) | Binary("gt", b, a) | Unary("not", Binary("eq", a, b)):
+            case (
+                n.Binary("lt" | "ne", a, b)
+                | n.Binary("gt", b, a)
+                | n.Unary("not", n.Binary("eq", a, b))
+            ):
                 gap = dict((self.expand(b) - self.expand(a)).terms)
             case _:
                 return False
@@ -534,10 +525,10 @@ class Estimator:
         parts = {base: c for factors, c in gap.items() for base, e in factors if e == 1}
         if len(parts) != len(gap) or not 0 <= least <= _NEARLY_ALIKE:
             return False
-        ordered = keep.op in ("lt", "gt") if isinstance(keep, Binary) else False
+        ordered = keep.op in ("lt", "gt") if isinstance(keep, n.Binary) else False
         found = {}
         for base, c in parts.items():
-            if not (isinstance(base, Reduce) and base.over == ("i",) and self._is_total(base.x)):
+            if not (isinstance(base, n.Reduce) and base.over == ("i",) and self._is_total(base.x)):
                 return False
             found[base.op] = c
         if len(found) == 1:
@@ -546,13 +537,13 @@ class Estimator:
         widest = found.get("max", 0.0)
         return found == {"max": widest, "min": -widest} and (widest > 0 or not ordered)
 
-    def _is_total(self, x: Expr) -> bool:
+    def _is_total(self, x: n.Expr) -> bool:
         """Whether a value is the reward, or the sum of rewards that is raised."""
         if len(self.objective.rewards) < 2:
             return is_reward(x)
         return bool(self.raised) and self.scale_of(x, self.raised or {}) is not None
 
-    def scale_of(self, x: Expr, constants: Mapping[Column, float]) -> float | None:
+    def scale_of(self, x: n.Expr, constants: Mapping[n.Column, float]) -> float | None:
         """By which the constants of rewards become those that a value adds them up with; None if
         it adds up anything else."""
         try:
@@ -579,7 +570,7 @@ class Estimator:
         kind = self._kind(reward is not None, rest)
         return Term(kind, coefficient, rest, reward if kind is Kind.SIGNAL else None)
 
-    def _factor(self, one: tuple[Expr, float]) -> Factor:
+    def _factor(self, one: tuple[n.Expr, float]) -> Factor:
         """The same for all terms that have it."""
         found = self._factors.get(one)
         if found is None:
@@ -588,46 +579,46 @@ class Estimator:
         return found
 
     @cached_property
-    def _factors(self) -> dict[tuple[Expr, float], Factor]:
+    def _factors(self) -> dict[tuple[n.Expr, float], Factor]:
         return {}
 
-    def _origin(self, base: Expr) -> Expr:
+    def _origin(self, base: n.Expr) -> n.Expr:
         """The node of the file for a factor: of the outermost ones that are alike, for a divisor
         of the weight itself is what a reader looks for. Of one that differentiation made, the
         outermost part that stands in the file, or all of it."""
         node = self._outermost.get(base) or self.expand.origin.get(base, base)
         if node.span is not None:
             return node
-        parts = (one for one in topological(node)[::-1] if one.span is not None)
+        parts = (one for one in n.topological(node)[::-1] if one.span is not None)
         return next(parts, self.objective.goal)
 
-    def _outer(self, origin: Expr) -> Expr:
+    def _outer(self, origin: n.Expr) -> n.Expr:
         """The outermost mean with the divisor of one: what a baseline has of it is its own affair,
         and not what weighs the reward."""
         match origin:
-            case Reduce("mean", over, _, where):
+            case n.Reduce("mean", over, _, where):
                 return self._means.get((over, where), origin)
         return origin
 
     @cached_property
-    def _means(self) -> dict[tuple[Indices, Expr | None], Expr]:
-        means = [node for node in _from_above(self.objective.goal) if isinstance(node, Reduce)]
-        found: dict[tuple[Indices, Expr | None], Expr] = {}
+    def _means(self) -> dict[tuple[Indices, n.Expr | None], n.Expr]:
+        means = [node for node in _from_above(self.objective.goal) if isinstance(node, n.Reduce)]
+        found: dict[tuple[Indices, n.Expr | None], n.Expr] = {}
         for node in means:
             if node.op == "mean" and node.span is not None:
                 found.setdefault((node.over, node.where), node)
         return found
 
     @cached_property
-    def _outermost(self) -> dict[Expr, Expr]:
-        found: dict[Expr, Expr] = {}
+    def _outermost(self) -> dict[n.Expr, n.Expr]:
+        found: dict[n.Expr, n.Expr] = {}
         for node in _from_above(self.weight):
             if node.span is not None:
                 found.setdefault(node, node)
         return found
 
     @cached_property
-    def _depends(self) -> dict[Expr, Dependence]:
+    def _depends(self) -> dict[n.Expr, Dependence]:
         return {}
 
     def _kind(self, own: bool, factors: tuple[Factor, ...]) -> Kind:
@@ -647,7 +638,7 @@ class Estimator:
         return Kind.BASELINE if all(one.expected for one in own_parts) else Kind.SHAPING
 
 
-def _sizes(group: int) -> dict[Expr, float]:
+def _sizes(group: int) -> dict[n.Expr, float]:
     return {GROUP: float(group), PROMPTS: 2.0, RESPONSES: 2.0 * group}
 
 
@@ -656,12 +647,12 @@ def _stands_above(factor: Factor) -> bool:
     return _is_above(factor.base, factor.exponent)
 
 
-def _is_above(base: Expr, exponent: float) -> bool:
-    ratio = isinstance(base, Unary) and base.op == "exp"
+def _is_above(base: n.Expr, exponent: float) -> bool:
+    ratio = isinstance(base, n.Unary) and base.op == "exp"
     return (exponent > 0 or ratio) and not base.boolean
 
 
-def _shared(terms: list[Term]) -> dict[Expr, float]:
+def _shared(terms: list[Term]) -> dict[n.Expr, float]:
     """The power of each factor that all terms have."""
     powers = [{factor.base: factor.exponent for factor in term.factors} for term in terms]
     shared = {}
@@ -676,7 +667,7 @@ def frozen(objective: Objective) -> list[str]:
     """The policies of an objective that neither learn nor sample."""
     own = {"pi", "old", "mu", objective.sampling.policy}
     own |= {policy.name for policy in objective.policies if policy.of}
-    read = {node.policy for node in objective.nodes if isinstance(node, LogProb | LogDist)}
+    read = {node.policy for node in objective.nodes if isinstance(node, n.LogProb | n.LogDist)}
     return sorted(read - own)
 
 
@@ -704,15 +695,15 @@ def far_policy(objective: Objective) -> Expand:
 
 
 def _expansion(objective: Objective, same: dict[str, str]) -> Expand:
-    nodes = [node for node in objective.nodes if isinstance(node, LogProb | LogDist)]
+    nodes = [node for node in objective.nodes if isinstance(node, n.LogProb | n.LogDist)]
     trained = frozenset(node.policy for node in nodes if node.trained)
     params = {param.name: param.default for param in objective.params}
     return Expand(params, same, dict.fromkeys(frozen(objective), "pi"), trained=trained)
 
 
-def _from_above(x: Expr) -> Iterator[Expr]:
+def _from_above(x: n.Expr) -> Iterator[n.Expr]:
     """The nodes of a formula, level by level."""
-    level, seen = [x], set[Expr]()
+    level, seen = [x], set[n.Expr]()
     while level:
         yield from level
         seen.update(level)
@@ -730,24 +721,24 @@ def _stands_for(term: Term, name: str) -> bool:
     return not read or name in read
 
 
-def _own(base: Expr) -> Column | None:
+def _own(base: n.Expr) -> n.Column | None:
     """The reward of the own response that a factor is, or a part of it that reaches a token."""
     match base:
-        case Column(_, over) as reward if is_reward(reward) and over in (RESPONSE, TOKEN):
+        case n.Column(_, over) as reward if is_reward(reward) and over in (RESPONSE, TOKEN):
             return reward
-        case Scan(relation, Column() as reward) if is_reward(reward) and relation != "<":
+        case n.Scan(relation, n.Column() as reward) if is_reward(reward) and relation != "<":
             return reward
     return None
 
 
-def _is_past(base: Expr) -> bool:
+def _is_past(base: n.Expr) -> bool:
     """Whether it is a sum of the rewards before a token."""
-    return isinstance(base, Scan) and base.relation == "<" and is_reward(base.x)
+    return isinstance(base, n.Scan) and base.relation == "<" and is_reward(base.x)
 
 
-def _whole(reward: Column) -> Expr:
+def _whole(reward: n.Column) -> n.Expr:
     """A reward as it reaches a token: that of a token reaches those up to it."""
-    return Scan(">=", reward) if reward.over == TOKEN else reward
+    return n.Scan(">=", reward) if reward.over == TOKEN else reward
 
 
 def _to_go(x: Sum) -> Sum:
@@ -762,24 +753,24 @@ def _to_go(x: Sum) -> Sum:
     return result
 
 
-def _reward_summed(base: Expr) -> Column | None:
+def _reward_summed(base: n.Expr) -> n.Column | None:
     match base:
-        case Reduce("sum", ("t",), Column() as reward, None) | Scan(
-            ">" | "<=", Column() as reward, None
+        case n.Reduce("sum", ("t",), n.Column() as reward, None) | n.Scan(
+            ">" | "<=", n.Column() as reward, None
         ) if is_reward(reward):
             return reward
     return None
 
 
-def _as_to_go(base: Expr) -> Sum:
+def _as_to_go(base: n.Expr) -> Sum:
     reward = _reward_summed(base)
     assert reward is not None
     match base:
-        case Scan(">"):
-            return atom(Scan(">=", reward)) - atom(reward)
-        case Scan("<="):
-            return atom(Scan("<", reward)) + atom(reward)
-    return atom(Scan(">=", reward)) + atom(Scan("<", reward))
+        case n.Scan(">"):
+            return atom(n.Scan(">=", reward)) - atom(reward)
+        case n.Scan("<="):
+            return atom(n.Scan("<", reward)) + atom(reward)
+    return atom(n.Scan(">=", reward)) + atom(n.Scan("<", reward))
 
 
 def _split(x: Sum, expand: Expand) -> Sum:
@@ -809,18 +800,18 @@ def _affine(x: Sum, expand: Expand) -> Sum:
     return result
 
 
-def _of_two_values(base: Expr, exponent: float, expand: Expand) -> Sum | None:
+def _of_two_values(base: n.Expr, exponent: float, expand: Expand) -> Sum | None:
     """A power of a value that reads one column of two values and nothing else, as an affine
     function of the column; None of the column itself, and of what is no number at its values."""
-    nodes = topological(base)
-    columns = [node for node in nodes if not node.children and not isinstance(node, Const)]
+    nodes = n.topological(base)
+    columns = [node for node in nodes if not node.children and not isinstance(node, n.Const)]
     if len(columns) != 1 or not _two_values(columns[0]) or any(map(_runs, nodes)):
         return None
     (column,) = columns
     if base == column and exponent == 1:
         return None
     low, high = sorted(set(column.values))  # type: ignore[attr-defined]
-    at = [expand(replaced(base, {column: const(value)})).number for value in (low, high)]
+    at = [expand(n.replaced(base, {column: const(value)})).number for value in (low, high)]
     try:
         first, last = (float(value**exponent) for value in at if value is not None)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
@@ -829,37 +820,37 @@ def _of_two_values(base: Expr, exponent: float, expand: Expand) -> Sum | None:
     return atom(column).scaled(rise) + number(first - rise * low)
 
 
-def _runs(node: Expr) -> bool:
+def _runs(node: n.Expr) -> bool:
     """Whether a node takes values from other elements than its own."""
-    return isinstance(node, Reduce | Others | Elsewhere | Scan | Shift)
+    return isinstance(node, n.Reduce | n.Others | Elsewhere | n.Scan | n.Shift)
 
 
-def _two_values(base: Expr) -> bool:
-    return isinstance(base, Column) and len(set(base.values)) == 2
+def _two_values(base: n.Expr) -> bool:
+    return isinstance(base, n.Column) and len(set(base.values)) == 2
 
 
-def _pools(base: Expr) -> bool:
+def _pools(base: n.Expr) -> bool:
     """Whether it is a sum over the responses of a group or the prompts of a step."""
     match base:
-        case Reduce("sum", ("i",) | ("p",), _, None):
+        case n.Reduce("sum", ("i",) | ("p",), _, None):
             return not depends(base).constant
     return False
 
 
-def _parts(base: Expr, expand: Expand) -> Sum:
-    assert isinstance(base, Reduce)
-    rest: Expr = Others("sum", base.x) if base.over == ("i",) else Elsewhere(base.x)
+def _parts(base: n.Expr, expand: Expand) -> Sum:
+    assert isinstance(base, n.Reduce)
+    rest: n.Expr = n.Others("sum", base.x) if base.over == ("i",) else Elsewhere(base.x)
     expand.origin.setdefault(rest, expand.origin.get(base, base))
     return _split(expand(base.x), expand) + atom(rest)
 
 
-def _counted_prompts(base: Expr) -> Expr | None:
+def _counted_prompts(base: n.Expr) -> n.Expr | None:
     """The mask of the prompts that a value counts, once it counts one."""
     match base:
-        case Reduce("sum", ("p",), Where(mask, then, otherwise), None):
+        case n.Reduce("sum", ("p",), n.Where(mask, then, otherwise), None):
             return mask if (then, otherwise) == (ONE, ZERO) else None
-        case Reduce("sum", ("p",), mask, None) if mask.boolean:
+        case n.Reduce("sum", ("p",), mask, None) if mask.boolean:
             return mask
-        case Binary("max", x, Const(least)) | Binary("max", Const(least), x) if least <= 1:
+        case n.Binary("max", x, n.Const(least)) | n.Binary("max", n.Const(least), x) if least <= 1:
             return _counted_prompts(x)
     return None

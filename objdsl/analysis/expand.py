@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import field
 from functools import partial, reduce
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.masks import joined
 from objdsl.analysis.sums import (
     Factors,
@@ -35,44 +36,19 @@ from objdsl.analysis.sums import (
 from objdsl.analysis.symbols import Ratio, Symbol, log_ratio
 from objdsl.ir.build import ONE, ZERO, const
 from objdsl.ir.indices import Index, Indices
-from objdsl.ir.nodes import (
-    Binary,
-    Clip,
-    Column,
-    Const,
-    Expr,
-    Length,
-    LogDist,
-    LogProb,
-    Others,
-    Param,
-    Pick,
-    Position,
-    Reduce,
-    Scan,
-    Shift,
-    Stop,
-    Top,
-    Unary,
-    UnaryOp,
-    Where,
-    bottom_up,
-    replaced,
-    topological,
-)
 from objdsl.ir.ops import unary
 
 # Where so many choices stand inside each other, both sides are expanded before one is chosen.
 _DEEP = 16
-GROUP: Expr = Reduce("sum", ("i",), ONE)
+GROUP: n.Expr = n.Reduce("sum", ("i",), ONE)
 """The number of responses to a prompt."""
-PROMPTS: Expr = Reduce("sum", ("p",), ONE)
-RESPONSES: Expr = Reduce("sum", ("p", "i"), ONE)
+PROMPTS: n.Expr = n.Reduce("sum", ("p",), ONE)
+RESPONSES: n.Expr = n.Reduce("sum", ("p", "i"), ONE)
 
-_SIZES: dict[Index, Expr] = {"t": Length(), "i": GROUP, "p": PROMPTS}
+_SIZES: dict[Index, n.Expr] = {"t": n.Length(), "i": GROUP, "p": PROMPTS}
 
 # The mask of the last token.
-_LAST: Expr = Binary("eq", Position(), Length())
+_LAST: n.Expr = n.Binary("eq", n.Position(), n.Length())
 
 
 __all__ = [
@@ -85,7 +61,7 @@ __all__ = [
 _UNKNOWN = Sum()
 
 # How far a token is from the last one, downwards.
-_TO_THE_LAST = atom(Position()) - atom(Length())
+_TO_THE_LAST = atom(n.Position()) - atom(n.Length())
 
 
 @dataclasses.dataclass
@@ -110,12 +86,12 @@ class Expand:
     apart: Mapping[str, str] = field(default_factory=dict)
     at: Expand | None = None
     trained: frozenset[str] = frozenset({"pi"})
-    origin: dict[Expr, Expr] = field(default_factory=dict)
-    _known: dict[Expr, Sum | None] = field(default_factory=dict)
-    _policies: dict[Expr, bool] = field(default_factory=dict)
+    origin: dict[n.Expr, n.Expr] = field(default_factory=dict)
+    _known: dict[n.Expr, Sum | None] = field(default_factory=dict)
+    _policies: dict[n.Expr, bool] = field(default_factory=dict)
     _depth: int = 0
 
-    def __call__(self, expr: Expr) -> Sum:
+    def __call__(self, expr: n.Expr) -> Sum:
         """Raises TooLargeError."""
         found = self._known.get(expr, _UNKNOWN)
         if found is _UNKNOWN:
@@ -125,7 +101,7 @@ class Expand:
             raise TooLargeError
         return found
 
-    def _find(self, expr: Expr) -> Sum | None:
+    def _find(self, expr: n.Expr) -> Sum | None:
         """Expands a formula, operands first, so that long chains need no deep recursion. None if it
         is too large."""
         known, stack = self._known, [expr]
@@ -149,97 +125,97 @@ class Expand:
         self._depth -= 1
         return known[expr]
 
-    def _has_policy(self, expr: Expr) -> bool:
+    def _has_policy(self, expr: n.Expr) -> bool:
         """Whether the versions of the policy, which are one `at`, have a part in a value."""
         known = self._policies
 
-        def has(node: Expr) -> bool:
-            own = isinstance(node, LogProb | LogDist | Symbol)
+        def has(node: n.Expr) -> bool:
+            own = isinstance(node, n.LogProb | n.LogDist | Symbol)
             return own or any(known[child] for child in node.children)
 
-        return bottom_up(expr, known, has)
+        return n.bottom_up(expr, known, has)
 
-    def _atom(self, made: Expr, of: Expr, exponent: float = 1.0) -> Sum:
+    def _atom(self, made: n.Expr, of: n.Expr, exponent: float = 1.0) -> Sum:
         affine = self._of_two_values(made, exponent)
         if affine is not None:
             return affine
         self._note(made, of)
         return atom(made, exponent)
 
-    def _of_two_values(self, made: Expr, exponent: float) -> Sum | None:
+    def _of_two_values(self, made: n.Expr, exponent: float) -> Sum | None:
         """Any function of a column that has two values, as the affine function of it that it is."""
-        if not isinstance(made, Unary | Binary | Clip | Where) or len(made.indices) > 2:
+        if not isinstance(made, n.Unary | n.Binary | n.Clip | n.Where) or len(made.indices) > 2:
             return None
-        leaves = [node for node in topological(made) if not node.children]
-        columns = {leaf for leaf in leaves if not isinstance(leaf, Const)}
+        leaves = [node for node in n.topological(made) if not node.children]
+        columns = {leaf for leaf in leaves if not isinstance(leaf, n.Const)}
         column = columns.pop() if len(columns) == 1 else None
-        if not isinstance(column, Column) or len(set(column.values)) != 2:
+        if not isinstance(column, n.Column) or len(set(column.values)) != 2:
             return None
-        if any(isinstance(node, Reduce | Others) for node in topological(made)):
+        if any(isinstance(node, n.Reduce | n.Others) for node in n.topological(made)):
             return None
         low, high = sorted(set(column.values))
-        values = [self(replaced(made, {column: const(x)})).number for x in (low, high)]
+        values = [self(n.replaced(made, {column: const(x)})).number for x in (low, high)]
         if None in values or (exponent < 0 and 0.0 in values):
             return None
         at_low, at_high = (to_power(x, exponent) for x in values)  # type: ignore[arg-type]
         rise = (at_high - at_low) / (high - low)
         return number(at_low - rise * low) + atom(column).scaled(rise)
 
-    def _note(self, made: Expr, of: Expr) -> None:
+    def _note(self, made: n.Expr, of: n.Expr) -> None:
         """Keeps where a factor comes from: of several nodes, the first that stands in the text."""
         known = self.origin.get(made)
         if known is None or (known.span is None and of.span is not None):
             self.origin[made] = of
 
-    def _expand(self, node: Expr) -> Sum:
+    def _expand(self, node: n.Expr) -> Sum:
         if node.boolean:
             return self._mask(node)
         match node:
-            case Const(value):
+            case n.Const(value):
                 return number(value)
-            case Param(name):
+            case n.Param(name):
                 return number(self.params[name])
-            case LogProb(policy) | LogDist(policy):
+            case n.LogProb(policy) | n.LogDist(policy):
                 name = self.same.get(policy, self.apart.get(policy, policy))
                 known = atom(type(node)(name, name in self.trained))
                 ratio = Ratio(policy, name)
                 return known + atom(log_ratio(node, ratio)) if policy in self.apart else known
-            case Column() | Length() | Position() | Symbol():
+            case n.Column() | n.Length() | n.Position() | Symbol():
                 return atom(node)
-            case Stop(x):
+            case n.Stop(x):
                 return self(x)
-            case Unary("sqrt", Binary("pow", x, Const(2.0))) | Binary(
-                "pow", Binary("pow", x, Const(2.0)), Const(0.5)
+            case n.Unary("sqrt", n.Binary("pow", x, n.Const(2.0))) | n.Binary(
+                "pow", n.Binary("pow", x, n.Const(2.0)), n.Const(0.5)
             ):
                 return self._unary("abs", self(x), node)
-            case Unary("sqrt", Binary("mul", x, y)) | Binary(
-                "pow", Binary("mul", x, y), Const(0.5)
+            case n.Unary("sqrt", n.Binary("mul", x, y)) | n.Binary(
+                "pow", n.Binary("mul", x, y), n.Const(0.5)
             ) if x == y:
                 return self._unary("abs", self(x), node)
-            case Unary(op, x):
+            case n.Unary(op, x):
                 return self._unary(op, self(x), node)
-            case Binary("min" | "max" as op, a, b):
+            case n.Binary("min" | "max" as op, a, b):
                 return self._extremum(op, a, b, node)
-            case Binary(op, a, b):
+            case n.Binary(op, a, b):
                 return self._binary(op, self(a), self(b), node)
-            case Clip(x, lo, hi):
+            case n.Clip(x, lo, hi):
                 return self._clip(x, lo, hi, node)
-            case Where(m, a, b):
+            case n.Where(m, a, b):
                 return self._where(m, a, b, node)
-            case Reduce():
+            case n.Reduce():
                 return self._reduce(node)
-            case Others(op, x):
+            case n.Others(op, x):
                 return self._others(op, self(x), node)
-            case Scan():
+            case n.Scan():
                 return self._scan(node)
-            case Shift(x, by):
+            case n.Shift(x, by):
                 inner = self(x)
-                return self._linear(inner, "t", lambda f: atom(Shift(f, by)), node)
+                return self._linear(inner, "t", lambda f: atom(n.Shift(f, by)), node)
         raise TypeError(f"no expansion of {type(node).__name__}")
 
     # --- element by element ----------------------------------------------------------------------
 
-    def _unary(self, op: UnaryOp, x: Sum, node: Expr) -> Sum:
+    def _unary(self, op: n.UnaryOp, x: Sum, node: n.Expr) -> Sum:
         value = x.number
         match op:
             case "neg":
@@ -252,7 +228,7 @@ class Expand:
                 return self._power(x, 0.5, node)
         if value is not None:
             folded = unary(op, const(value))
-            if isinstance(folded, Const):
+            if isinstance(folded, n.Const):
                 return number(folded.value)
         if op == "abs":
             low, high = interval(x)
@@ -265,35 +241,35 @@ class Expand:
             if low > 0 or high < 0:
                 return number(1.0 if low > 0 else -1.0)
             quantity, turned = _compared(x)
-            return self._atom(Unary("sign", quantity), node).scaled(-1.0 if turned else 1.0)
-        return self._atom(Unary(op, x.expr()), node)
+            return self._atom(n.Unary("sign", quantity), node).scaled(-1.0 if turned else 1.0)
+        return self._atom(n.Unary(op, x.expr()), node)
 
-    def _exp(self, x: Sum, node: Expr) -> Sum:
+    def _exp(self, x: Sum, node: n.Expr) -> Sum:
         result = number(1)
         for factors, c in x.terms.items():
             if not factors:
                 result = result.scaled(math.exp(min(c, 700.0)))
             else:
                 base = product(factors, 1.0)
-                if isinstance(base, Unary) and base.op == "log":
+                if isinstance(base, n.Unary) and base.op == "log":
                     result = self._times(result, self._power(self(base.x), c, node))
                 else:
-                    result = result * self._atom(Unary("exp", base), node, c)
+                    result = result * self._atom(n.Unary("exp", base), node, c)
         return result
 
-    def _log(self, x: Sum, node: Expr) -> Sum:
+    def _log(self, x: Sum, node: n.Expr) -> Sum:
         only = x.product
         if only is None or only[1] <= 0:
-            return self._atom(Unary("log", x.expr()), node)
+            return self._atom(n.Unary("log", x.expr()), node)
         result = number(math.log(only[1]))
         for base, exponent in ordered(only[0]):
-            if isinstance(base, Unary) and base.op == "exp":
+            if isinstance(base, n.Unary) and base.op == "exp":
                 result = result + self(base.x).scaled(exponent)
             else:
-                result = result + self._atom(Unary("log", base), node).scaled(exponent)
+                result = result + self._atom(n.Unary("log", base), node).scaled(exponent)
         return result
 
-    def _binary(self, op: str, a: Sum, b: Sum, node: Expr) -> Sum:
+    def _binary(self, op: str, a: Sum, b: Sum, node: n.Expr) -> Sum:
         match op:
             case "add":
                 return joined(a + b, self)
@@ -302,7 +278,7 @@ class Expand:
             case "mul":
                 return joined(self._times(a, b), self)
             case "div":
-                divisor = node.b if isinstance(node, Binary) else node
+                divisor = node.b if isinstance(node, n.Binary) else node
                 whole, rest = quotient(a, b)
                 return whole + rest * self._power(b, -1.0, divisor) if rest.terms else whole
             case "pow":
@@ -312,7 +288,7 @@ class Expand:
                 only = a.product
                 if only is not None and only[1] > 0:
                     return self._exp(b * self._log(a, node), node)
-                return self._atom(Binary("pow", a.expr(), b.expr()), node)
+                return self._atom(n.Binary("pow", a.expr(), b.expr()), node)
         raise TypeError(f"no expansion of {op}")
 
     def _times(self, a: Sum, b: Sum) -> Sum:
@@ -365,7 +341,7 @@ class Expand:
                 x = x + (Sum(terms) * atom(base, e) if e else Sum(terms))
         return x
 
-    def _power(self, x: Sum, exponent: float, node: Expr) -> Sum:
+    def _power(self, x: Sum, exponent: float, node: n.Expr) -> Sum:
         value, only = x.number, x.product
         if exponent == 1:
             return x
@@ -391,37 +367,37 @@ class Expand:
 
     # --- branches --------------------------------------------------------------------------------
 
-    def _mask(self, node: Expr) -> Sum:
+    def _mask(self, node: n.Expr) -> Sum:
         match node:
-            case Unary("not", x):
+            case n.Unary("not", x):
                 return number(1) - self(x)
-            case Binary("and", a, b):
+            case n.Binary("and", a, b):
                 return self(a) * self(b)
-            case Binary("or", a, b):
+            case n.Binary("or", a, b):
                 p, q = self(a), self(b)
                 return p + q - p * q
-            case Where(m, a, b):
+            case n.Where(m, a, b):
                 chosen = self(m)
                 return chosen * self(a) + (number(1) - chosen) * self(b)
-            case Stop(x):
+            case n.Stop(x):
                 return self(x)
             case _ if _is_last(node):
                 return self._atom(_LAST, node)
-            case Binary(op, a, b):
+            case n.Binary(op, a, b):
                 return self._compare(op, a, b, node)
-            case Top(over, x, fraction):
+            case n.Top(over, x, fraction):
                 x = self._inner(x)
                 tie = self.at is None and set(over).isdisjoint(x.indices)
                 if tie and interval(self(fraction))[1] < 1:
                     return Sum()  # of elements that tie where the largest end, none belongs to them
-                made: Expr = Top(over, x, self._inner(fraction))
-            case Pick(over, m, fraction):
-                made = Pick(over, self._mask_expr(m), self._inner(fraction))
+                made: n.Expr = n.Top(over, x, self._inner(fraction))
+            case n.Pick(over, m, fraction):
+                made = n.Pick(over, self._mask_expr(m), self._inner(fraction))
             case _:
                 made = node
         return self._atom(made, node)
 
-    def _compare(self, op: str, a: Expr, b: Expr, node: Expr) -> Sum:
+    def _compare(self, op: str, a: n.Expr, b: n.Expr, node: n.Expr) -> Sum:
         if self.at is not None and ((self.at(a) - self.at(b)).terms or self(a) == self(b)):
             # Strict there, so it is decided alike all around; at a tie it may go either way.
             return self.at(node)
@@ -444,16 +420,16 @@ class Expand:
             return indicator
         # All comparisons of a quantity with 0 are made of two masks that exclude each other.
         quantity, turned = _compared(difference)
-        below = self._atom(Binary("gt" if turned else "lt", quantity, ZERO), node)
-        above = self._atom(Binary("lt" if turned else "gt", quantity, ZERO), node)
+        below = self._atom(n.Binary("gt" if turned else "lt", quantity, ZERO), node)
+        above = self._atom(n.Binary("lt" if turned else "gt", quantity, ZERO), node)
         if op == "lt":
             return below
         if op == "eq" and (low >= 0 or high <= 0):
             return number(1) - (above if low >= 0 else below)
         return number(1) - above if op == "le" else number(1) - above - below
 
-    def _extremum(self, op: str, a: Expr, b: Expr, node: Expr) -> Sum:
-        never = Const(math.inf if op == "min" else -math.inf)
+    def _extremum(self, op: str, a: n.Expr, b: n.Expr, node: n.Expr) -> Sum:
+        never = n.Const(math.inf if op == "min" else -math.inf)
         if never in (a, b):
             return self(b if a == never else a)
         decide = self.at or self
@@ -465,12 +441,12 @@ class Expand:
             return p
         if self.at is None and (high <= 0 or low >= 0):
             return p if (high <= 0) == (op == "min") else q
-        return self._atom(Binary(op, p.expr(), q.expr()), node)  # type: ignore[arg-type]
+        return self._atom(n.Binary(op, p.expr(), q.expr()), node)  # type: ignore[arg-type]
 
-    def _clip(self, x: Expr, lo: Expr, hi: Expr, node: Expr) -> Sum:
-        if hi == Const(math.inf):
+    def _clip(self, x: n.Expr, lo: n.Expr, hi: n.Expr, node: n.Expr) -> Sum:
+        if hi == n.Const(math.inf):
             return self._extremum("max", x, lo, node)
-        if lo == Const(-math.inf):
+        if lo == n.Const(-math.inf):
             return self._extremum("min", x, hi, node)
         decide = self.at or self
         value, low, high = decide(x), decide(lo), decide(hi)
@@ -483,10 +459,10 @@ class Expand:
             return self(lo)
         if interval(value - high)[0] > 0:
             return self(hi)
-        made = Clip(self._inner(x), self._inner(lo), self._inner(hi))
+        made = n.Clip(self._inner(x), self._inner(lo), self._inner(hi))
         return self._atom(made, node)
 
-    def _where(self, m: Expr, a: Expr, b: Expr, node: Expr) -> Sum:
+    def _where(self, m: n.Expr, a: n.Expr, b: n.Expr, node: n.Expr) -> Sum:
         mask = self(m)
         if mask.number is not None:
             return self(a if mask.number else b)
@@ -504,12 +480,12 @@ class Expand:
                     sides = sides[::-1]
                 case _:
                     m = self._mask_expr(m)
-            return self._atom(Where(m, *sides), node)
+            return self._atom(n.Where(m, *sides), node)
         return q + mask * (p - q)
 
     # --- along indices ---------------------------------------------------------------------------
 
-    def _reduce(self, node: Reduce) -> Sum:
+    def _reduce(self, node: n.Reduce) -> Sum:
         x = self(node.x)
         mask = None if node.where is None else self(node.where)
         match node.op:
@@ -522,9 +498,9 @@ class Expand:
         if node.op != "prod" and mask is None:
             return self._spread(node, x)
         where = None if mask is None else self._mask_expr(node.where)
-        return self._atom(Reduce(node.op, node.over, x.expr(), where), node)
+        return self._atom(n.Reduce(node.op, node.over, x.expr(), where), node)
 
-    def _spread(self, node: Reduce, x: Sum) -> Sum:
+    def _spread(self, node: n.Reduce, x: Sum) -> Sum:
         """An extremum or a deviation: what is the same everywhere is added to the one, and is no
         part of the other."""
         over = set(node.over)
@@ -533,51 +509,51 @@ class Expand:
         rest = Sum() if node.op in ("std", "pstd") else fixed
         if not moving:
             return rest
-        if node.op == "max" and "t" in over and moving == atom(Position()).terms:
-            return rest + self._atom(Length(), node)
-        return rest + self._atom(Reduce(node.op, node.over, Sum(moving).expr()), node)
+        if node.op == "max" and "t" in over and moving == atom(n.Position()).terms:
+            return rest + self._atom(n.Length(), node)
+        return rest + self._atom(n.Reduce(node.op, node.over, Sum(moving).expr()), node)
 
-    def _sum(self, over: Indices, x: Sum, node: Expr) -> Sum:
+    def _sum(self, over: Indices, x: Sum, node: n.Expr) -> Sum:
         for index in reversed(over):
             x = self._linear(x, index, partial(_total, index), node)
         return x
 
-    def _others(self, op: str, x: Sum, node: Expr) -> Sum:
+    def _others(self, op: str, x: Sum, node: n.Expr) -> Sum:
         rest = atom(GROUP) - number(1)
 
-        def others(f: Expr) -> Sum:
+        def others(f: n.Expr) -> Sum:
             if f == ONE:
                 return number(1) if op == "mean" else rest
-            if isinstance(f, Others):  # the own is one of the others of each
+            if isinstance(f, n.Others):  # the own is one of the others of each
                 share = self._power(rest, -1.0, node) if op == "mean" else rest
                 own = self(f.x) * share if op == f.op else self(f.x)
                 left = (rest - number(1)) * atom(f)
                 return own + (left * share if op == "mean" else left)
-            return atom(Others(op, f))  # type: ignore[arg-type]
+            return atom(n.Others(op, f))  # type: ignore[arg-type]
 
         return self._linear(x, "i", others, node)
 
-    def _scan(self, node: Scan) -> Sum:
+    def _scan(self, node: n.Scan) -> Sum:
         decay = number(1) if node.decay is None else self(node.decay)
         rate = decay.number
 
-        def scan(f: Expr) -> Sum:
+        def scan(f: n.Expr) -> Sum:
             if rate == 0 and node.relation in (">=", "<="):
                 return self(f)
             if node.relation == ">=" and rate is not None:
                 if rate == 1 and _is_last(f):
                     return number(1)
-                if isinstance(f, Shift) and f.by == 1:
+                if isinstance(f, n.Shift) and f.by == 1:
                     # sum[s >= t] g^(s-t) x_(s+1) is what the sum of x has after its first term.
                     return (scan(f.x) - self(f.x)).scaled(1 / rate)
             if rate == 1 and f == ONE and node.relation in ("<", "<="):
-                return atom(Position()) - number(float(node.relation == "<"))
+                return atom(n.Position()) - number(float(node.relation == "<"))
             keep = None if rate == 1 else decay.expr()
-            return atom(Scan(node.relation, f, keep))
+            return atom(n.Scan(node.relation, f, keep))
 
         return self._linear(self(node.x), "t", scan, node)
 
-    def _linear(self, x: Sum, index: Index, apply: Callable[[Expr], Sum], node: Expr) -> Sum:
+    def _linear(self, x: Sum, index: Index, apply: Callable[[n.Expr], Sum], node: n.Expr) -> Sum:
         """A linear operation along an index, with what does not vary along it in front."""
         result = Sum()
         for factors, c in x.terms.items():
@@ -588,34 +564,34 @@ class Expand:
             result = result + applied * Sum({fixed: c})
         return result
 
-    def _inner(self, x: Expr) -> Expr:
+    def _inner(self, x: n.Expr) -> n.Expr:
         return self(x).expr()
 
-    def _mask_expr(self, m: Expr | None) -> Expr:
+    def _mask_expr(self, m: n.Expr | None) -> n.Expr:
         """A mask whose comparisons are expanded; still a mask."""
         match m:
-            case Unary("not", x):
-                return Unary("not", self._mask_expr(x))
-            case Binary("and" | "or" as op, a, b):
-                return Binary(op, self._mask_expr(a), self._mask_expr(b))
-            case Binary(op, a, b):
-                return Binary(op, self._inner(a), self._inner(b))
-            case Stop(x):
+            case n.Unary("not", x):
+                return n.Unary("not", self._mask_expr(x))
+            case n.Binary("and" | "or" as op, a, b):
+                return n.Binary(op, self._mask_expr(a), self._mask_expr(b))
+            case n.Binary(op, a, b):
+                return n.Binary(op, self._inner(a), self._inner(b))
+            case n.Stop(x):
                 return self._mask_expr(x)
         assert m is not None
         return m
 
 
-def _decides(node: Expr) -> bool:
+def _decides(node: n.Expr) -> bool:
     """Whether a node may leave some of its operands out of sight."""
-    if isinstance(node, Binary):
+    if isinstance(node, n.Binary):
         return node.boolean or node.op in ("min", "max")
-    return isinstance(node, Clip | Where | Top | Pick)
+    return isinstance(node, n.Clip | n.Where | n.Top | n.Pick)
 
 
-def _total(index: Index, f: Expr) -> Sum:
+def _total(index: Index, f: n.Expr) -> Sum:
     """`sum[index] f`, of a product all of whose factors vary along the index."""
-    if index == "v" and isinstance(f, Unary) and f.op == "exp" and isinstance(f.x, LogDist):
+    if index == "v" and isinstance(f, n.Unary) and f.op == "exp" and isinstance(f.x, n.LogDist):
         return number(1)
     if index == "t" and _is_last(f):
         return number(1)
@@ -623,23 +599,25 @@ def _total(index: Index, f: Expr) -> Sum:
         return atom(_SIZES[index])
     if index == "p" and f == GROUP:
         return atom(RESPONSES)
-    if index == "i" and isinstance(f, Others):  # each is one of the others of all others
-        whole = atom(Reduce("sum", ("i",), f.x))
+    if index == "i" and isinstance(f, n.Others):  # each is one of the others of all others
+        whole = atom(n.Reduce("sum", ("i",), f.x))
         return whole if f.op == "mean" else whole * (atom(GROUP) - number(1))
-    return atom(Reduce("sum", (index,), f))
+    return atom(n.Reduce("sum", (index,), f))
 
 
-def _is_last(node: Expr) -> bool:
+def _is_last(node: n.Expr) -> bool:
     """Whether it is the mask `t == |y|`."""
     match node:
-        case Where(mask, one, zero) if one == ONE and zero == ZERO:
+        case n.Where(mask, one, zero) if one == ONE and zero == ZERO:
             return _is_last(mask)
-        case Binary("eq" | "ge", Position(), Length()) | Binary("eq" | "le", Length(), Position()):
+        case n.Binary("eq" | "ge", n.Position(), n.Length()) | n.Binary(
+            "eq" | "le", n.Length(), n.Position()
+        ):
             return True
     return False
 
 
-def _compared(x: Sum) -> tuple[Expr, bool]:
+def _compared(x: Sum) -> tuple[n.Expr, bool]:
     """What has the sign of `x`, written alike for all its multiples; and whether it is turned."""
     shared = frozenset.intersection(*x.terms)
     positive = frozenset((base, e) for base, e in shared if above_zero(base))
@@ -656,7 +634,7 @@ def _indicator(op: str, difference: Sum) -> Sum | None:
         base
         for factors in difference.terms
         for base, e in factors
-        if isinstance(base, Column) and len(set(base.values)) == 2 and e == 1
+        if isinstance(base, n.Column) and len(set(base.values)) == 2 and e == 1
     }
     if len(columns) != 1:
         return None

@@ -22,32 +22,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from enum import Enum
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.expand import Expand, Factors, TooLargeError
 from objdsl.analysis.sums import proportion
 from objdsl.frozen import dataclass
 from objdsl.ir.bounds import bounds
 from objdsl.ir.build import is_size, sub
-from objdsl.ir.nodes import (
-    Binary,
-    Clip,
-    Column,
-    Const,
-    Expr,
-    Length,
-    LogDist,
-    LogProb,
-    Others,
-    Param,
-    Position,
-    Reduce,
-    Scan,
-    Shift,
-    Stop,
-    Unary,
-    UnaryOp,
-    Where,
-    topological,
-)
 from objdsl.ir.objective import Objective
 from objdsl.ir.ops import UNARY
 
@@ -65,7 +45,7 @@ class Fault(Enum):
     UNDERFLOW = "0, where it is positive"
 
 
-Cause = tuple[Expr, Fault]
+Cause = tuple[n.Expr, Fault]
 
 
 @dataclass(frozen=True)
@@ -119,8 +99,8 @@ class Extremes:
     """The ranges of the values of an objective."""
 
     objective: Objective
-    _known: dict[Expr, Range] = field(default_factory=dict)
-    _logarithms: dict[Expr, bool] = field(default_factory=dict)
+    _known: dict[n.Expr, Range] = field(default_factory=dict)
+    _logarithms: dict[n.Expr, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._params = {param.name: param.default for param in self.objective.params}
@@ -135,25 +115,27 @@ class Extremes:
         what they say, a range may be wider than it is."""
         return self._asked == _MOST_MASKS
 
-    def __call__(self, expr: Expr) -> Range:
+    def __call__(self, expr: n.Expr) -> Range:
         return self._of(expr, self._known, {})
 
-    def is_response(self, node: Expr) -> bool:
+    def is_response(self, node: n.Expr) -> bool:
         """Whether a value is the probability of a response, and no ratio of two: after some 100
         tokens it is 0."""
-        powers = self._powers(node.x) if isinstance(node, Unary) and node.op == "exp" else None
+        powers = self._powers(node.x) if isinstance(node, n.Unary) and node.op == "exp" else None
         if powers is None:
             return False
         return abs(sum(powers[1].get(_Reach.RESPONSE, {}).values())) > 1e-9
 
-    def _of(self, expr: Expr, known: dict[Expr, Range], held: Mapping[Expr, Range]) -> Range:
+    def _of(self, expr: n.Expr, known: dict[n.Expr, Range], held: Mapping[n.Expr, Range]) -> Range:
         """The range of a value; of those in `held` it is known from a mask."""
-        for node in topological(expr):
+        for node in n.topological(expr):
             if node not in known:
                 known[node] = _finite(held.get(node) or self._node(node, known, held))
         return known[expr]
 
-    def _node(self, node: Expr, known: dict[Expr, Range], held: Mapping[Expr, Range]) -> Range:
+    def _node(
+        self, node: n.Expr, known: dict[n.Expr, Range], held: Mapping[n.Expr, Range]
+    ) -> Range:
         if node.boolean:
             return Range(0.0, 1.0)
         if not held or not any(x in held for x in (node, *node.children)):
@@ -161,44 +143,44 @@ class Extremes:
             if ratio is not None:
                 return ratio
         match node:
-            case Const(value):
+            case n.Const(value):
                 return Range(value, value)
-            case Param(name):
+            case n.Param(name):
                 return Range(self._params[name], self._params[name])
-            case Column(_, _, _, _, values):
+            case n.Column(_, _, _, _, values):
                 return Range(min(values, default=-1.0), max(values, default=1.0))
-            case Length() | Position():
+            case n.Length() | n.Position():
                 return Range(1.0, _TOKENS)
-            case Unary(op, x):
+            case n.Unary(op, x):
                 return _unary(op, known[x], node)
-            case Binary("sub", a, Reduce("max", _, b, None)) if a == b:
+            case n.Binary("sub", a, n.Reduce("max", _, b, None)) if a == b:
                 return Range(known[a].low - known[b].high, 0.0, causes=known[a].causes)
-            case Binary("div", a, b) if (most := self._standardised(a, b)) is not None:
+            case n.Binary("div", a, b) if (most := self._standardised(a, b)) is not None:
                 return Range(-most, most, causes=known[a].causes | known[b].causes)
-            case Binary(op, a, b):
+            case n.Binary(op, a, b):
                 return _binary(op, known[a], known[b], node)
-            case Clip(x, lo, hi):
+            case n.Clip(x, lo, hi):
                 return _binary("min", _binary("max", known[x], known[lo], node), known[hi], node)
-            case Where(mask, a, b):
+            case n.Where(mask, a, b):
                 return self._side(mask, True, a, known, held) | self._side(
                     mask, False, b, known, held
                 )
-            case Reduce(op, over, x):
+            case n.Reduce(op, over, x):
                 return _reduced(op, _OTHERS if "t" not in over else _TOKENS, known[x], node)
-            case Others(op, x):
+            case n.Others(op, x):
                 return _reduced(op, _OTHERS, known[x], node)
-            case Scan(_, x):
+            case n.Scan(_, x):
                 return _reduced("sum", _TOKENS, known[x], node)
-            case Stop(x) | Shift(x):
+            case n.Stop(x) | n.Shift(x):
                 return known[x]
         raise TypeError(f"no range of {type(node).__name__}")
 
-    def _standardised(self, a: Expr, b: Expr) -> float | None:
+    def _standardised(self, a: n.Expr, b: n.Expr) -> float | None:
         """The most that a distance from the mean is, in deviations, if a quotient is one: the root
         of how many there are, less one."""
-        spreads = [part for part in _at_least(b) if isinstance(part, Reduce)]
+        spreads = [part for part in _at_least(b) if isinstance(part, n.Reduce)]
         for spread in spreads:
-            centred = sub(spread.x, Reduce("mean", spread.over, spread.x))
+            centred = sub(spread.x, n.Reduce("mean", spread.over, spread.x))
             try:
                 times = proportion(self._expand(a), self._expand(centred))
             except TooLargeError:
@@ -210,18 +192,18 @@ class Extremes:
 
     def _side(
         self,
-        mask: Expr,
+        mask: n.Expr,
         holds: bool,
-        x: Expr,
-        known: dict[Expr, Range],
-        held: Mapping[Expr, Range],
+        x: n.Expr,
+        known: dict[n.Expr, Range],
+        held: Mapping[n.Expr, Range],
     ) -> Range:
         """The range of a value where a mask holds, or where it does not."""
         if self._asked == _MOST_MASKS:
             return known[x]
         self._asked += 1
-        within = set(topological(x))
-        bounds: dict[Expr, Range] = {}
+        within = set(n.topological(x))
+        bounds: dict[n.Expr, Range] = {}
         for one, low, high in _said(mask, holds, known):
             matters = self._is_logarithm(one) or not known[one].finite
             if one in within and matters:
@@ -233,7 +215,7 @@ class Extremes:
 
     # --- logarithms of probabilities -------------------------------------------------------------
 
-    def _log_ratio(self, node: Expr) -> Range | None:
+    def _log_ratio(self, node: n.Expr) -> Range | None:
         """The range of a sum of log-probabilities."""
         read = self._powers(node)
         if read is None:
@@ -252,7 +234,7 @@ class Extremes:
                 high += max(power * least, power * most)
         return Range(low, high)
 
-    def _powers(self, node: Expr) -> tuple[float, Mapping[_Reach, Mapping[str, float]]] | None:
+    def _powers(self, node: n.Expr) -> tuple[float, Mapping[_Reach, Mapping[str, float]]] | None:
         """A sum of log-probabilities: a number, and the coefficient of each."""
         if not self._is_logarithm(node):
             return None
@@ -270,29 +252,29 @@ class Extremes:
                 return None
         return terms.get(frozenset(), 0.0), powers
 
-    def _is_logarithm(self, node: Expr) -> bool:
+    def _is_logarithm(self, node: n.Expr) -> bool:
         """Whether a value has the form of a sum of log-probabilities."""
         known = self._logarithms.get(node)
         if known is None:
             known = self._logarithms[node] = self._reads_as_one(node)
         return known
 
-    def _reads_as_one(self, node: Expr) -> bool:
+    def _reads_as_one(self, node: n.Expr) -> bool:
         match node:
-            case LogProb() | LogDist():
+            case n.LogProb() | n.LogDist():
                 return True
-            case Unary("neg", x) | Stop(x) | Reduce("sum" | "mean", ("t",), x, None):
+            case n.Unary("neg", x) | n.Stop(x) | n.Reduce("sum" | "mean", ("t",), x, None):
                 return self._is_logarithm(x)
-            case Scan(_, x, None):
+            case n.Scan(_, x, None):
                 return self._is_logarithm(x)
-            case Binary("add" | "sub", a, b):
+            case n.Binary("add" | "sub", a, b):
                 one, other = self._is_logarithm(a), self._is_logarithm(b)
                 return (one or is_size(a)) and (other or is_size(b)) and (one or other)
-            case Binary("mul", a, b):
+            case n.Binary("mul", a, b):
                 return (is_size(a) and self._is_logarithm(b)) or (
                     is_size(b) and self._is_logarithm(a)
                 )
-            case Binary("div", a, b):
+            case n.Binary("div", a, b):
                 return is_size(b) and self._is_logarithm(a)
         return False
 
@@ -308,31 +290,31 @@ class Extremes:
 def _log_probability(factors: Factors) -> tuple[_Reach, str] | None:
     """The reach and the policy of a product that is a log-probability, summed or not."""
     match sorted(factors, key=lambda one: one[1]):
-        case [(LogProb(policy), 1.0)]:
+        case [(n.LogProb(policy), 1.0)]:
             return _Reach.TOKEN, policy
-        case [(LogDist(policy), 1.0)]:
+        case [(n.LogDist(policy), 1.0)]:
             return _Reach.WORD, policy
-        case [(Reduce("sum", ("t",), LogProb(policy), None), 1.0)] | [
-            (Scan(_, LogProb(policy), None), 1.0)
+        case [(n.Reduce("sum", ("t",), n.LogProb(policy), None), 1.0)] | [
+            (n.Scan(_, n.LogProb(policy), None), 1.0)
         ]:
             return _Reach.RESPONSE, policy
-        case [(Length(), -1.0), (Reduce("sum", ("t",), LogProb(policy), None), 1.0)]:
+        case [(n.Length(), -1.0), (n.Reduce("sum", ("t",), n.LogProb(policy), None), 1.0)]:
             return _Reach.MEAN, policy
     return None
 
 
-def _at_least(x: Expr) -> list[Expr]:
+def _at_least(x: n.Expr) -> list[n.Expr]:
     """The deviations that a divisor is never below, a small number added or taken for the least."""
     match x:
-        case Reduce("std" | "pstd", _, _, None):
+        case n.Reduce("std" | "pstd", _, _, None):
             return [x]
-        case Binary("max", a, b):
+        case n.Binary("max", a, b):
             return _at_least(a) + _at_least(b)
-        case Binary("add", a, b):
+        case n.Binary("add", a, b):
             return (_at_least(a) if bounds(b)[0] >= 0 else []) + (
                 _at_least(b) if bounds(a)[0] >= 0 else []
             )
-        case Stop(a):
+        case n.Stop(a):
             return _at_least(a)
     return []
 
@@ -357,7 +339,7 @@ def _clamped(x: float) -> float:
     return max(-_LARGEST, min(x, _LARGEST))
 
 
-def _unary(op: UnaryOp, x: Range, node: Expr) -> Range:
+def _unary(op: n.UnaryOp, x: Range, node: n.Expr) -> Range:
     row = UNARY[op]
     least, most = row.domain
     ends = _near(x.low, least, x.vanishes), min(x.high, most)
@@ -388,7 +370,7 @@ def _rounded(x: float) -> float:
         return math.copysign(math.inf, x)
 
 
-def _binary(op: str, a: Range, b: Range, node: Expr) -> Range:
+def _binary(op: str, a: Range, b: Range, node: n.Expr) -> Range:
     causes = a.causes | b.causes
     match op:
         case "add":
@@ -423,7 +405,7 @@ def _binary(op: str, a: Range, b: Range, node: Expr) -> Range:
     raise TypeError(f"no range of {op}")
 
 
-def _power(a: Range, b: Range, node: Expr, causes: frozenset[Cause]) -> Range:
+def _power(a: Range, b: Range, node: n.Expr, causes: frozenset[Cause]) -> Range:
     over = frozenset({(node, Fault.OVERFLOW)})
     if b.high < 0:
         if a.vanishes:
@@ -443,7 +425,7 @@ def _raised(x: float, exponent: float) -> float:
         return math.inf
 
 
-def _reduced(op: str, many: int, x: Range, node: Expr) -> Range:
+def _reduced(op: str, many: int, x: Range, node: n.Expr) -> Range:
     match op:
         case "sum":
             ends = _times(x.low, many), _times(x.high, many)
@@ -469,19 +451,19 @@ def _sum(a: float, b: float) -> float:
 
 
 def _said(
-    mask: Expr, holds: bool, known: Mapping[Expr, Range]
-) -> Iterator[tuple[Expr, float, float]]:
+    mask: n.Expr, holds: bool, known: Mapping[n.Expr, Range]
+) -> Iterator[tuple[n.Expr, float, float]]:
     """What a mask says of values: their least and their largest."""
     match mask:
-        case Unary("not", m) | Stop(m):
-            yield from _said(m, holds if isinstance(mask, Stop) else not holds, known)
-        case Binary("and" | "or" as op, a, b) if (op == "and") is holds:
+        case n.Unary("not", m) | n.Stop(m):
+            yield from _said(m, holds if isinstance(mask, n.Stop) else not holds, known)
+        case n.Binary("and" | "or" as op, a, b) if (op == "and") is holds:
             yield from _said(a, holds, known)
             yield from _said(b, holds, known)
-        case Binary("lt" | "le" | "gt" | "ge" as op, a, b):
+        case n.Binary("lt" | "le" | "gt" | "ge" as op, a, b):
             small, large = (a, b) if (op in ("lt", "le")) is holds else (b, a)
             yield small, -math.inf, known[large].high
             yield large, known[small].low, math.inf
-        case Binary("eq", a, b) if holds:
+        case n.Binary("eq", a, b) if holds:
             yield a, known[b].low, known[b].high
             yield b, known[a].low, known[a].high

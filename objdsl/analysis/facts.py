@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.advantage import (
     Adds,
     LiveAdvantage,
@@ -41,22 +42,6 @@ from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import div, sub
 from objdsl.ir.indices import TOKEN
-from objdsl.ir.nodes import (
-    Binary,
-    Column,
-    Const,
-    Expr,
-    Length,
-    LogDist,
-    LogProb,
-    Param,
-    Reduce,
-    Scan,
-    Stop,
-    Unary,
-    replaced,
-    topological,
-)
 from objdsl.ir.objective import Objective
 from objdsl.ir.text import text
 from objdsl.ir.writer import Names, names_of
@@ -75,14 +60,14 @@ class Facts:
     objective: Objective
 
     @cached_property
-    def weights(self) -> dict[Leaf, Expr]:
+    def weights(self) -> dict[Leaf, n.Expr]:
         """The derivative of what is maximised (J minus the critic's loss) by each trained leaf."""
         return weights_of(self.objective)
 
     @cached_property
-    def policy_weights(self) -> dict[LogProb, Expr]:
+    def policy_weights(self) -> dict[n.LogProb, n.Expr]:
         """Of them, those by the log-probability of the sampled token: `w = dJ / dlog pi`."""
-        return {leaf: w for leaf, w in self.weights.items() if isinstance(leaf, LogProb)}
+        return {leaf: w for leaf, w in self.weights.items() if isinstance(leaf, n.LogProb)}
 
     @cached_property
     def estimators(self) -> tuple[Estimator, ...]:
@@ -125,9 +110,9 @@ class Facts:
     def by_words(self) -> tuple[Estimator, ...]:
         """What the weights by all words estimate, written as weights of a sampled token."""
         return tuple(
-            Estimator(self.objective, leaf, div(w, Unary("exp", leaf)), self.on_policy)
+            Estimator(self.objective, leaf, div(w, n.Unary("exp", leaf)), self.on_policy)
             for leaf, w in self.weights.items()
-            if isinstance(leaf, LogDist)
+            if isinstance(leaf, n.LogDist)
         )
 
     @cached_property
@@ -155,13 +140,13 @@ class Facts:
         return replace(self.rewarded[0], expand=far_policy(self.objective))
 
     @cached_property
-    def reward(self) -> Expr | None:
+    def reward(self) -> n.Expr | None:
         """A reward that the goal reads."""
-        return next(filter(is_reward, topological(self.objective.goal)), None)
+        return next(filter(is_reward, n.topological(self.objective.goal)), None)
 
     @cached_property
     def reward_in_weights(self) -> bool:
-        return any(map(is_reward, topological(*self.weights.values())))
+        return any(map(is_reward, n.topological(*self.weights.values())))
 
     @cached_property
     def without_effect(self) -> bool:
@@ -170,11 +155,11 @@ class Facts:
             return False
         if not self.reward_in_weights:
             return True
-        others = [w for leaf, w in self.weights.items() if not isinstance(leaf, LogProb)]
+        others = [w for leaf, w in self.weights.items() if not isinstance(leaf, n.LogProb)]
         factors = (f for one in self.estimators for term in one.terms for f in term.factors)
         return (
             bool(self.estimators)
-            and not any(map(is_reward, topological(*others)))
+            and not any(map(is_reward, n.topological(*others)))
             and all(one.direction is Direction.NONE for one in self.estimators)
             and not any(factor.depends.rewards and factor.depends.own for factor in factors)
         )
@@ -195,18 +180,18 @@ class Facts:
             parts.append(sign + (name if size == "1" else f"{size} {name}"))
         return f"E[{' '.join(parts)}]"
 
-    def _scale(self, constants: dict[Column, float], estimator: Estimator) -> float:
+    def _scale(self, constants: dict[n.Column, float], estimator: Estimator) -> float:
         """By which constants become those of the sum of rewards that the file writes, if it writes
         one; else the largest becomes 1."""
-        for node in topological(self.objective.goal):
-            if isinstance(node, Binary) and node.op in ("add", "sub"):
+        for node in n.topological(self.objective.goal):
+            if isinstance(node, n.Binary) and node.op in ("add", "sub"):
                 scale = estimator.scale_of(node, constants)
                 if scale is not None:
                     return scale
         return 1 / max(map(abs, constants.values()))
 
     @cached_property
-    def unraised(self) -> tuple[Column, ...]:
+    def unraised(self) -> tuple[n.Column, ...]:
         """Of several rewards, those that the goal reads and no weight raises or lowers."""
         if not self.rewarded or len(self.objective.rewards) < 2:
             return ()
@@ -219,7 +204,7 @@ class Facts:
             if factor.depends.own and not factor.depends.pooled
             for name in factor.depends.rewards
         }
-        goal = topological(self.objective.goal)
+        goal = n.topological(self.objective.goal)
         return tuple(x for x in self.objective.rewards if x in goal and x.name not in own)
 
     @cached_property
@@ -228,7 +213,7 @@ class Facts:
         return samples(self.objective)
 
     @cached_property
-    def perhaps_rewards(self) -> tuple[Column, ...]:
+    def perhaps_rewards(self) -> tuple[n.Column, ...]:
         """The declared columns that may be rewards, where none is recognised."""
         return candidates(self.objective)
 
@@ -264,7 +249,7 @@ class Facts:
         return tuple(idle(self.objective, self.weights, self.estimators)) if self.rewarded else ()
 
     @cached_property
-    def bonuses(self) -> tuple[tuple[Expr, Estimator], ...]:
+    def bonuses(self) -> tuple[tuple[n.Expr, Estimator], ...]:
         """The terms of log-probabilities alone, beside rewards, each with the weight it brings."""
         if not self.rewarded:
             return ()
@@ -312,11 +297,11 @@ class Facts:
         baselines, masks and weights that nobody wrote."""
         live = [one.node for one in self.live_advantages if one.adds is Adds.BIAS]
         live += [one.node for one in self.live_divisors]
-        instead: dict[Expr, Expr] = {node: Stop(node) for node in live}
+        instead: dict[n.Expr, n.Expr] = {node: n.Stop(node) for node in live}
         instead |= {one.node: one.without for one in self.epsilons}
         if not instead:
             return self.rewarded
-        goal = replaced(self.objective.goal, instead)
+        goal = n.replaced(self.objective.goal, instead)
         return Facts(replace(self.objective, goal=goal)).rewarded
 
     @cached_property
@@ -324,18 +309,18 @@ class Facts:
         """`rewarded`, as if every frozen policy were the one that is trained: without penalties and
         the constants that they leave."""
         policies = set(frozen(self.objective))
-        held: dict[Expr, Expr] = {
-            node: Stop(type(node)("pi", True))
-            for node in topological(self.objective.goal)
-            if isinstance(node, LogProb | LogDist) and node.policy in policies
+        held: dict[n.Expr, n.Expr] = {
+            node: n.Stop(type(node)("pi", True))
+            for node in n.topological(self.objective.goal)
+            if isinstance(node, n.LogProb | n.LogDist) and node.policy in policies
         }
         if not held:
             return self.rewarded
-        goal = replaced(self.objective.goal, held)
+        goal = n.replaced(self.objective.goal, held)
         return Facts(replace(self.objective, goal=goal)).rewarded
 
     @cached_property
-    def passing(self) -> tuple[Expr, ...]:
+    def passing(self) -> tuple[n.Expr, ...]:
         """What passes a gradient on to the goal: the live values that are not behind a stop."""
         return tuple(reached(self.objective.goal, live=True, rewarded=False))
 
@@ -364,46 +349,46 @@ class Facts:
         """Whether the goal has a ratio of the policy to one that sampled, in a term with rewards:
         it is written for responses that are not its own."""
         samplers = set(self.on_policy.same)
-        logarithms: set[Expr] = set()
-        for node in topological(self.objective.goal):
+        logarithms: set[n.Expr] = set()
+        for node in n.topological(self.objective.goal):
             match node:
-                case LogProb() | Const() | Param() | Length():
+                case n.LogProb() | n.Const() | n.Param() | n.Length():
                     logarithms.add(node)
                 case (
-                    Reduce("sum" | "mean", ("t",))
-                    | Scan()
-                    | Stop()
-                    | Unary("neg")
-                    | Binary("add" | "sub" | "mul" | "div")
+                    n.Reduce("sum" | "mean", ("t",))
+                    | n.Scan()
+                    | n.Stop()
+                    | n.Unary("neg")
+                    | n.Binary("add" | "sub" | "mul" | "div")
                 ) if logarithms.issuperset(node.children):
                     logarithms.add(node)
         ratios = (
             node
             for node in reached(self.objective.goal, live=False, rewarded=True)
-            if node in logarithms and node.live and isinstance(node, Binary)
+            if node in logarithms and node.live and isinstance(node, n.Binary)
         )
         return any(
-            isinstance(leaf, LogProb) and leaf.policy in samplers
+            isinstance(leaf, n.LogProb) and leaf.policy in samplers
             for node in ratios
-            for leaf in topological(node)
+            for leaf in n.topological(node)
         )
 
     @cached_property
     def names(self) -> Names:
         return names_of(self.objective.bindings)
 
-    def written(self, expr: Expr) -> str:
+    def written(self, expr: n.Expr) -> str:
         """A formula as people read it, with the names of the file."""
-        shown: dict[Expr, Expr] = {}
-        for node in topological(expr):
+        shown: dict[n.Expr, n.Expr] = {}
+        for node in n.topological(expr):
             match node:
                 case Elsewhere(x):
-                    shown[node] = Reduce("sum", ("p",), x)
+                    shown[node] = n.Reduce("sum", ("p",), x)
                 case LogRatio(ratio):
-                    shown[node] = sub(LogProb(ratio.of), LogProb(ratio.to))
+                    shown[node] = sub(n.LogProb(ratio.of), n.LogProb(ratio.to))
                 case LogDistRatio(ratio):
-                    shown[node] = sub(LogDist(ratio.of), LogDist(ratio.to))
-        return text(replaced(expr, shown), self.names)
+                    shown[node] = sub(n.LogDist(ratio.of), n.LogDist(ratio.to))
+        return text(n.replaced(expr, shown), self.names)
 
     def weighed(self, penalty: Penalty) -> str:
         """By what a penalty is weighed that changes with the response, `, weighed by 1 / |y|`;

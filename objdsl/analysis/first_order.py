@@ -16,26 +16,13 @@ from dataclasses import field
 from enum import Enum
 from itertools import product
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.estimator import Estimator, Term
 from objdsl.analysis.expand import Expand, Factors, Sum, TooLargeError, atom, number, ordered
 from objdsl.analysis.symbols import Elsewhere, Kink, LogDistRatio, LogRatio, Ratio
 from objdsl.analysis.tangent import Tangent
 from objdsl.frozen import dataclass
-from objdsl.ir.nodes import (
-    Binary,
-    Const,
-    Expr,
-    Length,
-    LogDist,
-    LogProb,
-    Others,
-    Reduce,
-    Scan,
-    Unary,
-    Where,
-    topological,
-)
 
 # Of more masks than this not every combination is tried.
 _MOST_MASKS = 4
@@ -73,7 +60,7 @@ class Order:
 
     drift: Powers
     engine: Powers
-    holds: Mapping[Expr, bool] = field(default_factory=dict)
+    holds: Mapping[n.Expr, bool] = field(default_factory=dict)
 
     @staticmethod
     def times(powers: Powers) -> float:
@@ -98,7 +85,7 @@ class FirstOrder:
     """
 
     branches: tuple[Order, ...]
-    kinks: tuple[Expr, ...] = ()
+    kinks: tuple[n.Expr, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -129,14 +116,14 @@ def first_order(on: Estimator) -> FirstOrder | None:
     return FirstOrder(orders, tuple(dict.fromkeys(kinks)) if at_a_kink else ()) if orders else None
 
 
-def _statistic(node: Expr) -> bool:
+def _statistic(node: n.Expr) -> bool:
     """Whether a value is a statistic of several responses' rewards: that of rewards which hold a
     penalty changes with the policies, by a part of 1 / G, and is no weight of the response."""
-    pools = isinstance(node, Others) or (isinstance(node, Reduce) and node.over[0] != "t")
-    return pools and any(is_reward(one) for one in topological(node))
+    pools = isinstance(node, n.Others) or (isinstance(node, n.Reduce) and node.over[0] != "t")
+    return pools and any(is_reward(one) for one in n.topological(node))
 
 
-def _orders(on: Estimator, weight: Sum, changes: list[dict[Expr, Sum]]) -> tuple[Order, ...]:
+def _orders(on: Estimator, weight: Sum, changes: list[dict[n.Expr, Sum]]) -> tuple[Order, ...]:
     """The first order where masks hold and where they do not, each that differs once."""
     seen: list[tuple[Powers, Powers]] = []
     orders: list[Order] = []
@@ -166,39 +153,40 @@ def _rewarded(on: Estimator, weight: Sum) -> Sum:
     return Sum({f: c for f, c in weight.terms.items() if on.weighs_own_reward(f)})
 
 
-def _changes(on: Estimator, along: Tangent) -> dict[Expr, Sum]:
+def _changes(on: Estimator, along: Tangent) -> dict[n.Expr, Sum]:
     """What a weight changes by, by what the log-ratio stands in: the log-ratio itself, or a sum of
     it. What those of other responses change has no expectation."""
     change = on.changed(along(on.weight)).separate
-    found: defaultdict[Expr, Sum] = defaultdict(Sum)
+    found: defaultdict[n.Expr, Sum] = defaultdict(Sum)
     for factors, c in change.terms.items():
         moved = [base for base, _ in factors if _changed(base, along)]
         for base in moved[:1]:
-            if not isinstance(base, Others | Elsewhere) and not _cancels(base):
+            if not isinstance(base, n.Others | Elsewhere) and not _cancels(base):
                 found[base] += Sum({factors - {(base, 1.0)}: c})
     return found
 
 
-def _changed(base: Expr, along: Tangent) -> bool:
+def _changed(base: n.Expr, along: Tangent) -> bool:
     """Whether a value is a part of the change."""
     ratios = {*along.direction.values()}
     return any(
         isinstance(x, Kink) or (isinstance(x, LogRatio | LogDistRatio) and x.ratio in ratios)
-        for x in topological(base)
+        for x in n.topological(base)
     )
 
 
-def _reads_kink(base: Expr) -> bool:
-    return any(isinstance(x, Kink) for x in topological(base))
+def _reads_kink(base: n.Expr) -> bool:
+    return any(isinstance(x, Kink) for x in n.topological(base))
 
 
-def _cancels(base: Expr) -> bool:
+def _cancels(base: n.Expr) -> bool:
     """Whether it is the mean of all words' log-ratios, which is 0 to first order."""
     match base:
-        case Reduce("sum", ("v",), Binary("mul", a, b), None):
+        case n.Reduce("sum", ("v",), n.Binary("mul", a, b), None):
             pair = {type(a), type(b)}
-            return pair == {Unary, LogDistRatio} and any(
-                isinstance(x, Unary) and x.op == "exp" and isinstance(x.x, LogDist) for x in (a, b)
+            return pair == {n.Unary, LogDistRatio} and any(
+                isinstance(x, n.Unary) and x.op == "exp" and isinstance(x.x, n.LogDist)
+                for x in (a, b)
             )
     return False
 
@@ -206,7 +194,7 @@ def _cancels(base: Expr) -> bool:
 # --- branches ------------------------------------------------------------------------------------
 
 
-def _branches(*sums: Sum) -> Iterator[dict[Expr, bool]]:
+def _branches(*sums: Sum) -> Iterator[dict[n.Expr, bool]]:
     """The ways in which the masks of some sums may hold."""
     bases = {base for x in sums for factors in x.terms for base, _ in factors}
     masks = {mask for base in bases if (mask := _mask(base)) is not None}
@@ -220,21 +208,21 @@ def _branches(*sums: Sum) -> Iterator[dict[Expr, bool]]:
             yield holds
 
 
-def _mask(base: Expr) -> Expr | None:
+def _mask(base: n.Expr) -> n.Expr | None:
     match base:
-        case Where(mask, Const(), Const()):
+        case n.Where(mask, n.Const(), n.Const()):
             return mask
     return base if base.boolean else None
 
 
-def _exclude(a: Expr, b: Expr) -> bool:
+def _exclude(a: n.Expr, b: n.Expr) -> bool:
     match a, b:
-        case Binary("lt", x, zero), Binary("gt", y, other):
+        case n.Binary("lt", x, zero), n.Binary("gt", y, other):
             return x == y and zero == other
     return False
 
 
-def _where(x: Sum, holds: Mapping[Expr, bool]) -> Sum:
+def _where(x: Sum, holds: Mapping[n.Expr, bool]) -> Sum:
     """A sum where some masks hold and others do not."""
     if not holds:
         return x
@@ -246,9 +234,9 @@ def _where(x: Sum, holds: Mapping[Expr, bool]) -> Sum:
             if mask is None or mask not in holds:
                 continue
             value = float(holds[mask])
-            if isinstance(base, Where):
+            if isinstance(base, n.Where):
                 side = base.a if holds[mask] else base.b
-                assert isinstance(side, Const)
+                assert isinstance(side, n.Const)
                 value = side.value**exponent
             term = term * number(value)
         found = found + term
@@ -258,7 +246,7 @@ def _where(x: Sum, holds: Mapping[Expr, bool]) -> Sum:
 # --- powers --------------------------------------------------------------------------------------
 
 
-def _powers(changes: Mapping[Expr, Sum], weight: Sum) -> Powers:
+def _powers(changes: Mapping[n.Expr, Sum], weight: Sum) -> Powers:
     """The coefficient of a log-ratio, over each reach, beside the weight itself."""
     powers: defaultdict[Reach, float] = defaultdict(float)
     for base, change in changes.items():
@@ -269,11 +257,11 @@ def _powers(changes: Mapping[Expr, Sum], weight: Sum) -> Powers:
                 powers[Reach.KINK] = math.nan
             case LogRatio():
                 powers[Reach.TOKEN] += _times(change, weight)
-            case Reduce("sum", ("t",), LogRatio(), None):
+            case n.Reduce("sum", ("t",), LogRatio(), None):
                 total, mean = _sums(change, weight)
                 powers[Reach.SEQUENCE] += total
                 powers[Reach.MEAN if not math.isnan(mean) else Reach.OTHER] += mean
-            case Scan(relation, LogRatio(), None):
+            case n.Scan(relation, LogRatio(), None):
                 power = _times(change, weight)
                 powers[Reach.BEFORE if relation[0] == "<" else Reach.AFTER] += power
                 if relation[1:] == "=":
@@ -290,9 +278,9 @@ def _sums(change: Sum, weight: Sum) -> tuple[float, float]:
     if it is no such sum."""
 
     def lengths(factors: Factors) -> float:
-        return dict(factors).get(Length(), 0.0)
+        return dict(factors).get(n.Length(), 0.0)
 
-    mean = weight * atom(Length(), -1.0)
+    mean = weight * atom(n.Length(), -1.0)
     longest = max(weight.terms, key=lambda factors: (lengths(factors), _key(factors)))
     total = change.terms.get(longest, 0.0) / weight.terms[longest]
     rest = change - weight.scaled(total)
@@ -333,21 +321,24 @@ def reach(x: Sum, expand: Expand) -> set[Reach]:
     return {ratio[0] for ratio in ratios if ratio} if all(ratios) else set()
 
 
-def _ratio(base: Expr, expand: Expand) -> tuple[Reach, LogProb | LogRatio] | None:
+def _ratio(base: n.Expr, expand: Expand) -> tuple[Reach, n.LogProb | LogRatio] | None:
     """The reach of a probability, or of a mean or product of probabilities, and its logarithm."""
-    only = expand(base.x).product if isinstance(base, Unary) and base.op == "exp" else None
+    only = expand(base.x).product if isinstance(base, n.Unary) and base.op == "exp" else None
     if only is None or only[1] != 1:
         return None
     match sorted(only[0], key=lambda one: one[1]):
-        case [(LogProb() | LogRatio() as log, 1.0)]:
+        case [(n.LogProb() | LogRatio() as log, 1.0)]:
             return Reach.TOKEN, log
-        case [(Reduce("sum", ("t",), LogProb() | LogRatio() as log, None), 1.0)]:
+        case [(n.Reduce("sum", ("t",), n.LogProb() | LogRatio() as log, None), 1.0)]:
             return Reach.SEQUENCE, log
-        case [(Length(), -1.0), (Reduce("sum", ("t",), LogProb() | LogRatio() as log, None), 1.0)]:
+        case [
+            (n.Length(), -1.0),
+            (n.Reduce("sum", ("t",), n.LogProb() | LogRatio() as log, None), 1.0),
+        ]:
             return Reach.MEAN, log
-        case [(Scan("<", LogProb() | LogRatio() as log, None), 1.0)]:
+        case [(n.Scan("<", n.LogProb() | LogRatio() as log, None), 1.0)]:
             return Reach.BEFORE, log
-        case [(Scan("<=", LogProb() | LogRatio() as log, None), 1.0)]:
+        case [(n.Scan("<=", n.LogProb() | LogRatio() as log, None), 1.0)]:
             return Reach.PREFIX, log
     return None
 
@@ -358,6 +349,6 @@ def versions(term: Term, expand: Expand) -> dict[str, float]:
     powers: defaultdict[str, float] = defaultdict(float)
     for factor in term.factors:
         match _ratio(factor.base, expand):
-            case Reach.TOKEN, LogProb(policy):
+            case Reach.TOKEN, n.LogProb(policy):
                 powers[policy] += factor.exponent
     return dict(powers)

@@ -9,25 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.sums import Sum, TooLargeError, above_zero, atom, interval
 from objdsl.analysis.symbols import Opaque
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO
 from objdsl.ir.indices import PROMPT, Indices
-from objdsl.ir.nodes import (
-    Binary,
-    Column,
-    Expr,
-    Reduce,
-    Stop,
-    Unary,
-    Where,
-    replaced,
-    topological,
-)
 
-Expansion = Callable[[Expr], Sum]
+Expansion = Callable[[n.Expr], Sum]
 
 # A formula with more branches than this is not read to its end.
 _MOST_BRANCHES = 2000
@@ -38,7 +28,7 @@ class Alike:
     """`x` is the same, or 0, for all elements along some indices."""
 
     over: Indices
-    x: Expr
+    x: n.Expr
     zero: bool
 
 
@@ -52,13 +42,13 @@ def where_zero(q: Sum) -> Alike | None:
     if len(bases) != len(q.terms) or any(e <= 0 for _, e in bases):
         return None
     match sorted(zip(bases, q.terms.values(), strict=True), key=lambda one: -one[1]):
-        case [((Reduce("std" | "pstd", over, x, None), _), _)]:
+        case [((n.Reduce("std" | "pstd", over, x, None), _), _)]:
             return Alike(over, x, zero=False)
-        case [((Reduce("sum" | "max", over, x, None), _), _)] if interval(atom(x))[0] >= 0:
+        case [((n.Reduce("sum" | "max", over, x, None), _), _)] if interval(atom(x))[0] >= 0:
             return Alike(over, x, zero=True)
-        case [((Unary("abs" | "sqrt", x), _), _)] if isinstance(x, Reduce):
+        case [((n.Unary("abs" | "sqrt", x), _), _)] if isinstance(x, n.Reduce):
             return where_zero(atom(x))
-        case [((Reduce("max", over, x, None), 1), c), ((Reduce("min", along, y, None), 1), d)]:
+        case [((n.Reduce("max", over, x, None), 1), c), ((n.Reduce("min", along, y, None), 1), d)]:
             if x == y and over == along and c == -d > 0:
                 return Alike(over, x, zero=False)
     return None
@@ -81,13 +71,13 @@ def without_idle(x: Sum, expand: Expansion) -> Sum:
     return x
 
 
-def leaves_nothing_out(mask: Expr, x: Sum, expand: Expansion) -> bool:
+def leaves_nothing_out(mask: n.Expr, x: Sum, expand: Expansion) -> bool:
     """Whether a value is 0 where a mask fails, divisors apart: what is divided by 0 there is not
     looked at. Raises TooLargeError."""
     alike = _where_fails(mask, expand)
     if alike is None or not x.terms:
         return False
-    below: dict[Expr, float] = {}
+    below: dict[n.Expr, float] = {}
     for factors in x.terms:
         for base, e in factors:
             below[base] = min(below.get(base, 0.0), e)
@@ -95,12 +85,12 @@ def leaves_nothing_out(mask: Expr, x: Sum, expand: Expansion) -> bool:
     return not under_fact(lifted, alike, expand).terms
 
 
-def _where_fails(mask: Expr, expand: Expansion) -> Alike | None:
+def _where_fails(mask: n.Expr, expand: Expansion) -> Alike | None:
     """What holds where a comparison with 0 fails."""
     match mask:
-        case Binary("gt", q, zero) if zero == ZERO:
+        case n.Binary("gt", q, zero) if zero == ZERO:
             value = expand(q)
-        case Binary("lt", q, zero) if zero == ZERO:
+        case n.Binary("lt", q, zero) if zero == ZERO:
             value = -expand(q)
         case _:
             return None
@@ -110,15 +100,15 @@ def _where_fails(mask: Expr, expand: Expansion) -> Alike | None:
 def under_fact(x: Sum, alike: Alike, expand: Expansion) -> Sum:
     """What a sum is where a fact holds of the rewards of each group; itself, where the fact is of
     another value."""
-    if alike.over != ("i",) or not (isinstance(alike.x, Column) and is_reward(alike.x)):
+    if alike.over != ("i",) or not (isinstance(alike.x, n.Column) and is_reward(alike.x)):
         return x
     formula = x.expr()
-    nodes = topological(formula)
-    instead: dict[Expr, Expr] = {alike.x: ZERO if alike.zero else replace(alike.x, over=PROMPT)}
+    nodes = n.topological(formula)
+    instead: dict[n.Expr, n.Expr] = {alike.x: ZERO if alike.zero else replace(alike.x, over=PROMPT)}
     # The rewards of other prompts are what they were.
-    steps = [node for node in nodes if isinstance(node, Reduce) and "p" in node.over]
+    steps = [node for node in nodes if isinstance(node, n.Reduce) and "p" in node.over]
     instead |= {node: Opaque(k) for k, node in enumerate(steps)}
-    return expand(replaced(formula, instead))
+    return expand(n.replaced(formula, instead))
 
 
 # --- what is not 0 where a mask holds ------------------------------------------------------------
@@ -128,30 +118,30 @@ def under_fact(x: Sum, alike: Alike, expand: Expansion) -> Sum:
 class Guarded:
     """A divisor, and the masks that hold where it divides."""
 
-    divisor: Expr
-    masks: frozenset[tuple[Expr, bool]]
+    divisor: n.Expr
+    masks: frozenset[tuple[n.Expr, bool]]
 
 
-def divisors(roots: tuple[Expr, ...], keep: Expr | None) -> Iterator[Guarded]:
+def divisors(roots: tuple[n.Expr, ...], keep: n.Expr | None) -> Iterator[Guarded]:
     """Every divisor of some formulas under each set of masks that guards it."""
-    start: frozenset[tuple[Expr, bool]] = frozenset({(keep, True)} if keep is not None else ())
-    stack, seen = [(root, start) for root in roots], set[tuple[Expr, frozenset[object]]]()
+    start: frozenset[tuple[n.Expr, bool]] = frozenset({(keep, True)} if keep is not None else ())
+    stack, seen = [(root, start) for root in roots], set[tuple[n.Expr, frozenset[object]]]()
     while stack and len(seen) < _MOST_BRANCHES:
         node, masks = stack.pop()
         if (node, masks) in seen:
             continue
         seen.add((node, masks))
         match node:
-            case Where(m, a, b):
+            case n.Where(m, a, b):
                 stack += [(m, masks), (a, masks | {(m, True)}), (b, masks | {(m, False)})]
                 continue
-            case Binary("and", a, b):  # the second is looked at where the first holds
+            case n.Binary("and", a, b):  # the second is looked at where the first holds
                 stack += [(a, masks), (b, masks | {(a, True)})]
                 continue
-            case Reduce(_, _, x, where) if where is not None:
+            case n.Reduce(_, _, x, where) if where is not None:
                 stack += [(where, masks), (x, masks | {(where, True)})]
                 continue
-            case Binary("div", _, divisor):
+            case n.Binary("div", _, divisor):
                 yield Guarded(divisor, masks)
         stack += [(child, masks) for child in node.children]
 
@@ -186,17 +176,17 @@ def _multiple(a: Sum, b: Sum) -> bool:
     return False
 
 
-def _said(mask: Expr, holds: bool, expand: Expansion) -> Iterator[Sum]:
+def _said(mask: n.Expr, holds: bool, expand: Expansion) -> Iterator[Sum]:
     """The values that are not 0 where a mask holds, or where it does not."""
     match mask:
-        case Unary("not", m):
+        case n.Unary("not", m):
             yield from _said(m, not holds, expand)
-        case Stop(m):
+        case n.Stop(m):
             yield from _said(m, holds, expand)
-        case Binary("and" | "or" as op, a, b) if (op == "and") is holds:
+        case n.Binary("and" | "or" as op, a, b) if (op == "and") is holds:
             yield from _said(a, holds, expand)
             yield from _said(b, holds, expand)
-        case Binary("lt" | "le" | "gt" | "ge" as op, a, b):
+        case n.Binary("lt" | "le" | "gt" | "ge" as op, a, b):
             small, large = (a, b) if (op in ("lt", "le")) is holds else (b, a)
             strict = (op in ("lt", "gt")) is holds
             less, more = expand(small), expand(large)
@@ -207,5 +197,5 @@ def _said(mask: Expr, holds: bool, expand: Expansion) -> Iterator[Sum]:
                 yield more
             if high < 0 or (high <= 0 and strict):
                 yield -less
-        case Binary("eq" | "ne" as op, a, b) if (op == "ne") is holds:
+        case n.Binary("eq" | "ne" as op, a, b) if (op == "ne") is holds:
             yield expand(a) - expand(b)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import Dependence, Level, depends, is_reward
 from objdsl.analysis.estimator import Estimator, Factor, frozen
 from objdsl.analysis.symbols import Ratio
@@ -19,23 +20,6 @@ from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO, neg, sub
 from objdsl.ir.columns import is_critic
-from objdsl.ir.nodes import (
-    Binary,
-    Clip,
-    Expr,
-    LogDist,
-    LogProb,
-    Others,
-    Reduce,
-    Scan,
-    Shift,
-    Stop,
-    Unary,
-    Where,
-    holding,
-    replaced,
-    topological,
-)
 from objdsl.ir.objective import Objective
 
 # Summands that are looked at: each is a derivative of its own.
@@ -53,14 +37,14 @@ class Idle:
         lengths: the weight is divided by a length, so that something is left of it.
     """
 
-    node: Expr
+    node: n.Expr
     brings: Estimator
     policies: tuple[str, ...]
     lengths: bool
 
 
 def idle(
-    objective: Objective, weights: Mapping[Leaf, Expr], estimators: Iterable[Estimator]
+    objective: Objective, weights: Mapping[Leaf, n.Expr], estimators: Iterable[Estimator]
 ) -> Iterator[Idle]:
     """The summands of a goal, and of what is multiplied in it, that read policies and bring a
     number of the prefix, outermost first.
@@ -71,9 +55,9 @@ def idle(
     """
     estimators = tuple(estimators)
     penalised = frozen(objective)
-    found: list[Expr] = []
+    found: list[n.Expr] = []
     for node, without in islice(_summands(objective.goal), _MOST_TERMS):
-        if any(node in topological(outer) for outer in found):
+        if any(node in n.topological(outer) for outer in found):
             continue
         brings = _brings(weights_of(replace(objective, goal=without)), weights, estimators)
         if brings is None or not all(_is_idle(term.factors, brings) for term in brings.terms):
@@ -81,53 +65,53 @@ def idle(
         if _centres(brings, estimators):
             continue
         found.append(node)
-        read = {x.policy for x in topological(node) if isinstance(x, LogProb | LogDist)}
+        read = {x.policy for x in n.topological(node) if isinstance(x, n.LogProb | n.LogDist)}
         lengths = any(_of_length(f.depends) for term in brings.terms for f in term.factors)
         yield Idle(node, brings, tuple(p for p in penalised if p in read), lengths)
 
 
-def brought(one: Idle) -> Expr:
+def brought(one: Idle) -> n.Expr:
     """The weight that a summand brings, on policy."""
     expanded = one.brings.expanded
     return ZERO if expanded is None else expanded.expr()
 
 
-def _summands(goal: Expr) -> Iterator[tuple[Expr, Expr]]:
+def _summands(goal: n.Expr) -> Iterator[tuple[n.Expr, n.Expr]]:
     """The summands of a goal, and of its factors, that read policies and no reward, each with the
     goal without it."""
-    rewarded = holding(lambda x: is_reward(x) or is_critic(x), goal)
-    reads = holding(lambda x: isinstance(x, LogDist | LogProb), goal)
-    stack, seen = [goal], set[Expr]()
+    rewarded = n.holding(lambda x: is_reward(x) or is_critic(x), goal)
+    reads = n.holding(lambda x: isinstance(x, n.LogDist | n.LogProb), goal)
+    stack, seen = [goal], set[n.Expr]()
     while stack:
         node = stack.pop()
         if node in seen or node.boolean or node not in reads:
             continue
         seen.add(node)
         match node:
-            case Binary("add" | "sub" as op, a, b):
+            case n.Binary("add" | "sub" as op, a, b):
                 for part, rest in ((a, b if op == "add" else neg(b)), (b, a)):
                     if part in reads and part not in rewarded and _may_be_idle(part):
-                        yield part, replaced(goal, {node: rest})
+                        yield part, n.replaced(goal, {node: rest})
                 stack += [b, a]
-            case Unary("neg", x) | Reduce("sum" | "mean", _, x) | Others(_, x) | Stop(x):
+            case n.Unary("neg", x) | n.Reduce("sum" | "mean", _, x) | n.Others(_, x) | n.Stop(x):
                 stack.append(x)
-            case Scan(_, x) | Shift(x) | Clip(x):
+            case n.Scan(_, x) | n.Shift(x) | n.Clip(x):
                 stack.append(x)
-            case Binary("mul" | "min" | "max", a, b) | Where(_, a, b):
+            case n.Binary("mul" | "min" | "max", a, b) | n.Where(_, a, b):
                 stack += [b, a]
-            case Binary("div", a, _):
+            case n.Binary("div", a, _):
                 stack.append(a)
 
 
-def _may_be_idle(part: Expr) -> bool:
+def _may_be_idle(part: n.Expr) -> bool:
     """Whether a summand reads more than the sampled token's probability under one policy, for a
     part of a log-ratio is no summand of its own; and is known before the token, or has a gradient,
     which may be."""
-    return not isinstance(part, LogProb | LogDist) and (part.live or not depends(part).own)
+    return not isinstance(part, n.LogProb | n.LogDist) and (part.live or not depends(part).own)
 
 
 def _brings(
-    without: Mapping[Leaf, Expr], every: Mapping[Leaf, Expr], estimators: tuple[Estimator, ...]
+    without: Mapping[Leaf, n.Expr], every: Mapping[Leaf, n.Expr], estimators: tuple[Estimator, ...]
 ) -> Estimator | None:
     """What a summand brings to the weight by the sampled tokens, if it brings nothing elsewhere."""
     changed = [leaf for leaf in every if every[leaf] != without.get(leaf, ZERO)]

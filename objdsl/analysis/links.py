@@ -13,29 +13,13 @@ from dataclasses import replace
 from enum import Enum
 from functools import cached_property
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import depends
 from objdsl.analysis.expand import Expand, Factors, Sum, TooLargeError, interval
 from objdsl.differentiate import differentiate
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, neg, sub
 from objdsl.ir.indices import RESPONSE
-from objdsl.ir.nodes import (
-    Binary,
-    Column,
-    Const,
-    Expr,
-    LogDist,
-    LogProb,
-    Others,
-    Param,
-    Reduce,
-    Scan,
-    Shift,
-    Unary,
-    Where,
-    replaced,
-    topological,
-)
 from objdsl.ir.objective import Objective
 from objdsl.ir.ops import UNARY
 
@@ -62,13 +46,13 @@ class Link:
     """
 
     kind: Kind
-    node: Expr
-    score: Expr
+    node: n.Expr
+    score: n.Expr
     sign: int
     expand: Expand
 
     @cached_property
-    def slopes(self) -> dict[LogProb, Sum]:
+    def slopes(self) -> dict[n.LogProb, Sum]:
         """The derivatives as sums of products."""
         try:
             return {leaf: self.expand(slope) for leaf, slope in self.derivatives.items()}
@@ -76,31 +60,31 @@ class Link:
             return {}
 
     @cached_property
-    def derivatives(self) -> dict[LogProb, Expr]:
+    def derivatives(self) -> dict[n.LogProb, n.Expr]:
         """The derivative of the score by each trained log-probability."""
         found = differentiate(self.score).items()
-        return {leaf: slope for leaf, slope in found if isinstance(leaf, LogProb)}
+        return {leaf: slope for leaf, slope in found if isinstance(leaf, n.LogProb)}
 
     @cached_property
     def policies(self) -> frozenset[str]:
         """The policies that the score reads, by name."""
-        nodes = topological(self.score)
-        return frozenset(one.policy for one in nodes if isinstance(one, LogProb | LogDist))
+        nodes = n.topological(self.score)
+        return frozenset(one.policy for one in nodes if isinstance(one, n.LogProb | n.LogDist))
 
     @cached_property
     def is_margin(self) -> bool:
         """Whether it compares responses to one prompt: some raise it, others lower it."""
-        nodes = topological(self.score)
-        pooled = any(isinstance(one, Reduce) and "p" in one.over for one in nodes)
+        nodes = n.topological(self.score)
+        pooled = any(isinstance(one, n.Reduce) and "p" in one.over for one in nodes)
         per_token = "t" in self.score.indices
         return not pooled and not per_token and _signs(self.score, self.expand) == {1, -1}
 
     @cached_property
-    def lengths(self) -> tuple[Expr, ...]:
+    def lengths(self) -> tuple[n.Expr, ...]:
         """The divisors of the score that change with the length of a response, as they are in the
         text where they are there."""
-        written = {one: one for one in topological(*self.derivatives.values()) if one.span}
-        found: dict[Expr, Expr] = {}
+        written = {one: one for one in n.topological(*self.derivatives.values()) if one.span}
+        found: dict[n.Expr, n.Expr] = {}
         for slope in self.slopes.values():
             for factors in slope.terms:
                 for base in _divisors(factors):
@@ -109,16 +93,16 @@ class Link:
         return tuple(found.values())
 
 
-def _divisors(factors: Factors) -> list[Expr]:
+def _divisors(factors: Factors) -> list[n.Expr]:
     return sorted((base for base, e in factors if e < 0), key=lambda base: base.key)
 
 
 def links(objective: Objective) -> tuple[Link, ...]:
     """Every link of what is maximised, from the inside of the formula outwards."""
     expand = Expand({param.name: param.default for param in objective.params})
-    known: dict[Expr, bool] = {}
-    found: dict[Expr, Link] = {}
-    for node in topological(objective.goal):
+    known: dict[n.Expr, bool] = {}
+    found: dict[n.Expr, Link] = {}
+    for node in n.topological(objective.goal):
         if not node.live or _linear(node, known):
             continue
         match read(node):
@@ -129,7 +113,7 @@ def links(objective: Objective) -> tuple[Link, ...]:
     return tuple(found.values())
 
 
-def _linear(expr: Expr, known: dict[Expr, bool]) -> bool:
+def _linear(expr: n.Expr, known: dict[n.Expr, bool]) -> bool:
     """Whether a value is linear in current log-probabilities, as far as gradients go."""
     waiting = [expr]
     while waiting:
@@ -144,19 +128,19 @@ def _linear(expr: Expr, known: dict[Expr, bool]) -> bool:
     return known[expr]
 
 
-def _keeps_linear(node: Expr) -> bool:
+def _keeps_linear(node: n.Expr) -> bool:
     match node:
-        case LogProb() | LogDist() | Unary("neg") | Binary("add" | "sub"):
+        case n.LogProb() | n.LogDist() | n.Unary("neg") | n.Binary("add" | "sub"):
             return True
-        case Others() | Scan() | Shift():
+        case n.Others() | n.Scan() | n.Shift():
             return True
-        case Binary("mul", a, b):
+        case n.Binary("mul", a, b):
             return not (a.live and b.live)
-        case Binary("div", _, b):
+        case n.Binary("div", _, b):
             return not b.live
-        case Where(mask):
+        case n.Where(mask):
             return not mask.current
-        case Reduce(op, _, _, mask):
+        case n.Reduce(op, _, _, mask):
             return op in ("sum", "mean") and not (mask is not None and mask.current)
     return False
 
@@ -165,7 +149,7 @@ def _keeps_linear(node: Expr) -> bool:
 class Multiplier:
     """The number that a link is multiplied by in what is maximised; nan if data decide."""
 
-    goal: Expr
+    goal: n.Expr
     expand: Expand
 
     def at(self, name: str, value: float) -> Multiplier:
@@ -174,115 +158,115 @@ class Multiplier:
     def __call__(self, link: Link) -> float:
         return link.sign * self._of(self.goal, link.node)
 
-    def _of(self, x: Expr, node: Expr) -> float:
+    def _of(self, x: n.Expr, node: n.Expr) -> float:
         if x == node:
             return 1.0
-        if node not in topological(x):
+        if node not in n.topological(x):
             return 0.0
         match x:
-            case Unary("neg", a):
+            case n.Unary("neg", a):
                 return -self._of(a, node)
-            case Binary("add" | "sub" as op, a, b):
+            case n.Binary("add" | "sub" as op, a, b):
                 sign = 1 if op == "add" else -1
                 return self._of(a, node) + sign * self._of(b, node)
-            case Binary("mul", a, b):
+            case n.Binary("mul", a, b):
                 inner, factor = (a, b) if a.live else (b, a)
                 return self._of(inner, node) * self._number(factor)
-            case Binary("div", a, b):
+            case n.Binary("div", a, b):
                 divisor = self._number(b)
                 return self._of(a, node) / divisor if divisor else math.nan
-            case Reduce("sum" | "mean", _, inner):
+            case n.Reduce("sum" | "mean", _, inner):
                 return self._of(inner, node)
         return math.nan
 
-    def _number(self, x: Expr) -> float:
+    def _number(self, x: n.Expr) -> float:
         value = _number(x, self.expand)
         return math.nan if value is None else value
 
     def reads(self, *links: Link) -> set[str]:
         """The parameters outside of the links."""
-        inside = {node for link in links for node in topological(link.node)}
-        outside = [node for node in topological(self.goal) if node not in inside]
+        inside = {node for link in links for node in n.topological(link.node)}
+        outside = [node for node in n.topological(self.goal) if node not in inside]
         above = {child for node in outside for child in node.children} - {
             link.node for link in links
         }
-        return {one.name for one in above if isinstance(one, Param)}
+        return {one.name for one in above if isinstance(one, n.Param)}
 
 
 # --- kinds of links ------------------------------------------------------------------------------
 
 
-def read(node: Expr) -> tuple[Kind, Expr, int] | None:
+def read(node: n.Expr) -> tuple[Kind, n.Expr, int] | None:
     """The kind of a function, what it is applied to, and the sign in front of it."""
     x = _of_sigmoid(node)
     if x is not None:
         return Kind.SIGMOID, x, 1
     match node:
-        case Unary("logsigmoid", score):
+        case n.Unary("logsigmoid", score):
             return Kind.LOGISTIC, score, 1
-        case Unary("log", inner):
+        case n.Unary("log", inner):
             x = _of_sigmoid(inner)
             if x is not None:
                 return Kind.LOGISTIC, x, 1
             z = _of_one_plus(inner)
             return None if z is None else (Kind.LOGISTIC, neg(z), -1)
-        case Binary("pow", Unary("abs", score) | score, Const(2.0)):
+        case n.Binary("pow", n.Unary("abs", score) | score, n.Const(2.0)):
             return Kind.SQUARE, score, 1
-        case Binary("mul", a, b) if a in (b, neg(b)):
+        case n.Binary("mul", a, b) if a in (b, neg(b)):
             return Kind.SQUARE, a, 1 if a == b else -1
     return None
 
 
-def _of_sigmoid(node: Expr) -> Expr | None:
+def _of_sigmoid(node: n.Expr) -> n.Expr | None:
     """The x of `sigmoid(x)`, also as `1 - sigmoid(-x)` or `exp(a) / (exp(a) + exp(x + a))`."""
     match node:
-        case Unary("sigmoid", x):
+        case n.Unary("sigmoid", x):
             return x
-        case Binary("sub", one, other) if one == ONE:
+        case n.Binary("sub", one, other) if one == ONE:
             turned = _of_sigmoid(other)
             return None if turned is None else neg(turned)
-        case Binary("div", a, Binary("add", p, q)) if a in (p, q):
+        case n.Binary("div", a, n.Binary("add", p, q)) if a in (p, q):
             own, rest = _exponent(a), _exponent(q if a == p else p)
             return None if own is None or rest is None else sub(own, rest)
     return None
 
 
-def _of_one_plus(node: Expr) -> Expr | None:
+def _of_one_plus(node: n.Expr) -> n.Expr | None:
     """The z of `1 + exp(z)`."""
     match node:
-        case Binary("add", a, b) if ONE in (a, b):
+        case n.Binary("add", a, b) if ONE in (a, b):
             return _exponent(b if a == ONE else a)
     return None
 
 
-def _exponent(x: Expr) -> Expr | None:
+def _exponent(x: n.Expr) -> n.Expr | None:
     if x == ONE:
         return ZERO
-    return x.x if isinstance(x, Unary) and x.op == "exp" else None
+    return x.x if isinstance(x, n.Unary) and x.op == "exp" else None
 
 
 # --- what a score is made of ---------------------------------------------------------------------
 
 
-def prefers(x: Expr, expand: Expand) -> int:
+def prefers(x: n.Expr, expand: Expand) -> int:
     """1 if a value rises with the probabilities of the responses that were preferred and falls with
     those of the others; -1 if it is the other way round; 0 if neither, or if it does not say."""
-    for column in filter(_marks, topological(x)):
-        better, worse = (_signs(replaced(x, {column: value}), expand) for value in (ONE, ZERO))
+    for column in filter(_marks, n.topological(x)):
+        better, worse = (_signs(n.replaced(x, {column: value}), expand) for value in (ONE, ZERO))
         for sign in (1, -1):
             if better <= {sign} and worse <= {-sign} and better | worse:
                 return sign
     return 0
 
 
-def _marks(node: Expr) -> bool:
-    return isinstance(node, Column) and node.name in PREFERRED and node.indices == RESPONSE
+def _marks(node: n.Expr) -> bool:
+    return isinstance(node, n.Column) and node.name in PREFERRED and node.indices == RESPONSE
 
 
-def _signs(x: Expr, expand: Expand) -> set[int]:
+def _signs(x: n.Expr, expand: Expand) -> set[int]:
     """The signs with which trained log-probabilities enter a value; both, where it does not say."""
     found: set[int] = set()
-    seen: set[tuple[Expr, int]] = set()
+    seen: set[tuple[n.Expr, int]] = set()
     stack = [(x, 1)]
     while stack:
         node, sign = stack.pop()
@@ -290,40 +274,40 @@ def _signs(x: Expr, expand: Expand) -> set[int]:
             continue
         seen.add((node, sign))
         match node:
-            case LogProb() | LogDist():
+            case n.LogProb() | n.LogDist():
                 found.add(sign)
-            case Unary(op, a) if UNARY[op].rises:
+            case n.Unary(op, a) if UNARY[op].rises:
                 stack.append((a, sign * UNARY[op].rises))
-            case Binary("add" | "min" | "max", a, b):
+            case n.Binary("add" | "min" | "max", a, b):
                 stack += [(a, sign), (b, sign)]
-            case Binary("sub", a, b):
+            case n.Binary("sub", a, b):
                 stack += [(a, sign), (b, -sign)]
-            case Binary("mul", a, b) if a.live != b.live:
+            case n.Binary("mul", a, b) if a.live != b.live:
                 live, factor = (a, b) if a.live else (b, a)
                 stack += [(live, sign * one) for one in _signs_of(factor, expand)]
-            case Binary("div", a, b) if not b.live:
+            case n.Binary("div", a, b) if not b.live:
                 stack += [(a, sign * one) for one in _signs_of(b, expand)]
-            case Where(mask, a, b):
+            case n.Where(mask, a, b):
                 holds = _number(mask, expand)
                 stack += [(a, sign)] if holds != 0 else []
                 stack += [(b, sign)] if holds != 1 else []
-            case Reduce("sum" | "mean" | "max" | "min", _, a, mask):
+            case n.Reduce("sum" | "mean" | "max" | "min", _, a, mask):
                 stack += [(a, sign)] if mask is None or _number(mask, expand) != 0 else []
-            case Others(_, a) | Scan(_, a) | Shift(a):
+            case n.Others(_, a) | n.Scan(_, a) | n.Shift(a):
                 stack.append((a, sign))
             case _:
                 found |= {1, -1}
     return found
 
 
-def _number(x: Expr, expand: Expand) -> float | None:
+def _number(x: n.Expr, expand: Expand) -> float | None:
     try:
         return expand(x).number
     except TooLargeError:
         return None
 
 
-def _signs_of(factor: Expr, expand: Expand) -> list[int]:
+def _signs_of(factor: n.Expr, expand: Expand) -> list[int]:
     try:
         low, high = interval(expand(factor))
     except TooLargeError:

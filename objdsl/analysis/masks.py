@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.sums import Sum, TooLargeError, number, ordered
 from objdsl.ir.build import ZERO
-from objdsl.ir.nodes import Binary, Const, Expr, Unary, Where
 
-Expansion = Callable[[Expr], Sum]
+Expansion = Callable[[n.Expr], Sum]
 """Formulas to sums of products."""
 
 
@@ -37,17 +37,17 @@ def joined(x: Sum, expand: Expansion) -> Sum:
     return x
 
 
-def _masks(base: Expr, expand: Expansion) -> set[Expr]:
+def _masks(base: n.Expr, expand: Expansion) -> set[n.Expr]:
     """The masks that decide between two numbers, if a value is one of them."""
     match base:
-        case Where(mask, Const(), Const()):
+        case n.Where(mask, n.Const(), n.Const()):
             return {part for factors in expand(mask).terms for part, _ in factors}
     return set()
 
 
-def _chosen(x: Sum, choice: Expr, expand: Expansion) -> Sum:
+def _chosen(x: Sum, choice: n.Expr, expand: Expansion) -> Sum:
     """A sum in which one of two numbers is written by its mask."""
-    assert isinstance(choice, Where)
+    assert isinstance(choice, n.Where)
     mask = expand(choice.m)
     result = Sum()
     for factors, c in x.terms.items():
@@ -56,38 +56,42 @@ def _chosen(x: Sum, choice: Expr, expand: Expansion) -> Sum:
             result += Sum({factors: c})
             continue
         yes, no = (
-            float(side.value**power) for side in (choice.a, choice.b) if isinstance(side, Const)
+            float(side.value**power) for side in (choice.a, choice.b) if isinstance(side, n.Const)
         )
         rest = Sum({factors - {(choice, power)}: c})
         result += rest * (mask.scaled(yes - no) + number(no))
     return result
 
 
-def _may_be_part(base: Expr) -> bool:
+def _may_be_part(base: n.Expr) -> bool:
     """Whether a factor may be one of two that are together a value."""
     match base:
-        case Unary("abs") | Binary("lt" | "gt" | "min" | "max") | Where(_, Const(), Const()):
+        case (
+            n.Unary("abs")
+            | n.Binary("lt" | "gt" | "min" | "max")
+            | n.Where(_, n.Const(), n.Const())
+        ):
             return True
     return False
 
 
-def _pairs(bases: set[Expr], expand: Expansion) -> Iterator[tuple[Expr, Expr, int, Expr]]:
+def _pairs(bases: set[n.Expr], expand: Expansion) -> Iterator[tuple[n.Expr, n.Expr, int, n.Expr]]:
     """Two factors that are together q, with the sign in front of the first."""
     for base in bases:
         match base:
-            case Binary("lt" | "min" as below, q, zero) if zero == ZERO:
-                above = Binary("gt" if below == "lt" else "max", q, ZERO)
+            case n.Binary("lt" | "min" as below, q, zero) if zero == ZERO:
+                above = n.Binary("gt" if below == "lt" else "max", q, ZERO)
                 if above in bases:
                     yield base, above, 1, q
         match base:
-            case Binary("min" | "max" as op, q, zero) if zero == ZERO:
-                turned = Binary(op, (-expand(q)).expr(), ZERO)
+            case n.Binary("min" | "max" as op, q, zero) if zero == ZERO:
+                turned = n.Binary(op, (-expand(q)).expr(), ZERO)
                 if turned in bases and base.key < turned.key:
                     yield turned, base, -1, q
 
 
-def _joined(x: Sum, one: Expr, other: Expr, sign: int, q: Sum) -> Sum:
-    beside: defaultdict[Expr | None, Sum] = defaultdict(Sum)
+def _joined(x: Sum, one: n.Expr, other: n.Expr, sign: int, q: Sum) -> Sum:
+    beside: defaultdict[n.Expr | None, Sum] = defaultdict(Sum)
     for factors, c in x.terms.items():
         held = next((base for base in (one, other) if (base, 1.0) in factors), None)
         beside[held] += Sum({factors - {(held, 1.0)} if held else factors: c})
@@ -112,14 +116,14 @@ def _divides(q: Sum, x: Sum) -> bool:
     return not (q * Sum(rest) - x).terms
 
 
-def _is(base: Expr, op: str) -> bool:
-    return isinstance(base, Unary) and base.op == op
+def _is(base: n.Expr, op: str) -> bool:
+    return isinstance(base, n.Unary) and base.op == op
 
 
-def _signed(x: Sum, absolute: Expr, expand: Expansion) -> Sum:
+def _signed(x: Sum, absolute: n.Expr, expand: Expansion) -> Sum:
     """The sum with q in place of `abs(q) * sign(q)`."""
-    assert isinstance(absolute, Unary)
-    sign = expand(Unary("sign", absolute.x))
+    assert isinstance(absolute, n.Unary)
+    sign = expand(n.Unary("sign", absolute.x))
     result = Sum()
     for factors, c in x.terms.items():
         rest = factors - {(absolute, 1.0)}

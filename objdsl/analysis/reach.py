@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import is_reward
 from objdsl.ir.columns import is_critic
-from objdsl.ir.nodes import Binary, Expr, holding
 
 
-def reached(goal: Expr, *, live: bool, rewarded: bool) -> dict[Expr, Expr]:
+def reached(goal: n.Expr, *, live: bool, rewarded: bool) -> dict[n.Expr, n.Expr]:
     """The values that a goal is made of, and no masks. With `live` those that pass a gradient on;
     with `rewarded`, of a sum the parts alone that hold a reward or a critic's value, if some do.
 
     Each is named by itself: of nodes that are equal, another may stand elsewhere in the text.
     """
-    holds = holding(_is_expected, goal) if rewarded else set()
-    found: dict[Expr, Expr] = {}
+    holds = n.holding(_is_expected, goal) if rewarded else set()
+    found: dict[n.Expr, n.Expr] = {}
     stack = [goal]
     while stack:
         node = stack.pop()
         if node not in found and not node.boolean and (node.live or not live):
             found[node] = node
             parts = node.children
-            if isinstance(node, Binary) and node.op in ("add", "sub"):
+            if isinstance(node, n.Binary) and node.op in ("add", "sub"):
                 parts = tuple(part for part in parts if part in holds) or parts
             stack += reversed(parts)
     return found
 
 
-def _is_expected(node: Expr) -> bool:
+def _is_expected(node: n.Expr) -> bool:
     return is_reward(node) or is_critic(node)

@@ -5,44 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import depends, is_reward
 from objdsl.analysis.estimator import Estimator, Factor
 from objdsl.analysis.expand import Expand, TooLargeError, interval
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, add, const, sub
 from objdsl.ir.indices import TOKEN
-from objdsl.ir.nodes import (
-    Binary,
-    Clip,
-    Column,
-    Expr,
-    Reduce,
-    Scan,
-    Unary,
-    Where,
-    replaced,
-    topological,
-)
 
 if TYPE_CHECKING:
     from objdsl.analysis.facts import Facts
 
 
-def inside_ratio(facts: Facts, node: Expr) -> bool:
+def inside_ratio(facts: Facts, node: n.Expr) -> bool:
     """Whether a node stands in the exponent of a ratio through which a gradient flows."""
     return node.span is not None and any(
-        any(part.span == node.span for part in topological(one.x))
-        for one in topological(facts.objective.goal)
-        if isinstance(one, Unary) and one.op == "exp" and one.live
+        any(part.span == node.span for part in n.topological(one.x))
+        for one in n.topological(facts.objective.goal)
+        if isinstance(one, n.Unary) and one.op == "exp" and one.live
     )
 
 
-def deviation(node: Expr) -> bool:
+def deviation(node: n.Expr) -> bool:
     """Whether a standard deviation is part of a value; one that a mask compares is none."""
     stack = [node]
     while stack:
         part = stack.pop()
-        if isinstance(part, Reduce) and part.op in ("std", "pstd"):
+        if isinstance(part, n.Reduce) and part.op in ("std", "pstd"):
             return True
         stack += [child for child in part.children if not child.boolean]
     return False
@@ -55,7 +44,7 @@ def spread(estimator: Estimator, factor: Factor) -> bool:
     if deviation(factor.base):
         return True
     divides = factor.exponent < 0 and factor.depends.pooled
-    ratio = isinstance(factor.base, Unary) and factor.base.op == "exp"
+    ratio = isinstance(factor.base, n.Unary) and factor.base.op == "exp"
     if not divides or ratio or not factor.depends.rewards:
         return False
     raised = _moved(factor.base, lambda reward: add(reward, ONE))
@@ -68,64 +57,70 @@ def spread(estimator: Estimator, factor: Factor) -> bool:
         return False
 
 
-def _moved(x: Expr, by: Callable[[Column], Expr]) -> Expr:
+def _moved(x: n.Expr, by: Callable[[n.Column], n.Expr]) -> n.Expr:
     """An expression with another in place of the reward."""
-    return replaced(
+    return n.replaced(
         x,
-        {node: by(node) for node in topological(x) if isinstance(node, Column) and is_reward(node)},
+        {
+            node: by(node)
+            for node in n.topological(x)
+            if isinstance(node, n.Column) and is_reward(node)
+        },
     )
 
 
-def is_mask(node: Expr) -> bool:
+def is_mask(node: n.Expr) -> bool:
     """Whether a value is a mask: one by itself, or a column that is declared as zeros and ones."""
-    return node.boolean or (isinstance(node, Column) and set(node.values) == {0.0, 1.0})
+    return node.boolean or (isinstance(node, n.Column) and set(node.values) == {0.0, 1.0})
 
 
-def counts(node: Expr) -> bool:
+def counts(node: n.Expr) -> bool:
     """Whether a value is a number of elements that a mask leaves."""
     match node:
-        case Reduce("sum", _, x, _):
+        case n.Reduce("sum", _, x, _):
             return _is_counted(x)
-        case Binary("add" | "sub" | "max", a, b):
+        case n.Binary("add" | "sub" | "max", a, b):
             return counts(a) or counts(b)
     return False
 
 
-def _is_counted(x: Expr) -> bool:
+def _is_counted(x: n.Expr) -> bool:
     """Whether a value is a mask, a number of what another leaves, or a product of such."""
-    if isinstance(x, Binary) and x.op == "mul":
+    if isinstance(x, n.Binary) and x.op == "mul":
         return _is_counted(x.a) and _is_counted(x.b)
-    return is_mask(x) or isinstance(x, Where) or counts(x)
+    return is_mask(x) or isinstance(x, n.Where) or counts(x)
 
 
-def is_score(base: Expr, leaf: Expr) -> bool:
+def is_score(base: n.Expr, leaf: n.Expr) -> bool:
     """Whether a factor is log(pi) of the token, or summed over the response."""
-    return base == leaf or (isinstance(base, Reduce | Scan) and base.x == leaf)
+    return base == leaf or (isinstance(base, n.Reduce | n.Scan) and base.x == leaf)
 
 
-def live_product(facts: Facts, leaf: Expr) -> Expr | None:
+def live_product(facts: Facts, leaf: n.Expr) -> n.Expr | None:
     """A product of two live factors; one that holds log(pi) as it is, if there is such a one."""
     products = [
         node
         for node in reversed(facts.passing)
-        if isinstance(node, Binary) and node.op == "mul" and node.a.live and node.b.live
+        if isinstance(node, n.Binary) and node.op == "mul" and node.a.live and node.b.live
     ]
     plain = [node for node in products if leaf in (node.a, node.b)]
     return next(iter(plain + products), None)
 
 
-def discounts(node: Expr) -> bool:
+def discounts(node: n.Expr) -> bool:
     """Whether a value is the discount of a reward that comes with the last token."""
-    return isinstance(node, Scan) and node.decay is not None and depends(node).reads <= {"t", "|y|"}
+    return (
+        isinstance(node, n.Scan) and node.decay is not None and depends(node).reads <= {"t", "|y|"}
+    )
 
 
-def reaches_some(node: Expr) -> bool:
+def reaches_some(node: n.Expr) -> bool:
     """Whether a value is a part of a token's rewards that does not reach all tokens up to it with
     one constant: the token's own, or what is discounted."""
     match node:
-        case Column() as reward:
+        case n.Column() as reward:
             return is_reward(reward) and reward.over == TOKEN
-        case Scan(relation, Column() as reward, decay):
+        case n.Scan(relation, n.Column() as reward, decay):
             whole = relation == ">=" and decay is None
             return is_reward(reward) and relation != "<" and not whole
     return False
@@ -140,13 +135,13 @@ class Bounded:
         through: the nodes that bound it, from the outside inwards.
     """
 
-    x: Expr
-    lo: Expr | None
-    hi: Expr | None
-    through: tuple[Expr, ...]
+    x: n.Expr
+    lo: n.Expr | None
+    hi: n.Expr | None
+    through: tuple[n.Expr, ...]
 
 
-def bounded(node: Expr, changes: Callable[[Expr], bool], expand: Expand) -> Bounded | None:
+def bounded(node: n.Expr, changes: Callable[[n.Expr], bool], expand: Expand) -> Bounded | None:
     """What a node holds between bounds, if it is such a value.
 
     Args:
@@ -154,13 +149,13 @@ def bounded(node: Expr, changes: Callable[[Expr], bool], expand: Expand) -> Boun
         expand: formulas as sums of products: what surely lies within a bound needs none.
     """
     x, lo, hi = node, None, None
-    through: list[Expr] = []
+    through: list[n.Expr] = []
     while True:
         outer = x
         match x:
-            case Clip(inner, low, high):
+            case n.Clip(inner, low, high):
                 x, lo, hi = inner, lo or low, hi or high
-            case Binary("min" | "max" as op, a, b) if changes(a) != changes(b):
+            case n.Binary("min" | "max" as op, a, b) if changes(a) != changes(b):
                 x, bound = (a, b) if changes(a) else (b, a)
                 lo, hi = (lo, hi or bound) if op == "min" else (lo or bound, hi)
             case _:
@@ -177,7 +172,7 @@ def bounded(node: Expr, changes: Callable[[Expr], bool], expand: Expand) -> Boun
     return Bounded(x, lo, hi, tuple(through))
 
 
-def constant(x: Expr, expand: Expand) -> bool:
+def constant(x: n.Expr, expand: Expand) -> bool:
     """Whether a value is a number, whatever the policies are: `pi / sg(pi)` is 1."""
     try:
         return expand(x).number is not None

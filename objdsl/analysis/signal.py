@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.links import PREFERRED
 from objdsl.ir.columns import is_critic
 from objdsl.ir.indices import RESPONSE, TOKEN
-from objdsl.ir.nodes import Column, Expr, LogProb, replaced, topological
 from objdsl.ir.objective import Named, Objective
 
 
-def signal(objective: Objective) -> Column | None:
+def signal(objective: Objective) -> n.Column | None:
     """The declared column that is the reward, if there is one."""
     if objective.rewards or not samples(objective):
         return None
@@ -24,15 +24,15 @@ def signal(objective: Objective) -> Column | None:
     return found[0] if len(found) == 1 else None
 
 
-def candidates(objective: Objective) -> tuple[Column, ...]:
+def candidates(objective: Objective) -> tuple[n.Column, ...]:
     """The declared columns of responses and tokens that are more than a mask, as the goal reads
     them."""
-    nodes = topological(objective.goal)
+    nodes = n.topological(objective.goal)
     values = {child for node in nodes if not node.boolean for child in node.children}
     return tuple(
         node
         for node in nodes
-        if isinstance(node, Column)
+        if isinstance(node, n.Column)
         and node in values
         and node.over in (RESPONSE, TOKEN)
         and not (node.mask or node.trained or is_critic(node) or node.name in PREFERRED)
@@ -41,23 +41,23 @@ def candidates(objective: Objective) -> tuple[Column, ...]:
 
 def samples(objective: Objective) -> bool:
     """Whether responses are sampled from a version of the policy, and not given with the data."""
-    policies = {x.policy for x in topological(objective.goal) if isinstance(x, LogProb)}
+    policies = {x.policy for x in n.topological(objective.goal) if isinstance(x, n.LogProb)}
     return objective.sampling.span is not None or not policies.isdisjoint(("old", "mu"))
 
 
-def with_reward(objective: Objective, column: Column) -> Objective:
+def with_reward(objective: Objective, column: n.Column) -> Objective:
     """The objective as if it declared the column `as reward`."""
-    instead: dict[Expr, Expr] = {column: replace(column, role="reward")}
+    instead: dict[n.Expr, n.Expr] = {column: replace(column, role="reward")}
 
     def named(many: tuple[Named, ...]) -> tuple[Named, ...]:
-        return tuple(replace(one, value=replaced(one.value, instead)) for one in many)
+        return tuple(replace(one, value=n.replaced(one.value, instead)) for one in many)
 
     critic, keep = objective.critic, objective.keep
     return replace(
         objective,
-        goal=replaced(objective.goal, instead),
-        critic=None if critic is None else replaced(critic, instead),
-        keep=None if keep is None else replaced(keep, instead),
+        goal=n.replaced(objective.goal, instead),
+        critic=None if critic is None else n.replaced(critic, instead),
+        keep=None if keep is None else n.replaced(keep, instead),
         reports=named(objective.reports),
         bindings=named(objective.bindings),
         calls=named(objective.calls),

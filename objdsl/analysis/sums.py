@@ -10,16 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from functools import reduce
 
+import objdsl.ir.nodes as n
 from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.ir.bounds import bounds
 from objdsl.ir.build import ONE, ZERO, add, const, div, mul, power
 from objdsl.ir.interval import Interval, multiplied
 from objdsl.ir.interval import raised as powered
-from objdsl.ir.nodes import Binary, Expr, Unary
 from objdsl.ir.ops import UNARY
 
-Factors = frozenset[tuple[Expr, float]]
+Factors = frozenset[tuple[n.Expr, float]]
 """A product of nodes, each with its power."""
 
 # A formula with more terms than this, or more factors in one of them, is left in one piece. What is
@@ -88,7 +88,7 @@ class Sum:
             raise TooLargeError
         return Sum({f: c for f, c in result.items() if abs(c) > 0})
 
-    def expr(self) -> Expr:
+    def expr(self) -> n.Expr:
         """The formula again, the same for equal sums."""
         pieces = [product(factors, c) for factors, c in self.terms.items()]
         pieces.sort(key=lambda piece: piece.key)
@@ -105,7 +105,7 @@ def number(value: float) -> Sum:
     return Sum({frozenset(): float(value)}) if value else Sum()
 
 
-def atom(expr: Expr, exponent: float = 1.0) -> Sum:
+def atom(expr: n.Expr, exponent: float = 1.0) -> Sum:
     return Sum({frozenset({(expr, exponent)}): 1.0})
 
 
@@ -123,14 +123,14 @@ def _joined(f: Factors, g: Factors) -> Factors | None:
             powers[base] = 1.0  # a mask times itself is itself
         else:
             powers[base] = powers.get(base, 0.0) + exponent
-            if isinstance(base, Unary) and base.op == "sign":
+            if isinstance(base, n.Unary) and base.op == "sign":
                 # Almost everywhere; where the sign is 0, what it is the sign of decides nothing.
                 powers[base] %= 2
     return frozenset((base, e) for base, e in powers.items() if abs(e) > _ROUNDING)
 
 
-def is_sum(base: Expr) -> bool:
-    return isinstance(base, Binary) and base.op in ("add", "sub")
+def is_sum(base: n.Expr) -> bool:
+    return isinstance(base, n.Binary) and base.op in ("add", "sub")
 
 
 def size(x: Sum) -> float:
@@ -144,7 +144,7 @@ def quotient(a: Sum, b: Sum) -> tuple[Sum, Sum]:
     """
     if not 2 <= len(b.terms) <= _MOST_DIVISOR or not 2 <= len(a.terms) <= _MOST_DIVIDED:
         return Sum(), a
-    if any(x.boolean or (isinstance(x, Unary) and x.op == "sign") for x in bases_of(b)):
+    if any(x.boolean or (isinstance(x, n.Unary) and x.op == "sign") for x in bases_of(b)):
         return Sum(), a
     spread = _spread(b)
     if not _may_be_divided(a, spread):
@@ -162,7 +162,7 @@ def quotient(a: Sum, b: Sum) -> tuple[Sum, Sum]:
     return total, rest
 
 
-def _spread(x: Sum) -> dict[Expr, float]:
+def _spread(x: Sum) -> dict[n.Expr, float]:
     """By how much the powers of each factor differ between the terms."""
     powers = [dict(factors) for factors in x.terms]
     spread = {}
@@ -172,7 +172,7 @@ def _spread(x: Sum) -> dict[Expr, float]:
     return {base: width for base, width in spread.items() if width}
 
 
-def _may_be_divided(a: Sum, spread: Mapping[Expr, float]) -> bool:
+def _may_be_divided(a: Sum, spread: Mapping[n.Expr, float]) -> bool:
     """Whether the powers of a sum differ by as much as those of a divisor: of what it divides,
     they do."""
     if len(a.terms) < 2:
@@ -237,25 +237,25 @@ def _neighbours(a: Sum, b: Sum) -> list[Sum]:
     return parts
 
 
-def _opposite(mask: Expr) -> Expr | None:
+def _opposite(mask: n.Expr) -> n.Expr | None:
     """`x > 0` for `x < 0`, and the other way round."""
     match mask:
-        case Binary("lt", x, zero):
-            return Binary("gt", x, zero)
-        case Binary("gt", x, zero):
-            return Binary("lt", x, zero)
+        case n.Binary("lt", x, zero):
+            return n.Binary("gt", x, zero)
+        case n.Binary("gt", x, zero):
+            return n.Binary("lt", x, zero)
     return None
 
 
-def ordered(factors: Factors) -> list[tuple[Expr, float]]:
+def ordered(factors: Factors) -> list[tuple[n.Expr, float]]:
     """The factors in an order that is the same in every process."""
     return sorted(factors, key=lambda one: (one[0].key, one[1]))
 
 
-def product(factors: Factors, coefficient: float) -> Expr:
+def product(factors: Factors, coefficient: float) -> n.Expr:
     above = [power(base, const(e)) for base, e in ordered(factors) if e > 0]
     below = [power(base, const(-e)) for base, e in ordered(factors) if e < 0]
-    first: Expr = const(coefficient)
+    first: n.Expr = const(coefficient)
     return div(reduce(mul, above, first), reduce(mul, below, ONE))
 
 
@@ -269,11 +269,11 @@ def to_power(x: float, exponent: float) -> float:
     return finite(float(raised))
 
 
-def bases_of(x: Sum) -> Iterator[Expr]:
+def bases_of(x: Sum) -> Iterator[n.Expr]:
     return (base for factors in x.terms for base, _ in factors)
 
 
-def positive(x: Expr) -> bool:
+def positive(x: n.Expr) -> bool:
     return interval(atom(x))[0] >= 0
 
 
@@ -293,10 +293,10 @@ def interval(x: Sum) -> Interval:
     return low, high
 
 
-def above_zero(base: Expr) -> bool:
+def above_zero(base: n.Expr) -> bool:
     """Whether it is surely more than 0: what may be 0, a deviation, decides a comparison."""
     low = bounds(base)[0]
-    return low > 0 or (low == 0 and isinstance(base, Unary) and not UNARY[base.op].attained)
+    return low > 0 or (low == 0 and isinstance(base, n.Unary) and not UNARY[base.op].attained)
 
 
 def proportion(a: Sum, b: Sum) -> float | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
 from objdsl.ir.indices import SCALAR, TOKEN, WORD, Indices
-from objdsl.ir.nodes import Expr, LogDist, LogProb
 
 
 class Ratio(NamedTuple):
@@ -20,7 +20,7 @@ class Ratio(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Symbol(Expr):
+class Symbol(n.Expr):
     """A value that is not looked into."""
 
 
@@ -66,21 +66,21 @@ class Opaque(Symbol):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Elsewhere(Expr):
+class Elsewhere(n.Expr):
     """`x` summed over the other prompts of the step."""
 
-    x: Expr
+    x: n.Expr
 
     def _indices(self) -> Indices:
         return SCALAR
 
 
-OfTokens = LogProb | LogRatio
+OfTokens = n.LogProb | LogRatio
 """What reads the probability of a sampled token."""
-OfPolicies = OfTokens | LogDist | LogDistRatio
+OfPolicies = OfTokens | n.LogDist | LogDistRatio
 """What reads a probability."""
 
 
-def log_ratio(of: LogProb | LogDist, ratio: Ratio) -> LogRatio | LogDistRatio:
+def log_ratio(of: n.LogProb | n.LogDist, ratio: Ratio) -> LogRatio | LogDistRatio:
     """The logarithm of a ratio: of the sampled token or of every word, as `of` is."""
-    return LogRatio(ratio) if isinstance(of, LogProb) else LogDistRatio(ratio)
+    return LogRatio(ratio) if isinstance(of, n.LogProb) else LogDistRatio(ratio)

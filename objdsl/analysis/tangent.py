@@ -11,28 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.expand import Expand, Sum, interval
 from objdsl.analysis.symbols import Kink, Ratio, log_ratio
 from objdsl.differentiate import partials
 from objdsl.ir.build import ONE, ZERO, add, both, count, div, mul, neg, real, sub, where
 from objdsl.ir.indices import Indices
-from objdsl.ir.nodes import (
-    COMPARISONS,
-    Binary,
-    Clip,
-    Expr,
-    LogDist,
-    LogProb,
-    Others,
-    Reduce,
-    Scan,
-    Shift,
-    Stop,
-    Top,
-    Unary,
-    Where,
-    bottom_up,
-)
 from objdsl.ir.ops import UNARY
 
 
@@ -49,20 +33,20 @@ class Tangent:
     """
 
     def __init__(
-        self, at: Expand, direction: Mapping[str, Ratio], still: Callable[[Expr], bool]
+        self, at: Expand, direction: Mapping[str, Ratio], still: Callable[[n.Expr], bool]
     ) -> None:
         self.at = at
         self.direction = direction
         self.still = still
-        self.kinks: dict[Expr, Kink] = {}
-        self._known: dict[Expr, Expr] = {}
+        self.kinks: dict[n.Expr, Kink] = {}
+        self._known: dict[n.Expr, n.Expr] = {}
 
-    def __call__(self, expr: Expr) -> Expr:
+    def __call__(self, expr: n.Expr) -> n.Expr:
         """The change of a value, `ZERO` if it stays as it is. Raises TooLargeError."""
-        return bottom_up(expr, self._known, self._find)
+        return n.bottom_up(expr, self._known, self._find)
 
-    def _find(self, node: Expr) -> Expr:
-        if isinstance(node, LogProb | LogDist):
+    def _find(self, node: n.Expr) -> n.Expr:
+        if isinstance(node, n.LogProb | n.LogDist):
             ratio = self.direction.get(node.policy)
             return ZERO if ratio is None else neg(log_ratio(node, ratio))
         if all(self._known[child] == ZERO for child in node.children) or self.still(node):
@@ -70,61 +54,61 @@ class Tangent:
         if node.boolean:
             return self._mask(node)
         match node:
-            case Stop(x):
+            case n.Stop(x):
                 return self._known[x]
-            case Where(m, a, b):
+            case n.Where(m, a, b):
                 # Of a mask that is undecided there, what it chooses between.
                 jump = mul(self._known[m], sub(real(a), real(b)))
                 return add(where(m, self._known[a], self._known[b]), jump)
-            case Binary("min" | "max" as op, a, b):
+            case n.Binary("min" | "max" as op, a, b):
                 return self._extremum(op, a, b, node)
-            case Clip(x, lo, hi):
-                held = Binary("max", x, lo, span=node.span)
+            case n.Clip(x, lo, hi):
+                held = n.Binary("max", x, lo, span=node.span)
                 self._known[held] = self._find(held)
-                return self._find(Binary("min", held, hi, span=node.span))
-            case Unary(op, x) if UNARY[op].kinks and self.at(x).number in UNARY[op].kinks:
+                return self._find(n.Binary("min", held, hi, span=node.span))
+            case n.Unary(op, x) if UNARY[op].kinks and self.at(x).number in UNARY[op].kinks:
                 return self._kink(node)
-            case Unary(op) if UNARY[op].slope is None:
+            case n.Unary(op) if UNARY[op].slope is None:
                 return ZERO
-            case Unary() | Binary():
+            case n.Unary() | n.Binary():
                 total = ZERO
                 for operand, slope in partials(node):
                     total = add(total, mul(slope, self._known[operand]))
                 return total
-            case Reduce():
+            case n.Reduce():
                 return self._reduce(node)
-            case Others(op, x):
-                return Others(op, self._known[x])
-            case Scan(relation, x, decay) if decay is None or self._known[decay] == ZERO:
-                return Scan(relation, self._known[x], decay)
-            case Shift(x, by):
-                return Shift(self._known[x], by)
+            case n.Others(op, x):
+                return n.Others(op, self._known[x])
+            case n.Scan(relation, x, decay) if decay is None or self._known[decay] == ZERO:
+                return n.Scan(relation, self._known[x], decay)
+            case n.Shift(x, by):
+                return n.Shift(self._known[x], by)
         return self._kink(node)
 
-    def _kink(self, node: Expr) -> Expr:
+    def _kink(self, node: n.Expr) -> n.Expr:
         return self.kinks.setdefault(node, Kink(len(self.kinks)))
 
-    def _mask(self, node: Expr) -> Expr:
+    def _mask(self, node: n.Expr) -> n.Expr:
         """A mask is what it was, all around, unless what it compares is a tie there and parts."""
         match node:
-            case Binary(op, a, b) if op in COMPARISONS:
+            case n.Binary(op, a, b) if op in n.COMPARISONS:
                 tie = not self._gap(a, b).terms
                 parts = tie and self._gap(self._known[a], self._known[b]).terms
                 return self._kink(node) if parts else ZERO
-            case Top(over, x, _):
+            case n.Top(over, x, _):
                 return self._kink(node) if self._alike(x, over) else ZERO
         return next(self._known[x] for x in node.children if self._known[x] != ZERO)
 
-    def _gap(self, a: Expr, b: Expr) -> Sum:
+    def _gap(self, a: n.Expr, b: n.Expr) -> Sum:
         return self.at(a) - self.at(b)
 
-    def _alike(self, x: Expr, over: Indices) -> bool:
+    def _alike(self, x: n.Expr, over: Indices) -> bool:
         """Whether all elements along some indices are one number."""
         return not any(
             set(over) & set(base.indices) for factors in self.at(x).terms for base, _ in factors
         )
 
-    def _extremum(self, op: str, a: Expr, b: Expr, node: Expr) -> Expr:
+    def _extremum(self, op: str, a: n.Expr, b: n.Expr, node: n.Expr) -> n.Expr:
         first, second = self._known[a], self._known[b]
         gap = self._gap(a, b)
         low, high = interval(gap)
@@ -134,9 +118,9 @@ class Tangent:
             return first
         if not gap.terms:
             return self._kink(node)
-        return where(Binary("lt" if op == "min" else "gt", a, b), first, second)
+        return where(n.Binary("lt" if op == "min" else "gt", a, b), first, second)
 
-    def _reduce(self, node: Reduce) -> Expr:
+    def _reduce(self, node: n.Reduce) -> n.Expr:
         x, over, mask = node.x, node.over, node.where
         moved = self._known[x]
         if mask is not None and self._known[mask] != ZERO:
@@ -145,14 +129,14 @@ class Tangent:
             case "sum" | "mean":
                 return replace(node, x=moved)
             case "prod":
-                return mul(node, Reduce("sum", over, div(moved, x), mask))
+                return mul(node, n.Reduce("sum", over, div(moved, x), mask))
         if self._alike(x, over):
             return self._kink(node)
         if node.op in ("max", "min"):
-            tie: Expr = Binary("eq", x, node)
+            tie: n.Expr = n.Binary("eq", x, node)
             tie = both(mask, tie) if mask else tie
-            return div(Reduce("sum", over, where(tie, moved, ZERO)), count(over, tie))
+            return div(n.Reduce("sum", over, where(tie, moved, ZERO)), count(over, tie))
         size = count(over, mask)
         dof = size if node.op == "pstd" else sub(size, ONE)
-        centred = sub(real(x), Reduce("mean", over, x, mask))
-        return div(Reduce("sum", over, mul(centred, moved), mask), mul(dof, node))
+        centred = sub(real(x), n.Reduce("mean", over, x, mask))
+        return div(n.Reduce("sum", over, mul(centred, moved), mask), mul(dof, node))

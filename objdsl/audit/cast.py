@@ -16,10 +16,10 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import Dependence, depends
 from objdsl.differentiate import weights_of
 from objdsl.frozen import dataclass
-from objdsl.ir.nodes import Expr, LogDist, LogProb
 from objdsl.ir.objective import Objective
 
 _VERSIONS = ("pi", "old", "mu")
@@ -55,7 +55,7 @@ class Cast:
         """What the weights of each policy that a gradient reaches depend on."""
         found: dict[str, Dependence] = {}
         for leaf, weight in weights_of(self.formula).items():
-            if isinstance(leaf, LogProb | LogDist):
+            if isinstance(leaf, n.LogProb | n.LogDist):
                 found[leaf.policy] = found.get(leaf.policy, Dependence()) | depends(weight)
         return found
 
@@ -122,6 +122,6 @@ def cast_of(formula: Objective) -> Cast:
     return Cast(formula)
 
 
-def policies_in(*nodes: Expr) -> set[str]:
+def policies_in(*nodes: n.Expr) -> set[str]:
     """The policies that some nodes read themselves."""
-    return {node.policy for node in nodes if isinstance(node, LogProb | LogDist)}
+    return {node.policy for node in nodes if isinstance(node, n.LogProb | n.LogDist)}

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import objdsl.ir.nodes as n
 from objdsl.audit.cast import cast_of
 from objdsl.audit.world import Draws, World
 from objdsl.errors import ObjdslError
@@ -28,7 +29,6 @@ from objdsl.ir.columns import (
     Values,
     of_policy,
 )
-from objdsl.ir.nodes import Binary, Const, Expr, Param, Pick, Reduce, Top, Unary, topological
 from objdsl.objective import Objective
 
 # Draws that one call evaluates where they can be stacked; bounds the memory.
@@ -187,25 +187,27 @@ def stacks(objective: Objective) -> bool:
     by the tokens of the step, is not, nor is a mean over the prompts that `keep` leaves.
     """
 
-    def is_mean(expr: Expr) -> bool:
+    def is_mean(expr: n.Expr) -> bool:
         match expr:
-            case Const() | Param():
+            case n.Const() | n.Param():
                 return True
-            case Reduce("mean", ("p",) | ("p", "i"), x, None):
-                return not any(_over_prompts(node) for node in topological(x))
-            case Unary("neg", x):
+            case n.Reduce("mean", ("p",) | ("p", "i"), x, None):
+                return not any(_over_prompts(node) for node in n.topological(x))
+            case n.Unary("neg", x):
                 return is_mean(x)
-            case Binary("add" | "sub", a, b):
+            case n.Binary("add" | "sub", a, b):
                 return is_mean(a) and is_mean(b)
-            case Binary("mul", Const() | Param(), x) | Binary("mul" | "div", x, Const() | Param()):
+            case n.Binary("mul", n.Const() | n.Param(), x) | n.Binary(
+                "mul" | "div", x, n.Const() | n.Param()
+            ):
                 return is_mean(x)
         return False
 
     return is_mean(objective.formula.goal)
 
 
-def _over_prompts(node: Expr) -> bool:
-    return isinstance(node, Reduce | Top | Pick) and "p" in node.over
+def _over_prompts(node: n.Expr) -> bool:
+    return isinstance(node, n.Reduce | n.Top | n.Pick) and "p" in node.over
 
 
 def _step(

@@ -26,12 +26,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.constants import not_finite
 from objdsl.analysis.extremes import Cause, Fault
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, read
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
-from objdsl.ir.nodes import Expr, Reduce, Unary, topological
 from objdsl.lint.rule import Rule, rule
 from objdsl.lint.rules.unbounded_product import unheld
 
@@ -42,7 +42,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     said = set(unheld(goal)) if facts.rewarded else set()
     said |= {node for node, _ in not_finite(facts.objective)}
     for node, fault in _faults(facts):
-        if isinstance(node, Reduce) or node in said or facts.extremes.is_response(node):
+        if isinstance(node, n.Reduce) or node in said or facts.extremes.is_response(node):
             continue  # product-outside-logs, unbounded-product
         said.add(node)
         logistic = _logistic(goal, node)
@@ -62,7 +62,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 def _faults(facts: Facts) -> list[Cause]:
     """What makes a weight or the value infinite: what is too large, or else what is 0."""
     causes = {one for found in facts.ranges if not found.finite for one in found.causes}
-    written = {one: one for one in topological(*facts.objective.roots) if one.span is not None}
+    written = {one: one for one in n.topological(*facts.objective.roots) if one.span is not None}
     for fault in Fault:
         found = [
             (written[node], fault) for node, kind in causes if kind is fault and node in written
@@ -72,18 +72,20 @@ def _faults(facts: Facts) -> list[Cause]:
     return []
 
 
-def _logistic(goal: Expr, node: Expr) -> Expr | None:
+def _logistic(goal: n.Expr, node: n.Expr) -> n.Expr | None:
     """The logarithm of a sigmoid, written out, that a value is part of."""
-    for one in topological(goal):
-        link = read(one) if isinstance(one, Unary) and one.op == "log" else None
-        if link is not None and link[0] is Kind.LOGISTIC and node in topological(one):
+    for one in n.topological(goal):
+        link = read(one) if isinstance(one, n.Unary) and one.op == "log" else None
+        if link is not None and link[0] is Kind.LOGISTIC and node in n.topological(one):
             return one
     return None
 
 
-def _fix(logistic: Expr | None) -> Fix | None:
+def _fix(logistic: n.Expr | None) -> Fix | None:
     match logistic:
-        case Unary("log", Unary("sigmoid", x)) if logistic.span is not None and x.span is not None:
+        case n.Unary("log", n.Unary("sigmoid", x)) if (
+            logistic.span is not None and x.span is not None
+        ):
             edit = Edit(logistic.span, f"logsigmoid({x.span.text})")
             return Fix("use logsigmoid", (edit,), safe=True)
     return None

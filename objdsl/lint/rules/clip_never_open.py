@@ -21,18 +21,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.expand import interval
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Clip, Expr, LogProb, holding
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("clip-never-open", "OBJ406", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     expand = facts.on_policy
-    clips = [node for node in facts.passing if isinstance(node, Clip)]
-    learns = holding(_learns, *clips)
+    clips = [node for node in facts.passing if isinstance(node, n.Clip)]
+    learns = n.holding(_learns, *clips)
     for clip in clips:
         if clip.x not in learns:
             continue
@@ -50,5 +50,5 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             )
 
 
-def _learns(node: Expr) -> bool:
-    return isinstance(node, LogProb) and node.trained
+def _learns(node: n.Expr) -> bool:
+    return isinstance(node, n.LogProb) and node.trained

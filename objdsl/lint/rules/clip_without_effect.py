@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.shapes import bounded, constant
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Expr, LogProb, holding
 from objdsl.lint.rule import Rule, rule
 
 
@@ -30,8 +30,8 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
-    moves, expand = holding(_learns, facts.objective.goal), facts.far.expand
-    seen: set[Expr] = set()
+    moves, expand = n.holding(_learns, facts.objective.goal), facts.far.expand
+    seen: set[n.Expr] = set()
     for node in facts.passing:
         clip = bounded(node, moves.__contains__, expand)
         if clip is None or clip.x in seen or clip.x not in moves or not constant(clip.x, expand):
@@ -46,5 +46,5 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         )
 
 
-def _learns(node: Expr) -> bool:
-    return isinstance(node, LogProb) and node.trained
+def _learns(node: n.Expr) -> bool:
+    return isinstance(node, n.LogProb) and node.trained

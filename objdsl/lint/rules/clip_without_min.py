@@ -22,21 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.shapes import Bounded, bounded, constant
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import ZERO
-from objdsl.ir.nodes import (
-    Binary,
-    Clip,
-    Column,
-    Expr,
-    LogProb,
-    Where,
-    holding,
-    topological,
-)
 from objdsl.lint.rule import Rule, rule
 
 
@@ -45,11 +36,11 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
     nodes, penalised = facts.passing, frozen(facts.objective)
-    moves = holding(_learns, facts.objective.goal)
-    kept, held = _kept(nodes, moves), set[Expr]()
+    moves = n.holding(_learns, facts.objective.goal)
+    kept, held = _kept(nodes, moves), set[n.Expr]()
     goal = facts.objective.goal
-    penalties = holding(lambda x: isinstance(x, LogProb) and x.policy in penalised, goal)
-    data = holding(lambda x: isinstance(x, Column), goal)
+    penalties = n.holding(lambda x: isinstance(x, n.LogProb) and x.policy in penalised, goal)
+    data = n.holding(lambda x: isinstance(x, n.Column), goal)
     for node in nodes:
         clip = None if node in held else bounded(node, moves.__contains__, facts.far.expand)
         if clip is None:
@@ -58,7 +49,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         beyond = clip.lo is not None or clip.hi is not None
         if node in kept or clip.x not in moves or clip.x in penalties or not beyond:
             continue
-        if clip.x in data and not isinstance(node, Clip):
+        if clip.x in data and not isinstance(node, n.Clip):
             continue  # dual-clip-bound
         if constant(clip.x, facts.far.expand):
             continue  # clip-without-effect
@@ -85,37 +76,39 @@ def _consequence(clip: Bounded) -> str:
     )
 
 
-def _learns(node: Expr) -> bool:
-    return isinstance(node, LogProb) and node.trained
+def _learns(node: n.Expr) -> bool:
+    return isinstance(node, n.LogProb) and node.trained
 
 
-def _kept(nodes: Iterable[Expr], moves: set[Expr]) -> set[Expr]:
+def _kept(nodes: Iterable[n.Expr], moves: set[n.Expr]) -> set[n.Expr]:
     """The values that stand on one side of a minimum or maximum of which the other side moves with
     the policy, too."""
-    kept: set[Expr] = set()
+    kept: set[n.Expr] = set()
     for node in nodes:
-        if isinstance(node, Binary) and node.op in ("min", "max"):
-            below = set(topological(node.a)), set(topological(node.b))
+        if isinstance(node, n.Binary) and node.op in ("min", "max"):
+            below = set(n.topological(node.a)), set(n.topological(node.b))
             for inside, other in (below, below[::-1]):
                 if not moves.isdisjoint(other):
                     kept |= inside - other
         match node:
-            case Binary("mul", Where() as choice, by) | Binary("mul", by, Where() as choice):
+            case n.Binary("mul", n.Where() as choice, by) | n.Binary(
+                "mul", by, n.Where() as choice
+            ):
                 kept |= _by_sign(choice, by)
     return kept
 
 
-def _by_sign(choice: Where, by: Expr) -> set[Expr]:
+def _by_sign(choice: n.Where, by: n.Expr) -> set[n.Expr]:
     """The bounds of the two branches of a surrogate: from above where what they are multiplied by
     is positive, and from below where it is not."""
     if by not in choice.m.children:
         return set()
     match choice.m:
-        case Binary("gt" | "ge", _, zero) | Binary("lt" | "le", zero, _) if zero == ZERO:
+        case n.Binary("gt" | "ge", _, zero) | n.Binary("lt" | "le", zero, _) if zero == ZERO:
             above, below = choice.a, choice.b
-        case Binary("lt" | "le", _, zero) | Binary("gt" | "ge", zero, _) if zero == ZERO:
+        case n.Binary("lt" | "le", _, zero) | n.Binary("gt" | "ge", zero, _) if zero == ZERO:
             above, below = choice.b, choice.a
         case _:
             return set()
     sides = ((above, "min"), (below, "max"))
-    return {side for side, op in sides if isinstance(side, Binary) and side.op == op}
+    return {side for side, op in sides if isinstance(side, n.Binary) and side.op == op}

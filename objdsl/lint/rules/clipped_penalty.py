@@ -21,22 +21,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Binary, Clip, Expr, LogProb, bottom_up
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("clipped-penalty", "OBJ311", Severity.WARNING, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     policies = set(frozen(facts.objective))
-    known: dict[Expr, frozenset[str]] = {}
+    known: dict[n.Expr, frozenset[str]] = {}
     for node in facts.passing:
         held = _held(node)
         if held is None:
             continue
-        read = bottom_up(held, known, partial(_read, known)) & policies
+        read = n.bottom_up(held, known, partial(_read, known)) & policies
         if read:
             yield rule.finding(
                 f"beyond this bound the penalty against `{min(read)}` has no gradient",
@@ -49,17 +49,17 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             return
 
 
-def _held(node: Expr) -> Expr | None:
+def _held(node: n.Expr) -> n.Expr | None:
     """What a clip, or a minimum with a constant, holds."""
     match node:
-        case Clip(x):
+        case n.Clip(x):
             return x
-        case Binary("min", x, bound) | Binary("min", bound, x) if not bound.indices:
+        case n.Binary("min", x, bound) | n.Binary("min", bound, x) if not bound.indices:
             return x
     return None
 
 
-def _read(known: dict[Expr, frozenset[str]], node: Expr) -> frozenset[str]:
+def _read(known: dict[n.Expr, frozenset[str]], node: n.Expr) -> frozenset[str]:
     """The policies that a value reads, when that is known of its operands."""
-    own = {node.policy} if isinstance(node, LogProb) else ()
+    own = {node.policy} if isinstance(node, n.LogProb) else ()
     return frozenset(own).union(*(known[child] for child in node.children))

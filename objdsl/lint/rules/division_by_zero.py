@@ -22,12 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.guards import divisors, never_zero
 from objdsl.analysis.shapes import deviation
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
-from objdsl.ir.nodes import Column, Expr, Reduce, Unary, Where
 from objdsl.lint.rule import Rule, rule
 from objdsl.source import Span
 
@@ -35,7 +35,7 @@ from objdsl.source import Span
 @rule("division-by-zero", "OBJ613", Severity.ERROR, Claim.NUMERICS)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     expand, keep = facts.on_policy, facts.objective.keep
-    seen: set[Expr] = set()
+    seen: set[n.Expr] = set()
     for guarded in divisors(facts.objective.roots, keep):
         divisor = guarded.divisor
         if divisor.span is None or divisor in seen or not _may_be_zero(divisor, expand):
@@ -57,7 +57,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         )
 
 
-def _may_be_zero(divisor: Expr, expand: Expand) -> bool:
+def _may_be_zero(divisor: n.Expr, expand: Expand) -> bool:
     """Whether every term of a divisor is a deviation or a masked count: then it can be 0."""
     try:
         terms = expand(divisor).terms
@@ -69,15 +69,15 @@ def _may_be_zero(divisor: Expr, expand: Expand) -> bool:
     )
 
 
-def _vanishes(base: Expr) -> bool:
+def _vanishes(base: n.Expr) -> bool:
     match base:
-        case Reduce("std" | "pstd", _, _, _):
+        case n.Reduce("std" | "pstd", _, _, _):
             return True
-        case Reduce("sum", _, Column(values=values), _) if values:
+        case n.Reduce("sum", _, n.Column(values=values), _) if values:
             return min(values) == 0
-        case Reduce("sum", _, x, _):
-            return x.boolean or (isinstance(x, Where) and x.m.boolean)
-        case Unary("abs" | "sqrt", x):
+        case n.Reduce("sum", _, x, _):
+            return x.boolean or (isinstance(x, n.Where) and x.m.boolean)
+        case n.Unary("abs" | "sqrt", x):
             return _vanishes(x)
     return False
 

@@ -25,11 +25,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.expand import Expand, Sum, TooLargeError, number
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import ZERO
-from objdsl.ir.nodes import Binary, Clip, Expr, topological
 from objdsl.lint.places import extrema
 from objdsl.lint.rule import Rule, rule
 
@@ -80,19 +80,21 @@ def _multiple(bound: Sum, held: Sum) -> float | None:
     return c if not (bound - held.scaled(c)).terms else None
 
 
-def _dead(on: Expand, held: Expr, c: float, sign: int, branch: Expr | None, *, below: bool) -> str:
+def _dead(
+    on: Expand, held: n.Expr, c: float, sign: int, branch: n.Expr | None, *, below: bool
+) -> str:
     """For which answers the bound, from below or above, is taken on policy, within its branch;
     empty for none."""
     within = number(1) if branch is None else on(branch)
     for right, answers in ((True, "right answers"), (False, "wrong answers")):
-        side = Binary("gt" if right == (sign > 0) else "lt", held, ZERO)
+        side = n.Binary("gt" if right == (sign > 0) else "lt", held, ZERO)
         taken = c >= 1 if right == below else c <= 1
         if taken and (within * on(side)).terms:
             return answers
     return ""
 
 
-def _upper(on: Expand, held: Expr) -> float:
+def _upper(on: Expand, held: n.Expr) -> float:
     """The upper bound of the clip that is held, or 1."""
-    bounds = (on(x.hi).number for x in topological(held) if isinstance(x, Clip) and x.x.live)
+    bounds = (on(x.hi).number for x in n.topological(held) if isinstance(x, n.Clip) and x.x.live)
     return max((x for x in bounds if x is not None), default=1.0)

@@ -22,11 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.claims import Reason
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
-from objdsl.ir.nodes import Binary, Const, Expr, LogDist, LogProb, Param, topological
 from objdsl.lint.rule import Rule, rule
 
 
@@ -52,17 +52,21 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         )
 
 
-def _claim(x: Expr, facts: Facts) -> Claim:
+def _claim(x: n.Expr, facts: Facts) -> Claim:
     """What the small number changes: a penalty, the direction, or what float32 makes of it."""
     held = set(frozen(facts.objective))
-    if any(isinstance(node, LogProb | LogDist) and node.policy in held for node in topological(x)):
+    if any(
+        isinstance(node, n.LogProb | n.LogDist) and node.policy in held for node in n.topological(x)
+    ):
         return Claim.PENALTY
     return Claim.DIRECTION if facts.departing(Reason.LIVE) else Claim.NUMERICS
 
 
-def _without(x: Expr) -> Fix | None:
+def _without(x: n.Expr) -> Fix | None:
     match x:
-        case Binary("add", Const() | Param(), kept) | Binary("add", kept, Const() | Param()):
+        case n.Binary("add", n.Const() | n.Param(), kept) | n.Binary(
+            "add", kept, n.Const() | n.Param()
+        ):
             if x.span is not None and kept.span is not None:
                 return Fix("leave it away", (Edit(x.span, kept.span.text),))
     return None

@@ -23,12 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import reach
 from objdsl.analysis.reach import reached
 from objdsl.analysis.shapes import bounded
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Expr, LogProb, holding
 from objdsl.lint.rule import Rule, rule
 
 
@@ -37,8 +37,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
     goal, expand = facts.objective.goal, facts.far.expand
-    reads = holding(lambda node: isinstance(node, LogProb), goal)
-    seen: set[Expr] = set(facts.passing)  # clip-without-min
+    reads = n.holding(lambda node: isinstance(node, n.LogProb), goal)
+    seen: set[n.Expr] = set(facts.passing)  # clip-without-min
     for node in reached(goal, live=False, rewarded=True):
         if node in seen or node not in reads:
             continue

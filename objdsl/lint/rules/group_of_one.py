@@ -20,10 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.ir.build import ONE
-from objdsl.ir.nodes import Others, Reduce, topological
 from objdsl.lint.rule import Rule, rule
 
 
@@ -32,19 +32,22 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     sampling = facts.objective.sampling
     if sampling.group != 1:
         return
-    for node in topological(*(w for w in facts.weights.values())):
-        alone = isinstance(node, Others) or (
-            isinstance(node, Reduce) and "i" in node.over and "p" not in node.over and node.x != ONE
+    for node in n.topological(*(w for w in facts.weights.values())):
+        alone = isinstance(node, n.Others) or (
+            isinstance(node, n.Reduce)
+            and "i" in node.over
+            and "p" not in node.over
+            and node.x != ONE
         )
         if alone and node.span is not None:
             yield rule.finding(
                 "a statistic of the group, and groups of one",
                 node.span,
-                claim=Claim.NUMERICS if isinstance(node, Others) else None,
-                under="0: there are no others" if isinstance(node, Others) else "of one response",
+                claim=Claim.NUMERICS if isinstance(node, n.Others) else None,
+                under="0: there are no others" if isinstance(node, n.Others) else "of one response",
                 labels=(Label(sampling.span, "one response to a prompt"),) if sampling.span else (),
                 consequence="the baseline is gone"
-                if isinstance(node, Others)
+                if isinstance(node, n.Others)
                 else "the response is compared with itself: nothing is learned",
                 help="take groups of at least 2",
             )

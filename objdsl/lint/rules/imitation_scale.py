@@ -28,12 +28,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.estimator import Kind, Term
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.shapes import counts
 from objdsl.analysis.symbols import OfPolicies
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Column, Expr, Reduce, topological
 from objdsl.lint.places import entry, head
 from objdsl.lint.rule import Rule, rule
 
@@ -66,20 +66,20 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _imitates(term: Term) -> bool:
     """Whether a product raises the likelihood of marked responses, whatever their reward."""
-    read = [node for factor in term.factors for node in topological(factor.base)]
+    read = [node for factor in term.factors for node in n.topological(factor.base)]
     marks = {f.base for f in term.factors if f.exponent > 0 and _marks(f.base)}
     knows = any(isinstance(node, OfPolicies) for node in read)
     paid = any(factor.depends.expected for factor in term.factors)
     return term.coefficient > 0 and bool(marks) and not knows and not paid
 
 
-def _marks(base: Expr) -> bool:
-    nodes = topological(base)
-    binary = isinstance(base, Column) and set(base.values) == {0.0, 1.0}
-    return binary or (base.boolean and any(isinstance(node, Column) for node in nodes))
+def _marks(base: n.Expr) -> bool:
+    nodes = n.topological(base)
+    binary = isinstance(base, n.Column) and set(base.values) == {0.0, 1.0}
+    return binary or (base.boolean and any(isinstance(node, n.Column) for node in nodes))
 
 
-def _lengths(term: Term) -> list[Expr]:
+def _lengths(term: Term) -> list[n.Expr]:
     """The divisors of a product that count tokens."""
     return [
         factor.origin
@@ -88,7 +88,7 @@ def _lengths(term: Term) -> list[Expr]:
     ]
 
 
-def _of_tokens(base: Expr) -> bool:
+def _of_tokens(base: n.Expr) -> bool:
     """Whether a divisor counts the tokens that a mask leaves."""
-    sums = [node for node in topological(base) if isinstance(node, Reduce) and node.op == "sum"]
+    sums = [node for node in n.topological(base) if isinstance(node, n.Reduce) and node.op == "sum"]
     return counts(base) and any("t" in node.over for node in sums)

@@ -25,11 +25,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.idle import brought
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Expr, LogDist, LogProb, topological
 from objdsl.lint.places import reading, swapped
 from objdsl.lint.rule import Rule, rule
 
@@ -68,7 +68,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             )
 
 
-def _reads(expr: Expr, policy: str) -> bool:
+def _reads(expr: n.Expr, policy: str) -> bool:
     return any(
-        isinstance(node, LogProb | LogDist) and node.policy == policy for node in topological(expr)
+        isinstance(node, n.LogProb | n.LogDist) and node.policy == policy
+        for node in n.topological(expr)
     )

@@ -25,10 +25,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
-from objdsl.ir.nodes import Binary, Expr, LogDist, LogProb, bottom_up, topological
 from objdsl.ir.objective import Objective
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
@@ -36,17 +36,17 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("learning-reference", "OBJ709", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    if len({leaf.policy for leaf in facts.weights if isinstance(leaf, LogProb | LogDist)}) < 2:
+    if len({leaf.policy for leaf in facts.weights if isinstance(leaf, n.LogProb | n.LogDist)}) < 2:
         return
-    trained: dict[Expr, frozenset[str]] = {}
-    bottom_up(facts.objective.goal, trained, partial(_trained, trained))
+    trained: dict[n.Expr, frozenset[str]] = {}
+    n.bottom_up(facts.objective.goal, trained, partial(_trained, trained))
     for node in reversed(facts.passing):
-        if not isinstance(node, Binary) or node.op != "sub":
+        if not isinstance(node, n.Binary) or node.op != "sub":
             continue
         policy, reference = trained[node.a], trained[node.b]
         if _compares(node, policy, reference, facts.objective):
             span = node.b.span
-            plain = span is not None and isinstance(node.b, LogProb | LogDist)
+            plain = span is not None and isinstance(node.b, n.LogProb | n.LogDist)
             yield rule.finding(
                 f"`{min(reference)}` learns, too, and the other way",
                 span or node.span or reading(facts, min(reference), live=True),
@@ -62,7 +62,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _compares(
-    node: Expr, policy: frozenset[str], reference: frozenset[str], objective: Objective
+    node: n.Expr, policy: frozenset[str], reference: frozenset[str], objective: Objective
 ) -> bool:
     """Whether a difference is that of two trained policies: of one with itself it would be 0."""
     if len(policy) != 1 or len(reference) != 1 or policy == reference:
@@ -72,12 +72,12 @@ def _compares(
         left = Expand(params, dict.fromkeys(reference, min(policy)))(node)
     except TooLargeError:
         return False
-    return not any(isinstance(one, LogProb | LogDist) for one in topological(left.expr()))
+    return not any(isinstance(one, n.LogProb | n.LogDist) for one in n.topological(left.expr()))
 
 
-def _trained(known: dict[Expr, frozenset[str]], node: Expr) -> frozenset[str]:
+def _trained(known: dict[n.Expr, frozenset[str]], node: n.Expr) -> frozenset[str]:
     """The policies whose gradient a value passes on, when that is known of its operands."""
     if not node.live:
         return frozenset()
-    own = {node.policy} if isinstance(node, LogProb | LogDist) else ()
+    own = {node.policy} if isinstance(node, n.LogProb | n.LogDist) else ()
     return frozenset(own).union(*(known[child] for child in node.children))

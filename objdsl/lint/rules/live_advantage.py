@@ -29,12 +29,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.advantage import Adds, LiveAdvantage
 from objdsl.analysis.claims import Reason
 from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Column, LogDist, LogProb, topological
 from objdsl.lint.places import stop
 from objdsl.lint.rule import Rule, rule
 
@@ -47,7 +47,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             continue
         seen.add(found.node)
         biased = found.adds is Adds.BIAS
-        critic = isinstance(found.leaf, Column)
+        critic = isinstance(found.leaf, n.Column)
         extra = facts.written(found.extra)
         yield rule.finding(
             "the advantage carries a gradient of its own",
@@ -73,6 +73,6 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 def _claim(facts: Facts, found: LiveAdvantage) -> Claim:
     """What the extra gradient is about: the penalty that the advantage holds, or the direction."""
     held = set(frozen(facts.objective))
-    logs = (node for node in topological(found.node) if isinstance(node, LogProb | LogDist))
+    logs = (node for node in n.topological(found.node) if isinstance(node, n.LogProb | n.LogDist))
     penalised = not held.isdisjoint(log.policy for log in logs)
     return Claim.PENALTY if penalised and not facts.departing(Reason.LIVE) else Claim.DIRECTION

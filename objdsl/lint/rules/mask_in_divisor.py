@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.estimator import Estimator
 from objdsl.analysis.expand import Expand, Sum, TooLargeError, atom, ordered
 from objdsl.analysis.facts import Facts
@@ -33,7 +34,6 @@ from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import Index, Indices
-from objdsl.ir.nodes import Binary, Const, Expr, Length, Reduce, Unary, Where, topological
 from objdsl.lint.places import entry, head, marked
 from objdsl.lint.rule import Rule, rule
 
@@ -66,7 +66,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             return
 
 
-def _claim(estimator: Estimator, divisor: Expr) -> Claim:
+def _claim(estimator: Estimator, divisor: n.Expr) -> Claim:
     """Whether the divisor weighs prompts alone, as a count of rewards of two values does."""
     prompts = {factor.base for factor in estimator.prompt_weights}
     bent = {bend.factor.base for bend in estimator.bends}
@@ -83,7 +83,7 @@ class _Counted:
     """
 
     over: Indices
-    masks: frozenset[Expr]
+    masks: frozenset[n.Expr]
     holds: bool = True
 
     @property
@@ -92,22 +92,26 @@ class _Counted:
         return max((mask.indices[-1] for mask in self.masks), key="pitv".index)
 
 
-def _counted(x: Expr) -> _Counted | None:
+def _counted(x: n.Expr) -> _Counted | None:
     """What a divisor counts; without masks, all elements."""
     over: Indices = ()
     match x:
-        case Binary("max", a, Const()) | Binary("max", Const(), a) | Binary("add", a, Const()):
+        case (
+            n.Binary("max", a, n.Const())
+            | n.Binary("max", n.Const(), a)
+            | n.Binary("add", a, n.Const())
+        ):
             return _counted(a)
-        case Binary("sub", a, b):
+        case n.Binary("sub", a, b):
             every, left_out = _counted(a), _counted(b)
             if every is None or left_out is None or every.masks or not left_out.masks:
                 return None
             return _Counted(left_out.over, left_out.masks, holds=False)
-    while isinstance(x, Reduce) and x.op == "sum" and x.where is None:
+    while isinstance(x, n.Reduce) and x.op == "sum" and x.where is None:
         over, x = (*over, *x.over), x.x
-    masks: set[Expr] = set()
+    masks: set[n.Expr] = set()
     for part in _product(x):
-        if isinstance(part, Length):
+        if isinstance(part, n.Length):
             over = (*over, "t")
         elif is_mask(part):
             masks.add(part)
@@ -116,16 +120,16 @@ def _counted(x: Expr) -> _Counted | None:
     return _Counted(over, frozenset(masks)) if over else None
 
 
-def _product(x: Expr) -> list[Expr]:
+def _product(x: n.Expr) -> list[n.Expr]:
     match x:
-        case Binary("mul" | "and", a, b):
+        case n.Binary("mul" | "and", a, b):
             return _product(a) + _product(b)
-        case Where(mask, a, b) if b == ZERO:
+        case n.Where(mask, a, b) if b == ZERO:
             return _product(mask) + _product(a)
     return [x]
 
 
-def _divisors(estimator: Estimator) -> Iterator[tuple[Expr, _Counted]]:
+def _divisors(estimator: Estimator) -> Iterator[tuple[n.Expr, _Counted]]:
     """The divisors of the weight that count where masks hold, once each."""
     terms = estimator.expanded.terms if estimator.expanded else {}
     below = {base for factors in terms for base, e in factors if e < 0}
@@ -135,7 +139,7 @@ def _divisors(estimator: Estimator) -> Iterator[tuple[Expr, _Counted]]:
             yield base, counted
 
 
-def _masked(counted: _Counted, divisor: Expr, estimator: Estimator) -> bool:
+def _masked(counted: _Counted, divisor: n.Expr, estimator: Estimator) -> bool:
     """Whether nothing but what was counted stands above a divisor; or it is the divisor of none
     of the sums, and weighs them."""
     assert estimator.expanded is not None
@@ -162,44 +166,44 @@ def _idle(counted: _Counted, left: Sum, expand: Expand) -> bool:
     return counted.holds and any(leaves_nothing_out(mask, left, expand) for mask in masks)
 
 
-def _atoms(mask: Sum) -> list[Expr]:
+def _atoms(mask: Sum) -> list[n.Expr]:
     """The mask that an expanded one is, if it is a single one."""
     only = mask.product
     return [base for base, _ in only[0]] if only is not None and len(only[0]) == 1 else []
 
 
-def _elsewhere(expr: Expr, counted: _Counted) -> Expr:
+def _elsewhere(expr: n.Expr, counted: _Counted) -> n.Expr:
     """A value where an element is not among what was counted."""
-    decided: Expr = ZERO if counted.holds else ONE
-    new: dict[Expr, Expr] = {}
-    for node in topological(expr):
+    decided: n.Expr = ZERO if counted.holds else ONE
+    new: dict[n.Expr, n.Expr] = {}
+    for node in n.topological(expr):
         match node:
             case _ if node in counted.masks:
                 new[node] = decided
-            case Binary("and", a, b) if decided in (new[a], new[b]):
+            case n.Binary("and", a, b) if decided in (new[a], new[b]):
                 rest = new[b] if new[a] == decided else new[a]
                 new[node] = ZERO if decided == ZERO else rest
-            case Binary("or", a, b) if decided in (new[a], new[b]):
+            case n.Binary("or", a, b) if decided in (new[a], new[b]):
                 rest = new[b] if new[a] == decided else new[a]
                 new[node] = ONE if decided == ONE else rest
-            case Unary("not", x) if new[x] in (ZERO, ONE):
+            case n.Unary("not", x) if new[x] in (ZERO, ONE):
                 new[node] = ONE if new[x] == ZERO else ZERO
-            case Where(mask, a, b) if new[mask] in (ZERO, ONE):
+            case n.Where(mask, a, b) if new[mask] in (ZERO, ONE):
                 new[node] = new[b] if new[mask] == ZERO else new[a]
             case _:
                 new[node] = node.rebuilt(new)
     return new[expr]
 
 
-def _sums(base: Expr, index: Index) -> bool:
-    return isinstance(base, Reduce) and base.op == "sum" and index in base.over
+def _sums(base: n.Expr, index: Index) -> bool:
+    return isinstance(base, n.Reduce) and base.op == "sum" and index in base.over
 
 
 def _fix(facts: Facts, counted: _Counted) -> Fix | None:
     """`sum[t] x / sum[t] m` to `mean[t | m] x`, where the text has both."""
-    for node in topological(*facts.objective.roots):
+    for node in n.topological(*facts.objective.roots):
         match node:
-            case Binary("div", Reduce("sum", over, _, None) as above, below):
+            case n.Binary("div", n.Reduce("sum", over, _, None) as above, below):
                 mask = _mask_of(below)
                 total = head(above)
                 if mask is None or mask.span is None or node.span is None:
@@ -212,14 +216,14 @@ def _fix(facts: Facts, counted: _Counted) -> Fix | None:
     return None
 
 
-def _mask_of(divisor: Expr) -> Expr | None:
+def _mask_of(divisor: n.Expr) -> n.Expr | None:
     match divisor:
-        case Binary("max" | "add", a, Const()) | Binary("max" | "add", Const(), a):
+        case n.Binary("max" | "add", a, n.Const()) | n.Binary("max" | "add", n.Const(), a):
             return _mask_of(a)
-        case Reduce("sum", _, x, None) if x.boolean:
+        case n.Reduce("sum", _, x, None) if x.boolean:
             return x
-        case Reduce("sum", _, Where(mask, one, zero), None) if one == ONE and zero == ZERO:
+        case n.Reduce("sum", _, n.Where(mask, one, zero), None) if one == ONE and zero == ZERO:
             return mask
-        case Reduce("sum", _, one, mask) if one == ONE:
+        case n.Reduce("sum", _, one, mask) if one == ONE:
             return mask
     return None

@@ -25,22 +25,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.expand import Expand
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach, reach
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
-from objdsl.ir.nodes import (
-    COMPARISONS,
-    Binary,
-    Clip,
-    Expr,
-    Length,
-    LogProb,
-    Reduce,
-    Stop,
-    Unary,
-    topological,
-)
 from objdsl.lint.places import head
 from objdsl.lint.rule import Rule, rule
 
@@ -48,8 +37,8 @@ from objdsl.lint.rule import Rule, rule
 @rule("mean-of-ratios", "OBJ617", Severity.WARNING, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     expand = Expand({param.name: param.default for param in facts.objective.params})
-    seen: set[Expr] = set()
-    for node in topological(facts.objective.goal):
+    seen: set[n.Expr] = set()
+    for node in n.topological(facts.objective.goal):
         for bounded in _bounded(node):
             mean = _mean_of_ratios(bounded, expand)
             if mean is None or mean in seen:
@@ -67,43 +56,43 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             )
 
 
-def _bounded(node: Expr) -> tuple[Expr, ...]:
+def _bounded(node: n.Expr) -> tuple[n.Expr, ...]:
     """The values that a node is not linear in, and that it bounds or asks for."""
     match node:
-        case Clip(x, _, _) | Unary("log" | "abs", x) | Binary("pow", x, _):
+        case n.Clip(x, _, _) | n.Unary("log" | "abs", x) | n.Binary("pow", x, _):
             return (x,)
-        case Binary(op, a, b) if op in COMPARISONS or op in ("min", "max"):
+        case n.Binary(op, a, b) if op in n.COMPARISONS or op in ("min", "max"):
             return a, b
     return ()
 
 
-def _mean_of_ratios(x: Expr, expand: Expand) -> Expr | None:
+def _mean_of_ratios(x: n.Expr, expand: Expand) -> n.Expr | None:
     """The mean of ratios that a value is, up to numbers."""
     match x:
-        case Unary("neg", a) | Stop(a):
+        case n.Unary("neg", a) | n.Stop(a):
             return _mean_of_ratios(a, expand)
-        case Binary("add" | "sub" | "mul" | "div", a, b) if not b.indices:
+        case n.Binary("add" | "sub" | "mul" | "div", a, b) if not b.indices:
             return _mean_of_ratios(a, expand)
-        case Binary("add" | "sub" | "mul", a, b) if not a.indices:
+        case n.Binary("add" | "sub" | "mul", a, b) if not a.indices:
             return _mean_of_ratios(b, expand)
-        case Reduce("mean", ("t",), inner, None) as mean if _corrects(inner):
+        case n.Reduce("mean", ("t",), inner, None) as mean if _corrects(inner):
             return mean if reach(expand(inner), expand) == {Reach.TOKEN} else None
-        case Binary("div", Reduce("sum", ("t",), inner, None) as total, Length()):
+        case n.Binary("div", n.Reduce("sum", ("t",), inner, None) as total, n.Length()):
             if _corrects(inner) and reach(expand(inner), expand) == {Reach.TOKEN}:
                 return total
     return None
 
 
-def _corrects(ratio: Expr) -> bool:
+def _corrects(ratio: n.Expr) -> bool:
     """Whether a ratio has the policy that sampled below the line, and the current one above it."""
     match ratio:
-        case Unary("exp", Binary("sub", a, LogProb("old" | "mu"))):
-            return a.current or isinstance(a, LogProb)
+        case n.Unary("exp", n.Binary("sub", a, n.LogProb("old" | "mu"))):
+            return a.current or isinstance(a, n.LogProb)
     return False
 
 
-def _fix(mean: Expr) -> Fix | None:
+def _fix(mean: n.Expr) -> Fix | None:
     span = mean.span
-    if not isinstance(mean, Reduce) or mean.op != "mean" or span is None or mean.x.span is None:
+    if not isinstance(mean, n.Reduce) or mean.op != "mean" or span is None or mean.x.span is None:
         return None
     return Fix("take the geometric mean", (Edit(span, f"geo({mean.x.span.text})"),))

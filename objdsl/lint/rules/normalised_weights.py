@@ -26,12 +26,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.estimator import Estimator, Factor, Kind
 from objdsl.analysis.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.symbols import OfTokens
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Expr, Reduce, topological
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule
 
@@ -63,12 +63,12 @@ def _mean_weight(estimator: Estimator, on: Expand) -> Factor | None:
         factor
         for term in estimator.of(Kind.SIGNAL)
         for factor in term.factors
-        if factor.exponent < 0 and isinstance(factor.base, Reduce) and factor.depends.own
+        if factor.exponent < 0 and isinstance(factor.base, n.Reduce) and factor.depends.own
     )
     return next((f for f in divisors if _reads_policy(f.base) and not _varies(f.base, on)), None)
 
 
-def _varies(base: Expr, on: Expand) -> bool:
+def _varies(base: n.Expr, on: Expand) -> bool:
     """Whether a value changes with the policies, all of them being one."""
     try:
         return any(_reads_policy(one) for factors in on(base).terms for one, _ in factors)
@@ -76,5 +76,5 @@ def _varies(base: Expr, on: Expand) -> bool:
         return True
 
 
-def _reads_policy(x: Expr) -> bool:
-    return any(isinstance(node, OfTokens) for node in topological(x))
+def _reads_policy(x: n.Expr) -> bool:
+    return any(isinstance(node, OfTokens) for node in n.topological(x))

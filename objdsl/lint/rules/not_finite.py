@@ -20,10 +20,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.constants import places
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Binary, Const, Expr
 from objdsl.lint.rule import Rule, rule
 
 
@@ -44,11 +44,11 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         )
 
 
-def _message(node: Expr, value: float) -> str:
+def _message(node: n.Expr, value: float) -> str:
     match node:
-        case Binary("div"):
+        case n.Binary("div"):
             return "this divides by 0, whatever the data are"
-        case Const():
+        case n.Const():
             return "this is " + ("no number" if math.isnan(value) else "an infinity")
     kind = "no number" if math.isnan(value) else "infinite"
     return f"this is {kind}, whatever the data are"

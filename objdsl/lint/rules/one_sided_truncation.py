@@ -26,13 +26,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import depends, is_reward
 from objdsl.analysis.expand import Expand, Factors, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Reach, reach
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import exp
-from objdsl.ir.nodes import Binary, Clip, Column, Expr, Unary
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule
 
@@ -64,21 +64,21 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             return
 
 
-def _truncated(factors: Factors, near: Expand) -> Expr | None:
+def _truncated(factors: Factors, near: Expand) -> n.Expr | None:
     """A factor that is a ratio of one token, held at most at its value on policy."""
     for base, _ in factors:
-        logs = isinstance(base, Unary) and base.op == "exp"
-        for x in _held(base.x if isinstance(base, Unary) else base):
+        logs = isinstance(base, n.Unary) and base.op == "exp"
+        for x in _held(base.x if isinstance(base, n.Unary) else base):
             if reach(near(exp(x) if logs else x), near) == {Reach.TOKEN}:
                 return base
     return None
 
 
-def _held(x: Expr) -> tuple[Expr, ...]:
+def _held(x: n.Expr) -> tuple[n.Expr, ...]:
     match x:
-        case Clip(inner, _, _):
+        case n.Clip(inner, _, _):
             return (inner,)
-        case Binary("min", a, b):
+        case n.Binary("min", a, b):
             return a, b
     return ()
 
@@ -88,7 +88,7 @@ def _of_a_sign(factors: Factors) -> bool:
     return any((base.boolean or _held(base)) and depends(base).rewards for base, _ in factors)
 
 
-def _without_reward_1(truncated: Mapping[Factors, Expr], terms: Mapping[Factors, float]) -> bool:
+def _without_reward_1(truncated: Mapping[Factors, n.Expr], terms: Mapping[Factors, float]) -> bool:
     """Whether rewards of 0 and 1 are declared, and the products cancel where the reward is 1."""
     totals: defaultdict[Factors, float] = defaultdict(float)
     for factors in truncated:
@@ -96,5 +96,5 @@ def _without_reward_1(truncated: Mapping[Factors, Expr], terms: Mapping[Factors,
     return not any(totals.values())
 
 
-def _is_binary_reward(base: Expr) -> bool:
-    return isinstance(base, Column) and is_reward(base) and set(base.values) == {0.0, 1.0}
+def _is_binary_reward(base: n.Expr) -> bool:
+    return isinstance(base, n.Column) and is_reward(base) and set(base.values) == {0.0, 1.0}

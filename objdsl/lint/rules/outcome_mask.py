@@ -22,11 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.claims import Reason
 from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Binary, Expr, topological
 from objdsl.lint.places import marked
 from objdsl.lint.rule import Rule, rule
 
@@ -50,12 +50,12 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         )
 
 
-def _bounds(mask: Expr, goal: Expr) -> bool:
+def _bounds(mask: n.Expr, goal: n.Expr) -> bool:
     """Whether a mask was made of `max(r * A, c * A)`, a bound with the reward in it: the rule of
     dual clips speaks of it."""
-    for node in topological(goal):
+    for node in n.topological(goal):
         match node:
-            case Binary("min" | "max", a, b) if a.live != b.live and mask.children == (a, b):
-                bound = topological(b if a.live else a)
+            case n.Binary("min" | "max", a, b) if a.live != b.live and mask.children == (a, b):
+                bound = n.topological(b if a.live else a)
                 return any(is_reward(node) for node in bound)
     return False

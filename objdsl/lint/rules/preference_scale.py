@@ -30,12 +30,12 @@ import math
 from collections.abc import Iterator
 from itertools import permutations, product
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.expand import Sum, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, Link, Multiplier, prefers
 from objdsl.analysis.shapes import is_mask
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Param, Unary, topological
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule
 
@@ -71,7 +71,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             return
     for label, turned in permutations(margins, 2):
         known = prefers(label.score, label.expand)
-        written = turned.score == Unary("neg", label.score)
+        written = turned.score == n.Unary("neg", label.score)
         if known < 0 or not (written or (known > 0 and _turned(label, turned))):
             continue
         weights = Multiplier(facts.objective.goal, label.expand)
@@ -93,7 +93,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _unscaled(link: Link) -> bool:
     """Whether every response's ratio stands in the margin once, divided by sizes alone."""
-    if any(isinstance(one, Param) for one in topological(*link.derivatives.values())):
+    if any(isinstance(one, n.Param) for one in n.topological(*link.derivatives.values())):
         return False
     values = [abs(value) for slope in link.slopes.values() for value in _values(slope)]
     return bool(values) and set(values) <= {0.0, 1.0}

@@ -26,18 +26,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, read
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.bounds import bounds
-from objdsl.ir.nodes import (
-    Binary,
-    Expr,
-    LogProb,
-    Unary,
-    Where,
-    topological,
-)
 from objdsl.lint.rule import Rule, rule
 
 
@@ -65,10 +58,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             )
 
 
-def _points(goal: Expr) -> Iterator[tuple[Kind, Expr]]:
+def _points(goal: n.Expr) -> Iterator[tuple[Kind, n.Expr]]:
     """The statistics of the policy that a response's own score is compared with, once each."""
-    seen: set[Expr] = set()
-    for node in topological(goal):
+    seen: set[n.Expr] = set()
+    for node in n.topological(goal):
         link = read(node) if node.live else None
         if link is None or link[0] is Kind.SQUARE:
             continue
@@ -76,24 +69,24 @@ def _points(goal: Expr) -> Iterator[tuple[Kind, Expr]]:
         if any(part.live and "i" in part.indices for part in parts):
             for part in parts:
                 pooled = "i" not in part.indices and part.current
-                if pooled and part not in seen and any(map(_learns, topological(part))):
+                if pooled and part not in seen and any(map(_learns, n.topological(part))):
                     seen.add(part)
                     yield link[0], part
 
 
-def _learns(node: Expr) -> bool:
-    return isinstance(node, LogProb) and node.trained
+def _learns(node: n.Expr) -> bool:
+    return isinstance(node, n.LogProb) and node.trained
 
 
-def _parts(x: Expr) -> list[Expr]:
+def _parts(x: n.Expr) -> list[n.Expr]:
     """What a score is added up from, without the factors in front."""
     match x:
-        case Unary("neg", a):
+        case n.Unary("neg", a):
             return _parts(a)
-        case Binary("add" | "sub", a, b) | Where(_, a, b):
+        case n.Binary("add" | "sub", a, b) | n.Where(_, a, b):
             return _parts(a) + _parts(b)
-        case Binary("mul", a, b) if not (a.current and b.current):
+        case n.Binary("mul", a, b) if not (a.current and b.current):
             return _parts(a if a.current else b)
-        case Binary("div", a, b) if not b.current:
+        case n.Binary("div", a, b) if not b.current:
             return _parts(a)
     return [x]

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.claims import Reason
 from objdsl.analysis.dependence import is_reward
 from objdsl.analysis.estimator import Estimator, Factor
@@ -30,7 +31,6 @@ from objdsl.analysis.shapes import deviation
 from objdsl.analysis.symbols import LogRatio, Ratio
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
 from objdsl.ir.columns import Values, column_of
-from objdsl.ir.nodes import Binary, Clip, Column, Expr, LogProb, Position, Unary
 from objdsl.lint.places import entry, marked
 from objdsl.lint.rule import Rule, rule
 
@@ -74,20 +74,20 @@ def _varies(factor: Factor, estimator: Estimator) -> bool:
     if any(reads & other.depends.reads for other in beside):
         return False
     match factor.base:
-        case Clip() | Binary("min" | "max"):
+        case n.Clip() | n.Binary("min" | "max"):
             # Where no bound is reached it is the standardised reward, which is bent by its divisor.
             divided = deviation(factor.base) and bool(factor.depends.rewards)
             return divided and not estimator.rewards_are_binary
-        case LogProb() | LogRatio() | Position() | Unary("exp", LogProb() | LogRatio()):
+        case n.LogProb() | LogRatio() | n.Position() | n.Unary("exp", n.LogProb() | LogRatio()):
             return True
-        case Column() as column if column_of(column).role == Values(old=True):
+        case n.Column() as column if column_of(column).role == Values(old=True):
             return True
-        case Unary("exp" | "sigmoid", x):
+        case n.Unary("exp" | "sigmoid", x):
             return _is_affine(x, estimator)
     return _is_affine(factor.base, estimator)
 
 
-def _is_affine(x: Expr, estimator: Estimator) -> bool:
+def _is_affine(x: n.Expr, estimator: Estimator) -> bool:
     """Whether a value is a multiple of the own reward, and a number."""
     try:
         factors = [one for product in estimator.expand(x).terms for one in product]

@@ -25,11 +25,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.expand import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.links import Kind, Link
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
-from objdsl.ir.nodes import Expr, LogDist, LogProb, Reduce, topological
 from objdsl.lint.places import head, reading
 from objdsl.lint.rule import Rule, rule
 
@@ -63,18 +63,18 @@ def _fixed_target(link: Link) -> bool:
     return all(not factors for factors in constant)
 
 
-def _reads_policy(base: Expr) -> bool:
-    return any(isinstance(node, LogProb | LogDist) for node in topological(base))
+def _reads_policy(base: n.Expr) -> bool:
+    return any(isinstance(node, n.LogProb | n.LogDist) for node in n.topological(base))
 
 
-def _sum_of_tokens(link: Link) -> Expr | None:
-    for node in topological(link.score):
-        if isinstance(node, Reduce) and node.op == "sum" and node.over == ("t",) and node.live:
+def _sum_of_tokens(link: Link) -> n.Expr | None:
+    for node in n.topological(link.score):
+        if isinstance(node, n.Reduce) and node.op == "sum" and node.over == ("t",) and node.live:
             return node
     return None
 
 
-def _fix(total: Expr | None) -> Fix | None:
+def _fix(total: n.Expr | None) -> Fix | None:
     span = head(total) if total else None
     if span is None or span.text.replace(" ", "") != "sum[t]":
         return None

@@ -26,9 +26,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
-from objdsl.ir.nodes import LogDist, LogProb, topological
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 
@@ -37,8 +37,8 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     sampling = facts.objective.sampling
     foreign = sampling.policy not in ("pi", "old", "mu")
-    nodes = topological(facts.objective.goal)
-    read = {one.policy for one in nodes if isinstance(one, LogProb | LogDist)}
+    nodes = n.topological(facts.objective.goal)
+    read = {one.policy for one in nodes if isinstance(one, n.LogProb | n.LogDist)}
     samplers = {sampling.policy} if foreign else {"old", "mu"}
     if not facts.rewarded or not (foreign or sampling.staleness) or read & samplers:
         return

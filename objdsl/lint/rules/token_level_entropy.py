@@ -25,10 +25,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Expr, LogDist, Unary
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 
@@ -36,10 +36,10 @@ from objdsl.lint.rule import Rule, rule
 @rule("token-level-entropy", "OBJ314", Severity.NOTE, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for leaf, weight in facts.weights.items():
-        if isinstance(leaf, LogDist) and _of_entropy(weight, leaf, facts.on_policy):
+        if isinstance(leaf, n.LogDist) and _of_entropy(weight, leaf, facts.on_policy):
             yield rule.finding(
                 "the entropy of next words, state by state: later states count as given",
-                reading(facts, leaf.policy, live=True, kinds=(LogDist,)),
+                reading(facts, leaf.policy, live=True, kinds=(n.LogDist,)),
                 under="each state answers for its own entropy",
                 gradient="that of the entropy of next words, not of responses",
                 help="for responses: -log(old) in the reward, `sum[s >= t]`",
@@ -47,11 +47,11 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             )
 
 
-def _of_entropy(weight: Expr, leaf: LogDist, on: Expand) -> bool:
+def _of_entropy(weight: n.Expr, leaf: n.LogDist, on: Expand) -> bool:
     """Whether `pi[v] log pi[v]` is a part of a weight."""
     try:
         terms = on(weight).terms
     except TooLargeError:
         return False
-    entropy = {(leaf, 1.0), (Unary("exp", leaf), 1.0)}
+    entropy = {(leaf, 1.0), (n.Unary("exp", leaf), 1.0)}
     return any(entropy <= factors for factors in terms)

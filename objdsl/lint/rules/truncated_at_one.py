@@ -23,11 +23,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.estimator import Estimator, Factor, Kind
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.symbols import OfTokens
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.ir.nodes import Binary, Clip, Const, Expr, topological
 from objdsl.lint.rule import Rule, rule
 
 
@@ -57,10 +57,14 @@ def _truncated(estimator: Estimator) -> Factor | None:
     return next((factor for factor in everywhere if _bound(factor.base) <= 1), None)
 
 
-def _bound(base: Expr) -> float:
+def _bound(base: n.Expr) -> float:
     """The number that a ratio is held below; infinity if there is none."""
     match base:
-        case Binary("min", x, Const(c)) | Binary("min", Const(c), x) | Clip(x, _, Const(c)):
-            if any(isinstance(node, OfTokens) for node in topological(x)):
+        case (
+            n.Binary("min", x, n.Const(c))
+            | n.Binary("min", n.Const(c), x)
+            | n.Clip(x, _, n.Const(c))
+        ):
+            if any(isinstance(node, OfTokens) for node in n.topological(x)):
                 return c
     return float("inf")

@@ -21,23 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.differentiate import clipped_surrogate
 from objdsl.ir.bounds import bounds
 from objdsl.ir.build import ZERO, negation
-from objdsl.ir.nodes import (
-    Binary,
-    Clip,
-    Expr,
-    LogProb,
-    Reduce,
-    Stop,
-    Unary,
-    Where,
-    holding,
-    topological,
-)
 from objdsl.lint.rule import Rule, rule
 
 
@@ -64,13 +53,13 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         )
 
 
-def unheld(goal: Expr) -> list[Expr]:
+def unheld(goal: n.Expr) -> list[n.Expr]:
     """Products of ratios that reach the goal by a path without a bound."""
-    found: dict[Expr, None] = {}
+    found: dict[n.Expr, None] = {}
     products = _products(goal)
-    seen: set[tuple[Expr, frozenset[Expr]]] = set()
+    seen: set[tuple[n.Expr, frozenset[n.Expr]]] = set()
     # A part of the goal, with the values that are never negative in the branch that it stands in.
-    stack: list[tuple[Expr, frozenset[Expr]]] = [(goal, frozenset())]
+    stack: list[tuple[n.Expr, frozenset[n.Expr]]] = [(goal, frozenset())]
     while stack:
         node, positive = state = stack.pop()
         if state in seen:
@@ -80,36 +69,40 @@ def unheld(goal: Expr) -> list[Expr]:
             found[node] = None
             continue
         match node:
-            case Binary("min" | "max") if _open_below(node, positive):
+            case n.Binary("min" | "max") if _open_below(node, positive):
                 # The minimum takes the product itself, where the advantage is negative.
                 stack += [(x, positive) for x in node.children]
-            case Binary("min" | "max") | Clip() | Unary("exp" | "sigmoid" | "logsigmoid" | "log"):
+            case (
+                n.Binary("min" | "max")
+                | n.Clip()
+                | n.Unary("exp" | "sigmoid" | "logsigmoid" | "log")
+            ):
                 pass
-            case Where(m, a, b):
-                masked = products.intersection(topological(m))
+            case n.Where(m, a, b):
+                masked = products.intersection(n.topological(m))
                 for x, never_below in ((a, _positive(m)), (b, _positive(negation(m)))):
-                    if not masked or masked.isdisjoint(topological(x)):
+                    if not masked or masked.isdisjoint(n.topological(x)):
                         stack.append((x, positive | never_below))
             case _ if not node.boolean:
                 stack += [(x, positive) for x in node.children]
     return [node for node in found if node.span is not None]
 
 
-def _positive(mask: Expr) -> frozenset[Expr]:
+def _positive(mask: n.Expr) -> frozenset[n.Expr]:
     """What is never negative where a mask holds."""
     match mask:
-        case Binary("gt" | "ge", x, zero) | Binary("lt" | "le", zero, x) if zero == ZERO:
+        case n.Binary("gt" | "ge", x, zero) | n.Binary("lt" | "le", zero, x) if zero == ZERO:
             return frozenset({x})
-        case Unary("not", Binary("lt" | "le", x, zero) | Binary("gt" | "ge", zero, x)) if (
+        case n.Unary("not", n.Binary("lt" | "le", x, zero) | n.Binary("gt" | "ge", zero, x)) if (
             zero == ZERO
         ):
             return frozenset({x})
-        case Binary("and", a, b):
+        case n.Binary("and", a, b):
             return _positive(a) | _positive(b)
     return frozenset()
 
 
-def _open_below(node: Binary, positive: frozenset[Expr] = frozenset()) -> bool:
+def _open_below(node: n.Binary, positive: frozenset[n.Expr] = frozenset()) -> bool:
     """Whether it is a clipped surrogate of an advantage that may be negative."""
     surrogate = clipped_surrogate(node)
     if surrogate is None or surrogate[1] in positive:
@@ -117,37 +110,37 @@ def _open_below(node: Binary, positive: frozenset[Expr] = frozenset()) -> bool:
     return bounds(surrogate[1])[0] < 0
 
 
-def _held_from_above(goal: Expr) -> Iterator[Expr]:
+def _held_from_above(goal: n.Expr) -> Iterator[n.Expr]:
     """The products of ratios in clipped surrogates, which hold them for positive advantages."""
     products = _products(goal)
-    for node in topological(goal):
-        if isinstance(node, Binary) and node.op in ("min", "max") and _open_below(node):
-            yield from products.intersection(topological(node))
+    for node in n.topological(goal):
+        if isinstance(node, n.Binary) and node.op in ("min", "max") and _open_below(node):
+            yield from products.intersection(n.topological(node))
 
 
-def _products(goal: Expr) -> set[Expr]:
+def _products(goal: n.Expr) -> set[n.Expr]:
     """The exponentials of sums over tokens of log-probabilities."""
-    found: set[Expr] = set()
-    reads = holding(lambda node: isinstance(node, LogProb), goal)
-    sums: set[Expr] = set()
-    for node in topological(goal):
+    found: set[n.Expr] = set()
+    reads = n.holding(lambda node: isinstance(node, n.LogProb), goal)
+    sums: set[n.Expr] = set()
+    for node in n.topological(goal):
         if _sums_ratios(node, sums, reads):
             sums.add(node)
-        if isinstance(node, Unary) and node.op == "exp" and node.x in sums:
+        if isinstance(node, n.Unary) and node.op == "exp" and node.x in sums:
             found.add(node)
     return found
 
 
-def _sums_ratios(x: Expr, sums: set[Expr], reads: set[Expr]) -> bool:
+def _sums_ratios(x: n.Expr, sums: set[n.Expr], reads: set[n.Expr]) -> bool:
     """Whether a sum over tokens of log-probabilities is a term, as it is or times a number; when
     that is known of the operands."""
     match x:
-        case Reduce("sum", over, inner, _) if "t" in over:
+        case n.Reduce("sum", over, inner, _) if "t" in over:
             return inner in reads
-        case Binary("add" | "sub", a, b):
+        case n.Binary("add" | "sub", a, b):
             return a in sums or b in sums
-        case Unary("neg", inner) | Stop(inner):
+        case n.Unary("neg", inner) | n.Stop(inner):
             return inner in sums
-        case Binary("mul", a, b) if not a.indices or not b.indices:
+        case n.Binary("mul", a, b) if not a.indices or not b.indices:
             return a in sums or b in sums
     return False

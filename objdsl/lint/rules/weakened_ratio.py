@@ -26,29 +26,19 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TypeGuard
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.symbols import OfTokens, Opaque
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import factors, product
 from objdsl.ir.indices import TOKEN
-from objdsl.ir.nodes import (
-    Binary,
-    Const,
-    Expr,
-    LogProb,
-    Param,
-    Stop,
-    Unary,
-    bottom_up,
-    topological,
-)
 from objdsl.lint.rule import Rule, rule
 
 
 @rule("weakened-ratio", "OBJ419", Severity.WARNING, Claim.OFF_POLICY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    opaque: dict[Expr, Expr] = {}
+    opaque: dict[n.Expr, n.Expr] = {}
     for estimator in facts.rewarded:
         found = _of_probabilities(facts)
         parts = _parts_of_whole(facts, found, estimator.leaf, opaque)
@@ -70,53 +60,53 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             return
 
 
-def _of_probabilities(facts: Facts) -> list[Expr]:
+def _of_probabilities(facts: Facts) -> list[n.Expr]:
     """What passes a gradient on, stands in the file, and is a product of probabilities' powers."""
-    found: set[Expr] = set()
-    for node in topological(facts.objective.goal):
+    found: set[n.Expr] = set()
+    for node in n.topological(facts.objective.goal):
         match node:
-            case LogProb() | Const() | Param() | Stop():
+            case n.LogProb() | n.Const() | n.Param() | n.Stop():
                 found.add(node)
-            case Unary("exp" | "log" | "neg" | "sqrt") | Binary(
+            case n.Unary("exp" | "log" | "neg" | "sqrt") | n.Binary(
                 "add" | "sub" | "mul" | "div" | "pow"
             ) if found.issuperset(node.children):
                 found.add(node)
-    made = (Unary, Binary)
+    made = (n.Unary, n.Binary)
     return [one for one in facts.passing if one in found and one.span and isinstance(one, made)]
 
 
 def _parts_of_whole(
-    facts: Facts, ratios: list[Expr], leaf: Expr, opaque: dict[Expr, Expr]
-) -> set[Expr]:
+    facts: Facts, ratios: list[n.Expr], leaf: n.Expr, opaque: dict[n.Expr, n.Expr]
+) -> set[n.Expr]:
     """The ratios that are factors of a product whose ratios are together no part of one:
     `sqrt(r) * A * sqrt(r)` holds `r`."""
-    known, parts = set(ratios), set[Expr]()
+    known, parts = set(ratios), set[n.Expr]()
     for node in facts.passing:
-        if not isinstance(node, Binary) or node.op not in ("mul", "div") or node in known:
+        if not isinstance(node, n.Binary) or node.op not in ("mul", "div") or node in known:
             continue
         _, above, below = factors(node)
         above, below = ([one for one in many if one in known] for many in (above, below))
         if len(above) + len(below) < 2:
             continue
         if _power(product(above, below), leaf, facts.near_policy, opaque) is None:
-            parts.update(topological(*above, *below))
+            parts.update(n.topological(*above, *below))
     return parts
 
 
-def _power(x: Expr, leaf: Expr, near: Expand, opaque: dict[Expr, Expr]) -> float | None:
+def _power(x: n.Expr, leaf: n.Expr, near: Expand, opaque: dict[n.Expr, n.Expr]) -> float | None:
     """The power of the policy in a ratio of versions of it, as far as it has a gradient, if that is
     a part of 1. `opaque` holds what is known of formulas without what is behind `sg`."""
     try:
         powers = _powers(x, near)
         if abs(sum(powers.values())) > 1e-9 or not all(isinstance(x, OfTokens) for x in powers):
             return None
-        power = _powers(bottom_up(x, opaque, partial(_opaque, opaque)), near).get(leaf, 0.0)
+        power = _powers(n.bottom_up(x, opaque, partial(_opaque, opaque)), near).get(leaf, 0.0)
     except TooLargeError:
         return None
     return power if 0 < power < 1 else None
 
 
-def _powers(x: Expr, near: Expand) -> dict[Expr, float]:
+def _powers(x: n.Expr, near: Expand) -> dict[n.Expr, float]:
     """The powers of the factors of a product, exponentials by their exponents."""
     only = near(x).product
     if only is None or only[1] != 1:
@@ -124,10 +114,10 @@ def _powers(x: Expr, near: Expand) -> dict[Expr, float]:
     return {base.x if _is_exp(base) else base: e for base, e in only[0]}
 
 
-def _is_exp(base: Expr) -> TypeGuard[Unary]:
-    return isinstance(base, Unary) and base.op == "exp"
+def _is_exp(base: n.Expr) -> TypeGuard[n.Unary]:
+    return isinstance(base, n.Unary) and base.op == "exp"
 
 
-def _opaque(known: dict[Expr, Expr], x: Expr) -> Expr:
+def _opaque(known: dict[n.Expr, n.Expr], x: n.Expr) -> n.Expr:
     """A formula with one value for all that is behind `sg`."""
-    return Opaque(0, TOKEN) if isinstance(x, Stop) else x.rebuilt(known)
+    return Opaque(0, TOKEN) if isinstance(x, n.Stop) else x.rebuilt(known)

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import factors
-from objdsl.ir.nodes import Clip, Expr, LogProb, topological
 from objdsl.lint.rule import Rule, rule
 
 
@@ -33,7 +33,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
     for clip in facts.passing:
-        weights = [w for w in factors(clip.x)[1] if _weighs(w)] if isinstance(clip, Clip) else []
+        weights = [w for w in factors(clip.x)[1] if _weighs(w)] if isinstance(clip, n.Clip) else []
         if weights:
             yield rule.finding(
                 "this clip holds an importance weight together with the ratio",
@@ -45,6 +45,6 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             )
 
 
-def _weighs(x: Expr) -> bool:
+def _weighs(x: n.Expr) -> bool:
     """Whether a factor is made of probabilities, without a gradient."""
-    return not x.live and any(isinstance(node, LogProb) for node in topological(x))
+    return not x.live and any(isinstance(node, n.LogProb) for node in n.topological(x))
