@@ -18,11 +18,12 @@ from click.testing import CliRunner
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-from objdsl import driver, elaborate
+from objdsl import driver
 from objdsl.cli.app import SECTIONS, main
 from objdsl.ir.ops import FUNCTIONS, REDUCTIONS, UNARY
 from objdsl.lint.run import pages
 from objdsl.source import Source
+from objdsl.syntax import language
 from objdsl.syntax.language import SUBSETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,7 +148,7 @@ def test_editors_know_every_operator(compared: Compared) -> None:
     grammar = (ROOT / "docs" / name).read_text(encoding="utf-8")
     for scope, words, bracket in (
         ("support.function.reduction", (*REDUCTIONS, *SUBSETS), r"\\["),
-        ("support.function", elaborate.FUNCTIONS, r"\\("),
+        ("support.function", language.FUNCTIONS, r"\\("),
     ):
         start = grammar.index("(", grammar.index(f'"{scope}.objdsl"'))
         end = grammar.index(f")(?=\\\\s*{bracket})", start)
