@@ -63,8 +63,10 @@ class _Precomputed(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         _, ctx.once, many, *tensors = inputs
-        ctx.spent = False
-        ctx.save_for_backward(*tensors[many:])
+        if ctx.once:
+            ctx.weights = tensors[many:]
+        else:
+            ctx.save_for_backward(*tensors[many:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -72,15 +74,15 @@ class _Precomputed(torch.autograd.Function):
         if not ctx.once:
             weights = ctx.saved_tensors
             return (None, None, None, *(scale * w for w in weights), *(None for _ in weights))
-        if ctx.spent:
+        if ctx.weights is None:
             raise RuntimeError(
                 "the gradients of this loss are gone: backward was called before; "
                 "evaluate the objective again"
             )
         if torch.is_grad_enabled():
             raise DerivativeError(SECOND)
-        ctx.spent = True
-        weights = ctx.saved_tensors
+        # Nobody else holds them when they are gradients: one of a leaf is then taken as it is.
+        weights, ctx.weights = ctx.weights, None
         return (None, None, None, *(w.mul_(scale) for w in weights), *(None for _ in weights))
 
 

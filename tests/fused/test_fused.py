@@ -14,6 +14,7 @@ from torch import Tensor
 import objdsl
 from helpers.fused_steps import LENGTHS, NAMES, PARAMS, H, V, plain, prepared, scene
 from objdsl.errors import InputError
+from objdsl.fused.autograd import precomputed
 from objdsl.fused.counts import Counts
 from objdsl.plan import Coupling, Schedule, Sizes, legal, plan
 
@@ -385,6 +386,16 @@ def test_backward_happens_once() -> None:
     torch.testing.assert_close(hidden.grad, 3 * data["hidden"].grad)
     with pytest.raises(RuntimeError, match="backward was called before"):
         out.loss.backward()
+
+
+def test_a_gradient_as_large_as_the_head_is_there_once() -> None:
+    head, gradient = torch.zeros(7, requires_grad=True), torch.ones(7)
+    place = gradient.data_ptr()
+    loss = precomputed(torch.tensor(1.0), [head], [gradient], once=True)
+    del gradient
+    (2 * loss).backward(retain_graph=True)
+    assert head.grad is not None and head.grad.data_ptr() == place
+    assert head.grad.tolist() == [-2.0] * 7
 
 
 @pytest.mark.parametrize("name", ["reinforce", "grpo", "gspo"])
