@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from objdsl import gallery
 from objdsl.diagnostic import Diagnostic, Label
 from objdsl.elaborate import elaborate, spellings, too_deep, undecided
 from objdsl.errors import ObjectiveError
 from objdsl.frozen import dataclass
 from objdsl.ir.objective import Objective
+from objdsl.objectives import gallery
 from objdsl.source import Source, Span
 from objdsl.syntax import tree
 from objdsl.syntax.format import format
@@ -22,8 +22,8 @@ from objdsl.syntax.read import read as read_file
 from objdsl.syntax.read import read_from
 
 if TYPE_CHECKING:
-    from objdsl.differentiate import Leaf
     from objdsl.emit.triton_source import Kernel
+    from objdsl.ir.differentiate import Leaf
     from objdsl.ir.nodes import Expr
 
 
@@ -222,7 +222,7 @@ def triton_kernel(formula: Objective) -> Kernel:
 
 def derivatives(formula: Objective) -> dict[Leaf, Expr]:
     """`w = dJ / dlog pi`, and the derivative by every other trained leaf."""
-    from objdsl.differentiate import weights_of
+    from objdsl.ir.differentiate import weights_of
 
     return weights_of(formula)
 

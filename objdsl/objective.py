@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from objdsl import driver
+from objdsl.analysis.plan import BUDGET, Schedule
 from objdsl.diagnostic import Diagnostic
 from objdsl.emit.stages import Layout
 from objdsl.errors import InputError, InputTypeError
@@ -31,14 +32,13 @@ from objdsl.fused.kernels import Name
 from objdsl.fused.loss import FusedLoss
 from objdsl.fused.run import Weights
 from objdsl.fused.spread import Spread
-from objdsl.inputs import check_drawn, check_names, check_trained, computable, widest
 from objdsl.ir.columns import Column, LogProbs
 from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.objective import Sampling
-from objdsl.plan import BUDGET, Schedule
-from objdsl.prepare import Preparation
-from objdsl.programs import Programs
 from objdsl.step import Step
+from objdsl.step.inputs import check_drawn, check_names, check_trained, computable, widest
+from objdsl.step.prepare import Preparation
+from objdsl.step.programs import Programs
 from objdsl.syntax.read import written
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
-from objdsl.gather import gather
 from objdsl.runtime.processes import end_with_parent
+from objdsl.step.gather import gather
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -93,7 +93,7 @@ class Ranks:
         return result  # type: ignore[no-any-return]
 
     def gather(self, local: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rows of all ranks, rank after rank; see `objdsl.gather.gather`."""
+        """Rows of all ranks, rank after rank; see `objdsl.step.gather.gather`."""
         if self.size == 1:
             return dict(local)
         world = dist.group.WORLD

@@ -10,17 +10,18 @@ from types import FrameType
 
 import pytest
 
-from objdsl import driver, gallery, loads
+from objdsl import driver, loads
 from objdsl.analysis import advantage, bonuses, extremes, sums
+from objdsl.analysis.explain import sections
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Diagnostic
 from objdsl.elaborate import context
 from objdsl.emit import lower
 from objdsl.errors import ObjectiveError
-from objdsl.explain import sections
 from objdsl.ir import build, layout
 from objdsl.ir.diff import diff
 from objdsl.lint import places
+from objdsl.objectives import gallery
 from objdsl.render.terminal import render
 from objdsl.source import Source
 from objdsl.syntax.format import format as formatted

@@ -151,7 +151,8 @@ def test_what_the_base_install_runs(installed: Path, tmp_path: Path) -> None:
     program = """
 import sys
 sys.modules["torch"] = sys.modules["numpy"] = None
-from objdsl import driver, gallery
+from objdsl import driver
+from objdsl.objectives import gallery
 from objdsl.cli.app import main
 from objdsl.ir.evaluate import Batch, evaluate
 

@@ -28,7 +28,6 @@ from verl.workers.config import ActorConfig
 
 from objdsl.adapters.needs import UnsupportedError
 from objdsl.frozen import dataclass
-from objdsl.inputs import widest
 from objdsl.ir.build import neg
 from objdsl.ir.columns import LogProbs, Reading, Reward, column_of
 from objdsl.ir.indices import RESPONSE, SCALAR, TOKEN, Indices
@@ -43,7 +42,8 @@ from objdsl.ir.nodes import (
     topological,
 )
 from objdsl.objective import Objective
-from objdsl.values import Values
+from objdsl.step.inputs import widest
+from objdsl.step.values import Values
 
 # By what verl divides a sum over the rows of an optimizer step.
 Divisor = Literal["tokens", "responses", "nothing"]

@@ -25,9 +25,9 @@ from objdsl.analysis.divergence import Descends, readings
 from objdsl.analysis.estimator import Direction, Estimator, Kind
 from objdsl.analysis.expand import Expand, Sum, TooLargeError
 from objdsl.analysis.symbols import OfTokens
-from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO, sub
+from objdsl.ir.differentiate import Leaf, weights_of
 from objdsl.ir.objective import Objective
 
 

@@ -10,8 +10,8 @@ from itertools import islice
 import objdsl.ir.nodes as n
 from objdsl.analysis.estimator import Estimator, Kind, frozen
 from objdsl.analysis.expand import Expand
-from objdsl.differentiate import weights_of
 from objdsl.ir.build import neg, sub
+from objdsl.ir.differentiate import weights_of
 from objdsl.ir.objective import Objective
 
 # Terms of a goal that are looked at: each is a derivative of its own.

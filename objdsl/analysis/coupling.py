@@ -9,9 +9,9 @@ from __future__ import annotations
 from enum import IntEnum
 
 import objdsl.ir.nodes as n
-from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, both, div, mul, neg, where
+from objdsl.ir.differentiate import Leaf, weights_of
 from objdsl.ir.objective import Objective
 
 

@@ -38,9 +38,9 @@ from objdsl.analysis.reach import reached
 from objdsl.analysis.signal import candidates, samples, signal, with_reward
 from objdsl.analysis.symbols import Elsewhere, LogDistRatio, LogRatio
 from objdsl.diagnostic import Claim
-from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import div, sub
+from objdsl.ir.differentiate import Leaf, weights_of
 from objdsl.ir.indices import TOKEN
 from objdsl.ir.objective import Objective
 from objdsl.ir.text import text

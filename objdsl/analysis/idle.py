@@ -16,10 +16,10 @@ import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import Dependence, Level, depends, is_reward
 from objdsl.analysis.estimator import Estimator, Factor, frozen
 from objdsl.analysis.symbols import Ratio
-from objdsl.differentiate import Leaf, weights_of
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO, neg, sub
 from objdsl.ir.columns import is_critic
+from objdsl.ir.differentiate import Leaf, weights_of
 from objdsl.ir.objective import Objective
 
 # Summands that are looked at: each is a derivative of its own.

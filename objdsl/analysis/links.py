@@ -16,9 +16,9 @@ from functools import cached_property
 import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import depends
 from objdsl.analysis.expand import Expand, Factors, Sum, TooLargeError, interval
-from objdsl.differentiate import differentiate
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, neg, sub
+from objdsl.ir.differentiate import differentiate
 from objdsl.ir.indices import RESPONSE
 from objdsl.ir.objective import Objective
 from objdsl.ir.ops import UNARY

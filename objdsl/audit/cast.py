@@ -18,8 +18,8 @@ from torch import Tensor
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.dependence import Dependence, depends
-from objdsl.differentiate import weights_of
 from objdsl.frozen import dataclass
+from objdsl.ir.differentiate import weights_of
 from objdsl.ir.objective import Objective
 
 _VERSIONS = ("pi", "old", "mu")

@@ -6,9 +6,10 @@ import shlex
 
 import click
 
-from objdsl import driver, gallery
+from objdsl import driver
 from objdsl.cli.inputs import text
 from objdsl.cli.output import plural, say
+from objdsl.objectives import gallery
 
 
 @click.command(epilog="Example: objdsl explain grpo.obj")
@@ -21,8 +22,8 @@ def explain(file: str, latex: bool) -> None:
     points, which divergence a penalty descends, which mismatch of policies is corrected, and which
     entries of the gallery are nearest. FILE is a file, a name of the gallery, or `-`.
     """
+    from objdsl.analysis.explain import nearest, sections
     from objdsl.analysis.facts import facts_of
-    from objdsl.explain import nearest, sections
     from objdsl.ir.layout import folded
     from objdsl.lint.run import judged
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from objdsl import gallery as entries
 from objdsl.cli.inputs import text
 from objdsl.cli.output import say, verbatim, write
-from objdsl.gallery import SUFFIX
+from objdsl.objectives import gallery as entries
+from objdsl.objectives.gallery import SUFFIX
 
 
 @click.group(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from objdsl.gallery import IR_SUFFIX, SUFFIX
+from objdsl.objectives.gallery import IR_SUFFIX, SUFFIX
 from objdsl.source import Source
 
 STDIN = "-"

@@ -16,13 +16,13 @@ from dataclasses import field
 from typing import Literal
 
 from objdsl.analysis.coupling import is_statistic
-from objdsl.differentiate import Leaf, weights_of
 from objdsl.emit.helpers import torch_helpers
 from objdsl.emit.identifiers import Identifiers
 from objdsl.emit.lower import is_constant, lower, shares
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, count, real, sub
 from objdsl.ir.columns import column_of, columns_in
+from objdsl.ir.differentiate import Leaf, weights_of
 from objdsl.ir.indices import PROMPT, RESPONSE, WORD, Indices
 from objdsl.ir.nodes import (
     BOOLEAN_OPS,

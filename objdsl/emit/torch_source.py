@@ -20,7 +20,6 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from objdsl.differentiate import Leaf
 from objdsl.emit.helpers import called, torch_helpers
 from objdsl.emit.stages import Carried, Input, Layout, Scope, spread, staged, staged_values
 from objdsl.emit.wrap import wrap
@@ -40,6 +39,7 @@ from objdsl.frozen import dataclass
 from objdsl.ir.bounds import bounds
 from objdsl.ir.build import ONE, ZERO, count
 from objdsl.ir.columns import column_of
+from objdsl.ir.differentiate import Leaf
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices
 from objdsl.ir.nodes import (
     Binary,

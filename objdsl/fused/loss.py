@@ -13,6 +13,7 @@ from torch import Tensor
 
 from objdsl.analysis.coupling import Coupled, Coupling
 from objdsl.analysis.coupling import coupled as coupled_weights
+from objdsl.analysis.plan import Schedule, plan
 from objdsl.emit.load import load_kernel
 from objdsl.emit.triton_source import Kernel, NotElementwiseError
 from objdsl.errors import InputError
@@ -21,13 +22,12 @@ from objdsl.fused.head import Head, Precision
 from objdsl.fused.kernels import TORCH, Kernels, Name, choose
 from objdsl.fused.run import Run, Weighs, sizes_of
 from objdsl.fused.spread import Spread
-from objdsl.inputs import check_names, first, shown
 from objdsl.ir.columns import of_policy
 from objdsl.ir.nodes import Expr
 from objdsl.ir.objective import Objective as Formula
-from objdsl.plan import Schedule, plan
 from objdsl.step import Step
-from objdsl.values import Values
+from objdsl.step.inputs import check_names, first, shown
+from objdsl.step.values import Values
 
 # Schedules whose weights are final as soon as a token's own log-probability is known.
 _AT_ONCE: tuple[Schedule, ...] = ("one pass", "one pass, whole responses")

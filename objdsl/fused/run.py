@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from objdsl.analysis.coupling import Coupled, Coupling
+from objdsl.analysis.plan import Plan, Sizes
 from objdsl.frozen import dataclass
 from objdsl.fused.head import Head, chunks
 from objdsl.fused.kernels import TORCH, Kernels, Weigh
 from objdsl.fused.passes import Gradients, one_pass, scaled_pass, two_passes, word_pass
 from objdsl.fused.spread import Spread
 from objdsl.ir.columns import of_policy
-from objdsl.plan import Plan, Sizes
 
 Weights = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 

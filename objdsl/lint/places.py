@@ -9,7 +9,6 @@ from itertools import accumulate
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.reach import reached
 from objdsl.diagnostic import Edit, Fix, Label
-from objdsl.gallery import PRELUDE, bundled
 from objdsl.ir.bounds import bounds
 from objdsl.ir.build import both, negation
 from objdsl.ir.nodes import (
@@ -25,6 +24,7 @@ from objdsl.ir.nodes import (
 )
 from objdsl.ir.ops import REDUCTIONS
 from objdsl.ir.text import text
+from objdsl.objectives.gallery import PRELUDE, bundled
 from objdsl.source import Span
 
 _MOST_BRANCHES = 2000

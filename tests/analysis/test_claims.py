@@ -15,10 +15,10 @@ import pytest
 import objdsl
 from objdsl import driver
 from objdsl.analysis.claims import Reason
+from objdsl.analysis.explain import sections
 from objdsl.analysis.facts import Facts, facts_of
 from objdsl.audit import audit
 from objdsl.diagnostic import Claim, Diagnostic
-from objdsl.explain import sections
 from objdsl.lint.run import judged, registry
 from objdsl.source import Source
 

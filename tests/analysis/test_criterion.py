@@ -12,7 +12,7 @@ import random
 import pytest
 
 import objdsl
-from objdsl import driver, gallery
+from objdsl import driver
 from objdsl.analysis.divergence import Credit, Descends
 from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import Facts
@@ -20,6 +20,7 @@ from objdsl.audit import audit
 from objdsl.audit.measure import UnauditableError
 from objdsl.diagnostic import Certainty, Severity
 from objdsl.lint.run import findings
+from objdsl.objectives import gallery
 
 EXACT, BIASED = 1e-8, 1e-3
 

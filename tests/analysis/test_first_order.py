@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 import objdsl
-from objdsl import gallery
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.first_order import Order, Powers, Reach
 from objdsl.audit.measure import Scene, expected
 from objdsl.audit.world import all_draws, world
 from objdsl.lint.run import findings
+from objdsl.objectives import gallery
 
 WORLD = world(2, 3)
 SIZE = 1e-4

@@ -12,10 +12,10 @@ import pytest
 
 import objdsl
 from objdsl.analysis.estimator import Direction
+from objdsl.analysis.explain import sections
 from objdsl.analysis.facts import facts_of
 from objdsl.audit import audit
 from objdsl.diagnostic import Severity
-from objdsl.explain import sections
 from objdsl.lint.run import findings
 
 EXACT, BIASED = 1e-8, 1e-3

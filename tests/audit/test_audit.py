@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import objdsl
-from objdsl import gallery
 from objdsl.audit import Audit, Penalty, UnauditableError, audit
 from objdsl.audit.cast import cast_of
 from objdsl.audit.experiment import EXACT, truncated
+from objdsl.objectives import gallery
 
 # Small enough for a test: the 15 responses of up to 3 tokens, groups of 2.
 SMALL: dict[str, Any] = {"words": 3, "horizon": 3, "group": 2, "drifts": (), "policies": 2}

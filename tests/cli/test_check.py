@@ -9,8 +9,8 @@ import click
 import yaml
 from click.testing import Result
 
-from objdsl import gallery
 from objdsl.cli.app import main
+from objdsl.objectives import gallery
 from objdsl.render.schema import Report
 
 ROOT = Path(__file__).resolve().parents[2]

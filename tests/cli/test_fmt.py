@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from objdsl import gallery
+from objdsl.objectives import gallery
 
 Run = Callable[..., Result]
 LOOSE = "objective o\nmaximize   mean[p,i,t](reward*pi)   # why\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from objdsl import gallery
 from objdsl.errors import ObjectiveError
+from objdsl.objectives import gallery
 from objdsl.source import Source, Span
 
 Run = Callable[..., Result]

@@ -9,7 +9,7 @@ import torch
 
 import objdsl
 from helpers.declared_domains import nearest
-from objdsl import gallery
+from objdsl.objectives import gallery
 
 LENGTHS = torch.tensor([3, 5, 1, 2, 4, 5, 2, 3])
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from objdsl import driver, gallery
-from objdsl.differentiate import weights_of
+from objdsl import driver
 from objdsl.emit import torch_source
+from objdsl.ir.differentiate import weights_of
 from objdsl.ir.layout import formula
+from objdsl.objectives import gallery
 
 CODE = ["grpo", "dapo", "gspo", "rloo", "ppo", "dpo", "clip_cov", "deepseek_v32"]
 

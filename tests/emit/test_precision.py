@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import objdsl
-from objdsl.differentiate import weights_of
+from objdsl.ir.differentiate import weights_of
 from objdsl.ir.evaluate import Batch, evaluate
 
 PROMPT = [7, 3, 7, 7, 3, 7]

@@ -11,9 +11,10 @@ from collections.abc import Callable
 import pytest
 
 import objdsl
-from objdsl import driver, gallery
+from objdsl import driver
 from objdsl.analysis.coupling import Coupling, coupled
 from objdsl.emit.triton_source import Kernel, NotElementwiseError, emit
+from objdsl.objectives import gallery
 
 
 def kernel_of(name: str) -> Kernel:

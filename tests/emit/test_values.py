@@ -16,7 +16,7 @@ from objdsl.errors import InputError
 from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.ir.indices import PROMPT, SCALAR, WORD
 from objdsl.ir.nodes import Expr
-from objdsl.values import Values
+from objdsl.step.values import Values
 
 TEXT = """
 objective x

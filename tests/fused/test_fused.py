@@ -13,10 +13,10 @@ from torch import Tensor
 
 import objdsl
 from helpers.fused_steps import LENGTHS, NAMES, PARAMS, H, V, plain, prepared, scene
+from objdsl.analysis.plan import Coupling, Schedule, Sizes, legal, plan
 from objdsl.errors import InputError
 from objdsl.fused.autograd import precomputed
 from objdsl.fused.counts import Counts
-from objdsl.plan import Coupling, Schedule, Sizes, legal, plan
 
 # Bytes: for a token at a time where sums over responses are kept apart, for three of them, for all.
 BUDGETS = (500, 3000, 1 << 30)

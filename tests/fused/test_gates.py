@@ -14,13 +14,13 @@ import torch
 
 import objdsl
 from objdsl.analysis.coupling import Coupled, Coupling, Separated
+from objdsl.analysis.plan import BUDGET, Plan, Schedule, Sizes, plan
 from objdsl.fused import log_probs
 from objdsl.fused.counts import Counts
 from objdsl.fused.head import Head, Precision, accumulate, chunks, split
 from objdsl.fused.passes import Gradients, first_pass, one_pass, scaled_pass, second_pass
 from objdsl.ir import build as ir
 from objdsl.ir.indices import TOKEN, WORD
-from objdsl.plan import BUDGET, Plan, Schedule, Sizes, plan
 
 N, H, V = 8192, 4096, 128_256
 ONE: Schedule = "one pass"
@@ -250,7 +250,7 @@ def test_what_an_objective_takes_is_what_its_plan_says(
     name: str, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it, forward and backward, by what was alive at once on a CPU."""
-    monkeypatch.setattr("objdsl.plan._FEWEST", 1)
+    monkeypatch.setattr("objdsl.analysis.plan._FEWEST", 1)
     rows, length, hidden, words = 8, 64, 32, 4096
     torch.manual_seed(0)
     objective = objdsl.load(name)

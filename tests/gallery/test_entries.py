@@ -10,12 +10,13 @@ import pytest
 
 import objdsl
 from helpers import gallery_steps, paper_formulas
-from objdsl import driver, gallery
-from objdsl.differentiate import differentiate
+from objdsl import driver
 from objdsl.ir.columns import column_of
+from objdsl.ir.differentiate import differentiate
 from objdsl.ir.evaluate import evaluate
 from objdsl.ir.nodes import Pick, Top
 from objdsl.ir.objective import Objective
+from objdsl.objectives import gallery
 
 PUBLISHED = """
     reinforce rejection_sampling rloo reinforce_pp remax ppo grpo dr_grpo dapo gspo gspo_token

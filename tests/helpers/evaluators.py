@@ -15,9 +15,9 @@ from torch import Tensor
 import objdsl
 from helpers.autograd_evaluator import derivative
 from helpers.random_objectives import Data
-from objdsl.differentiate import weights_of
 from objdsl.ir.build import sub
 from objdsl.ir.columns import column_of
+from objdsl.ir.differentiate import weights_of
 from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.ir.indices import PROMPT, SCALAR, TOKEN, WORD, Indices
 from objdsl.ir.nodes import Expr, topological

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import objdsl
-from objdsl import gallery
+from objdsl.objectives import gallery
 
 V, H = 11, 6
 LENGTHS = torch.tensor([3, 6, 1, 2, 4, 6, 2, 3])

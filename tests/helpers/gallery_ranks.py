@@ -14,7 +14,7 @@ import objdsl
 from helpers import gallery_steps
 from helpers.paper_formulas import Step
 from helpers.two_processes import group_of_two
-from objdsl import gallery
+from objdsl.objectives import gallery
 
 
 def shares(kind: str, step: Step) -> list[list[int]]:

@@ -12,14 +12,15 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from helpers.random_objectives import text as random_text
-from objdsl import driver, gallery
+from objdsl import driver
 from objdsl.diagnostic import Diagnostic
-from objdsl.differentiate import weights_of
 from objdsl.errors import ObjectiveError
 from objdsl.ir import objective, schema
+from objdsl.ir.differentiate import weights_of
 from objdsl.ir.exchange import dumps, loads
 from objdsl.ir.indices import Indices
 from objdsl.ir.nodes import NODES, Expr, fields_of
+from objdsl.objectives import gallery
 from objdsl.source import Source
 
 JSON = dict[str, Any]

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objdsl import driver, gallery
+from objdsl import driver
 from objdsl.ir.diff import diff
 from objdsl.ir.indices import decimal
 from objdsl.ir.layout import WIDTH, folded
 from objdsl.ir.objective import Objective
 from objdsl.ir.text import text
 from objdsl.ir.writer import names_of
+from objdsl.objectives import gallery
 from objdsl.source import Source
 from objdsl.syntax.parse import parse_expression
 from objdsl.syntax.reach import loose

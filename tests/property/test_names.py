@@ -16,10 +16,11 @@ import objdsl
 from helpers import random_objectives
 from helpers.declared_domains import nearest
 from helpers.hostile_names import renamed
-from objdsl import driver, gallery
+from objdsl import driver
 from objdsl.ir.columns import LogProbs
 from objdsl.ir.latex import symbol
 from objdsl.ir.nodes import NODES, Expr
+from objdsl.objectives import gallery
 from objdsl.source import Source
 from objdsl.syntax import tree
 from objdsl.syntax.parse import parse

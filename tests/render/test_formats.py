@@ -11,9 +11,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ConfigDict, Field
 
-from objdsl import driver, gallery
+from objdsl import driver
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, Severity
 from objdsl.lint.run import pages
+from objdsl.objectives import gallery
 from objdsl.render import formats
 from objdsl.render.schema import Report
 from objdsl.source import Source, Span

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from objdsl import driver, gallery
+from objdsl import driver
+from objdsl.objectives import gallery
 from objdsl.source import Source, Span
 from objdsl.syntax import tree
 from objdsl.syntax.format import WIDTH, format

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Fix, Severity
-from objdsl.differentiate import clipped_surrogate
+from objdsl.ir.differentiate import clipped_surrogate
 from objdsl.ir.nodes import Binary
 from objdsl.lint.places import extrema, renamed
 from objdsl.lint.rule import Rule, rule

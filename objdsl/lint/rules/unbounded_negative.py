@@ -28,8 +28,8 @@ from collections.abc import Iterator
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.symbols import OfTokens
 from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
-from objdsl.differentiate import clipped_surrogate
 from objdsl.ir.bounds import bounds
+from objdsl.ir.differentiate import clipped_surrogate
 from objdsl.ir.nodes import Expr, topological
 from objdsl.lint.places import extrema
 from objdsl.lint.rule import Rule, rule

@@ -24,9 +24,9 @@ from collections.abc import Iterator
 import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
-from objdsl.differentiate import clipped_surrogate
 from objdsl.ir.bounds import bounds
 from objdsl.ir.build import ZERO, negation
+from objdsl.ir.differentiate import clipped_surrogate
 from objdsl.lint.rule import Rule, rule
 
 

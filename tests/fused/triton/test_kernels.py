@@ -17,10 +17,10 @@ from torch import Tensor
 
 import objdsl
 from objdsl.analysis.coupling import Coupling
+from objdsl.analysis.plan import legal
 from objdsl.fused import log_probs
 from objdsl.fused.head import Head
 from objdsl.fused.kernels import TORCH, choose
-from objdsl.plan import legal
 
 pytest.importorskip("triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

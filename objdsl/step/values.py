@@ -12,11 +12,11 @@ from torch import Tensor
 
 from objdsl.emit.load import CompiledValues, load_values
 from objdsl.emit.stages import Layout
-from objdsl.inputs import computable
 from objdsl.ir.nodes import Expr, topological
 from objdsl.ir.objective import Objective as Formula
-from objdsl.prepare import Preparation
-from objdsl.step import Step
+from objdsl.step.inputs import computable
+from objdsl.step.prepare import Preparation
+from objdsl.step.rows import Step
 
 _NONE: Mapping[str, Tensor] = MappingProxyType({})
 

@@ -11,19 +11,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from objdsl import gallery
 from objdsl.diagnostic import near
 from objdsl.emit.load import Compiled, CompiledValues
 from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
-from objdsl.gather import exchange, gather
-from objdsl.inputs import as_tensor, cleaned, prompt_numbers, read_rows, refuse_unknown, widest
 from objdsl.ir.columns import NOISE, Column, columns_in, of_policy
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD
 from objdsl.ir.nodes import Expr, Others, Position, Reduce, Scan, Shift
 from objdsl.ir.objective import Objective as Formula
+from objdsl.objectives import gallery
 from objdsl.source import Source
-from objdsl.step import Share, Step, mask_of
+from objdsl.step.gather import exchange, gather
+from objdsl.step.inputs import as_tensor, cleaned, prompt_numbers, read_rows, refuse_unknown, widest
+from objdsl.step.rows import Share, Step, mask_of
 from objdsl.syntax.parse import parse
 from objdsl.syntax.tree import Given, Policy
 

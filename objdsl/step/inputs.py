@@ -23,7 +23,7 @@ from objdsl.ir.columns import BUILT_IN, NOISE, Column, LogProbs, Truncation, of_
 from objdsl.ir.indices import TOKEN, WORD, Indices, written
 from objdsl.ir.nodes import IMPOSSIBLE
 from objdsl.ir.objective import BUILT_IN_POLICIES, Domain
-from objdsl.step import Step, mask_of
+from objdsl.step.rows import Step, mask_of
 
 ROUNDING = 0.5
 """By how much a log-probability may be above 0. It is a logit minus the logarithm of a sum, and

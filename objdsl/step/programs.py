@@ -12,9 +12,9 @@ from torch import Tensor
 from objdsl.emit.load import Compiled, load
 from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
-from objdsl.gather import gather
 from objdsl.ir.objective import Objective as Formula
-from objdsl.step import Step
+from objdsl.step.gather import gather
+from objdsl.step.rows import Step
 
 
 class Programs:
