@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import IntEnum
+from typing import assert_never
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.symbols import Elsewhere, Kink, LogDistRatio, LogRatio, Opaque, Ratio
@@ -145,7 +146,9 @@ def _of(node: n.Expr, known: dict[n.Expr, Dependence]) -> Dependence:
             return _scanned(parts, relation)
         case n.Shift(_, by):
             return _shifted(parts, by)
-    return parts
+        case n.Unary() | n.Binary() | n.Clip() | n.Where() | n.Stop() | n.Symbol():
+            return parts
+    assert_never(node)
 
 
 def is_reward(node: n.Expr) -> bool:

@@ -805,12 +805,14 @@ def _of_two_values(base: n.Expr, exponent: float, expand: Expand) -> Sum | None:
     function of the column; None of the column itself, and of what is no number at its values."""
     nodes = n.topological(base)
     columns = [node for node in nodes if not node.children and not isinstance(node, n.Const)]
-    if len(columns) != 1 or not _two_values(columns[0]) or any(map(_runs, nodes)):
+    if len(columns) != 1 or any(map(_runs, nodes)):
         return None
     (column,) = columns
+    if not isinstance(column, n.Column) or not _two_values(column):
+        return None
     if base == column and exponent == 1:
         return None
-    low, high = sorted(set(column.values))  # type: ignore[attr-defined]
+    low, high = sorted(set(column.values))
     at = [expand(n.replaced(base, {column: const(value)})).number for value in (low, high)]
     try:
         first, last = (float(value**exponent) for value in at if value is not None)

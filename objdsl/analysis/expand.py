@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from functools import partial, reduce
+from typing import assert_never
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.masks import joined
@@ -33,7 +34,7 @@ from objdsl.analysis.sums import (
     size,
     to_power,
 )
-from objdsl.analysis.symbols import Ratio, Symbol, log_ratio
+from objdsl.analysis.symbols import Ratio, log_ratio
 from objdsl.ir.build import ONE, ZERO, const
 from objdsl.ir.indices import Index, Indices
 from objdsl.ir.ops import unary
@@ -130,7 +131,7 @@ class Expand:
         known = self._policies
 
         def has(node: n.Expr) -> bool:
-            own = isinstance(node, n.LogProb | n.LogDist | Symbol)
+            own = isinstance(node, n.LogProb | n.LogDist | n.Symbol)
             return own or any(known[child] for child in node.children)
 
         return n.bottom_up(expr, known, has)
@@ -180,7 +181,7 @@ class Expand:
                 known = atom(type(node)(name, name in self.trained))
                 ratio = Ratio(policy, name)
                 return known + atom(log_ratio(node, ratio)) if policy in self.apart else known
-            case n.Column() | n.Length() | n.Position() | Symbol():
+            case n.Column() | n.Length() | n.Position() | n.Symbol():
                 return atom(node)
             case n.Stop(x):
                 return self(x)
@@ -211,7 +212,9 @@ class Expand:
             case n.Shift(x, by):
                 inner = self(x)
                 return self._linear(inner, "t", lambda f: atom(n.Shift(f, by)), node)
-        raise TypeError(f"no expansion of {type(node).__name__}")
+            case n.Top() | n.Pick():
+                return self._mask(node)
+        assert_never(node)
 
     # --- element by element ----------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from enum import Enum
+from typing import assert_never
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.expand import Expand, Factors, TooLargeError
@@ -173,7 +174,13 @@ class Extremes:
                 return _reduced("sum", _TOKENS, known[x], node)
             case n.Stop(x) | n.Shift(x):
                 return known[x]
-        raise TypeError(f"no range of {type(node).__name__}")
+            case n.LogProb() | n.LogDist():
+                return Range(_Reach.WORD.far, 0.0)
+            case n.Top() | n.Pick():
+                return Range(0.0, 1.0)
+            case n.Symbol():
+                raise TypeError(f"no range of {type(node).__name__}")
+        assert_never(node)
 
     def _standardised(self, a: n.Expr, b: n.Expr) -> float | None:
         """The most that a distance from the mean is, in deviations, if a quotient is one: the root

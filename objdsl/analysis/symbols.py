@@ -20,12 +20,7 @@ class Ratio(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Symbol(n.Expr):
-    """A value that is not looked into."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class LogRatio(Symbol):
+class LogRatio(n.Symbol):
     """`X = log(of / to)` of the sampled token, as one value."""
 
     ratio: Ratio
@@ -35,7 +30,7 @@ class LogRatio(Symbol):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class LogDistRatio(Symbol):
+class LogDistRatio(n.Symbol):
     """`X` of every word."""
 
     ratio: Ratio
@@ -45,7 +40,7 @@ class LogDistRatio(Symbol):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Kink(Symbol):
+class Kink(n.Symbol):
     """What a value with a kink changes by: it has no derivative there."""
 
     number: int
@@ -55,7 +50,7 @@ class Kink(Symbol):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Opaque(Symbol):
+class Opaque(n.Symbol):
     """Any value, of which its number and its indices are all that is known."""
 
     number: int
@@ -66,7 +61,7 @@ class Opaque(Symbol):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Elsewhere(n.Expr):
+class Elsewhere(n.Symbol):
     """`x` summed over the other prompts of the step."""
 
     x: n.Expr

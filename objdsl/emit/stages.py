@@ -38,6 +38,7 @@ from objdsl.ir.nodes import (
     Pick,
     Position,
     Reduce,
+    Stop,
     Top,
     Unary,
     Where,
@@ -80,16 +81,8 @@ class Input:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Carried(Expr):
+class Carried(Stop):
     """A decision that was taken over the whole step: `x`, as a value of each row or token."""
-
-    x: Expr
-
-    def _is_boolean(self) -> bool:
-        return self.x.boolean
-
-    def _live(self) -> bool:
-        return False
 
 
 @dataclass(frozen=True)

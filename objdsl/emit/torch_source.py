@@ -18,7 +18,7 @@ import math
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Literal, assert_never
 
 from objdsl.emit.helpers import called, torch_helpers
 from objdsl.emit.stages import Carried, Input, Layout, Scope, spread, staged, staged_values
@@ -58,6 +58,8 @@ from objdsl.ir.nodes import (
     ReduceOp,
     Scan,
     Shift,
+    Stop,
+    Symbol,
     Top,
     Unary,
     Where,
@@ -368,7 +370,9 @@ class TorchWriter(Writer):
                 noise = self._column(node, TOKEN)
                 values = f"{self._at(m, here)}, {noise}"
                 return self._subset("pick", over, values, fraction, here), ATOM
-        raise TypeError(f"cannot emit {type(node).__name__}")
+            case Stop() | Others() | Symbol():
+                raise TypeError(f"{type(node).__name__} is lowered before it is emitted")
+        assert_never(node)
 
     def _position(self) -> tuple[str, int]:
         if self.packed:

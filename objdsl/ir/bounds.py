@@ -5,6 +5,7 @@ probability, a length, a square or a deviation is. Every analysis asks here for 
 from __future__ import annotations
 
 import math
+from typing import assert_never
 
 from objdsl.ir.interval import ANY, Interval, larger, raised, smaller, summed, with_zero
 from objdsl.ir.nodes import (
@@ -18,11 +19,14 @@ from objdsl.ir.nodes import (
     LogProb,
     Others,
     Param,
+    Pick,
     Position,
     Reduce,
     Scan,
     Shift,
     Stop,
+    Symbol,
+    Top,
     Unary,
     Where,
     topological,
@@ -71,10 +75,11 @@ def _finite(x: Expr) -> bool:
                 and getattr(node, "op", "sub") in ("add", "sub", "neg")
                 for node in topological(a)
             )
-        case Unary("log", a):
-            return bounds(a)[0] > 0
-        case Unary("sqrt", a):
-            return bounds(a)[0] >= 0
+        case Unary(op, a):
+            start, low = UNARY[op].domain[0], bounds(a)[0]
+            if math.isinf(start):
+                return True
+            return low > start if math.isinf(UNARY[op].value(start)) else low >= start
         case Binary("div", _, b):
             return nonzero(b)
         case Binary("pow", a, Const(k)):
@@ -125,7 +130,9 @@ def _bounds(x: Expr) -> Interval:
             return summed(bounds(a) if whole else with_zero(bounds(a)))
         case Shift(a):
             return with_zero(bounds(a))
-    return ANY
+        case Scan() | Top() | Pick() | Symbol():
+            return ANY
+    assert_never(x)
 
 
 def _side(mask: Expr, holds: bool, x: Expr) -> Interval:

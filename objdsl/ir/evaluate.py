@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
-from typing import Any
+from typing import Any, assert_never
 
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import NOISE, column_of
@@ -34,6 +34,7 @@ from objdsl.ir.nodes import (
     Scan,
     Shift,
     Stop,
+    Symbol,
     Top,
     Unary,
     Where,
@@ -208,7 +209,9 @@ class _Rule:
                 noise = {other: self.batch.read(NOISE.name, other) for other in domain}
                 drawn = sorted((o for o in domain if self.of(m, o)), key=lambda o: noise[o])
                 return at in drawn[: share(self.of(fraction, at), len(domain))]
-        raise TypeError(f"no meaning for {type(node).__name__}")
+            case Symbol():
+                raise TypeError(f"{type(node).__name__} has no value in a batch")
+        assert_never(node)
 
     def domain(self, over: Indices, at: Address) -> list[Address]:
         """The addresses that share with `at` every index that is not in `over`."""

@@ -21,7 +21,7 @@ from objdsl.errors import ObjectiveError
 from objdsl.frozen import dataclass
 from objdsl.ir import schema
 from objdsl.ir.columns import column_of
-from objdsl.ir.nodes import NODES, Column, Expr, fields_of, topological
+from objdsl.ir.nodes import NODES, Column, Expr, Node, fields_of, topological
 from objdsl.ir.objective import (
     BUILT_IN_POLICIES,
     Declared,
@@ -36,7 +36,7 @@ from objdsl.ir.text import text
 from objdsl.source import Source, Span
 
 _MOST_ERRORS = 100
-_KINDS: dict[str, type[Expr]] = {kind.__name__: kind for kind in NODES}
+_KINDS: dict[str, type[Node]] = {kind.__name__: kind for kind in NODES}
 _MODELS: dict[str, type[BaseModel]] = {kind: getattr(schema, kind) for kind in _KINDS}
 _OPERANDS = {
     kind: tuple(field.name for field in fields(kind) if field.type in ("Expr", "Expr | None"))
@@ -177,7 +177,7 @@ def _nodes(source: Source, models: Iterable[Any]) -> list[Expr]:
                 help = "operands stand before their users, so that there is no cycle"
                 raise ObjectiveError([malformed(f"node {at} is not before node {k}", where, help)])
             values[name] = None if at is None else nodes[at]
-        nodes.append(kind(**values))
+        nodes.append(kind(**values))  # type: ignore[arg-type]
     return nodes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import assert_never
 
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import Indices, decimal
@@ -19,12 +20,13 @@ from objdsl.ir.nodes import (
     Scan,
     Shift,
     Stop,
+    Symbol,
     Top,
     Unary,
     Where,
 )
 from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, POWER, REDUCE, SIGN, TIMES, UNARY
-from objdsl.ir.writer import HERE, RESPONSES, Names, Piece, Place, Writer
+from objdsl.ir.writer import HERE, RESPONSES, Construct, Names, Piece, Place, Writer
 
 GREEK = {
     "alpha", "beta", "gamma", "delta", "eta", "kappa", "rho", "sigma", "tau", "theta", "phi",
@@ -65,7 +67,7 @@ class Latex(Writer):
                 return replace(self.place, token=HERE.token)
         return self.place
 
-    def _construct(self, node: Expr) -> Piece:
+    def _construct(self, node: Construct) -> Piece:
         match node:
             case Const(value):
                 if value != value:
@@ -124,7 +126,9 @@ class Latex(Writer):
                 return condition, COMPARE
             case Reduce():
                 return self._reduce(node)
-        raise TypeError(type(node).__name__)
+            case Symbol():
+                raise TypeError(f"the language has no {type(node).__name__}")
+        assert_never(node)
 
     def _infix(self, op: BinaryOp, a: Expr, b: Expr) -> Piece:
         level = BINARY[op].level

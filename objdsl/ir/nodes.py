@@ -25,7 +25,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, fields
 from hashlib import blake2b
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from objdsl.frozen import dataclass
 from objdsl.ir.indices import (
@@ -67,7 +67,7 @@ _pack = struct.Struct("<d").pack
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
-class Expr:
+class Node:
     """A value of the formula. Subclasses list their operands as fields, in reading order."""
 
     span: Span | None = field(default=None, repr=False)
@@ -86,8 +86,8 @@ class Expr:
         state = [type(self).__name__.encode()]
         for name in fields_of(type(self)):
             value = getattr(self, name)
-            if isinstance(value, Expr):
-                children.append(value)
+            if isinstance(value, Node):
+                children.append(value)  # type: ignore[arg-type]
                 state.append(value.key)
             elif isinstance(value, float):
                 state.append(_pack(value) if value == value else b"NaN")
@@ -120,7 +120,10 @@ class Expr:
         values: dict[str, Any] = {name: getattr(self, name) for name in fields_of(type(self))}
         changed = False
         for name, value in values.items():
-            if isinstance(value, Expr) and (other := children.get(value, value)) is not value:
+            if not isinstance(value, Node):
+                continue
+            other = children.get(value, value)  # type: ignore[call-overload]
+            if other is not value:
                 values[name] = other
                 changed = True
         return type(self)(**values, span=self.span) if changed else self
@@ -129,7 +132,7 @@ class Expr:
         return self  # nothing of it changes
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Expr) and self.key == other.key)
+        return self is other or (isinstance(other, Node) and self.key == other.key)
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -150,7 +153,7 @@ def fields_of(cls: type) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Const(Expr):
+class Const(Node):
     """A number of the formula."""
 
     value: float
@@ -160,7 +163,7 @@ class Const(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Param(Expr):
+class Param(Node):
     """A hyper-parameter: a number that is given when the objective is used. `lower` and `upper`
     bound its domain."""
 
@@ -173,7 +176,7 @@ class Param(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Column(Expr):
+class Column(Node):
     """A column of the data, `reward` or `V_old` or one that the file declares with `given`.
 
     Attributes:
@@ -206,7 +209,7 @@ class Column(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class LogProb(Expr):
+class LogProb(Node):
     """`log policy(y_t | x, y_<t)`: the log-probability of the sampled token."""
 
     policy: str
@@ -223,7 +226,7 @@ class LogProb(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class LogDist(Expr):
+class LogDist(Node):
     """`log policy(v | x, y_<t)` for every word `v` of the vocabulary.
 
     `IMPOSSIBLE` stands for the logarithm of 0, so that `p log p`, and its derivative, are 0 there.
@@ -243,7 +246,7 @@ class LogDist(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Length(Expr):
+class Length(Node):
     """`|y|`: the number of tokens of the response, EOS counted."""
 
     def _indices(self) -> Indices:
@@ -251,7 +254,7 @@ class Length(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Position(Expr):
+class Position(Node):
     """`t`: the position of the token in its response, 1 to `|y|`."""
 
     def _indices(self) -> Indices:
@@ -262,7 +265,7 @@ class Position(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Unary(Expr):
+class Unary(Node):
     """`op(x)`. `sign` has no gradient."""
 
     op: UnaryOp
@@ -276,7 +279,7 @@ class Unary(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Binary(Expr):
+class Binary(Node):
     """`a op b`. `min` and `max` are elementwise and split the gradient of a tie in halves."""
 
     op: BinaryOp
@@ -288,7 +291,7 @@ class Binary(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Clip(Expr):
+class Clip(Node):
     """`x` held between `lo` and `hi`; the gradient passes where `lo <= x <= hi`."""
 
     x: Expr
@@ -297,7 +300,7 @@ class Clip(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Where(Expr):
+class Where(Node):
     """`a` where the mask `m` holds, else `b`. The side that is not taken is not looked at: a NaN
     or an infinity in it changes nothing."""
 
@@ -313,7 +316,7 @@ class Where(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Stop(Expr):
+class Stop(Node):
     """`sg(x)`: the value of `x`, as a constant."""
 
     x: Expr
@@ -329,7 +332,7 @@ class Stop(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Reduce(Expr):
+class Reduce(Node):
     """`op[over | where] x`: over all combinations of the indices `over`, where the mask holds.
 
     An index of `over` that `x` does not carry counts repetitions: `mean[i,t] reward` weighs every
@@ -351,7 +354,7 @@ class Reduce(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Others(Expr):
+class Others(Node):
     """`op[j != i] x`: over the other responses to the same prompt; 0 if there are none."""
 
     op: Literal["sum", "mean"]
@@ -362,7 +365,7 @@ class Others(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Scan(Expr):
+class Scan(Node):
     """`sum[s R t] decay^|s - t| x_s` with the relation R between `s` and `t`, over one response.
 
     `>=` is the return-to-go, `<` what came before the token.
@@ -380,7 +383,7 @@ class Scan(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Shift(Expr):
+class Shift(Node):
     """`x` at `t + by`, and 0 outside the response. `next(V)` is a shift by 1."""
 
     x: Expr
@@ -391,7 +394,7 @@ class Shift(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Top(Expr):
+class Top(Node):
     """The mask of the largest elements of `x` along `over`, at most `fraction` of them: the count
     is rounded down, and of elements that tie where it ends none belongs to the mask."""
 
@@ -404,7 +407,7 @@ class Top(Expr):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Pick(Expr):
+class Pick(Node):
     """A random part of the mask `m`: `fraction` of all elements along `over` (rounded up), drawn
     among those where `m` holds, by the generator that the caller seeds."""
 
@@ -416,7 +419,23 @@ class Pick(Expr):
         return True
 
 
-NODES: tuple[type[Expr], ...] = (
+@dataclass(frozen=True, eq=False, slots=True)
+class Symbol(Node):
+    """A value that an analysis puts into a formula. No file has one, and nothing computes it."""
+
+
+if TYPE_CHECKING:
+    Expr = (
+        Const | Param | Column | LogProb | LogDist | Length | Position
+        | Unary | Binary | Clip | Where | Stop | Reduce | Others | Scan | Shift | Top | Pick
+        | Symbol
+    )  # fmt: skip
+    """Any node. A `match` over all kinds ends in `assert_never`, and mypy names a kind that it
+    forgets."""
+else:
+    Expr = Node
+
+NODES: tuple[type[Node], ...] = (
     Const, Param, Column, LogProb, LogDist, Length, Position,
     Unary, Binary, Clip, Where, Stop, Reduce, Others, Scan, Shift, Top, Pick,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import assert_never
 
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import Indices, decimal
@@ -19,12 +20,13 @@ from objdsl.ir.nodes import (
     Scan,
     Shift,
     Stop,
+    Symbol,
     Top,
     Unary,
     Where,
 )
 from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, IF, NOT, POWER, SIGN, TIMES
-from objdsl.ir.writer import HERE, RESPONSES, Names, Piece, Place, Writer
+from objdsl.ir.writer import HERE, RESPONSES, Construct, Names, Piece, Place, Writer
 
 COUNTS: dict[Indices, str] = {
     ("p",): "P", ("i",): "G", ("p", "i"): "N", ("v",): "|V|", ("i", "t"): "(sum[i] |y|)",
@@ -49,7 +51,7 @@ class Text(Writer):
                 return replace(self.place, token=HERE.token)
         return self.place
 
-    def _construct(self, node: Expr) -> Piece:
+    def _construct(self, node: Construct) -> Piece:
         match node:
             case Const(value):
                 return decimal(value), ATOM if value >= 0 else SIGN
@@ -101,7 +103,9 @@ class Text(Writer):
             case Pick(over, m, fraction):
                 arguments = f"{self.done[m][0]}, {self.done[fraction][0]}"
                 return f"pick[{','.join(over)}]({arguments})", ATOM
-        raise TypeError(type(node).__name__)
+            case Symbol():
+                raise TypeError(f"the language has no {type(node).__name__}")
+        assert_never(node)
 
     def _infix(self, op: BinaryOp, a: Expr, b: Expr) -> Piece:
         sign, level = BINARY[op].sign, BINARY[op].level

@@ -17,21 +17,36 @@ from objdsl.ir.indices import Indices
 from objdsl.ir.nodes import (
     Binary,
     BinaryOp,
+    Clip,
     Column,
+    Const,
     Expr,
+    Length,
     LogDist,
     LogProb,
+    Others,
     Param,
+    Pick,
     Position,
     Reduce,
     Scan,
+    Shift,
+    Stop,
+    Symbol,
+    Top,
     Unary,
+    Where,
     bottom_up,
     topological,
 )
 from objdsl.ir.objective import Named
 from objdsl.ir.ops import ATOM
 
+Construct = (
+    Const | Length | Unary | Binary | Clip | Where | Stop | Reduce | Others | Scan | Shift | Top
+    | Pick | Symbol
+)  # fmt: skip
+"""The nodes that are written otherwise in each syntax."""
 Names = Mapping[Expr, str]
 Piece = tuple[str, int]
 """A text, and how tightly it holds together."""
@@ -256,7 +271,7 @@ class Writer(ABC):
         """The response and the token that the operand of a node speaks of."""
 
     @abstractmethod
-    def _construct(self, node: Expr) -> Piece:
+    def _construct(self, node: Construct) -> Piece:
         """A node that is written otherwise in each syntax."""
 
     @abstractmethod
