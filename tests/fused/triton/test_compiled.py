@@ -24,9 +24,11 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     if torch.cuda.is_available():
         pytest.skip("where there is a GPU, the kernels run on it")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    folders = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(folders)
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
     said = subprocess.run(
-        [sys.executable, "-m", "helpers.compile_kernels", *NAMES], cwd=Path(__file__).parents[2],
+        [sys.executable, "-m", "helpers.compile_kernels", *NAMES],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert said.returncode == 0, said.stderr
