@@ -25,15 +25,21 @@ class LogRatio(n.Symbol):
 
     ratio: Ratio
 
+    def __str__(self) -> str:
+        return f"log({self.ratio})"
+
     def _indices(self) -> Indices:
         return TOKEN
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LogDistRatio(n.Symbol):
-    """`X` of every word."""
+    """`X` of every entry of the vocabulary."""
 
     ratio: Ratio
+
+    def __str__(self) -> str:
+        return f"log({self.ratio.of}[v] / {self.ratio.to}[v])"
 
     def _indices(self) -> Indices:
         return WORD
@@ -44,6 +50,9 @@ class Kink(n.Symbol):
     """What a value with a kink changes by: it has no derivative there."""
 
     number: int
+
+    def __str__(self) -> str:
+        return "(a change at a kink)"
 
     def _indices(self) -> Indices:
         return TOKEN
@@ -56,6 +65,9 @@ class Opaque(n.Symbol):
     number: int
     over: Indices = SCALAR
 
+    def __str__(self) -> str:
+        return "(a value)"
+
     def _indices(self) -> Indices:
         return self.over
 
@@ -65,6 +77,9 @@ class Elsewhere(n.Symbol):
     """`x` summed over the other prompts of the step."""
 
     x: n.Expr
+
+    def __str__(self) -> str:
+        return "(a sum over the other prompts)"
 
     def _indices(self) -> Indices:
         return SCALAR

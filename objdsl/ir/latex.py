@@ -127,7 +127,7 @@ class Latex(Writer):
             case Reduce():
                 return self._reduce(node)
             case Symbol():
-                raise TypeError(f"the language has no {type(node).__name__}")
+                return rf"\text{{{node}}}", ATOM
         assert_never(node)
 
     def _infix(self, op: BinaryOp, a: Expr, b: Expr) -> Piece:

@@ -421,7 +421,8 @@ class Pick(Node):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Symbol(Node):
-    """A value that an analysis puts into a formula. No file has one, and nothing computes it."""
+    """A value that an analysis puts into a formula. No file has one, and nothing computes it; its
+    `str` is how a message writes it."""
 
 
 if TYPE_CHECKING:

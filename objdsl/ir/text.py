@@ -104,7 +104,7 @@ class Text(Writer):
                 arguments = f"{self.done[m][0]}, {self.done[fraction][0]}"
                 return f"pick[{','.join(over)}]({arguments})", ATOM
             case Symbol():
-                raise TypeError(f"the language has no {type(node).__name__}")
+                return str(node), ATOM
         assert_never(node)
 
     def _infix(self, op: BinaryOp, a: Expr, b: Expr) -> Piece:

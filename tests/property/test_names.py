@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from hashlib import sha256
+from itertools import chain
 from typing import Any, get_type_hints
 
 import pytest
@@ -81,9 +82,9 @@ def compare_numbers(
     torch.testing.assert_close(reports, reports_2, rtol=1e-12, atol=1e-14, equal_nan=True)
 
 
-def meanings(graph: Mapping[str, Any]) -> dict[str, str]:
-    """What stands for each root, whatever the order of nodes, and of factors, which goes by their
-    names where a divisor is a product."""
+def meanings(graph: Mapping[str, Any]) -> list[str]:
+    """What stands for each formula, whatever the order of nodes, and of factors, which goes by
+    their names where a divisor is a product."""
     kinds = {kind.__name__: get_type_hints(kind) for kind in NODES}
     done: list[str] = []
     products: list[list[str]] = []
@@ -102,7 +103,10 @@ def meanings(graph: Mapping[str, Any]) -> dict[str, str]:
             said = json.dumps({**node, **{name: done[k] for name, k in operands.items()}})
         done.append(sha256(said.encode()).hexdigest())
         products.append(factors if is_product else [done[-1]])
-    return {name: done[place] for name, place in graph["roots"].items()}
+    several = (graph.get(key, {}).values() for key in ("reports", "bindings", "weights"))
+    roots = [graph["goal"], *chain.from_iterable(several)]
+    roots += [graph[key] for key in ("critic", "keep") if graph.get(key) is not None]
+    return sorted(done[place] for place in roots)
 
 
 def compare_json(
@@ -114,7 +118,7 @@ def compare_json(
             if key in node:
                 node[key] = old.get(node[key], node[key])
     plainly, hostilely = map(meanings, graphs)
-    assert sorted(plainly.values()) == sorted(hostilely.values())
+    assert plainly == hostilely
 
 
 def stands_alone(name: str) -> bool:
