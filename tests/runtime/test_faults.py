@@ -419,7 +419,7 @@ def test_a_measurement_that_fails_is_made_again(
 def test_a_folder_has_one_run_at_a_time(run: Run, numbers: Numbers, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     lock = Lock(folder)
-    assert lock.made
+    assert lock.created_folder
     for resume in (None, "auto"):
         with pytest.raises(
             ConfigError, match=rf"is still active \(process {os.getpid()} on "
