@@ -26,21 +26,12 @@ import torch
 from torch import Tensor
 from verl.workers.config import ActorConfig
 
+import objdsl.ir.nodes as n
 from objdsl.adapters.needs import UnsupportedError
 from objdsl.frozen import dataclass
 from objdsl.ir.build import neg
 from objdsl.ir.columns import LogProbs, Reading, Reward, column_of
 from objdsl.ir.indices import RESPONSE, SCALAR, TOKEN, Indices
-from objdsl.ir.nodes import (
-    Column,
-    Expr,
-    LogProb,
-    Others,
-    Reduce,
-    Unary,
-    replaced,
-    topological,
-)
 from objdsl.objective import Objective
 from objdsl.step.inputs import widest
 from objdsl.step.values import Values
@@ -71,7 +62,7 @@ class Halves:
         divisor: what that sum is divided by.
     """
 
-    advantage: Expr | None
+    advantage: n.Expr | None
     rows: Objective
     divisor: Divisor
 
@@ -104,7 +95,7 @@ def halves(objective: Objective) -> Halves:
             reports.append(replace(report, value=value))
     rows = replace(
         formula,
-        goal=Reduce("sum", over, _with_column(inner, cut)),
+        goal=n.Reduce("sum", over, _with_column(inner, cut)),
         critic=None,
         reports=tuple(reports),
     )
@@ -222,27 +213,27 @@ def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Ten
 # --- the cut -------------------------------------------------------------------------------------
 
 
-def _normalised(goal: Expr) -> tuple[Expr, Indices, Divisor] | None:
+def _normalised(goal: n.Expr) -> tuple[n.Expr, Indices, Divisor] | None:
     """What is summed over which indices, and divided by what; None for other denominators."""
     match goal:
-        case Unary("neg", x):
+        case n.Unary("neg", x):
             found = _normalised(x)
             return None if found is None else (neg(found[0]), *found[1:])
-        case Reduce("mean", ("p", "i", "t"), x, None):
+        case n.Reduce("mean", ("p", "i", "t"), x, None):
             return x, TOKEN, "tokens"
-        case Reduce("mean", ("p", "i"), x, None):
+        case n.Reduce("mean", ("p", "i"), x, None):
             return x, RESPONSE, "responses"
-        case Reduce("mean", ("p",), Reduce("mean", ("i",), x, None), None):
+        case n.Reduce("mean", ("p",), n.Reduce("mean", ("i",), x, None), None):
             # The same where groups have one size, which verl's have.
             return x, RESPONSE, "responses"
-        case Reduce("sum", ("p", "i", "t"), x, None):
+        case n.Reduce("sum", ("p", "i", "t"), x, None):
             return x, TOKEN, "nothing"
     return None
 
 
-def _cut(objective: Objective, inner: Expr) -> tuple[list[str], Expr | None]:
+def _cut(objective: Objective, inner: n.Expr) -> tuple[list[str], n.Expr | None]:
     """What is out of reach even if the best value of the data is an advantage; and that value."""
-    best: tuple[list[str], Expr | None] = [*dict.fromkeys(_out_of_reach(inner))], None
+    best: tuple[list[str], n.Expr | None] = [*dict.fromkeys(_out_of_reach(inner))], None
     for candidate in _candidates(objective, inner):
         if not best[0]:
             break
@@ -252,37 +243,37 @@ def _cut(objective: Objective, inner: Expr) -> tuple[list[str], Expr | None]:
     return best
 
 
-def _candidates(objective: Objective, inner: Expr) -> Iterator[Expr]:
+def _candidates(objective: Objective, inner: n.Expr) -> Iterator[n.Expr]:
     """Values of the data that may be the advantage: first those that an estimator can compute,
     which is told no log-probabilities, and among them those with a name."""
-    inside = topological(inner)
+    inside = n.topological(inner)
     named = [one.value for one in reversed(objective.formula.bindings) if one.value in {*inside}]
     values = [
         node
         for node in dict.fromkeys([*named, *reversed(inside)])
         if not node.current and not node.boolean and node.indices != SCALAR
     ]
-    yield from sorted(values, key=lambda x: any(isinstance(y, LogProb) for y in topological(x)))
+    yield from sorted(values, key=lambda x: any(isinstance(y, n.LogProb) for y in n.topological(x)))
 
 
-def _with_column(expr: Expr, advantage: Expr | None) -> Expr:
+def _with_column(expr: n.Expr, advantage: n.Expr | None) -> n.Expr:
     """The formula with the advantage as a column of the data."""
     if advantage is None:
         return expr
-    column = Column(_ADVANTAGE, TOKEN if advantage.indices == TOKEN else RESPONSE)
-    return replaced(expr, {advantage: column})
+    column = n.Column(_ADVANTAGE, TOKEN if advantage.indices == TOKEN else RESPONSE)
+    return n.replaced(expr, {advantage: column})
 
 
-def _out_of_reach(expr: Expr) -> Iterator[str]:
+def _out_of_reach(expr: n.Expr) -> Iterator[str]:
     """What a worker with a micro-batch does not have."""
-    for node in topological(expr):
+    for node in n.topological(expr):
         if isinstance(node, Reading):
             column = column_of(node)
             if column.role not in (_PI, _OLD) and column.name != _ADVANTAGE:
                 yield f"a worker is not told `{column.name}`"
             continue
         over: Indices = getattr(node, "over", ())
-        if isinstance(node, Others) or {"p", "i"} & {*over}:
+        if isinstance(node, n.Others) or {"p", "i"} & {*over}:
             yield "a worker does not see the other responses that a value runs over"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import objdsl.ir.nodes as n
 from objdsl.diagnostic import Label
 from objdsl.elaborate.checks import as_mask, at_tokens
 from objdsl.elaborate.context import Context
@@ -23,26 +24,12 @@ from objdsl.ir.indices import (
     union,
     written,
 )
-from objdsl.ir.nodes import (
-    Binary,
-    Const,
-    Expr,
-    Length,
-    Others,
-    Pick,
-    Position,
-    Reduce,
-    Scan,
-    ScanRelation,
-    Top,
-    Unary,
-)
 from objdsl.ir.ops import REDUCE, REDUCTIONS
 from objdsl.syntax import tree
 from objdsl.syntax.language import SUBSETS, meaning
 
 
-def reduction(ctx: Context, node: tree.Reduction) -> Expr:
+def reduction(ctx: Context, node: tree.Reduction) -> n.Expr:
     """The node of a reduction, whichever it is."""
     op, binder = node.operator.id, node.binder
     if op in SUBSETS:
@@ -63,12 +50,12 @@ def reduction(ctx: Context, node: tree.Reduction) -> Expr:
     over = _over(ctx, binder, op, x, mask, node.operands[0])
     if "p" in over and ctx.kept is not None:
         mask = ctx.kept if mask is None else build.both(ctx.kept, mask)
-    if op == "prod" and isinstance(x, Unary) and x.op == "exp":
-        return build.exp(Reduce("sum", over, x.x, mask))
-    return Reduce(REDUCTIONS[op], over, x, mask)
+    if op == "prod" and isinstance(x, n.Unary) and x.op == "exp":
+        return build.exp(n.Reduce("sum", over, x.x, mask))
+    return n.Reduce(REDUCTIONS[op], over, x, mask)
 
 
-def _related(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation) -> Expr:
+def _related(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation) -> n.Expr:
     """A reduction whose index stands in a relation to one outside: `j != i`, `s >= t`."""
     bound = relation.bound
     if bound.id in MEANING and relation.index.id not in MEANING:
@@ -97,20 +84,22 @@ def _related(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relatio
     return _running(ctx, op, node, bound.id, relation.op)
 
 
-def _running(ctx: Context, op: str, node: tree.Reduction, s: str, relation: ScanRelation) -> Expr:
+def _running(
+    ctx: Context, op: str, node: tree.Reduction, s: str, relation: n.ScanRelation
+) -> n.Expr:
     """`sum[s >= t] x`, and `mean` and `prod` along the tokens."""
     (body,) = node.operands
     message = f"inside `{op}[{s} {relation} t]` the position is `{s}`, not `t`"
-    values = {**ctx.frames[-1].values, s: Position()}
+    values = {**ctx.frames[-1].values, s: n.Position()}
     with ctx.frame(Frame(values, {"t": message})):
         x = at_tokens(ctx, build.real(ctx.expr(body)), body.span)
     match op:
         case "sum":
-            return Scan(relation, x)
+            return n.Scan(relation, x)
         case "mean":
-            return build.div(Scan(relation, x), _reached(relation))
+            return build.div(n.Scan(relation, x), _reached(relation))
         case "prod" if bounds(x)[0] >= 0:
-            return build.exp(Scan(relation, build.log(x)))
+            return build.exp(n.Scan(relation, build.log(x)))
         case "prod":
             ctx.fail(
                 "wrong-type",
@@ -123,7 +112,7 @@ def _running(ctx: Context, op: str, node: tree.Reduction, s: str, relation: Scan
     )  # fmt: skip
 
 
-def _others(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation) -> Expr:
+def _others(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation) -> n.Expr:
     """`sum[j != i] x` and `mean[j != i] x`."""
     body, bound = node.operands[0], relation.bound
     if relation.index.id != "i" or not REDUCE[REDUCTIONS[op]].others:
@@ -140,10 +129,10 @@ def _others(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation
             "whole responses: p,i",
             body.span, help=reduce_hint(x.indices, RESPONSE),
         )  # fmt: skip
-    return Others("sum" if op == "sum" else "mean", x)
+    return n.Others("sum" if op == "sum" else "mean", x)
 
 
-def _subset(ctx: Context, node: tree.Reduction) -> Expr:
+def _subset(ctx: Context, node: tree.Reduction) -> n.Expr:
     """`top[...](x, fraction)` and `pick[...](mask, fraction)`."""
     op, binder = node.operator.id, node.binder
     wanted = "(x, fraction)" if op == "top" else "(mask, fraction)"
@@ -153,7 +142,7 @@ def _subset(ctx: Context, node: tree.Reduction) -> Expr:
     x, fraction = ctx.all(first, second)
     if fraction.indices != SCALAR or fraction.current:
         ctx.fail("wrong-type", "a fraction is one number", second.span)
-    if isinstance(fraction, Const) and not 0 <= fraction.value <= 1:
+    if isinstance(fraction, n.Const) and not 0 <= fraction.value <= 1:
         ctx.fail("outside-domain", "a fraction lies between 0 and 1", second.span)
     value = build.real(x) if op == "top" else as_mask(ctx, x, first.span)
     over = _over(ctx, binder, op, value, None, first)
@@ -166,11 +155,16 @@ def _subset(ctx: Context, node: tree.Reduction) -> Expr:
         )  # fmt: skip
     if op == "pick" and value.indices != TOKEN:
         ctx.fail("wrong-index", "`pick` chooses tokens", node.span)
-    return Top(over, value, fraction) if op == "top" else Pick(over, value, fraction)
+    return n.Top(over, value, fraction) if op == "top" else n.Pick(over, value, fraction)
 
 
 def _over(
-    ctx: Context, binder: tree.Binder, op: str, x: Expr, mask: Expr | None, body: tree.Expression
+    ctx: Context,
+    binder: tree.Binder,
+    op: str,
+    x: n.Expr,
+    mask: n.Expr | None,
+    body: tree.Expression,
 ) -> Indices:
     """The indices of a binder, if `x` can be reduced over them."""
     named = [index_of(ctx, index) for index in binder.indices]
@@ -209,13 +203,13 @@ def _over(
     return over
 
 
-def _reached(relation: str) -> Expr:
+def _reached(relation: str) -> n.Expr:
     """How many `s` there are with `s R t`; 1 instead of none, as the mean of nothing is 0."""
-    t = Position()
+    t = n.Position()
     many = {
         "<=": t,
         "<": build.sub(t, build.ONE),
-        ">=": build.add(build.sub(Length(), t), build.ONE),
-        ">": build.sub(Length(), t),
+        ">=": build.add(build.sub(n.Length(), t), build.ONE),
+        ">": build.sub(n.Length(), t),
     }[relation]
-    return many if relation in ("<=", ">=") else Binary("max", many, build.ONE)
+    return many if relation in ("<=", ">=") else n.Binary("max", many, build.ONE)

@@ -7,6 +7,7 @@ that its operand carries. What remains maps one to one onto tensor operations.
 
 from __future__ import annotations
 
+import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
 from objdsl.ir.bounds import nonzero
 from objdsl.ir.build import (
@@ -25,52 +26,36 @@ from objdsl.ir.build import (
     where,
 )
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, Indices, over_to, remove
-from objdsl.ir.nodes import (
-    Binary,
-    Clip,
-    Const,
-    Expr,
-    Length,
-    Others,
-    Param,
-    Position,
-    Reduce,
-    Stop,
-    Unary,
-    Where,
-    bottom_up,
-    topological,
-)
 
-SQUARE = Const(2.0)
+SQUARE = n.Const(2.0)
 
 # A scalar of more terms than this is not taken apart further: what is left is a value of the step.
 _MOST_TERMS = 256
 
 
-def lower(roots: list[Expr]) -> list[Expr]:
+def lower(roots: list[n.Expr]) -> list[n.Expr]:
     """The same values, in terms of single-index reductions."""
-    done: dict[Expr, Expr] = {}
-    for node in topological(*roots):
+    done: dict[n.Expr, n.Expr] = {}
+    for node in n.topological(*roots):
         lowered = node.rebuilt({child: done[child] for child in node.children})
         done[node] = _lower(lowered)
     return [done[root] for root in roots]
 
 
-def _lower(node: Expr) -> Expr:
+def _lower(node: n.Expr) -> n.Expr:
     match node:
-        case Stop(x):
+        case n.Stop(x):
             return x
-        case Others(op, x):
+        case n.Others(op, x):
             x, size = real(x), sub(count(("i",)), ONE)
-            others = Others("sum", x) if x.indices == RESPONSE else mul(x, size)
-            return others if op == "sum" else div(others, Binary("max", size, ONE))
-        case Reduce():
+            others = n.Others("sum", x) if x.indices == RESPONSE else mul(x, size)
+            return others if op == "sum" else div(others, n.Binary("max", size, ONE))
+        case n.Reduce():
             return _reduction(node)
     return node
 
 
-def _reduction(node: Reduce) -> Expr:
+def _reduction(node: n.Reduce) -> n.Expr:
     x, over, mask = real(node.x), node.over, node.where
     full = over_to(over)
     is_plain = len(over) == 1 and x.indices == full and mask is None
@@ -85,54 +70,54 @@ def _reduction(node: Reduce) -> Expr:
         case "std" | "pstd":
             if is_plain and over == ("i",):
                 return node
-            n = _sum(over, where(mask, ONE, ZERO) if mask is not None else ONE)
-            mean = _lower(Reduce("mean", over, x, mask))
+            size = _sum(over, where(mask, ONE, ZERO) if mask is not None else ONE)
+            mean = _lower(n.Reduce("mean", over, x, mask))
             square = power(sub(x, mean), SQUARE)
             total = _sum(over, where(mask, square, ZERO) if mask is not None else square)
-            dof = n if node.op == "pstd" else sub(n, ONE)
-            spread = Unary("sqrt", div(total, dof))
-            return spread if mask is None else where(Binary("gt", n, ZERO), spread, ZERO)
+            dof = size if node.op == "pstd" else sub(size, ONE)
+            spread = n.Unary("sqrt", div(total, dof))
+            return spread if mask is None else where(n.Binary("gt", size, ZERO), spread, ZERO)
         case "max" | "min":
-            limit = Const(float("-inf" if node.op == "max" else "inf"))
+            limit = n.Const(float("-inf" if node.op == "max" else "inf"))
             held = where(mask, x, limit) if mask is not None else x
             result = _nested(node.op, over, _carry(held, full))
             if mask is None:
                 return result
-            return where(Binary("gt", _sum(over, where(mask, ONE, ZERO)), ZERO), result, ZERO)
+            return where(n.Binary("gt", _sum(over, where(mask, ONE, ZERO)), ZERO), result, ZERO)
         case "prod":
             held = where(mask, x, ONE) if mask is not None else x
             return _nested("prod", over, _carry(held, full))
     raise TypeError(node.op)
 
 
-def _count(over: Indices, mask: Expr | None) -> Expr:
+def _count(over: Indices, mask: n.Expr | None) -> n.Expr:
     if mask is None:
         return _sum(over, ONE)
-    return Binary("max", _sum(over, where(mask, ONE, ZERO)), ONE)
+    return n.Binary("max", _sum(over, where(mask, ONE, ZERO)), ONE)
 
 
-def _sum(over: Indices, x: Expr) -> Expr:
+def _sum(over: Indices, x: n.Expr) -> n.Expr:
     """`sum[over] x`, one index after the other; where x lacks the index, times the number."""
     for index in reversed(over):
         if x.indices[-1:] == (index,):
-            x = Reduce("sum", (index,), x)
+            x = n.Reduce("sum", (index,), x)
         else:
-            x = mul(x, Length() if index == "t" else count((index,)))
+            x = mul(x, n.Length() if index == "t" else count((index,)))
     return x
 
 
-def _nested(op: str, over: Indices, x: Expr) -> Expr:
+def _nested(op: str, over: Indices, x: n.Expr) -> n.Expr:
     for index in reversed(over):
-        x = Reduce(op, (index,), x)  # type: ignore[arg-type]
+        x = n.Reduce(op, (index,), x)  # type: ignore[arg-type]
     return x
 
 
-def _carry(x: Expr, full: Indices) -> Expr:
+def _carry(x: n.Expr, full: Indices) -> n.Expr:
     """`x` with all the indices of `full`, repeated along those that it lacks."""
     if x.indices == full:
         return x
-    everywhere = {PROMPT: count(("i",)), RESPONSE: Length(), TOKEN: Position()}[full]
-    return where(Binary("ge", everywhere, ONE), x, ZERO)
+    everywhere = {PROMPT: count(("i",)), RESPONSE: n.Length(), TOKEN: n.Position()}[full]
+    return where(n.Binary("ge", everywhere, ONE), x, ZERO)
 
 
 @dataclass(frozen=True)
@@ -142,8 +127,8 @@ class Shares:
     Sums over any split of the rows add up to the scalar, exactly.
     """
 
-    tokens: Expr
-    responses: Expr
+    tokens: n.Expr
+    responses: n.Expr
 
 
 @dataclass(frozen=True)
@@ -156,11 +141,11 @@ class _Term:
     """
 
     along: Indices
-    factor: Expr
-    body: Expr
+    factor: n.Expr
+    body: n.Expr
 
 
-def shares(scalar: Expr) -> Shares:
+def shares(scalar: n.Expr) -> Shares:
     """Write a scalar as a sum over rows. Outer sums and means are taken apart, with whatever
     divides them in front; a part that couples several rows is shared out evenly among them."""
     tokens, responses = ZERO, ZERO
@@ -168,7 +153,7 @@ def shares(scalar: Expr) -> Shares:
         x = mul(term.factor, real(term.body))
         match term.along:
             case ("p", "i", "t", "v"):
-                tokens = add(tokens, Reduce("sum", ("v",), x))
+                tokens = add(tokens, n.Reduce("sum", ("v",), x))
             case ("p", "i", "t"):
                 tokens = add(tokens, x)
             case ("p", "i"):
@@ -182,7 +167,7 @@ def shares(scalar: Expr) -> Shares:
     return Shares(tokens, responses)
 
 
-def _terms(scalar: Expr) -> list[_Term]:
+def _terms(scalar: n.Expr) -> list[_Term]:
     """A scalar as a sum of terms, in the order of its text."""
     terms: list[_Term] = []
     stack = [_Term(SCALAR, ONE, scalar)]
@@ -202,43 +187,43 @@ def _parts(term: _Term) -> list[_Term] | None:
     if len(x.indices) >= len(TOKEN):
         return None
     match x:
-        case Stop(a):
+        case n.Stop(a):
             return [_Term(along, factor, a)]
-        case Unary("neg", a):
+        case n.Unary("neg", a):
             return [_Term(along, neg(factor), a)]
-        case Binary("add", a, b) if _varies(x, along):
+        case n.Binary("add", a, b) if _varies(x, along):
             return [_Term(along, factor, a), _Term(along, factor, b)]
-        case Binary("sub", a, b) if _varies(x, along):
+        case n.Binary("sub", a, b) if _varies(x, along):
             return [_Term(along, factor, a), _Term(along, neg(factor), b)]
-        case Binary("mul", a, b) if _is_factor(a, x):
+        case n.Binary("mul", a, b) if _is_factor(a, x):
             return [_Term(along, mul(factor, a), b)]
-        case Binary("mul", a, b) if _is_factor(b, x):
+        case n.Binary("mul", a, b) if _is_factor(b, x):
             return [_Term(along, mul(factor, b), a)]
-        case Binary("div", a, b) if _is_factor(b, x):
+        case n.Binary("div", a, b) if _is_factor(b, x):
             return [_Term(along, div(factor, b), a)]
-        case Where(m, a, b) if b == ZERO and not m.current:
+        case n.Where(m, a, b) if b == ZERO and not m.current:
             return [_Term(along, where(m, factor, ZERO), a)]
-        case Where(m, a, b) if x.current and not m.current and len(along) < len(RESPONSE):
+        case n.Where(m, a, b) if x.current and not m.current and len(along) < len(RESPONSE):
             sides = (where(m, factor, ZERO), a), (where(m, ZERO, factor), b)
             return [_Term(along, f, side) for f, side in sides]
-        case Reduce("sum" | "mean"):
+        case n.Reduce("sum" | "mean"):
             return _opened(term, x)
     return None
 
 
-def _varies(x: Expr, along: Indices) -> bool:
+def _varies(x: n.Expr, along: Indices) -> bool:
     """Whether to look for sums in the summands of `x`: those of data are left where they are
     when `x` is a value of a row already."""
     return x.current or len(along) < len(RESPONSE)
 
 
-def _is_factor(f: Expr, x: Expr) -> bool:
+def _is_factor(f: n.Expr, x: n.Expr) -> bool:
     """Whether `f` may be multiplied by, or divided by, before `x` is summed. Of data, which need
     no sum of their own in every part of a step, that is a size: a quotient by zero is none."""
     return not f.current if x.current else is_size(f) and nonzero(f)
 
 
-def _opened(term: _Term, x: Reduce) -> list[_Term] | None:
+def _opened(term: _Term, x: n.Reduce) -> list[_Term] | None:
     """A sum or mean as the sum over its elements, where the term sums over no others.
 
     Where it does, `sum[p,i] (f * sum[i] x)`, the factor is summed instead: the reduction is the
@@ -261,31 +246,31 @@ def _opened(term: _Term, x: Reduce) -> list[_Term] | None:
     return [_Term(over_to(x.over), factor, body)]
 
 
-def _gathered(over: Indices, factor: Expr) -> Expr:
+def _gathered(over: Indices, factor: n.Expr) -> n.Expr:
     """`sum[over] factor`, and 0 where its mask leaves out all: what it multiplies then is not
     looked at, whatever it is."""
     total = sum_over(over, factor)
     mask = _mask_of(factor)
     if mask is None or not set(over) & set(mask.indices):
         return total
-    return where(Binary("gt", sum_over(over, where(mask, ONE, ZERO)), ZERO), total, ZERO)
+    return where(n.Binary("gt", sum_over(over, where(mask, ONE, ZERO)), ZERO), total, ZERO)
 
 
-def _mask_of(factor: Expr) -> Expr | None:
+def _mask_of(factor: n.Expr) -> n.Expr | None:
     match factor:
-        case Where(m, _, b) if b == ZERO:
+        case n.Where(m, _, b) if b == ZERO:
             return m
-        case Unary("neg", a) | Binary("div", a, _):
+        case n.Unary("neg", a) | n.Binary("div", a, _):
             return _mask_of(a)
     return None
 
 
-def is_constant(node: Expr, known: dict[Expr, bool]) -> bool:
+def is_constant(node: n.Expr, known: dict[n.Expr, bool]) -> bool:
     """Whether a node is made of numbers and parameters alone."""
 
-    def find(one: Expr) -> bool:
-        if isinstance(one, Unary | Binary | Clip | Where):
+    def find(one: n.Expr) -> bool:
+        if isinstance(one, n.Unary | n.Binary | n.Clip | n.Where):
             return all(known[child] for child in one.children)
-        return isinstance(one, Const | Param)
+        return isinstance(one, n.Const | n.Param)
 
-    return bottom_up(node, known, find)
+    return n.bottom_up(node, known, find)

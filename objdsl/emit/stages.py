@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import Literal
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.coupling import is_statistic
 from objdsl.emit.helpers import torch_helpers
 from objdsl.emit.identifiers import Identifiers
@@ -24,28 +25,6 @@ from objdsl.ir.build import ONE, ZERO, count, real, sub
 from objdsl.ir.columns import column_of, columns_in
 from objdsl.ir.differentiate import Leaf, weights_of
 from objdsl.ir.indices import PROMPT, RESPONSE, WORD, Indices
-from objdsl.ir.nodes import (
-    BOOLEAN_OPS,
-    COMPARISONS,
-    Binary,
-    Column,
-    Const,
-    Expr,
-    Length,
-    LogDist,
-    LogProb,
-    Others,
-    Pick,
-    Position,
-    Reduce,
-    Stop,
-    Top,
-    Unary,
-    Where,
-    bottom_up,
-    holding,
-    topological,
-)
 from objdsl.ir.objective import Objective
 
 Layout = Literal["padded", "packed"]
@@ -81,7 +60,7 @@ class Input:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Carried(Stop):
+class Carried(n.Stop):
     """A decision that was taken over the whole step: `x`, as a value of each row or token."""
 
 
@@ -96,21 +75,21 @@ class Staged:
         statistics: those that are stored.
     """
 
-    roots: dict[str, Expr]
-    weights: dict[Leaf, Expr]
+    roots: dict[str, n.Expr]
+    weights: dict[Leaf, n.Expr]
     scope: Scope
-    prepared: list[Expr]
-    statistics: list[Expr]
+    prepared: list[n.Expr]
+    statistics: list[n.Expr]
 
-    def weight(self, leaf: Leaf) -> Expr:
+    def weight(self, leaf: Leaf) -> n.Expr:
         return self.roots[f"weight {column_of(leaf).name}"]
 
     @property
-    def core(self) -> list[Expr]:
+    def core(self) -> list[n.Expr]:
         """The roots without those of reports."""
         return [root for name, root in self.roots.items() if not name.startswith("report ")]
 
-    def coupled(self, roots: Iterable[Expr]) -> bool:
+    def coupled(self, roots: Iterable[n.Expr]) -> bool:
         """Whether these need a statistic."""
         needed = _needed(roots, self.scope, ("data", "statistic"))
         return any(self.scope.stage(node) == "statistic" for node in needed)
@@ -127,31 +106,31 @@ def staged(ir: Objective, layout: Layout) -> Staged:
     return _sorted(ir, layout, roots, names, ir.nodes, weights)
 
 
-def staged_values(ir: Objective, values: Mapping[str, Expr], layout: Layout) -> Staged:
+def staged_values(ir: Objective, values: Mapping[str, n.Expr], layout: Layout) -> Staged:
     """The same of some expressions, in terms of an objective."""
     lowered = lower([real(x) for x in values.values()])
     names = _names(ir)
     roots = _carried(dict(zip(values, lowered, strict=True)), names)
-    return _sorted(ir, layout, roots, names, topological(*values.values()), {})
+    return _sorted(ir, layout, roots, names, n.topological(*values.values()), {})
 
 
 def _sorted(
     ir: Objective,
     layout: Layout,
-    roots: dict[str, Expr],
-    names: dict[Expr, str],
-    nodes: tuple[Expr, ...],
-    weights: dict[Leaf, Expr],
+    roots: dict[str, n.Expr],
+    names: dict[n.Expr, str],
+    nodes: tuple[n.Expr, ...],
+    weights: dict[Leaf, n.Expr],
 ) -> Staged:
     nonzero = frozenset(p.name for p in ir.params if not p.domain.holds(0.0))
     scope = Scope(layout, names, _identifiers(ir), nonzero, *_vocabulary(nodes))
     needed_local = _needed(list(roots.values()), scope, stop_at=("data", "statistic"))
-    statistics = [n for n in needed_local if scope.stage(n) == "statistic"]
+    statistics = [node for node in needed_local if scope.stage(node) == "statistic"]
     needed_coupled = _needed(statistics, scope, stop_at=("data",)) if statistics else []
     prepared = [
-        n
-        for n in dict.fromkeys([*needed_local, *needed_coupled])
-        if scope.stage(n) == "data" and scope.is_stored(n)
+        node
+        for node in dict.fromkeys([*needed_local, *needed_coupled])
+        if scope.stage(node) == "data" and scope.is_stored(node)
     ]
     scope.name_all([*prepared, *statistics])
     return Staged(roots, weights, scope, prepared, statistics)
@@ -169,10 +148,10 @@ def _identifiers(ir: Objective) -> Identifiers:
     return identifiers
 
 
-def _lowered(ir: Objective, weights: Mapping[Leaf, Expr]) -> dict[str, Expr]:
+def _lowered(ir: Objective, weights: Mapping[Leaf, n.Expr]) -> dict[str, n.Expr]:
     """An objective as the roots of its computation: row sums, weights, reports; lowered."""
     total = ir.goal if ir.critic is None else sub(ir.goal, ir.critic)
-    roots: dict[str, Expr] = {}
+    roots: dict[str, n.Expr] = {}
     for name, scalar in [("value", total), *((f"report {r.name}", r.value) for r in ir.reports)]:
         parts = shares(scalar)
         roots[f"{name} tokens"], roots[f"{name} responses"] = parts.tokens, parts.responses
@@ -181,17 +160,17 @@ def _lowered(ir: Objective, weights: Mapping[Leaf, Expr]) -> dict[str, Expr]:
     return dict(zip(roots, lower(list(roots.values())), strict=True))
 
 
-def _carried(roots: dict[str, Expr], names: dict[Expr, str]) -> dict[str, Expr]:
+def _carried(roots: dict[str, n.Expr], names: dict[n.Expr, str]) -> dict[str, n.Expr]:
     """The roots, with the decisions that are carried marked. What is marked keeps its name.
 
     A report by itself: the weights of a step shall not need `couple` because of what it counts.
     """
-    groups: dict[str, dict[str, Expr]] = {}
+    groups: dict[str, dict[str, n.Expr]] = {}
     for name, root in roots.items():
         kind, _, rest = name.partition(" ")
         report = rest.rpartition(" ")[0] if kind == "report" else ""
         groups.setdefault(report, {})[name] = root
-    marked: dict[str, Expr] = {}
+    marked: dict[str, n.Expr] = {}
     for group in groups.values():
         done = _marked(list(group.values()))
         marked |= {name: done[root] for name, root in group.items()}
@@ -200,18 +179,18 @@ def _carried(roots: dict[str, Expr], names: dict[Expr, str]) -> dict[str, Expr]:
     return {name: marked[name] for name in roots}
 
 
-def _marked(roots: list[Expr]) -> dict[Expr, Expr]:
+def _marked(roots: list[n.Expr]) -> dict[n.Expr, n.Expr]:
     """For each node below the roots, the node with its decisions marked.
 
     Marked are those that a value of several responses depends on (what a count counts), and those
     that depend on such a value (whether a response is the largest of its group); of words, which
     are as many as all logits, only the first.
     """
-    order = topological(*roots)
+    order = n.topological(*roots)
     statistics = [node for node in order if is_statistic(node)]
-    needed = {x for node in statistics for child in node.children for x in topological(child)}
-    resting = holding(is_statistic, *roots)
-    done: dict[Expr, Expr] = {}
+    needed = {x for node in statistics for child in node.children for x in n.topological(child)}
+    resting = n.holding(is_statistic, *roots)
+    done: dict[n.Expr, n.Expr] = {}
     for node in order:
         made = node.rebuilt(done)
         rests = node in resting and node.indices != WORD
@@ -220,41 +199,41 @@ def _marked(roots: list[Expr]) -> dict[Expr, Expr]:
     return done
 
 
-def _decides(node: Expr) -> bool:
+def _decides(node: n.Expr) -> bool:
     """Whether the smallest change of the current policy may turn a value over."""
     if not node.current or is_statistic(node):
         return False
     match node:
-        case Binary(op):
-            return op in COMPARISONS
-        case Unary("sign") | Top() | Pick():
+        case n.Binary(op):
+            return op in n.COMPARISONS
+        case n.Unary("sign") | n.Top() | n.Pick():
             return True
     return False
 
 
-def _vocabulary(nodes: Iterable[Expr]) -> tuple[str, bool]:
+def _vocabulary(nodes: Iterable[n.Expr]) -> tuple[str, bool]:
     """A column to count words by, of data if there is one, and whether it is trained."""
     wide = [column for column in columns_in(nodes).values() if column.indices == WORD]
     wide.sort(key=lambda column: column.trained)
     return (wide[0].name, wide[0].trained) if wide else ("", False)
 
 
-def _names(ir: Objective) -> dict[Expr, str]:
+def _names(ir: Objective) -> dict[n.Expr, str]:
     """The file's own names for its formulas, after lowering."""
     named = [*ir.bindings, *ir.calls]
-    names: dict[Expr, str] = {}
+    names: dict[n.Expr, str] = {}
     for one, node in zip(named, lower([one.value for one in named]), strict=True):
         if node.children:
             names.setdefault(node, one.name)
     return names
 
 
-def _needed(roots: Iterable[Expr], scope: Scope, stop_at: tuple[str, ...]) -> list[Expr]:
+def _needed(roots: Iterable[n.Expr], scope: Scope, stop_at: tuple[str, ...]) -> list[n.Expr]:
     """The nodes below the roots, without what lies below a node of a stage in `stop_at`.
 
     Roots are always entered; nodes that are recomputed rather than stored are looked through.
     """
-    found: dict[Expr, None] = {}
+    found: dict[n.Expr, None] = {}
     stack = [(root, True) for root in roots]
     while stack:
         node, is_root = stack.pop()
@@ -266,7 +245,7 @@ def _needed(roots: Iterable[Expr], scope: Scope, stop_at: tuple[str, ...]) -> li
         if stop and not (is_root and "statistic" not in stop_at):
             continue
         stack.extend((child, False) for child in node.children)
-    order = topological(*roots)
+    order = n.topological(*roots)
     return [node for node in order if node in found]
 
 
@@ -281,7 +260,7 @@ class Scope:
     """
 
     layout: Layout
-    names: dict[Expr, str]
+    names: dict[n.Expr, str]
     identifiers: Identifiers
     nonzero: frozenset[str]
     """The parameters that cannot be 0."""
@@ -289,11 +268,11 @@ class Scope:
     """A column with a value for each word of the vocabulary, to count them; empty without one."""
     words_late: bool
     """Whether there are such columns of trained policies alone: `prepare` cannot count words."""
-    given: dict[Expr, str] = field(default_factory=dict)
-    _constant: dict[Expr, bool] = field(default_factory=dict)
-    _late: dict[Expr, bool] = field(default_factory=dict)
+    given: dict[n.Expr, str] = field(default_factory=dict)
+    _constant: dict[n.Expr, bool] = field(default_factory=dict)
+    _late: dict[n.Expr, bool] = field(default_factory=dict)
 
-    def stage(self, node: Expr) -> Literal["constant", "data", "statistic", "local"]:
+    def stage(self, node: n.Expr) -> Literal["constant", "data", "statistic", "local"]:
         if is_constant(node, self._constant):
             return "constant"
         if not node.current and not self._is_late(node):
@@ -302,117 +281,117 @@ class Scope:
             return "statistic" if _joins_rows(node) else "local"
         return "statistic" if isinstance(node, Carried) or is_statistic(node) else "local"
 
-    def _is_late(self, node: Expr) -> bool:
+    def _is_late(self, node: n.Expr) -> bool:
         """Whether data waits for a trained policy, to count the words of its vocabulary."""
         late = self._late
 
-        def find(one: Expr) -> bool:
+        def find(one: n.Expr) -> bool:
             return one == _WORDS or any(late[child] for child in one.children)
 
-        return self.words_late and bottom_up(node, late, find)
+        return self.words_late and n.bottom_up(node, late, find)
 
-    def is_stored(self, node: Expr) -> bool:
+    def is_stored(self, node: n.Expr) -> bool:
         """Whether a data value is kept by `prepare`; columns are at hand, and a sign or a
         comparison is cheaper to compute again."""
         match node:
-            case Length() | Position():
+            case n.Length() | n.Position():
                 return False
-            case Reduce("sum", ("p",), x) if x == ONE:
+            case n.Reduce("sum", ("p",), x) if x == ONE:
                 return False  # a number that every function may have
-            case Column() | LogProb() | LogDist():
+            case n.Column() | n.LogProb() | n.LogDist():
                 return node.indices == PROMPT
-            case Unary("neg" | "not") | Where():
+            case n.Unary("neg" | "not") | n.Where():
                 return self.names.get(node) is not None or not all(
                     self._at_hand(child) for child in node.children
                 )
-            case Binary(op) if op in BOOLEAN_OPS:
+            case n.Binary(op) if op in n.BOOLEAN_OPS:
                 return not all(self._at_hand(child) for child in node.children)
         return True
 
-    def _at_hand(self, node: Expr) -> bool:
-        if self.stage(node) == "constant" or isinstance(node, Column | Length | Position):
+    def _at_hand(self, node: n.Expr) -> bool:
+        if self.stage(node) == "constant" or isinstance(node, n.Column | n.Length | n.Position):
             return node.indices != PROMPT
         return node in self.names or (node.boolean and not self.is_stored(node))
 
-    def name_all(self, nodes: list[Expr]) -> None:
+    def name_all(self, nodes: list[n.Expr]) -> None:
         for node in nodes:
             if node not in self.given:
                 self.given[node] = self.identifiers.stored(self.wish(node))
 
-    def wish(self, node: Expr) -> str:
+    def wish(self, node: n.Expr) -> str:
         """What a value should be called: as the file calls it, or a speaking name."""
         return self.names.get(node) or describe(node, self.names)
 
 
-def _joins_rows(node: Expr) -> bool:
-    if isinstance(node, Reduce | Top | Pick):
+def _joins_rows(node: n.Expr) -> bool:
+    if isinstance(node, n.Reduce | n.Top | n.Pick):
         return node.over[0] in ("p", "i")
-    return isinstance(node, Others)
+    return isinstance(node, n.Others)
 
 
-def describe(node: Expr, names: Mapping[Expr, str]) -> str:
+def describe(node: n.Expr, names: Mapping[n.Expr, str]) -> str:
     """A speaking name for a value that the file does not name.
 
     Args:
         names: what the file calls other values.
     """
     match node:
-        case Column(name):
+        case n.Column(name):
             return name
-        case LogProb() | LogDist():
+        case n.LogProb() | n.LogDist():
             return column_of(node).name
-        case Reduce("sum") if (counted := _counted(node)) is not None:
+        case n.Reduce("sum") if (counted := _counted(node)) is not None:
             return counted
-        case Reduce(op, over, x):
+        case n.Reduce(op, over, x):
             inner = names.get(x) or describe(x, names)
             return f"{op}_{inner}" if len(inner) < 16 and "_" not in inner else f"{op}_{over[0]}"
-        case Others(_, x):
+        case n.Others(_, x):
             inner = names.get(x) or describe(x, names)
             return f"others_{inner}" if len(inner) < 16 and "_" not in inner else "others"
-        case Binary("mul") if not node.current and _is_count(node):
+        case n.Binary("mul") if not node.current and _is_count(node):
             return "divisor"
-        case Where() if not node.current:
+        case n.Where() if not node.current:
             return "weight"
-        case Binary("div"):
+        case n.Binary("div"):
             return "scale" if not node.current else "share"
-        case Unary("exp"):
+        case n.Unary("exp"):
             return "ratio"
-        case Unary("not"):
+        case n.Unary("not"):
             return "active" if node.current else "keep"
-        case Top() | Pick():
+        case n.Top() | n.Pick():
             return "chosen"
-        case Carried(Binary("eq", _, Reduce("max" | "min" as op))):
+        case Carried(n.Binary("eq", _, n.Reduce("max" | "min" as op))):
             return f"is_{op}"
-        case Carried(Unary("sign")):
+        case Carried(n.Unary("sign")):
             return "sign"
         case Carried():
             return "decided"
     return "x"
 
 
-def _counted(node: Expr) -> str | None:
+def _counted(node: n.Expr) -> str | None:
     """What a sum of ones counts, or None."""
     over = ""
-    while isinstance(node, Reduce) and node.op == "sum":
+    while isinstance(node, n.Reduce) and node.op == "sum":
         over += node.over[0]
         node = node.x
-    if isinstance(node, Length):
+    if isinstance(node, n.Length):
         over, node = over + "t", ONE
     names = {"p": "n_prompts", "i": "group_size", "pi": "n_responses", "pit": "n_tokens"}
-    if isinstance(node, Where) and node.a == ONE and node.b == ZERO and over:
+    if isinstance(node, n.Where) and node.a == ONE and node.b == ZERO and over:
         return f"kept_{names.get(over, 'count')}".replace("n_", "")
     return {**names, "it": "group_tokens"}.get(over) if node == ONE else None
 
 
-def _is_count(node: Expr) -> bool:
+def _is_count(node: n.Expr) -> bool:
     stack = [node]
     while stack:
         match stack.pop():
-            case Binary("mul" | "max", a, b):
+            case n.Binary("mul" | "max", a, b):
                 stack += (a, b)
-            case Reduce("sum", _, x):
-                stack += () if isinstance(x, Where) else (x,)
-            case Length() | Const():
+            case n.Reduce("sum", _, x):
+                stack += () if isinstance(x, n.Where) else (x,)
+            case n.Length() | n.Const():
                 pass
             case _:
                 return False

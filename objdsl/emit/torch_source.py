@@ -20,6 +20,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Literal, assert_never
 
+import objdsl.ir.nodes as n
 from objdsl.emit.helpers import called, torch_helpers
 from objdsl.emit.stages import Carried, Input, Layout, Scope, spread, staged, staged_values
 from objdsl.emit.wrap import wrap
@@ -41,30 +42,6 @@ from objdsl.ir.build import ONE, ZERO, count
 from objdsl.ir.columns import column_of
 from objdsl.ir.differentiate import Leaf
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices
-from objdsl.ir.nodes import (
-    Binary,
-    Clip,
-    Column,
-    Const,
-    Expr,
-    Length,
-    LogDist,
-    LogProb,
-    Others,
-    Param,
-    Pick,
-    Position,
-    Reduce,
-    ReduceOp,
-    Scan,
-    Shift,
-    Stop,
-    Symbol,
-    Top,
-    Unary,
-    Where,
-    bottom_up,
-)
 from objdsl.ir.objective import Objective
 from objdsl.ir.ops import BINARY, REDUCE, UNARY
 
@@ -146,7 +123,7 @@ def emit(ir: Objective, layout: Layout) -> Program:
     return Program(source, prepare, couple, objective, made.coupled(made.core), whole)
 
 
-def emit_values(ir: Objective, values: Mapping[str, Expr], layout: Layout) -> Values:
+def emit_values(ir: Objective, values: Mapping[str, n.Expr], layout: Layout) -> Values:
     """PyTorch source for expressions at the tokens of any rows of a step. Needs no torch.
 
     What belongs to a response is handed to each of its tokens; padding is 0. A mask is 1 where it
@@ -179,15 +156,15 @@ class TorchWriter(Writer):
         self,
         scope: Scope,
         kind: Literal["prepare", "couple", "objective", "values"],
-        stored: Iterable[Expr],
+        stored: Iterable[n.Expr],
     ) -> None:
         super().__init__(scope, stored, scope.identifiers)
         self.kind = kind
         self.cut = kind in ("objective", "values")  # a part of a step, which knows no prompts
-        self.numbers: dict[Expr, bool] = {}
+        self.numbers: dict[n.Expr, bool] = {}
         self.packed = scope.layout == "packed"
 
-    def prepare(self, outputs: list[Expr]) -> Function:
+    def prepare(self, outputs: list[n.Expr]) -> Function:
         self._count(outputs)
         entries = []
         for node in outputs:
@@ -197,7 +174,7 @@ class TorchWriter(Writer):
             entries,
         )
 
-    def couple(self, outputs: list[Expr]) -> Function:
+    def couple(self, outputs: list[n.Expr]) -> Function:
         self._count(outputs)
         entries = []
         for node in outputs:
@@ -207,7 +184,7 @@ class TorchWriter(Writer):
         )
 
     def objective(
-        self, roots: dict[str, Expr], weights: dict[Leaf, Expr], reports: list[str]
+        self, roots: dict[str, n.Expr], weights: dict[Leaf, n.Expr], reports: list[str]
     ) -> Function:
         self._count(roots.values())
         value = self._total(roots["value tokens"], roots["value responses"])
@@ -227,7 +204,7 @@ class TorchWriter(Writer):
         doc = "The value, its derivative by each trained input, and the reports, of these rows."
         return Function(self._header(doc), tuple(self.inputs.values()), ())
 
-    def values(self, roots: Mapping[str, tuple[Expr, Indices]]) -> Function:
+    def values(self, roots: Mapping[str, tuple[n.Expr, Indices]]) -> Function:
         self._count(root for root, _ in roots.values())
         entries = []
         for name, (root, indices) in roots.items():
@@ -259,7 +236,7 @@ class TorchWriter(Writer):
 
     # --- values ----------------------------------------------------------------------------------
 
-    def _deserves_a_name(self, node: Expr, text: str) -> bool:
+    def _deserves_a_name(self, node: n.Expr, text: str) -> bool:
         known = node in self.scope.given and not text.isidentifier()
         if self.kind == "prepare" and known and not self._is_leaf(node):
             return node in self.scope.names or self.uses.get(node, 0) > 1
@@ -267,11 +244,11 @@ class TorchWriter(Writer):
             return False
         return super()._deserves_a_name(node, text)
 
-    def _name_for(self, node: Expr) -> str:
+    def _name_for(self, node: n.Expr) -> str:
         carried = Carried(node) if self.kind == "couple" else node
         return self.scope.given[carried] if carried in self.scope.given else super()._name_for(node)
 
-    def _indices(self, node: Expr) -> Indices:
+    def _indices(self, node: n.Expr) -> Indices:
         """A part of a step knows no prompts, only rows."""
         return spread(node.indices) if self.cut else node.indices
 
@@ -292,85 +269,85 @@ class TorchWriter(Writer):
             out += "[..., None]"
         return out
 
-    def _isnumber(self, node: Expr) -> bool:
+    def _isnumber(self, node: n.Expr) -> bool:
         """Whether the text of a node is a Python number rather than a tensor."""
 
-        def find(one: Expr) -> bool:
+        def find(one: n.Expr) -> bool:
             match one:
                 case _ if one in self.stored:
                     return False
-                case Const() | Param():
+                case n.Const() | n.Param():
                     return True
-                case Reduce("sum", ("p",), x):
+                case n.Reduce("sum", ("p",), x):
                     return x == ONE or (x == _GROUP and x not in self.stored)
-                case Unary() | Binary() | Clip() | Where():
+                case n.Unary() | n.Binary() | n.Clip() | n.Where():
                     are_numbers = all(self.numbers[child] for child in one.children)
                     return are_numbers and _is_plain(one, self.scope.nonzero)
             return False
 
-        return bottom_up(node, self.numbers, find)
+        return n.bottom_up(node, self.numbers, find)
 
-    def _tensor(self, node: Expr) -> str:
+    def _tensor(self, node: n.Expr) -> str:
         """The text of a scalar as a tensor: in float64, if it is a number."""
         text = self._at(node, SCALAR, ATOM)
         return f"torch.tensor({text}, dtype=torch.float64)" if self._isnumber(node) else text
 
     # --- expressions -----------------------------------------------------------------------------
 
-    def _expression(self, node: Expr) -> tuple[str, int]:
+    def _expression(self, node: n.Expr) -> tuple[str, int]:
         here = node.indices
         match node:
-            case Const(value):
+            case n.Const(value):
                 return number(value)
-            case Param(name):
+            case n.Param(name):
                 return self._input("param", name, SCALAR), ATOM
-            case Column() | LogProb() | LogDist():
+            case n.Column() | n.LogProb() | n.LogDist():
                 return self._column(node, here), ATOM
-            case Length():
+            case n.Length():
                 return self._environment("length", RESPONSE), ATOM
-            case Position():
+            case n.Position():
                 return self._position()
             case Carried(x):
                 return self.text[x]
-            case Unary():
+            case n.Unary():
                 return self._unary(node)
-            case Binary("min" | "max"):
+            case n.Binary("min" | "max"):
                 return self._extremum(node), ATOM
-            case Binary("and" | "or" as op, a, b) if self._isnumber(a) and self._isnumber(b):
+            case n.Binary("and" | "or" as op, a, b) if self._isnumber(a) and self._isnumber(b):
                 sign = BINARY[op].python
                 return f"({self._at(a, here, ATOM)} {sign} {self._at(b, here, ATOM)})", ATOM
-            case Binary("pow", a, b) if self._isnumber(a) and self._isnumber(b):
+            case n.Binary("pow", a, b) if self._isnumber(a) and self._isnumber(b):
                 # Of a number in the exponent, torch takes the root of -inf for NaN.
                 return f"{self._tensor(a)}**{self._tensor(b)}", POWER
-            case Binary("pow", a, b):
+            case n.Binary("pow", a, b):
                 return f"{self._at(a, here, POWER + 1)}**{self._at(b, here, ATOM)}", POWER
-            case Binary("div", a, b) if self._isnumber(a) and self._isnumber(b):
+            case n.Binary("div", a, b) if self._isnumber(a) and self._isnumber(b):
                 if self._isnumber(node):
                     return self._infix(node)
                 return f"{self._tensor(a)} / {self._at(b, here, ATOM)}", TIMES
-            case Binary():
+            case n.Binary():
                 return self._infix(node)
-            case Clip():
+            case n.Clip():
                 return self._clip(node), ATOM
-            case Where():
+            case n.Where():
                 return self._where(node), ATOM
-            case Reduce():
+            case n.Reduce():
                 return self._reduce(node)
-            case Others(_, x):
+            case n.Others(_, x):
                 where = self._environment("prompt", RESPONSE)
                 return f"group_others({self._at(x, RESPONSE)}, {where})", ATOM
-            case Scan(relation, x, decay):
+            case n.Scan(relation, x, decay):
                 factor = "1.0" if decay is None else self._at(decay, SCALAR)
                 return self._along_tokens("running_sum", x, f"{factor}, {relation!r}"), ATOM
-            case Shift(x, by):
+            case n.Shift(x, by):
                 return self._along_tokens("shifted", x, str(by)), ATOM
-            case Top(over, x, fraction):
+            case n.Top(over, x, fraction):
                 return self._subset("top", over, self._at(x, here), fraction, here), ATOM
-            case Pick(over, m, fraction):
+            case n.Pick(over, m, fraction):
                 noise = self._column(node, TOKEN)
                 values = f"{self._at(m, here)}, {noise}"
                 return self._subset("pick", over, values, fraction, here), ATOM
-            case Stop() | Others() | Symbol():
+            case n.Stop() | n.Others() | n.Symbol():
                 raise TypeError(f"{type(node).__name__} is lowered before it is emitted")
         assert_never(node)
 
@@ -381,7 +358,7 @@ class TorchWriter(Writer):
         end = f"{mask}.shape[1] + 1"
         return f"torch.arange(1, {end}, dtype={dtype}, device={mask}.device)", ATOM
 
-    def _unary(self, node: Unary) -> tuple[str, int]:
+    def _unary(self, node: n.Unary) -> tuple[str, int]:
         x, row = node.x, UNARY[node.op]
         if self._isnumber(node) and row.python is not None:
             return applied(row.python[0], lambda level: self._at(x, SCALAR, level))
@@ -389,7 +366,7 @@ class TorchWriter(Writer):
             return applied(row.torch, lambda _: self._tensor(x))
         return applied(row.torch, lambda level: self._at(x, x.indices, level))
 
-    def _extremum(self, node: Binary) -> str:
+    def _extremum(self, node: n.Binary) -> str:
         a, b, here = node.a, node.b, node.indices
         if self._isnumber(node):
             return f"{node.op}({self._at(a, here)}, {self._at(b, here)})"
@@ -402,7 +379,7 @@ class TorchWriter(Writer):
         full = "torch.minimum" if node.op == "min" else "torch.maximum"
         return f"{full}({self._at(a, here)}, {self._at(b, here)})"
 
-    def _clip(self, node: Clip) -> str:
+    def _clip(self, node: n.Clip) -> str:
         here = node.indices
         x, lo, hi = (self._at(part, here) for part in (node.x, node.lo, node.hi))
         numbers = self._isnumber(node.lo), self._isnumber(node.hi)
@@ -415,7 +392,7 @@ class TorchWriter(Writer):
         lower = f"torch.clamp({x}, min={lo})"
         return f"torch.clamp({lower}, max={hi})"
 
-    def _where(self, node: Where) -> str:
+    def _where(self, node: n.Where) -> str:
         here = node.indices
         both = self._isnumber(node.a) and self._isnumber(node.b)
         if self._isnumber(node.m):
@@ -436,7 +413,7 @@ class TorchWriter(Writer):
     def _dtype(self) -> str:
         return self._environment("dtype", SCALAR)
 
-    def _reduce(self, node: Reduce) -> tuple[str, int]:
+    def _reduce(self, node: n.Reduce) -> tuple[str, int]:
         x, op, index, row = node.x, node.op, node.over[0], REDUCE[node.op]
         if x == ONE:
             return self._how_many(index), ATOM
@@ -446,7 +423,7 @@ class TorchWriter(Writer):
             return self._over_tokens(op, x)
         if index == "p":
             match x:
-                case Reduce("sum", ("i",), y) if op == "sum" and x not in self.stored:
+                case n.Reduce("sum", ("i",), y) if op == "sum" and x not in self.stored:
                     if y == ONE:
                         return f"len({self._environment('prompt', RESPONSE)})", ATOM
                     return f"{self._at(y, RESPONSE, ATOM)}.sum()", ATOM
@@ -472,7 +449,7 @@ class TorchWriter(Writer):
         like = self._environment("row" if self.packed else "mask", TOKEN)
         return f"torch.full_like({like}, {many}, dtype={self._dtype()})"
 
-    def _over_tokens(self, op: ReduceOp, x: Expr) -> tuple[str, int]:
+    def _over_tokens(self, op: n.ReduceOp, x: n.Expr) -> tuple[str, int]:
         text, row = self._at(x, TOKEN), REDUCE[op]
         if self.packed:
             length = self._environment("length", RESPONSE)
@@ -490,7 +467,7 @@ class TorchWriter(Writer):
             return f"{total} / {self._environment('length', RESPONSE)}", TIMES
         return total, ATOM
 
-    def _along_tokens(self, kernel: str, x: Expr, rest: str) -> str:
+    def _along_tokens(self, kernel: str, x: n.Expr, rest: str) -> str:
         mask = self._environment("mask", TOKEN)
         if self._isnumber(x):
             text = f"torch.full_like({mask}, {self._at(x, SCALAR)}, dtype={self._dtype()})"
@@ -515,7 +492,9 @@ class TorchWriter(Writer):
             return f"{inner}[{row}, {position}]"
         return inner
 
-    def _subset(self, kind: str, over: Indices, values: str, fraction: Expr, here: Indices) -> str:
+    def _subset(
+        self, kind: str, over: Indices, values: str, fraction: n.Expr, here: Indices
+    ) -> str:
         share = self._at(fraction, SCALAR)
         if here == PROMPT:
             return f"{kind}_mask({values}, None, 1, {share})"
@@ -538,11 +517,11 @@ class TorchWriter(Writer):
 
     # --- results ---------------------------------------------------------------------------------
 
-    def _whole(self, node: Expr) -> str:
+    def _whole(self, node: n.Expr) -> str:
         """A result of `prepare` or `couple`: values of prompts are handed out to their rows."""
         return self._at(node, spread(node.indices))
 
-    def _total(self, tokens: Expr, responses: Expr) -> str:
+    def _total(self, tokens: n.Expr, responses: n.Expr) -> str:
         """The sum over the rows of token terms and of response terms."""
         parts = []
         if tokens != ZERO:
@@ -563,13 +542,13 @@ class TorchWriter(Writer):
                 parts.append(f"len({self._environment('length', RESPONSE)}) * {text}")
         return " + ".join(parts) or f"torch.zeros((), dtype={self._dtype()})"
 
-    def _masked(self, text: str, node: Expr) -> str:
+    def _masked(self, text: str, node: n.Expr) -> str:
         mask = self._environment("mask", TOKEN)
         if self._isnumber(node):
             text = f"torch.full_like({mask}, {text}, dtype={self._dtype()})"
         return f"torch.where({mask}, {text}, 0.0)"
 
-    def _everywhere(self, node: Expr, indices: Indices) -> str:
+    def _everywhere(self, node: n.Expr, indices: Indices) -> str:
         """A value at all tokens, or at all words at all tokens; 0 in padding."""
         text = self._at(node, indices)
         if self.packed:
@@ -585,7 +564,7 @@ class TorchWriter(Writer):
         return self._masked(text, node)
 
 
-def _is_plain(node: Expr, nonzero: frozenset[str]) -> bool:
+def _is_plain(node: n.Expr, nonzero: frozenset[str]) -> bool:
     """Whether Python's floats say of numbers what float64 says: they raise where that has inf or
     NaN, and order NaN as they find it.
 
@@ -593,32 +572,32 @@ def _is_plain(node: Expr, nonzero: frozenset[str]) -> bool:
         nonzero: the parameters that are never 0.
     """
     match node:
-        case Unary(op, x):
+        case n.Unary(op, x):
             python, (low, high) = UNARY[op].python, bounds(x)
             return python is not None and python[1][0] <= low <= high <= python[1][1]
-        case Binary("pow"):
+        case n.Binary("pow"):
             return False
-        case Binary("div", _, b):
+        case n.Binary("div", _, b):
             return _is_divisor(b, nonzero)
-        case Binary("min" | "max") | Clip():
+        case n.Binary("min" | "max") | n.Clip():
             return all(map(_is_ordered, node.children))
     return True
 
 
-def _is_divisor(x: Expr, nonzero: frozenset[str]) -> bool:
+def _is_divisor(x: n.Expr, nonzero: frozenset[str]) -> bool:
     """Whether a number is surely not 0; a product of small ones may be."""
     match x:
-        case Const(value):
+        case n.Const(value):
             return value != 0
-        case Param(name):
+        case n.Param(name):
             return name in nonzero
-        case Binary("mul", Const(c), b):
+        case n.Binary("mul", n.Const(c), b):
             return abs(c) >= 1 and _is_divisor(b, nonzero)
     low, high = bounds(x)
     return low > 0 or high < 0
 
 
-def _is_ordered(x: Expr) -> bool:
+def _is_ordered(x: n.Expr) -> bool:
     """Whether a number is surely no NaN: parameters are none, and only infinities make some."""
     return not x.children or all(map(math.isfinite, bounds(x)))
 

@@ -12,6 +12,7 @@ import struct
 import textwrap
 from collections.abc import Mapping
 
+import objdsl.ir.nodes as n
 from objdsl.emit.helpers import called, triton_helpers
 from objdsl.emit.identifiers import Identifiers
 from objdsl.emit.stages import ENVIRONMENT, Input, Staged, spread, staged
@@ -32,22 +33,6 @@ from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.columns import LogProbs
 from objdsl.ir.indices import SCALAR, WORD, Indices
-from objdsl.ir.nodes import (
-    Binary,
-    Clip,
-    Column,
-    Const,
-    Expr,
-    Length,
-    LogDist,
-    LogProb,
-    Param,
-    Position,
-    Reduce,
-    Unary,
-    Where,
-    bottom_up,
-)
 from objdsl.ir.objective import Objective
 from objdsl.ir.ops import BINARY, UNARY
 from objdsl.ir.text import text
@@ -100,7 +85,7 @@ def emit(ir: Objective) -> Kernel:
         NotElementwiseError: the weight of a token needs more than that token.
     """
     made = staged(ir, "packed")
-    policies = {leaf.policy for leaf in made.weights if isinstance(leaf, LogProb | LogDist)}
+    policies = {leaf.policy for leaf in made.weights if isinstance(leaf, n.LogProb | n.LogDist)}
     if len(policies) != 1:
         raise NotElementwiseError(f"the log-probabilities of {len(policies)} policies")
     needs = ""
@@ -118,13 +103,13 @@ def emit(ir: Objective) -> Kernel:
     return Kernel("\n\n\n".join(blocks) + "\n", inputs, reports, needs)
 
 
-def _terms(ir: Objective, made: Staged) -> list[Expr]:
+def _terms(ir: Objective, made: Staged) -> list[n.Expr]:
     """What the value, and then each report, is a sum of, over tokens.
 
     Raises:
         NotElementwiseError: they are sums over something else.
     """
-    if not all(isinstance(leaf, LogProb | LogDist) for leaf in made.weights):
+    if not all(isinstance(leaf, n.LogProb | n.LogDist) for leaf in made.weights):
         raise NotElementwiseError("the gradient of the critic")
     terms = []
     for name in ("value", *(f"report {report.name}" for report in ir.reports)):
@@ -135,18 +120,18 @@ def _terms(ir: Objective, made: Staged) -> list[Expr]:
 
 
 def _written(
-    ir: Objective, made: Staged, terms: list[Expr] | None
+    ir: Objective, made: Staged, terms: list[n.Expr] | None
 ) -> tuple[list[str], tuple[Input, ...]]:
     """The functions of a kernel, and what it loads.
 
     Args:
         terms: of the value, then of the reports; None to compute weights alone.
     """
-    policy = next(x.policy for x in made.weights if isinstance(x, LogProb | LogDist))
+    policy = next(x.policy for x in made.weights if isinstance(x, n.LogProb | n.LogDist))
     weights = {type(leaf): made.weight(leaf) for leaf in made.weights}
     identifiers = _identifiers(ir, made)
     token = _TokenWriter(made, policy, identifiers)
-    roots = {"w": weights[LogProb]} if LogProb in weights else {}
+    roots = {"w": weights[n.LogProb]} if n.LogProb in weights else {}
     if terms is not None:
         value, *values = terms
         reports = [token.identifiers.fresh(report.name) for report in ir.reports]
@@ -155,9 +140,11 @@ def _written(
     given = [token.log_pi, *token.sums.values()]
     functions = [token.function("objective", given, results, _TOKEN_DOC[len(results) > 1])]
     word: _WordWriter | None = None
-    if LogDist in weights:
+    if n.LogDist in weights:
         word = _WordWriter(made, policy, identifiers, token.sums)
-        partial = word.results({"W": weights[LogDist], **{n: x.x for x, n in token.sums.items()}})
+        partial = word.results(
+            {"W": weights[n.LogDist], **{name: x.x for x, name in token.sums.items()}}
+        )
         functions.insert(0, word.function("words", ["log_p"], partial, _WORD_DOC))
     inputs = {**token.inputs, **(word.inputs if word else {})}
     functions.append(_head(token, list(roots), word, tuple(inputs.values())))
@@ -199,19 +186,19 @@ class _TokenWriter(Writer):
         super().__init__(made.scope, made.prepared, identifiers)
         self.policy = policy
         self.log_pi = identifiers.of("column", LogProbs(policy).name)
-        self.sums: dict[Reduce, str] = {}
+        self.sums: dict[n.Reduce, str] = {}
         self.partial: dict[str, str] = {}
-        self.called: dict[Expr, str] = {}
-        self.numbers: dict[Expr, bool] = {}
+        self.called: dict[n.Expr, str] = {}
+        self.numbers: dict[n.Expr, bool] = {}
 
-    def results(self, roots: Mapping[str, Expr]) -> list[str]:
+    def results(self, roots: Mapping[str, n.Expr]) -> list[str]:
         """Statements for results, unless they have one already; their names."""
         self._count(roots.values())
         for name, root in roots.items():
             self.called.setdefault(root, name)
         return [self._result(name, root) for name, root in roots.items()]
 
-    def _result(self, name: str, root: Expr) -> str:
+    def _result(self, name: str, root: n.Expr) -> str:
         said = self._at(root, root.indices)
         if said.isidentifier():
             return said
@@ -227,92 +214,92 @@ class _TokenWriter(Writer):
 
     # --- expressions -----------------------------------------------------------------------------
 
-    def _operands(self, node: Expr) -> tuple[Expr, ...]:
+    def _operands(self, node: n.Expr) -> tuple[n.Expr, ...]:
         return () if _is_sum(node) else node.children
 
-    def _name_for(self, node: Expr) -> str:
+    def _name_for(self, node: n.Expr) -> str:
         return self.called.get(node) or super()._name_for(node)
 
-    def _deserves_a_name(self, node: Expr, text: str) -> bool:
+    def _deserves_a_name(self, node: n.Expr, text: str) -> bool:
         return not _is_sum(node) and super()._deserves_a_name(node, text)
 
-    def _sum(self, node: Reduce) -> str:
+    def _sum(self, node: n.Reduce) -> str:
         if node not in self.sums:
             name = self.sums[node] = self.identifiers.fresh(self.scope.wish(node))
             self.partial[name] = self.identifiers.fresh(f"{name}_v")
         return self.sums[node]
 
-    def _indices(self, node: Expr) -> Indices:
+    def _indices(self, node: n.Expr) -> Indices:
         return spread(node.indices) if node in self.stored else node.indices
 
     def _lift(self, have: Indices, want: Indices) -> str:
         return ""  # what belongs to a response or a token is one number here
 
-    def _is_number(self, node: Expr) -> bool:
+    def _is_number(self, node: n.Expr) -> bool:
         numbers = self.numbers
 
-        def find(one: Expr) -> bool:
+        def find(one: n.Expr) -> bool:
             if not one.children:
-                return isinstance(one, Const)
+                return isinstance(one, n.Const)
             return all(numbers[child] for child in one.children)
 
-        return bottom_up(node, numbers, find)
+        return n.bottom_up(node, numbers, find)
 
-    def _argument(self, node: Expr) -> str:
+    def _argument(self, node: n.Expr) -> str:
         """A value as the argument of a function, where a bare number would be a float32."""
         said = self._at(node, node.indices)
         if not self._is_number(node):
             return said
-        if isinstance(node, Const) and _is_float32(node.value):
+        if isinstance(node, n.Const) and _is_float32(node.value):
             return f"{said}.0" if said.lstrip("-").isdigit() else said
         return f"tl.full((), {said}, {self.log_pi}.dtype)"
 
-    def _expression(self, node: Expr) -> tuple[str, int]:
+    def _expression(self, node: n.Expr) -> tuple[str, int]:
         here = node.indices
         match node:
-            case Const(value):
+            case n.Const(value):
                 if value in (float("inf"), float("-inf")):
                     return f'{"-" if value < 0 else ""}float("inf")', SIGN
                 return number(value)
-            case Param(name):
+            case n.Param(name):
                 return self._input("param", name, SCALAR), ATOM
-            case LogProb(policy) if policy == self.policy:
+            case n.LogProb(policy) if policy == self.policy:
                 return self.log_pi, ATOM
-            case Column() | LogProb() if here != WORD:
+            case n.Column() | n.LogProb() if here != WORD:
                 return self._column(node, here), ATOM
-            case Length():
+            case n.Length():
                 return self._environment("length", here), ATOM
-            case Position():
+            case n.Position():
                 return self._environment("position", here), ATOM
-            case Reduce("sum", ("p",), x) if x == ONE:
+            case n.Reduce("sum", ("p",), x) if x == ONE:
                 return self._environment("n_prompts", SCALAR), ATOM
-            case Reduce() if _is_sum(node):
+            case n.Reduce() if _is_sum(node):
                 return self._sum(node), ATOM
-            case Unary("neg" | "not" as op, x) if op == "neg" or not self._is_number(x):
+            case n.Unary("neg" | "not" as op, x) if op == "neg" or not self._is_number(x):
                 return applied(UNARY[op].triton, lambda level: self._at(x, here, level))
-            case Unary(op, x) if op != "not":
+            case n.Unary(op, x) if op != "not":
                 template = UNARY[op].triton
                 twice = "{0}" in template
                 return template.format(self._named(x) if twice else self._argument(x)), ATOM
-            case Binary("min" | "max" as op, a, b):
+            case n.Binary("min" | "max" as op, a, b):
                 function = f"tl.{BINARY[op].code}"
                 return f"{function}({self._argument(a)}, {self._argument(b)})", ATOM
-            case Binary("pow", a, Const(0.5)):
+            case n.Binary("pow", a, n.Const(0.5)):
                 return f"tl.sqrt({self._argument(a)})", ATOM
-            case Binary("pow", a, Const(k)) if k in (2, 3, 4):
+            case n.Binary("pow", a, n.Const(k)) if k in (2, 3, 4):
                 return " * ".join([self._named(a)] * int(k)), TIMES
-            case Binary(op) if op != "pow":
+            case n.Binary(op) if op != "pow":
                 return self._infix(node)
-            case Clip(x, lo, hi):
+            case n.Clip(x, lo, hi):
                 return f"tl.clamp({', '.join(map(self._argument, (x, lo, hi)))})", ATOM
-            case Where(m, a, b) if not self._is_number(m):
+            case n.Where(m, a, b) if not self._is_number(m):
                 return (
                     f"tl.where({self._at(m, here)}, {self._argument(a)}, {self._argument(b)})",
                     ATOM,
                 )
         raise NotElementwiseError(text(node, self.scope.names))
 
-    def _named(self, node: Expr) -> str:
+    def _named(self, node: n.Expr) -> str:
         """The text of a value that is read several times."""
         said = self._at(node, node.indices, ATOM)
         if not said.isidentifier():
@@ -323,9 +310,9 @@ class _TokenWriter(Writer):
         return said
 
 
-def _is_sum(node: Expr) -> bool:
+def _is_sum(node: n.Expr) -> bool:
     """Whether a node is a sum over words that changes with the policy."""
-    return isinstance(node, Reduce) and node.current and (node.op, node.over) == ("sum", ("v",))
+    return isinstance(node, n.Reduce) and node.current and (node.op, node.over) == ("sum", ("v",))
 
 
 def _is_float32(value: float) -> bool:
@@ -343,23 +330,23 @@ class _WordWriter(_TokenWriter):
     """
 
     def __init__(
-        self, made: Staged, policy: str, identifiers: Identifiers, sums: Mapping[Reduce, str]
+        self, made: Staged, policy: str, identifiers: Identifiers, sums: Mapping[n.Reduce, str]
     ) -> None:
         super().__init__(made, policy, identifiers)
         self.log_pi = "log_p"
         self.identifiers.take(sums.values())
 
-    def _expression(self, node: Expr) -> tuple[str, int]:
+    def _expression(self, node: n.Expr) -> tuple[str, int]:
         match node:
-            case LogDist(policy) if policy == self.policy:
+            case n.LogDist(policy) if policy == self.policy:
                 return "log_p", ATOM
-            case LogDist() | Column() if node.indices == WORD:
+            case n.LogDist() | n.Column() if node.indices == WORD:
                 return self._column(node, WORD), ATOM
-            case LogProb(policy) if policy == self.policy:
+            case n.LogProb(policy) if policy == self.policy:
                 raise NotElementwiseError(text(node, self.scope.names))
         return super()._expression(node)
 
-    def _sum(self, node: Reduce) -> str:
+    def _sum(self, node: n.Reduce) -> str:
         raise NotElementwiseError(text(node, self.scope.names))
 
 

@@ -7,36 +7,14 @@ from __future__ import annotations
 import math
 from typing import assert_never
 
+import objdsl.ir.nodes as n
 from objdsl.ir.interval import ANY, Interval, larger, raised, smaller, summed, with_zero
-from objdsl.ir.nodes import (
-    Binary,
-    Clip,
-    Column,
-    Const,
-    Expr,
-    Length,
-    LogDist,
-    LogProb,
-    Others,
-    Param,
-    Pick,
-    Position,
-    Reduce,
-    Scan,
-    Shift,
-    Stop,
-    Symbol,
-    Top,
-    Unary,
-    Where,
-    topological,
-)
 from objdsl.ir.ops import BINARY, REDUCE, UNARY
 
 _LARGEST_EXPONENT = 88.0  # of float32
 
 
-def bounds(x: Expr) -> Interval:
+def bounds(x: n.Expr) -> Interval:
     """An interval that surely holds `x`; a node remembers its own."""
     if x._bounds is not None:
         return x._bounds
@@ -54,92 +32,92 @@ def bounds(x: Expr) -> Interval:
     return x._bounds
 
 
-def nonzero(x: Expr) -> bool:
+def nonzero(x: n.Expr) -> bool:
     """Whether a number surely is not 0."""
     low, high = bounds(x)
     return low > 0 or high < 0
 
 
-def finite(x: Expr) -> bool:
+def finite(x: n.Expr) -> bool:
     """Whether a value surely is a number, neither infinite nor NaN, if its columns are. Ratios of
     probabilities are taken for finite."""
-    return all(map(_finite, topological(x)))
+    return all(map(_finite, n.topological(x)))
 
 
-def _finite(x: Expr) -> bool:
+def _finite(x: n.Expr) -> bool:
     """The same, where the operands are finite."""
     match x:
-        case Unary("exp", a):
+        case n.Unary("exp", a):
             return bounds(a)[1] < _LARGEST_EXPONENT or all(
-                isinstance(node, LogProb | LogDist | Binary | Unary | Stop)
+                isinstance(node, n.LogProb | n.LogDist | n.Binary | n.Unary | n.Stop)
                 and getattr(node, "op", "sub") in ("add", "sub", "neg")
-                for node in topological(a)
+                for node in n.topological(a)
             )
-        case Unary(op, a):
+        case n.Unary(op, a):
             start, low = UNARY[op].domain[0], bounds(a)[0]
             if math.isinf(start):
                 return True
             return low > start if math.isinf(UNARY[op].value(start)) else low >= start
-        case Binary("div", _, b):
+        case n.Binary("div", _, b):
             return nonzero(b)
-        case Binary("pow", a, Const(k)):
+        case n.Binary("pow", a, n.Const(k)):
             return nonzero(a) if k < 0 else bounds(a)[0] >= 0 or k == int(k)
-        case Binary("pow"):
+        case n.Binary("pow"):
             return False
-        case Const(value):
+        case n.Const(value):
             return math.isfinite(value)
-        case Reduce("std"):
+        case n.Reduce("std"):
             return False  # of a single one
     return True
 
 
-def _bounds(x: Expr) -> Interval:
+def _bounds(x: n.Expr) -> Interval:
     """The same, when it is known of the operands."""
     if x.boolean:
         return 0.0, 1.0
     match x:
-        case Const(value):
+        case n.Const(value):
             return value, value
-        case Param() | Column():
+        case n.Param() | n.Column():
             return x.lower, x.upper
-        case Length() | Position():
+        case n.Length() | n.Position():
             return 1.0, math.inf
-        case LogProb() | LogDist():
+        case n.LogProb() | n.LogDist():
             return -math.inf, 0.0
-        case Stop(inner):
+        case n.Stop(inner):
             return bounds(inner)
-        case Unary(op, a):
+        case n.Unary(op, a):
             return UNARY[op].over(bounds(a))
-        case Binary("sub", Binary("sub", Unary("exp", a), b), Const(1.0)) if a == b:
+        case n.Binary("sub", n.Binary("sub", n.Unary("exp", a), b), n.Const(1.0)) if a == b:
             return 0.0, math.inf  # k3
-        case Binary("mul", a, b) if a == b:
+        case n.Binary("mul", a, b) if a == b:
             return raised(bounds(a), 2.0)
-        case Binary(op, a, b):
+        case n.Binary(op, a, b):
             return BINARY[op].over(bounds(a), bounds(b))
-        case Clip(a, lo, hi):
+        case n.Clip(a, lo, hi):
             return smaller(larger(bounds(a), bounds(lo)), bounds(hi))
-        case Where(m, a, b):
+        case n.Where(m, a, b):
             (p, q), (r, s) = _side(m, True, a), _side(m, False, b)
             return min(p, r), max(q, s)
-        case Reduce():
+        case n.Reduce():
             return _reduced(x)
-        case Others(op, a):
+        case n.Others(op, a):
             return REDUCE[op].over(with_zero(bounds(a)))
-        case Scan(relation, a, decay) if decay is None or bounds(decay)[0] >= 0:
+        case n.Scan(relation, a, decay) if decay is None or bounds(decay)[0] >= 0:
             whole = relation in ("<=", ">=")
             return summed(bounds(a) if whole else with_zero(bounds(a)))
-        case Shift(a):
+        case n.Shift(a):
             return with_zero(bounds(a))
-        case Scan() | Top() | Pick() | Symbol():
+        case n.Scan() | n.Top() | n.Pick() | n.Symbol():
             return ANY
     assert_never(x)
 
 
-def _side(mask: Expr, holds: bool, x: Expr) -> Interval:
+def _side(mask: n.Expr, holds: bool, x: n.Expr) -> Interval:
     """The bounds of a value where a mask holds that compares it, or where it does not."""
     low, high = bounds(x)
     match mask:
-        case Binary("lt" | "le" | "gt" | "ge" as op, a, b):
+        case n.Binary("lt" | "le" | "gt" | "ge" as op, a, b):
             small, large = (a, b) if (op in ("lt", "le")) is holds else (b, a)
             if small == x:
                 high = min(high, bounds(large)[1])
@@ -148,7 +126,7 @@ def _side(mask: Expr, holds: bool, x: Expr) -> Interval:
     return (low, high) if low <= high else bounds(x)
 
 
-def _reduced(x: Reduce) -> Interval:
+def _reduced(x: n.Reduce) -> Interval:
     row, values = REDUCE[x.op], bounds(x.x)
     whole = row.over(values)
     return whole if x.where is None else (min(whole[0], row.empty), max(whole[1], row.empty))

@@ -13,18 +13,8 @@ import math
 from dataclasses import replace
 from functools import cache, reduce
 
+import objdsl.ir.nodes as n
 from objdsl.ir.indices import Indices, over_to, remove, union
-from objdsl.ir.nodes import (
-    Binary,
-    Const,
-    Expr,
-    Length,
-    Param,
-    Reduce,
-    Stop,
-    Unary,
-    Where,
-)
 
 # A product is looked into for this many factors; those of papers have ten. What is built of a long
 # chain then grows with the chain, not with its square.
@@ -32,53 +22,53 @@ _MOST_FACTORS = 32
 
 _LARGEST_EXPONENT = 709.0
 
-ZERO: Expr = Const(0.0)
-ONE: Expr = Const(1.0)
-HALF: Expr = Const(0.5)
+ZERO: n.Expr = n.Const(0.0)
+ONE: n.Expr = n.Const(1.0)
+HALF: n.Expr = n.Const(0.5)
 
 
 @cache
-def const(value: float) -> Const:
-    return Const(float(value))
+def const(value: float) -> n.Const:
+    return n.Const(float(value))
 
 
-def neg(x: Expr) -> Expr:
+def neg(x: n.Expr) -> n.Expr:
     match x:
-        case Const(value):
+        case n.Const(value):
             return replace(x, value=-value)
-        case Unary("neg", inner):
+        case n.Unary("neg", inner):
             return inner
-        case Binary("sub", a, b):
+        case n.Binary("sub", a, b):
             return sub(b, a)
-    return Unary("neg", x)
+    return n.Unary("neg", x)
 
 
-def add(a: Expr, b: Expr) -> Expr:
+def add(a: n.Expr, b: n.Expr) -> n.Expr:
     match a, b:
-        case Const(p), Const(q):
+        case n.Const(p), n.Const(q):
             return const(p + q)
-        case _, Unary("neg", inner):
+        case _, n.Unary("neg", inner):
             return sub(a, inner)
-        case Unary("neg", inner), _:
+        case n.Unary("neg", inner), _:
             return sub(b, inner)
-        case Binary("div", p, c), Binary("div", q, d) if c == d:
+        case n.Binary("div", p, c), n.Binary("div", q, d) if c == d:
             return div(add(p, q), c)
     if a == ZERO:
         return b
     if b == ZERO:
         return a
-    return Binary("add", a, b)
+    return n.Binary("add", a, b)
 
 
-def sub(a: Expr, b: Expr) -> Expr:
+def sub(a: n.Expr, b: n.Expr) -> n.Expr:
     match a, b:
-        case Const(p), Const(q):
+        case n.Const(p), n.Const(q):
             return const(p - q)
-        case _, Unary("neg", inner):
+        case _, n.Unary("neg", inner):
             return add(a, inner)
-        case Unary("neg", inner), _:
+        case n.Unary("neg", inner), _:
             return neg(add(inner, b))
-        case Binary("div", p, c), Binary("div", q, d) if c == d:
+        case n.Binary("div", p, c), n.Binary("div", q, d) if c == d:
             return div(sub(p, q), c)
     if a == ZERO:
         return neg(b)
@@ -86,10 +76,10 @@ def sub(a: Expr, b: Expr) -> Expr:
         return a
     if a == b:
         return ZERO
-    return Binary("sub", a, b)
+    return n.Binary("sub", a, b)
 
 
-def mul(a: Expr, b: Expr) -> Expr:
+def mul(a: n.Expr, b: n.Expr) -> n.Expr:
     if a.boolean and b.boolean:
         return both(a, b)
     if a.boolean:
@@ -99,181 +89,181 @@ def mul(a: Expr, b: Expr) -> Expr:
     if is_size(a) and is_size(b):
         return _sizes(a, b)
     match a, b:
-        case Const(value), _ if value in (0.0, 1.0, -1.0):
+        case n.Const(value), _ if value in (0.0, 1.0, -1.0):
             return ZERO if value == 0 else b if value == 1 else neg(b)
-        case _, Const(value) if value in (0.0, 1.0, -1.0):
+        case _, n.Const(value) if value in (0.0, 1.0, -1.0):
             return ZERO if value == 0 else a if value == 1 else neg(a)
-        case Where(m, x, z), _ if z == ZERO:
+        case n.Where(m, x, z), _ if z == ZERO:
             return where(m, mul(x, b), ZERO)
-        case _, Where(m, x, z) if z == ZERO:
+        case _, n.Where(m, x, z) if z == ZERO:
             return where(m, mul(a, x), ZERO)
-        case Unary("neg", x), _:
+        case n.Unary("neg", x), _:
             return neg(mul(x, b))
-        case _, Unary("neg", x):
+        case _, n.Unary("neg", x):
             return neg(mul(a, x))
-        case Unary("exp", x), Unary("exp", y):
+        case n.Unary("exp", x), n.Unary("exp", y):
             return exp(add(x, y))
-        case Binary("div", p, c), _ if is_size(c):
+        case n.Binary("div", p, c), _ if is_size(c):
             return div(mul(p, b), c)
-        case _, Binary("div", q, d) if is_size(d) or q == ONE:
+        case _, n.Binary("div", q, d) if is_size(d) or q == ONE:
             return div(mul(a, q), d)
-    return Binary("mul", a, b)
+    return n.Binary("mul", a, b)
 
 
-def div(a: Expr, b: Expr) -> Expr:
+def div(a: n.Expr, b: n.Expr) -> n.Expr:
     match a, b:
-        case Const(p), Const(q) if q != 0:
+        case n.Const(p), n.Const(q) if q != 0:
             return const(p / q)
-        case _, Const(1.0):
+        case _, n.Const(1.0):
             return a
-        case Where(m, x, z), _ if z == ZERO and not is_divisor(b):
+        case n.Where(m, x, z), _ if z == ZERO and not is_divisor(b):
             return where(m, div(x, b), ZERO)
-        case Unary("neg", x), _:
+        case n.Unary("neg", x), _:
             return neg(div(x, b))
-        case Unary("exp", x), Unary("exp", y):
+        case n.Unary("exp", x), n.Unary("exp", y):
             return exp(sub(x, y))
-        case Binary("mul", Unary("exp", x), rest), Unary("exp", y):
+        case n.Binary("mul", n.Unary("exp", x), rest), n.Unary("exp", y):
             return mul(exp(sub(x, y)), rest)
-        case Binary("mul", rest, Unary("exp", x)), Unary("exp", y):
+        case n.Binary("mul", rest, n.Unary("exp", x)), n.Unary("exp", y):
             return mul(rest, exp(sub(x, y)))
-        case Binary("div", p, c), _ if is_size(c) and is_size(b):
+        case n.Binary("div", p, c), _ if is_size(c) and is_size(b):
             return div(p, mul(c, b))
-        case Binary("div", p, c), _ if is_size(c):
+        case n.Binary("div", p, c), _ if is_size(c):
             return div(div(p, b), c)
     if a == ZERO and b != ZERO:
         return ZERO
     if a.boolean:
         return where(a, div(ONE, b), ZERO)
-    return Binary("div", a, b)
+    return n.Binary("div", a, b)
 
 
-def power(a: Expr, b: Expr) -> Expr:
+def power(a: n.Expr, b: n.Expr) -> n.Expr:
     match a, b:
-        case Const(p), Const(q) if p > 0:
+        case n.Const(p), n.Const(q) if p > 0:
             try:
                 return const(p**q)
             except OverflowError:
                 return const(math.inf)
-        case _, Const(1.0):
+        case _, n.Const(1.0):
             return a
-        case _, Const(0.0):
+        case _, n.Const(0.0):
             return ONE
-        case Unary("exp", x), _:
+        case n.Unary("exp", x), _:
             return exp(mul(x, b))
-    return Binary("pow", a, b)
+    return n.Binary("pow", a, b)
 
 
-def exp(x: Expr) -> Expr:
+def exp(x: n.Expr) -> n.Expr:
     match x:
-        case Const(value) if value < _LARGEST_EXPONENT:
+        case n.Const(value) if value < _LARGEST_EXPONENT:
             return const(math.exp(value))
-    return Unary("exp", x)
+    return n.Unary("exp", x)
 
 
-def log(x: Expr) -> Expr:
+def log(x: n.Expr) -> n.Expr:
     match x:
-        case Unary("exp", inner):
+        case n.Unary("exp", inner):
             return inner
-        case Binary("mul", a, b) if isinstance(a, Unary) and a.op == "exp":
+        case n.Binary("mul", a, b) if isinstance(a, n.Unary) and a.op == "exp":
             return add(a.x, log(b))
-        case Binary("mul", a, b) if isinstance(b, Unary) and b.op == "exp":
+        case n.Binary("mul", a, b) if isinstance(b, n.Unary) and b.op == "exp":
             return add(log(a), b.x)
-        case Const(value) if value > 0:
+        case n.Const(value) if value > 0:
             return const(math.log(value))
-    return Unary("log", x)
+    return n.Unary("log", x)
 
 
-def negation(m: Expr) -> Expr:
-    return m.x if isinstance(m, Unary) and m.op == "not" else Unary("not", m)
+def negation(m: n.Expr) -> n.Expr:
+    return m.x if isinstance(m, n.Unary) and m.op == "not" else n.Unary("not", m)
 
 
-def both(a: Expr, b: Expr) -> Expr:
-    return a if a == b else Binary("and", a, b)
+def both(a: n.Expr, b: n.Expr) -> n.Expr:
+    return a if a == b else n.Binary("and", a, b)
 
 
-def where(m: Expr, a: Expr, b: Expr) -> Expr:
+def where(m: n.Expr, a: n.Expr, b: n.Expr) -> n.Expr:
     if a == b:
         return a
     if a == ZERO and not b.boolean:
         return where(negation(m), b, ZERO)
-    if isinstance(a, Unary) and a.op == "neg" and b == ZERO:
+    if isinstance(a, n.Unary) and a.op == "neg" and b == ZERO:
         return neg(where(m, a.x, ZERO))
     match a:
-        case Where(inner, x, z) if z == ZERO and b == ZERO:
+        case n.Where(inner, x, z) if z == ZERO and b == ZERO:
             return where(both(m, inner), x, ZERO)
-        case Binary("div", x, d) if b == ZERO and is_divisor(d):
+        case n.Binary("div", x, d) if b == ZERO and is_divisor(d):
             return div(where(m, x, ZERO), d)
     if a.boolean and not b.boolean:
-        a = Where(a, ONE, ZERO)
+        a = n.Where(a, ONE, ZERO)
     if b.boolean and not a.boolean:
-        b = Where(b, ONE, ZERO)
-    return Where(m, a, b)
+        b = n.Where(b, ONE, ZERO)
+    return n.Where(m, a, b)
 
 
-def stop(x: Expr) -> Expr:
+def stop(x: n.Expr) -> n.Expr:
     """`sg(x)`. A value without a gradient needs none; a probability stays in log space."""
     if not x.live:
         return x
-    return exp(Stop(x.x)) if isinstance(x, Unary) and x.op == "exp" else Stop(x)
+    return exp(n.Stop(x.x)) if isinstance(x, n.Unary) and x.op == "exp" else n.Stop(x)
 
 
-def real(x: Expr) -> Expr:
+def real(x: n.Expr) -> n.Expr:
     """A mask as a number, 1 where it holds."""
-    return Where(x, ONE, ZERO) if x.boolean else x
+    return n.Where(x, ONE, ZERO) if x.boolean else x
 
 
-def is_size(x: Expr) -> bool:
+def is_size(x: n.Expr) -> bool:
     """Whether a divisor is made of numbers, parameters, lengths and sizes: never of data.
 
     A product of very many is taken for a value as any other.
     """
     for _ in range(_MOST_FACTORS):
         match x:
-            case Binary("mul", a, b) if is_size(b):
+            case n.Binary("mul", a, b) if is_size(b):
                 x = a  # a long product is a chain to the left
-            case Const() | Param() | Length():
+            case n.Const() | n.Param() | n.Length():
                 return True
-            case Reduce("sum", _, inner, None):
+            case n.Reduce("sum", _, inner, None):
                 return inner == ONE
             case _:
                 return False
     return False
 
 
-def is_divisor(x: Expr) -> bool:
+def is_divisor(x: n.Expr) -> bool:
     """Whether it is a size that is never 0: a mask need not stand around a division by it."""
     return is_size(x) and not any(
-        part.value == 0 if isinstance(part, Const) else part.lower <= 0 <= part.upper
+        part.value == 0 if isinstance(part, n.Const) else part.lower <= 0 <= part.upper
         for part in factors(x)[1]
-        if isinstance(part, Const | Param)
+        if isinstance(part, n.Const | n.Param)
     )
 
 
-def _sizes(a: Expr, b: Expr) -> Expr:
+def _sizes(a: n.Expr, b: n.Expr) -> n.Expr:
     """A product of sizes, in one fixed order: equal divisors are then equal formulas."""
     parts = [*factors(a)[1], *factors(b)[1]]
-    number = math.prod(part.value for part in parts if isinstance(part, Const))
-    rest: list[Expr] = [part for part in parts if not isinstance(part, Const)]
+    number = math.prod(part.value for part in parts if isinstance(part, n.Const))
+    rest: list[n.Expr] = [part for part in parts if not isinstance(part, n.Const)]
     rest.sort(key=lambda part: (len(part.indices), part.key))
     if number == 0:
         return ZERO
     if number != 1 or not rest:
         rest.insert(0, const(number))
-    return reduce(lambda x, y: Binary("mul", x, y), rest)
+    return reduce(lambda x, y: n.Binary("mul", x, y), rest)
 
 
-def gather(a: Expr, b: Expr) -> Expr:
+def gather(a: n.Expr, b: n.Expr) -> n.Expr:
     """`a + b`, with the factors that both have in front."""
     match a, b:  # of what is alike on the face of it, long products are not taken apart
         case _ if a == b:
             return mul(a, const(2))
-        case Binary("div", x, c), Binary("div", y, d) if c == d:
+        case n.Binary("div", x, c), n.Binary("div", y, d) if c == d:
             return div(gather(x, y), c)
-        case Binary("mul", x, u), _ if x == b:
+        case n.Binary("mul", x, u), _ if x == b:
             return mul(x, add(u, ONE))
-        case _, Binary("mul", y, v) if y == a:
+        case _, n.Binary("mul", y, v) if y == a:
             return mul(y, add(ONE, v))
-        case Binary("mul", x, u), Binary("mul", y, v) if x == y:
+        case n.Binary("mul", x, u), n.Binary("mul", y, v) if x == y:
             return mul(x, gather(u, v))
     (p, a_above, a_below), (q, b_above, b_below) = factors(a), factors(b)
     if max(len(a_above) + len(a_below), len(b_above) + len(b_below)) > _MOST_FACTORS:
@@ -285,7 +275,7 @@ def gather(a: Expr, b: Expr) -> Expr:
     return div(mul(product(common, []), inner), product(below, []))
 
 
-def _take_common(a: list[Expr], b: list[Expr]) -> list[Expr]:
+def _take_common(a: list[n.Expr], b: list[n.Expr]) -> list[n.Expr]:
     """Takes out of both lists what they share."""
     common = []
     for f in tuple(a):
@@ -296,46 +286,46 @@ def _take_common(a: list[Expr], b: list[Expr]) -> list[Expr]:
     return common
 
 
-def count(over: Indices, mask: Expr | None = None) -> Expr:
+def count(over: Indices, mask: n.Expr | None = None) -> n.Expr:
     """How many elements there are along `over`, where the mask holds."""
     if over == ("t",) and mask is None:
-        return Length()
-    return Reduce("sum", over, ONE, mask)
+        return n.Length()
+    return n.Reduce("sum", over, ONE, mask)
 
 
-def factors(x: Expr) -> tuple[bool, list[Expr], list[Expr]]:
+def factors(x: n.Expr) -> tuple[bool, list[n.Expr], list[n.Expr]]:
     """A product as (is it negative, the factors above the line, those below it).
 
     Of a product of very many factors, what is left of it at last stays in one piece.
     """
     negative = False
-    above: list[Expr] = []
-    below: list[Expr] = []
+    above: list[n.Expr] = []
+    below: list[n.Expr] = []
     stack = [(x, True)]
     while stack:
         node, up = stack.pop()
         match node:
             case _ if len(above) + len(below) + len(stack) > _MOST_FACTORS:
                 (above if up else below).append(node)
-            case Unary("neg", inner):
+            case n.Unary("neg", inner):
                 negative = not negative
                 stack.append((inner, up))
-            case Binary("mul", a, b):
+            case n.Binary("mul", a, b):
                 stack += [(b, up), (a, up)]
-            case Binary("div", a, b):
+            case n.Binary("div", a, b):
                 stack += [(b, not up), (a, up)]
             case _ if node != ONE:
                 (above if up else below).append(node)
     return negative, above, below
 
 
-def product(above: list[Expr], below: list[Expr], negative: bool = False) -> Expr:
+def product(above: list[n.Expr], below: list[n.Expr], negative: bool = False) -> n.Expr:
     """The inverse of `factors`."""
     result = div(reduce(mul, above, ONE), reduce(mul, below, ONE))
     return neg(result) if negative else result
 
 
-def sum_over(over: Indices, x: Expr) -> Expr:
+def sum_over(over: Indices, x: n.Expr) -> n.Expr:
     """`sum[over] x`, with what does not vary along `over` in front of the sum.
 
     `x` may lack some of the indices: it then counts once for every element.
@@ -343,7 +333,7 @@ def sum_over(over: Indices, x: Expr) -> Expr:
     if not over or x == ZERO:
         return x
     match x:
-        case Where(m, a, b) if b == ZERO and not set(over) & set(m.indices):
+        case n.Where(m, a, b) if b == ZERO and not set(over) & set(m.indices):
             return where(m, sum_over(over, a), ZERO)
     negative, above, below = factors(x)
     outer = remove(union(x.indices, over_to(over)), over)
@@ -353,5 +343,5 @@ def sum_over(over: Indices, x: Expr) -> Expr:
         [f for f in above if len(f.indices) > len(outer)],
         [f for f in below if len(f.indices) > len(outer)],
     )
-    total = count(over) if varying == ONE else Reduce("sum", over, varying)
+    total = count(over) if varying == ONE else n.Reduce("sum", over, varying)
     return product([*fixed_above, total], fixed_below, negative)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import objdsl.ir.nodes as n
 from objdsl.ir.bounds import bounds, finite
 from objdsl.ir.build import (
     HALF,
@@ -26,52 +27,36 @@ from objdsl.ir.build import (
     where,
 )
 from objdsl.ir.indices import Indices, remove, union
-from objdsl.ir.nodes import (
-    Binary,
-    Clip,
-    Column,
-    Expr,
-    LogDist,
-    LogProb,
-    Others,
-    Reduce,
-    Scan,
-    ScanRelation,
-    Shift,
-    Unary,
-    Where,
-    topological,
-)
 from objdsl.ir.objective import Objective
 from objdsl.ir.ops import BINARY, REDUCE, UNARY
 
-Leaf = LogProb | LogDist | Column
-Contribution = tuple[Expr, Expr, Indices]
+Leaf = n.LogProb | n.LogDist | n.Column
+Contribution = tuple[n.Expr, n.Expr, Indices]
 """An operand, the derivative by it, and the indices along which the derivative was taken."""
 
 _MOST_MASKS = 12  # of a sum of derivatives, whose masks are joined
 
-_FLIPPED: dict[ScanRelation, ScanRelation] = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_FLIPPED: dict[n.ScanRelation, n.ScanRelation] = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
-def weights_of(objective: Objective) -> dict[Leaf, Expr]:
+def weights_of(objective: Objective) -> dict[Leaf, n.Expr]:
     """The derivative of what is maximised (J minus the critic's loss) by every trained leaf."""
     goal, critic = objective.goal, objective.critic
     return differentiate(goal if critic is None else sub(goal, critic))
 
 
-def differentiate(objective: Expr) -> dict[Leaf, Expr]:
+def differentiate(objective: n.Expr) -> dict[Leaf, n.Expr]:
     """The derivative of a scalar by every trained leaf that it depends on.
 
     The result maps each leaf (`log pi`, its full distribution, `V`, a policy on an inner layer) to
     a formula with the indices of that leaf, or fewer where it does not vary.
     """
-    adjoint: dict[Expr, Expr] = {objective: ONE}
-    weights: dict[Leaf, Expr] = {}
-    for node in reversed(topological(objective)):
+    adjoint: dict[n.Expr, n.Expr] = {objective: ONE}
+    weights: dict[Leaf, n.Expr] = {}
+    for node in reversed(n.topological(objective)):
         if not node.live or node not in adjoint:
             continue
-        if isinstance(node, LogProb | LogDist | Column):
+        if isinstance(node, n.LogProb | n.LogDist | n.Column):
             weights[node] = adjoint[node]
             continue
         for operand, derivative, along in _pull(node, adjoint[node]):
@@ -83,96 +68,96 @@ def differentiate(objective: Expr) -> dict[Leaf, Expr]:
     return dict(sorted(weights.items(), key=lambda item: repr(item[0])))
 
 
-def partials(node: Unary | Binary) -> list[tuple[Expr, Expr]]:
+def partials(node: n.Unary | n.Binary) -> list[tuple[n.Expr, n.Expr]]:
     """The operands of a function of one or two values, each with the derivative by it."""
     return [(operand, derivative) for operand, derivative, _ in _pull(node, ONE)]
 
 
-def _pull(node: Expr, g: Expr) -> list[Contribution]:
+def _pull(node: n.Expr, g: n.Expr) -> list[Contribution]:
     """What `g`, the derivative by `node`, contributes to each operand of `node`."""
     here = node.indices
     match node:
-        case Unary(op, x) if (slope := UNARY[op].slope) is not None:
+        case n.Unary(op, x) if (slope := UNARY[op].slope) is not None:
             (derivative,) = _asked(g, [mul(g, slope(x, node))], lambda: [slope(x, node)])
             return [(x, derivative, here)]
-        case Binary("min" | "max"):
+        case n.Binary("min" | "max"):
             return [(x, d, here) for x, d in _pull_extremum(node, g)]
-        case Binary(op, a, b) if (pull := BINARY[op].pull) is not None:
+        case n.Binary(op, a, b) if (pull := BINARY[op].pull) is not None:
             derivatives = _asked(g, pull(a, b, node, g), lambda: pull(a, b, node, ONE))
             return [(x, d, here) for x, d in zip((a, b), derivatives, strict=True)]
-        case Clip(x, lo, hi):
-            inside = both(Binary("ge", x, lo), Binary("le", x, hi))
-            proper = Binary("lt", lo, hi)
-            crossed = Binary("or", Binary("gt", x, hi), Binary("gt", lo, hi))
+        case n.Clip(x, lo, hi):
+            inside = both(n.Binary("ge", x, lo), n.Binary("le", x, hi))
+            proper = n.Binary("lt", lo, hi)
+            crossed = n.Binary("or", n.Binary("gt", x, hi), n.Binary("gt", lo, hi))
             return [
                 (x, where(inside, g, ZERO), here),
-                (lo, where(both(Binary("lt", x, lo), proper), g, ZERO), here),
+                (lo, where(both(n.Binary("lt", x, lo), proper), g, ZERO), here),
                 (hi, where(crossed, g, ZERO), here),
             ]
-        case Where(m, a, b):
+        case n.Where(m, a, b):
             return [(a, where(m, g, ZERO), here), (b, where(m, ZERO, g), here)]
-        case Reduce(op, over, x, mask):
+        case n.Reduce(op, over, x, mask):
             along = union(here + over, x.indices, mask.indices if mask else ())
             derivative = mul(g, REDUCE[op].slope(node))
             return [(x, where(mask, derivative, ZERO) if mask else derivative, along)]
-        case Others(op, x):
-            return [(x, Others(op, g), here)]
-        case Scan(relation, x, decay):
-            return [(x, Scan(_FLIPPED[relation], g, decay), here)]
-        case Shift(x, by):
-            return [(x, Shift(g, -by), here)]
+        case n.Others(op, x):
+            return [(x, n.Others(op, g), here)]
+        case n.Scan(relation, x, decay):
+            return [(x, n.Scan(_FLIPPED[relation], g, decay), here)]
+        case n.Shift(x, by):
+            return [(x, n.Shift(g, -by), here)]
     raise TypeError(f"no derivative rule for {type(node).__name__}")
 
 
 def _asked(
-    g: Expr, derivatives: Sequence[Expr], slopes: Callable[[], Sequence[Expr]]
-) -> Sequence[Expr]:
+    g: n.Expr, derivatives: Sequence[n.Expr], slopes: Callable[[], Sequence[n.Expr]]
+) -> Sequence[n.Expr]:
     """Derivatives `g * slope`, 0 where `g` is 0 because nobody asks there, be the slope infinite or
     undefined."""
-    mask = None if isinstance(g, Where) else _support(g, _MOST_MASKS)
+    mask = None if isinstance(g, n.Where) else _support(g, _MOST_MASKS)
     if mask is None:
         return derivatives
     pairs = zip(derivatives, slopes(), strict=True)
     return [d if finite(slope) else where(mask, d, ZERO) for d, slope in pairs]
 
 
-def _support(g: Expr, most: int) -> Expr | None:
+def _support(g: n.Expr, most: int) -> n.Expr | None:
     """Where the masks of a derivative let anything through; None if that is everywhere, or takes
     `most` steps to say."""
     match g:
         case _ if most == 0:
             return None
-        case Where(m, _, b) if b == ZERO:
+        case n.Where(m, _, b) if b == ZERO:
             return m
-        case Unary("neg", a) | Binary("div" | "mul", a, _):
+        case n.Unary("neg", a) | n.Binary("div" | "mul", a, _):
             return _support(a, most - 1)
-        case Binary("add" | "sub", a, b):
+        case n.Binary("add" | "sub", a, b):
             q = _support(b, most - 1)
             p = None if q is None else _support(a, most - 1)
             if p is None or q is None or p == negation(q):
                 return None
-            return p if p == q else Binary("or", p, q)
+            return p if p == q else n.Binary("or", p, q)
     return None
 
 
-def _pull_extremum(y: Binary, g: Expr) -> list[tuple[Expr, Expr]]:
+def _pull_extremum(y: n.Binary, g: n.Expr) -> list[tuple[n.Expr, n.Expr]]:
     gated = clipped_surrogate(y)
     if gated is not None:
         x, slope, active = gated
         return [(x, where(active, mul(g, slope), ZERO))]
     # The mask stands around all that is multiplied: what overflows where it does not hold is never
     # looked at. A finding about what is left out points at the extremum that leaves it out.
-    shared = where(Binary("eq", y.a, y.b, span=y.span), mul(g, HALF), g)
+    shared = where(n.Binary("eq", y.a, y.b, span=y.span), mul(g, HALF), g)
     a_op: Literal["le", "ge"]
     b_op: Literal["le", "ge"]
     a_op, b_op = ("le", "ge") if y.op == "min" else ("ge", "le")
     return [
-        (y.a, where(Binary(a_op, y.a, y.b, span=y.span), shared, ZERO)),
-        (y.b, where(Binary(b_op, y.a, y.b, span=y.span), shared, ZERO)),
+        (y.a, where(n.Binary(a_op, y.a, y.b, span=y.span), shared, ZERO)),
+        (y.b, where(n.Binary(b_op, y.a, y.b, span=y.span), shared, ZERO)),
     ]
 
 
-def clipped_surrogate(y: Binary) -> tuple[Expr, Expr, Expr] | None:
+def clipped_surrogate(y: n.Binary) -> tuple[n.Expr, n.Expr, n.Expr] | None:
     """The pair `min(x * f, clip(x, lo, hi) * f)`, as (x, f, where the gradient passes).
 
     Where x is inside its bounds both sides tie, and the two halves add up to the whole; outside,
@@ -182,7 +167,7 @@ def clipped_surrogate(y: Binary) -> tuple[Expr, Expr, Expr] | None:
     for plain, clipped in ((y.a, y.b), (y.b, y.a)):
         negative, above, below = factors(clipped)
         for k, clip in enumerate(above):
-            if not isinstance(clip, Clip) or clip.lo.live or clip.hi.live:
+            if not isinstance(clip, n.Clip) or clip.lo.live or clip.hi.live:
                 continue
             if not bounds(clip.lo)[1] <= bounds(clip.hi)[0]:
                 continue
@@ -193,25 +178,25 @@ def clipped_surrogate(y: Binary) -> tuple[Expr, Expr, Expr] | None:
             up: Literal["lt", "gt"]
             down: Literal["lt", "gt"]
             up, down = ("gt", "lt") if y.op == "min" else ("lt", "gt")
-            wins = Binary(
+            wins = n.Binary(
                 "or",
-                both(_against_zero(up, f), Binary("gt", clip.x, clip.hi)),
-                both(_against_zero(down, f), Binary("lt", clip.x, clip.lo)),
+                both(_against_zero(up, f), n.Binary("gt", clip.x, clip.hi)),
+                both(_against_zero(down, f), n.Binary("lt", clip.x, clip.lo)),
             )
             return clip.x, f, negation(wins)
     return None
 
 
-def _against_zero(op: Literal["lt", "gt"], x: Expr) -> Expr:
+def _against_zero(op: Literal["lt", "gt"], x: n.Expr) -> n.Expr:
     """`x < 0` or `x > 0`, without a minus sign."""
     match x:
-        case Unary("neg", inner):
-            return Binary("gt" if op == "lt" else "lt", inner, ZERO)
-    return Binary(op, x, ZERO)
+        case n.Unary("neg", inner):
+            return n.Binary("gt" if op == "lt" else "lt", inner, ZERO)
+    return n.Binary(op, x, ZERO)
 
 
 def _same_product(
-    plain: Expr, x: Expr, rest: list[Expr], below: list[Expr], negative: bool
+    plain: n.Expr, x: n.Expr, rest: list[n.Expr], below: list[n.Expr], negative: bool
 ) -> bool:
     """Whether `plain` is `x` times the factors of the clipped side, in any order."""
     sign, plain_above, plain_below = factors(plain)
@@ -223,5 +208,5 @@ def _same_product(
     )
 
 
-def _bag(many: list[Expr]) -> list[bytes]:
+def _bag(many: list[n.Expr]) -> list[bytes]:
     return sorted(expr.key for expr in many)

@@ -13,33 +13,10 @@ from dataclasses import field
 from functools import cached_property
 from typing import Any, assert_never
 
+import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import NOISE, column_of
 from objdsl.ir.indices import PROMPT, SCALAR, Index, Indices, over_to
-from objdsl.ir.nodes import (
-    IMPOSSIBLE,
-    Binary,
-    Clip,
-    Column,
-    Const,
-    Expr,
-    Length,
-    LogDist,
-    LogProb,
-    Others,
-    Param,
-    Pick,
-    Position,
-    Reduce,
-    Scan,
-    Shift,
-    Stop,
-    Symbol,
-    Top,
-    Unary,
-    Where,
-    topological,
-)
 from objdsl.ir.ops import BINARY, REDUCE, UNARY
 
 Address = tuple[int, ...]
@@ -101,7 +78,7 @@ class Batch:
 
 
 def evaluate(
-    roots: Sequence[Expr], batch: Batch, params: Mapping[str, float] | None = None
+    roots: Sequence[n.Expr], batch: Batch, params: Mapping[str, float] | None = None
 ) -> list[Any]:
     """The value of each formula on a batch.
 
@@ -109,9 +86,9 @@ def evaluate(
     of the batch) for prompts or responses, and N lists `[length]` or `[length, V]` for tokens or
     words. Masks are 0.0 and 1.0.
     """
-    values: dict[Expr, Value] = {}
+    values: dict[n.Expr, Value] = {}
     rule = _Rule(batch, params or {}, values)
-    for node in topological(*roots):
+    for node in n.topological(*roots):
         values[node] = {at: float(rule(node, at)) for at in batch.addresses(node.indices)}
     return [_gathered(values[root], root.indices, batch) for root in roots]
 
@@ -149,44 +126,44 @@ class _Rule:
 
     batch: Batch
     params: Mapping[str, float]
-    values: Mapping[Expr, Value]
+    values: Mapping[n.Expr, Value]
 
-    def of(self, operand: Expr, at: Address) -> float:
+    def of(self, operand: n.Expr, at: Address) -> float:
         return self.values[operand][at[: len(operand.indices)]]
 
-    def __call__(self, node: Expr, at: Address) -> float:
+    def __call__(self, node: n.Expr, at: Address) -> float:
         match node:
-            case Const(value):
+            case n.Const(value):
                 return value
-            case Param(name):
+            case n.Param(name):
                 return float(self.params[name])
-            case Column() | LogProb() | LogDist():
+            case n.Column() | n.LogProb() | n.LogDist():
                 value = self.batch.read(column_of(node).name, at)
-                if isinstance(node, LogDist):
-                    value = max(value, IMPOSSIBLE)
+                if isinstance(node, n.LogDist):
+                    value = max(value, n.IMPOSSIBLE)
                 return bool(value) if node.boolean else value
-            case Length():
+            case n.Length():
                 return float(self.batch.lengths[self.batch.row(at)])
-            case Position():
+            case n.Position():
                 return float(at[2] + 1)
-            case Unary(op, x):
+            case n.Unary(op, x):
                 return UNARY[op].value(self.of(x, at))
-            case Binary(op, a, b):
+            case n.Binary(op, a, b):
                 return BINARY[op].value(self.of(a, at), self.of(b, at))
-            case Clip(x, lo, hi):
+            case n.Clip(x, lo, hi):
                 lower = BINARY["max"].value(self.of(x, at), self.of(lo, at))
                 return BINARY["min"].value(lower, self.of(hi, at))
-            case Where(m, a, b):
+            case n.Where(m, a, b):
                 return self.of(a, at) if self.of(m, at) else self.of(b, at)
-            case Stop(x):
+            case n.Stop(x):
                 return self.of(x, at)
-            case Reduce():
+            case n.Reduce():
                 return self.reduce(node, at)
-            case Others(op, x):
+            case n.Others(op, x):
                 group = range(len(self.batch.groups[at[0]]))
                 others = [self.of(x, (at[0], j)) for j in group if j != at[1]]
                 return REDUCE[op].value(others) if others else REDUCE[op].empty
-            case Scan(relation, x, decay):
+            case n.Scan(relation, x, decay):
                 factor = 1.0 if decay is None else self.of(decay, at)
                 return REDUCE["sum"].value(
                     [
@@ -195,21 +172,21 @@ class _Rule:
                         if ORDER[relation](s, at[2])
                     ]
                 )
-            case Shift(x, by):
+            case n.Shift(x, by):
                 there = at[2] + by
                 inside = 0 <= there < self.batch.lengths[self.batch.row(at)]
                 return self.of(x, (*at[:2], there)) if inside else 0.0
-            case Top(over, x, fraction):
+            case n.Top(over, x, fraction):
                 domain = self.domain(over, at)
                 largest = sorted((self.of(x, other) for other in domain), reverse=True)
                 taken = most(self.of(fraction, at), len(domain))
                 return taken == len(domain) or self.of(x, at) > largest[taken]
-            case Pick(over, m, fraction):
+            case n.Pick(over, m, fraction):
                 domain = self.domain(over, at)
                 noise = {other: self.batch.read(NOISE.name, other) for other in domain}
                 drawn = sorted((o for o in domain if self.of(m, o)), key=lambda o: noise[o])
                 return at in drawn[: share(self.of(fraction, at), len(domain))]
-            case Symbol():
+            case n.Symbol():
                 raise TypeError(f"{type(node).__name__} has no value in a batch")
         assert_never(node)
 
@@ -218,7 +195,7 @@ class _Rule:
         start = at[: over_to(over).index(over[0])]
         return list(self.batch.addresses(over_to(over), start))
 
-    def reduce(self, node: Reduce, at: Address) -> float:
+    def reduce(self, node: n.Reduce, at: Address) -> float:
         inside = [
             other
             for other in self.batch.addresses(over_to(node.over), at)

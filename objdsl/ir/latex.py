@@ -5,26 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
+import objdsl.ir.nodes as n
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import Indices, decimal
-from objdsl.ir.nodes import (
-    Binary,
-    BinaryOp,
-    Clip,
-    Const,
-    Expr,
-    Length,
-    Others,
-    Pick,
-    Reduce,
-    Scan,
-    Shift,
-    Stop,
-    Symbol,
-    Top,
-    Unary,
-    Where,
-)
 from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, POWER, REDUCE, SIGN, TIMES, UNARY
 from objdsl.ir.writer import HERE, RESPONSES, Construct, Names, Piece, Place, Writer
 
@@ -44,7 +27,7 @@ _TEX = {
 }  # fmt: skip
 
 
-def latex(expr: Expr, names: Names | None = None) -> str:
+def latex(expr: n.Expr, names: Names | None = None) -> str:
     """A formula in LaTeX."""
     return Latex(names or {}, (expr,)).show(expr)
 
@@ -52,60 +35,60 @@ def latex(expr: Expr, names: Names | None = None) -> str:
 class Latex(Writer):
     """Writes formulas in LaTeX."""
 
-    def _inside(self, node: Expr) -> Place:
+    def _inside(self, node: n.Expr) -> Place:
         match node:
-            case Scan():
+            case n.Scan():
                 return self._beside()
-            case Others():
+            case n.Others():
                 return replace(self.place, response=self._next(RESPONSES, self.place.response))
-            case Reduce() if _is_of_group(node):
+            case n.Reduce() if _is_of_group(node):
                 # A statistic of the group: its index is not the response that is spoken of.
                 return replace(self.place, response=self._next(RESPONSES, self.place.response))
-            case Reduce(_, over) if "i" in over:
+            case n.Reduce(_, over) if "i" in over:
                 return HERE if "t" in over else replace(self.place, response=HERE.response)
-            case Reduce(_, over) if "t" in over:
+            case n.Reduce(_, over) if "t" in over:
                 return replace(self.place, token=HERE.token)
         return self.place
 
     def _construct(self, node: Construct) -> Piece:
         match node:
-            case Const(value):
+            case n.Const(value):
                 if value != value:
                     return r"\mathrm{NaN}", ATOM
                 if value in (float("inf"), float("-inf")):
                     return (r"\infty", ATOM) if value > 0 else (r"-\infty", SIGN)
                 return _scientific(value), ATOM if value >= 0 else SIGN
-            case Length():
+            case n.Length():
                 return self.place.length, ATOM
-            case Unary(op, x):
+            case n.Unary(op, x):
                 template, level, whole = UNARY[op].latex
                 return template.format(self.at(x, level)), whole
-            case Binary("min" | "max" | "div" as op, a, b):
+            case n.Binary("min" | "max" | "div" as op, a, b):
                 return BINARY[op].latex.format(self.done[a][0], self.done[b][0]), ATOM
-            case Binary("pow", a, b):
+            case n.Binary("pow", a, b):
                 return BINARY["pow"].latex.format(self.at(a, ATOM), self.done[b][0]), POWER
-            case Binary(op, a, b):
+            case n.Binary(op, a, b):
                 return self._infix(op, a, b)
-            case Clip(x, lo, hi):
+            case n.Clip(x, lo, hi):
                 arguments = ",\\; ".join(self.done[part][0] for part in (x, lo, hi))
                 return rf"\operatorname{{clip}}\left( {arguments} \right)", ATOM
-            case Where(m, a, b) if b == ZERO:
+            case n.Where(m, a, b) if b == ZERO:
                 gate = rf"\mathbb{{1}}\left[ {self.done[m][0]} \right]"
                 return (rf"{gate} \, {self.at(a, TIMES)}", TIMES) if a != ONE else (gate, ATOM)
-            case Where(m, a, b):
+            case n.Where(m, a, b):
                 rows = (
                     rf"{self.done[a][0]} & {self.done[m][0]} \\ {self.done[b][0]} & \text{{else}}"
                 )
                 return rf"\begin{{cases}} {rows} \end{{cases}}", ATOM
-            case Stop(x):
+            case n.Stop(x):
                 return rf"\operatorname{{sg}}\left[ {self.done[x][0]} \right]", ATOM
-            case Others(op, x):
+            case n.Others(op, x):
                 i, inside = self.place.response, self._inside(node)
                 front = rf"\frac{{1}}{{{self._letter('i', 'G')} - 1}} " if op == "mean" else ""
                 with self._at_place(inside):
                     body = self.at(x, TIMES)
                 return rf"{front}\sum_{{{inside.response} \ne {i}}} {body}", APPLY
-            case Scan(relation, x, decay):
+            case n.Scan(relation, x, decay):
                 sign = {"<": "<", ">": ">", "<=": r"\le", ">=": r"\ge"}[relation]
                 t, inside, factor = self.place.token, self._inside(node), ""
                 s = inside.token
@@ -114,28 +97,28 @@ class Latex(Writer):
                 with self._at_place(inside):
                     body = self.at(x, TIMES)
                 return rf"\sum_{{{s} {sign} {t}}} {factor}{body}", APPLY
-            case Shift(x, by):
+            case n.Shift(x, by):
                 return rf"{self.at(x, ATOM)}\Big|_{{{self.place.token}{by:+d}}}", ATOM
-            case Top(_, x, fraction):
+            case n.Top(_, x, fraction):
                 condition = rf"{self.done[x][0]} \text{{ in the top }} {self.done[fraction][0]}"
                 return condition, COMPARE
-            case Pick(_, m, fraction):
+            case n.Pick(_, m, fraction):
                 condition = (
                     rf"\text{{a random }} {self.done[fraction][0]} \text{{ of }} {self.done[m][0]}"
                 )
                 return condition, COMPARE
-            case Reduce():
+            case n.Reduce():
                 return self._reduce(node)
-            case Symbol():
+            case n.Symbol():
                 return rf"\text{{{node}}}", ATOM
         assert_never(node)
 
-    def _infix(self, op: BinaryOp, a: Expr, b: Expr) -> Piece:
+    def _infix(self, op: n.BinaryOp, a: n.Expr, b: n.Expr) -> Piece:
         level = BINARY[op].level
         tight = op == "sub" or level == COMPARE
         return f"{self.at(a, level)} {BINARY[op].latex} {self.at(b, level + tight)}", level
 
-    def _reduce(self, node: Reduce) -> Piece:
+    def _reduce(self, node: n.Reduce) -> Piece:
         x, over, mask = node.x, node.over, node.where
         inside = self._inside(node)
         with self._at_place(inside):
@@ -222,10 +205,10 @@ class Latex(Writer):
     def _prod(self, over: Indices, body: Piece) -> Piece:
         return f"{self._sums(over, 'prod')} {body[0]}", APPLY
 
-    def _root(self, body: Piece, degree: Expr) -> Piece:
+    def _root(self, body: Piece, degree: n.Expr) -> Piece:
         return rf"{self._bracketed(body[0])}^{{1 / {self.at(degree, ATOM)}}}", POWER
 
-    def _power(self, body: Piece, exponent: Expr) -> Piece:
+    def _power(self, body: Piece, exponent: n.Expr) -> Piece:
         return rf"{self._bracketed(body[0])}^{{{self.done[exponent][0]}}}", POWER
 
 
@@ -254,7 +237,7 @@ def _roman(text: str) -> str:
     return rf"\mathrm{{{''.join(_TEX.get(char, char) for char in text)}}}"
 
 
-def _is_of_group(node: Reduce) -> bool:
+def _is_of_group(node: n.Reduce) -> bool:
     """Whether a node is a statistic of the responses to a prompt, which are known."""
     is_plain = node.over == ("i",) and node.where is None and not node.current
     return is_plain and node.op != "sum"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
+import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
 from objdsl.ir import interval
 from objdsl.ir.build import (
@@ -38,17 +39,6 @@ from objdsl.ir.build import (
     where,
 )
 from objdsl.ir.interval import ANY, Interval
-from objdsl.ir.nodes import (
-    COMPARISONS,
-    Binary,
-    BinaryOp,
-    Const,
-    Expr,
-    Reduce,
-    ReduceOp,
-    Unary,
-    UnaryOp,
-)
 
 # How tightly a piece of the language's text holds together, from the loosest on.
 IF, OR, AND, NOT, COMPARE, PLUS, TIMES, SIGN, POWER, APPLY, ATOM = range(11)
@@ -82,7 +72,7 @@ class UnaryRow:
 
     doc: str
     value: Callable[[float], float]
-    slope: Callable[[Expr, Expr], Expr] | None
+    slope: Callable[[n.Expr, n.Expr], n.Expr] | None
     image: Interval
     rises: Literal[-1, 0, 1]
     domain: Interval = ANY
@@ -129,7 +119,7 @@ def _sigmoid(x: float) -> float:
     return math.exp(x) / (1 + math.exp(x))
 
 
-UNARY: dict[UnaryOp, UnaryRow] = {
+UNARY: dict[n.UnaryOp, UnaryRow] = {
     "neg": UnaryRow(
         doc="",
         value=lambda x: -x,
@@ -155,7 +145,7 @@ UNARY: dict[UnaryOp, UnaryRow] = {
     "abs": UnaryRow(
         doc="the absolute value; its derivative at 0 is 0",
         value=abs,
-        slope=lambda x, y: Unary("sign", x),
+        slope=lambda x, y: n.Unary("sign", x),
         image=(0.0, math.inf),
         rises=0,
         kinks=(0.0,),
@@ -266,7 +256,7 @@ UNARY: dict[UnaryOp, UnaryRow] = {
 }
 
 
-def unary(op: UnaryOp, x: Expr) -> Expr:
+def unary(op: n.UnaryOp, x: n.Expr) -> n.Expr:
     """A function of a value in its simplest form; that of a number is a number, if it is finite."""
     match op:
         case "neg":
@@ -277,11 +267,11 @@ def unary(op: UnaryOp, x: Expr) -> Expr:
             return exp(x)
         case "log":
             return log(x)
-    if isinstance(x, Const):
+    if isinstance(x, n.Const):
         value = UNARY[op].value(x.value)
         if math.isfinite(value) or math.isinf(x.value):
             return const(value)
-    return Unary(op, x)
+    return n.Unary(op, x)
 
 
 # --- functions of two values ---------------------------------------------------------------------
@@ -308,7 +298,7 @@ class BinaryRow:
     sign: str
     level: int
     value: Callable[[float, float], float]
-    pull: Callable[[Expr, Expr, Expr, Expr], tuple[Expr, Expr]] | None
+    pull: Callable[[n.Expr, n.Expr, n.Expr, n.Expr], tuple[n.Expr, n.Expr]] | None
     over: Callable[[Interval, Interval], Interval]
     latex: str
     code: str
@@ -367,7 +357,7 @@ def _joined(sign: str, level: int, latex: str, code: str, most: bool) -> BinaryR
     )
 
 
-BINARY: dict[BinaryOp, BinaryRow] = {
+BINARY: dict[n.BinaryOp, BinaryRow] = {
     "add": BinaryRow(
         sign="+",
         level=PLUS,
@@ -475,7 +465,7 @@ class ReduceRow:
     doc: str
     value: Callable[[Sequence[float]], float]
     empty: float
-    slope: Callable[[Reduce], Expr]
+    slope: Callable[[n.Reduce], n.Expr]
     over: Callable[[Interval], Interval]
     linear: bool
     others: bool
@@ -500,30 +490,30 @@ def _variance(values: Sequence[float], dof: int) -> float:
     return _quotient(_sum([(x - mean) ** 2 for x in values]), dof)
 
 
-def _extreme_slope(node: Reduce) -> Expr:
+def _extreme_slope(node: n.Reduce) -> n.Expr:
     """Elements that tie share the gradient evenly."""
-    tie = Binary("eq", real(node.x), node)
+    tie = n.Binary("eq", real(node.x), node)
     ties = count(node.over, both(node.where, tie) if node.where else tie)
     return where(tie, div(ONE, ties), ZERO)
 
 
-def _deviation_slope(node: Reduce) -> Expr:
-    x, n = real(node.x), count(node.over, node.where)
-    dof = n if node.op == "pstd" else sub(n, ONE)
-    centred = sub(x, Reduce("mean", node.over, x, node.where))
-    return where(Binary("gt", node, ZERO), div(centred, mul(dof, node)), ZERO)
+def _deviation_slope(node: n.Reduce) -> n.Expr:
+    x, size = real(node.x), count(node.over, node.where)
+    dof = size if node.op == "pstd" else sub(size, ONE)
+    centred = sub(x, n.Reduce("mean", node.over, x, node.where))
+    return where(n.Binary("gt", node, ZERO), div(centred, mul(dof, node)), ZERO)
 
 
-def _product_slope(node: Reduce) -> Expr:
+def _product_slope(node: n.Reduce) -> n.Expr:
     """Of a product with one factor of 0 that factor alone has a derivative; with two, none has."""
     x, over, mask = real(node.x), node.over, node.where
-    zero = Binary("eq", x, ZERO)
+    zero = n.Binary("eq", x, ZERO)
     zeros = count(over, both(mask, zero) if mask else zero)
-    others = Reduce("prod", over, where(zero, ONE, x), mask)
+    others = n.Reduce("prod", over, where(zero, ONE, x), mask)
     return where(
         zero,
-        where(Binary("eq", zeros, ONE), others, ZERO),
-        where(Binary("eq", zeros, ZERO), div(others, x), ZERO),
+        where(n.Binary("eq", zeros, ONE), others, ZERO),
+        where(n.Binary("eq", zeros, ZERO), div(others, x), ZERO),
     )
 
 
@@ -533,7 +523,7 @@ def _product_over(a: Interval) -> Interval:
     return (1.0 if a[0] >= 1 else 0.0), (1.0 if a[1] <= 1 else math.inf)
 
 
-REDUCE: dict[ReduceOp, ReduceRow] = {
+REDUCE: dict[n.ReduceOp, ReduceRow] = {
     "sum": ReduceRow(
         doc="the sum",
         value=_sum,
@@ -624,19 +614,19 @@ REDUCE: dict[ReduceOp, ReduceRow] = {
 
 # --- views of the tables -------------------------------------------------------------------------
 
-FUNCTIONS: dict[str, UnaryOp] = {op: op for op, row in UNARY.items() if row.doc}
+FUNCTIONS: dict[str, n.UnaryOp] = {op: op for op, row in UNARY.items() if row.doc}
 """The functions of one value that are called in a file."""
-REDUCTIONS: dict[str, ReduceOp] = {op: op for op in REDUCE}
-SIGNS: dict[str, BinaryOp] = {row.sign: op for op, row in BINARY.items() if row.sign}
+REDUCTIONS: dict[str, n.ReduceOp] = {op: op for op in REDUCE}
+SIGNS: dict[str, n.BinaryOp] = {row.sign: op for op, row in BINARY.items() if row.sign}
 """The operator that each sign of the language stands for."""
 
 
 def _check() -> None:
-    for names, rows in ((UnaryOp, UNARY), (BinaryOp, BINARY), (ReduceOp, REDUCE)):
+    for names, rows in ((n.UnaryOp, UNARY), (n.BinaryOp, BINARY), (n.ReduceOp, REDUCE)):
         if set(get_args(names)) != set(rows):
             different = set(get_args(names)) ^ set(rows)
             raise TypeError(f"an operator has no row, or a row no name: {sorted(different)}")
-    if {op for op in BINARY if BINARY[op].level == COMPARE} != COMPARISONS:
+    if {op for op in BINARY if BINARY[op].level == COMPARE} != n.COMPARISONS:
         raise TypeError("`COMPARISONS` are other operators than those that are written as such")
 
 

@@ -5,26 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
+import objdsl.ir.nodes as n
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import Indices, decimal
-from objdsl.ir.nodes import (
-    Binary,
-    BinaryOp,
-    Clip,
-    Const,
-    Expr,
-    Length,
-    Others,
-    Pick,
-    Reduce,
-    Scan,
-    Shift,
-    Stop,
-    Symbol,
-    Top,
-    Unary,
-    Where,
-)
 from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, IF, NOT, POWER, SIGN, TIMES
 from objdsl.ir.writer import HERE, RESPONSES, Construct, Names, Piece, Place, Writer
 
@@ -34,7 +17,7 @@ COUNTS: dict[Indices, str] = {
 }  # fmt: skip
 
 
-def text(expr: Expr, names: Names | None = None, *, width: int = 10_000) -> str:
+def text(expr: n.Expr, names: Names | None = None, *, width: int = 10_000) -> str:
     """A formula in the syntax of the language. Formulas in `names` are written by their name,
     except `expr` itself. Sizes are written `P` (prompts), `G` (group), `N` (responses)."""
     return Text(names or {}, (expr,), width).show(expr)
@@ -43,50 +26,50 @@ def text(expr: Expr, names: Names | None = None, *, width: int = 10_000) -> str:
 class Text(Writer):
     """Writes formulas in the syntax of the language."""
 
-    def _inside(self, node: Expr) -> Place:
+    def _inside(self, node: n.Expr) -> Place:
         match node:
-            case Scan(relation, _, decay) if relation != ">=" or decay is None:
+            case n.Scan(relation, _, decay) if relation != ">=" or decay is None:
                 return self._beside()
-            case Reduce(_, over) if "t" in over:
+            case n.Reduce(_, over) if "t" in over:
                 return replace(self.place, token=HERE.token)
         return self.place
 
     def _construct(self, node: Construct) -> Piece:
         match node:
-            case Const(value):
+            case n.Const(value):
                 return decimal(value), ATOM if value >= 0 else SIGN
-            case Length():
+            case n.Length():
                 return "|y|", ATOM
-            case Unary("neg", x):
+            case n.Unary("neg", x):
                 return f"-{self.at(x, SIGN)}", SIGN
-            case Unary("not", x):
+            case n.Unary("not", x):
                 return f"not {self.at(x, NOT + 1)}", NOT
-            case Unary(op, x):
+            case n.Unary(op, x):
                 return f"{op}({self.done[x][0]})", ATOM
-            case Binary("min" | "max" as op, a, b):
+            case n.Binary("min" | "max" as op, a, b):
                 return f"{op}({self.done[a][0]}, {self.done[b][0]})", ATOM
-            case Binary(op, a, b):
+            case n.Binary(op, a, b):
                 return self._infix(op, a, b)
-            case Clip(x, lo, hi):
+            case n.Clip(x, lo, hi):
                 return f"clip({self.done[x][0]}, {self.done[lo][0]}, {self.done[hi][0]})", ATOM
-            case Where(m, a, b) if b == ZERO:
+            case n.Where(m, a, b) if b == ZERO:
                 gate = self.at(m, POWER)
                 return (f"{gate} * {self.at(a, SIGN)}", TIMES) if a != ONE else (gate, ATOM)
-            case Where(m, a, b):
+            case n.Where(m, a, b):
                 then, otherwise = self.at(a, IF + 1), self.at(b, IF)
                 return f"{then} if {self.at(m, IF + 1)} else {otherwise}", IF
-            case Stop(x):
+            case n.Stop(x):
                 return f"sg({self.done[x][0]})", ATOM
-            case Reduce(op, over, x, mask):
+            case n.Reduce(op, over, x, mask):
                 with self._at_place(self._inside(node)):
                     where = f" | {self.done[mask][0]}" if mask is not None else ""
                     return f"{op}[{','.join(over)}{where}] {self.at(x, APPLY)}", APPLY
-            case Others(op, x):
+            case n.Others(op, x):
                 j = self._next(RESPONSES, HERE.response)
                 return f"{op}[{j} != i] {self.at(x, APPLY)}", APPLY
-            case Scan(">=", x, decay) if decay is not None:
+            case n.Scan(">=", x, decay) if decay is not None:
                 return f"togo({self.done[x][0]}, {self.done[decay][0]})", ATOM
-            case Scan(relation, x, decay):
+            case n.Scan(relation, x, decay):
                 t, inside = self.place.token, self._inside(node)
                 s = inside.token
                 with self._at_place(inside):
@@ -95,19 +78,19 @@ class Text(Writer):
                     return f"sum[{s} {relation} {t}] {body}", APPLY
                 g = self.at(decay, APPLY)
                 return f"sum[{s} {relation} {t}] ({g}^abs({s} - {t}) * {body})", APPLY
-            case Shift(x, by):
+            case n.Shift(x, by):
                 return f"{'next' if by > 0 else 'previous'}({self.done[x][0]})", ATOM
-            case Top(over, x, fraction):
+            case n.Top(over, x, fraction):
                 arguments = f"{self.done[x][0]}, {self.done[fraction][0]}"
                 return f"top[{','.join(over)}]({arguments})", ATOM
-            case Pick(over, m, fraction):
+            case n.Pick(over, m, fraction):
                 arguments = f"{self.done[m][0]}, {self.done[fraction][0]}"
                 return f"pick[{','.join(over)}]({arguments})", ATOM
-            case Symbol():
+            case n.Symbol():
                 return str(node), ATOM
         assert_never(node)
 
-    def _infix(self, op: BinaryOp, a: Expr, b: Expr) -> Piece:
+    def _infix(self, op: n.BinaryOp, a: n.Expr, b: n.Expr) -> Piece:
         sign, level = BINARY[op].sign, BINARY[op].level
         tight = op in ("sub", "div") or level == COMPARE
         least = level + (level in (COMPARE, POWER))
@@ -117,16 +100,16 @@ class Text(Writer):
             return f"{left}^{right}", level
         return f"{left} {sign} {right}", level
 
-    def _open(self, node: Expr) -> bool:
+    def _open(self, node: n.Expr) -> bool:
         """Whether the text of a factor ends in a reduction, which on paper would reach over what
         follows it."""
         while self._named(node) is None:
             match node:
-                case Reduce() | Others() | Scan():
+                case n.Reduce() | n.Others() | n.Scan():
                     return self.done[node][1] == APPLY
-                case Binary("mul" | "div" | "pow", _, last) | Unary("neg", last):
+                case n.Binary("mul" | "div" | "pow", _, last) | n.Unary("neg", last):
                     node = last
-                case Where(_, last, b) if b == ZERO and last != ONE:
+                case n.Where(_, last, b) if b == ZERO and last != ONE:
                     node = last
                 case _:
                     return False
@@ -161,8 +144,8 @@ class Text(Writer):
     def _prod(self, over: Indices, body: Piece) -> Piece:
         return f"prod[{','.join(over)}] {self._held(body, APPLY)}", APPLY
 
-    def _root(self, body: Piece, degree: Expr) -> Piece:
+    def _root(self, body: Piece, degree: n.Expr) -> Piece:
         return f"{self._held(body, ATOM)}^(1 / {self.at(degree, TIMES + 1)})", POWER
 
-    def _power(self, body: Piece, exponent: Expr) -> Piece:
+    def _power(self, body: Piece, exponent: n.Expr) -> Piece:
         return f"{self._held(body, ATOM)}^{self.at(exponent, POWER)}", POWER

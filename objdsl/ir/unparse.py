@@ -11,26 +11,11 @@ from collections.abc import Iterator
 from dataclasses import fields
 from itertools import chain, groupby
 
+import objdsl.ir.nodes as n
 from objdsl.ir import build
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.columns import BUILT_IN, column_of
 from objdsl.ir.indices import decimal
-from objdsl.ir.nodes import (
-    Binary,
-    BinaryOp,
-    Column,
-    Const,
-    Expr,
-    LogDist,
-    LogProb,
-    Reduce,
-    Scan,
-    Shift,
-    Stop,
-    Unary,
-    Where,
-    topological,
-)
 from objdsl.ir.objective import Domain, Objective, Sampling
 from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, IF, NOT, PLUS, POWER, SIGN, TIMES
 from objdsl.ir.text import Text
@@ -63,15 +48,15 @@ def _group(statement: str) -> str:
 def _statements(objective: Objective) -> Iterator[str]:
     bound = [one.value for one in objective.bindings]
     kept = [] if objective.keep is None else [objective.keep]
-    before = {*topological(*kept)}
-    everything = topological(*kept, *bound, *objective.roots)
-    columns = {node.name: node for node in everything if isinstance(node, Column)}
+    before = {*n.topological(*kept)}
+    everything = n.topological(*kept, *bound, *objective.roots)
+    columns = {node.name: node for node in everything if isinstance(node, n.Column)}
     words = set(columns)
     words.update(param.name for param in objective.params)
     words.update(policy.name for policy in objective.policies)
     words.update(one.name for one in objective.bindings)
     named = _named(objective, everything, words)
-    names: dict[Expr, str] = {}
+    names: dict[n.Expr, str] = {}
     for name, value in named:
         if value.children:
             names.setdefault(value, name)
@@ -101,8 +86,8 @@ def _statements(objective: Objective) -> Iterator[str]:
     yield _goal("", "maximize", "minimize", objective.goal, then)
 
 
-def _goal(whose: str, sense: str, other: str, value: Expr, writer: _Writer) -> str:
-    if isinstance(value, Unary) and value.op == "neg" and value not in writer.names:
+def _goal(whose: str, sense: str, other: str, value: n.Expr, writer: _Writer) -> str:
+    if isinstance(value, n.Unary) and value.op == "neg" and value not in writer.names:
         sense, value = other, value.x
     return f"{sense} {whose}{writer.part(value)}"
 
@@ -111,7 +96,7 @@ def _domain(domain: Domain) -> str:
     return "" if domain == Domain() else f" in {domain}"
 
 
-def _given(column: Column, domain: Domain) -> Iterator[str]:
+def _given(column: n.Column, domain: Domain) -> Iterator[str]:
     if column.name in BUILT_IN:  # the language declares it; its domain is the file's
         if domain != Domain():
             yield f"given {column.name}{_domain(domain)}"
@@ -131,16 +116,16 @@ def _sample(sampling: Sampling) -> str:
 
 
 def _named(
-    objective: Objective, everything: tuple[Expr, ...], words: set[str]
-) -> list[tuple[str, Expr]]:
+    objective: Objective, everything: tuple[n.Expr, ...], words: set[str]
+) -> list[tuple[str, n.Expr]]:
     """The bindings, and names for what would make a text too large, each after what it uses."""
     named = [(one.name, one.value) for one in objective.bindings]
     given = {value for _, value in named}
     uses = Counter(child for node in everything for child in node.children)
     for worth in (_MOST, _WORTH):
-        size: dict[Expr, int] = {}
-        depth: dict[Expr, int] = {}
-        parts: set[Expr] = set()
+        size: dict[n.Expr, int] = {}
+        depth: dict[n.Expr, int] = {}
+        parts: set[n.Expr] = set()
         for node in everything:
             below = [child for child in node.children if child not in given | parts]
             size[node] = 1 + len(node.children) + sum(size[child] for child in below)
@@ -165,16 +150,16 @@ class _Writer(Text):
         kept: the prompts that count, which reading adds to every reduction over them.
     """
 
-    def __init__(self, names: Names, words: set[str], kept: Expr | None) -> None:
+    def __init__(self, names: Names, words: set[str], kept: n.Expr | None) -> None:
         super().__init__(names, (), limit=10**9)
         self.words = {*words, *names.values()}
         self.kept = kept
 
-    def part(self, expr: Expr) -> str:
+    def part(self, expr: n.Expr) -> str:
         """A formula where a number is read, or a condition."""
         return self._write(expr)[0]
 
-    def whole(self, expr: Expr) -> str:
+    def whole(self, expr: n.Expr) -> str:
         """A formula that gets a name."""
         return self._gate(expr) or self.show(expr)
 
@@ -183,49 +168,49 @@ class _Writer(Text):
         more = (f"{letter}_{k}" for k in range(len(self.words) + 1))
         return next(one for one in chain(after, more) if one not in self.words)
 
-    def _inside(self, node: Expr) -> Place:
+    def _inside(self, node: n.Expr) -> Place:
         match node:
-            case Scan(relation, _, decay) if relation != ">=" or decay is None:
+            case n.Scan(relation, _, decay) if relation != ">=" or decay is None:
                 return self._beside()
         return self.place
 
-    def _node(self, node: Expr) -> Piece:
+    def _node(self, node: n.Expr) -> Piece:
         match node:
-            case Const(value) if value != value:
+            case n.Const(value) if value != value:
                 return "inf - inf", PLUS
-            case Unary("exp", x):
+            case n.Unary("exp", x):
                 return self._probability(x) or (f"exp({self.done[x][0]})", ATOM)
-            case Unary("not", x):
+            case n.Unary("not", x):
                 return f"not {self.at(x, COMPARE)}", NOT
-            case Where(m, a, b) if b != ZERO or (a != ONE and build.mul(m, a) != node):
+            case n.Where(m, a, b) if b != ZERO or (a != ONE and build.mul(m, a) != node):
                 then, otherwise = self._value(a, IF + 1), self._value(b, IF)
                 return f"{then} if {self.at(m, IF + 1)} else {otherwise}", IF
-            case Where(m, a, _) if a != ONE:
+            case n.Where(m, a, _) if a != ONE:
                 return f"{self.at(m, POWER)} * {self._value(a, SIGN)}", TIMES
-            case Reduce(op, _, x):
+            case n.Reduce(op, _, x):
                 return f"{op}[{self._binder(node)}] {self.at(x, APPLY)}", APPLY
-            case Scan(relation, x, decay) if relation != ">=" or decay is None:
+            case n.Scan(relation, x, decay) if relation != ">=" or decay is None:
                 inside = self._inside(node)
                 with self._at_place(inside):
                     body = self.at(x, APPLY)
                 return f"sum[{inside.token} {relation} t] {body}", APPLY
-            case Shift(x):
+            case n.Shift(x):
                 return f"next({self.done[x][0]})", ATOM
         return super()._node(node)
 
-    def _gate(self, node: Expr) -> str | None:
+    def _gate(self, node: n.Expr) -> str | None:
         """A mask that counts as a number, where a mask by itself would be one."""
         match node:
-            case Where(m, a, b) if a == ONE and b == ZERO:
+            case n.Where(m, a, b) if a == ONE and b == ZERO:
                 return f"1 if {self.at(m, IF + 1)} else 0"
         return None
 
-    def _value(self, node: Expr, level: int) -> str:
+    def _value(self, node: n.Expr, level: int) -> str:
         """A factor, or a side of a choice."""
         gate = None if node in self.names else self._gate(node)
         return self.at(node, level) if gate is None else f"({gate})"
 
-    def _infix(self, op: BinaryOp, a: Expr, b: Expr) -> Piece:
+    def _infix(self, op: n.BinaryOp, a: n.Expr, b: n.Expr) -> Piece:
         sign, level = BINARY[op].sign, BINARY[op].level
         left, right = level, level + 1
         if level == COMPARE:
@@ -238,35 +223,35 @@ class _Writer(Text):
         space = "" if level == POWER else " "
         return f"{write(a, left)}{space}{sign}{space}{write(b, right)}", level
 
-    def _binder(self, node: Reduce) -> str:
+    def _binder(self, node: n.Reduce) -> str:
         """The indices of a reduction, and its condition but for the prompts that are kept."""
         over, where = ",".join(node.over), node.where
         if where is not None and self.kept is not None and "p" in node.over:
             match where:
                 case _ if where == self.kept:
                     return over
-                case Binary("and", kept, rest) if kept == self.kept:
+                case n.Binary("and", kept, rest) if kept == self.kept:
                     where = rest
         return over if where is None else f"{over} | {self.part(where)}"
 
-    def _log_ratio(self, a: Expr, b: Expr) -> Piece | None:
+    def _log_ratio(self, a: n.Expr, b: n.Expr) -> Piece | None:
         return None if a == b else super()._log_ratio(a, b)
 
-    def _probability(self, x: Expr) -> Piece | None:
+    def _probability(self, x: n.Expr) -> Piece | None:
         """`exp(x)`, where a text says it by probabilities and is read the same."""
         if x in self.names:
             return None
         match x:
-            case LogProb(policy):
+            case n.LogProb(policy):
                 return self._token(policy), ATOM
-            case LogDist(policy):
+            case n.LogDist(policy):
                 return self._word(policy), ATOM
-            case Stop(inner) if (one := self._probability(inner)) is not None:
+            case n.Stop(inner) if (one := self._probability(inner)) is not None:
                 return f"sg({one[0]})", ATOM
-            case Binary("sub", a, b) if build.sub(a, b) == x:
+            case n.Binary("sub", a, b) if build.sub(a, b) == x:
                 above, below = self._probability(a), self._probability(b)
                 if above is not None and below is not None:
                     return self._quotient(above, below)
-            case Reduce("sum", _, inner) if (one := self._probability(inner)) is not None:
+            case n.Reduce("sum", _, inner) if (one := self._probability(inner)) is not None:
                 return f"(prod[{self._binder(x)}] {self._held(one, APPLY)})", ATOM
         return None

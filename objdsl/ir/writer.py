@@ -11,47 +11,23 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 
+import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE
 from objdsl.ir.indices import Indices
-from objdsl.ir.nodes import (
-    Binary,
-    BinaryOp,
-    Clip,
-    Column,
-    Const,
-    Expr,
-    Length,
-    LogDist,
-    LogProb,
-    Others,
-    Param,
-    Pick,
-    Position,
-    Reduce,
-    Scan,
-    Shift,
-    Stop,
-    Symbol,
-    Top,
-    Unary,
-    Where,
-    bottom_up,
-    topological,
-)
 from objdsl.ir.objective import Named
 from objdsl.ir.ops import ATOM
 
 Construct = (
-    Const | Length | Unary | Binary | Clip | Where | Stop | Reduce | Others | Scan | Shift | Top
-    | Pick | Symbol
+    n.Const | n.Length | n.Unary | n.Binary | n.Clip | n.Where | n.Stop
+    | n.Reduce | n.Others | n.Scan | n.Shift | n.Top | n.Pick | n.Symbol
 )  # fmt: skip
 """The nodes that are written otherwise in each syntax."""
-Names = Mapping[Expr, str]
+Names = Mapping[n.Expr, str]
 Piece = tuple[str, int]
 """A text, and how tightly it holds together."""
 
-OPPOSITE: dict[BinaryOp, BinaryOp] = {
+OPPOSITE: dict[n.BinaryOp, n.BinaryOp] = {
     "lt": "ge",
     "le": "gt",
     "gt": "le",
@@ -61,24 +37,26 @@ OPPOSITE: dict[BinaryOp, BinaryOp] = {
 }
 
 
-def names_of(named: Iterable[Named]) -> dict[Expr, str]:
+def names_of(named: Iterable[Named]) -> dict[n.Expr, str]:
     """The name that a file gives to each formula; leaves keep their own."""
-    names: dict[Expr, str] = {}
+    names: dict[n.Expr, str] = {}
     for binding in named:
         if binding.value.children:
             names.setdefault(binding.value, binding.name)
     return names
 
 
-def used(names: Names, *roots: Expr) -> list[tuple[str, Expr]]:
+def used(names: Names, *roots: n.Expr) -> list[tuple[str, n.Expr]]:
     """The definitions that a reader of the roots needs, each before those that use it."""
-    below = set(topological(*(child for root in roots for child in root.children)))
-    return [(names[node], node) for node in topological(*roots) if node in names and node in below]
+    below = set(n.topological(*(child for root in roots for child in root.children)))
+    return [
+        (names[node], node) for node in n.topological(*roots) if node in names and node in below
+    ]
 
 
-def letters(names: Names, *roots: Expr) -> set[str]:
+def letters(names: Names, *roots: n.Expr) -> set[str]:
     """The names that stand for something of the file."""
-    leaves = (node for node in topological(*roots) if isinstance(node, Param | Column))
+    leaves = (node for node in n.topological(*roots) if isinstance(node, n.Param | n.Column))
     return {*names.values(), *(leaf.name for leaf in leaves)}
 
 
@@ -106,13 +84,13 @@ HERE = Place()
 """The response and the token that a weight is of."""
 
 
-class _Pieces(dict[Expr, Piece]):
+class _Pieces(dict[n.Expr, Piece]):
     """The text of each node, and how tightly it holds together; written when it is asked for."""
 
-    def __init__(self, write: Callable[[Expr], Piece]) -> None:
+    def __init__(self, write: Callable[[n.Expr], Piece]) -> None:
         self._write = write
 
-    def __missing__(self, node: Expr) -> Piece:
+    def __missing__(self, node: n.Expr) -> Piece:
         return self._write(node)
 
 
@@ -129,16 +107,16 @@ class Writer(ABC):
         done: the pieces at hand, of this place.
     """
 
-    def __init__(self, names: Names, roots: tuple[Expr, ...], limit: int = 10_000) -> None:
+    def __init__(self, names: Names, roots: tuple[n.Expr, ...], limit: int = 10_000) -> None:
         self.names = names
         self.roots = roots
         self.limit = limit
         self.done = _Pieces(self._write)
-        self.probabilities: dict[Expr, Piece | None] = {}
+        self.probabilities: dict[n.Expr, Piece | None] = {}
         self.place = HERE
         self._pieces = {HERE: (self.done, self.probabilities)}
 
-    def show(self, expr: Expr) -> str:
+    def show(self, expr: n.Expr) -> str:
         """The text of a formula, itself written out also if it has a name."""
         for child in self._operands(expr):
             self._write(child)
@@ -148,7 +126,7 @@ class Writer(ABC):
     def _at_place(self, place: Place) -> Iterator[None]:
         """Speaks of another response or token."""
         before, self.place = self.place, place
-        fresh: tuple[_Pieces, dict[Expr, Piece | None]] = (_Pieces(self._write), {})
+        fresh: tuple[_Pieces, dict[n.Expr, Piece | None]] = (_Pieces(self._write), {})
         self.done, self.probabilities = self._pieces.setdefault(place, fresh)
         try:
             yield
@@ -166,13 +144,13 @@ class Writer(ABC):
         after = [other for other in free if letters.index(other) > letters.find(letter)]
         return (after or [f"{letter}{letter}"])[0]
 
-    def _operands(self, node: Expr) -> tuple[Expr, ...]:
+    def _operands(self, node: n.Expr) -> tuple[n.Expr, ...]:
         """What is written before a node is: that of the same response and token."""
         if self._inside(node) == self.place:
             return node.children
-        return (node.decay,) if isinstance(node, Scan) and node.decay is not None else ()
+        return (node.decay,) if isinstance(node, n.Scan) and node.decay is not None else ()
 
-    def _write(self, root: Expr) -> Piece:
+    def _write(self, root: n.Expr) -> Piece:
         """The text of a part, written from the leaves up; what has a name is not entered."""
         stack = [root]
         while stack:
@@ -196,10 +174,10 @@ class Writer(ABC):
     def taken(self) -> set[str]:
         return letters(self.names, *self.roots)
 
-    def _named(self, node: Expr) -> Piece | None:
+    def _named(self, node: n.Expr) -> Piece | None:
         return (self._symbol(self.names[node], node.indices), ATOM) if node in self.names else None
 
-    def at(self, node: Expr, level: int) -> str:
+    def at(self, node: n.Expr, level: int) -> str:
         """The text of a node, in brackets if it holds together less tightly than it is to."""
         return self._held(self.done[node], level)
 
@@ -208,66 +186,66 @@ class Writer(ABC):
 
     # --- what is written alike -------------------------------------------------------------------
 
-    def _node(self, node: Expr) -> Piece:
+    def _node(self, node: n.Expr) -> Piece:
         match node:
-            case Param(name) | Column(name):
+            case n.Param(name) | n.Column(name):
                 return self._symbol(name, node.indices), ATOM
-            case LogProb(policy):
+            case n.LogProb(policy):
                 return self._log(self._token(policy))
-            case LogDist(policy):
+            case n.LogDist(policy):
                 return self._log(self._word(policy))
-            case Position():
+            case n.Position():
                 return self.place.token, ATOM
-            case Unary("exp", x) if (product := self._probability(x)) is not None:
+            case n.Unary("exp", x) if (product := self._probability(x)) is not None:
                 return product
-            case Unary("not", Binary(op, a, b)) if op in OPPOSITE:
+            case n.Unary("not", n.Binary(op, a, b)) if op in OPPOSITE:
                 return self._infix(OPPOSITE[op], a, b)
-            case Binary("sub", a, b) if (ratio := self._log_ratio(a, b)) is not None:
+            case n.Binary("sub", a, b) if (ratio := self._log_ratio(a, b)) is not None:
                 return ratio
-            case Reduce("sum", over, x, None) if x == ONE:
+            case n.Reduce("sum", over, x, None) if x == ONE:
                 return self._count(over)
         return self._construct(node)
 
-    def _log_ratio(self, a: Expr, b: Expr) -> Piece | None:
-        if not isinstance(a, LogProb | LogDist) or not isinstance(b, LogProb | LogDist):
+    def _log_ratio(self, a: n.Expr, b: n.Expr) -> Piece | None:
+        if not isinstance(a, n.LogProb | n.LogDist) or not isinstance(b, n.LogProb | n.LogDist):
             return None
-        ratio = self._probability(Binary("sub", a, b))
+        ratio = self._probability(n.Binary("sub", a, b))
         return self._log(ratio[0]) if ratio is not None else None
 
-    def _probability(self, x: Expr) -> Piece | None:
+    def _probability(self, x: n.Expr) -> Piece | None:
         """`exp(x)` as a product of probabilities, if it is one."""
-        return bottom_up(x, self.probabilities, self._within_limit)
+        return n.bottom_up(x, self.probabilities, self._within_limit)
 
-    def _within_limit(self, x: Expr) -> Piece | None:
+    def _within_limit(self, x: n.Expr) -> Piece | None:
         product = self._product(x)
         return product if product is None or len(product[0]) <= self.limit else None
 
-    def _product(self, x: Expr) -> Piece | None:
+    def _product(self, x: n.Expr) -> Piece | None:
         """The same, when it is known of the operands."""
         known = self.probabilities
         match x:
-            case LogProb(policy):
+            case n.LogProb(policy):
                 return self._token(policy), ATOM
-            case LogDist(policy):
+            case n.LogDist(policy):
                 return self._word(policy), ATOM
-            case Binary("sub", a, b) if (above := known[a]) and (below := known[b]):
+            case n.Binary("sub", a, b) if (above := known[a]) and (below := known[b]):
                 return self._quotient(above, below)
-            case Binary("add", a, b) if (left := known[a]) and (right := known[b]):
+            case n.Binary("add", a, b) if (left := known[a]) and (right := known[b]):
                 return self._times(left, right)
-            case Reduce("sum", over, inner, None):
+            case n.Reduce("sum", over, inner, None):
                 with self._at_place(self._inside(x)):
                     body = self._probability(inner)
                 return self._prod(over, body) if body else None
-            case Binary("div", a, b) if body := known[a]:
+            case n.Binary("div", a, b) if body := known[a]:
                 return self._root(body, b)
-            case Binary("mul", a, b) if body := known[a]:
+            case n.Binary("mul", a, b) if body := known[a]:
                 return self._power(body, b)
         return None
 
     # --- what is not -----------------------------------------------------------------------------
 
     @abstractmethod
-    def _inside(self, node: Expr) -> Place:
+    def _inside(self, node: n.Expr) -> Place:
         """The response and the token that the operand of a node speaks of."""
 
     @abstractmethod
@@ -275,7 +253,7 @@ class Writer(ABC):
         """A node that is written otherwise in each syntax."""
 
     @abstractmethod
-    def _infix(self, op: BinaryOp, a: Expr, b: Expr) -> Piece:
+    def _infix(self, op: n.BinaryOp, a: n.Expr, b: n.Expr) -> Piece:
         """A sign between its operands."""
 
     @abstractmethod
@@ -309,7 +287,7 @@ class Writer(ABC):
     def _prod(self, over: Indices, body: Piece) -> Piece: ...
 
     @abstractmethod
-    def _root(self, body: Piece, degree: Expr) -> Piece: ...
+    def _root(self, body: Piece, degree: n.Expr) -> Piece: ...
 
     @abstractmethod
-    def _power(self, body: Piece, exponent: Expr) -> Piece: ...
+    def _power(self, body: Piece, exponent: n.Expr) -> Piece: ...

@@ -6,22 +6,12 @@ import re
 from collections.abc import Iterator
 from itertools import accumulate
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.reach import reached
 from objdsl.diagnostic import Edit, Fix, Label
 from objdsl.ir.bounds import bounds
 from objdsl.ir.build import both, negation
-from objdsl.ir.nodes import (
-    Binary,
-    Expr,
-    LogDist,
-    LogProb,
-    Others,
-    Reduce,
-    Unary,
-    Where,
-    topological,
-)
 from objdsl.ir.ops import REDUCTIONS
 from objdsl.ir.text import text
 from objdsl.objectives.gallery import PRELUDE, bundled
@@ -31,7 +21,7 @@ _MOST_BRANCHES = 2000
 _HEAD = re.compile(rf"({'|'.join(REDUCTIONS)})\s*\[[^\]]*\]")
 
 
-def head(node: Expr) -> Span | None:
+def head(node: n.Expr) -> Span | None:
     """The `mean[t]` of `mean[t] x`; the whole of anything else."""
     span = node.span
     found = _HEAD.match(span.text) if span else None
@@ -46,7 +36,7 @@ def reading(
     *,
     live: bool = False,
     rewarded: bool = False,
-    kinds: tuple[type[LogProb] | type[LogDist], ...] = (LogProb, LogDist),
+    kinds: tuple[type[n.LogProb] | type[n.LogDist], ...] = (n.LogProb, n.LogDist),
 ) -> Span | None:
     """The smallest piece of text of the objective that reads a policy, and passes its gradient: the
     probability of the token, if it is there, and else the distribution. With `rewarded` it stands
@@ -59,17 +49,17 @@ def reading(
 
 
 def _reading(
-    root: Expr,
+    root: n.Expr,
     policy: str,
     live: bool,
     rewarded: bool,
-    kinds: tuple[type[LogProb] | type[LogDist], ...],
+    kinds: tuple[type[n.LogProb] | type[n.LogDist], ...],
 ) -> Span | None:
     prelude = bundled(PRELUDE)
     within = reached(root, live=live, rewarded=rewarded) if live or rewarded else None
     for kind in kinds:
-        reads: set[Expr] = set()
-        for node in topological(root):
+        reads: set[n.Expr] = set()
+        for node in n.topological(root):
             own = isinstance(node, kind) and node.policy == policy
             if own or not reads.isdisjoint(node.children):
                 reads.add(node)
@@ -88,7 +78,7 @@ def entry(facts: Facts) -> tuple[Label, ...]:
     return ()
 
 
-def extrema(goal: Expr) -> Iterator[tuple[Binary, int, Expr | None]]:
+def extrema(goal: n.Expr) -> Iterator[tuple[n.Binary, int, n.Expr | None]]:
     """The minima and maxima that pass a gradient on, each with the sign that it has in the goal and
     the mask of the branch that it stands in; those are left out whose sign depends on data.
 
@@ -97,48 +87,48 @@ def extrema(goal: Expr) -> Iterator[tuple[Binary, int, Expr | None]]:
     return (one for one in _extrema(goal) if one is not None)
 
 
-def extrema_left_out(goal: Expr) -> bool:
+def extrema_left_out(goal: n.Expr) -> bool:
     """Whether a formula has more branches than are read for `extrema`."""
     return None in _extrema(goal)
 
 
-def _extrema(goal: Expr) -> Iterator[tuple[Binary, int, Expr | None] | None]:
+def _extrema(goal: n.Expr) -> Iterator[tuple[n.Binary, int, n.Expr | None] | None]:
     """The extrema; None at the end, if there are more branches than are read."""
-    stack: list[tuple[Expr, int, Expr | None]] = [(goal, 1, None)]
-    seen: set[tuple[Expr, int, Expr | None]] = set()
+    stack: list[tuple[n.Expr, int, n.Expr | None]] = [(goal, 1, None)]
+    seen: set[tuple[n.Expr, int, n.Expr | None]] = set()
     while stack and len(seen) < _MOST_BRANCHES:
         node, sign, branch = one = stack.pop()
         if not node.live or one in seen:
             continue
         seen.add(one)
         match node:
-            case Binary("min" | "max", a, b):
+            case n.Binary("min" | "max", a, b):
                 yield node, sign, branch
                 stack += [(a, sign, branch), (b, sign, branch)]
-            case Unary("neg", x):
+            case n.Unary("neg", x):
                 stack.append((x, -sign, branch))
-            case Binary("sub", a, b):
+            case n.Binary("sub", a, b):
                 stack += [(a, sign, branch), (b, -sign, branch)]
-            case Binary("add", a, b):
+            case n.Binary("add", a, b):
                 stack += [(a, sign, branch), (b, sign, branch)]
-            case Where(m, a, b):
+            case n.Where(m, a, b):
                 stack += [(a, sign, _both(branch, m)), (b, sign, _both(branch, negation(m)))]
-            case Binary("mul", a, b):
+            case n.Binary("mul", a, b):
                 stack += [(a, sign, branch)] if bounds(b)[0] >= 0 else []
                 stack += [(b, sign, branch)] if bounds(a)[0] >= 0 else []
-            case Binary("div", a, b) if bounds(b)[0] >= 0:
+            case n.Binary("div", a, b) if bounds(b)[0] >= 0:
                 stack.append((a, sign, branch))
-            case Reduce("sum" | "mean", _, x) | Others(_, x):
+            case n.Reduce("sum" | "mean", _, x) | n.Others(_, x):
                 stack.append((x, sign, branch))
     if stack:
         yield None
 
 
-def _both(branch: Expr | None, mask: Expr) -> Expr:
+def _both(branch: n.Expr | None, mask: n.Expr) -> n.Expr:
     return mask if branch is None else both(branch, mask)
 
 
-def marked(facts: Facts, weight: Expr, guilty: Expr) -> str:
+def marked(facts: Facts, weight: n.Expr, guilty: n.Expr) -> str:
     """`w = ...` with the guilty part in braces, and the definition that holds it, if one does."""
     names = {expr: name for expr, name in facts.names.items() if expr != guilty}
     braced = {**names, guilty: "{" + text(guilty, names) + "}"}
@@ -149,16 +139,16 @@ def marked(facts: Facts, weight: Expr, guilty: Expr) -> str:
     return f"{shown}   with   {names[inner]} = {text(inner, braced)}"
 
 
-def _innermost(facts: Facts, guilty: Expr) -> Expr | None:
+def _innermost(facts: Facts, guilty: n.Expr) -> n.Expr | None:
     """The smallest definition that holds a part, without others that hold it."""
-    holds: dict[Expr, bool] = {}  # whether it stands there, and not in a definition of its own
-    found: list[Expr] = []
-    for node in topological(*facts.names):
+    holds: dict[n.Expr, bool] = {}  # whether it stands there, and not in a definition of its own
+    found: list[n.Expr] = []
+    for node in n.topological(*facts.names):
         inside = [child == guilty or holds[child] for child in node.children]
         holds[node] = True in inside and node not in facts.names
         if True in inside and node in facts.names and node != guilty:
             found.append(node)
-    return min(found, key=lambda expr: len(topological(expr)), default=None)
+    return min(found, key=lambda expr: len(n.topological(expr)), default=None)
 
 
 def penalty_label(facts: Facts) -> tuple[Label, ...]:
@@ -181,7 +171,7 @@ def renamed(span: Span | None, function: str, by: str) -> Edit | None:
     return Edit(Span(span.source, span.start, span.start + len(function)), by)
 
 
-def stop(facts: Facts, node: Expr) -> Fix | None:
+def stop(facts: Facts, node: n.Expr) -> Fix | None:
     """The fix that puts `sg` around a node of the file."""
     span = node.span
     if span is None or span.source != facts.objective.source:
@@ -196,17 +186,17 @@ def _bracketed(text: str) -> bool:
     return text.startswith("(") and depths.index(0) == len(text) - 1
 
 
-def divided(facts: Facts, divisor: Expr) -> Edit | None:
+def divided(facts: Facts, divisor: n.Expr) -> Edit | None:
     """The edit that takes a divisor away: `a / d` to `a`, where the text says so."""
-    for node in topological(*facts.objective.roots):
+    for node in n.topological(*facts.objective.roots):
         match node:
-            case Binary("div", a, d) if d == divisor and node.span and a.span:
+            case n.Binary("div", a, d) if d == divisor and node.span and a.span:
                 if node.span.text.startswith(a.span.text):
                     return Edit(node.span, a.span.text)
     return None
 
 
-def summed(mean: Expr, title: str) -> Fix | None:
+def summed(mean: n.Expr, title: str) -> Fix | None:
     """The fix that makes a sum over tokens of a mean: `mean[t]` to `sum[t]`."""
     span = head(mean)
     if span is None or span.text.replace(" ", "") != "mean[t]":

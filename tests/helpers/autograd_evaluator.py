@@ -12,31 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+import objdsl.ir.nodes as n
 from objdsl.ir.columns import column_of
 from objdsl.ir.evaluate import ORDER, Batch, most, share
 from objdsl.ir.indices import over_to
-from objdsl.ir.nodes import (
-    Binary,
-    Clip,
-    Column,
-    Const,
-    Expr,
-    Length,
-    LogDist,
-    LogProb,
-    Others,
-    Param,
-    Pick,
-    Position,
-    Reduce,
-    Scan,
-    Shift,
-    Stop,
-    Top,
-    Unary,
-    Where,
-    topological,
-)
 from objdsl.ir.ops import FUNCTIONS
 
 UNARY = {
@@ -72,11 +51,13 @@ REDUCE = {
 }
 
 
-def derivative(root: Expr, batch: Batch, params: dict[str, float]) -> tuple[float, dict[str, Any]]:
+def derivative(
+    root: n.Expr, batch: Batch, params: dict[str, float]
+) -> tuple[float, dict[str, Any]]:
     """The value of a scalar, and its derivative by each trained column, ragged as in the batch."""
     leaves: dict[tuple[str, tuple[int, ...]], Tensor] = {}
-    values: dict[Expr, dict[tuple[int, ...], Tensor]] = {}
-    for node in topological(root):
+    values: dict[n.Expr, dict[tuple[int, ...], Tensor]] = {}
+    for node in n.topological(root):
         values[node] = {
             at: _element(node, at, values, batch, params, leaves)
             for at in batch.addresses(node.indices)
@@ -96,25 +77,25 @@ def derivative(root: Expr, batch: Batch, params: dict[str, float]) -> tuple[floa
 
 
 def _element(
-    node: Expr,
+    node: n.Expr,
     at: tuple[int, ...],
-    values: dict[Expr, Any],
+    values: dict[n.Expr, Any],
     batch: Batch,
     params: dict[str, float],
     leaves: dict[tuple[str, tuple[int, ...]], Tensor],
 ) -> Tensor:
-    def of(x: Expr, where: tuple[int, ...] = at) -> Tensor:
+    def of(x: n.Expr, where: tuple[int, ...] = at) -> Tensor:
         return values[x][where[: len(x.indices)]]
 
     def number(x: float) -> Tensor:
         return torch.tensor(float(x), dtype=torch.float64)
 
     match node:
-        case Const(value):
+        case n.Const(value):
             return number(value)
-        case Param(name):
+        case n.Param(name):
             return number(params[name])
-        case Column() | LogProb() | LogDist():
+        case n.Column() | n.LogProb() | n.LogDist():
             name = column_of(node).name
             value = batch.read(name, at)
             if node.boolean:
@@ -123,21 +104,21 @@ def _element(
             if node.trained:
                 leaves[name, at] = x.requires_grad_()
             return x
-        case Length():
+        case n.Length():
             return number(batch.lengths[batch.row(at)])
-        case Position():
+        case n.Position():
             return number(at[2] + 1)
-        case Unary(op, x):
+        case n.Unary(op, x):
             return UNARY[op](of(x))
-        case Binary(op, a, b):
+        case n.Binary(op, a, b):
             return BINARY[op](of(a), of(b))
-        case Clip(x, lo, hi):
+        case n.Clip(x, lo, hi):
             return torch.clamp(of(x), of(lo), of(hi))
-        case Where(m, a, b):
+        case n.Where(m, a, b):
             return of(a) if of(m) else of(b)  # `torch.where` brings 0 times the other's slope
-        case Stop(x):
+        case n.Stop(x):
             return of(x).detach()
-        case Reduce(op, over, x, mask):
+        case n.Reduce(op, over, x, mask):
             inside = [
                 of(x, other) * 1.0
                 for other in batch.addresses(over_to(over), at)
@@ -149,11 +130,11 @@ def _element(
             if op in ("std", "pstd"):
                 return torch.std(xs, correction=int(op == "std"))
             return REDUCE[op](xs)
-        case Others(op, x):
+        case n.Others(op, x):
             group = range(len(batch.groups[at[0]]))
             others = [of(x, (at[0], j)) for j in group if j != at[1]]
             return REDUCE[op](torch.stack(others)) if others else number(0)
-        case Scan(relation, x, decay):
+        case n.Scan(relation, x, decay):
             factor = number(1.0) if decay is None else of(decay)
             length = batch.lengths[batch.row(at)]
             terms = [
@@ -162,16 +143,16 @@ def _element(
                 if ORDER[relation](s, at[2])
             ]
             return torch.stack(terms).sum() if terms else number(0)
-        case Shift(x, by):
+        case n.Shift(x, by):
             there = at[2] + by
             inside = 0 <= there < batch.lengths[batch.row(at)]
             return of(x, (*at[:2], there)) if inside else number(0)
-        case Top(over, x, fraction):
+        case n.Top(over, x, fraction):
             domain = list(batch.addresses(over_to(over), at[: over_to(over).index(over[0])]))
             k = most(of(fraction).item(), len(domain))
             largest = torch.stack([of(x, o) for o in domain]).sort(descending=True).values
             return of(x) > largest[k] if k < len(domain) else torch.tensor(True)
-        case Pick(over, m, fraction):
+        case n.Pick(over, m, fraction):
             domain = list(batch.addresses(over_to(over), at[: over_to(over).index(over[0])]))
             hits = [o for o in domain if bool(of(m, o))]
             hits.sort(key=lambda o: batch.read("noise", o))
