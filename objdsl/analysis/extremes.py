@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import struct
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import field
@@ -30,7 +29,7 @@ from objdsl.frozen import dataclass
 from objdsl.ir.bounds import bounds
 from objdsl.ir.build import is_size, sub
 from objdsl.ir.objective import Objective
-from objdsl.ir.ops import UNARY
+from objdsl.ir.ops import UNARY, float32
 
 _LARGEST = 3.4e38
 _SMALLEST = 1e-38
@@ -350,7 +349,7 @@ def _unary(op: n.UnaryOp, x: Range, node: n.Expr) -> Range:
     row = UNARY[op]
     least, most = row.domain
     ends = _near(x.low, least, x.vanishes), min(x.high, most)
-    low, high = map(_rounded, row.over((ends[0], max(ends))))
+    low, high = map(float32, row.over((ends[0], max(ends))))
     causes = x.causes
     vanishes = x.vanishes and row.value(0.0) == 0
     if not row.attained and 0 in (low, high):
@@ -367,14 +366,6 @@ def _near(low: float, least: float, vanishes: bool) -> float:
     if low > least or math.isinf(least):
         return low
     return least if vanishes or least else _SMALLEST
-
-
-def _rounded(x: float) -> float:
-    """A number in float32, in which what is too large is infinite."""
-    try:
-        return float(struct.unpack("f", struct.pack("f", x))[0])
-    except OverflowError:
-        return math.copysign(math.inf, x)
 
 
 def _binary(op: str, a: Range, b: Range, node: n.Expr) -> Range:

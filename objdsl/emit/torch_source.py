@@ -369,15 +369,14 @@ class TorchWriter(Writer):
     def _extremum(self, node: n.Binary) -> str:
         a, b, here = node.a, node.b, node.indices
         if self._isnumber(node):
-            return f"{node.op}({self._at(a, here)}, {self._at(b, here)})"
+            return f"{BINARY[node.op].python}({self._at(a, here)}, {self._at(b, here)})"
         bound = "max" if node.op == "min" else "min"
         if self._isnumber(b):
             held = self._tensor(a) if self._isnumber(a) else self._at(a, here, ATOM)
             return f"{held}.clamp({bound}={self._at(b, here)})"
         if self._isnumber(a):
             return f"{self._at(b, here, ATOM)}.clamp({bound}={self._at(a, here)})"
-        full = "torch.minimum" if node.op == "min" else "torch.maximum"
-        return f"{full}({self._at(a, here)}, {self._at(b, here)})"
+        return f"torch.{BINARY[node.op].code}({self._at(a, here)}, {self._at(b, here)})"
 
     def _clip(self, node: n.Clip) -> str:
         here = node.indices

@@ -8,7 +8,6 @@ or a report that needs more, the weight alone is computed here, and PyTorch does
 
 from __future__ import annotations
 
-import struct
 import textwrap
 from collections.abc import Mapping
 
@@ -34,7 +33,7 @@ from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.columns import LogProbs
 from objdsl.ir.indices import SCALAR, WORD, Indices
 from objdsl.ir.objective import Objective
-from objdsl.ir.ops import BINARY, UNARY
+from objdsl.ir.ops import BINARY, UNARY, float32
 from objdsl.ir.text import text
 
 RESERVED = {
@@ -250,7 +249,7 @@ class _TokenWriter(Writer):
         said = self._at(node, node.indices)
         if not self._is_number(node):
             return said
-        if isinstance(node, n.Const) and _is_float32(node.value):
+        if isinstance(node, n.Const) and float32(node.value) == node.value:
             return f"{said}.0" if said.lstrip("-").isdigit() else said
         return f"tl.full((), {said}, {self.log_pi}.dtype)"
 
@@ -313,13 +312,6 @@ class _TokenWriter(Writer):
 def _is_sum(node: n.Expr) -> bool:
     """Whether a node is a sum over words that changes with the policy."""
     return isinstance(node, n.Reduce) and node.current and (node.op, node.over) == ("sum", ("v",))
-
-
-def _is_float32(value: float) -> bool:
-    try:
-        return bool(struct.unpack("f", struct.pack("f", value))[0] == value)
-    except OverflowError:
-        return False
 
 
 class _WordWriter(_TokenWriter):

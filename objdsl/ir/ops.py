@@ -11,6 +11,7 @@ A row's `value` is the meaning: in Python's floats, for every number, infinities
 from __future__ import annotations
 
 import math
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -45,6 +46,14 @@ IF, OR, AND, NOT, COMPARE, PLUS, TIMES, SIGN, POWER, APPLY, ATOM = range(11)
 
 TINY = math.ulp(0.0)
 """The smallest number above 0."""
+
+
+def float32(x: float) -> float:
+    """A number rounded to float32, in which what is too large is infinite."""
+    try:
+        return float(struct.unpack("f", struct.pack("f", x))[0])
+    except OverflowError:
+        return math.copysign(math.inf, x)
 
 
 # --- functions of one value ----------------------------------------------------------------------
@@ -450,7 +459,6 @@ class ReduceRow:
     """A reduction of many values to one.
 
     Attributes:
-        doc: what it is, for the table of reductions.
         value: what it computes of at least one value.
         empty: what it is of none.
         slope: of the node: the derivative by one of the values.
@@ -462,7 +470,6 @@ class ReduceRow:
         neutral: the number that changes nothing, in PyTorch.
     """
 
-    doc: str
     value: Callable[[Sequence[float]], float]
     empty: float
     slope: Callable[[n.Reduce], n.Expr]
@@ -525,7 +532,6 @@ def _product_over(a: Interval) -> Interval:
 
 REDUCE: dict[n.ReduceOp, ReduceRow] = {
     "sum": ReduceRow(
-        doc="the sum",
         value=_sum,
         empty=0.0,
         slope=lambda node: ONE,
@@ -537,7 +543,6 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         neutral="0.0",
     ),
     "mean": ReduceRow(
-        doc="the mean",
         value=_mean,
         empty=0.0,
         # A finding about the divisor points at the mean that brings it.
@@ -550,7 +555,6 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         neutral="0.0",
     ),
     "prod": ReduceRow(
-        doc="the product",
         value=math.prod,
         empty=1.0,
         slope=_product_slope,
@@ -562,7 +566,6 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         neutral="1.0",
     ),
     "max": ReduceRow(
-        doc="the largest",
         value=lambda values: math.nan if any(map(math.isnan, values)) else max(values),
         empty=0.0,
         slope=_extreme_slope,
@@ -574,7 +577,6 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         neutral="-torch.inf",
     ),
     "min": ReduceRow(
-        doc="the smallest",
         value=lambda values: math.nan if any(map(math.isnan, values)) else min(values),
         empty=0.0,
         slope=_extreme_slope,
@@ -586,7 +588,6 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         neutral="torch.inf",
     ),
     "std": ReduceRow(
-        doc="the standard deviation, with n - 1",
         value=lambda values: math.sqrt(_variance(values, len(values) - 1)),
         empty=0.0,
         slope=_deviation_slope,
@@ -598,7 +599,6 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         neutral="0.0",
     ),
     "pstd": ReduceRow(
-        doc="the standard deviation, with n",
         value=lambda values: math.sqrt(_variance(values, len(values))),
         empty=0.0,
         slope=_deviation_slope,
