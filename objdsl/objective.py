@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from objdsl import driver
-from objdsl.analysis.plan import BUDGET, Schedule
+from objdsl.analysis.schedule.plan import BUDGET, Schedule
 from objdsl.diagnostic import Diagnostic
 from objdsl.emit.stages import Layout
 from objdsl.errors import InputError, InputTypeError

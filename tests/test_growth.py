@@ -11,9 +11,11 @@ from types import FrameType
 import pytest
 
 from objdsl import driver, loads
-from objdsl.analysis import advantage, bonuses, extremes, sums
+from objdsl.analysis.algebra import sums
 from objdsl.analysis.explain import sections
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.gradient import advantage, bonuses
+from objdsl.analysis.values import extremes
 from objdsl.diagnostic import Diagnostic
 from objdsl.elaborate import context
 from objdsl.emit import lower

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from objdsl.analysis.advantage import Adds
-from objdsl.analysis.claims import Reason
-from objdsl.analysis.dependence import Dependence, Level
-from objdsl.analysis.divergence import Credit
-from objdsl.analysis.estimator import Direction, Estimator, Factor, Kind
-from objdsl.analysis.expand import GROUP, PROMPTS, RESPONSES
+from objdsl.analysis.algebra.expand import GROUP, PROMPTS, RESPONSES
+from objdsl.analysis.claims.departures import Reason
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.first_order import Reach
+from objdsl.analysis.gradient.advantage import Adds
+from objdsl.analysis.gradient.divergence import Credit
+from objdsl.analysis.gradient.estimator import Direction, Estimator, Factor, Kind
+from objdsl.analysis.gradient.first_order import Reach
+from objdsl.analysis.values.dependence import Dependence, Level
 from objdsl.diagnostic import Claim, Diagnostic
 from objdsl.frozen import dataclass
 from objdsl.ir.diff import Change, diff, renamed

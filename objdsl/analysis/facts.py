@@ -7,19 +7,19 @@ from dataclasses import replace
 from functools import cached_property
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.advantage import (
+from objdsl.analysis.algebra.expand import Expand, Sum
+from objdsl.analysis.algebra.symbols import Elsewhere, LogDistRatio, LogRatio
+from objdsl.analysis.claims.departures import Departure, Reason, departures
+from objdsl.analysis.gradient.advantage import (
     Adds,
     LiveAdvantage,
     LiveDivisor,
     live_advantages,
     live_divisors,
 )
-from objdsl.analysis.bonuses import bonuses
-from objdsl.analysis.claims import Departure, Reason, departures
-from objdsl.analysis.dependence import is_reward
-from objdsl.analysis.divergence import Penalty, penalties
-from objdsl.analysis.epsilons import Epsilon, epsilons
-from objdsl.analysis.estimator import (
+from objdsl.analysis.gradient.bonuses import bonuses
+from objdsl.analysis.gradient.divergence import Penalty, penalties
+from objdsl.analysis.gradient.estimator import (
     Direction,
     Estimator,
     Factor,
@@ -29,14 +29,14 @@ from objdsl.analysis.estimator import (
     near_policy,
     on_policy,
 )
-from objdsl.analysis.expand import Expand, Sum
-from objdsl.analysis.extremes import Extremes, Range
-from objdsl.analysis.first_order import FirstOrder, first_order
-from objdsl.analysis.idle import Idle, idle
-from objdsl.analysis.links import Link, links
-from objdsl.analysis.reach import reached
-from objdsl.analysis.signal import candidates, samples, signal, with_reward
-from objdsl.analysis.symbols import Elsewhere, LogDistRatio, LogRatio
+from objdsl.analysis.gradient.first_order import FirstOrder, first_order
+from objdsl.analysis.gradient.idle import Idle, idle
+from objdsl.analysis.gradient.links import Link, links
+from objdsl.analysis.gradient.signal import candidates, samples, signal, with_reward
+from objdsl.analysis.values.dependence import is_reward
+from objdsl.analysis.values.epsilons import Epsilon, epsilons
+from objdsl.analysis.values.extremes import Extremes, Range
+from objdsl.analysis.values.reach import reached
 from objdsl.diagnostic import Claim
 from objdsl.frozen import dataclass
 from objdsl.ir.build import div, sub

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.dependence import depends
+from objdsl.analysis.values.dependence import depends
 from objdsl.audit.cast import Cast, policies_in
 from objdsl.frozen import dataclass
 from objdsl.ir.build import neg

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.dependence import Dependence, depends
+from objdsl.analysis.values.dependence import Dependence, depends
 from objdsl.frozen import dataclass
 from objdsl.ir.differentiate import weights_of
 from objdsl.ir.objective import Objective

@@ -87,8 +87,8 @@ _TOKENS, _LONGEST, _HIDDEN, _WORDS = 32_768, 8_192, 4_096, 128_256
 
 def _plan(objective: Objective) -> str:
     """What decides the schedule, the schedule, and what it costs."""
-    from objdsl.analysis.coupling import coupled
-    from objdsl.analysis.plan import Sizes, legal, plan
+    from objdsl.analysis.schedule.coupling import coupled
+    from objdsl.analysis.schedule.plan import Sizes, legal, plan
     from objdsl.ir.text import text
     from objdsl.ir.writer import names_of
 

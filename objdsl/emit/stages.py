@@ -16,7 +16,7 @@ from dataclasses import field
 from typing import Literal
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.coupling import is_statistic
+from objdsl.analysis.schedule.coupling import is_statistic
 from objdsl.emit.helpers import torch_helpers
 from objdsl.emit.identifiers import Identifiers
 from objdsl.emit.lower import is_constant, lower, shares

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from objdsl.analysis.coupling import Coupled, Coupling
-from objdsl.analysis.coupling import coupled as coupled_weights
-from objdsl.analysis.plan import Schedule, plan
+from objdsl.analysis.schedule.coupling import Coupled, Coupling
+from objdsl.analysis.schedule.coupling import coupled as coupled_weights
+from objdsl.analysis.schedule.plan import Schedule, plan
 from objdsl.emit.load import load_kernel
 from objdsl.emit.triton_source import Kernel, NotElementwiseError
 from objdsl.errors import InputError

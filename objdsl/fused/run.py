@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from objdsl.analysis.coupling import Coupled, Coupling
-from objdsl.analysis.plan import Plan, Sizes
+from objdsl.analysis.schedule.coupling import Coupled, Coupling
+from objdsl.analysis.schedule.plan import Plan, Sizes
 from objdsl.frozen import dataclass
 from objdsl.fused.head import Head, chunks
 from objdsl.fused.kernels import TORCH, Kernels, Weigh

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.reach import reached
+from objdsl.analysis.values.reach import reached
 from objdsl.diagnostic import Edit, Fix, Label
 from objdsl.ir.bounds import bounds
 from objdsl.ir.build import both, negation

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import objdsl
-from objdsl.analysis.advantage import Adds
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.gradient.advantage import Adds
 from objdsl.audit.measure import Scene, expected
 from objdsl.audit.world import all_draws, world
 from objdsl.ir.nodes import LogProb

@@ -13,9 +13,9 @@ import pytest
 
 import objdsl
 from objdsl import driver
-from objdsl.analysis.divergence import Credit, Descends
-from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.gradient.divergence import Credit, Descends
+from objdsl.analysis.gradient.estimator import Direction
 from objdsl.audit import audit
 from objdsl.audit.measure import UnauditableError
 from objdsl.diagnostic import Certainty, Severity

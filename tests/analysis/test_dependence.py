@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 import objdsl
-from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.gradient.estimator import Direction
 from objdsl.audit import audit
 from objdsl.diagnostic import Severity
 from objdsl.lint.run import findings

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import objdsl
 from helpers.exact_forms import exact
-from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.gradient.estimator import Direction
 from objdsl.audit.measure import Scene, expected
 from objdsl.audit.target import policy_gradient
 from objdsl.audit.world import all_draws, world

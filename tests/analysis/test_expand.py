@@ -6,9 +6,9 @@ import pytest
 
 import objdsl
 from objdsl import driver
-from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.first_order import Reach
+from objdsl.analysis.gradient.estimator import Direction
+from objdsl.analysis.gradient.first_order import Reach
 from objdsl.ir.objective import Objective
 from objdsl.lint.run import findings
 from objdsl.source import Source

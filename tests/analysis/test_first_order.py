@@ -15,7 +15,7 @@ from torch import Tensor
 
 import objdsl
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.first_order import Order, Powers, Reach
+from objdsl.analysis.gradient.first_order import Order, Powers, Reach
 from objdsl.audit.measure import Scene, expected
 from objdsl.audit.world import all_draws, world
 from objdsl.lint.run import findings

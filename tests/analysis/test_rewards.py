@@ -11,9 +11,9 @@ import random
 import pytest
 
 import objdsl
-from objdsl.analysis.estimator import Direction
 from objdsl.analysis.explain import sections
 from objdsl.analysis.facts import facts_of
+from objdsl.analysis.gradient.estimator import Direction
 from objdsl.audit import audit
 from objdsl.diagnostic import Severity
 from objdsl.lint.run import findings

@@ -12,7 +12,7 @@ import pytest
 
 import objdsl
 from objdsl import driver
-from objdsl.analysis.coupling import Coupling, coupled
+from objdsl.analysis.schedule.coupling import Coupling, coupled
 from objdsl.emit.triton_source import Kernel, NotElementwiseError, emit
 from objdsl.objectives import gallery
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import objdsl
 from helpers.fused_steps import LENGTHS, NAMES, PARAMS, H, V, plain, prepared, scene
-from objdsl.analysis.plan import Coupling, Schedule, Sizes, legal, plan
+from objdsl.analysis.schedule.plan import Coupling, Schedule, Sizes, legal, plan
 from objdsl.errors import InputError
 from objdsl.fused.autograd import precomputed
 from objdsl.fused.counts import Counts

@@ -25,7 +25,7 @@ CASES = [
 
 
 def far_apart(objective: Any, seed: int) -> dict[str, Any]:
-    """A step as analysis/extremes.py has it: no ratio to the sampler is large, others may be."""
+    """A step as `Extremes` assumes it: no ratio to the sampler is large, others may be."""
     rng = torch.Generator().manual_seed(seed)
     shape = PROMPTS * GROUP, TOKENS
     online = "reward" in objective.columns

@@ -27,10 +27,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.constants import not_finite
-from objdsl.analysis.extremes import Cause, Fault
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.links import Kind, read
+from objdsl.analysis.gradient.links import Kind, read
+from objdsl.analysis.values.constants import not_finite
+from objdsl.analysis.values.extremes import Cause, Fault
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.lint.rule import Rule, rule
 from objdsl.lint.rules.unbounded_product import unheld

@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
+from objdsl.analysis.claims.shapes import bounded, constant
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.shapes import bounded, constant
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from functools import partial
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.gradient.estimator import frozen
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 

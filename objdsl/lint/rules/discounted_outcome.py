@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.claims import Reason
+from objdsl.analysis.claims.departures import Reason
+from objdsl.analysis.claims.shapes import discounts
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.shapes import discounts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import entry, marked
 from objdsl.lint.rule import Rule, rule

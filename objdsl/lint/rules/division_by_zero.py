@@ -23,10 +23,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.expand import Expand, TooLargeError
+from objdsl.analysis.algebra.expand import Expand, TooLargeError
+from objdsl.analysis.claims.shapes import deviation
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.guards import divisors, never_zero
-from objdsl.analysis.shapes import deviation
+from objdsl.analysis.values.guards import divisors, never_zero
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.lint.rule import Rule, rule
 from objdsl.source import Span

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.expand import Expand, Sum, TooLargeError, number
+from objdsl.analysis.algebra.expand import Expand, Sum, TooLargeError, number
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import ZERO

@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.dependence import depends
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.values.dependence import depends
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 

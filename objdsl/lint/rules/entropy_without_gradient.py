@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.idle import brought
+from objdsl.analysis.gradient.idle import brought
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 

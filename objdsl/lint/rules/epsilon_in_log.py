@@ -23,9 +23,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.claims import Reason
-from objdsl.analysis.estimator import frozen
+from objdsl.analysis.claims.departures import Reason
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.gradient.estimator import frozen
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.lint.rule import Rule, rule
 

@@ -24,10 +24,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
+from objdsl.analysis.claims.shapes import bounded
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.first_order import reach
-from objdsl.analysis.reach import reached
-from objdsl.analysis.shapes import bounded
+from objdsl.analysis.gradient.first_order import reach
+from objdsl.analysis.values.reach import reached
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 

@@ -25,8 +25,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.divergence import Credit, Descends
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.gradient.divergence import Credit, Descends
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import penalty_label, reading, swapped
 from objdsl.lint.rule import Rule, rule

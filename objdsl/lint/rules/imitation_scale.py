@@ -29,10 +29,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.estimator import Kind, Term
+from objdsl.analysis.algebra.symbols import OfPolicies
+from objdsl.analysis.claims.shapes import counts
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.shapes import counts
-from objdsl.analysis.symbols import OfPolicies
+from objdsl.analysis.gradient.estimator import Kind, Term
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import entry, head
 from objdsl.lint.rule import Rule, rule

@@ -24,9 +24,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.estimator import Kind
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.first_order import versions
+from objdsl.analysis.gradient.estimator import Kind
+from objdsl.analysis.gradient.first_order import versions
 from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.claims.shapes import spread
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.shapes import spread
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 

@@ -26,9 +26,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.estimator import frozen
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.idle import brought
+from objdsl.analysis.gradient.estimator import frozen
+from objdsl.analysis.gradient.idle import brought
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import reading, swapped
 from objdsl.lint.rule import Rule, rule

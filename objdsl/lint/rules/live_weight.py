@@ -23,10 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.claims import Reason
-from objdsl.analysis.estimator import Kind
+from objdsl.analysis.claims.departures import Reason
+from objdsl.analysis.claims.shapes import is_score, live_product
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.shapes import is_score, live_product
+from objdsl.analysis.gradient.estimator import Kind
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 

@@ -23,9 +23,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from objdsl.analysis.expand import TooLargeError
+from objdsl.analysis.algebra.expand import TooLargeError
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.first_order import reach
+from objdsl.analysis.gradient.first_order import reach
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Clip
 from objdsl.lint.rule import Rule, rule

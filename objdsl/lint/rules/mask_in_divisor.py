@@ -25,11 +25,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.estimator import Estimator
-from objdsl.analysis.expand import Expand, Sum, TooLargeError, atom, ordered
+from objdsl.analysis.algebra.expand import Expand, Sum, TooLargeError, atom, ordered
+from objdsl.analysis.claims.shapes import is_mask
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.guards import leaves_nothing_out
-from objdsl.analysis.shapes import is_mask
+from objdsl.analysis.gradient.estimator import Estimator
+from objdsl.analysis.values.guards import leaves_nothing_out
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO

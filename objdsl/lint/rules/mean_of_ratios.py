@@ -26,9 +26,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.expand import Expand
+from objdsl.analysis.algebra.expand import Expand
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.first_order import Reach, reach
+from objdsl.analysis.gradient.first_order import Reach, reach
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.lint.places import head
 from objdsl.lint.rule import Rule, rule

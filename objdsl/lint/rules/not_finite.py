@@ -21,8 +21,8 @@ import math
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.constants import places
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.values.constants import places
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 

@@ -27,10 +27,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.dependence import depends, is_reward
-from objdsl.analysis.expand import Expand, Factors, TooLargeError
+from objdsl.analysis.algebra.expand import Expand, Factors, TooLargeError
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.first_order import Reach, reach
+from objdsl.analysis.gradient.first_order import Reach, reach
+from objdsl.analysis.values.dependence import depends, is_reward
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import exp
 from objdsl.lint.places import entry

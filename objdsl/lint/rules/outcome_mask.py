@@ -23,9 +23,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.claims import Reason
-from objdsl.analysis.dependence import is_reward
+from objdsl.analysis.claims.departures import Reason
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.values.dependence import is_reward
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import marked
 from objdsl.lint.rule import Rule, rule

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.dependence import is_reward
-from objdsl.analysis.estimator import Estimator, Kind
-from objdsl.analysis.expand import GROUP, RESPONSES
+from objdsl.analysis.algebra.expand import GROUP, RESPONSES
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.gradient.estimator import Estimator, Kind
+from objdsl.analysis.values.dependence import is_reward
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Expr, Reduce
 from objdsl.lint.rule import Rule, rule

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.links import Kind
+from objdsl.analysis.gradient.links import Kind
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import entry, head, summed
 from objdsl.lint.rule import Rule, rule

@@ -31,10 +31,10 @@ from collections.abc import Iterator
 from itertools import permutations, product
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.expand import Sum, TooLargeError
+from objdsl.analysis.algebra.expand import Sum, TooLargeError
+from objdsl.analysis.claims.shapes import is_mask
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.links import Kind, Link, Multiplier, prefers
-from objdsl.analysis.shapes import is_mask
+from objdsl.analysis.gradient.links import Kind, Link, Multiplier, prefers
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule

@@ -26,9 +26,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.expand import TooLargeError
+from objdsl.analysis.algebra.expand import TooLargeError
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.links import PREFERRED, Kind, Link, Multiplier, prefers
+from objdsl.analysis.gradient.links import PREFERRED, Kind, Link, Multiplier, prefers
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import topological
 from objdsl.lint.places import entry

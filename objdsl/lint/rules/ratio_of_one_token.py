@@ -28,7 +28,7 @@ import math
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.first_order import Order, Powers, Reach
+from objdsl.analysis.gradient.first_order import Order, Powers, Reach
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.links import Kind, read
+from objdsl.analysis.gradient.links import Kind, read
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.bounds import bounds
 from objdsl.lint.rule import Rule, rule

@@ -22,13 +22,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.claims import Reason
-from objdsl.analysis.dependence import is_reward
-from objdsl.analysis.estimator import Estimator, Factor
-from objdsl.analysis.expand import TooLargeError
+from objdsl.analysis.algebra.expand import TooLargeError
+from objdsl.analysis.algebra.symbols import LogRatio, Ratio
+from objdsl.analysis.claims.departures import Reason
+from objdsl.analysis.claims.shapes import deviation
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.shapes import deviation
-from objdsl.analysis.symbols import LogRatio, Ratio
+from objdsl.analysis.gradient.estimator import Estimator, Factor
+from objdsl.analysis.values.dependence import is_reward
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
 from objdsl.ir.columns import Values, column_of
 from objdsl.lint.places import entry, marked

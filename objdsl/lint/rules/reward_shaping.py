@@ -23,10 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.claims import Reason
-from objdsl.analysis.estimator import Estimator, Kind, Term
-from objdsl.analysis.expand import Sum
+from objdsl.analysis.algebra.expand import Sum
+from objdsl.analysis.claims.departures import Reason
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.gradient.estimator import Estimator, Kind, Term
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.estimator import Estimator, Factor
+from objdsl.analysis.algebra.symbols import Ratio
+from objdsl.analysis.claims.shapes import deviation
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.shapes import deviation
-from objdsl.analysis.symbols import Ratio
+from objdsl.analysis.gradient.estimator import Estimator, Factor
 from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.lint.rule import Rule, rule
 

@@ -26,9 +26,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.expand import TooLargeError
+from objdsl.analysis.algebra.expand import TooLargeError
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.links import Kind, Link
+from objdsl.analysis.gradient.links import Kind, Link
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.lint.places import head, reading
 from objdsl.lint.rule import Rule, rule

@@ -24,11 +24,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.dependence import depends
-from objdsl.analysis.estimator import Estimator
-from objdsl.analysis.expand import Expand, TooLargeError
+from objdsl.analysis.algebra.expand import Expand, TooLargeError
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.links import Kind, Link
+from objdsl.analysis.gradient.estimator import Estimator
+from objdsl.analysis.gradient.links import Kind, Link
+from objdsl.analysis.values.dependence import depends
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import LogProb
 from objdsl.lint.places import reading

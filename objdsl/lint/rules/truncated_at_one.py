@@ -24,9 +24,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.estimator import Estimator, Factor, Kind
+from objdsl.analysis.algebra.symbols import OfTokens
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.symbols import OfTokens
+from objdsl.analysis.gradient.estimator import Estimator, Factor, Kind
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 

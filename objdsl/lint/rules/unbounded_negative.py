@@ -25,8 +25,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from objdsl.analysis.algebra.symbols import OfTokens
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.symbols import OfTokens
 from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.ir.bounds import bounds
 from objdsl.ir.differentiate import clipped_surrogate

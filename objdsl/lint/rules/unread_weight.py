@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.estimator import Direction
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.gradient.estimator import Direction
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 

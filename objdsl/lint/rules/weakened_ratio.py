@@ -27,9 +27,9 @@ from functools import partial
 from typing import TypeGuard
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.expand import Expand, TooLargeError
+from objdsl.analysis.algebra.expand import Expand, TooLargeError
+from objdsl.analysis.algebra.symbols import OfTokens, Opaque
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.symbols import OfTokens, Opaque
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import factors, product
 from objdsl.ir.indices import TOKEN

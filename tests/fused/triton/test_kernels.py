@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import objdsl
-from objdsl.analysis.coupling import Coupling
-from objdsl.analysis.plan import legal
+from objdsl.analysis.schedule.coupling import Coupling
+from objdsl.analysis.schedule.plan import legal
 from objdsl.fused import log_probs
 from objdsl.fused.head import Head
 from objdsl.fused.kernels import TORCH, choose

@@ -12,14 +12,9 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 import objdsl.ir.nodes as n
-from objdsl.analysis import bonuses
-from objdsl.analysis.advantage import Adds, too_many
-from objdsl.analysis.dependence import Level, depends
-from objdsl.analysis.divergence import Credit, Descends, Penalty, unread
-from objdsl.analysis.estimator import Bend, Direction, Estimator, Factor, Kind, Term, frozen
-from objdsl.analysis.expand import Expand, Sum, TooLargeError
-from objdsl.analysis.first_order import Order, Reach, reach
-from objdsl.analysis.shapes import (
+from objdsl.analysis.algebra.expand import Expand, Sum, TooLargeError
+from objdsl.analysis.algebra.symbols import OfPolicies
+from objdsl.analysis.claims.shapes import (
     counts,
     discounts,
     inside_ratio,
@@ -29,7 +24,20 @@ from objdsl.analysis.shapes import (
     reaches_some,
     spread,
 )
-from objdsl.analysis.symbols import OfPolicies
+from objdsl.analysis.gradient import bonuses
+from objdsl.analysis.gradient.advantage import Adds, too_many
+from objdsl.analysis.gradient.divergence import Credit, Descends, Penalty, unread
+from objdsl.analysis.gradient.estimator import (
+    Bend,
+    Direction,
+    Estimator,
+    Factor,
+    Kind,
+    Term,
+    frozen,
+)
+from objdsl.analysis.gradient.first_order import Order, Reach, reach
+from objdsl.analysis.values.dependence import Level, depends
 from objdsl.diagnostic import Claim
 from objdsl.frozen import dataclass
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.dependence import is_reward
+from objdsl.analysis.values.dependence import is_reward
 from objdsl.ir.columns import is_critic
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.dependence import is_reward
-from objdsl.analysis.sums import Sum, TooLargeError, above_zero, atom, interval
-from objdsl.analysis.symbols import Opaque
+from objdsl.analysis.algebra.sums import Sum, TooLargeError, above_zero, atom, interval
+from objdsl.analysis.algebra.symbols import Opaque
+from objdsl.analysis.values.dependence import is_reward
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO
 from objdsl.ir.indices import PROMPT, Indices

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.sums import Sum, TooLargeError, number, ordered
+from objdsl.analysis.algebra.sums import Sum, TooLargeError, number, ordered
 from objdsl.ir.build import ZERO
 
 Expansion = Callable[[n.Expr], Sum]

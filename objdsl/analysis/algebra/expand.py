@@ -16,8 +16,8 @@ from functools import partial, reduce
 from typing import assert_never
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.masks import joined
-from objdsl.analysis.sums import (
+from objdsl.analysis.algebra.complements import joined
+from objdsl.analysis.algebra.sums import (
     Factors,
     Sum,
     TooLargeError,
@@ -34,7 +34,7 @@ from objdsl.analysis.sums import (
     size,
     to_power,
 )
-from objdsl.analysis.symbols import Ratio, log_ratio
+from objdsl.analysis.algebra.symbols import Ratio, log_ratio
 from objdsl.ir.build import ONE, ZERO, const
 from objdsl.ir.indices import Index, Indices
 from objdsl.ir.ops import unary

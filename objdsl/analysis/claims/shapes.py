@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.dependence import depends, is_reward
-from objdsl.analysis.estimator import Estimator, Factor
-from objdsl.analysis.expand import Expand, TooLargeError, interval
+from objdsl.analysis.algebra.expand import Expand, TooLargeError, interval
+from objdsl.analysis.gradient.estimator import Estimator, Factor
+from objdsl.analysis.values.dependence import depends, is_reward
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, add, const, sub
 from objdsl.ir.indices import TOKEN

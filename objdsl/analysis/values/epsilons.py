@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.symbols import OfPolicies
+from objdsl.analysis.algebra.symbols import OfPolicies
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, sub
 

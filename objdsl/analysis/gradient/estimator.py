@@ -24,8 +24,8 @@ from enum import Enum
 from functools import cached_property
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.dependence import Dependence, Level, depends, is_reward
-from objdsl.analysis.expand import (
+from objdsl.analysis.algebra.complements import joined
+from objdsl.analysis.algebra.expand import (
     GROUP,
     PROMPTS,
     RESPONSES,
@@ -38,9 +38,9 @@ from objdsl.analysis.expand import (
     number,
     ordered,
 )
-from objdsl.analysis.guards import leaves_nothing_out, without_idle
-from objdsl.analysis.masks import joined
-from objdsl.analysis.symbols import Elsewhere, Ratio
+from objdsl.analysis.algebra.symbols import Elsewhere, Ratio
+from objdsl.analysis.values.dependence import Dependence, Level, depends, is_reward
+from objdsl.analysis.values.guards import leaves_nothing_out, without_idle
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, const, count, div, real
 from objdsl.ir.columns import is_critic

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.links import PREFERRED
+from objdsl.analysis.gradient.links import PREFERRED
 from objdsl.ir.columns import is_critic
 from objdsl.ir.indices import RESPONSE, TOKEN
 from objdsl.ir.objective import Named, Objective

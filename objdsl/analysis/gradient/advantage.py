@@ -20,11 +20,11 @@ from dataclasses import replace
 from enum import Enum
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.dependence import is_reward
-from objdsl.analysis.divergence import Descends, readings
-from objdsl.analysis.estimator import Direction, Estimator, Kind
-from objdsl.analysis.expand import Expand, Sum, TooLargeError
-from objdsl.analysis.symbols import OfTokens
+from objdsl.analysis.algebra.expand import Expand, Sum, TooLargeError
+from objdsl.analysis.algebra.symbols import OfTokens
+from objdsl.analysis.gradient.divergence import Descends, readings
+from objdsl.analysis.gradient.estimator import Direction, Estimator, Kind
+from objdsl.analysis.values.dependence import is_reward
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO, sub
 from objdsl.ir.differentiate import Leaf, weights_of

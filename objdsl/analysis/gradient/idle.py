@@ -13,9 +13,9 @@ from dataclasses import replace
 from itertools import islice
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.dependence import Dependence, Level, depends, is_reward
-from objdsl.analysis.estimator import Estimator, Factor, frozen
-from objdsl.analysis.symbols import Ratio
+from objdsl.analysis.algebra.symbols import Ratio
+from objdsl.analysis.gradient.estimator import Estimator, Factor, frozen
+from objdsl.analysis.values.dependence import Dependence, Level, depends, is_reward
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO, neg, sub
 from objdsl.ir.columns import is_critic

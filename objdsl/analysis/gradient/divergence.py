@@ -24,10 +24,10 @@ from enum import Enum
 from itertools import product
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.dependence import Level
-from objdsl.analysis.estimator import Estimator, Factor, Kind, Term, frozen
-from objdsl.analysis.expand import Expand, Factors
-from objdsl.analysis.symbols import LogDistRatio, LogRatio
+from objdsl.analysis.algebra.expand import Expand, Factors
+from objdsl.analysis.algebra.symbols import LogDistRatio, LogRatio
+from objdsl.analysis.gradient.estimator import Estimator, Factor, Kind, Term, frozen
+from objdsl.analysis.values.dependence import Level
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import Data, column_of
 

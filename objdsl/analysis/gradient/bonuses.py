@@ -8,8 +8,8 @@ from functools import partial
 from itertools import islice
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.estimator import Estimator, Kind, frozen
-from objdsl.analysis.expand import Expand
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.gradient.estimator import Estimator, Kind, frozen
 from objdsl.ir.build import neg, sub
 from objdsl.ir.differentiate import weights_of
 from objdsl.ir.objective import Objective

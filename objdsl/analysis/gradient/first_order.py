@@ -17,11 +17,19 @@ from enum import Enum
 from itertools import product
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.dependence import is_reward
-from objdsl.analysis.estimator import Estimator, Term
-from objdsl.analysis.expand import Expand, Factors, Sum, TooLargeError, atom, number, ordered
-from objdsl.analysis.symbols import Elsewhere, Kink, LogDistRatio, LogRatio, Ratio
-from objdsl.analysis.tangent import Tangent
+from objdsl.analysis.algebra.expand import (
+    Expand,
+    Factors,
+    Sum,
+    TooLargeError,
+    atom,
+    number,
+    ordered,
+)
+from objdsl.analysis.algebra.symbols import Elsewhere, Kink, LogDistRatio, LogRatio, Ratio
+from objdsl.analysis.algebra.tangent import Tangent
+from objdsl.analysis.gradient.estimator import Estimator, Term
+from objdsl.analysis.values.dependence import is_reward
 from objdsl.frozen import dataclass
 
 # Of more masks than this not every combination is tried.

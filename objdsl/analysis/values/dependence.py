@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import assert_never
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.symbols import Elsewhere, Kink, LogDistRatio, LogRatio, Opaque, Ratio
+from objdsl.analysis.algebra.symbols import Elsewhere, Kink, LogDistRatio, LogRatio, Opaque, Ratio
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE
 from objdsl.ir.columns import is_critic

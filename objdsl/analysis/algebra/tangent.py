@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.expand import Expand, Sum, interval
-from objdsl.analysis.symbols import Kink, Ratio, log_ratio
+from objdsl.analysis.algebra.expand import Expand, Sum, interval
+from objdsl.analysis.algebra.symbols import Kink, Ratio, log_ratio
 from objdsl.ir.build import ONE, ZERO, add, both, count, div, mul, neg, real, sub, where
 from objdsl.ir.differentiate import partials
 from objdsl.ir.indices import Indices

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from objdsl.analysis.coupling import Coupled, Coupling
+from objdsl.analysis.schedule.coupling import Coupled, Coupling
 from objdsl.frozen import dataclass
 
 Schedule = Literal[

@@ -14,8 +14,8 @@ from enum import Enum
 from functools import cached_property
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.dependence import depends
-from objdsl.analysis.expand import Expand, Factors, Sum, TooLargeError, interval
+from objdsl.analysis.algebra.expand import Expand, Factors, Sum, TooLargeError, interval
+from objdsl.analysis.values.dependence import depends
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, neg, sub
 from objdsl.ir.differentiate import differentiate

@@ -1,0 +1,1 @@
+"""When the weight of a token is known, and in which order the fused head computes."""
