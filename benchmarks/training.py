@@ -29,11 +29,11 @@ import torch
 from elementwise import chip
 from rich.console import Console
 
-from objdsl.runtime.config import Config
-from objdsl.runtime.loop import train
-from objdsl.runtime.models import load_model
-from objdsl.runtime.report import read_metrics
-from objdsl.runtime.tasks import load_task
+from objdsl.runtime.data.tasks import load_task
+from objdsl.runtime.engines.models import load_model
+from objdsl.runtime.report.metrics import read_metrics
+from objdsl.runtime.run.loop import train
+from objdsl.runtime.settings.config import Config
 
 PROMPTS, GROUP, STEPS, SKIP, ROUNDS = 32, 8, 20, 5, 3
 

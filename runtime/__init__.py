@@ -1,14 +1,13 @@
 """Reinforcement learning with an objective written as a formula: sample, reward, learn, report.
 
-`loop` reads top to bottom as a run does. The modules, in the order in which data flows:
+`run.loop` reads top to bottom as a run does. The folders, in the order in which data flows:
 
-- settings: `config`, `config_io` (YAML and flags), `foreign` (the names of other frameworks)
-- data: `tasks` (prompts), `rewards` (reward functions), `judge` (the process that they run in)
-- engines: `models`, `policy` and `layout` (training); `sampler`, `vllm_sampler` with `vllm_engine`,
-  `transformers_sampler` (sampling); `probe` (do the two agree?), `processes` (children of the run)
-- step: `rollout` (responses), `batch` (their rows), `needs` (columns), `learner`, `optimizer`,
-  `ranks`, `warm_start`
-- run: `build` (the parts), `checks`, `launch` (a `Run` from settings), `run`, `loop`, `dry_run`;
-  on disk `run_folder`, `lock`, `checkpoint`, `sealed_folder`, `random_state`; `signals` stop it
-- report: `report` (metrics), `messages` (lines for people), `trackers`, `plot`
+- `settings`: what a run is asked to do, from a YAML file, flags, or the names of other frameworks
+- `processes`: ranks, child processes, and the signals that stop them
+- `data`: prompts, and the reward functions that score responses
+- `engines`: the samplers that write responses, and the policy that is trained
+- `learning`: rollouts, and the optimizer steps that learn from them
+- `report`: metrics, trackers and plots
+- `storage`: the folder of a run and its checkpoints
+- `run`: the parts put together, step by step
 """

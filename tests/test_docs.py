@@ -270,8 +270,8 @@ def compared(request: pytest.FixtureRequest) -> Compared:
 
 
 def _tables() -> Iterator[str]:
-    from objdsl.runtime.config_io import documented
-    from objdsl.runtime.report import DOCUMENTED
+    from objdsl.runtime.report.metrics import DOCUMENTED
+    from objdsl.runtime.settings.config_io import documented
 
     yield "| setting | default | |\n| --- | --- | --- |"
     for name, default, meaning in documented():

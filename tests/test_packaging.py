@@ -27,16 +27,17 @@ def project() -> dict[str, Any]:
 
 def test_every_package_is_listed(project: dict[str, Any]) -> None:
     """A folder that is not in the list works from a checkout and is missing from the wheel."""
-    found = {
-        ".".join(init.parent.relative_to(ROOT).parts)
-        for init in (ROOT / "objdsl").rglob("__init__.py")
+    packages = {
+        ".".join(("objdsl", *init.parent.relative_to(root).parts))
+        for root, folders in ((ROOT / "objdsl", ["."]), (ROOT, TOP_LEVEL))
+        for folder in folders
+        for init in (root / folder).rglob("__init__.py")
     }
-    found |= {f"objdsl.{name}" for name in TOP_LEVEL if (ROOT / name / "__init__.py").is_file()}
     setuptools = project["tool"]["setuptools"]
-    assert setuptools["packages"] == sorted(found)
+    assert setuptools["packages"] == sorted(packages)
     assert setuptools["package-dir"] == {"objdsl": "objdsl"} | {
         package: package.removeprefix("objdsl.")
-        for package in found
+        for package in packages
         if package.removeprefix("objdsl.") in TOP_LEVEL
     }
 

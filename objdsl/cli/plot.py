@@ -31,7 +31,7 @@ def plot(runs: tuple[Path, ...], output: Path, metrics: tuple[str, ...]) -> None
 
     RUNS are the folders that `objdsl train` wrote.
     """
-    from objdsl.runtime.plot import plot as draw
+    from objdsl.runtime.report.plot import plot as draw
 
     try:
         say(f"wrote {draw(runs, output, metrics)}")

@@ -69,8 +69,8 @@ def train(
     model learns two-digit addition in a few minutes on a CPU. Every setting is an option, such as
     `--model.name Qwen/Qwen3-0.6B`; --print-config lists them.
     """
-    from objdsl.runtime.config import ConfigError
-    from objdsl.runtime.config_io import commented_yaml, read_config
+    from objdsl.runtime.settings.config import ConfigError
+    from objdsl.runtime.settings.config_io import commented_yaml, read_config
 
     objective, flags = _split(arguments)
     bare = [flag for flag in arguments if _is_assignment(flag)]
@@ -93,19 +93,19 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Reward functions may stand beside the run, and not only in an installed package.
     sys.path.append(os.getcwd())
-    from objdsl.runtime.loop import train as run
-    from objdsl.runtime.optimizer import TrainingError
-    from objdsl.runtime.ranks import RankError
-    from objdsl.runtime.rewards import RewardError
-    from objdsl.runtime.sampler import SamplerError
-    from objdsl.runtime.sealed_folder import CheckpointError, SaveError
-    from objdsl.runtime.signals import stop_requests
+    from objdsl.runtime.data.rewards import RewardError
+    from objdsl.runtime.engines.sampler import SamplerError
+    from objdsl.runtime.learning.optimizer import TrainingError
+    from objdsl.runtime.processes.ranks import RankError
+    from objdsl.runtime.processes.signals import stop_requests
+    from objdsl.runtime.run.loop import train as run
+    from objdsl.runtime.storage.sealed_folder import CheckpointError, SaveError
 
     # Around the words about an error, too: a launcher whose rank has died ends the others at once.
     with stop_requests() as stop:
         try:
             if dry_run:
-                from objdsl.runtime.dry_run import dry_run as describe
+                from objdsl.runtime.run.dry_run import dry_run as describe
 
                 for line in describe(config):
                     if _rank() == 0:
@@ -161,8 +161,8 @@ def _assignments(params: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 def _refuse_near_options(flags: Iterable[str]) -> None:
     """`--resum auto` is meant to be an option, and not a setting that does not exist."""
-    from objdsl.runtime.config import Config
-    from objdsl.runtime.foreign import pointer
+    from objdsl.runtime.settings.config import Config
+    from objdsl.runtime.settings.foreign import pointer
 
     options = [option.removeprefix("--") for param in train.params for option in param.opts]
     for flag in flags:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from objdsl.runtime.config_io import read_config
+from objdsl.runtime.settings.config_io import read_config
 
 Run = Callable[..., Result]
 

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from helpers.two_processes import group_of_two
-from objdsl.runtime.config import Config, ConfigError
-from objdsl.runtime.loop import train
-from objdsl.runtime.ranks import RankError
+from objdsl.runtime.processes.ranks import RankError
+from objdsl.runtime.run.loop import train
+from objdsl.runtime.settings.config import Config, ConfigError
 
 
 def work(rank: int, folder: Path, runs: list[tuple[dict[str, Any], str | None]]) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from objdsl.runtime.ranks import LOOPBACK
+from objdsl.runtime.processes.ranks import LOOPBACK
 
 # What takes seconds to import: once, in the server that all of these processes are forked from.
-HEAVY = ["torch", "objdsl", "objdsl.runtime.loop", "transformers.models.qwen3.modeling_qwen3"]
+HEAVY = ["torch", "objdsl", "objdsl.runtime.run.loop", "transformers.models.qwen3.modeling_qwen3"]
 
 
 def run_two(work: Callable[..., None], *arguments: object) -> None:

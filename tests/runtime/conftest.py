@@ -12,10 +12,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from objdsl.runtime.config import Config
-from objdsl.runtime.config_io import read_config
-from objdsl.runtime.loop import train
-from objdsl.runtime.run import Result
+from objdsl.runtime.run.loop import train
+from objdsl.runtime.run.run import Result
+from objdsl.runtime.settings.config import Config
+from objdsl.runtime.settings.config_io import read_config
 
 # The smallest run that goes through every part but vLLM.
 SMALL: dict[str, Any] = {

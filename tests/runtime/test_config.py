@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from objdsl.runtime.config import Config, ConfigError
-from objdsl.runtime.config_io import commented_yaml, config_yaml, documented, read_config
-from objdsl.runtime.foreign import PARAMETERS, SETTINGS
+from objdsl.runtime.settings.config import Config, ConfigError
+from objdsl.runtime.settings.config_io import commented_yaml, config_yaml, documented, read_config
+from objdsl.runtime.settings.foreign import PARAMETERS, SETTINGS
 
 
 @pytest.fixture

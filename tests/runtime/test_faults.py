@@ -20,15 +20,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from objdsl.runtime import checkpoint
-from objdsl.runtime.config import Config, ConfigError
-from objdsl.runtime.config_io import config_yaml
-from objdsl.runtime.lock import Lock
-from objdsl.runtime.loop import train
-from objdsl.runtime.models import pretrained
-from objdsl.runtime.optimizer import Optimizer, TrainingError
-from objdsl.runtime.run import Result
-from objdsl.runtime.sealed_folder import CheckpointError, DamagedError, SaveError
+from objdsl.runtime.engines.models import pretrained
+from objdsl.runtime.learning.optimizer import Optimizer, TrainingError
+from objdsl.runtime.run.loop import train
+from objdsl.runtime.run.run import Result
+from objdsl.runtime.settings.config import Config, ConfigError
+from objdsl.runtime.settings.config_io import config_yaml
+from objdsl.runtime.storage import checkpoint
+from objdsl.runtime.storage.lock import Lock
+from objdsl.runtime.storage.sealed_folder import CheckpointError, DamagedError, SaveError
 
 Run = Callable[..., Result]
 Numbers = Callable[[Path], list[dict[str, float]]]
@@ -385,8 +385,8 @@ def test_an_error_ends_the_run_after_a_checkpoint(
 def test_a_measurement_that_fails_is_made_again(
     run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from objdsl.runtime.rollout import Sampled
-    from objdsl.runtime.sampler import SamplerError
+    from objdsl.runtime.engines.sampler import SamplerError
+    from objdsl.runtime.learning.rollout import Sampled
 
     straight = run(output=tmp_path / "straight", steps=5)
     evaluate = Sampled.evaluate
@@ -441,7 +441,7 @@ def test_a_folder_has_one_run_at_a_time(run: Run, numbers: Numbers, tmp_path: Pa
 
 def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from objdsl.runtime.lock import Lock;"
+        "import sys, time; from pathlib import Path; from objdsl.runtime.storage.lock import Lock;"
         "lock = Lock(Path(sys.argv[1])); print('locked', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen(

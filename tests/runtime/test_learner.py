@@ -22,16 +22,16 @@ from transformers import (
 )
 
 import objdsl
-from objdsl.runtime.batch import Batch, collate
-from objdsl.runtime.config import ConfigError, LearnerSection, ModelSection, TaskSection
-from objdsl.runtime.layout import can_share, layout_of
-from objdsl.runtime.learner import ENTROPY, Learner
-from objdsl.runtime.models import ends_of, load_model, recompute_layers
-from objdsl.runtime.needs import needs_of
-from objdsl.runtime.optimizer import TrainingError, learning_rate
-from objdsl.runtime.policy import Policy
-from objdsl.runtime.sampler import Response
-from objdsl.runtime.tasks import load_task
+from objdsl.runtime.data.tasks import load_task
+from objdsl.runtime.engines.batch import Batch, collate
+from objdsl.runtime.engines.layout import can_share, layout_of
+from objdsl.runtime.engines.models import ends_of, load_model, recompute_layers
+from objdsl.runtime.engines.policy import Policy
+from objdsl.runtime.engines.sampler import Response
+from objdsl.runtime.learning.learner import ENTROPY, Learner
+from objdsl.runtime.learning.needs import needs_of
+from objdsl.runtime.learning.optimizer import TrainingError, learning_rate
+from objdsl.runtime.settings.config import ConfigError, LearnerSection, ModelSection, TaskSection
 
 
 def model(layers: int = 2, **others: Any) -> Policy:

@@ -16,17 +16,17 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from objdsl.runtime import launch
-from objdsl.runtime.checkpoint import all_of
-from objdsl.runtime.config import Config, ConfigError
-from objdsl.runtime.config_io import read_config
-from objdsl.runtime.dry_run import dry_run
-from objdsl.runtime.learner import Learner
-from objdsl.runtime.report import DOCUMENTED
-from objdsl.runtime.rewards import Process, RewardError
-from objdsl.runtime.run import Result
-from objdsl.runtime.sealed_folder import CheckpointError, SaveError
-from objdsl.runtime.tasks import character_tokenizer
+from objdsl.runtime.data.rewards import Process, RewardError
+from objdsl.runtime.data.tasks import character_tokenizer
+from objdsl.runtime.learning.learner import Learner
+from objdsl.runtime.report.metrics import DOCUMENTED
+from objdsl.runtime.run import launch
+from objdsl.runtime.run.dry_run import dry_run
+from objdsl.runtime.run.run import Result
+from objdsl.runtime.settings.config import Config, ConfigError
+from objdsl.runtime.settings.config_io import read_config
+from objdsl.runtime.storage.checkpoint import all_of
+from objdsl.runtime.storage.sealed_folder import CheckpointError, SaveError
 
 Run = Callable[..., Result]
 Numbers = Callable[[Path], list[dict[str, float]]]
@@ -133,7 +133,7 @@ def test_a_checkpoint_is_whole_or_not_there(run: Run, monkeypatch: pytest.Monkey
     def crash(*_: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("objdsl.runtime.checkpoint.torch.save", crash)
+    monkeypatch.setattr("objdsl.runtime.storage.checkpoint.torch.save", crash)
     with pytest.raises(SaveError, match="step-000008 cannot be written: no space"):
         run(steps=8, _resume=str(result.folder))
     monkeypatch.undo()

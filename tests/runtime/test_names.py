@@ -6,10 +6,10 @@ from pathlib import Path
 
 import objdsl
 from objdsl.adapters.needs import refused
-from objdsl.runtime.config_io import read_config
-from objdsl.runtime.learner import ENTROPY, ROLLOUT
-from objdsl.runtime.needs import needs_of
-from objdsl.runtime.report import renamed
+from objdsl.runtime.learning.learner import ENTROPY, ROLLOUT
+from objdsl.runtime.learning.needs import needs_of
+from objdsl.runtime.report.metrics import renamed
+from objdsl.runtime.settings.config_io import read_config
 
 
 def test_reports_and_metrics_never_share_a_name() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib.figure
 import pytest
 
-from objdsl.runtime.plot import plot
+from objdsl.runtime.report.plot import plot
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 
 from helpers import training_ranks
 from helpers.two_processes import run_two
-from objdsl.runtime import signals
-from objdsl.runtime.batch import Batch
-from objdsl.runtime.checkpoint import find
-from objdsl.runtime.config import Config
-from objdsl.runtime.config_io import config_yaml
-from objdsl.runtime.run import Result
-from objdsl.runtime.signals import stop_requests
+from objdsl.runtime.engines.batch import Batch
+from objdsl.runtime.processes import signals
+from objdsl.runtime.processes.signals import stop_requests
+from objdsl.runtime.run.run import Result
+from objdsl.runtime.settings.config import Config
+from objdsl.runtime.settings.config_io import config_yaml
+from objdsl.runtime.storage.checkpoint import find
 
 Numbers = Callable[[Path], list[dict[str, float]]]
 

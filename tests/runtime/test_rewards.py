@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from objdsl.runtime.config import ConfigError
-from objdsl.runtime.rewards import Judged, RewardError, Rewards
+from objdsl.runtime.data.rewards import Judged, RewardError, Rewards
+from objdsl.runtime.settings.config import ConfigError
 
 
 def judged(completions: list[str], **columns: list[Any]) -> Judged:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from objdsl.runtime.config import ConfigError, TaskSection
-from objdsl.runtime.tasks import (
+from objdsl.runtime.data.tasks import (
     Example,
     character_tokenizer,
     chosen_at,
@@ -17,6 +16,7 @@ from objdsl.runtime.tasks import (
     encode_all,
     load_task,
 )
+from objdsl.runtime.settings.config import ConfigError, TaskSection
 
 
 def test_arithmetic_is_right_and_its_parts_are_disjoint() -> None:

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from objdsl.runtime.config import ModelSection, TaskSection
-from objdsl.runtime.models import load_model
-from objdsl.runtime.policy import Policy
-from objdsl.runtime.sampler import Request, Sampling, seed_of
-from objdsl.runtime.tasks import encode_all, load_task
-from objdsl.runtime.transformers_sampler import TransformersSampler
+from objdsl.runtime.data.tasks import encode_all, load_task
+from objdsl.runtime.engines.models import load_model
+from objdsl.runtime.engines.policy import Policy
+from objdsl.runtime.engines.sampler import Request, Sampling, seed_of
+from objdsl.runtime.engines.transformers_sampler import TransformersSampler
+from objdsl.runtime.settings.config import ModelSection, TaskSection
 
 SAMPLING = Sampling(max_tokens=6, stop=(1,))
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from objdsl.runtime.batch import collate
-from objdsl.runtime.config import ModelSection, SamplerSection, TaskSection
-from objdsl.runtime.models import load_model
-from objdsl.runtime.policy import Policy
-from objdsl.runtime.probe import disagreement, probe
-from objdsl.runtime.run import Result
-from objdsl.runtime.sampler import Request, Response, SamplerError, Sampling, seed_of
-from objdsl.runtime.tasks import load_task
-from objdsl.runtime.transformers_sampler import TransformersSampler
-from objdsl.runtime.vllm_sampler import VllmSampler
+from objdsl.runtime.data.tasks import load_task
+from objdsl.runtime.engines.batch import collate
+from objdsl.runtime.engines.models import load_model
+from objdsl.runtime.engines.policy import Policy
+from objdsl.runtime.engines.probe import disagreement, probe
+from objdsl.runtime.engines.sampler import Request, Response, SamplerError, Sampling, seed_of
+from objdsl.runtime.engines.transformers_sampler import TransformersSampler
+from objdsl.runtime.engines.vllm_sampler import VllmSampler
+from objdsl.runtime.run.run import Result
+from objdsl.runtime.settings.config import ModelSection, SamplerSection, TaskSection
 
 pytestmark = pytest.mark.vllm
 
@@ -192,7 +192,7 @@ def test_what_an_engine_refuses_is_refused_before_the_warm_start(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a warm start")
 
-    monkeypatch.setattr("objdsl.runtime.launch.warm_start", never)
+    monkeypatch.setattr("objdsl.runtime.run.launch.warm_start", never)
     sampler = {f"sampler.{name}": x for name, x in options.items()}
     with pytest.raises(SamplerError, match=message):
         run(**{"sampler.engine": "vllm", "model.width": 32, "model.heads": 1, **sampler})

@@ -1,0 +1,251 @@
+"""The process that reward functions run in, and what they may return.
+
+A function is untrusted code: it may hang, change the folder, seed generators, replace signal
+handlers, or end the process. Here that affects nothing else. This module imports neither torch nor
+the settings, so that the process starts at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import math
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from objdsl.errors import ObjdslError
+from objdsl.runtime.processes.children import end_with_parent
+
+# Keywords that every reward function is given, whatever the task.
+OF_THE_RUN = ("prompts", "completions", "truncated")
+# The token ids of every completion: for a function that takes them.
+TOKENS = "completion_ids"
+
+# How many seconds rows are tried one by one, to find the one that a function fails on.
+_SEARCH = 5.0
+
+
+class RefusalError(ObjdslError):
+    """What a function returned is no number per response, or it failed.
+
+    Attributes:
+        response: the number of the response, if the problem concerns a single one.
+    """
+
+    def __init__(self, problem: str, response: int | None = None) -> None:
+        self.problem = problem
+        self.response = response
+        super().__init__(problem)
+
+
+# --- a function ----------------------------------------------------------------------------------
+
+
+def imported(name: str) -> Callable[..., Any]:
+    """The function at an import path `package.module:function`. Raises RefusalError."""
+    module, _, attribute = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except BaseException as error:  # the module is the user's, and may fail in any way
+        plain = isinstance(error, (ImportError, AttributeError))
+        raise RefusalError(f"cannot be imported: {error if plain else told(error)}") from None
+    if not callable(function):
+        raise RefusalError("is not a function")
+    if inspect.iscoroutinefunction(function):
+        raise RefusalError("is `async`, but nothing awaits it")
+    return function  # type: ignore[no-any-return]
+
+
+def check_call(function: Callable[..., Any], columns: Sequence[str]) -> None:
+    """Raises RefusalError where a function does not take what it will be given."""
+    names = dict.fromkeys([*OF_THE_RUN, *columns])
+    tokens = dict.fromkeys([TOKENS] if _takes_tokens(function) else [])
+    try:
+        inspect.signature(function).bind(**{**names, **tokens})
+    except TypeError as error:
+        given = ", ".join(f"`{name}`" for name in names)
+        raise RefusalError(
+            f"cannot be called: {error}; it is given {given} as keywords, and `**_` takes those "
+            "that it does not read"
+        ) from None
+    except ValueError:  # a callable without a signature: the first call will tell
+        return
+
+
+def scored(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The columns that a function returns, `reward` among them.
+
+    A column is a finite number for each response, or a list of them, one for each token.
+
+    Raises RefusalError where the function fails, or returns something else.
+    """
+    tokens = arguments[TOKENS]
+    given = dict(arguments)
+    if not _takes_tokens(function):
+        del given[TOKENS]
+    try:
+        returned = function(**given)
+    except BaseException as error:  # also SystemExit
+        raise RefusalError(f"failed: {told(error)}", _alone(function, given, error)) from None
+    named = returned if isinstance(returned, Mapping) else {"reward": returned}
+    if "reward" not in named:
+        raise RefusalError("returned no column `reward`")
+    columns = {}
+    for name, values in named.items():
+        if not isinstance(name, str) or not name:
+            raise RefusalError(f"returned a column that is called {shown(name)}: a text is needed")
+        columns[name] = _checked(name, values, tokens)
+    return columns
+
+
+def _takes_tokens(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return False
+    return any(p.name == TOKENS or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _alone(
+    function: Callable[..., Any], given: Mapping[str, Any], error: BaseException
+) -> int | None:
+    """The first response on which a function fails in the same way by itself."""
+    if not isinstance(error, Exception):
+        return None
+    end = time.monotonic() + _SEARCH
+    for k in range(len(given["completions"])):
+        if time.monotonic() > end:
+            break
+        try:
+            function(**{name: values[k : k + 1] for name, values in given.items()})
+        except type(error):
+            return k
+        except BaseException:
+            break
+    return None
+
+
+def _checked(name: str, values: Any, tokens: Sequence[Sequence[int]]) -> list[Any]:
+    what = "" if name == "reward" else f"column `{name}`: "
+    try:
+        listed = list(values)
+    except Exception:
+        raise RefusalError(
+            f"{what}returned {shown(values)}: a list with a number per response is needed"
+        ) from None
+    if len(listed) != len(tokens):
+        raise RefusalError(f"{what}has {len(listed)} values for {len(tokens)} responses")
+    if name == "reward" or not any(_is_list(value) for value in listed):
+        return [_number(what, value, k) for k, value in enumerate(listed)]
+    rows = []
+    for k, (row, own) in enumerate(zip(listed, tokens, strict=True)):
+        numbers = list(row) if _is_list(row) else None
+        if numbers is None or len(numbers) != len(own):
+            many = "one number" if numbers is None else f"{len(numbers)} numbers"
+            raise RefusalError(
+                f"{what}has {many} for response {k}, which has {len(own)} tokens, its end counted: "
+                f"a number per token is needed, for each of `{TOKENS}`",
+                k,
+            )
+        rows.append([_number(what, value, k) for value in numbers])
+    return rows
+
+
+def _is_list(value: Any) -> bool:
+    if isinstance(value, (str, bytes, Mapping)):
+        return False
+    shape = getattr(value, "shape", None)  # an array of numbers, or a number in an array
+    return len(shape) > 0 if shape is not None else hasattr(value, "__iter__")
+
+
+def _number(what: str, value: Any, response: int) -> float:
+    try:
+        number = float(value)
+    except Exception:  # no number, or one that is too large for a float
+        number = math.nan
+    if not math.isfinite(number):
+        raise RefusalError(
+            f"{what}is {shown(value)} for response {response}: a finite number is needed", response
+        )
+    return number
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """A value of any type, for a message."""
+    try:
+        if isinstance(value, int) and abs(value) >= 10**limit:
+            return f"an integer of {int(math.log10(abs(value))) + 1} digits"
+        text = repr(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def told(error: BaseException) -> str:
+    """`RuntimeError: the judge is offline (judge.py:4)`: where in the user's code it happened."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""
+    stack = traceback.extract_tb(error.__traceback__)
+    place = f" ({stack[-1].filename}:{stack[-1].lineno})" if stack else ""
+    return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
+
+
+# --- the process ---------------------------------------------------------------------------------
+
+
+def serve(descriptor: int) -> None:
+    """Answers calls, as JSON, until the other end of the pipe is closed."""
+    end_with_parent()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # A scheduler signals all processes, but the run decides when they end. Handlers are used
+        # instead of SIG_IGN, which programs that a function starts would inherit.
+        signal.signal(number, lambda *_: None)
+    os.set_inheritable(descriptor, False)
+    pipe = Connection(descriptor)
+    functions: dict[str, Callable[..., Any]] = {}
+    while True:
+        reply: dict[str, Any]
+        try:
+            reply = {"answer": _answer(functions, *pipe.recv())}
+        except EOFError:
+            os._exit(0)  # whatever threads the functions have started
+        except RefusalError as refusal:
+            reply = {"problem": refusal.problem, "response": refusal.response}
+        except Exception as error:  # a value whose class does not exist here
+            reply = {"problem": f"cannot be given the columns of the task: {told(error)}"}
+        pipe.send_bytes(json.dumps(reply).encode())
+
+
+def _answer(
+    functions: dict[str, Callable[..., Any]], call: str, name: str, *arguments: Any
+) -> dict[str, list[Any]] | None:
+    if name not in functions:
+        functions[name] = imported(name)
+    match call:
+        case "check":
+            check_call(functions[name], *arguments)
+        case "score":
+            given, seed = arguments
+            _seed(seed)
+            return scored(functions[name], given)
+    return None
+
+
+def _seed(seed: int) -> None:
+    """Seeds the generators, so that a step that is repeated draws the same numbers."""
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)

@@ -1,0 +1,174 @@
+"""The responses of a step as tensors, and how they are cut into minibatches, ranks and pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from objdsl.frozen import dataclass
+from objdsl.runtime.engines.sampler import Response
+from objdsl.step import Step
+
+Rows = Tensor | slice
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N responses with their prompts.
+
+    Attributes:
+        tokens: `[N, L]`, prompt then response, padded on the right: what follows a token cannot
+            change it, so the padding needs no attention mask.
+        start: `[N]`, length of each prompt, which is where its response begins.
+        length: `[N]`, tokens of each response, EOS counted.
+        mask: `[N, T]`, where a response has a token; T is the longest of the whole step.
+        prompt: `[N]`, which responses share a prompt.
+        columns: what the objective may read, token columns `[N, T]` and response columns `[N]`.
+        kept: `[N, T, V]`, the tokens that top-p and top-k left to the sampler, or None for all.
+        step: what the objective has prepared of these rows; once it is there, it is cut with them.
+    """
+
+    tokens: Tensor
+    start: Tensor
+    length: Tensor
+    mask: Tensor
+    prompt: Tensor
+    columns: Mapping[str, Tensor]
+    kept: Tensor | None = None
+    step: Step | None = None
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __getitem__(self, rows: Rows) -> Batch:
+        """Some responses. T stays as it is; `tokens` loses the columns that are all padding."""
+        start, length = self.start[rows], self.length[rows]
+        return Batch(
+            tokens=self.tokens[rows][:, : int((start + length).max())],
+            start=start,
+            length=length,
+            mask=self.mask[rows],
+            prompt=self.prompt[rows],
+            columns={name: column[rows] for name, column in self.columns.items()},
+            kept=None if self.kept is None else self.kept[rows],
+            step=None if self.step is None else self.step[rows],
+        )
+
+    def piece(self, rows: Tensor) -> Batch:
+        """Some responses for a forward pass.
+
+        A rank without rows has to take part in passes through sharded weights: for no rows, the
+        first response is computed, and the step of the piece is empty.
+        """
+        if len(rows) == len(self):
+            return self
+        if len(rows):
+            return self[rows]
+        return replace(self[:1], step=None if self.step is None else self.step[rows])
+
+    def with_columns(self, columns: Mapping[str, Tensor]) -> Batch:
+        return replace(self, columns={**self.columns, **columns})
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            tokens=self.tokens.to(device),
+            start=self.start.to(device),
+            length=self.length.to(device),
+            mask=self.mask.to(device),
+            prompt=self.prompt.to(device),
+            columns={name: column.to(device) for name, column in self.columns.items()},
+            kept=None if self.kept is None else self.kept.to(device),
+        )
+
+    def shares(self, ranks: int, size: int | None) -> list[list[Tensor]]:
+        """Row indices for each of `ranks` ranks, in pieces of at most `size`.
+
+        The responses to a prompt are side by side, and the ranks have about as many tokens. Every
+        rank has the same number of pieces; the last ones may be empty.
+        """
+        if ranks == 1 and (size is None or size >= len(self)):
+            return [[torch.arange(len(self))]]
+        order = torch.argsort(self.prompt, stable=True)
+        tokens = (self.start + self.length)[order]
+        middle = tokens.cumsum(0) - tokens / 2
+        owner = (middle * ranks / tokens.sum()).long()
+        parts = [order[owner == rank].cpu() for rank in range(ranks)]
+        longest = max(map(len, parts))
+        size = longest if size is None else size
+        return [[part[k : k + size] for k in range(0, longest, size)] for part in parts]
+
+    def minibatches(self, count: int, seed: int) -> list[Tensor]:
+        """Row indices in `count` pieces of whole groups, shuffled by `seed`."""
+        if count == 1:
+            return [torch.arange(len(self))]
+        prompts = torch.unique(self.prompt).cpu()
+        shuffled = prompts[
+            torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
+        ]
+        prompt = self.prompt.cpu()
+        return [torch.isin(prompt, part).nonzero()[:, 0] for part in shuffled.tensor_split(count)]
+
+
+def collate(
+    prompts: Sequence[Sequence[int]],
+    groups: Sequence[int],
+    responses: Sequence[Response],
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    vocabulary: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Batch:
+    """A step from its responses; `prompts`, `groups` and `columns` have an entry per response.
+
+    An entry of a column is a number, or a list with a number per token. Columns have `dtype`, and
+    so do the sampler's log-probabilities, as `log_mu`.
+    """
+    start = torch.tensor([len(prompt) for prompt in prompts])
+    length = torch.tensor([len(response.tokens) for response in responses])
+    longest = int(length.max())
+    tokens = torch.zeros(len(prompts), int((start + length).max()), dtype=torch.long)
+    log_mu = torch.zeros(len(prompts), longest, dtype=dtype)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        sequence = [*prompt, *response.tokens]
+        tokens[row, : len(sequence)] = torch.tensor(sequence)
+        log_mu[row, : len(response.tokens)] = torch.tensor(response.log_probs, dtype=dtype)
+    given = {name: _column(values, longest, dtype).to(device) for name, values in columns.items()}
+    truncated = torch.tensor([response.truncated for response in responses], device=device)
+    return Batch(
+        tokens=tokens.to(device),
+        start=start.to(device),
+        length=length.to(device),
+        mask=(torch.arange(longest) < length[:, None]).to(device),
+        prompt=torch.tensor(groups, device=device),
+        columns={**given, "truncated": truncated, "log_mu": log_mu.to(device)},
+        kept=_kept(responses, longest, vocabulary, device),
+    )
+
+
+def _column(values: Sequence[Any], longest: int, dtype: torch.dtype) -> Tensor:
+    """Numbers `[N]`, or lists of them `[N, T]`, 0 in the padding."""
+    if not isinstance(values[0], list):
+        return torch.tensor(values, dtype=dtype)
+    column = torch.zeros(len(values), longest, dtype=dtype)
+    for row, numbers in enumerate(values):
+        column[row, : len(numbers)] = torch.tensor(numbers, dtype=dtype)
+    return column
+
+
+def _kept(
+    responses: Sequence[Response], longest: int, vocabulary: int, device: torch.device
+) -> Tensor | None:
+    if any(response.kept is None for response in responses):
+        return None
+    kept = torch.zeros(len(responses), longest, vocabulary, dtype=torch.bool)
+    for row, response in enumerate(responses):
+        for position, tokens in enumerate(response.kept or ()):
+            kept[row, position, list(tokens)] = True
+    # Padding keeps everything: without any token there is no distribution.
+    kept |= ~kept.any(-1, keepdim=True)
+    return kept.to(device)

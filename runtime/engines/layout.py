@@ -1,0 +1,180 @@
+"""A batch as rows of tokens for a model, and where each token's prediction is in what comes out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from objdsl.frozen import dataclass
+from objdsl.runtime.engines.batch import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# The attention of a shared row is a matrix of this width at most.
+LONGEST_SHARED_ROW = 2048
+
+
+@dataclass(frozen=True)
+class Layout:
+    """B rows of at most S tokens that hold the N responses of a batch.
+
+    Attributes:
+        tokens: `[B, S]`, padded on the right.
+        attention: `[B, 1, S, S]`, 0 where a token sees another and the lowest number elsewhere;
+            None for every token that comes before.
+        positions: `[B, S]`, of each token in its own sequence; None for those in the row.
+        first: the positions of the row that are worth the head begin here; K of them are left.
+        row: `[N, 1]`, the row of each response.
+        at: `[N, T]`, where in it each token is predicted, counted from `first`.
+        words: `[N, T]`, the tokens themselves.
+        mask: `[N, T]`, where there is one.
+    """
+
+    tokens: Tensor
+    attention: Tensor | None
+    positions: Tensor | None
+    first: int
+    row: Tensor
+    at: Tensor
+    words: Tensor
+    mask: Tensor
+
+    def pick(self, values: Tensor) -> Tensor:
+        """`[B, K, ...]` by position -> `[N, T, ...]` by token, 0 in the padding."""
+        mask = self.mask if values.dim() == 2 else self.mask[..., None]
+        return torch.where(mask, values[self.row, self.at], 0.0)
+
+    def pick_words(self, values: Tensor) -> Tensor:
+        """`[B, K, V]` -> `[N, T]`, the entries of the tokens themselves."""
+        return torch.where(self.mask, values[self.row, self.at, self.words], 0.0)
+
+    def spread(self, scores: Tensor, kept: Tensor) -> Tensor:
+        """Scores `[B, K, V]` where words that the sampler did not keep `[N, T, V]` are impossible.
+
+        The mask is that of the sampler, for every policy: a word that could not be drawn is not
+        in the distribution that the objective speaks of.
+        """
+        allowed = torch.ones_like(scores, dtype=torch.bool)
+        responses, steps = self.mask.nonzero(as_tuple=True)
+        at = self.at[responses, steps]
+        allowed[self.row[responses, 0], at] = kept[responses, steps]
+        # Not -inf, whose product with a probability of 0 is NaN.
+        return scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+
+
+def layout_of(batch: Batch, dtype: torch.dtype, may_share: bool) -> Layout:
+    """Rows of prompts with all their responses where that saves tokens, else one per response."""
+    if may_share and batch.kept is None:
+        prompts = _Prompts(batch)
+        if 4 * prompts.size < 3 * batch.tokens.numel() and prompts.longest <= LONGEST_SHARED_ROW:
+            return _row_per_prompt(batch, prompts, dtype)
+    return _row_per_response(batch)
+
+
+def can_share(model: PreTrainedModel) -> bool:
+    """Whether a model attends by any mask that it is given.
+
+    Layers with a window or a state do not, and flash kernels take no mask.
+    """
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        full = getattr(config, "sliding_window", None) is None
+    else:
+        full = set(kinds) == {"full_attention"}
+    return full and config._attn_implementation in {"sdpa", "eager"}
+
+
+def _words(batch: Batch) -> Tensor:
+    steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+    places = (batch.start[:, None] + steps).clamp(max=batch.tokens.shape[1] - 1)
+    return batch.tokens.gather(1, places)
+
+
+def _row_per_response(batch: Batch) -> Layout:
+    """Prompt and response; the last token predicts nothing. Padding on the right is never seen."""
+    first = int(batch.start.min()) - 1
+    steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+    last = batch.tokens.shape[1] - 2 - first
+    return Layout(
+        tokens=batch.tokens[:, :-1],
+        attention=None,
+        positions=None,
+        first=first,
+        row=torch.arange(len(batch), device=batch.mask.device)[:, None],
+        at=(batch.start[:, None] - 1 - first + steps).clamp(max=last),
+        words=_words(batch),
+        mask=batch.mask,
+    )
+
+
+class _Prompts:
+    """The prompts of a batch, and where in a shared row each response begins.
+
+    Attributes:
+        group: `[N]`, the prompt of each response, counted from 0.
+        lead: `[P]`, a response of each prompt.
+        offset: `[N]`, where its tokens begin in the row of its prompt.
+        longest: tokens of the longest row.
+        size: tokens of all rows, padding counted.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        _, self.group = torch.unique(batch.prompt, return_inverse=True)
+        order = torch.argsort(self.group, stable=True)
+        sizes = torch.bincount(self.group)
+        self.lead = order[sizes.cumsum(0) - sizes]
+        # All but the last token of a response is read; nothing is predicted from that.
+        read = batch.length - 1
+        so_far = torch.zeros_like(read)
+        so_far[order] = read[order].cumsum(0) - read[order]
+        self.offset = batch.start + so_far - so_far[self.lead][self.group]
+        self.longest = int((self.offset + read).max())
+        self.size = self.longest * len(sizes)
+
+
+def _row_per_prompt(batch: Batch, prompts: _Prompts, dtype: torch.dtype) -> Layout:
+    """A prompt once, then its responses one after another, none of which sees another."""
+    device = batch.mask.device
+    count = len(prompts.lead)
+    shape = (count, prompts.longest)
+    tokens = torch.zeros(shape, dtype=torch.long, device=device)
+    positions = torch.zeros(shape, dtype=torch.long, device=device)
+    segment = torch.full(shape, -1, device=device)
+
+    start = batch.start[prompts.lead]
+    column = torch.arange(int(start.max()), device=device)
+    row, place = (column < start[:, None]).nonzero(as_tuple=True)
+    tokens[row, place] = batch.tokens[prompts.lead[row], place]
+    positions[row, place] = place
+    segment[row, place] = 0
+
+    words = _words(batch)
+    steps = torch.arange(batch.mask.shape[1], device=device)
+    response, step = (steps < batch.length[:, None] - 1).nonzero(as_tuple=True)
+    row, place = prompts.group[response], prompts.offset[response] + step
+    tokens[row, place] = words[response, step]
+    positions[row, place] = batch.start[response] + step
+    segment[row, place] = response + 1
+
+    column = torch.arange(prompts.longest, device=device)
+    own = segment[:, None, :] == segment[:, :, None]
+    sees = (own | (segment == 0)[:, None, :]) & (column <= column[:, None])
+    attention = torch.zeros(sees.shape, dtype=dtype, device=device)
+    attention.masked_fill_(~sees, torch.finfo(dtype).min)
+
+    first = int(start.min()) - 1
+    at = torch.where(steps == 0, batch.start[:, None] - 1, prompts.offset[:, None] + steps - 1)
+    return Layout(
+        tokens=tokens,
+        attention=attention[:, None],
+        positions=positions,
+        first=first,
+        row=prompts.group[:, None],
+        at=(at - first).clamp(max=prompts.longest - 1 - first),
+        words=words,
+        mask=batch.mask,
+    )

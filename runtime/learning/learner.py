@@ -1,0 +1,277 @@
+"""Learning from a batch: columns of the training engine, the objective, the optimizer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from objdsl.frozen import dataclass
+from objdsl.ir.columns import NOISE
+from objdsl.objective import Objective, Output
+from objdsl.runtime.engines.batch import Batch
+from objdsl.runtime.engines.policy import Policy, new_critic
+from objdsl.runtime.engines.sampler import seed_of
+from objdsl.runtime.learning.needs import check_learner, fuses, needs_of, precision_of
+from objdsl.runtime.learning.optimizer import Optimizer, TrainingError
+from objdsl.runtime.processes.ranks import Ranks
+from objdsl.runtime.settings.config import LearnerSection
+from objdsl.step import Step
+
+# Columns of the run itself, under names that no file gives to one: the log-probabilities of the
+# policy as it was when the responses were sampled, and its entropies.
+ROLLOUT, ENTROPY = "log pi, before", "entropy, before"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What was measured while learning, by the runtime and by the `report`s of the objective."""
+
+    metrics: dict[str, float]
+    reports: dict[str, float]
+
+
+class Learner:
+    """A policy that learns from batches.
+
+    Args:
+        steps: rollouts of the whole run, for the schedule of the learning rate.
+        frozen: the policies that the objective compares with, by name.
+        ranks: the processes that learn together, each from a share of every batch.
+        sharded: whether each of them holds a shard of the weights only.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        objective: Objective,
+        config: LearnerSection,
+        *,
+        steps: int,
+        frozen: Mapping[str, Policy],
+        seed: int = 0,
+        ranks: Ranks = Ranks(),  # noqa: B008
+        sharded: bool = False,
+    ) -> None:
+        self.policy = policy
+        self.objective = objective
+        self.needs = needs_of(objective)
+        self._config = config
+        self._steps = steps
+        self._frozen = frozen
+        self._seed = seed
+        self._ranks = ranks
+        for each in (policy, *frozen.values()):
+            each.layers = self.needs.layers
+        if self.needs.critic and policy.critic is None:
+            policy.critic = new_critic(policy.model)
+        check_learner(policy, objective, config, frozen.keys())
+        self.fused = fuses(policy, objective, self.needs, config)
+        for each in (policy, *frozen.values()):
+            each.fused = self.fused and each.head is not None
+            each.precision = precision_of(each, self.fused, config)
+        for each in (policy, *frozen.values()) if sharded else ():
+            each.shard(ranks)
+        self.optimizer = Optimizer(policy, config, steps)
+
+    def learn(self, batch: Batch, step: int) -> Learned:
+        """Learns from the responses of a rollout, in one optimizer step or several.
+
+        Returns means over the optimizer steps. `step` counts rollouts from 0: it sets
+        the learning rate and every random choice.
+        """
+        config = self._config
+        once = config.minibatches * config.epochs == 1
+        lr = self.optimizer.begin(step, several=not once)
+        batch = batch.with_columns(self._prior_columns(batch, step))
+        # `old` is the policy of the first optimizer step. If there is no second, and the step fits
+        # in one forward pass, that pass gives both: the same numbers, computed once.
+        if not (once and self._fits(batch)):
+            batch = batch.with_columns(self._measure(batch))
+        results: list[Learned] = []
+        for epoch in range(config.epochs):
+            order = seed_of(self._seed, "minibatches", step, epoch)
+            for rows in batch.minibatches(config.minibatches, order):
+                part = batch if len(rows) == len(batch) else batch[rows]
+                results.append(self._optimize(part, moved=bool(results)))
+        self.optimizer.finish()
+        return Learned(
+            _means([result.metrics for result in results]) | {"lr": lr},
+            _means([result.reports for result in results]),
+        )
+
+    # --- columns that are constant while the policy learns ----------------------------------------
+
+    def _prior_columns(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Columns of frozen policies, and the random numbers of `pick`."""
+        columns: dict[str, Tensor] = {}
+        for policy in self.needs.policies:
+            kinds = {column: kind for column, (p, kind) in self.needs.frozen.items() if p == policy}
+            values = self._no_grad(self._frozen[policy], batch, tuple(set(kinds.values())))
+            columns |= {column: values[kind] for column, kind in kinds.items()}
+        if self.needs.noise:
+            # On the CPU, so that the choice is the same on every device.
+            generator = torch.Generator().manual_seed(seed_of(self._seed, "noise", step))
+            noise = torch.rand(batch.mask.shape, generator=generator)
+            columns[NOISE.name] = noise.to(batch.mask.device)
+        return columns
+
+    def _measure(self, batch: Batch) -> dict[str, Tensor]:
+        """Columns of the policy before it learns from the batch."""
+        return self._measured(self._no_grad(self.policy, batch, self._to_measure))
+
+    @property
+    def _to_measure(self) -> tuple[str, ...]:
+        return tuple(sorted({"log_pi", "entropy", *self.needs.measured.values()}))
+
+    def _measured(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        columns = {column: values[kind].detach() for column, kind in self.needs.measured.items()}
+        return columns | {ROLLOUT: values["log_pi"].detach(), ENTROPY: values["entropy"]}
+
+    def _no_grad(self, policy: Policy, batch: Batch, wanted: tuple[str, ...]) -> dict[str, Tensor]:
+        shares = self._shares(batch)
+        with torch.no_grad():
+            parts = [_columns(policy, batch, rows, wanted) for rows in shares[self._ranks.rank]]
+        policy.reshard()
+        values = parts[0]
+        if len(parts) > 1:
+            values = {name: torch.cat([part[name] for part in parts]) for name in wanted}
+        return self._gather(values, shares)
+
+    # --- the shares of the ranks ------------------------------------------------------------------
+
+    def _shares(self, batch: Batch) -> list[list[Tensor]]:
+        return batch.shares(self._ranks.size, self._config.micro_batch)
+
+    def _gather(self, local: Mapping[str, Tensor], shares: list[list[Tensor]]) -> dict[str, Tensor]:
+        """Columns of this rank's rows -> those of all, in the order of the batch."""
+        if len(shares) == len(shares[0]) == 1:
+            return dict(local)
+        back = torch.argsort(torch.cat([rows for pieces in shares for rows in pieces]))
+        return {name: x[back.to(x.device)] for name, x in self._ranks.gather(local).items()}
+
+    # --- one optimizer step -----------------------------------------------------------------------
+
+    def _fits(self, batch: Batch) -> bool:
+        """Whether each rank computes its rows in one pass, by which the loss is computed too."""
+        return len(self._shares(batch)[0]) == 1 and not self.fused
+
+    def _optimize(self, batch: Batch, moved: bool) -> Learned:
+        """One step of AdamW on `batch`, however it is cut into pieces.
+
+        Args:
+            moved: whether the policy has changed since `_measure`.
+        """
+        self.optimizer.zero_grad()
+        if self._fits(batch):
+            batch, output = self._one_pass(batch)
+            outputs: Iterable[Output] = [output]
+        else:
+            outputs = self._passes(batch, moved)
+        value = 0.0
+        reports: defaultdict[str, float] = defaultdict(float)
+        for out in outputs:
+            out.loss.backward()  # type: ignore[no-untyped-call]
+            value += float(out.value)
+            for name, report in out.reports.items():
+                reports[name] += float(report)
+        value, *totals = self._ranks.all_reduce_sum([value, *reports.values()])
+        self._ranks.add_gradients(self.policy.parameters())
+        norm = self.optimizer.step(self.objective.name)
+        metrics = {"objective": value, **observed(batch), "grad_norm": norm}
+        return Learned(metrics, dict(zip(reports, totals, strict=True)))
+
+    def _one_pass(self, batch: Batch) -> tuple[Batch, Output]:
+        """The loss of this rank's rows, and the batch with its measured columns.
+
+        Where `_measure` has not been called, its columns are read off the pass that trains.
+        """
+        shares = self._shares(batch)
+        (rows,) = shares[self._ranks.rank]
+        trained = self.needs.trained
+        measured = ROLLOUT in batch.columns
+        wanted = sorted({*trained, *(() if measured else self._to_measure)})
+        values = _columns(self.policy, batch, rows, wanted)
+        if not measured:
+            batch = batch.with_columns(self._measured(self._gather(values, shares)))
+        live = {name: values[name] for name in trained}
+        step = self.prepare(batch)
+        if self._ranks.size > 1:
+            if self.objective.reports_need_couple:
+                step = self.objective.couple(step, **self._gather(live, shares))
+            step = step[rows]
+        return batch, self.objective(step=step, **live)
+
+    def _passes(self, batch: Batch, moved: bool) -> Iterator[Output]:
+        """The losses of this rank's pieces, one forward pass each."""
+        step = self.prepare(batch)
+        if not moved and set(self.needs.trained) == {"log_pi"}:
+            step = self.objective.couple(step, log_pi=batch.columns[ROLLOUT])
+        elif self.objective.needs_couple:
+            now = self._no_grad(self.policy, batch, self.needs.trained)
+            step = self.objective.couple(step, **now)
+        batch = replace(batch, step=step)
+        for rows in self._shares(batch)[self._ranks.rank]:
+            yield self._loss(batch.piece(rows))
+
+    def _loss(self, piece: Batch) -> Output:
+        step = piece.step
+        assert step is not None
+        count = len(step)
+        if not self.fused:
+            values = self.policy.columns(piece, self.needs.trained)
+            live = {name: values[name][:count] for name in self.needs.trained}
+            return self.objective(step=step, **live)
+        states, tokens = self.policy.states(piece)
+        head = self.policy.head_of(states, piece)
+        if head["kept"] is not None:
+            head["kept"] = head["kept"][:count]
+        critic: dict[str, Any] = {}
+        if "value" in self.needs.trained:
+            critic["value"] = self.policy.values(states)[:count]
+        return self.objective.fused(
+            states[:count], tokens=tokens[:count], step=step, **head, **critic
+        )
+
+    def prepare(self, batch: Batch) -> Step:
+        """The objective's step of a batch that has all its columns.
+
+        Raises TrainingError where the objective cannot read the columns: one is missing, or there
+        is one response only for a standard deviation.
+        """
+        names = [name for name in self.objective.columns if name not in self.needs.trained]
+        present: dict[str, Any] = {n: batch.columns[n] for n in names if n in batch.columns}
+        try:
+            return self.objective.prepare(prompt=batch.prompt, mask=batch.mask, **present)
+        except ValueError as error:
+            raise TrainingError(str(error)) from error
+
+
+def _columns(
+    policy: Policy, batch: Batch, rows: Tensor, wanted: Sequence[str]
+) -> dict[str, Tensor]:
+    values = policy.columns(batch.piece(rows), wanted)
+    return {name: x[: len(rows)] for name, x in values.items()}
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def observed(batch: Batch) -> dict[str, float]:
+    """Means over the tokens of a batch: entropy, and the mismatch between the two engines.
+
+    `kl_mu_old` estimates KL(mu || old) from the sampled tokens by k3, in nats a token; `mismatch`
+    is the mean of |log old - log mu|.
+    """
+    mask = batch.mask
+    means = {"entropy": float(batch.columns[ENTROPY][mask].mean())}
+    if "log_mu" in batch.columns:
+        log_ratio = (batch.columns[ROLLOUT] - batch.columns["log_mu"])[mask]
+        means["kl_mu_old"] = float((log_ratio.exp() - 1 - log_ratio).mean())
+        means["mismatch"] = float(log_ratio.abs().mean())
+    return means

@@ -1,0 +1,157 @@
+"""What an objective needs: its columns by who computes them, and a policy that can do that."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+
+from objdsl.frozen import dataclass
+from objdsl.fused.head import Precision
+from objdsl.ir.columns import NOISE, Data, LogProbs, Noise, Reward, Truncation, Values
+from objdsl.objective import Objective
+from objdsl.runtime.engines.policy import Policy
+from objdsl.runtime.settings.config import ConfigError, LearnerSection
+
+# Below this the logits are small, and one pass gives log-probabilities and their gradient.
+_LARGE_VOCABULARY = 8192
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an objective asks of the runtime, read off its columns.
+
+    Attributes:
+        trained: inputs that a gradient reaches, by the names of `Policy.columns`.
+        measured: columns of the policy as it was when the responses were sampled (`log_old`, ...),
+            with the name that `Policy.columns` has for each.
+        frozen: columns of frozen policies: name -> (policy, name in `Policy.columns`).
+        layers: internal policies: name -> layer.
+        given: response columns that must come from the task or the reward functions.
+        noise: whether `pick` draws a random subset of the tokens.
+    """
+
+    trained: tuple[str, ...]
+    measured: dict[str, str]
+    frozen: dict[str, tuple[str, str]]
+    layers: dict[str, int]
+    given: tuple[str, ...]
+    noise: bool
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(policy for policy, _ in self.frozen.values()))
+
+    @property
+    def critic(self) -> bool:
+        """Whether a value of every state is learned."""
+        return "value" in self.trained or "value" in self.measured.values()
+
+
+def needs_of(objective: Objective) -> Needs:
+    """Sorts the columns of an objective by where they come from."""
+    inner = {x.name: (x.of, x.layer) for x in objective.formula.policies if x.layer is not None}
+    measured: dict[str, str] = {}
+    frozen: dict[str, tuple[str, str]] = {}
+    given: list[str] = []
+    for name, column in objective.columns.items():
+        if column.trained:
+            continue
+        match column.role:
+            case LogProbs("mu", distribution=False) | Truncation() | Noise():
+                pass
+            case LogProbs("pi" | "mu"):
+                given.append(name)  # no engine hands it out
+            case LogProbs(policy, distribution):
+                base = inner[policy][0] if policy in inner else policy
+                source = name if policy in inner else LogProbs("pi", distribution).name
+                if base in {"pi", "old"}:
+                    measured[name] = source
+                else:
+                    frozen[name] = (str(base), source)
+            case Values():
+                measured[name] = "value"
+            case Reward() | Data():
+                given += [name] if column.declared else []
+    return Needs(
+        trained=objective.live,
+        measured=measured,
+        frozen=frozen,
+        layers={name: layer for name, (_, layer) in inner.items()},
+        given=tuple(given),
+        noise=NOISE.name in objective.columns,
+    )
+
+
+def check_learner(
+    policy: Policy, objective: Objective, config: LearnerSection, frozen: Collection[str]
+) -> None:
+    """Checks that a policy can learn with an objective as the settings say.
+
+    Args:
+        frozen: names of the policies that it can be compared with.
+
+    Raises ConfigError where it cannot.
+    """
+    needs = needs_of(objective)
+    missing = [name for name in needs.policies if name not in frozen]
+    if missing:
+        raise ConfigError(
+            [f"{objective.name} reads the policy `{missing[0]}`: set policies.{missing[0]}"]
+        )
+    check_layers(objective, policy.model.config.get_text_config().num_hidden_layers)
+    precision_of(policy, fuses(policy, objective, needs, config), config)
+    if config.autocast and policy.device.type == "cpu":
+        raise ConfigError(
+            [
+                "learner.autocast computes in bfloat16 on a GPU, and the policy is on a CPU: leave "
+                "it out, or set model.dtype to bfloat16"
+            ]
+        )
+
+
+def check_layers(objective: Objective, layers: int) -> None:
+    """Raises ConfigError for an objective that reads a layer which a model of `layers` lacks."""
+    for name, layer in needs_of(objective).layers.items():
+        if not 1 <= layer <= layers:
+            raise ConfigError(
+                [
+                    f"{objective.name} reads the policy `{name}` off layer {layer}, and the model "
+                    f"has {layers}: take a model with more (`model.layers` of `tiny`), or name "
+                    "another layer"
+                ]
+            )
+
+
+def fuses(policy: Policy, objective: Objective, needs: Needs, config: LearnerSection) -> bool:
+    """Whether the head and the objective are fused.
+
+    Raises ConfigError where `learner.head` requires it, and it is not possible.
+    """
+    why = ""
+    if policy.head is None:
+        why = "the head of this model is more than a linear layer"
+    elif needs.layers:
+        why = f"{objective.name} reads a policy off an inner layer"
+    if config.head == "fused" and why:
+        raise ConfigError([f"learner.head is `fused`, but {why}"])
+    large = policy.vocabulary >= _LARGE_VOCABULARY
+    return not why and (config.head == "fused" or (config.head == "auto" and large))
+
+
+def precision_of(policy: Policy, fused: bool, config: LearnerSection) -> Precision:
+    """The precision of the fused head of a policy.
+
+    Raises ConfigError where `learner.precision` does not apply to this head.
+    """
+    precision = config.precision
+    if precision == "inputs":
+        return precision
+    why = ""
+    if not fused:
+        why = "the head is not fused: set learner.head to `fused`"
+    elif policy.head is None or policy.head.weight.dtype != torch.float32:
+        why = "it needs a linear head in float32"
+    if why:
+        raise ConfigError([f"learner.precision is `{precision}`, but {why}"])
+    return precision

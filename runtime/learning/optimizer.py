@@ -1,0 +1,158 @@
+"""AdamW on a policy and its critic: rates, clipping, and the state that a run resumes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from objdsl.errors import ObjdslError
+from objdsl.runtime.engines.policy import Policy
+from objdsl.runtime.processes.ranks import full_tensor, shard_like
+from objdsl.runtime.settings.config import LearnerSection
+
+
+class TrainingError(ObjdslError, RuntimeError):
+    """A gradient is not finite, or the objective cannot read the data."""
+
+
+# Weights, and the optimizer's state of each that has one.
+_Snapshot = tuple[list[Tensor], dict[Any, dict[str, Tensor]]]
+
+
+class Optimizer:
+    """AdamW with one group of parameters for the policy and one for the critic.
+
+    Args:
+        steps: rollouts of the whole run, for the schedule of the learning rate.
+    """
+
+    def __init__(self, policy: Policy, config: LearnerSection, steps: int) -> None:
+        self._policy = policy
+        self._config = config
+        self._steps = steps
+        critic = policy.critic_parameters()
+        weights = policy.parameters()
+        self._groups = [part for part in (weights[: len(weights) - len(critic)], critic) if part]
+        self._snapshot: _Snapshot | None = None
+        self._moved = False
+        self._adamw = torch.optim.AdamW(
+            [{"params": group} for group in self._groups],
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def begin(self, step: int, several: bool) -> float:
+        """Sets the learning rate of rollout `step`, counted from 0, and returns it.
+
+        Args:
+            several: whether several steps follow, which `rewind` undoes as one.
+        """
+        rate = learning_rate(self._config, step, self._steps)
+        peaks = (self._config.lr, self._config.critic_lr or self._config.lr)
+        for group, peak in zip(self._adamw.param_groups, peaks, strict=False):
+            group["lr"] = rate * (peak / self._config.lr)
+        self._snapshot = self._copy() if several else None
+        return rate
+
+    def finish(self) -> None:
+        """The rollout has been learned from: there is nothing left to undo."""
+        self._moved = False
+
+    def zero_grad(self) -> None:
+        self._adamw.zero_grad()
+
+    def step(self, name: str) -> float:
+        """Clips the gradients and takes a step; the norm of the policy's before clipping.
+
+        The critic's are clipped separately: they do not change the step of the policy.
+
+        Args:
+            name: the objective, for messages.
+
+        Raises TrainingError for a gradient that is not finite; then no step is taken.
+        """
+        limit = self._config.clip if self._config.clip is not None else math.inf
+        norms = [float(full_tensor(nn.utils.clip_grad_norm_(x, limit))) for x in self._groups]
+        for norm, what in zip(norms, ("the gradient", "the gradient of the critic"), strict=False):
+            if not math.isfinite(norm):
+                raise TrainingError(f"the norm of {what} of {name} is {norm}: no step is taken")
+        self._moved = True
+        self._adamw.step()
+        return norms[0]
+
+    # --- undoing, saving --------------------------------------------------------------------------
+
+    def rewind(self) -> bool:
+        """Undoes the steps since `begin`; whether the weights are what they were before them."""
+        if self._moved and self._snapshot is not None:
+            weights, slots = self._snapshot
+            with torch.no_grad():
+                for weight, x in zip(self._policy.parameters(), weights, strict=True):
+                    _local(weight).copy_(x)
+                for parameter in [*self._adamw.state]:
+                    if parameter not in slots:
+                        del self._adamw.state[parameter]
+                        continue
+                    for name, x in slots[parameter].items():
+                        _local(self._adamw.state[parameter][name]).copy_(x)
+            self._moved = False
+        return not self._moved
+
+    def _copy(self) -> _Snapshot:
+        """Everything that a step changes, in CPU memory."""
+        slots = {
+            weight: {name: _on_cpu(x) for name, x in slot.items()}
+            for weight, slot in self._adamw.state.items()
+        }
+        return [_on_cpu(weight) for weight in self._policy.parameters()], slots
+
+    def state(self) -> dict[str, Any]:
+        """The state with full tensors. Collective."""
+        state = self._adamw.state_dict()
+        slots = {
+            k: {name: full_tensor(x) for name, x in slot.items()}
+            for k, slot in state["state"].items()
+        }
+        return {**state, "state": slots}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Loads a state, which may come from a different number of ranks. Collective."""
+        weights = dict(enumerate(self._policy.parameters()))
+        slots = {
+            k: {name: shard_like(x, weights[k]) if x.dim() else x for name, x in slot.items()}
+            for k, slot in state["state"].items()
+        }
+        # Learning rate, decay and the like come from the settings, which may have changed.
+        groups = self._adamw.state_dict()["param_groups"]
+        self._adamw.load_state_dict({"param_groups": groups, "state": slots})
+
+
+def learning_rate(config: LearnerSection, step: int, steps: int) -> float:
+    """The rate of step `step`, counted from 0, of `steps`."""
+    rise = min(1.0, (step + 1) / (config.warmup + 1))
+    done = step / max(steps - 1, 1)
+    match config.schedule:
+        case "constant":
+            fall = 1.0
+        case "linear":
+            fall = 1 - (1 - config.final_lr) * done
+        case "cosine":
+            fall = config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * done)) / 2
+    return config.lr * rise * fall
+
+
+def _local(x: Tensor) -> Tensor:
+    """This rank's shard of a tensor."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def _on_cpu(x: Tensor) -> Tensor:
+    return _local(x.detach()).to("cpu", copy=True)

@@ -1,0 +1,138 @@
+"""The curves of one run, or of several, as a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from objdsl.files import replace_bytes
+from objdsl.runtime.report.metrics import DOCUMENTED, read_metrics
+from objdsl.source import visible
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+
+# The panels that every run has, first; the reports of the objectives come after them.
+_FIRST = ("reward", "held_out", "entropy", "length", "kl_mu_old", "grad_norm")
+_HIDDEN = {"step", "tokens", "tokens_per_second", "lr", "seconds", "mismatch", "objective"}
+
+
+def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:
+    """Draws the metrics of `runs` against the step, a panel each, into `output` (PNG, SVG, PDF).
+
+    `names` chooses the panels; without it, all that the runs have but times. Raises ValueError
+    where a run has no metrics, or no run has one of `names`.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    steps = {_label(run, runs): _steps(run) for run in runs}
+    panels = list(names) or _panels(steps)
+    known = {name for run in steps.values() for step in run for name in step}
+    for name in panels:
+        if name not in known:
+            raise ValueError(
+                f"no run has the metric `{name}`; there are {', '.join(sorted(known))}"
+            )
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.2 * columns, 2.8 * rows), squeeze=False, layout="constrained"
+    )
+    colours = plt.get_cmap("tab10" if len(steps) <= 10 else "turbo", max(len(steps), 10))
+    lines: dict[str, Artist] = {}
+    for axis, name in zip(axes.flat, panels, strict=False):
+        for number, (label, run) in enumerate(steps.items()):
+            points = [(step["step"], step[name]) for step in run if name in step]
+            if not points:
+                continue
+            colour = colours(number)
+            dots = {"marker": "o", "markersize": 3} if _is_sparse(points, run) else {}
+            if len(steps) > 1 and not dots:
+                # What is read off several curves is their course, not each of their steps.
+                axis.plot(*zip(*points, strict=True), color=colour, linewidth=0.6, alpha=0.3)
+                points = _smooth(points)
+            (line,) = axis.plot(
+                *zip(*points, strict=True), color=colour, label=_plain(label), linewidth=1.3, **dots
+            )
+            lines.setdefault(label, line)
+        axis.set_title(_plain(name).replace("_", " "), fontsize=10)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel("step", fontsize=9)
+    if len(steps) > 1:  # outside of the panels, where it covers no curve
+        figure.legend(
+            handles=[*lines.values()], loc="outside lower center", fontsize=8, frameon=False,
+            ncols=min(len(lines), 2 * columns),
+        )  # fmt: skip
+    else:
+        figure.suptitle(_plain(next(iter(steps))), fontsize=11)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=140, format=_format(output, figure))
+    plt.close(figure)
+    replace_bytes(output, drawn.getvalue())
+    return output
+
+
+def _format(output: Path, figure: Figure) -> str:
+    """The kind of picture that a file is by its name. Raises ValueError for one that is none."""
+    kind = output.suffix.removeprefix(".").lower() or "png"
+    known = figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise ValueError(f"{output} is no picture: there are {', '.join(sorted(known))}")
+    return kind
+
+
+def _is_sparse(points: Sequence[tuple[float, float]], run: Sequence[Mapping[str, float]]) -> bool:
+    """Whether a metric is measured now and then only, so that its points are to be seen."""
+    learned = sum(1 for step in run if step.keys() - {"step", "held_out"})
+    return len(points) < 2 or len(points) < learned
+
+
+def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Means over the last twentieth of the points, of those that are numbers."""
+    width = max(1, len(points) // 20)
+    smooth = []
+    for k, (step, _) in enumerate(points):
+        window = [y for _, y in points[max(0, k + 1 - width) : k + 1] if math.isfinite(y)]
+        smooth.append((step, sum(window) / len(window) if window else math.nan))
+    return smooth
+
+
+def _plain(text: str) -> str:
+    """A name as matplotlib shows it letter by letter: between two dollars it would read TeX."""
+    return visible(text).replace("$", r"\$")
+
+
+def _steps(run: Path) -> list[dict[str, float]]:
+    try:
+        steps = read_metrics(run)
+    except OSError:
+        steps = []
+    if not steps:
+        raise ValueError(f"{run} has no metrics to draw")
+    return steps
+
+
+def _label(run: Path, runs: Sequence[Path]) -> str:
+    names = [other.resolve().name for other in runs]
+    name = run.resolve().name
+    return name if names.count(name) == 1 else str(run)
+
+
+def _panels(runs: Mapping[str, list[dict[str, float]]]) -> list[str]:
+    seen = dict.fromkeys(name for run in runs.values() for step in run for name in step)
+    own = [name for name in seen if name not in DOCUMENTED and not name.startswith("seconds")]
+    return [name for name in _FIRST if name in seen] + [n for n in own if n not in _HIDDEN]

@@ -1,0 +1,133 @@
+"""What can be wrong with a run, found before anything is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+
+from objdsl.ir.columns import LogProbs, Noise
+from objdsl.ir.indices import TOKEN, WORD
+from objdsl.ir.objective import Domain
+from objdsl.objective import Objective
+from objdsl.runtime.data.rewards import NAMED, Judged, Rewards
+from objdsl.runtime.data.tasks import Example, Prompt, columns_of
+from objdsl.runtime.engines.sampler import Sampling
+from objdsl.runtime.learning.rollout import GREEDY, number
+from objdsl.runtime.settings.config import Config, ConfigError
+
+# Tokens of a made-up response, and prompts of a made-up step.
+_TRIAL_TOKENS = 3
+_TRIAL_PROMPTS = 16
+
+
+def check_context(
+    config: Config, context: int | None, prompts: Sequence[Prompt], sampling: Sampling
+) -> None:
+    """Raises ConfigError where prompt and response can exceed the context of the model."""
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    if context is not None and longest + sampling.max_tokens > context:
+        raise ConfigError(
+            [
+                f"{config.model.name} reads {context} tokens, but the longest prompt has {longest} "
+                f"and a response up to {sampling.max_tokens}: lower task.max_prompt_tokens or "
+                "sampler.max_tokens"
+            ]
+        )
+
+
+def check_answers(config: Config, examples: Sequence[Example]) -> None:
+    """Raises ConfigError for a row without an answer, where a built-in reward compares with it."""
+    judges = [name for name in config.rewards if name in NAMED]
+    for example in examples if judges else ():
+        if example.columns.get("answer") is None:
+            raise ConfigError(
+                [
+                    f"{example.name}: no answer in the column `{config.task.answer}` "
+                    f"(task.answer), which the reward `{judges[0]}` compares with"
+                ]
+            )
+
+
+def check_columns(
+    objective: Objective,
+    given: Sequence[str],
+    examples: Sequence[Example],
+    rewards: Rewards | None,
+) -> None:
+    """Checks that the task and the reward functions have every column of `given`.
+
+    The columns of a function are known once it is called: if the task lacks a column, the
+    functions are called with one empty response.
+
+    Raises:
+        ConfigError: a column is missing, is not a number, or is outside its declared domain.
+        RewardError: a reward function fails.
+    """
+    task_columns = columns_of(examples)
+    missing = []
+    for name in given:
+        if objective.columns[name].indices == TOKEN or name not in task_columns:
+            missing.append(name)
+            continue
+        domain = objective.formula.domains.get(name, Domain())
+        for example in examples:
+            value = number(name, example)
+            if not domain.holds(value):
+                raise ConfigError(
+                    [
+                        f"{example.name}: the column `{name}` is {value:g}, outside of its domain "
+                        f"{domain} in {objective.name}"
+                    ]
+                )
+    missing = [name for name in missing if name != GREEDY]
+    if not missing:
+        return
+    returned: Collection[str] = ()
+    if rewards is not None and rewards.imported:
+        example = examples[0]
+        values = {name: [example.columns.get(name)] for name in task_columns}
+        # Only the end-of-text token.
+        judged = Judged([example.text], [""], [False], values, [(0,)], [example.name])
+        returned = rewards(judged).columns
+    missing = [name for name in missing if name not in returned]
+    if missing:
+        kind = "token" if objective.columns[missing[0]].indices == TOKEN else "response"
+        have = ", ".join(f"`{name}`" for name in (*task_columns, *returned))
+        raise ConfigError(
+            [
+                f"{objective.name} reads the column `{missing[0]}`, a number per {kind}, which "
+                f"neither the task nor the reward functions have; they have {have or 'none'}"
+            ]
+        )
+
+
+def check_step(config: Config, objective: Objective, rows: int) -> None:
+    """Checks that the objective can be prepared for steps of `rows` responses to each prompt.
+
+    Raises ConfigError where it cannot, as for the standard deviation of one response.
+    """
+    prompts = min(_TRIAL_PROMPTS, config.sampler.prompts // config.learner.minibatches)
+    count = prompts * rows
+    shapes = {TOKEN: (count, _TRIAL_TOKENS), WORD: (count, _TRIAL_TOKENS, 4)}
+    domains = objective.formula.domains
+    columns: dict[str, Any] = {}
+    for name, column in objective.columns.items():
+        if column.trained or isinstance(column.role, Noise):
+            continue
+        is_log = isinstance(column.role, LogProbs)
+        value = -math.log(4) if is_log else domains.get(name, Domain()).two[1]
+        columns[name] = torch.full(shapes.get(column.indices, (count,)), value)
+    try:
+        objective.prepare(
+            prompt=[k for k in range(prompts) for _ in range(rows)],
+            mask=torch.ones(count, _TRIAL_TOKENS, dtype=torch.bool),
+            generator=torch.Generator().manual_seed(0),
+            **columns,
+        )
+    except ValueError as error:
+        raise ConfigError(
+            [f"{error} (sampler.group is {rows}, and an optimizer step has {prompts} prompts)"]
+        ) from None

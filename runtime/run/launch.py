@@ -1,0 +1,249 @@
+"""From settings to a run that is ready for its first step, in the order in which it can fail.
+
+What can be checked without loading anything comes first, what takes time comes later, and the
+folder of the run is not written to before everything else is known to work.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from functools import partial
+
+import torch
+from rich.console import Console
+
+from objdsl.objective import Objective
+from objdsl.runtime.data.rewards import Rewards
+from objdsl.runtime.data.tasks import Prompt, Task, columns_of, encode_all, load_task
+from objdsl.runtime.engines.models import context_of, ends_of, pick_device, quiet_transformers
+from objdsl.runtime.learning.learner import Learner
+from objdsl.runtime.learning.needs import check_learner, needs_of
+from objdsl.runtime.learning.rollout import Place, Sampled, Source
+from objdsl.runtime.learning.warm_start import warm_start
+from objdsl.runtime.processes.ranks import Ranks, joined
+from objdsl.runtime.report.metrics import Report
+from objdsl.runtime.report.trackers import open_trackers
+from objdsl.runtime.run import build, checks
+from objdsl.runtime.run.build import Models
+from objdsl.runtime.run.messages import introduction
+from objdsl.runtime.run.run import Run
+from objdsl.runtime.settings.config import TINY, Config, ConfigError
+from objdsl.runtime.storage import random_state
+from objdsl.runtime.storage.checkpoint import Progress
+from objdsl.runtime.storage.run_folder import (
+    RunFolder,
+    begin_folder,
+    compare,
+    forget_false_start,
+    open_folder,
+)
+
+WARM_START_STEPS = 400
+
+
+def launch(
+    config: Config,
+    stack: ExitStack,
+    *,
+    resume: str | None = None,
+    allow_changed: bool = False,
+    console: Console | None = None,
+) -> Run:
+    """A run, ready for its first step. `stack` closes what it opens.
+
+    Raises what `loop.train` raises.
+    """
+    began = time.perf_counter()
+    if config.learner.threads is not None:
+        torch.set_num_threads(config.learner.threads)
+    quiet_transformers()
+    objective = build.load_objective(config)
+    needs = needs_of(objective)
+    task = load_task(config.task, config.seed)
+    identity = build.identity_of(config, objective, task)
+    ranks = stack.enter_context(joined(pick_device(config.model.device)))
+    folder = ranks.broadcast_object(partial(_open, config, objective.name, resume, stack))
+    notes = compare(folder, identity, config, allow_changed)
+    start = folder.saved.progress if folder.saved else Progress(step=0, position=0, seconds=0.0)
+
+    # --- the parts; nothing is written yet
+    models = build.load_models(config, objective, task, folder.saved, ranks)
+    prompts, held_out = _encode(config, task, models)
+    warm_start_steps = 0 if folder.saved else _warm_start_steps(config, task)
+    report = Report(console, silent=not ranks.first)
+    # Between processes a batch travels on the CPU.
+    device = ranks.device if ranks.size == 1 else torch.device("cpu")
+    place = Place(models.policy.vocabulary, device, build.working_dtype(config))
+    pairs = build.preferences_of(config, objective, needs, models.tokenizer, prompts, place)
+    group = build.group_of(config, objective) if pairs is None else pairs.rows
+    checks.check_step(config, objective, group)
+    named = build.named_policies(config, needs, models.policy, models.tokenizer)
+    check_learner(models.policy, objective, config.learner, {*named, "ref"})
+    source: Source | None = pairs
+    if pairs is None and ranks.first:
+        source = _open_source(
+            config, objective, task, models, prompts, held_out, place, folder, report, stack
+        )
+    # What an engine refuses is known once it is loaded; nothing has been computed by then.
+    ranks.broadcast_object(partial(_start_sampler, source))
+
+    # --- the folder
+    if ranks.first:
+        stack.push(partial(forget_false_start, folder))
+        notes += begin_folder(folder, config, start)
+    report.open(folder.path)
+    stack.callback(report.close)
+    if ranks.first:
+        settings = config.model_dump(mode="json")
+        report.track(open_trackers(config.report.trackers, folder.path, settings, start.step))
+    for line in introduction(config, objective, task, models, source, folder, ranks):
+        report.say(line)
+    for note in notes:
+        report.say(note)
+    if len(prompts) < len(task.train):
+        limit = config.task.max_prompt_tokens
+        report.say(f"{len(task.train) - len(prompts)} prompts have more than {limit} tokens")
+
+    # --- the first weights
+    if folder.saved is None:
+        _warm_start(config, task, models, prompts, warm_start_steps, report, ranks)
+    ranks.broadcast(models.policy.weights())
+    ref = build.reference(
+        needs, named, models.policy, models.tokenizer, folder.path, folder.saved is not None, ranks
+    )
+    learner = Learner(
+        models.policy,
+        objective,
+        config.learner,
+        steps=config.steps,
+        frozen=named | ref,
+        seed=config.seed,
+        ranks=ranks,
+        sharded=models.sharded,
+    )
+    if models.trainer is not None:
+        learner.optimizer.restore(models.trainer["optimizer"])
+        random_state.restore(models.trainer["rng"])
+    return Run(
+        config=config,
+        objective=objective,
+        identity=identity,
+        folder=folder,
+        ranks=ranks,
+        models=models,
+        prompts=prompts,
+        held_out=held_out,
+        source=source,
+        learner=learner,
+        report=report,
+        start=start,
+        progress=start,
+        unreported=start.unreported,
+        saved_step=start.step,
+        warmed_up=warm_start_steps > 0,
+        began=began,
+    )
+
+
+def _open(config: Config, objective: str, resume: str | None, stack: ExitStack) -> RunFolder:
+    folder, lock = open_folder(config, objective, resume)
+    stack.callback(lock.release)
+    return folder
+
+
+def _encode(config: Config, task: Task, models: Models) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts to train on and to measure on, as the model reads them."""
+    limit, options = config.task.max_prompt_tokens, config.task.chat_options
+    prompts = encode_all(models.tokenizer, task.train, limit, options)
+    held_out = encode_all(models.tokenizer, task.held_out, limit, options)
+    if not prompts:
+        raise ConfigError([f"every prompt has more than task.max_prompt_tokens {limit} tokens"])
+    return prompts, held_out
+
+
+def _open_source(
+    config: Config,
+    objective: Objective,
+    task: Task,
+    models: Models,
+    prompts: list[Prompt],
+    held_out: list[Prompt],
+    place: Place,
+    folder: RunFolder,
+    report: Report,
+    stack: ExitStack,
+) -> Sampled:
+    """The sampler and the reward functions of the first rank."""
+    assert models.replica is not None
+    given = needs_of(objective).given
+    checks.check_answers(config, [*task.train, *task.held_out])
+    rewards = Rewards(config.rewards, config.reward_deadline)
+    stack.callback(rewards.close)
+    rewards.check(columns_of(task.train))
+    checks.check_columns(objective, given, task.train, rewards)
+    model, tokenizer = models.policy.model, models.tokenizer
+    sampling = build.sampling_of(config, objective, task, ends_of(model, tokenizer))
+    everything = [*prompts, *held_out]
+    checks.check_context(config, context_of(model), everything, sampling)
+    sampler = build.open_sampler(
+        config, objective, models.replica, tokenizer, everything, sampling, folder.path, report.say
+    )
+    stack.callback(sampler.close)
+    return Sampled(
+        sampler=sampler,
+        sampling=sampling,
+        objective=objective,
+        rewards=rewards,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        place=place,
+        count=config.sampler.prompts,
+        group=build.group_of(config, objective),
+        rounds=config.sampler.resample,
+        given=given,
+        seed=config.seed,
+    )
+
+
+def _start_sampler(source: Source | None) -> None:
+    if isinstance(source, Sampled):
+        source.sampler.start()
+
+
+def _warm_start_steps(config: Config, task: Task) -> int:
+    steps = config.warm_start.steps
+    if task.demonstrate is None:
+        if steps:
+            raise ConfigError(
+                [f"warm_start.steps is {steps}, but {task.name} has no worked examples"]
+            )
+        return 0
+    if steps is None:
+        return WARM_START_STEPS if config.model.name == TINY else 0
+    return steps
+
+
+def _warm_start(
+    config: Config,
+    task: Task,
+    models: Models,
+    prompts: list[Prompt],
+    steps: int,
+    report: Report,
+    ranks: Ranks,
+) -> None:
+    report.begin("warm start", steps)
+    ranks.broadcast_object(
+        lambda: warm_start(
+            models.policy,
+            models.tokenizer,
+            task,
+            prompts,
+            config.warm_start,
+            steps=steps,
+            seed=config.seed,
+            progress=report.warm_start,
+        )
+    )
+    report.end()

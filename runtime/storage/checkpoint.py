@@ -1,0 +1,279 @@
+"""Checkpoints: everything that a run needs to resume as if it had never stopped.
+
+A checkpoint is a `sealed_folder`; once it has been read back, older ones are removed. Nothing else
+is ever deleted: damaged checkpoints, and those of later steps than a run is taken back to, are
+renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from objdsl.frozen import dataclass
+from objdsl.runtime.engines.models import pretrained
+from objdsl.runtime.engines.policy import Policy
+from objdsl.runtime.report.metrics import News
+from objdsl.runtime.settings.config import ConfigError
+from objdsl.runtime.storage import random_state
+from objdsl.runtime.storage.sealed_folder import (
+    DAMAGED,
+    LEFT,
+    MANIFEST,
+    VERSION,
+    CheckpointError,
+    DamagedError,
+    check_files,
+    read_json,
+    reading,
+    remove,
+    written_beside,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PREFIX = "step-"
+STATE = "state.json"
+TRAINER = "trainer.pt"
+CRITIC = "critic.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What has to be the same for a resumed run to be the same run."""
+
+    objective: str
+    task: str
+    model: str
+
+    def differences(self, other: Identity) -> list[str]:
+        mine, theirs = asdict(self), asdict(other)
+        return [
+            f"{name}: the checkpoint has {theirs[name]}, this run {mine[name]}"
+            for name in mine
+            if mine[name] != theirs[name]
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: the number of steps that are done.
+        position: the number of prompts taken from the task's order.
+        seconds: the duration of training so far, for the log.
+        unreported: the metrics of the last step, if the run ended before they were written.
+    """
+
+    step: int
+    position: int
+    seconds: float
+    unreported: News | None = None
+
+    @staticmethod
+    def read(state: Mapping[str, Any]) -> Progress:
+        """The inverse of `asdict`. Raises TypeError or KeyError for anything else."""
+        news = state.get("unreported")
+        return Progress(**{**state, "unreported": None if news is None else News.read(news)})
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def save(
+    folder: Path,
+    progress: Progress,
+    identity: Identity,
+    config: Mapping[str, Any],
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: Mapping[str, Any],
+    *,
+    keep: int,
+) -> Path:
+    """Writes `folder/step-000100`, completely or not at all, and removes all but the `keep` newest.
+
+    The weights are a Hugging Face folder: `from_pretrained` reads it. It does not depend on the
+    number of ranks.
+
+    Args:
+        policy: with full weights.
+        optimizer: the state with full tensors; see `Optimizer.state`.
+
+    Raises SaveError where it cannot be written; earlier ones are unchanged.
+    """
+    target = folder / f"{PREFIX}{progress.step:06d}"
+    with written_beside(target) as writing:
+        save_model(policy, tokenizer, writing)
+        torch.save({"optimizer": optimizer, "rng": random_state.capture()}, writing / TRAINER)
+        state = {
+            "version": VERSION,
+            "progress": asdict(progress),
+            "identity": asdict(identity),
+            "config": config,
+        }
+        (writing / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+    for old in all_of(folder)[:-keep]:
+        remove(old)
+    return target
+
+
+def save_model(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The weights as a Hugging Face folder, and the critic beside them."""
+    policy.model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if policy.critic is not None:
+        save_file(dict(policy.critic.state_dict()), folder / CRITIC)
+
+
+# --- finding ------------------------------------------------------------------------------------
+
+
+def all_of(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, complete or not, oldest first."""
+    numbered = {}
+    for path in folder.glob(f"{PREFIX}*"):
+        if re.fullmatch(r"\d+", path.name.removeprefix(PREFIX)):
+            numbered[int(path.name.removeprefix(PREFIX))] = path
+    return [numbered[step] for step in sorted(numbered)]
+
+
+def after(folder: Path, step: int) -> list[Path]:
+    """The checkpoints of steps after `step`."""
+    return [path for path in all_of(folder) if int(path.name.removeprefix(PREFIX)) > step]
+
+
+def ever(folder: Path) -> list[Path]:
+    """All checkpoints that were ever written: in use, damaged, or left behind."""
+    aside = [*folder.glob(f"{DAMAGED}{PREFIX}*"), *folder.glob(f"{LEFT}{PREFIX}*")]
+    return [*all_of(folder), *sorted(aside)]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A complete checkpoint, before its tensors are read.
+
+    Attributes:
+        note: what people should know about it, or an empty string.
+    """
+
+    path: Path
+    progress: Progress
+    identity: Identity
+    config: Mapping[str, Any]
+    note: str = ""
+
+    def restore(self, policy: Policy) -> Mapping[str, Any]:
+        """Loads the weights in place. Returns the states of `optimizer` and generators (`rng`).
+
+        Raises CheckpointError where the weights do not fit the policy.
+        """
+        try:
+            stored, _ = pretrained(str(self.path))
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from None
+        _load(policy.model, stored.state_dict(), self.path)
+        if policy.critic is not None:
+            with reading(self.path, CRITIC):
+                critic = load_file(self.path / CRITIC)
+            _load(policy.critic, critic, self.path)
+        return _trainer(self.path)
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    current = module.state_dict()
+    for name in current.keys() | state.keys():
+        here, there = (list(x[name].shape) if name in x else None for x in (current, state))
+        if here != there:
+            raise CheckpointError(
+                f"the weights of {path} do not fit this model: `{name}` is "
+                f"{there or 'not in them'}, and {here or 'nothing'} in the model"
+            )
+    module.load_state_dict({name: x.to(current[name].dtype) for name, x in state.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest complete checkpoint of a run, and the damaged ones that are newer."""
+
+    saved: Saved | None
+    damaged: tuple[DamagedError, ...]
+
+
+def find(folder: Path) -> Found:
+    """The newest complete checkpoint in a folder of checkpoints. Changes nothing.
+
+    Raises CheckpointError for files without read permission.
+    """
+    damaged: list[DamagedError] = []
+    for path in reversed(all_of(folder)):
+        try:
+            return Found(inspect(path), tuple(damaged))
+        except DamagedError as error:
+            damaged.append(error)
+    return Found(None, tuple(damaged))
+
+
+def inspect(path: Path) -> Saved:
+    """A checkpoint whose files are all unchanged.
+
+    Raises:
+        DamagedError: a file has changed.
+        CheckpointError: it was written by a later version, or cannot be read.
+    """
+    state = read_json(path, STATE)
+    version = state.get("version", 1)
+    note = ""
+    if version != 1 or (path / MANIFEST).exists():
+        check_files(path)
+        if version != VERSION:
+            raise CheckpointError(f"{path} was written by a later version ({version!r})")
+    else:
+        _check_readable(path)
+        note = (
+            f"{path} was written without a manifest: whether all its files are as they were "
+            "written is not known"
+        )
+    try:
+        return Saved(
+            path,
+            Progress.read(state["progress"]),
+            Identity(**state["identity"]),
+            dict(state["config"]),
+            note,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(path, f"{STATE} is not the state of a run: {error}") from None
+
+
+def _check_readable(folder: Path) -> None:
+    """Without a manifest: checks that the files that a run resumes from can be read."""
+    read_json(folder, "config.json")
+    tensors = [*folder.glob("*.safetensors")]
+    if not any(path.name != CRITIC for path in tensors):
+        raise DamagedError(folder, "model.safetensors is missing")
+    for path in tensors:
+        with reading(folder, path.name), safe_open(path, framework="pt") as file:
+            file.keys()
+    _trainer(folder)
+
+
+def _trainer(folder: Path) -> Mapping[str, Any]:
+    with reading(folder, TRAINER):
+        trainer: Mapping[str, Any] = torch.load(
+            folder / TRAINER, map_location="cpu", weights_only=True
+        )
+        if {"rng", "optimizer"} - trainer.keys():
+            raise ValueError("it is not the state of a training run")
+        return trainer
