@@ -44,7 +44,7 @@ def test_numbers_beyond_all_bounds_are_infinite() -> None:
         for one in findings(objective("maximize mean[p,i,t] (reward * exp(800 * exp(pi / old)))"))
         if one.name == "beyond-float32"
     )
-    assert finding.message == "this is infinite in float32, for data that happen"
+    assert finding.message == "this overflows float32 on realistic data"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
-"""The gradient of a penalty is that of the total variation.
+"""The gradient of this penalty is that of the total variation, not that of a KL.
 
 **What.** `abs(log(pi / ref))` in the loss.
 
-**Why.** Its weight is the sign of the log-ratio: `E[sign log(pi / ref) grad log pi]` is the
-gradient of the total variation, not of a KL. It is as strong for the smallest difference as for
-the largest, and 0 where there is none.
+**Why.** The weight is the sign of the log-ratio: `E[sign log(pi / ref) grad log pi]` is the
+gradient of the total variation distance, not of a KL. It is equally strong for the smallest and
+the largest differences, and 0 where there is none.
 
-**Fine if** that is wanted: the penalty is bounded.
+**Fine if** a bounded penalty gradient is wanted.
 
 **Example.**
 
@@ -36,10 +36,11 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             yield rule.finding(
                 "the gradient of this penalty is that of the total variation",
                 reading(facts, policy),
-                under="its weight is a sign",
+                under="the weight is only a sign",
                 labels=penalty_label(facts),
                 value=f"at least an estimate of KL(pi || {policy})",
-                gradient="that of the total variation: as strong near the reference as far away",
+                gradient="that of the total variation: equally strong near the reference and far "
+                "away",
                 help=f"k2(pi, {policy}) has the gradient of the KL",
-                fine_if="a bounded pull is wanted",
+                fine_if="a bounded penalty gradient is wanted",
             )

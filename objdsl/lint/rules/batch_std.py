@@ -1,12 +1,13 @@
-"""Advantages are divided by a standard deviation over the whole step.
+"""Advantages are divided by the standard deviation of the whole step.
 
 **What.** `/ std[p,i] reward`, or whitening over the tokens of the step.
 
-**Why.** It is a random scale, the same for all rewards of the step, which holds the own reward as
-one of many: the direction is bent by the order of one over the number of responses (0.0065 of the
-gradient with 4 of them).
+**Why.** The divisor is a random scale, the same for all rewards of the step. A response's own
+reward is one of the rewards in it, so the direction is biased by the order of one over the number
+of responses (0.0065 of the gradient with 4 responses).
 
-**Fine if** steps are large; it keeps the scale of the gradient when rewards change theirs.
+**Fine if** steps are large; the division keeps the scale of the gradient when the rewards change
+theirs.
 
 **Example.**
 
@@ -29,9 +30,9 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for _, factor in facts.factors(Reason.STEP_SPREAD):
         yield rule.finding(
-            "rewards are divided by a deviation over the step, their own among them",
+            "each reward is divided by a standard deviation over the step that includes it",
             factor.origin.span,
-            under="a random scale of the step",
-            gradient="biased by the order of 1 / responses of the step",
+            under="a random scale, the same for the whole step",
+            gradient="biased by the order of 1 / (responses per step)",
             fine_if="steps are large",
         )

@@ -1,19 +1,19 @@
-"""The expected gradient is another one, for a reason that no rule has a name for.
+"""The expected gradient is not that of the expected reward, for a reason without its own rule.
 
-**What.** The checker reads off the weight that its expectation is not the gradient of the expected
-reward, and none of the other rules speaks of the direction.
+**What.** The checker can read off the weight that the expected gradient is not the gradient of the
+expected reward, and no other rule reports the direction.
 
-**Why.** Whatever bends a gradient is said: silence means that the direction is right
+**Why.** Every bias is reported, so that silence means that the direction is right
 (docs/criterion.md).
 
-**Fine if** it was measured, or is the point of the method.
+**Fine if** the effect was measured, or is the point of the method.
 
 **Example.**
 
     z = (reward - mean[i] reward) / (std[i] reward + 1e-4)
     maximize mean[p,i] (clip(z, -1, 1) * sum[t] log(pi))
 
-**Instead.** Measure what it does: `objdsl audit FILE`.
+**Instead.** Measure the effect: `objdsl audit FILE`.
 """
 
 from __future__ import annotations

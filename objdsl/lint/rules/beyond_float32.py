@@ -1,25 +1,26 @@
-"""A part of the formula is infinite, or 0 below a line, in float32, for data that happen.
+"""Part of the formula overflows float32, or underflows in a divisor, on realistic data.
 
-**What.** `log(sigmoid(x))`, `log(1 + exp(x))`, `1 / (1 + exp(-x))` or a softmax of scores that
+**What.** `log(sigmoid(x))`, `log(1 + exp(x))`, `1 / (1 + exp(-x))` or a softmax, where the scores
 are sums over a response; a product of ratios to a policy that did not sample; `exp(reward / tau)`
 with a small tau; `log(1 - pi)`.
 
-**Why.** `exp(89)` is infinite in float32, `exp(-104)` is 0, and the derivative of a formula that
-holds either is a quotient of the two: NaN in every weight of the model. Ratios to the sampler are
-safe: `E[pi / mu] = 1`, so that one above `e^20` has a probability below 2e-9. Ratios to another
-policy are not, nor are differences of scores: 4000 tokens with a KL of 0.05 each are 200. Parts
-that a `min`, a `clip` or a condition leaves out are never looked at, and not meant here.
+**Why.** In float32 `exp(89)` is infinite and `exp(-104)` is 0. The derivative of a formula that
+contains either is a quotient of the two: NaN in every weight of the model. Ratios to the sampler
+are safe: `E[pi / mu] = 1`, so a ratio above `e^20` has a probability below 2e-9. Ratios to other
+policies are not safe, and neither are differences of scores: 4000 tokens with a KL of 0.05 each
+add up to 200. Values that a `min`, a `clip` or a condition excludes are not evaluated, and not
+reported here.
 
-**Fine if** responses are short, and the policies close.
+**Fine if** responses are short, and the policies stay close.
 
 **Example.**
 
     maximize mean[p] log(sigmoid(beta * margin))
 
-**Instead.** `logsigmoid(x)`, which is exact; `exp(min(x, 20))`, with no gradient beyond; `reward
-- max[i] reward` in an exponent.
+**Instead.** `logsigmoid(x)`, which is exact; `exp(min(x, 20))`, which has no gradient above the
+bound; `reward - max[i] reward` in an exponent.
 
-**Papers.** verl clamps log ratios at 20 before the exponential.
+**Papers.** verl clamps log-ratios at 20 before taking the exponential.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         said.add(node)
         logistic = _logistic(goal, node)
         yield rule.finding(
-            "this is infinite in float32, for data that happen"
+            "this overflows float32 on realistic data"
             if fault is Fault.OVERFLOW
-            else "this is 0 in float32, for data that happen, and divided by",
+            else "this divisor underflows to 0 in float32 on realistic data",
             node.span or goal.span,
             under=fault.value,
             consequence="the weight is infinite or NaN, and with it every weight of the model",
             help="logsigmoid(...), which is exact" if logistic else "bound it: exp(min(..., 20))",
-            fine_if="responses are short, and the policies close",
+            fine_if="responses are short, and the policies stay close",
             fix=_fix(logistic),
         )
 

@@ -1,10 +1,10 @@
-"""A clip is closed on policy: its bounds are in another space than its value.
+"""On policy this clip has no gradient: its bounds do not contain the value.
 
-**What.** `clip(log(pi / old), 1 - eps, 1 + eps)`, `clip(pi / old, -eps, eps)`: on policy the
-value, 0 or 1, lies outside of the bounds.
+**What.** `clip(log(pi / old), 1 - eps, 1 + eps)` or `clip(pi / old, -eps, eps)`: on policy the
+value is 0 or 1, which lies outside the bounds.
 
-**Why.** The gradient of a clip is 0 outside of its bounds. The first step after a rollout, on
-policy, has none; with a minimum around it, half of it.
+**Why.** The gradient of a clip is 0 outside its bounds. The first step after a rollout is on
+policy, so it has no gradient at all; with a minimum around the clip, half of it.
 
 **Fine if** never.
 
@@ -12,7 +12,7 @@ policy, has none; with a minimum around it, half of it.
 
     z = clip(log(pi / old), 1 - eps, 1 + eps)
 
-**Instead.** Bounds around 0 for a log-ratio, `-eps` and `eps`, and around 1 for a ratio.
+**Instead.** Bounds around 0 for a log-ratio, `-eps` and `eps`; bounds around 1 for a ratio.
 
 **Papers.** GMPO, arXiv:2507.20673, clips log-ratios at -0.4 and 0.4.
 """
@@ -41,12 +41,12 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             continue
         if interval(low - value)[0] > 0 or interval(value - high)[0] > 0:
             yield rule.finding(
-                f"on policy the value is {value.number:g}, outside of these bounds",
+                f"on policy the value is {value.number:g}, outside these bounds",
                 clip.span,
                 claim=Claim.DIRECTION if facts.departs(Claim.DIRECTION) else Claim.OFF_POLICY,
-                under="closed on policy",
-                gradient="0 on policy, where every update begins",
-                help="bounds around 0 for a log-ratio, around 1 for a ratio",
+                under="on policy, always clipped",
+                gradient="0 on policy, where every round of updates begins",
+                help="use bounds around 0 for a log-ratio, around 1 for a ratio",
             )
 
 

@@ -1,10 +1,10 @@
-"""A clip of a value that never changes: its bounds do nothing.
+"""The clipped value is a constant: the bounds have no effect.
 
-**What.** `clip(pi / sg(pi), 0.8, 1.2)`, alone or in a surrogate: the ratio is 1, whatever the
-policy is.
+**What.** `clip(pi / sg(pi), 0.8, 1.2)`, alone or in a surrogate: the ratio is always 1.
 
-**Why.** `pi / sg(pi)` has the gradient of `log(pi)` and the value 1. Its distance to the policy
-that sampled is not in it, so that the clip never closes: nothing holds the policy near the rollout.
+**Why.** `pi / sg(pi)` has the gradient of `log(pi)` and the value 1. It does not measure the
+distance to the policy that sampled, so the clip never takes effect, and nothing keeps the policy
+near the rollout.
 
 **Fine if** never; without the clip the objective is the same.
 
@@ -38,10 +38,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             continue
         seen |= {clip.x, *clip.through}
         yield rule.finding(
-            f"this is {expand(clip.x).number:g}, whatever the policy is: its bounds do nothing",
+            f"this is always {expand(clip.x).number:g}: the bounds have no effect",
             clip.x.span or node.span or facts.objective.goal.span,
             under="never reaches a bound",
-            consequence="nothing holds the policy near the one that sampled",
+            consequence="nothing keeps the policy near the one that sampled",
             help="take the ratio to `old`",
         )
 

@@ -1,13 +1,13 @@
-"""A clipped ratio without the minimum: dead where it should pull back.
+"""A clipped ratio without a minimum: no gradient where the policy should be pulled back.
 
-**What.** `clip(r, 1 - eps, 1 + eps) * A`, or a bound on one side, `min(r, 1.28) * A`, without
+**What.** `clip(r, 1 - eps, 1 + eps) * A`, or a one-sided bound such as `min(r, 1.28) * A`, without
 `min(r * A, ...)` around it.
 
-**Why.** The clip has no gradient outside of its bounds, on either side. For A > 0 and r < 1 -
-eps, where the policy has moved away from a good token, and for A < 0 and r > 1 + eps, nothing
-pulls it back. The minimum keeps the gradient there.
+**Why.** Outside its bounds a clip has no gradient, on either side. With A > 0 and r < 1 - eps the
+policy has moved away from a good token; with A < 0 and r > 1 + eps it has moved towards a bad one.
+In neither case does anything pull it back. The minimum keeps the gradient there.
 
-**Fine if** the bounds are so wide that they hold outliers only.
+**Fine if** the bounds are so wide that only outliers exceed them.
 
 **Example.**
 
@@ -54,20 +54,24 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         if constant(clip.x, facts.far.expand):
             continue  # clip-without-effect
         yield rule.finding(
-            "outside of its bounds this clip has no gradient, on either side"
+            "outside its bounds this clip has no gradient, on either side"
             if clip.lo is not None and clip.hi is not None
             else "beyond its bound this has no gradient, whatever the sign of the advantage",
             node.span or facts.objective.goal.span,
             under="without a minimum around it",
             consequence=_consequence(clip),
-            help="surrogate(r, A, lo, hi) takes the minimum of both",
-            fine_if="the bounds hold outliers only",
+            help="use surrogate(r, A, lo, hi), which takes the minimum",
+            fine_if="only outliers exceed the bounds",
         )
 
 
 def _consequence(clip: Bounded) -> str:
-    left = "a good token that the policy has left" if clip.lo is not None else ""
-    come = "a bad one that it has come to" if left else "a bad token that the policy has come to"
+    left = "a good token that the policy has moved away from" if clip.lo is not None else ""
+    come = (
+        "a bad one that it has moved towards"
+        if left
+        else "a bad token that the policy has moved towards"
+    )
     parts = [part for part in (left, come if clip.hi is not None else "") if part]
     return (
         ", and ".join(parts)

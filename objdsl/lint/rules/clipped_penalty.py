@@ -1,19 +1,20 @@
-"""A penalty is clipped with its gradient: it lets go where it is needed.
+"""Clipping a penalty also removes its gradient, exactly where the penalty is needed.
 
-**What.** `clip` or `min` around an estimate of a divergence from a frozen policy, without a stop.
+**What.** `clip` or `min` around an estimate of a divergence from a frozen policy, outside `sg`.
 
-**Why.** Beyond the bound the clip has no gradient. The penalty is there for policies that have
-gone far, and for these it does nothing: k3 > 10 is a log-ratio beyond 2.6.
+**Why.** Beyond the bound the clip has no gradient. The penalty is meant for policies that have
+moved far away, and for those it does nothing: k3 > 10 is a log-ratio beyond 2.6.
 
-**Fine if** the bound is out of reach, against overflow.
+**Fine if** the bound is out of reach and only prevents overflow.
 
 **Example.**
 
     maximize mean[p,i] sum[t] (A * log(pi) - beta * clip(k3(pi, ref), -10, 10))
 
-**Instead.** An estimator whose gradient is bounded by itself, such as k2's, which grows linearly.
+**Instead.** An estimator whose gradient does not grow too fast, such as k2's, which grows
+linearly.
 
-**Papers.** verl and TRL clip k3 so.
+**Papers.** verl and TRL clip k3 in this way.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 f"beyond this bound the penalty against `{min(read)}` has no gradient",
                 node.span,
                 under="no gradient beyond the bound",
-                consequence="a policy that has gone far is let go",
+                consequence="a policy that has moved far away is no longer pulled back",
                 help=f"k2(pi, {min(read)}) needs no bound: its gradient grows linearly",
                 fine_if="the bound is out of reach",
             )

@@ -1,19 +1,19 @@
-"""A divisor is 0 for data that happen.
+"""A divisor can be 0 on realistic data.
 
-**What.** A division by a standard deviation without anything added to it, or by the number of
-elements that a mask leaves, where nothing keeps it from 0.
+**What.** A division by a standard deviation without a small number added to it, or by a masked
+count that nothing keeps above 0.
 
-**Why.** A group whose rewards are all alike has the deviation 0, a group of one too; a mask may
-hold nowhere. 0 / 0 is NaN, and one NaN is a NaN in every weight of the model.
+**Why.** The standard deviation is 0 where all rewards of a group are equal, and in a group of one;
+a mask may exclude every element. 0 / 0 is NaN, and one NaN makes every weight of the model NaN.
 
-**Fine if** the data cannot be so; a training step with a NaN stops anyway.
+**Fine if** such data cannot occur; a training step with a NaN stops the run anyway.
 
 **Example.**
 
     A = (reward - mean[i] reward) / std[i] reward
 
-**Instead.** `/ (std[i] reward + 1e-6)`, `max(n, 1)`; a masked `mean[i | m]` is 0 where the mask
-holds nowhere, by itself.
+**Instead.** `/ (std[i] reward + 1e-6)`, `max(n, 1)`; a masked `mean[i | m]` is 0 by itself where
+the mask excludes everything.
 
 **Papers.** TRL adds 1e-4, verl 1e-6; the papers print neither.
 """
@@ -45,14 +45,14 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         seen.add(divisor)
         spread = deviation(divisor)
         yield rule.finding(
-            "this divisor is 0 for data that happen",
+            "this divisor can be 0 on realistic data",
             divisor.span,
-            under="0 where all of them are alike"
+            under="0 where all of them are equal"
             if spread
-            else "0 where all of them are 0, or the mask holds nowhere",
-            consequence="one NaN in the weights of a step is a NaN in the model",
+            else "0 where all of them are 0, or the mask excludes everything",
+            consequence="one NaN in a step's weights makes every weight of the model NaN",
             help="add a small number" if spread else "divide by max(..., 1)",
-            fine_if="the data cannot be so",
+            fine_if="such data cannot occur",
             fix=Fix("add 1e-6", (_plus(divisor.span),)) if spread else None,
         )
 

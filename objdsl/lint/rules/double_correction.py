@@ -1,10 +1,10 @@
-"""A mismatch of policies is corrected twice.
+"""The mismatch between two policies is corrected more than once.
 
 **What.** `pi / mu` and `old / mu` in one product, or `pi / mu` and `pi / old`.
 
-**Why.** `pi / mu` is `pi / old * old / mu`: it corrects for both mismatches already. To first
-order the weight then has `2 log(old / mu)`, or `2 log(pi / old)`, where the true one has it once:
-what was too small by the mismatch is too large by it.
+**Why.** `pi / mu` equals `pi / old * old / mu`: it already corrects both mismatches. To first
+order the weight then contains `2 log(old / mu)`, or `2 log(pi / old)`, where the exact one
+contains it once: a weight that would have been too small by the mismatch is now too large by it.
 
 **Fine if** never.
 
@@ -12,7 +12,7 @@ what was too small by the mismatch is too large by it.
 
     maximize mean[p,i] sum[t] (old / mu * pi / mu * A)
 
-**Instead.** One of `pi / mu` and `old / mu * pi / old`.
+**Instead.** Either `pi / mu` or `old / mu * pi / old`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 f"the mismatch between `{new}` and `{old}` is corrected more than once",
                 reading(facts, old) or reading(facts, new),
                 under=f"log({new} / {old}) enters {times:g} times",
-                gradient=f"biased to first order in log({new} / {old}), with the sign turned",
+                gradient=f"biased to first order in log({new} / {old}), with the opposite sign",
                 help="keep one of pi / mu and old / mu"
                 if new == "old"
                 else "keep one of the ratios",

@@ -1,14 +1,15 @@
-"""A bound of the ratio, `max(x, c * A)` or `min(x, c * A)`, takes the gradient that is needed.
+"""The bound `max(x, c * A)` or `min(x, c * A)` removes the gradient where it is needed.
 
-**What.** The second bound of a dual clip without `A < 0` in front of it, or behind the other sign;
-or with a `c` that is not above the clip's own upper bound; an upper bound `min(r * A, c * A)` for
-both signs of A.
+**What.** The second bound of a dual clip without the condition `A < 0`, or under the opposite
+condition; with a `c` that is not above the clip's own upper bound; or an upper bound
+`min(r * A, c * A)` for both signs of A.
 
-**Why.** The bound is there for `A < 0` alone, where the minimum has none. `max(x, c * A)` with A >
-0 and c > 1 is `c * A` as long as the ratio is below c: a number, without a gradient, so that right
-answers teach nothing. With A < 0 and c <= 1 the same happens to wrong ones, on policy already; with
-a c between 1 and the clip's upper bound it happens inside of the clip's bounds. `min(r * A, c *
-A)` with A < 0 and c > 1 is `c * A` as long as the ratio is below c: wrong answers teach nothing.
+**Why.** The bound is needed for `A < 0` alone, where the minimum does not bound the ratio. With A
+> 0 and c > 1, `max(x, c * A)` is `c * A` as long as the ratio is below c: a number without a
+gradient, so right answers teach nothing. With A < 0 and c <= 1 the same happens to wrong answers,
+even on policy; with c between 1 and the clip's upper bound it happens inside the clip's bounds.
+With A < 0 and c > 1, `min(r * A, c * A)` is `c * A` as long as the ratio is below c: wrong answers
+teach nothing.
 
 **Fine if** never.
 
@@ -52,21 +53,22 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         upper = _upper(on, held)
         if dead or (below and value.terms and c <= upper):
             yield rule.finding(
-                f"the bound at {c:g} takes the gradient where it is needed",
+                f"the bound at {c:g} removes the gradient where it is needed",
                 node.span,
                 severity=None if dead else Severity.WARNING,
                 claim=Claim.DIRECTION
                 if dead and facts.departs(Claim.DIRECTION)
                 else Claim.OFF_POLICY,
-                under="a number on policy, and no gradient"
+                under="on policy, a number without a gradient"
                 if dead
                 else f"within the clip's own bound, {upper:g}",
                 consequence=f"{dead} teach nothing"
                 if dead
-                else f"a wrong answer's token is let go from a ratio of {c:g} on",
-                help="dual_clip(x, A, 3): for A < 0 alone, and well above the clip"
+                else "a wrong answer's token is no longer pushed down once its ratio exceeds "
+                f"{c:g}",
+                help="use dual_clip(x, A, 3): for A < 0 alone, and well above the clip"
                 if below
-                else f"for A > 0 alone; or bound the ratio, min(r, {c:g}) * A",
+                else f"apply it for A > 0 alone; or bound the ratio, min(r, {c:g}) * A",
             )
 
 

@@ -1,21 +1,22 @@
-"""Prompts are kept by what came out: the rare ones weigh more, or other responses are meant.
+"""Whether a prompt is kept depends on its responses: prompt weights change, or there is a bias.
 
-**What.** `keep p where` a condition on the responses of the group.
+**What.** `keep p where` followed by a condition on the responses of the group.
 
-**Why.** A prompt of solve rate q keeps `1 - q^G - (1 - q)^G` of its groups. If the sampler goes
-on until the step is full, its groups count by the reciprocal of that relative to all that were
-drawn: 13 times at q = 0.02 and groups of 2, 5.9 at 8, 1.4 at 64. Inside a prompt nothing is bent
-as long as groups that are left out have no advantage anyway, or rewards have two values
-(docs/criterion.md). Without a baseline, under another condition, or by lengths, a response counts
-by what it has to do with being kept, and that is a bias: with `A = reward` and groups of 2, 0.42.
+**Why.** A prompt with solve rate q keeps `1 - q^G - (1 - q)^G` of its groups. If the sampler
+continues until the step is full, each kept group counts by the reciprocal of that, relative to all
+groups that were drawn: 13 times at q = 0.02 with groups of 2, 5.9 times with groups of 8, 1.4
+times with groups of 64. Within a prompt there is no bias as long as the dropped groups would have
+had no advantage anyway, or the rewards have two values (docs/criterion.md). Without a baseline, or
+with a condition on something else, or on lengths, a response counts by its own effect on whether
+its group is kept, and that is a bias: 0.42 with `A = reward` and groups of 2.
 
-**Fine if** that is meant: no step is wasted on prompts that teach nothing.
+**Fine if** that is meant: no step is spent on prompts that teach nothing.
 
 **Example.**
 
     keep p where min[i] reward < max[i] reward
 
-**Instead.** No `keep`; the groups without an advantage then count in the denominator.
+**Instead.** No `keep`; groups without an advantage then count in the denominator.
 
 **Papers.** DAPO, arXiv:2503.14476, section 3.2.
 """
@@ -43,14 +44,14 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         # With rewards of two values, which are not declared, it may be right as it is.
         may_be_right = rewards and all(estimator.centred for estimator in chosen)
         yield rule.finding(
-            "a response counts by whether its group is kept, which it has a part in",
+            "a response affects whether its own group is kept, and so how much it counts",
             keep.span,
             severity=Severity.NOTE if may_be_right else None,
             under=f"keeps prompts by their {by}",
-            gradient="that of the rewards of kept groups, which is another one",
-            help="keep where rewards differ, and subtract their mean"
-            + ("; or say `given reward in {0, 1}`, if it is" if rewards else ""),
-            fine_if="the groups that are left out are not to count",
+            gradient="that of the expected reward over kept groups, which is a different one",
+            help="keep groups whose rewards differ, and subtract their mean"
+            + ("; or declare `given reward in {0, 1}`, if that holds" if rewards else ""),
+            fine_if="dropped groups are not meant to count",
         )
     else:
         yield rule.finding(
@@ -59,6 +60,6 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             severity=Severity.NOTE,
             claim=Claim.PROMPT_WEIGHTS,
             under=f"keeps prompts by their {by}",
-            gradient="right for each prompt; prompts weigh by how rarely they are kept",
-            fine_if="no step is to be wasted on prompts that teach nothing",
+            gradient="right for each prompt; the more rarely a prompt is kept, the more it weighs",
+            fine_if="no step should be spent on prompts that teach nothing",
         )

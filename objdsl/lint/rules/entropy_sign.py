@@ -1,13 +1,13 @@
-"""The entropy of the policy is lowered: the sign of the bonus is turned.
+"""This term lowers the entropy of the policy: the sign of the bonus is wrong.
 
 **What.** `- 0.01 * entropy` in what is maximised, `+ 0.01 * entropy` in what is minimised, or the
-same written out as a sum over words.
+same written out as a sum over the vocabulary.
 
-**Why.** The weight by the distribution of a state is that of minus its entropy: what is likely is
-made likelier, whatever the reward says. A policy without entropy samples one response to a prompt,
-and groups teach nothing.
+**Why.** The gradient with respect to the distribution at a state is that of minus its entropy:
+likely tokens become likelier, whatever the rewards are. A policy without entropy samples the same
+response to a prompt every time, and groups teach nothing.
 
-**Fine if** the entropy is to be lowered.
+**Fine if** the entropy should be lowered.
 
 **Example.**
 
@@ -42,9 +42,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             yield rule.finding(
                 "this term lowers the entropy of the policy",
                 reading(facts, words.leaf.policy, live=True, kinds=(LogDist,)),
-                under="its sign is turned",
-                gradient="down the entropy of next words",
-                consequence="likely words become likelier, whatever the reward says",
-                help="turn the sign",
-                fine_if="the entropy is to be lowered",
+                under="with the wrong sign",
+                gradient="lowers the entropy of the next-token distribution",
+                consequence="likely tokens become likelier, whatever the reward is",
+                help="change the sign",
+                fine_if="the entropy should be lowered",
             )

@@ -1,15 +1,15 @@
-"""A small number is added to a probability, to keep a logarithm or a quotient finite.
+"""A small number is added to a probability inside a logarithm or a quotient.
 
-**What.** `log(pi + 1e-8)`, `pi / (old + 1e-8)`, `log(1 - pi + 1e-8)` and their like.
+**What.** `log(pi + 1e-8)`, `pi / (old + 1e-8)`, `log(1 - pi + 1e-8)` and the like.
 
-**Why.** Probabilities live in log space here: `log(pi)` and `pi / old` are exact, whatever the
-size of `pi`, and there is nothing to be kept from 0. What the number does do is to bend the
-gradient: that of `log(pi + c)` is `pi / (pi + c)` times that of `log(pi)`, so that a token of
-probability c is pushed at half weight and one of `c / 100` at a hundredth of it. Those are the
-tokens that exploration is about. Beside a 1, on the other hand, it is lost: in float32 `1 + 1e-8`
-is 1.
+**Why.** Probabilities are kept as logarithms here: `log(pi)` and `pi / old` are exact however
+small `pi` is, so there is no 0 to guard against. What the number does do is bias the gradient:
+that of `log(pi + c)` is `pi / (pi + c)` times that of `log(pi)`, so a token of probability c is
+pushed with half the weight, and one of probability `c / 100` with a hundredth. Those are the
+tokens that exploration is about. Next to a 1, on the other hand, the number is lost: in float32
+`1 + 1e-8` is 1.
 
-**Fine if** it is far below the smallest probability that is sampled; then it may go just as well.
+**Fine if** it is far below the smallest probability that is sampled; but then it can be dropped.
 
 **Example.**
 
@@ -40,11 +40,12 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             "a small number is added to a probability",
             x.span,
             claim=_claim(x, facts),
-            under="is exact without it" if not beside_one else "is 1 - pi, and a number",
-            gradient=f"p / (p + {epsilon.size:g}) of what it would be, for a token of probability p"
+            under="exact without it" if not beside_one else "1 - pi plus a small number",
+            gradient=f"for a token of probability p, p / (p + {epsilon.size:g}) of what it should "
+            "be"
             if not beside_one
-            else "bounded by it, where float32 can tell it from nothing",
-            help="leave it away: probabilities are kept as logarithms"
+            else "bounded by it, where float32 does not round it away",
+            help="drop it: probabilities are kept as logarithms"
             if not beside_one
             else "bound pi itself: min(pi, 0.999)",
             fine_if="it is far below every probability that is sampled",

@@ -1,14 +1,14 @@
-"""An importance weight is held from below: what has become unlikely still weighs.
+"""An importance weight has a lower bound: tokens that became unlikely keep a weight.
 
 **What.** `sg(clip(pi / old, 0.8, 1.28)) * A * log(pi)`, or `max(w, 0.5)` of a weight w that has no
 gradient of its own.
 
-**Why.** A truncation from above takes variance away for a bias. A floor takes none: tokens whose
-ratio is below it are those that the policy has moved away from, and a wrong answer's token is
-pushed down with the weight of the floor however unlikely it has become, without an end. The
-expected gradient is off by `E[(lo - w) A grad log(pi); w < lo]`.
+**Why.** Truncating from above trades variance for bias. A floor reduces no variance: ratios below
+it belong to tokens that the policy has moved away from, and a wrong answer's token keeps being
+pushed down with the weight of the floor, however unlikely it has become. The expected gradient is
+off by `E[(lo - w) A grad log(pi); w < lo]`.
 
-**Fine if** the floor is below every ratio that happens.
+**Fine if** the floor is below every ratio that occurs.
 
 **Example.**
 
@@ -16,7 +16,7 @@ expected gradient is off by `E[(lo - w) A grad log(pi); w < lo]`.
 
 **Instead.** `sg(min(pi / old, 1.28))`.
 
-**Papers.** CISPO, arXiv:2506.13585, eq. 4, has no bound below in use.
+**Papers.** CISPO, arXiv:2506.13585, eq. 4, uses no lower bound in practice.
 """
 
 from __future__ import annotations
@@ -47,11 +47,12 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             continue
         seen |= set(clip.through)
         yield rule.finding(
-            "an importance weight is held from below",
+            "an importance weight has a lower bound",
             node.span or goal.span,
-            under="a ratio below the floor weighs the floor",
-            consequence="a wrong answer's token is pushed down however unlikely it has become",
+            under="ratios below the floor are raised to it",
+            consequence="a wrong answer's token keeps being pushed down, however unlikely it has "
+            "become",
             gradient="off by E[(floor - w) A grad log(pi)], where the weight w is below the floor",
-            help="leave the floor away: min(w, c)",
-            fine_if="the floor is below every ratio that happens",
+            help="drop the floor: min(w, c)",
+            fine_if="the floor is below every ratio that occurs",
         )

@@ -1,12 +1,12 @@
-"""The value is an estimate of the reverse KL, the gradient is that of the forward KL.
+"""The value estimates the reverse KL, but the gradient is that of the forward KL.
 
-**What.** `k3(pi, ref)` in the loss, without a live ratio before it; or any penalty whose weight
-is `1 - ref / pi` on policy.
+**What.** `k3(pi, ref)` in the loss without a live ratio in front of it; or any other penalty whose
+weight on policy is `1 - ref / pi`.
 
-**Why.** k3 is an unbiased estimate of KL(pi || ref). Its derivative is not: `E[(1 - ref / pi)
-grad log pi] = -sum ref grad log pi`, the gradient of KL(ref || pi) at the states that pi visits.
-Where pi has left ref the weight `1 - e^X` is unbounded, -2.2e4 at X = 10, where that of the
-reverse KL is -10. Multiplying by a detached ratio changes nothing.
+**Why.** k3 is an unbiased estimate of KL(pi || ref). Its derivative is not:
+`E[(1 - ref / pi) grad log pi] = -sum ref grad log pi`, the gradient of KL(ref || pi) at the states
+that pi visits. Where pi has moved away from ref the weight `1 - e^X` is unbounded: -2.2e4 at X =
+10, where that of the reverse KL is -10. Multiplying by a detached ratio does not change this.
 
 **Fine if** the forward KL is wanted, or GRPO is reproduced.
 
@@ -17,8 +17,7 @@ reverse KL is -10. Multiplying by a detached ratio changes nothing.
 **Instead.** `k2(pi, ref)`, or k3 times the live ratio: `pi / mu * k3(pi, ref)`, as in
 DeepSeek-V3.2.
 
-**Papers.** A Comedy of Estimators, arXiv:2512.21852; DeepSeek-V3.2, arXiv:2512.02556, section
-3.1.
+**Papers.** A Comedy of Estimators, arXiv:2512.21852; DeepSeek-V3.2, arXiv:2512.02556, section 3.1.
 """
 
 from __future__ import annotations
@@ -41,12 +40,13 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             yield rule.finding(
                 f"the gradient of this penalty is that of the forward KL, KL({policy} || pi)",
                 reading(facts, policy),
-                under=f"its weight is 1 - {policy} / pi",
+                under=f"the weight is 1 - {policy} / pi",
                 labels=penalty_label(facts),
                 value=f"an estimate of KL(pi || {policy})",
                 gradient=f"that of KL({policy} || pi), {of}{facts.weighed(penalty)}",
-                consequence=f"words that {policy} likes and pi has given up pull without bound; "
-                "the policy is kept broad, not near",
+                consequence=f"tokens that {policy} prefers and pi has abandoned pull without "
+                "bound; "
+                "the policy is kept broad, not close",
                 help=f"use k2(pi, {policy}), or multiply by the live ratio pi / mu"
                 if by_token
                 else f"use half the square of the response's log(pi / {policy})",

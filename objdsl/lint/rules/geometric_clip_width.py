@@ -1,11 +1,12 @@
-"""The bounds of a clip do not fit the ratio: a geometric mean moves far less than a token's ratio.
+"""The bounds of a clip do not fit its ratio: geometric means move much less than tokens' ratios.
 
-**What.** A geometric mean of ratios with bounds 0.05 or more from 1; or a token's ratio, or the
-product of all, with bounds less than 0.01 from 1.
+**What.** A geometric mean of ratios with bounds 0.05 or more from 1; or a single token's ratio, or
+the product over a response, with bounds less than 0.01 from 1.
 
-**Why.** The logarithm of a geometric mean over T tokens has a T-th of the variance of a token's,
-and that of a product T times as much: with bounds made for tokens the clip of a mean never closes,
-with bounds made for means that of a token or a product is always closed.
+**Why.** The logarithm of a geometric mean over T tokens has a T-th of the variance of a single
+token's, and that of a product T times as much. With bounds made for single tokens, a geometric
+mean is never clipped; with bounds made for geometric means, a single token's ratio or a product is
+always clipped.
 
 **Fine if** responses are a few tokens long.
 
@@ -14,7 +15,7 @@ with bounds made for means that of a token or a product is always closed.
     s = geo(pi / old)
     maximize mean[p,i] surrogate(s, A, 0.8, 1.2)
 
-**Instead.** For a geometric mean 3e-4 and 4e-4; for a token's ratio 0.2.
+**Instead.** 3e-4 and 4e-4 for a geometric mean; 0.2 for a token's ratio.
 
 **Papers.** GSPO, arXiv:2507.18071, section 5.1.
 """
@@ -59,11 +60,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 clip.span,
                 certainty=Certainty.LIKELY,
                 under="made for the ratio of a token" if wide else "made for a geometric mean",
-                consequence="the clip never closes"
-                if wide
-                else f"the clip is closed on every {closed}",
-                help="3e-4 and 4e-4 are for a geometric mean, (prod[t] r)^(1 / |y|)"
+                consequence="nothing is ever clipped" if wide else f"every {closed} is clipped",
+                help="3e-4 and 4e-4 are meant for a geometric mean, (prod[t] r)^(1 / |y|)"
                 if runs == {Reach.SEQUENCE}
-                else "for a geometric mean 3e-4 and 4e-4, for a token's ratio 0.2",
+                else "use 3e-4 and 4e-4 for a geometric mean, 0.2 for a token's ratio",
                 fine_if="responses are a few tokens long",
             )

@@ -1,20 +1,21 @@
 """The gradient of a geometric-mean ratio is divided by the length of the response.
 
-**What.** `geo(pi / old)`, or `exp(mean[t] log(pi / old))`, with a gradient, and nothing that
-multiplies by `|y|`.
+**What.** `geo(pi / old)`, or `exp(mean[t] log(pi / old))`, with a gradient, and no factor `|y|` to
+compensate.
 
-**Why.** `d geo(r) / d log pi_t = geo(r) / |y|`. On policy the ratio is 1 and the weight of a
-token is `A / |y|`: to the last digit that of GRPO with `mean[t]`. The value hides it, the
-gradient does not.
+**Why.** `d geo(r) / d log pi_t = geo(r) / |y|`. On policy the ratio is 1 and the weight of a token
+is `A / |y|`, exactly that of GRPO with `mean[t]`. The value does not show it, but the gradient
+does.
 
-**Fine if** a paper is reproduced, or all responses are about equally long.
+**Fine if** you reproduce a paper, or all responses have about the same length.
 
 **Example.**
 
     s = geo(pi / old)
     maximize mean[p,i] surrogate(s, A, 1 - eps, 1 + eps)
 
-**Instead.** Multiply by the length: then a token weighs what it weighs in the policy gradient.
+**Instead.** Multiply by the length: then each token has the weight that it has in the policy
+gradient.
 
     maximize mean[p,i] (|y| * surrogate(s, A, 1 - eps, 1 + eps))
 
@@ -39,13 +40,13 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         yield rule.finding(
             "the gradient of this ratio divides by the length of the response",
             factor.origin.span,
-            under="its derivative by log(pi) has 1 / |y|",
+            under="its derivative by log(pi) contains 1 / |y|",
             labels=entry(facts),
             weight=marked(facts, estimator.weight, Length()),
-            consequence="on policy a token weighs what it weighs under `mean[t]`: a right "
-            "answer of 200 tokens weighs 10 times one of 2000",
+            consequence="on policy a token has the same weight as under `mean[t]`: a right "
+            "answer of 200 tokens weighs 10 times as much per token as one of 2000",
             value="the clipped surrogate of the sequence ratio",
-            gradient="not that of the expected reward; more responses do not help",
+            gradient="not that of the expected reward; larger groups do not help",
             help="multiply the surrogate by |y|",
             fine_if="you reproduce a paper that does so",
         )

@@ -1,9 +1,10 @@
-"""Statistics of a group, and groups of one.
+"""Group statistics with a group size of one.
 
-**What.** `group 1`, and a mean, a deviation or the others of the group in the formula.
+**What.** `group 1`, and a mean, a standard deviation or the other responses of the group in the
+formula.
 
 **Why.** The mean of one reward is that reward: the advantage is 0, and nothing is learned. The
-mean of no others is 0: the baseline is gone, silently.
+mean over no other responses is 0: the baseline silently vanishes.
 
 **Fine if** never.
 
@@ -12,8 +13,8 @@ mean of no others is 0: the baseline is gone, silently.
     A = reward - mean[i] reward
     sample from mu: group 1
 
-**Instead.** Groups of at least 2; or a baseline that needs none: a critic, `given greedy[p]`, the
-mean of the step.
+**Instead.** Groups of at least 2; or a baseline that needs no group: a critic, `given greedy[p]`,
+or the mean of the step.
 """
 
 from __future__ import annotations
@@ -41,14 +42,16 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         )
         if alone and node.span is not None:
             yield rule.finding(
-                "a statistic of the group, and groups of one",
+                "a group statistic with a group size of one",
                 node.span,
                 claim=Claim.NUMERICS if isinstance(node, n.Others) else None,
-                under="0: there are no others" if isinstance(node, n.Others) else "of one response",
-                labels=(Label(sampling.span, "one response to a prompt"),) if sampling.span else (),
-                consequence="the baseline is gone"
+                under="0: there are no others"
+                if isinstance(node, n.Others)
+                else "over one response",
+                labels=(Label(sampling.span, "one response per prompt"),) if sampling.span else (),
+                consequence="there is no baseline"
                 if isinstance(node, n.Others)
                 else "the response is compared with itself: nothing is learned",
-                help="take groups of at least 2",
+                help="use groups of at least 2",
             )
             return

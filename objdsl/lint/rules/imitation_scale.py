@@ -1,15 +1,15 @@
-"""Imitation is averaged over tokens beside rewards that are summed over responses, or vice versa.
+"""Imitation is a mean over tokens while rewards are summed over responses, or vice versa.
 
-**What.** A term of `log(pi)` on marked responses, demonstrations say, without a reward, whose
-divisor grows with the number of tokens while that of the rewarded terms does not; or the other
-way round.
+**What.** A term in `log(pi)` on marked responses (demonstrations, say) without a reward, whose
+divisor grows with the number of tokens while that of the rewarded terms does not; or the other way
+round.
 
-**Why.** Of a token the one term has a weight of the order of `1 / N` for N responses, the other
-of `1 / (N |y|)`. What they weigh beside each other is the coefficient times the mean length,
-which is another for each batch and grows as responses do: a coefficient that was found at 200
-tokens is ten times too small, or too large, at 2000.
+**Why.** With N responses, a token's weight is of the order of `1 / N` in one term and
+`1 / (N |y|)` in the other. Their relative weight is the coefficient times the mean length, which
+differs from batch to batch and grows as responses do: a coefficient that was tuned at 200 tokens
+is ten times too small, or too large, at 2000.
 
-**Fine if** all lengths are about the same, and stay so.
+**Fine if** all responses have about the same length, and keep it.
 
 **Example.**
 
@@ -18,7 +18,7 @@ tokens is ten times too small, or too large, at 2000.
     maximize rl + 0.1 * mean[p,i,t | demo] log(pi)
 
 **Instead.** The same divisor for both: `0.1 * mean[p,i] sum[t] (log(pi) if demo else 0)`, with a
-smaller number in front.
+smaller coefficient.
 
 **Papers.** InstructGPT, arXiv:2203.02155, eq. 2, mixes in the likelihood of pretraining data;
 LUFFY, arXiv:2504.14945, has both in one sum.
@@ -49,17 +49,18 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             terms = [term] if per_token else estimator.of(Kind.SIGNAL)
             divisor = _lengths(terms[0])[0]
             yield rule.finding(
-                "imitation is averaged over tokens, and rewards are summed over responses"
+                "imitation is a mean over tokens, but rewards are summed over responses"
                 if per_token
-                else "rewards are averaged over tokens, and imitation is summed over responses",
+                else "rewards are a mean over tokens, but imitation is summed over responses",
                 head(divisor),
                 under="grows with the number of tokens",
                 labels=entry(facts),
-                consequence="what the two weigh beside each other changes with the mean length",
-                gradient=f"{'rewards weigh' if per_token else 'imitation weighs'} more by the mean "
+                consequence="their relative weight changes with the mean length",
+                gradient=f"{'rewards weigh' if per_token else 'imitation weighs'} too much by a "
+                "factor of the mean "
                 "length",
-                help="the same divisor for both",
-                fine_if="all lengths are about the same, and stay so",
+                help="use the same divisor for both",
+                fine_if="all responses have about the same length, and keep it",
             )
             return
 

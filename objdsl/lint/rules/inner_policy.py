@@ -1,11 +1,11 @@
-"""What is trained is a policy read off a hidden layer, and another one samples.
+"""The trained policy is read off a hidden layer, and a different one samples.
 
-**What.** `policy inner = pi at layer 6`, with the ratio and the gradient those of `inner`.
+**What.** `policy inner = pi at layer 6`, where the ratio and the gradient are those of `inner`.
 
-**Why.** Responses are drawn from `pi`. The expected score of `inner` under it is not 0, so that
-baselines do not cancel, and the gradient is not that of the reward that either policy gets.
+**Why.** Responses are drawn from `pi`. Under `pi` the expected score of `inner` is not 0, so
+baselines do not cancel, and the gradient is not that of the expected reward of either policy.
 
-**Fine if** it is a phase of a method, such as BuPO's first one.
+**Fine if** it is a phase of a method, such as the first phase of BuPO.
 
 **Example.**
 
@@ -33,10 +33,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         name = estimator.leaf.policy
         if name != "pi":
             yield rule.finding(
-                f"`{name}` is trained on responses that it does not write",
+                f"`{name}` is trained on responses that it did not sample",
                 reading(facts, name, live=True),
                 under="not the policy that samples",
-                gradient=f"the score of {name} has no expectation of 0 under pi: baselines "
-                "do not cancel",
+                gradient=f"the expected score of {name} under pi is not 0: baselines do not cancel",
                 fine_if="it is a phase of a method",
             )

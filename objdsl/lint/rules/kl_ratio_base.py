@@ -1,13 +1,14 @@
-"""The penalty is weighted by the ratio to `old`, and the responses come from `mu`.
+"""The penalty has a ratio to `old`, but the responses come from `mu`.
 
-**What.** `pi / old * k3(pi, ref)` where the reward is corrected for the sampler, by `pi / mu` or
+**What.** `pi / old * k3(pi, ref)` where the reward is corrected for the sampler by `pi / mu`, or
 not at all.
 
-**Why.** The live ratio turns the estimator into the reverse KL at the states that are visited, and
-corrects for who sampled them. With `old` below the line it does the second for another policy than
-the one that sampled: off by `E[X log(old / mu) grad log pi]` to first order, X = log(ref / pi).
-Where the reward has the same ratio, `uncorrected-sampler` says so for both. A geometric mean of
-ratios in front of a penalty is `not-a-divergence`.
+**Why.** The live ratio does two things: it turns the estimator into the reverse KL at the visited
+states, and it corrects for the policy that sampled them. With `old` in the denominator it corrects
+for a policy that did not sample: to first order the gradient is off by
+`E[X log(old / mu) grad log pi]`, X = log(ref / pi). Where the reward has the same ratio,
+`uncorrected-sampler` reports both. A geometric mean of ratios in front of a penalty is
+`not-a-divergence`.
 
 **Fine if** both engines agree to rounding.
 
@@ -43,11 +44,11 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         powers = [versions(term, near.expand) for term in near.of(Kind.PENALTY)]
         if powers and all(one.get("old", 0) < 0 and not one.get("mu") for one in powers):
             yield rule.finding(
-                "the penalty's ratio corrects from `old` on, and responses come from `mu`",
+                "the penalty's ratio is to `old`, but responses come from `mu`",
                 reading(facts, "old"),
-                under="takes old for the policy that sampled",
+                under="treats old as the policy that sampled",
                 labels=(Label(sampling.span, "sampled here"),) if sampling.span else (),
                 gradient="off by E[X log(old / mu) grad log(pi)], to first order",
-                help="take the ratio to mu",
+                help="use the ratio to mu",
                 fine_if="both engines agree to rounding",
             )

@@ -1,9 +1,9 @@
-"""The KL in the reward is divided by the deviation of the rewards: beta is another for each group.
+"""The KL in the reward is divided by the rewards' deviation: beta differs between groups.
 
-**What.** A penalty inside what is then normalised by a standard deviation.
+**What.** A penalty inside a reward that is then normalised by a standard deviation.
 
-**Why.** The penalty's weight is `beta / std`: strong where rewards hardly differ, weak where they
-do.
+**Why.** The effective strength of the penalty is `beta / std`: strong where rewards hardly differ,
+weak where they differ a lot.
 
 **Fine if** never on purpose.
 
@@ -12,9 +12,9 @@ do.
     R = reward - beta * sum[t] k1(old, ref)
     A = (R - mean[i] R) / (std[i] R + 1e-6)
 
-**Instead.** Subtract the penalty after the division, or leave the deviation away.
+**Instead.** Subtract the penalty after the division, or drop the division.
 
-**Papers.** REINFORCE++, arXiv:2501.03262, has it over the batch.
+**Papers.** REINFORCE++, arXiv:2501.03262, does this over the batch.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         if divisor is not None:
             batch = divisor.depends.batch
             yield rule.finding(
-                f"the penalty against `{penalty.policy}` is divided by the rewards' deviation",
+                f"the penalty against `{penalty.policy}` is divided by the rewards' standard "
+                "deviation",
                 divisor.origin.span,
                 severity=Severity.NOTE if batch else None,
                 under="divides the penalty too",
-                consequence="the strength of the penalty changes from "
+                consequence="the strength of the penalty varies from "
                 + ("step to step" if batch else "group to group"),
                 gradient=f"{penalty.descends.of(penalty.policy)}, times a random strength",
                 help="subtract the penalty after the division",

@@ -1,22 +1,22 @@
-"""A penalty against a frozen policy that has no gradient in expectation.
+"""A penalty against a frozen policy has no gradient in expectation.
 
-**What.** `log(pi / ref)`, the k1 estimator, in the loss; or any other term with a frozen policy
-from which the frozen policy vanishes when it is differentiated.
+**What.** `log(pi / ref)`, the k1 estimator, in the loss; or any other term from which the frozen
+policy vanishes when it is differentiated.
 
 **Why.** `d log(pi / ref) / d log pi = 1`: the frozen policy drops out, and the expectation of a
-constant times the score is 0. So is that of any number of the tokens before, such as a KL of all
-words behind `sg`. The penalty does nothing on average, with a variance of many times
-the squared norm of the gradient that was meant. Off policy its gradient is that of minus KL(mu ||
-pi): it pushes away from the sampler.
+constant times the score is 0. The same holds for any number that depends only on the tokens
+before, such as a KL over the vocabulary inside `sg`. On average the penalty does nothing, with a
+variance many times the squared norm of the intended gradient. Off policy its gradient is that of
+minus KL(mu || pi): it pushes pi away from the sampler.
 
-**Fine if** never; a value that is only to be logged belongs into a `report`.
+**Fine if** never; a value that should only be logged belongs in a `report`.
 
 **Example.**
 
     maximize mean[p,i] sum[t] (A * log(pi) - beta * k1(pi, ref))
 
-**Instead.** `k2(pi, ref)`, whose gradient is that of the reverse KL; k1 in the reward; or k1 or
-k3 times the live ratio `pi / mu`.
+**Instead.** `k2(pi, ref)`, whose gradient is that of the reverse KL; k1 in the reward; or k1 or k3
+times the live ratio `pi / mu`.
 
 **Papers.** A Comedy of Estimators, arXiv:2512.21852; http://joschu.net/blog/kl-approx.html.
 """
@@ -43,27 +43,27 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             yield rule.finding(
                 "this penalty has no gradient in expectation",
                 term.span or facts.objective.goal.span,
-                under="the weight of a token that it brings is known before the token",
-                weight=f"w has {facts.written(brought(idle[policy]))} of it",
-                value=f"a function of how far pi is from {policy}",
-                gradient="0 but for lengths, which divide it"
+                under="contributes a weight that is known before the token is sampled",
+                weight=f"adds {facts.written(brought(idle[policy]))} to w",
+                value=f"a function of the distance between pi and {policy}",
+                gradient="0, except for the lengths that divide it"
                 if idle[policy].lengths
                 else "0 in expectation on policy: it is a baseline",
-                consequence=f"nothing holds the policy near {policy}",
-                help=f"the KL of all words without sg(...); or k2(pi, {policy})",
+                consequence=f"nothing keeps the policy near {policy}",
+                help=f"use the KL over the vocabulary without sg(...); or k2(pi, {policy})",
             )
         elif _reads(facts.objective.goal, policy) and not any(
             _reads(w, policy) for w in facts.weights.values()
         ):
             yield rule.finding(
-                f"`{policy}` has no part in the gradient of this penalty",
+                f"`{policy}` drops out of the gradient of this penalty",
                 reading(facts, policy),
-                under=f"d / d log(pi) does not hold {policy}",
+                under=f"d / d log(pi) does not contain {policy}",
                 value=f"an unbiased estimate of KL(pi || {policy}), on policy",
                 gradient="0 in expectation on policy; off policy it drives pi away from mu",
-                consequence="noise is added to the gradient, and nothing holds the policy near "
+                consequence="noise is added to the gradient, and nothing keeps the policy near "
                 f"{policy}",
-                help=f"k2(pi, {policy}) has the gradient of the KL; so has k1 in the reward",
+                help=f"k2(pi, {policy}) has the gradient of the KL, and so does k1 in the reward",
                 fix=swapped(facts, "k1", "k2", policy),
             )
 

@@ -1,14 +1,15 @@
-"""The reference of a ratio is trained, against what the ratio is for.
+"""The reference of a ratio is trained too, in the opposite direction.
 
 **What.** `log(pi / early)` where both policies have a gradient: `early` is read off a layer of
-`pi`, and no `sg` is around it.
+`pi`, without `sg` around it.
 
-**Why.** The derivative by the reference is that by the policy with its sign turned. What pulls
-the policy to a reference pulls the reference to the policy; what pushes a response up in a
-preference pushes the reference down on it. The two share their weights, so what remains of a step
-is the difference of two gradients, and not that of a policy beside something that stands still.
+**Why.** The derivative with respect to the reference is that with respect to the policy, with the
+opposite sign. What pulls the policy towards a reference also pulls the reference towards the
+policy; what raises a response under a preference loss lowers it under the reference. The two share
+their weights, so what remains of a step is the difference of two gradients, not the gradient of a
+policy compared with something fixed.
 
-**Fine if** the two are to learn from each other.
+**Fine if** the two are meant to learn from each other.
 
 **Example.**
 
@@ -48,12 +49,12 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             span = node.b.span
             plain = span is not None and isinstance(node.b, n.LogProb | n.LogDist)
             yield rule.finding(
-                f"`{min(reference)}` learns, too, and the other way",
+                f"`{min(reference)}` is trained too, in the opposite direction",
                 span or node.span or reading(facts, min(reference), live=True),
                 under="has a gradient of its own",
-                gradient="that of the policy, minus that of what it is compared with",
-                help=f"sg({min(reference)})",
-                fine_if="the two are to learn from each other",
+                gradient="that of the policy, minus that of its reference",
+                help=f"use sg({min(reference)})",
+                fine_if="the two are meant to learn from each other",
                 fix=Fix("stop its gradient", (Edit(span, f"sg({span.text})"),))
                 if plain and span
                 else None,

@@ -1,15 +1,16 @@
 """The reward of a response is divided by the length of the response.
 
-**What.** `mean[t]` above the policy's term, or any other division by `|y|` of the own response.
+**What.** `mean[t]` around the policy's term, or any other division by the response's own length
+`|y|`.
 
-**Why.** The gradient follows that of the expected reward only if the coefficient of the own
+**Why.** The gradient is that of the expected reward only if the coefficient of a response's own
 reward is the same for every response. Here it is `1 / |y|`: the expected gradient is that of
-`E[reward / |y|]` and of a baseline that depends on the own length. A right answer is pushed up
-the more the shorter it is; a wrong one is pushed down the less the longer it is, so that wrong
-answers grow. The bias does not shrink with the size of the group: what is left of GRPO's gradient
-beside the true direction is between a quarter and a half of it (`objdsl audit grpo`).
+`E[reward / |y|]`, with a baseline that depends on the response's own length. The shorter a right
+answer, the more it is pushed up; the longer a wrong one, the less it is pushed down, so wrong
+answers grow longer. The bias does not shrink with the group size: the residual of GRPO's gradient
+is between a quarter and a half of the true gradient (`objdsl audit grpo`).
 
-**Fine if** a paper is reproduced, or all responses are about equally long.
+**Fine if** you reproduce a paper, or all responses have about the same length.
 
 **Example.**
 
@@ -45,10 +46,11 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             under="divides by |y|",
             labels=entry(facts),
             weight=marked(facts, estimator.weight, Length()),
-            consequence="a right answer of 200 tokens weighs 10 times one of 2000, and a wrong "
-            "answer is punished the less the longer it is",
+            consequence="a right answer of 200 tokens weighs 10 times as much as one of 2000; the "
+            "longer "
+            "a wrong answer, the less it is punished",
             value="raises E[reward / |y|]",
-            gradient="not that of the expected reward; more responses do not help",
+            gradient="not that of the expected reward; larger groups do not help",
             help="sum over the tokens and divide by a constant",
             fine_if="you reproduce a paper that does so",
             fix=summed(

@@ -1,13 +1,13 @@
 """The reward of a response is weighted by a function of its length.
 
-**What.** Any factor of all rewarded terms that changes with the own length, but for `1 / |y|`,
-which is `length-normalisation`: `|y|^2`, `1 / sqrt(|y|)`, `exp(-|y| / 100)`, a length over the
-mean length.
+**What.** Any factor of all rewarded terms that depends on the response's own length, except
+`1 / |y|`, which is `length-normalisation`: `|y|^2`, `1 / sqrt(|y|)`, `exp(-|y| / 100)`, a length
+divided by the mean length.
 
-**Why.** With the coefficient `g(|y|)` the expected gradient is that of `E[g(|y|) reward]`:
-responses are pushed to the lengths where g is large, if rewards are positive. `|y|` twice, from a
-product with the length and a sum of tokens that a ratio already brings, is the same mistake by
-accident.
+**Why.** With the coefficient `g(|y|)` the expected gradient is that of `E[g(|y|) reward]`: if
+rewards are positive, responses are pushed towards lengths where g is large. `|y|` twice, from an
+explicit factor and from a sum over tokens that a ratio already contains, is the same mistake made
+by accident.
 
 **Fine if** the weight is the point of the method.
 
@@ -15,7 +15,7 @@ accident.
 
     maximize mean[p,i] ((sum[t] (A * log(pi))) / sqrt(|y|))
 
-**Instead.** No weight; or say what you want of lengths in the reward.
+**Instead.** No weight; or express the preference for lengths in the reward.
 
 **Papers.** lambda-GRPO, arXiv:2510.06870, learns such a weight.
 """
@@ -37,10 +37,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         yield rule.finding(
             "each response's reward is weighted by a function of its length",
             head(factor.origin),
-            under="changes with the own length",
+            under="depends on the response's own length",
             labels=entry(facts),
             weight=marked(facts, estimator.weight, factor.base),
-            consequence="the policy is drawn to the lengths that weigh most",
+            consequence="the policy is drawn towards the lengths that weigh most",
             gradient="that of the expected reward times this weight",
             fine_if="the weight is the point of the method",
         )

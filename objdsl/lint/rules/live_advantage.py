@@ -1,19 +1,19 @@
 """The advantage, or the baseline in it, carries a gradient of its own.
 
-**What.** A coefficient of `log(pi)` or of a ratio that holds the policy, or the critic's `V`,
-without `sg`: a KL in the reward against `pi` itself, a baseline of log-probabilities, `reward -
-V`.
+**What.** A coefficient of `log(pi)` or of a ratio that contains the policy, or the critic's `V`,
+without `sg`: a KL in the reward against `pi` itself, a baseline of log-probabilities,
+`reward - V`.
 
-**Why.** `d (A log pi) / d log pi` is `A` and `log pi` times the derivative of A. In front of
-`log(pi)` that is an entropy-like term that nothing asked for: with a KL in the reward the cosine
-to the gradient that was meant is 0.8 on small random policies. In front of a ratio it is a
-constant for the KL of the own token, which does no harm; a baseline that grows with the position
-where the KL is summed over what is to go, which is noise on policy and off policy drives pi away
-from the sampler; and the length where it is summed over the response, which is a bias. A critic
-whose `V` stands in the policy's term learns to lower the loss of the policy.
+**Why.** `d (A log pi) / d log pi` is `A` plus `log pi` times the derivative of A. In front of
+`log(pi)` the second part acts like an entropy term that nobody asked for: with a KL in the reward,
+the cosine to the intended gradient is 0.8 on small random policies. In front of a ratio it is one
+of three things: for the KL of the token itself, a constant, which does no harm; for a KL summed
+from the token on, a baseline that grows with the position, which is noise on policy and off policy
+drives pi away from the sampler; for a KL summed over the response, the length, which is a bias. A
+critic whose `V` appears in the policy's term learns to lower the loss of the policy.
 
-**Fine if** never. The one live penalty that is meant, `r * (A - beta * k3(pi, ref))`, draws
-nothing, nor does a constant.
+**Fine if** never. The one live penalty that is intended, `r * (A - beta * k3(pi, ref))`, is not
+reported, and neither is a constant.
 
 **Example.**
 
@@ -55,17 +55,17 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             severity=None if biased else Severity.WARNING,
             claim=_claim(facts, found) if biased else Claim.OFF_POLICY,
             under="changes with " + ("the critic" if critic else "pi") + ", without sg(...)",
-            weight=f"{'of V' if critic else 'w'}, beside what is meant: {extra}",
-            consequence="the critic learns to raise what the policy maximises, not to be right"
+            weight=f"{'of V' if critic else 'w'}, in addition to what is intended: {extra}",
+            consequence="the critic learns to raise the policy's objective, not to predict values"
             if critic
             else "",
-            gradient="biased by what is added"
+            gradient="biased by the additional term"
             if biased
-            else "right on policy, with noise added; off policy biased, for there the score of a "
-            "token has an expectation",
-            help="put sg(...) around it, or take V_old for V"
+            else "right on policy, with added noise; biased off policy, where the score of a "
+            "token has a nonzero expectation",
+            help="put sg(...) around it, or use V_old in place of V"
             if critic
-            else "put sg(...) around it, or take old for pi",
+            else "put sg(...) around it, or use old in place of pi",
             fix=stop(facts, found.node),
         )
 

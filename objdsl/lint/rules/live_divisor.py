@@ -1,16 +1,16 @@
-"""What divides the policy's term carries a gradient of its own.
+"""The divisor of the policy's term carries a gradient of its own.
 
-**What.** A divisor that holds the policy, without `sg`: `A * r / mean[i,t] r`, an advantage over
-a deviation of log-probabilities.
+**What.** A divisor that contains the policy, without `sg`: `A * r / mean[i,t] r`, or an advantage
+divided by a standard deviation of log-probabilities.
 
-**Why.** `d (a / d) = da / d - a dd / d^2`: beside the weight that was meant there is one of
-everything above the line, times the derivative of the divisor. `mean[i,t] r` takes from every
-response the average of `A r` over the *tokens* of the group, a baseline that holds the own length
-and reward: a bias of 0.17 of the gradient with 2 responses, of 0.09 with 4. `sum[t] log(pi) /
-mean[t] log(pi)` has no gradient at all.
+**Why.** `d (a / d) = da / d - a dd / d^2`: besides the intended weight there is a second one, the
+whole numerator times the derivative of the divisor. `mean[i,t] r` subtracts from every response
+the average of `A r` over the *tokens* of the group, a baseline that includes the response's own
+length and reward: a bias of 0.17 of the gradient with 2 responses, 0.09 with 4.
+`sum[t] log(pi) / mean[t] log(pi)` has no gradient at all.
 
-**Fine if** never, where this is found. The mean of the ratios of whole responses, `mean[i] prod[t]
-(pi / old)`, adds a mean baseline; that bends nothing, and is not found.
+**Fine if** never, where it is reported. The mean of the ratios of whole responses,
+`mean[i] prod[t] (pi / old)`, adds a mean baseline, which causes no bias and is not reported.
 
 **Example.**
 
@@ -43,13 +43,13 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             continue
         extra = facts.written(found.extra)
         yield rule.finding(
-            "what is divided by carries a gradient of its own",
+            "this divisor carries a gradient of its own",
             found.node.span or facts.objective.goal.span,
             under="changes with pi, without sg(...)",
-            weight=f"w, beside what is meant: {extra}" if len(extra) <= _LONGEST else "",
-            gradient="0: what is added takes away what is meant"
+            weight=f"w, in addition to what is intended: {extra}" if len(extra) <= _LONGEST else "",
+            gradient="0: the additional term cancels the intended one"
             if found.cancels
-            else "biased by what is added",
+            else "biased by the additional term",
             help="put sg(...) around it",
             fix=stop(facts, found.node),
         )

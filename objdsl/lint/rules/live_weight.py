@@ -1,11 +1,11 @@
 """A weight in front of log(pi) carries a gradient of its own.
 
-**What.** `pi / old * A * log(pi)`, without `sg` around the ratio; or any product in which the
-derivative leaves `log(pi)` itself beside a reward.
+**What.** `pi / old * A * log(pi)`, without `sg` around the ratio; or any product whose derivative
+still contains `log(pi)` itself beside a reward.
 
-**Why.** `d (r log pi) / d log pi = r (1 + log pi)`: the weight of the reward has the factor `1 +
-log pi`, which is negative for every token of probability below 1 / e. Unlikely tokens of right
-answers are pushed down. The cosine to the true gradient is -0.4 on small random policies.
+**Why.** `d (r log pi) / d log pi = r (1 + log pi)`: the weight of the reward has the factor
+`1 + log pi`, which is negative for every token of probability below 1 / e. Unlikely tokens of
+right answers are pushed down. The cosine to the true gradient is -0.4 on small random policies.
 
 **Fine if** never.
 
@@ -16,7 +16,7 @@ answers are pushed down. The cosine to the true gradient is -0.4 on small random
 **Instead.** `sg(pi / old) * A * log(pi)`, or the ratio alone, `pi / old * A`, which has the same
 gradient.
 
-**Papers.** CISPO, arXiv:2506.13585, eq. 4, has the stop.
+**Papers.** CISPO, arXiv:2506.13585, eq. 4, stops the gradient.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 weight=f"w = {facts.written(estimator.weight)}",
                 consequence=("tokens" if token else "responses")
                 + " of probability below 1 / e are pushed the wrong way",
-                gradient="(1 + log pi) times what was meant"
+                gradient="(1 + log pi) times the intended one"
                 if token
-                else "what was meant, and log pi of the response times the weight's own gradient",
-                help="put sg(...) around the weight, or leave log(pi) away",
+                else "the intended one, plus log pi of the response times the weight's own "
+                "gradient",
+                help="put sg(...) around the weight, or drop log(pi)",
             )

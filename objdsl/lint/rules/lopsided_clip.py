@@ -1,19 +1,19 @@
-"""Wide bounds that are as far from 1 on both sides let a ratio fall much further than rise.
+"""Wide bounds that are symmetric around 1 let a ratio fall much further than it may rise.
 
 **What.** `clip(r, 1 - eps, 1 + eps)` with eps of 0.4 or more.
 
-**Why.** What moves is the logarithm of the ratio, and `log(1 - eps)` is further from 0 than `log(1
-+ eps)`: with eps = 0.2 -0.22 and 0.18, with 0.5 -0.69 and 0.41, with 0.8 -1.6 and 0.59. Wrong
-answers are let go at a fifth of their probability, and right ones are held at less than twice
-theirs.
+**Why.** Updates move the logarithm of the ratio, and `log(1 - eps)` is further from 0 than
+`log(1 + eps)`: -0.22 and 0.18 with eps = 0.2, -0.69 and 0.41 with 0.5, -1.6 and 0.59 with 0.8.
+With 0.8, wrong answers are pushed down to a fifth of their probability before the clip takes
+effect, while right ones may not even double theirs.
 
-**Fine if** it is meant; with 0.2 it makes no difference worth naming.
+**Fine if** it is intended; with 0.2 the difference is negligible.
 
 **Example.**
 
     maximize mean[p,i,t] surrogate(r, A, 0.4, 1.6)
 
-**Instead.** `surrogate(r, A, exp(-d), exp(d))`, or an upper bound of its own, as in DAPO.
+**Instead.** `surrogate(r, A, exp(-d), exp(d))`, or a separate upper bound, as in DAPO.
 
 **Papers.** DAPO, arXiv:2503.14476, section 3.1 (clip-higher).
 """
@@ -51,8 +51,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             f"this clip lets the ratio fall by a factor of {1 / low:.3g}, and rise by {high:.3g}",
             clip.span,
             under=f"log: {math.log(low):.2g} to {math.log(high):.2g}",
-            help="bounds that are alike for the logarithm, exp(-d) and exp(d)",
-            fine_if="it is meant",
+            help="use bounds that are symmetric in the logarithm, exp(-d) and exp(d)",
+            fine_if="it is intended",
         )
 
 

@@ -1,21 +1,22 @@
-"""What is divided by counts fewer elements than what is summed.
+"""The divisor counts fewer elements than the sum that it divides.
 
-**What.** `sum[t] x / sum[t] m`: the mask m is in the divisor, and not in the sum above it. A
-leave-out of truncated responses that is done for the count alone, say.
+**What.** `sum[t] x / sum[t] m`: the mask m is in the divisor, but not in the sum. For example,
+truncated responses that are left out of the count alone.
 
-**Why.** It is the mean of nothing: `n / k` times the mean over all n elements, with k of them
-counted. The factor is 1 where the mask holds everywhere and grows without bound where it holds
-for few; it is another for each response, group or step, so those of which little was kept weigh
-the most.
+**Why.** The result is not a mean: it is `n / k` times the mean over all n elements, where k of
+them are counted. The factor is 1 where the mask keeps everything, and grows without bound where it
+keeps little; it differs between responses, groups or steps, so those with the fewest kept elements
+get the largest weight.
 
-**Fine if** the weight is meant. Say so: `mean[t] x * (|y| / k)`.
+**Fine if** the weight is intended. Then write it out: `mean[t] x * (|y| / k)`.
 
 **Example.**
 
     m = pi > 0.01
     maximize mean[p,i] (sum[t] (A * log(pi)) / max(sum[t] m, 1))
 
-**Instead.** `mean[t | m] x`, which masks both; or `mean[t] (x if m else 0)`, which counts all.
+**Instead.** `mean[t | m] x`, which masks both; or `mean[t] (x if m else 0)`, which counts all
+elements.
 
 **Papers.** DAPO, arXiv:2503.14476, leaves truncated responses out of the sum.
 """
@@ -58,9 +59,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 under=f"counts some of the {many}",
                 labels=entry(facts),
                 weight=marked(facts, estimator.weight, origin),
-                consequence="what little was kept of weighs the most",
-                help=f"`mean[{counted.index} | m]` masks both, a mask above the line counts all",
-                fine_if="the weight is meant",
+                consequence="whatever has the fewest kept elements gets the largest weight",
+                help=f"`mean[{counted.index} | m]` masks both; a mask in the numerator alone "
+                "counts all",
+                fine_if="the weight is intended",
                 fix=_fix(facts, counted),
             )
             return

@@ -1,22 +1,22 @@
-"""The ratios of a response's tokens are averaged, where the ratio of the response is meant.
+"""A mean of token ratios is used where the ratio of the response is meant.
 
-**What.** `mean[t] (pi / old)`, as it is, in a clip, a mask, a power or a logarithm; or the same
-sum divided by `|y|`.
+**What.** `mean[t] (pi / old)`, on its own or in a clip, a mask, a power or a logarithm; or the
+same sum divided by `|y|`.
 
-**Why.** Given what came before it, a token's `pi / mu` has the expectation 1 over what `mu`
-samples, *whatever pi is*. So has the mean over the response: it says how noisy ratios are, and
-nothing of how far the policy has moved. The geometric mean does: its logarithm is `mean[t] log(pi
-/ mu)`, whose expectation is minus the KL for each token. A bound on the one does not bound the
-other; a token with ratio 50 among 99 of 0.5 has the mean 0.995, inside of any clip, while the
-response has become 2^-93 times as likely.
+**Why.** Given the tokens before it, a token's `pi / mu` has expectation 1 under `mu`, *whatever pi
+is*. So has the mean over the response: it measures how noisy the ratios are, not how far the
+policy has moved. The geometric mean does measure that: its logarithm is `mean[t] log(pi / mu)`,
+whose expectation is minus the KL per token. A bound on one does not bound the other: a token with
+ratio 50 among 99 with ratio 0.5 has the mean 0.995, inside any clip, while the response has become
+2^-93 times as likely.
 
-**Fine if** the mean is only looked at: reports are not asked.
+**Fine if** the mean is only monitored: a `report` is not checked.
 
 **Example.**
 
     maximize mean[p,i] surrogate(mean[t] (pi / old), A, 1 - eps, 1 + eps)
 
-**Instead.** `geo(pi / old)`; or the clip within the mean, `mean[t] surrogate(pi / old, A, ...)`.
+**Instead.** `geo(pi / old)`; or the clip inside the mean, `mean[t] surrogate(pi / old, A, ...)`.
 
 **Papers.** GSPO, arXiv:2507.18071, eq. 7, has the geometric mean.
 """
@@ -45,13 +45,13 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 continue
             seen.add(mean)
             yield rule.finding(
-                "this is a mean of ratios; the ratio of the response is meant",
+                "this is a mean of token ratios, not the ratio of the response",
                 head(mean) or node.span or facts.objective.goal.span,
-                under="expected to be 1, whatever the policy is",
-                consequence="it says how noisy ratios are, and not how far the policy has moved: "
-                "the bound does not hold it",
-                help="geo(...), the geometric mean",
-                fine_if="noisy ratios are what it is to find",
+                under="has expectation 1, whatever the policy is",
+                consequence="it measures how noisy ratios are, not how far the policy has moved: "
+                "the bound does not limit that",
+                help="use geo(...), the geometric mean",
+                fine_if="it is meant to detect noisy ratios",
                 fix=_fix(mean),
             )
 

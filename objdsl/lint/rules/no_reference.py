@@ -1,11 +1,11 @@
 """A preference is learned without a reference policy.
 
-**What.** The margin between chosen and rejected responses, of `log(pi)` alone.
+**What.** A margin between chosen and rejected responses in `log(pi)` alone.
 
-**Why.** DPO's loss is the likelihood of the preferences under the best policy of `E[reward] -
-KL(pi || ref) / beta`; the logarithm of `pi / ref` stands for the reward. Without `ref` it is that
-of a uniform reference. Nothing holds the policy where it was: the margin may grow while both
-responses become less likely.
+**Why.** DPO's loss is the likelihood of the preferences under the optimal policy of
+`E[reward] - KL(pi || ref) / beta`, where `log(pi / ref)` takes the place of the reward. Without
+`ref` the reference is implicitly uniform. Nothing keeps the policy where it was: the margin can
+grow while both responses become less likely.
 
 **Fine if** it is the method: CPO and SimPO have no reference.
 
@@ -15,8 +15,8 @@ responses become less likely.
     margin = mean[i | chosen] h - mean[i | not chosen] h
     maximize mean[p] logsigmoid(beta * margin)
 
-**Instead.** `h = sum[t] log(pi / ref)`; or a term that holds the chosen response, `+ mean[p]
-mean[i | chosen] mean[t] log(pi)`.
+**Instead.** `h = sum[t] log(pi / ref)`; or a term that keeps the chosen response likely,
+`+ mean[p] mean[i | chosen] mean[t] log(pi)`.
 
 **Papers.** DPO, arXiv:2305.18290, eq. 7; CPO, arXiv:2401.08417; SimPO, arXiv:2405.14734.
 """
@@ -39,10 +39,11 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             yield rule.finding(
                 "a preference is learned without a reference policy",
                 reading(facts, min(trained), live=True),
-                under="the likelihood itself",
-                consequence="nothing holds the policy: both responses may become less likely while "
+                under="log(pi) without a reference",
+                consequence="nothing anchors the policy: both responses can become less likely "
+                "while "
                 "the margin grows",
-                help="log(pi / ref)",
+                help="use log(pi / ref)",
                 fine_if="it is the method, as in CPO and SimPO",
             )
             return

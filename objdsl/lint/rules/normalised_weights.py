@@ -1,23 +1,22 @@
 """Importance weights are divided by their own mean.
 
-**What.** `w / mean[i] w` or `w / mean[p,i,t] w`, w being a ratio of policies.
+**What.** `w / mean[i] w` or `w / mean[p,i,t] w`, where w is a ratio of policies.
 
-**Why.** The mean holds the own weight, so that the quotient is no importance weight any more: off
-policy the expectation is bent by the order of one over the number of responses that are averaged
-over. With `reward` alone and groups of 2 that is 0.11 of the gradient at a noise of 0.3 in the
-logits and 0.24 at 0.6, half of it in groups of 4; a mean over the own response does not get
-better at all. On policy all weights are 1, and nothing is to be seen.
+**Why.** The mean includes the response's own weight, so the quotient is no longer an importance
+weight: off policy the expectation is biased by the order of one over the number of responses in
+the mean. With a plain `reward` and groups of 2 the bias is 0.11 of the gradient at a noise of 0.3
+in the logits and 0.24 at 0.6, half of that with groups of 4; with a mean over a single response it
+does not shrink at all. On policy all weights are 1, and nothing is visible.
 
-**Fine if** many responses are averaged over: the scale of the gradient is then the same in every
-step.
+**Fine if** the mean is over many responses: the gradient then has the same scale in every step.
 
 **Example.**
 
     w = prod[t] (pi / mu)
     maximize mean[p,i] (sg(w / mean[i] w) * A * sum[t] log(pi))
 
-**Instead.** Truncate the weights, `min(w, 2)`, or mask what lies far out; the mean of the others,
-`mean[j != i] w`, bends nothing.
+**Instead.** Truncate the weights, `min(w, 2)`, or mask outliers; dividing by the mean of the
+others, `mean[j != i] w`, causes no bias.
 
 **Papers.** verl's `rollout_is_batch_normalize`.
 """
@@ -48,12 +47,12 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             "importance weights are divided by their own mean",
             factor.origin.span,
             severity=Severity.NOTE if batch else None,
-            under="holds the own weight",
+            under="includes the response's own weight",
             labels=entry(facts),
-            gradient="off policy biased, by the order of 1 / "
-            + ("responses of the step" if batch else "group" if pooled else "length"),
-            help="truncate the weights, or take the mean of the others: `j != i`",
-            fine_if="many are averaged over",
+            gradient="biased off policy, by the order of 1 / "
+            + ("(responses per step)" if batch else "(group size)" if pooled else "length"),
+            help="truncate the weights, or divide by the mean of the others: `j != i`",
+            fine_if="the mean is over many responses",
         )
 
 

@@ -1,12 +1,13 @@
-"""A part of the file is infinite or no number, whatever the data are.
+"""Part of the file is infinite or NaN for every input.
 
-**What.** `reward / 0`, `log(0)`, `sqrt(-1)`, `inf - inf`, a number added to an infinity, in what is
-maximised or minimised, in a definition or in a report; parameters are at their values.
+**What.** `reward / 0`, `log(0)`, `sqrt(-1)`, `inf - inf` or a number added to an infinity, in what
+is maximised or minimised, in a definition or in a report, with the parameters at their default
+values.
 
-**Why.** An infinity or a NaN in the objective is one in every weight of the model after a step; one
-in a report is one in the metrics.
+**Why.** An infinity or a NaN in the objective reaches every weight of the model after one step; in
+a report it reaches the metrics.
 
-**Fine if** never. An infinite bound, `clip(x, 0, inf)`, is not found.
+**Fine if** never. An infinite bound, `clip(x, 0, inf)`, is not reported.
 
 **Example.**
 
@@ -38,17 +39,17 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         yield rule.finding(
             _message(node, value),
             span,
-            under="no number" if math.isnan(value) else "infinite",
-            consequence="every weight of the model is NaN after a step that reads it",
-            help="write the number that is meant",
+            under="NaN" if math.isnan(value) else "infinite",
+            consequence="every weight of the model is NaN after a step that uses it",
+            help="write the intended number",
         )
 
 
 def _message(node: n.Expr, value: float) -> str:
     match node:
         case n.Binary("div"):
-            return "this divides by 0, whatever the data are"
+            return "this divides by 0 for every input"
         case n.Const():
-            return "this is " + ("no number" if math.isnan(value) else "an infinity")
-    kind = "no number" if math.isnan(value) else "infinite"
-    return f"this is {kind}, whatever the data are"
+            return "this is " + ("NaN" if math.isnan(value) else "an infinity")
+    kind = "NaN" if math.isnan(value) else "infinite"
+    return f"this is {kind} for every input"

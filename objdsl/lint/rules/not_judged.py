@@ -1,10 +1,11 @@
-"""A part of the objective is not judged: it is larger than what the checker reads.
+"""Part of the objective was not checked: it is larger than what the checker reads.
 
-**What.** A clip, a bound or a divisor that multiplies out to thousands of products; more advantages
-and divisors with a gradient, or more terms, than are looked at; a weight that cannot be read.
+**What.** A clip, a bound or a divisor that multiplies out to thousands of products; more
+advantages and divisors with a gradient, or more terms, than the checker examines; a weight that
+cannot be read.
 
-**Why.** "Nothing to report" means that everything was judged. What was not is said, with the
-reason.
+**Why.** "Nothing to report" means that everything was checked. Whatever was not is reported, with
+the reason.
 
 **Fine if** it was measured.
 
@@ -31,17 +32,17 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if extrema_left_out(facts.objective.goal):
         yield rule.finding(
-            "not all minima and maxima are judged",
+            "not all minima and maxima were checked",
             facts.objective.goal.span,
             claim=Claim.OFF_POLICY,
-            under="more branches than are read",
+            under="more branches than the checker reads",
             help="measure it: objdsl audit --drift 0.3",
             fine_if="it was measured",
         )
     for departure in facts.departing(Reason.NOT_JUDGED):
         place = departure.node.span if departure.node else None
         yield rule.finding(
-            f"this is not judged: {departure.claim.phrase}",
+            f"this was not checked: {departure.claim.phrase}",
             place or facts.objective.goal.span,
             claim=departure.claim,
             under=departure.why,

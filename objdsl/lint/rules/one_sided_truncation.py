@@ -1,15 +1,15 @@
-"""Rewards of one sign are weighted by a ratio of single tokens, truncated at 1, the others by none.
+"""Rewards of one sign are weighted by a truncated ratio of single tokens, the others by none.
 
-**What.** `1 if A > 0 else min(pi / mu, 1)` in front of `log(pi)`, and its like: TOPR with the
+**What.** `1 if A > 0 else min(pi / mu, 1)` in front of `log(pi)`, and the like: TOPR with the
 ratio of the token in place of that of the response.
 
-**Why.** TOPR bounds what wrong responses take away by how likely the *response* still is: once it
-is unlikely, its weight is 0, and nothing pushes it further. A token's ratio knows nothing of the
-others: of a response that has become a thousand times less likely by one token, all other tokens
+**Why.** TOPR limits the effect of wrong responses by how likely the *response* still is: once it
+is unlikely, its weight is 0, and nothing pushes it further. A token's ratio knows nothing about
+the other tokens: if one token has made a response a thousand times less likely, all other tokens
 are still pushed down at full weight. And the weight of the reward is no longer that of truncated
-importance sampling, which the proof of the paper needs.
+importance sampling, on which the paper's proof relies.
 
-**Fine if** a framework is reproduced that has it so.
+**Fine if** you reproduce a framework that does this.
 
 **Example.**
 
@@ -18,7 +18,7 @@ importance sampling, which the proof of the paper needs.
 
 **Instead.** `min(prod[t] (pi / mu), 1)`.
 
-**Papers.** TOPR, arXiv:2503.14286, eq. 8; ROLL has the ratio of the token.
+**Papers.** TOPR, arXiv:2503.14286, eq. 8; ROLL uses the ratio of the token.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 near.origin.get(base, base).span,
                 under="the ratio of one token",
                 labels=entry(facts),
-                consequence="of a response that has become unlikely by one token, the others are "
+                consequence="if one token has made a response unlikely, its other tokens are "
                 "still pushed at full weight",
                 gradient="not that of TOPR, which truncates the ratio of the response",
-                help="prod[t] (...) below the truncation",
-                fine_if="a framework is reproduced that has it so",
+                help="put prod[t] (...) inside the truncation",
+                fine_if="you reproduce a framework that does this",
             )
             return
 

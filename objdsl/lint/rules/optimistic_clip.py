@@ -1,10 +1,11 @@
-"""The clipped surrogate is taken the wrong way round: max where min is meant.
+"""The clipped surrogate takes the maximum where the minimum is meant.
 
 **What.** `max(r * A, clip(r) * A)` in what is maximised, or `min` in what is minimised.
 
-**Why.** The minimum is pessimistic: no reward for moving further than the bounds. The maximum is
-the opposite: it rewards moving out of them without bound, and has no gradient within reach of the
-way back. The cosine to the policy gradient off policy is 0.63 on average, and negative at worst.
+**Why.** The minimum is pessimistic: it does not reward moving outside the bounds. The maximum is
+the opposite: it rewards moving outside them without limit, and has no gradient where the policy
+should be brought back. The cosine to the policy gradient off policy is 0.63 on average, and
+negative at worst.
 
 **Fine if** never.
 
@@ -38,8 +39,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 f"`{node.op}` rewards the policy for leaving the bounds of the clip",
                 node.span,
                 under="the optimistic side",
-                consequence="the ratio is driven out of its bounds, and nothing brings it back",
-                help="min in what is maximised, max of the negatives in what is minimised",
+                consequence="the ratio is driven outside its bounds, and nothing brings it back",
+                help="use min in what is maximised, max of the negatives in what is minimised",
                 fix=_fix(node),
             )
 

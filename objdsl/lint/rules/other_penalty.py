@@ -1,12 +1,13 @@
-"""A term beside the reward descends something that no other rule has a name for, or is not read.
+"""A term besides the reward descends something that no other rule covers, or cannot be read.
 
-**What.** A penalty against a frozen policy that is a divergence without a name, that is weighted
-differently from response to response or from prompt to prompt, or that is no function of
-`log(pi / ref)` alone; a function of all words that is neither a divergence nor the entropy.
+**What.** A penalty against a frozen policy that is an unnamed divergence, that is weighted
+differently from response to response or from prompt to prompt, or that is not a function of
+`log(pi / ref)` alone; a function of the whole vocabulary that is neither a divergence nor the
+entropy.
 
-**Why.** A penalty is taken for the KL to its reference. What its gradient descends is read off
-its weight (docs/criterion.md, "Penalties"); where that is another divergence, or cannot be read,
-nothing else says so.
+**Why.** A penalty is normally taken to be the KL to its reference. What its gradient actually
+descends is read off its weight (docs/criterion.md, "Penalties"); where that is a different
+divergence, or cannot be read, no other rule reports it.
 
 **Fine if** the term is the point of the method.
 
@@ -14,7 +15,7 @@ nothing else says so.
 
     maximize mean[p,i] sum[t] (reward * log(pi) - 0.1 * (ref / pi)^2)
 
-**Instead.** `k2(pi, ref)`, or k1 in the reward with all that is to go.
+**Instead.** `k2(pi, ref)`, or k1 in the reward as a reward-to-go.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for departure in found[:1]:
         penalty = departure.penalty
         yield rule.finding(
-            "this penalty is not read"
+            "this penalty cannot be read"
             if penalty is None
             else f"this penalty descends {penalty.descends.of(penalty.policy)}",
             _place(departure, facts) or facts.objective.goal.span,

@@ -1,11 +1,11 @@
-"""Responses or tokens are left out by what they are.
+"""Responses or tokens are left out depending on what they are.
 
-**What.** A mask beside the reward that depends on the own response: truncated ones, negative
-advantages, tokens of low probability.
+**What.** A mask beside the reward that depends on the response itself: truncated responses,
+negative advantages, tokens of low probability.
 
-**Why.** Leaving out a response is the same as giving it the baseline for a reward: exactly, where
-the mask is a function of the response. That is another objective, in general. A mask that depends
-on the ratio of two policies is open on policy, and not meant here.
+**Why.** Leaving out a response is exactly the same as giving it a reward equal to the baseline,
+where the mask is a function of the response. In general that is a different objective. A mask that
+depends on the ratio of two policies lets everything through on policy, and is not reported.
 
 **Fine if** that objective is meant: an answer that was cut off is neither right nor wrong.
 
@@ -13,7 +13,7 @@ on the ratio of two policies is open on policy, and not meant here.
 
     maximize mean[p,i] sum[t] (0 if truncated else A * log(pi))
 
-**Instead.** Say it in the reward, where it can be seen.
+**Instead.** Express it in the reward, where it is visible.
 
 **Papers.** DAPO, arXiv:2503.14476; 80/20, arXiv:2506.01939; Clip-Cov, arXiv:2505.22617.
 """
@@ -40,12 +40,13 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         estimator = left_out[0][0]
         read = sorted({str(x) for mask in masks for x in mask.depends.reads})
         yield rule.finding(
-            "what is left out depends on the response",
+            "the response itself decides whether it is left out",
             masks[0].origin.span,
             under="a mask of " + ", ".join(read),
             weight=marked(facts, estimator.weight, masks[0].origin),
-            gradient="that of another objective: what is left out has the baseline for reward",
-            help="say it in the reward",
+            gradient="that of a different objective, where what is left out is rewarded with the "
+            "baseline",
+            help="express it in the reward",
             fine_if="that objective is meant",
         )
 

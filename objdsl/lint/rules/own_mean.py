@@ -1,17 +1,18 @@
-"""The mean that is subtracted holds the own reward: the gradient is (G - 1) / G of the true one.
+"""The mean includes the own reward: the gradient is (G - 1) / G of the true one.
 
 **What.** `reward - mean[i] reward`, or the mean over the whole step.
 
-**Why.** The own reward is one of G in the mean, so `1 / G` of it is subtracted from itself. That
-is a scale, exactly: the direction is right, on policy and off. `mean[j != i]` has the factor 1.
+**Why.** A response's own reward is one of the G rewards in the mean, so `1 / G` of it is
+subtracted from itself. The effect is exactly a scale: the direction is right, on policy and off.
+`mean[j != i]` has the factor 1.
 
-**Fine if** the learning rate was chosen with it, which is always.
+**Fine if** always, if the learning rate was tuned with it.
 
 **Example.**
 
     A = reward - mean[i] reward
 
-**Instead.** `A = reward - mean[j != i] reward`, where learning rates are carried between group
+**Instead.** `A = reward - mean[j != i] reward`, if learning rates are to carry over between group
 sizes.
 
 **Papers.** RLOO, arXiv:2402.14740; Dr. GRPO, arXiv:2503.20783, appendix A.
@@ -36,12 +37,12 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         mean = _mean(facts)
         if mean is not None and _scaled(estimator):
             yield rule.finding(
-                "the own reward is part of the mean that is subtracted from it",
+                "this mean includes the reward that it is subtracted from",
                 mean.span,
-                under="holds the own reward",
-                gradient="the true one times (G - 1) / G, exactly",
+                under="includes the response's own reward",
+                gradient="exactly (G - 1) / G times the true one",
                 help="`mean[j != i]` has no such factor",
-                fine_if="the learning rate was chosen with it",
+                fine_if="the learning rate was tuned with it",
             )
 
 

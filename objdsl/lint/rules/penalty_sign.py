@@ -1,17 +1,17 @@
-"""A penalty drives the policy away from the frozen one.
+"""This penalty drives the policy away from the frozen one.
 
-**What.** The gradient *climbs* a divergence: `+ beta * k2(pi, ref)` in what is maximised, `KL`
-with its arguments' roles mixed up under a minus sign, and the like.
+**What.** The gradient *climbs* a divergence: `+ beta * k2(pi, ref)` in what is maximised, or a
+subtracted KL whose arguments have been exchanged, and the like.
 
-**Why.** On policy its weight is a positive multiple of minus that of a divergence.
+**Why.** On policy the weight is a positive multiple of the negative of a divergence's weight.
 
-**Fine if** the frozen policy is one to be left behind.
+**Fine if** the policy should move away from the frozen one.
 
 **Example.**
 
     maximize mean[p,i] sum[t] (A * log(pi) + beta * k2(pi, ref))
 
-**Instead.** Turn the sign.
+**Instead.** Change the sign.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             yield rule.finding(
                 f"this term drives the policy away from `{penalty.policy}`",
                 reading(facts, penalty.policy),
-                under="its sign is turned",
+                under="with the wrong sign",
                 labels=penalty_label(facts),
                 gradient=f"climbs {penalty.descends.of(penalty.policy)}",
-                help="turn the sign",
-                fine_if=f"{penalty.policy} is to be left behind",
+                help="change the sign",
+                fine_if=f"pi should move away from {penalty.policy}",
             )

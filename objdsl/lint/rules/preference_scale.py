@@ -1,17 +1,17 @@
-"""The margin of a preference has no beta, or its labels are smoothed away.
+"""The margin of a preference has no beta, or label smoothing cancels its labels.
 
-**What.** `logsigmoid(margin)` of log ratios with nothing in front; or `(1 - s) * logsigmoid(z) +
-s * logsigmoid(-z)` with s of one half or more.
+**What.** `logsigmoid(margin)` of log-ratios without a factor; or
+`(1 - s) * logsigmoid(z) + s * logsigmoid(-z)` with s of one half or more.
 
-**Why.** `beta` is the strength of the KL penalty that DPO solves for, and a margin is a sum over
-all tokens of two responses. At 1 the weight of a pair is down to a hundredth when the sums differ
-by 5, which is 0.01 for each of 500 tokens; with the paper's 0.1 they may differ by 50. With
-smoothed labels the best margin is `log((1 - s) / s)`: 0 for s = 1/2, where nothing is learned
-from who was preferred, and negative beyond, where the rejected response is made the likelier one.
-Of plain numbers, `0.4 * logsigmoid(z) + 0.6 * logsigmoid(-z)`, it is a note unless a column
-`chosen` says which of the two is the label: else the minus sign does, and nothing else.
+**Why.** `beta` is the strength of the KL penalty in the problem that DPO solves, and a margin is a
+sum over all tokens of two responses. With beta 1 the weight of a pair is down to a hundredth when
+the sums differ by 5, which is 0.01 for each of 500 tokens; with the paper's 0.1 they may differ by
+50. With smoothed labels the optimal margin is `log((1 - s) / s)`: 0 for s = 1/2, where nothing is
+learned from the preferences, and negative beyond, where the rejected response is made more likely.
+With plain numbers, `0.4 * logsigmoid(z) + 0.6 * logsigmoid(-z)`, the finding is a note unless a
+column `chosen` shows which of the two terms is the label: otherwise the minus sign alone decides.
 
-**Fine if** 1 is meant: say `param beta = 1`.
+**Fine if** a beta of 1 is intended: write `param beta = 1`.
 
 **Example.**
 
@@ -49,24 +49,25 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 "this margin has no beta",
                 link.score.span or link.node.span,
                 severity=Severity.WARNING,
-                under="log ratios as they are: beta is 1",
+                under="log-ratios without a factor: beta is 1",
                 labels=entry(facts),
-                consequence="once the sums differ by 5, a pair weighs a hundredth of what it did",
+                consequence="once the sums differ by 5, a pair has a hundredth of its initial "
+                "weight",
                 gradient="that of DPO with a KL penalty of strength 1",
-                help="beta * (...), with 0.01 to 0.5; `param beta = 1` says that 1 is meant",
-                fine_if="1 is meant",
+                help="use beta * (...), with 0.01 to 0.5; write `param beta = 1` if 1 is intended",
+                fine_if="a beta of 1 is intended",
             )
             break
     for link in margins:
         turned = _against(link, margins, facts)
         if turned is not None:
             yield rule.finding(
-                "the label of this preference is smoothed away",
+                "label smoothing cancels the label of this preference",
                 turned.node.span,
                 under="weighs as much as the label, or more",
-                consequence="the best margin is 0, or that of the rejected response",
-                gradient="nothing is learned from who was preferred, or the opposite",
-                help="less than one half",
+                consequence="the optimal margin is 0, or favours the rejected response",
+                gradient="nothing is learned from the preferences, or the opposite of them",
+                help="smooth by less than one half",
             )
             return
     for label, turned in permutations(margins, 2):
@@ -77,13 +78,13 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         weights = Multiplier(facts.objective.goal, label.expand)
         if weights(turned) > weights(label) > 0:
             yield rule.finding(
-                "the turned margin weighs more than the margin",
+                "the negated margin weighs more than the margin",
                 turned.node.span,
                 certainty=Certainty.PROVEN if known else Certainty.LIKELY,
                 under="weighs more than the label",
-                consequence="the best margin is that of the response that was not preferred"
+                consequence="the optimal margin favours the response that was not preferred"
                 if known
-                else "the best margin is that of the response that is written as the worse",
+                else "the optimal margin favours the response that is written as the worse one",
                 gradient="that of the opposite preference, weakened",
                 help="less than one half for the turned margin",
                 fine_if="" if known else "the margin is written from the rejected response's side",

@@ -1,15 +1,15 @@
-"""The sign of a preference is turned: the response that was preferred becomes less likely.
+"""The sign of a preference is wrong: the preferred response becomes less likely.
 
-**What.** What is maximised falls with the probability of responses that are marked `chosen`, or
-`desirable`, and rises with that of the others; or the loss of a margin, `-logsigmoid(...)`, or
-the square of its distance from a number, is maximised.
+**What.** The objective decreases with the probability of responses that are marked `chosen`, or
+`desirable`, and increases with that of the others; or the loss of a margin, `-logsigmoid(...)`, or
+its squared distance from a number, is maximised.
 
-**Why.** The columns `chosen` and `desirable` of a data set are 1 for the response that was
-preferred, so a margin with its two sides exchanged teaches the opposite of the data. And
-`logsigmoid` levels off once a pair is told apart: turned, its slope grows with how far the policy
-has gone already, and nothing stops it.
+**Why.** The columns `chosen` and `desirable` of a data set are 1 for the preferred response, so a
+margin with its two sides exchanged teaches the opposite of the data. And `logsigmoid` levels off
+once a pair is told apart: negated, its slope grows with how far the policy has already gone, and
+nothing stops it.
 
-**Fine if** the rejected response is to be made likelier.
+**Fine if** the rejected response should become more likely.
 
 **Example.**
 
@@ -43,25 +43,25 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if marked and (prefers(goal, facts.on_policy) < 0 or any(map(_aims_below, margins))):
         spans = [one.score.span for one in margins] + [x.span for x in topological(goal)[::-1]]
         yield rule.finding(
-            "the sign is turned: the response that was preferred becomes less likely",
+            "the sign is wrong: the preferred response becomes less likely",
             next((span for span in spans if span is not None), None),
-            under="falls with the preferred response",
+            under="decreases with the preferred response's probability",
             labels=entry(facts),
             gradient="that of the opposite preference",
-            help="exchange the two sides, or turn the sign of what is maximised",
-            fine_if="the response that was not preferred is to be made likelier",
+            help="exchange the two sides, or change the sign of what is maximised",
+            fine_if="the rejected response should become more likely",
         )
     elif margins and all(_climbs(one, Multiplier(goal, one.expand)(one)) for one in margins):
         yield rule.finding(
-            "the sign is turned: the loss of a preference is maximised",
+            "the sign is wrong: the loss of a preference is maximised",
             margins[0].node.span or margins[0].score.span,
-            under="is to be raised, and is lowered"
+            under="should be raised, but is lowered"
             if margins[0].kind is Kind.LOGISTIC
-            else "is to be lowered, and is raised",
+            else "should be lowered, but is raised",
             labels=entry(facts),
-            consequence="a pair weighs the more, the further the policy has gone already",
-            gradient="up the loss; nothing stops it",
-            help="`maximize` for `minimize`, or a minus in front",
+            consequence="the further the policy has already gone, the more a pair weighs",
+            gradient="increases the loss without limit",
+            help="use `maximize` instead of `minimize`, or the other way round; or negate the term",
         )
 
 

@@ -1,13 +1,13 @@
-"""A product over the tokens of a response is a number of its own, and no difference of logarithms.
+"""A product over a response's tokens is computed outside log space.
 
-**What.** `prod[t] pi` that no other product divides, so that the probability of a response
-remains; or `prod[t]` of something that is not kept as a logarithm, `prod[t] clip(pi / old, 0.8,
-1.2)`.
+**What.** `prod[t] pi` that is not divided by another product, so that the probability of a
+response remains; or `prod[t]` of something that is not kept as a logarithm,
+`prod[t] clip(pi / old, 0.8, 1.2)`.
 
-**Why.** Below `e^-103` float32 has nothing but 0: a response of 100 tokens at `1 / e` each is 0,
-and so is the gradient with it. A quotient of two such is 0 / 0. `prod[t] (pi / old)` and `prod[t]
-pi / prod[t] old` are kept as sums of logarithms, and a sum of *those* as a number that has lost
-them.
+**Why.** Below `e^-103` float32 has only 0: the probability of a response of 100 tokens at `1 / e`
+each is 0, and so is its gradient. A quotient of two such probabilities is 0 / 0.
+`prod[t] (pi / old)` and `prod[t] pi / prod[t] old` are kept as sums of logarithms; a sum of
+*those* is a plain number again.
 
 **Fine if** responses have a few tokens, or all factors are near 1.
 
@@ -16,10 +16,10 @@ them.
     q = prod[t] pi
     maximize mean[p,i] (reward * q / sg(mean[i] q))
 
-**Instead.** `log(pi)` under a sum, `geo(pi)`, a ratio to the sampler; `exp(sum[t] clip(log(pi /
-old), -0.2, 0.2))`.
+**Instead.** `log(pi)` under a sum, `geo(pi)`, a ratio to the sampler;
+`exp(sum[t] clip(log(pi / old), -0.2, 0.2))`.
 
-**Papers.** GEPO, arXiv:2508.17850, has probabilities of responses below the line; its code takes
+**Papers.** GEPO, arXiv:2508.17850, has probabilities of responses in a denominator; its code uses
 the geometric mean.
 """
 
@@ -41,14 +41,16 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             yield rule.finding(
                 "the probability of a response is 0 in float32"
                 if bare
-                else "a product over tokens, of what is not kept as a logarithm",
+                else "this product over tokens is not kept as a logarithm",
                 node.span or facts.objective.goal.span,
                 certainty=Certainty.PROVEN if bare else Certainty.LIKELY,
-                under="0 after some 100 tokens" if bare else "0 or infinite, unless all are near 1",
-                gradient="0, or 0 / 0",
-                help="log(...), geo(...), or a ratio to the policy that sampled"
+                under="0 after about 100 tokens"
                 if bare
-                else "exp(sum[t] log(...)), with bounds inside of the sum",
+                else "0 or infinite, unless all are near 1",
+                gradient="0, or 0 / 0",
+                help="use log(...), geo(...), or a ratio to the policy that sampled"
+                if bare
+                else "use exp(sum[t] log(...)), with bounds inside the sum",
                 fine_if="responses have a few tokens, or all factors are near 1",
             )
 

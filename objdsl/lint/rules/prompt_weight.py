@@ -1,12 +1,12 @@
 """Prompts weigh differently, by a factor of the prompt or of the other responses.
 
-**What.** A factor of the reward that the own response does not change, or of which, with rewards of
-two values, it changes nothing but the prompt's weight: `1 / (1 + mean[j != i] |y|)`, a column
+**What.** A factor of the reward that does not depend on the response itself, or that, with rewards
+of two values, changes only the prompt's weight: `1 / (1 + mean[j != i] |y|)`, a column
 `given difficulty[p]`, `(reward - m) / m` with `m = mean[i] reward`.
 
-**Why.** Inside a prompt the gradient is that of the expected reward. Over prompts it is that of
-`E[g(x) E[reward | x]]`: a prompt counts by its factor `g(x)`, on average over the other responses.
-Where prompts cannot all be solved by one policy, that is another objective.
+**Why.** Within a prompt the gradient is that of the expected reward. Over prompts it is that of
+`E[g(x) E[reward | x]]`: a prompt is weighted by its factor `g(x)`, averaged over the other
+responses. Where no single policy can solve all prompts, that is a different objective.
 
 **Fine if** it is the point of the method, as in MaxRL, which divides by how often a prompt is
 solved.
@@ -48,7 +48,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             under=f"{'divides' if below else 'multiplies'} every reward of a prompt",
             labels=entry(facts),
             weight=marked(facts, estimator.weight, factor.origin),
-            gradient="right for each prompt; a prompt counts by this factor",
+            gradient="right for each prompt, which is weighted by this factor",
             help="divide by a constant, or by a statistic of the step",
             fine_if="it is the point of the method",
         )

@@ -1,23 +1,23 @@
-"""Off policy the reward of a response is weighted by something else than the ratio of the response.
+"""Off policy, a response's reward is not weighted by the ratio of the response.
 
-**What.** The own token's ratio, the geometric mean of the ratios, or their product so far, in
-place of the product over the response; a function of a ratio, such as a sigmoid, that moves faster
-or slower than the ratio, or not at all. The weight is read in a neighbourhood of on policy, to
+**What.** The token's own ratio, the geometric mean of the ratios, or their product up to the
+token, in place of the product over the response; a function of a ratio, such as a sigmoid, that
+moves faster or slower than the ratio, or not at all. The weight is read close to on policy, to
 first order in `log(pi / old)`.
 
-**Why.** The exact weight is the product over all tokens, `1 + sum[t] log(pi / mu)` to first
-order. With the own token's ratio the gradient is off by the sum over all *other* tokens: by the
-order of the drift times the length. It is what makes the variance bearable: the exact product has
-a variance that grows exponentially with the length. The product so far leaves out the later tokens
-alone, and has the variance of the exact one at the end of a response.
+**Why.** The exact weight is the product over all tokens, `1 + sum[t] log(pi / mu)` to first order.
+With the token's own ratio the gradient is off by the sum over all *other* tokens: by the order of
+the drift times the length. This is what makes the variance bearable: that of the exact product
+grows exponentially with the length. The product up to the token omits only the later tokens, and
+at the end of a response has the variance of the exact one.
 
-**Fine if** policies drift little: this is what PPO is.
+**Fine if** the policies stay close: this is what PPO is.
 
 **Example.**
 
     maximize mean[p,i,t] surrogate(pi / old, A, 1 - eps, 1 + eps)
 
-**Instead.** Fewer updates for each rollout; or the exact product, truncated, for short responses.
+**Instead.** Fewer updates per rollout; or the exact product, truncated, for short responses.
 
 **Papers.** MiniRL, arXiv:2512.01374, derives it as a first-order approximation.
 """
@@ -36,22 +36,22 @@ from objdsl.lint.rule import Rule, rule
 # What is said of a reach: the message, the label, and what is left out of the exact weight.
 _SAID = {
     Reach.TOKEN: (
-        "off policy, a token weighs its own ratio, and not the response's",
+        "off policy, a token is weighted by its own ratio, not the response's",
         "the ratio of one token",
         "sum over other tokens of log(pi / old)",
     ),
     Reach.PREFIX: (
-        "off policy, a token weighs the ratio of the response so far",
-        "the ratio of the tokens so far",
+        "off policy, a token is weighted by the ratio of the response up to it",
+        "the ratio of the tokens up to this one",
         "sum over later tokens of log(pi / old)",
     ),
     Reach.BEFORE: (
-        "off policy, a token weighs the ratio of the tokens before it",
+        "off policy, a token is weighted by the ratio of the tokens before it",
         "the ratio of the tokens before",
         "sum over this and later tokens of log(pi / old)",
     ),
     Reach.MEAN: (
-        "off policy, a token weighs the geometric mean of the ratios, and not their product",
+        "off policy, a token is weighted by the geometric mean of the ratios, not their product",
         "the root of the response's ratio",
         "(1 - 1 / |y|) sum over tokens of log(pi / old)",
     ),
@@ -74,16 +74,16 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             under=under,
             value=_where(facts, branch),
             gradient=f"off by the order of the drift: E[A ({left_out}) grad log(pi)]",
-            help="few updates for each rollout keep it small",
-            fine_if="policies drift little",
+            help="few updates per rollout keep it small",
+            fine_if="the policies stay close",
         )
 
 
 def _said(drift: Powers) -> tuple[str, str, str]:
     if not drift:
         return (
-            "off policy, a token weighs what it does on policy, and not the response's ratio",
-            "no ratio is left of it in the weight",
+            "off policy, a token has its on-policy weight, not the response's ratio",
+            "the weight contains no ratio",
             _ALL,
         )
     if len(drift) == 1:
@@ -92,14 +92,14 @@ def _said(drift: Powers) -> tuple[str, str, str]:
             return _SAID[reach]
         if not math.isnan(power):
             return (
-                f"off policy, a token weighs {reach.value} to the power {power:.3g}",
+                f"off policy, a token is weighted by {reach.value} to the power {power:.3g}",
                 "to first order in log(pi / old)",
-                f"{_ALL}, less what stands in the weight",
+                f"{_ALL}, minus what the weight contains",
             )
     return (
-        "off policy, a token weighs something else than the response's ratio",
+        "off policy, a token has a weight other than the response's ratio",
         "; ".join(reach.value for reach in drift),
-        f"{_ALL}, less what stands in the weight",
+        f"{_ALL}, minus what the weight contains",
     )
 
 

@@ -1,16 +1,16 @@
-"""The point that a KTO loss compares scores with is trained, or may be negative.
+"""The reference point of a KTO loss is trained, or can be negative.
 
 **What.** `sigmoid(beta * (h - z0))` where `z0`, a statistic of the batch, passes a gradient on to
-the policy, or is not kept at 0 or above.
+the policy, or is not bounded below by 0.
 
-**Why.** `z0` stands for `KL(pi || ref)`. Trained, it is pushed against every score: `d (h_i -
-z0)` is the own response's score minus the average score of those that `z0` was taken from, which
-are made likelier or less likely for no reason of their own. And no KL is negative: its estimate
-from a few responses may be, and then moves the point at which the loss is steepest below the
-reference.
+**Why.** `z0` estimates `KL(pi || ref)`. If it is trained, it is pushed against every score:
+`d (h_i - z0)` is the response's own score minus the average score of the responses that `z0` was
+computed from, which become more or less likely for no reason of their own. And a KL is never
+negative, but its estimate from a few responses can be; it then moves the point at which the loss
+is steepest below the reference.
 
-**Fine if** never, for the gradient; for the bound, if the batch is so large that the estimate is
-positive anyway.
+**Fine if** never, as far as the gradient is concerned; without the bound, if the batch is so large
+that the estimate is positive anyway.
 
 **Example.**
 
@@ -39,21 +39,23 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for kind, point in _points(facts.objective.goal):
         if point.live:
             yield rule.finding(
-                "the point that scores are compared with is trained",
+                "the reference point of the scores is trained",
                 point.span,
                 under="passes a gradient on",
-                gradient="each score's, minus the average of those that the point was taken from",
-                help="sg(max(..., 0))",
+                gradient="each score's, minus the average over the responses that the point is "
+                "computed from",
+                help="use sg(max(..., 0))",
             )
         elif kind is Kind.SIGMOID and bounds(point)[0] < 0:
             yield rule.finding(
-                "the point that scores are compared with may be negative",
+                "the reference point of the scores can be negative",
                 point.span,
                 severity=Severity.WARNING,
-                under="estimates a KL, and is not kept at 0 or above",
-                consequence="of few responses the estimate falls below 0, and the loss is steepest "
+                under="estimates a KL without a lower bound of 0",
+                consequence="with few responses the estimate can fall below 0, and the loss is "
+                "steepest "
                 "where the policy is worse than the reference",
-                help="sg(max(..., 0))",
+                help="use sg(max(..., 0))",
                 fine_if="the batch is so large that the estimate is positive anyway",
             )
 

@@ -1,20 +1,21 @@
-"""The weight of the own reward changes with the response, by a factor that no other rule names.
+"""The weight of a reward changes with the response, by a factor that no other rule covers.
 
-**What.** A factor of all rewarded terms that depends on the own response from its token on: on
-its reward, its probability, later tokens, or on a statistic of the group that holds it.
+**What.** A factor of all rewarded terms that depends on the response from its own token on: on its
+reward, its probability, later tokens, or on a statistic of the group that includes it.
 
-**Why.** The gradient follows that of the expected reward if the coefficient of the own reward is
-a constant (docs/criterion.md). Where it is not, the gradient is another one. Of a token's
-probability, its position, a critic's value or a smooth function of the own reward that is proven;
-of what might be a constant in disguise, such as a maximum, it is likely, and a note.
+**Why.** The gradient is that of the expected reward if the coefficient of a response's own reward
+is a constant (docs/criterion.md). Otherwise it is a different gradient. For a token's probability,
+its position, a critic's value or a smooth function of the response's own reward that is proven;
+for what might be a constant in disguise, such as a maximum, it is likely, and a note.
 
-**Fine if** the factor is the method: a mask of outliers, a preference for some tokens.
+**Fine if** the factor is the point of the method: a mask of outliers, a preference for some
+tokens.
 
 **Example.**
 
     maximize mean[p,i] sum[t] (sigmoid(reward) * A * log(pi))
 
-**Instead.** Measure what it does: `objdsl audit FILE`.
+**Instead.** Measure the effect: `objdsl audit FILE`.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator, factor in _widest(facts.factors(Reason.RESPONSE)):
         proven = _varies(factor, estimator)
         yield rule.finding(
-            "the weight of a reward depends on the response, its own or its group's",
+            "the weight of a reward depends on its own response or group",
             factor.origin.span,
             certainty=Certainty.PROVEN if proven else Certainty.LIKELY,
-            under="changes with " + ", ".join(sorted(map(str, factor.depends.reads))),
+            under="depends on " + ", ".join(sorted(map(str, factor.depends.reads))),
             labels=entry(facts),
             weight=marked(facts, estimator.weight, factor.origin),
             gradient=("" if proven else "in general ") + "not that of the expected reward",

@@ -1,10 +1,10 @@
-"""The sign is turned: training lowers the reward.
+"""The sign is wrong: training lowers the reward.
 
-**What.** The own reward stands in the weight `w = dJ / dlog pi` with a minus: what was to be
-maximised is minimised, an advantage is `mean - reward`, a loss has lost its sign.
+**What.** A response's own reward has a negative sign in the weight `w = dJ / dlog pi`: what should
+be maximised is minimised, an advantage is `mean - reward`, or a loss has lost its sign.
 
-**Why.** The weight of the own reward is negative for every response, so the expected gradient
-points away from that of the expected reward, whatever else there is to say of it.
+**Why.** The weight of the reward is negative for every response, so the expected gradient points
+away from that of the expected reward, whatever else may be wrong.
 
 **Fine if** the column is a cost.
 
@@ -12,7 +12,7 @@ points away from that of the expected reward, whatever else there is to say of i
 
     minimize mean[p,i] sum[t] (A * pi / old)
 
-**Instead.** `maximize`, or a minus in front.
+**Instead.** `maximize`, or change the sign of the term.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             read = next(node for node in nodes if node == reward)
             named = f"`{reward.name}`" if len(facts.objective.rewards) > 1 else "the reward"
             yield rule.finding(
-                f"the sign is turned: training lowers {named}",
+                f"the sign is wrong: training lowers {named}",
                 negative.origin.span if negative else read.span,
-                under="weighs it, and is never above 0"
+                under="multiplies it, and is never above 0"
                 if negative
-                else "the higher, the less likely its response becomes",
+                else "the higher it is, the less likely its response becomes",
                 labels=entry(facts),
                 weight=f"w = {facts.written(estimator.weight)}",
-                gradient="away from that of the expected reward",
-                help="a logarithm of a probability is no weight: leave it away, or stop the "
-                "gradient of what stands beside it instead"
+                gradient="points away from that of the expected reward",
+                help="a logarithm of a probability is not a weight: drop it, or stop the "
+                "gradient of the other factor instead"
                 if negative
-                else "turn the sign: `maximize` for `minimize`, or a minus in front",
+                else "change the sign: exchange `maximize` and `minimize`, or negate the term",
                 fine_if="the column is a cost",
             )

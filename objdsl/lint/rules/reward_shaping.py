@@ -1,22 +1,22 @@
-"""Beside the reward something else of the response is raised: what is maximised is their sum.
+"""Something besides the reward is raised: what is maximised is their sum.
 
-**What.** A term of the weight that changes with the own response and is neither its reward nor a
-penalty against a frozen policy: `reward - 0.3 * |y|`, `reward - 0.4 * sg(mean[t] log(pi))`, the
-likelihood of demonstrations.
+**What.** A term of the weight that depends on the response and is neither its reward nor a penalty
+against a frozen policy: `reward - 0.3 * |y|`, `reward - 0.4 * sg(mean[t] log(pi))`, the likelihood
+of demonstrations.
 
-**Why.** A term `f(y)` beside the reward is no baseline: `E[f(y) grad log pi(y)]` is the gradient of
-`E[f]`. The objective maximises the reward and f, whatever was meant by subtracting it: a length
-that was to centre the rewards is a price on words.
+**Why.** A term `f(y)` beside the reward is not a baseline: `E[f(y) grad log pi(y)]` is the
+gradient of `E[f]`. The objective maximises the reward plus f, whatever the intention was: a length
+that was meant to centre the rewards becomes a price per token.
 
-**Fine if** that sum is what is to be maximised.
+**Fine if** that sum is what should be maximised.
 
 **Example.**
 
     R = reward - 0.3 * |y|
     maximize mean[p,i] (R * sum[t] log(pi))
 
-**Instead.** Nothing, if it is meant. A baseline depends on the prompt, the other responses or the
-tokens before, `mean[j != i] |y|`.
+**Instead.** Nothing, if it is intended. A baseline depends only on the prompt, the other responses
+or the tokens before: `mean[j != i] |y|`.
 """
 
 from __future__ import annotations
@@ -46,15 +46,16 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         total = facts.written(_beside(estimator, shaping).expr())
         read = sorted({str(x) for term in shaping for f in term.factors for x in f.depends.reads})
         yield rule.finding(
-            "beside the reward something else of the response is raised or lowered",
+            "besides the reward, another property of the response is raised or lowered",
             own.origin.span or facts.objective.goal.span,
-            under="changes with " + ", ".join(read),
+            under="depends on " + ", ".join(read),
             labels=entry(facts),
-            weight=f"beside the reward: {total}" if len(total) <= _LONGEST else "",
-            value="E[reward], and the expectation of what stands beside it",
+            weight=f"besides the reward: {total}" if len(total) <= _LONGEST else "",
+            value="E[reward] plus the expectation of the other term",
             gradient="that of their sum",
-            help="a baseline depends on the prompt, on others (`j != i`) or on the tokens before",
-            fine_if="the sum is what is to be maximised",
+            help="a baseline depends on the prompt, on other responses (`j != i`) or on earlier "
+            "tokens",
+            fine_if="the sum is what should be maximised",
         )
 
 

@@ -1,13 +1,15 @@
-"""No reward has a part in the gradient.
+"""The gradient does not depend on any reward.
 
-**What.** The reward stands in what is maximised, and drops out of its derivative: `sg(pi / old) *
-A` without a `log(pi)`, or an advantage beside the policy's term instead of in front of it. Or it
-drops out on policy: `(pi / old - 1)^2 * A`, `max(pi / old, 3) * A`, `A = mean[j != i] reward`.
+**What.** The reward is part of what is maximised, but drops out of the derivative:
+`sg(pi / old) * A` without a `log(pi)`, or an advantage added to the policy's term instead of
+multiplying it. Or it drops out on policy: `(pi / old - 1)^2 * A`, `max(pi / old, 3) * A`,
+`A = mean[j != i] reward`.
 
-**Why.** What the reward multiplies has no gradient; or it has none while the policies are one, and
-then nothing makes them two. The rewards of other responses are a baseline, and have no expectation.
+**Why.** What the reward multiplies has no gradient; or it has none while the policies are equal,
+and then nothing drives them apart. The rewards of other responses are a baseline, whose gradient
+is 0 in expectation.
 
-**Fine if** never: write `report` for what is only to be seen.
+**Fine if** never: use `report` for values that should only be logged.
 
 **Example.**
 
@@ -35,20 +37,20 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             f"nothing raises `{column.name}`",
             read.span,
             severity=Severity.WARNING,
-            under="read, and beside no gradient of its own response",
-            gradient="that of the other rewards",
-            help="add it to what is raised, or declare it without `as reward`",
-            fine_if="it is data, and no reward",
+            under="read, but never multiplies a gradient of its own response",
+            gradient="that of the other rewards alone",
+            help="add it to the objective, or declare it without `as reward`",
+            fine_if="it is data, not a reward",
         )
     reward, never = facts.reward, not facts.reward_in_weights
     if reward is not None and facts.departing(Reason.NOTHING):
         yield rule.finding(
-            "no reward has a part in the gradient" + ("" if never else ", on policy"),
+            "the gradient does not depend on any reward" + ("" if never else ", on policy"),
             reward.span,
             under="what this multiplies has no gradient"
             if never
-            else "what this multiplies has none while the policies are one",
+            else "what this multiplies has no gradient while the policies are equal",
             value="changes with the reward",
-            gradient="does not" if never else "does not, in expectation, until old is not pi",
+            gradient="does not" if never else "does not, in expectation, until pi differs from old",
             help="multiply by pi / old, or by log(pi)",
         )

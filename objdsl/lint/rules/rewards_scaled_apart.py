@@ -1,21 +1,21 @@
-"""Several rewards are divided each by its own deviation before they are added.
+"""Each reward is divided by its own standard deviation before they are added.
 
 **What.** `(reward - mean[i] reward) / std[i] reward + (style - mean[i] style) / std[i] style`.
 
 **Why.** Each reward is brought to the same size in every group, whatever it was worth: one that
-differs by a hair between the responses of a group weighs as much there as one that differs
-between right and wrong. The weights of the rewards change from group to group, and no number in
-the formula says what they are.
+differs slightly between the responses of a group counts as much there as one that separates right
+from wrong. The relative weights of the rewards change from group to group, and no number in the
+formula states them.
 
-**Fine if** that is the point: of a sum of rewards that is divided once, the largest one rules.
+**Fine if** that is the point: in a sum of rewards that is divided once, the largest one dominates.
 
 **Example.**
 
     A = (reward - mean[i] reward) / std[i] reward + (style - mean[i] style) / std[i] style
 
-**Instead.** Weigh the rewards by numbers, `reward + 0.1 * style`, and centre the sum.
+**Instead.** Weight the rewards by numbers, `reward + 0.1 * style`, and centre the sum.
 
-**Papers.** GDPO, arXiv:2601.05242, has it on purpose.
+**Papers.** GDPO, arXiv:2601.05242, does so on purpose.
 """
 
 from __future__ import annotations
@@ -38,36 +38,36 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         others = [f for f in estimator.mixed if f not in apart]
         if others and not divisors:
             yield rule.finding(
-                "rewards are weighed apart from each other",
+                "rewards are weighted separately",
                 others[0].origin.span,
-                under="weighs not all of them alike",
-                consequence="how much each of them counts changes from prompt to prompt",
-                gradient="that of a sum of rewards whose weights are no constants",
-                help="weigh the rewards by numbers",
-                fine_if="that is what the weight is for",
+                under="does not weight all of them equally",
+                consequence="their relative weights change from prompt to prompt",
+                gradient="that of a sum of rewards whose weights are not constant",
+                help="weight the rewards by numbers",
+                fine_if="that is the purpose of the weight",
             )
         if len(divisors) == 1:
             yield rule.finding(
-                "one reward is divided by a deviation, and another is not",
+                "one reward is divided by a standard deviation, and another is not",
                 divisors[0].origin.span,
-                under="divides not all of them",
-                consequence="how much each of them counts changes from group to group",
+                under="does not divide all of them",
+                consequence="their relative weights change from group to group",
                 gradient="that of a sum of rewards whose weights are random",
-                help="weigh the rewards by numbers, and centre their sum",
-                fine_if="no reward is to rule the others",
+                help="weight the rewards by numbers, and centre their sum",
+                fine_if="no reward should dominate the others",
             )
         elif divisors:
             first, second = divisors[:2]
             span = first.origin.span
             yield rule.finding(
-                "each reward is divided by its own deviation",
+                "each reward is divided by its own standard deviation",
                 second.origin.span,
-                under="another divisor",
+                under="a second divisor",
                 labels=(Label(span, "one divisor"),) if span else (),
-                consequence="how much each of them counts changes from group to group",
+                consequence="their relative weights change from group to group",
                 gradient="that of a sum of rewards whose weights are random",
-                help="weigh the rewards by numbers, and centre their sum",
-                fine_if="no reward is to rule the others",
+                help="weight the rewards by numbers, and centre their sum",
+                fine_if="no reward should dominate the others",
             )
 
 

@@ -1,14 +1,14 @@
-"""Responses are sampled at a temperature: it is the policy at that temperature that is trained.
+"""Responses are sampled at a temperature: the policy at that temperature is trained.
 
-**What.** `sample from mu: temperature 0.7`, or any other than 1.
+**What.** `sample from mu: temperature 0.7`, or any other temperature than 1.
 
-**Why.** The sampler draws from `softmax(z / T)`. The log-probabilities have to be of the same
+**Why.** The sampler draws from `softmax(z / T)`. The log-probabilities must be of the same
 distribution, with the logits divided by T: `objdsl train` does that, and a trainer of your own
-must. With those of `softmax(z)` the score has an expectation that is not 0 (about a tenth of its
-length at T = 0.7, on small random policies), so that no baseline cancels any more. And what gets
-better is the policy at temperature T, not the one at temperature 1.
+must. With those of `softmax(z)` the score has a nonzero expectation (about a tenth of its length
+at T = 0.7, on small random policies), so baselines no longer cancel. And what improves is the
+policy at temperature T, not the one at temperature 1.
 
-**Fine if** the model is used at the temperature that it is trained at.
+**Fine if** the model is used at the temperature at which it is trained.
 
 **Example.**
 
@@ -34,10 +34,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded or sampling.temperature == 1:
         return
     yield rule.finding(
-        f"what is trained is the policy at temperature {sampling.temperature:g}",
+        f"the policy at temperature {sampling.temperature:g} is trained",
         sampling.span,
-        under="log-probabilities are of the logits divided by it",
-        consequence="a trainer that does not divide by it has a score whose expectation is not 0",
-        help="temperature 1",
+        under="the logits are divided by it",
+        consequence="without that division, the expectation of the score is not 0",
+        help="use temperature 1",
         fine_if="the model is used at this temperature",
     )

@@ -1,14 +1,15 @@
-"""The squared margin of a preference is of sums over tokens.
+"""The squared margin of a preference compares sums over tokens with a fixed target.
 
-**What.** `(margin - 1 / (2 * beta))^2` with log ratios that are summed over their responses.
+**What.** `(margin - 1 / (2 * beta))^2` with log-ratios that are summed over their responses.
 
-**Why.** The target `1 / (2 * beta)` is one number for all pairs. A sum over 1000 tokens reaches
-it when each token has moved by a thousandth of it, one over 10 tokens by a tenth: long responses
-are hardly trained, and one token too many turns the sign of the residual. The paper prints the
-probability of the response; its authors have since said that the ratios are averaged.
+**Why.** The target `1 / (2 * beta)` is the same number for all pairs. A sum over 1000 tokens
+reaches it when each token has moved by a thousandth of it, a sum over 10 tokens by a tenth: long
+responses are hardly trained, and one token too many changes the sign of the residual. The paper
+prints the probability of the response; its authors have since said that the log-ratios are
+averaged.
 
-**Fine if** the formula is to be as printed, or responses are about equally long. A target that is
-a difference of rewards is one of whole responses, and not meant here.
+**Fine if** the formula should be as printed, or all responses have about the same length. A target
+that is a difference of rewards belongs to whole responses, and is not reported.
 
 **Example.**
 
@@ -41,13 +42,13 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             total = _sum_of_tokens(link)
             span = head(total) if total else reading(facts, "pi", live=True)
             yield rule.finding(
-                "the target of a squared margin is one for all lengths, and the margin is a sum",
+                "this margin is a sum over tokens, but its target is the same for all lengths",
                 span,
                 under="grows with the length",
                 consequence="long responses reach the target when their tokens have hardly moved",
                 gradient="that of IPO as printed; the authors average over the tokens",
-                help="mean[t] in place of sum[t]",
-                fine_if="it is to be as printed, or all responses are about equally long",
+                help="use mean[t] in place of sum[t]",
+                fine_if="it should be as printed, or all responses have about the same length",
                 fix=_fix(total),
             )
             return

@@ -1,16 +1,16 @@
-"""Responses of another policy are learned from as if the policy had just written them.
+"""Responses of a different policy are treated as if the current policy had just sampled them.
 
 **What.** `sample from mu: staleness 4`, or `sample from ref`, and a reward beside `log(pi)`
 without a ratio to any policy that could have sampled.
 
-**Why.** `E[R grad log pi]` is the gradient of the expected reward while the policy itself writes
-the responses. From the second update on them, or with those of another policy, it is that of
-`E_mu[R log pi]`, a weighted likelihood: to first order it is off by `E[R sum[t] log(pi / mu) grad
-log pi]`. A baseline no longer cancels either, and negative rewards push a likelihood down that
-has no floor.
+**Why.** `E[R grad log pi]` is the gradient of the expected reward while the policy itself samples
+the responses. From the second update on, or with the responses of a different policy, it is that
+of `E_mu[R log pi]`, a weighted likelihood: to first order it is off by
+`E[R sum[t] log(pi / mu) grad log pi]`. Baselines no longer cancel either, and negative rewards
+push down a likelihood that has no lower bound.
 
-**Fine if** fitting the responses that were right is meant: rejection sampling with rewards of 0
-and 1, used again, is supervised fine-tuning.
+**Fine if** fitting the right responses is intended: rejection sampling with rewards of 0 and 1,
+reused, is supervised fine-tuning.
 
 **Example.**
 
@@ -46,10 +46,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     yield rule.finding(
         f"responses come from {where}, and no ratio corrects for it",
         reading(facts, facts.rewarded[0].leaf.policy, live=True),
-        under="as if the policy had just written the response",
+        under="as if the policy had just sampled the response",
         labels=(Label(sampling.span, "sampled here"),) if sampling.span else (),
         value="a likelihood, weighted by the reward",
         gradient="off by E[R sum[t] log(pi / sampler) grad log(pi)], to first order",
         help="multiply by the ratio to the policy that sampled, truncated",
-        fine_if="the responses that were right are to be imitated",
+        fine_if="the right responses should be imitated",
     )

@@ -1,22 +1,23 @@
 """Advantages are divided by the standard deviation of the group's rewards.
 
 **What.** `/ std[i] reward`, `/ (pstd[i] R + 1e-6)` and the like; a variance written out, a mean
-distance from the mean or a range, which do the same.
+distance from the mean, or a range, which have the same effect.
 
-**Why.** The deviation is a statistic of rewards that holds the own one. With rewards of 0 and 1
-it bends nothing inside a prompt (the expectation of the weight given the own response is affine
-in the own reward), but prompts weigh by a function of how hard they are: by `1 / sqrt(p (1 - p))`
-in the limit of large groups, so that prompts that are nearly always or nearly never solved weigh
-most. With other rewards the direction is bent too, by up to a half of the gradient, less in
-larger groups.
+**Why.** The standard deviation is a statistic of rewards that includes the response's own. With
+rewards of 0 and 1 it causes no bias within a prompt (the expectation of the weight given the own
+response is affine in its reward), but prompts are weighted by how hard they are: by
+`1 / sqrt(p (1 - p))` in the limit of large groups, so prompts that are nearly always or nearly
+never solved weigh most. With other rewards the direction is biased too, by up to half of the
+gradient, less in larger groups.
 
-**Fine if** that weighting is wanted: hard and easy prompts count for more.
+**Fine if** that weighting is wanted: hard and easy prompts count more.
 
 **Example.**
 
     A = (reward - mean[i] reward) / (std[i] reward + 1e-4)
 
-**Instead.** Leave it away, or divide by the deviation of the whole step, `std[p,i] reward`.
+**Instead.** Drop the division, or divide by the standard deviation of the whole step,
+`std[p,i] reward`.
 
 **Papers.** Dr. GRPO, arXiv:2503.20783, section 3.
 """
@@ -44,30 +45,31 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         group = facts.objective.sampling.group
         small = not bent and written and group is not None and group <= 3
         yield rule.finding(
-            f"rewards are divided by the {'deviation' if written else 'spread'} of their own group",
+            f"rewards are divided by the {'standard deviation' if written else 'spread'} of their "
+            "group",
             factor.origin.span,
             severity=Severity.NOTE if small else None,
             claim=departure.claim,
-            under="holds the own reward",
+            under="includes the response's own reward",
             labels=entry(facts),
             weight=marked(facts, estimator.weight, factor.origin),
             consequence="prompts that are nearly always or nearly never solved weigh most"
             if not small
             else "in a group of 2 or 3 the deviation of rewards of 0 and 1 is the same for "
-            "every group that differs at all",
+            "every group whose rewards differ",
             gradient=_gradient(bent),
-            help="leave it away, or divide by the deviation of the step (std[p,i])",
-            fine_if="hard and easy prompts are to count for more",
+            help="drop it, or divide by the standard deviation of the step (std[p,i])",
+            fine_if="hard and easy prompts should count more",
             fix=_fix(facts, factor),
         )
 
 
 def _gradient(bent: bool) -> str:
     if not bent:
-        return "right for each prompt (rewards are 0 or 1); prompts weigh by how hard they are"
-    return "bent by the own reward in the divisor, and prompts weigh by how hard they are"
+        return "right for each prompt (rewards are 0 or 1), which is weighted by how hard it is"
+    return "biased by the own reward in the divisor; prompts are weighted by how hard they are"
 
 
 def _fix(facts: Facts, factor: Factor) -> Fix | None:
     edit = divided(facts, factor.origin)
-    return Fix("leave the divisor away", (edit,)) if edit else None
+    return Fix("drop the divisor", (edit,)) if edit else None

@@ -1,24 +1,24 @@
-"""An entropy word by word: how a word changes the states that come later does not count.
+"""An entropy token by token: the effect of a token on later states does not count.
 
-**What.** `sum[t] entropy` or any other function of the whole next-word distribution of `pi` alone,
-with its gradient.
+**What.** `sum[t] entropy` or any other function of the whole next-token distribution of `pi`
+alone, with its gradient.
 
-**Why.** The gradient of `sum[t] H(pi(. | y_<t))` as it is computed holds the visited states fixed.
-That of the entropy of responses, `-E[log pi(y)]`, has one more term: a word is also worth the
-entropy that comes after it. On small random policies the cosine between the two is 0.9 on most,
-and negative on some: pushing every word towards the uniform distribution makes responses end
-sooner or later, and with that less or more random.
+**Why.** The gradient of `sum[t] H(pi(. | y_<t))`, as it is computed, treats the visited states as
+fixed. That of the entropy of responses, `-E[log pi(y)]`, has one more term: a token also gets
+credit for the entropy that comes after it. On small random policies the cosine between the two is
+0.9 on most, and negative on some: pushing every token towards the uniform distribution makes
+responses end sooner or later, and so less or more random.
 
-**Fine if** the next-word distributions are what is to stay broad.
+**Fine if** the next-token distributions are what should stay broad.
 
 **Example.**
 
     maximize mean[p,i] sum[t] (A * log(pi) + 0.01 * entropy)
 
-**Instead.** For responses: `-log(pi)` in the reward with all that is to go, `reward - 0.01 * sum[s
->= t] log(old)`.
+**Instead.** For responses: `-log(pi)` in the reward, as a reward-to-go:
+`reward - 0.01 * sum[s >= t] log(old)`.
 
-**Papers.** Maximum entropy reinforcement learning, arXiv:1702.08165, has it in the return.
+**Papers.** Maximum entropy reinforcement learning, arXiv:1702.08165, includes it in the return.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for leaf, weight in facts.weights.items():
         if isinstance(leaf, n.LogDist) and _of_entropy(weight, leaf, facts.on_policy):
             yield rule.finding(
-                "the entropy of next words, state by state: later states count as given",
+                "the entropy of the next token, state by state: later states are treated as fixed",
                 reading(facts, leaf.policy, live=True, kinds=(n.LogDist,)),
-                under="each state answers for its own entropy",
-                gradient="that of the entropy of next words, not of responses",
-                help="for responses: -log(old) in the reward, `sum[s >= t]`",
-                fine_if="the next-word distributions are what is to stay broad",
+                under="each state counts its own entropy alone",
+                gradient="that of the entropy of next tokens, not of responses",
+                help="for responses, use -log(old) in the reward, `sum[s >= t]`",
+                fine_if="the next-token distributions are what should stay broad",
             )
 
 

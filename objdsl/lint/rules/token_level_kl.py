@@ -1,21 +1,21 @@
-"""A penalty token by token: how a word changes the states that come later does not count.
+"""A penalty token by token: the effect of a token on later states does not count.
 
-**What.** An estimate of a divergence of the next-word distributions, in the loss or as an
+**What.** An estimate of a divergence of the next-token distributions, in the loss or as an
 immediate reward.
 
-**Why.** The gradient of `KL(pi || ref)` over responses holds each token to account for the
-log-ratios of all later tokens too. Token by token these terms are missing: the states that pi
-visits count as given. The two differ by a cosine of 0.93 on small random policies; k2 in the
-loss, k3 with a live ratio and k1 as an immediate reward are alike in this.
+**Why.** The gradient of `KL(pi || ref)` over responses also holds each token accountable for the
+log-ratios of all later tokens. Token by token these terms are missing: the states that pi visits
+are treated as fixed. The cosine between the two is 0.93 on small random policies; k2 in the loss,
+k3 with a live ratio and k1 as an immediate reward are all like this.
 
-**Fine if** a penalty that keeps the next-word distributions near is all that is wanted; it has
+**Fine if** a penalty that keeps the next-token distributions close is all that is wanted; it has
 less variance.
 
 **Example.**
 
     maximize mean[p,i] sum[t] (A * log(pi) - beta * k2(pi, ref))
 
-**Instead.** k1 in the reward, with all that is to go:
+**Instead.** k1 in the reward, as a reward-to-go:
 
     cost = sum[s >= t] k1(old, ref)
     maximize mean[p,i] sum[t] ((A - beta * cost) * log(pi))
@@ -40,11 +40,11 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         if penalty.descends is Descends.REVERSE_KL and penalty.credit is Credit.TOKEN:
             policy = penalty.policy
             yield rule.finding(
-                f"KL(pi || {policy}) state by state: later states count as given",
+                f"KL(pi || {policy}) state by state: later states are treated as fixed",
                 reading(facts, policy),
-                under="each token answers for its own log-ratio",
-                gradient="that of the reverse KL of next words, not of responses"
+                under="each token counts its own log-ratio alone",
+                gradient="that of the reverse KL of next tokens, not of responses"
                 + facts.weighed(penalty),
-                help="for responses: k1 in the reward, `sum[s >= t]`",
-                fine_if="the next-word distributions are what is to stay near",
+                help="for responses, use k1 in the reward, `sum[s >= t]`",
+                fine_if="the next-token distributions are what should stay close",
             )

@@ -1,14 +1,14 @@
-"""A reward is regressed on the log ratio of each token, and not on that of the response.
+"""A reward is regressed on the log-ratio of each token, not on that of the response.
 
-**What.** `(tau * log(pi / old) - A)^2` token by token, or what it multiplies out to: `A * log(pi)
-- tau / 2 * log(pi / old)^2` summed over tokens.
+**What.** `(tau * log(pi / old) - A)^2` token by token, or what it multiplies out to:
+`A * log(pi) - tau / 2 * log(pi / old)^2` summed over tokens.
 
-**Why.** The best policy of `E[R] - tau KL(pi || old)` has `tau log(pi / old) = R - V` for whole
-responses, and a square has its minimum there. Of tokens the square has its minimum where *each*
-token's ratio is `A / tau`, and the response's `|y| A / tau`: the longer the response, the further
-it goes. The leash of a token knows nothing of how far the other tokens have gone.
+**Why.** The optimal policy of `E[R] - tau KL(pi || old)` has `tau log(pi / old) = R - V` for whole
+responses, and a squared residual has its minimum there. Token by token the minimum is where *each*
+token's log-ratio is `A / tau`, and so the response's is `|y| A / tau`: the longer the response,
+the further it goes. A token's penalty does not know how far the other tokens have gone.
 
-**Fine if** a penalty on each token is meant: it is then k2 to the old policy.
+**Fine if** a penalty on each token is intended: it is then k2 to the old policy.
 
 **Example.**
 
@@ -16,8 +16,8 @@ it goes. The leash of a token knows nothing of how far the other tokens have gon
 
 **Instead.** `A * logr - tau / 2 * logr^2` with `logr = sum[t] log(pi / old)`.
 
-**Papers.** Kimi k1.5, arXiv:2501.12599, eq. 3; OAPL, arXiv:2602.19362. ROLL has the squares of
-tokens.
+**Papers.** Kimi k1.5, arXiv:2501.12599, eq. 3; OAPL, arXiv:2602.19362. ROLL squares token by
+token.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if residual is None and not leashed:
         return
     yield rule.finding(
-        "the reward is regressed on each token's log ratio, not on the response's",
+        "the reward is regressed on each token's log-ratio, not on the response's",
         _span(residual, squares, facts),
         under="the square of one token",
-        consequence="where each token's residual is 0, the log ratio of the response is |y| times "
+        consequence="where each token's residual is 0, the response's log-ratio is |y| times "
         "too large",
-        gradient="a token is held by its own log ratio, and not by that of its response",
+        gradient="a token is limited by its own log-ratio, not by that of its response",
         help="square the sum over the tokens",
-        fine_if="a penalty on each token is meant",
+        fine_if="a penalty on each token is intended",
     )
 
 

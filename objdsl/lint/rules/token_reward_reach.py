@@ -1,14 +1,14 @@
-"""A reward of a token does not reach all tokens that led to it with one constant.
+"""A token's reward does not reach all the tokens that led to it with equal weight.
 
-**What.** A process reward that weighs its own token alone, that leaves its own token out, or that
-is discounted by how far away it is.
+**What.** A process reward that is credited to its own token alone, that omits its own token, or
+that is discounted by distance.
 
-**Why.** A token answers for all rewards that come after it, its own included: the gradient of the
-expected sum is `E[sum_t s_t sum[s >= t] r_s]`. What came before is known, and changes nothing. With
-a discount `g < 1` a reward reaches a token n places before it by `g^n`: early tokens hardly answer
-for what comes of them.
+**Why.** A token should be credited with its own reward and all later ones: the gradient of the
+expected sum is `E[sum_t s_t sum[s >= t] r_s]`. Earlier rewards are already known, and change
+nothing. With a discount `g < 1`, a token n positions earlier receives `g^n` of the reward: early
+tokens are hardly credited with their consequences.
 
-**Fine if** what is near is to count for more.
+**Fine if** nearby rewards should count more.
 
 **Example.**
 
@@ -16,7 +16,7 @@ for what comes of them.
     maximize mean[p,i] sum[t] (progress * log(pi))
 
 **Instead.** `sum[s >= t] progress`, or all of it, `sum[t] progress`. With a critic, a lambda below
-1 is no bias as far as the critic is right.
+1 is unbiased as far as the critic is accurate.
 
 **Papers.** PRIME, arXiv:2502.01456; GAE, arXiv:1506.02438.
 """
@@ -39,16 +39,16 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         name = next(iter(factor.depends.rewards))
         discounted = isinstance(factor.base, Scan) and factor.base.decay is not None
         yield rule.finding(
-            f"a token gets the less of `{name}` the further away it comes"
+            f"the later `{name}` comes, the less of it a token receives"
             if discounted
-            else f"not all of `{name}` that is to go reaches a token",
+            else f"a token does not receive all of its reward-to-go of `{name}`",
             factor.origin.span,
-            under="discounted" if discounted else "does not reach the tokens up to it",
+            under="discounted" if discounted else "does not reach all tokens up to its own",
             labels=entry(facts),
             weight=marked(facts, estimator.weight, factor.origin),
             gradient="not that of the expected sum of these rewards",
-            help="take a discount of 1"
+            help="use a discount of 1"
             if discounted
-            else f"`sum[s >= t] {name}` is what is to go, with the token's own",
-            fine_if="what is near is to count for more",
+            else f"`sum[s >= t] {name}` is the reward-to-go, including the token's own",
+            fine_if="nearby rewards should count more",
         )

@@ -1,11 +1,11 @@
-"""Advantages are centred by a mean over the tokens of the step, in which long responses count more.
+"""Advantages are centred by a mean over the step's tokens, where long responses count more.
 
 **What.** `A - mean[p,i,t] A`: whitening over tokens.
 
-**Why.** The mean weighs each response by its length, the own one included: the baseline depends
-on the own length and reward, by the order of one over the number of responses of the step. With
-one prompt and groups of 2 to 5 what is left beside the true gradient is 0.31 to 0.20 of it; with
-many prompts little.
+**Why.** The mean weights each response by its length, including its own: the baseline depends on
+the response's own length and reward, by the order of one over the number of responses in the step.
+With one prompt and groups of 2 to 5 the residual is 0.31 to 0.20 of the true gradient; with many
+prompts it is small.
 
 **Fine if** steps are large.
 
@@ -35,12 +35,12 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for _, factor in facts.factors(Reason.STEP_BASELINE):
         weighted = isinstance(factor.base, Reduce) and factor.base.op == "sum"
         yield rule.finding(
-            "the mean that is subtracted weighs responses by a part of themselves"
+            "the subtracted mean weights responses by a property of their own"
             if weighted
-            else "a statistic of the step that holds the own reward is subtracted",
+            else "a statistic of the step that includes the response's own reward is subtracted",
             head(factor.origin),
-            under="a statistic of the step that holds the own response",
-            gradient="biased by the order of 1 / responses of the step",
+            under="a statistic of the step that includes the response itself",
+            gradient="biased by the order of 1 / (responses per step)",
             help="centre by a mean over responses (mean[p,i])",
             fine_if="steps are large",
         )

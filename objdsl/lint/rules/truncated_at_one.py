@@ -1,14 +1,15 @@
-"""An importance weight is truncated at 1, its value on policy: only those below count.
+"""An importance weight is truncated at 1, its value on policy: only those below 1 count.
 
-**What.** `min(old / mu, 1)` in front of all rewards, or any other bound that is not above 1.
+**What.** `min(old / mu, 1)` in front of all rewards, or any other upper bound that is not above 1.
 
-**Why.** A truncation is a bias for a smaller variance, and small as long as it meets outliers. At
-1 it meets every other token: weights below 1 stay, those above are all 1, so that half of the
-correction is lost to first order already. At a noise of 0.3 in the logits the residual of a token's
-weight is 0.056 with the bound 1, as without any weight, and 0.040 with the bound 2, as with the
-whole one; that of a response's weight is 0.022 with the bound 1, and 0 with the bound 2.
+**Why.** Truncation trades variance for bias, and the bias is small as long as only outliers are
+truncated. At 1 every other token is: weights below 1 stay, those above all become 1, so half of
+the correction is already lost to first order. At a noise of 0.3 in the logits the residual of a
+token's weight is 0.056 with the bound 1, the same as without any weight, and 0.040 with the bound
+2, the same as without a bound; that of a response's weight is 0.022 with the bound 1, and 0 with
+the bound 2.
 
-**Fine if** the weight is to be small rather than right, as in V-trace.
+**Fine if** a small weight matters more than an unbiased one, as in V-trace.
 
 **Example.**
 
@@ -39,10 +40,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             yield rule.finding(
                 "an importance weight is truncated at its value on policy",
                 factor.origin.span,
-                under="every other weight is cut",
-                gradient="biased to first order: of the weights above 1 nothing is left",
-                help="truncate outliers: at 2",
-                fine_if="the weight is to be small rather than right",
+                under="every other weight is truncated",
+                gradient="biased to first order: all weights above 1 become 1",
+                help="truncate only outliers, at 2",
+                fine_if="a small weight matters more than an unbiased one",
             )
 
 

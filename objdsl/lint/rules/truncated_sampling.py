@@ -1,13 +1,13 @@
-"""Responses are drawn from a part of the vocabulary, and log-probabilities are of all of it.
+"""Sampling uses part of the vocabulary, log-probabilities are over all of it.
 
 **What.** `sample from mu: top_p 0.9`, or `top_k`, without `keep_mask`.
 
-**Why.** The sampler renormalises over the words it kept; `pi` and `old` are normalised over all.
-The expectation of the score over what is drawn is then not 0, so that a baseline no longer
-cancels: with one that is off by 1 the cosine to the true gradient falls to 0.87 on small random
-policies. With the kept words the training engine renormalises as the sampler did.
+**Why.** The sampler renormalises over the tokens it kept; `pi` and `old` are normalised over the
+whole vocabulary. The expectation of the score under the sampler is then not 0, so baselines no
+longer cancel: with a baseline that is off by 1 the cosine to the true gradient falls to 0.87 on
+small random policies. With the recorded mask the training engine renormalises as the sampler did.
 
-**Fine if** top_p is all but 1.
+**Fine if** top_p is almost 1.
 
 **Example.**
 
@@ -34,11 +34,12 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if facts.rewarded and truncated and not sampling.keep_mask:
         span = sampling.span
         yield rule.finding(
-            "responses are drawn from a part of the vocabulary, log-probabilities are of all of it",
+            "responses are sampled from part of the vocabulary, log-probabilities are over all of "
+            "it",
             span,
-            under="keeps some words, and forgets which",
+            under="keeps some tokens, but does not record which",
             gradient="biased: the expectation of the score is not 0, and baselines do not cancel",
-            help="`keep_mask` records the words that were kept",
-            fine_if="top_p is all but 1",
+            help="`keep_mask` records which tokens were kept",
+            fine_if="top_p is almost 1",
             fix=Fix("keep the mask", (Edit(span, f"{span.text}, keep_mask"),)) if span else None,
         )

@@ -3,12 +3,12 @@
 **What.** `surrogate(r, A, lo, hi)` on samples that are declared stale, without a dual clip or a
 mask.
 
-**Why.** For A < 0 the minimum holds the ratio from below only: `min(r A, clip(r) A)` is `r A` for
-any r above 1 + eps. A token of a wrong answer that has become ten times as likely since the rollout
-weighs ten times. On fresh responses that hardly happens; on those of four updates ago it does, and
-one token takes the step.
+**Why.** For A < 0 the minimum bounds the ratio from below only: `min(r A, clip(r) A)` is `r A` for
+any r above 1 + eps. A token of a wrong answer that has become ten times as likely since the
+rollout has ten times the weight. On fresh responses that is rare; on responses from four updates
+ago it is not, and a single token can dominate the step.
 
-**Fine if** ratios stay near 1; `report` the largest.
+**Fine if** ratios stay near 1; `report` the largest one.
 
 **Example.**
 
@@ -55,10 +55,11 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             yield rule.finding(
                 "nothing bounds the ratio where the advantage is negative",
                 node.span,
-                under="bounded from one side",
+                under="bounded on one side only",
                 labels=(Label(sampling.span, "stale"),) if sampling.span else (),
-                consequence="a token of a wrong answer that has become likelier takes the step",
-                help="dual_clip(..., A, 3), or a mask",
+                consequence="one token of a wrong answer that has become likelier can dominate the "
+                "step",
+                help="use dual_clip(..., A, 3), or a mask",
                 fine_if="ratios stay near 1",
             )
 

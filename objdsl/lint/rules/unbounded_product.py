@@ -1,10 +1,10 @@
-"""A product of ratios over the response, and nothing that bounds it.
+"""An unbounded product of ratios over the response.
 
-**What.** `prod[t] (pi / old)`, or the exponential of a sum of log-ratios, that no minimum, clip
-or mask holds.
+**What.** `prod[t] (pi / old)`, or the exponential of a sum of log-ratios, that no minimum, clip or
+mask bounds.
 
-**Why.** Its variance is `(1 + c)^T - 1` for T tokens whose ratios have the variance c: with c =
-0.02, 0.2 at 10 tokens, 6 at 100, 4e8 at 1000. One response takes the step.
+**Why.** For T tokens whose ratios have the variance c, its variance is `(1 + c)^T - 1`: with c =
+0.02, 0.2 at 10 tokens, 6 at 100, 4e8 at 1000. A single response dominates the step.
 
 **Fine if** responses are a few tokens long.
 
@@ -40,14 +40,14 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             continue  # product-outside-logs
         beside = node in held_from_above
         yield rule.finding(
-            "a product of ratios over the response, and nothing that bounds it"
+            "nothing bounds this product of ratios over the response"
             if not beside
             else "nothing bounds the ratio of the response where the advantage is negative",
             node.span,
             under="grows with the length",
-            consequence="at 1000 tokens one response takes the step",
+            consequence="at 1000 tokens, a single response dominates the step",
             value="unbiased, with a variance that grows exponentially with the length",
-            gradient="likewise",
+            gradient="the same",
             help="truncate it, mask it, or take the geometric mean",
             fine_if="responses are a few tokens long",
         )

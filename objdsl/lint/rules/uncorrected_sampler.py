@@ -1,22 +1,23 @@
-"""Responses come from the inference engine, and nothing corrects for what it does differently.
+"""Responses come from the inference engine, and nothing corrects for its different probabilities.
 
-**What.** A ratio with `old` below the line, responses from `mu`, and no `mu` in the formula.
+**What.** A ratio with `old` in the denominator, responses from `mu`, and no `mu` in the formula.
 
-**Why.** The engine that writes and the engine that learns disagree on the probability of a token,
-by rounding, by kernels, by stale weights. `pi / old` corrects for what was learned since the
-rollout; for the rest the objective takes `mu` for `old`. To first order the gradient is off by
-`E[A sum[t] log(old / mu) grad log pi]`: 5 % of it at a noise of 0.05 in the logits, 30 % at 0.3.
+**Why.** The engine that samples and the engine that trains disagree on the probability of a token,
+because of rounding, different kernels or stale weights. `pi / old` corrects for the updates since
+the rollout; beyond that the objective treats `old` as if it were `mu`. To first order the gradient
+is off by `E[A sum[t] log(old / mu) grad log pi]`: 5 % of it at a noise of 0.05 in the logits, 30 %
+at 0.3.
 
-**Fine if** the two engines agree to rounding; with experts or low precision they do not. Or say
-`sample from old`, if one engine does both.
+**Fine if** the two engines agree to rounding; with experts or low precision they do not. Or
+declare `sample from old`, if one engine does both.
 
 **Example.**
 
     sample from mu: group 16
     r = pi / old
 
-**Instead.** Multiply by a truncated weight, `sg(min(old / mu, 2)) * surrogate(...)`, or take `pi
-/ mu` for the ratio.
+**Instead.** Multiply by a truncated weight, `sg(min(old / mu, 2)) * surrogate(...)`, or use the
+ratio `pi / mu`.
 
 **Papers.** TIS, https://fengyao.notion.site/off-policy-rl; IcePop; DeepSeek-V3.2,
 arXiv:2512.02556.
@@ -43,21 +44,19 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         return
     goal = facts.objective.goal
     span = reading(facts, "old")
-    experts = " With experts it disagrees on which of them to use." if sampling.experts else ""
+    experts = "; with experts, they also disagree on which ones to use" if sampling.experts else ""
     drifts = any(branch.drift and not branch.engine for branch in order.branches)
     yield rule.finding(
-        "responses come from `mu`, and the ratio corrects from `old` on"
+        "responses come from `mu`, but the ratio is to `old`"
         if drifts
         else "responses come from `mu`, and nothing corrects for it",
         span,
-        under="takes old for the policy that sampled"
-        if drifts
-        else "no ratio is left of it in the weight",
+        under="treats old as the policy that sampled" if drifts else "the weight contains no ratio",
         labels=(Label(sampling.span, "sampled here"),) if sampling.span else (),
-        consequence="where the inference engine and the training engine disagree, tokens weigh "
+        consequence="where the inference and training engines disagree, tokens are weighted "
         "as if they did not" + experts,
         gradient="off by E[A sum[t] log(old / mu) grad log(pi)], to first order",
-        help="multiply by sg(min(old / mu, 2)), take the ratio to mu, or declare `sample from old`",
+        help="multiply by sg(min(old / mu, 2)), use the ratio to mu, or declare `sample from old`",
         fine_if="both engines agree to rounding",
         fix=_fix(goal, span),
     )
@@ -70,4 +69,4 @@ def _fix(goal: Expr, span: Span | None) -> Fix | None:
     places = (node.span for node in occurrences(goal) if node.span is not None)
     spans = dict.fromkeys(one for one in places if one.text.replace(" ", "") == "pi/old")
     edits = tuple(Edit(one, one.text.replace("old", "mu")) for one in spans)
-    return Fix("take the ratio to mu", edits)
+    return Fix("use the ratio to mu", edits)

@@ -1,13 +1,13 @@
-"""No reward is recognised: whether the direction is right is not judged.
+"""No reward is recognised: the direction of the gradient is not checked.
 
-**What.** An objective that reads no `reward` and declares no column `as reward`, and in which no
-column can be nothing else.
+**What.** The objective reads no `reward` and declares no column `as reward`, and none of its
+columns is certain to be one.
 
-**Why.** The checker asks of each reward whether the gradient is that of its expectation. Without
-one, the rules of the direction, of prompt weights and of ratios (`OBJ1xx`, `OBJ2xx`, `OBJ4xx`) have
-nothing to ask it of, and their silence says nothing.
+**Why.** For each reward the checker asks whether the gradient is that of its expectation. Without
+a reward, the rules on the direction, on prompt weights and on ratios (`OBJ1xx`, `OBJ2xx`,
+`OBJ4xx`) have nothing to check, and their silence means nothing.
 
-**Fine if** nothing is to be raised in expectation: imitation of given responses.
+**Fine if** no expectation should be raised: imitation of given responses.
 
 **Example.**
 
@@ -37,13 +37,13 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     declared = [f"`given {x.name}[{','.join(x.over)}] as reward`" for x in columns]
     labels = [Label(x.span, "and this?") for x in columns[1:3] if x.span is not None]
     yield rule.finding(
-        "no reward is recognised: what the gradient raises is not judged",
+        "no reward is recognised: the direction of the gradient is not checked",
         columns[0].span if columns else facts.objective.goal.span,
         severity=Severity.WARNING if facts.samples and columns else None,
         under="is this a reward?" if columns else "",
         labels=tuple(labels),
-        consequence="the rules of the direction, of prompt weights and of ratios did not run "
+        consequence="the rules on the direction, on prompt weights and on ratios did not run "
         "(OBJ1xx, OBJ2xx, OBJ4xx)",
-        help=f"declare what is one: {', '.join(declared[:3])}" if declared else "",
-        fine_if="nothing is to be raised in expectation, as in imitation",
+        help=f"declare it: {', '.join(declared[:3])}" if declared else "",
+        fine_if="no expectation should be raised, as in imitation",
     )

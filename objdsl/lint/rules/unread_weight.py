@@ -1,10 +1,10 @@
-"""The weight multiplies out to more terms than are read: nothing is said about its direction.
+"""The weight has more terms than the checker reads: its direction is not checked.
 
 **What.** A gradient weight that has thousands of products, or numbers beyond all bounds, once all
 brackets are multiplied out.
 
-**Why.** The checker reads a weight factor by factor (docs/criterion.md). Of one that it does not
-read, no bias is proven, and that there is none is not proven either.
+**Why.** The checker reads a weight factor by factor (docs/criterion.md). For a weight that it
+cannot read, no bias is proven, and neither is the absence of one.
 
 **Fine if** it was measured.
 
@@ -13,7 +13,7 @@ read, no bias is proven, and that there is none is not proven either.
     S = (reward + V_old + t + |y|)^4
     maximize mean[p,i] sum[t] (S^4 * log(pi))
 
-**Instead.** `objdsl audit FILE` sums over all outcomes, whatever the formula is.
+**Instead.** `objdsl audit FILE` sums over all outcomes, for any formula.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.estimators:
         if estimator.direction is Direction.UNKNOWN:
             yield rule.finding(
-                "this multiplies out to more terms than are read",
+                "this multiplies out to more terms than the checker reads",
                 facts.objective.goal.span,
-                under="nothing is said about the direction of its gradient",
+                under="the direction of its gradient is not checked",
                 help="measure it: objdsl audit",
                 fine_if="it was measured",
             )

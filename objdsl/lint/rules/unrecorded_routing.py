@@ -1,11 +1,11 @@
-"""A model with experts, and the sampler's choice of experts is not kept.
+"""The model has experts, and the sampler's choice of experts is not recorded.
 
 **What.** `sample from mu: experts` without `keep_routing`.
 
-**Why.** The two engines round differently, so they choose other experts for some tokens; the
-ratio of the two probabilities then jumps, and clips and masks follow it.
+**Why.** The two engines round differently, so they choose different experts for some tokens; the
+ratio of the two probabilities then jumps, and so do clips and masks.
 
-**Fine if** the ratio is to one engine's own probabilities.
+**Fine if** a single engine computes both probabilities of the ratio.
 
 **Example.**
 
@@ -31,10 +31,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     sampling = facts.objective.sampling
     if facts.rewarded and sampling.experts and not sampling.keep_routing:
         yield rule.finding(
-            "the sampler's choice of experts is not kept",
+            "the sampler's choice of experts is not recorded",
             sampling.span,
             under="experts, without keep_routing",
-            consequence="ratios jump where the engines choose other experts",
-            help="`keep_routing` replays the choice",
-            fine_if="one engine computes all probabilities",
+            consequence="ratios jump where the engines choose different experts",
+            help="`keep_routing` records and replays the choice",
+            fine_if="a single engine computes all probabilities",
         )

@@ -1,13 +1,13 @@
-"""The denominator of a ratio moves with the policy: the ratio moves only by a part.
+"""The denominator of a ratio moves with the policy: the ratio moves less than it seems.
 
-**What.** `pi / prox` with a proximal policy between `pi` and `old`, such as `pi^0.3 * mu^0.7`, that
-is not behind `sg`; or a root of a ratio, `(pi / old)^0.5`.
+**What.** `pi / prox` with a proximal policy between `pi` and `old`, such as `pi^0.3 * mu^0.7`,
+that is not inside `sg`; or a root of a ratio, `(pi / old)^0.5`.
 
 **Why.** The ratio is `(pi / mu)^k` with k below 1. Its gradient is k times that of the ratio, and
-where it is clipped at 1.2, `pi / mu` is at 1.2^(1/k): with k = 0.5 at 1.44. The learning rate and
-the bounds are not those that are written down.
+where it is clipped at 1.2, `pi / mu` is at 1.2^(1/k): 1.44 with k = 0.5. The effective learning
+rate and bounds are not the ones written down.
 
-**Fine if** both were chosen with it.
+**Fine if** both were chosen with that in mind.
 
 **Example.**
 
@@ -17,7 +17,7 @@ the bounds are not those that are written down.
 **Instead.** `pi / sg(prox)`.
 
 **Papers.** Decoupled PPO, arXiv:2110.00641; AReaL's log-linear approximation of the proximal
-policy, which has the stop.
+policy, which stops the gradient.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             if power is None:
                 continue
             yield rule.finding(
-                f"this ratio holds `{estimator.leaf.policy}` to the power {power:g}",
+                f"this ratio contains `{estimator.leaf.policy}` to the power {power:g}",
                 node.span,
                 under="its denominator moves with the policy",
                 value=f"where it is 1.2, the policy has moved by {1.2 ** (1 / power):.3g}",
                 gradient=f"{power:g} times that of a ratio",
                 help="put sg(...) around the denominator",
-                fine_if="learning rate and bounds were chosen with it",
+                fine_if="the learning rate and the bounds were chosen with that in mind",
             )
             return
 

@@ -1,12 +1,13 @@
-"""A clip holds the ratio together with an importance weight: its bounds are not around `old`.
+"""An importance weight is inside the clip: its bounds are not around `old`.
 
 **What.** `clip(w * r, 1 - eps, 1 + eps)` with `w = sg(min(old / mu, 2))` and `r = pi / old`.
 
-**Why.** The clip is there to keep pi near the policy that it started from, where r is 1. Of the
-product w * r it keeps pi near the sampler: a token on which the engines disagree by more than the
-bounds is clipped before anything is learned, and never gets a gradient in that direction.
+**Why.** The clip is there to keep pi near the policy that it started from, where r is 1. Applied
+to the product w * r it keeps pi near the sampler instead: a token on which the engines disagree by
+more than the bounds is clipped before anything is learned, and never gets a gradient in that
+direction.
 
-**Fine if** the bounds are meant to be around the sampler; then `pi / mu` says it.
+**Fine if** the bounds are meant to be around the sampler; then write `pi / mu`.
 
 **Example.**
 
@@ -36,10 +37,11 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         weights = [w for w in factors(clip.x)[1] if _weighs(w)] if isinstance(clip, n.Clip) else []
         if weights:
             yield rule.finding(
-                "this clip holds an importance weight together with the ratio",
+                "this clip contains an importance weight besides the ratio",
                 clip.span,
                 under="its bounds are around the sampler",
-                consequence="where engines disagree by more than the bounds, nothing is learned",
+                consequence="where the engines disagree by more than the bounds, nothing is "
+                "learned",
                 help="put the weight in front of the surrogate",
                 fine_if="the bounds are meant to be around the sampler",
             )
