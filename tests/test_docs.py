@@ -192,9 +192,9 @@ MEASURED = [
     ("1 / length", "A = reward - mean[i] reward", "mean[p,i] mean[t] (A * log(pi))"),
     ("geometric ratio", "A = reward - mean[i] reward", "mean[p,i] (A * geo(pi / old))"),
     ("tokens of the group", "A = reward - mean[i] reward", "mean[p] mean[i,t] (A * log(pi))"),
-    ("deviation", "A = (reward - mean[i] reward) / (std[i] reward + 1e-6)", SUM),
+    ("standard deviation", "A = (reward - mean[i] reward) / (std[i] reward + 1e-6)", SUM),
     ("length-weighted mean", "A = reward - (sum[i] (|y| * reward)) / sum[i] |y|", SUM),
-    ("best of the group", "A = reward - max[i] reward", SUM),
+    ("maximum of the group", "A = reward - max[i] reward", SUM),
     ("discount 0.9", "A = togo((t == |y|) * reward, 0.9)", SUM),
     ("live weight", "A = reward", "mean[p,i] sum[t] (pi / old * A * log(pi))"),
     ("live divisor", "r = pi / old", "mean[p,i] sum[t] (reward * r / mean[i,t] r)"),
@@ -202,11 +202,11 @@ MEASURED = [
 ]
 WEIGHTS = [
     ("none", "1"),
-    ("whole", "w"),
+    ("full", "w"),
     ("truncated at 2", "min(w, 2)"),
     ("truncated at 1", "min(w, 1)"),
-    ("over their mean", "w / mean[i] w"),
-    ("over the others' mean", "w / mean[j != i] w"),
+    ("divided by their mean", "w / mean[i] w"),
+    ("divided by the others' mean", "w / mean[j != i] w"),
 ]
 
 
@@ -217,20 +217,20 @@ def test_the_biases_are_what_the_audit_measures(compared: Compared) -> None:
 
 
 def _figures() -> Iterator[str]:
-    yield "On policy, with rewards that are any number; means over three random policies.\n"
+    yield "On policy, with real-valued rewards; means over three random policies.\n"
     yield "| | objective | residual, groups of 2 | of 4 |\n| --- | --- | --- | --- |"
     for name, advantage, goal in MEASURED:
         yield f"| {name} | `{_cell(f'{advantage}; {goal}')}` | {_residuals(advantage, goal)} |"
-    yield "\n`objdsl audit FILE --group 2 --words 3 --horizon 3` repeats a line.\n"
+    yield "\n`objdsl audit FILE --group 2 --words 3 --horizon 3` reproduces a row.\n"
     goal = "mean[p,i] (sg({}) * A * sum[t] log(pi))"
-    yield f"Off policy, by what `{goal.format('...')}` is weighted with: the logits of the sampler"
-    yield "have noise of the standard deviation 0.3, and `w = prod[t] (pi / mu)`.\n"
+    yield f"Off policy, for different weights in `{goal.format('...')}`: the logits of the sampler"
+    yield "have noise with standard deviation 0.3, and `w = prod[t] (pi / mu)`.\n"
     yield "| weights | | residual, groups of 2 | of 4 |\n| --- | --- | --- | --- |"
     advantage = "A = reward - mean[j != i] reward\nw = prod[t] (pi / mu)"
     for name, weight in WEIGHTS:
         figures = _residuals(advantage, goal.format(weight), "mismatch 0.3")
         yield f"| {name} | `{weight}` | {figures} |"
-    yield "\n`--drift 0.3` repeats a line.\n"
+    yield "\n`--drift 0.3` reproduces a row.\n"
 
 
 def _residuals(advantage: str, goal: str, policies: str = "on policy") -> str:
