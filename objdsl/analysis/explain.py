@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from objdsl.analysis.algebra.expand import GROUP, PROMPTS, RESPONSES
+from objdsl.analysis.algebra.reductions import GROUP, PROMPTS, RESPONSES
 from objdsl.analysis.claims.departures import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.advantage import Adds
 from objdsl.analysis.gradient.divergence import Credit
-from objdsl.analysis.gradient.estimator import Direction, Estimator, Factor, Kind
+from objdsl.analysis.gradient.estimator import Direction, Estimator
 from objdsl.analysis.gradient.first_order import Reach
+from objdsl.analysis.gradient.terms import Factor, Kind
 from objdsl.analysis.values.dependence import Dependence, Level
 from objdsl.diagnostic import Claim, Diagnostic
 from objdsl.frozen import dataclass
@@ -187,7 +188,7 @@ def _direction(
     raised = facts.raises(estimator)
     if raised and direction is not Direction.UNKNOWN:
         yield "  raises", raised
-    for bend in estimator.bends:
+    for bend in estimator.bias_factors:
         where = "divides the reward" if bend.factor.exponent < 0 else "multiplies the reward"
         where = where if bend.everywhere else "is part of the baseline"
         said = f"{where}: {_dependence(bend.factor.depends)}"

@@ -7,7 +7,8 @@ from dataclasses import replace
 from functools import cached_property
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, Sum
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import Sum
 from objdsl.analysis.algebra.symbols import Elsewhere, LogDistRatio, LogRatio
 from objdsl.analysis.claims.departures import Departure, Reason, departures
 from objdsl.analysis.gradient.advantage import (
@@ -19,20 +20,13 @@ from objdsl.analysis.gradient.advantage import (
 )
 from objdsl.analysis.gradient.bonuses import bonuses
 from objdsl.analysis.gradient.divergence import Penalty, penalties
-from objdsl.analysis.gradient.estimator import (
-    Direction,
-    Estimator,
-    Factor,
-    Kind,
-    far_policy,
-    frozen,
-    near_policy,
-    on_policy,
-)
+from objdsl.analysis.gradient.estimator import Direction, Estimator
 from objdsl.analysis.gradient.first_order import FirstOrder, first_order
 from objdsl.analysis.gradient.idle import Idle, idle
 from objdsl.analysis.gradient.links import Link, links
+from objdsl.analysis.gradient.policies import far_policy, frozen, near_policy, on_policy
 from objdsl.analysis.gradient.signal import candidates, samples, signal, with_reward
+from objdsl.analysis.gradient.terms import Factor, Kind
 from objdsl.analysis.values.dependence import is_reward
 from objdsl.analysis.values.epsilons import Epsilon, epsilons
 from objdsl.analysis.values.extremes import Extremes, Range
@@ -168,7 +162,7 @@ class Facts:
         """`E[0.8 correct + 0.2 format]`: the declared rewards with the constants that the file
         gives them; empty where there are none, or the built-in one alone."""
         constants = estimator.raised
-        judged = estimator.mixed or estimator.chosen or estimator.bends
+        judged = estimator.mixing_factors or estimator.selection_biases or estimator.bias_factors
         if judged or not constants or [x.name for x in constants] == ["reward"]:
             return ""
         scale = self._scale(constants, estimator)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from objdsl.analysis.algebra.expand import TooLargeError
+from objdsl.analysis.algebra.sums import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.codes import Page
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity

@@ -138,7 +138,7 @@ def test_of_two_rewards_a_statistic_bends_what_knows_the_state(
 def test_how_much_of_the_own_reward_is_left_depends_on_the_group(group: str, falls: bool) -> None:
     objective = f"objective size\nA = reward - 3 * mean[i] reward\nsample from mu{group}\n"
     (estimator,) = Facts(objdsl.loads(f"{objective}maximize {GOAL}\n").formula).estimators
-    assert bool(estimator.falling) == falls
+    assert bool(estimator.lowered) == falls
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_it_is_shown_by_its_own_name() -> None:
     text = OBJECTIVES[0].replace("reward", "points")
     facts = facts_of(objdsl.loads(f"objective signal\ngiven points[p,i]\n{text}").formula)
     (estimator,) = facts.rewarded
-    assert any("points" in facts.written(bend.factor.origin) for bend in estimator.bends)
+    assert any("points" in facts.written(bend.factor.origin) for bend in estimator.bias_factors)
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.sums import Sum, TooLargeError, number, ordered
 from objdsl.ir.build import ZERO
 
-Expansion = Callable[[n.Expr], Sum]
-"""Formulas to sums of products."""
+AsSum = Callable[[n.Expr], Sum]
+"""Writes a formula as a sum of products."""
 
 
-def joined(x: Sum, expand: Expansion) -> Sum:
+def joined(x: Sum, expand: AsSum) -> Sum:
     """A sum of products without the pairs that are one value: the masks `q < 0` and `q > 0` in
     front of a multiple of q, `min(q, 0) + max(q, 0)`, `max(q, 0) - max(-q, 0)`, `abs(q) * sign(q)`.
     """
@@ -37,7 +37,7 @@ def joined(x: Sum, expand: Expansion) -> Sum:
     return x
 
 
-def _masks(base: n.Expr, expand: Expansion) -> set[n.Expr]:
+def _masks(base: n.Expr, expand: AsSum) -> set[n.Expr]:
     """The masks that decide between two numbers, if a value is one of them."""
     match base:
         case n.Where(mask, n.Const(), n.Const()):
@@ -45,7 +45,7 @@ def _masks(base: n.Expr, expand: Expansion) -> set[n.Expr]:
     return set()
 
 
-def _chosen(x: Sum, choice: n.Expr, expand: Expansion) -> Sum:
+def _chosen(x: Sum, choice: n.Expr, expand: AsSum) -> Sum:
     """A sum in which one of two numbers is written by its mask."""
     assert isinstance(choice, n.Where)
     mask = expand(choice.m)
@@ -75,7 +75,7 @@ def _may_be_part(base: n.Expr) -> bool:
     return False
 
 
-def _pairs(bases: set[n.Expr], expand: Expansion) -> Iterator[tuple[n.Expr, n.Expr, int, n.Expr]]:
+def _pairs(bases: set[n.Expr], expand: AsSum) -> Iterator[tuple[n.Expr, n.Expr, int, n.Expr]]:
     """Two factors that are together q, with the sign in front of the first."""
     for base in bases:
         match base:
@@ -120,7 +120,7 @@ def _is(base: n.Expr, op: str) -> bool:
     return isinstance(base, n.Unary) and base.op == op
 
 
-def _signed(x: Sum, absolute: n.Expr, expand: Expansion) -> Sum:
+def _signed(x: Sum, absolute: n.Expr, expand: AsSum) -> Sum:
     """The sum with q in place of `abs(q) * sign(q)`."""
     assert isinstance(absolute, n.Unary)
     sign = expand(n.Unary("sign", absolute.x))

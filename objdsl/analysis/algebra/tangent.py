@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, Sum, interval
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import Sum, interval
 from objdsl.analysis.algebra.symbols import Kink, Ratio, log_ratio
 from objdsl.ir.build import ONE, ZERO, add, both, count, div, mul, neg, real, sub, where
 from objdsl.ir.differentiate import partials

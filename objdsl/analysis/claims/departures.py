@@ -12,7 +12,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, Sum, TooLargeError
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import Sum, TooLargeError
 from objdsl.analysis.algebra.symbols import OfPolicies
 from objdsl.analysis.claims.shapes import (
     counts,
@@ -27,16 +28,10 @@ from objdsl.analysis.claims.shapes import (
 from objdsl.analysis.gradient import bonuses
 from objdsl.analysis.gradient.advantage import Adds, too_many
 from objdsl.analysis.gradient.divergence import Credit, Descends, Penalty, unread
-from objdsl.analysis.gradient.estimator import (
-    Bend,
-    Direction,
-    Estimator,
-    Factor,
-    Kind,
-    Term,
-    frozen,
-)
+from objdsl.analysis.gradient.estimator import BiasFactor, Direction, Estimator
 from objdsl.analysis.gradient.first_order import Order, Reach, reach
+from objdsl.analysis.gradient.policies import frozen
+from objdsl.analysis.gradient.terms import Factor, Kind, Term
 from objdsl.analysis.values.dependence import Level, depends
 from objdsl.diagnostic import Claim
 from objdsl.frozen import dataclass
@@ -179,10 +174,10 @@ def _direction(facts: Facts) -> Iterator[Departure]:
     meant = {
         (bend.factor.base, bend.everywhere): (estimator, bend)
         for estimator in facts.meant
-        for bend in estimator.bends
+        for bend in estimator.bias_factors
     }
     for estimator in facts.rewarded:
-        for bend in estimator.bends:
+        for bend in estimator.bias_factors:
             reason = reason_of(bend, estimator, facts)
             if reason in _MEANT and (bend.factor.base, bend.everywhere) not in meant:
                 reason = Reason.LIVE
@@ -215,11 +210,11 @@ def _direction(facts: Facts) -> Iterator[Departure]:
 
 def _whole(estimator: Estimator) -> Iterator[Departure]:
     """What is said of the weight as a whole."""
-    if estimator.falling:
+    if estimator.lowered:
         yield departure(Reason.DOWN, estimator)
-    for factor in estimator.mixed:
+    for factor in estimator.mixing_factors:
         yield Departure(Claim.DIRECTION, Reason.MIXED, estimator, factor)
-    if estimator.chosen:
+    if estimator.selection_biases:
         yield departure(Reason.CHOSEN, estimator)
     if estimator.bootstraps:
         yield departure(Reason.BOOTSTRAP, estimator)
@@ -227,11 +222,11 @@ def _whole(estimator: Estimator) -> Iterator[Departure]:
         yield departure(Reason.INNER, estimator)
 
 
-def _bent(reason: Reason, estimator: Estimator, bend: Bend) -> Departure:
+def _bent(reason: Reason, estimator: Estimator, bend: BiasFactor) -> Departure:
     return Departure(Claim.DIRECTION, reason, estimator, bend.factor, bend.everywhere)
 
 
-def reason_of(bend: Bend, estimator: Estimator, facts: Facts) -> Reason:
+def reason_of(bend: BiasFactor, estimator: Estimator, facts: Facts) -> Reason:
     """The reason for which a factor bends the gradient."""
     factor, below = bend.factor, bend.factor.exponent < 0
     if is_mask(factor.base):
@@ -266,7 +261,7 @@ def _of_baseline(factor: Factor, estimator: Estimator, facts: Facts) -> Reason:
     if factor.exponent < 0 and counts(factor.base):
         return Reason.COUNT
     # Where the reward is discounted, so are the values.
-    bases = [bend.factor.base for bend in estimator.bends]
+    bases = [bend.factor.base for bend in estimator.bias_factors]
     discounted = any(discounts(base) or reaches_some(base) for base in bases)
     if discounts(factor.base) or (discounted and isinstance(factor.base, n.Scan)):
         return Reason.DISCOUNT
@@ -280,9 +275,9 @@ def _of_baseline(factor: Factor, estimator: Estimator, facts: Facts) -> Reason:
 
 def _prompts(facts: Facts) -> Iterator[Departure]:
     for estimator in facts.rewarded:
-        bent = {bend.factor.base for bend in estimator.bends}
+        bent = {bend.factor.base for bend in estimator.bias_factors}
         for factor in estimator.prompt_weights:
-            if factor.base in bent or (factor.base in estimator.kept and _keeps(facts)):
+            if factor.base in bent or (factor.base in estimator.keep_factors and _keeps(facts)):
                 continue
             if factor.base in estimator.counts_of_others:
                 reason = Reason.COUNT
@@ -291,7 +286,7 @@ def _prompts(facts: Facts) -> Iterator[Departure]:
             else:
                 reason = Reason.PROMPT_WEIGHT
             yield Departure(Claim.PROMPT_WEIGHTS, reason, estimator, factor)
-    if _keeps(facts) and facts.rewarded and not any(one.chosen for one in facts.rewarded):
+    if _keeps(facts) and facts.rewarded and not any(one.selection_biases for one in facts.rewarded):
         yield departure(Reason.KEPT_PROMPTS)
 
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, TooLargeError, interval
-from objdsl.analysis.gradient.estimator import Estimator, Factor
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import TooLargeError, interval
+from objdsl.analysis.gradient.estimator import Estimator
+from objdsl.analysis.gradient.terms import Factor
 from objdsl.analysis.values.dependence import depends, is_reward
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, add, const, sub

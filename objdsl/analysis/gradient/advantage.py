@@ -20,10 +20,12 @@ from dataclasses import replace
 from enum import Enum
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, Sum, TooLargeError
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import Sum, TooLargeError
 from objdsl.analysis.algebra.symbols import OfTokens
 from objdsl.analysis.gradient.divergence import Descends, readings
-from objdsl.analysis.gradient.estimator import Direction, Estimator, Kind
+from objdsl.analysis.gradient.estimator import Direction, Estimator
+from objdsl.analysis.gradient.terms import Kind
 from objdsl.analysis.values.dependence import is_reward
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO, sub
@@ -173,7 +175,7 @@ def _divides_words(extra: n.Expr, expand: Expand, node: n.Expr) -> LiveDivisor |
 
 
 def _bent(estimator: Estimator) -> set[tuple[n.Expr, bool]]:
-    return {(bend.factor.base, bend.everywhere) for bend in estimator.bends}
+    return {(bend.factor.base, bend.everywhere) for bend in estimator.bias_factors}
 
 
 def _divisors(goal: n.Expr) -> list[n.Expr]:

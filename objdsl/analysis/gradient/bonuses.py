@@ -9,7 +9,9 @@ from itertools import islice
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.expand import Expand
-from objdsl.analysis.gradient.estimator import Estimator, Kind, frozen
+from objdsl.analysis.gradient.estimator import Estimator
+from objdsl.analysis.gradient.policies import frozen
+from objdsl.analysis.gradient.terms import Kind
 from objdsl.ir.build import neg, sub
 from objdsl.ir.differentiate import weights_of
 from objdsl.ir.objective import Objective

@@ -24,9 +24,12 @@ from enum import Enum
 from itertools import product
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, Factors
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import Factors
 from objdsl.analysis.algebra.symbols import LogDistRatio, LogRatio
-from objdsl.analysis.gradient.estimator import Estimator, Factor, Kind, Term, frozen
+from objdsl.analysis.gradient.estimator import Estimator
+from objdsl.analysis.gradient.policies import frozen
+from objdsl.analysis.gradient.terms import Factor, Kind, Term
 from objdsl.analysis.values.dependence import Level
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import Data, column_of

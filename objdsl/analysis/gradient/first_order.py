@@ -12,23 +12,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from enum import Enum
 from itertools import product
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import (
-    Expand,
-    Factors,
-    Sum,
-    TooLargeError,
-    atom,
-    number,
-    ordered,
-)
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import Factors, Sum, TooLargeError, atom, number, ordered
 from objdsl.analysis.algebra.symbols import Elsewhere, Kink, LogDistRatio, LogRatio, Ratio
 from objdsl.analysis.algebra.tangent import Tangent
-from objdsl.analysis.gradient.estimator import Estimator, Term
+from objdsl.analysis.gradient.estimator import Estimator
+from objdsl.analysis.gradient.terms import Term
 from objdsl.analysis.values.dependence import is_reward
 from objdsl.frozen import dataclass
 
@@ -114,7 +108,7 @@ def first_order(on: Estimator) -> FirstOrder | None:
         for policies, ratio in ((versions, Ratio(name, "old")), (engines, Ratio("old", "mu")))
     ]
     try:
-        weight = on.separate
+        weight = on.separated
         changes = [_changes(on, tangent) for tangent in tangents]
         orders = _orders(on, weight, changes)
     except TooLargeError:
@@ -164,7 +158,7 @@ def _rewarded(on: Estimator, weight: Sum) -> Sum:
 def _changes(on: Estimator, along: Tangent) -> dict[n.Expr, Sum]:
     """What a weight changes by, by what the log-ratio stands in: the log-ratio itself, or a sum of
     it. What those of other responses change has no expectation."""
-    change = on.changed(along(on.weight)).separate
+    change = replace(on, weight=along(on.weight)).separated
     found: defaultdict[n.Expr, Sum] = defaultdict(Sum)
     for factors, c in change.terms.items():
         moved = [base for base, _ in factors if _changed(base, along)]

@@ -14,7 +14,9 @@ from itertools import islice
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.symbols import Ratio
-from objdsl.analysis.gradient.estimator import Estimator, Factor, frozen
+from objdsl.analysis.gradient.estimator import Estimator
+from objdsl.analysis.gradient.policies import frozen
+from objdsl.analysis.gradient.terms import Factor
 from objdsl.analysis.values.dependence import Dependence, Level, depends, is_reward
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO, neg, sub

@@ -14,7 +14,8 @@ from enum import Enum
 from functools import cached_property
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, Factors, Sum, TooLargeError, interval
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import Factors, Sum, TooLargeError, interval
 from objdsl.analysis.values.dependence import depends
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, neg, sub

@@ -23,8 +23,8 @@ from enum import Enum
 from typing import assert_never
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, Factors, TooLargeError
-from objdsl.analysis.algebra.sums import proportion
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import Factors, TooLargeError, proportion
 from objdsl.frozen import dataclass
 from objdsl.ir.bounds import bounds
 from objdsl.ir.build import is_size, sub

@@ -17,7 +17,7 @@ from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO
 from objdsl.ir.indices import PROMPT, Indices
 
-Expansion = Callable[[n.Expr], Sum]
+AsSum = Callable[[n.Expr], Sum]
 
 # A formula with more branches than this is not read to its end.
 _MOST_BRANCHES = 2000
@@ -57,7 +57,7 @@ def where_zero(q: Sum) -> Alike | None:
 # --- what holds where a mask fails ---------------------------------------------------------------
 
 
-def without_idle(x: Sum, expand: Expansion) -> Sum:
+def without_idle(x: Sum, expand: AsSum) -> Sum:
     """A sum of products without the masks that leave nothing out: where one fails, what it stands
     in front of is 0 anyway."""
     masks = {base for factors in x.terms for base, _ in factors if base.boolean}
@@ -71,7 +71,7 @@ def without_idle(x: Sum, expand: Expansion) -> Sum:
     return x
 
 
-def leaves_nothing_out(mask: n.Expr, x: Sum, expand: Expansion) -> bool:
+def leaves_nothing_out(mask: n.Expr, x: Sum, expand: AsSum) -> bool:
     """Whether a value is 0 where a mask fails, divisors apart: what is divided by 0 there is not
     looked at. Raises TooLargeError."""
     alike = _where_fails(mask, expand)
@@ -85,7 +85,7 @@ def leaves_nothing_out(mask: n.Expr, x: Sum, expand: Expansion) -> bool:
     return not under_fact(lifted, alike, expand).terms
 
 
-def _where_fails(mask: n.Expr, expand: Expansion) -> Alike | None:
+def _where_fails(mask: n.Expr, expand: AsSum) -> Alike | None:
     """What holds where a comparison with 0 fails."""
     match mask:
         case n.Binary("gt", q, zero) if zero == ZERO:
@@ -97,7 +97,7 @@ def _where_fails(mask: n.Expr, expand: Expansion) -> Alike | None:
     return where_zero(value)
 
 
-def under_fact(x: Sum, alike: Alike, expand: Expansion) -> Sum:
+def under_fact(x: Sum, alike: Alike, expand: AsSum) -> Sum:
     """What a sum is where a fact holds of the rewards of each group; itself, where the fact is of
     another value."""
     if alike.over != ("i",) or not (isinstance(alike.x, n.Column) and is_reward(alike.x)):
@@ -146,7 +146,7 @@ def divisors(roots: tuple[n.Expr, ...], keep: n.Expr | None) -> Iterator[Guarded
         stack += [(child, masks) for child in node.children]
 
 
-def never_zero(guarded: Guarded, expand: Expansion) -> bool:
+def never_zero(guarded: Guarded, expand: AsSum) -> bool:
     """Whether the masks around a divisor keep it from being 0."""
     divisor = expand(guarded.divisor)
     fact = where_zero(divisor)
@@ -176,7 +176,7 @@ def _multiple(a: Sum, b: Sum) -> bool:
     return False
 
 
-def _said(mask: n.Expr, holds: bool, expand: Expansion) -> Iterator[Sum]:
+def _said(mask: n.Expr, holds: bool, expand: AsSum) -> Iterator[Sum]:
     """The values that are not 0 where a mask holds, or where it does not."""
     match mask:
         case n.Unary("not", m):

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator
 import objdsl.ir.nodes as n
 from objdsl.analysis.claims.shapes import Bounded, bounded, constant
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import frozen
+from objdsl.analysis.gradient.policies import frozen
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import ZERO
 from objdsl.lint.rule import Rule, rule

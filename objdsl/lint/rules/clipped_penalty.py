@@ -24,7 +24,7 @@ from functools import partial
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import frozen
+from objdsl.analysis.gradient.policies import frozen
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 

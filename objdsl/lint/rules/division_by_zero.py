@@ -23,7 +23,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, TooLargeError
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import TooLargeError
 from objdsl.analysis.claims.shapes import deviation
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.values.guards import divisors, never_zero

@@ -27,7 +27,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, Sum, TooLargeError, number
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import Sum, TooLargeError, number
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.build import ZERO

@@ -39,7 +39,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     read = depends(keep)
     rewards = bool(read.rewards) and read.rewards == read.reads
     by = "rewards" if read.rewards else "responses"
-    chosen = [estimator for estimator in facts.rewarded if estimator.chosen]
+    chosen = [estimator for estimator in facts.rewarded if estimator.selection_biases]
     if chosen:
         # With rewards of two values, which are not declared, it may be right as it is.
         may_be_right = rewards and all(estimator.centred for estimator in chosen)

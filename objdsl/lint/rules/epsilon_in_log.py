@@ -25,7 +25,7 @@ from collections.abc import Iterator
 import objdsl.ir.nodes as n
 from objdsl.analysis.claims.departures import Reason
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import frozen
+from objdsl.analysis.gradient.policies import frozen
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.lint.rule import Rule, rule
 

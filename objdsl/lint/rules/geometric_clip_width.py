@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.algebra.expand import TooLargeError
+from objdsl.analysis.algebra.sums import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.first_order import Reach, reach
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity

@@ -32,7 +32,7 @@ import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.symbols import OfPolicies
 from objdsl.analysis.claims.shapes import counts
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import Kind, Term
+from objdsl.analysis.gradient.terms import Kind, Term
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import entry, head
 from objdsl.lint.rule import Rule, rule

@@ -26,8 +26,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import Kind
 from objdsl.analysis.gradient.first_order import versions
+from objdsl.analysis.gradient.terms import Kind
 from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule

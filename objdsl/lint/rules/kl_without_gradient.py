@@ -27,8 +27,8 @@ from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import frozen
 from objdsl.analysis.gradient.idle import brought
+from objdsl.analysis.gradient.policies import frozen
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import reading, swapped
 from objdsl.lint.rule import Rule, rule

@@ -27,7 +27,8 @@ from collections.abc import Iterator
 from functools import partial
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, TooLargeError
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.ir.objective import Objective

@@ -33,7 +33,7 @@ import objdsl.ir.nodes as n
 from objdsl.analysis.claims.departures import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.advantage import Adds, LiveAdvantage
-from objdsl.analysis.gradient.estimator import frozen
+from objdsl.analysis.gradient.policies import frozen
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import stop
 from objdsl.lint.rule import Rule, rule

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from objdsl.analysis.claims.departures import Reason
 from objdsl.analysis.claims.shapes import is_score, live_product
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import Kind
+from objdsl.analysis.gradient.terms import Kind
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 

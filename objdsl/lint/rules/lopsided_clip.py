@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from objdsl.analysis.algebra.expand import TooLargeError
+from objdsl.analysis.algebra.sums import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.first_order import reach
 from objdsl.diagnostic import Claim, Diagnostic, Severity

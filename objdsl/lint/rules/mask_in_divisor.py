@@ -26,7 +26,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, Sum, TooLargeError, atom, ordered
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import Sum, TooLargeError, atom, ordered
 from objdsl.analysis.claims.shapes import is_mask
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.estimator import Estimator
@@ -71,7 +72,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 def _claim(estimator: Estimator, divisor: n.Expr) -> Claim:
     """Whether the divisor weighs prompts alone, as a count of rewards of two values does."""
     prompts = {factor.base for factor in estimator.prompt_weights}
-    bent = {bend.factor.base for bend in estimator.bends}
+    bent = {bend.factor.base for bend in estimator.bias_factors}
     return Claim.PROMPT_WEIGHTS if divisor in prompts - bent else Claim.DIRECTION
 
 

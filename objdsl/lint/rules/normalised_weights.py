@@ -26,10 +26,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, TooLargeError
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import TooLargeError
 from objdsl.analysis.algebra.symbols import OfTokens
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import Estimator, Factor, Kind
+from objdsl.analysis.gradient.estimator import Estimator
+from objdsl.analysis.gradient.terms import Factor, Kind
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule

@@ -27,7 +27,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, Factors, TooLargeError
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import Factors, TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.first_order import Reach, reach
 from objdsl.analysis.values.dependence import depends, is_reward

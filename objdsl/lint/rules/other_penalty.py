@@ -24,7 +24,7 @@ from collections.abc import Iterator
 
 from objdsl.analysis.claims.departures import Departure, Reason
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import frozen
+from objdsl.analysis.gradient.policies import frozen
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import penalty_label, reading
 from objdsl.lint.rule import Rule, rule

@@ -22,9 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.algebra.expand import GROUP, RESPONSES
+from objdsl.analysis.algebra.reductions import GROUP, RESPONSES
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import Estimator, Kind
+from objdsl.analysis.gradient.estimator import Estimator
+from objdsl.analysis.gradient.terms import Kind
 from objdsl.analysis.values.dependence import is_reward
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.nodes import Expr, Reduce
@@ -52,7 +53,8 @@ def _scaled(estimator: Estimator) -> bool:
         sum(f.exponent for f in term.factors if f.base in (GROUP, RESPONSES))
         for term in estimator.of(Kind.SIGNAL)
         if not any(
-            f.depends.own and f.exponent > 0 and f.base not in estimator.kept for f in term.factors
+            f.depends.own and f.exponent > 0 and f.base not in estimator.keep_factors
+            for f in term.factors
         )
     ]
     return len(set(counts)) > 1

@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from itertools import permutations, product
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Sum, TooLargeError
+from objdsl.analysis.algebra.sums import Sum, TooLargeError
 from objdsl.analysis.claims.shapes import is_mask
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.links import Kind, Link, Multiplier, prefers

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.algebra.expand import TooLargeError
+from objdsl.analysis.algebra.sums import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.links import PREFERRED, Kind, Link, Multiplier, prefers
 from objdsl.diagnostic import Claim, Diagnostic, Severity

@@ -23,12 +23,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import TooLargeError
+from objdsl.analysis.algebra.sums import TooLargeError
 from objdsl.analysis.algebra.symbols import LogRatio, Ratio
 from objdsl.analysis.claims.departures import Reason
 from objdsl.analysis.claims.shapes import deviation
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import Estimator, Factor
+from objdsl.analysis.gradient.estimator import Estimator
+from objdsl.analysis.gradient.terms import Factor
 from objdsl.analysis.values.dependence import is_reward
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
 from objdsl.ir.columns import Values, column_of
@@ -71,7 +72,7 @@ def _width(factor: Factor) -> int:
 def _varies(factor: Factor, estimator: Estimator) -> bool:
     """Whether a factor surely changes with the response, and no other one takes that back."""
     reads = factor.depends.reads
-    beside = [bend.factor for bend in estimator.bends if bend.factor.base != factor.base]
+    beside = [bend.factor for bend in estimator.bias_factors if bend.factor.base != factor.base]
     if any(reads & other.depends.reads for other in beside):
         return False
     match factor.base:

@@ -29,8 +29,8 @@ from objdsl.lint.rule import Rule, rule
 @rule("reward-descent", "OBJ510", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
-        for reward in estimator.falling:
-            negative = next(estimator.negative, None)
+        for reward in estimator.lowered:
+            negative = next(estimator.never_positive, None)
             nodes = topological(facts.objective.goal)
             read = next(node for node in nodes if node == reward)
             named = f"`{reward.name}`" if len(facts.objective.rewards) > 1 else "the reward"

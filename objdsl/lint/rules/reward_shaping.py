@@ -23,10 +23,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.algebra.expand import Sum
+from objdsl.analysis.algebra.sums import Sum
 from objdsl.analysis.claims.departures import Reason
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import Estimator, Kind, Term
+from objdsl.analysis.gradient.estimator import Estimator
+from objdsl.analysis.gradient.terms import Kind, Term
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule

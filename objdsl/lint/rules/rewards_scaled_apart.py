@@ -25,7 +25,8 @@ from collections.abc import Iterator
 from objdsl.analysis.algebra.symbols import Ratio
 from objdsl.analysis.claims.shapes import deviation
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import Estimator, Factor
+from objdsl.analysis.gradient.estimator import Estimator
+from objdsl.analysis.gradient.terms import Factor
 from objdsl.diagnostic import Claim, Diagnostic, Label, Severity
 from objdsl.lint.rule import Rule, rule
 
@@ -33,9 +34,9 @@ from objdsl.lint.rule import Rule, rule
 @rule("rewards-scaled-apart", "OBJ211", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
-        apart = [f for f in estimator.mixed if f.exponent < 0 and deviation(f.base)]
+        apart = [f for f in estimator.mixing_factors if f.exponent < 0 and deviation(f.base)]
         divisors = sorted(apart, key=_place) or _divisors(estimator)
-        others = [f for f in estimator.mixed if f not in apart]
+        others = [f for f in estimator.mixing_factors if f not in apart]
         if others and not divisors:
             yield rule.finding(
                 "rewards are weighted separately",

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import TooLargeError
+from objdsl.analysis.algebra.sums import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.links import Kind, Link
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity

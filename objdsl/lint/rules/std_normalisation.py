@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from objdsl.analysis.claims.departures import Reason
 from objdsl.analysis.claims.shapes import deviation
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import Factor
+from objdsl.analysis.gradient.terms import Factor
 from objdsl.diagnostic import Claim, Diagnostic, Fix, Severity
 from objdsl.lint.places import divided, entry, marked
 from objdsl.lint.rule import Rule, rule

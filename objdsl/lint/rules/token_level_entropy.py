@@ -26,7 +26,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, TooLargeError
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import reading

@@ -24,7 +24,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.algebra.expand import Expand, TooLargeError
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import TooLargeError
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.estimator import Estimator
 from objdsl.analysis.gradient.links import Kind, Link

@@ -27,7 +27,8 @@ from collections.abc import Iterator
 import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.symbols import OfTokens
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.estimator import Estimator, Factor, Kind
+from objdsl.analysis.gradient.estimator import Estimator
+from objdsl.analysis.gradient.terms import Factor, Kind
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
 

@@ -27,7 +27,8 @@ from functools import partial
 from typing import TypeGuard
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.expand import Expand, TooLargeError
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import TooLargeError
 from objdsl.analysis.algebra.symbols import OfTokens, Opaque
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity

@@ -1,0 +1,131 @@
+"""Reductions, and other operations along an index, applied term by term to a sum of products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import objdsl.ir.nodes as n
+from objdsl.analysis.algebra.arithmetic import power
+from objdsl.analysis.algebra.branches import is_last, mask_formula
+from objdsl.analysis.algebra.expansion import Expansion
+from objdsl.analysis.algebra.sums import Sum, atom, bases_of, number, product
+from objdsl.ir.build import ONE
+from objdsl.ir.indices import Index, Indices
+
+GROUP: n.Expr = n.Reduce("sum", ("i",), ONE)
+"""The number of responses to a prompt."""
+PROMPTS: n.Expr = n.Reduce("sum", ("p",), ONE)
+"""The number of prompts of a step."""
+RESPONSES: n.Expr = n.Reduce("sum", ("p", "i"), ONE)
+"""The number of responses of a step."""
+
+_SIZES: dict[Index, n.Expr] = {"t": n.Length(), "i": GROUP, "p": PROMPTS}
+
+
+def reduction(expand: Expansion, node: n.Reduce) -> Sum:
+    """Sums and means term by term; other reductions as factors."""
+    x = expand(node.x)
+    mask = None if node.where is None else expand(node.where)
+    match node.op:
+        case "sum":
+            return _sum(expand, node.over, x if mask is None else mask * x, node)
+        case "mean":
+            ones = number(1) if mask is None else mask
+            total = _sum(expand, node.over, ones * x, node)
+            return total * power(expand, _sum(expand, node.over, ones, node), -1.0, node)
+    if node.op != "prod" and mask is None:
+        return _dispersion(expand, node, x)
+    where = None if mask is None else mask_formula(expand, node.where)
+    return expand.atom(n.Reduce(node.op, node.over, x.expr(), where), node)
+
+
+def _dispersion(expand: Expansion, node: n.Reduce, x: Sum) -> Sum:
+    """An extremum or a standard deviation: constants shift the one, and cancel in the other."""
+    over = set(node.over)
+    moving = {f: c for f, c in x.terms.items() if any(over & set(b.indices) for b, _ in f)}
+    fixed = Sum({f: c for f, c in x.terms.items() if f not in moving})
+    rest = Sum() if node.op in ("std", "pstd") else fixed
+    if not moving:
+        return rest
+    if node.op == "max" and "t" in over and moving == atom(n.Position()).terms:
+        return rest + expand.atom(n.Length(), node)
+    return rest + expand.atom(n.Reduce(node.op, node.over, Sum(moving).expr()), node)
+
+
+def _sum(expand: Expansion, over: Indices, x: Sum, node: n.Expr) -> Sum:
+    for index in reversed(over):
+        x = linear(expand, x, index, partial(_total_along, index), node)
+    return x
+
+
+def over_others(expand: Expansion, op: Literal["sum", "mean"], x: Sum, node: n.Expr) -> Sum:
+    """`sum[j != i] x` or `mean[j != i] x`, term by term."""
+    rest = atom(GROUP) - number(1)
+
+    def others(f: n.Expr) -> Sum:
+        if f == ONE:
+            return number(1) if op == "mean" else rest
+        if isinstance(f, n.Others):  # each of the others has this element among its own others
+            share = power(expand, rest, -1.0, node) if op == "mean" else rest
+            itself = expand(f.x) * share if op == f.op else expand(f.x)
+            left = (rest - number(1)) * atom(f)
+            return itself + (left * share if op == "mean" else left)
+        return atom(n.Others(op, f))
+
+    return linear(expand, x, "i", others, node)
+
+
+def scan(expand: Expansion, node: n.Scan) -> Sum:
+    """A sum over the tokens before or after each, term by term."""
+    decay = number(1) if node.decay is None else expand(node.decay)
+    rate = decay.number
+
+    def scanned(f: n.Expr) -> Sum:
+        if rate == 0 and node.relation in (">=", "<="):
+            return expand(f)
+        if node.relation == ">=" and rate is not None:
+            if rate == 1 and is_last(f):
+                return number(1)
+            if isinstance(f, n.Shift) and f.by == 1:
+                # sum[s >= t] g^(s-t) x_(s+1) is what the sum of x has after its first term.
+                return (scanned(f.x) - expand(f.x)).scaled(1 / rate)
+        if rate == 1 and f == ONE and node.relation in ("<", "<="):
+            return atom(n.Position()) - number(float(node.relation == "<"))
+        keep = None if rate == 1 else decay.expr()
+        return atom(n.Scan(node.relation, f, keep))
+
+    return linear(expand, expand(node.x), "t", scanned, node)
+
+
+def linear(
+    expand: Expansion, x: Sum, index: Index, apply: Callable[[n.Expr], Sum], node: n.Expr
+) -> Sum:
+    """A linear operation along an index; factors that do not vary along it are pulled out."""
+    result = Sum()
+    for factors, c in x.terms.items():
+        fixed = frozenset((base, e) for base, e in factors if index not in base.indices)
+        applied = apply(product(factors - fixed, 1.0))
+        for base in bases_of(applied):
+            expand.note(base, node)
+        result = result + applied * Sum({fixed: c})
+    return result
+
+
+def _total_along(index: Index, f: n.Expr) -> Sum:
+    """`sum[index] f`, where all factors of the product `f` vary along the index."""
+    if index == "v" and isinstance(f, n.Unary) and f.op == "exp" and isinstance(f.x, n.LogDist):
+        return number(1)
+    if index == "t" and is_last(f):
+        return number(1)
+    if f == ONE and index in _SIZES:
+        return atom(_SIZES[index])
+    if index == "p" and f == GROUP:
+        return atom(RESPONSES)
+    if index == "i" and isinstance(
+        f, n.Others
+    ):  # each element is among the others of all the others
+        whole = atom(n.Reduce("sum", ("i",), f.x))
+        return whole if f.op == "mean" else whole * (atom(GROUP) - number(1))
+    return atom(n.Reduce("sum", (index,), f))

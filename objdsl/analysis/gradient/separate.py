@@ -1,0 +1,149 @@
+"""A weight's sums over responses, taken apart: what the own response brings, and what the others.
+
+Of a mean over the group the own response has a part; its own reward is then a signal, and the
+others' rewards are a baseline. A sum of a token's rewards over the response comes apart too: those
+before the token are known when it is drawn.
+"""
+
+from __future__ import annotations
+
+import objdsl.ir.nodes as n
+from objdsl.analysis.algebra.arithmetic import reduced
+from objdsl.analysis.algebra.complements import joined
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import Sum, atom, number, ordered
+from objdsl.analysis.algebra.symbols import Elsewhere
+from objdsl.analysis.values.dependence import depends, is_reward
+from objdsl.analysis.values.guards import without_idle
+from objdsl.ir.build import const
+from objdsl.ir.indices import RESPONSE, TOKEN
+
+
+def separated(x: Sum, expand: Expand) -> Sum:
+    """A weight in which the own response's part of every sum is apart from that of the others.
+    Raises TooLargeError."""
+    whole = without_idle(joined(x, expand), expand)
+    return rewards_to_go(_affine(reduced(expand, _pools_apart(whole, expand)), expand))
+
+
+def match_own_reward(base: n.Expr) -> n.Column | None:
+    """The reward of the own response that a factor is, or a part of it that reaches a token."""
+    match base:
+        case n.Column(_, over) as reward if is_reward(reward) and over in (RESPONSE, TOKEN):
+            return reward
+        case n.Scan(relation, n.Column() as reward) if is_reward(reward) and relation != "<":
+            return reward
+    return None
+
+
+def as_it_reaches_a_token(reward: n.Column) -> n.Expr:
+    """A reward as it reaches a token: the reward of a token reaches those up to it."""
+    return n.Scan(">=", reward) if reward.over == TOKEN else reward
+
+
+def is_past_reward(base: n.Expr) -> bool:
+    """Whether a factor is a sum of the rewards before a token."""
+    return isinstance(base, n.Scan) and base.relation == "<" and is_reward(base.x)
+
+
+def has_two_values(base: n.Expr) -> bool:
+    """Whether a value is a column that is declared with two values, as 0 and 1."""
+    return isinstance(base, n.Column) and len(set(base.values)) == 2
+
+
+# --- sums over responses and prompts -------------------------------------------------------------
+
+
+def _pools_apart(x: Sum, expand: Expand) -> Sum:
+    """Sums over responses and prompts as the own part plus what the others bring."""
+    result = Sum()
+    for factors, c in x.terms.items():
+        pools = [(base, e) for base, e in ordered(factors) if e == 1 and _pools(base)]
+        term = Sum({factors.difference(pools): c})
+        for pool, _ in pools:
+            assert isinstance(pool, n.Reduce)
+            group = pool.over == ("i",)
+            others: n.Expr = n.Others("sum", pool.x) if group else Elsewhere(pool.x)
+            expand.origin.setdefault(others, expand.origin.get(pool, pool))
+            term = term * (_pools_apart(expand(pool.x), expand) + atom(others))
+        result = result + term
+    return result
+
+
+def _pools(base: n.Expr) -> bool:
+    """Whether a factor is a sum over the responses of a group or the prompts of a step."""
+    match base:
+        case n.Reduce("sum", ("i",) | ("p",), _, None):
+            return not depends(base).constant
+    return False
+
+
+# --- columns of two values -----------------------------------------------------------------------
+
+
+def _affine(x: Sum, expand: Expand) -> Sum:
+    """The functions of a column that has two values, as the affine functions of it that they are:
+    the square of a reward of 0 or 1 is the reward, the size of one of -1 or 1 is 1."""
+    result = Sum()
+    for factors, c in x.terms.items():
+        term, rest = Sum({frozenset(): c}), set(factors)
+        for base, e in ordered(factors):
+            function = _of_two_values(base, e, expand)
+            if function is not None:
+                rest.remove((base, e))
+                term = term * function
+        result = result + term * Sum({frozenset(rest): 1.0})
+    return result
+
+
+def _of_two_values(base: n.Expr, exponent: float, expand: Expand) -> Sum | None:
+    """A power of a value that reads one column of two values and nothing else, as an affine
+    function of the column; None for the column itself, and where the power has no value."""
+    nodes = n.topological(base)
+    columns = [node for node in nodes if not node.children and not isinstance(node, n.Const)]
+    if len(columns) != 1 or any(map(_reads_other_elements, nodes)):
+        return None
+    (column,) = columns
+    if not isinstance(column, n.Column) or not has_two_values(column):
+        return None
+    if base == column and exponent == 1:
+        return None
+    low, high = sorted(set(column.values))
+    at = [expand(n.replaced(base, {column: const(value)})).number for value in (low, high)]
+    try:
+        first, last = (float(value**exponent) for value in at if value is not None)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError):
+        return None  # a root or an inverse that does not exist there, or no number
+    rise = (last - first) / (high - low)
+    return atom(column).scaled(rise) + number(first - rise * low)
+
+
+def _reads_other_elements(node: n.Expr) -> bool:
+    return isinstance(node, n.Reduce | n.Others | Elsewhere | n.Scan | n.Shift)
+
+
+# --- rewards of tokens ---------------------------------------------------------------------------
+
+
+def rewards_to_go(x: Sum) -> Sum:
+    """Sums of a token's rewards, by those to go: what came before is known, and a baseline."""
+    result = Sum()
+    for factors, c in x.terms.items():
+        sums = [(base, to_go) for base, e in factors if e == 1 and (to_go := _match_to_go(base))]
+        term = Sum({factors.difference((base, 1.0) for base, _ in sums): c})
+        for _, to_go in sorted(sums, key=lambda pair: pair[0].key):
+            term = term * to_go
+        result = result + term
+    return result
+
+
+def _match_to_go(base: n.Expr) -> Sum | None:
+    """A sum of a token's rewards over the response, by those from the token on."""
+    match base:
+        case n.Scan(">", n.Column() as reward, None) if is_reward(reward):
+            return atom(n.Scan(">=", reward)) - atom(reward)
+        case n.Scan("<=", n.Column() as reward, None) if is_reward(reward):
+            return atom(n.Scan("<", reward)) + atom(reward)
+        case n.Reduce("sum", ("t",), n.Column() as reward, None) if is_reward(reward):
+            return atom(n.Scan(">=", reward)) + atom(n.Scan("<", reward))
+    return None
