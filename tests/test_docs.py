@@ -221,7 +221,7 @@ def _figures() -> Iterator[str]:
     yield "| | objective | residual, groups of 2 | of 4 |\n| --- | --- | --- | --- |"
     for name, advantage, goal in MEASURED:
         yield f"| {name} | `{_cell(f'{advantage}; {goal}')}` | {_residuals(advantage, goal)} |"
-    yield "\n`objdsl audit FILE --group 2 --words 3 --horizon 3` reproduces a row.\n"
+    yield "\n`objdsl audit FILE --group 2 --vocabulary 3 --horizon 3` reproduces a row.\n"
     goal = "mean[p,i] (sg({}) * A * sum[t] log(pi))"
     yield f"Off policy, for different weights in `{goal.format('...')}`: the logits of the sampler"
     yield "have noise with standard deviation 0.3, and `w = prod[t] (pi / mu)`.\n"
@@ -241,7 +241,9 @@ def _residuals(advantage: str, goal: str, policies: str = "on policy") -> str:
     objective = loads(f"objective measured\n{advantage}\nmaximize {goal}\n")
     drifts = () if policies == "on policy" else (0.3,)
     figures = (
-        audit(objective, group=group, drifts=drifts, words=3, horizon=3).row(policies).residual.mean
+        audit(objective, group=group, drifts=drifts, vocabulary=3, horizon=3)
+        .row(policies)
+        .residual.mean
         for group in (2, 4)
     )
     return " | ".join(f"{figure:.2g}" if figure > 1e-8 else "0" for figure in figures)

@@ -171,9 +171,20 @@ def test_no_command_obeys_a_comment(
 @pytest.mark.parametrize("comment", COMMENTS[:6])
 def test_what_takes_longer_obeys_none_either(comment: str, folder: Path) -> None:
     (folder / "x.obj").write_text(next(_texts(comment)))
-    tiny = ("--words", "2", "--horizon", "2", "--policies", "1", "--group", "2", "--prompts", "1")
+    tiny = (
+        "--vocabulary",
+        "2",
+        "--horizon",
+        "2",
+        "--policies",
+        "1",
+        "--group",
+        "2",
+        "--prompts",
+        "1",
+    )
     assert "residual" in _run("audit", "x.obj", *tiny).output
-    sizes = ("--tokens", "4", "--hidden", "4", "--words", "8", "--rounds", "1")
+    sizes = ("--tokens", "4", "--hidden", "4", "--vocabulary", "8", "--rounds", "1")
     assert "fused" in _run("bench", "x.obj", *sizes).output
     assert _run("compile", "x.obj", "-o", "x.py").exit_code == 0
     names: dict[str, object] = {}

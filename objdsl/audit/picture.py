@@ -1,4 +1,4 @@
-"""An audit as a picture. Needs matplotlib, which is imported when a picture is asked for."""
+"""An audit as a picture. Needs matplotlib, which is imported when a picture is drawn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BAR, _WORST, _ABOVE, _BELOW = _COLORS = ("#4c72b0", "#c44e52", "#55a868", "#817
 def save(audit: Audit, path: Path) -> None:
     """Draws the residuals, the weight of a token by length, and what penalties descend.
 
-    The format is that of the path's suffix. Panels without data are left out.
+    The suffix of the path determines the format. Panels without data are omitted.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -51,18 +51,18 @@ def _residuals(audit: Audit, axes: Axes) -> None:
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.set_xlabel("residual: mean, and | the worst policy")
+    axes.set_xlabel("residual: mean (bar), worst policy (|)")
     axes.set_title("Against the policy gradient (0: unbiased)", fontsize="medium")
 
 
 def _lengths(audit: Audit, axes: Axes) -> None:
     for name, color in (("above", _ABOVE), ("below", _BELOW)):
-        points = [(one.length, x) for one in audit.lengths if (x := getattr(one, name)) is not None]
+        points = [(row.length, x) for row in audit.lengths if (x := getattr(row, name)) is not None]
         axes.plot(*zip(*points, strict=True), "o-", color=color, label=f"{name} average")
     axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
-    axes.set_xticks([one.length for one in audit.lengths])
+    axes.set_xticks([row.length for row in audit.lengths])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("tokens of the response")
+    axes.set_xlabel("response length (tokens)")
     axes.set_ylabel("weight of a token")
     axes.set_title("Weight by length (1: true gradient)", fontsize="medium")
     axes.legend(frameon=False)

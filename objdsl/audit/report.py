@@ -1,4 +1,4 @@
-"""An audit, as data and as people read it."""
+"""An audit as data, and as tables for people."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from objdsl.audit.result import Figure, Length, Penalty, Row, number
+from objdsl.audit.result import EXACT, Figure, Length, Penalty, Row, number
 from objdsl.frozen import dataclass
 from objdsl.ir.indices import decimal
 
-# A residual below is a rounding error; one above the other is nothing to shrug at.
-_EXACT, _LARGE = 1e-8, 0.1
-# Columns. No table is so wide; a narrower one would cut numbers off.
+# A residual above this is shown in red.
+_LARGE = 0.1
+# Characters: wider than any table, so that no number is cut off.
 _WIDEST = 1000
 
 
@@ -28,18 +28,18 @@ class Audit:
 
     Attributes:
         params: the values of the hyper-parameters that it reads.
-        rewards: where each reward is drawn from in the rows of real rewards.
-        exact: whether all draws are summed; if not, `draws` of them are averaged.
+        rewards: the domain of each reward in the rows of real rewards.
+        exact: whether all draws are summed; otherwise `draws` random ones are averaged.
         draws: the number of optimizer steps evaluated for each policy.
         policies: the number of random policies that figures are taken over.
-        raises: what the gradient is compared with that of: `E[reward]`, or a sum of rewards with
-            the constants that fit best, less divergences that cannot be told apart from them.
+        raises: what the gradient is compared with the gradient of: `E[reward]`, or a sum of rewards
+            with the constants that fit best, minus divergences that cannot be separated from them.
     """
 
     objective: str
     params: dict[str, float]
     rewards: dict[str, str]
-    words: int
+    vocabulary: int
     horizon: int
     prompts: int
     group: int
@@ -89,14 +89,14 @@ def render(audit: Audit) -> list[RenderableType]:
 
 
 def show(audit: Audit, console: Console, width: int = 100) -> None:
-    """Prints an audit: sentences as wide as they are to be, and no number cut off."""
+    """Prints an audit; sentences are wrapped at `width`, tables are not."""
     console.width = _WIDEST
     for part in render(audit):
         console.print(part, width=width if isinstance(part, Text) else None)
 
 
 def plain(audit: Audit, width: int = 100) -> str:
-    """The tables of an audit without colours."""
+    """The sentences and tables of an audit as plain text."""
     console = Console(file=StringIO(), width=_WIDEST, no_color=True, highlight=False)
     show(audit, console, width)
     assert isinstance(console.file, StringIO)
@@ -105,9 +105,10 @@ def plain(audit: Audit, width: int = 100) -> str:
 
 
 def _heading(audit: Audit) -> Text:
-    def count(n: int, one: str, many: str = "") -> str:
-        return f"{n} {one if n == 1 else many or one + 's'}"
+    def count(number: int, singular: str, plural: str = "") -> str:
+        return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
+    size = f"a vocabulary of {audit.vocabulary}, at most {count(audit.horizon, 'token')}"
     step = f"{count(audit.prompts, 'prompt')} x {count(audit.group, 'response')}"
     how = (
         f"exact: all {audit.draws} outcomes of a step are summed"
@@ -116,7 +117,7 @@ def _heading(audit: Audit) -> Text:
     )
     return Text.assemble(
         (audit.objective, "bold"),
-        f"  {how}\n{step}, {audit.words} words, at most {count(audit.horizon, 'token')}; "
+        f"  {how}\n{step}, {size}; "
         f"mean (worst) over {count(audit.policies, 'random policy', 'random policies')}",
         *(f"\n{line}" for line in _settings(audit)),
     )
@@ -154,7 +155,7 @@ def _rows(rows: tuple[Row, ...]) -> Table:
 
 def _residual(figure: Figure, interval: tuple[float, float] | None) -> Text:
     if interval is None:
-        is_large, is_zero, text = figure.worst > _LARGE, figure.worst < _EXACT, str(figure)
+        is_large, is_zero, text = figure.worst > _LARGE, figure.worst < EXACT, str(figure)
     else:
         low, high = interval
         is_large, is_zero = low > _LARGE, low == 0 and high < _LARGE
@@ -163,10 +164,10 @@ def _residual(figure: Figure, interval: tuple[float, float] | None) -> Text:
 
 
 def _lengths(lengths: tuple[Length, ...]) -> Table:
-    table = _table("tokens of the response", *(str(one.length) for one in lengths))
+    table = _table("tokens of the response", *(str(x.length) for x in lengths))
     for name, values in (
-        ("better than average", [one.above for one in lengths]),
-        ("worse than average", [one.below for one in lengths]),
+        ("better than average", [x.above for x in lengths]),
+        ("worse than average", [x.below for x in lengths]),
     ):
         table.add_row(name, *("" if x is None else number(x) for x in values))
     return table
@@ -175,12 +176,14 @@ def _lengths(lengths: tuple[Length, ...]) -> Table:
 def _verdict(penalty: Penalty) -> str:
     sampled = any(match.interval is not None for match in penalty.matches)
     if penalty.descends == "nothing":
-        return "no gradient is told from the noise" if sampled else "their expected gradient is 0"
+        return (
+            "no gradient stands out from the noise" if sampled else "their expected gradient is 0"
+        )
     if sampled:
-        return f"nearest to what they descend is the {penalty.nearest.divergence}"
+        return f"they descend something near the {penalty.nearest.divergence}"
     if penalty.descends:
         return f"they descend the {penalty.descends}, exactly"
-    return f"they descend no divergence below exactly; nearest is the {penalty.nearest.divergence}"
+    return f"they descend none of these exactly; the nearest is the {penalty.nearest.divergence}"
 
 
 def _matches(penalty: Penalty) -> Table:

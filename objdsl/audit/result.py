@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from objdsl.frozen import dataclass
 
+# A figure below this is a rounding error of float64.
+EXACT = 1e-8
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -25,20 +28,21 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """The gradient `g` of the objective beside the true one, `d = grad E[reward]`; of several
-    rewards that of their sum, each with the constant that fits all policies best.
+    """The gradient `g` of the objective compared with the true one, `d = grad E[reward]`.
+
+    Several rewards are summed, each with the constant that fits all policies best.
 
     Attributes:
         reward: `real` or `binary`.
         policies: how `pi`, `old` and `mu` differ.
-        cosine: of `E[g]` and `d`.
-        residual: what remains of `E[g]` after the best positive multiple of `d` is taken away, as
-            a part of `E[g]`. 0 means unbiased up to the learning rate; 1 means that nothing of the
-            true gradient is in it.
+        cosine: the cosine of `E[g]` and `d`.
+        residual: what remains of `E[g]` after subtracting the best positive multiple of `d`,
+            relative to `E[g]`. 0 means unbiased up to the learning rate; 1 means that it contains
+            nothing of the true gradient.
         norm: `|E g| / |d|`, which a learning rate can undo.
-        bias: `|E g - d| / |d|`, as it stands.
-        variance: `tr Cov(g) / |E g|^2`, of one optimizer step.
-        interval: where the residual lies, in 95 of 100 audits; None where all draws are summed.
+        bias: `|E g - d| / |d|`, at the learning rate as it is.
+        variance: `tr Cov(g) / |E g|^2` of one optimizer step.
+        interval: a 95% confidence interval of the residual; None where all draws are summed.
     """
 
     reward: str
@@ -53,12 +57,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Length:
-    """How much a token of a response of `length` tokens weighs.
+    """The weight of a token in a response of `length` tokens.
 
-    The expected weight over the expected true advantage, apart for responses that are better
+    It is the expected weight divided by the expected true advantage, for responses that are better
     (`above`) and worse (`below`) than the policy's average; 1 is the weight in the true gradient,
-    once the learning rate is set right. A critic's baseline, which changes from token to token,
-    moves it without a bias. None where there are no such responses.
+    at the right learning rate. A critic's baseline, which changes from token to token, moves it
+    without a bias. None where there are no such responses.
     """
 
     length: int
@@ -68,8 +72,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Match:
-    """How near an expected penalty gradient is to the gradient of a divergence; `interval` as in a
-    row."""
+    """How near the expected gradient of a penalty is to that of a divergence; see `Row`."""
 
     divergence: str
     meaning: str
@@ -80,12 +83,12 @@ class Match:
 
 @dataclass(frozen=True)
 class Penalty:
-    """What the expected gradient of the terms with a frozen policy descends, at reward 0.
+    """What the terms against a policy descend in expectation, with rewards of 0.
 
     Attributes:
         against: the policy.
-        share: `|E g| / sqrt(E |g|^2)`: 0 where the gradient is nothing but noise.
-        descends: the divergence whose gradient it is, `nothing`, or None.
+        share: `|E g| / sqrt(E |g|^2)`: 0 where the gradient is only noise.
+        descends: the divergence that they descend exactly, `nothing`, or None.
     """
 
     against: str
@@ -99,7 +102,7 @@ class Penalty:
 
 
 def number(x: float) -> str:
-    """Three digits that matter; what rounding leaves of a 0 is a 0."""
+    """Three significant digits; a rounding error is 0."""
     if abs(x) < 1e-9:
         return "0"
     if abs(x) < 1e-3:

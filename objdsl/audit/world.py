@@ -1,9 +1,9 @@
 """A language so small that every expectation over it is a finite sum.
 
-Responses are made of `words` words, the first of which ends them (EOS), and have at most `horizon`
-tokens. A policy is a table of logits with one row for each state, that is for each text that can
-stand before a token. With 3 words and 4 tokens there are 15 states and 31 responses, and the
-gradient of a policy has 45 components.
+The vocabulary has `vocabulary` entries, the first of which ends a response (EOS), and a response
+has at most `horizon` tokens. A policy is a table of logits with a row for each state, that is, for
+each prefix that a token can follow. With a vocabulary of 3 and responses of at most 4 tokens there
+are 15 states and 31 responses, and the gradient of a policy has 45 components.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ EOS = 0
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """All responses of a small language. Y of them, at most T tokens each, S states, K words.
+    """All Y responses of a small language, of at most T tokens, with S states and K entries.
 
     Attributes:
-        tokens: `[Y, T]`, the words; 0 in the padding.
-        mask: `[Y, T]`, which tokens there are.
-        state: `[Y, T]`, the number of the text before each token; 0 in the padding.
+        vocabulary: K.
+        horizon: T.
+        tokens: `[Y, T]`, 0 in the padding.
+        mask: `[Y, T]`, where a response has a token.
+        state: `[Y, T]`, the index of the prefix before each token; 0 in the padding.
         states: S.
     """
 
-    words: int
+    vocabulary: int
     horizon: int
     tokens: Tensor
     mask: Tensor
@@ -49,55 +51,61 @@ class World:
 
     @property
     def truncated(self) -> Tensor:
-        """`[Y]`, which responses met the horizon before they ended."""
+        """`[Y]`, which responses reached the horizon without EOS."""
         last = self.tokens.gather(1, self.lengths[:, None] - 1).squeeze(1)
         return last != EOS
 
     def log_dist(self, logits: Tensor) -> Tensor:
-        """`log pi(v | y_<t)`: from `[P, S, K]` to `[P, Y, T, K]`."""
+        """`log pi(v | y_<t)`: `[P, S, K]` -> `[P, Y, T, K]`."""
         return logits.log_softmax(-1)[:, self.state]
 
     def log_prob(self, logits: Tensor) -> Tensor:
-        """`log pi(y_t | y_<t)`: from `[P, S, K]` to `[P, Y, T]`, 0 in the padding."""
-        return torch.where(self.mask, self.taken(self.log_dist(logits)), 0.0)
+        """`log pi(y_t | y_<t)`: `[P, S, K]` -> `[P, Y, T]`, 0 in the padding."""
+        return torch.where(self.mask, self.at_tokens(self.log_dist(logits)), 0.0)
 
     def chance(self, logits: Tensor) -> Tensor:
-        """`pi(y)`: from `[P, S, K]` to `[P, Y]`. Sums to 1 over the responses."""
+        """`pi(y)`: `[P, S, K]` -> `[P, Y]`. Sums to 1 over the responses."""
         return self.log_prob(logits).sum(-1).exp()
 
-    def word_scores(self, logits: Tensor) -> Tensor:
-        """`grad log pi(v | y_<t)` by all logits of a prompt: `[P, Y, T, K, S * K]`.
+    def all_scores(self, logits: Tensor) -> Tensor:
+        """The scores `grad log pi(v | y_<t)` of the whole vocabulary, with respect to all logits of
+        a prompt: `[P, Y, T, K, S * K]`.
 
-        A softmax has the gradient `e_v - pi` by the logits of its own state, and 0 by others; a
-        word that never comes has none.
+        The gradient of a softmax is `e_v - pi` with respect to the logits of its own state, and 0
+        with respect to others; a token of probability 0 has none.
         """
         here = torch.nn.functional.one_hot(self.state, self.states).to(logits.dtype)
         here = here * self.mask[..., None]
         pi = logits.softmax(-1)[:, self.state]
-        own = torch.eye(self.words, dtype=logits.dtype) - pi[..., None, :]
-        own = own * (pi > 0)[..., None]
-        return torch.einsum("yts,pytvk->pytvsk", here, own).flatten(-2)
+        softmax = torch.eye(self.vocabulary, dtype=logits.dtype) - pi[..., None, :]
+        softmax = softmax * (pi > 0)[..., None]
+        return torch.einsum("yts,pytvk->pytvsk", here, softmax).flatten(-2)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """`s_t = grad log pi(y_t | y_<t)` by all logits of a prompt: `[P, Y, T, S * K]`."""
-        return self.taken(self.word_scores(logits))
+        """The scores `s_t = grad log pi(y_t | y_<t)` of the tokens, with respect to all logits of a
+        prompt: `[P, Y, T, S * K]`."""
+        return self.at_tokens(self.all_scores(logits))
 
-    def taken(self, of_words: Tensor) -> Tensor:
-        """What the words that were taken have of `[P, Y, T, K, ...]`: `[P, Y, T, ...]`."""
-        index = self.tokens.view(1, *self.tokens.shape, *[1] * (of_words.dim() - 3))
-        index = index.expand(len(of_words), -1, -1, 1, *of_words.shape[4:])
-        return of_words.gather(3, index).squeeze(3)
+    def at_tokens(self, values: Tensor) -> Tensor:
+        """The entries of the tokens themselves: `[P, Y, T, K, ...]` -> `[P, Y, T, ...]`."""
+        index = self.tokens.view(1, *self.tokens.shape, *[1] * (values.dim() - 3))
+        index = index.expand(len(values), -1, -1, 1, *values.shape[4:])
+        return values.gather(3, index).squeeze(3)
 
     def to_go(self, reward: Tensor) -> Tensor:
-        """What is to go of a reward, `[P, Y, T]`: from each token on of a token's `[P, Y, T]`, all
-        of a response's `[P, Y]`."""
+        """The reward-to-go of each token, `[P, Y, T]`: the rest of a reward of tokens `[P, Y, T]`,
+        and all of a reward of responses `[P, Y]`."""
         if reward.dim() == 2:
             return reward[..., None].expand(-1, *self.mask.shape)
         return reward.flip(-1).cumsum(-1).flip(-1)
 
     def value(self, logits: Tensor, to_go: Tensor) -> Tensor:
-        """`V(y_<t) = E[what is to go | y_<t]` under a policy: `[P, S, K]` and `[P, Y, T]` to
-        `[P, Y, T]`."""
+        """`V(y_<t) = E[reward-to-go | y_<t]` under a policy: `[P, Y, T]`.
+
+        Args:
+            logits: `[P, S, K]`.
+            to_go: `[P, Y, T]`.
+        """
         chance = self.chance(logits)[..., None].expand(-1, *self.mask.shape) * self.mask
         index = self.state.flatten().expand(len(logits), -1)
         empty = logits.new_zeros(len(logits), self.states)
@@ -107,15 +115,14 @@ class World:
 
 
 @cache
-def world(words: int, horizon: int) -> World:
-    """Enumerates the language.
-
-    Raises:
-        ValueError: a language of one word has nothing to choose from.
-    """
-    if words < 2 or horizon < 1:
-        raise ValueError(f"a policy needs at least 2 words and 1 token, not {words} and {horizon}")
-    others = range(1, words)
+def world(vocabulary: int, horizon: int) -> World:
+    """Enumerates the language. Raises ValueError where there is nothing to choose from."""
+    if vocabulary < 2 or horizon < 1:
+        raise ValueError(
+            f"a policy needs a vocabulary of at least 2 and a horizon of at least 1 token, not "
+            f"{vocabulary} and {horizon}"
+        )
+    others = range(1, vocabulary)
     prefixes = [p for n in range(horizon) for p in product(others, repeat=n)]
     number = {prefix: k for k, prefix in enumerate(prefixes)}
     ended = [(*prefix, EOS) for prefix in prefixes]
@@ -125,19 +132,19 @@ def world(words: int, horizon: int) -> World:
     mask = torch.zeros(len(responses), horizon, dtype=torch.bool)
     state = torch.zeros_like(tokens)
     for k, response in enumerate(responses):
-        for t, word in enumerate(response):
-            tokens[k, t], mask[k, t], state[k, t] = word, True, number[response[:t]]
-    return World(words, horizon, tokens, mask, state, len(prefixes))
+        for t, token in enumerate(response):
+            tokens[k, t], mask[k, t], state[k, t] = token, True, number[response[:t]]
+    return World(vocabulary, horizon, tokens, mask, state, len(prefixes))
 
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Ways in which the responses of an optimizer step can come out.
+    """Possible outcomes of sampling the responses of an optimizer step.
 
     Attributes:
-        response: `[M, P, G]`, the responses drawn, by number.
-        multiplicity: `[M]`, in how many orders each draw can come; for a random sample, 1.
-        exact: whether these are all draws there are, and not a sample of them.
+        response: `[M, P, G]`, the index of each response.
+        multiplicity: `[M]`, the number of orders of each draw; 1 for a random sample.
+        exact: whether these are all possible draws, and not a sample of them.
     """
 
     response: Tensor
@@ -166,18 +173,18 @@ def all_draws(responses: int, prompts: int, group: int) -> Draws:
     """Every draw of `group` responses to each of `prompts` prompts.
 
     The members of a group are exchangeable, so a group is a multiset: one that holds response k
-    `n_k` times stands for `G! / (n_1! n_2! ...)` sequences of draws. Nothing is lost by that.
+    `n_k` times stands for `G! / (n_1! n_2! ...)` sequences of draws, and the sum stays exact.
     """
     groups = list(combinations_with_replacement(range(responses), group))
     orders = [factorial(group) // prod(factorial(g.count(k)) for k in set(g)) for g in groups]
-    each = torch.tensor(groups)
+    members = torch.tensor(groups)
     index = torch.cartesian_prod(*[torch.arange(len(groups))] * prompts).view(-1, prompts)
     multiplicity = torch.tensor(orders, dtype=torch.float64)[index].prod(-1)
-    return Draws(each[index], multiplicity, exact=True)
+    return Draws(members[index], multiplicity, exact=True)
 
 
-def some_draws(mu: Tensor, group: int, many: int, generator: torch.Generator | None) -> Draws:
-    """`many` independent draws from `mu` `[P, Y]`."""
-    drawn = torch.multinomial(mu, many * group, replacement=True, generator=generator)
-    response = drawn.view(len(mu), many, group).transpose(0, 1)
-    return Draws(response, torch.ones(many, dtype=torch.float64), exact=False)
+def some_draws(mu: Tensor, group: int, count: int, generator: torch.Generator | None) -> Draws:
+    """`count` independent draws from `mu` `[P, Y]`."""
+    drawn = torch.multinomial(mu, count * group, replacement=True, generator=generator)
+    response = drawn.view(len(mu), count, group).transpose(0, 1)
+    return Draws(response, torch.ones(count, dtype=torch.float64), exact=False)

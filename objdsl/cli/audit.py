@@ -12,14 +12,14 @@ from objdsl.cli.inputs import text
 from objdsl.cli.output import data, has_color, say
 
 if TYPE_CHECKING:
-    from objdsl.audit.experiment import Given
+    from objdsl.audit.columns import Given
 
 
 @click.command(epilog="Example: objdsl audit grpo --set beta=0")
 @click.argument("file")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
-    "--picture", type=click.Path(path_type=Path), help="Draw it, too, as a PNG or an SVG."
+    "--picture", type=click.Path(path_type=Path), help="Also draw it, as a PNG or an SVG."
 )
 @click.option("--set", "settings", multiple=True, metavar="NAME=X", help="A hyper-parameter.")
 @click.option(
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     metavar="NAME=X",
     help="A column that the file declares with `given`: a number, or `random`.",
 )
-@click.option("--group", type=click.IntRange(1), help="Responses to a prompt.")
-@click.option("--prompts", type=click.IntRange(1), help="Prompts of an optimizer step.")
-@click.option("--words", type=click.IntRange(2), help="Words of the language, EOS among them.")
-@click.option("--horizon", type=click.IntRange(1), help="Tokens of the longest response.")
+@click.option("--group", type=click.IntRange(1), help="Responses per prompt.")
+@click.option("--prompts", type=click.IntRange(1), help="Prompts per optimizer step.")
+@click.option("--vocabulary", type=click.IntRange(2), help="Size of the vocabulary, EOS included.")
+@click.option("--horizon", type=click.IntRange(1), help="Maximum length of a response, in tokens.")
 @click.option(
     "--policies",
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="Random policies to take the mean and the worst over.",
+    help="Number of random policies to take the mean and the worst over.",
 )
 @click.option(
     "--drift",
@@ -46,14 +46,16 @@ if TYPE_CHECKING:
     multiple=True,
     default=(0.05, 0.3),
     show_default=True,
-    help="Noise between the logits of two policies, for the rows that are off policy.",
+    help="Noise between the logits of two policies, for the off-policy rows.",
 )
 @click.option(
     "--samples",
     type=click.IntRange(2),
-    help="Average so many random steps (with error bars) instead of summing all.",
+    help="Average this many random steps (with error bars) instead of summing all.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of policies and rewards.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of policies and rewards."
+)
 def audit(
     file: str,
     as_json: bool,
@@ -67,7 +69,7 @@ def audit(
     It runs the compiled objective on every outcome of an optimizer step of a tiny tabular policy,
     and compares the expected gradient with that of the expected reward, and of the divergence from
     a reference. A residual of 0 is an unbiased direction. Policies on hidden layers are compared
-    with the reward that they would get themselves.
+    with the reward that their own responses would get.
 
     FILE is a file, a name of the gallery, or `-` for standard input.
     """
@@ -82,7 +84,7 @@ def audit(
     }
     formula = driver.compile_source(text(file))
     try:
-        found = measure(Objective(formula, params), given=columns, **options)
+        result = measure(Objective(formula, params), given=columns, **options)
     except UnauditableError as error:
         raise click.ClickException(str(error)) from None
     except ValueError as error:
@@ -92,22 +94,22 @@ def audit(
         from objdsl.audit.picture import save
 
         try:
-            save(found, picture)
+            save(result, picture)
         except ImportError as error:
             raise click.ClickException(
                 f"{error}; install it with: pip install matplotlib"
             ) from None
         say(f"wrote {picture}", err=True)
     if as_json:
-        data(found.to_json())
+        data(result.to_json())
     elif has_color(sys.stdout):
         from rich.console import Console
 
         from objdsl.audit.report import show
 
-        show(found, Console(highlight=False, force_terminal=True))
+        show(result, Console(highlight=False, force_terminal=True))
     else:
-        say(str(found), nl=False)
+        say(str(result), nl=False)
 
 
 def _pair(setting: str) -> tuple[str, str]:

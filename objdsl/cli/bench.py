@@ -40,7 +40,7 @@ class Cost:
     time: float
 
 
-@click.command(epilog="Example: objdsl bench gspo --words 32000")
+@click.command(epilog="Example: objdsl bench gspo --vocabulary 32000")
 @click.argument("file")
 @click.option("--set", "set_", multiple=True, metavar="NAME=X", help="A hyper-parameter.")
 @click.option(
@@ -54,7 +54,12 @@ class Cost:
     "--hidden", type=click.IntRange(1), default=512, show_default=True, help="Size of a state."
 )
 @click.option(
-    "--words", type=click.IntRange(2), default=16_384, show_default=True, help="The vocabulary."
+    "--vocabulary",
+    "words",
+    type=click.IntRange(2),
+    default=16_384,
+    show_default=True,
+    help="Size of the vocabulary.",
 )
 @click.option(
     "--budget",

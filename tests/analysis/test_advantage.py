@@ -9,7 +9,8 @@ from torch import Tensor
 import objdsl
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.advantage import Adds
-from objdsl.audit.measure import Scene, expected
+from objdsl.audit.gradient import expected
+from objdsl.audit.instance import Instance
 from objdsl.audit.world import all_draws, world
 from objdsl.ir.nodes import LogProb
 
@@ -38,7 +39,7 @@ def gradient(text: str, seed: int) -> Tensor:
         for _ in range(2)
     )
     reward = torch.rand(1, language.responses, dtype=torch.float64, generator=generator)
-    scene = Scene(language, {"pi": pi, "old": pi, "mu": pi, "ref": ref}, {"reward": reward})
+    scene = Instance(language, {"pi": pi, "old": pi, "mu": pi, "ref": ref}, {"reward": reward})
     return expected(objdsl.loads(text), scene, all_draws(language.responses, 1, 2)).mean
 
 

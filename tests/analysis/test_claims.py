@@ -162,8 +162,8 @@ def test_the_direction_is_what_is_measured(part: int) -> None:
         if facts.departing(Reason.BOOTSTRAP):
             continue  # as right as the critic, which the audit makes exact
         formula = objdsl.loads(text)
-        one = audit(formula, words=2, horizon=3, group=2, prompts=1, policies=2, drifts=())
-        two = audit(formula, words=2, horizon=2, group=2, prompts=2, policies=2, drifts=())
+        one = audit(formula, vocabulary=2, horizon=3, group=2, prompts=1, policies=2, drifts=())
+        two = audit(formula, vocabulary=2, horizon=2, group=2, prompts=2, policies=2, drifts=())
         if bent:
             assert max(one.residual, two.residual) > BIASED, text
         else:

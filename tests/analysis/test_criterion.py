@@ -17,7 +17,7 @@ from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.divergence import Credit, Descends
 from objdsl.analysis.gradient.estimator import Direction
 from objdsl.audit import audit
-from objdsl.audit.measure import UnauditableError
+from objdsl.audit.instance import UnauditableError
 from objdsl.diagnostic import Certainty, Severity
 from objdsl.lint.run import findings
 from objdsl.objectives import gallery
@@ -100,8 +100,8 @@ def objectives() -> list[str]:
 def residuals(text: str) -> tuple[float, float]:
     """With one prompt, and with two of which one may weigh more than the other."""
     objective = objdsl.loads(text)
-    one = audit(objective, words=2, horizon=3, group=2, prompts=1, policies=2, drifts=())
-    two = audit(objective, words=2, horizon=2, group=2, prompts=2, policies=2, drifts=())
+    one = audit(objective, vocabulary=2, horizon=3, group=2, prompts=1, policies=2, drifts=())
+    two = audit(objective, vocabulary=2, horizon=2, group=2, prompts=2, policies=2, drifts=())
     return one.residual, two.residual
 
 
@@ -147,7 +147,7 @@ def test_the_gallery_is_measured(name: str) -> None:
     for estimator in Facts(objective.formula).estimators:
         try:
             found = audit(
-                objective, words=2, horizon=2, prompts=2, policies=2, drifts=(), given=given
+                objective, vocabulary=2, horizon=2, prompts=2, policies=2, drifts=(), given=given
             )
         except UnauditableError:
             return
@@ -209,7 +209,7 @@ maximize mean[p,i] sum[t] (A * log(pi) - beta * {penalty})
     (found,) = Facts(objective.formula).penalties
     assert (found.descends, found.credit) == PENALTIES[penalty]
     assert not found.away
-    (measured,) = audit(objective, words=3, horizon=3, policies=2, drifts=()).penalties
+    (measured,) = audit(objective, vocabulary=3, horizon=3, policies=2, drifts=()).penalties
     assert measured.descends == MEASURED.get(PENALTIES[penalty])
 
 
@@ -238,7 +238,7 @@ def test_a_divergence_of_all_words_is_named(penalty: str, descends: Descends | N
     objective = objdsl.loads(text)
     found = [one.descends for one in Facts(objective.formula).word_penalties]
     assert found == ([descends] if descends else [])
-    (measured,) = audit(objective, words=3, horizon=3, policies=2, drifts=()).penalties
+    (measured,) = audit(objective, vocabulary=3, horizon=3, policies=2, drifts=()).penalties
     assert measured.descends == (MEASURED[descends, Credit.TOKEN] if descends else None)
 
 
@@ -247,7 +247,7 @@ def test_no_divergence_is_named_that_is_not_descended(penalty: str) -> None:
     text = f"objective penalised\nmaximize mean[p,i] sum[t] (reward * log(pi) - {penalty})\n"
     objective = objdsl.loads(text)
     assert not Facts(objective.formula).penalties
-    (measured,) = audit(objective, words=3, horizon=3, policies=2, drifts=()).penalties
+    (measured,) = audit(objective, vocabulary=3, horizon=3, policies=2, drifts=()).penalties
     assert measured.descends is None
 
 
@@ -259,7 +259,7 @@ def test_a_penalty_in_the_reward_is_read_with_any_baseline(penalty: str, baselin
     text = f"objective penalised\nR = reward - {penalty}\nA = R - {baseline}\n{goal}\n"
     objective = objdsl.loads(text)
     (found,) = Facts(objective.formula).penalties
-    (measured,) = audit(objective, words=2, horizon=3, policies=1, drifts=()).penalties
+    (measured,) = audit(objective, vocabulary=2, horizon=3, policies=1, drifts=()).penalties
     assert not found.away
     assert measured.descends == MEASURED.get((found.descends, found.credit))
     assert (found.descends is Descends.NO_DIVERGENCE) == ("k3" in penalty)
@@ -340,7 +340,7 @@ def test_the_own_response_is_one_of_the_others_of_others(
     objective = objdsl.loads(text)
     (estimator,) = Facts(objective.formula).estimators
     assert estimator.direction is direction
-    found = audit(objective, words=2, horizon=3, group=3, policies=1, drifts=())
+    found = audit(objective, vocabulary=2, horizon=3, group=3, policies=1, drifts=())
     turned = -1 if direction is Direction.REVERSED else 1
     assert found.row(reward="real").cosine.mean == pytest.approx(turned)
 
@@ -389,5 +389,5 @@ def test_a_scale_that_changes_with_the_response_is_said(goal: str, plain: bool) 
     facts = Facts(objective.formula)
     (found,) = facts.penalties
     assert bool(facts.weighed(found)) != plain
-    (measured,) = audit(objective, words=3, horizon=3, policies=2, drifts=()).penalties
+    (measured,) = audit(objective, vocabulary=3, horizon=3, policies=2, drifts=()).penalties
     assert (measured.descends == MEASURED.get((found.descends, found.credit))) == plain

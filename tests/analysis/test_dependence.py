@@ -25,8 +25,8 @@ def measured(objective: str) -> tuple[Direction, float, float]:
     """The verdict, and the residual with one prompt, and with two."""
     loaded = objdsl.loads(objective)
     (estimator,) = Facts(loaded.formula).estimators
-    one = audit(loaded, words=2, horizon=3, group=2, prompts=1, policies=2, drifts=())
-    two = audit(loaded, words=2, horizon=2, group=2, prompts=2, policies=2, drifts=())
+    one = audit(loaded, vocabulary=2, horizon=3, group=2, prompts=1, policies=2, drifts=())
+    two = audit(loaded, vocabulary=2, horizon=2, group=2, prompts=2, policies=2, drifts=())
     return estimator.direction, one.residual, two.residual
 
 

@@ -15,7 +15,8 @@ import objdsl
 from helpers.exact_forms import exact
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.estimator import Direction
-from objdsl.audit.measure import Scene, expected
+from objdsl.audit.gradient import expected
+from objdsl.audit.instance import Instance
 from objdsl.audit.target import policy_gradient
 from objdsl.audit.world import all_draws, world
 from objdsl.diagnostic import Claim
@@ -41,10 +42,10 @@ def rewards(objective: Objective, prompts: int, generator: torch.Generator) -> T
 def residual(objective: Objective, seed: int, prompts: int = 1) -> float:
     """What is left of the expected gradient on policy after the best multiple of the true one."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (prompts, WORLD.states, WORLD.words)
+    shape = (prompts, WORLD.states, WORLD.vocabulary)
     pi = torch.randn(shape, dtype=torch.float64, generator=generator)
     reward = rewards(objective, prompts, generator)
-    scene = Scene(WORLD, dict.fromkeys(("pi", "old", "mu"), pi), {"reward": reward})
+    scene = Instance(WORLD, dict.fromkeys(("pi", "old", "mu"), pi), {"reward": reward})
     draws = all_draws(WORLD.responses, prompts, 3 if prompts == 1 else 2)
     gradient = expected(objective, scene, draws).mean
     true = policy_gradient(WORLD, pi, reward)

@@ -16,7 +16,8 @@ from torch import Tensor
 import objdsl
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.first_order import Order, Powers, Reach
-from objdsl.audit.measure import Scene, expected
+from objdsl.audit.gradient import expected
+from objdsl.audit.instance import Instance
 from objdsl.audit.world import all_draws, world
 from objdsl.lint.run import findings
 from objdsl.objectives import gallery
@@ -75,7 +76,7 @@ def change(goal: str, advantage: str, seed: int) -> tuple[Tensor, Tensor]:
     """The expected gradient on policy, and what it changes by off it."""
     objective = objdsl.loads(text(goal, advantage))
     generator = torch.Generator().manual_seed(seed)
-    shape = (1, WORLD.states, WORLD.words)
+    shape = (1, WORLD.states, WORLD.vocabulary)
     pi, drift, engine = (torch.randn(shape, generator=generator).double() for _ in range(3))
     reward = torch.randn(1, WORLD.responses, generator=generator).double()
     draws = all_draws(WORLD.responses, 1, 2)
@@ -83,7 +84,7 @@ def change(goal: str, advantage: str, seed: int) -> tuple[Tensor, Tensor]:
     def at(size: float) -> Tensor:
         old = pi + size * drift
         policies = {"pi": pi, "old": old, "mu": old + size * engine}
-        return expected(objective, Scene(WORLD, policies, {"reward": reward}), draws).mean
+        return expected(objective, Instance(WORLD, policies, {"reward": reward}), draws).mean
 
     return at(0.0), (at(SIZE) - at(-SIZE)) / (2 * SIZE)
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import objdsl
-from objdsl.audit.measure import Scene, expected
+from objdsl.audit.gradient import expected
+from objdsl.audit.instance import Instance
 from objdsl.audit.world import all_draws, world
 from objdsl.lint.run import findings
 
@@ -52,10 +53,10 @@ def loaded(goal: str) -> objdsl.Objective:
 def gradient(goal: str) -> Tensor:
     """The expected gradient on policy."""
     generator = torch.Generator().manual_seed(1)
-    shape = (1, WORLD.states, WORLD.words)
+    shape = (1, WORLD.states, WORLD.vocabulary)
     pi, ref = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
     reward = torch.rand(1, WORLD.responses, dtype=torch.float64, generator=generator)
-    scene = Scene(WORLD, {"pi": pi, "old": pi, "mu": pi, "ref": ref}, {"reward": reward})
+    scene = Instance(WORLD, {"pi": pi, "old": pi, "mu": pi, "ref": ref}, {"reward": reward})
     return expected(loaded(goal), scene, all_draws(WORLD.responses, 1, 2)).mean
 
 

@@ -10,7 +10,8 @@ import objdsl
 from objdsl.analysis.facts import Facts
 from objdsl.audit import audit
 from objdsl.audit.compare import Comparison
-from objdsl.audit.measure import Expected, Scene, expected
+from objdsl.audit.gradient import Expected, expected
+from objdsl.audit.instance import Instance
 from objdsl.audit.target import policy_gradient
 from objdsl.audit.world import all_draws, world
 from objdsl.diagnostic import Severity
@@ -32,15 +33,17 @@ def fires(rule: str, goal: str) -> bool:
 
 def off_policy(goal: str, kind: str = "mismatch 0.3") -> tuple[float, float]:
     """The residual on policy and off it, in groups of 2."""
-    found = audit(objdsl.loads(text(goal)), group=2, words=2, horizon=3, policies=2, drifts=(0.3,))
+    found = audit(
+        objdsl.loads(text(goal)), group=2, vocabulary=2, horizon=3, policies=2, drifts=(0.3,)
+    )
     return found.row(reward="real").residual.mean, found.row(kind, reward="real").residual.mean
 
 
 def residual(g: Tensor, d: Tensor) -> float:
-    return float(Comparison.of(Expected(g, 1.0, g, None), d).across) ** 0.5
+    return float(Comparison.of(Expected(g, 1.0, g, None), d).orthogonal) ** 0.5
 
 
-def scenes(*, mismatch: float = 0.0, reward: float = 0.0) -> list[Scene]:
+def scenes(*, mismatch: float = 0.0, reward: float = 0.0) -> list[Instance]:
     found = []
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
@@ -50,11 +53,11 @@ def scenes(*, mismatch: float = 0.0, reward: float = 0.0) -> list[Scene]:
         )
         policies = {"pi": pi, "old": pi, "mu": pi + mismatch * noise, "ref": ref}
         rewards = torch.full((1, LANGUAGE.responses), reward, dtype=torch.float64)
-        found.append(Scene(LANGUAGE, policies, {"reward": rewards}))
+        found.append(Instance(LANGUAGE, policies, {"reward": rewards}))
     return found
 
 
-def gradient(goal: str, scene: Scene) -> Tensor:
+def gradient(goal: str, scene: Instance) -> Tensor:
     draws = all_draws(LANGUAGE.responses, 1, 1)
     return expected(objdsl.loads(f"objective measured\nmaximize {goal}\n"), scene, draws).mean
 
@@ -87,9 +90,9 @@ def test_a_weakened_ratio_has_a_part_of_the_gradient(power: float) -> None:
     weak = f"mean[p,i] sum[t] surrogate((pi / old)^{power}, A, 0.8, 1.2)"
     assert fires("weakened-ratio", weak)
     weakened, whole = (
-        audit(objdsl.loads(text(goal)), group=2, words=2, horizon=3, policies=1, drifts=()).row(
-            reward="real"
-        )
+        audit(
+            objdsl.loads(text(goal)), group=2, vocabulary=2, horizon=3, policies=1, drifts=()
+        ).row(reward="real")
         for goal in (weak, "mean[p,i] sum[t] surrogate(pi / old, A, 0.8, 1.2)")
     )
     assert weakened.residual.mean < EXACT
@@ -219,7 +222,7 @@ def test_the_sign_of_a_preference(goal: str, turned: bool) -> None:
 )
 def test_a_reward_without_a_gradient_on_policy(term: str, dead: bool) -> None:
     goal = f"mean[p,i] sum[t] ({term})"
-    found = audit(objdsl.loads(text(goal)), group=2, words=2, horizon=3, policies=1, drifts=())
+    found = audit(objdsl.loads(text(goal)), group=2, vocabulary=2, horizon=3, policies=1, drifts=())
     assert (max(row.norm.mean for row in found.rows) < EXACT) == dead
     assert fires("reward-without-effect", goal) == dead
 

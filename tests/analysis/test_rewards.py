@@ -97,10 +97,10 @@ def measured(objective_text: str) -> float:
     sizes = [(2, 3, 1, 4), (2, 2, 2, 2)]
     return max(
         audit(
-            objective, words=words, horizon=horizon, group=4, prompts=prompts, policies=policies,
-            drifts=(),
+            objective, vocabulary=vocabulary, horizon=horizon, group=4, prompts=prompts,
+            policies=policies, drifts=(),
         ).residual
-        for words, horizon, prompts, policies in sizes
+        for vocabulary, horizon, prompts, policies in sizes
     )  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def test_the_constants_are_those_that_are_written(advantage: str, raised: dict[s
         assert found[name] / found[first] == pytest.approx(c / raised[first])
     if min(raised.values()) > 0:
         objective = objdsl.loads(text(advantage, GOALS["sum"]))
-        fitted = audit(objective, words=3, horizon=2, group=2, policies=3, drifts=())
+        fitted = audit(objective, vocabulary=3, horizon=2, group=2, policies=3, drifts=())
         assert fitted.residual < EXACT
 
 

@@ -1,4 +1,4 @@
-"""What the audit measures of objectives whose bias is known."""
+"""The audit of objectives whose bias is known."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 
 import objdsl
 from objdsl.audit import Audit, Penalty, UnauditableError, audit
-from objdsl.audit.cast import cast_of
-from objdsl.audit.experiment import EXACT, truncated
+from objdsl.audit.generate import truncated
+from objdsl.audit.result import EXACT
+from objdsl.audit.roles import roles_of
 from objdsl.objectives import gallery
 
 # Small enough for a test: the 15 responses of up to 3 tokens, groups of 2.
-SMALL: dict[str, Any] = {"words": 3, "horizon": 3, "group": 2, "drifts": (), "policies": 2}
+SMALL: dict[str, Any] = {"vocabulary": 3, "horizon": 3, "group": 2, "drifts": (), "policies": 2}
 
 
 def of(text: str, **options: Any) -> Audit:
@@ -47,11 +48,11 @@ UNBIASED = {
 @pytest.mark.parametrize("name", UNBIASED)
 def test_unbiased_on_policy(name: str) -> None:
     text = UNBIASED[name]
-    found = of(text) if "maximize" in text else audit(text, **SMALL)
-    assert found.exact
-    assert found.residual < EXACT
-    for one in found.lengths:
-        for weight in (one.above, one.below):
+    result = of(text) if "maximize" in text else audit(text, **SMALL)
+    assert result.exact
+    assert result.residual < EXACT
+    for row in result.lengths:
+        for weight in (row.above, row.below):
             assert weight is None or weight == pytest.approx(1)
 
 
@@ -68,25 +69,25 @@ def test_the_own_sample_mean_is_a_factor() -> None:
 
 
 def test_sequence_importance_sampling_is_unbiased_off_policy() -> None:
-    found = of(UNBIASED["sequence importance sampling"], drifts=(0.3,))
-    for row in found.rows:
+    result = of(UNBIASED["sequence importance sampling"], drifts=(0.3,))
+    for row in result.rows:
         assert row.residual.worst < EXACT
         assert row.norm.mean == pytest.approx(1)
 
 
 def test_token_ratios_are_off_by_the_order_of_the_drift() -> None:
-    found = audit("mini_rl", **SMALL | {"drifts": (0.005, 0.05)})
+    result = audit("mini_rl", **SMALL | {"drifts": (0.005, 0.05)})
     for kind in ("stale", "mismatch"):
-        small, large = (found.row(f"{kind} {d}").residual.mean for d in (0.005, 0.05))
+        small, large = (result.row(f"{kind} {d}").residual.mean for d in (0.005, 0.05))
         assert small > 1e-3
         assert large / small == pytest.approx(10, rel=0.5)
 
 
 def test_grpo_is_biased_and_short_responses_weigh_more() -> None:
-    found = audit("grpo", drifts=(), group=2)
-    assert found.residual > 0.2
-    assert found.row(reward="binary").residual.mean > 0.2
-    above = [one.above for one in found.lengths if one.above is not None]
+    result = audit("grpo", drifts=(), group=2)
+    assert result.residual > 0.2
+    assert result.row(reward="binary").residual.mean > 0.2
+    above = [row.above for row in result.lengths if row.above is not None]
     assert above[0] > 2 * above[-1]
 
 
@@ -119,21 +120,21 @@ STD = """
     maximize mean[p,i] sum[t] (A * log(pi))"""
 
 
-def test_std_bends_the_direction_of_real_rewards_only() -> None:
-    found = of(STD, group=3)
-    assert found.row(reward="real").residual.worst > 0.1
-    assert found.row(reward="binary").residual.worst < EXACT
+def test_std_biases_real_rewards_only() -> None:
+    result = of(STD, group=3)
+    assert result.row(reward="real").residual.worst > 0.1
+    assert result.row(reward="binary").residual.worst < EXACT
 
 
 def test_std_reweighs_prompts() -> None:
-    """Nothing bends inside a prompt, yet with two prompts of other difficulty the sum does."""
-    found = of("given reward in {0, 1}" + STD, group=4, prompts=2, words=2, horizon=3)
-    assert found.row().residual.worst > 1e-3
+    """No prompt is biased by itself, but the sum over two prompts of different difficulty is."""
+    result = of("given reward in {0, 1}" + STD, group=4, prompts=2, vocabulary=2, horizon=3)
+    assert result.row().residual.worst > 1e-3
     assert of("given reward in {0, 1}" + STD, group=4).residual < EXACT
 
 
 def test_ppo_with_the_true_value_function_is_biased_by_its_denominator_only() -> None:
-    small = SMALL | {"words": 2, "group": None}
+    small = SMALL | {"vocabulary": 2, "group": None}
     assert audit("ppo", **small).residual > 1e-3
     text = """
         A = gae((t == |y|) * reward, 1, 0.95)
@@ -141,18 +142,18 @@ def test_ppo_with_the_true_value_function_is_biased_by_its_denominator_only() ->
     assert of(text, **small).residual < EXACT
 
 
-def test_sg_that_is_missing() -> None:
+def test_a_missing_sg() -> None:
     """`r A log(pi)` with a live ratio weighs `r (1 + log pi)`: it may point the other way."""
     text = "A = reward - mean[j != i] reward\nmaximize mean[p,i] sum[t] (pi / old * A * log(pi))"
     assert of(text).row().cosine.worst < 0
 
 
-def test_a_gradient_that_is_nothing_but_noise() -> None:
-    """The rewards of others say nothing of a response: the expectation is 0."""
-    found = of("maximize mean[p,i] sum[t] ((mean[j != i] reward) * log(pi))")
-    assert found.row().norm.worst == 0
-    assert found.residual == 1
-    assert not found.lengths
+def test_a_gradient_that_is_only_noise() -> None:
+    """The rewards of other responses are independent of a response: the expectation is 0."""
+    result = of("maximize mean[p,i] sum[t] ((mean[j != i] reward) * log(pi))")
+    assert result.row().norm.worst == 0
+    assert result.residual == 1
+    assert not result.lengths
 
 
 # --- against divergences -------------------------------------------------------------------------
@@ -204,26 +205,26 @@ def penalty(text: str) -> Penalty:
 @pytest.mark.parametrize("name", DESCENDS)
 def test_what_a_penalty_descends(name: str) -> None:
     text, divergence = DESCENDS[name]
-    found = penalty(text)
-    assert found.descends == divergence
+    result = penalty(text)
+    assert result.descends == divergence
     if divergence and divergence != "nothing":
-        match = next(m for m in found.matches if m.divergence == divergence)
+        match = next(m for m in result.matches if m.divergence == divergence)
         assert match.cosine.worst == pytest.approx(1)
 
 
 def test_grpo_comes_nearest_to_the_forward_kl() -> None:
-    (found,) = audit("grpo", **SMALL | {"policies": 8}).penalties
-    assert found.descends is None
-    assert found.nearest.divergence == "forward KL, per token"
+    (result,) = audit("grpo", **SMALL | {"policies": 8}).penalties
+    assert result.descends is None
+    assert result.nearest.divergence == "forward KL, per token"
 
 
-def test_the_penalty_is_switched_off_for_the_policy_gradient() -> None:
-    """The term itself is taken away, whether or not a parameter stands before it, and named."""
+def test_penalties_are_removed_for_the_policy_gradient() -> None:
+    """The term is removed, with or without a parameter as its factor, and a note says so."""
     text = "param beta = 0.5\nA = reward - mean[i] reward\nmaximize mean[p,i] sum[t] (pi / old * A"
     for penalty in ("beta * k3(pi, ref)", "0.5 * k3(pi, ref)", "k2(pi, ref)"):
-        found = of(f"{text} - {penalty})")
-        assert found.residual < EXACT
-        assert found.notes == (f"rewards are judged without `{penalty}`",)
+        result = of(f"{text} - {penalty})")
+        assert result.residual < EXACT
+        assert result.notes == (f"rewards are judged without `{penalty}`",)
 
 
 def test_a_reference_that_rewards_are_regressed_on_stays() -> None:
@@ -233,37 +234,37 @@ def test_a_reference_that_rewards_are_regressed_on_stays() -> None:
         param b = 0.3 in [0, inf)
         given Vs[p]
         minimize mean[p,i] ((b * sum[t] log(pi / ref) - (reward - Vs))^2)"""
-    found = of(text, given={"Vs": 0.4})
-    assert found.raises == "E[0.600 reward] - 0.180 KL(pi || ref)"
-    assert found.residual < EXACT
-    assert "stays" in found.notes[0]
+    result = of(text, given={"Vs": 0.4})
+    assert result.raises == "E[0.600 reward] - 0.180 KL(pi || ref)"
+    assert result.residual < EXACT
+    assert "stays" in result.notes[0]
 
 
-# --- several rewards, and where they lie ----------------------------------------------------------
+# --- several rewards, and their domains ----------------------------------------------------------
 
 
-def test_rewards_that_are_normalised_apart_are_each_named() -> None:
-    """GDPO: an advantage of each. Of two values a deviation bends nothing, and the constants that
-    stand before them change from policy to policy; of any number it bends both."""
+def test_rewards_that_are_normalised_separately() -> None:
+    """GDPO has an advantage for each. For rewards of two values the standard deviation is no bias,
+    and the constants differ from policy to policy; for real rewards both are biased."""
     declared = """
         given correct[p,i]{} as reward
         given format[p,i]{} as reward
         def z(x) = (x - mean[i] x) / (std[i] x + 0.1)
         maximize mean[p,i] sum[t] ((z(correct) + 0.5 * z(format)) * log(pi))"""
-    found = of(declared.format(" in {0, 1}", " in {-1, 1}"), group=3, policies=1)
-    assert found.residual < EXACT
-    assert [row.reward for row in found.rows] == ["binary"]
-    assert found.rewards == {"correct": "{0, 1}", "format": "{-1, 1}"}
-    assert "rewards: correct in {0, 1}; format in {-1, 1}" in str(found)
-    found = of(declared.format("", " in [0, 1]"), group=3)
-    assert found.row(reward="real").residual.worst > 0.1
-    assert found.rewards == {"correct": "any number", "format": "[0, 1]"}
+    result = of(declared.format(" in {0, 1}", " in {-1, 1}"), group=3, policies=1)
+    assert result.residual < EXACT
+    assert [row.reward for row in result.rows] == ["binary"]
+    assert result.rewards == {"correct": "{0, 1}", "format": "{-1, 1}"}
+    assert "rewards: correct in {0, 1}; format in {-1, 1}" in str(result)
+    result = of(declared.format("", " in [0, 1]"), group=3)
+    assert result.row(reward="real").residual.worst > 0.1
+    assert result.rewards == {"correct": "any number", "format": "[0, 1]"}
     gdpo = audit("gdpo", **TINY)
     assert all(name in gdpo.raises for name in ("correct", "format"))
 
 
 def test_a_sum_of_rewards_is_found_with_its_constants() -> None:
-    found = of(
+    result = of(
         """given correct[p,i] in {0, 1} as reward
         given format[p,i] in [-2, 0] as reward
         given progress[p,i,t] as reward
@@ -271,12 +272,12 @@ def test_a_sum_of_rewards_is_found_with_its_constants() -> None:
         A = R - mean[j != i] R + 0.5 * sum[s >= t] progress
         maximize mean[p,i] sum[t] (A * log(pi))"""
     )
-    assert found.raises == "E[1.00 correct + 0.200 format + 0.500 progress]"
-    assert found.residual < EXACT
-    assert "correct in {0, 1}; format in [-2, 0]; progress any number" in str(found)
+    assert result.raises == "E[1.00 correct + 0.200 format + 0.500 progress]"
+    assert result.residual < EXACT
+    assert "correct in {0, 1}; format in [-2, 0]; progress any number" in str(result)
 
 
-def test_a_reward_that_nothing_is_trained_with_is_not_compared_with() -> None:
+def test_a_reward_that_trains_no_policy_is_not_a_target() -> None:
     """In a report, or in the critic's loss."""
     text = "given chosen[p,i]\nmaximize mean[p,i] (chosen * sum[t] log(pi))\n"
     reported = of(text + "report r = mean[p,i] reward", given={"chosen": 1})
@@ -287,22 +288,23 @@ def test_a_reward_that_nothing_is_trained_with_is_not_compared_with() -> None:
     assert any("no policy's gradient changes with a reward" in note for note in critic.notes)
 
 
-def test_what_is_only_reported_is_not_asked_for() -> None:
+def test_columns_that_are_only_reported_are_not_needed() -> None:
     text = "given odd[p,i]\npolicy teacher\nmaximize mean[p,i] sum[t] (reward * log(pi))\n"
-    found = of(text + "report r = mean[p,i] (odd * mean[t] k3(pi, teacher))")
-    assert found.residual < EXACT
-    assert not found.penalties
+    result = of(text + "report r = mean[p,i] (odd * mean[t] k3(pi, teacher))")
+    assert result.residual < EXACT
+    assert not result.penalties
 
 
-# --- how responses are drawn ----------------------------------------------------------------------
+# --- how responses are sampled
+# ----------------------------------------------------------------------
 
 BASELINE = "A = reward - mean[j != i] reward\n"
 PLAIN = BASELINE + "maximize mean[p,i] sum[t] (A * log(pi))"
 
 
 @pytest.mark.parametrize("cut", ["top_k 2", "top_p 0.6"])
-def test_words_that_are_never_drawn(cut: str) -> None:
-    """Baselines do not cancel under a sampler that cuts words off; with the mask kept they do."""
+def test_tokens_that_are_never_sampled(cut: str) -> None:
+    """Baselines do not cancel under a truncating sampler, unless the mask is kept."""
     assert of(f"sample from mu: group 2, {cut}\n{PLAIN}").residual > 0.1
     kept = of(f"sample from mu: group 2, {cut}, keep_mask\n{PLAIN}")
     assert kept.residual < EXACT
@@ -314,109 +316,109 @@ def test_words_that_are_never_drawn(cut: str) -> None:
 
 def test_a_sampler_that_has_no_choice() -> None:
     """One word is left, and so all gradients are 0: nothing is wrong with them."""
-    found = of(f"sample from mu: group 2, top_k 1, keep_mask\n{PLAIN}")
-    assert found.residual == found.row().norm.worst == found.row().bias.worst == 0
-    assert not found.lengths
+    result = of(f"sample from mu: group 2, top_k 1, keep_mask\n{PLAIN}")
+    assert result.residual == result.row().norm.worst == result.row().bias.worst == 0
+    assert not result.lengths
 
 
 def test_whole_distributions_among_the_words_that_are_kept() -> None:
     """The KL of all words is that of the policies that are left, state by state."""
     kl = "mean[p,i] sum[t] sum[v] (pi[v] * log(pi[v] / ref[v]))"
     text = f"sample from mu: group 2, top_k 2, keep_mask\n{PLAIN} - 0.1 * {kl}"
-    found = of(text)
-    assert found.residual < EXACT
-    assert found.penalties[0].descends == "reverse KL, per token"
+    result = of(text)
+    assert result.residual < EXACT
+    assert result.penalties[0].descends == "reverse KL, per token"
 
 
-def test_the_words_that_a_sampler_keeps() -> None:
-    """As engines cut: the k largest; the fewest words that hold p."""
+def test_the_tokens_that_a_sampler_keeps() -> None:
+    """As engines truncate: the k most likely; the fewest tokens with probability p."""
     for cut, kept in (("top_k 2", 2), ("top_p 0.6", 2), ("top_p 0.3", 1)):
         objective = objdsl.loads(f"objective o\nsample from mu: group 2, {cut}\n{PLAIN}")
         logits = torch.tensor([[[0.5, 0.2, 0.3]]], dtype=torch.float64).log()
-        policies = truncated({"pi": logits, "mu": logits}, cast_of(objective.formula))
+        policies = truncated({"pi": logits, "mu": logits}, roles_of(objective.formula))
         chance = policies["mu"].softmax(-1).flatten().tolist()
         assert [x > 0 for x in chance] == [True, False, kept == 2]
         assert sum(chance) == pytest.approx(1)
         assert policies["pi"] is logits
 
 
-def test_a_sampler_with_a_name_of_its_own_stands_where_mu_does() -> None:
-    """On policy it is `pi`; off policy its own whole ratio corrects what it draws."""
-    found = of(
+def test_a_sampler_with_a_different_name_replaces_mu() -> None:
+    """On policy it is `pi`; off policy the ratio of the whole response corrects for it."""
+    result = of(
         "policy actor\nsample from actor: group 2\n" + BASELINE +
         "maximize mean[p,i] ((prod[t] (pi / actor)) * A)",
         drifts=(0.3,),
     )  # fmt: skip
-    assert all(row.residual.worst < EXACT for row in found.rows)
-    assert any("drawn from actor" in note for note in found.notes)
+    assert all(row.residual.worst < EXACT for row in result.rows)
+    assert any("sampled from actor" in note for note in result.notes)
     plain = of(f"policy actor\nsample from actor: group 2\n{PLAIN}", drifts=(0.3,))
     assert plain.row("mismatch 0.3").residual.worst > 1e-3
 
 
-def test_a_temperature_is_said() -> None:
-    found = of(f"sample from mu: group 2, temperature 0.5\n{PLAIN}")
-    assert "all policies are those at temperature 0.5" in found.notes
+def test_a_temperature_is_noted() -> None:
+    result = of(f"sample from mu: group 2, temperature 0.5\n{PLAIN}")
+    assert "all policies are those at temperature 0.5" in result.notes
 
 
-# --- the gallery ----------------------------------------------------------------------------------
+# --- the gallery ---------------------------------------------------------------------------------
 
-TINY: dict[str, Any] = {"words": 2, "horizon": 2, "policies": 1, "drifts": ()}
-ITS_OWN = {"reward", "truncated", "value", "value_old", "noise"}
+TINY: dict[str, Any] = {"vocabulary": 2, "horizon": 2, "policies": 1, "drifts": ()}
+SUPPLIED = {"reward", "truncated", "value", "value_old", "noise"}
 
 
 @pytest.mark.parametrize("name", gallery.names())
 def test_the_gallery_can_be_audited(name: str) -> None:
     objective = objdsl.load(name)
-    own = ITS_OWN | {reward.name for reward in objective.formula.rewards}
-    given = {c: "random" for c in objective.columns if c not in own and "log_" not in c}
+    supplied = SUPPLIED | {reward.name for reward in objective.formula.rewards}
+    given = {c: "random" for c in objective.columns if c not in supplied and "log_" not in c}
     samples = 20 if "noise" in objective.columns else None
-    found = audit(objective, **TINY, given=given, samples=samples)
-    assert bool(found.rows) == bool(objective.formula.rewards)
-    assert all(0 <= row.residual.worst <= 1 for row in found.rows)
-    assert {one.against for one in found.penalties} == {
+    result = audit(objective, **TINY, given=given, samples=samples)
+    assert bool(result.rows) == bool(objective.formula.rewards)
+    assert all(0 <= row.residual.worst <= 1 for row in result.rows)
+    assert {penalty.against for penalty in result.penalties} == {
         policy for policy in ("ref", "teacher") if f"log_{policy}" in " ".join(objective.columns)
     }
 
 
-# --- what it needs, and what it gives ------------------------------------------------------------
+# --- columns, samples and results ----------------------------------------------------------------
 
 
 def test_given_columns() -> None:
     with pytest.raises(UnauditableError, match="--given greedy=random"):
         audit("remax")
-    found = audit("remax", **SMALL, given={"greedy": "random"})
-    assert found.residual < EXACT
+    result = audit("remax", **SMALL, given={"greedy": "random"})
+    assert result.residual < EXACT
     text = "given bonus[p,i]\nmaximize mean[p,i] sum[t] ((reward + bonus) * log(pi))"
     assert of(text, given={"bonus": 3}).residual < EXACT
-    assert of(text, given={"bonus": lambda words: float(len(words))}).residual > 1e-3
+    assert of(text, given={"bonus": lambda tokens: float(len(tokens))}).residual > 1e-3
     text = text.replace("bonus[p,i]", "bonus[p,i] in (0, 1]")
     assert of(text, given={"bonus": 1}).residual < EXACT
     with pytest.raises(UnauditableError, match=r"'bonus' is 0, outside of its domain \(0, 1\]"):
         of(text, given={"bonus": 0})
 
 
-def test_given_columns_of_tokens_and_of_all_words() -> None:
-    """A function of the words up to the token is known there: as a baseline it bends nothing."""
+def test_given_columns_of_tokens_and_of_the_vocabulary() -> None:
+    """A function of the tokens before a token is a valid baseline; one of the token is not."""
     text = "given b[p,i,t]\nmaximize mean[p,i] sum[t] ((reward - b) * log(pi))"
-    assert of(text, given={"b": lambda words: float(sum(words[:-1]))}).residual < EXACT
-    assert of(text, given={"b": lambda words: float(words[-1])}).residual > 1e-3
+    assert of(text, given={"b": lambda tokens: float(sum(tokens[:-1]))}).residual < EXACT
+    assert of(text, given={"b": lambda tokens: float(tokens[-1])}).residual > 1e-3
     text = "given g[p,i,t,v]\nmaximize mean[p,i] sum[t] ({} * log(pi))"
     baseline = text.format("(reward - sum[v] (sg(pi[v]) * g))")
-    assert of(baseline, given={"g": lambda words: 2.0 ** len(words) + words[-1]}).residual < EXACT
+    assert of(baseline, given={"g": lambda y: 2.0 ** len(y) + y[-1]}).residual < EXACT
     bonus = "given g[p,i,t,v]\nmaximize mean[p,i] sum[t] (reward * log(pi) + sum[v] (pi[v] * g))"
     assert of(bonus, given={"g": "random"}).residual > 1e-3
     assert of(bonus, given={"g": 1}).residual < EXACT
-    with pytest.raises(UnauditableError, match="of a prompt, which has no words"):
+    with pytest.raises(UnauditableError, match="of a prompt, which has no tokens"):
         of("given d[p]\nmaximize mean[p,i] sum[t] (d * reward * log(pi))", given={"d": len})
 
 
 def test_an_objective_without_a_reward() -> None:
     text = "policy teacher\nminimize mean[p,i] sum[t] k3(pi, teacher)"
-    found = of(text)
-    assert not found.rows
-    assert math.isnan(found.residual)
-    assert found.penalties[0].against == "teacher"
-    assert json.loads(found.to_json())["residual"] is None
+    result = of(text)
+    assert not result.rows
+    assert math.isnan(result.residual)
+    assert result.penalties[0].against == "teacher"
+    assert json.loads(result.to_json())["residual"] is None
 
 
 def test_too_many_draws_are_sampled_with_error_bars() -> None:
@@ -435,9 +437,9 @@ def test_a_random_mask_is_sampled() -> None:
     text = """
         drop = pick[p,i,t](pi > 0, 0.3)
         maximize mean[p,i] sum[t] (0 if drop else reward * log(pi))"""
-    found = of(text, samples=200, policies=1, words=2, horizon=2)
-    assert not found.exact
-    assert found.row().interval is not None
+    result = of(text, samples=200, policies=1, vocabulary=2, horizon=2)
+    assert not result.exact
+    assert result.row().interval is not None
 
 
 def test_the_variance_of_a_baseline_is_less() -> None:
@@ -450,12 +452,12 @@ def test_the_variance_of_a_baseline_is_less() -> None:
 
 
 def test_an_audit_is_frozen_data() -> None:
-    found = audit("rloo", **SMALL)
+    result = audit("rloo", **SMALL)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        found.group = 3  # type: ignore[misc]
-    data = json.loads(found.to_json())
+        result.group = 3  # type: ignore[misc]
+    data = json.loads(result.to_json())
     assert data["objective"] == "rloo"
     assert data["rows"][0]["residual"]["worst"] < EXACT
-    assert found == audit("rloo", **SMALL)
+    assert result == audit("rloo", **SMALL)
     with pytest.raises(KeyError):
-        found.row("stale 9")
+        result.row("stale 9")

@@ -1,4 +1,4 @@
-"""What sampling does to a figure is taken off it, and said."""
+"""Sampled figures are unbiased, and come with an interval."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import torch
 
 import objdsl
 from objdsl.audit.compare import Comparison, Square, constants, residual
-from objdsl.audit.experiment import plan_of, scenes_of
-from objdsl.audit.measure import Expected, expected
+from objdsl.audit.generate import instances_of
+from objdsl.audit.gradient import Expected, expected
+from objdsl.audit.plan import Case, plan_of
 from objdsl.audit.target import policy_gradient
 from objdsl.audit.world import all_draws, some_draws
 
@@ -21,32 +22,32 @@ A = reward - mean[j != i] reward
 maximize mean[p,i] ((sum[t] (A * log(pi))) / {divisor})
 """
     objective = objdsl.loads(text)
-    plan = plan_of(objective, 2, 1, 2, 3, None, 1, 0)
-    scene = next(scenes_of(plan, "real", "on policy", 0.0, {}))
-    world, pi = scene.world, scene.policies["pi"]
-    d = policy_gradient(world, pi, scene.rewards["reward"])
-    exact = Comparison.of(expected(objective, scene, all_draws(world.responses, 1, 2)), d)
-    found = []
+    plan = plan_of(objective, group=2, prompts=1, vocabulary=2, horizon=3)
+    instance = next(instances_of(plan, Case("real"), {}))
+    world, pi = instance.world, instance.policies["pi"]
+    d = policy_gradient(world, pi, instance.rewards["reward"])
+    exact = Comparison.of(expected(objective, instance, all_draws(world.responses, 1, 2)), d)
+    comparisons = []
     for k in range(60):
         generator = torch.Generator().manual_seed(k)
         draws = some_draws(world.chance(pi), 2, 400, generator)
-        found.append(Comparison.of(expected(objective, scene, draws), d))
+        comparisons.append(Comparison.of(expected(objective, instance, draws), d))
     missed = 0
-    for one in found:
-        _, interval = residual([one])
+    for comparison in comparisons:
+        _, interval = residual([comparison])
         assert interval is not None
-        missed += not interval[0] - 1e-9 <= exact.across**0.5 <= interval[1]
+        missed += not interval[0] - 1e-9 <= exact.orthogonal**0.5 <= interval[1]
     assert missed <= 8
-    across, norms, biases = (
-        sum(getattr(x, name) ** power for x in found) / len(found)
-        for name, power in (("across", 1), ("norm", 2), ("bias", 2))
+    orthogonal, norms, biases = (
+        sum(getattr(x, name) ** power for x in comparisons) / len(comparisons)
+        for name, power in (("orthogonal", 1), ("norm", 2), ("bias", 2))
     )
-    assert across == pytest.approx(exact.across, abs=0.02)
+    assert orthogonal == pytest.approx(exact.orthogonal, abs=0.02)
     assert norms == pytest.approx(exact.norm**2, rel=0.1)
     assert biases == pytest.approx(exact.bias**2, abs=0.03)
 
 
-def test_the_squared_length_of_noise_is_nothing() -> None:
+def test_the_squared_length_of_noise_is_zero() -> None:
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(2000, 50, 6, dtype=torch.float64, generator=generator)
     squares = []
@@ -59,7 +60,7 @@ def test_the_squared_length_of_noise_is_nothing() -> None:
     assert sum(x.error for x in squares) / len(squares) == pytest.approx(
         float(values.std()), rel=0.3
     )
-    assert sum(x.is_nothing for x in squares) > 0.9 * len(squares)
+    assert sum(x.is_noise for x in squares) > 0.9 * len(squares)
 
 
 def _exact(g: torch.Tensor) -> Expected:
@@ -69,28 +70,28 @@ def _exact(g: torch.Tensor) -> Expected:
 @pytest.mark.parametrize("scales", [(1.0, 1.0, 1.0), (0.3, 2.0, 1.0)])
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_constants_of_several_rewards(scales: tuple[float, ...], turned: bool) -> None:
-    """Found exactly, also where each policy has a scale of its own; and none is below 0."""
+    """They are exact, also where each policy has its own scale; and none is below 0."""
     generator = torch.Generator().manual_seed(1)
-    meant = torch.tensor([0.8, -0.2 if turned else 0.2, 0.5], dtype=torch.float64)
+    true = torch.tensor([0.8, -0.2 if turned else 0.2, 0.5], dtype=torch.float64)
     directions = [
         torch.randn(9, 3, dtype=torch.float64, generator=generator) for _ in range(len(scales))
     ]
-    found = [(_exact(c * (d @ meant)), d) for c, d in zip(scales, directions, strict=True)]
-    c = constants(found)
-    compared = [Comparison.of(got, d @ c) for got, d in found]
+    gradients = [(_exact(c * (d @ true)), d) for c, d in zip(scales, directions, strict=True)]
+    c = constants(gradients)
+    comparisons = [Comparison.of(gradient, d @ c) for gradient, d in gradients]
     assert bool((c >= 0).all())
     if turned:
-        assert max(x.across for x in compared) > 1e-3
+        assert max(x.orthogonal for x in comparisons) > 1e-3
     else:
-        assert torch.allclose(c / c[0], meant / meant[0])
-        assert max(x.across for x in compared) < 1e-16
+        assert torch.allclose(c / c[0], true / true[0])
+        assert max(x.orthogonal for x in comparisons) < 1e-16
 
 
 def test_constants_that_differ_from_policy_to_policy_are_no_constants() -> None:
     generator = torch.Generator().manual_seed(2)
-    found = []
+    gradients = []
     for mix in ([1.0, 0.5], [0.5, 1.0]):
         d = torch.randn(9, 2, dtype=torch.float64, generator=generator)
-        found.append((_exact(d @ d.new_tensor(mix)), d))
-    c = constants(found)
-    assert max(Comparison.of(got, d @ c).across for got, d in found) > 1e-3
+        gradients.append((_exact(d @ d.new_tensor(mix)), d))
+    c = constants(gradients)
+    assert max(Comparison.of(gradient, d @ c).orthogonal for gradient, d in gradients) > 1e-3

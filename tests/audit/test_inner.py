@@ -1,7 +1,7 @@
-"""Policies on hidden layers: their gradients against an oracle, and what they are found to raise.
+"""Policies on hidden layers: their gradients against an oracle, and the rewards that they raise.
 
-The oracle knows neither scores nor emitted code. It has a network of its own, tables of logits that
-add up layer by layer, and differentiates the expectation of what the reference computes on every
+The oracle uses neither scores nor emitted code. It has its own network, tables of logits that add
+up layer by layer, and differentiates the expectation of what the interpreter computes on every
 draw: by finite differences, and, where `sg` stops a gradient, by autograd.
 """
 
@@ -20,9 +20,13 @@ from torch import Tensor
 import objdsl
 from helpers.autograd_evaluator import derivative
 from objdsl.audit import Audit, audit
-from objdsl.audit.cast import cast_of
-from objdsl.audit.experiment import EXACT, plan_of, scenes_of, tables_of
-from objdsl.audit.measure import Scene, expected
+from objdsl.audit.columns import tables_of
+from objdsl.audit.generate import instances_of
+from objdsl.audit.gradient import expected
+from objdsl.audit.instance import Instance
+from objdsl.audit.plan import Case, plan_of
+from objdsl.audit.result import EXACT
+from objdsl.audit.roles import roles_of
 from objdsl.audit.world import all_draws
 from objdsl.ir.columns import LogProbs
 from objdsl.ir.evaluate import Batch, evaluate
@@ -36,7 +40,7 @@ policy early_old = old at layer 2
 policy again = pi at layer 2
 policy teacher
 given margin[p,i] as reward
-given word[p,i,t,v]
+given bonus[p,i,t,v]
 """
 
 # --- the gradient --------------------------------------------------------------------------------
@@ -50,7 +54,7 @@ TERMS = [
     "log(early)", "log(late)", "log(pi)", "log(again)", "(early / early_old)", "(pi / old)",
     "(pi / early)", "k3(early, ref)", "k2(pi, early)", "k2(sg(pi), late)", "k1(early, teacher)",
     "surrogate(early / early_old, reward - 0.1, 0.8, 1.2)", "log(0.4 * pi + 0.6 * early)",
-    "(sum[v] (early[v] * log(early[v] / pi[v])))", "(sum[v] (word * (late[v] + sg(early[v]))))",
+    "(sum[v] (early[v] * log(early[v] / pi[v])))", "(sum[v] (bonus * (late[v] + sg(early[v]))))",
     "(sum[s >= t] log(early))", "next(log(late))", "(log(early) * sg(log(pi)))",
     "(log(early) if pi > late else log(pi))",
 ]  # fmt: skip
@@ -67,26 +71,28 @@ def drawn_text(seed: int) -> str:
         random.choice(GOALS).format(f=random.choice(FACTORS), t=random.choice(TERMS))
         for _ in range(random.randint(2, 3))
     ]
-    surely = "mean[p,i,t] log(pi) + 0.2 * mean[p,i] (reward * sum[t] log(early))"
-    return f"{PREAMBLE}maximize {' + '.join(parts)} - beta * {surely}\n"
+    always = "mean[p,i,t] log(pi) + 0.2 * mean[p,i] (reward * sum[t] log(early))"
+    return f"{PREAMBLE}maximize {' + '.join(parts)} - beta * {always}\n"
 
 
 class Network:
-    """Logits of a layer are those of the layers up to it: `[P, S, K]` each, added up."""
+    """The logits of a layer are the sum of the tables `[P, S, K]` of the layers up to it."""
 
-    def __init__(self, objective: Objective, scene: Scene) -> None:
-        self.objective, self.scene = objective, scene
-        cast = cast_of(objective.formula)
-        depth = {name: cast.hidden[name][1] for name in cast.hidden if cast.hidden[name][0] == "pi"}
+    def __init__(self, objective: Objective, instance: Instance) -> None:
+        self.objective, self.instance = objective, instance
+        roles = roles_of(objective.formula)
+        depth = {
+            name: roles.hidden[name][1] for name in roles.hidden if roles.hidden[name][0] == "pi"
+        }
         depth["pi"] = 99
-        self.layers = sorted({depth[name] for name in cast.learners})
-        # What does not learn stays where it is, whatever the layers below `pi` do.
+        self.layers = sorted({depth[name] for name in roles.learners})
+        # Policies that do not learn are constant, whatever the layers below `pi` do.
         self.up_to = {
             name: self.layers.index(layer) + 1
             for name, layer in depth.items()
             if layer in self.layers
         }
-        at = {depth[name]: scene.policies[name] for name in self.up_to}
+        at = {depth[name]: instance.policies[name] for name in self.up_to}
         logits = [at[layer] for layer in self.layers]
         self.tables = torch.stack(
             [x - y for x, y in zip(logits, [torch.zeros_like(logits[0]), *logits], strict=False)]
@@ -95,29 +101,29 @@ class Network:
     def log_prob(self, tables: Tensor, name: str, prompt: int, response: int) -> Tensor:
         """`[T, K]` of the tokens of a response."""
         logits = tables[: self.up_to[name], prompt].sum(0)
-        length = int(self.scene.world.lengths[response])
-        rows = [logits[int(self.scene.world.state[response, t])] for t in range(length)]
+        length = int(self.instance.world.lengths[response])
+        rows = [logits[int(self.instance.world.state[response, t])] for t in range(length)]
         return torch.stack([row - row.logsumexp(0) for row in rows])
 
     def batch(self, tables: Tensor, draw: Tensor) -> Batch:
-        world, prompts = self.scene.world, range(len(draw))
+        world, prompts = self.instance.world, range(len(draw))
         rows = [(p, int(y)) for p in prompts for y in draw[p]]
-        fixed = self.scene.tables(self.objective.columns)
+        fixed = self.instance.tables(self.objective.columns)
         columns: dict[str, list[Any]] = {}
         for name, read in self.objective.columns.items():
             column: list[Any] = []
             for p, y in rows:
                 length = int(world.lengths[y])
                 if isinstance(read.role, LogProbs) and read.role.policy in self.up_to:
-                    words = self.log_prob(tables, read.role.policy, p, y)
-                    taken = words[torch.arange(length), world.tokens[y, :length]]
-                    column.append((words if read.role.distribution else taken).detach().numpy())
+                    logs = self.log_prob(tables, read.role.policy, p, y)
+                    taken = logs[torch.arange(length), world.tokens[y, :length]]
+                    column.append((logs if read.role.distribution else taken).detach().numpy())
                 else:
                     x = fixed[name][p, y]
                     column.append(x[:length].numpy() if x.dim() else x.item())
             columns[name] = column
         lengths = [int(world.lengths[y]) for _, y in rows]
-        return Batch([p for p, _ in rows], lengths, columns, world.words)
+        return Batch([p for p, _ in rows], lengths, columns, world.vocabulary)
 
     def by_prompt(self, gradient: Tensor) -> Tensor:
         """`[L, P, S, K]` in the order of the audit: prompts first."""
@@ -157,26 +163,26 @@ def by_autograd(network: Network, draws: Tensor, chance: Tensor) -> Tensor:
                 continue
             for (row, *where), w in weights.items():
                 p, y = rows[row]
-                word = int(network.scene.world.tokens[y, where[0]])
-                at = (where[0], where[1] if len(where) > 1 else word)
+                token = int(network.instance.world.tokens[y, where[0]])
+                at = (where[0], where[1] if len(where) > 1 else token)
                 total = total + q * w * network.log_prob(tables, role.policy, p, y)[at]
     (gradient,) = torch.autograd.grad(total, tables)
     return network.by_prompt(gradient)
 
 
-def compared(text: str, oracle: Callable[..., Tensor], prompts: int, kind: str) -> int:
-    """The audit's expected gradient beside the oracle's; returns how many tables learn."""
+def check(text: str, oracle: Callable[..., Tensor], prompts: int, kind: str) -> int:
+    """Compares the audit's expected gradient with the oracle's; returns how many tables learn."""
     objective = objdsl.loads(text)
-    plan = plan_of(objective, 2, prompts, 2, 2, None, 1, 5)
-    given = tables_of(objective, plan, dict.fromkeys(("word",), "random"))
-    cast = cast_of(objective.formula)
-    scene = next(scenes_of(plan, "real", kind, 0.3, given, cast.references))
-    draws = all_draws(scene.world.responses, prompts, 2)
-    network = Network(objective, scene)
-    got = expected(objective, scene, draws).mean
-    meant = oracle(network, draws.response, draws.chance(scene.chance))
-    assert got.shape == meant.shape
-    np.testing.assert_allclose(got, meant, rtol=1e-6, atol=1e-7, err_msg=text)
+    plan = plan_of(objective, group=2, prompts=prompts, vocabulary=2, horizon=2, seed=5)
+    given = tables_of(objective, plan, {"bonus": "random"})
+    roles = roles_of(objective.formula)
+    instance = next(instances_of(plan, Case("real", kind, 0.3), given, roles.references))
+    draws = all_draws(instance.world.responses, prompts, 2)
+    network = Network(objective, instance)
+    gradient = expected(objective, instance, draws).mean
+    target = oracle(network, draws.response, draws.chance(instance.chance))
+    assert gradient.shape == target.shape
+    np.testing.assert_allclose(gradient, target, rtol=1e-6, atol=1e-7, err_msg=text)
     return len(network.layers)
 
 
@@ -185,28 +191,28 @@ def test_random_objectives_with_inner_policies(seed: int) -> None:
     text = drawn_text(seed)
     kind = ("on policy", "stale", "mismatch")[seed % 3]
     oracle = by_autograd if "sg(" in text else by_differences
-    assert compared(text, oracle, 1, kind) >= 2
+    assert check(text, oracle, 1, kind) >= 2
 
 
-def test_the_oracles_are_one_where_nothing_is_stopped() -> None:
+def test_the_oracles_agree_without_sg() -> None:
     texts = [text for seed in range(40) if "sg(" not in (text := drawn_text(seed))]
     for text in texts[:3]:
-        assert compared(text, by_differences, 1, "stale") == compared(text, by_autograd, 1, "stale")
+        assert check(text, by_differences, 1, "stale") == check(text, by_autograd, 1, "stale")
 
 
 def test_prompts_keep_their_gradients_apart() -> None:
-    assert compared(drawn_text(1), by_autograd, 2, "mismatch") >= 2
+    assert check(drawn_text(1), by_autograd, 2, "mismatch") >= 2
 
 
 def test_the_random_objectives_train_every_layer() -> None:
-    seen = [cast_of(objdsl.loads(drawn_text(seed)).formula).learners for seed in range(24)]
+    seen = [roles_of(objdsl.loads(drawn_text(seed)).formula).learners for seed in range(24)]
     assert {"early", "late", "again", "pi"} <= set().union(*seen)
     assert len(set(seen)) > 2
 
 
-# --- what it is compared with --------------------------------------------------------------------
+# --- the target --------------------------------------------------------------------
 
-SMALL: dict[str, Any] = {"words": 3, "horizon": 3, "group": 2, "drifts": (), "policies": 2}
+SMALL: dict[str, Any] = {"vocabulary": 3, "horizon": 3, "group": 2, "drifts": (), "policies": 2}
 
 
 def of(text: str, **options: Any) -> Audit:
@@ -217,11 +223,11 @@ def of(text: str, **options: Any) -> Audit:
 WHOLE = "mean[p,i] ((prod[t] ({} / mu)) * reward)"
 
 
-def test_a_hidden_layer_is_compared_with_what_its_own_policy_gets() -> None:
+def test_a_hidden_layer_is_compared_with_its_own_expected_reward() -> None:
     """Weighted by its whole ratio it follows `E_early[reward]`, on policy and off."""
-    found = of(f"maximize {WHOLE.format('early')}", drifts=(0.3,))
-    assert found.raises == "E_early[reward]"
-    for row in found.rows:
+    result = of(f"maximize {WHOLE.format('early')}", drifts=(0.3,))
+    assert result.raises == "E_early[reward]"
+    for row in result.rows:
         assert row.residual.worst < EXACT
         assert row.norm.mean == pytest.approx(1)
 
@@ -229,31 +235,31 @@ def test_a_hidden_layer_is_compared_with_what_its_own_policy_gets() -> None:
 def test_a_policy_that_does_not_sample_is_biased() -> None:
     """BuPO: no baseline cancels, and the rewards are those of responses of `pi`."""
     for text in ("reward * log(early)", "(reward - mean[j != i] reward) * (early / sg(early))"):
-        found = of(f"maximize mean[p,i] sum[t] ({text})")
-        assert found.residual > 0.2
-        assert not found.lengths
+        result = of(f"maximize mean[p,i] sum[t] ({text})")
+        assert result.residual > 0.2
+        assert not result.lengths
 
 
-def test_what_samples_itself_is_not() -> None:
-    found = of(
+def test_a_hidden_policy_that_samples_is_unbiased() -> None:
+    result = of(
         """sample from early: group 2
         A = reward - mean[j != i] reward
         maximize mean[p,i] sum[t] (A * log(early))""",
         drifts=(0.3,),
     )
-    assert found.residual < EXACT
-    assert all(row.residual.worst < EXACT for row in found.rows)  # it does not drift
+    assert result.residual < EXACT
+    assert all(row.residual.worst < EXACT for row in result.rows)  # it does not drift
 
 
 def test_layers_with_rewards_of_their_own() -> None:
     """Each policy's part of the sum is found, whatever is shared below."""
-    found = of(
+    result = of(
         f"""policy late = pi at layer 4
         maximize (0.5 * {WHOLE.format("early")} + {WHOLE.format("late")}
             + 2 * mean[p,i] sum[t] (reward * log(pi)))"""
     )
-    assert found.raises == "E_early[0.500 reward] + E_late[1.00 reward] + E[2.00 reward]"
-    assert found.residual < EXACT
+    assert result.raises == "E_early[0.500 reward] + E_late[1.00 reward] + E[2.00 reward]"
+    assert result.residual < EXACT
     assert (
         of(f"maximize {WHOLE.format('early')} + mean[p,i] mean[t] (reward * log(pi))").residual
         > 0.05
@@ -265,10 +271,10 @@ def test_several_rewards_of_several_layers() -> None:
         given progress[p,i,t] as reward
         maximize (mean[p,i] ((prod[t] (early / mu)) * correct)
             + mean[p,i] sum[t] ((0.3 * correct + {}) * log(pi)))"""
-    found = of(text.format("sum[s >= t] progress"))
-    assert found.residual < EXACT
+    result = of(text.format("sum[s >= t] progress"))
+    assert result.residual < EXACT
     raised = "E_early[1.00 correct + 0 progress] + E[0.300 correct + 1.00 progress]"
-    assert found.raises == raised
+    assert result.raises == raised
     assert of(text.format("progress")).residual > 1e-3
 
 
@@ -294,7 +300,7 @@ def test_one_layer_under_two_names_is_one_policy() -> None:
         assert getattr(once, figure).mean == pytest.approx(getattr(twice, figure).mean)
 
 
-# --- terms between layers, and against what stands still -----------------------------------------
+# --- terms between layers, and against frozen policies -----------------------------------------
 
 REWARDED = "mean[p,i] sum[t] (reward * log(pi))"
 BETWEEN = {
@@ -334,33 +340,33 @@ BETWEEN = {
 
 
 @pytest.mark.parametrize("name", BETWEEN)
-def test_what_layers_do_to_each_other(name: str) -> None:
+def test_terms_between_layers(name: str) -> None:
     term, against, divergence = BETWEEN[name]
-    found = of(
+    result = of(
         f"""policy early_old = old at layer 2
         policy inner_ref = ref at layer 2
         maximize {REWARDED} - 0.1 * {term}"""
     )
-    assert found.raises == "E[reward]"
-    assert found.residual < EXACT
-    assert f"rewards are judged without `0.1 * {term}`" in found.notes
-    penalty = next(one for one in found.penalties if one.against == against)
+    assert result.raises == "E[reward]"
+    assert result.residual < EXACT
+    assert f"rewards are judged without `0.1 * {term}`" in result.notes
+    penalty = next(x for x in result.penalties if x.against == against)
     assert penalty.descends == divergence
     if divergence:
-        match = next(one for one in penalty.matches if one.divergence == divergence)
+        match = next(match for match in penalty.matches if match.divergence == divergence)
         assert match.cosine.worst == pytest.approx(1)
 
 
 def test_a_layer_that_nothing_trains_is_a_reference() -> None:
-    """And with `sg` around it, whatever it is read for."""
-    found = of(f"maximize {REWARDED} - 0.1 * mean[p,i] sum[t] k3(pi, sg(early))")
-    assert [one.against for one in found.penalties] == ["early"]
-    assert found.penalties[0].descends == "forward KL, per token"
-    assert found.lengths
+    """With `sg` around it nothing trains it."""
+    result = of(f"maximize {REWARDED} - 0.1 * mean[p,i] sum[t] k3(pi, sg(early))")
+    assert [penalty.against for penalty in result.penalties] == ["early"]
+    assert result.penalties[0].descends == "forward KL, per token"
+    assert result.lengths
 
 
-def test_a_bonus_of_a_hidden_layer_is_told_from_the_reward() -> None:
-    """Nothing is taken away that is not held against another policy: it is asked for."""
-    found = of(f"maximize {REWARDED} + 0.1 * mean[p,i] sum[t] log(early)")
-    assert found.residual > 1e-3
-    assert found.raises == "E[reward]"
+def test_a_bonus_of_a_hidden_layer_is_not_removed() -> None:
+    """Only terms that compare policies are removed; a bonus is part of what is optimised."""
+    result = of(f"maximize {REWARDED} + 0.1 * mean[p,i] sum[t] log(early)")
+    assert result.residual > 1e-3
+    assert result.raises == "E[reward]"

@@ -18,7 +18,7 @@ def small() -> World:
 
 def logits(w: World, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    shape = (PROMPTS, w.states, w.words)
+    shape = (PROMPTS, w.states, w.vocabulary)
     return torch.randn(shape, dtype=torch.float64, generator=generator)
 
 
@@ -29,8 +29,8 @@ def test_the_language_is_complete(small: World) -> None:
     assert int(small.truncated.sum()) == 8
 
 
-def test_a_language_of_one_word_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 2 words"):
+def test_a_vocabulary_of_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
         world(1, 3)
 
 
@@ -54,7 +54,7 @@ def test_divergences_are_their_definitions(small: World) -> None:
     pi, q = logits(small, 3).requires_grad_(), logits(small, 4)
     log_pi, log_q = small.log_prob(pi).sum(-1), small.log_prob(q).sum(-1)
     p_dist, q_dist = small.log_dist(pi), small.log_dist(q)
-    # The chance that a response is drawn, spread over its tokens, visits every state as `pi` does.
+    # The probability of a response, at each of its tokens, adds up to how often a state is visited.
     visits = small.chance(pi).detach()[..., None] * small.mask
     values = {
         "reverse KL, whole response": (log_pi.exp() * (log_pi - log_q)).sum(),
@@ -62,9 +62,9 @@ def test_divergences_are_their_definitions(small: World) -> None:
         "reverse KL, per token": (visits * (p_dist.exp() * (p_dist - q_dist)).sum(-1)).sum(),
         "forward KL, per token": (visits * (q_dist.exp() * (q_dist - p_dist)).sum(-1)).sum(),
     }
-    for found in divergences(small, pi.detach(), q, small.chance(pi.detach())):
-        (gradient,) = torch.autograd.grad(values[found.name] / PROMPTS, pi, retain_graph=True)
-        assert torch.allclose(found.gradient, gradient.flatten(), atol=1e-12), found.name
+    for divergence in divergences(small, pi.detach(), q, small.chance(pi.detach())):
+        (gradient,) = torch.autograd.grad(values[divergence.name] / PROMPTS, pi, retain_graph=True)
+        assert torch.allclose(divergence.gradient, gradient.flatten(), atol=1e-12), divergence.name
 
 
 def test_the_value_is_the_expected_reward_from_a_state_on(small: World) -> None:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 
 Run = Callable[..., Result]
-SMALL = ("--words", "2", "--horizon", "3", "--group", "2", "--policies", "1")
+SMALL = ("--vocabulary", "2", "--horizon", "3", "--group", "2", "--policies", "1")
 
 
 def test_the_tables(run: Run) -> None:

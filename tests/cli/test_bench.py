@@ -9,7 +9,18 @@ import pytest
 from click.testing import Result
 
 Run = Callable[..., Result]
-SMALL = ("--tokens", "48", "--hidden", "8", "--words", "4096", "--budget", "1", "--rounds", "1")
+SMALL = (
+    "--tokens",
+    "48",
+    "--hidden",
+    "8",
+    "--vocabulary",
+    "4096",
+    "--budget",
+    "1",
+    "--rounds",
+    "1",
+)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_commands_read_it(run: Run) -> None:
     assert check.exit_code == 1
     assert " --> x.json:8:33\n" in check.output
     assert "8 | A = (reward - mean[i] reward) / (std[i] reward + 0.0001)" in check.output
-    options = ("--json", "--group", "2", "--words", "2", "--horizon", "1", "--policies", "1")
+    options = ("--json", "--group", "2", "--vocabulary", "2", "--horizon", "1", "--policies", "1")
     audits = [json.loads(run("audit", name, *options).output) for name in ("x.json", "grpo")]
     assert audits[0]["rows"] == audits[1]["rows"]
 

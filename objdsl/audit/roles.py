@@ -1,11 +1,11 @@
-"""The policies of an objective: which of them learn, what they share, and what stands still.
+"""The policies of an objective by role: which learn, which share weights, which are frozen.
 
 A policy that is read off a hidden layer, `policy early = pi at layer 6`, shares the weights below
-that layer with `pi`. Here the logits of a layer are what all layers up to it have added, as in a
-residual stream: a table for each layer that is trained, of which a policy sums those up to its own.
-So a gradient by the logits of a policy is one by each of these tables. Of policies at k layers the
-gradients can be told from each other, however a network computes one layer from the last: what is
-exact for these tables is exact for it.
+that layer with `pi`. Here the logits of a layer are the sum of what all layers up to it have added,
+as in a residual stream: there is a table for each layer that is trained, and a policy sums the
+tables up to its own layer. So a gradient with respect to the logits of a policy is one with respect
+to each of these tables. The gradients of policies at k layers are independent of each other,
+however a network computes one layer from the last: what is exact for these tables is exact for it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _VERSIONS = ("pi", "old", "mu")
 
 
 @dataclass(frozen=True, eq=False)
-class Cast:
-    """The policies of a formula, by what they are."""
+class Roles:
+    """The policies of a formula by their roles."""
 
     formula: Objective
 
     @cached_property
     def hidden(self) -> dict[str, tuple[str, int]]:
-        """The policies on hidden layers of the trained one: of which version, and the layer."""
+        """The policies on hidden layers: name -> (`pi`, `old` or `mu`, layer)."""
         return {
             policy.name: (policy.of, policy.layer)
             for policy in self.formula.policies
@@ -46,18 +46,18 @@ class Cast:
 
     @cached_property
     def sampler(self) -> str:
-        """The policy that responses are drawn from: `mu`, wherever `pi` or `old` is said, too."""
+        """The policy that responses are drawn from; `mu` also if it is `pi` or `old`."""
         policy = self.formula.sampling.policy
         return "mu" if policy in _VERSIONS else policy
 
     @cached_property
     def _weights(self) -> dict[str, Dependence]:
         """What the weights of each policy that a gradient reaches depend on."""
-        found: dict[str, Dependence] = {}
+        weights: dict[str, Dependence] = {}
         for leaf, weight in weights_of(self.formula).items():
             if isinstance(leaf, n.LogProb | n.LogDist):
-                found[leaf.policy] = found.get(leaf.policy, Dependence()) | depends(weight)
-        return found
+                weights[leaf.policy] = weights.get(leaf.policy, Dependence()) | depends(weight)
+        return weights
 
     @cached_property
     def learners(self) -> tuple[str, ...]:
@@ -66,29 +66,29 @@ class Cast:
 
     @cached_property
     def rewarded(self) -> tuple[str, ...]:
-        """The learners whose weights change with a reward; of a layer with two names, one."""
+        """The learners whose weights change with a reward; one name for each layer."""
         expected = (name for name in self.learners if self._weights[name].expected)
         return tuple({self._depth(name): name for name in expected}.values())
 
     @cached_property
     def rewards(self) -> tuple[str, ...]:
-        """The rewards that a gradient changes with; a critic expects all of them."""
-        read = [self._weights[name] for name in self.learners]
+        """The rewards that a gradient changes with; a critic predicts the sum of all of them."""
+        dependences = [self._weights[name] for name in self.learners]
         names = [column.name for column in self.formula.rewards]
-        if any(one.critic for one in read):
+        if any(dependence.critic for dependence in dependences):
             return tuple(names)
-        return tuple(name for name in names if any(name in one.rewards for one in read))
+        return tuple(name for name in names if any(name in d.rewards for d in dependences))
 
     @cached_property
     def references(self) -> tuple[str, ...]:
-        """The policies that neither learn nor sample, nor are what a learner was before."""
-        read = policies_in(*self.formula.nodes) - {*_VERSIONS, self.sampler}
-        return tuple(sorted(name for name in read if self.family(name) not in self.learners))
+        """The frozen policies: they neither learn nor sample, nor are an older learner."""
+        others = policies_in(*self.formula.nodes) - {*_VERSIONS, self.sampler}
+        return tuple(sorted(name for name in others if self.family(name) not in self.learners))
 
     def family(self, name: str) -> str:
-        """The learner that a policy is, or was at another time; itself if it is none."""
-        of, layer = self.hidden.get(name, (name, None))
-        if of not in _VERSIONS:
+        """The learner that a policy is a version of; the policy itself if there is none."""
+        version, layer = self.hidden.get(name, (name, None))
+        if version not in _VERSIONS:
             return name
         same = (x for x in self.learners if self.hidden.get(x, ("pi", None))[1] == layer)
         return next(same, name if layer is not None else "pi")
@@ -102,26 +102,29 @@ class Cast:
 
     @property
     def tables(self) -> int:
-        """How many tables learn."""
+        """The number of tables that learn."""
         return len(self._depths)
 
     def joint(self, by_logits: Mapping[str, Tensor]) -> Tensor:
-        """A gradient by all tables, the deepest layer's first: `[..., L * D]`, of those by the
-        logits of learners, `[..., D]`."""
+        """The gradient with respect to all tables, `[..., L * D]`, the deepest layer's first.
+
+        Args:
+            by_logits: the gradients with respect to the logits of learners, `[..., D]`.
+        """
         above = torch.zeros_like(next(iter(by_logits.values())))
         blocks: list[Tensor] = []
         for depth in reversed(self._depths):
-            own = [g for name, g in by_logits.items() if self._depth(name) == depth]
-            above = sum(own, start=above)
+            here = [grad for name, grad in by_logits.items() if self._depth(name) == depth]
+            above = sum(here, start=above)
             blocks.insert(0, above)
         return torch.cat(blocks, dim=-1)
 
 
 @lru_cache(32)
-def cast_of(formula: Objective) -> Cast:
-    return Cast(formula)
+def roles_of(formula: Objective) -> Roles:
+    return Roles(formula)
 
 
 def policies_in(*nodes: n.Expr) -> set[str]:
-    """The policies that some nodes read themselves."""
+    """The policies that nodes read themselves, not their children."""
     return {node.policy for node in nodes if isinstance(node, n.LogProb | n.LogDist)}

@@ -1,0 +1,120 @@
+"""The columns that an objective declares with `given`, as tables of the small language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from objdsl.audit.instance import UnauditableError
+from objdsl.audit.plan import Plan
+from objdsl.audit.world import World
+from objdsl.ir.columns import Data, column_of
+from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, Indices
+from objdsl.ir.nodes import Column
+from objdsl.ir.objective import Domain
+from objdsl.objective import Objective
+
+Given = float | Literal["random"] | Callable[[tuple[int, ...]], float]
+"""A column: a number, random numbers, or a function of tokens (0 is EOS). For a column of responses
+these are the response's; for one of tokens, those up to the token; for one of the vocabulary, those
+before a token and the vocabulary entry."""
+
+_SHAPES: dict[Indices, Callable[[World], tuple[int, ...]]] = {
+    PROMPT: lambda world: (1,),
+    RESPONSE: lambda world: (world.responses,),
+    TOKEN: lambda world: (world.responses, world.horizon),
+    WORD: lambda world: (world.responses, world.horizon, world.vocabulary),
+}
+
+
+def tables_of(objective: Objective, plan: Plan, given: Mapping[str, Given]) -> dict[str, Tensor]:
+    """The tables of the declared columns that are not rewards: `[P, Y]`, or `[P, 1]` for prompts,
+    `[P, Y, T]` for tokens and `[P, Y, T, K]` for the vocabulary.
+
+    Raises UnauditableError for a column that is not given, or outside of its domain.
+    """
+    generator = torch.Generator().manual_seed(plan.seed - 1)
+    world = plan.world
+    tables: dict[str, Tensor] = {}
+    for name, column in _declared(objective).items():
+        if name not in given:
+            raise UnauditableError(
+                f"{objective.name} reads the column {name!r}: pass a number, or `random`, as in "
+                f"--given {name}=random (in Python also a function of the response's tokens)"
+            )
+        shape = (plan.prompts, *_SHAPES[column.over](world))
+        value = given[name]
+        if value == "random":
+            table = torch.rand(shape, dtype=torch.float64, generator=generator)
+            if is_bounded(column):
+                table = in_domain(column, torch.special.ndtri(table))
+        elif callable(value):
+            table = _of_responses(column, world, value).expand(shape)
+        else:
+            table = torch.full(shape, float(value), dtype=torch.float64)
+        domain = plan.domains.get(name, Domain())
+        drawn = table[:, world.mask] if column.over in (TOKEN, WORD) else table
+        outside = [x for x in drawn.flatten().tolist() if not domain.holds(x)]
+        if outside:
+            raise UnauditableError(
+                f"the column {name!r} is {outside[0]:g}, outside of its domain {domain}"
+            )
+        tables[name] = table
+    return tables
+
+
+def _declared(objective: Objective) -> dict[str, Column]:
+    nodes = (node for node in objective.formula.nodes if isinstance(node, Column))
+    return {node.name: node for node in nodes if isinstance(column_of(node).role, Data)}
+
+
+def _of_responses(
+    column: Column, world: World, function: Callable[[tuple[int, ...]], float]
+) -> Tensor:
+    """A column that is a function of tokens: `[Y]`, `[Y, T]` or `[Y, T, K]`; 0 in the padding."""
+    rows = zip(world.tokens.tolist(), world.lengths.tolist(), strict=True)
+    responses = [tuple(row[:length]) for row, length in rows]
+    if column.over == PROMPT:
+        raise UnauditableError(
+            f"the column {column.name!r} is of a prompt, which has no tokens here: pass a number, "
+            "or `random`"
+        )
+    if column.over == RESPONSE:
+        return torch.tensor([float(function(y)) for y in responses], dtype=torch.float64)
+    table = torch.zeros(_SHAPES[column.over](world), dtype=torch.float64)
+    for k, y in enumerate(responses):
+        for t in range(len(y)):
+            if column.over == TOKEN:
+                table[k, t] = float(function(y[: t + 1]))
+            else:
+                entries = [float(function((*y[:t], v))) for v in range(world.vocabulary)]
+                table[k, t] = table.new_tensor(entries)
+    return table
+
+
+def in_domain(column: Column, normal: Tensor) -> Tensor:
+    """Normally distributed numbers, mapped into the domain of a column."""
+    quantile = torch.special.ndtr(normal)
+    if column.values:
+        values = torch.tensor(sorted(set(column.values)), dtype=torch.float64)
+        index = (quantile * len(values)).long().clamp(max=len(values) - 1)
+        chosen: Tensor = values[index]
+        return chosen
+    if isfinite(column.lower) and isfinite(column.upper):
+        uniform: Tensor = quantile * (column.upper - column.lower)
+        return uniform + column.lower
+    if isfinite(column.lower):
+        exponential: Tensor = -torch.log1p(-quantile)
+        return exponential + column.lower
+    if isfinite(column.upper):
+        return column.upper + torch.log(quantile)
+    return normal
+
+
+def is_bounded(column: Column) -> bool:
+    """Whether a domain is declared, so that the column cannot be shifted by a constant."""
+    return bool(column.values) or isfinite(column.lower) or isfinite(column.upper)
