@@ -36,15 +36,18 @@ class Identifiers:
         other._taken, other._number, other._of = {*self._taken}, {**self._number}, {**self._of}
         return other
 
-    def fresh(self, wish: str) -> str:
-        """An identifier that nothing else has, like `wish` if that can be."""
-        wish = re.sub(r"[^0-9A-Za-z_]", "_", wish)
-        wish = wish if wish.isidentifier() else f"x_{wish}"
-        name = f"{wish}_" if wish in self._reserved else wish
-        number = self._number.get(wish, 2)
-        while name in self._taken:
-            name, number = f"{wish}_{number}", number + 1
-        self._number[wish] = number
+    def fresh(self, *wishes: str) -> str:
+        """An identifier that nothing else has: the first of the wishes that is free, or the first
+        of all with a number."""
+        wanted = [_spelled(wish) for wish in wishes]
+        name = next((wish for wish in wanted if wish not in self._taken), None)
+        if name is None:
+            wish = wanted[0]
+            name = f"{wish}_" if wish in self._reserved else wish
+            number = self._number.get(wish, 2)
+            while name in self._taken:
+                name, number = f"{wish}_{number}", number + 1
+            self._number[wish] = number
         self._taken.add(name)
         return name
 
@@ -58,8 +61,13 @@ class Identifiers:
             self._of[kind, key] = self.fresh(key)
         return self._of[kind, key]
 
-    def stored(self, wish: str) -> str:
+    def stored(self, *wishes: str) -> str:
         """The identifier of a value that is stored, which is known by it from then on."""
-        name = self.fresh(wish)
+        name = self.fresh(*wishes)
         self._of["stored", name] = name
         return name
+
+
+def _spelled(wish: str) -> str:
+    wish = re.sub(r"[^0-9A-Za-z_]", "_", wish)
+    return wish if wish.isidentifier() else f"x_{wish}"

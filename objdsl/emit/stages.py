@@ -11,17 +11,18 @@ from log-probabilities that another batch size rounds otherwise, it would come o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
 from typing import Literal
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.schedule.coupling import is_statistic
+from objdsl.emit.describe import describe
 from objdsl.emit.helpers import torch_helpers
 from objdsl.emit.identifiers import Identifiers
 from objdsl.emit.lower import is_constant, lower, shares
 from objdsl.frozen import dataclass
-from objdsl.ir.build import ONE, ZERO, count, real, sub
+from objdsl.ir.build import ONE, count, real, sub
 from objdsl.ir.columns import column_of, columns_in
 from objdsl.ir.differentiate import Leaf, weights_of
 from objdsl.ir.indices import PROMPT, RESPONSE, WORD, Indices
@@ -40,6 +41,9 @@ RESERVED = ("torch", "math", "prepare", "couple", "objective", "J", "weights", "
 """Names of the emitted module and of its functions."""
 
 _WORDS = count(("v",))
+
+_MOST_CALLS = 16
+"""How many calls of one function get names by what they read."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,21 @@ def staged(ir: Objective, layout: Layout) -> Staged:
     return _sorted(ir, layout, roots, names, ir.nodes, weights)
 
 
+def _roles(roots: Mapping[str, n.Expr]) -> dict[n.Expr, str]:
+    """What values are to the objective: the terms of J and of reports, and weights."""
+    roles: dict[n.Expr, str] = {}
+    for name, root in roots.items():
+        kind, _, rest = name.partition(" ")
+        match kind:
+            case "value":
+                roles.setdefault(root, "J_terms")
+            case "report":
+                roles.setdefault(root, f"{rest.rpartition(' ')[0]}_terms")
+            case "weight":
+                roles.setdefault(root, f"w_{rest}")
+    return roles
+
+
 def staged_values(ir: Objective, values: Mapping[str, n.Expr], layout: Layout) -> Staged:
     """The same of some expressions, in terms of an objective."""
     lowered = lower([real(x) for x in values.values()])
@@ -123,7 +142,7 @@ def _sorted(
     weights: dict[Leaf, n.Expr],
 ) -> Staged:
     nonzero = frozenset(p.name for p in ir.params if not p.domain.holds(0.0))
-    scope = Scope(layout, names, _identifiers(ir), nonzero, *_vocabulary(nodes))
+    scope = Scope(layout, names, _roles(roots), _identifiers(ir), nonzero, *_vocabulary(nodes))
     needed_local = _needed(list(roots.values()), scope, stop_at=("data", "statistic"))
     statistics = [node for node in needed_local if scope.stage(node) == "statistic"]
     needed_coupled = _needed(statistics, scope, stop_at=("data",)) if statistics else []
@@ -219,13 +238,38 @@ def _vocabulary(nodes: Iterable[n.Expr]) -> tuple[str, bool]:
 
 
 def _names(ir: Objective) -> dict[n.Expr, str]:
-    """The file's own names for its formulas, after lowering."""
+    """The file's own names for its formulas, after lowering.
+
+    Where a function is called several times, a result is known by what the others do not read,
+    too: `standardised_correct`.
+    """
     named = [*ir.bindings, *ir.calls]
     names: dict[n.Expr, str] = {}
-    for one, node in zip(named, lower([one.value for one in named]), strict=True):
+    for formula, node in zip(named, lower([formula.value for formula in named]), strict=True):
         if node.children:
-            names.setdefault(node, one.name)
+            names.setdefault(node, formula.name)
+    sharing: dict[str, list[n.Expr]] = {}
+    for node, name in names.items():
+        sharing.setdefault(name, []).append(node)
+    for name, nodes in sharing.items():
+        if 1 < len(nodes) <= _MOST_CALLS:
+            names |= {node: "_".join([name, *what]) for node, what in _differences(nodes)}
     return names
+
+
+def _differences(nodes: list[n.Expr]) -> Iterator[tuple[n.Expr, list[str]]]:
+    """For each of some nodes, the first input that it alone reads, if there is one."""
+    inputs = [[name for x in n.topological(node) if (name := _input_name(x))] for node in nodes]
+    for k, node in enumerate(nodes):
+        others = {name for names in inputs[:k] + inputs[k + 1 :] for name in names}
+        yield node, [name for name in inputs[k] if name not in others][:1]
+
+
+def _input_name(node: n.Expr) -> str:
+    match node:
+        case n.LogProb(name) | n.LogDist(name) | n.Param(name) | n.Column(name):
+            return name
+    return ""
 
 
 def _needed(roots: Iterable[n.Expr], scope: Scope, stop_at: tuple[str, ...]) -> list[n.Expr]:
@@ -255,12 +299,14 @@ class Scope:
 
     Attributes:
         names: what the file calls a value.
+        roles: what a value is to the objective.
         words: a column over the words of the vocabulary, which tells how many there are.
         given: what stored values are called.
     """
 
     layout: Layout
     names: dict[n.Expr, str]
+    roles: dict[n.Expr, str]
     identifiers: Identifiers
     nonzero: frozenset[str]
     """The parameters that cannot be 0."""
@@ -316,86 +362,19 @@ class Scope:
     def name_all(self, nodes: list[n.Expr]) -> None:
         for node in nodes:
             if node not in self.given:
-                self.given[node] = self.identifiers.stored(self.wish(node))
+                self.given[node] = self.identifiers.stored(*self.wishes(node))
 
-    def wish(self, node: n.Expr) -> str:
-        """What a value should be called: as the file calls it, or a speaking name."""
-        return self.names.get(node) or describe(node, self.names)
+    def wishes(self, node: n.Expr) -> list[str]:
+        """What a value should be called, the best first: as the file calls it, by what it is to
+        the objective, or by its parts."""
+        known = [names[node] for names in (self.names, self.roles) if node in names]
+        return [*known, *describe(node, self.names)]
 
 
 def _joins_rows(node: n.Expr) -> bool:
     if isinstance(node, n.Reduce | n.Top | n.Pick):
         return node.over[0] in ("p", "i")
     return isinstance(node, n.Others)
-
-
-def describe(node: n.Expr, names: Mapping[n.Expr, str]) -> str:
-    """A speaking name for a value that the file does not name.
-
-    Args:
-        names: what the file calls other values.
-    """
-    match node:
-        case n.Column(name):
-            return name
-        case n.LogProb() | n.LogDist():
-            return column_of(node).name
-        case n.Reduce("sum") if (counted := _counted(node)) is not None:
-            return counted
-        case n.Reduce(op, over, x):
-            inner = names.get(x) or describe(x, names)
-            return f"{op}_{inner}" if len(inner) < 16 and "_" not in inner else f"{op}_{over[0]}"
-        case n.Others(_, x):
-            inner = names.get(x) or describe(x, names)
-            return f"others_{inner}" if len(inner) < 16 and "_" not in inner else "others"
-        case n.Binary("mul") if not node.current and _is_count(node):
-            return "divisor"
-        case n.Where() if not node.current:
-            return "weight"
-        case n.Binary("div"):
-            return "scale" if not node.current else "share"
-        case n.Unary("exp"):
-            return "ratio"
-        case n.Unary("not"):
-            return "active" if node.current else "keep"
-        case n.Top() | n.Pick():
-            return "chosen"
-        case Carried(n.Binary("eq", _, n.Reduce("max" | "min" as op))):
-            return f"is_{op}"
-        case Carried(n.Unary("sign")):
-            return "sign"
-        case Carried():
-            return "decided"
-    return "x"
-
-
-def _counted(node: n.Expr) -> str | None:
-    """What a sum of ones counts, or None."""
-    over = ""
-    while isinstance(node, n.Reduce) and node.op == "sum":
-        over += node.over[0]
-        node = node.x
-    if isinstance(node, n.Length):
-        over, node = over + "t", ONE
-    names = {"p": "n_prompts", "i": "group_size", "pi": "n_responses", "pit": "n_tokens"}
-    if isinstance(node, n.Where) and node.a == ONE and node.b == ZERO and over:
-        return f"kept_{names.get(over, 'count')}".replace("n_", "")
-    return {**names, "it": "group_tokens"}.get(over) if node == ONE else None
-
-
-def _is_count(node: n.Expr) -> bool:
-    stack = [node]
-    while stack:
-        match stack.pop():
-            case n.Binary("mul" | "max", a, b):
-                stack += (a, b)
-            case n.Reduce("sum", _, x):
-                stack += () if isinstance(x, n.Where) else (x,)
-            case n.Length() | n.Const():
-                pass
-            case _:
-                return False
-    return True
 
 
 def spread(indices: Indices) -> Indices:

@@ -224,7 +224,7 @@ class _TokenWriter(Writer):
 
     def _sum(self, node: n.Reduce) -> str:
         if node not in self.sums:
-            name = self.sums[node] = self.identifiers.fresh(self.scope.wish(node))
+            name = self.sums[node] = self.identifiers.fresh(*self.scope.wishes(node))
             self.partial[name] = self.identifiers.fresh(f"{name}_v")
         return self.sums[node]
 

@@ -122,7 +122,7 @@ class Writer(ABC):
     def _name_for(self, node: Expr) -> str:
         if node in self.scope.given:
             return self.scope.given[node]
-        return self.identifiers.fresh(self.scope.wish(node))
+        return self.identifiers.fresh(*self.scope.wishes(node))
 
     def _is_leaf(self, node: Expr) -> bool:
         is_count = isinstance(node, Reduce) and node.x == ONE

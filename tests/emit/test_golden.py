@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import re
 from collections.abc import Callable
 
 import pytest
 
 from objdsl import driver
 from objdsl.emit import torch_source
+from objdsl.emit.helpers import torch_helpers, triton_helpers
+from objdsl.emit.triton_source import NotElementwiseError
 from objdsl.ir.differentiate import weights_of
 from objdsl.ir.layout import formula
 from objdsl.objectives import gallery
@@ -45,6 +49,32 @@ def test_every_objective_is_emitted_in_lines_that_fit(name: str) -> None:
         source = driver.torch_source(objective, packed=packed)
         compile(source, name, "exec")
         assert max(map(len, source.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", gallery.names())
+def test_no_name_needs_a_number(name: str) -> None:
+    objective = driver.compile_source(gallery.find(name))
+    sources = [driver.torch_source(objective, packed=packed) for packed in (False, True)]
+    with contextlib.suppress(NotElementwiseError):
+        sources.append(driver.triton_kernel(objective).source)
+    numbered = re.compile(r"\b[A-Za-z]\w*_\d+\b|\bx\b")
+    assert not [
+        line
+        for source in sources
+        for line in _written(source)
+        if numbered.search(re.sub(r'"[^"]*"', "", line))
+    ]
+
+
+def _written(source: str) -> list[str]:
+    """The lines that the emitter wrote: those of the functions that are no helpers."""
+    helpers = {*torch_helpers(), *triton_helpers()}
+    return [
+        line
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef) and node.name not in helpers
+        for line in ast.unparse(node).splitlines()
+    ]
 
 
 @pytest.mark.parametrize("name", gallery.names())

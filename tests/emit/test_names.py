@@ -27,7 +27,8 @@ PYTHON = (
 EMITTED = (
     "J", "w", "weights", "reports", "prepare", "couple", "torch", "math", "self",
     "mask", "dtype", "prompt", "n_prompts", "group_size", "length", "row", "position", "log_pi",
-    "x", "x_2", "scale", "divisor", "active", "ratio", "mean_reward", "n_responses", "n_tokens",
+    "x", "x_2", "divisor", "active", "ratio", "log_ratio", "reward_mean", "n_responses", "n_tokens",
+    "r_above", "w_log_pi", "J_terms", "extra_terms", "product", "masked", "reward_centered",
 )  # fmt: skip
 HELPERS = ("group_mean", "group_sum", "segment", "many", "running_sum", "to_rows", "top_mask")
 TRITON = ("tl", "triton", "z", "d", "y", "c", "W", "BLOCK", "log_p", "num_warps", "options")

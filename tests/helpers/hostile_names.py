@@ -16,8 +16,8 @@ from objdsl.syntax.parse import parse
 
 HOSTILE = sorted(
     {
-        *PYTHON, *ENVIRONMENT, *RESERVED, "w", "x", "x_2", "x_", "scale", "scale_2", "divisor",
-        "share", "weight", "active", "keep_", "ratio", "mean_reward", "std_reward", "mean_R",
+        *PYTHON, *ENVIRONMENT, *RESERVED, "w", "x", "x_2", "x_", "J_terms", "r_above", "divisor",
+        "log_ratio", "product", "active", "keep_", "ratio", "reward_mean", "reward_std", "R_mean",
         "n_responses", "n_tokens", "log_pi", "log_x", "w_log_pi", "group_mean", "group_sum",
         "group_std", "group_extreme", "running_sum", "to_rows", "top_mask", "segment", "many", "tl",
         "triton", "z", "d", "c", "y", "W", "BLOCK", "log_p", "num_warps", "self", "step", "steps",

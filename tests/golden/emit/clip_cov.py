@@ -57,42 +57,42 @@ def pick_tokens(chosen, noise, mask, segment, many, fraction):
 
 def prepare(*, reward, prompt, n_prompts, length, group_size):
     """Everything that does not depend on the policy, once for the whole optimizer step."""
-    mean_reward = group_mean(reward, prompt, n_prompts)
-    std_reward = group_std(reward, prompt, n_prompts, ddof=1)
-    A = (reward - mean_reward[prompt]) / (std_reward + 1e-06)[prompt]
+    reward_mean = group_mean(reward, prompt, n_prompts)
+    reward_std = group_std(reward, prompt, n_prompts, ddof=1)
+    A = (reward - reward_mean[prompt]) / (reward_std + 1e-06)[prompt]
     n_tokens = length.sum()
     return {
         "A": A,
         "n_tokens": n_tokens,
-        "x": A - (A * length).sum() / n_tokens,
+        "A_centered": A - (A * length).sum() / n_tokens,
         "n_responses": len(prompt),
     }
 
 
 def couple(
     *,
-    x, log_pi, mask, prompt, n_prompts, n_tokens, low, high, fraction, noise, n_responses,
+    A_centered, log_pi, mask, prompt, n_prompts, n_tokens, low, high, fraction, noise, n_responses,
 ):
     """What couples responses through the current policy, once for the whole step."""
-    x_2 = log_pi - torch.where(mask, log_pi, 0.0).sum(-1).sum() / n_tokens
-    cov = x[:, None] * x_2
+    log_pi_centered = log_pi - torch.where(mask, log_pi, 0.0).sum(-1).sum() / n_tokens
+    cov = A_centered[:, None] * log_pi_centered
     drop = pick_tokens((cov > low) & (cov < high), noise, mask, None, 1, fraction)
-    max_i = group_extreme(torch.where(mask, cov, -torch.inf).amax(-1), prompt, n_prompts, "amax")
-    return {"drop": drop, "share": max_i.amax() / n_responses}
+    cov_max = group_extreme(torch.where(mask, cov, -torch.inf).amax(-1), prompt, n_prompts, "amax")
+    return {"drop": drop, "cov_max_terms": cov_max.amax() / n_responses}
 
 
-def objective(*, drop, log_pi, log_old, A, eps, n_tokens, mask, dtype, share, length):
+def objective(*, drop, log_pi, log_old, A, eps, n_tokens, mask, dtype, cov_max_terms, length):
     """The value, its derivative by each trained input, and the reports, of these rows."""
-    active = ~drop
+    not_drop = ~drop
     r = (log_pi - log_old).exp()
     surrogate = torch.minimum(r * A[:, None], torch.clamp(r, 1 - eps, 1 + eps) * A[:, None])
-    J = torch.where(mask, torch.where(active, surrogate, 0) / n_tokens, 0.0).sum()
-    x_2 = (A > 0)[:, None] & (r > 1 + eps) | (A < 0)[:, None] & (r < 1 - eps)
-    active_2 = ~x_2
-    w = torch.where(active_2 & active, A[:, None] * r, 0) / n_tokens
+    J = torch.where(mask, torch.where(not_drop, surrogate, 0) / n_tokens, 0.0).sum()
+    clipped = (A > 0)[:, None] & (r > 1 + eps) | (A < 0)[:, None] & (r < 1 - eps)
+    active = ~clipped
+    w = torch.where(active & not_drop, A[:, None] * r, 0) / n_tokens
     weights = {"log_pi": torch.where(mask, w, 0.0)}
     reports = {
         "dropped": torch.where(mask, drop.to(dtype) / n_tokens, 0.0).sum(),
-        "cov_max": len(length) * share,
+        "cov_max": len(length) * cov_max_terms,
     }
     return J, weights, reports

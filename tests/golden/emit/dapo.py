@@ -29,45 +29,56 @@ def group_extreme(x, segment, many, reduce):
 
 def prepare(*, reward, prompt, n_prompts, dtype, L_max, L_cache, length, group_size):
     """Everything that does not depend on the policy, once for the whole optimizer step."""
-    min_reward = group_extreme(reward, prompt, n_prompts, "amin")
-    max_reward = group_extreme(reward, prompt, n_prompts, "amax")
-    x = min_reward < max_reward
-    scale = 1 / x.to(dtype).sum()
+    reward_min = group_extreme(reward, prompt, n_prompts, "amin")
+    reward_max = group_extreme(reward, prompt, n_prompts, "amax")
+    reward_varies = reward_min < reward_max
+    per_kept_prompt = 1 / reward_varies.to(dtype).sum()
     R = reward + torch.clamp((L_max - L_cache - length) / L_cache, -1, 0)
-    mean_R = group_mean(R, prompt, n_prompts)
-    std_R = group_std(R, prompt, n_prompts, ddof=1)
-    A = (R - mean_R[prompt]) / (std_R + 1e-06)[prompt]
+    R_mean = group_mean(R, prompt, n_prompts)
+    R_std = group_std(R, prompt, n_prompts, ddof=1)
+    A = (R - R_mean[prompt]) / (R_std + 1e-06)[prompt]
     return {
-        "x": x[prompt],
-        "scale": scale,
+        "reward_varies": reward_varies[prompt],
+        "per_kept_prompt": per_kept_prompt,
         "A": A,
         "group_tokens": group_sum(length, prompt, n_prompts)[prompt],
-        "scale_2": 1 / torch.where(x[prompt], length, 0).sum(),
-        "weight": torch.where((R < reward) & x[prompt], 1 / torch.where(x, group_size, 0).sum(), 0),
-        "x_2": scale * A,
+        "per_kept_token": 1 / torch.where(reward_varies[prompt], length, 0).sum(),
+        "overlong_terms": torch.where(
+            (R < reward) & reward_varies[prompt],
+            1 / torch.where(reward_varies, group_size, 0).sum(),
+            0,
+        ),
+        "A_per_kept_prompt": per_kept_prompt * A,
     }
 
 
 def objective(
     *,
-    x, scale, log_pi, log_old, A, eps_low, eps_high, group_tokens, mask, x_2, scale_2, weight,
+    reward_varies, per_kept_prompt, log_pi, log_old, A, eps_low, eps_high, group_tokens, mask,
+    A_per_kept_prompt, per_kept_token, overlong_terms,
 ):
     """The value, its derivative by each trained input, and the reports, of these rows."""
     r = (log_pi - log_old).exp()
     surrogate = torch.minimum(
         r * A[:, None], torch.clamp(r, 1 - eps_low, 1 + eps_high) * A[:, None]
     )
-    share = torch.where(x[:, None], scale * surrogate, 0) / group_tokens[:, None]
-    J = torch.where(mask, share, 0.0).sum()
-    x_3 = r > 1 + eps_high
-    x_4 = r < 1 - eps_low
-    active = ~((A > 0)[:, None] & x_3 | (A < 0)[:, None] & x_4)
-    w = torch.where(active & x[:, None], x_2[:, None] * r, 0) / group_tokens[:, None]
+    surrogate_per_kept_prompt_masked = torch.where(
+        reward_varies[:, None], per_kept_prompt * surrogate, 0
+    )
+    J = torch.where(mask, surrogate_per_kept_prompt_masked / group_tokens[:, None], 0.0).sum()
+    r_above = r > 1 + eps_high
+    r_below = r < 1 - eps_low
+    active = ~((A > 0)[:, None] & r_above | (A < 0)[:, None] & r_below)
+    A_per_kept_prompt_times_r_masked = torch.where(
+        active & reward_varies[:, None], A_per_kept_prompt[:, None] * r, 0
+    )
+    w = A_per_kept_prompt_times_r_masked / group_tokens[:, None]
     weights = {"log_pi": torch.where(mask, w, 0.0)}
+    clip_fraction_terms = torch.where(
+        reward_varies[:, None] & (r_below | r_above), per_kept_token, 0
+    )
     reports = {
-        "clip_fraction": torch.where(
-            mask, torch.where(x[:, None] & (x_4 | x_3), scale_2, 0), 0.0
-        ).sum(),
-        "overlong": weight.sum(),
+        "clip_fraction": torch.where(mask, clip_fraction_terms, 0.0).sum(),
+        "overlong": overlong_terms.sum(),
     }
     return J, weights, reports

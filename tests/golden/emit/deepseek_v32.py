@@ -15,8 +15,8 @@ def group_mean(x, segment, many):
 
 def prepare(*, reward, prompt, n_prompts, group_size, length):
     """Everything that does not depend on the policy, once for the whole optimizer step."""
-    mean_reward = group_mean(reward, prompt, n_prompts)
-    A = reward - mean_reward[prompt]
+    reward_mean = group_mean(reward, prompt, n_prompts)
+    A = reward - reward_mean[prompt]
     return {
         "A": A,
         "divisor": (n_prompts * group_size)[prompt] * length,
@@ -31,26 +31,26 @@ def objective(
     n_responses,
 ):
     """The value, its derivative by each trained input, and the reports, of these rows."""
-    x = A < 0
-    x_2 = torch.where(mask, log_mu - log_pi, 0.0).sum(-1) / length > delta
-    x_3 = x & x_2
-    M = ~x_3
+    A_negative = A < 0
+    log_ratio_mean_above = torch.where(mask, log_mu - log_pi, 0.0).sum(-1) / length > delta
+    not_M = A_negative & log_ratio_mean_above
+    M = ~not_M
     r = (log_pi - log_mu).exp()
     surrogate = torch.minimum(r * A[:, None], torch.clamp(r, 1 - eps, 1 + eps) * A[:, None])
-    x_4 = log_ref - log_pi
-    ratio = x_4.exp()
-    k3 = ratio - x_4 - 1
-    share = (torch.where(M[:, None], surrogate, 0) - beta * r * k3) / divisor[:, None]
-    J = torch.where(mask, share, 0.0).sum()
-    x_5 = r > 1 + eps
-    x_6 = r < 1 - eps
-    active = ~((A > 0)[:, None] & x_5 | x[:, None] & x_6)
-    x_7 = torch.where(active & M[:, None], A[:, None], 0) - k3 * beta - beta * (1 - ratio)
-    w = r * x_7 / divisor[:, None]
+    log_ratio = log_ref - log_pi
+    ratio = log_ratio.exp()
+    k3 = ratio - log_ratio - 1
+    J_terms = (torch.where(M[:, None], surrogate, 0) - beta * r * k3) / divisor[:, None]
+    J = torch.where(mask, J_terms, 0.0).sum()
+    r_above = r > 1 + eps
+    r_below = r < 1 - eps
+    active = ~((A > 0)[:, None] & r_above | A_negative[:, None] & r_below)
+    difference = torch.where(active & M[:, None], A[:, None], 0) - k3 * beta - beta * (1 - ratio)
+    w = r * difference / divisor[:, None]
     weights = {"log_pi": torch.where(mask, w, 0.0)}
     reports = {
-        "clip_fraction": torch.where(mask, (x_6 | x_5).to(dtype) / n_tokens, 0.0).sum(),
-        "masked": (x_3.to(dtype) / n_responses).sum(),
+        "clip_fraction": torch.where(mask, (r_below | r_above).to(dtype) / n_tokens, 0.0).sum(),
+        "masked": (not_M.to(dtype) / n_responses).sum(),
         "kl_ref": torch.where(mask, r * k3 / n_tokens, 0.0).sum(),
     }
     return J, weights, reports

@@ -10,58 +10,67 @@ def group_sum(x, segment, many):
 
 def prepare(*, beta, chosen, dtype, prompt, n_prompts, group_size):
     """Everything that does not depend on the policy, once for the whole optimizer step."""
-    x_3 = chosen != 0
-    kept_group_size = group_sum(x_3.to(dtype), prompt, n_prompts)
-    kept_group_size_2 = group_sum((~x_3).to(dtype), prompt, n_prompts)
+    is_chosen = chosen != 0
+    n_chosen = group_sum(is_chosen.to(dtype), prompt, n_prompts)
+    n_not_chosen = group_sum((~is_chosen).to(dtype), prompt, n_prompts)
     return {
-        "scale": (beta / kept_group_size)[prompt],
-        "scale_2": (beta / kept_group_size_2)[prompt],
-        "kept_group_size": kept_group_size[prompt],
-        "x": kept_group_size.clamp(min=1)[prompt],
-        "kept_group_size_2": kept_group_size_2[prompt],
-        "x_2": kept_group_size_2.clamp(min=1)[prompt],
+        "beta_per_chosen": (beta / n_chosen)[prompt],
+        "beta_per_not_chosen": (beta / n_not_chosen)[prompt],
+        "n_chosen": n_chosen[prompt],
+        "n_chosen_clipped": n_chosen.clamp(min=1)[prompt],
+        "n_not_chosen": n_not_chosen[prompt],
+        "n_not_chosen_clipped": n_not_chosen.clamp(min=1)[prompt],
         "divisor": (n_prompts * group_size)[prompt],
     }
 
 
 def couple(
     *,
-    beta, chosen, log_pi, log_ref, mask, prompt, n_prompts, x, x_2, divisor, dtype, kept_group_size,
-    kept_group_size_2,
+    beta, chosen, log_pi, log_ref, mask, prompt, n_prompts, n_chosen_clipped, n_not_chosen_clipped,
+    divisor, dtype, n_chosen, n_not_chosen,
 ):
     """What couples responses through the current policy, once for the whole step."""
-    x_3 = chosen != 0
+    is_chosen = chosen != 0
     h = torch.where(mask, log_pi - log_ref, 0.0).sum(-1)
-    sum_x = group_sum(torch.where(x_3, h, 0), prompt, n_prompts)
-    sum_x_2 = group_sum(torch.where(~x_3, h, 0), prompt, n_prompts)
-    margin = sum_x / x - sum_x_2 / x_2
-    x_4 = beta * margin
-    x_5 = (-x_4).sigmoid() * beta
+    h_sum_chosen = group_sum(torch.where(is_chosen, h, 0), prompt, n_prompts)
+    h_sum_not_chosen = group_sum(torch.where(~is_chosen, h, 0), prompt, n_prompts)
+    margin = h_sum_chosen / n_chosen_clipped - h_sum_not_chosen / n_not_chosen_clipped
+    beta_times_margin = beta * margin
+    sigmoid_times_beta = (-beta_times_margin).sigmoid() * beta
     return {
-        "share": (torch.nn.functional.logsigmoid(x_4) / divisor)[prompt],
-        "share_2": ((margin > 0).to(dtype) / divisor)[prompt],
-        "share_3": (x_5 / kept_group_size)[prompt],
-        "share_4": (x_5 / kept_group_size_2)[prompt],
+        "J_terms": (torch.nn.functional.logsigmoid(beta_times_margin) / divisor)[prompt],
+        "accuracy_terms": ((margin > 0).to(dtype) / divisor)[prompt],
+        "sigmoid_times_beta_per_chosen": (sigmoid_times_beta / n_chosen)[prompt],
+        "sigmoid_times_beta_per_not_chosen": (sigmoid_times_beta / n_not_chosen)[prompt],
     }
 
 
 def objective(
     *,
-    share, chosen, share_3, share_4, n_prompts, mask, share_2, scale, log_pi, log_ref, scale_2,
+    J_terms, chosen, sigmoid_times_beta_per_chosen, sigmoid_times_beta_per_not_chosen, n_prompts,
+    mask, accuracy_terms, beta_per_chosen, log_pi, log_ref, beta_per_not_chosen,
 ):
     """The value, its derivative by each trained input, and the reports, of these rows."""
-    J = share.sum()
-    x_3 = chosen != 0
-    keep = ~x_3
-    w = (torch.where(x_3, share_3, 0) - torch.where(keep, share_4, 0)) / n_prompts
-    weights = {"log_pi": torch.where(mask, w[:, None], 0.0)}
-    x_4 = log_pi - log_ref
-    x_5 = (
-        torch.where(x_3[:, None], scale[:, None] * x_4, 0)
-        - torch.where(keep[:, None], scale_2[:, None] * x_4, 0)
+    J = J_terms.sum()
+    is_chosen = chosen != 0
+    not_chosen = ~is_chosen
+    sigmoid_times_beta_scaled_masked = torch.where(not_chosen, sigmoid_times_beta_per_not_chosen, 0)
+    masked_quotient_difference = (
+        torch.where(is_chosen, sigmoid_times_beta_per_chosen, 0)
+        - sigmoid_times_beta_scaled_masked
     )
+    w = masked_quotient_difference / n_prompts
+    weights = {"log_pi": torch.where(mask, w[:, None], 0.0)}
+    log_ratio = log_pi - log_ref
+    log_ratio_scaled_if_chosen = torch.where(
+        is_chosen[:, None], beta_per_chosen[:, None] * log_ratio, 0
+    )
+    log_ratio_scaled_if_not_chosen = torch.where(
+        not_chosen[:, None], beta_per_not_chosen[:, None] * log_ratio, 0
+    )
+    margin_terms = (log_ratio_scaled_if_chosen - log_ratio_scaled_if_not_chosen) / n_prompts
     reports = {
-        "accuracy": share_2.sum(),
-        "margin": torch.where(mask, x_5 / n_prompts, 0.0).sum(),
+        "accuracy": accuracy_terms.sum(),
+        "margin": torch.where(mask, margin_terms, 0.0).sum(),
     }
     return J, weights, reports

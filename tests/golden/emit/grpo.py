@@ -22,9 +22,9 @@ def group_std(x, segment, many, ddof):
 
 def prepare(*, reward, prompt, n_prompts, group_size, length):
     """Everything that does not depend on the policy, once for the whole optimizer step."""
-    mean_reward = group_mean(reward, prompt, n_prompts)
-    std_reward = group_std(reward, prompt, n_prompts, ddof=1)
-    A = (reward - mean_reward[prompt]) / (std_reward + 0.0001)[prompt]
+    reward_mean = group_mean(reward, prompt, n_prompts)
+    reward_std = group_std(reward, prompt, n_prompts, ddof=1)
+    A = (reward - reward_mean[prompt]) / (reward_std + 0.0001)[prompt]
     return {"A": A, "divisor": (n_prompts * group_size)[prompt] * length, "n_tokens": length.sum()}
 
 
@@ -32,16 +32,16 @@ def objective(*, log_pi, log_old, A, eps, beta, log_ref, divisor, mask, dtype, n
     """The value, its derivative by each trained input, and the reports, of these rows."""
     r = (log_pi - log_old).exp()
     surrogate = torch.minimum(r * A[:, None], torch.clamp(r, 1 - eps, 1 + eps) * A[:, None])
-    x = log_ref - log_pi
-    ratio = x.exp()
-    k3 = ratio - x - 1
+    log_ratio = log_ref - log_pi
+    ratio = log_ratio.exp()
+    k3 = ratio - log_ratio - 1
     J = torch.where(mask, (surrogate - beta * k3) / divisor[:, None], 0.0).sum()
-    x_2 = r > 1 + eps
-    x_3 = r < 1 - eps
-    active = ~((A > 0)[:, None] & x_2 | (A < 0)[:, None] & x_3)
+    r_above = r > 1 + eps
+    r_below = r < 1 - eps
+    active = ~((A > 0)[:, None] & r_above | (A < 0)[:, None] & r_below)
     w = (torch.where(active, A[:, None] * r, 0) - beta * (1 - ratio)) / divisor[:, None]
     weights = {"log_pi": torch.where(mask, w, 0.0)}
     reports = {
-        "clip_fraction": torch.where(mask, (x_3 | x_2).to(dtype) / n_tokens, 0.0).sum(),
+        "clip_fraction": torch.where(mask, (r_below | r_above).to(dtype) / n_tokens, 0.0).sum(),
     }
     return J, weights, reports

@@ -22,9 +22,9 @@ def group_std(x, segment, many, ddof):
 
 def prepare(*, reward, prompt, n_prompts, group_size, length):
     """Everything that does not depend on the policy, once for the whole optimizer step."""
-    mean_reward = group_mean(reward, prompt, n_prompts)
-    std_reward = group_std(reward, prompt, n_prompts, ddof=1)
-    A = (reward - mean_reward[prompt]) / (std_reward + 0.0001)[prompt]
+    reward_mean = group_mean(reward, prompt, n_prompts)
+    reward_std = group_std(reward, prompt, n_prompts, ddof=1)
+    A = (reward - reward_mean[prompt]) / (reward_std + 0.0001)[prompt]
     return {"A": A, "divisor": (n_prompts * group_size)[prompt] * length, "n_tokens": length.sum()}
 
 
@@ -32,16 +32,16 @@ def objective(*, log_pi, log_old, A, row, eps, beta, log_ref, divisor, dtype, n_
     """The value, its derivative by each trained input, and the reports, of these rows."""
     r = (log_pi - log_old).exp()
     surrogate = torch.minimum(r * A[row], torch.clamp(r, 1 - eps, 1 + eps) * A[row])
-    x = log_ref - log_pi
-    ratio = x.exp()
-    k3 = ratio - x - 1
+    log_ratio = log_ref - log_pi
+    ratio = log_ratio.exp()
+    k3 = ratio - log_ratio - 1
     J = ((surrogate - beta * k3) / divisor[row]).sum()
-    x_2 = r > 1 + eps
-    x_3 = r < 1 - eps
-    active = ~((A > 0)[row] & x_2 | (A < 0)[row] & x_3)
+    r_above = r > 1 + eps
+    r_below = r < 1 - eps
+    active = ~((A > 0)[row] & r_above | (A < 0)[row] & r_below)
     w = (torch.where(active, A[row] * r, 0) - beta * (1 - ratio)) / divisor[row]
     weights = {"log_pi": w}
     reports = {
-        "clip_fraction": ((x_3 | x_2).to(dtype) / n_tokens).sum(),
+        "clip_fraction": ((r_below | r_above).to(dtype) / n_tokens).sum(),
     }
     return J, weights, reports

@@ -78,15 +78,15 @@ def objective(log_pi, log_old, A, eps, beta, log_ref, divisor, n_tokens):
     """Of a token: its term of J, its weight w = dJ / dlog pi, its terms of the reports."""
     r = tl.exp(log_pi - log_old)
     surrogate = tl.minimum(r * A, tl.clamp(r, 1 - eps, 1 + eps) * A)
-    x = log_ref - log_pi
-    ratio = tl.exp(x)
-    k3 = ratio - x - 1
+    log_ratio = log_ref - log_pi
+    ratio = tl.exp(log_ratio)
+    k3 = ratio - log_ratio - 1
     J = (surrogate - beta * k3) / divisor
-    x_2 = r > 1 + eps
-    x_3 = r < 1 - eps
-    active = ~((A > 0) & x_2 | (A < 0) & x_3)
+    r_above = r > 1 + eps
+    r_below = r < 1 - eps
+    active = ~((A > 0) & r_above | (A < 0) & r_below)
     w = (tl.where(active, A * r, 0.0) - beta * (1 - ratio)) / divisor
-    clip_fraction = tl.where(x_3 | x_2, 1.0, 0.0) / n_tokens
+    clip_fraction = tl.where(r_below | r_above, 1.0, 0.0) / n_tokens
     return J, w, clip_fraction
 
 

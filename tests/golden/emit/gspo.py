@@ -22,32 +22,32 @@ def group_std(x, segment, many, ddof):
 
 def prepare(*, reward, prompt, n_prompts, group_size, length):
     """Everything that does not depend on the policy, once for the whole optimizer step."""
-    mean_reward = group_mean(reward, prompt, n_prompts)
-    std_reward = group_std(reward, prompt, n_prompts, ddof=1)
-    A = (reward - mean_reward[prompt]) / (std_reward + 1e-06)[prompt]
+    reward_mean = group_mean(reward, prompt, n_prompts)
+    reward_std = group_std(reward, prompt, n_prompts, ddof=1)
+    A = (reward - reward_mean[prompt]) / (reward_std + 1e-06)[prompt]
     divisor = n_prompts * group_size
     return {
         "A": A,
         "divisor": divisor[prompt],
         "n_responses": len(prompt),
-        "divisor_2": divisor[prompt] * length,
+        "token_divisor": divisor[prompt] * length,
     }
 
 
 def objective(
     *,
-    log_pi, log_old, mask, length, A, eps_low, eps_high, divisor, divisor_2, dtype, n_responses,
+    log_pi, log_old, mask, length, A, eps_low, eps_high, divisor, token_divisor, dtype, n_responses,
 ):
     """The value, its derivative by each trained input, and the reports, of these rows."""
     s = (torch.where(mask, log_pi - log_old, 0.0).sum(-1) / length).exp()
     surrogate = torch.minimum(s * A, torch.clamp(s, 1 - eps_low, 1 + eps_high) * A)
     J = (surrogate / divisor).sum()
-    x = s > 1 + eps_high
-    x_2 = s < 1 - eps_low
-    active = ~((A > 0) & x | (A < 0) & x_2)
-    w = torch.where(active, A * s, 0) / divisor_2
+    s_above = s > 1 + eps_high
+    s_below = s < 1 - eps_low
+    active = ~((A > 0) & s_above | (A < 0) & s_below)
+    w = torch.where(active, A * s, 0) / token_divisor
     weights = {"log_pi": torch.where(mask, w[:, None], 0.0)}
     reports = {
-        "clip_fraction": ((x_2 | x).to(dtype) / n_responses).sum(),
+        "clip_fraction": ((s_below | s_above).to(dtype) / n_responses).sum(),
     }
     return J, weights, reports

@@ -61,9 +61,9 @@ def log_sum_exp(z, bias, kept, softcap, temperature, V, BLOCK: tl.constexpr):
 @triton.jit
 def words(log_p, beta, log_ref_dist, n_responses):
     """Of some words: their weights W = dJ / dlog p, and the terms of sums over words."""
-    ratio = tl.exp(log_p)
-    W = beta * ratio * (-1 + log_ref_dist - log_p) / n_responses
-    kl = ratio * (log_p - log_ref_dist)
+    probs = tl.exp(log_p)
+    W = beta * probs * (-1 + log_ref_dist - log_p) / n_responses
+    kl = probs * (log_p - log_ref_dist)
     return W, kl
 
 

@@ -31,42 +31,59 @@ def prepare(
     n_prompts,
 ):
     """Everything that does not depend on the policy, once for the whole optimizer step."""
-    x_6 = torch.arange(1, mask.shape[1] + 1, dtype=dtype, device=mask.device) == length[:, None]
+    is_last = torch.arange(1, mask.shape[1] + 1, dtype=dtype, device=mask.device) == length[:, None]
     k1 = log_old - log_ref
-    rho = torch.where(x_6, reward[:, None], 0) - beta * k1
+    rho = torch.where(is_last, reward[:, None], 0) - beta * k1
     A = running_sum(rho + gamma * shifted(value_old, mask, 1) - value_old, mask, gamma * lam, '>=')
     n_tokens = length.sum()
     return {
         "A": A,
-        "x": A + value_old,
-        "x_2": value_old - eps_v,
-        "x_3": value_old + eps_v,
+        "A_plus_value_old": A + value_old,
+        "value_old_minus_eps_v": value_old - eps_v,
+        "value_old_plus_eps_v": value_old + eps_v,
         "n_tokens": n_tokens,
-        "x_4": -(0.25 / n_tokens),
-        "x_5": -(0.5 / n_tokens),
+        "minus_quarter_per_token": -(0.25 / n_tokens),
+        "minus_half_per_token": -(0.5 / n_tokens),
     }
 
 
-def objective(*, log_pi, log_old, A, eps, value, x, x_2, x_3, n_tokens, mask, x_4, x_5, dtype):
+def objective(
+    *,
+    log_pi, log_old, A, eps, value, A_plus_value_old, value_old_minus_eps_v, value_old_plus_eps_v,
+    n_tokens, mask, minus_quarter_per_token, minus_half_per_token, dtype,
+):
     """The value, its derivative by each trained input, and the reports, of these rows."""
     r = (log_pi - log_old).exp()
     surrogate = torch.minimum(r * A, torch.clamp(r, 1 - eps, 1 + eps) * A)
-    x_6 = value - x
-    x_7 = x_6**2
-    x_8 = torch.clamp(value, x_2, x_3) - x
-    x_9 = x_8**2
-    clipped_value_loss = 0.5 * torch.maximum(x_7, x_9)
+    value_difference = value - A_plus_value_old
+    value_difference_squared = value_difference**2
+    value_clipped = torch.clamp(value, value_old_minus_eps_v, value_old_plus_eps_v)
+    value_clipped_difference = value_clipped - A_plus_value_old
+    value_clipped_difference_squared = value_clipped_difference**2
+    larger = torch.maximum(value_difference_squared, value_clipped_difference_squared)
+    clipped_value_loss = 0.5 * larger
     J = torch.where(mask, (surrogate - clipped_value_loss) / n_tokens, 0.0).sum()
-    x_10 = torch.where(x_7 == x_9, x_4, x_5)
-    x_11 = torch.where((value >= x_2) & (value <= x_3) & (x_7 <= x_9), x_10 * 2 * x_8, 0)
-    w_value = x_11 + torch.where(x_7 >= x_9, x_10 * 2 * x_6, 0)
-    x_12 = r > 1 + eps
-    x_13 = r < 1 - eps
-    active = ~((A > 0) & x_12 | (A < 0) & x_13)
+    value_in_range = (value >= value_old_minus_eps_v) & (value <= value_old_plus_eps_v)
+    both = value_in_range & (value_difference_squared <= value_clipped_difference_squared)
+    tie_weight = torch.where(
+        value_difference_squared == value_clipped_difference_squared,
+        minus_quarter_per_token,
+        minus_half_per_token,
+    )
+    tie_weight_scaled_masked = torch.where(both, tie_weight * 2 * value_clipped_difference, 0)
+    masked_product = torch.where(
+        value_difference_squared >= value_clipped_difference_squared,
+        tie_weight * 2 * value_difference,
+        0,
+    )
+    w_value = tie_weight_scaled_masked + masked_product
+    r_above = r > 1 + eps
+    r_below = r < 1 - eps
+    active = ~((A > 0) & r_above | (A < 0) & r_below)
     w_log_pi = torch.where(active, A * r, 0) / n_tokens
     weights = {"value": torch.where(mask, w_value, 0.0), "log_pi": torch.where(mask, w_log_pi, 0.0)}
     reports = {
-        "clip_fraction": torch.where(mask, (x_13 | x_12).to(dtype) / n_tokens, 0.0).sum(),
+        "clip_fraction": torch.where(mask, (r_below | r_above).to(dtype) / n_tokens, 0.0).sum(),
         "value_mean": torch.where(mask, value / n_tokens, 0.0).sum(),
         "critic_loss": torch.where(mask, clipped_value_loss / n_tokens, 0.0).sum(),
     }

@@ -28,8 +28,8 @@ def group_before(x, segment):
 
 def prepare(*, reward, prompt, group_size):
     """Everything that does not depend on the policy, once for the whole optimizer step."""
-    scale = group_others(reward, prompt) / (group_size - 1).clamp(min=1)[prompt]
-    A = reward - scale
+    reward_mean_of_others = group_others(reward, prompt) / (group_size - 1).clamp(min=1)[prompt]
+    A = reward - reward_mean_of_others
     n_responses = len(prompt)
     w = A / n_responses
     return {"A": A, "n_responses": n_responses, "w": w}

@@ -74,18 +74,18 @@ def write_gradient(
 
 
 @triton.jit
-def objective(log_pi, x, tau, log_old, divisor):
+def objective(log_pi, A_times_four_over_tau, tau, log_old, divisor):
     """The weight of a token, w = dJ / dlog pi."""
     r = tl.exp(log_pi - log_old)
-    x_2 = tl.sigmoid(tau * (r - 1))
-    w = x * x_2 * (1 - x_2) * tau * r / divisor
+    sigmoid = tl.sigmoid(tau * (r - 1))
+    w = A_times_four_over_tau * sigmoid * (1 - sigmoid) * tau * r / divisor
     return w
 
 
 @triton.jit
 def head(
-    z, d, rows, target, log_pi, x, tau, log_old, divisor, bias, kept, softcap, temperature, stride,
-    d_stride, kept_stride, V, BLOCK: tl.constexpr,
+    z, d, rows, target, log_pi, A_times_four_over_tau, tau, log_old, divisor, bias, kept, softcap,
+    temperature, stride, d_stride, kept_stride, V, BLOCK: tl.constexpr,
 ):
     """A token of a chunk: its log-probability, terms and, unless `d` is None, gradient."""
     c = tl.program_id(0).to(tl.int64)
@@ -97,7 +97,11 @@ def head(
     lse = log_sum_exp(z, bias, kept, softcap, temperature, V, BLOCK)
     logit, _ = logits(z, bias, kept, softcap, temperature, y, V)
     w = objective(
-        logit - lse, tl.load(x + i), tl.load(tau + i), tl.load(log_old + i), tl.load(divisor + i)
+        logit - lse,
+        tl.load(A_times_four_over_tau + i),
+        tl.load(tau + i),
+        tl.load(log_old + i),
+        tl.load(divisor + i),
     )
     tl.store(log_pi + i, logit - lse)
     if d is not None:

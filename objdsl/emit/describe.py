@@ -1,0 +1,380 @@
+"""Names for the values of emitted code that the file gives no name to.
+
+A name says what a value is in terms of what the file and the field call its parts: `reward_mean`,
+`log_ratio`, `A_positive`, `n_chosen`, `beta_times_margin`. Where that would be too long, it says
+the operation: `product`, `difference`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import objdsl.ir.nodes as n
+from objdsl.ir.build import ONE, ZERO
+from objdsl.ir.columns import column_of
+from objdsl.ir.indices import SCALAR
+
+LONGEST = 34
+"""The most letters of a name."""
+LONGEST_PART = 26
+"""The most letters of what stands inside another name."""
+DEEPEST = 5
+"""How deep below a value its parts have names."""
+
+COUNTS = {"p": "n_prompts", "i": "group_size", "it": "group_tokens", "t": "length",
+          "pi": "n_responses", "pit": "n_tokens"}  # fmt: skip
+UNITS = {"n_prompts": "prompt", "group_size": "response", "group_tokens": "token",
+         "length": "token", "n_responses": "response", "n_tokens": "token"}  # fmt: skip
+"""What sums of ones are called, and what they count."""
+WHOLE = {"p": "step", "i": "group", "t": "response", "v": "vocabulary"}
+"""What a reduction over an index covers."""
+NUMBERS = {0.0: "zero", 0.25: "quarter", 0.5: "half", 1.0: "one", 2.0: "two", 3.0: "three",
+           4.0: "four"}  # fmt: skip
+MULTIPLES = {0.25: "quarter", 0.5: "half", 2.0: "twice"}
+FUNCTIONS = {"neg": "minus", "sqrt": "root"}
+"""What functions of one value are called, unless by their name in the language."""
+VERBS = {"add": "plus", "sub": "minus", "mul": "times", "div": "over", "pow": "to_the",
+         "lt": "below", "le": "at_most", "gt": "above",
+         "ge": "at_least", "eq": "equals", "ne": "differs_from"}  # fmt: skip
+"""What stands between the names of two operands."""
+NOUNS = {"add": "total", "sub": "difference", "mul": "product", "div": "quotient", "pow": "power",
+         "min": "smaller", "max": "larger", "and": "both", "or": "either"}  # fmt: skip
+"""What the result of an operation is called."""
+SIGNS = {"lt": "negative", "le": "not_positive", "gt": "positive", "ge": "not_negative"}
+
+
+def describe(node: n.Expr, names: Mapping[n.Expr, str]) -> list[str]:
+    """Names for a value, the best first; the last says its operation alone.
+
+    Args:
+        names: what the file calls values.
+    """
+    return [*_Describer(names).all(node, DEEPEST), _operation(node)]
+
+
+class _Describer:
+    def __init__(self, names: Mapping[n.Expr, str]) -> None:
+        self.names = names
+
+    def all(self, node: n.Expr, depth: int) -> list[str]:
+        """Speaking names of a value; none if its parts have none."""
+        if node in self.names:
+            return [self.names[node]]
+        if isinstance(node, n.Stop):
+            return self.all(node.x, depth)
+        if not node.children:
+            return [_leaf(node)]
+        if node.boolean and (opposite := self.names.get(n.Unary("not", node))):
+            return [f"not_{opposite}"]
+        if depth == 0:
+            return []
+        found = [*self._by_role(node, depth - 1), *self._by_parts(node, depth - 1)]
+        return [name for name in found if name and len(name) <= LONGEST]
+
+    def _part(self, node: n.Expr, depth: int) -> str:
+        """A name to stand inside another one, or nothing."""
+        return next((x for x in self.all(node, depth) if len(x) <= LONGEST_PART), "")
+
+    def _join(self, depth: int, around: str, *nodes: n.Expr) -> str:
+        """A name made of those of parts, or nothing if one of them has none."""
+        parts = [self._part(node, depth) for node in nodes]
+        if not all(parts):
+            return ""
+        suffix = around.partition("{}")[2]
+        is_repeated = "{}" not in suffix and suffix and parts[0].endswith(suffix)
+        return parts[0] if is_repeated else around.format(*parts)
+
+    def _mask(self, node: n.Expr, depth: int) -> str:
+        return self._part(node, depth).removeprefix("is_")
+
+    def _by_role(self, node: n.Expr, depth: int) -> list[str]:
+        """What a value is to the field."""
+
+        def join(around: str, *nodes: n.Expr) -> str:
+            return self._join(depth, around, *nodes)
+
+        match node:
+            case n.Binary("sub") if (pair := _policies(node)) is not None:
+                return ["log_ratio", f"log_ratio_{pair}"]
+            case n.Unary("exp", x) if (pair := _policies(x)) is not None:
+                return ["ratio", f"ratio_{pair}"]
+            case n.Unary("exp", n.LogProb(policy)):
+                return [f"prob_{policy}"]
+            case n.Unary("exp", n.LogDist(policy)):
+                return ["probs", f"probs_{policy}"]
+            case n.Unary("not", x) if _clips(x):
+                return ["active", "unclipped"]
+            case n.Binary("or") if _clips(node):
+                return ["clipped"]
+            case n.Binary("and", n.Binary("ge", x), n.Binary("le", y)) if x == y:
+                return [join("{}_in_range", x)]
+            case n.Binary("or", n.Binary("lt" | "gt", x), n.Binary("lt" | "gt", y)) if x == y:
+                return [join("{}_out_of_range", x)]
+            case n.Binary("lt", n.Reduce("min", _, x), n.Reduce("max", _, y)) if x == y:
+                return [join("{}_varies", x)]
+            case n.Binary("eq", x, n.Reduce("max" | "min" as op, _, y)) if x == y:
+                return [join("{}_is_" + op, x), f"is_{op}"]
+            case n.Binary("eq", n.Position(), n.Length()):
+                return ["is_last"]
+            case n.Binary("ge", n.Position() | n.Length() | n.Reduce("sum"), x) if x == ONE:
+                return ["in_response"]  # what `lower` repeats a value by
+            case n.Binary("and", n.Binary("ge", n.Position() | n.Length(), x), y) if x == ONE:
+                return self.all(y, depth)
+            case n.Binary("mul", n.Unary("sigmoid") as s, n.Binary("sub", x, y)) if s == y:
+                return ["sigmoid_grad"] if x == ONE else []
+            case n.Binary("div", n.Others("sum", x)):
+                return [join("{}_mean_of_others", x)]
+            case n.Binary("sub", x, m) if _averaged(m) == x:
+                return [join("{}_centered", x)]
+            case n.Unary("sqrt", v) if (varied := _dispersed(v)) is not None:
+                return [join("{}_std", varied)]
+            case n.Binary("div") if (varied := _dispersed(node)) is not None:
+                return [join("{}_variance", varied)]
+            case n.Binary("div") if (averaged := _averaged(node)) is not None:
+                return [join("{}_mean", averaged)]
+            case n.Binary("div", x, y) if (unit := self._unit(y, depth)) is not None:
+                return [f"per_{unit}" if x == ONE else join("{}_per_" + unit, x)]
+            case n.Binary("mul") if (size := _sizes(node)) is not None:
+                return ["divisor", f"{size}_divisor"]
+            case n.Reduce("sum"):
+                return self._sum(node, depth)
+        return []
+
+    def _sum(self, node: n.Reduce, depth: int) -> list[str]:
+        """What a sum counts; or what it adds up, where a mask holds."""
+        over, x = _summand(node)
+        if (counted := _counted(over, x)) is not None:
+            return [counted]
+        match x:
+            case n.Where(m, a, b) if b == ZERO:
+                mask = self._part(m, depth)
+                kind = mask.removeprefix("is_")
+                if (counted := _counted(over, a)) is not None:
+                    kept = f"n_kept_{UNITS[counted]}s"
+                    is_noun = a == ONE and (kind != mask or mask.startswith("not_"))
+                    return [f"n_{kind}", kept] if is_noun else [kept]
+                return [self._join(depth, "{}_sum_" + kind, a)] if kind else []
+        return []
+
+    def _unit(self, node: n.Expr, depth: int) -> str | None:
+        """What a count counts, in the singular."""
+        if (counted := _counted(*_summand(node))) is not None:
+            return UNITS[counted]
+        name = self._part(node, depth)
+        return name[2:].removesuffix("s") if name.startswith("n_") else None
+
+    def _by_parts(self, node: n.Expr, depth: int) -> list[str]:
+        """What a value is computed from."""
+
+        def join(around: str, *nodes: n.Expr) -> str:
+            return self._join(depth, around, *nodes)
+
+        match node:
+            case n.Unary("not", x):
+                return [_negated(name) for name in [join("{}", x)] if name]
+            case n.Unary("sign" | "sqrt" as op, x):
+                return [join("{}_" + FUNCTIONS.get(op, op), x)]
+            case n.Unary("sigmoid" | "logsigmoid" | "softplus" as op, x) if x.children:
+                return [op, join(op + "_{}", x)]
+            case n.Unary(op, x):
+                return [join(FUNCTIONS.get(op, op) + "_{}", x)]
+            case n.Binary("lt" | "le" | "gt" | "ge" as op, x, y) if y == ZERO:
+                return [join("{}_" + SIGNS[op], x)]
+            case n.Binary("lt" | "le" | "gt" | "ge" as op, x, y):
+                verb = VERBS[op]
+                return [join("{}_" + verb, x), join("{}_" + verb + "_{}", x, y)]
+            case n.Binary("ne", x, y) if y == ZERO:
+                return [join("is_{}", x)]
+            case n.Binary("pow", x, n.Const(2.0)):
+                return [join("{}_squared", x)]
+            case n.Binary("mul", n.Const(c), x) if c in MULTIPLES:
+                return [join(MULTIPLES[c] + "_{}", x)]
+            case n.Binary("mul", n.Const(), x) | n.Binary("mul", x, n.Const()):
+                return [join("{}_scaled", x)]
+            case n.Binary("add" | "sub", x, n.Const()) | n.Binary("add" | "sub", n.Const(), x):
+                return [join("{}_shifted", x)]
+            case n.Binary("min" | "max", x, y) if SCALAR in (x.indices, y.indices):
+                is_bound = isinstance(x, n.Const | n.Param) or len(x.indices) < len(y.indices)
+                return [join("{}_clipped", y if is_bound else x)]
+            case n.Binary("min" | "max"):
+                return []
+            case n.Clip(x):
+                return [join("{}_clipped", x)]
+            case n.Binary("div", x, y) if x == ONE:
+                return [join("inverse_{}", y)]
+            case n.Binary("mul", x, y) if join("{}", x).startswith("per_"):
+                return [join("{}_{}", y, x)]
+            case n.Binary("and" | "or" | "eq" | "ne" as op, x, y):
+                return [join("{}_" + VERBS.get(op, op) + "_{}", x, y)]
+            case n.Binary(op, x, y):
+                head = y if y.current and not x.current else x
+                noun = "scaled" if op in ("mul", "div") else NOUNS[op]
+                loose = self._part(y, depth) + (self._part(x, depth) if op != "sub" else "")
+                is_clear = op == "add" or not re.search("_(plus|minus)_", loose)
+                full = join("{}_" + VERBS[op] + "_{}", x, y) if is_clear else ""
+                return [full, join("{}_" + noun, head)]
+            case n.Where(m, a, b) if a == ONE and b == ZERO:
+                return self.all(m, depth)
+            case n.Where(m, a, b) if b == ZERO:
+                mask, value = self._mask(m, depth), join("{}", a)
+                full = join("{}_if_" + mask, a) if mask and not mask.startswith(value) else ""
+                return [full, join("{}_masked", a), f"masked_{_operation(a)}"]
+            case n.Where(n.Binary("eq"), a, b) if node.current and not (a.current or b.current):
+                return ["tie_weight"]
+            case n.Where(_, a, b):
+                return [join("{}_or_{}", a, b)]
+            case n.Reduce(op, _, x):
+                name = join("{}_" + op, x)
+                return [name, name and f"{name}_of_{WHOLE[node.over[0]]}"]
+            case n.Others(_, x):
+                return [join("{}_of_others", x)]
+            case n.Scan(_, x):
+                return [join("{}_running_sum", x)]
+            case n.Shift(x, by):
+                return [join(("next" if by > 0 else "previous") + "_{}", x)]
+        return []
+
+
+def _operation(node: n.Expr) -> str:
+    """A name that says the operation alone."""
+    match node:
+        case n.Stop(x):
+            return _operation(x)
+        case n.Unary(op):
+            return FUNCTIONS.get(op, "opposite" if op == "not" else op)
+        case n.Binary("pow", _, n.Const(2.0)):
+            return "square"
+        case n.Binary(op):
+            return NOUNS.get(op, "comparison")
+        case n.Clip():
+            return "clamped"
+        case n.Where(_, _, b):
+            return "masked" if b == ZERO else "selected"
+        case n.Reduce(op):
+            return f"{op}_over_{node.over[0]}"
+        case n.Others(op):
+            return f"{op}_of_others"
+        case n.Scan():
+            return "running_total"
+        case n.Shift():
+            return "neighbour"
+        case n.Top() | n.Pick():
+            return "chosen"
+    return _leaf(node)
+
+
+def _leaf(node: n.Expr) -> str:
+    match node:
+        case n.Const(value):
+            return NUMBERS.get(value, "constant")
+        case n.Param(name):
+            return name
+        case n.Column() | n.LogProb() | n.LogDist() | n.Pick():
+            return column_of(node).name
+    return type(node).__name__.lower()
+
+
+def _negated(name: str) -> str:
+    """The name of what holds where the other does not."""
+    for adjective in SIGNS.values():
+        if name.endswith(f"_{adjective}"):
+            start = name.removesuffix(adjective)
+            return start + (adjective[4:] if adjective.startswith("not_") else f"not_{adjective}")
+    return name[4:] if name.startswith("not_") else f"not_{name.removeprefix('is_')}"
+
+
+def _bare(node: n.Expr) -> n.Expr:
+    return node.x if isinstance(node, n.Stop) else node
+
+
+def _policies(node: n.Expr) -> str | None:
+    """The two policies of a log-ratio, in a word."""
+    match node:
+        case n.Binary("sub", n.LogProb(a) | n.LogDist(a), n.LogProb(b) | n.LogDist(b)):
+            return f"{a}_{b}"
+    return None
+
+
+def _clips(node: n.Expr) -> bool:
+    """Whether this is where a clipped surrogate has no gradient: a ratio is beyond a bound, on the
+    side that the sign of the advantage says."""
+    match _bare(node):
+        case n.Binary("or", a, b):
+            return all(_is_side(_bare(side)) for side in (a, b))
+    return False
+
+
+def _is_side(node: n.Expr) -> bool:
+    match node:
+        case n.Binary("and", sign, beyond):
+            pair = _bare(sign), _bare(beyond)
+            zero = [isinstance(x, n.Binary) and x.op in ("lt", "gt") and x.b == ZERO for x in pair]
+            return any(zero) and all(isinstance(x, n.Binary) for x in pair)
+    return False
+
+
+def _summand(node: n.Expr) -> tuple[str, n.Expr]:
+    """The indices that nested sums run over, and what they add up."""
+    over = ""
+    while isinstance(node, n.Reduce) and node.op == "sum":
+        over += "".join(node.over)
+        node = node.x
+    return over, node
+
+
+def _counted(over: str, x: n.Expr) -> str | None:
+    """What a sum of ones counts."""
+    if isinstance(x, n.Length):
+        return COUNTS.get(f"{over}t")
+    return COUNTS.get(over) if x == ONE else None
+
+
+def _sizes(node: n.Expr) -> str | None:
+    """Of which sizes something is the product, in a word; None if of others, too."""
+    sizes: set[str] = set()
+    stack = [node]
+    while stack:
+        x = stack.pop()
+        counted = _counted(*_summand(x))
+        match x:
+            case _ if counted is not None:
+                sizes.add(UNITS[counted])
+            case n.Binary("mul" | "max", a, b):
+                stack += (a, b)
+            case n.Const(2.0):
+                sizes.add("twice")
+            case n.Const() | n.Param():
+                sizes.add("scaled")
+            case _:
+                return None
+    order = ("twice", "scaled", "token", "response", "prompt")
+    found = [size for size in order if size in sizes]
+    return found[0] if sizes - {"twice", "scaled"} else None
+
+
+def _averaged(node: n.Expr) -> n.Expr | None:
+    """What a value is the mean of."""
+    match node:
+        case n.Reduce("mean", _, x):
+            return x
+        case n.Binary("div", n.Reduce("sum") as total, size):
+            over, x = _summand(total)
+            counted = _counted(*_summand(size))
+            match x:
+                case n.Binary("mul", a, b) if counted == _counted(over, b) is not None:
+                    return a
+            return x if counted == _counted(over, ONE) is not None else None
+    return None
+
+
+def _dispersed(node: n.Expr) -> n.Expr | None:
+    """What a value is the variance of, or the standard deviation."""
+    match node:
+        case n.Unary("sqrt", variance):
+            return _dispersed(variance)
+        case n.Binary("div", n.Reduce("sum") as squares, _):
+            match _summand(squares)[1]:
+                case n.Binary("pow", n.Binary("sub", x, m), n.Const(2.0)) if _averaged(m) == x:
+                    return x
+    return None
