@@ -66,6 +66,7 @@ def indexed(ctx: Context, node: tree.Indexed) -> Expr:
             "wrong-index", f"`{name}` is an argument here, a value without words", node.span,
             help="the distribution of a policy is an argument of its own: `f(pi, pi[v])`",
         )  # fmt: skip
+    ctx.read.add(name)
     if name in policies and is_word:
         return build.exp(LogDist(name, is_trained(ctx, name)))
     if name in policies:
@@ -110,7 +111,7 @@ def _inline(ctx: Context, function: tree.Def, call: tree.Call) -> Expr:
         )  # fmt: skip
     args = ctx.all(*call.arguments)
     bound = {a.id: value for a, value in zip(function.arguments, args, strict=True)}
-    ctx.inlined.add(name)
+    ctx.read.add(name)
     ctx.enter(name + "()", call.span)
     ctx.frames.append(Frame(bound))
     site = ctx.site

@@ -53,7 +53,8 @@ class Context:
         values: the values of definitions; None for one that is begun, or that is wrong.
         order: the definitions, each after those that it uses.
         calls: the calls of functions.
-        inlined: the names of functions that were called.
+        read: the names that something reads, of functions, definitions, parameters, columns,
+            policies.
         open: the definitions and functions that are begun, with where they are used.
         frames: what the arguments of functions and running indices stand for.
         site: the call in the file of the function of the prelude that is open.
@@ -75,7 +76,7 @@ class Context:
     values: dict[str, Expr | None] = field(default_factory=dict)
     order: list[Named] = field(default_factory=list)
     calls: list[Named] = field(default_factory=list)
-    inlined: set[str] = field(default_factory=set)
+    read: set[str] = field(default_factory=set)
     open: list[tuple[str, Span]] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=lambda: [Frame()])
     site: Span | None = None

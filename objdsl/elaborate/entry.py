@@ -27,7 +27,15 @@ from objdsl.errors import ObjectiveError
 from objdsl.ir import build
 from objdsl.ir.columns import column_of
 from objdsl.ir.nodes import Expr
-from objdsl.ir.objective import Declared, Named, Objective, Policy, Sampling
+from objdsl.ir.objective import (
+    Declared,
+    Named,
+    Objective,
+    Policy,
+    Sampling,
+    Unread,
+    UnreadKind,
+)
 from objdsl.syntax import tree
 
 MAX_POLICIES = 32
@@ -112,9 +120,9 @@ def _objective(ctx: Context, file: tree.File) -> Objective:
     if False not in scope.goals:
         where = header.span if header else (file.statements[-1].span if file.statements else None)
         ctx.record("no-goal", "nothing is maximised", where, help="add `maximize ...`")
-    uncalled = [function for name, function in scope.defs.items() if name not in ctx.inlined]
-    for function in uncalled:
-        if function.span.source is not ctx.prelude.source:
+    unread = _unread(ctx, file)
+    for name, function in scope.defs.items():
+        if name not in ctx.read and function.span.source is not ctx.prelude.source:
             judge_alone(ctx, function)
     if ctx.errors:
         raise ObjectiveError(ctx.errors)
@@ -138,8 +146,35 @@ def _objective(ctx: Context, file: tree.File) -> Objective:
         sampling=sampling,
         keep=ctx.kept,
         base=header.base.id if header and header.base else None,
+        unread=unread,
         source=file.source,
     )
+
+
+def _unread(ctx: Context, file: tree.File) -> tuple[Unread, ...]:
+    """What the file declares or defines and nothing reads; a base may define for those that start
+    from it."""
+    scope = ctx.scope
+    tables: tuple[
+        tuple[
+            UnreadKind, Mapping[str, tree.Param | tree.Given | tree.Policy | tree.Let | tree.Def]
+        ],
+        ...,
+    ] = (
+        ("parameter", scope.params),
+        ("column", {name: x for name, x in scope.givens.items() if x.role is None}),
+        ("reward", {name: x for name, x in scope.givens.items() if x.role is not None}),
+        ("policy", scope.policies),
+        ("definition", scope.lets),
+        ("function", scope.defs),
+    )
+    unread = [
+        Unread(kind, name, statement.name.span)
+        for kind, table in tables
+        for name, statement in table.items()
+        if name not in ctx.read and statement.span.source is file.source
+    ]
+    return tuple(sorted(unread, key=lambda x: x.span.start))
 
 
 def _declared(ctx: Context) -> tuple[Policy, ...]:

@@ -26,6 +26,7 @@ def value_of(ctx: Context, name: tree.Name) -> Expr:
     if name.id in frame.values:
         return frame.values[name.id]
     scope = ctx.scope
+    ctx.read.add(name.id)
     if ctx.values.get(name.id, name) is None and name.id not in scope.lets:
         raise RecordedError
     if name.id in scope.lets:

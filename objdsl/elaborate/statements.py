@@ -144,6 +144,7 @@ def policy_of(ctx: Context, policy: tree.Policy) -> Policy:
 
 def sampling_of(ctx: Context, sample: tree.Sample) -> Sampling:
     policy = resolved(ctx, sample.policy).id
+    ctx.read.add(policy)
     known = [*BUILT_IN_POLICIES, *ctx.scope.policies]
     if policy not in known:
         ctx.fail(

@@ -21,7 +21,7 @@ from objdsl.errors import ObjectiveError
 from objdsl.frozen import dataclass
 from objdsl.ir import schema
 from objdsl.ir.columns import column_of
-from objdsl.ir.nodes import NODES, Column, Expr, Node, fields_of, topological
+from objdsl.ir.nodes import NODES, Column, Expr, Node, Param, fields_of, topological
 from objdsl.ir.objective import (
     BUILT_IN_POLICIES,
     Declared,
@@ -50,7 +50,8 @@ Path = tuple[str | int, ...]
 
 
 def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> str:
-    """An objective as JSON, one line a node.
+    """An objective as JSON, one line a node. Parameters that nothing reads, as a base may declare,
+    are left out.
 
     Args:
         objective: of any text.
@@ -66,11 +67,12 @@ def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> st
         places[expr] = len(nodes)
         nodes.append({"node": type(expr).__name__} | node)
     columns = [node for node in places if isinstance(node, Column)]
+    params = {node.name for node in places if isinstance(node, Param)}
     model = schema.Objective.model_validate(
         {
             "version": 1,
             "name": objective.name,
-            "params": tuple(_plain(one) for one in objective.params),
+            "params": tuple(_plain(x) for x in objective.params if x.name in params),
             "domains": {
                 column.name: _plain(domain)
                 for column in columns

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import field, replace
 from functools import cached_property
 from hashlib import blake2b
+from typing import Literal
 
 from objdsl.diagnostic import near
 from objdsl.errors import ObjdslError
@@ -128,6 +129,18 @@ class Named:
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
+UnreadKind = Literal["parameter", "column", "reward", "policy", "definition", "function"]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A name that the file declares or defines, and nothing reads."""
+
+    kind: UnreadKind
+    name: str
+    span: Span
+
+
 @dataclass(frozen=True)
 class Objective:
     """What one `.obj` file means.
@@ -137,6 +150,7 @@ class Objective:
         critic: the critic's loss, a scalar to be minimised, or None.
         bindings: the names of the file, in the order in which their values can be computed.
         calls: values that came out of a function, under the function's name.
+        unread: names that do nothing.
         keep: the prompts that count, or None for all. It is already part of every reduction over
             prompts; it is kept here for the sampler, which may draw again.
     """
@@ -153,6 +167,7 @@ class Objective:
     sampling: Sampling
     keep: Expr | None
     base: str | None = None
+    unread: tuple[Unread, ...] = field(default=(), compare=False, repr=False)
     source: Source | None = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> tuple[tuple[Expr, ...], dict[str, object]]:

@@ -12,7 +12,8 @@ HEAD = "objective guarded\ns = std[i] reward\nm = mean[i] reward\nc = reward - m
 
 def codes(text: str, goal: str = "maximize mean[p,i] sum[t] (A * log(pi))") -> set[str]:
     objective = objdsl.loads(f"{HEAD}{text}\n{goal}\n")
-    return {one.code for one in findings(objective.formula)}
+    unread = "OBJ801"  # not every form reads all of HEAD
+    return {finding.code for finding in findings(objective.formula)} - {unread}
 
 
 @pytest.mark.parametrize(

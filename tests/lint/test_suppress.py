@@ -137,11 +137,13 @@ def test_the_fix_leaves_the_rest(comment: str, left: str) -> None:
 
 def test_what_one_fix_leaves_another_takes() -> None:
     source = Source(
-        "x.obj", f"objective x\nB = 1  # objdsl: ignore[own-mean, std-normalisation] c\n{GOAL}"
+        "x.obj",
+        "objective x\nB = 1  # objdsl: ignore[own-mean, std-normalisation] c\n"
+        f"report b = B\n{GOAL}",
     )
     after, made = driver.mend(driver.check(source), driver.check, unsafe=False)
     assert made == 2
-    assert after.source.text == f"objective x\nB = 1\n{GOAL}"
+    assert after.source.text == f"objective x\nB = 1\nreport b = B\n{GOAL}"
     assert after.findings == []
 
 
