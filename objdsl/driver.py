@@ -1,4 +1,4 @@
-"""The pipeline, one function a stage: what the command line, the Python face and editors call."""
+"""The pipeline, one function per stage, for the command line, the Python interface and editors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LARGEST_IR = 2 * 1024 * 1024
 """Bytes of an objective that is given as JSON."""
 
-# One fix may bring another up; two that undo each other are not waited for.
+# A fix can bring up a new finding; the limit ends rounds of fixes that undo each other.
 _MOST_ROUNDS = 10
 
 
@@ -50,7 +50,7 @@ def compile_source(source: Source) -> Objective:
 
 
 def read(name: str | Path) -> Source:
-    """The text that a person means by a path or by a gallery name.
+    """The text of a path or of a gallery name.
 
     A path that ends in `.json` holds an objective as `ir` writes it, whose text is written out.
 
@@ -74,7 +74,7 @@ def written_out(ir: Source) -> Source:
     """An objective that is given as JSON, written in the language: findings point into that text.
 
     Raises:
-        ObjectiveError: the JSON holds none, or one that the language says otherwise.
+        ObjectiveError: the JSON is not an objective, or one that the language cannot express.
     """
     from objdsl.ir.exchange import changes, loads
     from objdsl.ir.unparse import unparse
@@ -92,16 +92,16 @@ def _base(name: str, span: Span) -> tree.File:
 
 @cache
 def _parsed(source: Source) -> tree.File:
-    """Many objectives start from the same few."""
+    """Cached, since many objectives start from the same few."""
     return parse(source)
 
 
 def layout(source: Source) -> str:
-    """The text in its one layout.
+    """The text in its canonical layout.
 
-    Brackets go around a reduction that a product follows where they change nothing: `sum[t] x / n`
-    is written `(sum[t] x) / n`. A text that reads two ways is laid out as it stands. Names that are
-    read as others are written as those: `detach(x)` as `sg(x)`.
+    A reduction that a product follows gets brackets where they make no difference: `sum[t] x / n`
+    becomes `(sum[t] x) / n`. An ambiguous text keeps its brackets. Aliases become the standard
+    names: `detach(x)` becomes `sg(x)`.
 
     Raises:
         ObjectiveError: the text cannot be read.
@@ -113,10 +113,10 @@ def layout(source: Source) -> str:
 
 @dataclass(frozen=True)
 class Checked:
-    """What there is to say about a text.
+    """The findings of a text.
 
     Attributes:
-        objective: None if it is not one: the findings say why, or it is a library of functions.
+        objective: None if the text is not one: either it has errors, or it only defines functions.
         findings: the worst first.
         suppressed: those that comments of the text accept.
     """
@@ -140,70 +140,71 @@ def check(source: Source, settings: Mapping[str, float] | None = None) -> Checke
 
     try:
         file = parse(source)
-        if not any(isinstance(one, tree.Header | tree.Goal) for one in file.statements):
-            found = undecided(file, prelude(), _base)  # definitions alone, as the prelude
-            return Checked(source, None, found, [])
+        if not any(isinstance(statement, tree.Header | tree.Goal) for statement in file.statements):
+            # definitions alone, like the prelude
+            return Checked(source, None, undecided(file, prelude(), _base), [])
         objective = elaborate(file, prelude(), _base)
     except ObjectiveError as error:
         return Checked(source, None, list(error.diagnostics), [])
     if settings:
         objective = objective.at(settings)
     try:
-        found = findings(objective)
+        all_findings = findings(objective)
     except RecursionError:
         return Checked(source, None, [too_deep(file)], [])
-    bases = (one.base for one in file.statements if isinstance(one, tree.Header) and one.base)
+    headers = (header for header in file.statements if isinstance(header, tree.Header))
+    bases = (header.base for header in headers if header.base)
     base = next(bases, None)
     if base is not None:
-        found = [_located(one, source, base.span) for one in found]
-    # Comments are about the text as it stands: a setting may take away what one of them accepts.
-    kept, accepted = suppress(found, ignores(file), registry(), report_unused=not settings)
+        all_findings = [_located(finding, source, base.span) for finding in all_findings]
+    # Comments refer to the default parameters: with others, an accepted finding may not occur.
+    kept, accepted = suppress(all_findings, ignores(file), registry(), report_unused=not settings)
     return Checked(source, objective, in_order(kept), accepted)
 
 
 def _located(finding: Diagnostic, source: Source, base: Span) -> Diagnostic:
-    """A finding in what a text starts from also shows where the text does."""
+    """A finding in a base file also shows where the text inherits from it."""
     if finding.span is None or finding.span.source == source:
         return finding
-    return replace(finding, labels=(*finding.labels, Label(base, "comes with it")))
+    return replace(finding, labels=(*finding.labels, Label(base, "inherited from here")))
 
 
 def mend(
     checked: Checked, check: Callable[[Source], Checked], *, unsafe: bool
 ) -> tuple[Checked, int]:
-    """A text after the fixes of its findings, round by round, and how many were made.
+    """A text after the fixes of its findings, round by round, and the number of applied fixes.
 
-    What a round makes of an objective is one: a fix that would break it is not made. In a text that
-    is none, a round leaves no more errors than there were. `check` says which findings are to be
-    mended; `unsafe` fixes change the objective.
+    A round never turns a valid objective into an invalid one: fixes that would are skipped. For an
+    invalid text, a round never increases the number of errors. `check` selects the findings to fix;
+    `unsafe` fixes change the objective.
     """
-    made = 0
+    total = 0
     for _ in range(_MOST_ROUNDS):
-        after, now = _round(checked, check, unsafe)
-        if not now:
+        after, applied = _round(checked, check, unsafe)
+        if not applied:
             break
-        checked, made = after, made + now
-    return checked, made
+        checked, total = after, total + applied
+    return checked, total
 
 
 def _round(
     checked: Checked, check: Callable[[Source], Checked], unsafe: bool
 ) -> tuple[Checked, int]:
-    """All fixes at once; if that breaks the text, the first one that does not by itself."""
+    """All fixes at once; if the result is invalid, the first fix that is valid on its own."""
     from objdsl.lint.fixes import fixed
 
-    for findings in (checked.findings, *([one] for one in checked.findings)):
-        source, made = fixed(checked.source, findings, unsafe=unsafe)
-        if made:
+    for findings in (checked.findings, *([finding] for finding in checked.findings)):
+        source, applied = fixed(checked.source, findings, unsafe=unsafe)
+        if applied:
             after = check(source)
             no_worse = checked.objective is None and len(after.findings) <= len(checked.findings)
             if after.objective is not None or no_worse:
-                return after, made
+                return after, applied
     return checked, 0
 
 
 def torch_source(formula: Objective, *, packed: bool = False) -> str:
-    """The PyTorch of a formula, for token tensors `[N, T]` or packed `[M]`. Needs no torch."""
+    """The PyTorch code of a formula, for token tensors `[N, T]` or packed `[M]`. Needs no torch."""
     from objdsl.emit.torch_source import emit
 
     return emit(formula, "packed" if packed else "padded").source
@@ -213,7 +214,7 @@ def triton_kernel(formula: Objective) -> Kernel:
     """The Triton kernel of a formula. Needs neither Triton nor PyTorch.
 
     Raises:
-        NotElementwiseError: the weight of a token needs more than that token.
+        NotElementwiseError: the weight of a token depends on more than that token.
     """
     from objdsl.emit.triton_source import emit
 
@@ -221,7 +222,7 @@ def triton_kernel(formula: Objective) -> Kernel:
 
 
 def derivatives(formula: Objective) -> dict[Leaf, Expr]:
-    """`w = dJ / dlog pi`, and the derivative by every other trained leaf."""
+    """`w = dJ / dlog pi`, and the derivative with respect to every other trained leaf."""
     from objdsl.ir.differentiate import weights_of
 
     return weights_of(formula)
@@ -231,8 +232,8 @@ def mathematics(formula: Objective, *, weights: bool = False, latex: bool = Fals
     """An objective as people read it, or its gradient weights `w = dJ / dlog pi`."""
     from objdsl.ir.layout import formula as shown
 
-    found: dict[Expr, Expr] = dict(derivatives(formula).items()) if weights else {}
-    return shown(formula.goal, found, formula.bindings, as_latex=latex)
+    by_leaf: dict[Expr, Expr] = dict(derivatives(formula).items()) if weights else {}
+    return shown(formula.goal, by_leaf, formula.bindings, as_latex=latex)
 
 
 def ir(formula: Objective) -> str:
@@ -240,5 +241,5 @@ def ir(formula: Objective) -> str:
     from objdsl.ir.columns import column_of
     from objdsl.ir.exchange import dumps
 
-    found = derivatives(formula)
-    return dumps(formula, {column_of(leaf).name: weight for leaf, weight in found.items()})
+    weights = {column_of(leaf).name: weight for leaf, weight in derivatives(formula).items()}
+    return dumps(formula, weights)

@@ -1,4 +1,4 @@
-"""`objdsl`: the commands by name, and what all of them do with errors.
+"""`objdsl`: the commands by name, and their common error handling.
 
 Click, and not Typer, which is built on the same parser: importing Typer takes longer than checking
 a file (0.3 s against 0.04 s).
@@ -36,7 +36,7 @@ TRAIN = "torch transformers yaml matplotlib numpy datasets safetensors peft"
 OPTIONAL = {**dict.fromkeys(TRAIN.split(), "train"), "vllm": "vllm"}
 
 
-# What a disk says that takes no more.
+# The errors of a disk that takes no more data.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # What is left at the end goes with the process; to look for garbage in it first takes nearly as
@@ -45,7 +45,7 @@ atexit.register(gc.freeze)
 
 
 class Commands(click.Group):
-    """A group that imports a command when it is asked for it."""
+    """A group that imports a command on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for section in SECTIONS.values() for name in section]
@@ -98,7 +98,7 @@ class Commands(click.Group):
             # Passes follow definitions by recursion; the formula of a paper is nowhere near it.
             from objdsl.elaborate import SHALLOWER
 
-            message = f"the definitions of this file lean on each other too deeply: {SHALLOWER}"
+            message = f"the definitions of this file are nested too deeply: {SHALLOWER}"
             raise click.UsageError(message) from None
         except ModuleNotFoundError as error:
             missing = (error.name or "").partition(".")[0]
@@ -122,7 +122,7 @@ class Commands(click.Group):
 
 @contextmanager
 def _visible() -> Iterator[None]:
-    """Errors of usage repeat arguments, which may be names of files."""
+    """Escape usage errors: they repeat arguments, which may be file names."""
     try:
         yield
     except click.ClickException as error:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "--picture", type=click.Path(path_type=Path), help="Also draw it, as a PNG or an SVG."
 )
-@click.option("--set", "settings", multiple=True, metavar="NAME=X", help="A hyper-parameter.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=X", help="Set a hyper-parameter.")
 @click.option(
     "--given",
     multiple=True,
@@ -66,12 +66,12 @@ def audit(
 ) -> None:
     """Measure the exact bias and variance of an objective's gradient.
 
-    It runs the compiled objective on every outcome of an optimizer step of a tiny tabular policy,
+    The compiled objective runs on every outcome of an optimizer step of a tiny tabular policy,
     and compares the expected gradient with that of the expected reward, and of the divergence from
     a reference. A residual of 0 is an unbiased direction. Policies on hidden layers are compared
     with the reward that their own responses would get.
 
-    FILE is a file, a name of the gallery, or `-` for standard input.
+    FILE is a file, a gallery name, or `-` for standard input.
     """
     from objdsl import driver
     from objdsl.audit import UnauditableError
@@ -123,4 +123,4 @@ def _number(name: str, x: str) -> float:
     try:
         return float(x)
     except ValueError:
-        raise click.UsageError(f"{name} is to be a number, not {x!r}") from None
+        raise click.UsageError(f"{name} must be a number, not {x!r}") from None

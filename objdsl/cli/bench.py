@@ -1,4 +1,4 @@
-"""`objdsl bench`: what an objective costs over a language-model head."""
+"""`objdsl bench`: the cost of an objective with a language-model head."""
 
 from __future__ import annotations
 
@@ -42,16 +42,20 @@ class Cost:
 
 @click.command(epilog="Example: objdsl bench gspo --vocabulary 32000")
 @click.argument("file")
-@click.option("--set", "set_", multiple=True, metavar="NAME=X", help="A hyper-parameter.")
+@click.option("--set", "set_", multiple=True, metavar="NAME=X", help="Set a hyper-parameter.")
 @click.option(
     "--tokens",
     type=click.IntRange(1),
     default=256,
     show_default=True,
-    help="Tokens of each of the eight responses.",
+    help="Number of tokens of each of the eight responses.",
 )
 @click.option(
-    "--hidden", type=click.IntRange(1), default=512, show_default=True, help="Size of a state."
+    "--hidden",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="Size of a hidden state.",
 )
 @click.option(
     "--vocabulary",
@@ -66,16 +70,17 @@ class Cost:
     type=click.IntRange(1),
     default=32,
     show_default=True,
-    help="MiB besides inputs and gradients.",
+    help="Memory budget besides inputs and gradients, in MiB.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds that are timed."
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Number of timed rounds."
 )
-@click.option("--device", default="cpu", show_default=True, help="Such as cuda.")
+@click.option("--device", default="cpu", show_default=True, help="Device, such as cuda.")
 @click.option(
     "--kernels",
     type=click.Choice(["torch", "triton"]),
-    help="Tensor operations, or Triton's kernels; without it Triton's on a GPU that has them.",
+    help="Tensor operations, or Triton kernels; by default Triton kernels on a GPU that supports "
+    "them.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench(
@@ -86,14 +91,14 @@ def bench(
     kernels: Name | None,
     **sizes: int,
 ) -> None:
-    """Measure an objective together with the head, fused and plain.
+    """Measure an objective together with the language-model head, fused and plain.
 
-    That is from hidden states to the gradients by them and by the head. The fused head takes turns
-    with the plain computation (logits, log-softmax, objective, autograd) on the same random step,
-    in float32, after their values were compared. Products and peak memory are counted; they are
-    the same on every machine.
+    The computation goes from hidden states to the gradients of the hidden states and of the head.
+    Rounds of the fused head and of the plain computation (logits, log-softmax, objective, autograd)
+    alternate on the same random step, in float32, after their values were compared. Matrix products
+    and peak memory are counted; they are the same on every machine.
 
-    FILE is a file, a name of the gallery, or `-` for standard input.
+    FILE is a file, a gallery name, or `-` for standard input.
     """
     from objdsl import driver
     from objdsl.objective import Objective
@@ -105,8 +110,8 @@ def bench(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if as_json:
-        found = {name: asdict(cost) for name, cost in costs.items()}
-        data(json.dumps({"objective": objective.name, "sizes": sizes, "costs": found}))
+        as_dicts = {name: asdict(cost) for name, cost in costs.items()}
+        data(json.dumps({"objective": objective.name, "sizes": sizes, "costs": as_dicts}))
         return
     say(f"{'':<8}{'products':>10}{'peak':>12}{'time':>8}")
     for name, cost in costs.items():
@@ -181,10 +186,10 @@ def _ways(
         return torch.randn(*shape, generator=make).to(device)
 
     states, weight = normal(_ROWS, tokens, hidden), normal(words, hidden) / hidden**0.5
-    said = torch.randint(words, (_ROWS, tokens), generator=make).to(device)
+    sampled = torch.randint(words, (_ROWS, tokens), generator=make).to(device)
     with torch.no_grad():
         log_p = torch.log_softmax(states @ weight.T, -1)
-    near = log_p.gather(-1, said[..., None]).squeeze(-1)
+    near = log_p.gather(-1, sampled[..., None]).squeeze(-1)
     columns: dict[str, Any] = {}
     for name, column in objective.columns.items():
         low, high = objective.formula.domains.get(name, Domain()).two
@@ -219,19 +224,19 @@ def _ways(
         return out.value
 
     def fused(h: Tensor, w: Tensor, trained: dict[str, Any]) -> Output:
-        return objective.fused(h, w, said, step, **options, **trained)
+        return objective.fused(h, w, sampled, step, **options, **trained)
 
     def plain(h: Tensor, w: Tensor, trained: dict[str, Any]) -> Output:
-        return objective(step=step, **_by_logits(objective, h, w, said), **trained)
+        return objective(step=step, **_by_logits(objective, h, w, sampled), **trained)
 
     return {"fused": lambda: way(fused), "plain": lambda: way(plain)}
 
 
-def _by_logits(objective: Objective, h: Tensor, w: Tensor, said: Tensor) -> dict[str, Tensor]:
+def _by_logits(objective: Objective, h: Tensor, w: Tensor, sampled: Tensor) -> dict[str, Tensor]:
     """The trained log-probabilities that an objective asks for."""
     log_p = (h @ w.T).log_softmax(-1)
     return {
-        name: log_p if role.distribution else log_p.gather(-1, said[..., None]).squeeze(-1)
+        name: log_p if role.distribution else log_p.gather(-1, sampled[..., None]).squeeze(-1)
         for name in objective.live
         if isinstance(role := objective.columns[name].role, LogProbs)
     }

@@ -1,4 +1,4 @@
-"""`objdsl check`: is it an objective, and what is there to say about it?"""
+"""`objdsl check`: report what is wrong, biased or fragile in objectives."""
 
 from __future__ import annotations
 
@@ -39,21 +39,27 @@ FORMATS = ("full", "concise", "json", "github", "sarif")
 
 @click.command(epilog="Example: objdsl check grpo.obj --ignore std-normalisation")
 @click.argument("files", nargs=-1, metavar="[FILES]...")
-@click.option("--set", "set_", multiple=True, metavar="NAME=X", help="A hyper-parameter.")
-@click.option("--select", multiple=True, metavar="RULES", help="Only these rules.")
-@click.option("--ignore", multiple=True, metavar="RULES", help="Not these rules.")
+@click.option("--set", "set_", multiple=True, metavar="NAME=X", help="Set a hyper-parameter.")
+@click.option("--select", multiple=True, metavar="RULES", help="Report only these rules.")
+@click.option("--ignore", multiple=True, metavar="RULES", help="Do not report these rules.")
 @click.option(
-    "--ignore-suppressions", is_flag=True, help="As if no comment of the files accepted a finding."
+    "--ignore-suppressions", is_flag=True, help="Report findings even where a comment accepts them."
 )
-@click.option("--strict", is_flag=True, help="Notes, too, make the exit code 1.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if there are notes, too.")
 @click.option(
     "--output-format", "format_", type=click.Choice(FORMATS), default="full", show_default=True,
-    help="For people, or for programs.",
+    help="Format of the findings: the first two are for people, the others for programs.",
 )  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the findings there.")
-@click.option("--diff", is_flag=True, help="Print what the fixes would change, and change nothing.")
-@click.option("--fix", is_flag=True, help="Make the fixes that leave the objective as it is.")
-@click.option("--unsafe-fixes", is_flag=True, help="Make those, too, that change the objective.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write the findings to this file."
+)
+@click.option(
+    "--diff", is_flag=True, help="Print the changes that fixes would make, without making them."
+)
+@click.option("--fix", is_flag=True, help="Apply the fixes that do not change the objective.")
+@click.option(
+    "--unsafe-fixes", is_flag=True, help="Apply also the fixes that change the objective."
+)
 def check(
     files: tuple[str, ...],
     set_: tuple[str, ...],
@@ -69,47 +75,50 @@ def check(
 ) -> None:
     """Check objectives: what is wrong, biased or fragile in them, and why.
 
-    FILES are files, folders, names of the gallery, or `-` for standard input; without any, the
-    current folder. Of a `.json` of `objdsl compile --stage ir` findings show the text that it is in
-    the language. RULES are names, codes, or beginnings of codes (OBJ3), with commas between
-    them. The exit code is 0 if there is nothing to report (notes are shown, and do not count), 1 if
-    there is, and 2 if a file is not an objective. Of many files the notes are only counted, but
-    with --strict. With --diff the findings are written only to a file (-o); --diff --fix shows
-    the fixes that --fix would make, --diff alone shows all.
+    FILES are files, folders, gallery names, or `-` for standard input; the default is the current
+    folder. For a `.json` file from `objdsl compile --stage ir`, findings point into the text that
+    it is translated to. RULES are names, codes, or prefixes of codes (OBJ3), separated by commas.
+
+    The exit code is 0 if there is nothing to report, 1 if there is, and 2 if a file is not an
+    objective. Notes count only with --strict; without it, they are shown for a single file, and
+    only counted for several. With --diff, findings are printed only to a file (-o); --diff --fix
+    shows the fixes that --fix would apply, --diff alone shows all.
     """
     if diff and format_ != "full" and output is None:
-        raise click.UsageError(f"--diff prints a diff: say by -o where the {format_} is to go")
-    asked = _Asked(
+        raise click.UsageError(
+            f"--diff prints a diff: use -o to name a file for the {format_} findings"
+        )
+    options = _Options(
         settings(set_), _rules(select, "--select"), _rules(ignore, "--ignore"), strict,
         ignore_suppressions, diff, fix, unsafe_fixes,
     )  # fmt: skip
     with _few_collections():
-        looked_at = [_look(name, asked) for name in expand(files)]
+        results = [_check_file(name, options) for name in expand(files)]
     if diff:
-        _show_differences(looked_at)
+        _show_differences(results)
     if not diff or output is not None:
-        _report(looked_at, format_, output)
-    if any(one.broken for one in looked_at):
+        _report(results, format_, output)
+    if any(result.broken for result in results):
         sys.exit(2)
-    sys.exit(1 if any(one.counted for one in looked_at) else 0)
+    sys.exit(1 if any(result.counted for result in results) else 0)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What the command line wants."""
+class _Options:
+    """The options of the command line."""
 
     settings: Mapping[str, float]
     select: tuple[str, ...]
     ignore: tuple[str, ...]
     strict: bool
-    all: bool  # whatever the comments accept
+    all: bool  # also what comments accept
     diff: bool
     fix: bool
     unsafe: bool
     selections: dict[Path, Selection] = field(default_factory=dict)  # by folder, as they are read
 
     def selection(self, name: str) -> Selection:
-        """The flags over the pyproject.toml of a file; of the current folder, for other texts."""
+        """The flags, on top of the pyproject.toml of a file (or of the current folder)."""
         from objdsl.lint.select import SelectionError, configured
 
         path = Path(name).expanduser()
@@ -123,7 +132,7 @@ class _Asked:
         return self.selections[folder]
 
     def check(self, source: Source, selection: Selection) -> Checked:
-        """The findings that are wanted."""
+        """The selected findings."""
         from objdsl.driver import check
         from objdsl.ir.objective import SettingError
         from objdsl.lint.run import in_order
@@ -132,16 +141,16 @@ class _Asked:
             checked = check(source, self.settings)
         except SettingError as error:
             raise click.UsageError(f"{source.name}: {error}") from None
-        found, accepted = checked.findings, checked.suppressed
+        findings, accepted = checked.findings, checked.suppressed
         if self.all:
-            found, accepted = in_order([*found, *accepted]), []
-        wanted = [one for one in found if selection.wants(one, source.name)]
-        return replace(checked, findings=wanted, suppressed=accepted)
+            findings, accepted = in_order([*findings, *accepted]), []
+        selected = [x for x in findings if selection.wants(x, source.name)]
+        return replace(checked, findings=selected, suppressed=accepted)
 
 
 @dataclass(frozen=True)
-class _Looked:
-    """A text before its fixes and after them; if none are made, the two are one."""
+class _Result:
+    """A text before and after its fixes; both are the same if none was applied."""
 
     before: Checked
     after: Checked
@@ -150,7 +159,7 @@ class _Looked:
 
     @property
     def broken(self) -> bool:
-        """Whether it is no objective."""
+        """Whether the text is not an objective."""
         return self.after.objective is None and bool(self.findings)
 
     @property
@@ -159,13 +168,13 @@ class _Looked:
 
     @cached_property
     def counted(self) -> list[Diagnostic]:
-        """The findings that the exit code is about."""
-        return [one for one in self.findings if self.strict or one.severity is not Severity.NOTE]
+        """The findings that decide the exit code."""
+        return [x for x in self.findings if self.strict or x.severity is not Severity.NOTE]
 
 
-def _rules(many: tuple[str, ...], flag: str) -> tuple[str, ...]:
-    """The rules that a flag names; an unknown one is a mistake of usage."""
-    names = [name.strip() for one in many for name in one.split(",") if name.strip()]
+def _rules(values: tuple[str, ...], flag: str) -> tuple[str, ...]:
+    """The rules that a flag names; an unknown rule is a usage error."""
+    names = [name.strip() for value in values for name in value.split(",") if name.strip()]
     if not names:
         return ()
     from objdsl.lint.select import SelectionError, checked
@@ -178,7 +187,7 @@ def _rules(many: tuple[str, ...], flag: str) -> tuple[str, ...]:
 
 @contextmanager
 def _few_collections() -> Iterator[None]:
-    """Little of what is made here is garbage before the end, and to look for it takes time."""
+    """Collect garbage rarely: little is freed before the end, and collections take time."""
     usual = gc.get_threshold()
     gc.set_threshold(50_000, *usual[1:])
     try:
@@ -187,86 +196,86 @@ def _few_collections() -> Iterator[None]:
         gc.set_threshold(*usual)
 
 
-def _look(name: str, asked: _Asked) -> _Looked:
-    """The findings of a file, and what its fixes make of it; they are written if that is asked."""
+def _check_file(name: str, options: _Options) -> _Result:
+    """Check a file, and apply its fixes if the options ask for them."""
     from objdsl.driver import Checked, mend
     from objdsl.source import Source
 
-    selection = asked.selection(name)
+    selection = options.selection(name)
 
     def check(source: Source) -> Checked:
-        return asked.check(source, selection)
+        return options.check(source, selection)
 
-    def looked(before: Checked, after: Checked, fixes: int = 0) -> _Looked:
-        return _Looked(before, after, fixes, selection.strict)
+    def result(before: Checked, after: Checked, fixes: int = 0) -> _Result:
+        return _Result(before, after, fixes, selection.strict)
 
     try:
         before = check(text(name))
     except ObjectiveError as error:
         before = Checked(Source(name, ""), None, list(error.diagnostics), [])
-    if not (asked.diff or asked.fix or asked.unsafe):
-        return looked(before, before)
-    after, fixes = mend(before, check, unsafe=asked.unsafe or not asked.fix)
-    if asked.diff:
-        return looked(before, replace(before, source=after.source), fixes)
+    if not (options.diff or options.fix or options.unsafe):
+        return result(before, before)
+    after, fixes = mend(before, check, unsafe=options.unsafe or not options.fix)
+    if options.diff:
+        return result(before, replace(before, source=after.source), fixes)
     if after.objective is None:
-        return looked(before, before)
+        return result(before, before)
     if fixes:
         if is_ir(name):
             raise click.UsageError(AS_TEXT.format(name))
         if name == STDIN or not Path(name).expanduser().is_file():
-            raise click.UsageError(f"{name} is not a file that can be written to; see --diff")
+            raise click.UsageError(f"{name} is not a file that can be written to; use --diff")
         write(Path(name).expanduser(), after.source.text)
-    return looked(before, after, fixes)
+    return result(before, after, fixes)
 
 
-def _show_differences(looked_at: list[_Looked]) -> None:
-    for one in looked_at:
-        verbatim(difference(one.before.source, one.after.source.text))
-    made = plural(sum(one.fixes for one in looked_at), "fix", "fixes")
-    elsewhere = {name for one in looked_at for name in _bases_to_fix(one.before)}
-    others = f"; others are in {', '.join(sorted(elsewhere))}" if elsewhere else ""
-    say(f"{made} would be made{others}", err=True)
+def _show_differences(results: list[_Result]) -> None:
+    for result in results:
+        verbatim(difference(result.before.source, result.after.source.text))
+    fixes = plural(sum(result.fixes for result in results), "fix", "fixes")
+    elsewhere = {name for result in results for name in _bases_to_fix(result.before)}
+    others = f"; more are in {', '.join(sorted(elsewhere))}" if elsewhere else ""
+    say(f"{fixes} would be applied{others}", err=True)
 
 
 def _bases_to_fix(checked: Checked) -> set[str]:
-    """The texts that a file starts from and that the fixes of its findings would change."""
+    """The base files that the fixes of a file's findings would change."""
     fixes = (finding.fix for finding in checked.findings if finding.fix)
     names = {edit.span.source.name for fix in fixes for edit in fix.edits}
     return names - {checked.source.name}
 
 
-def _report(looked_at: list[_Looked], format_: str, output: Path | None) -> None:
+def _report(results: list[_Result], format_: str, output: Path | None) -> None:
     if format_ == "full" and output is None:
-        shown = _worth_a_page(looked_at)
+        shown = _worth_a_page(results)
         show(shown, err=False)
-        say(_closing(looked_at, shown))
+        say(_closing(results, shown))
         return
-    made = _formatted(looked_at, format_)
+    text = _formatted(results, format_)
     if output is not None:
-        write(output, made)
+        write(output, text)
         say(f"wrote {output}", err=True)
     elif format_ == "github":
-        annotate(made)
+        annotate(text)
     elif format_ == "concise":
-        say(made, nl=False)
+        say(text, nl=False)
     else:
-        data(made)
+        data(text)
 
 
-def _worth_a_page(looked_at: list[_Looked]) -> list[Diagnostic]:
-    """Over many files what is worth a note is not worth a page: it is counted."""
-    if len(looked_at) == 1:
-        return looked_at[0].findings
-    return [finding for one in looked_at for finding in one.counted]
+def _worth_a_page(results: list[_Result]) -> list[Diagnostic]:
+    """The findings to print in full: for several files, without notes, which are counted."""
+    if len(results) == 1:
+        return results[0].findings
+    return [finding for result in results for finding in result.counted]
 
 
-def _closing(looked_at: list[_Looked], shown: list[Diagnostic]) -> str:
-    """The last line: how many of what, and what was left out."""
-    files = len(looked_at)
-    more = sum(len(one.findings) for one in looked_at) - len(shown)
-    suppressed = sum(len(one.after.suppressed) for one in looked_at)
-    fixes = sum(one.fixes for one in looked_at)
+def _closing(results: list[_Result], shown: list[Diagnostic]) -> str:
+    """The last line: the number of findings, and of those that are not shown."""
+    files = len(results)
+    more = sum(len(result.findings) for result in results) - len(shown)
+    suppressed = sum(len(result.after.suppressed) for result in results)
+    fixes = sum(result.fixes for result in results)
     left = [plural(more, "note")] if more else []
     left += [f"{fixes} fixed"] if fixes else []
     left += [f"{suppressed} suppressed"] if suppressed else []
@@ -276,20 +285,23 @@ def _closing(looked_at: list[_Looked], shown: list[Diagnostic]) -> str:
     return summary(shown, files) + out
 
 
-def _formatted(looked_at: list[_Looked], format_: str) -> str:
+def _formatted(results: list[_Result], format_: str) -> str:
     from objdsl import __version__
     from objdsl.lint.run import pages
     from objdsl.render import formats
     from objdsl.render.terminal import render
 
-    found = [finding for one in looked_at for finding in one.findings]
+    findings = [finding for result in results for finding in result.findings]
     match format_:
         case "concise":
-            return formats.concise(found)
+            return formats.concise(findings)
         case "github":
-            return formats.github(found)
+            return formats.github(findings)
         case "json":
-            return formats.as_json(found, sum(len(one.after.suppressed) for one in looked_at))
+            return formats.as_json(
+                findings, sum(len(result.after.suppressed) for result in results)
+            )
         case "sarif":
-            return formats.sarif(found, {page.name: page.doc for page in pages()}, __version__)
-    return "".join(f"{render(one)}\n\n" for one in found) + _closing(looked_at, found) + "\n"
+            return formats.sarif(findings, {page.name: page.doc for page in pages()}, __version__)
+    full = "".join(f"{render(finding)}\n\n" for finding in findings)
+    return full + _closing(results, findings) + "\n"

@@ -28,46 +28,49 @@ STAGES = ("tree", "ir", "weights", "plan", "torch", "triton")
     "plan of the fused head, PyTorch source (the default), or the Triton kernel of the fused head.",
 )
 @click.option(
-    "--latex", is_flag=True, help="The formula in LaTeX; with --stage weights, its derivative."
+    "--latex",
+    is_flag=True,
+    help="Print the formula in LaTeX; with --stage weights, its derivative.",
 )
 @click.option(
     "--layout",
     type=click.Choice(["padded", "packed"]),
-    help="Of PyTorch: token tensors [N, T] with a mask (the default), or [M] with lengths.",
+    help="Layout of the PyTorch code: token tensors [N, T] with a mask (the default), or [M] with "
+    "lengths.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file instead.")
 def compile(
     file: str, stage: str | None, latex: bool, layout: str | None, output: Path | None
 ) -> None:
     """Print what an objective compiles to.
 
-    FILE is a file, a name of the gallery, or `-` for standard input. What `--stage ir` prints is an
-    objective again: commands read it from a file that ends in `.json`.
+    FILE is a file, a gallery name, or `-` for standard input. The output of `--stage ir` is itself
+    an objective: all commands can read it from a file that ends in `.json`.
     """
     if latex and stage not in (None, "weights"):
         raise click.UsageError("--latex shows the formula; with --stage weights, its derivative")
     if layout and (latex or stage not in (None, "torch")):
-        raise click.UsageError("--layout is that of the PyTorch source")
+        raise click.UsageError("--layout applies to the PyTorch source only")
     source = text(file)
     if stage == "tree":
-        made, language = json.dumps(_plain(parse(source)), indent=2) + "\n", "json"
+        printed, language = json.dumps(_plain(parse(source)), indent=2) + "\n", "json"
     elif latex or stage == "weights":
         formula = driver.compile_source(source)
-        made = driver.mathematics(formula, weights=stage == "weights", latex=latex)
+        printed = driver.mathematics(formula, weights=stage == "weights", latex=latex)
         language = "latex" if latex else "text"
     elif stage == "plan":
-        made, language = _plan(driver.compile_source(source)), "text"
+        printed, language = _plan(driver.compile_source(source)), "text"
     elif stage == "ir":
-        made, language = driver.ir(driver.compile_source(source)) + "\n", "json"
+        printed, language = driver.ir(driver.compile_source(source)) + "\n", "json"
     elif stage == "triton":
-        made, language = _triton(driver.compile_source(source)), "python"
+        printed, language = _triton(driver.compile_source(source)), "python"
     else:
         formula = driver.compile_source(source)
-        made, language = driver.torch_source(formula, packed=layout == "packed"), "python"
+        printed, language = driver.torch_source(formula, packed=layout == "packed"), "python"
     if output is None:
-        code(made, language)
+        code(printed, language)
     else:
-        write(output, made)
+        write(output, printed)
         say(f"wrote {output}")
 
 
@@ -77,7 +80,7 @@ def _triton(objective: Objective) -> str:
     try:
         return driver.triton_kernel(objective).source
     except NotElementwiseError as error:
-        message = f"{objective.name} has no kernel of its own: its weights need {error.needs}"
+        message = f"{objective.name} cannot be one kernel: its weights depend on {error.needs}"
         raise click.UsageError(message) from None
 
 
@@ -86,36 +89,40 @@ _TOKENS, _LONGEST, _HIDDEN, _WORDS = 32_768, 8_192, 4_096, 128_256
 
 
 def _plan(objective: Objective) -> str:
-    """What decides the schedule, the schedule, and what it costs."""
+    """The schedule, the reason for it, and its cost."""
     from objdsl.analysis.schedule.coupling import coupled
     from objdsl.analysis.schedule.plan import Sizes, legal, plan
     from objdsl.ir.text import text
     from objdsl.ir.writer import names_of
 
     try:
-        found = coupled(objective)
-        chosen = plan(found, Sizes(_TOKENS, _LONGEST, _HIDDEN, _WORDS, narrow=2))
+        coupling = coupled(objective)
+        chosen = plan(coupling, Sizes(_TOKENS, _LONGEST, _HIDDEN, _WORDS, narrow=2))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     names = names_of(objective.bindings)
-    alive = "every token" if found.alive is None else f"tokens where {text(found.alive, names)}"
-    apart: list[tuple[str, str]] = []
-    if found.separated is not None:
-        scale, share = (text(x, names) for x in (found.separated.scale, found.separated.share))
-        apart = [("weight", f"of a response  {scale}"), ("", f"x of a token   {share}")]
+    alive = (
+        "every token" if coupling.alive is None else f"tokens where {text(coupling.alive, names)}"
+    )
+    factors: list[tuple[str, str]] = []
+    if coupling.separated is not None:
+        scale, share = (
+            text(x, names) for x in (coupling.separated.scale, coupling.separated.share)
+        )
+        factors = [("weight", f"per response  {scale}"), ("", f"x per token   {share}")]
     return "".join(
-        f"{title:<12}{said}\n"
-        for title, said in (
+        f"{title:<12}{line}\n"
+        for title, line in (
             ("schedule", chosen.schedule),
             ("because", chosen.reason),
-            ("possible", "; ".join(legal(found))),
-            *apart,
+            ("possible", "; ".join(legal(coupling))),
+            *factors,
             ("live", alive),
             ("kernels", _kernels(objective)),
             ("products", f"{chosen.units:g} of tokens x hidden x vocabulary, if all are live"),
             ("", f"for {_TOKENS} tokens, {_LONGEST} in the longest response, hidden {_HIDDEN}, "
-             f"{_WORDS} words, in bfloat16:"),
-            ("chunk", f"{chosen.chunk} tokens, and {chosen.slice} words of their gradient"),
+             f"vocabulary {_WORDS}, in bfloat16:"),
+            ("chunk", f"{chosen.chunk} tokens, with {chosen.slice} logits each in the gradient"),
             ("scratch", f"{chosen.scratch / 2**30:.1f} GiB, where logits would take "
              f"{4 * _TOKENS * _WORDS / 2**30:.1f}"),
         )
@@ -123,27 +130,27 @@ def _plan(objective: Objective) -> str:
 
 
 def _kernels(objective: Objective) -> str:
-    """What runs between two matrix products, on a GPU."""
+    """What runs between the matrix products, on a GPU."""
     from objdsl.emit.triton_source import NotElementwiseError
 
     try:
         kernel = driver.triton_kernel(objective)
     except NotElementwiseError as error:
-        return f"on a GPU two of Triton; PyTorch weighs in between, for {error.needs}"
+        return f"two Triton kernels on a GPU, with PyTorch in between because of {error.needs}"
     if kernel.reports is None:
         return (
-            "on a GPU one of Triton, from logits to their gradient; "
-            f"PyTorch tells value and reports, for {kernel.needs}"
+            "one Triton kernel on a GPU, from logits to their gradient; "
+            f"PyTorch computes the value and reports, because of {kernel.needs}"
         )
-    return "on a GPU one of Triton, from logits to their gradient, value and reports"
+    return "one Triton kernel on a GPU, from logits to their gradient, value and reports"
 
 
 def _plain(node: Any) -> Any:
-    """A syntax tree as JSON: every node an object that names its kind and its place."""
+    """A syntax tree as JSON: every node is an object with its kind and its place."""
     if isinstance(node, Span):
         return [node.start, node.end]
     if isinstance(node, tuple):
-        return [_plain(each) for each in node]
+        return [_plain(child) for child in node]
     if dataclasses.is_dataclass(node):
         fields = {f.name: _plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
         fields.pop("source", None)

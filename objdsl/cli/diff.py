@@ -1,4 +1,4 @@
-"""`objdsl diff`: what two objectives differ in."""
+"""`objdsl diff`: the difference between two objectives."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from objdsl.ir.layout import folded
 @click.argument("a")
 @click.argument("b")
 def diff(a: str, b: str) -> None:
-    """Print what differs between two objectives, as mathematics.
+    """Print the mathematical differences between two objectives.
 
-    A and B are files or names of the gallery. Definitions are compared by what they stand for,
-    parameters by their value, domain and place; layout, order and names do not count, and what is
-    called otherwise is listed. Exit 0 if the objectives are the same, 1 if not.
+    A and B are files or gallery names. Definitions are compared by their formulas, parameters by
+    their value, domain and place; layout, order and names do not count, and different names for the
+    same thing are listed. The exit code is 0 if the objectives are the same, 1 if not.
     """
     left, right = (driver.compile_source(text(name)) for name in (a, b))
     changes = differences(left, right)

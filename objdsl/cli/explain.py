@@ -14,13 +14,15 @@ from objdsl.objectives import gallery
 
 @click.command(epilog="Example: objdsl explain grpo.obj")
 @click.argument("file")
-@click.option("--latex", is_flag=True, help="The formula and its derivative in LaTeX, for a paper.")
+@click.option(
+    "--latex", is_flag=True, help="Print the formula and its derivative in LaTeX, for a paper."
+)
 def explain(file: str, latex: bool) -> None:
     """Explain an objective: its formula and gradient weight, and what they do.
 
-    What divides a reward and whether that changes with the response, where the expected gradient
-    points, which divergence a penalty descends, which mismatch of policies is corrected, and which
-    entries of the gallery are nearest. FILE is a file, a name of the gallery, or `-`.
+    Shows what divides a reward and whether that depends on the response, the direction of the
+    expected gradient, which divergence a penalty descends, which mismatch between policies is
+    corrected, and the nearest gallery entries. FILE is a file, a gallery name, or `-`.
     """
     from objdsl.analysis.explain import nearest, sections
     from objdsl.analysis.facts import facts_of
@@ -47,7 +49,7 @@ def explain(file: str, latex: bool) -> None:
     ]
     say("Nearest in the gallery")
     for relative in nearest(objective, others):
-        how = f", but for {plural(len(relative.changes), 'line')}"
+        how = f", except for {plural(len(relative.changes), 'line')}"
         say(f"    {relative.name}{how if relative.changes else ': the same mathematics'}")
         for change in relative.changes:
             for sign, line in (("-", change.left), ("+", change.right)):

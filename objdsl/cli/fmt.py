@@ -1,4 +1,4 @@
-"""`objdsl fmt`: the one layout."""
+"""`objdsl fmt`: the canonical layout."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from objdsl.errors import ObjectiveError
 @click.option("--check", is_flag=True, help="Change nothing; exit 1 if a file would change.")
 @click.option("--diff", is_flag=True, help="Change nothing; print what would change.")
 def fmt(files: tuple[str, ...], check: bool, diff: bool) -> None:
-    """Lay objectives out in the one canonical way; comments stay.
+    """Format objectives in the canonical layout; comments are kept.
 
-    FILES are files, folders, or `-` for standard input to standard output; without any, the
-    current folder. An objective in JSON, on standard input, is written as a text.
+    FILES are files, folders, or `-` (standard input to standard output); the default is the current
+    folder. An objective in JSON on standard input is translated into the language.
     """
     from objdsl.driver import layout
     from objdsl.syntax.read import read

@@ -43,7 +43,7 @@ def show(name: str) -> None:
 @gallery.command()
 @click.argument("name")
 @click.argument("to", required=False)
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 def cp(name: str, to: str | None, force: bool) -> None:
     """Copy an objective here, or to the file or folder TO."""
     source = text(name)

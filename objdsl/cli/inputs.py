@@ -1,4 +1,4 @@
-"""What the FILES of a command stand for."""
+"""The inputs that the FILES of a command name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from objdsl.objectives.gallery import IR_SUFFIX, SUFFIX
 from objdsl.source import Source
 
 STDIN = "-"
-AS_TEXT = "{} is JSON, and stays as it is: `objdsl fmt - < FILE` writes it as a text"
+AS_TEXT = "{} is JSON, and is not rewritten: `objdsl fmt - < FILE` prints it as text"
 
 
 def expand(files: tuple[str, ...]) -> list[str]:
@@ -26,10 +26,10 @@ def expand(files: tuple[str, ...]) -> list[str]:
         if not os.path.isdir(name):
             expanded.append(name)
             continue
-        found = sorted(_below(name))
-        if not found:
+        below = sorted(_below(name))
+        if not below:
             raise click.UsageError(f"there is no {SUFFIX} file in {Path(name).resolve()}")
-        expanded += found
+        expanded += below
     return list(dict.fromkeys(expanded))
 
 
@@ -76,13 +76,13 @@ def settings(given: tuple[str, ...]) -> dict[str, float]:
 
     Raises UsageError for what is not a name and a number.
     """
-    found: dict[str, float] = {}
-    for one in given:
-        name, equals, value = (part.strip() for part in one.partition("="))
+    values: dict[str, float] = {}
+    for setting in given:
+        name, equals, value = (part.strip() for part in setting.partition("="))
         if not name or not equals:
-            raise click.UsageError(f"write {one!r} as NAME=X")
+            raise click.UsageError(f"write {setting!r} as NAME=X")
         try:
-            found[name] = float(value)
+            values[name] = float(value)
         except ValueError:
-            raise click.UsageError(f"{name} is to be a number, not {value!r}") from None
-    return found
+            raise click.UsageError(f"{name} must be a number, not {value!r}") from None
+    return values

@@ -19,14 +19,14 @@ from objdsl.errors import ObjdslError
 from objdsl.files import replace_text
 from objdsl.source import Source, visible, without_commands
 
-# After so many a person stops reading; the summary says how many more there are.
+# Nobody reads more than this; the summary says how many more there are.
 _MOST = 20
 # One of these is set where a runner (GitHub, Azure, TeamCity) reads what is printed.
 _RUNNERS = ("GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION")
 
 
 def show(diagnostics: Sequence[Diagnostic], *, err: bool = True, most: int = _MOST) -> None:
-    """Print findings for a person: the first `most` in full, then the number of the others."""
+    """Print findings for people: the first `most` in full, then the number of the others."""
     if not diagnostics:
         return
     from objdsl.render.terminal import render
@@ -43,8 +43,8 @@ def show(diagnostics: Sequence[Diagnostic], *, err: bool = True, most: int = _MO
 def say(text: str = "", *, err: bool = False, nl: bool = True, fg: str | None = None) -> None:
     """Print a text for people, or for programs that read it line by line.
 
-    Names of files and pieces of their text may stand in it: whatever would steer the terminal, or
-    the runner of a CI, is shown instead.
+    It may contain file names and pieces of their text: control characters, and commands for a CI
+    runner, are escaped.
 
     Args:
         fg: a colour, where the stream shows colours.
@@ -93,7 +93,7 @@ def has_color(stream: TextIO) -> bool:
 
 
 def difference(old: Source, new: str) -> str:
-    """The unified diff from a text to another one, which `patch` reads."""
+    """The unified diff between two texts, as `patch` reads it."""
     name = visible(old.name).replace("\n", "\N{REPLACEMENT CHARACTER}")
     before, after = (re.findall(r"[^\n]*\n|[^\n]+", text) for text in (old.text, new))
     lines = difflib.unified_diff(before, after, name, name)
@@ -105,8 +105,8 @@ def summary(diagnostics: Iterable[Diagnostic], files: int) -> str:
     """`2 errors and 1 warning in 3 files`."""
     severities = [diagnostic.severity for diagnostic in diagnostics]
     counts = [plural(n, str(kind)) for kind in Severity if (n := severities.count(kind))]
-    found = " and ".join([", ".join(counts[:-1]), counts[-1]] if len(counts) > 1 else counts)
-    return f"{found or 'nothing to report'} in {plural(files, 'file')}"
+    total = " and ".join([", ".join(counts[:-1]), counts[-1]] if len(counts) > 1 else counts)
+    return f"{total or 'nothing to report'} in {plural(files, 'file')}"
 
 
 def plural(number: int, noun: str, nouns: str = "") -> str:
@@ -121,9 +121,9 @@ class WriteError(ObjdslError, click.ClickException):
 
 
 def write(path: Path, text: str) -> None:
-    """Make a text the content of a file; where that fails, the old file stands.
+    """Replace the content of a file; if that fails, the old content stays.
 
-    Raises WriteError where it is not possible.
+    Raises WriteError if the file cannot be written.
     """
     try:
         replace_text(path, text)

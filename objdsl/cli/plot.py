@@ -17,17 +17,17 @@ from objdsl.cli.output import say
     type=click.Path(path_type=Path),
     default=Path("curves.png"),
     show_default=True,
-    help="The picture: PNG, SVG or PDF.",
+    help="Output file: PNG, SVG or PDF.",
 )
 @click.option(
     "--metric",
     "metrics",
     multiple=True,
     metavar="NAME",
-    help="Draw this metric, and not all. May be repeated.",
+    help="Plot only this metric. May be repeated.",
 )
 def plot(runs: tuple[Path, ...], output: Path, metrics: tuple[str, ...]) -> None:
-    """Draw the metrics of training runs against the step, a panel each.
+    """Plot the metrics of training runs against the step, one panel per metric.
 
     RUNS are the folders that `objdsl train` wrote.
     """

@@ -27,32 +27,32 @@ from objdsl.diagnostic import near
     "file",
     type=click.Path(path_type=Path),
     metavar="YAML",
-    help="Settings from a file; those of the command line override them.",
+    help="Read settings from a file; those on the command line override them.",
 )
 @click.option(
     "--set",
     "params",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A parameter of the objective. May be repeated.",
+    help="Set a parameter of the objective. May be repeated.",
 )
 @click.option(
     "--resume",
     metavar="auto|PATH",
-    help="Go on from the last checkpoint of a run; `auto` takes the newest run, or begins one.",
+    help="Resume from the last checkpoint of a run; `auto` resumes the newest run, or starts one.",
 )
 @click.option(
     "--allow-changed",
     is_flag=True,
-    help="Go on although the objective, the task or the model is another one.",
+    help="Resume even if the objective, the task or the model is a different one.",
 )
 @click.option(
-    "--print-config", is_flag=True, help="Print every setting with its meaning, and stop."
+    "--print-config", is_flag=True, help="Print every setting with its meaning, and exit."
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Say what the run would be, try two steps with a tiny model, and stop.",
+    help="Describe the run, try two steps with a tiny model, and exit.",
 )
 def train(
     arguments: tuple[str, ...],
@@ -65,9 +65,9 @@ def train(
 ) -> None:
     """Train a model with an objective.
 
-    FILE is a file or a name of the gallery (grpo if there is none). Without any setting, a small
-    model learns two-digit addition in a few minutes on a CPU. Every setting is an option, such as
-    `--model.name Qwen/Qwen3-0.6B`; --print-config lists them.
+    FILE is a file or a gallery name (default: grpo). Without any settings, a small model learns
+    two-digit addition in a few minutes on a CPU. Every setting is an option, such as `--model.name
+    Qwen/Qwen3-0.6B`; --print-config lists them.
     """
     from objdsl.runtime.settings.config import ConfigError
     from objdsl.runtime.settings.config_io import commented_yaml, read_config
@@ -91,7 +91,7 @@ def train(
     # Read by OpenMP when torch is imported. The threads of two engines take turns here; those that
     # wait by spinning take the cores from those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Reward functions may stand beside the run, and not only in an installed package.
+    # Reward functions may be in the current folder, not only in an installed package.
     sys.path.append(os.getcwd())
     from objdsl.runtime.data.rewards import RewardError
     from objdsl.runtime.engines.sampler import SamplerError
@@ -101,7 +101,7 @@ def train(
     from objdsl.runtime.run.loop import train as run
     from objdsl.runtime.storage.sealed_folder import CheckpointError, SaveError
 
-    # Around the words about an error, too: a launcher whose rank has died ends the others at once.
+    # Also around the error messages: a launcher whose rank has died ends the others at once.
     with stop_requests() as stop:
         try:
             if dry_run:
@@ -126,7 +126,7 @@ def train(
 
 
 def _split(arguments: Iterable[str]) -> tuple[str | None, list[str]]:
-    """The objective and the settings, which may stand in any order."""
+    """The objective and the settings, in any order."""
     files: list[str] = []
     flags: list[str] = []
     rest = deque(arguments)
@@ -138,11 +138,11 @@ def _split(arguments: Iterable[str]) -> tuple[str | None, list[str]]:
             files.append(argument)
             continue
         flags.append(argument)
-        # What follows is its value, unless it is a setting: that one without a value is told.
+        # What follows is its value, unless it is a setting itself: then the value is missing.
         if "=" not in argument and rest and not rest[0].startswith("--"):
             flags.append(rest.popleft())
     if len(files) > 1:
-        raise click.UsageError(f"one objective is trained with, not {len(files)}: {files}")
+        raise click.UsageError(f"training takes one objective, not {len(files)}: {files}")
     return (files[0] if files else None), flags
 
 
@@ -160,7 +160,7 @@ def _assignments(params: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 
 def _refuse_near_options(flags: Iterable[str]) -> None:
-    """`--resum auto` is meant to be an option, and not a setting that does not exist."""
+    """Report `--resum auto` as a misspelt option, not as an unknown setting."""
     from objdsl.runtime.settings.config import Config
     from objdsl.runtime.settings.foreign import pointer
 
@@ -175,7 +175,7 @@ def _refuse_near_options(flags: Iterable[str]) -> None:
 
 
 def _rank() -> int:
-    """Which of the processes of `torchrun` this is."""
+    """The rank of this process under `torchrun`."""
     return int(os.environ.get("RANK", "0"))
 
 

@@ -125,7 +125,7 @@ class Context:
     def enter(self, name: str, use: Span) -> None:
         """Begins a definition or a function, inside of those that are begun."""
         if len(self.open) == MAX_OPEN:
-            message = f"definitions lean on each other here, more than {MAX_OPEN} deep"
+            message = f"definitions are nested more than {MAX_OPEN} deep here"
             self.record("nested-too-deeply", message, use, help=SHALLOWER)
             raise ObjectiveError(self.errors)
         self.open.append((name, use))

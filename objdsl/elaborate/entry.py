@@ -97,8 +97,8 @@ def undecided(file: tree.File, prelude: tree.File, find: Find) -> list[Diagnosti
 
 
 def too_deep(file: tree.File) -> Diagnostic:
-    """What is said where a pass gives up: each of them follows definitions by recursion."""
-    message = "the definitions of this file lean on each other too deeply"
+    """The error of a pass that gives up: passes follow definitions by recursion."""
+    message = "the definitions of this file are nested too deeply"
     where = file.statements[-1].span if file.statements else None
     return error("nested-too-deeply", message, where, help=SHALLOWER)
 

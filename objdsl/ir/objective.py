@@ -253,7 +253,7 @@ def _number(name: str, value: object) -> float:
             raise TypeError
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise SettingError(f"{name} is to be a number, not {value!r:.100}") from None
+        raise SettingError(f"{name} must be a number, not {value!r:.100}") from None
     if number != number:
-        raise SettingError(f"{name} is to be a number, and NaN is none")
+        raise SettingError(f"{name} must be a number, not NaN")
     return number

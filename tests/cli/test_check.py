@@ -262,7 +262,7 @@ def test_settings(run: Run) -> None:
     for setting, said in (
         ("epz=0.1", "did you mean 'eps'?"),
         ("eps=2", "eps = 2 is outside (0, 1)"),
-        ("eps=x", "eps is to be a number"),
+        ("eps=x", "eps must be a number"),
         ("eps", "write 'eps' as NAME=X"),
     ):
         result = run("check", "grpo", "--set", setting)
@@ -274,11 +274,11 @@ def test_a_diff_and_a_report_do_not_mix(run: Run) -> None:
     Path("biased.obj").write_text(BIASED)
     refused = run("check", "biased.obj", "--diff", "--output-format", "json")
     assert refused.exit_code == 2
-    assert "say by -o where the json is to go" in refused.output
+    assert "use -o to name a file for the json findings" in refused.output
     result = run("check", "biased.obj", "--diff", "--output-format", "json", "-o", "found.json")
     assert result.exit_code == 1
     assert result.stdout.startswith("--- biased.obj\n+++ biased.obj\n")
-    assert result.stderr.startswith("2 fixes would be made\n")
+    assert result.stderr.startswith("2 fixes would be applied\n")
     assert len(json.loads(Path("found.json").read_text())["findings"]) == 3
     assert run("check", "biased.obj", "--diff", "--fix").stdout == ""
     assert Path("biased.obj").read_text() == BIASED
@@ -289,10 +289,10 @@ def test_a_fix_in_the_base_is_not_made_in_the_file(run: Run) -> None:
     Path("child.obj").write_text("objective child from base\n")
     shown = run("check", "child.obj").output
     assert " --> base.obj:5:20\n" in shown
-    assert "1 | objective child from base\n  |                      ---- comes with it\n" in shown
+    assert "1 | objective child from base\n  |                      ---- inherited from here\n" in shown
     result = run("check", "child.obj", "--diff")
     assert result.stdout == ""
-    assert result.stderr == "0 fixes would be made; others are in base.obj\n"
+    assert result.stderr == "0 fixes would be applied; more are in base.obj\n"
     assert run("check", "child.obj", "--unsafe-fixes").exit_code == 1
     assert Path("base.obj").read_text() == BIASED.replace("biased", "base")
 

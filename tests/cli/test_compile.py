@@ -62,7 +62,7 @@ def test_the_kernel(run: Run) -> None:
     assert printed == (GOLDEN / "emit/grpo_triton.py").read_text()
     refused = run("compile", "gspo", "--stage", "triton")
     assert refused.exit_code == 2
-    assert "its weights need sum[t] log(pi / old)" in " ".join(refused.output.split())
+    assert "its weights depend on sum[t] log(pi / old)" in " ".join(refused.output.split())
 
 
 def test_a_plan_for_one_policy(run: Run) -> None:

@@ -55,7 +55,7 @@ def test_it_comes_through_a_pipe(run: Run, ir: str) -> None:
 def test_it_is_never_written_over(run: Run, ir: str, arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
-    assert "x.json is JSON, and stays as it is" in result.output
+    assert "x.json is JSON, and is not rewritten" in result.output
     assert Path("x.json").read_text() == ir
 
 

@@ -192,7 +192,7 @@ def test_whatever_holds_a_number_sets_a_parameter(value: object) -> None:
     "value", ["0.1", b"1", "__import__('os')", None, [1.0], math.nan, 1j, 10**400, torch.ones(2)]
 )
 def test_what_is_no_number_sets_none(value: object) -> None:
-    with pytest.raises(ValueError, match="eps is to be a number"):
+    with pytest.raises(ValueError, match="eps must be a number"):
         objdsl.loads(TEXTS["param"].replace("NAME", "eps"), eps=value)
 
 
