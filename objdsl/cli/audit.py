@@ -66,10 +66,10 @@ def audit(
 ) -> None:
     """Measure the exact bias and variance of an objective's gradient.
 
-    The compiled objective runs on every outcome of an optimizer step of a tiny tabular policy,
-    and compares the expected gradient with that of the expected reward, and of the divergence from
-    a reference. A residual of 0 is an unbiased direction. Policies on hidden layers are compared
-    with the reward that their own responses would get.
+    The compiled objective runs on every outcome of an optimizer step of a tiny tabular policy, and
+    the expected gradient is compared with that of the expected reward, and of the divergence from a
+    reference. A residual of 0 is an unbiased direction. Policies on hidden layers are compared with
+    the reward that their own responses would get.
 
     FILE is a file, a gallery name, or `-` for standard input.
     """

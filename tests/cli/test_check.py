@@ -289,7 +289,10 @@ def test_a_fix_in_the_base_is_not_made_in_the_file(run: Run) -> None:
     Path("child.obj").write_text("objective child from base\n")
     shown = run("check", "child.obj").output
     assert " --> base.obj:5:20\n" in shown
-    assert "1 | objective child from base\n  |                      ---- inherited from here\n" in shown
+    assert (
+        "1 | objective child from base\n  |                      ---- inherited from here\n"
+        in shown
+    )
     result = run("check", "child.obj", "--diff")
     assert result.stdout == ""
     assert result.stderr == "0 fixes would be applied; more are in base.obj\n"
