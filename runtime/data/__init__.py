@@ -1,1 +1,5 @@
-"""Data: `tasks` have prompts; `rewards` score responses, in a process of their own (`judge`)."""
+"""Data: `tasks` of `example`s, generated or read (`files`), become `prompts` of tokens.
+
+`rewards` score responses. Functions of the user run in a separate process: `reward_process` is its
+parent's side, `judge` its own.
+"""

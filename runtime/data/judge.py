@@ -26,18 +26,18 @@ from objdsl.runtime.processes.children import end_with_parent
 
 # Keywords that every reward function is given, whatever the task.
 OF_THE_RUN = ("prompts", "completions", "truncated")
-# The token ids of every completion: for a function that takes them.
+# The token ids of every completion, for functions that have this parameter.
 TOKENS = "completion_ids"
 
-# How many seconds rows are tried one by one, to find the one that a function fails on.
+# Seconds for calling a failing function with single rows, to find the one that it fails on.
 _SEARCH = 5.0
 
 
 class RefusalError(ObjdslError):
-    """What a function returned is no number per response, or it failed.
+    """A function failed, or did not return a number per response.
 
     Attributes:
-        response: the number of the response, if the problem concerns a single one.
+        response: the index of the response, if the problem concerns a single one.
     """
 
     def __init__(self, problem: str, response: int | None = None) -> None:
@@ -56,7 +56,7 @@ def imported(name: str) -> Callable[..., Any]:
         function = getattr(importlib.import_module(module), attribute)
     except BaseException as error:  # the module is the user's, and may fail in any way
         plain = isinstance(error, (ImportError, AttributeError))
-        raise RefusalError(f"cannot be imported: {error if plain else told(error)}") from None
+        raise RefusalError(f"cannot be imported: {error if plain else described(error)}") from None
     if not callable(function):
         raise RefusalError("is not a function")
     if inspect.iscoroutinefunction(function):
@@ -76,7 +76,7 @@ def check_call(function: Callable[..., Any], columns: Sequence[str]) -> None:
             f"cannot be called: {error}; it is given {given} as keywords, and `**_` takes those "
             "that it does not read"
         ) from None
-    except ValueError:  # a callable without a signature: the first call will tell
+    except ValueError:  # a callable without a signature: only a call can tell
         return
 
 
@@ -94,7 +94,9 @@ def scored(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[s
     try:
         returned = function(**given)
     except BaseException as error:  # also SystemExit
-        raise RefusalError(f"failed: {told(error)}", _alone(function, given, error)) from None
+        raise RefusalError(
+            f"failed: {described(error)}", _culprit(function, given, error)
+        ) from None
     named = returned if isinstance(returned, Mapping) else {"reward": returned}
     if "reward" not in named:
         raise RefusalError("returned no column `reward`")
@@ -114,10 +116,10 @@ def _takes_tokens(function: Callable[..., Any]) -> bool:
     return any(p.name == TOKENS or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _alone(
+def _culprit(
     function: Callable[..., Any], given: Mapping[str, Any], error: BaseException
 ) -> int | None:
-    """The first response on which a function fails in the same way by itself."""
+    """The first response on which alone a function fails in the same way."""
     if not isinstance(error, Exception):
         return None
     end = time.monotonic() + _SEARCH
@@ -146,13 +148,13 @@ def _checked(name: str, values: Any, tokens: Sequence[Sequence[int]]) -> list[An
     if name == "reward" or not any(_is_list(value) for value in listed):
         return [_number(what, value, k) for k, value in enumerate(listed)]
     rows = []
-    for k, (row, own) in enumerate(zip(listed, tokens, strict=True)):
+    for k, (row, tokens_of_row) in enumerate(zip(listed, tokens, strict=True)):
         numbers = list(row) if _is_list(row) else None
-        if numbers is None or len(numbers) != len(own):
-            many = "one number" if numbers is None else f"{len(numbers)} numbers"
+        if numbers is None or len(numbers) != len(tokens_of_row):
+            count = "one number" if numbers is None else f"{len(numbers)} numbers"
             raise RefusalError(
-                f"{what}has {many} for response {k}, which has {len(own)} tokens, its end counted: "
-                f"a number per token is needed, for each of `{TOKENS}`",
+                f"{what}has {count} for response {k}, which has {len(tokens_of_row)} tokens, EOS "
+                f"included: a number is needed for each of its `{TOKENS}`",
                 k,
             )
         rows.append([_number(what, value, k) for value in numbers])
@@ -169,7 +171,7 @@ def _is_list(value: Any) -> bool:
 def _number(what: str, value: Any, response: int) -> float:
     try:
         number = float(value)
-    except Exception:  # no number, or one that is too large for a float
+    except Exception:  # not a number, or too large for a float
         number = math.nan
     if not math.isfinite(number):
         raise RefusalError(
@@ -190,7 +192,7 @@ def shown(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def told(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """`RuntimeError: the judge is offline (judge.py:4)`: where in the user's code it happened."""
     try:
         text = " ".join(str(error).split())
@@ -223,7 +225,7 @@ def serve(descriptor: int) -> None:
         except RefusalError as refusal:
             reply = {"problem": refusal.problem, "response": refusal.response}
         except Exception as error:  # a value whose class does not exist here
-            reply = {"problem": f"cannot be given the columns of the task: {told(error)}"}
+            reply = {"problem": f"cannot be given the columns of the task: {described(error)}"}
         pipe.send_bytes(json.dumps(reply).encode())
 
 

@@ -1,4 +1,4 @@
-"""The responses of a step as tensors, and how they are cut into minibatches, ranks and pieces."""
+"""The responses of a step as tensors, and how they are split into minibatches, ranks and pieces."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Batch:
     """N responses with their prompts.
 
     Attributes:
-        tokens: `[N, L]`, prompt then response, padded on the right: what follows a token cannot
-            change it, so the padding needs no attention mask.
+        tokens: `[N, L]`, prompt then response, padded on the right. Attention is causal, so the
+            padding needs no mask.
         start: `[N]`, length of each prompt, which is where its response begins.
-        length: `[N]`, tokens of each response, EOS counted.
+        length: `[N]`, tokens of each response, EOS included.
         mask: `[N, T]`, where a response has a token; T is the longest of the whole step.
-        prompt: `[N]`, which responses share a prompt.
-        columns: what the objective may read, token columns `[N, T]` and response columns `[N]`.
-        kept: `[N, T, V]`, the tokens that top-p and top-k left to the sampler, or None for all.
-        step: what the objective has prepared of these rows; once it is there, it is cut with them.
+        prompt: `[N]`, equal for responses to the same prompt.
+        columns: what the objective may read: token columns `[N, T]`, response columns `[N]`.
+        kept: `[N, T, V]`, the tokens that top-p and top-k kept; None for all.
+        step: the prepared step of the objective, once there is one; it is split with the rows.
     """
 
     tokens: Tensor
@@ -45,7 +45,8 @@ class Batch:
         return len(self.start)
 
     def __getitem__(self, rows: Rows) -> Batch:
-        """Some responses. T stays as it is; `tokens` loses the columns that are all padding."""
+        """Some responses. T stays the same; `tokens` loses positions that are padding in all
+        rows."""
         start, length = self.start[rows], self.length[rows]
         return Batch(
             tokens=self.tokens[rows][:, : int((start + length).max())],
@@ -61,8 +62,8 @@ class Batch:
     def piece(self, rows: Tensor) -> Batch:
         """Some responses for a forward pass.
 
-        A rank without rows has to take part in passes through sharded weights: for no rows, the
-        first response is computed, and the step of the piece is empty.
+        A rank without rows still takes part in passes through sharded weights: it computes the
+        first response, and the step of its piece is empty.
         """
         if len(rows) == len(self):
             return self
@@ -87,8 +88,8 @@ class Batch:
     def shares(self, ranks: int, size: int | None) -> list[list[Tensor]]:
         """Row indices for each of `ranks` ranks, in pieces of at most `size`.
 
-        The responses to a prompt are side by side, and the ranks have about as many tokens. Every
-        rank has the same number of pieces; the last ones may be empty.
+        Responses to the same prompt are adjacent, and the ranks have about the same number of
+        tokens. Every rank has the same number of pieces; the last ones may be empty.
         """
         if ranks == 1 and (size is None or size >= len(self)):
             return [[torch.arange(len(self))]]
@@ -169,6 +170,6 @@ def _kept(
     for row, response in enumerate(responses):
         for position, tokens in enumerate(response.kept or ()):
             kept[row, position, list(tokens)] = True
-    # Padding keeps everything: without any token there is no distribution.
+    # Padding keeps everything: a softmax over no token is NaN.
     kept |= ~kept.any(-1, keepdim=True)
     return kept.to(device)

@@ -1,4 +1,4 @@
-"""A batch as rows of tokens for a model, and where each token's prediction is in what comes out."""
+"""A batch as rows of tokens for a model, and the position that predicts each token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from objdsl.runtime.engines.batch import Batch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# The attention of a shared row is a matrix of this width at most.
+# The attention mask of a shared row is at most this wide.
 LONGEST_SHARED_ROW = 2048
 
 
@@ -23,14 +23,15 @@ class Layout:
 
     Attributes:
         tokens: `[B, S]`, padded on the right.
-        attention: `[B, 1, S, S]`, 0 where a token sees another and the lowest number elsewhere;
-            None for every token that comes before.
-        positions: `[B, S]`, of each token in its own sequence; None for those in the row.
-        first: the positions of the row that are worth the head begin here; K of them are left.
+        attention: `[B, 1, S, S]`, added to the scores of attention: 0 where a token sees another,
+            the lowest number elsewhere; None for causal attention.
+        positions: `[B, S]`, the position of each token in its sequence; None if that is the
+            position in the row.
+        first: logits are needed from this position of the row on: K positions.
         row: `[N, 1]`, the row of each response.
-        at: `[N, T]`, where in it each token is predicted, counted from `first`.
-        words: `[N, T]`, the tokens themselves.
-        mask: `[N, T]`, where there is one.
+        at: `[N, T]`, the position in the row that predicts each token, counted from `first`.
+        targets: `[N, T]`, the tokens of the responses.
+        mask: `[N, T]`, where a response has a token.
     """
 
     tokens: Tensor
@@ -39,7 +40,7 @@ class Layout:
     first: int
     row: Tensor
     at: Tensor
-    words: Tensor
+    targets: Tensor
     mask: Tensor
 
     def pick(self, values: Tensor) -> Tensor:
@@ -47,15 +48,18 @@ class Layout:
         mask = self.mask if values.dim() == 2 else self.mask[..., None]
         return torch.where(mask, values[self.row, self.at], 0.0)
 
-    def pick_words(self, values: Tensor) -> Tensor:
+    def pick_tokens(self, values: Tensor) -> Tensor:
         """`[B, K, V]` -> `[N, T]`, the entries of the tokens themselves."""
-        return torch.where(self.mask, values[self.row, self.at, self.words], 0.0)
+        return torch.where(self.mask, values[self.row, self.at, self.targets], 0.0)
 
-    def spread(self, scores: Tensor, kept: Tensor) -> Tensor:
-        """Scores `[B, K, V]` where words that the sampler did not keep `[N, T, V]` are impossible.
+    def mask_dropped(self, scores: Tensor, kept: Tensor) -> Tensor:
+        """Scores `[B, K, V]` with the lowest number for tokens that the sampler dropped.
 
-        The mask is that of the sampler, for every policy: a word that could not be drawn is not
-        in the distribution that the objective speaks of.
+        The mask of the sampler applies to every policy: a token that could not be sampled is not
+        part of the distributions of the objective.
+
+        Args:
+            kept: `[N, T, V]`, the tokens that the sampler kept.
         """
         allowed = torch.ones_like(scores, dtype=torch.bool)
         responses, steps = self.mask.nonzero(as_tuple=True)
@@ -66,7 +70,7 @@ class Layout:
 
 
 def layout_of(batch: Batch, dtype: torch.dtype, may_share: bool) -> Layout:
-    """Rows of prompts with all their responses where that saves tokens, else one per response."""
+    """A row per prompt, with all its responses, where that saves tokens; else one per response."""
     if may_share and batch.kept is None:
         prompts = _Prompts(batch)
         if 4 * prompts.size < 3 * batch.tokens.numel() and prompts.longest <= LONGEST_SHARED_ROW:
@@ -75,9 +79,9 @@ def layout_of(batch: Batch, dtype: torch.dtype, may_share: bool) -> Layout:
 
 
 def can_share(model: PreTrainedModel) -> bool:
-    """Whether a model attends by any mask that it is given.
+    """Whether a model supports arbitrary attention masks.
 
-    Layers with a window or a state do not, and flash kernels take no mask.
+    Layers with a sliding window or a state do not, and flash kernels take no mask.
     """
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
@@ -88,14 +92,14 @@ def can_share(model: PreTrainedModel) -> bool:
     return full and config._attn_implementation in {"sdpa", "eager"}
 
 
-def _words(batch: Batch) -> Tensor:
+def _targets(batch: Batch) -> Tensor:
     steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
     places = (batch.start[:, None] + steps).clamp(max=batch.tokens.shape[1] - 1)
     return batch.tokens.gather(1, places)
 
 
 def _row_per_response(batch: Batch) -> Layout:
-    """Prompt and response; the last token predicts nothing. Padding on the right is never seen."""
+    """A row per response. The last token predicts nothing; no token sees padding to its right."""
     first = int(batch.start.min()) - 1
     steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
     last = batch.tokens.shape[1] - 2 - first
@@ -106,20 +110,20 @@ def _row_per_response(batch: Batch) -> Layout:
         first=first,
         row=torch.arange(len(batch), device=batch.mask.device)[:, None],
         at=(batch.start[:, None] - 1 - first + steps).clamp(max=last),
-        words=_words(batch),
+        targets=_targets(batch),
         mask=batch.mask,
     )
 
 
 class _Prompts:
-    """The prompts of a batch, and where in a shared row each response begins.
+    """The prompts of a batch, and the offset of each response in the row of its prompt.
 
     Attributes:
         group: `[N]`, the prompt of each response, counted from 0.
-        lead: `[P]`, a response of each prompt.
-        offset: `[N]`, where its tokens begin in the row of its prompt.
-        longest: tokens of the longest row.
-        size: tokens of all rows, padding counted.
+        lead: `[P]`, one response to each prompt.
+        offset: `[N]`, where the response begins in the row of its prompt.
+        longest: tokens in the longest row.
+        size: tokens in all rows, including padding.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -127,7 +131,7 @@ class _Prompts:
         order = torch.argsort(self.group, stable=True)
         sizes = torch.bincount(self.group)
         self.lead = order[sizes.cumsum(0) - sizes]
-        # All but the last token of a response is read; nothing is predicted from that.
+        # The last token of a response predicts nothing, and is not an input.
         read = batch.length - 1
         so_far = torch.zeros_like(read)
         so_far[order] = read[order].cumsum(0) - read[order]
@@ -137,7 +141,7 @@ class _Prompts:
 
 
 def _row_per_prompt(batch: Batch, prompts: _Prompts, dtype: torch.dtype) -> Layout:
-    """A prompt once, then its responses one after another, none of which sees another."""
+    """A row per prompt, then its responses one after another, which do not see each other."""
     device = batch.mask.device
     count = len(prompts.lead)
     shape = (count, prompts.longest)
@@ -152,17 +156,17 @@ def _row_per_prompt(batch: Batch, prompts: _Prompts, dtype: torch.dtype) -> Layo
     positions[row, place] = place
     segment[row, place] = 0
 
-    words = _words(batch)
+    targets = _targets(batch)
     steps = torch.arange(batch.mask.shape[1], device=device)
     response, step = (steps < batch.length[:, None] - 1).nonzero(as_tuple=True)
     row, place = prompts.group[response], prompts.offset[response] + step
-    tokens[row, place] = words[response, step]
+    tokens[row, place] = targets[response, step]
     positions[row, place] = batch.start[response] + step
     segment[row, place] = response + 1
 
     column = torch.arange(prompts.longest, device=device)
-    own = segment[:, None, :] == segment[:, :, None]
-    sees = (own | (segment == 0)[:, None, :]) & (column <= column[:, None])
+    same = segment[:, None, :] == segment[:, :, None]
+    sees = (same | (segment == 0)[:, None, :]) & (column <= column[:, None])
     attention = torch.zeros(sees.shape, dtype=dtype, device=device)
     attention.masked_fill_(~sees, torch.finfo(dtype).min)
 
@@ -175,6 +179,6 @@ def _row_per_prompt(batch: Batch, prompts: _Prompts, dtype: torch.dtype) -> Layo
         first=first,
         row=prompts.group[:, None],
         at=(at - first).clamp(max=prompts.longest - 1 - first),
-        words=words,
+        targets=targets,
         mask=batch.mask,
     )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from objdsl.runtime.data.tasks import PLAIN_CHAT, Task, character_tokenizer
+from objdsl.runtime.data.prompts import PLAIN_CHAT, character_tokenizer
+from objdsl.runtime.data.tasks import Task
 from objdsl.runtime.settings.config import TINY, ConfigError, ModelSection
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def quiet_transformers() -> None:
 def load_model(
     config: ModelSection, task: Task, seed: int, device: torch.device | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and the tokenizer that the settings name. `seed` makes the weights of `tiny`.
+    """The model and the tokenizer that the settings name. `seed` determines the weights of `tiny`.
 
     Args:
         device: overrides the device of the settings.
@@ -101,7 +102,7 @@ def pretrained(
     except Exception as error:  # transformers, safetensors and the hub raise their own classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "trust_remote_code" in str(error):
-            reason = "it comes with its own code, which is never run"
+            reason = "it needs code from its repository, which is never run"
         raise ConfigError([f"the model `{name}` cannot be loaded: {reason}"]) from None
     _check_weights(name, model, loaded)
     if tokenizer.eos_token_id is None:
@@ -129,9 +130,9 @@ def _check_weights(name: str, model: PreTrainedModel, loaded: Mapping[str, Any])
 
 
 def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokens that end a response: the tokenizer's, and those that the model's author names.
+    """The tokens that end a response: the tokenizer's EOS, and those of the generation config.
 
-    A chat model ends its turn with a different token than a text, and lists both.
+    A chat model lists the end of a turn there, which differs from the end of a text.
     """
     named = getattr(model.generation_config, "eos_token_id", None)
     named = [named] if isinstance(named, int) else named or []
@@ -145,10 +146,10 @@ def context_of(model: PreTrainedModel) -> int | None:
 
 
 def recompute_layers(model: PreTrainedModel) -> None:
-    """Makes every layer drop its activations and recompute them in the backward pass.
+    """Makes every layer recompute its activations in the backward pass (gradient checkpointing).
 
-    transformers offers this in training mode only, where dropout is active too: the gradient would
-    be that of a different policy than the one that was measured.
+    transformers does so in training mode only, where dropout is active too: the gradient would be
+    that of a different policy than the measured one.
 
     Raises ConfigError for a model whose layers do not support it.
     """

@@ -1,4 +1,4 @@
-"""Policies of the training engine: a transformers model, evaluated on the tokens of a batch."""
+"""Policies of the training engine: transformers models, evaluated on the tokens of a batch."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 
 @dataclass
 class Policy:
-    """A language model, and what an objective may ask of it.
+    """A language model, and the columns that an objective may read from it.
 
     Attributes:
-        layers: internal policies by name: the layer whose hidden state is read as a policy.
-        critic: hidden state -> value, where the objective trains one. It reads the policy and does
-            not move it.
-        temperature: that of the sampler, so that both engines speak of the same distribution.
+        layers: internal policies: name -> the layer whose hidden state gives its logits.
+        critic: hidden state -> value, where the objective trains a critic. It does not train the
+            hidden states.
+        temperature: the sampler's temperature, so that both engines have the same distribution.
     """
 
     model: PreTrainedModel
@@ -46,7 +46,7 @@ class Policy:
     temperature: float = 1.0
     autocast: bool = False
     fused: bool = False
-    """Whether log-probabilities come from the states below the head, without logits."""
+    """Whether log-probabilities are computed from the states below the head, without logits."""
     precision: Precision = "inputs"
     """Precision of the fused head; see `Objective.fused`."""
 
@@ -65,7 +65,7 @@ class Policy:
         return trainable + self.critic_parameters()
 
     def critic_parameters(self) -> list[nn.Parameter]:
-        """Those of `parameters` that are the critic's."""
+        """The part of `parameters` that belongs to the critic."""
         return list(self.critic.parameters()) if self.critic else []
 
     def weights(self) -> list[Tensor]:
@@ -78,19 +78,19 @@ class Policy:
         return Policy(model, temperature=self.temperature, autocast=self.autocast, fused=self.fused)
 
     def frozen(self) -> Policy:
-        """A copy that is not trained."""
+        """A copy whose weights are never trained."""
         other = self.copy()
         other.model.requires_grad_(False)
         return other
 
     def shard(self, ranks: Ranks) -> None:
-        """Shards the weights over the ranks, each on its device."""
+        """Shards the weights over the ranks (FSDP)."""
         for module in (self.model, self.critic):
             if module is not None:
                 ranks.shard(module)
 
     def reshard(self) -> None:
-        """Frees the sharded weights that a forward pass without gradient has gathered."""
+        """Frees the full weights that a forward pass without gradient has gathered."""
         for module in (self.model, self.critic):
             if isinstance(module, FSDPModule):
                 module.reshard()
@@ -138,7 +138,7 @@ class Policy:
         finally:
             hook.remove()
         states = caught[0] if self.precision == "inputs" else caught[0].bfloat16()
-        return layout.pick(states), layout.words
+        return layout.pick(states), layout.targets
 
     def head_of(self, states: Tensor, batch: Batch) -> dict[str, Any]:
         """The head, as arguments of `Objective.fused`."""
@@ -161,25 +161,26 @@ class Policy:
         return values
 
     def _without_logits(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
-        states, words = self.states(batch)
-        found: dict[str, Tensor] = {}
+        states, tokens = self.states(batch)
+        columns: dict[str, Tensor] = {}
         if {"log_pi", "entropy"} & set(wanted):
             log_pi, entropy = log_probs(
-                states, tokens=words, entropy="entropy" in wanted, **self.head_of(states, batch)
+                states, tokens=tokens, entropy="entropy" in wanted, **self.head_of(states, batch)
             )
-            found = {"log_pi": torch.where(batch.mask, log_pi, 0.0)}
+            columns = {"log_pi": torch.where(batch.mask, log_pi, 0.0)}
             if entropy is not None:
-                found["entropy"] = torch.where(batch.mask, entropy, 0.0)
+                columns["entropy"] = torch.where(batch.mask, entropy, 0.0)
         if "value" in wanted:
-            found["value"] = torch.where(batch.mask, self.values(states), 0.0)
-        return {name: found[name] for name in wanted}
+            columns["value"] = torch.where(batch.mask, self.values(states), 0.0)
+        return {name: columns[name] for name in wanted}
 
     def columns(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
         """Token columns `[N, T]` of a batch, 0 in the padding.
 
         Args:
-            wanted: of `log_pi`, `log_pi_dist` (`[N, T, V]`), `value`, `entropy` (of `log_pi`,
-                without gradient, in nats) and `log_<name>`, `log_<name>_dist` of internal policies.
+            wanted: names among `log_pi`, `log_pi_dist` (`[N, T, V]`), `value`, `entropy` (of `pi`,
+                without gradient, in nats), and `log_<name>`, `log_<name>_dist` of internal
+                policies.
         """
         if self.fused and not torch.is_grad_enabled() and set(wanted) <= _FUSED:
             return self._without_logits(batch, wanted)
@@ -198,13 +199,13 @@ class Policy:
             )
             logits = {"pi": out.logits} if _asks_for("pi", wanted) or "entropy" in wanted else {}
             for name, layer in inner.items():
-                logits[name] = self._read_off(out.hidden_states, layer, layout.first)
-        found: dict[str, Tensor] = {}
+                logits[name] = self._hidden_logits(out.hidden_states, layer, layout.first)
+        columns: dict[str, Tensor] = {}
         for name, scores in logits.items():
-            found |= self._policy_columns(name, scores, batch, layout, wanted)
+            columns |= self._policy_columns(name, scores, batch, layout, wanted)
         if "value" in wanted:
-            found["value"] = layout.pick(self.values(out.hidden_states[-1][:, layout.first :]))
-        return found
+            columns["value"] = layout.pick(self.values(out.hidden_states[-1][:, layout.first :]))
+        return columns
 
     @cached_property
     def shares_prompts(self) -> bool:
@@ -214,25 +215,25 @@ class Policy:
     def _policy_columns(
         self, name: str, logits: Tensor, batch: Batch, layout: Layout, wanted: Collection[str]
     ) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+        columns: dict[str, Tensor] = {}
         scores = logits if logits.dtype == torch.float64 else logits.float()
         if self.temperature != 1:
             scores = scores / self.temperature
         if batch.kept is not None:
-            scores = layout.spread(scores, batch.kept)
+            scores = layout.mask_dropped(scores, batch.kept)
         logs = scores.log_softmax(-1)
         sampled, distribution = of_policy(name)
         if sampled in wanted:
-            found[sampled] = layout.pick_words(logs)
+            columns[sampled] = layout.pick_tokens(logs)
         if distribution in wanted:
-            found[distribution] = layout.pick(logs)
+            columns[distribution] = layout.pick(logs)
         if name == "pi" and "entropy" in wanted:
             with torch.no_grad():
-                found["entropy"] = layout.pick(-torch.special.xlogy(p := logs.exp(), p).sum(-1))
-        return found
+                columns["entropy"] = layout.pick(-torch.special.xlogy(p := logs.exp(), p).sum(-1))
+        return columns
 
-    def _read_off(self, hidden: tuple[Tensor, ...], layer: int, first: int) -> Tensor:
-        """The logits that the final norm and the head give for the state after layer `layer`."""
+    def _hidden_logits(self, hidden: tuple[Tensor, ...], layer: int, first: int) -> Tensor:
+        """The logits of the final norm and the head, applied to the states after layer `layer`."""
         if not 1 <= layer < len(hidden):
             raise ConfigError(
                 [f"the objective reads layer {layer}, but the model has {len(hidden) - 1}"]

@@ -1,4 +1,4 @@
-"""Checks that the two engines compute the same policy, before a run learns from a sampler."""
+"""Checks that the two engines compute the same policy, before anything is learned from samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from objdsl.runtime.engines.batch import collate
 from objdsl.runtime.engines.policy import Policy
 from objdsl.runtime.engines.sampler import Request, Sampler, SamplerError, Sampling, seed_of
 
-# Weights that miss a layer, or keep an old copy of one, are off by 0.1 to 1 nat a token.
+# A missing layer, or an old copy of one, is a difference of 0.1 to 1 nat per token.
 TOLERANCE = {"float32": 1e-3, "float64": 1e-3, "bfloat16": 5e-2}
 
 
@@ -23,7 +23,7 @@ def disagreement(
     tokens: int = 128,
 ) -> float:
     """Mean |log old - log mu| over at least `tokens` sampled tokens, in nats per token."""
-    # Without truncation, which the training engine ignores unless the mask is kept.
+    # Truncation is off: the training engine ignores it unless the mask is kept.
     plain = replace(sampling, top_p=1.0, top_k=None, keep_mask=False)
     differences: list[torch.Tensor] = []
     seen = 0
@@ -54,11 +54,11 @@ def probe(
     tolerance: float,
 ) -> float:
     """The disagreement of the engines; raises SamplerError where it is above `tolerance`."""
-    found = disagreement(policy, sampler, prompts, sampling)
-    if not found <= tolerance:
+    difference = disagreement(policy, sampler, prompts, sampling)
+    if not difference <= tolerance:
         raise SamplerError(
-            f"{sampler.name} and the training engine disagree by {found:.2g} nats per token on the "
-            f"same weights (at most {tolerance:g} is allowed, sampler.tolerance): it does "
+            f"{sampler.name} and the training engine disagree by {difference:.2g} nats per token "
+            f"on the same weights (at most {tolerance:g} is allowed, sampler.tolerance): it does "
             "not sample from the policy that is trained, so nothing is learned from it"
         )
-    return found
+    return difference

@@ -13,7 +13,7 @@ from objdsl.frozen import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. `temperature` 0 takes the most likely one."""
+    """How tokens are sampled. With `temperature` 0 the most likely one is taken."""
 
     max_tokens: int
     stop: tuple[int, ...]
@@ -24,13 +24,13 @@ class Sampling:
 
     @property
     def truncates(self) -> bool:
-        """Whether some tokens are never drawn."""
+        """Whether some tokens are never sampled."""
         return self.top_p < 1 or self.top_k is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One response to be written. Equal seeds, prompts and weights write the same response."""
+    """A request for a response. Equal seeds, prompts and weights give the same response."""
 
     prompt: tuple[int, ...]
     seed: int
@@ -41,11 +41,11 @@ class Response:
     """A sampled response.
 
     Attributes:
-        tokens: its tokens, the end-of-text token included.
-        log_probs: the log-probability of each token under the distribution that it was drawn from:
-            after temperature, top-p and top-k.
-        truncated: whether it hit the limit of tokens.
-        kept: at each position, the tokens that top-p and top-k left; None unless requested.
+        tokens: its tokens, EOS included.
+        log_probs: the log-probability of each token under the distribution that it was sampled
+            from: after temperature, top-p and top-k.
+        truncated: whether it reached the maximum length without EOS.
+        kept: for each position, the tokens that top-p and top-k kept; None unless requested.
     """
 
     tokens: tuple[int, ...]
@@ -59,12 +59,12 @@ class SamplerError(ObjdslError, RuntimeError):
 
 
 class Sampler(Protocol):
-    """Writes responses with the policy's weights as they were at the last `update`."""
+    """Samples responses from the policy, with its weights at the last `update`."""
 
     name: str
 
     def start(self) -> None:
-        """Loads the engine. Raises SamplerError where that fails."""
+        """Loads the engine. Raises SamplerError if that fails."""
 
     def update(self, step: int) -> None:
         """Copies the current weights of the policy."""
@@ -73,7 +73,7 @@ class Sampler(Protocol):
         """A response to each request, in their order."""
 
     def close(self) -> None:
-        """Frees everything; may be called twice."""
+        """Frees all resources; may be called twice."""
 
 
 def seed_of(*parts: int | str) -> int:

@@ -1,4 +1,4 @@
-"""Responses by `transformers.generate`, in the process of the training engine."""
+"""Sampling with `transformers.generate`, in the process of the training engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TransformersSampler:
-    """Writes with the training engine's own model: an update of the weights costs nothing."""
+    """Samples with the training engine's model: there are no weights to update."""
 
     name = "transformers.generate"
 
@@ -31,7 +31,7 @@ class TransformersSampler:
     def close(self) -> None: ...
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
-        # Prompts of similar length share a batch, so that little of it is padding.
+        # Prompts of similar length share a batch, for little padding.
         by_length = sorted(range(len(requests)), key=lambda k: len(requests[k].prompt))
         responses: dict[int, Response] = {}
         for first in range(0, len(by_length), self._rows):
@@ -51,11 +51,11 @@ class TransformersSampler:
         for row, request in enumerate(requests):
             tokens[row, longest - len(request.prompt) :] = torch.tensor(request.prompt)
             attention[row, longest - len(request.prompt) :] = 1
-        draw = _Draw([request.seed for request in requests], sampling)
+        sampler = _Gumbel([request.seed for request in requests], sampling)
         written = self._model.generate(
             input_ids=tokens.to(device),
             attention_mask=attention.to(device),
-            logits_processor=LogitsProcessorList([draw]),
+            logits_processor=LogitsProcessorList([sampler]),
             generation_config=GenerationConfig(
                 do_sample=False,
                 max_new_tokens=sampling.max_tokens,
@@ -63,34 +63,33 @@ class TransformersSampler:
                 pad_token_id=self._pad,
             ),
         )[:, longest:].tolist()
-        log_probs = torch.stack(draw.log_probs, 1).tolist()
-        kept = torch.stack(draw.kept, 1).cpu() if sampling.keep_mask else None
+        log_probs = torch.stack(sampler.log_probs, 1).tolist()
+        kept = torch.stack(sampler.kept, 1).cpu() if sampling.keep_mask else None
         responses = []
         for row, line in enumerate(written):
-            ends = [k for k, token in enumerate(line) if token in sampling.stop]
-            length = ends[0] + 1 if ends else len(line)
+            stops = [k for k, token in enumerate(line) if token in sampling.stop]
+            length = stops[0] + 1 if stops else len(line)
             responses.append(
                 Response(
                     tokens=tuple(line[:length]),
                     log_probs=tuple(log_probs[row][:length]),
-                    truncated=not ends,
-                    kept=None if kept is None else _words(kept[row, :length]),
+                    truncated=not stops,
+                    kept=None if kept is None else _indices(kept[row, :length]),
                 )
             )
         return responses
 
 
-def _words(kept: Tensor) -> tuple[tuple[int, ...], ...]:
-    """`[T, V]` of booleans -> the words of each token."""
+def _indices(kept: Tensor) -> tuple[tuple[int, ...], ...]:
+    """`[T, V]` of booleans -> the kept tokens of each position."""
     return tuple(tuple(step.nonzero()[:, 0].tolist()) for step in kept)
 
 
-class _Draw:
-    """Makes the greedy choice of `generate` a draw, with a generator per response.
+class _Gumbel:
+    """Turns greedy decoding of `generate` into sampling, with a random generator per response.
 
-    The largest of `p / e`, with `e` exponential, is a draw from `p`: so a response depends on its
-    own seed, whatever else is in the batch, and the distribution that it is drawn from can be
-    written down.
+    The argmax of `p / e`, with `e` exponential, is a sample of `p`. A response depends on its own
+    seed only, not on the rest of the batch, and the exact distribution is known.
     """
 
     def __init__(self, seeds: Sequence[int], sampling: Sampling) -> None:
@@ -115,7 +114,7 @@ class _Draw:
 
 
 def _truncated(scores: Tensor, sampling: Sampling) -> Tensor:
-    """Scores `[N, V]` after temperature, top-k and top-p; words that are left out have -inf."""
+    """Scores `[N, V]` after temperature, top-k and top-p; dropped tokens have -inf."""
     scores = scores.float()
     if sampling.temperature > 0:
         scores = scores / sampling.temperature

@@ -1,4 +1,4 @@
-"""The child process of `vllm_sampler`: an engine, its environment, the calls that it answers."""
+"""The child process of `vllm_sampler`: its environment, its engine, and the calls to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from objdsl.runtime.settings.config import SamplerSection
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """How the child makes its engine. Everything in it can be pickled."""
+    """The settings of the child's engine, which can be pickled."""
 
     folder: str
     log: str
@@ -38,9 +38,9 @@ class Engine:
 
 
 def environment_of(config: SamplerSection, engine: Engine) -> dict[str, str]:
-    """Variables that vLLM and torch read when they are imported: set before the child starts."""
+    """Variables that vLLM and torch read on import: they have to be set before the child starts."""
     always = {
-        "HF_HUB_OFFLINE": "1",  # the child needs nothing from the hub
+        "HF_HUB_OFFLINE": "1",  # the child loads nothing from the hub
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
@@ -50,10 +50,10 @@ def environment_of(config: SamplerSection, engine: Engine) -> dict[str, str]:
         return always
     return always | {
         "OMP_NUM_THREADS": str(config.threads),
-        # Bound threads of several engines, or of the learner, would share one core.
+        # Pinned threads of several engines, or of the learner, would share a core.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_cache_gib),
-        # Otherwise g++ compiles a small function of the log-probabilities: 15 s at start.
+        # Otherwise g++ compiles a small function for log-probabilities: 15 s at the start.
         "TORCHDYNAMO_DISABLE": "1",
     }
 
@@ -114,10 +114,10 @@ def serve(pipe: Connection, engine: Engine) -> None:
 
 def _sentence(error: Exception) -> str:
     """An error in one line; for validation errors of pydantic, the messages only."""
-    words = str(error)
-    if callable(collected := getattr(error, "errors", None)):
-        words = "; ".join(str(one["msg"]).removeprefix("Value error, ") for one in collected())
-    line = textwrap.shorten(words, 300, placeholder=" ...")
+    message = str(error)
+    if callable(problems := getattr(error, "errors", None)):
+        message = "; ".join(str(x["msg"]).removeprefix("Value error, ") for x in problems())
+    line = textwrap.shorten(message, 300, placeholder=" ...")
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 

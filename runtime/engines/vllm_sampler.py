@@ -1,8 +1,8 @@
-"""Responses by vLLM, in a child process, with the weights of the training engine.
+"""Sampling with vLLM, in a child process, with the weights of the training engine.
 
-The child process holds an in-process engine: a dead engine is a closed pipe, seen at once, where
-vLLM's own processes can leave a call waiting forever. The weights live in shared memory (on a GPU,
-behind IPC handles): an update is a copy inside the child, and the pipe carries tokens only.
+The child runs an in-process engine: if it dies, its pipe closes and the call fails at once, where a
+call to vLLM's own processes can wait forever. The weights are in shared memory (on a GPU, behind
+IPC handles): an update is a copy inside the child, and the pipe carries tokens only.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KEEP_MASK_VOCABULARY = 4096
 
 
 class EngineDiedError(ObjdslError):
-    """The child closed the pipe, or did not answer in time."""
+    """The child has closed its pipe, or did not answer in time."""
 
 
 class VllmSampler:
@@ -47,11 +47,11 @@ class VllmSampler:
 
     Args:
         model: the training engine's; its weights move to shared memory.
-        longest: the most tokens of a prompt and its response together.
+        longest: the maximum number of tokens of a prompt and its response together.
         folder: the folder of the run, for the engine's log.
         check: called with this sampler after the first update of every engine, new or restarted;
             raises SamplerError where the two engines disagree.
-        say: reports that an engine is restarted.
+        say: reports the restart of an engine.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class VllmSampler:
         say: Callable[[str], None] = print,
     ) -> None:
         self.name = vllm_version() or "vllm"
-        self._config = config
+        self.config = config
         self._model = model.share_memory()
         self._files = tempfile.TemporaryDirectory(prefix="objdsl-engine-")
         # The engine starts with random weights; every weight is copied from this process.
@@ -87,7 +87,7 @@ class VllmSampler:
         self._pipe: Connection | None = None
         self._ready = False
         self._checked = False
-        self._check = check
+        self.check = check
         self._say = say
         self._step = 0
         self._deaths: list[int] = []
@@ -112,7 +112,7 @@ class VllmSampler:
             raise SamplerError(f"vLLM does not start: {error}\n{tail}".rstrip()) from None
 
     def forget(self) -> None:
-        """Ends the engine, and removes its log."""
+        """Kills the engine, and removes its log."""
         self._kill()
         Path(self._engine.log).unlink(missing_ok=True)
 
@@ -122,7 +122,7 @@ class VllmSampler:
             return
         spawn = torch.multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
-        with environment(environment_of(self._config, self._engine)):
+        with environment(environment_of(self.config, self._engine)):
             process = spawn.Process(target=serve, args=(theirs, self._engine), daemon=True)
             process.start()
         theirs.close()
@@ -134,23 +134,23 @@ class VllmSampler:
         self._persist("update")
         if not self._checked:
             self._checked = True
-            self._check(self)
+            self.check(self)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
         return self.collect(self.submit(requests, sampling))
 
     def submit(self, requests: Sequence[Request], sampling: Sampling) -> tuple[Any, ...]:
-        """Sends the requests; several engines write at the same time. See `collect`."""
+        """Sends the requests, so that several engines work at the same time; see `collect`."""
         call = ("generate", [(request.prompt, request.seed) for request in requests], sampling)
         try:
             self._send(call)
         except EngineDiedError:
-            self._kill()  # `collect` finds it gone, and restarts it
+            self._kill()  # `collect` restarts it
         return call
 
     def collect(self, call: tuple[Any, ...]) -> list[Response]:
         try:
-            written = self._receive(self._config.deadline)
+            written = self._receive(self.config.deadline)
         except EngineDiedError as death:
             self._revive(death)
             written = self._persist(*call)
@@ -173,7 +173,7 @@ class VllmSampler:
         while True:
             try:
                 self._send(call)
-                return self._receive(self._config.deadline)
+                return self._receive(self.config.deadline)
             except EngineDiedError as death:
                 self._revive(death)
 
@@ -181,10 +181,10 @@ class VllmSampler:
         self.launch()
         if self._ready:
             return
-        self._receive(self._config.start_deadline)
+        self._receive(self.config.start_deadline)
         # Tensors travel as handles to the memory that the optimizer writes to.
         self._put(("weights", {k: p.detach() for k, p in self._model.named_parameters()}))
-        self._receive(self._config.start_deadline)
+        self._receive(self.config.start_deadline)
         self._ready = True
 
     def _send(self, call: tuple[Any, ...]) -> None:
@@ -208,7 +208,7 @@ class VllmSampler:
         except (EOFError, OSError) as error:
             raise EngineDiedError(f"its process ended ({type(error).__name__})") from None
         if kind == "error":
-            # Not the engine's fault: trying again would fail in the same way.
+            # A new engine would fail in the same way.
             log = f" (its log is {self._engine.log})" if self._ready else ""
             raise SamplerError(f"vLLM refused: {answer}{log}")
         return answer
@@ -219,7 +219,7 @@ class VllmSampler:
         """Starts a new engine with the current weights, unless too many have died recently."""
         self._kill()
         self._deaths = [step for step in self._deaths if step > self._step - 100] + [self._step]
-        if len(self._deaths) > self._config.restarts:
+        if len(self._deaths) > self.config.restarts:
             raise SamplerError(
                 f"vLLM died {len(self._deaths)} times in 100 steps, the last time because "
                 f"{death}; its log is {self._engine.log}\n{_tail(self._engine.log)}"
@@ -237,7 +237,7 @@ class VllmSampler:
 
 
 class ManySamplers:
-    """Several engines that share the requests, each writing a part of them at the same time."""
+    """Several engines that share the requests, and work at the same time."""
 
     def __init__(self, engines: Sequence[VllmSampler]) -> None:
         self.engines = engines

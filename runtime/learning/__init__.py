@@ -1,4 +1,6 @@
-"""One step: a `rollout`, the columns that its objective `needs`, the `learner` and its `optimizer`.
+"""One step: a `rollout`, then the `learner` and its `optimizer`.
 
-`warm_start` teaches a policy by worked examples before the first step.
+A rollout is `sampled`, or read from a dataset of `preferences`. `needs` are the columns that an
+objective reads, by who computes them. A `warm_start` on worked examples may come before the first
+step.
 """

@@ -22,14 +22,14 @@ from objdsl.runtime.processes.ranks import Ranks
 from objdsl.runtime.settings.config import LearnerSection
 from objdsl.step import Step
 
-# Columns of the run itself, under names that no file gives to one: the log-probabilities of the
-# policy as it was when the responses were sampled, and its entropies.
+# Columns of the run itself, under names that no file can declare: the log-probabilities of the
+# policy when the responses were sampled, and its entropies.
 ROLLOUT, ENTROPY = "log pi, before", "entropy, before"
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What was measured while learning, by the runtime and by the `report`s of the objective."""
+    """The metrics of learning, and the `report`s of the objective."""
 
     metrics: dict[str, float]
     reports: dict[str, float]
@@ -65,17 +65,18 @@ class Learner:
         self._frozen = frozen
         self._seed = seed
         self._ranks = ranks
-        for each in (policy, *frozen.values()):
-            each.layers = self.needs.layers
+        policies = (policy, *frozen.values())
+        for member in policies:
+            member.layers = self.needs.layers
         if self.needs.critic and policy.critic is None:
             policy.critic = new_critic(policy.model)
         check_learner(policy, objective, config, frozen.keys())
         self.fused = fuses(policy, objective, self.needs, config)
-        for each in (policy, *frozen.values()):
-            each.fused = self.fused and each.head is not None
-            each.precision = precision_of(each, self.fused, config)
-        for each in (policy, *frozen.values()) if sharded else ():
-            each.shard(ranks)
+        for member in policies:
+            member.fused = self.fused and member.head is not None
+            member.precision = precision_of(member, self.fused, config)
+            if sharded:
+                member.shard(ranks)
         self.optimizer = Optimizer(policy, config, steps)
 
     def learn(self, batch: Batch, step: int) -> Learned:
@@ -85,13 +86,13 @@ class Learner:
         the learning rate and every random choice.
         """
         config = self._config
-        once = config.minibatches * config.epochs == 1
-        lr = self.optimizer.begin(step, several=not once)
+        single = config.minibatches * config.epochs == 1
+        lr = self.optimizer.begin(step, several=not single)
         batch = batch.with_columns(self._prior_columns(batch, step))
         # `old` is the policy of the first optimizer step. If there is no second, and the step fits
         # in one forward pass, that pass gives both: the same numbers, computed once.
-        if not (once and self._fits(batch)):
-            batch = batch.with_columns(self._measure(batch))
+        if not (single and self._fits(batch)):
+            batch = batch.with_columns(self.measure(batch))
         results: list[Learned] = []
         for epoch in range(config.epochs):
             order = seed_of(self._seed, "minibatches", step, epoch)
@@ -120,7 +121,7 @@ class Learner:
             columns[NOISE.name] = noise.to(batch.mask.device)
         return columns
 
-    def _measure(self, batch: Batch) -> dict[str, Tensor]:
+    def measure(self, batch: Batch) -> dict[str, Tensor]:
         """Columns of the policy before it learns from the batch."""
         return self._measured(self._no_grad(self.policy, batch, self._to_measure))
 
@@ -164,7 +165,7 @@ class Learner:
         """One step of AdamW on `batch`, however it is cut into pieces.
 
         Args:
-            moved: whether the policy has changed since `_measure`.
+            moved: whether the policy has changed since `measure`.
         """
         self.optimizer.zero_grad()
         if self._fits(batch):
@@ -188,7 +189,7 @@ class Learner:
     def _one_pass(self, batch: Batch) -> tuple[Batch, Output]:
         """The loss of this rank's rows, and the batch with its measured columns.
 
-        Where `_measure` has not been called, its columns are read off the pass that trains.
+        Where `measure` has not been called, its columns are read off the pass that trains.
         """
         shares = self._shares(batch)
         (rows,) = shares[self._ranks.rank]
@@ -212,8 +213,8 @@ class Learner:
         if not moved and set(self.needs.trained) == {"log_pi"}:
             step = self.objective.couple(step, log_pi=batch.columns[ROLLOUT])
         elif self.objective.needs_couple:
-            now = self._no_grad(self.policy, batch, self.needs.trained)
-            step = self.objective.couple(step, **now)
+            current = self._no_grad(self.policy, batch, self.needs.trained)
+            step = self.objective.couple(step, **current)
         batch = replace(batch, step=step)
         for rows in self._shares(batch)[self._ranks.rank]:
             yield self._loss(batch.piece(rows))

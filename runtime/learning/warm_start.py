@@ -1,4 +1,4 @@
-"""Supervised steps on worked examples, for a model that cannot answer anything yet."""
+"""Supervised training on worked examples, for a model with random weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from objdsl.runtime.data.tasks import Prompt, Task
+from objdsl.runtime.data.prompts import Prompt
+from objdsl.runtime.data.tasks import Task
 from objdsl.runtime.engines.policy import Policy
 from objdsl.runtime.settings.config import WarmStartSection
 
@@ -28,9 +29,10 @@ def warm_start(
     seed: int,
     progress: Callable[[int, float], None],
 ) -> None:
-    """Imitates the worked examples of `task` for `steps` steps of AdamW.
+    """Trains on the worked examples of `task` for `steps` steps of AdamW.
 
-    `progress` is told the step, counted from 1, and the loss in nats a token.
+    Args:
+        progress: called with the step, from 1, and the loss in nats per token.
     """
     if steps == 0 or task.demonstrate is None:
         return

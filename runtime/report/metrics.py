@@ -23,7 +23,7 @@ from objdsl.source import visible
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
-# Marks the file of lines whose steps are written again by a resumed run.
+# In the names of files that keep the lines which a resumed run writes again.
 DROPPED = ".dropped"
 
 # What the runtime measures at every step, besides the reports of the objective.

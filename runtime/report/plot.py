@@ -1,4 +1,4 @@
-"""The curves of one run, or of several, as a picture."""
+"""Learning curves of one run or several."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
-# The panels that every run has, first; the reports of the objectives come after them.
+# The panels of every run; the reports of the objectives come after them.
 _FIRST = ("reward", "held_out", "entropy", "length", "kl_mu_old", "grad_norm")
-_HIDDEN = {"step", "tokens", "tokens_per_second", "lr", "seconds", "mismatch", "objective"}
 
 
 def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:
-    """Draws the metrics of `runs` against the step, a panel each, into `output` (PNG, SVG, PDF).
+    """Plots the metrics of `runs` by step, one panel per metric, to `output` (PNG, SVG, PDF).
 
-    `names` chooses the panels; without it, all that the runs have but times. Raises ValueError
-    where a run has no metrics, or no run has one of `names`.
+    Args:
+        names: the metrics; by default all except durations.
+
+    Raises ValueError where a run has no metrics, or no run has one of `names`.
     """
     import matplotlib
 
@@ -38,7 +39,7 @@ def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:
     for name in panels:
         if name not in known:
             raise ValueError(
-                f"no run has the metric `{name}`; there are {', '.join(sorted(known))}"
+                f"no run has the metric `{name}`; known metrics: {', '.join(sorted(known))}"
             )
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -55,7 +56,7 @@ def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:
             colour = colours(number)
             dots = {"marker": "o", "markersize": 3} if _is_sparse(points, run) else {}
             if len(steps) > 1 and not dots:
-                # What is read off several curves is their course, not each of their steps.
+                # Several curves are compared by their trend: the single steps are faint.
                 axis.plot(*zip(*points, strict=True), color=colour, linewidth=0.6, alpha=0.3)
                 points = _smooth(points)
             (line,) = axis.plot(
@@ -71,7 +72,7 @@ def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:
         axis.set_visible(False)
     for axis in axes[-1]:
         axis.set_xlabel("step", fontsize=9)
-    if len(steps) > 1:  # outside of the panels, where it covers no curve
+    if len(steps) > 1:  # below the panels, where it covers no curve
         figure.legend(
             handles=[*lines.values()], loc="outside lower center", fontsize=8, frameon=False,
             ncols=min(len(lines), 2 * columns),
@@ -87,22 +88,22 @@ def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:
 
 
 def _format(output: Path, figure: Figure) -> str:
-    """The kind of picture that a file is by its name. Raises ValueError for one that is none."""
+    """The format of a file, by its suffix. Raises ValueError for an unknown one."""
     kind = output.suffix.removeprefix(".").lower() or "png"
     known = figure.canvas.get_supported_filetypes()
     if kind not in known:
-        raise ValueError(f"{output} is no picture: there are {', '.join(sorted(known))}")
+        raise ValueError(f"{output}: the format is none of {', '.join(sorted(known))}")
     return kind
 
 
 def _is_sparse(points: Sequence[tuple[float, float]], run: Sequence[Mapping[str, float]]) -> bool:
-    """Whether a metric is measured now and then only, so that its points are to be seen."""
+    """Whether a metric is measured at some steps only, so that its points are marked."""
     learned = sum(1 for step in run if step.keys() - {"step", "held_out"})
     return len(points) < 2 or len(points) < learned
 
 
 def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Means over the last twentieth of the points, of those that are numbers."""
+    """Moving averages over a twentieth of the points, ignoring NaN and infinities."""
     width = max(1, len(points) // 20)
     smooth = []
     for k, (step, _) in enumerate(points):
@@ -112,7 +113,7 @@ def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _plain(text: str) -> str:
-    """A name as matplotlib shows it letter by letter: between two dollars it would read TeX."""
+    """A name in which matplotlib finds no TeX: dollars are escaped."""
     return visible(text).replace("$", r"\$")
 
 
@@ -122,7 +123,7 @@ def _steps(run: Path) -> list[dict[str, float]]:
     except OSError:
         steps = []
     if not steps:
-        raise ValueError(f"{run} has no metrics to draw")
+        raise ValueError(f"{run} has no metrics to plot")
     return steps
 
 
@@ -134,5 +135,6 @@ def _label(run: Path, runs: Sequence[Path]) -> str:
 
 def _panels(runs: Mapping[str, list[dict[str, float]]]) -> list[str]:
     seen = dict.fromkeys(name for run in runs.values() for step in run for name in step)
-    own = [name for name in seen if name not in DOCUMENTED and not name.startswith("seconds")]
-    return [name for name in _FIRST if name in seen] + [n for n in own if n not in _HIDDEN]
+    common = [name for name in _FIRST if name in seen]
+    reports = [x for x in seen if x not in DOCUMENTED and not x.startswith("seconds")]
+    return common + reports

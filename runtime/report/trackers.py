@@ -1,4 +1,4 @@
-"""Metrics for the dashboards of others, besides the run's own `metrics.jsonl`."""
+"""Trackers: metrics go to TensorBoard, Weights & Biases or Trackio, besides `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PROJECT = "objdsl"
 
 
 class Tracker(Protocol):
-    """Takes the metrics of a run, a step at a time."""
+    """Receives the metrics of a run step by step."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """The metrics of step `step`."""
+        """Logs the metrics of step `step`."""
 
     def close(self) -> None:
-        """Everything that was logged is written."""
+        """Flushes and closes."""
 
 
 class _TensorBoard:
@@ -29,7 +29,7 @@ class _TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # A resumed run writes the steps after its checkpoint again: those of before are dropped.
+        # A resumed run repeats the steps after its checkpoint: the old ones are purged.
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -41,7 +41,7 @@ class _TensorBoard:
 
 
 class _Project:
-    """A run of the project `objdsl` in Weights & Biases, or in what has the same interface."""
+    """A run of the project `objdsl` in Weights & Biases, or a library with its interface."""
 
     def __init__(self, module: str, options: Mapping[str, Any]) -> None:
         self._module = importlib.import_module(module)
@@ -59,17 +59,17 @@ def open_trackers(
 ) -> list[Tracker]:
     """The trackers that the settings name, for a run that has done `step` steps.
 
-    The same folder is the same run to them, also when it is resumed.
+    A resumed run continues in its trackers: its folder identifies it.
 
-    Raises ConfigError for one that is not installed.
+    Raises ConfigError for a tracker that is not installed.
     """
-    where = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()
-    name = f"{folder.name}-{where[:4]}"
+    digest = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()
+    name = f"{folder.name}-{digest[:4]}"
     makers: dict[str, Any] = {
         "tensorboard": lambda: _TensorBoard(folder, step),
         "wandb": lambda: _Project(
             "wandb",
-            {"name": folder.name, "id": where, "dir": str(folder), "config": dict(config)}
+            {"name": folder.name, "id": digest, "dir": str(folder), "config": dict(config)}
             | {"resume": "allow"},
         ),
         "trackio": lambda: _Project(
@@ -77,13 +77,13 @@ def open_trackers(
         ),
     }
     opened: list[Tracker] = []
-    for one in dict.fromkeys(names):
+    for tracker in dict.fromkeys(names):
         try:
-            opened.append(makers[one]())
+            opened.append(makers[tracker]())
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != one:
+            if (error.name or "").partition(".")[0] != tracker:
                 raise
             raise ConfigError(
-                [f"report.trackers: {one} is not installed here: pip install {one}"]
+                [f"report.trackers: {tracker} is not installed: pip install {tracker}"]
             ) from None
     return opened

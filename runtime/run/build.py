@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from objdsl.objective import Objective, load
-from objdsl.runtime.data.tasks import Prompt, Task
+from objdsl.runtime.data.prompts import Prompt
+from objdsl.runtime.data.tasks import Task
 from objdsl.runtime.engines.models import load_model, pretrained, recompute_layers
 from objdsl.runtime.engines.policy import Policy, new_critic
 from objdsl.runtime.engines.probe import TOLERANCE, probe
@@ -24,13 +25,13 @@ from objdsl.runtime.engines.vllm_sampler import (
     VllmSampler,
 )
 from objdsl.runtime.learning.needs import Needs, needs_of
-from objdsl.runtime.learning.rollout import (
+from objdsl.runtime.learning.preferences import (
     OF_PREFERENCES,
-    Place,
     Preferences,
     has_preferences,
     preferred,
 )
+from objdsl.runtime.learning.rollout import Place
 from objdsl.runtime.processes.ranks import Ranks
 from objdsl.runtime.run.checks import check_columns
 from objdsl.runtime.settings.config import TINY, Config, ConfigError

@@ -1,4 +1,4 @@
-"""What can be wrong with a run, found before anything is computed."""
+"""Checks of a run before anything is computed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from objdsl.ir.columns import LogProbs, Noise
 from objdsl.ir.indices import TOKEN, WORD
 from objdsl.ir.objective import Domain
 from objdsl.objective import Objective
+from objdsl.runtime.data.example import Example, columns_of
+from objdsl.runtime.data.prompts import Prompt
 from objdsl.runtime.data.rewards import NAMED, Judged, Rewards
-from objdsl.runtime.data.tasks import Example, Prompt, columns_of
 from objdsl.runtime.engines.sampler import Sampling
-from objdsl.runtime.learning.rollout import GREEDY, number
+from objdsl.runtime.learning.rollout import number
+from objdsl.runtime.learning.sampled import GREEDY
 from objdsl.runtime.settings.config import Config, ConfigError
 
-# Tokens of a made-up response, and prompts of a made-up step.
+# Tokens per response, and prompts, of the step that is tried.
 _TRIAL_TOKENS = 3
 _TRIAL_PROMPTS = 16
 

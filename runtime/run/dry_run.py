@@ -1,4 +1,4 @@
-"""What a run would be, and two steps of it with a model that takes no time."""
+"""A dry run: what a run would compute, and two steps of it with a tiny model."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from objdsl.runtime.settings.config import TINY, Config
 
 
 def dry_run(config: Config) -> Iterator[str]:
-    """Lines about a run, the last after two steps of it with a tiny model and no vLLM.
+    """Describes a run, then runs two steps of it with a tiny model, without vLLM.
 
-    Raises what `train` raises. Nothing is left behind.
+    Raises what `train` raises. Leaves no files.
     """
     objective = build.load_objective(config)
     needs = needs_of(objective)
@@ -40,13 +40,13 @@ def dry_run(config: Config) -> Iterator[str]:
         check_layers(objective, config.model.layers)
     others = [name for name in needs.policies if name != "ref"]
     if others:
-        yield f"no step is tried: there is no tiny model in the place of `{others[0]}`"
+        yield f"no step is run: there is no tiny model for the policy `{others[0]}`"
         return
     result = _two_steps(config, needs)
-    yield f"two steps with a tiny model: {result.seconds:.1f} s, nothing went wrong"
+    yield f"two steps with a tiny model: {result.seconds:.1f} s, no errors"
 
 
-_MAKERS: dict[type[Role], str] = {
+_SOURCES: dict[type[Role], str] = {
     LogProbs: "the sampler",
     Truncation: "the sampler",
     Reward: "the rewards",
@@ -55,7 +55,7 @@ _MAKERS: dict[type[Role], str] = {
 
 
 def _columns(objective: Objective, needs: Needs) -> Iterator[str]:
-    """Every column that the objective reads, and who makes it."""
+    """Every column that the objective reads, and where it comes from."""
     for name, column in objective.columns.items():
         if name in needs.trained:
             origin = "the policy, with gradient"
@@ -69,7 +69,7 @@ def _columns(objective: Objective, needs: Needs) -> Iterator[str]:
             origin = f"a reward function that returns `{name}`" if is_reward else origin
             origin += ", a list with a number per token for each response" if of_tokens else ""
         else:
-            origin = _MAKERS[type(column.role)]
+            origin = _SOURCES[type(column.role)]
         yield f"  {name:<16} {origin}"
 
 
@@ -78,7 +78,7 @@ def _arithmetic(config: Config, objective: Objective, task_tokens: int) -> Itera
     prompts, learner = config.sampler.prompts, config.learner
     rows = prompts * group
     yield (
-        f"a step: {prompts} prompts x {group} responses = {rows} responses "
+        f"each step: {prompts} prompts x {group} responses = {rows} responses "
         f"of at most {config.sampler.max_tokens or task_tokens} tokens"
     )
     share = math.ceil(prompts / learner.minibatches) * group
@@ -91,10 +91,10 @@ def _arithmetic(config: Config, objective: Objective, task_tokens: int) -> Itera
 
 
 def _memory(config: Config, needs: Needs, tiny_vocabulary: int) -> Iterator[str]:
-    """Weights, gradients and optimizer; activations depend on the model too much to be guessed."""
+    """Memory of weights, gradients and optimizer; that of activations depends on the model."""
     count = _parameters(config, tiny_vocabulary)
     if count is None:
-        yield f"memory: the configuration of {config.model.name} is not at hand"
+        yield f"memory: unknown, as the configuration of {config.model.name} is not available"
         return
     size = DTYPES[config.model.dtype].itemsize
     copies = {"weights": 1, "gradient": 1, "AdamW": 2, "frozen policies": len(needs.policies)}
@@ -139,7 +139,7 @@ def _two_steps(config: Config, needs: Needs) -> Result:
         values["report"] |= {"trackers": []}
         values["model"] |= {"name": TINY, "layers": layers, "width": 32, "heads": 2}
         values["model"] |= {"device": "cpu", "revision": None}
-        # To the tiny model every character is a token.
+        # For the tiny model, every character is a token.
         values["task"] |= {"held_out": 8, "max_prompt_tokens": 4000}
         values["sampler"] |= {"engine": "transformers", "prompts": 4, "max_tokens": 8}
         values["learner"] |= {"autocast": False, "minibatches": min(4, config.learner.minibatches)}

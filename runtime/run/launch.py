@@ -14,12 +14,15 @@ import torch
 from rich.console import Console
 
 from objdsl.objective import Objective
+from objdsl.runtime.data.example import columns_of
+from objdsl.runtime.data.prompts import Prompt, encode_all
 from objdsl.runtime.data.rewards import Rewards
-from objdsl.runtime.data.tasks import Prompt, Task, columns_of, encode_all, load_task
+from objdsl.runtime.data.tasks import Task, load_task
 from objdsl.runtime.engines.models import context_of, ends_of, pick_device, quiet_transformers
 from objdsl.runtime.learning.learner import Learner
 from objdsl.runtime.learning.needs import check_learner, needs_of
-from objdsl.runtime.learning.rollout import Place, Sampled, Source
+from objdsl.runtime.learning.rollout import Place, Source
+from objdsl.runtime.learning.sampled import Sampled
 from objdsl.runtime.learning.warm_start import warm_start
 from objdsl.runtime.processes.ranks import Ranks, joined
 from objdsl.runtime.report.metrics import Report

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from objdsl.objective import Objective, load
 from objdsl.runtime.data.tasks import Task
-from objdsl.runtime.learning.rollout import Sampled, Source
+from objdsl.runtime.learning.rollout import Source
+from objdsl.runtime.learning.sampled import Sampled
 from objdsl.runtime.processes.ranks import Ranks
 from objdsl.runtime.run.build import Models
 from objdsl.runtime.settings.config import Config

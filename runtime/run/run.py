@@ -11,13 +11,14 @@ from pathlib import Path
 
 from objdsl import frozen
 from objdsl.objective import Objective
+from objdsl.runtime.data.prompts import Prompt
 from objdsl.runtime.data.rewards import RewardError
-from objdsl.runtime.data.tasks import Prompt
 from objdsl.runtime.engines.policy import collect
 from objdsl.runtime.engines.sampler import SamplerError
 from objdsl.runtime.learning.learner import Learned, Learner
 from objdsl.runtime.learning.optimizer import TrainingError
-from objdsl.runtime.learning.rollout import Rollout, Sampled, Source
+from objdsl.runtime.learning.rollout import Rollout, Source
+from objdsl.runtime.learning.sampled import Sampled
 from objdsl.runtime.processes.ranks import FirstRankError, Ranks, is_lost
 from objdsl.runtime.processes.signals import StopRequest
 from objdsl.runtime.report.metrics import Clock, News, Report

@@ -65,17 +65,17 @@ def _parameters(objective: object) -> tuple[str, ...]:
 
     name = objective if isinstance(objective, str) else Config.model_fields["objective"].default
     try:
-        return tuple(one.name for one in driver.compile_source(driver.read(name)).params)
-    except (FileNotFoundError, ObjectiveError):  # the run says so itself
+        return tuple(param.name for param in driver.compile_source(driver.read(name)).params)
+    except (FileNotFoundError, ObjectiveError):  # reported when the run loads it
         return ()
 
 
-# More values than any settings have: nested aliases can stand for any number of them.
+# No settings have more values; nested aliases can expand to any number.
 _MOST_VALUES = 10_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads keys as text: a parameter may be called `on`, `null` or `y`, values in YAML."""
+    """Reads keys as text: a parameter may be called `on`, `null` or `y`, which are YAML values."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         self.flatten_mapping(node)
@@ -111,7 +111,7 @@ def _loaded(text: str) -> tuple[yaml.Node | None, Any]:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is not None and _size(root, {}) > _MOST_VALUES:
-            raise yaml.YAMLError(f"it stands for more than {_MOST_VALUES} values")
+            raise yaml.YAMLError(f"it expands to more than {_MOST_VALUES} values")
         return root, yaml.load(text, Loader=_Loader)
     except (RecursionError, ValueError, OverflowError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
@@ -139,7 +139,7 @@ def _note_lines(
     file: str,
     places: dict[tuple[str, ...], str],
 ) -> Iterator[str]:
-    """Fills `places` with the line of every key; yields a problem for a duplicate key."""
+    """Adds the line of every key to `places`; yields a problem for a duplicate key."""
     for key, value in node.value:
         here = (*path, str(key.value))
         place = f"{file}:{key.start_mark.line + 1}"

@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_written(run: Run) -> None:
 
 def test_plot_wants_runs(run: Run) -> None:
     Path("empty").mkdir()
-    assert "has no metrics to draw" in run("plot", "empty").output
+    assert "has no metrics to plot" in run("plot", "empty").output
     assert run("plot", "none").exit_code == 2
     Path("run").mkdir()
     Path("run/metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')

@@ -90,7 +90,7 @@ def test_what_is_pointed_to_is_there() -> None:
         ("learner: {lr: .inf}\n", "`learner.lr` is inf: input should be a finite number"),
         ("rewards: {exact: .nan}\n", "`rewards.exact` is nan: input should be a finite number"),
         ("params: " + "[" * 1500 + "]" * 1500, "not YAML: it is nested too deeply"),
-        ("params: &a {x: *a}\n", "not YAML: it stands for more than 10000 values"),
+        ("params: &a {x: *a}\n", "not YAML: it expands to more than 10000 values"),
     ],
 )
 def test_bad_files(file: Path, text: str, message: str) -> None:
@@ -136,7 +136,7 @@ def test_aliases_of_aliases_are_refused_at_once(file: Path) -> None:
     lines = ["params:", "  a0: &a0 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]"]
     lines += [f"  a{k + 1}: &a{k + 1} [{', '.join([f'*a{k}'] * 10)}]" for k in range(12)]
     file.write_text("\n".join(lines))
-    with pytest.raises(ConfigError, match="it stands for more than 10000 values"):
+    with pytest.raises(ConfigError, match="it expands to more than 10000 values"):
         read_config(file)
     file.write_text("params: {a: &rate 0.1, b: *rate}\n")
     assert read_config(file).params == {"a": 0.1, "b": 0.1}

@@ -386,7 +386,7 @@ def test_a_measurement_that_fails_is_made_again(
     run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from objdsl.runtime.engines.sampler import SamplerError
-    from objdsl.runtime.learning.rollout import Sampled
+    from objdsl.runtime.learning.sampled import Sampled
 
     straight = run(output=tmp_path / "straight", steps=5)
     evaluate = Sampled.evaluate

@@ -195,15 +195,15 @@ def test_several_optimizer_steps_cut_into_micro_batches(name: str) -> None:
 
 
 def test_one_forward_pass_gives_the_numbers_of_two() -> None:
-    """`old` is read off the pass that trains; a pass of its own would have said the same."""
+    """`old` is read off the pass that trains; a separate pass gives the same numbers."""
     data = batch()
     policy = model()
     objective = objdsl.load("grpo")
     learner = Learner(policy, objective, LearnerSection(), steps=10, frozen={"ref": model()})
-    measured = learner._measure(data)
-    said = policy.columns(data, ("log_pi", "entropy"))
-    assert torch.equal(measured["log_old"], said["log_pi"].detach())
-    assert torch.equal(measured[ENTROPY], said["entropy"])
+    measured = learner.measure(data)
+    trained = policy.columns(data, ("log_pi", "entropy"))
+    assert torch.equal(measured["log_old"], trained["log_pi"].detach())
+    assert torch.equal(measured[ENTROPY], trained["entropy"])
 
 
 @pytest.mark.parametrize("shares", [True, False])

@@ -16,8 +16,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from objdsl.runtime.data.rewards import Process, RewardError
-from objdsl.runtime.data.tasks import character_tokenizer
+from objdsl.runtime.data.prompts import character_tokenizer
+from objdsl.runtime.data.reward_process import RewardProcess
+from objdsl.runtime.data.rewards import RewardError
 from objdsl.runtime.learning.learner import Learner
 from objdsl.runtime.report.metrics import DOCUMENTED
 from objdsl.runtime.run import launch
@@ -330,7 +331,7 @@ def test_a_dry_run_of_chats(settings: Settings, tmp_path: Path) -> None:
     data.write_text("\n".join(map(json.dumps, rows)))
     task = {"task.name": str(data), "task.system": "be brief", "task.max_prompt_tokens": 1024}
     config = settings("grpo", **task, report__trackers=["wandb"], **{"model.name": "some/model"})
-    assert "nothing went wrong" in list(dry_run(config))[-1]
+    assert "no errors" in list(dry_run(config))[-1]
 
 
 def test_a_dry_run_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
@@ -339,7 +340,7 @@ def test_a_dry_run_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
     assert "log_ref          the frozen policy `ref`" in lines
     assert "4 prompts x 4 responses = 16 responses" in lines
     assert "then 2 steps of AdamW on 16 responses each, in 2 forward passes of at most 8" in lines
-    assert "nothing went wrong" in lines
+    assert "no errors" in lines
     assert list(tmp_path.iterdir()) == []
 
 
@@ -367,10 +368,10 @@ def test_a_reward_function_that_fails_ends_the_run_after_a_checkpoint(
     options = {"rewards": {"flaky:judge": 1.0}, "checkpoint.every": 0}
     (tmp_path / "how").write_text("works")
     straight = run(output=tmp_path / "straight", **options)
-    call, scored = Process.call, 0
+    call, scored = RewardProcess.call, 0
 
-    def hurried(self: Process, kind: str, *arguments: Any) -> Any:
-        """The call that hangs is waited for no longer than it needs to be."""
+    def hurried(self: RewardProcess, kind: str, *arguments: Any) -> Any:
+        """Shortens the deadline of the call that hangs."""
         nonlocal scored
         if kind == "score" and self.deadline == 299:
             scored += 1
@@ -378,7 +379,7 @@ def test_a_reward_function_that_fails_ends_the_run_after_a_checkpoint(
                 self.deadline = 0.2
         return call(self, kind, *arguments)
 
-    monkeypatch.setattr(Process, "call", hurried)
+    monkeypatch.setattr(RewardProcess, "call", hurried)
     for how, message in (
         ("fails", r"`flaky:judge` failed: RuntimeError: the judge is offline \(.*flaky.py:9\)"),
         ("hangs", r"`flaky:judge` took more than 0\.2 s \(reward_deadline\), and was ended"),

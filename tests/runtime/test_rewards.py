@@ -215,7 +215,7 @@ def test_columns_of_several_functions_do_not_cover_each_other(
         "first": [2], "reward_first_rewards:judge": [1],
         "second": [2], "reward_second_rewards:judge": [1],
     }  # fmt: skip
-    with pytest.raises(RewardError, match="returned the column `x`, which another one has"):
+    with pytest.raises(RewardError, match="returned the column `x`, as a different function did"):
         score(Rewards({"first_rewards:same": 1, "second_rewards:same": 1}), ["a"])
 
 

@@ -7,15 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from objdsl.runtime.data.tasks import (
-    Example,
-    character_tokenizer,
-    chosen_at,
-    columns_of,
-    encode,
-    encode_all,
-    load_task,
-)
+from objdsl.runtime.data.example import Example, columns_of
+from objdsl.runtime.data.prompts import character_tokenizer, chosen_at, encode, encode_all
+from objdsl.runtime.data.tasks import load_task
 from objdsl.runtime.settings.config import ConfigError, TaskSection
 
 
@@ -179,7 +173,7 @@ def test_every_legal_text_is_a_row(tmp_path: Path) -> None:
         ('{"prompt": [{"role": "a", "content": null}]}', "row 2: `prompt` is neither .* message 1"),
         ('{"prompt": [{"role": "user"}]}', "row 2: `prompt` is neither .* message 1 is {'role'"),
         ('{"prompt": null}', "row 2: `prompt` is neither"),
-        ('{"prompt": "a", "prompt": "b"}', ":2: `prompt` is there twice"),
+        ('{"prompt": "a", "prompt": "b"}', ":2: `prompt` occurs twice"),
         ('{"prompt": "a"', ":2: not JSON"),
     ],
 )  # fmt: skip

@@ -83,5 +83,5 @@ def test_every_tracker_gets_the_metrics_of_a_run(
 
 def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ConfigError, match="wandb is not installed here: pip install wandb"):
+    with pytest.raises(ConfigError, match="wandb is not installed: pip install wandb"):
         open_trackers(["wandb"], tmp_path, {}, 0)

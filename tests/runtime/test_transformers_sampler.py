@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from objdsl.runtime.data.tasks import encode_all, load_task
+from objdsl.runtime.data.prompts import encode_all
+from objdsl.runtime.data.tasks import load_task
 from objdsl.runtime.engines.models import load_model
 from objdsl.runtime.engines.policy import Policy
 from objdsl.runtime.engines.sampler import Request, Sampling, seed_of

@@ -167,9 +167,9 @@ def test_an_engine_that_hangs_dies_too_often(
         assert engine.pid is not None
         os.kill(engine.pid, signal.SIGSTOP)
 
-    hurried = sampler._config.model_copy(update={"deadline": 0.2, "restarts": 1})
-    monkeypatch.setattr(sampler, "_config", hurried)
-    monkeypatch.setattr(sampler, "_check", hang)
+    hurried = sampler.config.model_copy(update={"deadline": 0.2, "restarts": 1})
+    monkeypatch.setattr(sampler, "config", hurried)
+    monkeypatch.setattr(sampler, "check", hang)
     hang(sampler)
     with pytest.raises(SamplerError, match=r"died 2 times in 100 steps.*no answer in 0\.2 s"):
         sampler.generate(requests(), SAMPLING)

@@ -1,0 +1,248 @@
+"""Responses that the sampler writes and the reward functions score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from objdsl.frozen import dataclass
+from objdsl.ir.evaluate import Batch as RaggedBatch
+from objdsl.ir.evaluate import evaluate
+from objdsl.ir.indices import TOKEN
+from objdsl.objective import Objective
+from objdsl.runtime.data.example import columns_of
+from objdsl.runtime.data.prompts import Prompt, chosen_at
+from objdsl.runtime.data.rewards import Judged, RewardError, Rewards, Scores
+from objdsl.runtime.engines.batch import Batch, collate
+from objdsl.runtime.engines.sampler import Request, Response, Sampler, Sampling, seed_of
+from objdsl.runtime.learning.rollout import Place, Rollout, number
+from objdsl.runtime.report.metrics import DOCUMENTED, Clock, Sample
+from objdsl.runtime.settings.config import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# A response column that the runtime makes itself: the reward of the greedy response to the prompt.
+GREEDY = "greedy"
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A prompt of the step, its responses, and their rewards."""
+
+    prompt: Prompt
+    responses: list[Response]
+    rewards: list[float]
+    columns: dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Responses that the sampler writes and the reward functions score.
+
+    Attributes:
+        group: responses per prompt.
+        count: prompts per step.
+        rounds: how often prompts that the objective's `keep` drops are replaced.
+        given: response columns that the task or the reward functions supply.
+    """
+
+    sampler: Sampler
+    sampling: Sampling
+    objective: Objective
+    rewards: Rewards
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[Prompt]
+    place: Place
+    count: int
+    group: int
+    rounds: int
+    given: tuple[str, ...]
+    seed: int
+
+    def roll(self, step: int, position: int, clock: Clock) -> Rollout:
+        with clock.phase("sync"):
+            self.sampler.update(step)
+        groups: list[_Group] = []
+        tokens = 0
+        for attempt in range(self.rounds + 1):
+            missing = self.count - len(groups)
+            indices = chosen_at(position, missing, len(self.prompts), self.seed)
+            position += missing
+            new = self._sample([self.prompts[k] for k in indices], (step, attempt), clock)
+            tokens += sum(len(response.tokens) for group in new for response in group.responses)
+            if attempt < self.rounds:
+                kept = self._kept(new)
+                # The step needs responses: the last round is kept completely.
+                new = [group for group, keep in zip(new, kept, strict=True) if keep]
+            groups += new
+            if len(groups) == self.count:
+                break
+        with clock.phase("collate"):
+            batch = self._collate(groups)
+        samples = [sample for group in groups for sample in self._samples(group)]
+        return Rollout(batch, samples, _metrics(groups) | {"tokens": tokens}, position)
+
+    @cached_property
+    def _columns(self) -> tuple[str, ...]:
+        """The columns of the task; not every row has all of them."""
+        return columns_of(prompt.example for prompt in self.prompts)
+
+    def _sample(
+        self, prompts: Sequence[Prompt], where: tuple[int, int], clock: Clock
+    ) -> list[_Group]:
+        requests = [
+            Request(prompt.tokens, seed_of(self.seed, *where, k, i))
+            for k, prompt in enumerate(prompts)
+            for i in range(self.group)
+        ]
+        with clock.phase("sample"):
+            responses = self.sampler.generate(requests, self.sampling)
+            if GREEDY in self.given:
+                baseline = self._greedy(prompts, *where)
+        with clock.phase("reward"):
+            scores = self._score([p for p in prompts for _ in range(self.group)], responses, *where)
+            self._check_kinds(scores)
+        groups = []
+        for k, prompt in enumerate(prompts):
+            rows = slice(k * self.group, (k + 1) * self.group)
+            columns = {name: values[rows] for name, values in scores.columns.items()}
+            for name in self.given:
+                if name in self._columns and name not in columns:
+                    columns[name] = [number(name, prompt.example)] * self.group
+            if GREEDY in self.given:
+                columns[GREEDY] = [baseline[k]] * self.group
+            groups.append(_Group(prompt, responses[rows], scores.reward[rows], columns))
+        return groups
+
+    def _score(
+        self, prompts: Sequence[Prompt], responses: Sequence[Response], *where: int | str
+    ) -> Scores:
+        """The scores of responses; `where` seeds the random numbers of the functions."""
+        judged = Judged(
+            prompts=[prompt.example.text for prompt in prompts],
+            completions=self._texts(responses),
+            truncated=[response.truncated for response in responses],
+            columns={
+                name: [prompt.example.columns.get(name) for prompt in prompts]
+                for name in self._columns
+            },
+            tokens=[response.tokens for response in responses],
+            places=[prompt.example.name for prompt in prompts],
+        )
+        return self.rewards(judged, seed_of(self.seed, "reward", *where))
+
+    def _check_kinds(self, scores: Scores) -> None:
+        """Raises RewardError for a column per token where the objective reads one per response."""
+        for name in self.given:
+            values = scores.columns.get(name, [])
+            of_tokens = bool(values) and isinstance(values[0], list)
+            if values and of_tokens != (self.objective.columns[name].indices == TOKEN):
+                read, returned = ("response", "token") if of_tokens else ("token", "response")
+                raise RewardError(
+                    f"the objective reads a number per {read} in the column `{name}`, but the "
+                    f"reward functions return one per {returned}"
+                )
+
+    def _texts(self, responses: Sequence[Response]) -> list[str]:
+        rows = [list(response.tokens) for response in responses]
+        texts: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return texts
+
+    def _greedy(self, prompts: Sequence[Prompt], *where: int | str) -> list[float]:
+        greedy = replace(self.sampling, temperature=0.0, top_p=1.0, top_k=None, keep_mask=False)
+        requests = [Request(prompt.tokens, 0) for prompt in prompts]
+        responses = self.sampler.generate(requests, greedy)
+        return self._score(prompts, responses, "greedy", *where).reward
+
+    def evaluate(self, prompts: Sequence[Prompt]) -> float:
+        """Mean reward of the greedy responses, under the weights of the sampler's last update."""
+        rewards = self._greedy(prompts)
+        return sum(rewards) / len(rewards)
+
+    def _kept(self, groups: Sequence[_Group]) -> list[bool]:
+        """Which prompts the objective's `keep` keeps."""
+        keep = self.objective.formula.keep
+        if keep is None:
+            return [True] * len(groups)
+        responses = _responses(groups)
+        columns: dict[str, list[Any]] = {
+            "reward": _rewards(groups),
+            "truncated": [response.truncated for response in responses],
+            "log_mu": [list(response.log_probs) for response in responses],
+        }
+        for name in groups[0].columns:
+            columns[name] = _column(groups, name)
+        prompts = [k for k, group in enumerate(groups) for _ in group.responses]
+        lengths = [len(response.tokens) for response in responses]
+        try:
+            (kept,) = evaluate(
+                [keep], RaggedBatch(prompts, lengths, columns), self.objective.params
+            )
+        except KeyError as error:
+            raise ConfigError(
+                [
+                    f"sampler.resample: `keep` of {self.objective.name} reads the column {error}, "
+                    "which is not known before the optimizer step"
+                ]
+            ) from None
+        return [bool(x) for x in kept]
+
+    def _collate(self, groups: Sequence[_Group]) -> Batch:
+        columns: dict[str, list[Any]] = {"reward": _rewards(groups)}
+        for name in self.given:
+            if name in groups[0].columns:
+                columns[name] = _column(groups, name)
+        return collate(
+            [group.prompt.tokens for group in groups for _ in group.responses],
+            [k for k, group in enumerate(groups) for _ in group.responses],
+            _responses(groups),
+            columns,
+            vocabulary=self.place.vocabulary,
+            device=self.place.device,
+            dtype=self.place.dtype,
+        )
+
+    def _samples(self, group: _Group) -> list[Sample]:
+        return [
+            Sample(
+                group.prompt.example.text,
+                text,
+                group.rewards[k],
+                {name: values[k] for name, values in group.columns.items()},
+            )
+            for k, text in enumerate(self._texts(group.responses))
+        ]
+
+
+def _responses(groups: Sequence[_Group]) -> list[Response]:
+    return [response for group in groups for response in group.responses]
+
+
+def _rewards(groups: Sequence[_Group]) -> list[float]:
+    return [reward for group in groups for reward in group.rewards]
+
+
+def _column(groups: Sequence[_Group], name: str) -> list[Any]:
+    return [value for group in groups for value in group.columns[name]]
+
+
+def _metrics(groups: Sequence[_Group]) -> dict[str, float]:
+    responses, rewards = _responses(groups), _rewards(groups)
+    count = len(responses)
+    metrics = {
+        "reward": sum(rewards) / count,
+        "length": sum(len(response.tokens) for response in responses) / count,
+        "truncated": sum(response.truncated for response in responses) / count,
+        "zero_variance": sum(len(set(group.rewards)) == 1 for group in groups) / len(groups),
+    }
+    for name in groups[0].columns:
+        values = _column(groups, name)
+        if isinstance(values[0], list):  # a column of tokens: the mean over all tokens
+            values = [number for row in values for number in row]
+        # Metrics of the run keep their names.
+        is_taken = name in DOCUMENTED or name.startswith("seconds")
+        metrics[f"column_{name}" if is_taken else name] = sum(values) / len(values)
+    return metrics
