@@ -31,7 +31,7 @@ from objdsl.fused.head import Precision
 from objdsl.fused.kernels import Name
 from objdsl.fused.loss import FusedLoss
 from objdsl.fused.run import Weights
-from objdsl.fused.spread import Spread
+from objdsl.fused.sequence_parallel import SequenceParallel
 from objdsl.ir.columns import Column, LogProbs
 from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.objective import Sampling
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """What an objective says of some rows of an optimizer step.
+    """The result of an objective for some rows of an optimizer step.
 
     Attributes:
         loss: 0-d, to be minimised; `backward` reaches the trained inputs.
@@ -67,9 +67,9 @@ class Objective:
 
     def __init__(self, formula: Formula, params: Mapping[str, float] | None = None) -> None:
         self.formula = formula
-        self.params = {one.name: one.default for one in formula.at(params or {}).params}
+        self.params = {param.name: param.default for param in formula.at(params or {}).params}
         self._programs = Programs(formula, self.params)
-        self._fused = FusedLoss(formula, self.params, self)
+        self.fused_loss = FusedLoss(formula, self.params, self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copied and pickled as the formula that it is: its functions are made again."""
@@ -199,9 +199,9 @@ class Objective:
             generator: draws what `pick` chooses, on the first of several ranks; the column `noise`
                 may be given instead.
             check: look at the values of the columns; each look waits for the device.
-            group: the ranks that the step is spread over.
+            group: the ranks that share the rows of the step.
             columns: `self.columns` but the trained ones. No gradient reaches them. Standard columns
-                (`reward`, `log_ref`, ...) that it does not read are left aside.
+                (`reward`, `log_ref`, ...) that it does not read are ignored.
 
         Raises:
             InputError: a ValueError, for a missing or an unknown column, a wrong shape or type, a
@@ -295,7 +295,7 @@ class Objective:
         schedule: Schedule | None = None,
         kernels: Name | None = None,
         precision: Precision = "inputs",
-        spread: Spread | None = None,
+        sequence_parallel: SequenceParallel | None = None,
         budget: int = BUDGET,
         **trained: Tensor,
     ) -> Output:
@@ -309,36 +309,38 @@ class Objective:
             hidden: `[N, T, H]` or `[M, H]`, what the head is applied to: the states that *predict*
                 the tokens.
             weight: `[V, H]`, of the head; frozen if it needs no gradient.
-            tokens: `[N, T]` or `[M]`, the words that were sampled.
+            tokens: `[N, T]` or `[M]`, the ids that were sampled.
             step: what `prepare` returned, or some rows of it.
             bias: `[V]`.
             temperature: by which the logits are divided.
             softcap: `c tanh(z / c)` is applied to the logits before that.
-            kept: `[N, T, V]` or `[M, V]`, the words that the sampler kept.
+            kept: `[N, T, V]` or `[M, V]`, the part of the vocabulary that the sampler kept.
             schedule: instead of the one that is chosen; see `objdsl compile --stage plan`.
             kernels: `torch` for tensor operations instead of Triton's kernels, which run on a GPU
                 where Triton is installed; `triton` to be refused where they cannot run.
             precision: of the logits, where the head is float32 and `hidden` bfloat16: `inputs`
-                multiplies in float32; `bf16x2` takes two products of bfloat16, which has 16 bits
-                of the head; `bf16x3` three, which has all.
-            spread: which of the step's tokens are here, where each rank has other tokens of the
-                same responses (sequence parallelism). `hidden` and `kept` are then `[m, ...]` and
+                multiplies in float32; `bf16x2` splits the head into two bfloat16 parts (16 bits of
+                its mantissa), `bf16x3` into three (all 24).
+            sequence_parallel: which of the step's tokens this rank has, if the tokens of a response
+                are on several ranks. `hidden` and `kept` are then `[m, ...]` and
                 `tokens` `[m]`; `step` and inputs in `trained` are the same on all ranks, whose
                 values, reports and gradients add up.
-            budget: bytes for all that is alive besides inputs and gradients.
-            trained: trained inputs that do not come out of the head, such as `value`.
+            budget: bytes for all tensors besides inputs and gradients.
+            trained: trained inputs that the head does not compute, such as `value`.
 
         Raises:
             ValueError: for inputs of a wrong name or shape, and for a schedule that cannot compute
                 the objective.
         """
         self._check_step(step)
-        made = self._fused(
+        if "spread" in trained:
+            raise InputTypeError("`spread` of `fused` is called `sequence_parallel` now")
+        results = self.fused_loss(
             hidden, weight, tokens, step, trained, bias=bias, temperature=temperature,
             softcap=softcap, kept=kept, precision=precision, kernels=kernels, schedule=schedule,
-            budget=budget, spread=spread,
+            budget=budget, sequence_parallel=sequence_parallel,
         )  # fmt: skip
-        return Output(*made)
+        return Output(*results)
 
     def _check_step(self, step: Step) -> None:
         if not isinstance(step, Step):

@@ -1,7 +1,7 @@
 """From an objective to a Triton kernel over the logits of a chunk of tokens.
 
 Where the weight of a token needs nothing but its own log-probability and data, one kernel does all
-that happens between two matrix products: it takes the log-probability from the logits, the
+that happens between two matrix products: it computes the log-probability from the logits, the
 objective's terms and weight from that, and the gradient by the logits from the weight. Of a value
 or a report that needs more, the weight alone is computed here, and PyTorch does the rest.
 """
@@ -37,10 +37,10 @@ from objdsl.ir.ops import BINARY, UNARY, float32
 from objdsl.ir.text import text
 
 RESERVED = {
-    "tl", "triton", "objective", "words", "head", "z", "d", "rows", "target", "terms", "lse",
-    "bias", "kept", "softcap", "temperature", "stride", "d_stride", "kept_stride", "V", "BLOCK",
-    "c", "i", "y", "logit", "w", "J", "v", "W", "log_p", "all_W", "total", "start", "slope",
-    "there", "by_logit", "z_v",
+    "tl", "triton", "objective", "vocab_weights", "head", "z", "grad", "rows", "target", "terms",
+    "lse", "bias", "kept", "softcap", "temperature", "stride", "grad_stride", "kept_stride", "V",
+    "BLOCK", "c", "i", "y", "logit", "w", "J", "v", "W", "log_p", "all_W", "total", "start",
+    "softcap_grad", "valid", "grad_logit", "z_v",
 }  # fmt: skip
 """Names of the kernel itself."""
 
@@ -83,17 +83,17 @@ def emit(ir: Objective) -> Kernel:
     Raises:
         NotElementwiseError: the weight of a token needs more than that token.
     """
-    made = staged(ir, "packed")
-    policies = {leaf.policy for leaf in made.weights if isinstance(leaf, n.LogProb | n.LogDist)}
+    stages = staged(ir, "packed")
+    policies = {leaf.policy for leaf in stages.weights if isinstance(leaf, n.LogProb | n.LogDist)}
     if len(policies) != 1:
         raise NotElementwiseError(f"the log-probabilities of {len(policies)} policies")
     needs = ""
     try:
-        source, inputs = _written(ir, made, _terms(ir, made))
+        source, inputs = _written(ir, stages, _terms(ir, stages))
     except NotElementwiseError as error:
-        if any(leaf.indices == WORD for leaf in made.weights):
+        if any(leaf.indices == WORD for leaf in stages.weights):
             raise  # PyTorch could not tell the value: distributions are gone by then
-        source, inputs = _written(ir, made, None)
+        source, inputs = _written(ir, stages, None)
         needs = error.needs
     body = "\n\n\n".join(source)
     imports = "import triton\nimport triton.language as tl"
@@ -102,34 +102,34 @@ def emit(ir: Objective) -> Kernel:
     return Kernel("\n\n\n".join(blocks) + "\n", inputs, reports, needs)
 
 
-def _terms(ir: Objective, made: Staged) -> list[n.Expr]:
+def _terms(ir: Objective, stages: Staged) -> list[n.Expr]:
     """What the value, and then each report, is a sum of, over tokens.
 
     Raises:
         NotElementwiseError: they are sums over something else.
     """
-    if not all(isinstance(leaf, n.LogProb | n.LogDist) for leaf in made.weights):
+    if not all(isinstance(leaf, n.LogProb | n.LogDist) for leaf in stages.weights):
         raise NotElementwiseError("the gradient of the critic")
     terms = []
     for name in ("value", *(f"report {report.name}" for report in ir.reports)):
-        if made.roots[f"{name} responses"] != ZERO:
+        if stages.roots[f"{name} responses"] != ZERO:
             raise NotElementwiseError(f"the {name}, which is not a sum over tokens")
-        terms.append(made.roots[f"{name} tokens"])
+        terms.append(stages.roots[f"{name} tokens"])
     return terms
 
 
 def _written(
-    ir: Objective, made: Staged, terms: list[n.Expr] | None
+    ir: Objective, stages: Staged, terms: list[n.Expr] | None
 ) -> tuple[list[str], tuple[Input, ...]]:
     """The functions of a kernel, and what it loads.
 
     Args:
         terms: of the value, then of the reports; None to compute weights alone.
     """
-    policy = next(x.policy for x in made.weights if isinstance(x, n.LogProb | n.LogDist))
-    weights = {type(leaf): made.weight(leaf) for leaf in made.weights}
-    identifiers = _identifiers(ir, made)
-    token = _TokenWriter(made, policy, identifiers)
+    policy = next(x.policy for x in stages.weights if isinstance(x, n.LogProb | n.LogDist))
+    weights = {type(leaf): stages.weight(leaf) for leaf in stages.weights}
+    identifiers = _identifiers(ir, stages)
+    token = _TokenWriter(stages, policy, identifiers)
     roots = {"w": weights[n.LogProb]} if n.LogProb in weights else {}
     if terms is not None:
         value, *values = terms
@@ -138,26 +138,26 @@ def _written(
     results = token.results(roots)
     given = [token.log_pi, *token.sums.values()]
     functions = [token.function("objective", given, results, _TOKEN_DOC[len(results) > 1])]
-    word: _WordWriter | None = None
+    vocab: _VocabWriter | None = None
     if n.LogDist in weights:
-        word = _WordWriter(made, policy, identifiers, token.sums)
-        partial = word.results(
+        vocab = _VocabWriter(stages, policy, identifiers, token.sums)
+        partial = vocab.results(
             {"W": weights[n.LogDist], **{name: x.x for x, name in token.sums.items()}}
         )
-        functions.insert(0, word.function("words", ["log_p"], partial, _WORD_DOC))
-    inputs = {**token.inputs, **(word.inputs if word else {})}
-    functions.append(_head(token, list(roots), word, tuple(inputs.values())))
+        functions.insert(0, vocab.function("vocab_weights", ["log_p"], partial, _VOCAB_DOC))
+    inputs = {**token.inputs, **(vocab.inputs if vocab else {})}
+    functions.append(_head(token, list(roots), vocab, tuple(inputs.values())))
     return functions, tuple(inputs.values())
 
 
-def _identifiers(ir: Objective, made: Staged) -> Identifiers:
+def _identifiers(ir: Objective, stages: Staged) -> Identifiers:
     """Those of what a kernel loads."""
     identifiers = Identifiers({*RESERVED, *LAUNCHER, *triton_helpers()})
     for kind, keys in (
         ("environment", ENVIRONMENT),
         ("column", ir.columns),
         ("param", (param.name for param in ir.params)),
-        ("stored", made.scope.given.values()),
+        ("stored", stages.scope.given.values()),
     ):
         for key in keys:
             identifiers.of(kind, key)
@@ -166,9 +166,9 @@ def _identifiers(ir: Objective, made: Staged) -> Identifiers:
 
 _TOKEN_DOC = (
     "The weight of a token, w = dJ / dlog pi.",
-    "Of a token: its term of J, its weight w = dJ / dlog pi, its terms of the reports.",
+    "The term of J, the weight w = dJ / dlog pi and the terms of the reports of a token.",
 )
-_WORD_DOC = "Of some words: their weights W = dJ / dlog p, and the terms of sums over words."
+_VOCAB_DOC = "Weights W = dJ / dlog p of a block of the vocabulary, and terms of sums over it."
 
 
 class _TokenWriter(Writer):
@@ -176,13 +176,13 @@ class _TokenWriter(Writer):
 
     Attributes:
         log_pi: the name of its log-probability.
-        sums: sums over words, by the names that stand for them.
+        sums: sums over the vocabulary, by the names that stand for them.
         partial: for each of those names, that of the terms which are added up.
         called: what results are called.
     """
 
-    def __init__(self, made: Staged, policy: str, identifiers: Identifiers) -> None:
-        super().__init__(made.scope, made.prepared, identifiers)
+    def __init__(self, stages: Staged, policy: str, identifiers: Identifiers) -> None:
+        super().__init__(stages.scope, stages.prepared, identifiers)
         self.policy = policy
         self.log_pi = identifiers.of("column", LogProbs(policy).name)
         self.sums: dict[n.Reduce, str] = {}
@@ -198,12 +198,12 @@ class _TokenWriter(Writer):
         return [self._result(name, root) for name, root in roots.items()]
 
     def _result(self, name: str, root: n.Expr) -> str:
-        said = self._at(root, root.indices)
-        if said.isidentifier():
-            return said
+        value = self._at(root, root.indices)
+        if value.isidentifier():
+            return value
         if self._is_number(root):
-            said = f"tl.full((), {said}, {self.log_pi}.dtype)"
-        self.lines.append(f"{name} = {said}")
+            value = f"tl.full((), {value}, {self.log_pi}.dtype)"
+        self.lines.append(f"{name} = {value}")
         return name
 
     def function(self, name: str, given: list[str], results: list[str], doc: str) -> str:
@@ -237,21 +237,21 @@ class _TokenWriter(Writer):
     def _is_number(self, node: n.Expr) -> bool:
         numbers = self.numbers
 
-        def find(one: n.Expr) -> bool:
-            if not one.children:
-                return isinstance(one, n.Const)
-            return all(numbers[child] for child in one.children)
+        def find(x: n.Expr) -> bool:
+            if not x.children:
+                return isinstance(x, n.Const)
+            return all(numbers[child] for child in x.children)
 
         return n.bottom_up(node, numbers, find)
 
     def _argument(self, node: n.Expr) -> str:
         """A value as the argument of a function, where a bare number would be a float32."""
-        said = self._at(node, node.indices)
+        value = self._at(node, node.indices)
         if not self._is_number(node):
-            return said
+            return value
         if isinstance(node, n.Const) and float32(node.value) == node.value:
-            return f"{said}.0" if said.lstrip("-").isdigit() else said
-        return f"tl.full((), {said}, {self.log_pi}.dtype)"
+            return f"{value}.0" if value.lstrip("-").isdigit() else value
+        return f"tl.full((), {value}, {self.log_pi}.dtype)"
 
     def _expression(self, node: n.Expr) -> tuple[str, int]:
         here = node.indices
@@ -300,31 +300,31 @@ class _TokenWriter(Writer):
 
     def _named(self, node: n.Expr) -> str:
         """The text of a value that is read several times."""
-        said = self._at(node, node.indices, ATOM)
-        if not said.isidentifier():
+        value = self._at(node, node.indices, ATOM)
+        if not value.isidentifier():
             name = self._name_for(node)
-            self.lines.append(f"{name} = {said}")
+            self.lines.append(f"{name} = {value}")
             self.text[node] = (name, ATOM)
-            said = name
-        return said
+            value = name
+        return value
 
 
 def _is_sum(node: n.Expr) -> bool:
-    """Whether a node is a sum over words that changes with the policy."""
+    """Whether a node is a sum over the vocabulary that changes with the policy."""
     return isinstance(node, n.Reduce) and node.current and (node.op, node.over) == ("sum", ("v",))
 
 
-class _WordWriter(_TokenWriter):
-    """Writes what each of some words needs: its log-probability is `log_p`.
+class _VocabWriter(_TokenWriter):
+    """Writes what each entry of the vocabulary needs: its log-probability is `log_p`.
 
     Args:
-        sums: those over words whose terms it writes.
+        sums: those over the vocabulary whose terms it writes.
     """
 
     def __init__(
-        self, made: Staged, policy: str, identifiers: Identifiers, sums: Mapping[n.Reduce, str]
+        self, stages: Staged, policy: str, identifiers: Identifiers, sums: Mapping[n.Reduce, str]
     ) -> None:
-        super().__init__(made, policy, identifiers)
+        super().__init__(stages, policy, identifiers)
         self.log_pi = "log_p"
         self.identifiers.take(sums.values())
 
@@ -343,25 +343,25 @@ class _WordWriter(_TokenWriter):
 
 
 def _head(
-    token: _TokenWriter, results: list[str], word: _WordWriter | None, inputs: tuple[Input, ...]
+    token: _TokenWriter, results: list[str], vocab: _VocabWriter | None, inputs: tuple[Input, ...]
 ) -> str:
     """The kernel: what a program does, for one token of a chunk.
 
     Args:
         results: of the function of a token.
-        word: who wrote the function of words; None if they have no weights.
+        vocab: who wrote the function of the vocabulary; None if it has no weights.
     """
     shape = "bias, kept, softcap, temperature"
     terms = [name for name in results if name != "w"]
     arguments = ", ".join(
-        ["z", "d", "rows", "target", token.log_pi, *(["terms"] if terms else []),
-         *(one.name for one in inputs), shape, "stride", "d_stride", "kept_stride", "V",
+        ["z", "grad", "rows", "target", token.log_pi, *(["terms"] if terms else []),
+         *(source.name for source in inputs), shape, "stride", "grad_stride", "kept_stride", "V",
          "BLOCK: tl.constexpr"]
     )  # fmt: skip
     sums = [f"tl.sum({name}, 0)" for name in token.sums.values()]
     given = ", ".join(["logit - lse", *sums, *map(_load, token.inputs.values())])
     lines = [
-        '"""A token of a chunk: its log-probability, terms and, unless `d` is None, gradient."""',
+        '"""A token of a chunk: log-probability, terms and, unless `grad` is None, gradient."""',
         "c = tl.program_id(0).to(tl.int64)",
         "i = tl.load(rows + c)",
         "y = tl.load(target + c)",
@@ -370,59 +370,61 @@ def _head(
         "    kept += i * kept_stride",
         f"lse = log_sum_exp(z, {shape}, V, BLOCK)",
         f"logit, _ = logits(z, {shape}, y, V)",
-        *(_sweep(token, word, shape) if word else []),
+        *(_sweep(token, vocab, shape) if vocab else []),
         f"{', '.join(results)} = objective({given})",
         f"tl.store({token.log_pi} + i, logit - lse)",
     ]
     for k, name in enumerate(terms):
         place = f"i * {len(terms)} + {k}" if k else f"i * {len(terms)}"
         lines.append(f"tl.store(terms + {place}, {name})")
-    lines.append("if d is not None:")
-    if word is None:
-        call = f"write_gradient(d + c * d_stride, z, {shape}, y, lse, w, V, BLOCK)"
+    lines.append("if grad is not None:")
+    if vocab is None:
+        call = f"write_gradient(grad + c * grad_stride, z, {shape}, y, lse, w, V, BLOCK)"
         return _function("head", arguments, [*lines, f"    {call}"])
-    weighs = "w" in results
+    has_token_weight = "w" in results
     gradient = [
-        "d += c * d_stride",
-        f"total = tl.sum(all_W, 0){' + w' if weighs else ''}",
+        "grad += c * grad_stride",
+        f"total = tl.sum(all_W, 0){' + w' if has_token_weight else ''}",
         "for start in range(0, V, BLOCK):",
         "    v = start + tl.arange(0, BLOCK)",
-        f"    z_v, slope = logits(z, {shape}, v, V)",
-        f"    {_of_words(token, word)}",
-        '    by_logit = tl.where(z_v > -float("inf"), W, 0.0) - tl.exp(z_v - lse) * total',
-        *(["    by_logit += tl.where(v == y, w, 0.0)"] if weighs else []),
+        f"    z_v, softcap_grad = logits(z, {shape}, v, V)",
+        f"    {_vocab_call(token, vocab)}",
+        '    grad_logit = tl.where(z_v > -float("inf"), W, 0.0) - tl.exp(z_v - lse) * total',
+        *(["    grad_logit += tl.where(v == y, w, 0.0)"] if has_token_weight else []),
         "    tl.debug_barrier()",
-        "    tl.store(d + v, (by_logit * slope).to(d.dtype.element_ty), mask=v < V)",
+        "    tl.store(grad + v, (grad_logit * softcap_grad).to(grad.dtype.element_ty), mask=v < V)",
     ]
     return _function("head", arguments, [*lines, *(f"    {line}" for line in gradient)])
 
 
-def _sweep(token: _TokenWriter, word: _WordWriter, shape: str) -> list[str]:
-    """Adds up, over all words, their weights and the terms of sums."""
+def _sweep(token: _TokenWriter, vocab: _VocabWriter, shape: str) -> list[str]:
+    """Adds up, over the vocabulary, weights and the terms of sums."""
     names = token.sums.values()
     return [
         "all_W = tl.zeros((BLOCK,), z.dtype.element_ty)",
         *(f"{name} = tl.zeros((BLOCK,), z.dtype.element_ty)" for name in names),
         "for start in range(0, V, BLOCK):",
         "    v = start + tl.arange(0, BLOCK)",
-        f"    z_v, slope = logits(z, {shape}, v, V)",
-        f"    {_of_words(token, word)}",
-        '    there = z_v > -float("inf")',
-        "    all_W += tl.where(there, W, 0.0)",
-        *(f"    {name} += tl.where(there, {token.partial[name]}, 0.0)" for name in names),
+        f"    z_v, softcap_grad = logits(z, {shape}, v, V)",
+        f"    {_vocab_call(token, vocab)}",
+        '    valid = z_v > -float("inf")',
+        "    all_W += tl.where(valid, W, 0.0)",
+        *(f"    {name} += tl.where(valid, {token.partial[name]}, 0.0)" for name in names),
     ]
 
 
-def _of_words(token: _TokenWriter, word: _WordWriter) -> str:
+def _vocab_call(token: _TokenWriter, vocab: _VocabWriter) -> str:
     results = ", ".join(["W", *token.partial.values()])
-    return f"{results} = words({', '.join(['z_v - lse', *map(_load, word.inputs.values())])})"
+    return (
+        f"{results} = vocab_weights({', '.join(['z_v - lse', *map(_load, vocab.inputs.values())])})"
+    )
 
 
-def _load(one: Input) -> str:
-    name = one.name
-    if one.indices == SCALAR:
+def _load(source: Input) -> str:
+    name = source.name
+    if source.indices == SCALAR:
         return f"tl.load({name})"
-    if one.indices == WORD:
+    if source.indices == WORD:
         return f"tl.load({name} + i * V + v, mask=v < V, other=0.0)"
     return f"tl.load({name} + i)"
 

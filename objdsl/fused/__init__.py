@@ -1,6 +1,13 @@
 """The language-model head and the objective in one: logits are never stored, nor their gradient."""
 
-from objdsl.fused.log_probs import log_probs
-from objdsl.fused.spread import Spread
+from typing import NoReturn
 
-__all__ = ["Spread", "log_probs"]
+from objdsl.fused.log_probs import log_probs
+from objdsl.fused.sequence_parallel import SequenceParallel
+
+__all__ = ["SequenceParallel", "log_probs"]
+
+
+def __getattr__(name: str) -> NoReturn:
+    renamed = " is called `SequenceParallel` now" if name == "Spread" else ""
+    raise AttributeError(f"`objdsl.fused.{name}`{renamed or ' does not exist'}")

@@ -1,9 +1,9 @@
 """The last layer of a language model, a chunk of tokens at a time.
 
-Logits are wide by construction: float32 out of a bfloat16 product where the device can, float32
-inputs where it cannot, float64 for float64. Rounding logits to bfloat16 first, as a model's own
-head does, moves log-probabilities by up to 0.03, which flips the clip decision of four tokens in a
-thousand.
+Logits have a high precision by construction: a bfloat16 matmul accumulates and returns float32
+where the device can, its inputs are cast to float32 where it cannot; float64 stays float64.
+Rounding logits to bfloat16 first, as a model's own head does, moves log-probabilities by up to
+0.03, which flips the clip decision of four tokens in a thousand.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from objdsl.frozen import dataclass
 
 ALL = slice(None)
 SLICE = 8192
-"""Words at a time, where a matrix of all of them would be too large."""
+"""Vocabulary entries at a time, where a matrix over all of them would be too large."""
 Precision = Literal["inputs", "bf16x2", "bf16x3"]
-# Devices that multiply narrow numbers into wide ones. `meta`, of shapes alone, stands for a GPU.
-_WIDE_SUMS = frozenset({"cuda", "meta"})
+# Devices whose matmul returns a higher precision than its inputs have. `meta` stands for a GPU.
+_HIGH_PRECISION_SUMS = frozenset({"cuda", "meta"})
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """`log softmax(cap(hidden @ weight.T + bias) / temperature)` over the words that were kept.
+    """`log softmax(cap(hidden @ weight.T + bias) / temperature)` over what the sampler kept.
 
     Attributes:
         weight: `[V, H]`; may be that of the embedding.
         bias: `[V]`.
         temperature: of the sampler.
         softcap: `c tanh(z / c)`, as Gemma has it; None for none.
-        kept: `[M, V]`, the words that the sampler kept at each token; None for all.
-        rest: `[V, H]` each, what `weight` leaves of a wider head, as numbers of the same type: the
-            logits are those of their sum.
+        kept: `[M, V]`, which entries the sampler kept at each token; None for all.
+        rest: `[V, H]` each, the rounding errors of `weight` against a head of higher precision, in
+            its dtype: the logits are those of their sum.
     """
 
     weight: Tensor
@@ -61,7 +61,7 @@ class Head:
         """The head over hidden states `[..., H]`; `kept` is `[..., V]`.
 
         Raises:
-            ValueError: the precision is none of these types.
+            ValueError: the precision does not fit the dtypes of head and states.
         """
         main, *rest = split(weight.detach(), precision, hidden)
         bias = None if bias is None else bias.detach()
@@ -69,96 +69,98 @@ class Head:
         return cls(main, bias, temperature, softcap, kept, tuple(rest))
 
     @property
-    def wide(self) -> torch.dtype:
-        """The type of logits, log-probabilities and sums."""
+    def acc_dtype(self) -> torch.dtype:
+        """The dtype of logits, log-probabilities and sums."""
         return torch.float64 if self.weight.dtype == torch.float64 else torch.float32
 
-    def products(self, hidden: Tensor, words: slice = ALL) -> Tensor:
-        """`hidden @ weight.T`, wide: `[C, V]`, or `[C, S]` of some words."""
-        z = matmul(hidden, self.weight[words].T, self.wide)
+    def raw_logits(self, hidden: Tensor, vocab: slice = ALL) -> Tensor:
+        """`hidden @ weight.T` in `acc_dtype`: `[C, V]`, `[C, S]` for a slice of the vocabulary."""
+        z = matmul(hidden, self.weight[vocab].T, self.acc_dtype)
         for part in self.rest:
-            part = part[words]
+            part = part[vocab]
             for some in slices(len(part), SLICE):  # no summand as large as the logits
                 accumulate(z[:, some], hidden, part[some].T)
         return z
 
-    def shaped(self, z: Tensor, rows: Tensor, words: slice = ALL) -> tuple[Tensor, Tensor | None]:
-        """Logits of products, in place, and the slope of the cap where there is one."""
+    def shape_logits(
+        self, z: Tensor, rows: Tensor, vocab: slice = ALL
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits from raw ones, in place, and the derivative of the softcap if there is one."""
         if self.bias is not None:
-            z += self.bias[words]
-        slope = None
+            z += self.bias[vocab]
+        softcap_grad = None
         if self.softcap is not None:
             z.div_(self.softcap).tanh_()
-            slope = z.square().neg_().add_(1)
+            softcap_grad = z.square().neg_().add_(1)
             z *= self.softcap
         if self.temperature != 1:
             z /= self.temperature
         if self.kept is not None:
-            z.masked_fill_(self.kept[:, words][rows].logical_not_(), -torch.inf)
-        return z, slope
+            z.masked_fill_(self.kept[:, vocab][rows].logical_not_(), -torch.inf)
+        return z, softcap_grad
 
     def logits(self, hidden: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`[C, V]` of some rows, and the slope of the cap where there is one."""
-        return self.shaped(self.products(hidden), rows)
+        """`[C, V]` for some rows, and the derivative of the softcap if there is one."""
+        return self.shape_logits(self.raw_logits(hidden), rows)
 
-    def by_logits(self, d: Tensor, slope: Tensor | None) -> Tensor:
-        """From the gradient by what the softmax takes to that by `hidden @ weight.T + bias`."""
-        if slope is not None:
-            d *= slope
+    def grad_raw_logits(self, grad: Tensor, softcap_grad: Tensor | None) -> Tensor:
+        """The gradient by `hidden @ weight.T + bias`, in place, from that by the logits."""
+        if softcap_grad is not None:
+            grad *= softcap_grad
         if self.temperature != 1:
-            d /= self.temperature
-        return d
+            grad /= self.temperature
+        return grad
 
 
-def matmul(a: Tensor, b: Tensor, wide: torch.dtype) -> Tensor:
-    """`a @ b` with wide sums, and a wide result."""
-    if a.dtype == b.dtype == wide:
+def matmul(a: Tensor, b: Tensor, acc_dtype: torch.dtype) -> Tensor:
+    """`a @ b`, accumulated in and returned as `acc_dtype`."""
+    if a.dtype == b.dtype == acc_dtype:
         return a @ b
-    if a.device.type in _WIDE_SUMS and a.dtype == b.dtype:
-        return torch.mm(a, b, out_dtype=wide)
-    return a.to(wide) @ b.to(wide)
+    if a.device.type in _HIGH_PRECISION_SUMS and a.dtype == b.dtype:
+        return torch.mm(a, b, out_dtype=acc_dtype)
+    return a.to(acc_dtype) @ b.to(acc_dtype)
 
 
 def accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """`total += a @ b` with wide sums; `total` is wide."""
+    """`total += a @ b`, accumulated in the dtype of `total`."""
     if a.dtype == b.dtype == total.dtype:
         total.addmm_(a, b)
-    elif a.is_cuda and _adds_wide():
+    elif a.is_cuda and _accumulates_in_place():
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         total += matmul(a, b, total.dtype)
 
 
 @cache
-def _adds_wide() -> bool:
-    """Whether this torch adds a product of narrow numbers to wide ones in place.
+def _accumulates_in_place() -> bool:
+    """Whether this torch adds a bfloat16 matmul to a float32 tensor in place.
 
-    Older ones want the summand as narrow as the factors. It is tried out once.
+    Older versions want the summand in the dtype of the factors. It is tried out once.
     """
     if not torch.cuda.is_available():
         return False
-    one = torch.ones(16, 16, dtype=torch.bfloat16, device="cuda")
+    ones = torch.ones(16, 16, dtype=torch.bfloat16, device="cuda")
     total = torch.full((16, 16), 1 + 2**-12, device="cuda")
     try:
-        torch.addmm(total, one, one, out_dtype=total.dtype, out=total)
+        torch.addmm(total, ones, ones, out_dtype=total.dtype, out=total)
     except (RuntimeError, TypeError):
         return False
     return bool((total == 17 + 2**-12).all())
 
 
-def slices(words: int, width: int) -> Iterator[slice]:
-    """The words, `width` at a time."""
-    for start in range(0, words, width):
+def slices(size: int, width: int) -> Iterator[slice]:
+    """Slices of a vocabulary of a size, `width` entries each."""
+    for start in range(0, size, width):
         yield slice(start, start + width)
 
 
 def split(weight: Tensor, precision: Precision, hidden: Tensor) -> tuple[Tensor, ...]:
-    """A head as a sum of bfloat16 numbers: two have 16 bits of each float32, three have all 24.
+    """A float32 head as a sum of bfloat16 matrices: two have 16 bits of its mantissa, three all 24.
 
-    Products with bfloat16 states then stay narrow, and logits lose nothing that the states have.
+    A matmul with bfloat16 states then runs in bfloat16 and accumulates in float32.
 
     Raises:
-        ValueError: the states are not bfloat16, or the head is no wider.
+        ValueError: the states are not bfloat16, or the head is not float32.
     """
     if precision == "inputs":
         return (weight,)
@@ -168,15 +170,15 @@ def split(weight: Tensor, precision: Precision, hidden: Tensor) -> tuple[Tensor,
             f"not {weight.dtype} under {hidden.dtype}"
         )
     parts = [torch.empty_like(weight, dtype=hidden.dtype) for _ in range(int(precision[-1]))]
-    for words in slices(len(weight), SLICE):  # no second float32 copy of the head
-        left = weight[words]
+    for vocab in slices(len(weight), SLICE):  # no second float32 copy of the head
+        left = weight[vocab]
         for part in parts:
-            part[words] = left
-            left = left - part[words]
+            part[vocab] = left
+            left = left - part[vocab]
     return tuple(parts)
 
 
 def chunks(rows: Tensor, size: int) -> Iterator[Tensor]:
     """Rows in pieces of about the same size, none larger than `size`."""
-    many = max(1, -(-len(rows) // max(size, 1)))
-    yield from rows.tensor_split(many)
+    n_chunks = max(1, -(-len(rows) // max(size, 1)))
+    yield from rows.tensor_split(n_chunks)

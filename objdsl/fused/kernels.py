@@ -1,7 +1,7 @@
-"""What is done to the logits of a chunk: all work besides products that grows with the vocabulary.
+"""The operations on the logits of a chunk: all work besides matmuls that grows with the vocabulary.
 
-Kernels start from the products `z = hidden @ weight.T` and shape logits of them (bias, cap,
-temperature, kept words) as `Head` does; they may do so in place, so that `z` is lost.
+Kernels start from the raw logits `z = hidden @ weight.T` and apply bias, softcap, temperature and
+the sampler's mask as `Head` does; they may do so in place, so that `z` is lost.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from objdsl.fused.head import Head
 
-Weigh = Callable[[Tensor], Tensor]
-Said = tuple[Tensor, dict[str, Tensor]]
+WeightFn = Callable[[Tensor], Tensor]
+Totals = tuple[Tensor, dict[str, Tensor]]
 Name = Literal["torch", "triton"]
 
 
 class Scores(NamedTuple):
-    """Of the tokens of a chunk, `[C]` each and from the same logits: their log-probabilities, the
-    log-sum-exps, and the entropies of the distributions at them, or None."""
+    """Log-probabilities, log-sum-exps and entropies (or None) at the tokens of a chunk, `[C]` each,
+    from the same logits."""
 
     log_pi: Tensor
     lse: Tensor
@@ -49,17 +49,17 @@ def choose(wish: Name | None, device: torch.device) -> Name:
 
 
 class Kernels(Protocol):
-    """What schedules do to products `z`."""
+    """What schedules do to raw logits `z`."""
 
     def score(
         self, head: Head, z: Tensor, rows: Tensor, target: Tensor, *, entropy: bool = False
     ) -> Scores:
-        """What can be told of the tokens.
+        """Scores of the tokens.
 
         Args:
-            z: `[C, V]`, wide.
+            z: `[C, V]`, in `acc_dtype`.
             rows: `[C]`, which tokens these are.
-            target: `[C]`, their words.
+            target: `[C]`, their ids.
             entropy: whether entropies are wanted.
         """
 
@@ -71,36 +71,36 @@ class Kernels(Protocol):
         """
 
     def gradient(
-        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor, weigh: Weigh,
-        dtype: torch.dtype,
+        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor,
+        weight_fn: WeightFn, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
         """Fills in the log-probabilities, then forms the gradient of J by `z`.
 
         Args:
-            weigh: asked for the weights `[M]` as soon as those of the rows can be told.
-            dtype: in which products will read the gradient.
+            weight_fn: called for the weights `[M]` once log-probabilities of the rows are known.
+            dtype: in which matmuls will read the gradient.
 
         Returns:
-            `[C, V]`, wide or of that type.
+            `[C, V]`, in `acc_dtype` or `dtype`.
         """
 
     def slice_gradient(
-        self, head: Head, z: Tensor, rows: Tensor, words: slice, target: Tensor, lse: Tensor,
+        self, head: Head, z: Tensor, rows: Tensor, vocab: slice, target: Tensor, lse: Tensor,
         w: Tensor, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
-        """The gradient of J by the products of some words, once everything is known.
+        """The gradient of J by the raw logits of a slice of the vocabulary, once weights are known.
 
         Args:
-            z: `[C, S]`, of these words.
-            lse: `[C]`, of all words.
+            z: `[C, S]`, of the slice.
+            lse: `[C]`, over the whole vocabulary.
             w: `[C]`, the weights.
 
         Returns:
-            `[C, S]`, wide or of `dtype`.
+            `[C, S]`, in `acc_dtype` or `dtype`.
         """
 
-    def said(self) -> Said | None:
-        """Value and reports, where the kernels computed them on the way."""
+    def totals(self) -> Totals | None:
+        """Value and reports, if the kernels computed them on the way."""
 
 
 class TorchKernels:
@@ -110,38 +110,38 @@ class TorchKernels:
     def score(
         self, head: Head, z: Tensor, rows: Tensor, target: Tensor, *, entropy: bool = False
     ) -> Scores:
-        z, _ = head.shaped(z, rows)
+        z, _ = head.shape_logits(z, rows)
         log_pi, lse, total = _exponentials(z, target)
-        spread = torch.special.entr(z.div_(total[:, None]), out=z).sum(-1) if entropy else None
-        return Scores(log_pi, lse, spread)
+        entropies = torch.special.entr(z.div_(total[:, None]), out=z).sum(-1) if entropy else None
+        return Scores(log_pi, lse, entropies)
 
     def fill(self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor) -> None:
         log_pi[rows] = self.score(head, z, rows, target).log_pi
 
     def gradient(
-        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor, weigh: Weigh,
-        dtype: torch.dtype,
+        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor,
+        weight_fn: WeightFn, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
-        z, slope = head.shaped(z, rows)
+        z, softcap_grad = head.shape_logits(z, rows)
         log_pi[rows], _, total = _exponentials(z, target)
-        w = weigh(log_pi)[rows].to(z.dtype)
-        d = z.mul_((-w / total)[:, None])
-        d.scatter_add_(1, target[:, None], w[:, None])
-        return head.by_logits(d, slope)
+        w = weight_fn(log_pi)[rows].to(z.dtype)
+        grad = z.mul_((-w / total)[:, None])
+        grad.scatter_add_(1, target[:, None], w[:, None])
+        return head.grad_raw_logits(grad, softcap_grad)
 
     def slice_gradient(
-        self, head: Head, z: Tensor, rows: Tensor, words: slice, target: Tensor, lse: Tensor,
+        self, head: Head, z: Tensor, rows: Tensor, vocab: slice, target: Tensor, lse: Tensor,
         w: Tensor, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
-        z, slope = head.shaped(z, rows, words)
+        z, softcap_grad = head.shape_logits(z, rows, vocab)
         w = w[:, None]
-        d = z.sub_(lse[:, None]).exp_().mul_(-w)
-        inside = (target >= words.start) & (target < words.start + d.shape[1])
-        place = (target - words.start).clamp(0, d.shape[1] - 1)
-        d.scatter_add_(1, place[:, None], torch.where(inside[:, None], w, 0.0))
-        return head.by_logits(d, slope)
+        grad = z.sub_(lse[:, None]).exp_().mul_(-w)
+        inside = (target >= vocab.start) & (target < vocab.start + grad.shape[1])
+        column = (target - vocab.start).clamp(0, grad.shape[1] - 1)
+        grad.scatter_add_(1, column[:, None], torch.where(inside[:, None], w, 0.0))
+        return head.grad_raw_logits(grad, softcap_grad)
 
-    def said(self) -> Said | None:
+    def totals(self) -> Totals | None:
         return None
 
 
@@ -152,9 +152,9 @@ def _exponentials(z: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         `[C]` each: the log-probability of the tokens and the log-sum-exp, from the same logits; and
         the sum of the exponentials.
     """
-    most, logit = z.amax(-1), z.gather(-1, target[:, None]).squeeze(-1)
-    total = z.sub_(most[:, None]).exp_().sum(-1)
-    lse = most + total.log()
+    largest, logit = z.amax(-1), z.gather(-1, target[:, None]).squeeze(-1)
+    total = z.sub_(largest[:, None]).exp_().sum(-1)
+    lse = largest + total.log()
     return logit - lse, lse, total
 
 

@@ -23,36 +23,36 @@ def log_probs(
     kernels: Name | None = None,
     precision: Precision = "inputs",
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of tokens without a gradient, for `old`, `ref` and metrics: one product.
+    """Log-probabilities of tokens without a gradient, for `old`, `ref` and metrics: one matmul.
 
     Args:
         hidden: `[..., H]`, what the head is applied to.
         weight: `[V, H]`.
-        tokens: `[...]`, the words that were sampled.
-        entropy: also of the distribution at each token.
+        tokens: `[...]`, the ids that were sampled.
+        entropy: whether to compute that of the distribution at each token, too.
         chunk: tokens whose logits are held at a time.
         kernels, precision: as `Objective.fused` takes them.
 
     Returns:
-        `[...]`, float32 or float64, and the entropies or None.
+        The log-probabilities `[...]`, float32 or float64, and the entropies or None.
     """
     head = Head.under(
         hidden, weight, bias=bias, temperature=temperature, softcap=softcap, kept=kept,
         precision=precision,
     )  # fmt: skip
     flat, target = hidden.flatten(0, -2), tokens.flatten()
-    out = torch.empty(len(flat), dtype=head.wide, device=flat.device)
-    spread = torch.empty_like(out) if entropy else None
-    chosen = _kernels(choose(kernels, weight.device))
+    out = torch.empty(len(flat), dtype=head.acc_dtype, device=flat.device)
+    entropies = torch.empty_like(out) if entropy else None
+    implementation = _kernels(choose(kernels, weight.device))
     with torch.no_grad():
         for rows in chunks(torch.arange(len(flat), device=flat.device), chunk):
-            z = head.products(flat[rows])
-            scores = chosen.score(head, z, rows, target[rows], entropy=entropy)
+            z = head.raw_logits(flat[rows])
+            scores = implementation.score(head, z, rows, target[rows], entropy=entropy)
             out[rows] = scores.log_pi
-            if spread is not None and scores.entropy is not None:
-                spread[rows] = scores.entropy
+            if entropies is not None and scores.entropy is not None:
+                entropies[rows] = scores.entropy
             del z  # before the next chunk takes as much
-    return out.view(tokens.shape), None if spread is None else spread.view(tokens.shape)
+    return out.view(tokens.shape), None if entropies is None else entropies.view(tokens.shape)
 
 
 def _kernels(name: Name) -> Kernels:

@@ -1,4 +1,4 @@
-"""The loss of an objective from the hidden states on: what is found once for it, and its runs."""
+"""The loss of an objective from the hidden states on."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from objdsl.errors import InputError
 from objdsl.fused.autograd import precomputed
 from objdsl.fused.head import Head, Precision
 from objdsl.fused.kernels import TORCH, Kernels, Name, choose
-from objdsl.fused.run import Run, Weighs, sizes_of
-from objdsl.fused.spread import Spread
+from objdsl.fused.run import Run, Weighted, sizes_of
+from objdsl.fused.sequence_parallel import SequenceParallel
 from objdsl.ir.columns import of_policy
 from objdsl.ir.nodes import Expr
 from objdsl.ir.objective import Objective as Formula
@@ -42,7 +42,7 @@ class FusedLoss:
         objective: gives its weights, for log-probabilities and rows of a step.
     """
 
-    def __init__(self, formula: Formula, params: Mapping[str, float], objective: Weighs) -> None:
+    def __init__(self, formula: Formula, params: Mapping[str, float], objective: Weighted) -> None:
         self.formula, self.params, self.objective = formula, params, objective
 
     @cached_property
@@ -77,20 +77,20 @@ class FusedLoss:
         kernels: Name | None,
         schedule: Schedule | None,
         budget: int,
-        spread: Spread | None,
+        sequence_parallel: SequenceParallel | None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
         """The loss, the value, the reports and the log-probabilities; see `Objective.fused`."""
         coupled = self.coupled_afterwards if step.coupled else self.coupled
         self._check_names(trained)
         tail = 2 if step.layout == "padded" else 1
         shape = tuple(step.mask.shape) if tail == 2 else (int(step.lengths.sum()),)
-        here = shape if spread is None else tuple(spread.places.shape)
-        if tuple(hidden.shape[:-1]) != here or tuple(tokens.shape) != here:
+        local_shape = shape if sequence_parallel is None else tuple(sequence_parallel.places.shape)
+        if tuple(hidden.shape[:-1]) != local_shape or tuple(tokens.shape) != local_shape:
             raise InputError(
-                f"hidden must be [{', '.join(map(str, here))}, H] and tokens the same without H, "
-                f"not {list(hidden.shape)} and {list(tokens.shape)}"
+                f"hidden must be [{', '.join(map(str, local_shape))}, H] and tokens the same "
+                f"without H, not {list(hidden.shape)} and {list(tokens.shape)}"
             )
-        live = step.mask if tail == 2 and spread is None else None
+        live = step.mask if tail == 2 and sequence_parallel is None else None
         _check_head(hidden, weight, tokens, live, bias, kept, temperature, softcap)
         with torch.no_grad():
             head = Head.under(
@@ -98,52 +98,52 @@ class FusedLoss:
                 precision=precision,
             )  # fmt: skip
             frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-            sizes = sizes_of(head, step, frozen, spread)
-            sweeps = spread is None and self._sweeps(kernels, head, schedule)
+            sizes = sizes_of(head, step, frozen, sequence_parallel)
+            sweeps = sequence_parallel is None and self._sweeps(kernels, head, schedule)
             if coupled.words is not None and sweeps:
                 coupled = replace(coupled, log_prob=Coupling.TOKEN, words=None)
             chosen = plan(coupled, sizes, budget=budget, schedule=schedule)
             others = {name: x.detach() for name, x in trained.items()}
-            at_once = spread is None and chosen.schedule in _AT_ONCE
+            at_once = sequence_parallel is None and chosen.schedule in _AT_ONCE
             factors = None
             if chosen.schedule == "one pass, scaled afterwards":
                 factors = (
                     self._factor("share", step, others), self._factor("scale", step, others)
                 )  # fmt: skip
-            alive = self.alive(step, head.wide)
-            if spread is not None and alive is not None:
-                alive = alive[spread.places]
+            may_be_nonzero = self.may_be_nonzero(step, head.acc_dtype)
+            if sequence_parallel is not None and may_be_nonzero is not None:
+                may_be_nonzero = may_be_nonzero[sequence_parallel.places]
             run = Run(
-                self.objective, step, coupled, others, alive, factors,
-                self._kernels(kernels, head, step, others, at_once), spread,
+                self.objective, step, coupled, others, may_be_nonzero, factors,
+                self._kernels(kernels, head, step, others, at_once), sequence_parallel,
             )  # fmt: skip
             gradients, (value, weights, reports) = run(
                 head, hidden.detach().flatten(0, -2), tokens.flatten(), chosen, frozen=frozen
             )
-        by_input = [
+        grads = [
             (hidden, gradients.hidden.view(hidden.shape)),
             (weight, gradients.weight),
             (bias, gradients.bias),
             *((x, weights[name].clone()) for name, x in trained.items() if name in weights),
         ]
-        pairs = [(x, by.to(x.dtype)) for x, by in by_input if x is not None and by is not None]
+        pairs = [(x, grad.to(x.dtype)) for x, grad in grads if x is not None and grad is not None]
         loss = precomputed(value, *zip(*pairs, strict=True), once=True)
         return loss, value, reports, gradients.log_pi.view(shape)
 
     def _check_names(self, trained: Mapping[str, Tensor]) -> None:
-        by_head = of_policy(self.coupled.name)
-        for name in by_head:
+        head_columns = of_policy(self.coupled.name)
+        for name in head_columns:
             if name in trained:
                 raise InputError(
                     f"fused computes {name!r} from `hidden` and `weight`; it is not given to it"
                 )
-        rest = [name for name in self.formula.trained if name not in by_head]
+        rest = [name for name in self.formula.trained if name not in head_columns]
         check_names(self.formula.name, trained, rest)
 
     # --- kernels ---------------------------------------------------------------------------------
 
     def _sweeps(self, wish: Name | None, head: Head, schedule: Schedule | None) -> bool:
-        """Whether a kernel sees to the weights of words, so that a schedule need not."""
+        """Whether a kernel applies the weights of the vocabulary, so that a schedule need not."""
         if choose(wish, head.weight.device) == "torch" or self.kernel is None:
             return False
         return schedule in (None, *_AT_ONCE)
@@ -170,31 +170,31 @@ class FusedLoss:
 
     @cached_property
     def _parts(self) -> dict[str, Values]:
-        """Expressions that weights are made of: `share` and `scale`, if they come apart; `alive`,
-        which holds where there may be one."""
+        """Expressions that weights are made of: `share` and `scale`, if they separate;
+        `may_be_nonzero`, which holds where there may be a weight."""
         parts: dict[str, Expr] = {}
         if self.coupled.alive is not None:
-            parts["alive"] = self.coupled.alive
+            parts["may_be_nonzero"] = self.coupled.alive
         if self.coupled.separated is not None:
             parts["share"] = self.coupled.separated.share
             parts["scale"] = self.coupled.separated.scale
         return {name: Values(self.formula, {name: x}, self.params) for name, x in parts.items()}
 
-    def alive(self, step: Step, dtype: torch.dtype) -> Tensor | None:
+    def may_be_nonzero(self, step: Step, dtype: torch.dtype) -> Tensor | None:
         """`[N * T]` or `[M]`, the tokens that may have a weight, as far as data say so."""
-        if "alive" not in self._parts:
+        if "may_be_nonzero" not in self._parts:
             return None
-        return self._parts["alive"](step, dtype)["alive"].flatten() != 0
+        return self._parts["may_be_nonzero"](step, dtype)["may_be_nonzero"].flatten() != 0
 
     def _factor(
         self, name: str, step: Step, others: Mapping[str, Tensor]
     ) -> Callable[[Tensor], Tensor]:
         """A factor of the weights, as a function of the log-probabilities of the flattened rows."""
-        values, by_head = self._parts[name], of_policy(self.coupled.name)[0]
+        values, head_columns = self._parts[name], of_policy(self.coupled.name)[0]
 
         def factor(log_pi: Tensor) -> Tensor:
             shaped = log_pi.view(step.mask.shape) if step.layout == "padded" else log_pi
-            return values(step, log_pi.dtype, {**others, by_head: shaped})[name].flatten()
+            return values(step, log_pi.dtype, {**others, head_columns: shaped})[name].flatten()
 
         return factor
 
@@ -215,11 +215,11 @@ def _check_head(
         live: where tokens are no padding; None for everywhere.
 
     Raises:
-        InputError: a shape, type or device does not fit, a word is outside of the vocabulary (seen
+        InputError: a shape, type or device does not fit, an id is outside of the vocabulary (seen
             on a CPU alone), or a temperature or a cap is not above 0.
     """
-    given = {"hidden": hidden, "weight": weight, "tokens": tokens, "bias": bias, "kept": kept}
-    for name, x in given.items():
+    tensors = {"hidden": hidden, "weight": weight, "tokens": tokens, "bias": bias, "kept": kept}
+    for name, x in tensors.items():
         if x is not None and x.device != hidden.device:
             raise InputError(f"{name} is on {x.device}, but hidden on {hidden.device}")
     if not hidden.is_floating_point() or not weight.is_floating_point():
@@ -228,23 +228,26 @@ def _check_head(
         raise InputError(
             f"weight must be [V, {hidden.shape[-1]}], as wide as hidden, not {list(weight.shape)}"
         )
-    words = len(weight)
+    vocabulary = len(weight)
     if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise InputError(f"tokens must be whole numbers, not {tokens.dtype}")
-    if bias is not None and bias.shape != (words,):
-        raise InputError(f"bias must be [{words}], a number for each word, not {list(bias.shape)}")
-    if kept is not None and (kept.shape != (*tokens.shape, words) or kept.dtype != torch.bool):
-        wanted = ", ".join(map(str, (*tokens.shape, words)))
+    if bias is not None and bias.shape != (vocabulary,):
+        raise InputError(
+            f"bias must be [{vocabulary}], a number for each word, not {list(bias.shape)}"
+        )
+    if kept is not None and (kept.shape != (*tokens.shape, vocabulary) or kept.dtype != torch.bool):
+        wanted = ", ".join(map(str, (*tokens.shape, vocabulary)))
         raise InputError(
             f"kept must be a bool tensor [{wanted}], not {kept.dtype} {list(kept.shape)}"
         )
     for name, number in (("temperature", temperature), ("softcap", softcap)):
         if number is not None and not 0 < number < math.inf:
             raise InputError(f"{name} must be a number above 0, not {number:g}")
-    wrong = (tokens < 0) | (tokens >= words)
+    wrong = (tokens < 0) | (tokens >= vocabulary)
     wrong = wrong & live if live is not None else wrong
     if tokens.is_cpu and bool(wrong.any()):
         at = first(wrong)
         raise InputError(
-            f"tokens has the word {shown(tokens, at)} at {at}, outside of a vocabulary of {words}"
+            f"tokens has the id {shown(tokens, at)} at {at}, outside of a vocabulary of "
+            f"{vocabulary}"
         )

@@ -1,13 +1,12 @@
 """The schedules: hidden states in, the gradients of an objective out.
 
 All work on packed tokens, `hidden [M, H]` and `tokens [M]`, of which `rows` names those to compute.
-What the objective says of log-probabilities comes from a callback, so that these functions know
-nothing of formulas:
+The weights come from a callback, so that these functions know nothing of formulas:
 
-    weigh(log_pi [M]) -> w [M],   dJ / dlog pi
+    weight_fn(log_pi [M]) -> w [M],   dJ / dlog pi
 
-which may be asked while only some log-probabilities are there yet; only the weights of those are
-used.
+It may be called while only some log-probabilities are known; only the weights of those are used.
+"A matmul" below is one of tokens x hidden x vocabulary.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from objdsl.fused.head import SLICE, Head, accumulate, chunks, matmul, slices
-from objdsl.fused.kernels import TORCH, Kernels, Weigh
+from objdsl.fused.kernels import TORCH, Kernels, WeightFn
 from objdsl.ir.nodes import IMPOSSIBLE
 
 
@@ -29,9 +28,9 @@ class Gradients:
 
     Attributes:
         log_pi: `[M]`, the log-probabilities, as they were computed on the way.
-        hidden: `[M, H]`, as wide as `hidden` was.
-        weight: `[V, H]`, wide where it is summed up over chunks; None for a frozen head.
-        bias: `[V]`, wide; None without a bias.
+        hidden: `[M, H]`, in the dtype of the hidden states.
+        weight: `[V, H]`, in `acc_dtype` where chunks add up; None for a frozen head.
+        bias: `[V]`, in `acc_dtype`; None without a bias.
     """
 
     log_pi: Tensor
@@ -43,36 +42,36 @@ class Gradients:
     def empty(
         cls, head: Head, hidden: Tensor, *, frozen: bool, written_once: bool = False
     ) -> Gradients:
-        wide = {"dtype": head.wide, "device": hidden.device}
+        options = {"dtype": head.acc_dtype, "device": hidden.device}
         weight = None
         if not frozen:
-            dtype = head.weight.dtype if written_once and not head.rest else head.wide
+            dtype = head.weight.dtype if written_once and not head.rest else head.acc_dtype
             weight = torch.zeros(head.weight.shape, dtype=dtype, device=hidden.device)
         bias = None
         if head.bias is not None and not frozen:
-            bias = torch.zeros(head.bias.shape, **wide)  # type: ignore[call-overload]
-        log_pi = torch.zeros(len(hidden), **wide)  # type: ignore[call-overload]
+            bias = torch.zeros(head.bias.shape, **options)  # type: ignore[call-overload]
+        log_pi = torch.zeros(len(hidden), **options)  # type: ignore[call-overload]
         return cls(log_pi, torch.zeros_like(hidden), weight, bias)
 
-    def apart(self) -> Gradients:
-        """The same, with sums of their own over tokens."""
+    def accumulator(self) -> Gradients:
+        """The same log-probabilities and states, and zeros for what sums over tokens."""
         weight = None if self.weight is None else torch.zeros_like(self.weight)
         bias = None if self.bias is None else torch.zeros_like(self.bias)
         return Gradients(self.log_pi, self.hidden, weight, bias)
 
-    def take(self, apart: Gradients, rows: Tensor, scale: Tensor) -> None:
-        """Adds sums over rows, scaled; and scales what was filled in for these rows.
+    def add_scaled(self, accumulator: Gradients, rows: Tensor, scale: Tensor) -> None:
+        """Adds what was accumulated for some rows, scaled, and scales their own gradients.
 
         Args:
-            apart: left behind at 0.
+            accumulator: is 0 afterwards.
             scale: `[1]`.
         """
         scaled = scale * self.hidden[rows]
         self.hidden[rows] = scaled.to(self.hidden.dtype)
-        for mine, other in ((self.weight, apart.weight), (self.bias, apart.bias)):
-            if mine is not None and other is not None:
-                mine.addcmul_(other, scale.to(mine.dtype))
-                other.zero_()
+        for total, part in ((self.weight, accumulator.weight), (self.bias, accumulator.bias)):
+            if total is not None and part is not None:
+                total.addcmul_(part, scale.to(total.dtype))
+                part.zero_()
 
 
 def one_pass(
@@ -80,28 +79,28 @@ def one_pass(
     hidden: Tensor,
     tokens: Tensor,
     pieces: Iterable[Tensor],
-    weigh: Weigh,
+    weight_fn: WeightFn,
     *,
-    silent: Iterable[Tensor] = (),
+    unweighted: Iterable[Tensor] = (),
     width: int = SLICE,
     frozen: bool = False,
     kernels: Kernels = TORCH,
 ) -> Gradients:
-    """The gradient in the forward pass: three products.
+    """The gradient in the forward pass: three matmuls.
 
     Args:
         pieces: the rows, in chunks whose weights need no log-probability of a later chunk.
-        silent: chunks of rows without a weight, whose log-probabilities are wanted: one product.
+        unweighted: chunks of rows without a weight, whose log-probabilities are wanted: one matmul.
             They come first, so that weights may depend on them.
-        width: words at a time, where gradients by the logits are made narrow for the products.
-        frozen: whether the head takes no gradient: two products.
+        width: vocabulary entries at a time, where gradients are cast to the dtype of the states.
+        frozen: whether the head takes no gradient: two matmuls.
     """
-    made = Gradients.empty(head, hidden, frozen=frozen)
-    for rows in silent:
-        _fill(made, head, hidden, tokens, rows, kernels)
+    grads = Gradients.empty(head, hidden, frozen=frozen)
+    for rows in unweighted:
+        _fill(grads, head, hidden, tokens, rows, kernels)
     for rows in pieces:
-        _chunk(made, head, hidden, tokens, rows, weigh, width, kernels)
-    return made
+        _chunk(grads, head, hidden, tokens, rows, weight_fn, width, kernels)
+    return grads
 
 
 def scaled_pass(
@@ -109,19 +108,19 @@ def scaled_pass(
     hidden: Tensor,
     tokens: Tensor,
     responses: Iterable[Tensor],
-    weigh: Weigh,
-    share: Weigh,
-    scale: Weigh,
+    weight_fn: WeightFn,
+    share: WeightFn,
+    scale: WeightFn,
     *,
     chunk: int,
-    silent: Iterable[Tensor] = (),
+    unweighted: Iterable[Tensor] = (),
     width: int = SLICE,
     frozen: bool = False,
     kernels: Kernels = TORCH,
 ) -> Gradients:
-    """The gradient in the forward pass, for weights `scale * share`: three products.
+    """The gradient in the forward pass, for weights `scale * share`: three matmuls.
 
-    What a response longer than a chunk adds to the head's gradient is summed up apart, with its
+    What a response longer than a chunk adds to the head's gradient is accumulated with its
     shares for weights, and is scaled when the response is complete.
 
     Args:
@@ -130,10 +129,10 @@ def scaled_pass(
         scale: needs all log-probabilities of the response, and is the same for all its tokens.
         chunk: tokens whose logits are held at a time.
     """
-    made = Gradients.empty(head, hidden, frozen=frozen)
-    apart = made.apart()
-    for rows in silent:
-        _fill(made, head, hidden, tokens, rows, kernels)
+    grads = Gradients.empty(head, hidden, frozen=frozen)
+    accumulator = grads.accumulator()
+    for rows in unweighted:
+        _fill(grads, head, hidden, tokens, rows, kernels)
 
     def finite(log_pi: Tensor) -> Tensor:
         shares = share(log_pi)
@@ -141,39 +140,41 @@ def scaled_pass(
 
     for rows in responses:
         if len(rows) <= chunk:
-            _chunk(made, head, hidden, tokens, rows, weigh, width, kernels)
+            _chunk(grads, head, hidden, tokens, rows, weight_fn, width, kernels)
             continue
-        for some in chunks(rows, chunk):
-            _chunk(apart, head, hidden, tokens, some, finite, width, kernels)
+        for part in chunks(rows, chunk):
+            _chunk(accumulator, head, hidden, tokens, part, finite, width, kernels)
         # A scale of 0 is 0 whatever the shares are, as where a mask leaves out the response.
-        total = scale(made.log_pi)[rows[:1]]
-        known = share(made.log_pi)[rows].isfinite().all() | (total == 0)
-        made.take(apart, rows, total.where(known, torch.nan))
-    return made
+        total = scale(grads.log_pi)[rows[:1]]
+        known = share(grads.log_pi)[rows].isfinite().all() | (total == 0)
+        grads.add_scaled(accumulator, rows, total.where(known, torch.nan))
+    return grads
 
 
 def _fill(
-    made: Gradients, head: Head, hidden: Tensor, tokens: Tensor, rows: Tensor, kernels: Kernels
+    grads: Gradients, head: Head, hidden: Tensor, tokens: Tensor, rows: Tensor, kernels: Kernels
 ) -> None:
     """Fills in log-probabilities alone."""
-    kernels.fill(head, head.products(hidden[rows]), rows, tokens[rows], made.log_pi)
+    kernels.fill(head, head.raw_logits(hidden[rows]), rows, tokens[rows], grads.log_pi)
 
 
 def _chunk(
-    made: Gradients,
+    grads: Gradients,
     head: Head,
     hidden: Tensor,
     tokens: Tensor,
     rows: Tensor,
-    weigh: Weigh,
+    weight_fn: WeightFn,
     width: int,
     kernels: Kernels,
 ) -> None:
-    """Fills in log-probabilities and gradients of some rows. Three products."""
-    here = hidden[rows]
-    z = head.products(here)
-    d = kernels.gradient(head, z, rows, tokens[rows], made.log_pi, weigh, here.dtype)
-    _add(made, head, rows, here, d, width)
+    """Fills in log-probabilities and gradients of some rows. Three matmuls."""
+    states = hidden[rows]
+    z = head.raw_logits(states)
+    grad_logits = kernels.gradient(
+        head, z, rows, tokens[rows], grads.log_pi, weight_fn, states.dtype
+    )
+    _add(grads, head, rows, states, grad_logits, width)
 
 
 def two_passes(
@@ -181,28 +182,28 @@ def two_passes(
     hidden: Tensor,
     tokens: Tensor,
     rows: Tensor,
-    weigh: Weigh,
+    weight_fn: WeightFn,
     *,
     chunk: int,
     width: int,
     frozen: bool = False,
     kernels: Kernels = TORCH,
 ) -> Gradients:
-    """All log-probabilities first, then the gradient by slices of the vocabulary: 1 + 3 products.
+    """All log-probabilities first, then the gradient by slices of the vocabulary: 1 + 3 matmuls.
 
     The second pass leaves out the rows whose weight is 0, for whatever reason; and it writes each
     part of the head's gradient once.
     """
-    made = Gradients.empty(head, hidden, frozen=frozen, written_once=True)
-    lse = first_pass(made, head, hidden, tokens, rows, chunk, kernels)
-    weights = weigh(made.log_pi).to(lse.dtype)
+    grads = Gradients.empty(head, hidden, frozen=frozen, written_once=True)
+    lse = first_pass(grads, head, hidden, tokens, rows, chunk, kernels)
+    weights = weight_fn(grads.log_pi).to(lse.dtype)
     live = rows[weights[rows] != 0]
-    second_pass(made, head, hidden, tokens, live, lse, weights, width, kernels)
-    return made
+    second_pass(grads, head, hidden, tokens, live, lse, weights, width, kernels)
+    return grads
 
 
 def first_pass(
-    made: Gradients,
+    grads: Gradients,
     head: Head,
     hidden: Tensor,
     tokens: Tensor,
@@ -210,17 +211,18 @@ def first_pass(
     chunk: int,
     kernels: Kernels = TORCH,
 ) -> Tensor:
-    """Fills in the log-probabilities; the log-sum-exps `[M]`. One product."""
-    lse = torch.zeros_like(made.log_pi)
-    for some in chunks(rows, chunk):
-        z = head.products(hidden[some])
-        made.log_pi[some], lse[some], _ = kernels.score(head, z, some, tokens[some])
+    """Fills in the log-probabilities; the log-sum-exps `[M]`. One matmul."""
+    lse = torch.zeros_like(grads.log_pi)
+    for part in chunks(rows, chunk):
+        z = head.raw_logits(hidden[part])
+        scores = kernels.score(head, z, part, tokens[part])
+        grads.log_pi[part], lse[part] = scores.log_pi, scores.lse
         del z
     return lse
 
 
 def second_pass(
-    made: Gradients,
+    grads: Gradients,
     head: Head,
     hidden: Tensor,
     tokens: Tensor,
@@ -230,81 +232,83 @@ def second_pass(
     width: int,
     kernels: Kernels = TORCH,
 ) -> None:
-    """Fills in the gradients, `width` words at a time. Three products."""
-    here, target, w, total = hidden[rows], tokens[rows], weights[rows], lse[rows]
-    by_hidden = torch.zeros(here.shape, dtype=head.wide, device=here.device)
-    for words in slices(len(head.weight), width):
-        z = head.products(here, words)
-        d = kernels.slice_gradient(head, z, rows, words, target, total, w, here.dtype)
-        narrow = d.to(hidden.dtype)
-        accumulate(by_hidden, narrow, head.weight[words])
-        if made.weight is not None:
-            made.weight[words] = matmul(narrow.T, here, head.wide)
-        if made.bias is not None:
-            made.bias[words] = d.sum(0, dtype=head.wide)
-        del z, d, narrow  # before the next slice takes as much
-    made.hidden[rows] = by_hidden.to(hidden.dtype)
+    """Fills in the gradients, `width` vocabulary entries at a time. Three matmuls."""
+    states, target, w, total = hidden[rows], tokens[rows], weights[rows], lse[rows]
+    grad_hidden = torch.zeros(states.shape, dtype=head.acc_dtype, device=states.device)
+    for vocab in slices(len(head.weight), width):
+        z = head.raw_logits(states, vocab)
+        grad_logits = kernels.slice_gradient(head, z, rows, vocab, target, total, w, states.dtype)
+        low = grad_logits.to(hidden.dtype)
+        accumulate(grad_hidden, low, head.weight[vocab])
+        if grads.weight is not None:
+            grads.weight[vocab] = matmul(low.T, states, head.acc_dtype)
+        if grads.bias is not None:
+            grads.bias[vocab] = grad_logits.sum(0, dtype=head.acc_dtype)
+        del z, grad_logits, low  # before the next slice takes as much
+    grads.hidden[rows] = grad_hidden.to(hidden.dtype)
 
 
-WeighWords = Callable[[Tensor, Tensor, Tensor], tuple[Tensor | None, Tensor]]
+VocabWeightFn = Callable[[Tensor, Tensor, Tensor], tuple[Tensor | None, Tensor]]
 
 
-def word_pass(
+def vocab_pass(
     head: Head,
     hidden: Tensor,
     tokens: Tensor,
     pieces: Iterable[Tensor],
-    weigh: WeighWords,
+    weight_fn: VocabWeightFn,
     *,
     width: int = SLICE,
     frozen: bool = False,
 ) -> Gradients:
-    """One pass for an objective with weights for every word: entropy, exact divergences.
+    """One pass for an objective with weights for the whole vocabulary: entropy, exact divergences.
 
     Args:
-        weigh: of the rows, their log-probabilities `[C]` and distributions `[C, V]`: the weights
-            by both, the first of which may be None.
+        weight_fn: from rows, their log-probabilities `[C]` and distributions `[C, V]` to the
+            weights by both, the first of which may be None.
     """
-    made = Gradients.empty(head, hidden, frozen=frozen)
+    grads = Gradients.empty(head, hidden, frozen=frozen)
     for rows in pieces:
-        here, target = hidden[rows], tokens[rows, None]
-        z, slope = head.logits(here, rows)
+        states, target = hidden[rows], tokens[rows, None]
+        z, softcap_grad = head.logits(states, rows)
         log_p = z.sub_(z.logsumexp(-1, keepdim=True))
         if head.kept is not None:
             log_p.clamp_(min=IMPOSSIBLE)
-        made.log_pi[rows] = log_p.gather(-1, target).squeeze(-1)
-        w, words = weigh(rows, made.log_pi[rows], log_p)
-        total = words.sum(-1, dtype=head.wide)
+        grads.log_pi[rows] = log_p.gather(-1, target).squeeze(-1)
+        w, w_vocab = weight_fn(rows, grads.log_pi[rows], log_p)
+        total = w_vocab.sum(-1, dtype=head.acc_dtype)
         if w is not None:
             total += w
         # d log p_v / d z_u = [u = v] - p_u
-        d = log_p.exp().mul_(-total[:, None]).add_(words)
+        grad_logits = log_p.exp().mul_(-total[:, None]).add_(w_vocab)
         if w is not None:
-            d.scatter_add_(1, target, w[:, None].to(d.dtype))
-        _add(made, head, rows, here, head.by_logits(d, slope), width)
-        del z, log_p, words, d, slope  # before the next chunk takes as much
-    return made
+            grad_logits.scatter_add_(1, target, w[:, None].to(grad_logits.dtype))
+        _add(grads, head, rows, states, head.grad_raw_logits(grad_logits, softcap_grad), width)
+        del z, log_p, w_vocab, grad_logits, softcap_grad  # before the next chunk takes as much
+    return grads
 
 
-def _add(made: Gradients, head: Head, rows: Tensor, here: Tensor, d: Tensor, width: int) -> None:
+def _add(
+    grads: Gradients, head: Head, rows: Tensor, states: Tensor, grad_logits: Tensor, width: int
+) -> None:
     """Adds what a chunk contributes, from its gradient by the logits.
 
-    Where products are narrow, a slice of the words at a time: the narrow copy of that gradient is
-    half as large as the logits, a summand of the head's as large as the head.
+    Where matmuls have a low precision, a slice of the vocabulary at a time: a copy of the gradient
+    in it is half as large as the logits, a summand of the head's as large as the head.
     """
-    if here.dtype == head.wide:
-        width = d.shape[1]
-    is_narrow = d.dtype == here.dtype  # then one product does for the hidden states
-    if is_narrow:
-        by_hidden = matmul(d, head.weight, head.wide)
+    if states.dtype == head.acc_dtype:
+        width = grad_logits.shape[1]
+    is_low = grad_logits.dtype == states.dtype  # then one matmul does for the hidden states
+    if is_low:
+        grad_hidden = matmul(grad_logits, head.weight, head.acc_dtype)
     else:
-        by_hidden = torch.zeros(here.shape, dtype=head.wide, device=here.device)
-    for words in slices(len(head.weight), width):
-        narrow = d[:, words].to(here.dtype)
-        if not is_narrow:
-            accumulate(by_hidden, narrow, head.weight[words])
-        if made.weight is not None:
-            accumulate(made.weight[words], narrow.T, here)
-    made.hidden[rows] = by_hidden.to(here.dtype)
-    if made.bias is not None:
-        made.bias += d.sum(0, dtype=head.wide)
+        grad_hidden = torch.zeros(states.shape, dtype=head.acc_dtype, device=states.device)
+    for vocab in slices(len(head.weight), width):
+        low = grad_logits[:, vocab].to(states.dtype)
+        if not is_low:
+            accumulate(grad_hidden, low, head.weight[vocab])
+        if grads.weight is not None:
+            accumulate(grads.weight[vocab], low.T, states)
+    grads.hidden[rows] = grad_hidden.to(states.dtype)
+    if grads.bias is not None:
+        grads.bias += grad_logits.sum(0, dtype=head.acc_dtype)

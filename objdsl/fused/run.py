@@ -1,4 +1,4 @@
-"""An objective through a plan: which rows when, and what it says of them."""
+"""One evaluation of an objective by a plan: which rows when, with which weights."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from objdsl.analysis.schedule.coupling import Coupled, Coupling
 from objdsl.analysis.schedule.plan import Plan, Sizes
 from objdsl.frozen import dataclass
 from objdsl.fused.head import Head, chunks
-from objdsl.fused.kernels import TORCH, Kernels, Weigh
-from objdsl.fused.passes import Gradients, one_pass, scaled_pass, two_passes, word_pass
-from objdsl.fused.spread import Spread
+from objdsl.fused.kernels import TORCH, Kernels, WeightFn
+from objdsl.fused.passes import Gradients, one_pass, scaled_pass, two_passes, vocab_pass
+from objdsl.fused.sequence_parallel import SequenceParallel
 from objdsl.ir.columns import of_policy
 
 Weights = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
 
 class Rows(Protocol):
-    """What is used of a step: its shape, and parts of it."""
+    """The part of a step that is used here: its shape, and its rows."""
 
     @property
     def lengths(self) -> Tensor: ...
@@ -34,8 +34,8 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice) -> Any: ...
 
 
-class Weighs(Protocol):
-    """What is used of an objective."""
+class Weighted(Protocol):
+    """The part of an objective that is used here."""
 
     def weights(
         self, log_pi: Tensor | None = None, step: Any = None, **trained: Tensor
@@ -50,21 +50,22 @@ class Run:
         objective: gives the weights.
         step: its rows.
         coupled: what is known of the weights.
-        others: the trained inputs that do not come out of the head, such as a critic's `value`.
-        alive: `[M]`, rows that may have a weight; None for all.
+        others: the trained inputs that the head does not compute, such as a critic's `value`.
+        may_be_nonzero: `[M]`, rows that may have a weight; None for all.
         factors: those of a weight that comes apart, `share` and `scale`, as functions of `[M]`.
-        kernels: what is done to the logits of sampled tokens.
-        spread: which of the step's tokens are here; None for all. Rows below are then of these.
+        kernels: the operations on the logits of sampled tokens.
+        sequence_parallel: which of the step's tokens this rank has; None for all. Rows below are
+            then among these.
     """
 
-    objective: Weighs
+    objective: Weighted
     step: Rows
     coupled: Coupled
     others: Mapping[str, Tensor]
-    alive: Tensor | None = None
-    factors: tuple[Weigh, Weigh] | None = None
+    may_be_nonzero: Tensor | None = None
+    factors: tuple[WeightFn, WeightFn] | None = None
     kernels: Kernels = TORCH
-    spread: Spread | None = None
+    sequence_parallel: SequenceParallel | None = None
 
     def __call__(
         self, head: Head, hidden: Tensor, tokens: Tensor, plan: Plan, *, frozen: bool
@@ -76,32 +77,32 @@ class Run:
             tokens: `[M]`.
         """
         if self.coupled.words is not None:
-            return self._by_words(head, hidden, tokens, plan, frozen)
+            return self._vocab_weights(head, hidden, tokens, plan, frozen)
         rows = self._places()
         options: dict[str, Any] = {"width": plan.slice, "frozen": frozen, "kernels": self.kernels}
         given = head, hidden, tokens
         if plan.schedule == "two passes":
-            made = two_passes(*given, rows, self._weigh, chunk=plan.chunk, **options)
-            return made, self._said(made)
-        living, dead = self._parted(rows)
-        weigh = self._weigher(head, len(hidden))
-        options["silent"] = chunks(dead, plan.chunk) if len(dead) else ()
+            grads = two_passes(*given, rows, self._token_weights, chunk=plan.chunk, **options)
+            return grads, self._totals(grads)
+        weighted, unweighted = self._parted(rows)
+        weight_fn = self._weight_fn(head, len(hidden))
+        options["unweighted"] = chunks(unweighted, plan.chunk) if len(unweighted) else ()
         if plan.schedule in ("one pass", "one pass, whole step"):  # the latter is one chunk
-            made = one_pass(*given, chunks(living, plan.chunk), weigh, **options)
+            grads = one_pass(*given, chunks(weighted, plan.chunk), weight_fn, **options)
         elif plan.schedule == "one pass, whole responses":
-            pieces = self._responses(living, plan.chunk)
-            made = one_pass(*given, pieces, weigh, **options)
+            pieces = self._responses(weighted, plan.chunk)
+            grads = one_pass(*given, pieces, weight_fn, **options)
         else:
             assert self.factors is not None
-            pieces = self._responses(living, plan.chunk)
-            made = scaled_pass(
-                *given, pieces, self._weigh, *self.factors, chunk=plan.chunk, **options
+            pieces = self._responses(weighted, plan.chunk)
+            grads = scaled_pass(
+                *given, pieces, self._token_weights, *self.factors, chunk=plan.chunk, **options
             )
-        if said := self.kernels.said():
-            return made, (said[0], {}, said[1])
-        return made, self._said(made)
+        if totals := self.kernels.totals():
+            return grads, (totals[0], {}, totals[1])
+        return grads, self._totals(grads)
 
-    # --- what the objective says -----------------------------------------------------------------
+    # --- weights and totals -----------------------------------------------------------------------
 
     @property
     def _names(self) -> tuple[str, str]:
@@ -112,34 +113,34 @@ class Run:
         shaped = log_pi.view(self.step.mask.shape) if self.step.layout == "padded" else log_pi
         return self.objective.weights(step=self.step, **{self._names[0]: shaped}, **self.others)
 
-    def _weigh(self, log_pi: Tensor) -> Tensor:
-        spread = self.spread
-        if spread is None:
+    def _token_weights(self, log_pi: Tensor) -> Tensor:
+        sequence_parallel = self.sequence_parallel
+        if sequence_parallel is None:
             return self._weights(log_pi)[1][self._names[0]].flatten()
         if self.coupled.worst > Coupling.TOKEN:
-            whole = spread.together(log_pi, self._live)
+            whole = sequence_parallel.gather(log_pi, self._live)
         else:
-            whole = spread.alone(log_pi, len(self._live))
-        return self._weights(whole)[1][self._names[0]].flatten()[spread.places]
+            whole = sequence_parallel.scatter(log_pi, len(self._live))
+        return self._weights(whole)[1][self._names[0]].flatten()[sequence_parallel.places]
 
-    def _said(self, made: Gradients) -> Weights:
+    def _totals(self, grads: Gradients) -> Weights:
         """Value, weights and reports, when all log-probabilities are there."""
-        if self.spread is None:
-            return self._weights(made.log_pi)
-        made.log_pi = self.spread.together(made.log_pi, self._live)
-        value, weights, reports = self._weights(made.log_pi)
-        once = 1.0 if self.spread.first else 0.0
+        if self.sequence_parallel is None:
+            return self._weights(grads.log_pi)
+        grads.log_pi = self.sequence_parallel.gather(grads.log_pi, self._live)
+        value, weights, reports = self._weights(grads.log_pi)
+        share = 1.0 if self.sequence_parallel.is_first else 0.0
         return (
-            value * once,
-            {name: w * once for name, w in weights.items()},
-            {name: report * once for name, report in reports.items()},
+            value * share,
+            {name: w * share for name, w in weights.items()},
+            {name: report * share for name, report in reports.items()},
         )
 
-    def _weigher(self, head: Head, many: int) -> Weigh:
+    def _weight_fn(self, head: Head, size: int) -> WeightFn:
         """The weights, asked for once if no log-probability changes them."""
         if self.coupled.worst is not Coupling.KNOWN:
-            return self._weigh
-        known = self._weigh(head.weight.new_zeros(many, dtype=head.wide))
+            return self._token_weights
+        known = self._token_weights(head.weight.new_zeros(size, dtype=head.acc_dtype))
         return lambda log_pi: known
 
     # --- which rows ------------------------------------------------------------------------------
@@ -152,16 +153,20 @@ class Run:
 
     def _places(self) -> Tensor:
         """Where the tokens are, response by response."""
-        live = self._live if self.spread is None else self._live[self.spread.places]
+        live = (
+            self._live
+            if self.sequence_parallel is None
+            else self._live[self.sequence_parallel.places]
+        )
         return live.nonzero().squeeze(-1)
 
     def _parted(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The rows that may have a weight, and those that have none for certain. Log-probabilities
         of the latter come first, so that weights may need them."""
-        if self.alive is None:
+        if self.may_be_nonzero is None:
             return rows, rows[:0]
-        living = self.alive[rows]
-        return rows[living], rows[~living]
+        weighted = self.may_be_nonzero[rows]
+        return rows[weighted], rows[~weighted]
 
     def _responses(self, rows: Tensor, size: int) -> Iterator[Tensor]:
         """Rows in chunks of whole responses, as far as they are among the rows, of about `size`
@@ -175,12 +180,12 @@ class Run:
 
     # --- weights of words ------------------------------------------------------------------------
 
-    def _by_words(
+    def _vocab_weights(
         self, head: Head, hidden: Tensor, tokens: Tensor, plan: Plan, frozen: bool
     ) -> tuple[Gradients, Weights]:
         """Responses in chunks, each a part of the step whose value and reports add up."""
         (name, distribution), places = self._names, self._places()
-        found: list[Weights] = []
+        parts_done: list[Weights] = []
         lengths = self.step.lengths.tolist()
         parts = list(_binned(lengths, plan.chunk))
         ends = list(accumulate(sum(lengths[part]) for part in parts))
@@ -188,7 +193,7 @@ class Run:
         pieces = [places[span] for span in spans]
         which = zip(parts, spans, strict=True)
 
-        def weigh(rows: Tensor, log_pi: Tensor, log_p: Tensor) -> tuple[Tensor | None, Tensor]:
+        def weight_fn(rows: Tensor, log_pi: Tensor, log_p: Tensor) -> tuple[Tensor | None, Tensor]:
             responses, span = next(which)
             part = self.step[responses] if len(parts) > 1 else self.step
             inside = rows - responses.start * part.mask.shape[1]  # of a matrix, if it is one
@@ -197,36 +202,40 @@ class Run:
                 inputs[name] = _shaped(log_pi, part, inside)
             others = {k: x[responses] if x.dim() > 1 else x[span] for k, x in self.others.items()}
             value, weights, reports = self.objective.weights(step=part, **inputs, **others)
-            words, w = weights.pop(distribution), weights.pop(name, None)
-            found.append((value, weights, reports))  # without what is as large as the logits
-            return None if w is None else _flat(w, part, inside), _flat(words, part, inside)
+            w_vocab, w = weights.pop(distribution), weights.pop(name, None)
+            parts_done.append((value, weights, reports))  # without what is as large as the logits
+            return None if w is None else _flat(w, part, inside), _flat(w_vocab, part, inside)
 
-        made = word_pass(head, hidden, tokens, pieces, weigh, width=plan.slice, frozen=frozen)
-        value = torch.stack([said[0] for said in found]).sum()
-        names = found[0][2]
-        reports = {one: torch.stack([said[2][one] for said in found]).sum() for one in names}
-        weights = {
-            one: torch.cat([said[1][one] for said in found])
-            for one in self.others
-            if one in found[0][1]
+        grads = vocab_pass(head, hidden, tokens, pieces, weight_fn, width=plan.slice, frozen=frozen)
+        value = torch.stack([outcome[0] for outcome in parts_done]).sum()
+        names = parts_done[0][2]
+        reports = {
+            name: torch.stack([outcome[2][name] for outcome in parts_done]).sum() for name in names
         }
-        return made, (value, weights, reports)
+        weights = {
+            name: torch.cat([outcome[1][name] for outcome in parts_done])
+            for name in self.others
+            if name in parts_done[0][1]
+        }
+        return grads, (value, weights, reports)
 
 
-def sizes_of(head: Head, step: Rows, frozen: bool, spread: Spread | None) -> Sizes:
-    """What a plan is made from; waits for the device."""
+def sizes_of(
+    head: Head, step: Rows, frozen: bool, sequence_parallel: SequenceParallel | None
+) -> Sizes:
+    """The sizes that a plan is made from; waits for the device."""
     lengths = step.lengths.tolist()
     return Sizes(
-        tokens=sum(lengths) if spread is None else len(spread.places),
+        tokens=sum(lengths) if sequence_parallel is None else len(sequence_parallel.places),
         longest=max(lengths, default=0),
         hidden=head.weight.shape[1],
         vocabulary=head.weight.shape[0],
         narrow=head.weight.element_size(),
-        wide=head.wide.itemsize,
+        wide=head.acc_dtype.itemsize,
         frozen_head=frozen,
         softcap=head.softcap is not None,
         kept=head.kept is not None,
-        spread=spread is not None,
+        spread=sequence_parallel is not None,
         parts=1 + len(head.rest),
     )
 

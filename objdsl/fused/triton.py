@@ -1,7 +1,7 @@
 """Kernels in Triton, for a GPU; on a CPU they run in Triton's interpreter alone.
 
-A program works on one token: it sweeps over the words of its row, once for the log-sum-exp and once
-for the gradient, which it writes where the products are, as narrow as the next products read it.
+A program works on one token: it sweeps over the vocabulary, once for the log-sum-exp and once for
+the gradient, which it writes over the raw logits, in the dtype in which the next matmuls read it.
 Nothing here waits for the device.
 """
 
@@ -17,11 +17,11 @@ from objdsl.emit import triton_kernels
 from objdsl.emit.stages import Input, Kind
 from objdsl.emit.triton_source import Kernel
 from objdsl.fused.head import ALL, Head
-from objdsl.fused.kernels import Said, Scores, Weigh
+from objdsl.fused.kernels import Scores, Totals, WeightFn
 from objdsl.ir.indices import SCALAR, TOKEN, WORD
 
 BLOCK, WARPS = 4096, 8
-"""Words that a program reads at a time: 16 for each of its 256 threads, four loads of 16 bytes."""
+"""Logits that a program reads at a time: 16 for each of its 256 threads, four loads of 16 bytes."""
 
 
 class TritonKernels:
@@ -31,36 +31,36 @@ class TritonKernels:
         self, head: Head, z: Tensor, rows: Tensor, target: Tensor, *, entropy: bool = False
     ) -> Scores:
         log_pi, lse = z.new_empty(len(z)), z.new_empty(len(z))
-        spread = z.new_empty(len(z)) if entropy else None
-        _launch(triton_kernels.score, head, z, (_aligned(rows), target, log_pi, lse, spread))
-        return Scores(log_pi, lse, spread)
+        entropies = z.new_empty(len(z)) if entropy else None
+        _launch(triton_kernels.score, head, z, (_aligned(rows), target, log_pi, lse, entropies))
+        return Scores(log_pi, lse, entropies)
 
     def fill(self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor) -> None:
         log_pi[rows] = self.score(head, z, rows, target).log_pi
 
     def gradient(
-        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor, weigh: Weigh,
-        dtype: torch.dtype,
+        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor,
+        weight_fn: WeightFn, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
         log_pi[rows], lse, _ = self.score(head, z, rows, target)
-        w = weigh(log_pi)[rows].to(z.dtype)
+        w = weight_fn(log_pi)[rows].to(z.dtype)
         return self.slice_gradient(head, z, rows, ALL, target, lse, w, dtype)
 
     def slice_gradient(
-        self, head: Head, z: Tensor, rows: Tensor, words: slice, target: Tensor, lse: Tensor,
+        self, head: Head, z: Tensor, rows: Tensor, vocab: slice, target: Tensor, lse: Tensor,
         w: Tensor, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
-        d = _room(z, dtype)
-        arguments = (d, _aligned(rows), target, lse, w, words.start or 0)
-        _launch(triton_kernels.gradient, head, z, arguments, words, d_stride=d.stride(0))
-        return d
+        grad = _output_view(z, dtype)
+        arguments = (grad, _aligned(rows), target, lse, w, vocab.start or 0)
+        _launch(triton_kernels.gradient, head, z, arguments, vocab, grad_stride=grad.stride(0))
+        return grad
 
-    def said(self) -> Said | None:
+    def totals(self) -> Totals | None:
         return None
 
 
 class ObjectiveKernels(TritonKernels):
-    """One kernel from the products to the gradient, with the objective in between.
+    """One kernel from the raw logits to the gradient, with the objective in between.
 
     Args:
         kernel: what was emitted.
@@ -79,25 +79,31 @@ class ObjectiveKernels(TritonKernels):
         self._run(head, z, None, rows, target, log_pi)
 
     def gradient(
-        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor, weigh: Weigh,
-        dtype: torch.dtype,
+        self, head: Head, z: Tensor, rows: Tensor, target: Tensor, log_pi: Tensor,
+        weight_fn: WeightFn, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
-        d = _room(z, dtype)
-        self._run(head, z, d, rows, target, log_pi)
-        return d
+        grad = _output_view(z, dtype)
+        self._run(head, z, grad, rows, target, log_pi)
+        return grad
 
-    def said(self) -> Said | None:
+    def totals(self) -> Totals | None:
         if self.terms is None or self.kernel.reports is None:
             return None
         value, *reports = self.terms.sum(0).unbind()
         return value, dict(zip(self.kernel.reports, reports, strict=True))
 
     def _run(
-        self, head: Head, z: Tensor, d: Tensor | None, rows: Tensor, target: Tensor, log_pi: Tensor
+        self,
+        head: Head,
+        z: Tensor,
+        grad: Tensor | None,
+        rows: Tensor,
+        target: Tensor,
+        log_pi: Tensor,
     ) -> None:
         terms = () if self.terms is None else (self.terms,)
-        arguments = (d, _aligned(rows), target, log_pi, *terms, *self.inputs)
-        _launch(self.head, head, z, arguments, d_stride=0 if d is None else d.stride(0))
+        arguments = (grad, _aligned(rows), target, log_pi, *terms, *self.inputs)
+        _launch(self.head, head, z, arguments, grad_stride=0 if grad is None else grad.stride(0))
 
 
 class Step(Protocol):
@@ -132,14 +138,14 @@ def with_objective(
     Args:
         kernel: what was emitted, and `function` of it.
         params: the hyper-parameters.
-        trained: the trained inputs that do not come out of the head.
+        trained: the trained inputs that the head does not compute.
     """
-    inputs = _inputs(kernel, step, params, trained, head.wide)
+    inputs = _inputs(kernel, step, params, trained, head.acc_dtype)
     terms = None
     if kernel.reports is not None:
         many = step.mask.numel() if step.layout == "padded" else _packed(step)
         shape = many, 1 + len(kernel.reports)
-        terms = torch.zeros(shape, dtype=head.wide, device=step.mask.device)
+        terms = torch.zeros(shape, dtype=head.acc_dtype, device=step.mask.device)
     return ObjectiveKernels(kernel, function, inputs, terms)
 
 
@@ -155,8 +161,8 @@ def _inputs(
     trained: Mapping[str, Tensor],
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """What a kernel loads, as wide as the logits: a number for each token `[M]` or `[N * T]`, for
-    each word at each token, or for all."""
+    """What a kernel loads, in the dtype of the logits: a number for each token `[M]` or `[N * T]`,
+    for each vocabulary entry at each token, or for all."""
     padded, device = step.layout == "padded", step.mask.device
     data = {**step.tokens, **step.responses, **step.scalars}
     tables: dict[Kind, Mapping[str, Tensor | float]] = {
@@ -166,16 +172,16 @@ def _inputs(
         "param": params,
     }
 
-    def flat(one: Input) -> Tensor:
-        if (one.kind, one.key) == ("environment", "position"):
+    def flat(source: Input) -> Tensor:
+        if (source.kind, source.key) == ("environment", "position"):
             places = torch.arange(1, step.mask.shape[1] + 1, dtype=dtype, device=device)
             places = places.expand(step.mask.shape)
             return places.flatten() if padded else places[step.mask]
-        x = tables[one.kind][one.key]
+        x = tables[source.kind][source.key]
         if not isinstance(x, Tensor):
             return torch.full((), x, dtype=dtype, device=device)
         x = x.to(dtype) if x.is_floating_point() else x
-        if one.indices in (SCALAR, TOKEN, WORD):
+        if source.indices in (SCALAR, TOKEN, WORD):
             return x.flatten().contiguous()
         if padded:
             return x[:, None].expand(step.mask.shape).flatten()
@@ -191,7 +197,7 @@ def _aligned(x: Tensor) -> Tensor:
 
 
 def _launch(
-    kernel: Any, head: Head, z: Tensor, arguments: tuple[Any, ...], words: slice = ALL, **more: int
+    kernel: Any, head: Head, z: Tensor, arguments: tuple[Any, ...], vocab: slice = ALL, **more: int
 ) -> None:
     """A program for each row of `z`. What is compiled depends on the types of the arguments, and on
     which of them are None or multiples of 16; not on any number."""
@@ -199,8 +205,8 @@ def _launch(
         return
     many = z.shape[1]
     block = min(BLOCK, 1 << (many - 1).bit_length())
-    bias = None if head.bias is None else head.bias[words]
-    kept = None if head.kept is None else head.kept[:, words]
+    bias = None if head.bias is None else head.bias[vocab]
+    kept = None if head.kept is None else head.kept[:, vocab]
     with torch.cuda.device_of(z):  # type: ignore[no-untyped-call]
         kernel[(len(z),)](
             z,
@@ -218,6 +224,6 @@ def _launch(
         )
 
 
-def _room(z: Tensor, dtype: torch.dtype) -> Tensor:
-    """`[C, V]` of a type, at most as wide, where `z` lies: the first part of each of its rows."""
+def _output_view(z: Tensor, dtype: torch.dtype) -> Tensor:
+    """`[C, V]` of a dtype that is no larger, in the memory of `z`: the first part of each row."""
     return z if z.dtype == dtype else z.view(dtype)[:, : z.shape[1]]

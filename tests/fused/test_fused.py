@@ -55,7 +55,7 @@ def test_every_schedule_is_the_plain_computation(name: str, packed: bool) -> Non
     data = scene(objective, packed)
     step, others = prepared(objective, data)
     expected = plain(objective, data, step, others, 1.3, 5.0)
-    schedules = legal(objective._fused.coupled)
+    schedules = legal(objective.fused_loss.coupled)
     assert schedules
     for schedule in schedules:
         for budget in BUDGETS:
@@ -63,7 +63,7 @@ def test_every_schedule_is_the_plain_computation(name: str, packed: bool) -> Non
                 objective, data, step, others, temperature=1.3, softcap=5.0,
                 schedule=schedule, budget=budget,
             )  # fmt: skip
-            whole = objective._fused.coupled.words is None or budget > 10_000
+            whole = objective.fused_loss.coupled.words is None or budget > 10_000
             assert_same(said, expected, reports=whole)
 
 
@@ -101,14 +101,16 @@ def test_what_couples_responses_is_known_or_held_together() -> None:
     log_p = torch.log_softmax(data["hidden"] @ data["weight"].T + data["bias"], -1)
     log_pi = log_p.gather(-1, data["tokens"][..., None]).squeeze(-1)
     coupled = objective.couple(step, log_pi=log_pi)
-    alive = int(objective._fused.alive(step, torch.float64)[data["mask"].flatten()].sum())
+    weighted = int(
+        objective.fused_loss.may_be_nonzero(step, torch.float64)[data["mask"].flatten()].sum()
+    )
     weighty = int((objective.weights(log_pi, step)[1]["log_pi"] != 0).sum())
     total = int(LENGTHS.sum())
-    assert 0 < weighty < alive < total
+    assert 0 < weighty < weighted < total
     for ready, schedule, products in (
-        (step, None, total + 2 * alive),
-        (coupled, None, total + 2 * alive),
-        (coupled, "one pass", total + 2 * alive),
+        (step, None, total + 2 * weighted),
+        (coupled, None, total + 2 * weighted),
+        (coupled, "one pass", total + 2 * weighted),
         (step, "two passes", total + 3 * weighty),
     ):
         with Counts() as counts:
@@ -127,7 +129,7 @@ def test_words_that_are_weighed_by_other_responses() -> None:
     data = scene(objective, packed=False)
     step, others = prepared(objective, data)
     expected = plain(objective, data, step, others, 1.3, 5.0)
-    assert legal(objective._fused.coupled) == ("one pass, whole step",)
+    assert legal(objective.fused_loss.coupled) == ("one pass, whole step",)
     for budget in BUDGETS:
         said = fused(objective, data, step, others, temperature=1.3, softcap=5.0, budget=budget)
         assert_same(said, expected)
@@ -145,17 +147,17 @@ def test_dead_tokens_of_a_response_that_lives() -> None:
     data["columns"]["reward"] = data["columns"]["reward"] + 1
     step, others = prepared(objective, data)
     expected = plain(objective, data, step, others, 1.0, None)
-    alive = int((data["columns"]["log_mu"][data["mask"]] > -2.5).sum())
+    weighted = int((data["columns"]["log_mu"][data["mask"]] > -2.5).sum())
     total = int(LENGTHS.sum())
-    assert 0 < alive < total
-    for schedule in legal(objective._fused.coupled):
+    assert 0 < weighted < total
+    for schedule in legal(objective.fused_loss.coupled):
         for budget in BUDGETS:
             with Counts() as counts:
                 said = fused(objective, data, step, others, schedule=schedule, budget=budget)
             assert_same(said, expected)
             again = 3 if schedule == "two passes" else 2
             products = sum(counts.units(1, H, V).values())
-            assert products == pytest.approx(total + again * alive)
+            assert products == pytest.approx(total + again * weighted)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -173,8 +175,8 @@ def test_dead_tokens_are_known_in_micro_batches_too(packed: bool) -> None:
             objective.fused(
                 hidden.requires_grad_(), weight.requires_grad_(), data["tokens"][places], part
             )
-        dead, alive = (int(LENGTHS[rows[mask]].sum()) for mask in (rows < 6, rows >= 6))
-        assert sum(counts.units(1, H, V).values()) == pytest.approx(dead + 3 * alive)
+        dead, weighted = (int(LENGTHS[rows[mask]].sum()) for mask in (rows < 6, rows >= 6))
+        assert sum(counts.units(1, H, V).values()) == pytest.approx(dead + 3 * weighted)
 
 
 BONUS = """
@@ -215,7 +217,7 @@ def test_words_that_were_not_kept_have_no_part(name: str) -> None:
     out = objective(log_pi, step)
     out.loss.backward()
     expected = out, [x.grad for x in leaves]
-    for schedule in legal(objective._fused.coupled):
+    for schedule in legal(objective.fused_loss.coupled):
         for budget in BUDGETS:
             said = fused(objective, data, step, others, kept=kept, schedule=schedule, budget=budget)
             assert_same(said, expected)
@@ -227,10 +229,10 @@ def test_dead_responses_take_one_product_and_change_nothing() -> None:
     data = scene(objective, packed=False)
     data["columns"]["reward"][:4] = 1.0
     step, others = prepared(objective, data)
-    alive = objective._fused.alive(step, torch.float64)
-    assert alive is not None
-    assert not alive.view(8, 6)[:4].any()
-    assert alive.view(8, 6)[4:].any()
+    weighted = objective.fused_loss.may_be_nonzero(step, torch.float64)
+    assert weighted is not None
+    assert not weighted.view(8, 6)[:4].any()
+    assert weighted.view(8, 6)[4:].any()
     expected = plain(objective, data, step, others, 1.0, None)
     assert_same(fused(objective, data, step, others), expected)
 
@@ -244,7 +246,7 @@ def test_which_weights_come_apart() -> None:
     """Every objective of the gallery whose weights need their response is in one of the sets."""
     found: dict[str, bool] = {}
     for name in NAMES:
-        coupled = objdsl.load(name)._fused.coupled
+        coupled = objdsl.load(name).fused_loss.coupled
         if coupled.worst is Coupling.RESPONSE and coupled.words is None:
             found[name] = "one pass, scaled afterwards" in legal(coupled)
     assert {name for name, apart in found.items() if apart} == SEPARABLE
@@ -284,14 +286,14 @@ def test_a_response_without_a_weight_may_have_any_share() -> None:
 
 
 def test_long_responses_are_scaled_afterwards_where_that_is_faster() -> None:
-    gspo = objdsl.load("gspo")._fused.coupled
+    gspo = objdsl.load("gspo").fused_loss.coupled
     sizes = Sizes(65_536, 8192, 4096, 128_256, narrow=2)
     assert plan(gspo, replace(sizes, longest=4096)).schedule == "one pass, whole responses"
     assert plan(gspo, sizes).schedule == SCALED
     # Chunks are balanced: two of 4096 here, one of which is made larger for its response.
     assert plan(gspo, replace(sizes, tokens=8192, longest=5000)).chunk == 5000
     assert plan(gspo, replace(sizes, vocabulary=256_000)).schedule == "two passes"
-    apart = objdsl.load("gspo_token")._fused.coupled
+    apart = objdsl.load("gspo_token").fused_loss.coupled
     assert plan(apart, sizes).schedule == "two passes"
     assert plan(gspo, replace(sizes, vocabulary=256_000, frozen_head=True)).schedule == SCALED
 
@@ -307,14 +309,14 @@ def test_long_responses_are_scaled_afterwards_where_that_is_faster() -> None:
 def test_any_lengths_and_rewards(
     name: str, lengths: list[int], rewards: list[float], tokens: int
 ) -> None:
-    """Of a chunk of any size, and where every reward is alike: then nothing at all is alive."""
+    """Of a chunk of any size, and where every reward is alike: then nothing at all is weighted."""
     objective = objdsl.load(name, **PARAMS.get(name, {}))
     data = scene(objective, packed=False)
     data["rows"]["mask"] = torch.arange(6) < torch.tensor(lengths)[:, None]
     data["columns"]["reward"] = torch.tensor(rewards, dtype=torch.float64)
     step, others = prepared(objective, data)
     expected = plain(objective, data, step, others, 1.0, None)
-    for schedule in legal(objective._fused.coupled):
+    for schedule in legal(objective.fused_loss.coupled):
         said = fused(objective, data, step, others, schedule=schedule, budget=8 * V * tokens)
         assert_same(said, expected)
 
@@ -325,7 +327,7 @@ def test_a_frozen_head_has_no_gradient(name: str) -> None:
     data = scene(objective, packed=True)
     step, _ = prepared(objective, data)
     hidden = data["hidden"].clone().requires_grad_()
-    schedules = legal(objective._fused.coupled)
+    schedules = legal(objective.fused_loss.coupled)
     for schedule in schedules:
         out = objective.fused(
             hidden, data["weight"], data["tokens"], step, bias=data["bias"], schedule=schedule,
@@ -352,6 +354,10 @@ def test_what_cannot_be_is_refused() -> None:
             objective.fused(*arguments, **{name: data["columns"]["log_old"]})
     with pytest.raises(InputError, match="unknown input 'valeu'"):
         objective.fused(*arguments, valeu=data["columns"]["log_old"])
+    with pytest.raises(TypeError, match="is called `sequence_parallel` now"):
+        objective.fused(*arguments, spread=data["columns"]["log_old"])
+    with pytest.raises(AttributeError, match="is called `SequenceParallel` now"):
+        _ = objdsl.fused.Spread
     critic = objdsl.load("ppo")
     data = scene(critic, packed=True)
     step, others = prepared(critic, data)
@@ -414,7 +420,7 @@ def test_weights_are_wide_where_the_model_is_narrow(
 
     whole = objdsl.Objective.weights
     monkeypatch.setattr(objdsl.Objective, "weights", weights)
-    for schedule in legal(objective._fused.coupled):
+    for schedule in legal(objective.fused_loss.coupled):
         hidden, weight = (data[k].bfloat16().requires_grad_() for k in ("hidden", "weight"))
         out = objective.fused(hidden, weight, data["tokens"], step, schedule=schedule, budget=500)
         out.loss.backward()

@@ -268,7 +268,9 @@ def test_what_an_objective_takes_is_what_its_plan_says(
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     options: dict[str, Any] = {"budget": budget, "schedule": SCALED if name == "gmpo" else None}
-    chosen = plan(objective._fused.coupled, Sizes(rows * length, length, hidden, words), **options)
+    chosen = plan(
+        objective.fused_loss.coupled, Sizes(rows * length, length, hidden, words), **options
+    )
     objective.fused(states, weight, tokens, step)  # emits and compiles what it needs
     with Counts() as counts:
         leaves = [x.detach().requires_grad_() for x in (states, weight)]

@@ -67,7 +67,7 @@ def test_narrow_models(name: str, device: str, monkeypatch: pytest.MonkeyPatch) 
     there = {key: x.to(device) for key, x in data.items()}
     step = prepared(objective, there)
     for kernels in ("torch",) if device == "cpu" else ("torch", "triton"):
-        for schedule in legal(objective._fused.coupled):
+        for schedule in legal(objective.fused_loss.coupled):
             for budget in (1 << 20, 4 << 30):
                 leaves = [there[x].bfloat16().requires_grad_() for x in ("hidden", "weight")]
                 found = objective.fused(

@@ -69,7 +69,7 @@ def kernel_of(name: str) -> tuple[Any, dict[str, str]]:
     columns = {k: x for k, x in data["columns"].items() if k not in objective.live}
     step = objective.prepare(**columns, **data["rows"], dtype=torch.float32)
     trained = {k: data["columns"][k].float() for k in objective.live[1:]}
-    kernel, head = objective._fused.kernel  # type: ignore[misc]
+    kernel, head = objective.fused_loss.kernel  # type: ignore[misc]
     made = with_objective(kernel, head, step, objective.params, trained, Head(torch.zeros(2, 2)))
     names = head.arg_names[head.arg_names.index("log_pi") + 1 + (made.terms is not None) :]
     types = {torch.bool: "*i1", torch.float32: "*fp32", torch.int64: "*i64"}

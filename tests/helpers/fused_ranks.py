@@ -13,7 +13,7 @@ from torch import Tensor
 import objdsl
 from helpers.fused_steps import NAMES, PARAMS, prepared, scene
 from helpers.two_processes import group_of_two
-from objdsl.fused import Spread
+from objdsl.fused import SequenceParallel
 
 # The rows of each rank: ragged, in any order, and one rank with nothing to do.
 SHARES = {"ragged": ([0, 3, 4, 6, 7], [1, 2, 5]), "idle": ([*range(8)], [])}
@@ -69,7 +69,7 @@ def of_tokens(
         assert dist.group.WORLD is not None
         flat = hidden.flatten(0, -2), tokens.flatten()
         hidden, tokens = (x[places] for x in flat)
-        options = {"spread": Spread(places, dist.group.WORLD)}
+        options = {"sequence_parallel": SequenceParallel(places, dist.group.WORLD)}
     out = objective.fused(
         hidden, leaves["weight"], tokens, step, bias=leaves["bias"], **options, **others
     )
@@ -90,7 +90,7 @@ def sequences(rank: int, folder: Path) -> None:
             for packed in (False, True):
                 here = first[scene(objective, packed)["mask"]] if packed else first.flatten()
                 places = (here if rank == 0 else ~here).nonzero().squeeze(-1)
-                if objective._fused.coupled.words is not None:
+                if objective.fused_loss.coupled.words is not None:
                     with pytest.raises(ValueError, match="whose tokens are on one rank"):
                         of_tokens(objective, packed, places)
                     continue

@@ -61,12 +61,12 @@ def a_chunk(head: Head, rows: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Products `[C, V]`, which tokens they are of, and their words, which were kept."""
     words = len(head.weight)
     make = torch.Generator(DEVICE).manual_seed(seed)
-    hidden = torch.randn(rows, 4, generator=make, dtype=head.wide, device=DEVICE)
+    hidden = torch.randn(rows, 4, generator=make, dtype=head.acc_dtype, device=DEVICE)
     places = torch.randperm(M, generator=make, device=DEVICE)[:rows]
     target = torch.randint(words, (rows,), generator=make, device=DEVICE)
     if head.kept is not None:
         head.kept[places, target] = True
-    return head.products(hidden), places, target
+    return head.raw_logits(hidden), places, target
 
 
 def same(ours_: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
@@ -189,14 +189,14 @@ def moved(x: Any) -> Any:
 
 
 def local(name: str) -> bool:
-    return objdsl.load(name)._fused.coupled.worst <= Coupling.TOKEN
+    return objdsl.load(name).fused_loss.coupled.worst <= Coupling.TOKEN
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if local(name)])
 def test_the_objective_in_the_kernel(name: str) -> None:
     """The objective's own kernel, in float64: values, gradients, reports."""
     objective = objdsl.load(name, **PARAMS.get(name, {}))
-    assert objective._fused.kernel is not None
+    assert objective.fused_loss.kernel is not None
     for packed in (True, False):
         data = small(objective, packed)
         step, others = prepared(objective, data)
@@ -262,7 +262,7 @@ def test_weights_of_words(alone: bool, dtype: torch.dtype) -> None:
 def test_an_objective_between_two_kernels(name: str, schedule: Any) -> None:
     """Coupled responses, rows without a weight, and slices: PyTorch weighs."""
     objective = objdsl.load(name, **PARAMS.get(name, {}))
-    assert schedule in legal(objective._fused.coupled)
+    assert schedule in legal(objective.fused_loss.coupled)
     data = small(objective, packed=True)
     data["columns"]["reward"][:2] = 1.0
     step, others = prepared(objective, data)

@@ -35,7 +35,7 @@ def gradients(
     Args:
         names: what the objective calls the columns of the case, where that is not the same.
     """
-    assert objective._fused.kernel is not None
+    assert objective.fused_loss.kernel is not None
     columns = {names.get(name, name): x for name, x in case.columns.items()}
     columns = {name: columns[name].to(DEVICE) for name in objective.columns}
     columns = {name: x[case.mask] if x.dim() > 1 else x for name, x in columns.items()}
@@ -49,7 +49,7 @@ def gradients(
     rest = torch.log1p(-log_pi.exp())
     z = torch.stack([log_pi, rest], -1)[rows]
     head = Head(z.new_zeros(2, 1))
-    kernels = with_objective(*objective._fused.kernel, step, objective.params, {}, head)
+    kernels = with_objective(*objective.fused_loss.kernel, step, objective.params, {}, head)
     computed, target = torch.zeros_like(log_pi), torch.zeros_like(rows)
     d = kernels.gradient(head, z, rows, target, computed, torch.zeros_like, z.dtype)
     torch.testing.assert_close(computed[rows], log_pi[rows])
@@ -60,7 +60,7 @@ def drawn(body: str) -> tuple[str, objdsl.Objective]:
     """A random objective whose weights a kernel computes, and its text."""
     text = f"{PREAMBLE}maximize mean[p,i,t] ({body} + log(pi))\n"
     objective = objdsl.loads(text)
-    assume(objective._fused.kernel is not None and objective.live == ("log_pi",))
+    assume(objective.fused_loss.kernel is not None and objective.live == ("log_pi",))
     return text, objective
 
 

@@ -24,43 +24,43 @@ def tanh(x):
 
 @triton.jit
 def logits(z, bias, kept, softcap, temperature, v, V):
-    """The logits of the words `v`, -inf where there are none, and their slopes by the products."""
-    there = v < V
-    x = tl.load(z + v, mask=there, other=0.0)
-    slope = tl.full(x.shape, 1.0, x.dtype)
+    """Logits `v`, -inf where there are none, and their derivatives by the raw logits."""
+    valid = v < V
+    x = tl.load(z + v, mask=valid, other=0.0)
+    softcap_grad = tl.full(x.shape, 1.0, x.dtype)
     if bias is not None:
-        x += tl.load(bias + v, mask=there, other=0.0).to(x.dtype)
+        x += tl.load(bias + v, mask=valid, other=0.0).to(x.dtype)
     if softcap is not None:
         cap = tl.load(softcap)
         x = tanh(divided(x, cap))
-        slope = 1 - x * x
+        softcap_grad = 1 - x * x
         x = cap * x
     if temperature is not None:
-        heat = tl.load(temperature)
-        x = divided(x, heat)
-        slope = slope / heat
+        temp = tl.load(temperature)
+        x = divided(x, temp)
+        softcap_grad = softcap_grad / temp
     if kept is not None:
-        there = there & (tl.load(kept + v, mask=there, other=0) != 0)
-    return tl.where(there, x, -float("inf")), slope
+        valid = valid & (tl.load(kept + v, mask=valid, other=0) != 0)
+    return tl.where(valid, x, -float("inf")), softcap_grad
 
 
 @triton.jit
 def log_sum_exp(z, bias, kept, softcap, temperature, V, BLOCK: tl.constexpr):
-    """`log sum_v exp z_v`. Each product is read once; no sum is larger than V."""
-    most = tl.full((), -float("inf"), z.dtype.element_ty)
+    """`log sum_v exp z_v`. Each logit is read once; no sum is larger than V."""
+    running_max = tl.full((), -float("inf"), z.dtype.element_ty)
     total = tl.zeros((BLOCK,), z.dtype.element_ty)
     for start in range(0, V, BLOCK):
         x, _ = logits(z, bias, kept, softcap, temperature, start + tl.arange(0, BLOCK), V)
-        higher = tl.maximum(most, tl.max(x, 0))
-        level = tl.where(higher == -float("inf"), 0.0, higher)  # none of these words was kept
-        total = total * tl.exp(most - level) + tl.exp(x - level)
-        most = higher
-    return most + tl.log(tl.sum(total, 0))
+        new_max = tl.maximum(running_max, tl.max(x, 0))
+        level = tl.where(new_max == -float("inf"), 0.0, new_max)  # the sampler kept none of these
+        total = total * tl.exp(running_max - level) + tl.exp(x - level)
+        running_max = new_max
+    return running_max + tl.log(tl.sum(total, 0))
 
 
 @triton.jit
-def words(log_p, beta, log_ref_dist, n_responses):
-    """Of some words: their weights W = dJ / dlog p, and the terms of sums over words."""
+def vocab_weights(log_p, beta, log_ref_dist, n_responses):
+    """Weights W = dJ / dlog p of a block of the vocabulary, and terms of sums over it."""
     probs = tl.exp(log_p)
     W = beta * probs * (-1 + log_ref_dist - log_p) / n_responses
     kl = probs * (log_p - log_ref_dist)
@@ -69,7 +69,7 @@ def words(log_p, beta, log_ref_dist, n_responses):
 
 @triton.jit
 def objective(log_pi, kl, A, beta, n_responses, w_log_pi):
-    """Of a token: its term of J, its weight w = dJ / dlog pi, its terms of the reports."""
+    """The term of J, the weight w = dJ / dlog pi and the terms of the reports of a token."""
     J = (A * log_pi - beta * kl) / n_responses
     kl_ref = kl / n_responses
     return J, w_log_pi, kl_ref
@@ -77,10 +77,10 @@ def objective(log_pi, kl, A, beta, n_responses, w_log_pi):
 
 @triton.jit
 def head(
-    z, d, rows, target, log_pi, terms, A, beta, n_responses, w_log_pi, log_ref_dist, bias, kept,
-    softcap, temperature, stride, d_stride, kept_stride, V, BLOCK: tl.constexpr,
+    z, grad, rows, target, log_pi, terms, A, beta, n_responses, w_log_pi, log_ref_dist, bias, kept,
+    softcap, temperature, stride, grad_stride, kept_stride, V, BLOCK: tl.constexpr,
 ):
-    """A token of a chunk: its log-probability, terms and, unless `d` is None, gradient."""
+    """A token of a chunk: log-probability, terms and, unless `grad` is None, gradient."""
     c = tl.program_id(0).to(tl.int64)
     i = tl.load(rows + c)
     y = tl.load(target + c)
@@ -93,16 +93,16 @@ def head(
     kl = tl.zeros((BLOCK,), z.dtype.element_ty)
     for start in range(0, V, BLOCK):
         v = start + tl.arange(0, BLOCK)
-        z_v, slope = logits(z, bias, kept, softcap, temperature, v, V)
-        W, kl_v = words(
+        z_v, softcap_grad = logits(z, bias, kept, softcap, temperature, v, V)
+        W, kl_v = vocab_weights(
             z_v - lse,
             tl.load(beta),
             tl.load(log_ref_dist + i * V + v, mask=v < V, other=0.0),
             tl.load(n_responses),
         )
-        there = z_v > -float("inf")
-        all_W += tl.where(there, W, 0.0)
-        kl += tl.where(there, kl_v, 0.0)
+        valid = z_v > -float("inf")
+        all_W += tl.where(valid, W, 0.0)
+        kl += tl.where(valid, kl_v, 0.0)
     J, w, kl_ref = objective(
         logit - lse,
         tl.sum(kl, 0),
@@ -114,19 +114,19 @@ def head(
     tl.store(log_pi + i, logit - lse)
     tl.store(terms + i * 2, J)
     tl.store(terms + i * 2 + 1, kl_ref)
-    if d is not None:
-        d += c * d_stride
+    if grad is not None:
+        grad += c * grad_stride
         total = tl.sum(all_W, 0) + w
         for start in range(0, V, BLOCK):
             v = start + tl.arange(0, BLOCK)
-            z_v, slope = logits(z, bias, kept, softcap, temperature, v, V)
-            W, kl_v = words(
+            z_v, softcap_grad = logits(z, bias, kept, softcap, temperature, v, V)
+            W, kl_v = vocab_weights(
                 z_v - lse,
                 tl.load(beta),
                 tl.load(log_ref_dist + i * V + v, mask=v < V, other=0.0),
                 tl.load(n_responses),
             )
-            by_logit = tl.where(z_v > -float("inf"), W, 0.0) - tl.exp(z_v - lse) * total
-            by_logit += tl.where(v == y, w, 0.0)
+            grad_logit = tl.where(z_v > -float("inf"), W, 0.0) - tl.exp(z_v - lse) * total
+            grad_logit += tl.where(v == y, w, 0.0)
             tl.debug_barrier()
-            tl.store(d + v, (by_logit * slope).to(d.dtype.element_ty), mask=v < V)
+            tl.store(grad + v, (grad_logit * softcap_grad).to(grad.dtype.element_ty), mask=v < V)

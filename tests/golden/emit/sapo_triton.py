@@ -24,53 +24,53 @@ def tanh(x):
 
 @triton.jit
 def logits(z, bias, kept, softcap, temperature, v, V):
-    """The logits of the words `v`, -inf where there are none, and their slopes by the products."""
-    there = v < V
-    x = tl.load(z + v, mask=there, other=0.0)
-    slope = tl.full(x.shape, 1.0, x.dtype)
+    """Logits `v`, -inf where there are none, and their derivatives by the raw logits."""
+    valid = v < V
+    x = tl.load(z + v, mask=valid, other=0.0)
+    softcap_grad = tl.full(x.shape, 1.0, x.dtype)
     if bias is not None:
-        x += tl.load(bias + v, mask=there, other=0.0).to(x.dtype)
+        x += tl.load(bias + v, mask=valid, other=0.0).to(x.dtype)
     if softcap is not None:
         cap = tl.load(softcap)
         x = tanh(divided(x, cap))
-        slope = 1 - x * x
+        softcap_grad = 1 - x * x
         x = cap * x
     if temperature is not None:
-        heat = tl.load(temperature)
-        x = divided(x, heat)
-        slope = slope / heat
+        temp = tl.load(temperature)
+        x = divided(x, temp)
+        softcap_grad = softcap_grad / temp
     if kept is not None:
-        there = there & (tl.load(kept + v, mask=there, other=0) != 0)
-    return tl.where(there, x, -float("inf")), slope
+        valid = valid & (tl.load(kept + v, mask=valid, other=0) != 0)
+    return tl.where(valid, x, -float("inf")), softcap_grad
 
 
 @triton.jit
 def log_sum_exp(z, bias, kept, softcap, temperature, V, BLOCK: tl.constexpr):
-    """`log sum_v exp z_v`. Each product is read once; no sum is larger than V."""
-    most = tl.full((), -float("inf"), z.dtype.element_ty)
+    """`log sum_v exp z_v`. Each logit is read once; no sum is larger than V."""
+    running_max = tl.full((), -float("inf"), z.dtype.element_ty)
     total = tl.zeros((BLOCK,), z.dtype.element_ty)
     for start in range(0, V, BLOCK):
         x, _ = logits(z, bias, kept, softcap, temperature, start + tl.arange(0, BLOCK), V)
-        higher = tl.maximum(most, tl.max(x, 0))
-        level = tl.where(higher == -float("inf"), 0.0, higher)  # none of these words was kept
-        total = total * tl.exp(most - level) + tl.exp(x - level)
-        most = higher
-    return most + tl.log(tl.sum(total, 0))
+        new_max = tl.maximum(running_max, tl.max(x, 0))
+        level = tl.where(new_max == -float("inf"), 0.0, new_max)  # the sampler kept none of these
+        total = total * tl.exp(running_max - level) + tl.exp(x - level)
+        running_max = new_max
+    return running_max + tl.log(tl.sum(total, 0))
 
 
 @triton.jit
 def write_gradient(
-    d, z, bias, kept, softcap, temperature, target, lse, w, V, BLOCK: tl.constexpr
+    grad, z, bias, kept, softcap, temperature, target, lse, w, V, BLOCK: tl.constexpr
 ):
-    """`d_v = w ([v = target] - p_v)`, by the products. `d` may be narrower, and lie where `z` does:
-    of each block, all is read before any is written."""
+    """`d_v = w ([v = target] - p_v)`, by the raw logits. `grad` may have a lower precision,
+    and be the memory of `z`: each block is read before it is written."""
     w = w.to(z.dtype.element_ty)
     for start in range(0, V, BLOCK):
         v = start + tl.arange(0, BLOCK)
-        x, slope = logits(z, bias, kept, softcap, temperature, v, V)
-        by_logit = w * (tl.where(v == target, 1.0, 0.0) - tl.exp(x - lse))
+        x, softcap_grad = logits(z, bias, kept, softcap, temperature, v, V)
+        grad_logit = w * (tl.where(v == target, 1.0, 0.0) - tl.exp(x - lse))
         tl.debug_barrier()
-        tl.store(d + v, (by_logit * slope).to(d.dtype.element_ty), mask=v < V)
+        tl.store(grad + v, (grad_logit * softcap_grad).to(grad.dtype.element_ty), mask=v < V)
 
 
 @triton.jit
@@ -84,10 +84,10 @@ def objective(log_pi, A_times_four_over_tau, tau, log_old, divisor):
 
 @triton.jit
 def head(
-    z, d, rows, target, log_pi, A_times_four_over_tau, tau, log_old, divisor, bias, kept, softcap,
-    temperature, stride, d_stride, kept_stride, V, BLOCK: tl.constexpr,
+    z, grad, rows, target, log_pi, A_times_four_over_tau, tau, log_old, divisor, bias, kept,
+    softcap, temperature, stride, grad_stride, kept_stride, V, BLOCK: tl.constexpr,
 ):
-    """A token of a chunk: its log-probability, terms and, unless `d` is None, gradient."""
+    """A token of a chunk: log-probability, terms and, unless `grad` is None, gradient."""
     c = tl.program_id(0).to(tl.int64)
     i = tl.load(rows + c)
     y = tl.load(target + c)
@@ -104,5 +104,7 @@ def head(
         tl.load(divisor + i),
     )
     tl.store(log_pi + i, logit - lse)
-    if d is not None:
-        write_gradient(d + c * d_stride, z, bias, kept, softcap, temperature, y, lse, w, V, BLOCK)
+    if grad is not None:
+        write_gradient(
+            grad + c * grad_stride, z, bias, kept, softcap, temperature, y, lse, w, V, BLOCK
+        )
