@@ -1,7 +1,6 @@
-"""What may be wrong with a text: the name, the code and the page of every error.
+"""The name, the code and the page of every error of the language and every comment warning.
 
-Those of the rules stand beside the rules, in `objdsl.lint.rules`; no two kinds of finding share a
-name or a code.
+Those of the rules are in `objdsl.lint.rules`; no two kinds of finding share a name or a code.
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ ErrorName = Literal[
     "malformed-ir",
     "not-in-the-language",
 ]
-"""The errors of a text that is no objective."""
+"""The errors of a text that is not an objective."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """What people read about one kind of finding.
+    """The documentation of one kind of finding.
 
     Attributes:
-        name: what people write to select or silence it; reads after "allow ...".
-        code: `OBJ` and three digits; never used again for another kind.
+        name: selects or silences it; reads naturally after "allow ...".
+        code: `OBJ` and three digits; never reused for a different kind.
         severity: of its findings, unless one of them says otherwise. Only what is proven is a
             warning or an error.
         claim: what its findings are about, unless one of them says otherwise.
@@ -101,18 +100,18 @@ def _comment(name: str, code: str, doc: str) -> Page:
     return Page(name, code, Severity.WARNING, Claim.STYLE, doc)
 
 
-# --- a text that is no objective -----------------------------------------------------------------
+# --- a text that is not an objective -------------------------------------------------------------
 
 LANGUAGE_PAGES = (
     _language(
         "no-gradient",
         "OBJ505",
         """\
-No gradient reaches what is trained: training would do nothing.
+No gradient reaches the trained policy: training would do nothing.
 
-**What.** The objective does not read `pi`, or only behind `sg`, in a mask or in a condition.
+**What.** The objective does not read `pi`, or only inside `sg`, in a mask or in a condition.
 
-**Why.** `w = dJ / dlog pi` is zero, whatever the data are.
+**Why.** `w = dJ / dlog pi` is zero for every input.
 
 **Example.**
 
@@ -129,8 +128,8 @@ No gradient reaches what is trained: training would do nothing.
         """\
 A text that the grammar cannot read.
 
-**What.** The message says what is expected at the place; `docs/language.md` has the language on a
-page. Every statement is read by itself, so that all mistakes of a file are reported at once.
+**What.** The message says what is expected at this place; `docs/language.md` describes the language
+on one page. Every statement is read separately, so all mistakes of a file are reported at once.
 
 **Example.**
 
@@ -145,12 +144,12 @@ page. Every statement is read by itself, so that all mistakes of a file are repo
         "not-an-objective",
         "OBJ903",
         """\
-A file that holds something else.
+A file that is not an objective.
 
-**What.** `.obj` is the suffix of 3D models and of compiled code, too. A file of either, of binary
-data or of another encoding than UTF-8 is not read.
+**What.** 3D models and compiled code also have the suffix `.obj`. Such files, binary data, and text
+in an encoding other than UTF-8 are not read.
 
-**Instead.** Name the file that was meant, or save it as UTF-8.
+**Instead.** Give the name of the right file, or save it as UTF-8.
 """,
     ),
     _language(
@@ -159,10 +158,10 @@ data or of another encoding than UTF-8 is not read.
         """\
 A text that is far larger than any objective.
 
-**What.** A file, a statement, or the formula that remains once the functions are put in, beyond
-what can be read in a moment. An objective fits on one screen.
+**What.** A file, a statement, or a formula after its functions are inlined, that is too large to be
+read quickly. An objective fits on one screen.
 
-**Instead.** Bind parts to names, and use the names.
+**Instead.** Give parts names, and use the names.
 """,
     ),
     _language(
@@ -171,9 +170,10 @@ what can be read in a moment. An objective fits on one screen.
         """\
 A formula, or a chain of definitions, that is deeper than any objective.
 
-**What.** Brackets in brackets, or names that are defined by names, several hundred times.
+**What.** Brackets within brackets, or definitions that use definitions, hundreds of levels
+deep.
 
-**Instead.** Bind parts to names, and keep the chains short.
+**Instead.** Give parts names, and keep the chains short.
 """,
     ),
     _language(
@@ -182,9 +182,9 @@ A formula, or a chain of definitions, that is deeper than any objective.
         """\
 A file that cannot be opened.
 
-**What.** It is not there, it is a folder, or its permissions forbid it.
+**What.** It does not exist, it is a folder, or its permissions forbid it.
 
-**Instead.** Name the file that was meant; `objdsl gallery` lists the names that need no file.
+**Instead.** Give the name of the right file; `objdsl gallery` lists the names that need no file.
 """,
     ),
     _language(
@@ -193,10 +193,10 @@ A file that cannot be opened.
         """\
 A name that nothing defines.
 
-**What.** A value, function, reduction, index, policy, column or option that is neither of the file
-nor of the language. A near one is offered where it is another spelling of the same name (`rewrad`,
-`Reward`), and never where it is another function: of `median`, `softmax` or `logp` a sentence says
-how it is written here, or that it cannot be.
+**What.** A value, function, reduction, index, policy, column or option that neither the file nor
+the language defines. A similar name is suggested if it looks like a misspelling (`rewrad`,
+`Reward`). For a known function from elsewhere, such as `median`, `softmax` or `logp`, a sentence
+says how to write it here, or that it is not possible.
 
 **Example.**
 
@@ -211,10 +211,10 @@ how it is written here, or that it cannot be.
         "wrong-index",
         "OBJ911",
         """\
-A value does not vary along an index that is named, or still varies along one that is not.
+A value lacks an index that a reduction names, or still has one that must be reduced first.
 
-**What.** Every value knows over which of prompts `p`, responses `i`, tokens `t` and words `v` it
-runs. A reduction takes away an index that is there, and nothing may remain.
+**What.** Every value has the indices that it depends on: prompts `p`, responses `i`, tokens `t` and
+the vocabulary `v`. A reduction removes an index, which must be there; in the end none may remain.
 
 **Example.**
 
@@ -231,8 +231,8 @@ runs. A reduction takes away an index that is there, and nothing may remain.
         """\
 A name that is defined by itself.
 
-**What.** A binding or a function that reads itself, at once or by way of others. Order does not
-matter otherwise: a name may be used above its definition.
+**What.** A definition or a function that uses itself, directly or through others. Otherwise order
+does not matter: a name may be used above its definition.
 
 **Example.**
 
@@ -251,19 +251,19 @@ matter otherwise: a name may be used above its definition.
         "cyclic-base",
         "OBJ913",
         """\
-A file that starts `from` itself, at once or by way of others.
+A file that starts `from` itself, directly or through others.
 
-**Instead.** One of them is to be the first.
+**Instead.** Break the cycle: one file must not start `from` another.
 """,
     ),
     _language(
         "unknown-objective",
         "OBJ914",
         """\
-What a file starts `from` is neither beside it nor in the gallery.
+The objective that a file starts `from` is neither in the same folder nor in the gallery.
 
-**What.** `objective child from base` looks for `base.obj` beside the file, and then for `base` in
-the gallery.
+**What.** `objective child from base` looks for `base.obj` in the folder of the file, and then
+for `base` in the gallery.
 
 **Example.**
 
@@ -278,9 +278,9 @@ the gallery.
         "not-a-number",
         "OBJ915",
         """\
-A single number is wanted, and the value runs over an index.
+A single number is expected, but the value still has an index.
 
-**What.** What is maximised, minimised or reported is one number for an optimizer step.
+**What.** What is maximised, minimised or reported is a single number per optimizer step.
 
 **Example.**
 
@@ -295,7 +295,7 @@ A single number is wanted, and the value runs over an index.
         "wrong-type",
         "OBJ916",
         """\
-A number where a condition is wanted, or a formula where a constant is.
+A number where a condition is expected, or a formula where a constant is.
 
 **Example.**
 
@@ -327,8 +327,8 @@ A function or a reduction without its arguments, or with too many.
         """\
 Two definitions of one name in one file.
 
-**What.** A file that starts `from` another may define its names anew; within a file there is no
-order that would say which one counts.
+**What.** A file that starts `from` another may redefine its names; within a file order does not
+matter, so it would not be clear which definition counts.
 
 **Example.**
 
@@ -382,8 +382,8 @@ A number outside the domain that is declared for it.
         """\
 Nothing is maximised or minimised.
 
-**What.** A file with an `objective` line, its own or that of the file that it starts `from`, says
-what is maximised.
+**What.** A file with an `objective` line must maximise or minimise something, itself or in the file
+that it starts `from`.
 
 **Example.**
 
@@ -399,10 +399,10 @@ what is maximised.
         "empty-domain",
         "OBJ922",
         """\
-A domain that no number lies in.
+A domain that contains no number.
 
-**What.** A domain is written from its lower end to its upper end: `(0, 1)`. In `(1, 0)` and in
-`(1, 1)` lies no number, so every default would be outside.
+**What.** A domain is written from its lower to its upper bound: `(0, 1)`. `(1, 0)` and `(1, 1)`
+contain no number, so every default would be outside.
 
 **Example.**
 
@@ -419,17 +419,18 @@ A domain that no number lies in.
         "two-readings",
         "OBJ923",
         """\
-A text that can be read in two ways, which differ.
+An ambiguous text: it can be read in two ways with different meanings.
 
-**What.** A reduction without brackets that `^`, `*` or `/` follows. On paper a sum reaches over the
-product behind it, and `mean x^2` is the mean of squares; here a reduction takes the next operand,
-as a function does. So `mean[i] x^2` is refused, and so is `sum[t] x * y`, unless the two readings
-are one value: of a sum or a mean, multiplied with or divided by what carries none of its indices
-(`sum[t] x / 4096`). `A * sum[t] x` and `x / mean[i] x` read one way. A function is read with the
-arguments of each call, and one that nothing calls for what holds whatever its arguments are.
+**What.** A reduction without brackets followed by `^`, `*` or `/`. On paper a sum extends over the
+product after it, and `mean x^2` is the mean of squares; here a reduction applies to the next
+operand, as a function does. So `mean[i] x^2` is refused, and so is `sum[t] x * y`, unless both
+readings have the same value: a sum or a mean that is multiplied or divided by something without its
+indices (`sum[t] x / 4096`). `A * sum[t] x` and `x / mean[i] x` are not ambiguous. A function is
+checked with the arguments of each call; one that is never called, for what holds with any
+arguments.
 
-`E[x]` is refused for the same reason: a mean of means over the responses weighs a token by the
-length of its response, and one mean over all tokens does not. To choose is to choose that bias.
+`E[x]` is refused for the same reason: in a mean of means over the responses, the weight of a token
+depends on the length of its response; in one mean over all tokens it does not. The choice matters.
 
 **Example.**
 
@@ -446,28 +447,28 @@ length of its response, and one mean over all tokens does not. To choose is to c
         "malformed-ir",
         "OBJ924",
         """\
-A JSON file that is no objective.
+A JSON file that is not an objective.
 
-**What.** A field that is unknown, missing or of another type, an operator or a kind of node that
-does not exist, an operand that does not stand before its user, a name that nothing declares.
-`docs/ir.schema.json` is the schema of what `objdsl compile --stage ir` writes, and all commands
+**What.** A field that is unknown, missing or of the wrong type, an operator or a kind of node that
+does not exist, an operand that does not precede its user, a name that nothing declares.
+`docs/ir.schema.json` is the schema of what `objdsl compile --stage ir` writes and all commands
 read.
 
-**Instead.** Write what the message asks for, at its place.
+**Instead.** Write what the message asks for, at the place that it names.
 """,
     ),
     _language(
         "not-in-the-language",
         "OBJ925",
         """\
-A formula in a JSON file that no text of the language means.
+A formula in a JSON file that the language cannot express.
 
-**What.** An objective that is given as JSON is written in the language, and that text is what is
-checked, compiled and shown. It must mean the formulas of the file, node by node. Those of a shape
-that the language does not make are refused: a shift by two tokens, a negation of a number (which is
-a number), a gradient through `old`, ends of a domain that its declaration does not have.
+**What.** An objective in JSON is translated into the language, and that text is what is checked,
+compiled and shown. It must have the formulas of the file, node by node. Formulas that the language
+cannot produce are refused: a shift by two tokens, a negation of a number (which is a number), a
+gradient through `old`, bounds of a domain that its declaration does not have.
 
-**Instead.** Write the formula that the message calls nearest.
+**Instead.** Write the nearest formula, which the message shows.
 """,
     ),
 )
@@ -478,12 +479,12 @@ UNEXPLAINED = _comment(
     "suppression-without-reason",
     "OBJ901",
     """\
-A comment accepts a finding, and does not say why.
+A comment accepts a finding without a reason.
 
 **What.** `# objdsl: ignore[...]` with nothing after the bracket.
 
-**Why.** Whoever reads the objective next has to know whether the bias was meant: a paper that is
-reproduced, data for which it vanishes, or something that nobody looked at.
+**Why.** The next reader of the objective has to know whether the bias is intended: a paper is
+reproduced, it vanishes on this data, or nobody looked at it.
 
 **Fine if** never: one word is enough.
 
@@ -501,13 +502,13 @@ UNUSED = _comment(
     "unused-suppression",
     "OBJ902",
     """\
-A comment accepts a finding that is not there.
+A comment accepts a finding that does not occur.
 
-**What.** The rule says nothing of the statement, or the file, that the comment speaks for.
+**What.** The rule reports nothing in the statement, or the file, that the comment applies to.
 
-**Why.** The formula changed, or the comment stands in the wrong place: at the end of a line it
-speaks for that statement, on a line of its own for the next one, before or beside the `objective`
-line for the whole file. A file that starts `from` another answers for itself.
+**Why.** The formula changed, or the comment is in the wrong place: at the end of a line it applies
+to that statement, on a line of its own to the next one, before or beside the `objective` line to
+the whole file. A file that starts `from` another does not inherit its comments.
 
 **Fine if** never; `objdsl check --fix` removes it.
 
@@ -529,7 +530,7 @@ A comment does not say which finding it accepts.
 
 **What.** `# objdsl: ignore` without a bracket that names rules or codes.
 
-**Why.** It would accept what nobody has seen yet.
+**Why.** It would also accept findings that nobody has seen yet.
 
 **Fine if** never.
 
@@ -537,7 +538,7 @@ A comment does not say which finding it accepts.
 
     # objdsl: ignore GRPO eq. 3
 
-**Instead.** The name is in the brackets of the finding: `warning[OBJ101 length-normalisation]`.
+**Instead.** The finding shows its name in brackets: `warning[OBJ101 length-normalisation]`.
 
     # objdsl: ignore[length-normalisation] GRPO eq. 3
 """,
@@ -569,9 +570,9 @@ MISSPELT = _comment(
     "unknown-instruction",
     "OBJ909",
     """\
-A comment is addressed to objdsl, and says nothing that objdsl knows.
+A comment addresses objdsl with an unknown instruction.
 
-**What.** `# objdsl:` and another word than `ignore`.
+**What.** `# objdsl:` followed by a word other than `ignore`.
 
 **Why.** It is misspelt, and has no effect.
 

@@ -1,9 +1,9 @@
 """`# objdsl: ignore[length-normalisation] reproduces GRPO eq. 3`: findings that the author accepts.
 
-At the end of a line such a comment speaks for the statement there, on a line of its own for the
-next statement, inside a statement for that one; before or beside the `objective` line it speaks for
-the whole file. It names rules or codes, and gives a reason. It speaks for its own file: one that
-starts `from` this file answers for itself.
+At the end of a line such a comment applies to the statement there, on a line of its own to the
+next statement, inside a statement to that one; before or beside the `objective` line it applies to
+the whole file. It names rules or codes, and gives a reason. It applies to its own file alone: one
+that starts `from` this file does not inherit it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from objdsl.frozen import dataclass
 from objdsl.source import Span
 from objdsl.syntax import tree
 
-# Names of one comment that are no rules: so many are reported one by one.
+# The most unknown names of one comment that are reported one by one.
 _MOST_UNKNOWN = 20
 
-# It may follow other words in the same comment, and another one may follow it.
+# Other text may precede it in the comment, and a second instruction may follow.
 _START = re.compile(r"(?<!\S)#\s*objdsl\s*:")
 _INSTRUCTION = re.compile(r"#\s*objdsl\s*:\s*(?P<verb>[\w-]*)\s*(\[(?P<rules>[^\]]*)\])?")
 
@@ -42,9 +42,9 @@ class Ignore:
     """One such comment.
 
     Attributes:
-        verb: `ignore`, or what stands there by mistake.
+        verb: `ignore`, or a mistaken word.
         rules: the names or codes in brackets, each with its place.
-        covers: the piece of text that it speaks for, or None for the whole file.
+        covers: the piece of text that it applies to, or None for the whole file.
     """
 
     span: Span
@@ -54,7 +54,7 @@ class Ignore:
     covers: Span | None
 
     def covers_place(self, place: Span | None) -> bool:
-        """Whether it speaks for a finding at a place."""
+        """Whether it applies to a finding at a place."""
         if self.covers is None:
             return True
         return (
@@ -133,9 +133,9 @@ def _instructions(comment: tree.Comment, covered: Callable[[], Span | None]) -> 
 
 
 def _covered(comment: tree.Comment, file: tree.File, last_lines: list[int]) -> Span | None:
-    """The statement that a comment speaks for, of no length if there is none; None for the file.
+    """The statement that a comment applies to, empty if there is none; None for the file.
 
-    A comment inside a statement speaks for it, on whichever line: `fmt` moves it in front.
+    A comment inside a statement applies to it, on whichever line: `fmt` moves it in front.
 
     Args:
         last_lines: of the statements, in their order.
@@ -156,18 +156,18 @@ def _covered(comment: tree.Comment, file: tree.File, last_lines: list[int]) -> S
 def _faults(comment: Ignore, known: set[str], used: set[tuple[Span, str]]) -> Iterator[Diagnostic]:
     if comment.verb != "ignore":
         hint = "write `# objdsl: ignore[length-normalisation] why`"
-        said = f"`{comment.verb}` is nothing that a comment can say"
-        yield MISSPELT.diagnostic(said, comment.span, help=hint)
+        message = f"objdsl has no instruction `{comment.verb}`"
+        yield MISSPELT.diagnostic(message, comment.span, help=hint)
         return
     if not comment.rules:
         hint = "name the rule: `# objdsl: ignore[length-normalisation] why`"
         yield UNNAMED.diagnostic(
-            "this comment does not say what it ignores", comment.span, help=hint
+            "this comment does not name the rule that it ignores", comment.span, help=hint
         )
         return
     if not comment.reason:
         hint = "write the reason after the bracket"
-        yield UNEXPLAINED.diagnostic("this comment does not say why", comment.span, help=hint)
+        yield UNEXPLAINED.diagnostic("this comment does not give a reason", comment.span, help=hint)
     about_comments = {name for page in COMMENT_PAGES for name in (page.name, page.code)}
     places: defaultdict[str, list[Span]] = defaultdict(list)
     for name, span in comment.rules:
@@ -178,8 +178,10 @@ def _faults(comment: Ignore, known: set[str], used: set[tuple[Span, str]]) -> It
             message = f"`{name}` is named {len(again) + 1} times"
             yield UNUSED.diagnostic(message, again[0], fix=_with(comment, places, "name it once"))
         if name in about_comments:
-            message = f"`{name}` is about comments: no comment accepts it"
-            yield UNKNOWN.diagnostic(message, span, help="mend the comment that it points at")
+            message = f"`{name}` is a finding about comments, which a comment cannot accept"
+            yield UNKNOWN.diagnostic(
+                message, span, help="fix the comment that the finding points at"
+            )
         elif name not in known:
             unknown += 1
             if unknown > _MOST_UNKNOWN:
@@ -189,9 +191,9 @@ def _faults(comment: Ignore, known: set[str], used: set[tuple[Span, str]]) -> It
             yield UNKNOWN.diagnostic(f"there is no rule `{name}`", span, help=hint)
         elif (comment.span, name) not in used:
             fix = _with(comment, [n for n in places if n != name], f"remove `{name}`")
-            yield UNUSED.diagnostic(f"`{name}` finds nothing here", span, fix=fix)
+            yield UNUSED.diagnostic(f"`{name}` reports nothing here", span, fix=fix)
     if unknown > _MOST_UNKNOWN:
-        message = f"{unknown - _MOST_UNKNOWN} more names in this comment are no rules"
+        message = f"{unknown - _MOST_UNKNOWN} more names in this comment are not rules"
         yield UNKNOWN.diagnostic(message, comment.span, help="`objdsl rule` lists them")
 
 

@@ -1,7 +1,7 @@
-"""Words of other notations: how each is said here, or that it cannot be said.
+"""Names from other notations: how to write each here, or that it cannot be written.
 
-A near name is offered only where it is a spelling of what was written. These are other words with
-a meaning of their own, so each has its own sentence: `median` is no misspelt `mean`.
+A similar name is suggested only for a misspelling. The names here have a meaning of their own, so
+each has its own sentence: `median` is not a misspelt `mean`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 
 ALIASES = {"detach": "sg", "stop_gradient": "sg", "stopgrad": "sg", "pi_theta": "pi"}
-"""Other names of one thing, which are read as they stand; `fmt` writes the one spelling."""
+"""Aliases, which the language accepts; `fmt` writes the standard spelling."""
 
 SYNONYMS = dict.fromkeys(("avg", "average", "expectation"), "mean") | {
     "product": "prod", "maximum": "max", "minimum": "min", "stdev": "std", "stddev": "std",
 }  # fmt: skip
-"""The same reductions and functions by other names."""
+"""Other names of reductions and functions."""
 
 _BY_LOG = {
     "pi": "logp logps logprob logprobs log_prob log_probs logpi log_pi logpi_theta log_pi_theta"
@@ -27,7 +27,7 @@ _BY_LOG = {
     " sampling_per_token_logps log_mu behavior_logprobs",
 }
 LOGS = {word: policy for policy, words in _BY_LOG.items() for word in words.split()}
-"""What code calls the logarithm of a policy."""
+"""Usual names for the logarithm of a policy in code."""
 
 POLICIES = {
     "old": "pi_old pi_theta_old theta_old old_policy policy_old",
@@ -37,16 +37,17 @@ POLICIES = {
 }
 
 _MASKS = (
-    "nothing is padded: a reduction over `t` runs over the tokens that exist; a mask of your own "
-    "is a column, `given m[p,i,t]`, in the brackets: `mean[t | m] x`"
+    "there is no padding: a reduction over `t` runs over the tokens that exist; a mask of your own "
+    "is a column, `given m[p,i,t]`, used in the brackets: `mean[t | m] x`"
 )
-_SIZES = "sizes are implied: `mean[p]`, `mean[i]` and `mean[t]` divide by what they run over"
+_SIZES = "sizes are implied: `mean[p]`, `mean[i]` and `mean[t]` divide by the number of elements"
 _NO_ORDER = (
-    "there are no order statistics but `max`, `min` and `top[p,i,t](x, 0.2)`, the mask of the "
+    "the only order statistics are `max`, `min` and `top[p,i,t](x, 0.2)`, the mask of the "
     "largest fifth"
 )
 _DIVERGENCE = (
-    "a divergence is an estimate from the sampled tokens, `k3(pi, ref)`, or the sum over the "
+    "write a divergence as an estimate from the sampled tokens, `k3(pi, ref)`, or as the sum over "
+    "the "
     "vocabulary, `sum[v] (pi[v] * log(pi[v] / ref[v]))`; their gradients differ"
 )
 _ADVANTAGE = (
@@ -54,7 +55,7 @@ _ADVANTAGE = (
     "`A = gae(rho, gamma, lam)` with a critic"
 )
 _RATIO = "a ratio is a formula of the file: `ratio = pi / old`"
-_NO_NUMBER = "there is no such function; what the language has is in docs/language.md"
+_NO_NUMBER = "there is no such function; docs/language.md lists those that exist"
 
 _SENTENCES = {
     # functions
@@ -78,21 +79,21 @@ _SENTENCES = {
     "sin cos tan atan arctan sinh cosh floor ceil round trunc mod gamma_ erf lgamma": _NO_NUMBER,
     # reductions
     "median quantile percentile sort argsort rank mode": _NO_ORDER,
-    "argmax argmin": "there is no index of the largest; `x == max[i] x` is its mask",
+    "argmax argmin": "there is no argmax; `x == max[i] x` is its mask",
     "topk top_k": "it is called `top[p,i,t](x, 0.2)`, the mask of the largest fifth",
-    "cumsum": "it runs along the tokens: `sum[s <= t] x`, or `sum[s >= t] x` from the end",
-    "cumprod": "it runs along the tokens: `prod[s <= t] x`",
-    "cummean cummax cummin": "what runs along the tokens is `sum[s <= t] x`, `mean` and `prod`",
+    "cumsum": "it is written `sum[s <= t] x`, or `sum[s >= t] x` from the end",
+    "cumprod": "it is written `prod[s <= t] x`",
+    "cummean cummax cummin": "cumulative along the tokens are `sum[s <= t] x`, `mean` and `prod`",
     "softmax": "over the vocabulary it is the policy itself, `pi[v]`; over a group it is written "
     "`exp(x) / sum[i] exp(x)`",
     "log_softmax logsoftmax": "over the vocabulary it is `log(pi[v])`",
     "logsumexp lse": "it is written `log(sum[i] exp(x))`",
     "var variance pvar": "it is written `(std[i] x)^2`, or `(pstd[i] x)^2` with n instead of n - 1",
     "norm": "it is written `sqrt(sum[t] (x^2))`",
-    "any": "of masks it is `max[t] m`",
-    "all": "of masks it is `min[t] m`",
-    "count numel": "it is a sum of a mask, `sum[t] m`; the number of tokens is `|y|`",
-    "gmean geomean geometric_mean": "of token ratios over a response it is `geo(r)`",
+    "any": "for masks, write `max[t] m`",
+    "all": "for masks, write `min[t] m`",
+    "count numel": "it is the sum of a mask, `sum[t] m`; the number of tokens is `|y|`",
+    "gmean geomean geometric_mean": "for token ratios over a response, write `geo(r)`",
     "hmean harmonic_mean": "it is written `1 / mean[t] (1 / x)`",
     "nanmean nansum masked_mean masked_sum": _MASKS,
     "whiten whitening masked_whiten normalize normalise standardize standardise zscore":
@@ -107,11 +108,11 @@ _SENTENCES = {
     "ratio ratios importance_ratio importance_weight coef_1": _RATIO,
     "logr log_ratio logratio": "it is written `log(pi / old)`",
     "prob probs probability":
-        "the probability of the sampled token is `pi`; of every word, `pi[v]`",
-    "logits": "a policy is given by its probabilities, `pi` and `pi[v]`; `log(pi[v])` are logits",
+        "the probability of the sampled token is `pi`; those of the whole vocabulary are `pi[v]`",
+    "logits": "a policy is read as probabilities, `pi` and `pi[v]`; `log(pi[v])` are logits",
     "rewards score scores R return returns":
-        "the outcome of a response is `reward`; a column of your own is declared: `given R[p,i]`",
-    "values value critic_value": "the critic that is trained is `V`; at rollout time, `V_old`",
+        "the reward of a response is `reward`; declare a column of your own: `given R[p,i]`",
+    "values value critic_value": "the trained critic is `V`; at rollout time, `V_old`",
     "old_values values_old value_old": "the critic at rollout time is `V_old`",
     "length lengths len seq_len seqlen response_length completion_length num_tokens n_tokens L_i":
         "the length of a response is `|y|`",
@@ -125,10 +126,10 @@ _SENTENCES = {
         "the weight of a penalty is a parameter of the file: `param beta = 0.04 in [0, inf)`",
     "entropy_coef entropy_coeff ent_coef vf_coef cliprange_value":
         "it is a parameter of the file: `param c = 0.01 in [0, inf)`",
-    "temperature": "it is said where responses are sampled: `sample from mu: temperature 1`",
-    "eos pad bos": "nothing is padded, and EOS is a token of the response as any other",
-    "None True False true false null": "a mask is a comparison or a column, and no constant is "
-    "one: write the formula without it",
+    "temperature": "it is set where responses are sampled: `sample from mu: temperature 1`",
+    "eos pad bos": "there is no padding, and EOS is a token of the response like any other",
+    "None True False true false null": "a mask is a comparison or a column, never a constant: "
+    "write the formula without it",
 }  # fmt: skip
 
 _WORDS = {word: text for words, text in _SENTENCES.items() for word in words.split()}
@@ -153,14 +154,14 @@ MODULES = (
     "verl_F",
     "core_algos",
 )
-"""What stands before a function in code."""
+"""Module names before a function in code."""
 
 LATEX = {
     "frac": "a quotient is `a / b`; `\\frac{1}{G} \\sum_{i=1}^G` is `mean[i]`",
     "tfrac": "a quotient is `a / b`",
     "dfrac": "a quotient is `a / b`",
-    "sum": "a sum names its index and no ends: `sum[t] x`; with 1 / n before it, `mean[t] x`",
-    "prod": "a product names its index and no ends: `prod[t] r`",
+    "sum": "a sum has an index without limits: `sum[t] x`; with 1 / n in front, `mean[t] x`",
+    "prod": "a product has an index without limits: `prod[t] r`",
     "log": "it is written `log(x)`",
     "ln": "it is written `log(x)`",
     "exp": "it is written `exp(x)`",
@@ -170,30 +171,30 @@ LATEX = {
     "cdot": "a product is written `*`",
     "times": "a product is written `*`",
     "ast": "a product is written `*`",
-    "pi": "the policy that is trained is `pi`, at rollout time `old`, the reference `ref`",
-    "theta": "the policy that is trained is `pi`, without a subscript",
+    "pi": "the trained policy is `pi`, at rollout time `old`, the reference `ref`",
+    "theta": "the trained policy is `pi`, without a subscript",
     "left": "brackets are `(` and `)`",
     "right": "brackets are `(` and `)`",
     "bigl": "brackets are `(` and `)`",
     "bigr": "brackets are `(` and `)`",
     "Big": "brackets are `(` and `)`",
     "big": "brackets are `(` and `)`",
-    "hat": "a name has no hat: `A`",
-    "tilde": "a name has no tilde: `A_2`",
-    "bar": "a name has no bar: a mean is `mean[i] x`",
-    "text": "names stand as they are: `old`, `clip(x, lo, hi)`",
-    "mathrm": "names stand as they are: `old`, `clip(x, lo, hi)`",
-    "operatorname": "names stand as they are: `clip(x, lo, hi)`",
+    "hat": "names have no hats: `A`",
+    "tilde": "names have no tildes: `A_2`",
+    "bar": "names have no bars: a mean is `mean[i] x`",
+    "text": "names are written plainly: `old`, `clip(x, lo, hi)`",
+    "mathrm": "names are written plainly: `old`, `clip(x, lo, hi)`",
+    "operatorname": "names are written plainly: `clip(x, lo, hi)`",
     "mathcal": "the objective has no name: `maximize ...`",
     "mathbb": "an expectation over a step is a mean: `mean[p] mean[i] mean[t] x`, `mean[p,i,t] x`",
     "mathbf": "a mask is a comparison: `(A > 0) * x`",
     "mathds": "a mask is a comparison: `(A > 0) * x`",
     "KL": _DIVERGENCE,
-    "nabla": "the gradient is not written: objdsl takes it",
+    "nabla": "do not write the gradient: objdsl derives it",
     "vert": "the length of a response is `|y|`",
     "lvert": "the length of a response is `|y|`",
     "rvert": "the length of a response is `|y|`",
-    "mid": "the length of a response is `|y|`; a mask stands in the brackets: `mean[t | m] x`",
+    "mid": "the length of a response is `|y|`; a mask goes in the brackets: `mean[t | m] x`",
     "Vert": _DIVERGENCE,
     "le": "it is written `<=`",
     "leq": "it is written `<=`",
@@ -207,21 +208,21 @@ LATEX = {
     "beta": "it is written `beta`, and declared: `param beta = 0.04 in [0, inf)`",
     "gamma": "it is written `gamma`, and declared: `param gamma = 1 in [0, 1]`",
     "lambda": "it is written `lam`, and declared: `param lam = 0.95 in [0, 1]`",
-    "sigma": "the sigmoid is `sigmoid(x)`, a deviation `std[i] x`",
+    "sigma": "the sigmoid is `sigmoid(x)`, a standard deviation `std[i] x`",
     "mu": "the inference engine is `mu`; a mean is `mean[i] x`",
-    "mathbin": "operators stand as they are",
+    "mathbin": "operators are written plainly",
     "quad": "spaces need no command",
-    "begin": "a statement is a line, or stands in brackets",
-    "end": "a statement is a line, or stands in brackets",
+    "begin": "a statement is one line, or continues inside brackets",
+    "end": "a statement is one line, or continues inside brackets",
 }
-"""What a LaTeX command is here."""
+"""How LaTeX commands are written here."""
 
 _EXPECTATION = re.compile(r"(?:E|Exp|EE|mathbbE|expect|expected)(?:_\w*)?$")
 _SUFFIXES = re.compile(r"_(?:p|i|t|v|it|i_t|theta|k|n)$")
 
 
 def said_here(name: str) -> str | None:
-    """How a word of another notation is said here, as half a sentence; None if it is unknown."""
+    """How to write a name of a different notation here, as half a sentence; None if unknown."""
     for word in (name, name.lower(), _SUFFIXES.sub("", name)):
         if word in _WORDS:
             return _WORDS[word]
@@ -229,7 +230,7 @@ def said_here(name: str) -> str | None:
 
 
 def is_expectation(name: str) -> bool:
-    """Whether papers mean an expectation by a name: `E`, `E_t`."""
+    """Whether a name denotes an expectation in papers: `E`, `E_t`."""
     return _EXPECTATION.match(name) is not None
 
 

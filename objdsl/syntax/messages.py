@@ -1,6 +1,6 @@
-"""What is wrong with a text, said to a person: one sentence, the place, and what was expected.
+"""Messages for people: one sentence, the place, and what was expected.
 
-`objdsl.syntax.mistakes` says it of the tokens that the grammar cannot read.
+`objdsl.syntax.mistakes` has those for tokens that the grammar cannot read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, near
 from objdsl.source import Source, Span
 from objdsl.syntax.split import DEEPEST
 
-# One example of each statement: what a message shows when a statement went wrong.
+# One example of each statement, shown in messages about it.
 FORMS = {
     "objective": "objective dr_grpo from grpo",
     "param": "param eps = 0.2 in (0, 1)",
@@ -65,7 +65,7 @@ def _error(
 
 
 def _short(text: str) -> str:
-    """The text, in which no word that it quotes is longer than a line."""
+    """The text with long quoted words shortened."""
     return re.sub(r"(?<=`)([^`\s]{30})[^`\s]{10,}(?=`)", r"\1...", text)
 
 
@@ -93,7 +93,7 @@ _KINDS = {
 
 
 def no_file(path: Path, mode: int) -> Diagnostic:
-    kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+    kind = _KINDS.get(stat.S_IFMT(mode), "not a regular file")
     return _error(
         "unreadable-file",
         f"`{path}` cannot be read: it is {kind}",
@@ -104,17 +104,17 @@ def no_file(path: Path, mode: int) -> Diagnostic:
 def foreign(name: str, kind: str) -> Diagnostic:
     return _error(
         "not-an-objective",
-        f"`{name}` holds {kind}, not an objective",
-        help="save it as UTF-8" if "UTF-16" in kind else "an objective is a text in UTF-8",
+        f"`{name}` contains {kind}, not an objective",
+        help="save it as UTF-8" if "UTF-16" in kind else "an objective is a UTF-8 text file",
     )
 
 
 def mesh(span: Span) -> Diagnostic:
     return _error(
         "not-an-objective",
-        f"`{span.source.name}` holds a 3-D model (Wavefront OBJ), not an objective",
+        f"`{span.source.name}` contains a 3-D model (Wavefront OBJ), not an objective",
         span,
-        help="the two formats share the suffix `.obj`, and nothing else",
+        help="the two formats have nothing in common but the suffix `.obj`",
     )
 
 
@@ -122,7 +122,7 @@ def not_utf8(name: str, content: bytes, error: UnicodeDecodeError) -> Diagnostic
     line = content.count(b"\n", 0, error.start) + 1
     return _error(
         "not-an-objective",
-        f"`{name}` is not a text in UTF-8: byte 0x{content[error.start]:02x} on line {line}",
+        f"`{name}` is not valid UTF-8: byte 0x{content[error.start]:02x} on line {line}",
         help="save it as UTF-8",
     )
 
@@ -142,7 +142,7 @@ def too_long(span: Span, longest: int) -> Diagnostic:
         f"this statement is longer than {longest // 1024} KiB",
         first,
         under="starts here",
-        help="bind its parts to names, `A = ...`, and use the names",
+        help="give its parts names, `A = ...`, and use the names",
     )
 
 
@@ -152,13 +152,13 @@ def too_deep(span: Span) -> Diagnostic:
         f"this formula nests deeper than {DEEPEST} levels",
         span,
         under=f"level {DEEPEST + 1}",
-        help="bind its parts to names, `A = ...`, and use the names",
+        help="give its parts names, `A = ...`, and use the names",
     )
 
 
 def empty(source: Source) -> Diagnostic:
     return syntax(
-        f"`{source.name}` holds no statement",
+        f"`{source.name}` contains no statement",
         help=f"start with `{FORMS['objective']}`, end with `{FORMS['maximize']}`",
     )
 
@@ -166,9 +166,9 @@ def empty(source: Source) -> Diagnostic:
 def invisible(span: Span) -> Diagnostic:
     name = unicodedata.name(span.text, "control character").lower()
     return syntax(
-        f"the text holds an invisible character, U+{ord(span.text):04X} ({name})",
+        f"the text contains an invisible character, U+{ord(span.text):04X} ({name})",
         span,
-        help="delete it: what a file says must be what its reader sees",
+        help="delete it: a file must mean what its reader sees",
     )
 
 
@@ -177,7 +177,7 @@ def invisible(span: Span) -> Diagnostic:
 
 def equal_in_binder(span: Span) -> Diagnostic:
     return syntax(
-        "a reduction does not run over the elements that are equal to an index",
+        "a reduction cannot run over the elements equal to an index",
         span,
         help="the relations are `j != i` (the others), `s >= t`, `s > t`, `s <= t` and `s < t`",
     )
@@ -199,14 +199,17 @@ def not_a_layer(span: Span) -> Diagnostic:
 
 MEANS = {
     ("p", "i", "t"): (
-        ("mean[p] mean[i] mean[t]", "responses weigh the same: a token of a long one weighs less"),
-        ("mean[p,i,t]", "tokens weigh the same: a long response weighs more"),
-        ("mean[p,i] sum[t]", "the sum over each response: no length divides anything"),
+        (
+            "mean[p] mean[i] mean[t]",
+            "responses have equal weight: a token of a long one weighs less",
+        ),
+        ("mean[p,i,t]", "tokens have equal weight: a long response weighs more"),
+        ("mean[p,i] sum[t]", "the sum over each response, without dividing by any length"),
     ),
     ("p", "i"): (
         ("mean[p,i]", "over the responses of the step"),
         ("mean[p] mean[i]", "over prompts, of the mean over each group"),
-        ("mean[i]", "over the group alone: a baseline"),
+        ("mean[i]", "over the group alone, as in a baseline"),
     ),
     ("p",): (("mean[p]", "over the prompts of the step"),),
 }
@@ -214,12 +217,12 @@ MEANS = {
 
 
 def two_readings(message: str, span: Span, help: str, choices: tuple[Fix, ...] = ()) -> Diagnostic:
-    """A text that can mean several things, of which its writer chooses one."""
+    """A text with several meanings, from which the user chooses."""
     return _error("two-readings", message, span, help=help, choices=choices)
 
 
 def expectation(whole: Span, head: Span, end: Span, indices: tuple[str, ...] = ()) -> Diagnostic:
-    """`E[x]`, which does not say what is averaged over.
+    """`E[x]`, which does not say what the average is over.
 
     Args:
         whole: all of it.
@@ -232,25 +235,26 @@ def expectation(whole: Span, head: Span, end: Span, indices: tuple[str, ...] = (
         for means, why in MEANS.get(indices, MEANS["p", "i", "t"])
     )
     return two_readings(
-        "an expectation does not say what weighs the same in it",
+        "an expectation does not say how its elements are weighted",
         whole,
-        "over a step it is a mean, and which one decides how the length of a response counts",
+        "here it is a mean over the step; the kind of mean decides how the length of a response "
+        "counts",
         choices,
     )
 
 
 def divergence(span: Span, p: str, q: str) -> Diagnostic:
-    """`KL(p || q)`, which is estimated or summed, with other gradients."""
+    """`KL(p || q)`, which can be estimated or summed, with different gradients."""
     texts = (
         (f"k3({p}, {q})", "estimated from the sampled tokens"),
         (f"(sum[v] ({p}[v] * log({p}[v] / {q}[v])))", "over the whole vocabulary, at each token"),
-        (f"log({p} / {q})", "estimated without bias; its own gradient says nothing"),
+        (f"log({p} / {q})", "an unbiased estimate, but without a gradient in expectation"),
     )
     choices = tuple(Fix(f"`{text}`: {why}", (Edit(span, text),)) for text, why in texts)
     return two_readings(
         "a divergence does not say how it is computed",
         span,
-        "its estimates have the same value and other gradients; the page kl-without-gradient "
-        "says more",
+        "its estimates have the same expected value, but different gradients; see the page "
+        "kl-without-gradient",
         choices,
     )

@@ -1,7 +1,7 @@
-"""A statement that the grammar cannot read: what its writer may have meant.
+"""A statement that the grammar cannot read: what the user probably meant.
 
-Lark finds the first token that cannot stand where it stands. `explain` asks `RULES` in turn what
-that looks like; the first rule that knows answers. `tests/golden/syntax/errors.txt` shows them all.
+Lark finds the first unexpected token. `explain` tries `RULES` in turn; the first rule that
+recognises the mistake gives the message. `tests/golden/syntax/errors.txt` shows them all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FUNCTIONS = _OF_ONE | {name for name, meant in ALIASES.items() if meant in _OF_
 
 
 def explain(source: Source, piece: Piece, error: UnexpectedInput) -> Diagnostic:
-    """The diagnostic for the statement that Lark could not read."""
+    """The diagnostic of a statement that Lark could not read."""
     mistake = _locate(source, piece, error)
     for rule in RULES:
         if (diagnostic := rule(mistake)) is not None:
@@ -69,7 +69,7 @@ class _Mistake:
 
     @property
     def found(self) -> Token:
-        """What cannot stand where it stands."""
+        """The unexpected token."""
         return self.token(self.at)
 
     @property
@@ -233,7 +233,7 @@ def _applied(source: Source, start: int, end: int) -> tuple[Span, Span, Span] | 
 
 
 def _paper(m: _Mistake) -> Diagnostic | None:
-    """`E[...]` and `KL(p || q)`: an error inside of their brackets is no error of its own."""
+    """`E[...]` and `KL(p || q)`: an error inside their brackets is not reported."""
     names = [m.tokens[k - 1] for k in m.opened if m.tokens[k - 1].type in _NAMES]
     for name in (*names, m.before, m.found):
         if name.type not in _NAMES:
@@ -267,7 +267,7 @@ def _latex(m: _Mistake) -> Diagnostic | None:
     help = LATEX.get(word) or said_here(word)
     example = "for example `beta * log(pi / ref)`, `mean[t] x`, `a / b`"
     return syntax(
-        "a formula is not LaTeX: names stand without a backslash", span,
+        "a formula is not LaTeX: names are written without a backslash", span,
         help=f"`\\{word}`: {help}" if help else example,
     )  # fmt: skip
 
@@ -293,12 +293,12 @@ def _bracketless(m: _Mistake) -> Diagnostic | None:
         choices.append(Fix(f"`{function}({' '.join(inside.split())}){rest}`", edits))
     if len(choices) == 1:
         return m.says(
-            f"what `{function}` is applied to stands in round brackets", m.before,
+            f"the argument of `{function}` needs round brackets", m.before,
             m.token(ends[-1]), choices=tuple(choices),
         )  # fmt: skip
     return two_readings(
-        f"`{function}` may end before `{m.token(ends[0] + 1)}`, or reach over it", whole,
-        "what a function is applied to stands in round brackets", tuple(choices),
+        f"the argument of `{function}` may end before or after `{m.token(ends[0] + 1)}`", whole,
+        "the argument of a function needs round brackets", tuple(choices),
     )  # fmt: skip
 
 
@@ -308,12 +308,12 @@ def _braces(m: _Mistake) -> Diagnostic | None:
         return None
     closing = m.closing(m.at)
     if closing is None:
-        return m.says("an exponent stands in round brackets", help="for example `x^(1 / |y|)`")
+        return m.says("an exponent needs round brackets", help="for example `x^(1 / |y|)`")
     whole = m.span(m.found, m.token(closing))
     inside = whole.text[1:-1].strip()
     plain = inside if re.fullmatch(r"-?[\w.]+", inside) else f"({inside})"
     return m.says(
-        "an exponent stands without curly brackets", m.found, m.token(closing),
+        "an exponent has no curly brackets", m.found, m.token(closing),
         choices=(Fix(f"`{m.token(m.at - 2)}^{plain}`", (Edit(whole, plain),)),),
     )  # fmt: skip
 
@@ -323,7 +323,7 @@ def _where(m: _Mistake) -> Diagnostic | None:
     if str(m.found) != "where" or m.after.type != "LPAR":
         return None
     closing = m.closing(m.at + 1)
-    message = "a choice is written `a if condition else b`"
+    message = "write a choice as `a if condition else b`"
     choices: tuple[Fix, ...] = ()
     if closing is not None:
         parts, depth = [[]], 0  # type: list[list[Token]], int
@@ -359,7 +359,7 @@ def _member(m: _Mistake) -> Diagnostic | None:
         help = said_here(word) or "" if not known else f"the function is called `{word}`"
         if word == "where":
             help = _IF_ELSE
-        return syntax("an objective is a formula, and knows no modules", whole, help=help)
+        return syntax("an objective is a formula: there are no modules", whole, help=help)
     help = "functions and reductions come first: `exp(x)`, `mean[t] x`"
     if word in REDUCTIONS:
         help = f"a reduction comes first, and names its index: `{word}[t] x`, `{word}[i] x`"
@@ -376,7 +376,7 @@ def _option(m: _Mistake) -> Diagnostic | None:
     """`temperature T`, in a `sample` statement or alone."""
     if m.at == 1 and str(m.before) in SAMPLING_NUMBERS and m.found.type in _NAMES | {"NUMBER"}:
         return m.says(
-            "how responses are sampled is said in one statement", m.before, m.found,
+            "this option belongs in the `sample` statement", m.before, m.found,
             help=f"write `sample from mu: {m.before} {m.found}`, with a number",
         )  # fmt: skip
     if m.statement == "sample" and str(m.before) in SAMPLING_NUMBERS and m.found.type in _NAMES:
@@ -387,7 +387,7 @@ def _option(m: _Mistake) -> Diagnostic | None:
     return None
 
 
-# --- characters and words of other languages -----------------------------------------------------
+# --- characters and keywords of other languages --------------------------------------------------
 
 _CHARACTERS = {
     "&": "and", "!": "not", "∧": "and", "∨": "or", "¬": "not", "÷": "/", "∕": "/", "⁄": "/",
@@ -395,7 +395,7 @@ _CHARACTERS = {
     "⟨": "(", "⟩": ")", "√": "sqrt", "←": "=", "≔": "=", "≡": "==", "²": "^2", "³": "^3",
 }  # fmt: skip
 
-_LETTERS = "a name is made of the letters a-z and A-Z, Greek letters, digits and `_`"
+_LETTERS = "a name consists of the letters a-z and A-Z, Greek letters, digits and `_`"
 _IF_ELSE = "write `a if condition else b`"
 
 _SIGNS = {
@@ -424,11 +424,11 @@ def _character(m: _Mistake) -> Diagnostic | None:
         help = f"for example `{m.before}_2`"
         return m.says("a name has no primes", m.before, m.found, help=help)
     if char in "'\"`“”‘’":
-        return m.says("a formula has no strings", help="names stand as they are, without quotes")
+        return m.says("a formula has no strings", help="names are written without quotes")
     if char == "\\":
         return m.says(
             "a backslash does not continue a line",
-            help="put the formula in brackets: inside them line ends do not count",
+            help="put the formula in brackets: inside them line ends are ignored",
         )
     if unicodedata.normalize("NFKD", char)[0] == "E" or char == "ℰ":
         start = m.span(m.found).start
@@ -438,13 +438,13 @@ def _character(m: _Mistake) -> Diagnostic | None:
         help = "a divergence is `k3(pi, ref)`, or `sum[v] (pi[v] * log(pi[v] / ref[v]))`"
         return m.says(f"`{char}` has no meaning here", help=help)
     if char == "%":
-        return m.says("`%` is no operator", help="5 percent is `0.05`")
+        return m.says("`%` is not an operator", help="5 percent is `0.05`")
     if char == "?":
         return m.says("`?` has no meaning here", help=_IF_ELSE)
     if unicodedata.combining(char):
         bare = m.before if m.before.type in _NAMES and m.adjacent(m.before, m.found) else m.found
         name = unicodedata.name(char, "unnamed").lower()
-        return m.says(f"a {name} cannot stand in a name", bare, m.found, help=_LETTERS)
+        return m.says(f"a {name} cannot be part of a name", bare, m.found, help=_LETTERS)
     meant = _CHARACTERS.get(char) or unicodedata.normalize("NFKC", char)
     if meant != char and meant.isascii():
         end = m.span(m.found).end
@@ -454,7 +454,7 @@ def _character(m: _Mistake) -> Diagnostic | None:
     if char.isalpha():
         name = unicodedata.name(char, "unnamed").lower()
         return m.says(
-            f"`{char}` ({name}) cannot stand in a name",
+            f"`{char}` ({name}) cannot be part of a name",
             help=_LETTERS,
         )
     return m.says(f"`{char}` has no meaning here")
@@ -468,12 +468,12 @@ def _python(m: _Mistake) -> Diagnostic | None:
     if word is None or word == "from" != m.found:
         return None
     return m.says(
-        f"`{word}` is Python, and an objective is a formula", word, help=_PYTHON[str(word)]
+        f"`{word}` is Python, but an objective is a formula", word, help=_PYTHON[str(word)]
     )
 
 
 def _signs(m: _Mistake) -> Diagnostic | None:
-    """Two signs side by side that are one operator somewhere else."""
+    """Two adjacent signs that are one operator in other languages."""
     for left, right in ((m.before, m.found), (m.found, m.after)):
         if not m.adjacent(left, right):
             continue
@@ -482,11 +482,11 @@ def _signs(m: _Mistake) -> Diagnostic | None:
             return m.says(f"`{written}` is written `{_SIGNS[written]}`", left, right)
         if written == "//":
             help = "divide by `/`; a comment starts with `#`"
-            return m.says("`//` is no operator", left, right, help=help)
+            return m.says("`//` is not an operator", left, right, help=help)
         if m.at == 1 and left.type in _ARITHMETIC and right == "=":
             name = m.token(0)
             return m.says(
-                "a name is bound once, and keeps its value",
+                "a name is defined once, and keeps its value",
                 left,
                 right,
                 help=f"give the result a name of its own: `{name}_2 = {name} {left} ...`",
@@ -502,12 +502,12 @@ def _subscript(m: _Mistake) -> Diagnostic | None:
     if name in REDUCTIONS:
         index = re.match(r"\{\s*([pitv])\b", m.source.text[m.span(m.found).start :])
         return m.says(
-            f"the index of `{name}` stands in square brackets",
+            f"the index of `{name}` goes in square brackets",
             m.before,
-            help=f"it has no ends: `{name}[{index[1] if index else 't'}] x`",
+            help=f"it has no limits: `{name}[{index[1] if index else 't'}] x`",
         )
     return m.says(
-        "a name has no subscripts: the formula has the indices",
+        "a name has no subscripts: indices are implied",
         m.before,
         m.found,
         help=f"write `{name}`",
@@ -530,37 +530,38 @@ def _digits(m: _Mistake) -> Diagnostic | None:
 
 
 def _first(m: _Mistake) -> Diagnostic | None:
-    """A statement whose first token starts none."""
+    """A statement with an invalid first token."""
     if m.at != 0:
         return None
     if m.found.type in _CLOSING:
-        return m.says(f"this `{m.found}` closes nothing")
+        return m.says(f"this `{m.found}` has no matching opening bracket")
     if m.found.type == "IF":
         return m.says(
-            "a statement has no branches: a value has", help=f"{_IF_ELSE}: `x = a if A > 0 else b`"
+            "there is no `if` statement, only a conditional value",
+            help=f"{_IF_ELSE}: `x = a if A > 0 else b`",
         )
     if m.found.type in _INFIX:
         return m.says(
             f"a statement cannot start with `{m.found}`",
             help="to continue the line above, put its formula in brackets: inside them line ends "
-            "do not count",
+            "are ignored",
         )
     return _not_a_name(m, m.found) if _is_keyword(m.found) else _unused(m)
 
 
 def _second(m: _Mistake) -> Diagnostic | None:
-    """A statement that starts with a name, and does not go on with `=`."""
+    """A statement that starts with a name that `=` does not follow."""
     first = m.token(0)
     if m.at != 1 or first.type not in _NAMES:
         return None
     binds = any(token.type == "EQUAL" for token in m.tokens)
     if m.found.type == "COMMA":
-        return m.says("a statement binds one name")
+        return m.says("a statement defines one name")
     if m.found.type == "LPAR" and binds:
         return m.says("a function starts with `def`", first, help=f"for example `{FORMS['def']}`")
     if m.found.type == "LSQB" and binds:
         return m.says(
-            "a name is bound without indices: the formula has them",
+            "a definition has no indices: they are implied",
             first,
             help=f"write `{first} = ...`",
         )
@@ -571,20 +572,22 @@ def _second(m: _Mistake) -> Diagnostic | None:
         return _index_without_brackets(m, first)
     if meant := goal or near(str(first), FORMS):
         return m.says(
-            f"`{first}` starts no statement",
+            f"`{first}` does not start a statement",
             first,
             under=f"did you mean `{meant}`?",
             help=f"for example `{FORMS[meant]}`",
         )
     name = m.found if m.after == "=" else first
     return m.says(
-        f"`{first}` starts no statement", first, help=f"to bind a name, write `{name} = ...`"
+        f"`{first}` does not start a statement",
+        first,
+        help=f"to define a name, write `{name} = ...`",
     )
 
 
 def _unused(m: _Mistake) -> Diagnostic:
     return m.says(
-        "nothing is done with this value",
+        "this value is not used",
         m.token(0),
         m.token(len(m.tokens) - 1),
         help="name it, `x = ...`; log it, `report x = ...`; or make it the goal, `maximize ...`",
@@ -596,14 +599,14 @@ def _keyword_bound(m: _Mistake) -> Diagnostic | None:
     if m.at != 1 or not m.statement or m.found.type not in ("EQUAL", "COLON"):
         return None
     return m.says(
-        f"`{m.statement}` is a keyword: it starts a statement of another form",
+        f"`{m.statement}` is a keyword: it starts a different kind of statement",
         m.token(0),
         help=f"for example `{FORMS[m.statement]}`",
     )
 
 
 def _keyword(m: _Mistake) -> Diagnostic | None:
-    """A keyword where a name must stand."""
+    """A keyword in place of a name."""
     if not _is_keyword(m.found) or not m.accepts & _NAMES:
         return None
     if (m.wants_value or m.wants_operator) and m.found.type in _INFIX | {"NOT", "IN"}:
@@ -638,22 +641,22 @@ def _empty(m: _Mistake) -> Diagnostic | None:
     if m.found.type not in _CLOSING | {"COMMA"}:
         return None
     if m.before.type == "COMMA":
-        return m.says("nothing follows this comma", m.before, under="delete it, or go on")
+        return m.says("nothing follows this comma", m.before, under="delete it, or add a value")
     if m.before.type not in _CLOSED_BY:
         return None
     if m.found.type == "COMMA":
-        return m.says("nothing stands before this comma")
+        return m.says("nothing precedes this comma")
     if m.in_binder and m.found.type == "RSQB":
         help = f"for example `{m.owner}[t]` or `{m.owner}[p,i,t]`"
-        return m.says("an index must stand in these brackets", m.before, m.found, help=help)
-    return m.says("nothing stands in these brackets", m.before, m.found)
+        return m.says("these brackets need an index", m.before, m.found, help=help)
+    return m.says("these brackets are empty", m.before, m.found)
 
 
 def _wrong_bracket(m: _Mistake) -> Diagnostic | None:
     if m.found.type not in _CLOSING or m.before.type in _INFIX:
         return None
     if not m.opened:
-        return m.says(f"this `{m.found}` closes nothing")
+        return m.says(f"this `{m.found}` has no matching opening bracket")
     closing = _CLOSED_BY[m.bracket.type]
     if m.found.type == closing:
         return None
@@ -669,7 +672,9 @@ def _list(m: _Mistake) -> Diagnostic | None:
     opens = m.wants_value and m.found.type in ("LSQB", "LBRACE")
     is_grouped = m.bracket.type == "LPAR" and m.owner.type not in _VALUE_ENDS
     if opens or (is_grouped and m.found.type == "COMMA"):
-        return m.says("a formula has no lists", help="every value has the indices of its formula")
+        return m.says(
+            "a formula has no lists", help="the indices of a value follow from its formula"
+        )
     return None
 
 
@@ -680,9 +685,9 @@ def _bar(m: _Mistake) -> Diagnostic | None:
     if m.found.type != "VBAR":
         return None
     if m.wants_value:
-        return m.says("`|...|` is for `|y|` alone", help="an absolute value is `abs(x)`")
+        return m.says("`|...|` can only be `|y|`", help="an absolute value is `abs(x)`")
     return m.says(
-        "a condition stands in the brackets of a reduction, behind its indices",
+        "a condition goes in the brackets of a reduction, after its indices",
         help="for example `mean[t | M] x`; the logical operator is `or`",
     )
 
@@ -696,25 +701,25 @@ def _equal(m: _Mistake) -> Diagnostic | None:
             "a goal has no name",
             m.before,
             m.found,
-            help=f"write `{m.statement} ...`; a name of its own logs it: `report {m.before} = ...`",
+            help=f"write `{m.statement} ...`; to log a value, write `report {m.before} = ...`",
         )
     if m.statement == "sample":
         return m.says("the value of an option follows its name", help="for example `group 16`")
     if m.in_binder:
         return m.says(
-            "a binder names indices, and gives them no values",
+            "square brackets list indices, without values",
             help=f"for example `{m.owner}[p,i,t]`, `{m.owner}[j != i]` or `{m.owner}[s >= t]`",
         )
     named = len(m.level) == 1 or (len(m.level) > 1 and m.level[-2].type == "COMMA")
     if m.bracket.type == "LPAR" and m.owner.type in _NAMES and named:
         return m.says(
-            "the arguments of a function have no names",
+            "function arguments are positional",
             m.before,
             m.found,
-            help="they stand in the order of the definition: `clip(r, 1 - eps, 1 + eps)`",
+            help="write them in the order of the definition: `clip(r, 1 - eps, 1 + eps)`",
         )
     if m.wants_operator:
-        return m.says("`=` binds a name, it does not compare", under="write `==`")
+        return m.says("`=` defines a name, it does not compare", under="write `==`")
     return None
 
 
@@ -729,7 +734,7 @@ def _chain(m: _Mistake) -> Diagnostic | None:
     if len(middle) > 30 or "\n" in middle:
         middle = "x"
     return m.says(
-        "comparisons do not chain",
+        "comparisons cannot be chained",
         help=f"write `... {first} {middle} and {middle} {m.found} ...`",
         label=(first, "the first comparison"),
     )
@@ -737,7 +742,7 @@ def _chain(m: _Mistake) -> Diagnostic | None:
 
 def _conditional(m: _Mistake) -> Diagnostic | None:
     if m.found.type == "IF" and m.wants_value:
-        return m.says("a value stands before its `if`", help=_IF_ELSE)
+        return m.says("a value goes before its `if`", help=_IF_ELSE)
     if "ELSE" in m.accepts and m.found.type not in _VALUE_STARTS | {"EQUAL"}:
         opening = next(token for token in reversed(m.level) if token.type == "IF")
         return m.says("this `if` has no `else`", opening, help=_IF_ELSE)
@@ -745,18 +750,18 @@ def _conditional(m: _Mistake) -> Diagnostic | None:
 
 
 def _binder(m: _Mistake) -> Diagnostic | None:
-    """What stands between `[` and `]` and is no index."""
+    """Something other than an index between `[` and `]`."""
     if not m.in_binder:
         return None
     if m.found.type in ("COLON", "NUMBER"):
         return m.says(
-            "a binder names indices: there are no positions and no slices",
+            "square brackets list indices: there are no positions or slices",
             help="for example `mean[t] x`; the value at the next token is `next(x)`",
         )
     has_relation = any(token.type == "COMPARISON" for token in (m.found, *m.level))
     if has_relation and m.found.type in ("COMPARISON", "COMMA"):
         return m.says(
-            "a relation stands alone in its brackets",
+            "a relation must be alone in its brackets",
             help="for example `sum[i] sum[s >= t] x`",
         )
     if m.found.type in _VALUE_STARTS:
@@ -770,7 +775,7 @@ def _negation(m: _Mistake) -> Diagnostic | None:
     """`mean[t] not x`."""
     if m.found.type != "NOT" or m.wants_value:
         return None
-    return m.says("`not` and what follows it need brackets here", help="for example `(not x)`")
+    return m.says("`not` and its operand need brackets here", help="for example `(not x)`")
 
 
 def _role(m: _Mistake) -> Diagnostic | None:
@@ -778,7 +783,7 @@ def _role(m: _Mistake) -> Diagnostic | None:
     roles = [k for k, token in enumerate(m.tokens[: m.at]) if token.type == "AS"]
     if m.statement != "given" or m.found.type not in ("IN", "ELEMENT") or not roles:
         return None
-    return m.says("a domain stands before `as`", help=f"for example `{FORMS['given']}`")
+    return m.says("a domain goes before `as`", help=f"for example `{FORMS['given']}`")
 
 
 def _param(m: _Mistake) -> Diagnostic | None:
@@ -789,7 +794,7 @@ def _param(m: _Mistake) -> Diagnostic | None:
         )
     if m.found.type in ("IN", "ELEMENT") and m.token(1).type == "EQUAL":
         return m.says(
-            "a domain is that of a parameter",
+            "only a `param` or a `given` has a domain",
             help=f"write `param {m.token(0)} = ...`, as in `{FORMS['param']}`",
         )
     if m.statement != "param" or m.at < 3:
@@ -816,7 +821,7 @@ def _missing_value(m: _Mistake) -> Diagnostic | None:
         return None
     help = ""
     if m.found.type == _END and m.before.type in _INFIX:
-        help = "a formula goes on in the next line only inside brackets"
+        help = "a formula continues on the next line only inside brackets"
     return m.says(f"a value is missing after `{m.before}`", m.before, help=help)
 
 
@@ -828,7 +833,7 @@ def _missing_operator(m: _Mistake) -> Diagnostic | None:
     reduction, _, index = m.before.partition("_")
     if reduction in REDUCTIONS and index in ("p", "i", "t", "v"):
         return m.says(
-            f"the index of `{reduction}` stands in square brackets",
+            f"the index of `{reduction}` goes in square brackets",
             m.before,
             under=f"write `{reduction}[{index}]`",
         )
@@ -842,14 +847,14 @@ def _missing_operator(m: _Mistake) -> Diagnostic | None:
         function, _, index, closing = call
         if str(function) in REDUCTIONS:
             return m.says(
-                f"the index of `{function}` stands in square brackets",
+                f"the index of `{function}` goes in square brackets",
                 function,
                 closing,
                 under=f"write `{function}[{index}]`",
             )
     if m.bracket.type == "LSQB" and m.piece.unclosed:
         return _missing_bracket(m)
-    help = "a product is written with `*`"
+    help = "write a product with `*`"
     if m.bracket.type == "LPAR" and m.owner.type in _VALUE_ENDS:
         help = "two values are separated by `,`, and a product is written with `*`"
     return m.says(
@@ -859,7 +864,7 @@ def _missing_operator(m: _Mistake) -> Diagnostic | None:
 
 def _index_without_brackets(m: _Mistake, reduction: Token) -> Diagnostic:
     return m.says(
-        f"the index of `{reduction}` stands in square brackets",
+        f"the index of `{reduction}` goes in square brackets",
         reduction,
         help=f"for example `{reduction}[t] x`",
     )
@@ -870,7 +875,7 @@ def _missing_bracket(m: _Mistake) -> Diagnostic:
 
 
 def _missing_word(m: _Mistake) -> Diagnostic | None:
-    """The one word or sign that stands at this place in every such statement."""
+    """A keyword or sign that every such statement has at this place."""
     if m.wants_operator or not m.statement:
         return None
     words = ("EQUAL", "COLON", "FROM", "WHERE", "AT", "LAYER", "LPAR", "COMMA")
@@ -889,7 +894,7 @@ def _unexpected(m: _Mistake) -> Diagnostic:
     expected = _expected(m)
     if m.found.type == _END:
         return m.says(f"{expected} is missing after `{m.before}`", m.before)
-    return m.says(f"`{m.found}` cannot stand here", help=f"expected {expected}")
+    return m.says(f"`{m.found}` is not possible here", help=f"expected {expected}")
 
 
 RULES = (
@@ -927,7 +932,7 @@ RULES = (
 )
 
 
-# --- words ---------------------------------------------------------------------------------------
+# --- keywords ------------------------------------------------------------------------------------
 
 
 def _is_keyword(token: Token) -> bool:

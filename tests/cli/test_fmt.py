@@ -46,9 +46,9 @@ def test_standard_input_goes_to_standard_output(run: Run) -> None:
     ("content", "message"),
     [
         (b"\x7fELF\x02", "object code (ELF)"),
-        (b"A = \xe9\n", "is not a text in UTF-8"),
+        (b"A = \xe9\n", "is not valid UTF-8"),
         (b"A = 1\n" * 100_000, "larger than 256 KiB"),
-        (b"", "holds no statement"),
+        (b"", "contains no statement"),
     ],
     ids=["object code", "Latin-1", "large", "empty"],
 )

@@ -151,7 +151,7 @@ def test_comments_are_no_findings_to_accept() -> None:
     (fault,) = said(f"objective x\n# objdsl: ignore[OBJ902] c\n{GOAL}")
     assert (fault.name, fault.message) == (
         "unknown-rule",
-        "`OBJ902` is about comments: no comment accepts it",
+        "`OBJ902` is a finding about comments, which a comment cannot accept",
     )
 
 
