@@ -12,7 +12,7 @@ Chat = list[dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One prompt, a text or chat messages, and the other columns of its row.
+    """A prompt, a text or chat messages, and the other columns of its row.
 
     Attributes:
         place: the location of the row, for messages: `data.jsonl:7`.
@@ -24,12 +24,12 @@ class Example:
 
     @property
     def name(self) -> str:
-        """Its name in messages: its place, or the prompt itself where it is generated."""
+        """Its name in messages: its place, or the prompt itself if it is generated."""
         return self.place or f"prompt {self.text!r}"
 
     @property
     def text(self) -> str:
-        """The prompt as people read it."""
+        """The prompt as a readable text."""
         if isinstance(self.prompt, str):
             return self.prompt
         return "\n".join(f"{message['role']}: {message['content']}" for message in self.prompt)

@@ -37,7 +37,7 @@ def character_tokenizer(alphabet: str) -> PreTrainedTokenizerBase:
     )
 
 
-# A chat as `Example.text` shows it, for a model that comes without a template.
+# A chat template that writes what `Example.text` shows, for models without one.
 PLAIN_CHAT = (
     "{% for message in messages %}{{ '' if loop.first else '\n' }}"
     "{{ message['role'] }}: {{ message['content'] }}{% endfor %}"
@@ -49,7 +49,7 @@ def encode(
     example: Example,
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[int, ...]:
-    """The tokens of a prompt, chat template and beginning-of-text included where there are any.
+    """The tokens of a prompt, including chat template and beginning-of-text if any.
 
     Args:
         options: variables of the chat template.
@@ -77,7 +77,7 @@ def encode(
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An example as the model reads it."""
+    """An example with its prompt as tokens."""
 
     tokens: tuple[int, ...]
     example: Example
@@ -95,10 +95,9 @@ def encode_all(
 
 
 def chosen_at(position: int, count: int, size: int, seed: int) -> list[int]:
-    """The indices of `count` of `size` examples, from `position` of an endless shuffled order.
+    """The indices of `count` of `size` examples, from `position` on in an endless shuffled order.
 
-    Every epoch has its own permutation. The position is the only state: a resumed run needs nothing
-    else to continue with the next examples.
+    Every epoch is a new permutation. The position is the only state that a resumed run needs.
     """
     chosen: list[int] = []
     while len(chosen) < count:

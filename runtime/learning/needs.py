@@ -1,4 +1,4 @@
-"""What an objective needs: its columns by who computes them, and a policy that can do that."""
+"""What an objective needs: which columns, who computes them, and whether the policy can."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _LARGE_VOCABULARY = 8192
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective asks of the runtime, read off its columns.
+    """The columns of an objective by their source.
 
     Attributes:
-        trained: inputs that a gradient reaches, by the names of `Policy.columns`.
-        measured: columns of the policy as it was when the responses were sampled (`log_old`, ...),
-            with the name that `Policy.columns` has for each.
+        trained: inputs with a gradient, by their names in `Policy.columns`.
+        measured: columns of the policy when the responses were sampled (`log_old`, ...): name ->
+            name in `Policy.columns`.
         frozen: columns of frozen policies: name -> (policy, name in `Policy.columns`).
         layers: internal policies: name -> layer.
-        given: response columns that must come from the task or the reward functions.
-        noise: whether `pick` draws a random subset of the tokens.
+        given: columns that must come from the task or the reward functions.
+        noise: whether the objective uses `pick`, which needs random numbers.
     """
 
     trained: tuple[str, ...]
@@ -44,12 +44,12 @@ class Needs:
 
     @property
     def critic(self) -> bool:
-        """Whether a value of every state is learned."""
+        """Whether a value function is learned."""
         return "value" in self.trained or "value" in self.measured.values()
 
 
 def needs_of(objective: Objective) -> Needs:
-    """Sorts the columns of an objective by where they come from."""
+    """Sorts the columns of an objective by their source."""
     inner = {x.name: (x.of, x.layer) for x in objective.formula.policies if x.layer is not None}
     measured: dict[str, str] = {}
     frozen: dict[str, tuple[str, str]] = {}
@@ -61,7 +61,7 @@ def needs_of(objective: Objective) -> Needs:
             case LogProbs("mu", distribution=False) | Truncation() | Noise():
                 pass
             case LogProbs("pi" | "mu"):
-                given.append(name)  # no engine hands it out
+                given.append(name)  # no engine provides it
             case LogProbs(policy, distribution):
                 base = inner[policy][0] if policy in inner else policy
                 source = name if policy in inner else LogProbs("pi", distribution).name
@@ -86,10 +86,10 @@ def needs_of(objective: Objective) -> Needs:
 def check_learner(
     policy: Policy, objective: Objective, config: LearnerSection, frozen: Collection[str]
 ) -> None:
-    """Checks that a policy can learn with an objective as the settings say.
+    """Checks that a policy can learn with an objective, with these settings.
 
     Args:
-        frozen: names of the policies that it can be compared with.
+        frozen: names of the frozen policies that are available.
 
     Raises ConfigError where it cannot.
     """

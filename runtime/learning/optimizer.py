@@ -1,4 +1,4 @@
-"""AdamW on a policy and its critic: rates, clipping, and the state that a run resumes from."""
+"""AdamW on a policy and its critic: learning rate, clipping, undo, and the saved state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrainingError(ObjdslError, RuntimeError):
     """A gradient is not finite, or the objective cannot read the data."""
 
 
-# Weights, and the optimizer's state of each that has one.
+# Weights, and the optimizer state of those that have one.
 _Snapshot = tuple[list[Tensor], dict[Any, dict[str, Tensor]]]
 
 
@@ -53,7 +53,7 @@ class Optimizer:
         """Sets the learning rate of rollout `step`, counted from 0, and returns it.
 
         Args:
-            several: whether several steps follow, which `rewind` undoes as one.
+            several: whether several optimizer steps follow, which `rewind` undoes together.
         """
         rate = learning_rate(self._config, step, self._steps)
         peaks = (self._config.lr, self._config.critic_lr or self._config.lr)
@@ -63,16 +63,17 @@ class Optimizer:
         return rate
 
     def finish(self) -> None:
-        """The rollout has been learned from: there is nothing left to undo."""
+        """Ends a rollout: its steps are not undone any more."""
         self._moved = False
 
     def zero_grad(self) -> None:
         self._adamw.zero_grad()
 
     def step(self, name: str) -> float:
-        """Clips the gradients and takes a step; the norm of the policy's before clipping.
+        """Clips the gradients and takes a step; returns the norm of the policy's gradient before
+        clipping.
 
-        The critic's are clipped separately: they do not change the step of the policy.
+        The critic's gradient is clipped separately: it does not affect the policy's step.
 
         Args:
             name: the objective, for messages.
@@ -91,7 +92,7 @@ class Optimizer:
     # --- undoing, saving --------------------------------------------------------------------------
 
     def rewind(self) -> bool:
-        """Undoes the steps since `begin`; whether the weights are what they were before them."""
+        """Undoes the optimizer steps since `begin`, if possible; returns whether it was."""
         if self._moved and self._snapshot is not None:
             weights, slots = self._snapshot
             with torch.no_grad():

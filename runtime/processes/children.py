@@ -1,4 +1,4 @@
-"""Child processes of a run: none of them outlives it."""
+"""Child processes of a run, none of which outlives it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EVERY = 1.0
 
 
 def without_rank(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without a rank: the process would wait for the other ranks."""
+    """The environment without torchrun's variables: the child is not a rank."""
     return {
         name: value
         for name, value in environment.items()
@@ -26,7 +26,7 @@ def without_rank(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def end_with_parent(number: int = signal.SIGKILL) -> None:
-    """Signals this process when its parent has ended, however it ended."""
+    """Sends this process a signal when its parent ends, even if it is killed."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))

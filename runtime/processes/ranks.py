@@ -36,12 +36,12 @@ T = TypeVar("T")
 CPU = torch.device("cpu")
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
-# How long ranks wait for each other while all of them compute, and for the first one while it
-# samples, which has its own deadlines. A process that dies is noticed at once.
+# Timeouts of collectives: while all ranks compute, and while they wait for the first one to sample,
+# which has its own deadlines. The death of a process is noticed at once.
 COMPUTE_TIMEOUT = timedelta(minutes=10)
 SAMPLING_TIMEOUT = timedelta(hours=6)
 
-# What gloo says in an error that has no class of its own.
+# Parts of gloo's error messages; its errors have no class of their own.
 _LOST = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out")
 
 
@@ -55,7 +55,7 @@ class FirstRankError(RankError):
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """The processes of a run, and which of them this is. By default there is one.
+    """The processes of a run; by default only this one.
 
     Attributes:
         rank: the number of this process, from 0.
@@ -75,9 +75,9 @@ class Ranks:
         return self.rank == 0
 
     def broadcast_object(self, make: Callable[[], T]) -> T:
-        """The result of `make`, which runs on the first rank alone, on every rank.
+        """Runs `make` on the first rank, and returns its result on every rank.
 
-        Raises what `make` raises, and FirstRankError on the other ranks.
+        Raises what `make` raises; on the other ranks, FirstRankError.
         """
         if self.size == 1:
             return make()

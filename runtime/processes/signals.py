@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 AGAIN = 1.0
-"""Seconds after which another Ctrl-C is a second one."""
+"""A Ctrl-C this many seconds after the first counts as a second one."""
 
 
 @dataclasses.dataclass

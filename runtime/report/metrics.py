@@ -1,4 +1,5 @@
-"""Metrics and progress: a JSON line per step; a bar on a terminal, plain lines in a log."""
+"""Metrics and progress: a JSON line per step; a progress bar on a terminal, plain lines in a
+log."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ _SHOWN = ("held_out", "reward", "length", "entropy", "truncated", "zero_variance
 
 
 class Clock:
-    """Seconds by phase."""
+    """Measures the duration of each phase of a step."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -82,7 +83,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What is reported about a step.
+    """The report of a step.
 
     Attributes:
         metrics: measured by the runtime, `step` among them.
@@ -102,14 +103,14 @@ class News:
 
 
 class _Lines:
-    """A file of JSON lines, each of which is written whole or not at all."""
+    """A file of JSON lines; lines are written completely or not at all."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Raises OSError with the name of the file, where the lines do not fit on the disk."""
+        """Appends lines. Raises OSError, with the name of the file, if the disk is full."""
         text = "".join(json.dumps(row, default=str) + "\n" for row in rows).encode()
         before = os.fstat(self._file).st_size
         try:
@@ -124,10 +125,10 @@ class _Lines:
 
 
 class Report:
-    """Writes to the run's folder, and to the terminal or the log.
+    """Reports to the run's folder, to trackers, and to the terminal or the log.
 
     Args:
-        silent: writes nothing, for all ranks but the first.
+        silent: report nothing, as on all ranks but the first.
     """
 
     def __init__(self, console: Console | None = None, *, silent: bool = False) -> None:
@@ -142,7 +143,7 @@ class Report:
         self._total = 0
 
     def open(self, folder: Path) -> None:
-        """From now on metrics and samples are written to a folder."""
+        """Starts writing metrics and samples to a folder."""
         if not self._silent:
             self._metrics = _Lines(folder / METRICS)
             self._samples = _Lines(folder / SAMPLES)
@@ -184,7 +185,7 @@ class Report:
         self._task = self._bar.add_task(what, total=total, completed=done, line="")
 
     def progress(self, done: int, line: str, prefix: str, always: bool = False) -> None:
-        """Moves the bar; without a terminal, prints every twentieth step, and those to `always`."""
+        """Updates the bar; without a terminal, prints a twentieth of the steps, or `always`."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, line=line)
         elif always or done in (1, self._total) or done % max(1, self._total // 20) == 0:
@@ -202,10 +203,10 @@ class Report:
     # --- steps ------------------------------------------------------------------------------------
 
     def step(self, news: News, shown: int) -> None:
-        """Writes a step, and shows its main metrics and `shown` samples.
+        """Writes the metrics of a step, and shows the main ones and `shown` samples.
 
-        A report of the objective keeps its name; a metric of the runtime with the same name becomes
-        `run_<name>`. `step` identifies a line: a report of that name becomes `report_step`.
+        Reports of the objective keep their names; a metric of the runtime with the same name is
+        renamed to `run_<name>`. Only a report called `step` is renamed, to `report_step`.
         """
         metrics = news.metrics
         reports = renamed(news.reports, ("step",), "report")
@@ -231,7 +232,7 @@ class Report:
             tracker.log(values, int(metrics["step"]))
 
     def _show(self, step: int, samples: Sequence[Sample], shown: int) -> None:
-        """Samples of different prompts, if there are enough."""
+        """Shows samples, of different prompts if possible."""
         picked = samples[:: max(1, len(samples) // shown)][:shown]
         if not self._console.is_terminal:
             for sample in picked:
@@ -247,7 +248,7 @@ class Report:
 
 
 def _row(step: int, sample: Sample) -> dict[str, Any]:
-    """A sample as a row. A column with the name of a key of its own becomes `column_<name>`."""
+    """A sample as a row; columns called like one of its keys are renamed to `column_<name>`."""
     row = {
         "step": step,
         "prompt": sample.prompt,
@@ -259,7 +260,7 @@ def _row(step: int, sample: Sample) -> dict[str, Any]:
 
 
 def renamed(values: Mapping[str, float], taken: Collection[str], prefix: str) -> dict[str, float]:
-    """The values, with the prefix before names that are taken, repeated if necessary."""
+    """The values; names that are taken get the prefix, repeatedly if necessary."""
     result: dict[str, float] = {}
     for name, value in values.items():
         new = name
@@ -270,7 +271,7 @@ def renamed(values: Mapping[str, float], taken: Collection[str], prefix: str) ->
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The steps of a run, without a last line that a crash cut short."""
+    """The metrics of each step of a run, without a last line that a crash truncated."""
     lines = (folder / METRICS).read_bytes().split(b"\n")
     return [row for row in map(_parsed, lines) if row is not None]
 
@@ -286,10 +287,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def forget_after(folder: Path, step: int) -> None:
-    """Removes the lines after `step`: a resumed run writes these steps again.
-
-    The removed lines are kept in a separate file.
-    """
+    """Moves the lines after `step` to a separate file: a resumed run writes these steps again."""
     for name in (METRICS, SAMPLES):
         path = folder / name
         if not path.exists():

@@ -1,4 +1,4 @@
-"""The parts of a run, each built from the settings or refused with a reason."""
+"""Builds the parts of a run from its settings, or refuses them with a reason."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 DEFAULT_GROUP = 8
 REF = "ref"
 PROBE_PROMPTS = 16
-# Tensors of the size of the weights: weights, gradients, two moments of AdamW.
+# Copies of the weights in memory: weights, gradients, two moments of AdamW.
 _COPIES = 4
 
 
@@ -57,7 +57,7 @@ def load_objective(config: Config) -> Objective:
 
 
 def identity_of(config: Config, objective: Objective, task: Task) -> Identity:
-    """What a checkpoint has in common with a run that may resume from it."""
+    """The identity of a run, which its checkpoints store."""
     model = config.model
     name = f"{model.name}@{model.revision}" if model.revision else model.name
     if model.name == TINY:
@@ -73,7 +73,7 @@ def identity_of(config: Config, objective: Objective, task: Task) -> Identity:
 def sampling_of(
     config: Config, objective: Objective, task: Task, ends: tuple[int, ...]
 ) -> Sampling:
-    """How responses are drawn, as the objective's `sample` statement says, until one of `ends`."""
+    """The sampling parameters of the objective's `sample` statement; `ends` end a response."""
     declared = objective.sample
     if declared.temperature <= 0:
         raise ConfigError(
@@ -142,7 +142,7 @@ def open_sampler(
     folder: Path,
     say: Callable[[str], None],
 ) -> Sampler:
-    """The sampler, not started yet. `prompts` are all that it will see."""
+    """The sampler, not started yet, for some prompts."""
     experts = any(hasattr(policy.model.config, k) for k in ("num_experts", "num_local_experts"))
     if objective.sample.keep_routing and experts:
         raise ConfigError(
@@ -190,14 +190,14 @@ def open_sampler(
 
 @dataclass
 class Models:
-    """The policy that is trained, and what comes with its weights.
+    """The policy that is trained, its tokenizer, and its full weights.
 
     Attributes:
-        replica: what is sampled from and saved: the policy itself, unless its weights are sharded.
-            Then it is a copy on the first rank, which `collect` brings up to date, and None on the
+        replica: the policy that is sampled from and saved: the trained one, unless its weights are
+            sharded. Then it is a copy on the first rank, which `collect` updates, and None on the
             others.
         sharded: whether each rank holds a shard of the weights only.
-        trainer: the states of the optimizer and the generators in the checkpoint, if there is one.
+        trainer: the states of the optimizer and the random generators in the checkpoint, if any.
     """
 
     policy: Policy
@@ -259,11 +259,11 @@ def named_policies(
             continue
         model, other = pretrained(source)
         _compare(name, other, tokenizer)
-        named[name] = _beside(policy, model)
+        named[name] = _frozen_like(policy, model)
     return named
 
 
-def _beside(policy: Policy, model: PreTrainedModel) -> Policy:
+def _frozen_like(policy: Policy, model: PreTrainedModel) -> Policy:
     """A frozen policy with the device and dtype of `policy`."""
     model = model.to(device=policy.device, dtype=policy.model.dtype).eval()
     model.requires_grad_(False)
@@ -281,8 +281,8 @@ def reference(
 ) -> dict[str, Policy]:
     """`ref`, where the objective reads it and the settings do not name it.
 
-    It is a copy of the current policy, saved in `folder` for resumed runs, which start from
-    different weights.
+    It is a copy of the current policy, saved in `folder` for resumed runs, whose policy has been
+    trained.
 
     Raises:
         ConfigError: `ref` was not saved.
@@ -301,14 +301,14 @@ def reference(
     if (saved / sealed_folder.MANIFEST).exists():
         sealed_folder.check_files(saved)
     model, _ = pretrained(str(saved))
-    return {"ref": _beside(policy, model)}
+    return {"ref": _frozen_like(policy, model)}
 
 
 def _compare(name: str, other: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises ConfigError where the two tokenizers disagree on a token."""
-    theirs = other.get_vocab()
+    vocabulary = other.get_vocab()
     for token, index in tokenizer.get_vocab().items():
-        if theirs.get(token) != index:
+        if vocabulary.get(token) != index:
             raise ConfigError(
                 [
                     f"policies.{name}: its tokenizer differs from that of the policy; token "
@@ -325,7 +325,7 @@ def preferences_of(
     prompts: Sequence[Prompt],
     place: Place,
 ) -> Preferences | None:
-    """The responses of the data, for objectives such as DPO; None where responses are sampled.
+    """The responses of the dataset, for objectives such as DPO; None where responses are sampled.
 
     Raises ConfigError where the objective learns from preferences, and the data or a row has none.
     """

@@ -1,7 +1,6 @@
-"""From settings to a run that is ready for its first step, in the order in which it can fail.
+"""From settings to a run that is ready for its first step: the cheapest checks come first.
 
-What can be checked without loading anything comes first, what takes time comes later, and the
-folder of the run is not written to before everything else is known to work.
+Nothing is written to the folder of the run before everything else has been loaded and checked.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def launch(
     allow_changed: bool = False,
     console: Console | None = None,
 ) -> Run:
-    """A run, ready for its first step. `stack` closes what it opens.
+    """A run that is ready for its first step. `stack` closes what is opened.
 
     Raises what `loop.train` raises.
     """
@@ -75,7 +74,7 @@ def launch(
     prompts, held_out = _encode(config, task, models)
     warm_start_steps = 0 if folder.saved else _warm_start_steps(config, task)
     report = Report(console, silent=not ranks.first)
-    # Between processes a batch travels on the CPU.
+    # Batches are sent between processes from the CPU.
     device = ranks.device if ranks.size == 1 else torch.device("cpu")
     place = Place(models.policy.vocabulary, device, build.working_dtype(config))
     pairs = build.preferences_of(config, objective, needs, models.tokenizer, prompts, place)
@@ -88,7 +87,7 @@ def launch(
         source = _open_source(
             config, objective, task, models, prompts, held_out, place, folder, report, stack
         )
-    # What an engine refuses is known once it is loaded; nothing has been computed by then.
+    # An engine may refuse its settings: it is loaded before anything is computed.
     ranks.broadcast_object(partial(_start_sampler, source))
 
     # --- the folder
@@ -156,7 +155,7 @@ def _open(config: Config, objective: str, resume: str | None, stack: ExitStack) 
 
 
 def _encode(config: Config, task: Task, models: Models) -> tuple[list[Prompt], list[Prompt]]:
-    """The prompts to train on and to measure on, as the model reads them."""
+    """The prompts to train on and to evaluate on, as tokens."""
     limit, options = config.task.max_prompt_tokens, config.task.chat_options
     prompts = encode_all(models.tokenizer, task.train, limit, options)
     held_out = encode_all(models.tokenizer, task.held_out, limit, options)

@@ -1,4 +1,4 @@
-"""What people read of a run before its first step and after its last."""
+"""Messages before the first step of a run and after its last."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def resume_command(folder: RunFolder, steps: int | None = None) -> str:
 
 
 def last_line(config: Config, objective: Objective, folder: RunFolder, halted: int | None) -> str:
-    """What to do next, after a run that is complete or was `halted` by a signal."""
+    """Suggests the next command, after a run that is complete or was `halted` by a signal."""
     if halted is not None:
         name = signal.Signals(halted).name
         return f"stopped by {name}; resume with: {resume_command(folder)}"
@@ -88,7 +88,7 @@ def _is_plain(config: Config) -> bool:
 
 
 def _neighbour(objective: Objective) -> str | None:
-    """An objective of the gallery with the same inputs, to compare with."""
+    """A different objective of the gallery with the same inputs, to compare with."""
     for name in ("grpo", "dr_grpo", "dpo", "ipo"):
         other = load(name)
         learned = {"reward", "chosen"} & other.columns.keys()

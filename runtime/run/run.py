@@ -1,4 +1,4 @@
-"""A run between its launch and its end: what it can do, and how far it has come."""
+"""A run between its launch and its end: its parts, its position, and its actions."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Run:
         progress: the last complete step.
         unreported: the metrics of that step, until they are written.
         saved_step: the step of the last checkpoint, or the first step while there is nothing to
-            lose; None if there is something to save already.
+            save; None if there is something to save before the first step.
         warmed_up: whether a warm start has changed the weights.
         began: when the process began, by `time.perf_counter`.
     """
@@ -103,7 +103,7 @@ class Run:
     # --- a step -----------------------------------------------------------------------------------
 
     def sample(self, clock: Clock) -> Rollout:
-        """Responses under the current weights: the first rank's, on every rank."""
+        """Samples responses with the current weights on the first rank; returns them on all."""
         collect(self.models.policy, self.models.replica)
 
         def roll() -> Rollout:
@@ -114,7 +114,7 @@ class Run:
         return replace(rollout, batch=rollout.batch.to(self.ranks.device))
 
     def advance(self, rollout: Rollout, learned: Learned, clock: Clock) -> None:
-        """The step is complete: its metrics are known, and not written yet."""
+        """Completes the step; its metrics are not written yet."""
         self.progress = Progress(self.step + 1, rollout.position, self.start.seconds)
         metrics = {"step": self.step, "epoch": rollout.position / len(self.prompts)}
         metrics |= {**rollout.metrics, **learned.metrics, **clock.metrics()}
@@ -141,9 +141,12 @@ class Run:
         self.unreported = None
 
     def save(self, collective: bool = True) -> None:
-        """Writes a checkpoint of the last complete step; unless `collective`, on this rank alone.
+        """Writes a checkpoint of the last complete step.
 
-        Raises SaveError where it cannot be written.
+        Args:
+            collective: whether all ranks take part; otherwise only this one.
+
+        Raises SaveError if it cannot be written.
         """
         policy, replica = self.models.policy, self.models.replica
         collect(policy, replica)
@@ -172,7 +175,7 @@ class Run:
     # --- before and after -------------------------------------------------------------------------
 
     def score_start(self) -> float | None:
-        """The held-out score before the first step; writes what an earlier process could not."""
+        """The held-out score before the first step; also publishes an unreported earlier step."""
         score = self._score()
         if score is not None:
             held_out = f"({len(self.held_out)} prompts)"
@@ -217,7 +220,7 @@ class Run:
 
     @contextmanager
     def rescue(self) -> Iterator[None]:
-        """Saves the last complete step, if that is possible, when an error ends the run."""
+        """Saves the last complete step, if possible, when an error ends the run."""
         try:
             yield
         except Exception as error:

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: its `run_folder` with a `lock`, and each `checkpoint` in it.
+"""A run on disk: its `run_folder` with a `lock`, and the `checkpoint`s in it.
 
-A `sealed_folder` is complete or recognisably damaged; `random_state` is a part of a checkpoint.
+A checkpoint is a `sealed_folder`, so that damage is noticed; `random_state` is a part of it.
 """

@@ -1,8 +1,8 @@
 """Checkpoints: everything that a run needs to resume as if it had never stopped.
 
-A checkpoint is a `sealed_folder`; once it has been read back, older ones are removed. Nothing else
-is ever deleted: damaged checkpoints, and those of later steps than a run is taken back to, are
-renamed.
+A checkpoint is a `sealed_folder`; once it has been verified, older ones are removed. Nothing else
+is ever deleted: damaged checkpoints, and those of later steps than the one that a run resumes from,
+are renamed.
 """
 
 from __future__ import annotations
@@ -50,24 +50,24 @@ CRITIC = "critic.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What has to be the same for a resumed run to be the same run."""
+    """What a checkpoint and the run that resumes from it must have in common."""
 
     objective: str
     task: str
     model: str
 
     def differences(self, other: Identity) -> list[str]:
-        mine, theirs = asdict(self), asdict(other)
+        run, saved = asdict(self), asdict(other)
         return [
-            f"{name}: the checkpoint has {theirs[name]}, this run {mine[name]}"
-            for name in mine
-            if mine[name] != theirs[name]
+            f"{name}: the checkpoint has {saved[name]}, this run {run[name]}"
+            for name in run
+            if run[name] != saved[name]
         ]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run has come.
+    """The position of a run.
 
     Attributes:
         step: the number of steps that are done.
@@ -155,7 +155,7 @@ def after(folder: Path, step: int) -> list[Path]:
 
 
 def ever(folder: Path) -> list[Path]:
-    """All checkpoints that were ever written: in use, damaged, or left behind."""
+    """All checkpoints, also those that were renamed because they are damaged or of later steps."""
     aside = [*folder.glob(f"{DAMAGED}{PREFIX}*"), *folder.glob(f"{LEFT}{PREFIX}*")]
     return [*all_of(folder), *sorted(aside)]
 
@@ -165,7 +165,7 @@ class Saved:
     """A complete checkpoint, before its tensors are read.
 
     Attributes:
-        note: what people should know about it, or an empty string.
+        note: a remark for the user, or an empty string.
     """
 
     path: Path
@@ -204,14 +204,14 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Newest:
     """The newest complete checkpoint of a run, and the damaged ones that are newer."""
 
     saved: Saved | None
     damaged: tuple[DamagedError, ...]
 
 
-def find(folder: Path) -> Found:
+def find(folder: Path) -> Newest:
     """The newest complete checkpoint in a folder of checkpoints. Changes nothing.
 
     Raises CheckpointError for files without read permission.
@@ -219,14 +219,14 @@ def find(folder: Path) -> Found:
     damaged: list[DamagedError] = []
     for path in reversed(all_of(folder)):
         try:
-            return Found(inspect(path), tuple(damaged))
+            return Newest(inspect(path), tuple(damaged))
         except DamagedError as error:
             damaged.append(error)
-    return Found(None, tuple(damaged))
+    return Newest(None, tuple(damaged))
 
 
 def inspect(path: Path) -> Saved:
-    """A checkpoint whose files are all unchanged.
+    """A checkpoint, after verifying its files.
 
     Raises:
         DamagedError: a file has changed.
@@ -242,8 +242,8 @@ def inspect(path: Path) -> Saved:
     else:
         _check_readable(path)
         note = (
-            f"{path} was written without a manifest: whether all its files are as they were "
-            "written is not known"
+            f"{path} was written without a manifest: whether its files have changed since then is "
+            "not known"
         )
     try:
         return Saved(
@@ -258,7 +258,7 @@ def inspect(path: Path) -> Saved:
 
 
 def _check_readable(folder: Path) -> None:
-    """Without a manifest: checks that the files that a run resumes from can be read."""
+    """Checks that a run can resume from files without a manifest: all can be read."""
     read_json(folder, "config.json")
     tensors = [*folder.glob("*.safetensors")]
     if not any(path.name != CRITIC for path in tensors):

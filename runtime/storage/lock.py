@@ -1,4 +1,4 @@
-"""A folder that one process at a time writes to."""
+"""Locks: only one process at a time writes to a folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LOCK = ".lock"
 
 
 class Lock:
-    """The exclusive right of a process to write to a folder.
-
-    The operating system releases it when the process ends, however it ends.
-    """
+    """An exclusive lock on a folder, which the operating system releases if the process dies."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError, with the process that holds it, or OSError without a folder."""
+        """Creates and locks the folder.
+
+        Raises ConfigError if a different process holds the lock, OSError if there is no folder.
+        """
         self._path = folder / LOCK
         self._created = _make(folder)
         while True:
@@ -54,7 +54,7 @@ class Lock:
         return bool(self._created)
 
     def release(self) -> None:
-        """Releases it, and removes a folder that was created for it and is still empty."""
+        """Releases the lock; removes the folders that it created, if they are still empty."""
         try:
             with suppress(OSError):
                 os.unlink(self._path)

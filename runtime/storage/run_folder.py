@@ -1,4 +1,4 @@
-"""The folder of a run: which one it is, who writes to it, and what it holds to resume from."""
+"""The folder of a run: choosing and locking it, and what it contains to resume from."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Where a run writes, and the checkpoint that it resumes from, if any.
+    """The folder of a run, and the checkpoint that it resumes from, if any.
 
     Attributes:
-        path: absolute, so that the process may change its folder.
-        damaged: checkpoints that are newer than `saved`, and incomplete.
-        began: whether an earlier run wrote here and ended before its first checkpoint.
+        path: an absolute path, as the process may change its working directory.
+        damaged: damaged checkpoints that are newer than `saved`.
+        began: whether an earlier run wrote here, but ended before its first checkpoint.
     """
 
     path: Path
@@ -46,16 +46,16 @@ class RunFolder:
 
 
 def open_folder(config: Config, objective: str, resume: str | None) -> tuple[RunFolder, Lock]:
-    """The folder of a run, and the right to write to it. Nothing in it is changed.
+    """The folder of a run, locked. Nothing in it is changed.
 
     Args:
-        objective: its name is the name of a folder that has none.
+        objective: the name of the objective, which is the default name of the folder.
         resume: None for a new run; `auto` for the newest run of that name, or a new one where there
             is none; otherwise the path of a run or of a checkpoint.
 
     Raises:
-        ConfigError: the folder of a new run holds one already, another process writes to it, or
-            the file system does not accept its name.
+        ConfigError: the folder of a new run already contains a run, a different process writes to
+            it, or the file system does not accept its name.
         CheckpointError: there is no complete checkpoint where there should be one.
     """
     try:
@@ -156,7 +156,7 @@ def _holds_run(path: Path) -> bool:
 
 
 def _numbered(path: Path) -> list[Path]:
-    """Those of `runs/grpo`, `runs/grpo-2`, ... that exist, in the order of their numbers."""
+    """The existing folders among `runs/grpo`, `runs/grpo-2`, ..., by number."""
     pattern = re.compile(re.escape(path.name) + r"(?:-(\d+))?")
     folders = {}
     for other in path.parent.glob(f"{path.name}*"):
@@ -167,7 +167,7 @@ def _numbered(path: Path) -> list[Path]:
 
 
 def _unused(path: Path) -> tuple[RunFolder, Lock]:
-    """The first of `runs/grpo`, `runs/grpo-2`, ... that does not exist."""
+    """Creates the first of `runs/grpo`, `runs/grpo-2`, ... that does not exist."""
     number, numbered = 1, path
     while True:
         if not numbered.exists():
@@ -179,13 +179,13 @@ def _unused(path: Path) -> tuple[RunFolder, Lock]:
         numbered = path.with_name(f"{path.name}-{number}")
 
 
-# --- what it already holds ----------------------------------------------------------------------
+# --- the checkpoint in it ----------------------------------------------------------------------
 
 
 def compare(
     folder: RunFolder, identity: Identity, config: Config, allow_changed: bool
 ) -> list[str]:
-    """What to say about the checkpoint that a run is resumed from.
+    """Remarks on the checkpoint that a run resumes from.
 
     Raises CheckpointError where it belongs to a different run, or nothing is left to do.
     """
@@ -236,9 +236,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def begin_folder(folder: RunFolder, config: Config, start: Progress) -> list[str]:
-    """Prepares the folder for this run: what earlier ones wrote is replaced or set aside.
+    """Prepares the folder for this run: files of earlier runs are replaced or renamed.
 
-    Returns what people should know about it.
+    Returns remarks for the user.
     """
     notes = []
     sealed_folder.sweep(folder.checkpoints)
@@ -284,7 +284,7 @@ def forget_false_start(
 
 
 def display_path(path: Path) -> str:
-    """A path as people type it: relative to the current folder if it is inside."""
+    """A path relative to the working directory if it is inside."""
     try:
         return str(path.relative_to(Path.cwd()))
     except (OSError, ValueError):

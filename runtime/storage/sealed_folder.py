@@ -1,7 +1,7 @@
-"""Folders that are written completely or not at all, and checked when they are read.
+"""Folders that are written completely or not at all, and verified when they are read.
 
-A folder is written beside its target, flushed to the disk, described by a manifest, renamed, and
-read back. Whatever was there before is removed only after that.
+A folder is written beside its target, flushed to disk, listed in a manifest, renamed to the target,
+and verified. Only then is its predecessor removed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 # The version of manifests, and of the checkpoints that have one.
 VERSION = 2
 
-# Prefixes of folders that a killed run has half written or half removed.
+# Prefixes of folders while they are written or removed; a killed run may leave them.
 _WRITING = ".writing-"
 _REMOVING = ".removing-"
 # Files that transformers might read although they are not in the manifest.
@@ -60,9 +60,9 @@ class DamagedError(CheckpointError):
 def written_beside(target: Path) -> Iterator[Path]:
     """A folder to write to, which becomes `target`, with a manifest, once it is complete.
 
-    A `target` that exists is replaced: it is removed after the new one was read back.
+    An existing `target` is replaced: it is removed once the new one has been verified.
 
-    Raises SaveError where the folder cannot be written; then nothing of it is left.
+    Raises SaveError if the folder cannot be written; no part of it remains.
     """
     writing = target.with_name(f"{_WRITING}{target.name}")
     try:
@@ -122,7 +122,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def remove(folder: Path) -> None:
-    """Removes a folder; if the process is killed, no half of it keeps its name."""
+    """Removes a folder, under a different name, in case the process is killed meanwhile."""
     removing = folder.with_name(f"{_REMOVING}{folder.name}")
     with suppress(OSError):
         os.rename(folder, removing)
@@ -141,7 +141,7 @@ def set_aside(path: Path, prefix: str) -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a killed run was writing or removing."""
+    """Removes folders that a killed run was writing or removing."""
     for path in folder.glob(".*"):
         if path.name.startswith((_WRITING, _REMOVING)):
             shutil.rmtree(path, ignore_errors=True)
@@ -155,7 +155,7 @@ def check_files(folder: Path) -> None:
 
     Raises:
         DamagedError: names the first file that is missing or has changed.
-        CheckpointError: a file may not be read.
+        CheckpointError: no permission to read a file.
     """
     files = read_json(folder, MANIFEST).get("files")
     if not isinstance(files, dict) or not files:
@@ -193,7 +193,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 @contextmanager
 def reading(folder: Path, name: str) -> Iterator[None]:
-    """Any error while a file is read means that the file is damaged."""
+    """Turns errors while a file is read into DamagedError."""
     try:
         yield
     except CheckpointError:

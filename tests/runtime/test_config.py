@@ -47,27 +47,27 @@ def test_settings_of_other_frameworks_have_a_pointer(file: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         read_config(file, flags)
-    said = {
+    hints = {
         problem.partition("; ")[0]: problem.partition("; ")[2] for problem in caught.value.problems
     }
     unknown = "unknown setting"
-    assert said[f"{file}:2: {unknown} `algorithm.adv_estimator`"].startswith(
+    assert hints[f"{file}:2: {unknown} `algorithm.adv_estimator`"].startswith(
         "the objective sets it"
     )
-    assert "grpo" not in said[f"{file}:3: {unknown} `algorithm.gamma`"]
-    assert said[f"{file}:4: {unknown} `num_generations`"] == "it is called `sampler.group` here"
-    assert said[f"--learning_rate: {unknown} `learning_rate`"] == "it is called `learner.lr` here"
+    assert "grpo" not in hints[f"{file}:3: {unknown} `algorithm.gamma`"]
+    assert hints[f"{file}:4: {unknown} `num_generations`"] == "it is called `sampler.group` here"
+    assert hints[f"--learning_rate: {unknown} `learning_rate`"] == "it is called `learner.lr` here"
     long = f"--max-completion-length: {unknown} `max_completion_length`"
-    assert said[long] == "it is called `sampler.max_tokens` here"
+    assert hints[long] == "it is called `sampler.max_tokens` here"
     parameter = "it is a parameter of the objective: `--set"
-    assert said[f"--beta: {unknown} `beta`"] == f"{parameter} beta=0.0`"
-    assert said[f"--epsilon: {unknown} `epsilon`"] == f"{parameter} eps=0.2`"
+    assert hints[f"--beta: {unknown} `beta`"] == f"{parameter} beta=0.0`"
+    assert hints[f"--epsilon: {unknown} `epsilon`"] == f"{parameter} eps=0.2`"
     n = "actor_rollout_ref.rollout.n"
-    assert said[f"--{n}: {unknown} `{n}`"] == "it is called `sampler.group` here"
+    assert hints[f"--{n}: {unknown} `{n}`"] == "it is called `sampler.group` here"
     low = "actor_rollout_ref.actor.clip_ratio_low"
-    assert said[f"--{low}: {unknown} `{low}`"] == f"{parameter} eps=0.2`"
-    assert "sample from mu: temperature 1" in said[f"--temperature: {unknown} `temperature`"]
-    assert "torchrun" in said[f"--trainer.nnodes: {unknown} `trainer.nnodes`"]
+    assert hints[f"--{low}: {unknown} `{low}`"] == f"{parameter} eps=0.2`"
+    assert "sample from mu: temperature 1" in hints[f"--temperature: {unknown} `temperature`"]
+    assert "torchrun" in hints[f"--trainer.nnodes: {unknown} `trainer.nnodes`"]
 
 
 def test_what_is_pointed_to_is_there() -> None:

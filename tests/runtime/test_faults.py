@@ -57,12 +57,12 @@ def damage(path: Path, how: str, other: Path, rng: random.Random) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[..., Config]], Any]:
     """A whole run of four steps, and another one with another seed; made once."""
-    made: list[Path] = []
+    folders: list[Path] = []
 
     def make(settings: Callable[..., Config]) -> tuple[Path, Path]:
-        folder = tmp_path_factory.mktemp("whole") if not made else made[0]
-        if not made:
-            made.append(folder)
+        folder = tmp_path_factory.mktemp("whole") if not folders else folders[0]
+        if not folders:
+            folders.append(folder)
             for seed in (0, 1):
                 # As many seeds, as many texts of the same length: only the content differs.
                 config = settings("grpo", output=folder / str(seed), seed=seed)
@@ -104,10 +104,10 @@ def test_every_damaged_file_is_named(whole: tuple[Path, Path], tmp_path: Path, h
         copy = tmp_path / "copy"
         shutil.copytree(folder, copy)
         damage(newest(copy) / name, how, newest(other) / name, rng)
-        found = checkpoint.find(copy / "checkpoints")
-        assert found.saved is not None, name
-        assert found.saved.path.name == "step-000002", name
-        (error,) = found.damaged
+        result = checkpoint.find(copy / "checkpoints")
+        assert result.saved is not None, name
+        assert result.saved.path.name == "step-000002", name
+        (error,) = result.damaged
         # A manifest with other digests accuses the first file that has another.
         assert name in str(error) or name == "manifest.json"
         shutil.rmtree(copy)

@@ -52,7 +52,7 @@ def double() -> Policy:
 
 
 def batch(kept: bool = False, groups: int = 4, group: int = 3) -> Batch:
-    """Ragged prompts and responses of random words, with rewards."""
+    """Ragged prompts and responses of random tokens, with rewards."""
     rng = random.Random(0)
     prompts: list[list[int]] = []
     for _ in range(groups):
@@ -61,9 +61,9 @@ def batch(kept: bool = False, groups: int = 4, group: int = 3) -> Batch:
     responses = []
     for _ in prompts:
         tokens = tuple(rng.randrange(2, 15) for _ in range(rng.randint(1, 5)))
-        words = tuple((*rng.sample(range(15), 4), token) for token in tokens) if kept else None
+        left = tuple((*rng.sample(range(15), 4), token) for token in tokens) if kept else None
         log_probs = tuple(-2 - rng.random() for _ in tokens)
-        responses.append(Response(tokens, log_probs, rng.random() < 0.2, words))
+        responses.append(Response(tokens, log_probs, rng.random() < 0.2, left))
     rewards = [float(rng.random() < 0.5) for _ in prompts]
     return collate(
         prompts,
@@ -84,9 +84,9 @@ def trained(
     policy = copy.deepcopy(policy)
     frozen = {"ref": double()} if "ref" in needs_of(objective).policies else {}
     learner = Learner(policy, objective, section, steps=10, frozen=frozen)
-    told = [learner.learn(data, step) for step in range(steps)]
+    learned = [learner.learn(data, step) for step in range(steps)]
     weights = [p.detach().clone() for p in policy.parameters()]
-    return weights, [one.metrics | one.reports for one in told]
+    return weights, [result.metrics | result.reports for result in learned]
 
 
 def assert_same(a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = 1e-12) -> None:
@@ -107,14 +107,14 @@ maximize mean[p,i] mean[t] (A * log(pi)) - (mean[p,i,t] log(pi) + 2) ^ 2
 def test_micro_batches_change_nothing(name: str, size: int) -> None:
     # Adam turns a gradient of rounding errors alone into a step of `lr`, hence its large epsilon.
     section = LearnerSection(lr=1e-2, epsilon=1e-3)
-    whole, told = trained(name, section, double(), batch())
-    cut, told_cut = trained(
+    whole, learned = trained(name, section, double(), batch())
+    cut, learned_cut = trained(
         name, section.model_copy(update={"micro_batch": size}), double(), batch()
     )
     assert_same(whole, cut)
-    assert told[0].keys() == told_cut[0].keys()
-    for one, other in zip(told, told_cut, strict=True):
-        assert other == pytest.approx(one, rel=1e-9, abs=1e-12)
+    assert learned[0].keys() == learned_cut[0].keys()
+    for expected, actual in zip(learned, learned_cut, strict=True):
+        assert actual == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("size", [None, 5])
@@ -122,16 +122,16 @@ def test_micro_batches_change_nothing(name: str, size: int) -> None:
 @pytest.mark.parametrize("name", ["grpo", "dapo", "gspo", "ppo", "clip_cov", "kl_exact", COUPLED])
 def test_without_logits_the_numbers_are_the_same(name: str, kept: bool, size: int | None) -> None:
     if kept and name == "kl_exact":
-        pytest.skip("the divergence from a reference without the words that were not kept is inf")
+        pytest.skip("the divergence from a reference without the dropped tokens is inf")
     plain = LearnerSection(lr=1e-2, epsilon=1e-3, micro_batch=size, head="logits")
     policy = replace(double(), temperature=0.7)
-    by_logits, told = trained(name, plain, policy, batch(kept))
+    by_logits, learned = trained(name, plain, policy, batch(kept))
     fused = plain.model_copy(update={"head": "fused"})
-    without, told_fused = trained(name, fused, policy, batch(kept))
+    without, learned_fused = trained(name, fused, policy, batch(kept))
     assert_same(by_logits, without, 1e-11)
-    assert told[0].keys() == told_fused[0].keys()
-    for one, other in zip(told, told_fused, strict=True):
-        assert other == pytest.approx(one, rel=1e-8, abs=1e-10)
+    assert learned[0].keys() == learned_fused[0].keys()
+    for expected, actual in zip(learned, learned_fused, strict=True):
+        assert actual == pytest.approx(expected, rel=1e-8, abs=1e-10)
 
 
 @pytest.mark.parametrize("name", ["grpo", "gspo", "clip_cov"])
@@ -157,14 +157,14 @@ def test_a_head_in_parts_is_that_of_float32() -> None:
     policy = replace(double(), temperature=0.7)
     policy = replace(policy, model=policy.model.float())
     section = LearnerSection(lr=1e-2, epsilon=1e-3, head="fused")
-    found = {}
+    weights = {}
     for precision in ("inputs", "bf16x2", "bf16x3"):
         chosen = section.model_copy(update={"precision": precision})
-        found[precision], _ = trained("dapo", chosen, policy, batch())
-    assert_same(found["bf16x2"], found["bf16x3"], 1e-4)
-    assert_same(found["inputs"], found["bf16x3"], 3e-3)
+        weights[precision], _ = trained("dapo", chosen, policy, batch())
+    assert_same(weights["bf16x2"], weights["bf16x3"], 1e-4)
+    assert_same(weights["inputs"], weights["bf16x3"], 3e-3)
     with pytest.raises(AssertionError):
-        assert_same(found["inputs"], found["bf16x3"], 1e-5)
+        assert_same(weights["inputs"], weights["bf16x3"], 1e-5)
 
 
 def test_a_precision_that_a_head_does_not_have_is_refused() -> None:
@@ -185,11 +185,11 @@ def test_a_head_that_cannot_be_fused_is_refused() -> None:
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_several_optimizer_steps_cut_into_micro_batches(name: str) -> None:
     section = LearnerSection(lr=1e-2, epsilon=1e-3, minibatches=2, epochs=2)
-    whole, told = trained(name, section, double(), batch())
+    whole, learned = trained(name, section, double(), batch())
     cut, _ = trained(name, section.model_copy(update={"micro_batch": 2}), double(), batch())
     assert_same(whole, cut)
     # After the first optimizer step the policy is no longer the one that sampled.
-    assert told[0]["objective"] != 0
+    assert learned[0]["objective"] != 0
     once, _ = trained(name, LearnerSection(lr=1e-2, epsilon=1e-3), double(), batch())
     assert any(float((x - y).abs().max()) > 1e-4 for x, y in zip(whole, once, strict=True))
 
@@ -215,20 +215,20 @@ def test_columns_are_those_of_the_model(shares: bool, attention: str) -> None:
     data = batch()
     assert (layout_of(data, torch.float64, shares).attention is not None) == shares
     wanted = ("log_pi", "log_pi_dist", "entropy")
-    found = policy.columns(data, wanted)
+    columns = policy.columns(data, wanted)
     for row in range(len(data)):
         start, length = int(data.start[row]), int(data.length[row])
         tokens = data.tokens[row, : start + length]
         with torch.no_grad():
             logits = policy.model(tokens[None]).logits[0, start - 1 : -1] / 0.7
         logs = logits.log_softmax(-1)
-        assert torch.allclose(found["log_pi_dist"][row, :length], logs, atol=1e-12)
+        assert torch.allclose(columns["log_pi_dist"][row, :length], logs, atol=1e-12)
         chosen = logs.gather(-1, tokens[start:, None])[:, 0]
-        assert torch.allclose(found["log_pi"][row, :length], chosen, atol=1e-12)
+        assert torch.allclose(columns["log_pi"][row, :length], chosen, atol=1e-12)
         entropy = -(logs.exp() * logs).sum(-1)
-        assert torch.allclose(found["entropy"][row, :length], entropy, atol=1e-12)
+        assert torch.allclose(columns["entropy"][row, :length], entropy, atol=1e-12)
         for name in wanted:
-            assert not found[name][row, length:].any()
+            assert not columns[name][row, length:].any()
 
 
 def test_recomputed_layers_change_nothing_and_keep_dropout_off() -> None:
@@ -282,19 +282,19 @@ def test_what_ends_a_response() -> None:
     assert ends == [(1,), (1,), (1, 4), (1, 4, 7)]
 
 
-def test_kept_words_are_the_distribution() -> None:
+def test_the_kept_tokens_are_the_distribution() -> None:
     policy, data = model(), batch(kept=True)
     assert data.kept is not None
-    found = policy.columns(data, ("log_pi", "log_pi_dist", "entropy"))
+    columns = policy.columns(data, ("log_pi", "log_pi_dist", "entropy"))
     free = policy.columns(replace(data, kept=None), ("log_pi_dist",))["log_pi_dist"].detach()
     for row, step in data.mask.nonzero().tolist():
-        words = data.kept[row, step]
-        logs = free[row, step][words]
+        kept = data.kept[row, step]
+        logs = free[row, step][kept]
         logs = logs - logs.logsumexp(0)
-        assert torch.allclose(found["log_pi_dist"][row, step][words], logs, atol=1e-12)
-        entropy = float(found["entropy"][row, step])
+        assert torch.allclose(columns["log_pi_dist"][row, step][kept], logs, atol=1e-12)
+        entropy = float(columns["entropy"][row, step])
         assert entropy == pytest.approx(-float((logs.exp() * logs).sum()))
-    found["log_pi"].sum().backward()
+    columns["log_pi"].sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in policy.parameters() if p.grad is not None)
 
 
@@ -307,9 +307,11 @@ def test_shared_prompts_have_the_gradient_of_their_responses() -> None:
     for shares in (True, False):
         policy = double()
         policy.shares_prompts = shares
-        said = policy.columns(data, wanted)
-        weights = torch.arange(said["log_pi"].numel(), dtype=torch.float64).view_as(said["log_pi"])
-        (said["log_pi"] * weights.sin()).sum().backward()
+        columns = policy.columns(data, wanted)
+        weights = torch.arange(columns["log_pi"].numel(), dtype=torch.float64).view_as(
+            columns["log_pi"]
+        )
+        (columns["log_pi"] * weights.sin()).sum().backward()
         gradients.append([p.grad for p in policy.parameters() if p.grad is not None])
     assert_same(*gradients)
 
@@ -339,12 +341,12 @@ def test_internal_policies() -> None:
     policy, data = model(layers=2), batch()
     objective = objdsl.loads(text)
     learner = Learner(policy, objective, LearnerSection(), steps=10, frozen={})
-    said = policy.columns(data, ("log_inner", "log_pi"))
-    assert not torch.allclose(said["log_inner"], said["log_pi"])
+    columns = policy.columns(data, ("log_inner", "log_pi"))
+    assert not torch.allclose(columns["log_inner"], columns["log_pi"])
     shallow = copy.deepcopy(policy.model)
     shallow.model.layers = shallow.model.layers[:1]
     alone = Policy(shallow).columns(data, ("log_pi",))["log_pi"]
-    assert torch.allclose(said["log_inner"], alone, atol=1e-12)
+    assert torch.allclose(columns["log_inner"], alone, atol=1e-12)
     before = [p.detach().clone() for p in policy.model.model.layers[1].parameters()]
     learner.learn(data, 0)
     # No gradient reaches the layers above.

@@ -64,11 +64,11 @@ def test_what_a_run_writes(run: Run, numbers: Numbers) -> None:
     assert read_config(result.folder / "config.yaml").sampler.group == 4
     assert (result.folder / "objective.obj").read_text().startswith("# DAPO")
     assert (result.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
-    said = out.getvalue()
-    assert "sampled by transformers.generate" in said
-    assert "group 4, where dapo declares 16" in said
-    assert f"held-out reward (greedy): {result.before:.3f} -> {result.after:.3f}" in said
-    assert "step 4/4  held_out" in said
+    output = out.getvalue()
+    assert "sampled by transformers.generate" in output
+    assert "group 4, where dapo declares 16" in output
+    assert f"held-out reward (greedy): {result.before:.3f} -> {result.after:.3f}" in output
+    assert "step 4/4  held_out" in output
 
 
 @pytest.mark.parametrize(
@@ -265,8 +265,8 @@ def test_preferences(run: Run, numbers: Numbers, tmp_path: Path) -> None:
     steps = numbers(result.folder)
     assert steps[-1]["objective"] > steps[0]["objective"]
     cut = run("dpo", steps=12, output=tmp_path / "cut", **options, **{"learner.micro_batch": 3})
-    for one, other in zip(steps, numbers(cut.folder), strict=True):
-        assert other["objective"] == pytest.approx(one["objective"], rel=1e-3)
+    for expected, actual in zip(steps, numbers(cut.folder), strict=True):
+        assert actual["objective"] == pytest.approx(expected["objective"], rel=1e-3)
     with pytest.raises(ConfigError, match="the task needs the columns `chosen` and `rejected`"):
         run("dpo", output=tmp_path / "none")
 
@@ -319,7 +319,7 @@ def test_a_folder_is_a_model_and_reports_have_their_names(
     assert numbers(first.folder)[1]["entropy"] == pytest.approx(2, abs=1e-6)
     assert all(x["report_step"] == 2 * x["reward"] for x in numbers(first.folder)[1:])
     assert [line["step"] for line in numbers(first.folder)] == [0, 1, 2, 3, 4]
-    assert numbers(first.folder)[1]["run_entropy"] > 2.2  # almost uniform over 13 words
+    assert numbers(first.folder)[1]["run_entropy"] > 2.2  # almost uniform over 13 tokens
     weights = first.folder / "checkpoints" / "step-000004"
     second = run(str(text), output=tmp_path / "second", **{"model.name": str(weights)})
     assert second.before == first.after

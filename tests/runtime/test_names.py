@@ -17,9 +17,9 @@ def test_reports_and_metrics_never_share_a_name() -> None:
     reports = renamed(values, ("step",), "report")
     assert reports == {"report_report_step": 1.0, "report_step": 2.0, "loss": 3.0}
     metrics = {"step": 4.0, "loss": 5.0, "run_loss": 6.0, "reward": 7.0}
-    own = renamed(metrics, reports, "run")
-    assert own == {"step": 4.0, "run_run_loss": 5.0, "run_loss": 6.0, "reward": 7.0}
-    assert len({**own, **reports}) == len(values) + len(metrics)
+    run = renamed(metrics, reports, "run")
+    assert run == {"step": 4.0, "run_run_loss": 5.0, "run_loss": 6.0, "reward": 7.0}
+    assert len({**run, **reports}) == len(values) + len(metrics)
 
 
 def test_parameters_of_any_name_are_settings(tmp_path: Path) -> None:

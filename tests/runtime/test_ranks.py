@@ -64,9 +64,9 @@ def assert_the_same_run(folder: Path, other: Path, numbers: Numbers) -> None:
         torch.testing.assert_close(twice[name], x, rtol=rel, atol=near)
     steps, others = numbers(folder), numbers(other)
     assert len(steps) == 5
-    for one, two in zip(steps, others, strict=True):
-        assert one.keys() == two.keys()
-        assert two == pytest.approx(one, rel=rel, abs=near)
+    for single, several in zip(steps, others, strict=True):
+        assert single.keys() == several.keys()
+        assert several == pytest.approx(single, rel=rel, abs=near)
     assert sum(step["grad_norm"] > 1e-3 for step in steps[1:]) > 1  # something was learned
 
 
@@ -194,7 +194,7 @@ def test_ranks_end_with_their_launcher(settings: Callable[..., Config], tmp_path
     while any(is_running(pid) for pid in ranks):
         time.sleep(0.05)
     # Both ended their step, and kept it.
-    found = find(tmp_path / "run" / "checkpoints")
-    assert found.saved is not None
+    newest = find(tmp_path / "run" / "checkpoints")
+    assert newest.saved is not None
     last = json.loads(metrics.read_text().splitlines()[-1])
-    assert found.saved.progress.step == last["step"]
+    assert newest.saved.progress.step == last["step"]

@@ -34,9 +34,9 @@ def test_named_rewards() -> None:
         1,
         0,
     ]
-    said = ["so 1,234.50", "#### 42", "no number", "41 or 42"]
+    completions = ["so 1,234.50", "#### 42", "no number", "41 or 42"]
     right = ["the answer is 1234.5", 42, "3", "#### 42"]
-    assert score(Rewards({"last_number": 2}), said, answer=right).reward == [2, 2, 0, 2]
+    assert score(Rewards({"last_number": 2}), completions, answer=right).reward == [2, 2, 0, 2]
 
 
 def test_import_path_and_extra_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,16 +54,16 @@ def test_log_probs_are_those_of_the_distribution_drawn_from(
         assert response.kept is not None
         logits = direct(policy, request, response.tokens) / 0.7
         for k, token in enumerate(response.tokens):
-            words = list(response.kept[k])
-            assert token in words
-            log_prob = logits[k][token] - logits[k][words].logsumexp(0)
+            kept = list(response.kept[k])
+            assert token in kept
+            log_prob = logits[k][token] - logits[k][kept].logsumexp(0)
             assert response.log_probs[k] == pytest.approx(float(log_prob), abs=1e-5)
             # Top-p keeps the smallest set of at least 0.9 among the 8 best.
             best = logits[k].topk(8)
             share = best.values.softmax(0)
             need = int((share.cumsum(0) < 0.9).sum()) + 1
-            assert sorted(words) == sorted(best.indices[:need].tolist())
-            cut_off += len(words) < 8
+            assert sorted(kept) == sorted(best.indices[:need].tolist())
+            cut_off += len(kept) < 8
     assert cut_off > 10
 
 

@@ -49,13 +49,13 @@ def shake(policy: Policy, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
 @pytest.fixture(scope="module")
 def sampler(
-    policy: Policy, said: list[str], tmp_path_factory: pytest.TempPathFactory
+    policy: Policy, messages: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[VllmSampler]:
     engine = VllmSampler(
         policy.model,
@@ -64,8 +64,10 @@ def sampler(
         longest=32,
         folder=tmp_path_factory.mktemp("vllm"),
         keep_mask=True,
-        check=lambda sampler: said.append(f"{probe(policy, sampler, PROMPTS, SAMPLING, 1e-4):.1e}"),
-        say=said.append,
+        check=lambda sampler: messages.append(
+            f"{probe(policy, sampler, PROMPTS, SAMPLING, 1e-4):.1e}"
+        ),
+        say=messages.append,
     )
     yield engine
     engine.close()
@@ -92,10 +94,10 @@ def mismatch(policy: Policy, asked: list[Request], answered: list[Response]) -> 
 
 
 def test_both_engines_agree_before_and_after_an_update(
-    policy: Policy, sampler: VllmSampler, said: list[str]
+    policy: Policy, sampler: VllmSampler, messages: list[str]
 ) -> None:
     sampler.update(0)
-    assert len(said) == 1  # the probe ran after the first update
+    assert len(messages) == 1  # the probe ran after the first update
     first = sampler.generate(requests(), SAMPLING)
     assert mismatch(policy, requests(), first) < 1e-4
     shake(policy, 1)
@@ -105,7 +107,7 @@ def test_both_engines_agree_before_and_after_an_update(
     sampler.update(1)
     second = sampler.generate(requests(), SAMPLING)
     assert mismatch(policy, requests(), second) < 1e-4
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
 def test_equal_seeds_write_equal_responses(policy: Policy, sampler: VllmSampler) -> None:
@@ -123,11 +125,11 @@ def test_equal_seeds_write_equal_responses(policy: Policy, sampler: VllmSampler)
 
 
 def test_truncated_sampling_and_its_mask(policy: Policy, sampler: VllmSampler) -> None:
-    """With the kept words, the training engine speaks of the distribution that was drawn from."""
+    """With the kept tokens, the training engine has the distribution that was sampled from."""
     sampler.update(3)
     sampling = replace(SAMPLING, temperature=0.7, top_p=0.8, top_k=6, keep_mask=True)
     answered = sampler.generate(requests(), sampling)
-    sizes = {len(words) for response in answered for words in response.kept or ()}
+    sizes = {len(kept) for response in answered for kept in response.kept or ()}
     assert max(sizes) <= 6
     assert len(sizes) > 2
     warm = replace(policy, temperature=0.7)
@@ -135,7 +137,9 @@ def test_truncated_sampling_and_its_mask(policy: Policy, sampler: VllmSampler) -
     assert disagreement(warm, sampler, PROMPTS, sampling) < 1e-4
 
 
-def test_a_dead_engine_is_replaced(policy: Policy, sampler: VllmSampler, said: list[str]) -> None:
+def test_a_dead_engine_is_replaced(
+    policy: Policy, sampler: VllmSampler, messages: list[str]
+) -> None:
     sampler.update(4)
     before = sampler.generate(requests(), SAMPLING)
     pid = sampler.pid
@@ -144,8 +148,8 @@ def test_a_dead_engine_is_replaced(policy: Policy, sampler: VllmSampler, said: l
     os.kill(pid, signal.SIGKILL)
     assert sampler.collect(call) == before
     assert sampler.pid != pid
-    assert "restarting" in said[-2]
-    assert float(said[-1]) < 1e-4  # the new engine was probed
+    assert "restarting" in messages[-2]
+    assert float(messages[-1]) < 1e-4  # the new engine was probed
 
 
 def test_a_request_that_cannot_be_is_not_repeated(sampler: VllmSampler) -> None:
