@@ -210,7 +210,7 @@ def _join(device: torch.device) -> torch.device:
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether an error says that another rank is gone."""
+    """Whether an error means that a different rank is gone."""
     if not isinstance(error, RuntimeError):
         return False
     text = str(error).lower()

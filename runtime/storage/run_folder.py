@@ -100,7 +100,7 @@ def _new(config: Config, objective: str) -> tuple[RunFolder, Lock]:
             f"`--resume {shlex.quote(str(path))}`, or choose another `--output`"
             if checkpoint.ever(path / "checkpoints")
             else f"{path} holds a run that ended before its first checkpoint; begin it again with "
-            "`--resume auto` (what it measured is kept), or choose another `--output`"
+            "`--resume auto` (what it measured is kept), or choose a different `--output`"
         ]
     )
 

@@ -83,7 +83,7 @@ def written_beside(target: Path) -> Iterator[Path]:
             with suppress(OSError):
                 set_aside(target, DAMAGED)
         raise SaveError(
-            f"{target} cannot be written: {_reason(error)}; what was written before is as it was"
+            f"{target} cannot be written: {_reason(error)}; earlier files are unchanged"
         ) from error
     except BaseException:  # a second Ctrl-C
         shutil.rmtree(writing, ignore_errors=True)

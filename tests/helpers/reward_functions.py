@@ -17,7 +17,7 @@ def even(*, completions: list[str], **_: Any) -> list[float]:
 
 
 def restless(*, completions: list[str], **others: Any) -> list[float]:
-    """The same, by a function that moves whatever it can."""
+    """The same, by a function with as many side effects as possible."""
     os.chdir("/")
     os.environ.clear()
     random.seed(time.time())
@@ -30,7 +30,7 @@ def restless(*, completions: list[str], **others: Any) -> list[float]:
 
 
 def drawn(*, completions: list[str], **_: Any) -> list[float]:
-    """Rewards by a die."""
+    """Random rewards."""
     return [random.random() for _ in completions]
 
 
@@ -62,13 +62,13 @@ def huge(*, completions: list[str], **_: Any) -> list[float]:
 
 
 def keys(*, completions: list[str], **_: Any) -> dict[str, list[float]]:
-    """Columns by the names of others."""
+    """Columns with the names of metrics."""
     names = ("step", "prompt", "response", "length", "seconds", "tokens")
     return {name: [7.0] * len(completions) for name in ("reward", *names)}
 
 
 def by_token(*, completion_ids: list[list[int]], **_: Any) -> dict[str, list[Any]]:
-    """A number per token: its place, and 1 for a response of three tokens."""
+    """A number per token, its position, and 1 for a response of three tokens."""
     rewards = [float(len(row) == 3) for row in completion_ids]
     return {"reward": rewards, "place": [[*range(len(row))] for row in completion_ids]}
 
@@ -78,7 +78,7 @@ def too_few(*, completion_ids: list[list[int]], **_: Any) -> dict[str, list[Any]
 
 
 def deadly(*, completions: list[str], **_: Any) -> list[float]:
-    """Ends the other process of the run, which has no time to say anything."""
+    """Kills the other process of the run."""
     rank = os.getppid()  # this is the process of its reward functions
     launcher = int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()

@@ -1,4 +1,4 @@
-"""What each of the two processes of tests/runtime/test_ranks.py does."""
+"""The work of the two processes of tests/runtime/test_ranks.py."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from objdsl.runtime.settings.config import Config, ConfigError
 
 
 def work(rank: int, folder: Path, runs: list[tuple[dict[str, Any], str | None]]) -> None:
-    """Trains with each of some settings, from a checkpoint or from the start, as one of two."""
+    """Trains with each of some settings, from a checkpoint or from the start."""
     with group_of_two(rank, folder):
         for settings, resume in runs:
             train(Config.model_validate(settings), resume=resume, console=Console(file=StringIO()))
-        # The first process looks at the folder, and finds a run there; the other hears of it.
+        # The first process finds a run in the folder; the other one gets its error.
         error, text = (
             (ConfigError, "holds a run") if rank == 0 else (RankError, "the first process")
         )

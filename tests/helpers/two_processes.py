@@ -1,4 +1,4 @@
-"""Two processes of one group, for tests: started, and shut down in an order that is always safe."""
+"""Two processes of a group, for tests: started, and shut down in a safe order."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch.distributed as dist
 
 from objdsl.runtime.processes.ranks import LOOPBACK
 
-# What takes seconds to import: once, in the server that all of these processes are forked from.
+# Imported once, as it takes seconds, in the server that all of these processes are forked from.
 HEAVY = ["torch", "objdsl", "objdsl.runtime.run.loop", "transformers.models.qwen3.modeling_qwen3"]
 
 
 def run_two(work: Callable[..., None], *arguments: object) -> None:
-    """`work(rank, *arguments)` in two fresh processes; what fails in one of them fails here."""
+    """Runs `work(rank, *arguments)` in two new processes; an error in one is raised here."""
     torch.multiprocessing.set_forkserver_preload(HEAVY)
     torch.multiprocessing.start_processes(  # type: ignore[no-untyped-call]
         work, arguments, nprocs=2, start_method="forkserver"

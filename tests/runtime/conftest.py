@@ -1,4 +1,4 @@
-"""A run that takes a second, and what tests look at afterwards."""
+"""A run that takes a second, and its metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from objdsl.runtime.run.run import Result
 from objdsl.runtime.settings.config import Config
 from objdsl.runtime.settings.config_io import read_config
 
-# The smallest run that goes through every part but vLLM.
+# The smallest run that uses every part except vLLM.
 SMALL: dict[str, Any] = {
     "steps": 4,
     "model.layers": 1,
@@ -69,7 +69,7 @@ def run(settings: Callable[..., Config]) -> Callable[..., Result]:
 
 @pytest.fixture
 def numbers() -> Callable[[Path], list[dict[str, float]]]:
-    """The metrics of a run, without those that say how long it took."""
+    """The metrics of a run, without durations."""
 
     def read(folder: Path) -> list[dict[str, float]]:
         lines = (folder / "metrics.jsonl").read_text().splitlines()

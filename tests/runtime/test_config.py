@@ -24,7 +24,7 @@ def test_flags_over_given_over_file_over_defaults(file: Path) -> None:
     assert config.sampler == Config().sampler
 
 
-def test_every_problem_has_its_place(file: Path) -> None:
+def test_every_problem_has_a_place(file: Path) -> None:
     file.write_text("learner:\n  lrr: 1e-6\n  lr: -1\nsamplr:\n  group: 8\ngroup: 4\n")
     with pytest.raises(ConfigError) as caught:
         read_config(file, ["--model.nme=gpt2", "--lr=1"])
@@ -70,7 +70,7 @@ def test_settings_of_other_frameworks_have_a_pointer(file: Path) -> None:
     assert "torchrun" in hints[f"--trainer.nnodes: {unknown} `trainer.nnodes`"]
 
 
-def test_what_is_pointed_to_is_there() -> None:
+def test_pointers_name_existing_settings() -> None:
     known = {name for name, _, _ in documented()}
     assert set(SETTINGS.values()) <= known
     ours = {name.rsplit(".", 1)[-1] for name in known} | known

@@ -1,4 +1,4 @@
-"""Nothing is lost: damaged files, full disks and kills, and what a run does after them."""
+"""Damaged files, full disks and kills: nothing is lost, and the run resumes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DAMAGES = ("missing", "empty", "truncated", "flipped", "another run's")
 
 
 def damage(path: Path, how: str, other: Path, rng: random.Random) -> None:
-    """Does to a file what a bad disk, or a wrong copy, does."""
+    """Damages a file as a bad disk, or a wrong copy, would."""
     content = bytearray(path.read_bytes())
     match how:
         case "missing":
@@ -56,7 +56,7 @@ def damage(path: Path, how: str, other: Path, rng: random.Random) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[..., Config]], Any]:
-    """A whole run of four steps, and another one with another seed; made once."""
+    """A complete run of four steps, and a second one with a different seed; made once."""
     folders: list[Path] = []
 
     def make(settings: Callable[..., Config]) -> tuple[Path, Path]:
@@ -64,7 +64,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[..., Co
         if not folders:
             folders.append(folder)
             for seed in (0, 1):
-                # As many seeds, as many texts of the same length: only the content differs.
+                # The texts differ in content only, not in length.
                 config = settings("grpo", output=folder / str(seed), seed=seed)
                 train(config, console=Console(file=StringIO()))
         return folder / "0", folder / "1"
@@ -92,7 +92,7 @@ def names_of(checkpoint_folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_every_damaged_file_is_named(whole: tuple[Path, Path], tmp_path: Path, how: str) -> None:
-    """Whatever happens to whichever file of the newest checkpoint: the one before is found."""
+    """For any damage to any file of the newest checkpoint, the previous one is found."""
     folder, other = whole
     rng = random.Random(how)
     names = names_of(newest(folder))
@@ -108,13 +108,13 @@ def test_every_damaged_file_is_named(whole: tuple[Path, Path], tmp_path: Path, h
         assert result.saved is not None, name
         assert result.saved.path.name == "step-000002", name
         (error,) = result.damaged
-        # A manifest with other digests accuses the first file that has another.
+        # If the manifest has wrong digests, the first file with a different one is named.
         assert name in str(error) or name == "manifest.json"
         shutil.rmtree(copy)
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_run_goes_on_from_the_newest_whole_checkpoint(
+def test_a_run_resumes_from_the_newest_complete_checkpoint(
     run: Run, numbers: Numbers, whole: tuple[Path, Path], tmp_path: Path, how: str
 ) -> None:
     folder, other = whole
@@ -139,7 +139,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(
 
 
 @pytest.mark.parametrize("resume", ["auto", "path"])
-def test_where_nothing_is_whole_everything_is_kept(
+def test_without_a_complete_checkpoint_everything_is_kept(
     run: Run, whole: tuple[Path, Path], tmp_path: Path, resume: str
 ) -> None:
     folder, _ = whole
@@ -161,10 +161,10 @@ def test_where_nothing_is_whole_everything_is_kept(
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
 
 
-def test_a_checkpoint_without_a_manifest_is_gone_on_from(
+def test_resuming_from_a_checkpoint_without_a_manifest(
     run: Run, numbers: Numbers, whole: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """As versions before the manifest wrote them; what cannot be read is damaged all the same."""
+    """Versions without manifests wrote them; unreadable files still count as damaged."""
     folder, _ = whole
     copy = tmp_path / "run"
     shutil.copytree(folder, copy)
@@ -189,7 +189,7 @@ def test_a_checkpoint_without_a_manifest_is_gone_on_from(
     assert numbers(copy) == numbers(folder)
 
 
-def test_another_width_is_a_sentence(run: Run, whole: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_different_width_is_reported(run: Run, whole: tuple[Path, Path], tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(whole[0], copy)
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
@@ -199,7 +199,7 @@ def test_another_width_is_a_sentence(run: Run, whole: tuple[Path, Path], tmp_pat
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
 
 
-def test_weights_that_are_not_whole_are_refused(whole: tuple[Path, Path], tmp_path: Path) -> None:
+def test_incomplete_weights_are_refused(whole: tuple[Path, Path], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     model = tmp_path / "model"
@@ -223,15 +223,15 @@ def test_weights_that_are_not_whole_are_refused(whole: tuple[Path, Path], tmp_pa
     pretrained(written())
 
 
-# --- a disk that is full, a process that is killed -----------------------------------------------
+# --- full disks and killed processes -------------------------------------------------------------
 
 
 class Killed(BaseException):
-    """The process ends here; nothing that it does afterwards happens."""
+    """The process ends here."""
 
 
 class Disk:
-    """Counts what is done to the disk, and fails from some time on."""
+    """Counts operations on the disk, and fails from one of them on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
@@ -273,7 +273,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 
 @pytest.mark.parametrize("kills", [False, True], ids=["full", "killed"])
-def test_whenever_the_disk_fails_the_run_goes_on_to_the_same_numbers(
+def test_whenever_the_disk_fails_the_run_resumes_to_the_same_numbers(
     run: Run, numbers: Numbers, whole: tuple[Path, Path], tmp_path: Path, disk: Disk, kills: bool
 ) -> None:
     run("grpo", output=tmp_path / "counted")
@@ -283,7 +283,7 @@ def test_whenever_the_disk_fails_the_run_goes_on_to_the_same_numbers(
     for number, last in enumerate(sorted(rng.sample(range(total), 6))):
         folder = tmp_path / f"run-{number}"
         resume = None
-        # It fails at the first time, and again somewhere in what is left.
+        # It fails the first time, and then once more among the remaining operations.
         for stop in (last, last // 2):
             disk.fail_after(stop, kills=kills)
             try:
@@ -302,7 +302,7 @@ def test_whenever_the_disk_fails_the_run_goes_on_to_the_same_numbers(
 
 
 def started(config: Config, file: Path, limit: int | None = None) -> subprocess.Popen[str]:
-    """`objdsl train` with these settings, whose files may have `limit` bytes each."""
+    """`objdsl train` with these settings, and at most `limit` bytes per file."""
     file.write_text(config_yaml(config))
     code = "import sys; from objdsl.cli.app import main; main()"
     if limit is not None:
@@ -316,7 +316,7 @@ BUILT_IN = {"rewards": {"exact": 1.0}}
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_the_one_that_was_not(
+def test_a_killed_run_resumes_to_the_same_numbers(
     run: Run, settings: Callable[..., Config], numbers: Numbers, tmp_path: Path
 ) -> None:
     many = {**BUILT_IN, "steps": 30, "checkpoint.every": 3}
@@ -339,7 +339,9 @@ def test_a_killed_run_is_the_one_that_was_not(
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line(settings: Callable[..., Config], tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line(
+    settings: Callable[..., Config], tmp_path: Path
+) -> None:
     process = started(settings("grpo", **BUILT_IN), tmp_path / "run.yaml", limit=20_000)
     _, err = process.communicate(timeout=240)
     assert process.returncode == 1
@@ -382,7 +384,7 @@ def test_an_error_ends_the_run_after_a_checkpoint(
     assert numbers(folder) == numbers(straight.folder)
 
 
-def test_a_measurement_that_fails_is_made_again(
+def test_an_evaluation_that_fails_is_repeated(
     run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from objdsl.runtime.engines.sampler import SamplerError

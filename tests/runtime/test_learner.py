@@ -1,4 +1,4 @@
-"""The optimizer step gives the same weights however it is cut; columns are what they say."""
+"""The optimizer step gives the same weights however it is split; columns have the right values."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def model(layers: int = 2, **others: Any) -> Policy:
 
 
 def double() -> Policy:
-    """A model that computes in float64 throughout; the norms of Qwen3 go through float32."""
+    """A model that computes in float64 throughout; the norms of Qwen3 compute in float32."""
     shape = GPT2Config(
         vocab_size=15, n_embd=16, n_layer=2, n_head=2, n_positions=32, initializer_range=0.3,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=1,
@@ -105,7 +105,7 @@ maximize mean[p,i] mean[t] (A * log(pi)) - (mean[p,i,t] log(pi) + 2) ^ 2
 @pytest.mark.parametrize("name", ["grpo", "dapo", "gspo", "ppo", "clip_cov", "rloo", COUPLED])
 @pytest.mark.parametrize("size", [1, 5])
 def test_micro_batches_change_nothing(name: str, size: int) -> None:
-    # Adam turns a gradient of rounding errors alone into a step of `lr`, hence its large epsilon.
+    # Adam turns a gradient of rounding errors into a step of size `lr`, hence the large epsilon.
     section = LearnerSection(lr=1e-2, epsilon=1e-3)
     whole, learned = trained(name, section, double(), batch())
     cut, learned_cut = trained(
@@ -136,7 +136,7 @@ def test_without_logits_the_numbers_are_the_same(name: str, kept: bool, size: in
 
 @pytest.mark.parametrize("name", ["grpo", "gspo", "clip_cov"])
 def test_adapters_without_logits(name: str) -> None:
-    """Under LoRA the head takes no gradient: what reaches the adapters is the same."""
+    """With LoRA the head has no gradient; that of the adapters is the same."""
     peft = pytest.importorskip("peft")
     adapted = peft.LoraConfig(r=2, target_modules=["c_attn"], init_lora_weights=False)
     torch.manual_seed(1)
@@ -151,9 +151,9 @@ def test_adapters_without_logits(name: str) -> None:
     assert any(float((x - y).abs().max()) > 1e-3 for x, y in zip(before, without, strict=True))
 
 
-def test_a_head_in_parts_is_that_of_float32() -> None:
-    """States are rounded to bfloat16, by up to a 500th. The head is not: two and three parts of it
-    are nearer to each other than to a step in float32."""
+def test_a_head_in_parts_is_as_precise_as_float32() -> None:
+    """States are rounded to bfloat16, by up to 1/500, but the head is not: its versions in two and
+    three parts are nearer to each other than to a step in float32."""
     policy = replace(double(), temperature=0.7)
     policy = replace(policy, model=policy.model.float())
     section = LearnerSection(lr=1e-2, epsilon=1e-3, head="fused")
@@ -167,7 +167,7 @@ def test_a_head_in_parts_is_that_of_float32() -> None:
         assert_same(weights["inputs"], weights["bf16x3"], 1e-5)
 
 
-def test_a_precision_that_a_head_does_not_have_is_refused() -> None:
+def test_a_precision_that_does_not_apply_is_refused() -> None:
     for head, why in (("logits", "the head is not fused"), ("fused", "head in float32")):
         section = LearnerSection.model_validate({"head": head, "precision": "bf16x2"})
         with pytest.raises(ConfigError, match=rf"learner.precision is `bf16x2`, but .*{why}"):
@@ -183,7 +183,7 @@ def test_a_head_that_cannot_be_fused_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
-def test_several_optimizer_steps_cut_into_micro_batches(name: str) -> None:
+def test_several_optimizer_steps_in_micro_batches(name: str) -> None:
     section = LearnerSection(lr=1e-2, epsilon=1e-3, minibatches=2, epochs=2)
     whole, learned = trained(name, section, double(), batch())
     cut, _ = trained(name, section.model_copy(update={"micro_batch": 2}), double(), batch())
@@ -262,7 +262,7 @@ def test_recomputed_layers_change_nothing_and_keep_dropout_off() -> None:
         recompute_layers(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
 
 
-def test_a_head_that_scales_its_logits_is_more_than_linear() -> None:
+def test_a_head_that_scales_its_logits_is_not_fused() -> None:
     shape = GraniteConfig(
         vocab_size=15, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=2, logits_scaling=4.0, initializer_range=0.3,
@@ -273,7 +273,7 @@ def test_a_head_that_scales_its_logits_is_more_than_linear() -> None:
     assert policy.head is policy.model.lm_head
 
 
-def test_what_ends_a_response() -> None:
+def test_tokens_that_end_a_response() -> None:
     tokenizer = SimpleNamespace(eos_token_id=1)
     ends = [
         ends_of(SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=named)), tokenizer)  # type: ignore[arg-type]
@@ -299,7 +299,7 @@ def test_the_kept_tokens_are_the_distribution() -> None:
 
 
 def test_shared_prompts_have_the_gradient_of_their_responses() -> None:
-    """Also where responses of several prompts are mixed, and some have one token only."""
+    """Also where responses to several prompts are mixed, and some have a single token."""
     data = batch(groups=3, group=4)
     data = data[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))]
     wanted = ("log_pi", "log_pi_dist", "entropy")
@@ -316,7 +316,7 @@ def test_shared_prompts_have_the_gradient_of_their_responses() -> None:
     assert_same(*gradients)
 
 
-def test_who_may_share() -> None:
+def test_models_that_can_share_prompts() -> None:
     def with_config(config: Any) -> Any:
         return SimpleNamespace(config=config)
 
@@ -356,7 +356,7 @@ def test_internal_policies() -> None:
         deep.columns(data, ("log_inner",))
 
 
-def test_who_makes_which_column() -> None:
+def test_the_source_of_each_column() -> None:
     ppo = needs_of(objdsl.load("ppo"))
     assert set(ppo.trained) == {"log_pi", "value"}
     assert ppo.measured == {"log_old": "log_pi", "value_old": "value"}
@@ -369,7 +369,7 @@ def test_who_makes_which_column() -> None:
         )
 
 
-def test_a_gradient_that_is_no_number_is_not_taken() -> None:
+def test_no_step_with_a_gradient_that_is_not_finite() -> None:
     objective = objdsl.loads("objective steep\nmaximize mean[p,i,t] (1e300 * exp(1e3 * pi / old))")
     policy = model()
     before = [p.detach().clone() for p in policy.parameters()]
@@ -392,8 +392,8 @@ def test_the_learning_rate() -> None:
     assert learning_rate(constant, 100, 101) == 1.0
 
 
-def test_a_critic_does_not_move_the_policy() -> None:
-    """Whether the advantage reads it is for the formula to say; its own loss trains it alone."""
+def test_a_critic_does_not_train_the_policy() -> None:
+    """Its own loss trains the critic, and nothing else."""
     text = (
         "objective lone\nA = reward - mean[i] reward\nmaximize mean[p,i] sum[t] (A * log(pi))\n"
         "minimize critic mean[p,i,t] (10 * ((V - reward) ^ 2))\n"

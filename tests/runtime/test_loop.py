@@ -1,4 +1,4 @@
-"""Whole runs: what is learned, what is written, and going on as if nothing had happened."""
+"""Complete runs: what they learn and write, and resuming them."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_resumed_is_uninterrupted(
     assert all(bool((weights[name] == others[name]).all()) for name in weights)
 
 
-def test_resuming_another_run_is_an_error(run: Run, tmp_path: Path) -> None:
+def test_resuming_a_different_run_is_an_error(run: Run, tmp_path: Path) -> None:
     run("grpo")
     folder = str(tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"has done 4 of 4 steps: .* `--steps 8` would"):
@@ -126,7 +126,7 @@ def test_resuming_another_run_is_an_error(run: Run, tmp_path: Path) -> None:
     assert "changed since then: steps: 4 -> 6" in out.getvalue()
 
 
-def test_a_checkpoint_is_whole_or_not_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_complete_or_absent(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(steps=6, checkpoint__keep=2)
     checkpoints = result.folder / "checkpoints"
     assert [path.name for path in all_of(checkpoints)] == ["step-000004", "step-000006"]
@@ -160,7 +160,7 @@ def test_a_false_start_leaves_nothing(run: Run, tmp_path: Path) -> None:
     assert run("grpo", steps=1, _resume="auto").steps == 1
 
 
-def test_going_back_forgets_what_came_after(run: Run, numbers: Numbers, tmp_path: Path) -> None:
+def test_going_back_sets_later_steps_aside(run: Run, numbers: Numbers, tmp_path: Path) -> None:
     straight = run(steps=6, checkpoint__keep=3, output=tmp_path / "straight")
     back = run(steps=6, checkpoint__keep=3)
     first, *_ = all_of(back.folder / "checkpoints")
@@ -176,7 +176,7 @@ def test_going_back_forgets_what_came_after(run: Run, numbers: Numbers, tmp_path
     assert numbers(back.folder)[:3] == numbers(straight.folder)[:3]
 
 
-def test_a_folder_of_another_architecture(run: Run, numbers: Numbers, tmp_path: Path) -> None:
+def test_a_folder_of_a_different_architecture(run: Run, numbers: Numbers, tmp_path: Path) -> None:
     tokenizer = character_tokenizer("0123456789+=")
     tokenizer.pad_token = None
     shape = LlamaConfig(
@@ -271,7 +271,7 @@ def test_preferences(run: Run, numbers: Numbers, tmp_path: Path) -> None:
         run("dpo", output=tmp_path / "none")
 
 
-def test_dropped_prompts_are_drawn_again(run: Run, numbers: Numbers, tmp_path: Path) -> None:
+def test_dropped_prompts_are_replaced(run: Run, numbers: Numbers, tmp_path: Path) -> None:
     once = numbers(run("dapo", steps=1).folder)[1]
     again_in = run("dapo", steps=1, output=tmp_path / "again", **{"sampler.resample": 4}).folder
     again = numbers(again_in)[1]
@@ -280,7 +280,7 @@ def test_dropped_prompts_are_drawn_again(run: Run, numbers: Numbers, tmp_path: P
     assert again["tokens"] > once["tokens"]
 
 
-def test_rewards_bring_columns(
+def test_columns_of_reward_functions(
     run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "room.py").write_text(
@@ -344,7 +344,7 @@ def test_a_dry_run_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# --- what a run is told by others ----------------------------------------------------------------
+# --- reward functions and columns ----------------------------------------------------------------
 
 
 def test_a_reward_function_that_fails_ends_the_run_after_a_checkpoint(
@@ -397,7 +397,7 @@ def test_a_reward_function_that_fails_ends_the_run_after_a_checkpoint(
         assert numbers(tmp_path / how) == numbers(straight.folder)
 
 
-def test_a_function_that_moves_elsewhere_leaves_the_run_where_it_is(
+def test_a_function_that_changes_the_folder_does_not_affect_the_run(
     run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -433,7 +433,7 @@ def test_columns_of_tokens_come_from_the_rewards(
         run(str(text), output=tmp_path / "none")
 
 
-def test_columns_by_the_names_of_others(run: Run, numbers: Numbers) -> None:
+def test_columns_with_the_names_of_metrics(run: Run, numbers: Numbers) -> None:
     result = run(rewards={"helpers.reward_functions:keys": 1.0}, steps=2)
     rows = [json.loads(line) for line in (result.folder / "samples.jsonl").read_text().splitlines()]
     assert {row["step"] for row in rows} == {2}
@@ -482,7 +482,7 @@ def test_what_cannot_run_is_refused_at_once(
     assert [*tmp_path.iterdir()] == []
 
 
-def test_mismatched_responses_are_those_of_other_prompts(
+def test_mismatched_responses_belong_to_other_prompts(
     run: Run, numbers: Numbers, tmp_path: Path
 ) -> None:
     data = tmp_path / "pairs.jsonl"
@@ -503,7 +503,7 @@ def test_mismatched_responses_are_those_of_other_prompts(
         run("dpo", output=tmp_path / "null", **options)
 
 
-def test_a_column_of_the_task_lies_where_the_file_says(run: Run, tmp_path: Path) -> None:
+def test_a_column_of_the_task_is_in_its_domain(run: Run, tmp_path: Path) -> None:
     data, text = tmp_path / "weighed.jsonl", tmp_path / "weighed.obj"
     rows = [{"prompt": f"{k}?", "answer": str(k), "level": k / 4} for k in range(1, 6)]
     data.write_text("\n".join(map(json.dumps, rows)))
@@ -523,7 +523,7 @@ def test_a_column_of_the_task_lies_where_the_file_says(run: Run, tmp_path: Path)
     assert run(str(text), output=tmp_path / "out", steps=1, **options).steps == 1
 
 
-def test_a_name_that_no_folder_can_have(
+def test_a_name_that_is_too_long_for_a_folder(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

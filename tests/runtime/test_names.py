@@ -1,4 +1,4 @@
-"""Names of a file beside those of a run: metrics, settings, columns."""
+"""Names in an objective that are also names of the run: metrics, settings, columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves: what is a dot, what is a line, and that several runs can be told apart."""
+"""Plots: markers, lines, and the colours of several runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def written(folder: Path, steps: int = 100, *, start: bool = True, every: int = 25) -> Path:
-    """A run whose reward is the step, with accuracy now and then."""
+    """A run whose reward is the step, and whose accuracy is measured at some steps."""
     folder.mkdir()
     rows: list[dict[str, float]] = [{"step": 0, "held_out": 0.1}] if start else []
     for step in range(1, steps + 1):
@@ -44,9 +44,7 @@ def curves(figure: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("start", [False, True])
-def test_only_what_is_measured_now_and_then_has_dots(
-    drawn: list[Any], tmp_path: Path, start: bool
-) -> None:
+def test_only_sparse_metrics_have_markers(drawn: list[Any], tmp_path: Path, start: bool) -> None:
     plot([written(tmp_path / "run", start=start)], tmp_path / "curves.png")
     lines = curves(drawn[0])
     assert lines.keys() == {"reward", "held out", "entropy"}
@@ -56,14 +54,14 @@ def test_only_what_is_measured_now_and_then_has_dots(
     assert [*reward.get_xdata()] == [*reward.get_ydata()] == [*range(1, 101)]
 
 
-def test_a_single_step_is_seen(drawn: list[Any], tmp_path: Path) -> None:
+def test_a_single_step_is_visible(drawn: list[Any], tmp_path: Path) -> None:
     plot([written(tmp_path / "run", 1)], tmp_path / "curves.png", ["reward"])
     (reward,) = curves(drawn[0])["reward"]
     assert reward.get_marker() == "o"
 
 
 @pytest.mark.parametrize("many", [2, 12])
-def test_several_runs_are_told_apart(drawn: list[Any], tmp_path: Path, many: int) -> None:
+def test_several_runs_have_different_colours(drawn: list[Any], tmp_path: Path, many: int) -> None:
     runs = [written(tmp_path / f"run-{k}", 40) for k in range(many)]
     plot(runs, tmp_path / "curves.svg")
     (figure,) = drawn
@@ -72,13 +70,13 @@ def test_several_runs_are_told_apart(drawn: list[Any], tmp_path: Path, many: int
     assert all(axis.get_legend() is None for axis in figure.axes)
     lines = curves(figure)
     assert len({tuple(line.get_color()) for line in lines["held out"]}) == many
-    # Each run as it is, and its course: a mean over the last steps.
+    # Each run, and its moving average.
     assert len(lines["reward"]) == 2 * many
     course = [*lines["reward"][1].get_ydata()]
     assert course == [1.0, *(step - 0.5 for step in range(2, 41))]
 
 
-def test_what_is_no_number_leaves_a_gap(drawn: list[Any], tmp_path: Path) -> None:
+def test_nan_is_a_gap(drawn: list[Any], tmp_path: Path) -> None:
     runs = [written(tmp_path / name, 3) for name in ("a", "b")]
     with (runs[0] / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "reward": NaN, "entropy": Infinity}\n{"step": 5, "rew')
@@ -88,7 +86,7 @@ def test_what_is_no_number_leaves_a_gap(drawn: list[Any], tmp_path: Path) -> Non
     assert math.isnan(course[3])
 
 
-def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_plot_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     run = written(tmp_path / "run", 3)
     (tmp_path / "curves.xyz").write_text("old")
     with pytest.raises(ValueError, match=r"curves.xyz: the format is none of .*png"):

@@ -1,4 +1,4 @@
-"""Data parallel: a run of two processes has the numbers of a run of one."""
+"""Data parallelism: a run of two processes has the same numbers as a run of one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from objdsl.runtime.storage.checkpoint import find
 
 Numbers = Callable[[Path], list[dict[str, float]]]
 
-# Adam turns a gradient of rounding errors alone into a step of `lr`, hence its large epsilon.
+# Adam turns a gradient of rounding errors into a step of size `lr`, hence the large epsilon.
 SAME = {
     "model.dtype": "float64",
     "learner.lr": 1e-2,
@@ -71,7 +71,7 @@ def assert_the_same_run(folder: Path, other: Path, numbers: Numbers) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(
+def test_two_processes_have_the_numbers_of_one(
     settings: Callable[..., Config], run: Callable[..., Result], numbers: Numbers, tmp_path: Path
 ) -> None:  # fmt: skip
     alone = {
@@ -126,7 +126,7 @@ def test_a_process_that_dies_ends_the_run(tmp_path: Path) -> None:
     assert "error: another process of the run is gone" in done.stderr
 
 
-def test_a_signal_waits_for_a_step_and_for_what_is_said_of_an_error() -> None:
+def test_a_signal_waits_for_the_step_and_for_error_messages() -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
     try:
@@ -148,7 +148,7 @@ def test_a_signal_waits_for_a_step_and_for_what_is_said_of_an_error() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_shares_are_all_rows_in_as_many_pieces() -> None:
+def test_shares_cover_all_rows_in_equally_many_pieces() -> None:
     prompt = torch.tensor([2, 0, 1, 1, 0, 2, 0])
     start, length = torch.full((7,), 2), torch.tensor([8, 1, 1, 2, 1, 8, 1])
     nothing = torch.zeros(7, 0)
@@ -167,7 +167,7 @@ def test_shares_are_all_rows_in_as_many_pieces() -> None:
 
 
 def is_running(pid: str) -> bool:
-    """Whether a process is there, and more than an entry that nobody has taken note of."""
+    """Whether a process runs, and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -193,7 +193,7 @@ def test_ranks_end_with_their_launcher(settings: Callable[..., Config], tmp_path
     process.wait()
     while any(is_running(pid) for pid in ranks):
         time.sleep(0.05)
-    # Both ended their step, and kept it.
+    # Both completed their step, and saved it.
     newest = find(tmp_path / "run" / "checkpoints")
     assert newest.saved is not None
     last = json.loads(metrics.read_text().splitlines()[-1])

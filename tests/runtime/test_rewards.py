@@ -114,7 +114,7 @@ def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("words", "is 'good' for response 0"),
     ],
 )
-def test_what_a_reward_function_does_wrong(users: None, name: str, message: str) -> None:
+def test_errors_of_reward_functions(users: None, name: str, message: str) -> None:
     rewards = Rewards({f"users_rewards:{name}": 1})
     rewards.check(["answer"])
     with pytest.raises(RewardError, match=f"`users_rewards:{name}` {message}"):
@@ -135,7 +135,7 @@ def test_a_reward_function_that_cannot_be_called(users: None) -> None:
         Rewards({"broken_rewards:any": 1})
 
 
-def test_the_run_stands_over_columns_of_the_task(users: None) -> None:
+def test_the_run_overrides_columns_of_the_task(users: None) -> None:
     rewards = Rewards({"users_rewards:own": 1})
     rewards.check(["answer", "completions", "truncated"])
     columns = {"completions": ["", ""], "truncated": [True, True]}
@@ -144,10 +144,10 @@ def test_the_run_stands_over_columns_of_the_task(users: None) -> None:
         assert rewards(given).reward == [1, 0]
 
 
-# --- what a function does to the run -------------------------------------------------------------
+# --- side effects and failures of functions ------------------------------------------------------
 
 
-def test_a_function_cannot_move_the_run() -> None:
+def test_a_function_cannot_affect_the_run() -> None:
     before = (os.getcwd(), dict(os.environ), sys.stdout, signal.getsignal(signal.SIGTERM))
     random.seed(3)
     state = random.getstate()
@@ -160,7 +160,7 @@ def test_a_function_cannot_move_the_run() -> None:
     assert "helpers.reward_functions" not in sys.modules
 
 
-def test_what_is_drawn_depends_on_the_seed_of_the_call_alone() -> None:
+def test_random_numbers_depend_on_the_seed_of_the_call_alone() -> None:
     rewards = Rewards({"helpers.reward_functions:drawn": 1})
     with closing(rewards):
         first, second, again = (rewards(judged(["", ""]), seed).reward for seed in (1, 2, 1))
@@ -178,7 +178,7 @@ def test_what_is_drawn_depends_on_the_seed_of_the_call_alone() -> None:
         ("too_few", r"column `place`: has 1 numbers for response 0, which has 2 tokens"),
     ],
 )
-def test_what_ends_the_run_is_named(name: str, message: str) -> None:
+def test_a_function_that_ends_its_process_is_named(name: str, message: str) -> None:
     rewards = Rewards({f"helpers.reward_functions:{name}": 1})
     with pytest.raises(
         RewardError, match=f"^reward function `helpers.reward_functions:{name}` {message}"
@@ -186,7 +186,7 @@ def test_what_ends_the_run_is_named(name: str, message: str) -> None:
         score(rewards, ["a", "b", "c"], answer=["8", "7", "9"])
 
 
-def test_a_function_that_hangs_is_ended() -> None:
+def test_a_function_that_hangs_is_killed() -> None:
     rewards = Rewards({"helpers.reward_functions:hangs": 1}, deadline=60)
     rewards.process.deadline = 0.2
     with pytest.raises(RewardError, match=r"hangs` took more than 0\.2 s .*on responses to data"):
@@ -200,7 +200,7 @@ def test_columns_of_tokens() -> None:
     assert scores.columns == {"place": [[0, 1, 2], [0, 1]]}
 
 
-def test_columns_of_several_functions_do_not_cover_each_other(
+def test_columns_of_several_functions_do_not_collide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("first", "second"):
@@ -219,7 +219,7 @@ def test_columns_of_several_functions_do_not_cover_each_other(
         score(Rewards({"first_rewards:same": 1, "second_rewards:same": 1}), ["a"])
 
 
-def test_long_numbers_are_compared_as_they_are() -> None:
+def test_long_numbers_are_compared_exactly() -> None:
     long = "9" * 5000
     rewards = score(
         Rewards({"last_number": 1}), [long, long, "0.10"], answer=[long, "8" + long, 0.1]
@@ -227,8 +227,8 @@ def test_long_numbers_are_compared_as_they_are() -> None:
     assert rewards.reward == [1, 0, 1]
 
 
-def test_functions_of_a_notebook_run_beside_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other process can import them: theirs is a copy of this one."""
+def test_functions_of_a_notebook_run_in_a_child_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other process can import them: they run in a fork of this one."""
     notebook = ModuleType("notebook_of_tests")
     notebook.__spec__ = None
     monkeypatch.setitem(sys.modules, "notebook_of_tests", notebook)
@@ -252,7 +252,7 @@ def test_functions_of_a_notebook_run_beside_it_too(monkeypatch: pytest.MonkeyPat
         score(Rewards({"notebook_of_tests:dies": 1}), ["a"])
 
 
-def test_the_process_outlives_what_a_scheduler_tells_all_of_them() -> None:
+def test_the_process_ignores_the_signals_of_a_scheduler() -> None:
     rewards = Rewards({"helpers.reward_functions:even": 1})
     with closing(rewards):
         rewards.check(["answer"])

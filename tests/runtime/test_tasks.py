@@ -25,7 +25,7 @@ def test_arithmetic_is_right_and_its_parts_are_disjoint() -> None:
     assert task.digest != load_task(TaskSection(digits=3), seed=0).digest
 
 
-def test_the_pupil_forgets_to_carry() -> None:
+def test_worked_examples_forget_to_carry() -> None:
     task = load_task(TaskSection(forgotten_carry=1.0), seed=0)
     assert task.demonstrate is not None
     rng = random.Random(0)
@@ -37,7 +37,7 @@ def test_the_pupil_forgets_to_carry() -> None:
     assert all(diligent.demonstrate(e, rng) == e.columns["answer"] for e in diligent.train)
 
 
-def test_characters_there_and_back() -> None:
+def test_characters_are_encoded_and_decoded() -> None:
     tokenizer = character_tokenizer("0123456789+= \n")
     text = "12 + 34=\n46"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -123,7 +123,7 @@ def test_chats_need_a_template() -> None:
     assert encode(tokenizer, chat) == (3, 3)
 
 
-def test_long_prompts_are_left_out() -> None:
+def test_long_prompts_are_dropped() -> None:
     task = load_task(TaskSection(digits=1), seed=0)
     tokenizer = character_tokenizer(task.alphabet)
     assert len(encode_all(tokenizer, task.train, 4)) == len(task.train)
@@ -140,7 +140,7 @@ def test_the_order_has_no_state() -> None:
     assert chosen_at(0, 10, 10, seed=4) != straight[:10]
 
 
-# --- rows as people have them --------------------------------------------------------------------
+# --- unusual rows --------------------------------------------------------------------------------
 
 
 def written(path: Path, content: str | bytes) -> TaskSection:
@@ -177,13 +177,13 @@ def test_every_legal_text_is_a_row(tmp_path: Path) -> None:
         ('{"prompt": "a"', ":2: not JSON"),
     ],
 )  # fmt: skip
-def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, row: str, message: str) -> None:
+def test_an_unreadable_row_is_named(tmp_path: Path, row: str, message: str) -> None:
     section = written(tmp_path / "task.jsonl", f'{{"prompt": "fine", "answer": "1"}}\n{row}\n')
     with pytest.raises(ConfigError, match=rf"task\.jsonl ?{message}"):
         load_task(section, seed=0)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "task.jsonl")
     with pytest.raises(ConfigError, match="it is not a file"):
         load_task(TaskSection(name=str(tmp_path / "task.jsonl")), seed=0)

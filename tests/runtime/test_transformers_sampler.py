@@ -39,13 +39,13 @@ def sampler(policy: Policy) -> TransformersSampler:
 
 
 def direct(policy: Policy, request: Request, tokens: tuple[int, ...]) -> torch.Tensor:
-    """Logits of each token of a response, one forward pass for each."""
+    """The logits of each token of a response, from a forward pass each."""
     with torch.no_grad():
         sequences = [[*request.prompt, *tokens[:k]] for k in range(len(tokens))]
         return torch.stack([policy.model(torch.tensor([s])).logits[0, -1] for s in sequences])
 
 
-def test_log_probs_are_those_of_the_distribution_drawn_from(
+def test_log_probs_are_those_of_the_sampled_distribution(
     policy: Policy, sampler: TransformersSampler, requests: list[Request]
 ) -> None:
     sampling = replace(SAMPLING, temperature=0.7, top_p=0.9, top_k=8, keep_mask=True)
@@ -95,7 +95,7 @@ def test_temperature_0_is_greedy(
         assert response.tokens == tuple(best.tolist())
 
 
-def test_the_draws_have_the_frequencies(policy: Policy, sampler: TransformersSampler) -> None:
+def test_samples_have_the_right_frequencies(policy: Policy, sampler: TransformersSampler) -> None:
     prompt = (3, 8, 4, 9)
     first = [
         response.tokens[0]

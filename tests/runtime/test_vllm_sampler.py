@@ -1,4 +1,4 @@
-"""vLLM in its child process: the same policy, the same numbers, and life after death."""
+"""vLLM in its child process: the same policy, the same numbers, and restarts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SAMPLING = Sampling(max_tokens=8, stop=(1,))
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    """Peaked enough for log-probabilities to tell one set of weights from another."""
+    """Peaked enough that different weights give clearly different log-probabilities."""
     task = load_task(TaskSection(digits=1), seed=0)
     model, _ = load_model(ModelSection(layers=2, width=64, heads=2), task, seed=0)
     policy = Policy(model)
@@ -78,7 +78,7 @@ def requests(count: int = 64) -> list[Request]:
 
 
 def mismatch(policy: Policy, asked: list[Request], answered: list[Response]) -> float:
-    """Largest |difference| of log-probabilities to the training engine's."""
+    """Largest absolute difference from the log-probabilities of the training engine."""
     batch = collate(
         [request.prompt for request in asked],
         range(len(asked)),
@@ -110,7 +110,7 @@ def test_both_engines_agree_before_and_after_an_update(
     assert len(messages) == 1
 
 
-def test_equal_seeds_write_equal_responses(policy: Policy, sampler: VllmSampler) -> None:
+def test_equal_seeds_give_equal_responses(policy: Policy, sampler: VllmSampler) -> None:
     sampler.update(2)
     together = sampler.generate(requests(), SAMPLING)
     assert together == sampler.generate(requests(), SAMPLING)
@@ -152,7 +152,7 @@ def test_a_dead_engine_is_replaced(
     assert float(messages[-1]) < 1e-4  # the new engine was probed
 
 
-def test_a_request_that_cannot_be_is_not_repeated(sampler: VllmSampler) -> None:
+def test_an_invalid_request_is_not_repeated(sampler: VllmSampler) -> None:
     sampler.update(5)
     pid = sampler.pid
     with pytest.raises(SamplerError, match="vLLM refused: VLLMValidationError"):
@@ -164,7 +164,7 @@ def test_a_request_that_cannot_be_is_not_repeated(sampler: VllmSampler) -> None:
 def test_an_engine_that_hangs_dies_too_often(
     sampler: VllmSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Last of those with this engine: it leaves none. The one that replaces it hangs too."""
+    """The last test with this engine, which dies, as does its replacement."""
     sampler.update(6)
 
     def hang(engine: VllmSampler) -> None:
@@ -189,7 +189,7 @@ def test_an_engine_that_hangs_dies_too_often(
         ({"start_deadline": 0.01}, r"^vLLM does not start: no answer in 0\.01 s"),
     ],
 )
-def test_what_an_engine_refuses_is_refused_before_the_warm_start(
+def test_an_engine_refuses_its_settings_before_the_warm_start(
     options: dict[str, float], message: str, run: Callable[..., Result], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -206,7 +206,7 @@ def test_what_an_engine_refuses_is_refused_before_the_warm_start(
 def test_a_run_with_vllm(
     run: Callable[..., Result], numbers: Callable[[Path], list[dict[str, float]]], tmp_path: Path
 ) -> None:
-    """An engine, and two that resume from its checkpoint, write the same run."""
+    """One engine, and two that resume from its checkpoint, give the same run."""
     options = {"sampler.engine": "vllm", "model.width": 32, "model.heads": 1}
     straight = run("grpo", **options)
     again = tmp_path / "again"
@@ -215,6 +215,6 @@ def test_a_run_with_vllm(
     run("grpo", output=again, _resume="auto", **options, **{"sampler.processes": 2})
     one, two = numbers(straight.folder), numbers(again)
     for step in (*one[1:], *two[1:]):
-        # How two engines round depends on how many responses each of them writes at a time.
+        # Rounding depends on the number of responses per engine.
         assert step.pop("mismatch") < 1e-4
     assert two == one
