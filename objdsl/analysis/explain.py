@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from objdsl.analysis.algebra.reductions import GROUP, PROMPTS, RESPONSES
-from objdsl.analysis.claims.departures import Reason
+from objdsl.analysis.claims.reasons import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.advantage import Adds
 from objdsl.analysis.gradient.divergence import Credit
@@ -83,7 +83,7 @@ def sections(facts: Facts, found: Sequence[Diagnostic] | None = None) -> Iterato
         reasons = dict.fromkeys(_reasons(facts, Claim.DIRECTION))
         if reasons:
             yield Section("On policy", tuple(("expected gradient", one) for one in reasons))
-    if facts.penalties or facts.word_penalties or any(_reasons(facts, Claim.PENALTY)):
+    if facts.penalties or facts.distribution_penalties or any(_reasons(facts, Claim.PENALTY)):
         yield Section("Penalties", tuple(_penalties(facts)))
     if facts.rewarded:
         yield Section("Off policy, to first order", tuple(_off_policy(facts)))
@@ -203,9 +203,9 @@ def _direction(
 
 
 def _penalties(facts: Facts) -> Iterator[tuple[str, str]]:
-    for penalty in (*facts.penalties, *facts.word_penalties):
+    for penalty in (*facts.penalties, *facts.distribution_penalties):
         verb = "climbs" if penalty.away else "descends"
-        weighed = facts.weighed(penalty)
+        weighed = facts.weighted(penalty)
         yield f"against {penalty.policy}", f"{verb} {penalty.descends.of(penalty.policy)}{weighed}"
         if weighed:
             yield "", "that changes with the response: it is not the gradient of the divergence"

@@ -14,7 +14,7 @@ import pytest
 
 import objdsl
 from objdsl import driver
-from objdsl.analysis.claims.departures import Reason
+from objdsl.analysis.claims.reasons import Reason
 from objdsl.analysis.explain import sections
 from objdsl.analysis.facts import Facts, facts_of
 from objdsl.audit import audit

@@ -236,7 +236,7 @@ def test_a_penalty_has_the_same_name_under_any_divisor(penalty: str, mean: str) 
 def test_a_divergence_of_all_words_is_named(penalty: str, descends: Descends | None) -> None:
     text = f"objective penalised\nmaximize mean[p,i] sum[t] (reward * log(pi) - ({penalty}))\n"
     objective = objdsl.loads(text)
-    found = [one.descends for one in Facts(objective.formula).word_penalties]
+    found = [one.descends for one in Facts(objective.formula).distribution_penalties]
     assert found == ([descends] if descends else [])
     (measured,) = audit(objective, vocabulary=3, horizon=3, policies=2, drifts=()).penalties
     assert measured.descends == (MEASURED[descends, Credit.TOKEN] if descends else None)
@@ -388,6 +388,6 @@ def test_a_scale_that_changes_with_the_response_is_said(goal: str, plain: bool) 
     objective = objdsl.loads(f"{text}maximize mean[p,i] {goal}\n")
     facts = Facts(objective.formula)
     (found,) = facts.penalties
-    assert bool(facts.weighed(found)) != plain
+    assert bool(facts.weighted(found)) != plain
     (measured,) = audit(objective, vocabulary=3, horizon=3, policies=2, drifts=()).penalties
     assert (measured.descends == MEASURED.get((found.descends, found.credit))) == plain

@@ -1,4 +1,4 @@
-"""What a factor of a weight is, by its form: a mask, a count, how far rewards lie apart."""
+"""What a factor of a weight is, by its form: a mask, a count, the dispersion of rewards."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 def inside_ratio(facts: Facts, node: n.Expr) -> bool:
     """Whether a node stands in the exponent of a ratio through which a gradient flows."""
     return node.span is not None and any(
-        any(part.span == node.span for part in n.topological(one.x))
-        for one in n.topological(facts.objective.goal)
-        if isinstance(one, n.Unary) and one.op == "exp" and one.live
+        any(part.span == node.span for part in n.topological(ratio.x))
+        for ratio in n.topological(facts.objective.goal)
+        if isinstance(ratio, n.Unary) and ratio.op == "exp" and ratio.live
     )
 
 
-def deviation(node: n.Expr) -> bool:
-    """Whether a standard deviation is part of a value; one that a mask compares is none."""
+def has_deviation(node: n.Expr) -> bool:
+    """Whether a standard deviation is part of a value; a deviation in a mask does not count."""
     stack = [node]
     while stack:
         part = stack.pop()
@@ -39,19 +39,19 @@ def deviation(node: n.Expr) -> bool:
     return False
 
 
-def spread(estimator: Estimator, factor: Factor) -> bool:
-    """Whether a factor is how far rewards lie apart, however that is written: a deviation, or what
-    holds the own reward and stays the same when all rewards are raised by as much, or, of rewards
-    with two values, when these change their roles."""
-    if deviation(factor.base):
+def measures_dispersion(estimator: Estimator, factor: Factor) -> bool:
+    """Whether a factor measures how much rewards differ, however that is written: a deviation, or
+    a divisor that includes the own reward and stays the same when all rewards are raised by the
+    same number, or when two values of a reward change places."""
+    if has_deviation(factor.base):
         return True
     divides = factor.exponent < 0 and factor.depends.pooled
     ratio = isinstance(factor.base, n.Unary) and factor.base.op == "exp"
     if not divides or ratio or not factor.depends.rewards:
         return False
-    raised = _moved(factor.base, lambda reward: add(reward, ONE))
-    turned = _moved(factor.base, lambda reward: sub(const(sum(reward.values)), reward))
-    others = [raised, turned] if estimator.rewards_are_binary else [raised]
+    raised = _with_rewards(factor.base, lambda reward: add(reward, ONE))
+    swapped = _with_rewards(factor.base, lambda reward: sub(const(sum(reward.values)), reward))
+    others = [raised, swapped] if estimator.rewards_are_binary else [raised]
     try:
         changes = [estimator.expand(sub(other, factor.base)).terms.values() for other in others]
         return any(all(abs(c) < 1e-9 for c in change) for change in changes)
@@ -59,12 +59,12 @@ def spread(estimator: Estimator, factor: Factor) -> bool:
         return False
 
 
-def _moved(x: n.Expr, by: Callable[[n.Column], n.Expr]) -> n.Expr:
-    """An expression with another in place of the reward."""
+def _with_rewards(x: n.Expr, changed: Callable[[n.Column], n.Expr]) -> n.Expr:
+    """A formula with changed rewards."""
     return n.replaced(
         x,
         {
-            node: by(node)
+            node: changed(node)
             for node in n.topological(x)
             if isinstance(node, n.Column) and is_reward(node)
         },
@@ -72,12 +72,12 @@ def _moved(x: n.Expr, by: Callable[[n.Column], n.Expr]) -> n.Expr:
 
 
 def is_mask(node: n.Expr) -> bool:
-    """Whether a value is a mask: one by itself, or a column that is declared as zeros and ones."""
+    """Whether a value is a mask, or a column that is declared as zeros and ones."""
     return node.boolean or (isinstance(node, n.Column) and set(node.values) == {0.0, 1.0})
 
 
 def counts(node: n.Expr) -> bool:
-    """Whether a value is a number of elements that a mask leaves."""
+    """Whether a value is the number of elements for which a mask holds."""
     match node:
         case n.Reduce("sum", _, x, _):
             return _is_counted(x)
@@ -87,19 +87,19 @@ def counts(node: n.Expr) -> bool:
 
 
 def _is_counted(x: n.Expr) -> bool:
-    """Whether a value is a mask, a number of what another leaves, or a product of such."""
+    """Whether a value is a mask, a number of elements for which one holds, or their product."""
     if isinstance(x, n.Binary) and x.op == "mul":
         return _is_counted(x.a) and _is_counted(x.b)
     return is_mask(x) or isinstance(x, n.Where) or counts(x)
 
 
 def is_score(base: n.Expr, leaf: n.Expr) -> bool:
-    """Whether a factor is log(pi) of the token, or summed over the response."""
+    """Whether a factor is log(pi) of the token, or its sum over tokens of the response."""
     return base == leaf or (isinstance(base, n.Reduce | n.Scan) and base.x == leaf)
 
 
-def live_product(facts: Facts, leaf: n.Expr) -> n.Expr | None:
-    """A product of two live factors; one that holds log(pi) as it is, if there is such a one."""
+def product_with_gradients(facts: Facts, leaf: n.Expr) -> n.Expr | None:
+    """A product of two factors with gradients, preferably one with log(pi) itself as a factor."""
     products = [
         node
         for node in reversed(facts.passing)
@@ -110,15 +110,15 @@ def live_product(facts: Facts, leaf: n.Expr) -> n.Expr | None:
 
 
 def discounts(node: n.Expr) -> bool:
-    """Whether a value is the discount of a reward that comes with the last token."""
+    """Whether a value discounts a reward that comes with the last token."""
     return (
         isinstance(node, n.Scan) and node.decay is not None and depends(node).reads <= {"t", "|y|"}
     )
 
 
 def reaches_some(node: n.Expr) -> bool:
-    """Whether a value is a part of a token's rewards that does not reach all tokens up to it with
-    one constant: the token's own, or what is discounted."""
+    """Whether a value is a token's reward that does not reach all tokens up to it with the same
+    constant: it reaches its own token only, or is discounted."""
     match node:
         case n.Column() as reward:
             return is_reward(reward) and reward.over == TOKEN
@@ -130,7 +130,7 @@ def reaches_some(node: n.Expr) -> bool:
 
 @dataclass(frozen=True)
 class Bounded:
-    """A value between bounds, in whichever way that is written: `clip(x, lo, hi)`, `min(x, hi)`,
+    """A value between bounds, however that is written: `clip(x, lo, hi)`, `min(x, hi)`,
     `max(min(x, hi), lo)`. A bound that is never reached is None.
 
     Attributes:
@@ -143,8 +143,10 @@ class Bounded:
     through: tuple[n.Expr, ...]
 
 
-def bounded(node: n.Expr, changes: Callable[[n.Expr], bool], expand: Expand) -> Bounded | None:
-    """What a node holds between bounds, if it is such a value.
+def match_bounded(
+    node: n.Expr, changes: Callable[[n.Expr], bool], expand: Expand
+) -> Bounded | None:
+    """The bounds of a clipped value; None for other values.
 
     Args:
         changes: whether a value changes with what is bounded; a bound does not.
@@ -174,7 +176,7 @@ def bounded(node: n.Expr, changes: Callable[[n.Expr], bool], expand: Expand) -> 
     return Bounded(x, lo, hi, tuple(through))
 
 
-def constant(x: n.Expr, expand: Expand) -> bool:
+def is_constant(x: n.Expr, expand: Expand) -> bool:
     """Whether a value is a number, whatever the policies are: `pi / sg(pi)` is 1."""
     try:
         return expand(x).number is not None

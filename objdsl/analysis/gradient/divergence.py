@@ -89,7 +89,7 @@ class Penalty:
     scale: tuple[Factor, ...]
 
     @property
-    def bent_by(self) -> tuple[Factor, ...]:
+    def bias_factors(self) -> tuple[Factor, ...]:
         """Of the scale, what changes with the response: times such a factor, a gradient is that of
         no divergence."""
         return tuple(factor for factor in self.scale if factor.depends.own)

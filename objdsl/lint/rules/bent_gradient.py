@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.claims.departures import Departure
+from objdsl.analysis.claims.reasons import Departure
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Claim, Diagnostic, Severity
 from objdsl.lint.places import entry

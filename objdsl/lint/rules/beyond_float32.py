@@ -31,7 +31,7 @@ import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.links import Kind, read
 from objdsl.analysis.values.constants import not_finite
-from objdsl.analysis.values.extremes import Cause, Fault
+from objdsl.analysis.values.ranges import Cause, Fault
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.lint.rule import Rule, rule
 from objdsl.lint.rules.unbounded_product import unheld

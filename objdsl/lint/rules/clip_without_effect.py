@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.claims.shapes import bounded, constant
+from objdsl.analysis.claims.shapes import is_constant, match_bounded
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
@@ -33,8 +33,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     moves, expand = n.holding(_learns, facts.objective.goal), facts.far.expand
     seen: set[n.Expr] = set()
     for node in facts.passing:
-        clip = bounded(node, moves.__contains__, expand)
-        if clip is None or clip.x in seen or clip.x not in moves or not constant(clip.x, expand):
+        clip = match_bounded(node, moves.__contains__, expand)
+        if clip is None or clip.x in seen or clip.x not in moves or not is_constant(clip.x, expand):
             continue
         seen |= {clip.x, *clip.through}
         yield rule.finding(

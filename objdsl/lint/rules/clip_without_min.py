@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.claims.shapes import Bounded, bounded, constant
+from objdsl.analysis.claims.shapes import Bounded, is_constant, match_bounded
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.policies import frozen
 from objdsl.diagnostic import Claim, Diagnostic, Severity
@@ -42,7 +42,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     penalties = n.holding(lambda x: isinstance(x, n.LogProb) and x.policy in penalised, goal)
     data = n.holding(lambda x: isinstance(x, n.Column), goal)
     for node in nodes:
-        clip = None if node in held else bounded(node, moves.__contains__, facts.far.expand)
+        clip = None if node in held else match_bounded(node, moves.__contains__, facts.far.expand)
         if clip is None:
             continue
         held |= set(clip.through)
@@ -51,7 +51,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             continue
         if clip.x in data and not isinstance(node, n.Clip):
             continue  # dual-clip-bound
-        if constant(clip.x, facts.far.expand):
+        if is_constant(clip.x, facts.far.expand):
             continue  # clip-without-effect
         yield rule.finding(
             "outside its bounds this clip has no gradient, on either side"

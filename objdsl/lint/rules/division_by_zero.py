@@ -25,7 +25,7 @@ from collections.abc import Iterator
 import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.expand import Expand
 from objdsl.analysis.algebra.sums import TooLargeError
-from objdsl.analysis.claims.shapes import deviation
+from objdsl.analysis.claims.shapes import has_deviation
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.values.guards import divisors, never_zero
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
@@ -44,7 +44,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         if never_zero(guarded, expand):
             continue
         seen.add(divisor)
-        spread = deviation(divisor)
+        spread = has_deviation(divisor)
         yield rule.finding(
             "this divisor can be 0 on realistic data",
             divisor.span,

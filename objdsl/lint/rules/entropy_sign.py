@@ -31,7 +31,7 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("entropy-sign", "OBJ317", Severity.WARNING, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for words in facts.by_words:
+    for words in facts.by_distributions:
         own = [
             term.coefficient
             for term in words.terms

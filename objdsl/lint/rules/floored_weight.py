@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.claims.shapes import bounded
+from objdsl.analysis.claims.shapes import match_bounded
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.first_order import reach
 from objdsl.analysis.values.reach import reached
@@ -42,7 +42,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for node in reached(goal, live=False, rewarded=True):
         if node in seen or node not in reads:
             continue
-        clip = bounded(node, reads.__contains__, expand)
+        clip = match_bounded(node, reads.__contains__, expand)
         if clip is None or clip.lo is None or not reach(expand(clip.x), expand):
             continue
         seen |= set(clip.through)

@@ -43,7 +43,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 under=f"the weight is 1 - {policy} / pi",
                 labels=penalty_label(facts),
                 value=f"an estimate of KL(pi || {policy})",
-                gradient=f"that of KL({policy} || pi), {of}{facts.weighed(penalty)}",
+                gradient=f"that of KL({policy} || pi), {of}{facts.weighted(penalty)}",
                 consequence=f"tokens that {policy} prefers and pi has abandoned pull without "
                 "bound; "
                 "the policy is kept broad, not close",

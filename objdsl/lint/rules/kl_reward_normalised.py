@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.claims.shapes import spread
+from objdsl.analysis.claims.shapes import measures_dispersion
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.rule import Rule, rule
@@ -31,7 +31,9 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for penalty in facts.penalties:
         estimator = facts.estimators[0]
-        divisors = (f for f in penalty.scale if f.exponent < 0 and spread(estimator, f))
+        divisors = (
+            f for f in penalty.scale if f.exponent < 0 and measures_dispersion(estimator, f)
+        )
         divisor = next(divisors, None)
         if divisor is not None:
             batch = divisor.depends.batch

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.claims.departures import Reason
+from objdsl.analysis.claims.reasons import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.advantage import Adds, LiveAdvantage
 from objdsl.analysis.gradient.policies import frozen

@@ -23,8 +23,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.claims.departures import Reason
-from objdsl.analysis.claims.shapes import is_score, live_product
+from objdsl.analysis.claims.reasons import Reason
+from objdsl.analysis.claims.shapes import is_score, product_with_gradients
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.terms import Kind
 from objdsl.diagnostic import Claim, Diagnostic, Severity
@@ -37,7 +37,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         beside = {factor.base for term in estimator.of(Kind.SIGNAL) for factor in term.factors}
         beside |= {f.base for where, f in facts.factors(Reason.SCORE) if where is estimator}
         scores = [base for base in beside if is_score(base, estimator.leaf)]
-        product = live_product(facts, estimator.leaf) if scores else None
+        product = product_with_gradients(facts, estimator.leaf) if scores else None
         if product is not None:  # behind sg it is a weight, and response-weight's
             token = estimator.leaf in scores
             yield rule.finding(

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.claims.departures import Departure, Reason
+from objdsl.analysis.claims.reasons import Departure, Reason
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.policies import frozen
 from objdsl.diagnostic import Claim, Diagnostic, Severity
@@ -45,7 +45,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             labels=penalty_label(facts),
             weight=""
             if penalty is None
-            else f"g(X) = {penalty.written}{facts.weighed(penalty)},   "
+            else f"g(X) = {penalty.written}{facts.weighted(penalty)},   "
             f"X = log({penalty.policy} / pi)",
             help="measure it: objdsl audit",
             fine_if="it is the point of the method",

@@ -26,7 +26,7 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("penalty-sign", "OBJ313", Severity.ERROR, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for penalty in (*facts.penalties, *facts.word_penalties):
+    for penalty in (*facts.penalties, *facts.distribution_penalties):
         if penalty.away:
             yield rule.finding(
                 f"this term drives the policy away from `{penalty.policy}`",

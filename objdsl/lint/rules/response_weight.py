@@ -25,8 +25,8 @@ from collections.abc import Iterable, Iterator
 import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.sums import TooLargeError
 from objdsl.analysis.algebra.symbols import LogRatio, Ratio
-from objdsl.analysis.claims.departures import Reason
-from objdsl.analysis.claims.shapes import deviation
+from objdsl.analysis.claims.reasons import Reason
+from objdsl.analysis.claims.shapes import has_deviation
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.estimator import Estimator
 from objdsl.analysis.gradient.terms import Factor
@@ -78,7 +78,7 @@ def _varies(factor: Factor, estimator: Estimator) -> bool:
     match factor.base:
         case n.Clip() | n.Binary("min" | "max"):
             # Where no bound is reached it is the standardised reward, which is bent by its divisor.
-            divided = deviation(factor.base) and bool(factor.depends.rewards)
+            divided = has_deviation(factor.base) and bool(factor.depends.rewards)
             return divided and not estimator.rewards_are_binary
         case n.LogProb() | LogRatio() | n.Position() | n.Unary("exp", n.LogProb() | LogRatio()):
             return True

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.algebra.sums import Sum
-from objdsl.analysis.claims.departures import Reason
+from objdsl.analysis.claims.reasons import Reason
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.estimator import Estimator
 from objdsl.analysis.gradient.terms import Kind, Term

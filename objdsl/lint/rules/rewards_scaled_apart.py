@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from objdsl.analysis.algebra.symbols import Ratio
-from objdsl.analysis.claims.shapes import deviation
+from objdsl.analysis.claims.shapes import has_deviation
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.estimator import Estimator
 from objdsl.analysis.gradient.terms import Factor
@@ -34,7 +34,7 @@ from objdsl.lint.rule import Rule, rule
 @rule("rewards-scaled-apart", "OBJ211", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for estimator in facts.rewarded:
-        apart = [f for f in estimator.mixing_factors if f.exponent < 0 and deviation(f.base)]
+        apart = [f for f in estimator.mixing_factors if f.exponent < 0 and has_deviation(f.base)]
         divisors = sorted(apart, key=_place) or _divisors(estimator)
         others = [f for f in estimator.mixing_factors if f not in apart]
         if others and not divisors:
@@ -77,7 +77,9 @@ def _divisors(estimator: Estimator) -> list[Factor]:
     found: dict[frozenset[str | Ratio], Factor] = {}
     for term in estimator.terms:
         below = (f for f in term.factors if f.exponent < 0 and not f.depends.batch)
-        divisors = [f for f in below if deviation(f.base)]  # of the step it is one for all rewards
+        divisors = [
+            f for f in below if has_deviation(f.base)
+        ]  # of the step it is one for all rewards
         if len(divisors) == 1 and divisors[0].origin.span is not None:
             found.setdefault(divisors[0].depends.reads, divisors[0])
     divisors = sorted(found.values(), key=_place)

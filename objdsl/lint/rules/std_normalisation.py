@@ -26,8 +26,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from objdsl.analysis.claims.departures import Reason
-from objdsl.analysis.claims.shapes import deviation
+from objdsl.analysis.claims.reasons import Reason
+from objdsl.analysis.claims.shapes import has_deviation
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.terms import Factor
 from objdsl.diagnostic import Claim, Diagnostic, Fix, Severity
@@ -41,7 +41,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         estimator, factor = departure.estimator, departure.factor
         assert estimator is not None
         assert factor is not None
-        bent, written = departure.claim is Claim.DIRECTION, deviation(factor.base)
+        bent, written = departure.claim is Claim.DIRECTION, has_deviation(factor.base)
         group = facts.objective.sampling.group
         small = not bent and written and group is not None and group <= 3
         yield rule.finding(

@@ -36,7 +36,7 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("token-level-kl", "OBJ306", Severity.NOTE, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for penalty in (*facts.penalties, *facts.word_penalties):
+    for penalty in (*facts.penalties, *facts.distribution_penalties):
         if penalty.descends is Descends.REVERSE_KL and penalty.credit is Credit.TOKEN:
             policy = penalty.policy
             yield rule.finding(
@@ -44,7 +44,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
                 reading(facts, policy),
                 under="each token counts its own log-ratio alone",
                 gradient="that of the reverse KL of next tokens, not of responses"
-                + facts.weighed(penalty),
+                + facts.weighted(penalty),
                 help="for responses, use k1 in the reward, `sum[s >= t]`",
                 fine_if="the next-token distributions are what should stay close",
             )

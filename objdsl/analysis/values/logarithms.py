@@ -1,0 +1,160 @@
+"""The logarithms of probabilities and of their ratios: how far policies may be apart.
+
+Let s be the policy that sampled.
+
+- `E_s[q / s] = 1` for every policy q and any part of a response, so that `q / s > e^20` has a
+  probability below 2e-9 (Markov). No ratio to the sampler overflows.
+- The other way there is no bound. A token that was sampled may have the probability `e^-24` under
+  another policy, and `e^-15` of what it was under one that is a few updates away. Over a response
+  this adds up: a KL of 0.05 for each of 4000 tokens is 200.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import field
+from enum import Enum
+
+import objdsl.ir.nodes as n
+from objdsl.analysis.algebra.expand import Expand
+from objdsl.analysis.algebra.sums import Factors, TooLargeError
+from objdsl.analysis.values.ranges import Range
+from objdsl.ir.build import is_size
+from objdsl.ir.objective import Objective
+
+
+class _Granularity(Enum):
+    """What a probability is of, with the least logarithms of ratios of two policies."""
+
+    ENTRY = (-100.0, -100.0)
+    TOKEN = (-24.0, -15.0)
+    MEAN = (-5.0, -5.0)
+    RESPONSE = (-10_000.0, -50.0)
+
+    @property
+    def far(self) -> float:
+        """The least `log(q / s)` of any policy, and the least log-probability."""
+        return self.value[0]
+
+    @property
+    def near(self) -> float:
+        """The least `log(q / s)` of a policy that has learned from these responses alone."""
+        return self.value[1]
+
+    @property
+    def most(self) -> float:
+        """The largest `log(q / s)`."""
+        return 5.0 if self is _Granularity.MEAN else 20.0
+
+
+LEAST_LOG_PROB = _Granularity.ENTRY.far
+"""The least log-probability of an entry of the vocabulary."""
+
+
+@dataclasses.dataclass
+class Logarithms:
+    """The ranges of sums of log-probabilities."""
+
+    objective: Objective
+    expand: Expand
+    _known: dict[n.Expr, bool] = field(default_factory=dict)
+
+    def is_of_response(self, x: n.Expr) -> bool:
+        """Whether a value is the log-probability of a response, and no log-ratio of two."""
+        linear = self._coefficients(x)
+        if linear is None:
+            return False
+        return abs(sum(linear[1].get(_Granularity.RESPONSE, {}).values())) > 1e-9
+
+    def range_of(self, node: n.Expr) -> Range | None:
+        """The range of a sum of log-probabilities; None for other values."""
+        linear = self._coefficients(node)
+        if linear is None:
+            return None
+        low = high = linear[0]
+        for granularity, powers in linear[1].items():
+            ends = [self._distance(policy, granularity) for policy in powers]
+            total = sum(powers.values())
+            if len(powers) == 1:
+                ends, total = [(granularity.far, 0.0)], 0.0  # a probability is at most 1
+            elif abs(total) > 1e-9:
+                # What does not cancel is the probability under the sampler itself.
+                low, high = (
+                    low + min(total * granularity.far, 0.0),
+                    high + max(total * granularity.far, 0.0),
+                )
+            for power, (least, most) in zip(powers.values(), ends, strict=True):
+                low += min(power * least, power * most)
+                high += max(power * least, power * most)
+        return Range(low, high)
+
+    def _coefficients(
+        self, node: n.Expr
+    ) -> tuple[float, Mapping[_Granularity, Mapping[str, float]]] | None:
+        """A sum of log-probabilities: a number, and the coefficient of each."""
+        if not self.is_sum(node):
+            return None
+        try:
+            terms = self.expand(node).terms
+        except TooLargeError:
+            return None
+        powers: defaultdict[_Granularity, defaultdict[str, float]]
+        powers = defaultdict(lambda: defaultdict(float))
+        for factors, c in terms.items():
+            log_prob = _match_log_prob(factors)
+            if log_prob is not None:
+                granularity, policy = log_prob
+                powers[granularity][policy] += c
+            elif factors:
+                return None
+        return terms.get(frozenset(), 0.0), powers
+
+    def is_sum(self, node: n.Expr) -> bool:
+        """Whether a value has the form of a sum of log-probabilities."""
+        known = self._known.get(node)
+        if known is None:
+            known = self._known[node] = self._match_sum(node)
+        return known
+
+    def _match_sum(self, node: n.Expr) -> bool:
+        match node:
+            case n.LogProb() | n.LogDist():
+                return True
+            case n.Unary("neg", x) | n.Stop(x) | n.Reduce("sum" | "mean", ("t",), x, None):
+                return self.is_sum(x)
+            case n.Scan(_, x, None):
+                return self.is_sum(x)
+            case n.Binary("add" | "sub", a, b):
+                first, second = self.is_sum(a), self.is_sum(b)
+                return (first or is_size(a)) and (second or is_size(b)) and (first or second)
+            case n.Binary("mul", a, b):
+                return (is_size(a) and self.is_sum(b)) or (is_size(b) and self.is_sum(a))
+            case n.Binary("div", a, b):
+                return is_size(b) and self.is_sum(a)
+        return False
+
+    def _distance(self, policy: str, granularity: _Granularity) -> tuple[float, float]:
+        """The range of `log(policy / sampler)`."""
+        if policy == self.objective.sampling.policy:
+            return 0.0, 0.0
+        engines = policy in ("old", "mu")
+        learned = policy == "pi" and bool(self.objective.rewards)
+        return (granularity.near if engines or learned else granularity.far), granularity.most
+
+
+def _match_log_prob(factors: Factors) -> tuple[_Granularity, str] | None:
+    """The granularity and the policy of a product that is a log-probability, summed or not."""
+    match sorted(factors, key=lambda power: power[1]):
+        case [(n.LogProb(policy), 1.0)]:
+            return _Granularity.TOKEN, policy
+        case [(n.LogDist(policy), 1.0)]:
+            return _Granularity.ENTRY, policy
+        case [(n.Reduce("sum", ("t",), n.LogProb(policy), None), 1.0)] | [
+            (n.Scan(_, n.LogProb(policy), None), 1.0)
+        ]:
+            return _Granularity.RESPONSE, policy
+        case [(n.Length(), -1.0), (n.Reduce("sum", ("t",), n.LogProb(policy), None), 1.0)]:
+            return _Granularity.MEAN, policy
+    return None
