@@ -170,8 +170,8 @@ def test_a_call_without_a_step_needs_one() -> None:
         ({"softcap": -30.0}, "softcap must be a number above 0"),
         ({"weight": torch.zeros(7, 6, device="meta")}, "weight is on meta, but hidden on cpu"),
         ({"weight": torch.zeros(7, 6, dtype=torch.long)}, "hidden and weight must be floats"),
-        ({"tokens": torch.full((4, 5), 7)}, r"tokens .* word 7 .* vocabulary of 7"),
-        ({"tokens": torch.full((4, 5), -1)}, r"tokens .* word -1 .* vocabulary of 7"),
+        ({"tokens": torch.full((4, 5), 7)}, r"tokens .* id 7 .* vocabulary of 7"),
+        ({"tokens": torch.full((4, 5), -1)}, r"tokens .* id -1 .* vocabulary of 7"),
     ],
 )
 def test_what_is_wrong_with_a_head(change: dict[str, Any], message: str) -> None:
@@ -221,11 +221,11 @@ def test_standard_columns_that_are_not_read_are_left_aside() -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("log_reff", "did you mean 'log_ref', which it leaves aside"),
-        ("log_odl", "did you mean 'log_old', which it leaves aside"),
-        ("log_teacher_dits", "did you mean 'log_teacher_dist', which it leaves aside"),
-        ("chosne", "did you mean 'chosen', which it leaves aside"),
-        ("value_odl", "did you mean 'value_old', which it leaves aside"),
+        ("log_reff", "did you mean 'log_ref', which it ignores"),
+        ("log_odl", "did you mean 'log_old', which it ignores"),
+        ("log_teacher_dits", "did you mean 'log_teacher_dist', which it ignores"),
+        ("chosne", "did you mean 'chosen', which it ignores"),
+        ("value_odl", "did you mean 'value_old', which it ignores"),
         ("log_expert", "it reads reward$"),
     ],
 )

@@ -138,7 +138,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         self._windows: list[Window] = []
         self._window: Window
         self._prepared: Step
-        self._told: dict[str, Tensor] = {}
+        self._totals: dict[str, Tensor] = {}
 
     # --- what does not go together ---------------------------------------------------------------
 
@@ -159,8 +159,8 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
                 ("top_k", drawn.top_k or 0),
             ]:
                 if getattr(args, name) != wanted:
-                    found = getattr(args, name)
-                    yield f"it samples with {name} {wanted:g}, but {name} is set to {found:g}"
+                    setting = getattr(args, name)
+                    yield f"it samples with {name} {wanted:g}, but {name} is set to {setting:g}"
         if drawn.keep_mask and truncates:
             yield "it keeps the sampler's mask, which TRL does not hand on"
         altered = truncates or args.repetition_penalty != 1
@@ -208,7 +208,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
     def _generate_and_score_completions(self, inputs: list[Batch]) -> Batch:
         batch: Batch = super()._generate_and_score_completions(inputs)
         many, number = len(batch["completion_ids"]), self.accelerator.process_index
-        own = slice(number * many, (number + 1) * many)
+        local = slice(number * many, (number + 1) * many)
         scores = self._scores
         reward = (scores * self.reward_weights.to(scores)).nansum(1)
         reward[scores.isnan().all(1)] = torch.nan
@@ -218,13 +218,13 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         ends = torch.tensor([*self.eos_token_ids, self._tokenizer.pad_token_id])
         ended = torch.isin(batch["completion_ids"].gather(1, last), ends.to(last.device))
         columns = {
-            "reward": reward[own],
-            "prompt": everyone[own] // size,  # the sampler repeats a prompt in a row
+            "reward": reward[local],
+            "prompt": everyone[local] // size,  # the sampler repeats a prompt in a row
             "truncated": ~ended.squeeze(1),
         }
         for name in given(self.objective):
             if name in self.reward_func_names:
-                columns[name] = scores[own, self.reward_func_names.index(name)]
+                columns[name] = scores[local, self.reward_func_names.index(name)]
             elif all(name in row for row in inputs):
                 values = [float(row[name]) for row in inputs]
                 columns[name] = torch.tensor(values, device=reward.device)
@@ -246,9 +246,9 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
     def _needs_old(self, batch: Batch) -> bool:
         """Whether a pass before learning is needed, where the policy of the optimizer step is still
         that of generation (TRL makes one by itself where it is not)."""
-        said = batch.get("sampling_per_token_logps")
-        if said is not None and _MU.name in self.objective.columns:
-            unknown = said[_mask(batch)].isnan().any().int()
+        sampled = batch.get("sampling_per_token_logps")
+        if sampled is not None and _MU.name in self.objective.columns:
+            unknown = sampled[_mask(batch)].isnan().any().int()
             if bool(self.accelerator.gather(unknown).any()):  # the same answer on every rank
                 return True
         measured = self._measured(batch)
@@ -271,10 +271,11 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
             batch = split_pixel_values_by_grid(
                 self._generate_and_score_completions(generation_batch)
             )
-            found = [unsplit_pixel_values_by_grid(part) for part in split_tensor_dict(batch, parts)]
-            self._buffered_inputs: list[Batch] | None = found
+            cut = split_tensor_dict(batch, parts)
+            micro_batches = [unsplit_pixel_values_by_grid(part) for part in cut]
+            self._buffered_inputs: list[Batch] | None = micro_batches
             starts = range(0, parts, window)
-            self._windows = [self._prepare_window(found[k : k + window]) for k in starts]
+            self._windows = [self._prepare_window(micro_batches[k : k + window]) for k in starts]
         place = self._step % parts
         if place % window == 0:
             self._begin(self._windows[place // window], fresh=self._step % drawn_every == 0)
@@ -298,9 +299,9 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         for name, column in self.objective.columns.items():
             if column.trained or isinstance(column.role, Noise):
                 continue
-            found = [x for batch in batches if (x := self._column(column, batch)) is not None]
-            if len(found) == len(batches):
-                columns[name] = together(found)
+            values = [x for batch in batches if (x := self._column(column, batch)) is not None]
+            if len(values) == len(batches):
+                columns[name] = together(values)
             else:
                 current.append(name)
                 columns[name] = torch.zeros(mask.shape, device=mask.device)
@@ -319,15 +320,15 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
             case LogProbs("old"):
                 return old
             case LogProbs("mu"):
-                said: Tensor | None = batch.get("sampling_per_token_logps")
-                if said is None or old is None:
-                    return old if said is None else said
-                return torch.where(said.isnan(), old, said)  # vLLM cannot score every token
+                sampled: Tensor | None = batch.get("sampling_per_token_logps")
+                if sampled is None or old is None:
+                    return old if sampled is None else sampled
+                return torch.where(sampled.isnan(), old, sampled)  # vLLM cannot score every token
             case LogProbs("ref"):
                 ref: Tensor = batch["ref_per_token_logps"]
                 return ref
-        own: Tensor = batch[_OWN + column.name]
-        return own
+        values: Tensor = batch[_OWN + column.name]
+        return values
 
     def _begin(self, window: Window, fresh: bool) -> None:
         """Before the first micro-batch of an optimizer step. Collective.
@@ -335,7 +336,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         Args:
             fresh: the policy is still that of generation.
         """
-        self._window, self._prepared, self._told = window, window.step, {}
+        self._window, self._prepared, self._totals = window, window.step, {}
         alone = window.step.whole and len(window.batches) == 1  # then the loss sees to it
         known = fresh and all("old_per_token_logps" in batch for batch in window.batches)
         if alone or not (
@@ -356,72 +357,72 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         size = size if training else self.args.per_device_eval_batch_size
         options = self.args.gradient_checkpointing_kwargs
         with torch.no_grad(), disable_gradient_checkpointing(self.model, options):
-            found: Tensor = self._said(self.model, batch, batch_size=size)[0]
-        return found
+            scores: Tensor = self._log_probs(self.model, batch, batch_size=size)[0]
+        return scores
 
-    def _said(self, model: Any, batch: Batch, **options: Any) -> tuple[Tensor, Any, Any]:
+    def _log_probs(self, model: Any, batch: Batch, **options: Any) -> tuple[Tensor, Any, Any]:
         """Log-probabilities `[n, T]`, entropies and the router's loss of a micro-batch."""
         words = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
         seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
         pictures = {name: batch[name] for name in _PICTURES if name in batch}
-        found: tuple[Tensor, Any, Any] = self._get_per_token_logps_and_entropies(
+        scores: tuple[Tensor, Any, Any] = self._get_per_token_logps_and_entropies(
             model, words, seen, batch["completion_ids"].size(1), **options, **pictures
         )
-        return found
+        return scores
 
     def _compute_loss(self, model: Any, inputs: Batch) -> Tensor:
         training = self.model.training
         parts = self.args.gradient_accumulation_steps if training else 1
         number = self._step % parts if training else 0
         window, used = self._window, self._window.used[number]
-        log_pi, entropies, router = self._said(
+        log_pi, entropies, router = self._log_probs(
             model, inputs, compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
         )
         loss = 0 * log_pi.sum()  # a micro-batch whose responses are all left out
         if bool(used.any()):
-            own = log_pi[used]
+            used_log_pi = log_pi[used]
             step = self._prepared
             if len(window.used) > 1:
                 step = step[window.rows(number)]
             if window.current:
-                now = dict.fromkeys(window.current, own.detach())
+                now = dict.fromkeys(window.current, used_log_pi.detach())
                 step = replace(step, tokens={**step.tokens, **now})
-            out = self.objective(own, step)
+            out = self.objective(used_log_pi, step)
             # Ranks are averaged over, micro-batches are summed.
             loss = out.loss * self.accelerator.num_processes
-            self._tell(out.reports)
+            self._add_reports(out.reports)
         mask = _mask(inputs)
-        self._tell({_ENTROPY: entropies.detach()[mask].sum(), _TOKENS: mask.sum()})
+        self._add_reports({_ENTROPY: entropies.detach()[mask].sum(), _TOKENS: mask.sum()})
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * router / parts
-            self._tell({_ROUTER: router.detach() / parts})
+            self._add_reports({_ROUTER: router.detach() / parts})
         if number == parts - 1:
-            self._log_told()
+            self._log_totals()
         return loss
 
     # --- what is logged --------------------------------------------------------------------------
 
-    def _tell(self, said: Mapping[str, Tensor]) -> None:
+    def _add_reports(self, reports: Mapping[str, Tensor]) -> None:
         """Sums over the micro-batches of an optimizer step."""
-        for name, value in said.items():
-            self._told[name] = self._told.get(name, 0) + value.float()
+        for name, value in reports.items():
+            self._totals[name] = self._totals.get(name, 0) + value.float()
 
-    def _log_told(self) -> None:
+    def _log_totals(self) -> None:
         """After the last micro-batch of an optimizer step. Collective."""
-        told, ranks = self._told, self.accelerator.num_processes
+        totals, ranks = self._totals, self.accelerator.num_processes
         names = [_ENTROPY, _TOKENS, _ROUTER, *self.objective.report_names]
         zero = torch.zeros((), device=self.accelerator.device)
-        sums = torch.stack([told.get(name, zero) for name in names])
+        sums = torch.stack([totals.get(name, zero) for name in names])
         # Reports that need the whole step at once may be missing, on every rank that has rows.
-        heard = torch.stack([zero + (name in told) for name in names])
-        sums, heard = self.accelerator.reduce(torch.stack([sums, heard]), reduction="sum")
+        counts = torch.stack([zero + (name in totals) for name in names])
+        sums, counts = self.accelerator.reduce(torch.stack([sums, counts]), reduction="sum")
         entropy, tokens, router, *reports = sums.tolist()
         metrics = self._metrics["train" if self.model.training else "eval"]
         metrics["entropy"].append(entropy / max(tokens, 1))
         if self.aux_loss_enabled:
             metrics["aux_loss"].append(router / ranks)
-        for name, value, ranks_that_said in zip(names[3:], reports, heard[3:], strict=True):
-            if ranks_that_said:
+        for name, value, ranks_with_it in zip(names[3:], reports, counts[3:], strict=True):
+            if ranks_with_it:
                 metrics[f"objective/{name}" if name in _TAKEN else name].append(value)
 
 

@@ -74,16 +74,16 @@ def halves(objective: Objective) -> Halves:
         UnsupportedError: it does not come apart; with what is in the way.
     """
     formula = objective.formula
-    found = _normalised(formula.goal)
+    normalised = _normalised(formula.goal)
     if formula.keep is not None:
         raise _unsupported(objective, "it keeps some prompts only: use algorithm.filter_groups")
-    if found is None:
+    if normalised is None:
         raise _unsupported(
             objective,
             "verl divides a sum over tokens by the tokens of the step, or one over responses by "
             "the responses, and tells a worker no other count",
         )
-    inner, over, divisor = found
+    inner, over, divisor = normalised
     reasons, cut = _cut(objective, inner)
     if reasons:
         raise _unsupported(objective, *reasons)
@@ -203,8 +203,8 @@ def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Ten
         ids = torch.from_numpy(np.unique(np.asarray(index), return_inverse=True)[1])
         step = values.prepare(prompt=ids.to(mask.device)[used], mask=mask[used], columns=columns)
         advantages = torch.zeros_like(token_level_rewards)
-        found = values(step, widest(token_level_rewards))[_ADVANTAGE]
-        advantages[used] = found.to(advantages.dtype)
+        advantage = values(step, widest(token_level_rewards))[_ADVANTAGE]
+        advantages[used] = advantage.to(advantages.dtype)
         return advantages, advantages
 
     return estimate
@@ -217,8 +217,8 @@ def _normalised(goal: n.Expr) -> tuple[n.Expr, Indices, Divisor] | None:
     """What is summed over which indices, and divided by what; None for other denominators."""
     match goal:
         case n.Unary("neg", x):
-            found = _normalised(x)
-            return None if found is None else (neg(found[0]), *found[1:])
+            normalised = _normalised(x)
+            return None if normalised is None else (neg(normalised[0]), *normalised[1:])
         case n.Reduce("mean", ("p", "i", "t"), x, None):
             return x, TOKEN, "tokens"
         case n.Reduce("mean", ("p", "i"), x, None):
@@ -247,7 +247,11 @@ def _candidates(objective: Objective, inner: n.Expr) -> Iterator[n.Expr]:
     """Values of the data that may be the advantage: first those that an estimator can compute,
     which is told no log-probabilities, and among them those with a name."""
     inside = n.topological(inner)
-    named = [one.value for one in reversed(objective.formula.bindings) if one.value in {*inside}]
+    named = [
+        binding.value
+        for binding in reversed(objective.formula.bindings)
+        if binding.value in {*inside}
+    ]
     values = [
         node
         for node in dict.fromkeys([*named, *reversed(inside)])
@@ -300,11 +304,11 @@ def _divisor(divisor: Divisor, mask: Tensor, info: dict[str, Any]) -> Any:
     """The count over the optimizer step, which verl tells; of the micro-batch if it does not."""
     if divisor == "nothing":
         return 1
-    own = mask.sum() if divisor == "tokens" else mask.any(1).sum()
-    told = info.get("batch_num_tokens" if divisor == "tokens" else "global_batch_size")
-    if told is None and (info.get("dp_size") or 1) > 1:
+    size = mask.sum() if divisor == "tokens" else mask.any(1).sum()
+    global_size = info.get("batch_num_tokens" if divisor == "tokens" else "global_batch_size")
+    if global_size is None and (info.get("dp_size") or 1) > 1:
         raise ValueError(f"verl did not say how many {divisor} the optimizer step has")
-    return own if told is None else told
+    return size if global_size is None else global_size
 
 
 def _unsupported(objective: Objective, *reasons: str) -> UnsupportedError:

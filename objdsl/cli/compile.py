@@ -75,7 +75,7 @@ def compile(
 
 
 def _triton(objective: Objective) -> str:
-    from objdsl.emit.triton_source import NotElementwiseError
+    from objdsl.emit.triton_writer import NotElementwiseError
 
     try:
         return driver.triton_kernel(objective).source
@@ -131,7 +131,7 @@ def _plan(objective: Objective) -> str:
 
 def _kernels(objective: Objective) -> str:
     """What runs between the matrix products, on a GPU."""
-    from objdsl.emit.triton_source import NotElementwiseError
+    from objdsl.emit.triton_writer import NotElementwiseError
 
     try:
         kernel = driver.triton_kernel(objective)

@@ -69,8 +69,8 @@ class _Describer:
             return [f"not_{opposite}"]
         if depth == 0:
             return []
-        found = [*self._by_role(node, depth - 1), *self._by_parts(node, depth - 1)]
-        return [name for name in found if name and len(name) <= LONGEST]
+        candidates = [*self._by_role(node, depth - 1), *self._by_parts(node, depth - 1)]
+        return [name for name in candidates if name and len(name) <= LONGEST]
 
     def _part(self, node: n.Expr, depth: int) -> str:
         """A name to stand inside another one, or nothing."""
@@ -349,8 +349,8 @@ def _sizes(node: n.Expr) -> str | None:
             case _:
                 return None
     order = ("twice", "scaled", "token", "response", "prompt")
-    found = [size for size in order if size in sizes]
-    return found[0] if sizes - {"twice", "scaled"} else None
+    present = [size for size in order if size in sizes]
+    return present[0] if sizes - {"twice", "scaled"} else None
 
 
 def _averaged(node: n.Expr) -> n.Expr | None:

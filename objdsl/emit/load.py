@@ -41,16 +41,16 @@ class CompiledValues:
 def load(ir: Objective, layout: Layout) -> Compiled:
     """Emits an objective and makes its functions callable. Tracebacks show the emitted lines."""
     program = emit(ir, layout)
-    made = _module(program.source, f"<objdsl {ir.name} {ir.digest} {layout}>")
-    return Compiled(program, made["prepare"], made.get("couple"), made["objective"])
+    module = _module(program.source, f"<objdsl {ir.name} {ir.digest} {layout}>")
+    return Compiled(program, module["prepare"], module.get("couple"), module["objective"])
 
 
 def load_values(ir: Objective, values: Mapping[str, Expr], layout: Layout) -> CompiledValues:
     """The same for expressions; see `torch_source.emit_values`."""
     program = emit_values(ir, values, layout)
     digest = "".join(x.key.hex() for x in values.values())
-    made = _module(program.source, f"<objdsl {ir.name} {', '.join(values)} {digest} {layout}>")
-    return CompiledValues(program, made["prepare"], made["values"])
+    module = _module(program.source, f"<objdsl {ir.name} {', '.join(values)} {digest} {layout}>")
+    return CompiledValues(program, module["prepare"], module["values"])
 
 
 def load_kernel(ir: Objective) -> tuple[Kernel, Any]:

@@ -268,9 +268,9 @@ def _mask_of(factor: n.Expr) -> n.Expr | None:
 def is_constant(node: n.Expr, known: dict[n.Expr, bool]) -> bool:
     """Whether a node is made of numbers and parameters alone."""
 
-    def find(one: n.Expr) -> bool:
-        if isinstance(one, n.Unary | n.Binary | n.Clip | n.Where):
-            return all(known[child] for child in one.children)
-        return isinstance(one, n.Const | n.Param)
+    def find(x: n.Expr) -> bool:
+        if isinstance(x, n.Unary | n.Binary | n.Clip | n.Where):
+            return all(known[child] for child in x.children)
+        return isinstance(x, n.Const | n.Param)
 
     return n.bottom_up(node, known, find)

@@ -211,10 +211,10 @@ def _marked(roots: list[n.Expr]) -> dict[n.Expr, n.Expr]:
     resting = n.holding(is_statistic, *roots)
     done: dict[n.Expr, n.Expr] = {}
     for node in order:
-        made = node.rebuilt(done)
+        rebuilt = node.rebuilt(done)
         rests = node in resting and node.indices != WORD
         carried = _decides(node) and (node in needed or rests)
-        done[node] = Carried(made) if carried else made
+        done[node] = Carried(rebuilt) if carried else rebuilt
     return done
 
 
@@ -277,20 +277,20 @@ def _needed(roots: Iterable[n.Expr], scope: Scope, stop_at: tuple[str, ...]) -> 
 
     Roots are always entered; nodes that are recomputed rather than stored are looked through.
     """
-    found: dict[n.Expr, None] = {}
+    needed: dict[n.Expr, None] = {}
     stack = [(root, True) for root in roots]
     while stack:
         node, is_root = stack.pop()
-        if node in found:
+        if node in needed:
             continue
-        found[node] = None
+        needed[node] = None
         stage = scope.stage(node)
         stop = stage in stop_at and not (stage == "data" and not scope.is_stored(node))
         if stop and not (is_root and "statistic" not in stop_at):
             continue
         stack.extend((child, False) for child in node.children)
     order = n.topological(*roots)
-    return [node for node in order if node in found]
+    return [node for node in order if node in needed]
 
 
 @dataclasses.dataclass
@@ -331,8 +331,8 @@ class Scope:
         """Whether data waits for a trained policy, to count the words of its vocabulary."""
         late = self._late
 
-        def find(one: n.Expr) -> bool:
-            return one == _WORDS or any(late[child] for child in one.children)
+        def find(x: n.Expr) -> bool:
+            return x == _WORDS or any(late[child] for child in x.children)
 
         return self.words_late and n.bottom_up(node, late, find)
 

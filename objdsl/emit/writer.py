@@ -59,15 +59,15 @@ class Writer(ABC):
                 self.uses[child] = self.uses.get(child, 0) + 1
 
     def _inside(self, roots: Iterable[Expr]) -> list[Expr]:
-        found: dict[Expr, None] = {}
+        inside: dict[Expr, None] = {}
         stack = list(roots)
         while stack:
             node = stack.pop()
-            if node in found or node in self.stored:
+            if node in inside or node in self.stored:
                 continue
-            found[node] = None
+            inside[node] = None
             stack.extend(self._operands(node))
-        return list(found)
+        return list(inside)
 
     def _operands(self, node: Expr) -> tuple[Expr, ...]:
         """What a value is written in terms of."""
@@ -135,13 +135,13 @@ class Writer(ABC):
     def _at(self, node: Expr, indices: Indices, precedence: int = 0) -> str:
         """The text of a value, brought to `indices`, in brackets if it binds too loosely."""
         self._write(node)
-        text, own = self.text[node]
+        text, binding = self.text[node]
         have = self._indices(node)
         lifted = self._lift(have, indices)
         if lifted:
-            text = (f"({text})" if own < ATOM else text) + lifted
-            own = ATOM
-        return f"({text})" if own < precedence else text
+            text = (f"({text})" if binding < ATOM else text) + lifted
+            binding = ATOM
+        return f"({text})" if binding < precedence else text
 
     def _infix(self, node: Binary) -> tuple[str, int]:
         """A value with its sign between its operands."""

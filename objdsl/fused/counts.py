@@ -43,13 +43,13 @@ class Counts(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         read = [x for x in tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)]
-        made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        written = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
         name = func._schema.name
         if name in _PRODUCTS:
             a, b = [x for x in args if isinstance(x, Tensor)][-2:]
             self.multiplied[a.dtype] += a.shape[0] * a.shape[1] * b.shape[1]
-        self.moved += self._moved(name, func.is_view, read, made)
-        for x in made:
+        self.moved += self._moved(name, func.is_view, read, written)
+        for x in written:
             self._hold(x.untyped_storage())
         return out
 
@@ -57,14 +57,14 @@ class Counts(TorchDispatchMode):
         """Matrix products in units of tokens x hidden x vocabulary."""
         return {dtype: n / (tokens * hidden * words) for dtype, n in self.multiplied.items()}
 
-    def _moved(self, name: str, view: bool, read: list[Tensor], made: list[Tensor]) -> int:
+    def _moved(self, name: str, view: bool, read: list[Tensor], written: list[Tensor]) -> int:
         if view or name in _RESERVE:
             return 0
         if name in _TAKE:
-            return 2 * _bytes(made)
+            return 2 * _bytes(written)
         if name in _PUT:
             return 2 * _bytes(read[-1:])
-        return _bytes(read) + _bytes(made)
+        return _bytes(read) + _bytes(written)
 
     def _hold(self, storage: Any) -> None:
         key, size = storage._cdata, storage.nbytes()

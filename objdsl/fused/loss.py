@@ -15,7 +15,8 @@ from objdsl.analysis.schedule.coupling import Coupled, Coupling
 from objdsl.analysis.schedule.coupling import coupled as coupled_weights
 from objdsl.analysis.schedule.plan import Schedule, plan
 from objdsl.emit.load import load_kernel
-from objdsl.emit.triton_source import Kernel, NotElementwiseError
+from objdsl.emit.triton_source import Kernel
+from objdsl.emit.triton_writer import NotElementwiseError
 from objdsl.errors import InputError
 from objdsl.fused.autograd import precomputed
 from objdsl.fused.head import Head, Precision

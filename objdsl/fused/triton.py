@@ -187,7 +187,7 @@ def _inputs(
             return x[:, None].expand(step.mask.shape).flatten()
         return x.repeat_interleave(step.lengths, output_size=_packed(step))
 
-    return [_aligned(flat(one)) for one in kernel.inputs]
+    return [_aligned(flat(source)) for source in kernel.inputs]
 
 
 def _aligned(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rows that are spread over processes: each gives its own, and gets those of all.
+"""Rows that are sharded over processes: each contributes its own, and receives those of all.
 
 Every function is collective: all processes of the group call it, or all of them wait.
 """
@@ -20,30 +20,33 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def exchange(one: T, group: ProcessGroup) -> list[T]:
-    """What every rank says, by rank. Anything that can be pickled."""
-    said: list[T | None] = [None] * group.size()
-    dist.all_gather_object(said, one, group=group)
-    return said  # type: ignore[return-value]
+def exchange(value: T, group: ProcessGroup) -> list[T]:
+    """The values of all ranks, by rank. Anything that can be pickled."""
+    from_ranks: list[T | None] = [None] * group.size()
+    dist.all_gather_object(from_ranks, value, group=group)
+    return from_ranks  # type: ignore[return-value]
 
 
-def gather(own: Mapping[str, Tensor], group: ProcessGroup) -> dict[str, Tensor]:
+def gather(local: Mapping[str, Tensor], group: ProcessGroup) -> dict[str, Tensor]:
     """`[n, ...]` of each rank as one tensor of all their rows, rank after rank.
 
-    What is narrower on one rank than on another is padded with 0; of several types the widest is
-    taken. A rank may have no rows, and then its width and type do not count.
+    Shorter rows are padded with 0, and dtypes are promoted to a common one. Shape and dtype of a
+    rank without rows do not count.
 
     Raises:
         ValueError: on every rank, if they do not give tensors of the same names.
     """
-    said = exchange({name: (tuple(x.shape), x.dtype) for name, x in own.items()}, group)
-    for rank, here in enumerate(said):
-        if here.keys() != own.keys():
-            raise ValueError(f"rank {rank} gives {[*here]}, but rank {group.rank()} {[*own]}")
-    found = {}
-    for name, x in sorted(own.items()):  # in the same order on every rank
-        shapes = [here[name][0] for here in said]
-        filled = [here[name] for here in said if here[name][0][0]] or [said[0][name]]
+    from_ranks = exchange({name: (tuple(x.shape), x.dtype) for name, x in local.items()}, group)
+    for rank, described in enumerate(from_ranks):
+        if described.keys() != local.keys():
+            raise ValueError(
+                f"rank {rank} gives {[*described]}, but rank {group.rank()} {[*local]}"
+            )
+    gathered = {}
+    for name, x in sorted(local.items()):  # in the same order on every rank
+        shapes = [described[name][0] for described in from_ranks]
+        filled = [described[name] for described in from_ranks if described[name][0][0]]
+        filled = filled or [from_ranks[0][name]]
         dtype = reduce(torch.promote_types, (dtype for _, dtype in filled))
         sizes = zip_longest(*(shape for shape, _ in filled), fillvalue=0)
         widest = [max(size) for size in sizes]
@@ -55,5 +58,5 @@ def gather(own: Mapping[str, Tensor], group: ProcessGroup) -> dict[str, Tensor]:
         parts = [torch.empty_like(padded) for _ in shapes]
         dist.all_gather(parts, padded, group=group)
         rows = [part[: shape[0]] for part, shape in zip(parts, shapes, strict=True)]
-        found[name] = torch.cat(rows).to(dtype)
-    return found
+        gathered[name] = torch.cat(rows).to(dtype)
+    return gathered

@@ -45,12 +45,12 @@ def as_tensor(name: str, x: Any, device: torch.device | None = None) -> Tensor:
         InputError: it is made of something else than numbers, or is sparse.
     """
     try:
-        found = torch.as_tensor(x, device=device).detach()
+        tensor = torch.as_tensor(x, device=device).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name!r} cannot be made a tensor: {error}") from error
-    if found.layout != torch.strided:
-        raise InputError(f"{name!r} must be a dense tensor, not {found.layout}")
-    return found
+    if tensor.layout != torch.strided:
+        raise InputError(f"{name!r} must be a dense tensor, not {tensor.layout}")
+    return tensor
 
 
 def read_rows(mask: Any, lengths: Any) -> tuple[Layout, Tensor, Tensor]:
@@ -100,74 +100,73 @@ def prompt_numbers(ids: Any, many: int, device: torch.device, shared: bool) -> T
     """
     if ids is None:
         raise InputError("prompt is missing: N ids that say which responses answer the same prompt")
-    found: Tensor
+    tensor: Tensor
     if isinstance(ids, str) or not isinstance(ids, Tensor | Sequence | Iterable):
         raise InputError(f"prompt must be [{many}], an id for each response, not {ids!r}")
     try:
-        found = torch.as_tensor(ids, device=device).detach()
+        tensor = torch.as_tensor(ids, device=device).detach()
     except (TypeError, ValueError, RuntimeError):
-        found = torch.tensor(_numbered(list(ids), shared), dtype=torch.long, device=device)
-    if found.shape != (many,):
+        tensor = torch.tensor(_numbered(list(ids), shared), dtype=torch.long, device=device)
+    if tensor.shape != (many,):
         raise InputError(
-            f"prompt must be [{many}], an id for each response, not {list(found.shape)}"
+            f"prompt must be [{many}], an id for each response, not {list(tensor.shape)}"
         )
-    if found.is_complex() or (found.is_floating_point() and bool(found.isnan().any())):
+    if tensor.is_complex() or (tensor.is_floating_point() and bool(tensor.isnan().any())):
         raise InputError("prompt must hold ids: numbers but NaN, or strings")
-    return found
+    return tensor
 
 
 def _numbered(ids: list[Any], shared: bool) -> list[int]:
     numbers: dict[Hashable, int] = {}
-    for k, one in enumerate(ids):
+    for k, id_ in enumerate(ids):
         try:
-            numbers.setdefault(one, len(numbers))
+            numbers.setdefault(id_, len(numbers))
         except TypeError as error:
             raise InputError(
                 f"prompt must hold ids that can be hashed, such as numbers or strings; that of "
-                f"response {k} is a {type(one).__name__}"
+                f"response {k} is a {type(id_).__name__}"
             ) from error
     if shared:  # ranks that have never met must agree
-        numbers = {one: _digest(one) for one in numbers}
-    return [numbers[one] for one in ids]
+        numbers = {id_: _digest(id_) for id_ in numbers}
+    return [numbers[id_] for id_ in ids]
 
 
-def _digest(one: Hashable) -> int:
-    return int.from_bytes(blake2b(repr(one).encode(), digest_size=8).digest(), "big", signed=True)
+def _digest(id_: Hashable) -> int:
+    return int.from_bytes(blake2b(repr(id_).encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def refuse_unknown(
     name: str, columns: Mapping[str, Column], given: Iterable[str], known: Callable[[], set[str]]
 ) -> None:
-    """Refuses columns that nobody could have meant for this objective.
+    """Refuses columns that are neither this objective's nor standard.
 
     Args:
         name: of the objective.
         columns: those that it reads, by their names.
         given: the names of what it is given.
         known: names that are accepted although it does not read them, besides `STANDARD`: one
-            training loop then serves every objective. Each is the whole name of a column, so that a
-            slip of the pen is none of them.
+            training loop then serves every objective. A misspelled name is never among them.
 
     Raises:
         InputError: a name is none of these, or that of a trained input.
     """
-    for one in given:
-        column = columns.get(one)
+    for key in given:
+        column = columns.get(key)
         if column is not None and column.trained:
             raise InputError(
-                f"{one!r} is trained: it belongs to the call, objective({one}=..., step=...), not "
+                f"{key!r} is trained: it belongs to the call, objective({key}=..., step=...), not "
                 "to `prepare`"
             )
-        if column is not None or one in STANDARD or one in known():
+        if column is not None or key in STANDARD or key in known():
             continue
-        read = [key for key, x in columns.items() if not x.trained]
+        read = [read_name for read_name, x in columns.items() if not x.trained]
         hint = ""
-        if guess := near(one, read):
+        if guess := near(key, read):
             hint = f"; did you mean {guess!r}?"
-        elif guess := spelled(one, sorted(STANDARD | known())):
-            hint = f"; did you mean {guess!r}, which it leaves aside?"
+        elif guess := spelled(key, sorted(STANDARD | known())):
+            hint = f"; did you mean {guess!r}, which it ignores?"
         raise InputError(
-            f"{name} reads no column {one!r}{hint}; it reads {', '.join(read) or 'none'}"
+            f"{name} reads no column {key!r}{hint}; it reads {', '.join(read) or 'none'}"
         )
 
 

@@ -93,8 +93,8 @@ class Preparation:
     def _accepted(self) -> set[str]:
         """Names of columns that may be given although they are not read: those that the
         objective's own file declares, or one of the gallery."""
-        own = [] if self.formula.source is None else [self.formula.source]
-        return _declared(*own) | _declared(*map(gallery.bundled, gallery.names()))
+        sources = [] if self.formula.source is None else [self.formula.source]
+        return _declared(*sources) | _declared(*map(gallery.bundled, gallery.names()))
 
     # --- the rows of one process -----------------------------------------------------------------
 

@@ -94,26 +94,26 @@ class Step:
             trained: the trained columns.
             params: the hyper-parameters.
         """
-        return {one.name: self._argument(one, dtype, trained, params) for one in inputs}
+        return {source.name: self._argument(source, dtype, trained, params) for source in inputs}
 
     def _argument(
         self,
-        one: Input,
+        source: Input,
         dtype: torch.dtype,
         trained: Mapping[str, Tensor],
         params: Mapping[str, float],
     ) -> Any:
-        match one.kind:
+        match source.kind:
             case "param":
-                return params[one.key]
+                return params[source.key]
             case "environment":
-                return self._shape(one.key, dtype)
-            case "column" if one.key in trained:
-                return trained[one.key]
-        if one.key in self.responses:
-            x = self.responses[one.key]
-            return x[self.environment["first"]] if one.indices == PROMPT else x
-        return self.tokens[one.key] if one.key in self.tokens else self.scalars[one.key]
+                return self._shape(source.key, dtype)
+            case "column" if source.key in trained:
+                return trained[source.key]
+        if source.key in self.responses:
+            x = self.responses[source.key]
+            return x[self.environment["first"]] if source.indices == PROMPT else x
+        return self.tokens[source.key] if source.key in self.tokens else self.scalars[source.key]
 
     def _shape(self, key: str, dtype: torch.dtype) -> Any:
         """What an emitted function asks about the shape of the step."""

@@ -12,7 +12,7 @@ import pytest
 from objdsl import driver
 from objdsl.emit import torch_source
 from objdsl.emit.helpers import torch_helpers, triton_helpers
-from objdsl.emit.triton_source import NotElementwiseError
+from objdsl.emit.triton_writer import NotElementwiseError
 from objdsl.ir.differentiate import weights_of
 from objdsl.ir.layout import formula
 from objdsl.objectives import gallery

@@ -13,7 +13,8 @@ import pytest
 import objdsl
 from objdsl import driver
 from objdsl.analysis.schedule.coupling import Coupling, coupled
-from objdsl.emit.triton_source import Kernel, NotElementwiseError, emit
+from objdsl.emit.triton_source import Kernel, emit
+from objdsl.emit.triton_writer import NotElementwiseError
 from objdsl.objectives import gallery
 
 

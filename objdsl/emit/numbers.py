@@ -1,0 +1,47 @@
+"""Which numbers of a formula Python's floats may compute, as float64 tensors would."""
+
+from __future__ import annotations
+
+import math
+
+import objdsl.ir.nodes as n
+from objdsl.ir.bounds import bounds
+from objdsl.ir.ops import UNARY
+
+
+def is_plain(node: n.Expr, nonzero: frozenset[str]) -> bool:
+    """Whether Python's floats say of numbers what float64 says: they raise where that has inf or
+    NaN, and order NaN as they find it.
+
+    Args:
+        nonzero: the parameters that are never 0.
+    """
+    match node:
+        case n.Unary(op, x):
+            python, (low, high) = UNARY[op].python, bounds(x)
+            return python is not None and python[1][0] <= low <= high <= python[1][1]
+        case n.Binary("pow"):
+            return False
+        case n.Binary("div", _, b):
+            return _is_divisor(b, nonzero)
+        case n.Binary("min" | "max") | n.Clip():
+            return all(map(_is_ordered, node.children))
+    return True
+
+
+def _is_divisor(x: n.Expr, nonzero: frozenset[str]) -> bool:
+    """Whether a number is surely not 0; a product of small ones may be."""
+    match x:
+        case n.Const(value):
+            return value != 0
+        case n.Param(name):
+            return name in nonzero
+        case n.Binary("mul", n.Const(c), b):
+            return abs(c) >= 1 and _is_divisor(b, nonzero)
+    low, high = bounds(x)
+    return low > 0 or high < 0
+
+
+def _is_ordered(x: n.Expr) -> bool:
+    """Whether a number is surely no NaN: parameters are none, and only infinities make some."""
+    return not x.children or all(map(math.isfinite, bounds(x)))
