@@ -19,6 +19,7 @@ from objdsl.errors import DerivativeError, InputError, ObjdslError, ObjectiveErr
 if TYPE_CHECKING:
     from objdsl.objective import Objective, Output, load, loads
     from objdsl.step import Step
+    from objdsl.step.states import States
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Objective",
     "ObjectiveError",
     "Output",
+    "States",
     "Step",
     "__version__",
     "load",
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 # What needs torch is imported when it is first asked for: checking an objective does not.
-_LAZY = ("Objective", "Output", "Step", "load", "loads")
+_LAZY = ("Objective", "Output", "States", "Step", "load", "loads")
 
 
 def __getattr__(name: str) -> Any:

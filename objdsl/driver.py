@@ -233,7 +233,7 @@ def mathematics(formula: Objective, *, weights: bool = False, latex: bool = Fals
     from objdsl.ir.layout import formula as shown
 
     by_leaf: dict[Expr, Expr] = dict(derivatives(formula).items()) if weights else {}
-    return shown(formula.goal, by_leaf, formula.bindings, as_latex=latex)
+    return shown(formula.goal, by_leaf, formula.bindings, formula.states, as_latex=latex)
 
 
 def ir(formula: Objective) -> str:

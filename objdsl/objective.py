@@ -39,6 +39,7 @@ from objdsl.step import Step
 from objdsl.step.inputs import check_drawn, check_names, check_trained, computable, widest
 from objdsl.step.prepare import Preparation
 from objdsl.step.programs import Programs
+from objdsl.step.states import Keys, Memory, States
 from objdsl.syntax.read import written
 
 if TYPE_CHECKING:
@@ -162,6 +163,74 @@ class Objective:
     def source(self, layout: Layout = "padded") -> str:
         """The PyTorch that it runs."""
         return self._programs(layout).program.source
+
+    # --- what is remembered ----------------------------------------------------------------------
+
+    @property
+    def sampled_columns(self) -> dict[str, Column]:
+        """The data that states start from, and that `advance` reads of everything sampled."""
+        return self.formula.sampled_columns
+
+    @property
+    def all_columns(self) -> dict[str, Column]:
+        """All data that it reads, as `columns` or as `sampled_columns`."""
+        return self.sampled_columns | self.columns
+
+    def start(self, steps: int | None = None) -> States:
+        """The states before the first rollout.
+
+        Args:
+            steps: the number of rollouts of the whole run, where the objective reads `steps`.
+        """
+        return self._memory.start(steps)
+
+    def recall(self, states: States, keys: Keys, /, **columns: Any) -> dict[str, Any]:
+        """What `prepare` is to be given of the states, by name.
+
+        Args:
+            states: before the rollout.
+            keys: N, the prompt of each response by what it is called in every rollout: numbers,
+                strings, or anything that can be hashed.
+            columns: the data, where a state starts from a column.
+
+        Raises:
+            InputError: such a column is missing, or the number of rollouts that `steps` is.
+        """
+        return self._memory.recall(self.columns, states, keys, columns)
+
+    def advance(
+        self,
+        states: States,
+        keys: Keys,
+        /,
+        *,
+        prompt: Tensor | Sequence[Hashable] | None = None,
+        mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        dtype: torch.dtype | None = None,
+        check: bool = True,
+        group: ProcessGroup | None = None,
+        **columns: Any,
+    ) -> States:
+        """The states after a rollout and its last optimizer step.
+
+        They change by everything that was sampled, whatever part of it was learned from; those of
+        prompts that did not come stay. With `group`, every rank calls this with its rows.
+
+        Args:
+            states: before the rollout.
+            keys: as in `recall`. Several groups may have one key: their mean counts.
+            prompt, mask, lengths, check, group: as in `prepare`.
+            dtype: of the computation; float64 by default.
+            columns: `self.sampled_columns`; others are left aside.
+
+        Raises:
+            InputError: as `prepare` does; and where a state is no longer finite.
+        """
+        return self._memory.advance(
+            states, keys, columns, group, prompt=prompt, mask=mask, lengths=lengths,
+            dtype=dtype or torch.float64, check=check,
+        )  # fmt: skip
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -375,6 +444,10 @@ class Objective:
         for name in weights:
             weights[name] = weights[name].to(trained[name].dtype).expand(trained[name].shape)
         return value, weights, reports
+
+    @cached_property
+    def _memory(self) -> Memory:
+        return Memory(self.formula, self.params)
 
     @cached_property
     def _preparation(self) -> Preparation:

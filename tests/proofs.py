@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -29,7 +30,7 @@ import objdsl
 from helpers import random_objectives
 from helpers.evaluators import Case
 from helpers.two_processes import group_of_two, run_two
-from objdsl.ir.nodes import Others
+from objdsl.ir.nodes import Others, topological
 
 EVALUATORS = ("padded", "packed", "split", "loss", "autograd")
 KINDS = {
@@ -45,7 +46,7 @@ FOLDER = Path(__file__).parents[1] / "build" / "proofs"
 def case(seed: int, kind: str = "emitted") -> Case:
     """The objective and the batch that a seed names."""
     objective = objdsl.loads(random_objectives.text(seed, partial=kind == "partial"))
-    nodes = objective.formula.nodes
+    nodes = topological(*objective.formula.roots, *objective.formula.memory)
     alone = all(not isinstance(node, Others) and getattr(node, "op", "") != "std" for node in nodes)
     least = 1 if alone else 2
     if kind == "compiled":
@@ -62,7 +63,15 @@ def differences(seed: int, evaluators: Iterable[str], kind: str = "emitted") -> 
         parts = {"parts": _parts(made, seed)} if name == "split" else {}
         numbers = getattr(made, name)(**parts)
         found += [f"{name}: {difference}" for difference in expected.differences(numbers)]
+    for packed in (False, True):
+        found += _of_states(made.remembered(), made.advanced(packed))
     return found
+
+
+def _of_states(expected: dict[str, list[float]], found: dict[str, list[float]]) -> list[str]:
+    """What differs in the next values of states."""
+    close = {k: np.allclose(found[k], x, rtol=1e-9, atol=1e-9) for k, x in expected.items()}
+    return [f"state {k}: {expected[k]} and {found[k]}" for k, same in close.items() if not same]
 
 
 def _parts(made: Case, seed: int) -> list[torch.Tensor]:
@@ -93,7 +102,9 @@ def _differences_of_ranks(rank: int, seed: int) -> list[str]:
     rows = (owner == rank).nonzero()[:, 0]
     numbers = made.rank(rows, packed=seed % 2 == 1, group=dist.group.WORLD)
     expected = made.reference().of_rows(rows.tolist())
-    return [f"ranks: {difference}" for difference in expected.differences(numbers)]
+    found = [f"ranks: {difference}" for difference in expected.differences(numbers)]
+    advanced = made.advanced(packed=seed % 2 == 1, rows=rows, group=dist.group.WORLD)
+    return found + _of_states(made.remembered(), advanced)
 
 
 def _seeded(seed: int) -> torch.Generator:

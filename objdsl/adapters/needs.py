@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from objdsl.errors import ObjdslError
-from objdsl.ir.columns import Data, LogProbs, Reward, Values
+from objdsl.ir.columns import Clock, Data, LogProbs, Reward, State, Values
 from objdsl.ir.indices import PROMPT, RESPONSE
 from objdsl.objective import Objective
 
@@ -43,5 +43,9 @@ def refused(objective: Objective, policies: Collection[str]) -> Iterator[str]:
                 yield f"it reads `{policy}` off an inner layer, whose logits are not computed there"
             case LogProbs(policy) if policy not in policies:
                 yield f"it reads the policy `{policy}`, which is not there"
+            case State():
+                yield f"it remembers the state `{name}`, which nothing there keeps between rollouts"
+            case Clock():
+                yield "it reads the number of rollouts (`step`, `steps`), which it is not told"
             case Reward() | Data() if column.indices not in (PROMPT, RESPONSE):
                 yield f"it reads the column `{name}` of every token, which nothing there gives"

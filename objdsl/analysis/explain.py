@@ -87,7 +87,17 @@ def sections(facts: Facts, found: Sequence[Diagnostic] | None = None) -> Iterato
         yield Section("Penalties", tuple(_penalties(facts)))
     if facts.rewarded:
         yield Section("Off policy, to first order", tuple(_off_policy(facts)))
+    if facts.objective.states:
+        yield Section("From rollout to rollout", tuple(_remembered(facts.objective)))
     yield Section("What is exact, and what is not", tuple(_claims(facts, found)))
+
+
+def _remembered(objective: Objective) -> Iterator[tuple[str, str]]:
+    for state in objective.states:
+        of_prompt = bool(state.column.over)
+        name = f"{state.name}[p]" if of_prompt else state.name
+        what = "a number of the prompt" if of_prompt else "a constant of the rollout"
+        yield name, f"{what}, known before its responses"
 
 
 def _reasons(facts: Facts, claim: Claim) -> list[str]:

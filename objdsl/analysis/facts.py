@@ -31,6 +31,7 @@ from objdsl.analysis.gradient.terms import Factor, Kind, powers
 from objdsl.analysis.values.dependence import is_reward
 from objdsl.analysis.values.epsilons import Epsilon, epsilons
 from objdsl.analysis.values.extremes import Extremes
+from objdsl.analysis.values.held import held
 from objdsl.analysis.values.ranges import Range
 from objdsl.analysis.values.reach import reached
 from objdsl.analysis.written import expectation, written
@@ -320,7 +321,8 @@ class Facts:
 
 
 def facts_of(objective: Objective) -> Facts:
-    """The facts of an objective, in which a column that can only be the reward need not be
-    declared as one."""
+    """The facts of an objective while a rollout is learned from, in which a column that can only be
+    the reward need not be declared as one."""
+    objective = held(objective)
     column = signal(objective)
     return Facts(objective if column is None else with_reward(objective, column))

@@ -12,7 +12,7 @@ from torch import Tensor
 from objdsl.audit.instance import UnauditableError
 from objdsl.audit.plan import Plan
 from objdsl.audit.world import World
-from objdsl.ir.columns import Data, column_of
+from objdsl.ir.columns import Data, State, column_of
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, Indices
 from objdsl.ir.nodes import Column
 from objdsl.ir.objective import Domain
@@ -33,7 +33,8 @@ _SHAPES: dict[Indices, Callable[[World], tuple[int, ...]]] = {
 
 def tables_of(objective: Objective, plan: Plan, given: Mapping[str, Given]) -> dict[str, Tensor]:
     """The tables of the declared columns that are not rewards: `[P, Y]`, or `[P, 1]` for prompts,
-    `[P, Y, T]` for tokens and `[P, Y, T, K]` for the vocabulary.
+    `[P, Y, T]` for tokens and `[P, Y, T, K]` for the vocabulary. States of prompts that are not
+    given are random.
 
     Raises UnauditableError for a column that is not given, or outside of its domain.
     """
@@ -41,13 +42,13 @@ def tables_of(objective: Objective, plan: Plan, given: Mapping[str, Given]) -> d
     world = plan.world
     tables: dict[str, Tensor] = {}
     for name, column in _declared(objective).items():
-        if name not in given:
+        if name not in given and column.role != "state":
             raise UnauditableError(
                 f"{objective.name} reads the column {name!r}: pass a number, or `random`, as in "
                 f"--given {name}=random (in Python also a function of the response's tokens)"
             )
         shape = (plan.prompts, *_SHAPES[column.over](world))
-        value = given[name]
+        value = given.get(name, "random")
         if value == "random":
             table = torch.rand(shape, dtype=torch.float64, generator=generator)
             if is_bounded(column):
@@ -69,7 +70,7 @@ def tables_of(objective: Objective, plan: Plan, given: Mapping[str, Given]) -> d
 
 def _declared(objective: Objective) -> dict[str, Column]:
     nodes = (node for node in objective.formula.nodes if isinstance(node, Column))
-    return {node.name: node for node in nodes if isinstance(column_of(node).role, Data)}
+    return {node.name: node for node in nodes if isinstance(column_of(node).role, Data | State)}
 
 
 def _of_responses(

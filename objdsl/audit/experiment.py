@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from objdsl.analysis.values.held import held
 from objdsl.audit.columns import Given, tables_of
 from objdsl.audit.generate import instances_of
 from objdsl.audit.gradient import token_weights
@@ -54,7 +55,8 @@ def audit(
         policies: number of random policies, each with its own rewards, to take figures over.
         drifts: standard deviations of the noise between the logits of two policies: `stale` is
             noise between `pi` and `old`, `mismatch` between `old` and `mu`.
-        given: the columns that the file declares with `given`.
+        given: the columns that the file declares with `given`. A state of prompts is random unless
+            given; a state that is one number has the value that it starts from.
         samples: average this many random draws instead of summing all. By default draws are
             sampled only where there are too many to sum.
         seed: seed of the policies and the rewards.
@@ -65,7 +67,8 @@ def audit(
     """
     if not isinstance(objective, Objective):
         objective = load(objective)
-    objective = Objective(replace(objective.formula, reports=()), objective.params)
+    formula = held(objective.formula.at(objective.params))
+    objective = Objective(replace(formula, reports=()))
     plan = plan_of(
         objective, group=group, prompts=prompts, vocabulary=vocabulary, horizon=horizon,
         samples=samples, policies=policies, seed=seed,

@@ -11,7 +11,17 @@ from torch import Tensor
 from objdsl.audit.world import World
 from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
-from objdsl.ir.columns import Column, Data, LogProbs, Noise, Reward, Truncation, Values
+from objdsl.ir.columns import (
+    Clock,
+    Column,
+    Data,
+    LogProbs,
+    Noise,
+    Reward,
+    State,
+    Truncation,
+    Values,
+)
 
 
 class UnauditableError(ObjdslError, ValueError):
@@ -60,12 +70,12 @@ class Instance:
                     to_go = [world.to_go(reward) for reward in self.rewards.values()]
                     zero = old.new_zeros(*shape, world.horizon)
                     tables[name] = world.value(old, sum(to_go, start=zero))
-                case Data():
+                case Data() | State():
                     table = self.given[name]
                     tables[name] = table if table.dim() > 2 else table.expand(shape)
                 case LogProbs(policy, distribution):
                     log = world.log_dist if distribution else world.log_prob
                     tables[name] = log(self.policies[policy])
-                case Noise():
+                case Noise() | Clock():
                     pass
         return tables

@@ -200,6 +200,8 @@ def _ways(
                 x = near + 0.1 * normal(_ROWS, tokens)
                 if name in objective.formula.domains:
                     x = torch.where(x > x.mean(), high, low)
+            case ():
+                x = torch.tensor(high)
             case ("p",):
                 x = torch.full((_ROWS,), high, device=device)
             case _:

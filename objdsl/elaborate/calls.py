@@ -10,6 +10,7 @@ from objdsl.elaborate.names import is_trained, known_names, resolved, signature
 from objdsl.elaborate.scope import Frame
 from objdsl.elaborate.suggestions import no_function, no_index, unknown_indexed
 from objdsl.ir import build
+from objdsl.ir.columns import CLOCK
 from objdsl.ir.indices import SCALAR
 from objdsl.ir.nodes import Binary, Clip, Expr, LogDist, Scan, Shift
 from objdsl.ir.objective import BUILT_IN_POLICIES, Named
@@ -74,7 +75,7 @@ def indexed(ctx: Context, node: tree.Indexed) -> Expr:
             "wrong-index", f"`{name}` can be indexed by `v` only, the word of the vocabulary",
             binder.span, help=f"`{name}` alone is the probability of the sampled token",
         )  # fmt: skip
-    if name not in known_names(ctx):
+    if name not in known_names(ctx) and name not in CLOCK:
         unknown_indexed(ctx, node)
     ctx.fail(
         "wrong-index", f"`{name}` is not indexed: its indices are implied", node.span,

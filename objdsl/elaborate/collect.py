@@ -67,6 +67,7 @@ def _add(
             | tree.Def(name)
             | tree.Param(name)
             | tree.Given(name)
+            | tree.State(name)
             | tree.Policy(name)
         ):
             if isinstance(statement, tree.Given) and statement.indices is None:
@@ -78,7 +79,7 @@ def _add(
                 arguments: dict[tuple[str, str], Span] = {}
                 for argument in statement.arguments:
                     is_twice(ctx, ("name", argument.id), argument.span, arguments)
-            for table in (scope.lets, scope.defs, scope.params, scope.givens, scope.policies):
+            for table in scope.named:
                 table.pop(name.id, None)  # an override may also change what kind of thing it is
             match statement:
                 case tree.Let():
@@ -89,6 +90,8 @@ def _add(
                     scope.params[name.id] = statement
                 case tree.Given():
                     scope.givens[name.id] = statement
+                case tree.State():
+                    scope.states[name.id] = statement
                 case tree.Policy():
                     scope.policies[name.id] = statement
         case tree.Report(name):
@@ -160,7 +163,7 @@ def is_twice(
 
 def _collect_prelude(ctx: Context) -> None:
     scope = ctx.scope
-    taken = {*scope.lets, *scope.defs, *scope.params, *scope.givens, *scope.policies}
+    taken = {name for table in scope.named for name in table}
     for statement in ctx.prelude.statements:
         note(ctx, statement)
         if isinstance(statement, tree.Def) and statement.name.id not in taken:

@@ -49,6 +49,7 @@ class Context:
         scope: the statements that names stand for.
         params: the hyper-parameters by their names.
         givens: the declared columns.
+        states: the columns that are remembered.
         kept: the condition of `keep p where ...`.
         values: the values of definitions; None for one that is begun, or that is wrong.
         order: the definitions, each after those that it uses.
@@ -72,6 +73,7 @@ class Context:
     scope: Scope = field(default_factory=Scope)
     params: dict[str, Parameter] = field(default_factory=dict)
     givens: dict[str, Column] = field(default_factory=dict)
+    states: dict[str, Column] = field(default_factory=dict)
     kept: Expr | None = None
     values: dict[str, Expr | None] = field(default_factory=dict)
     order: list[Named] = field(default_factory=list)

@@ -23,6 +23,7 @@ from objdsl.elaborate.statements import (
     policy_of,
     sampling_of,
 )
+from objdsl.elaborate.states import states_of
 from objdsl.errors import ObjectiveError
 from objdsl.ir import build
 from objdsl.ir.columns import column_of
@@ -91,6 +92,7 @@ def undecided(file: tree.File, prelude: tree.File, find: Find) -> list[Diagnosti
     with ctx.trial():
         collect(ctx, file)
         _declared(ctx)
+        states_of(ctx)
     for statement in file.statements:
         judge_alone(ctx, statement)
     return ctx.errors
@@ -106,6 +108,7 @@ def too_deep(file: tree.File) -> Diagnostic:
 def _objective(ctx: Context, file: tree.File) -> Objective:
     scope, header = ctx.scope, collect(ctx, file)
     policies = _declared(ctx)
+    states = states_of(ctx)
     sampling = _sampled(ctx)
     for name, let in scope.lets.items():
         if let.span.source is not ctx.prelude.source:
@@ -145,6 +148,7 @@ def _objective(ctx: Context, file: tree.File) -> Objective:
         policies=policies,
         sampling=sampling,
         keep=ctx.kept,
+        states=states,
         base=header.base.id if header and header.base else None,
         unread=unread,
         source=file.source,

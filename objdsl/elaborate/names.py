@@ -8,6 +8,7 @@ from dataclasses import replace
 from objdsl.elaborate.context import Context, RecordedError
 from objdsl.elaborate.scope import Frame
 from objdsl.ir import build
+from objdsl.ir.columns import CLOCK
 from objdsl.ir.indices import MEANING, Index
 from objdsl.ir.nodes import Const, Expr, LogProb, Param, Position
 from objdsl.ir.objective import BUILT_IN_POLICIES, Named
@@ -39,12 +40,18 @@ def value_of(ctx: Context, name: tree.Name) -> Expr:
         return ctx.givens[name.id]
     if name.id in scope.givens:
         raise RecordedError
+    if name.id in ctx.states:
+        return ctx.states[name.id]
+    if name.id in scope.states:
+        raise RecordedError
     if name.id in COLUMNS:
         return COLUMNS[name.id]
     if name.id in BUILT_IN_POLICIES or name.id in scope.policies:
         return build.exp(LogProb(name.id, is_trained(ctx, name.id)))
     if name.id == "t":
         return Position()
+    if name.id in CLOCK and name.id not in scope.defs:
+        return CLOCK[name.id].leaf
     if name.id == "inf":
         return build.const(float("inf"))
     if name.id in MEANING:
@@ -64,7 +71,7 @@ def value_of(ctx: Context, name: tree.Name) -> Expr:
         )  # fmt: skip
     ctx.fail(
         "unknown-name", f"there is no `{name.id}`", name.span,
-        near_to=(name.id, known_names(ctx)),
+        near_to=(name.id, [*known_names(ctx), *CLOCK]),
         help=f"a hyper-parameter is declared by `param {name.id} = ...`, a column of the data "
         f"by `given {name.id}[p,i]`",
     )  # fmt: skip
@@ -105,9 +112,8 @@ def binding(ctx: Context, name: str, use: Span) -> Expr:
 
 def resolved(ctx: Context, name: tree.Name) -> tree.Name:
     """A name, or the one that it is another word for; what the file defines wins."""
-    scope, to = ctx.scope, ALIASES.get(name.id)
-    values = (ctx.frames[-1].values, scope.lets, scope.defs, scope.params, scope.givens)
-    if to is None or any(name.id in names for names in (*values, scope.policies)):
+    to = ALIASES.get(name.id)
+    if to is None or any(name.id in names for names in (ctx.frames[-1].values, *ctx.scope.named)):
         return name
     ctx.aliases[name.span.source, name.span.start] = to
     return replace(name, id=to)
@@ -117,7 +123,7 @@ def known_names(ctx: Context) -> list[str]:
     """The names that stand for a value here."""
     scope = ctx.scope
     return [
-        *ctx.frames[-1].values, *scope.lets, *ctx.params, *ctx.givens, *COLUMNS,
+        *ctx.frames[-1].values, *scope.lets, *ctx.params, *ctx.givens, *ctx.states, *COLUMNS,
         *BUILT_IN_POLICIES, *scope.policies,
     ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from objdsl.ir.nodes import Expr
 from objdsl.syntax import tree
@@ -17,10 +18,16 @@ class Scope:
     params: dict[str, tree.Param] = field(default_factory=dict)
     policies: dict[str, tree.Policy] = field(default_factory=dict)
     givens: dict[str, tree.Given] = field(default_factory=dict)
+    states: dict[str, tree.State] = field(default_factory=dict)
     reports: dict[str, tree.Report] = field(default_factory=dict)
     samples: dict[str, tree.Sample] = field(default_factory=dict)
     keeps: dict[str, tree.Keep] = field(default_factory=dict)
     goals: dict[bool, tree.Goal] = field(default_factory=dict)
+
+    @property
+    def named(self) -> tuple[dict[str, Any], ...]:
+        """The statements that give a name to something, by the name; it is in one of them."""
+        return self.lets, self.defs, self.params, self.policies, self.givens, self.states
 
 
 @dataclass

@@ -81,7 +81,7 @@ def given_column(ctx: Context, given: tree.Given) -> Column:
             "wrong-index", f"a column cannot have the indices {written(indices)}",
             given.span, help="use [p], [p,i], [p,i,t] or [p,i,t,v]",
         )  # fmt: skip
-    _check_column(ctx, given.name)
+    check_column(ctx, given.name)
     if given.role is None:
         return Column(name, indices, values=values, lower=min(ends), upper=max(ends))
     role = _role(ctx, given.role)
@@ -108,7 +108,7 @@ def _role(ctx: Context, name: tree.Name) -> Role:
     return "reward"
 
 
-def _check_column(ctx: Context, name: tree.Name) -> None:
+def check_column(ctx: Context, name: tree.Name) -> None:
     """A column is handed over by its name: nothing else may be."""
     reader = reader_of(name.id, (*BUILT_IN_POLICIES, *ctx.scope.policies))
     if reader is not None:

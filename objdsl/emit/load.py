@@ -12,7 +12,7 @@ from typing import Any
 
 from objdsl.emit import triton_source
 from objdsl.emit.stages import Layout
-from objdsl.emit.torch_source import Program, Values, emit, emit_values
+from objdsl.emit.torch_source import Program, Values, emit, emit_states, emit_values
 from objdsl.emit.triton_source import Kernel
 from objdsl.frozen import dataclass
 from objdsl.ir.nodes import Expr
@@ -51,6 +51,13 @@ def load_values(ir: Objective, values: Mapping[str, Expr], layout: Layout) -> Co
     digest = "".join(x.key.hex() for x in values.values())
     module = _module(program.source, f"<objdsl {ir.name} {', '.join(values)} {digest} {layout}>")
     return CompiledValues(program, module["prepare"], module["values"])
+
+
+def load_states(ir: Objective, layout: Layout) -> CompiledValues:
+    """The same for the next values of states; see `torch_source.emit_states`."""
+    program = emit_states(ir, layout)
+    made = _module(program.source, f"<objdsl {ir.name} {ir.digest} states {layout}>")
+    return CompiledValues(program, made["advance"], made["advance"])
 
 
 def load_kernel(ir: Objective) -> tuple[Kernel, Any]:

@@ -37,7 +37,9 @@ Kind = Literal["column", "param", "stored", "environment"]
 ENVIRONMENT = (
     "mask", "length", "row", "position", "prompt", "n_prompts", "group_size", "dtype",
 )  # fmt: skip
-RESERVED = ("torch", "math", "prepare", "couple", "objective", "J", "weights", "reports")
+RESERVED = (
+    "torch", "math", "prepare", "couple", "objective", "advance", "J", "weights", "reports",
+)  # fmt: skip
 """Names of the emitted module and of its functions."""
 
 _WORDS = count(("v",))
@@ -133,6 +135,15 @@ def staged_values(ir: Objective, values: Mapping[str, n.Expr], layout: Layout) -
     return _sorted(ir, layout, roots, names, n.topological(*values.values()), {})
 
 
+def staged_states(ir: Objective, layout: Layout) -> Staged:
+    """The next values of the states of an objective, which are data."""
+    lowered = lower([real(state.next) for state in ir.states])
+    roots = {state.name: value for state, value in zip(ir.states, lowered, strict=True)}
+    nodes = n.topological(*(state.next for state in ir.states))
+    names = {value: f"next_{name}" for name, value in roots.items()} | _names(ir)
+    return _sorted(ir, layout, roots, names, nodes, {})
+
+
 def _sorted(
     ir: Objective,
     layout: Layout,
@@ -160,7 +171,7 @@ def _identifiers(ir: Objective) -> Identifiers:
     identifiers = Identifiers({*RESERVED, *torch_helpers()})
     for key in ENVIRONMENT:
         identifiers.of("environment", key)
-    for key in ir.columns:
+    for key in {**ir.columns, **ir.sampled_columns}:
         identifiers.of("column", key)
     for param in ir.params:
         identifiers.of("param", param.name)

@@ -28,7 +28,7 @@ class TorchExpressions(Writer):
     def __init__(
         self,
         scope: Scope,
-        kind: Literal["prepare", "couple", "objective", "values"],
+        kind: Literal["prepare", "couple", "objective", "values", "advance"],
         stored: Iterable[n.Expr],
     ) -> None:
         super().__init__(scope, stored, scope.identifiers)

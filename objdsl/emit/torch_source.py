@@ -1,10 +1,11 @@
 """From an objective to PyTorch source that a person could have written.
 
-The source has up to three functions:
+The source has up to four functions:
 
     prepare     everything that does not depend on the current policy, for the whole optimizer step
     couple      what couples responses through the current policy, for the whole optimizer step
     objective   the rest, for any part of the step's rows: value, weights and reports in closed form
+    advance     the next values of the states, from a whole rollout
 
 so that the sums of `objective` over the parts of a step are the step's, however it is cut.
 No autograd is involved: `weights` is the derivative, as `differentiate` found it.
@@ -20,7 +21,7 @@ from collections.abc import Mapping
 
 import objdsl.ir.nodes as n
 from objdsl.emit.helpers import called, torch_helpers
-from objdsl.emit.stages import Input, Layout, spread, staged, staged_values
+from objdsl.emit.stages import Input, Layout, spread, staged, staged_states, staged_values
 from objdsl.emit.torch_expressions import TorchExpressions
 from objdsl.emit.wrap import wrap
 from objdsl.emit.writer import (
@@ -111,6 +112,7 @@ def emit(ir: Objective, layout: Layout) -> Program:
         )
     )
     functions = [prepare, *([couple] if couple else []), objective]
+    functions += [_advance(ir, layout)] if ir.states else []
     source = _module(ir, functions)
     return Program(source, prepare, couple, objective, stages.coupled(stages.core), whole)
 
@@ -138,6 +140,17 @@ def emit_values(ir: Objective, values: Mapping[str, n.Expr], layout: Layout) -> 
     return Values(_module(ir, [prepare, function]), prepare, function)
 
 
+def emit_states(ir: Objective, layout: Layout) -> Values:
+    """PyTorch source for the next values of the states of an objective. Needs no torch."""
+    function = _advance(ir, layout)
+    return Values(_module(ir, [function]), function, function)
+
+
+def _advance(ir: Objective, layout: Layout) -> Function:
+    stages = staged_states(ir, layout)
+    return TorchWriter(stages.scope, "advance", stored=()).advance(stages.roots)
+
+
 class TorchWriter(TorchExpressions):
     """Writes the functions of a program."""
 
@@ -159,6 +172,12 @@ class TorchWriter(TorchExpressions):
         return self._function(
             "What couples responses through the current policy, once for the whole step.", entries
         )
+
+    def advance(self, values: Mapping[str, n.Expr]) -> Function:
+        self._count(values.values())
+        entries = [(k, self._whole(value), spread(value.indices)) for k, value in values.items()]
+        doc = "The next values of the states, from everything that was sampled."
+        return self._function(doc, entries)
 
     def objective(
         self, roots: dict[str, n.Expr], weights: dict[Leaf, n.Expr], reports: list[str]

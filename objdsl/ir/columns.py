@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from objdsl.frozen import dataclass
-from objdsl.ir.indices import RESPONSE, TOKEN, Indices
+from objdsl.ir.indices import RESPONSE, SCALAR, TOKEN, Indices
 from objdsl.ir.nodes import Column as ColumnNode
 from objdsl.ir.nodes import Expr, LogDist, LogProb, Pick
 
@@ -52,11 +52,21 @@ class Noise:
 
 
 @dataclass(frozen=True)
+class State:
+    """What the objective remembers from earlier rollouts: of a prompt, or one number."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How many rollouts there were, and how many the whole run has."""
+
+
+@dataclass(frozen=True)
 class Data:
     """Anything else that the file declares by `given`."""
 
 
-Role = LogProbs | Values | Reward | Truncation | Noise | Data
+Role = LogProbs | Values | Reward | Truncation | Noise | State | Clock | Data
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,23 @@ BUILT_IN: dict[str, BuiltIn] = {
         ),
     )
 }  # fmt: skip
+CLOCK: dict[str, BuiltIn] = {
+    row.leaf.name: row
+    for row in (
+        BuiltIn(
+            ColumnNode("step", SCALAR, lower=0.0, role="clock"), "rollout_step", Clock(),
+            "the number of rollouts before this one",
+        ),
+        BuiltIn(
+            ColumnNode("steps", SCALAR, lower=1.0, role="clock"), "rollout_steps", Clock(),
+            "the number of rollouts of the whole run",
+        ),
+    )
+}  # fmt: skip
+"""What a file can read if it gives the name to nothing else."""
 NOISE = Column("noise", TOKEN, Noise())
+
+_ROLES: dict[str, Role] = {"reward": Reward(), "state": State(), "data": Data()}
 
 Reading = ColumnNode | LogProb | LogDist | Pick
 """The nodes that read a column."""
@@ -120,10 +146,10 @@ def column_of(node: Reading) -> Column:
         case Pick():
             return NOISE
         case ColumnNode(name, over):
-            row = BUILT_IN.get(name)
+            row = (CLOCK if node.role == "clock" else BUILT_IN).get(name)
             if row is not None:
                 return Column(row.name, over, row.role, node.trained)
-            return Column(name, over, Reward() if node.role == "reward" else Data(), node.trained)
+            return Column(name, over, _ROLES[node.role], node.trained)
 
 
 def columns_in(read: Iterable[Expr]) -> dict[str, Column]:
@@ -148,8 +174,8 @@ def reader_of(column: str, policies: Iterable[str]) -> str | None:
         for name, reader in zip(of_policy(policy), (f"log({policy})", f"{policy}[v]"), strict=True):
             if column == name:
                 return reader
-    critic = (row for row in BUILT_IN.values() if row.name != row.leaf.name)
-    readers = {row.name: row.leaf.name for row in critic} | {NOISE.name: "pick"}
+    renamed = (row for row in (*BUILT_IN.values(), *CLOCK.values()) if row.name != row.leaf.name)
+    readers = {row.name: row.leaf.name for row in renamed} | {NOISE.name: "pick"}
     return readers.get(column)
 
 

@@ -12,7 +12,7 @@ from objdsl.ir.objective import Named, Objective, Sampling
 from objdsl.ir.text import Text
 from objdsl.ir.writer import Names, names_of, used
 
-_ORDER = ("param", "policy", "given", "sample", "define", "maximize", "minimize")
+_ORDER = ("param", "policy", "given", "state", "sample", "define", "maximize", "minimize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _shapes(objective: Objective) -> dict[Expr, Expr]:
     """All nodes, each with its parameters called by their value and domain; the goal comes last."""
     meant = {p.name: f"{decimal(p.default)} in {p.domain}" for p in objective.used_params}
     shapes: dict[Expr, Expr] = {}
-    for node in topological(*reversed(objective.roots)):
+    for node in topological(*objective.memory, *reversed(objective.roots)):
         shapes[node] = _called(node, meant, shapes)
     return shapes
 
@@ -131,7 +131,8 @@ def _with_params(objective: Objective, names: dict[str, str]) -> Objective:
 
     called = {p.name: names.get(p.name) or free(p.name) for p in objective.params}
     new: dict[Expr, Expr] = {}
-    for node in topological(*objective.roots, *(one.value for one in objective.bindings)):
+    bound = (one.value for one in objective.bindings)
+    for node in topological(*objective.roots, *objective.memory, *bound):
         new[node] = _called(node, called, new)
     return replace(
         objective,
@@ -139,6 +140,9 @@ def _with_params(objective: Objective, names: dict[str, str]) -> Objective:
         critic=objective.critic and new[objective.critic],
         keep=objective.keep and new[objective.keep],
         reports=tuple(replace(one, value=new[one.value]) for one in objective.reports),
+        states=tuple(
+            replace(one, start=new[one.start], next=new[one.next]) for one in objective.states
+        ),
         params=tuple(replace(p, name=called[p.name]) for p in objective.params),
         bindings=tuple(Named(free(b.name), new[b.value]) for b in objective.bindings),
     )
@@ -178,7 +182,12 @@ def _lines(objective: Objective, names: Names) -> dict[str, str]:
             lines[f"given {column.name}"] = f"given {name} as reward"
     lines |= _sampling(objective.sampling)
     roots = [x for x in (objective.goal, objective.critic) if x is not None]
+    roots += objective.memory
     writer = Text(names, tuple(roots))
+    for state in objective.states:
+        name = f"{state.name}[p]" if state.column.over else state.name
+        values = (names.get(x) or writer.show(x) for x in (state.start, state.next))
+        lines[f"state {state.name}"] = f"state {name} = {' next '.join(values)}"
     goals = {"maximize": f"maximize {writer.show(objective.goal)}"}
     if objective.critic is not None:
         goals["minimize critic"] = f"minimize critic {writer.show(objective.critic)}"

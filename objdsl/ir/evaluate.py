@@ -31,12 +31,13 @@ class Batch:
         prompt: N prompt ids, in any order; responses with the same id are one group.
         lengths: N numbers of tokens.
         columns: response columns as N numbers, token columns as N arrays `[length]`, columns with
-            a vocabulary as N arrays `[length, V]`, prompt columns as N numbers (equal in a group).
+            a vocabulary as N arrays `[length, V]`, prompt columns as N numbers (equal in a group),
+            what has no index as a number.
     """
 
     prompt: Sequence[int]
     lengths: Sequence[int]
-    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: int = 0
 
     @cached_property
@@ -71,7 +72,10 @@ class Batch:
         return self.groups[at[0]][at[1] if len(at) > 1 else 0]
 
     def read(self, column: str, at: Address) -> float:
-        value: Any = self.columns[column][self.row(at)]
+        value: Any = self.columns[column]
+        if not at:
+            return float(value)
+        value = value[self.row(at)]
         for step in at[2:]:
             value = value[step]
         return float(value)

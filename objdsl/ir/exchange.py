@@ -20,7 +20,7 @@ from objdsl.diagnostic import Diagnostic, near
 from objdsl.errors import ObjectiveError
 from objdsl.frozen import dataclass
 from objdsl.ir import schema
-from objdsl.ir.columns import column_of
+from objdsl.ir.columns import CLOCK, column_of
 from objdsl.ir.nodes import NODES, Column, Expr, Node, Param, fields_of, topological
 from objdsl.ir.objective import (
     BUILT_IN_POLICIES,
@@ -31,11 +31,14 @@ from objdsl.ir.objective import (
     Parameter,
     Policy,
     Sampling,
+    State,
 )
 from objdsl.ir.text import text
 from objdsl.source import Source, Span
 
 _MOST_ERRORS = 100
+OWN_ROLES = ("state", "clock")
+"""Of columns that no data holds, and no file gives a domain to."""
 _KINDS: dict[str, type[Node]] = {kind.__name__: kind for kind in NODES}
 _MODELS: dict[str, type[BaseModel]] = {kind: getattr(schema, kind) for kind in _KINDS}
 _OPERANDS = {
@@ -61,7 +64,8 @@ def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> st
     named = {one.name: one.value for one in objective.bindings}
     places: dict[Expr, int] = {}
     nodes: list[dict[str, Any]] = []
-    for expr in topological(*objective.roots, *named.values(), *weights.values()):
+    states = [x for state in objective.states for x in (state.column, state.start, state.next)]
+    for expr in topological(*objective.roots, *states, *named.values(), *weights.values()):
         values = ((name, getattr(expr, name)) for name in fields_of(type(expr)))
         node = {name: places[x] if isinstance(x, Expr) else x for name, x in values}
         places[expr] = len(nodes)
@@ -76,13 +80,25 @@ def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> st
             "domains": {
                 column.name: _plain(domain)
                 for column in columns
-                if (domain := objective.domains.get(column_of(column).name)) is not None
+                if column.role not in OWN_ROLES
+                and (domain := objective.domains.get(column_of(column).name)) is not None
             },
             "policies": tuple(_plain(one) for one in objective.policies),
             "sampling": _plain(objective.sampling) if objective.sampling.span else None,
             "goal": places[objective.goal],
             "critic": None if objective.critic is None else places[objective.critic],
             "keep": None if objective.keep is None else places[objective.keep],
+            "states": tuple(
+                {
+                    name: places[x]
+                    for name, x in (
+                        ("column", one.column),
+                        ("start", one.start),
+                        ("next", one.next),
+                    )
+                }
+                for one in objective.states
+            ),
             "reports": {one.name: places[one.value] for one in objective.reports},
             "bindings": {name: places[value] for name, value in named.items()},
             "weights": {name: places[value] for name, value in weights.items()},
@@ -128,6 +144,7 @@ def loads(source: Source) -> Loaded:
         raise ObjectiveError(_diagnosed(source, failure)) from None
     nodes = _nodes(source, model.nodes)
     errors = [*_beyond(source, model), *_undeclared(source, model)]
+    errors += _stateless(source, model) if not errors else ()
     if errors:
         raise ObjectiveError(errors[:_MOST_ERRORS])
 
@@ -135,7 +152,8 @@ def loads(source: Source) -> Loaded:
         return tuple(Named(name, nodes[at]) for name, at in table.items())
 
     roots = [at for path, at in _roots(model) if path[0] != "weights"]
-    columns = [x for x in topological(*(nodes[at] for at in roots)) if isinstance(x, Column)]
+    read = topological(*(nodes[at] for at in roots))
+    columns = [x for x in read if isinstance(x, Column) and x.role not in OWN_ROLES]
     domains = {}
     for column in columns:
         said = model.domains.get(column.name)
@@ -161,6 +179,10 @@ def loads(source: Source) -> Loaded:
         policies=tuple(Policy(**one.model_dump()) for one in model.policies),
         sampling=sampling,
         keep=None if model.keep is None else nodes[model.keep],
+        states=tuple(
+            State(nodes[one.column], nodes[one.start], nodes[one.next])  # type: ignore[arg-type]
+            for one in model.states
+        ),
     )
     places = {node: k for k, node in reversed([*enumerate(nodes)])}
     return Loaded(objective, places, source)
@@ -191,6 +213,25 @@ def _beyond(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
             yield malformed(message, place(source, path), "nodes are counted from 0")
 
 
+def _stateless(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
+    """The states that none declares, and declarations of what is none."""
+    declared = {model.nodes[one.column] for one in model.states}
+    for k, one in enumerate(model.states):
+        node = model.nodes[one.column]
+        if not isinstance(node, schema.Column) or node.role != "state":
+            where = place(source, ("states", k, "column"))
+            yield malformed(f"node {one.column} is no Column of role `state`", where)
+    for k, node in enumerate(model.nodes):
+        if not isinstance(node, schema.Column):
+            continue
+        where = place(source, ("nodes", k, "name"))
+        if node.role == "state" and node not in declared:
+            yield malformed(f"`{_shown(node.name)}` is no state of `states`", where)
+        if node.role == "clock" and node.name not in CLOCK:
+            guess = _guess(near(node.name, CLOCK), CLOCK)
+            yield malformed(f"`{_shown(node.name)}` is no number of rollouts", where, guess)
+
+
 def _undeclared(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
     """The names that nothing declares."""
     params = [one.name for one in model.params]
@@ -215,6 +256,9 @@ def _roots(model: schema.Objective) -> Iterator[tuple[Path, int]]:
     for name in ("goal", "critic", "keep"):
         if (at := getattr(model, name)) is not None:
             yield (name,), at
+    for k, state in enumerate(model.states):
+        for name in ("column", "start", "next"):
+            yield ("states", k, name), getattr(state, name)
     for table in ("reports", "bindings", "weights"):
         for name, at in getattr(model, table).items():
             yield (table, name), at
@@ -251,6 +295,11 @@ def _pairs(had: Objective, compiled: Objective) -> Iterator[tuple[str, Expr, Exp
         yield "critic", had.critic, compiled.critic
     if had.keep is not None:
         yield "keep", had.keep, compiled.keep
+    states = {state.name: state for state in compiled.states}
+    for state in had.states:
+        written = states.get(state.name)
+        yield f"state {state.name}", state.start, None if written is None else written.start
+        yield f"state {state.name}", state.next, None if written is None else written.next
     for before, after in ((had.bindings, compiled.bindings), (had.reports, compiled.reports)):
         values = {one.name: one.value for one in after}
         for one in before:
@@ -388,6 +437,8 @@ def _model(loc: Path) -> type[BaseModel]:
             return schema.Domain
         case ("policies", _):
             return schema.Policy
+        case ("states", _):
+            return schema.State
         case ("sampling",):
             return schema.Sampling
     return schema.Objective

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from objdsl.ir.build import ONE
 from objdsl.ir.latex import Latex, latex, symbol
 from objdsl.ir.nodes import Expr, LogProb, Reduce, topological
-from objdsl.ir.objective import Named
+from objdsl.ir.objective import Named, State
 from objdsl.ir.text import COUNTS, Text, text
 from objdsl.ir.writer import HERE, Names, letters, names_of, used
 
@@ -30,6 +30,7 @@ def formula(
     goal: Expr,
     weights: Mapping[Expr, Expr],
     named: Iterable[Named],
+    states: Iterable[State] = (),
     *,
     as_latex: bool = False,
 ) -> str:
@@ -39,33 +40,47 @@ def formula(
         goal: J.
         weights: the derivative of J by each trained leaf, to be shown instead of J; or empty.
         named: the bindings of the file.
+        states: those of the file, to be shown beside J.
         as_latex: LaTeX, as an `aligned` block, instead of text.
     """
     names = names_of(named)
-    roots = tuple(weights.values()) or (goal,)
+    states = () if weights else tuple(states)
+    roots = tuple(weights.values()) or (goal, *(state.next for state in states))
     lines = [("J(pi)", r"J(\theta)", goal)]
     if weights:
         lines = [(*_derivative(leaf), weight) for leaf, weight in weights.items()]
     if as_latex:
-        return _in_latex([(left, value) for _, left, value in lines], names, roots)
-    return _in_text([(left, value) for left, _, value in lines], names, roots)
+        return _in_latex([(left, value) for _, left, value in lines], names, roots, states)
+    return _in_text([(left, value) for left, _, value in lines], names, roots, states)
 
 
-def _in_text(lines: list[tuple[str, Expr]], names: Names, roots: tuple[Expr, ...]) -> str:
+def _in_text(
+    lines: list[tuple[str, Expr]], names: Names, roots: tuple[Expr, ...], states: tuple[State, ...]
+) -> str:
     names = _with_common_parts(names, roots)
     writer = Text(names, roots)
     shown = [f"{left} = {writer.show(value)}" for left, value in lines]
     defined = [f"    {name} = {writer.show(value)}" for name, value in used(names, *roots)]
+    for state in states:
+        after = names.get(state.next) or writer.show(state.next)
+        said = f"{text(state.start, names)} before the first rollout, and after each {after}"
+        defined.append(f"    {state.name} = {said}")
     defined += [f"    {letter} = {MEANT[letter]}" for letter in _counts(names, *roots)]
     where = ["", "where", *defined] if defined else []
     return "\n".join(map(folded, [*shown, *where])) + "\n"
 
 
-def _in_latex(lines: list[tuple[str, Expr]], names: Names, roots: tuple[Expr, ...]) -> str:
+def _in_latex(
+    lines: list[tuple[str, Expr]], names: Names, roots: tuple[Expr, ...], states: tuple[State, ...]
+) -> str:
     writer = Latex(names, roots)
     defined = used(names, *roots)
     lines += [(symbol(name, HERE.subscripts(value.indices)), value) for name, value in defined]
     rows = [f"{left} &= {writer.show(value)}" for left, value in lines]
+    for state in states:
+        left, start = writer.show(state.column), writer.show(state.start)
+        after = writer.at(state.next, 0) if state.next in names else writer.show(state.next)
+        rows.append(f"{left} &\\leftarrow {after} \\quad \\text{{after a rollout, from }} {start}")
     rows += [f"{letter} &= \\text{{{MEANT[letter]}}}" for letter in _counts(names, *roots)]
     body = " \\\\\n".join("  " + row for row in rows)
     return "\\begin{aligned}\n" + body + "\n\\end{aligned}\n"

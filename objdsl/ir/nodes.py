@@ -52,7 +52,7 @@ BinaryOp = Literal[
 ]  # fmt: skip
 ReduceOp = Literal["sum", "mean", "prod", "max", "min", "std", "pstd"]
 ScanRelation = Literal["<", "<=", ">", ">="]
-Role = Literal["data", "reward"]
+Role = Literal["data", "reward", "state", "clock"]
 
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 BOOLEAN_OPS = COMPARISONS | {"and", "or", "not"}
@@ -177,13 +177,15 @@ class Param(Node):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Column(Node):
-    """A column of the data, `reward` or `V_old` or one that the file declares with `given`.
+    """A column of the data, `reward` or `V_old` or one that the file declares with `given`; or a
+    state, which the objective itself remembers; or the number of rollouts.
 
     Attributes:
         trained: whether it is the critic's `V`.
         values: the values of a declared `{0, 1}`; empty if none are declared.
         lower, upper: the ends of the declared domain.
-        role: whether its expectation is to be raised, or it is data of any other kind.
+        role: whether its expectation is to be raised, it is a state, `step` or `steps`, or data of
+            any other kind.
     """
 
     name: str

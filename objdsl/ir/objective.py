@@ -15,7 +15,7 @@ from objdsl.frozen import dataclass
 from objdsl.ir.columns import Column, columns_in
 from objdsl.ir.indices import decimal
 from objdsl.ir.nodes import Column as ColumnNode
-from objdsl.ir.nodes import Expr, Param, topological
+from objdsl.ir.nodes import Expr, Param, replaced, topological
 from objdsl.source import Source, Span
 from objdsl.spelling import canonical
 
@@ -102,6 +102,27 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class State:
+    """`state base[p] = 0 next 0.9 * base + 0.1 * mean[i] reward`: what is remembered from rollout
+    to rollout.
+
+    Attributes:
+        column: what formulas read.
+        start: its value before the first rollout; of a prompt, before the first with that prompt.
+        next: its value after a rollout, from all that was sampled.
+    """
+
+    column: ColumnNode
+    start: Expr
+    next: Expr
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.column.name
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How the responses were drawn: `sample from mu: group 16, temperature 1`.
 
@@ -166,6 +187,7 @@ class Objective:
     policies: tuple[Policy, ...]
     sampling: Sampling
     keep: Expr | None
+    states: tuple[State, ...] = ()
     base: str | None = None
     unread: tuple[Unread, ...] = field(default=(), compare=False, repr=False)
     source: Source | None = field(default=None, compare=False, repr=False)
@@ -173,7 +195,7 @@ class Objective:
     def __getstate__(self) -> tuple[tuple[Expr, ...], dict[str, object]]:
         """With operands before their users: to pickle a long chain then takes no deep recursion."""
         named = (one.value for one in (*self.bindings, *self.calls))
-        return topological(*self.roots, *named), {**vars(self)}
+        return topological(*self.roots, *self.memory, *named), {**vars(self)}
 
     def __setstate__(self, state: tuple[tuple[Expr, ...], dict[str, object]]) -> None:
         vars(self).update(state[1])
@@ -192,6 +214,16 @@ class Objective:
     def columns(self) -> dict[str, Column]:
         """The columns of data that it reads, trained ones included, by their names."""
         return columns_in(self.nodes)
+
+    @cached_property
+    def memory(self) -> tuple[Expr, ...]:
+        """Where the states start, and what they become."""
+        return tuple(x for state in self.states for x in (state.start, state.next))
+
+    @cached_property
+    def sampled_columns(self) -> dict[str, Column]:
+        """The columns that the states start from, and that their next values are computed from."""
+        return columns_in(topological(*self.memory))
 
     @cached_property
     def domains(self) -> dict[str, Domain]:
@@ -213,16 +245,34 @@ class Objective:
 
     @cached_property
     def used_params(self) -> tuple[Parameter, ...]:
-        used = {node.name for node in self.nodes if isinstance(node, Param)}
+        nodes = topological(*self.roots, *self.memory)
+        used = {node.name for node in nodes if isinstance(node, Param)}
         return tuple(param for param in self.params if param.name in used)
 
     @cached_property
     def digest(self) -> str:
         """A hash of the formula: equal digests compute the same numbers from the same data."""
         state = blake2b(digest_size=8)
-        for expr in self.roots:
+        for expr in (*self.roots, *self.memory):
             state.update(expr.key)
         return state.hexdigest()
+
+    def replaced(self, instead: Mapping[Expr, Expr]) -> Objective:
+        """The same with others in place of some nodes, wherever it is computed but for states."""
+
+        def named(many: tuple[Named, ...]) -> tuple[Named, ...]:
+            return tuple(replace(one, value=replaced(one.value, instead)) for one in many)
+
+        critic, keep = self.critic, self.keep
+        return replace(
+            self,
+            goal=replaced(self.goal, instead),
+            critic=None if critic is None else replaced(critic, instead),
+            keep=None if keep is None else replaced(keep, instead),
+            reports=named(self.reports),
+            bindings=named(self.bindings),
+            calls=named(self.calls),
+        )
 
     def at(self, settings: Mapping[str, float]) -> Objective:
         """The same formula with other defaults of its parameters.

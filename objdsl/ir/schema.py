@@ -66,11 +66,12 @@ class Param(_Strict):
 
 
 class Column(_Strict):
-    """A column of the data, with the ends of its domain, or all its values."""
+    """A column of the data, with the ends of its domain, or all its values; a state, or the number
+    of rollouts (`clock`), which may be without indices."""
 
     node: Literal["Column"]
     name: Name
-    over: Over
+    over: tuple[Index, ...]
     mask: bool = False
     trained: bool = False
     values: tuple[Real, ...] = ()
@@ -244,6 +245,15 @@ class Policy(_Strict):
     layer: int | None = None
 
 
+class State(_Strict):
+    """`state column = start next next`: the Column of role `state`, where it starts, and what it
+    becomes after a rollout."""
+
+    column: Place
+    start: Place
+    next: Place
+
+
 class Sampling(_Strict):
     """`sample from policy: ...`."""
 
@@ -276,6 +286,7 @@ class Objective(_Strict):
     goal: Place
     critic: Place | None = None
     keep: Place | None = None
+    states: tuple[State, ...] = ()
     reports: dict[Name, Place] = {}
     bindings: dict[Name, Place] = {}
     weights: dict[Name, Place] = {}

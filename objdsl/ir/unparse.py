@@ -49,8 +49,11 @@ def _statements(objective: Objective) -> Iterator[str]:
     bound = [one.value for one in objective.bindings]
     kept = [] if objective.keep is None else [objective.keep]
     before = {*n.topological(*kept)}
-    everything = n.topological(*kept, *bound, *objective.roots)
-    columns = {node.name: node for node in everything if isinstance(node, n.Column)}
+    # What is kept does not count where states change: names mean something else there.
+    memory = () if kept else objective.memory
+    everything = n.topological(*kept, *bound, *objective.roots, *memory)
+    read = n.topological(*everything, *objective.memory)
+    columns = {node.name: node for node in read if isinstance(node, n.Column)}
     words = set(columns)
     words.update(param.name for param in objective.params)
     words.update(policy.name for policy in objective.policies)
@@ -70,7 +73,14 @@ def _statements(objective: Objective) -> Iterator[str]:
         layer = "" if policy.of is None else f" = {policy.of} at layer {policy.layer or 0}"
         yield f"policy {policy.name}{layer}"
     for column in columns.values():
+        if column.role in ("state", "clock"):
+            continue
         yield from _given(column, objective.domains.get(column_of(column).name, Domain()))
+    everywhere = {k: v for k, v in names.items() if not kept or not _over_prompts(k)}
+    remembers = _Writer(everywhere, words, None)
+    for state in objective.states:
+        head = f"state {_stated(state.column)} = {_first(state.start, remembers)}"
+        yield f"{head} next {remembers.part(state.next)}"
     if objective.sampling.span is not None:
         yield _sample(objective.sampling)
     for keep in kept:
@@ -84,6 +94,19 @@ def _statements(objective: Objective) -> Iterator[str]:
     if objective.critic is not None:
         yield _goal("critic ", "minimize", "maximize", objective.critic, then)
     yield _goal("", "maximize", "minimize", objective.goal, then)
+
+
+def _over_prompts(value: n.Expr) -> bool:
+    """Whether a value means something else where fewer prompts are kept."""
+    return any("p" in getattr(node, "over", ()) for node in n.topological(value) if node.children)
+
+
+def _stated(column: n.Column) -> str:
+    return f"{column.name}[{','.join(column.over)}]" if column.over else column.name
+
+
+def _first(start: n.Expr, writer: _Writer) -> str:
+    return f"({writer.part(start)})" if start.children else writer.part(start)
 
 
 def _goal(whose: str, sense: str, other: str, value: n.Expr, writer: _Writer) -> str:

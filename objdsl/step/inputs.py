@@ -44,8 +44,9 @@ def as_tensor(name: str, x: Any, device: torch.device | None = None) -> Tensor:
     Raises:
         InputError: it is made of something else than numbers, or is sparse.
     """
+    dtype = torch.float64 if isinstance(x, float) else None  # Python's own numbers are as wide
     try:
-        tensor = torch.as_tensor(x, device=device).detach()
+        tensor = torch.as_tensor(x, device=device, dtype=dtype).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name!r} cannot be made a tensor: {error}") from error
     if tensor.layout != torch.strided:
@@ -238,6 +239,10 @@ def possible(log_dist: Tensor) -> Tensor:
 
 def _check_shape(name: str, indices: Indices, x: Tensor, step: Step) -> None:
     n, packed = len(step), step.layout == "packed"
+    if not indices:
+        if x.dim():
+            raise InputError(f"the column {name!r} must be one number, not {list(x.shape)}")
+        return
     tokens = (int(step.lengths.sum()),) if packed else tuple(step.mask.shape)
     wanted = tokens if len(indices) > 2 else (n,)
     shape = tuple(x.shape[:-1] if indices == WORD else x.shape)

@@ -15,8 +15,8 @@ from objdsl.diagnostic import near
 from objdsl.emit.load import Compiled, CompiledValues
 from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
-from objdsl.ir.columns import NOISE, Column, columns_in, of_policy
-from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD
+from objdsl.ir.columns import NOISE, Clock, Column, State, columns_in, of_policy
+from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD
 from objdsl.ir.nodes import Expr, Others, Position, Reduce, Scan, Shift
 from objdsl.ir.objective import Objective as Formula
 from objdsl.objectives import gallery
@@ -70,17 +70,22 @@ class Preparation:
         failure: ValueError | None = None
         try:
             rows, rows_dtype = self._rows(prompt, mask, lengths, columns, dtype, check, True)
-            state = len(rows), rows_dtype, ""
+            numbers = {name: x.item() for name, x in rows.scalars.items()}
+            state = len(rows), rows_dtype, "", numbers
         except ValueError as error:
-            failure, state = error, (0, torch.float32, str(error))
+            failure, state = error, (0, torch.float32, str(error), {})
         # What is wrong on one rank ends all of them, rather than let them wait for it.
         states = exchange(state, group)
         if failure is not None:
             raise failure
-        for rank, (_, _, message) in enumerate(states):
+        for rank, (_, _, message, numbers) in enumerate(states):
             if message:
                 raise InputError(f"rank {rank}: {message}")
-        return self._shared(rows, [(n, d) for n, d, _ in states], generator, check, group)
+            for name, value in states[0][3].items():
+                if numbers[name] != value:
+                    other = f"{numbers[name]:g} on rank {rank}"
+                    raise InputError(f"{name!r} is {value:g} on rank 0, and {other}")
+        return self._shared(rows, [(n, d) for n, d, *_ in states], generator, check, group)
 
     # --- what is read ----------------------------------------------------------------------------
 
@@ -120,12 +125,15 @@ class Preparation:
             )
         given = {name: as_tensor(name, x, mask.device) for name, x in columns.items()}
         if dtype is None:
-            dtype = widest(*(x for x in given.values() if x.is_floating_point()))
+            # States are as wide as Python's numbers, whatever the data is.
+            own = {k for k, x in self.columns.items() if isinstance(x.role, State | Clock)}
+            data = (x for name, x in given.items() if name not in own)
+            dtype = widest(*(x for x in data if x.is_floating_point()))
         if not dtype.is_floating_point:
             raise InputError(f"dtype must be a float type, not {dtype}")
         bare = Step(layout, size, mask, {}, {}, {}, {})
         tokens: dict[str, Tensor] = {}
-        responses = {"prompt": ids}
+        responses, scalars = {"prompt": ids}, dict[str, Tensor]()
         for name, column in self.columns.items():
             if column.trained or (column == NOISE and name not in given):
                 continue
@@ -133,13 +141,20 @@ class Preparation:
                 raise InputError(self._missing(name, column, columns))
             domain = self.formula.domains.get(name)
             x = cleaned(column, given[name], bare, dtype, check, domain)
-            (tokens if len(column.indices) > 2 else responses)[name] = x
-        return replace(bare, tokens=tokens, responses=responses), dtype
+            tables = {SCALAR: scalars, PROMPT: responses, RESPONSE: responses}
+            tables.get(column.indices, tokens)[name] = x
+        return replace(bare, tokens=tokens, responses=responses, scalars=scalars), dtype
 
     def _missing(self, name: str, column: Column, given: Mapping[str, Any]) -> str:
-        shape = {PROMPT: "[N]", RESPONSE: "[N]", TOKEN: "[N, T]", WORD: "[N, T, V]"}
-        reader = self.formula.name
-        text = f"{reader} reads the column {name!r} {shape[column.indices]}, which is missing"
+        shapes = {PROMPT: " [N]", RESPONSE: " [N]", TOKEN: " [N, T]", WORD: " [N, T, V]"}
+        reader, shape = self.formula.name, shapes.get(column.indices, "")
+        if isinstance(column.role, State | Clock):
+            what = "the state" if isinstance(column.role, State) else "the number of rollouts"
+            return (
+                f"{reader} reads {what} {name!r}{shape}, which is missing: "
+                "`**objective.recall(states, prompt)` gives it"
+            )
+        text = f"{reader} reads the column {name!r}{shape}, which is missing"
         guess = near(name, [k for k in given if k not in self.columns])
         return text + (f"; did you mean it by {guess!r}?" if guess else "")
 
@@ -177,7 +192,7 @@ class Preparation:
             gathered["mask"] if padded else mask_of(lengths),
             {name: gathered[name] for name in tokens},
             {name: gathered[name] for name in rows.responses},
-            {},
+            {name: x.to(dtype) for name, x in rows.scalars.items()},
             {},
         )
         whole = self._prepared(whole, dtype, generator, check, group)

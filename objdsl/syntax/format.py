@@ -103,6 +103,10 @@ def _statement(statement: tree.Statement, rewrite: _Rewrite) -> str:
         case tree.Given(name, indices, domain, role):
             where = "" if indices is None else f"[{','.join(index.id for index in indices)}]"
             return f"given {name.id}{where}" + _domain(domain) + (f" as {role.id}" if role else "")
+        case tree.State(name, indices, first, following):
+            where = f"[{','.join(index.id for index in indices)}]" if indices else ""
+            start = _first(rewrite(first))
+            return _with(f"state {name.id}{where} = {start} next ", rewrite(following))
         case tree.Def(name, arguments, body):
             return _with(f"def {name.id}({', '.join(a.id for a in arguments)}) = ", rewrite(body))
         case tree.Let(name, value):
@@ -116,6 +120,14 @@ def _statement(statement: tree.Statement, rewrite: _Rewrite) -> str:
             return _with(f"report {name.id} = ", rewrite(value))
         case tree.Goal(sense, critic, value):
             return _with(f"{sense} critic " if critic else f"{sense} ", rewrite(value))
+
+
+def _first(node: Expression) -> str:
+    """Where a state starts: a number, a name and a call need no brackets."""
+    match node:
+        case tree.Number() | tree.Name() | tree.Call():
+            return _flat(node)
+    return f"({_flat(node)})"
 
 
 def _domain(domain: tree.Interval | tree.Choice | None) -> str:

@@ -21,6 +21,7 @@ FORMS = {
     "param": "param eps = 0.2 in (0, 1)",
     "policy": "policy inner = pi at layer 6",
     "given": "given correct[p,i] in {0, 1} as reward",
+    "state": "state base[p] = 0 next 0.9 * base + 0.1 * mean[i] reward",
     "def": "def k2(p, q) = log(q / p)^2 / 2",
     "sample": "sample from mu: group 16, temperature 1",
     "keep": "keep p where std[i] reward > 0",

@@ -27,7 +27,7 @@ from objdsl.syntax.split import Piece
 _END = "$END"  # Lark's type of the end of the statement
 _UNKNOWN = "$UNKNOWN"  # our type of a character that starts no token
 
-_NAMES = frozenset({"NAME", "AT", "LAYER", "AS"})
+_NAMES = frozenset({"NAME", "AT", "LAYER", "AS", "STATE", "NEXT"})
 _VALUE_STARTS = _NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "LPAR"}
 _VALUE_ENDS = _NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "RPAR", "RSQB"}
 _ARITHMETIC = frozenset({"PLUS", "MINUS", "TIMES", "SLASH", "POWER"})
@@ -83,7 +83,9 @@ class _Mistake:
     @property
     def statement(self) -> str:
         """The keyword that the statement starts with; empty where it starts with none."""
-        return str(self.token(0)) if self.token(0) in FORMS else ""
+        first = self.token(0)
+        soft = first.type in _NAMES and self.token(1).type not in _NAMES
+        return str(first) if first in FORMS and not soft else ""
 
     @property
     def wants_value(self) -> bool:
@@ -786,6 +788,17 @@ def _role(m: _Mistake) -> Diagnostic | None:
     return m.says("a domain goes before `as`", help=f"for example `{FORMS['given']}`")
 
 
+def _state(m: _Mistake) -> Diagnostic | None:
+    """`state x = a / 2 next ...`."""
+    begun = m.statement == "state" and not any(t.type == "NEXT" for t in m.level)
+    if not begun or m.opened or m.found.type not in _INFIX | {"LSQB"}:
+        return None
+    return m.says(
+        "a state starts from a number or a name; anything else stands in brackets",
+        help=f"for example `state {m.token(1)} = (1 / 2) next ...`",
+    )
+
+
 def _param(m: _Mistake) -> Diagnostic | None:
     domain = any(token.type in ("IN", "ELEMENT") for token in m.tokens[: m.at])
     if domain and m.found.type == "COMMA" and m.bracket.type != "LBRACE":
@@ -878,7 +891,7 @@ def _missing_word(m: _Mistake) -> Diagnostic | None:
     """A keyword or sign that every such statement has at this place."""
     if m.wants_operator or not m.statement:
         return None
-    words = ("EQUAL", "COLON", "FROM", "WHERE", "AT", "LAYER", "LPAR", "COMMA")
+    words = ("EQUAL", "NEXT", "COLON", "FROM", "WHERE", "AT", "LAYER", "LPAR", "COMMA")
     missing = next((_spelling(word) for word in words if word in m.accepts), None)
     if m.accepts >= _NAMES:
         missing = "a name"
@@ -920,6 +933,7 @@ RULES = (
     _equal,
     _binder,
     _role,
+    _state,
     _param,
     _wrong_bracket,
     _list,

@@ -184,6 +184,8 @@ def _node(rule: str, parts: list[Any], span: Span) -> Any:
             return tree.Policy(_name(name), of and _name(of), layer and _layer(layer), span)
         case "given", [_, name, _, indices, _, _, domain, _, role]:
             return tree.Given(_name(name), indices, domain, role and _name(role), span)
+        case "state", [_, name, _, indices, _, _, first, _, following]:
+            return tree.State(_name(name), indices or (), first, following, span)
         case "def", [_, name, _, arguments, _, _, body]:
             return tree.Def(_name(name), arguments or (), body, span)
         case "sample", [_, _, policy, _, options]:

@@ -30,6 +30,7 @@ from objdsl.syntax.tree import (
     Name,
     Reduction,
     Report,
+    State,
     Statement,
     Unary,
 )
@@ -163,6 +164,8 @@ def expressions(statement: Statement) -> tuple[Expression, ...]:
             return (body,)
         case Keep(_, condition):
             return (condition,)
+        case State(_, _, first, following):
+            return (first, following)
     return ()
 
 

@@ -34,7 +34,8 @@ _MARK = re.compile(r"\n|#[^\n]*|[(\[{]|[)\]}]|[^\s#()\[\]{}]+")
 # never stands inside an expression; `name =` does, by mistake, in `clip(r, lo=1)`, but a line of
 # an argument list is indented.
 _KEYWORD = re.compile(
-    r"[ \t]*(?:objective|param|policy|given|def|sample|keep|report|maximize|minimize)\b"
+    r"[ \t]*(?:(?:objective|param|policy|given|def|sample|keep|report|maximize|minimize)\b"
+    r"|state[ \t]+[^\W\d]\w*[ \t]*(?:=(?!=)|\[))"
 )
 _BINDING = re.compile(r"([ \t]*)[^\W\d]\w*[ \t]*=(?!=)")
 

@@ -196,6 +196,18 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """`state base[p] = 0 next 0.9 * base + 0.1 * mean[i] reward`; without brackets it is one
+    number."""
+
+    name: Name
+    indices: tuple[Name, ...]
+    first: Expression
+    next: Expression
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class Def:
     """`def k2(p, q) = log(q / p)^2 / 2`."""
 
@@ -260,7 +272,7 @@ class Goal:
     span: Span = _span()
 
 
-Statement = Header | Param | Policy | Given | Def | Let | Sample | Keep | Report | Goal
+Statement = Header | Param | Policy | Given | State | Def | Let | Sample | Keep | Report | Goal
 
 
 @dataclass(frozen=True, slots=True)

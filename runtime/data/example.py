@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,6 +28,12 @@ class Example:
     def name(self) -> str:
         """Its name in messages: its place, or the prompt itself if it is generated."""
         return self.place or f"prompt {self.text!r}"
+
+    @property
+    def key(self) -> str:
+        """Identifies the prompt, for the states of prompts, in all rollouts and checkpoints."""
+        text = json.dumps(self.prompt, sort_keys=True)
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
     @property
     def text(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Batch:
         mask: `[N, T]`, where a response has a token; T is the longest of the whole step.
         prompt: `[N]`, equal for responses to the same prompt.
         columns: what the objective may read: token columns `[N, T]`, response columns `[N]`.
+        numbers: what the objective reads of the whole rollout: states, `step` and `steps`.
         kept: `[N, T, V]`, the tokens that top-p and top-k kept; None for all.
         step: the prepared step of the objective, once there is one; it is split with the rows.
     """
@@ -38,6 +39,7 @@ class Batch:
     mask: Tensor
     prompt: Tensor
     columns: Mapping[str, Tensor]
+    numbers: Mapping[str, float] = field(default_factory=dict)
     kept: Tensor | None = None
     step: Step | None = None
 
@@ -55,6 +57,7 @@ class Batch:
             mask=self.mask[rows],
             prompt=self.prompt[rows],
             columns={name: column[rows] for name, column in self.columns.items()},
+            numbers=self.numbers,
             kept=None if self.kept is None else self.kept[rows],
             step=None if self.step is None else self.step[rows],
         )
@@ -82,6 +85,7 @@ class Batch:
             mask=self.mask.to(device),
             prompt=self.prompt.to(device),
             columns={name: column.to(device) for name, column in self.columns.items()},
+            numbers=self.numbers,
             kept=None if self.kept is None else self.kept.to(device),
         )
 
@@ -118,7 +122,7 @@ def collate(
     prompts: Sequence[Sequence[int]],
     groups: Sequence[int],
     responses: Sequence[Response],
-    columns: Mapping[str, Sequence[Any]],
+    columns: Mapping[str, Any],
     *,
     vocabulary: int,
     device: torch.device,
@@ -126,8 +130,9 @@ def collate(
 ) -> Batch:
     """A step from its responses; `prompts`, `groups` and `columns` have an entry per response.
 
-    An entry of a column is a number, or a list with a number per token. Columns have `dtype`, and
-    so do the sampler's log-probabilities, as `log_mu`.
+    An entry of a column is a number, or a list with a number per token. A column that is one number
+    for the whole batch becomes one of its `numbers`. Columns have `dtype`, and so do the sampler's
+    log-probabilities, as `log_mu`.
     """
     start = torch.tensor([len(prompt) for prompt in prompts])
     length = torch.tensor([len(response.tokens) for response in responses])
@@ -138,7 +143,12 @@ def collate(
         sequence = [*prompt, *response.tokens]
         tokens[row, : len(sequence)] = torch.tensor(sequence)
         log_mu[row, : len(response.tokens)] = torch.tensor(response.log_probs, dtype=dtype)
-    given = {name: _column(values, longest, dtype).to(device) for name, values in columns.items()}
+    numbers = {name: x for name, x in columns.items() if isinstance(x, float)}
+    given = {
+        name: _column(values, longest, dtype).to(device)
+        for name, values in columns.items()
+        if name not in numbers
+    }
     truncated = torch.tensor([response.truncated for response in responses], device=device)
     return Batch(
         tokens=tokens.to(device),
@@ -147,6 +157,7 @@ def collate(
         mask=(torch.arange(longest) < length[:, None]).to(device),
         prompt=torch.tensor(groups, device=device),
         columns={**given, "truncated": truncated, "log_mu": log_mu.to(device)},
+        numbers=numbers,
         kept=_kept(responses, longest, vocabulary, device),
     )
 
@@ -154,7 +165,7 @@ def collate(
 def _column(values: Sequence[Any], longest: int, dtype: torch.dtype) -> Tensor:
     """Numbers `[N]`, or lists of them `[N, T]`, 0 in the padding."""
     if not isinstance(values[0], list):
-        return torch.tensor(values, dtype=dtype)
+        return torch.as_tensor(values, dtype=dtype)
     column = torch.zeros(len(values), longest, dtype=dtype)
     for row, numbers in enumerate(values):
         column[row, : len(numbers)] = torch.tensor(numbers, dtype=dtype)

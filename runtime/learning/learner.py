@@ -13,7 +13,7 @@ from torch import Tensor
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import NOISE
 from objdsl.objective import Objective, Output
-from objdsl.runtime.engines.batch import Batch
+from objdsl.runtime.engines.batch import Batch, Rows
 from objdsl.runtime.engines.policy import Policy, new_critic
 from objdsl.runtime.engines.sampler import seed_of
 from objdsl.runtime.learning.needs import check_learner, fuses, needs_of, precision_of
@@ -21,6 +21,7 @@ from objdsl.runtime.learning.optimizer import Optimizer, TrainingError
 from objdsl.runtime.processes.ranks import Ranks
 from objdsl.runtime.settings.config import LearnerSection
 from objdsl.step import Step
+from objdsl.step.states import States
 
 # Columns of the run itself, under names that no file can declare: the log-probabilities of the
 # policy when the responses were sampled, and its entropies.
@@ -29,10 +30,15 @@ ROLLOUT, ENTROPY = "log pi, before", "entropy, before"
 
 @dataclass(frozen=True)
 class Learned:
-    """The metrics of learning, and the `report`s of the objective."""
+    """The metrics of learning, and the `report`s of the objective.
+
+    Attributes:
+        batch: of the rollout, with the columns of the training engine.
+    """
 
     metrics: dict[str, float]
     reports: dict[str, float]
+    batch: Batch
 
 
 class Learner:
@@ -79,11 +85,14 @@ class Learner:
                 member.shard(ranks)
         self.optimizer = Optimizer(policy, config, steps)
 
-    def learn(self, batch: Batch, step: int) -> Learned:
+    def learn(self, batch: Batch, step: int, rows: Rows | None = None) -> Learned:
         """Learns from the responses of a rollout, in one optimizer step or several.
 
         Returns means over the optimizer steps. `step` counts rollouts from 0: it sets
         the learning rate and every random choice.
+
+        Args:
+            rows: those that are learned from; None for all.
         """
         config = self._config
         single = config.minibatches * config.epochs == 1
@@ -91,19 +100,38 @@ class Learner:
         batch = batch.with_columns(self._prior_columns(batch, step))
         # `old` is the policy of the first optimizer step. If there is no second, and the step fits
         # in one forward pass, that pass gives both: the same numbers, computed once.
-        if not (single and self._fits(batch)):
+        if rows is not None or not (single and self._fits(batch)):
             batch = batch.with_columns(self.measure(batch))
+        sampled, batch = batch, batch if rows is None else batch[rows]
         results: list[Learned] = []
         for epoch in range(config.epochs):
             order = seed_of(self._seed, "minibatches", step, epoch)
-            for rows in batch.minibatches(config.minibatches, order):
-                part = batch if len(rows) == len(batch) else batch[rows]
+            for chosen in batch.minibatches(config.minibatches, order):
+                part = batch if len(chosen) == len(batch) else batch[chosen]
                 results.append(self._optimize(part, moved=bool(results)))
         self.optimizer.finish()
         return Learned(
             _means([result.metrics for result in results]) | {"lr": lr},
             _means([result.reports for result in results]),
+            sampled if ROLLOUT in sampled.columns else results[0].batch,
         )
+
+    def advance(self, states: States, keys: Sequence[str], batch: Batch) -> States:
+        """The states after a rollout.
+
+        Args:
+            keys: of the prompts.
+            batch: everything that was sampled, with the columns of the training engine.
+
+        Raises TrainingError where a state is no longer finite.
+        """
+        columns: dict[str, Any] = {**batch.columns}
+        try:
+            return self.objective.advance(
+                states, keys, prompt=batch.prompt, mask=batch.mask, **columns
+            )
+        except ValueError as error:
+            raise TrainingError(str(error)) from error
 
     # --- columns that are constant while the policy learns ----------------------------------------
 
@@ -184,7 +212,7 @@ class Learner:
         self._ranks.add_gradients(self.policy.parameters())
         norm = self.optimizer.step(self.objective.name)
         metrics = {"objective": value, **observed(batch), "grad_norm": norm}
-        return Learned(metrics, dict(zip(reports, totals, strict=True)))
+        return Learned(metrics, dict(zip(reports, totals, strict=True)), batch)
 
     def _one_pass(self, batch: Batch) -> tuple[Batch, Output]:
         """The loss of this rank's rows, and the batch with its measured columns.
@@ -245,7 +273,8 @@ class Learner:
         is one response only for a standard deviation.
         """
         names = [name for name in self.objective.columns if name not in self.needs.trained]
-        present: dict[str, Any] = {n: batch.columns[n] for n in names if n in batch.columns}
+        columns = {**batch.columns, **batch.numbers}
+        present: dict[str, Any] = {name: columns[name] for name in names if name in columns}
         try:
             return self.objective.prepare(prompt=batch.prompt, mask=batch.mask, **present)
         except ValueError as error:

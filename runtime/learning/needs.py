@@ -8,7 +8,17 @@ import torch
 
 from objdsl.frozen import dataclass
 from objdsl.fused.head import Precision
-from objdsl.ir.columns import NOISE, Data, LogProbs, Noise, Reward, Truncation, Values
+from objdsl.ir.columns import (
+    NOISE,
+    Clock,
+    Data,
+    LogProbs,
+    Noise,
+    Reward,
+    State,
+    Truncation,
+    Values,
+)
 from objdsl.objective import Objective
 from objdsl.runtime.engines.policy import Policy
 from objdsl.runtime.settings.config import ConfigError, LearnerSection
@@ -54,11 +64,11 @@ def needs_of(objective: Objective) -> Needs:
     measured: dict[str, str] = {}
     frozen: dict[str, tuple[str, str]] = {}
     given: list[str] = []
-    for name, column in objective.columns.items():
+    for name, column in objective.all_columns.items():
         if column.trained:
             continue
         match column.role:
-            case LogProbs("mu", distribution=False) | Truncation() | Noise():
+            case LogProbs("mu", distribution=False) | Truncation() | Noise() | State() | Clock():
                 pass
             case LogProbs("pi" | "mu"):
                 given.append(name)  # no engine provides it

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from objdsl.frozen import dataclass
+from objdsl.objective import Objective
 from objdsl.runtime.data.example import Example
 from objdsl.runtime.data.judge import shown
 from objdsl.runtime.data.prompts import Prompt, chosen_at
@@ -15,6 +16,7 @@ from objdsl.runtime.engines.sampler import Response
 from objdsl.runtime.learning.rollout import Place, Rollout, number
 from objdsl.runtime.report.metrics import Clock
 from objdsl.runtime.settings.config import ConfigError
+from objdsl.step.states import States
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,6 +62,7 @@ class Preferences:
     prompts: Sequence[Prompt]
     place: Place
     names: Mapping[str, str]
+    objective: Objective
     given: tuple[str, ...]
     mismatched: bool
     count: int
@@ -70,7 +73,7 @@ class Preferences:
         """Responses per prompt."""
         return 4 if self.mismatched else 2
 
-    def roll(self, step: int, position: int, clock: Clock) -> Rollout:
+    def roll(self, step: int, position: int, clock: Clock, states: States) -> Rollout:
         with clock.phase("collate"):
             indices = chosen_at(position, self.count, len(self.prompts), self.seed)
             pairs = [(k, k) for k in indices]
@@ -83,13 +86,15 @@ class Preferences:
                 for kind in ("chosen", "rejected")
             ]
             is_chosen = [1.0, 0.0] * len(pairs)
-            columns = {
+            columns: dict[str, Any] = {
                 "chosen": is_chosen,
                 "desirable": is_chosen,
                 "mismatched": [float(k != other) for k, other in pairs for _ in range(2)],
             }
             for name in self.given:
                 columns[name] = [number(name, prompt.example) for prompt in prompts]
+            keys = tuple(prompt.example.key for prompt in prompts)
+            columns |= self.objective.recall(states, keys, **columns)
             batch = collate(
                 [prompt.tokens for prompt in prompts],
                 [k for k in range(len(indices)) for _ in range(self.rows)],
@@ -103,7 +108,7 @@ class Preferences:
         lengths = [len(response.tokens) for response in responses]
         metrics = {"length": sum(lengths) / len(lengths), "tokens": sum(lengths)}
         batch = replace(batch, columns=columns_of_step)
-        return Rollout(batch, [], metrics, position + self.count)
+        return Rollout(batch, [], metrics, position + self.count, keys)
 
     def _other(self, index: int, indices: Sequence[int]) -> int:
         """The next different prompt of the step, whose responses do not answer this one."""

@@ -13,6 +13,7 @@ from objdsl.runtime.data.judge import shown
 from objdsl.runtime.engines.batch import Batch
 from objdsl.runtime.report.metrics import Clock, Sample
 from objdsl.runtime.settings.config import ConfigError
+from objdsl.step.states import States
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +23,23 @@ class Rollout:
     Attributes:
         metrics: measured on the responses, before the policy learns from them.
         position: the position in the task's order after these prompts.
+        keys: of the prompt of each row of the batch, for its states.
+        learned: the rows that are learned from; None for all. The batch of an objective with states
+            has everything that was sampled.
     """
 
     batch: Batch
     samples: list[Sample]
     metrics: dict[str, float]
     position: int
+    keys: tuple[str, ...]
+    learned: slice | None = None
 
 
 class Source(Protocol):
     """Where the responses of a step come from."""
 
-    def roll(self, step: int, position: int, clock: Clock) -> Rollout:
+    def roll(self, step: int, position: int, clock: Clock, states: States) -> Rollout:
         """The responses of step `step`, from 0, to the prompts after `position` in the task's
         order."""
 

@@ -20,6 +20,7 @@ from objdsl.runtime.engines.sampler import Request, Response, Sampler, Sampling,
 from objdsl.runtime.learning.rollout import Place, Rollout, number
 from objdsl.runtime.report.metrics import DOCUMENTED, Clock, Sample
 from objdsl.runtime.settings.config import ConfigError
+from objdsl.step.states import States
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,10 +63,11 @@ class Sampled:
     given: tuple[str, ...]
     seed: int
 
-    def roll(self, step: int, position: int, clock: Clock) -> Rollout:
+    def roll(self, step: int, position: int, clock: Clock, states: States) -> Rollout:
         with clock.phase("sync"):
             self.sampler.update(step)
         groups: list[_Group] = []
+        dropped: list[_Group] = []
         tokens = 0
         for attempt in range(self.rounds + 1):
             missing = self.count - len(groups)
@@ -74,16 +76,21 @@ class Sampled:
             new = self._sample([self.prompts[k] for k in indices], (step, attempt), clock)
             tokens += sum(len(response.tokens) for group in new for response in group.responses)
             if attempt < self.rounds:
-                kept = self._kept(new)
+                kept = self._kept(new, states)
+                dropped += [group for group, keep in zip(new, kept, strict=True) if not keep]
                 # The step needs responses: the last round is kept completely.
                 new = [group for group, keep in zip(new, kept, strict=True) if keep]
             groups += new
             if len(groups) == self.count:
                 break
         with clock.phase("collate"):
-            batch = self._collate(groups)
+            remembered = dropped if self.objective.formula.states else []
+            everything = [*groups, *remembered]
+            batch = self._collate(everything, states)
         samples = [sample for group in groups for sample in self._samples(group)]
-        return Rollout(batch, samples, _metrics(groups) | {"tokens": tokens}, position)
+        metrics = _metrics(groups) | {"tokens": tokens}
+        learned = slice(0, len(_responses(groups))) if remembered else None
+        return Rollout(batch, samples, metrics, position, _keys(everything), learned)
 
     @cached_property
     def _columns(self) -> tuple[str, ...]:
@@ -139,7 +146,7 @@ class Sampled:
         for name in self.given:
             values = scores.columns.get(name, [])
             of_tokens = bool(values) and isinstance(values[0], list)
-            if values and of_tokens != (self.objective.columns[name].indices == TOKEN):
+            if values and of_tokens != (self.objective.all_columns[name].indices == TOKEN):
                 read, returned = ("response", "token") if of_tokens else ("token", "response")
                 raise RewardError(
                     f"the objective reads a number per {read} in the column `{name}`, but the "
@@ -162,7 +169,7 @@ class Sampled:
         rewards = self._greedy(prompts)
         return sum(rewards) / len(rewards)
 
-    def _kept(self, groups: Sequence[_Group]) -> list[bool]:
+    def _kept(self, groups: Sequence[_Group], states: States) -> list[bool]:
         """Which prompts the objective's `keep` keeps."""
         keep = self.objective.formula.keep
         if keep is None:
@@ -175,6 +182,7 @@ class Sampled:
         }
         for name in groups[0].columns:
             columns[name] = _column(groups, name)
+        columns |= self.objective.recall(states, _keys(groups), **columns)
         prompts = [k for k, group in enumerate(groups) for _ in group.responses]
         lengths = [len(response.tokens) for response in responses]
         try:
@@ -190,11 +198,12 @@ class Sampled:
             ) from None
         return [bool(x) for x in kept]
 
-    def _collate(self, groups: Sequence[_Group]) -> Batch:
-        columns: dict[str, list[Any]] = {"reward": _rewards(groups)}
+    def _collate(self, groups: Sequence[_Group], states: States) -> Batch:
+        columns: dict[str, Any] = {"reward": _rewards(groups)}
         for name in self.given:
             if name in groups[0].columns:
                 columns[name] = _column(groups, name)
+        columns |= self.objective.recall(states, _keys(groups), **columns)
         return collate(
             [group.prompt.tokens for group in groups for _ in group.responses],
             [k for k, group in enumerate(groups) for _ in group.responses],
@@ -223,6 +232,11 @@ def _responses(groups: Sequence[_Group]) -> list[Response]:
 
 def _rewards(groups: Sequence[_Group]) -> list[float]:
     return [reward for group in groups for reward in group.rewards]
+
+
+def _keys(groups: Sequence[_Group]) -> tuple[str, ...]:
+    """Of the prompt of each response."""
+    return tuple(key for group in groups for key in [group.prompt.example.key] * len(group.rewards))
 
 
 def _column(groups: Sequence[_Group], name: str) -> list[Any]:

@@ -329,7 +329,7 @@ def preferences_of(
 
     Raises ConfigError where the objective learns from preferences, and the data or a row has none.
     """
-    if {"log_mu", "log_old"} & objective.columns.keys() or objective.formula.rewards:
+    if {"log_mu", "log_old"} & objective.all_columns.keys() or objective.formula.rewards:
         return None
     names = {"chosen": config.task.chosen, "rejected": config.task.rejected}
     wanted = {*OF_PREFERENCES} & objective.columns.keys()
@@ -356,5 +356,13 @@ def preferences_of(
             ]
         )
     return Preferences(
-        tokenizer, prompts, place, names, given, mismatched, config.sampler.prompts, config.seed
+        tokenizer,
+        prompts,
+        place,
+        names,
+        objective,
+        given,
+        mismatched,
+        config.sampler.prompts,
+        config.seed,
     )

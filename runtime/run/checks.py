@@ -71,7 +71,7 @@ def check_columns(
     task_columns = columns_of(examples)
     missing = []
     for name in given:
-        if objective.columns[name].indices == TOKEN or name not in task_columns:
+        if objective.all_columns[name].indices == TOKEN or name not in task_columns:
             missing.append(name)
             continue
         domain = objective.formula.domains.get(name, Domain())
@@ -96,7 +96,7 @@ def check_columns(
         returned = rewards(judged).columns
     missing = [name for name in missing if name not in returned]
     if missing:
-        kind = "token" if objective.columns[missing[0]].indices == TOKEN else "response"
+        kind = "token" if objective.all_columns[missing[0]].indices == TOKEN else "response"
         have = ", ".join(f"`{name}`" for name in (*task_columns, *returned))
         raise ConfigError(
             [
@@ -116,19 +116,25 @@ def check_step(config: Config, objective: Objective, rows: int) -> None:
     shapes = {TOKEN: (count, _TRIAL_TOKENS), WORD: (count, _TRIAL_TOKENS, 4)}
     domains = objective.formula.domains
     columns: dict[str, Any] = {}
-    for name, column in objective.columns.items():
+    for name, column in objective.all_columns.items():
         if column.trained or isinstance(column.role, Noise):
             continue
         is_log = isinstance(column.role, LogProbs)
         value = -math.log(4) if is_log else domains.get(name, Domain()).two[1]
         columns[name] = torch.full(shapes.get(column.indices, (count,)), value)
+    prompt = [k for k in range(prompts) for _ in range(rows)]
+    mask = torch.ones(count, _TRIAL_TOKENS, dtype=torch.bool)
     try:
+        states = objective.start(config.steps)
+        remembered = objective.recall(states, prompt, **columns)
         objective.prepare(
-            prompt=[k for k in range(prompts) for _ in range(rows)],
-            mask=torch.ones(count, _TRIAL_TOKENS, dtype=torch.bool),
+            prompt=prompt,
+            mask=mask,
             generator=torch.Generator().manual_seed(0),
-            **columns,
+            **{name: columns[name] for name in objective.columns if name in columns} | remembered,
         )
+        if objective.formula.states:
+            objective.advance(states, prompt, prompt=prompt, mask=mask, **columns)
     except ValueError as error:
         raise ConfigError(
             [f"{error} (sampler.group is {rows}, and an optimizer step has {prompts} prompts)"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from objdsl.ir.columns import LogProbs, Noise, Reward, Role, Truncation
+from objdsl.ir.columns import Clock, LogProbs, Noise, Reward, Role, State, Truncation
 from objdsl.ir.indices import TOKEN
 from objdsl.objective import Objective
 from objdsl.runtime.data.tasks import load_task
@@ -51,12 +51,14 @@ _SOURCES: dict[type[Role], str] = {
     Truncation: "the sampler",
     Reward: "the rewards",
     Noise: "the seed",
+    State: "the objective, from rollout to rollout",
+    Clock: "the run",
 }
 
 
 def _columns(objective: Objective, needs: Needs) -> Iterator[str]:
     """Every column that the objective reads, and where it comes from."""
-    for name, column in objective.columns.items():
+    for name, column in sorted(objective.all_columns.items()):
         if name in needs.trained:
             origin = "the policy, with gradient"
         elif name in needs.measured:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -68,6 +69,7 @@ def launch(
     folder = ranks.broadcast_object(partial(_open, config, objective.name, resume, stack))
     notes = compare(folder, identity, config, allow_changed)
     start = folder.saved.progress if folder.saved else Progress(step=0, position=0, seconds=0.0)
+    start = replace(start, states=objective.start(config.steps).resumed(start.states, start.step))
 
     # --- the parts; nothing is written yet
     models = build.load_models(config, objective, task, folder.saved, ranks)

@@ -53,7 +53,7 @@ def train(
                 clock = Clock()
                 rollout = run.sample(clock)
                 with clock.phase("learn"):
-                    learned = run.learner.learn(rollout.batch, run.step)
+                    learned = run.learner.learn(rollout.batch, run.step, rollout.learned)
                 run.advance(rollout, learned, clock)
                 halted = run.stopped_by(stop)
                 if run.is_due(config.report.evaluate):

@@ -21,7 +21,7 @@ from objdsl.runtime.learning.rollout import Rollout, Source
 from objdsl.runtime.learning.sampled import Sampled
 from objdsl.runtime.processes.ranks import FirstRankError, Ranks, is_lost
 from objdsl.runtime.processes.signals import StopRequest
-from objdsl.runtime.report.metrics import Clock, News, Report
+from objdsl.runtime.report.metrics import Clock, News, Report, renamed
 from objdsl.runtime.report.plot import plot
 from objdsl.runtime.run.build import Models
 from objdsl.runtime.run.messages import last_line, resume_command, score_name
@@ -108,19 +108,27 @@ class Run:
 
         def roll() -> Rollout:
             assert self.source is not None
-            return self.source.roll(self.step, self.progress.position, clock)
+            progress = self.progress
+            return self.source.roll(self.step, progress.position, clock, progress.states)
 
         rollout = self.ranks.broadcast_object(roll)
         return replace(rollout, batch=rollout.batch.to(self.ranks.device))
 
     def advance(self, rollout: Rollout, learned: Learned, clock: Clock) -> None:
         """Completes the step; its metrics are not written yet."""
-        self.progress = Progress(self.step + 1, rollout.position, self.start.seconds)
+        states = self.progress.states
+        if self.objective.formula.states:
+            changed = partial(self.learner.advance, states, rollout.keys, learned.batch)
+            states = self.ranks.broadcast_object(changed)
+        else:
+            states = replace(states, step=self.step + 1)
+        self.progress = Progress(self.step + 1, rollout.position, self.start.seconds, states)
         metrics = {"step": self.step, "epoch": rollout.position / len(self.prompts)}
         metrics |= {**rollout.metrics, **learned.metrics, **clock.metrics()}
         metrics["tokens_per_second"] = metrics["tokens"] / metrics["seconds"]
         samples = rollout.samples if self.is_due(self.config.report.samples_every) else []
-        self.unreported = News(metrics, learned.reports, samples)
+        remembered = renamed(states.summary(rollout.keys), learned.reports, "state")
+        self.unreported = News(metrics, {**learned.reports, **remembered}, samples)
 
     def stopped_by(self, stop: StopRequest) -> int | None:
         """The signal that asked any rank to stop; None once the run is complete anyway."""

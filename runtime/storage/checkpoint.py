@@ -38,6 +38,7 @@ from objdsl.runtime.storage.sealed_folder import (
     remove,
     written_beside,
 )
+from objdsl.step.states import States
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,19 +74,23 @@ class Progress:
         step: the number of steps that are done.
         position: the number of prompts taken from the task's order.
         seconds: the duration of training so far, for the log.
+        states: what the objective remembers.
         unreported: the metrics of the last step, if the run ended before they were written.
     """
 
     step: int
     position: int
     seconds: float
+    states: States = States()
     unreported: News | None = None
 
     @staticmethod
     def read(state: Mapping[str, Any]) -> Progress:
         """The inverse of `asdict`. Raises TypeError or KeyError for anything else."""
         news = state.get("unreported")
-        return Progress(**{**state, "unreported": None if news is None else News.read(news)})
+        states = States.from_state_dict(state.get("states", {}))
+        news = None if news is None else News.read(news)
+        return Progress(**{**state, "states": states, "unreported": news})
 
 
 # --- writing -------------------------------------------------------------------------------------

@@ -117,13 +117,26 @@ BROKEN = {
     "maximum without an index": f"A = max(old)\n{GOOD}",
     "critic defined": "V = reward - mean[i] reward\nmaximize mean[p,i] (V * sum[t] log(pi))",
     "another Greek letter": f"A = nu * old\n{GOOD}",
+    "state of a response": f"state x[p,i] = 0 next reward\n{GOOD}",
+    "state of a prompt as one number": f"state x = 0 next mean[i] reward\n{GOOD}",
+    "state that varies with tokens": f"state x[p] = 0 next log(old)\n{GOOD}",
+    "state that starts from responses": f"state x[p] = (mean[i] reward) next x\n{GOOD}",
+    "state that starts from a state": f"state x = 0 next x\nstate y = x next y\n{GOOD}",
+    "state that reads the policy": f"kl = mean[p,i,t] k3(pi, ref)\nstate x = 0 next kl\n{GOOD}",
+    "state that reads the critic": f"state x = 0 next mean[p,i,t] V\n{GOOD}",
+    "state by chance": f"state x = 0 next sum[p,i,t] pick[p,i,t](old > 0.5, 0.1)\n{GOOD}",
+    "state called as data": f"state log_old = 0 next 1\n{GOOD}",
+    "state twice": f"state x = 0 next 1\nparam x = 2\n{GOOD}",
+    "state of an unknown name": f"state x = 0 next xx + rewrad\n{GOOD}",
+    "step with an index": f"A = step[p]\n{GOOD}",
+    "almost a step": f"A = stpe + 1\n{GOOD}",
     "critic without gradient": f"{GOOD}\nminimize critic mean[p,i,t] (log(pi)^2)",
 }
 
 
 # Those that hold more than one.
 MISTAKES = {"several": 2, "product and unknown names": 3, "several names in a statement": 4,
-    "log-probabilities": 3, "parts of code": 5,
+    "log-probabilities": 3, "parts of code": 5, "state of an unknown name": 2,
 }  # fmt: skip
 
 

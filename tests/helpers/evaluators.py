@@ -84,6 +84,43 @@ class Case:
             mask=self.data.mask, prompt=self.data.prompt, dtype=torch.float64, **self.given
         )
 
+    # --- states ----------------------------------------------------------------------------------
+
+    def remembered(self) -> dict[str, list[float]]:
+        """The next values of the states by the interpreter, one for each prompt."""
+        states, batch = self.objective.formula.states, self.data.batch
+        values = evaluate([state.next for state in states], batch, self.objective.params)
+        many = len(batch.groups)
+        return {
+            state.name: value if isinstance(value, list) else [value] * many
+            for state, value in zip(states, values, strict=True)
+        }
+
+    def advanced(self, packed: bool = False, rows: Tensor | None = None, group: Any = None) -> Any:
+        """The same by the emitted code, of some rows that a rank has, or of all."""
+        prompt, columns = self.data.prompt, self.data.columns
+        names = [state.name for state in self.objective.formula.states if state.column.over]
+        before = objdsl.States(
+            int(columns["rollout_step"]),
+            int(columns["rollout_steps"]),
+            {s.name: float(columns[s.name]) for s in self.objective.formula.states
+             if not s.column.over},
+            {k: dict(zip(prompt.tolist(), columns[k].tolist(), strict=True)) for k in names},
+        )  # fmt: skip
+        rows = torch.arange(len(prompt)) if rows is None else rows
+        mask = self.data.mask[rows]
+        read = [k for k in self.objective.sampled_columns if k in columns]
+        cut = {k: columns[k][rows] for k in read if columns[k].dim()}
+        if packed:
+            cut = {k: x[mask] if x.dim() > 1 else x for k, x in cut.items()}
+        shape = {"lengths": mask.sum(-1)} if packed else {"mask": mask}
+        keys = prompt[rows]
+        after = self.objective.advance(before, keys, prompt=keys, group=group, **shape, **cut)
+        assert after.step == before.step + 1
+        in_order = sorted(set(prompt.tolist()))
+        found = {name: [value] * len(in_order) for name, value in after.numbers.items()}
+        return found | {k: [by[key] for key in in_order] for k, by in after.prompts.items()}
+
     # --- evaluators ------------------------------------------------------------------------------
 
     def reference(self) -> Numbers:
@@ -145,7 +182,7 @@ class Case:
     ) -> tuple[objdsl.Step, dict[str, Tensor], list[int]]:
         """Some responses as a packed step, what is trained in it, and their lengths."""
         mask = self.data.mask[rows]
-        columns = {k: x[rows] for k, x in self.data.columns.items()}
+        columns = {k: x[rows] if x.dim() else x for k, x in self.data.columns.items()}
         columns = {k: x[mask] if x.dim() > 1 else x for k, x in columns.items()}
         step = self.objective.prepare(
             lengths=mask.sum(-1),
@@ -180,7 +217,7 @@ class Case:
         else:
             lengths = self.data.mask[rows].sum(-1).tolist()
             width = max(lengths, default=1)
-            cut = {k: x[rows] for k, x in self.data.columns.items()}
+            cut = {k: x[rows] if x.dim() else x for k, x in self.data.columns.items()}
             cut = {k: x[:, :width] if x.dim() > 1 else x for k, x in cut.items()}
             step = self.objective.prepare(
                 mask=self.data.mask[rows][:, :width],

@@ -6,6 +6,7 @@ drawn by a `random.Random`, so that a seed names it; Hypothesis drives the same 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -24,8 +25,8 @@ LEVELS = ("", "p", "pi", "pit", "pitv")
 
 # Leaves by the indices that they carry.
 LEAVES = {
-    "": ["0.3", "1.5", "eps", "beta", "(1 - eps)", "(beta / 4)"],
-    "p": ["difficulty", "(mean[i] reward)", "(max[i] reward)", "(std[i] reward)"],
+    "": ["0.3", "1.5", "eps", "beta", "(1 - eps)", "(beta / 4)", "pace", "(step / 20)"],
+    "p": ["difficulty", "base", "(mean[i] reward)", "(max[i] reward)", "(std[i] reward)"],
     "pi": ["reward", "|y|", "margin", "(mean[j != i] reward)", "(sum[j != i] margin)"],
     "pit": [
         "(pi / old)",
@@ -42,8 +43,8 @@ LEAVES = {
     "pitv": ["pi[v]", "ref[v]", "log(pi[v])", "(pi[v] / ref[v])", "word_column"],
 }
 MASKS = {
-    "": ["eps < beta"],
-    "p": ["std[i] reward > 0.2", "difficulty > 0.137", "top[p](difficulty, 0.5)"],
+    "": ["eps < beta", "step < 10", "pace > 0.3", "step > steps / 2"],
+    "p": ["std[i] reward > 0.2", "difficulty > 0.137", "base > 0.2", "top[p](difficulty, 0.5)"],
     "pi": ["chosen", "truncated", "reward > 0.5", "|y| > 2", "top[i](margin, 0.5)"],
     "pit": [
         "{t} > 1",
@@ -124,6 +125,10 @@ given chosen[p,i]
 given difficulty[p]
 given noise_column[p,i,t] as reward
 given word_column[p,i,t,v]
+"""
+STATES = """\
+state pace = 0.4 next {}
+state base[p] = difficulty next {}
 """
 INNER = "policy early = pi at layer 6\n"
 
@@ -276,9 +281,19 @@ class Writer:
         condition = f" | {self.mask(level)}" if self.random.randrange(4) == 0 else ""
         return f"{operator}[{','.join(level)}{condition}] ({body})"
 
+    def data(self, level: str, depth: int) -> str:
+        """A value that is known before the policy learns, without chance."""
+        text = Writer(self.random, words=False).expression(level, depth)
+        return re.sub(r"pick\[p,i,t\]\((.*?), 0.4\)", r"\1", re.sub(r"\bpi\b", "old", text))
+
     def objective(self, depth: int) -> str:
         """A whole file."""
-        lines = [PREAMBLE, "param zero = 0 in [0, inf)\n" if self.partial else ""]
+        after = [self.data(level, depth - 1) for level in ("", "p")]
+        lines = [
+            PREAMBLE,
+            STATES.format(*after),
+            "param zero = 0 in [0, inf)\n" if self.partial else "",
+        ]
         if self.random.randrange(8) == 0:
             lines.append(INNER)
             self.names["pit"] += ["log(early)", "(early / old)"]
@@ -381,6 +396,10 @@ def data(seed: int, least: int = 2, longest: int = 4) -> Data:
         "chosen": (rng.uniform(size=n) < 0.5).astype(float),
         "truncated": rng.uniform(size=n) < 0.4,
         "difficulty": np.zeros(n),
+        "base": np.zeros(n),
+        "pace": rng.uniform(0.2, 0.6),
+        "rollout_step": float(rng.integers(0, 20)),
+        "rollout_steps": 20.0,
     }
     for name in ("pi", "mu", "ref", "teacher", "early"):
         near = rng.normal(scale=0.4, size=(n, width))
@@ -389,13 +408,16 @@ def data(seed: int, least: int = 2, longest: int = 4) -> Data:
         columns[f"log_{policy}_dist"] = x
     for k in np.unique(prompt):
         columns["difficulty"][prompt == k] = rng.normal()
+        columns["base"][prompt == k] = rng.normal()
     ragged = {
         name: [x[r, : lengths[r]] if x.ndim > 1 else x[r] for r in range(n)]
         for name, x in columns.items()
+        if np.ndim(x)
     }
+    ragged |= {name: x for name, x in columns.items() if not np.ndim(x)}
     padded = {}
     for name, x in columns.items():
-        x = x.copy()
+        x = np.array(x)
         if x.ndim > 1 and x.dtype != bool:
             x[~mask] = np.nan  # whatever stands in the padding must not matter
         padded[name] = torch.from_numpy(x)

@@ -15,7 +15,7 @@ from helpers.random_objectives import text as random_text
 from objdsl import driver
 from objdsl.diagnostic import Diagnostic
 from objdsl.errors import ObjectiveError
-from objdsl.ir import objective, schema
+from objdsl.ir import nodes, objective, schema
 from objdsl.ir.differentiate import weights_of
 from objdsl.ir.exchange import dumps, loads
 from objdsl.ir.indices import Indices
@@ -43,7 +43,7 @@ def described(kind: type, name: str) -> tuple[str, ...]:
     if hint in OPERANDS:
         return (OPERANDS[hint],)
     if hint == Indices:
-        return ("Over",)
+        return ("tuple[Index, ...]",) if kind is nodes.Column else ("Over",)
     if hint in (float, tuple[float, ...]):
         return LEAVES[hint]
     if hint in (str, str | None):
@@ -127,10 +127,14 @@ given V_old in (-1, 1)
 given difficulty[p]
 given step_reward[p,i,t] in {0, 0.5, 1} as reward
 given words[p,i,t,v]
+state pace = (eps / 2) next clip(pace * limit_of_step, 0.001, 1)
+state base[p] = difficulty next 0.9 * base + 0.1 * mean[i] reward * (step < steps / 2)
+state idle = -1 next idle
+limit_of_step = mean[p,i] reward + mean[p,i,t] log(old / ref)
 sample from teacher: group 8, temperature 0.7, top_p 0.9, top_k 50, staleness 2, keep_mask
 limit = mean[p,i] reward
 keep p where std[i] reward > 0.01 * limit and difficulty < 3
-A = reward - mean[j != i] reward + 1e-12 * limit
+A = reward - mean[j != i] reward + 1e-12 * limit - base * pace * (step / steps)
 on = A > 0
 off = not (A > 0) or truncated
 as_number = 1 if A > 0 else 0

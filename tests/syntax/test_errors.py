@@ -23,6 +23,13 @@ from objdsl.syntax.read import read
 BROKEN = {
     # characters and words of other languages
     "semicolon": "A = reward; B = 2",
+    # states
+    "state from a formula": "state x = a / 2 next x + 1",
+    "state from a reduction": "state x = pi[v] next x + 1",
+    "state without next": "state x = 0.5",
+    "state without a start": "state x next 0.5",
+    "state without a value": "state x = 0.5 next",
+    "misspelt state": "stat x = 0.5 next x + 1",
     "string": 'A = "reward"',
     "prime": "A = r' + 1",
     "backslash": "A = reward + \\",

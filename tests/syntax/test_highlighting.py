@@ -6,6 +6,7 @@ import json
 import re
 from importlib.resources import files
 
+from objdsl.ir.columns import CLOCK
 from objdsl.ir.objective import BUILT_IN_POLICIES
 from objdsl.syntax.language import COLUMNS
 
@@ -30,9 +31,11 @@ def test_keywords_are_those_of_the_parser() -> None:
         words("keyword.control.statement.objdsl")
         | words("keyword.other.objdsl")
         | words("keyword.operator.word.objdsl")
+        | words("keyword.control.state.objdsl")
     )
 
 
 def test_policies_and_data_are_those_of_the_language() -> None:
     assert words("variable.language.policy.objdsl") == set(BUILT_IN_POLICIES)
     assert words("variable.language.data.objdsl") == set(COLUMNS)
+    assert words("variable.language.clock.objdsl") == set(CLOCK)

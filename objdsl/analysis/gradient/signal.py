@@ -13,7 +13,7 @@ import objdsl.ir.nodes as n
 from objdsl.analysis.gradient.links import PREFERRED
 from objdsl.ir.columns import is_critic
 from objdsl.ir.indices import RESPONSE, TOKEN
-from objdsl.ir.objective import Named, Objective
+from objdsl.ir.objective import Objective
 
 
 def signal(objective: Objective) -> n.Column | None:
@@ -47,18 +47,4 @@ def samples(objective: Objective) -> bool:
 
 def with_reward(objective: Objective, column: n.Column) -> Objective:
     """The objective as if it declared the column `as reward`."""
-    instead: dict[n.Expr, n.Expr] = {column: replace(column, role="reward")}
-
-    def named(many: tuple[Named, ...]) -> tuple[Named, ...]:
-        return tuple(replace(one, value=n.replaced(one.value, instead)) for one in many)
-
-    critic, keep = objective.critic, objective.keep
-    return replace(
-        objective,
-        goal=n.replaced(objective.goal, instead),
-        critic=None if critic is None else n.replaced(critic, instead),
-        keep=None if keep is None else n.replaced(keep, instead),
-        reports=named(objective.reports),
-        bindings=named(objective.bindings),
-        calls=named(objective.calls),
-    )
+    return objective.replaced({column: replace(column, role="reward")})

@@ -1,0 +1,42 @@
+"""States and schedules as what they are while a rollout is learned from: constants.
+
+A state is known before the responses that it is used on. So the checker and the audit take one
+number for a parameter, at the value where it starts, and one of a prompt for a column of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import objdsl.ir.nodes as n
+from objdsl.ir.evaluate import Batch, evaluate
+from objdsl.ir.objective import Domain, Objective, Parameter
+
+STEP, STEPS = 1000.0, 2000.0
+"""Of a run, where a formula reads them: half-way, and long after any warm-up."""
+
+
+def held(objective: Objective) -> Objective:
+    """The objective of one rollout."""
+    read = {
+        node.name: node
+        for node in objective.nodes
+        if isinstance(node, n.Column) and not node.over and node.role in ("state", "clock")
+    }
+    defaults = {param.name: param.default for param in objective.params}
+    values = {"step": STEP, "steps": STEPS}
+    for state in objective.states:
+        if state.name in read:
+            (values[state.name],) = evaluate([state.start], Batch((), ()), defaults)
+    params = [_parameter(read[name], values[name]) for name in sorted(read)]
+    instead: dict[n.Expr, n.Expr] = {
+        column: n.Param(name, column.lower, column.upper) for name, column in read.items()
+    }
+    changed = objective.replaced(instead) if read else objective
+    return replace(changed, params=(*objective.params, *params))
+
+
+def _parameter(column: n.Column, start: float) -> Parameter:
+    """A state as it starts; if that is 0, which it does not stay, at another value that it has."""
+    domain = Domain(column.lower, column.upper)
+    return Parameter(column.name, start or max(domain.two, key=abs), domain)
