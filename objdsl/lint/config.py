@@ -25,14 +25,14 @@ class Table(BaseModel):
     strict: bool = False
 
 
-def table(given: Any) -> Table:
+def table(raw: Any) -> Table:
     """The table of a file.
 
     Raises:
         ValueError: with a sentence for each key that is unknown or holds something else.
     """
     try:
-        return Table.model_validate(given)
+        return Table.model_validate(raw)
     except ValidationError as error:
         raise ValueError("; ".join(_problems(error))) from None
 
@@ -46,5 +46,5 @@ def _problems(error: ValidationError) -> Iterator[str]:
             hint = f"; did you mean `{guess}`?" if guess else f" (there are {', '.join(known)})"
             yield f"there is no `{key}`{hint}"
         else:
-            said = problem["msg"]
-            yield f"`{key}`: {said[:1].lower()}{said[1:]}" if key else said
+            message = problem["msg"]
+            yield f"`{key}`: {message[:1].lower()}{message[1:]}" if key else message

@@ -8,26 +8,26 @@ from objdsl.diagnostic import Diagnostic, Edit
 from objdsl.source import Source
 
 
-def fixed(source: Source, found: Iterable[Diagnostic], *, unsafe: bool) -> tuple[Source, int]:
+def fixed(source: Source, findings: Iterable[Diagnostic], *, unsafe: bool) -> tuple[Source, int]:
     """The text with the fixes that touch it, and how many were made.
 
     A fix is made whole or not at all; of two that overlap the first one is. `unsafe` ones change
     the objective.
     """
     edits: list[Edit] = []
-    made = 0
-    for finding in found:
+    count = 0
+    for finding in findings:
         fix = finding.fix
         if fix is None or not (fix.safe or unsafe):
             continue
         here = all(edit.span.source == source for edit in fix.edits)
         if here and not any(_overlap(a, b) for a in fix.edits for b in edits):
             edits += fix.edits
-            made += 1
+            count += 1
     text = source.text
     for edit in sorted(edits, key=lambda edit: edit.span.start, reverse=True):
         text = text[: edit.span.start] + edit.text + text[edit.span.end :]
-    return Source(source.name, text), made
+    return Source(source.name, text), count
 
 
 def _overlap(a: Edit, b: Edit) -> bool:

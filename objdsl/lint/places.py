@@ -24,10 +24,10 @@ _HEAD = re.compile(rf"({'|'.join(REDUCTIONS)})\s*\[[^\]]*\]")
 def head(node: n.Expr) -> Span | None:
     """The `mean[t]` of `mean[t] x`; the whole of anything else."""
     span = node.span
-    found = _HEAD.match(span.text) if span else None
-    if span is None or found is None:
+    match = _HEAD.match(span.text) if span else None
+    if span is None or match is None:
         return span
-    return Span(span.source, span.start, span.start + found.end())
+    return Span(span.source, span.start, span.start + match.end())
 
 
 def reading(
@@ -60,8 +60,8 @@ def _reading(
     for kind in kinds:
         reads: set[n.Expr] = set()
         for node in n.topological(root):
-            own = isinstance(node, kind) and node.policy == policy
-            if own or not reads.isdisjoint(node.children):
+            reads_policy = isinstance(node, kind) and node.policy == policy
+            if reads_policy or not reads.isdisjoint(node.children):
                 reads.add(node)
                 stands = node.span is not None and node.span.source is not prelude
                 if stands and (within is None or node in within):
@@ -142,13 +142,13 @@ def marked(facts: Facts, weight: n.Expr, guilty: n.Expr) -> str:
 def _innermost(facts: Facts, guilty: n.Expr) -> n.Expr | None:
     """The smallest definition that holds a part, without others that hold it."""
     holds: dict[n.Expr, bool] = {}  # whether it stands there, and not in a definition of its own
-    found: list[n.Expr] = []
+    definitions: list[n.Expr] = []
     for node in n.topological(*facts.names):
         inside = [child == guilty or holds[child] for child in node.children]
         holds[node] = True in inside and node not in facts.names
         if True in inside and node in facts.names and node != guilty:
-            found.append(node)
-    return min(found, key=lambda expr: len(n.topological(expr)), default=None)
+            definitions.append(node)
+    return min(definitions, key=lambda expr: len(n.topological(expr)), default=None)
 
 
 def penalty_label(facts: Facts) -> tuple[Label, ...]:

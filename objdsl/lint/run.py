@@ -20,11 +20,11 @@ _RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 @cache
 def registry() -> tuple[Rule, ...]:
     """Every rule, in the order of the codes."""
-    found = [
+    checks = [
         import_module(f"{rules.__name__}.{module.name}").check
         for module in pkgutil.iter_modules(rules.__path__)
     ]
-    return tuple(sorted(found, key=lambda rule: rule.code))
+    return tuple(sorted(checks, key=lambda rule: rule.code))
 
 
 def pages() -> tuple[Page, ...]:
@@ -44,12 +44,15 @@ def judged(facts: Facts) -> list[Diagnostic]:
     A claim that departs from exact has a finding: where no rule knows the reason, one of those that
     speak for the rest names it.
     """
-    found = [one for rule in registry() if not rule.rest for one in rule(facts)]
-    claims = {one.claim for one in found}
+    diagnostics = [finding for rule in registry() if not rule.rest for finding in rule(facts)]
+    claims = {finding.claim for finding in diagnostics}
     rest = (rule for rule in registry() if rule.rest and rule.claim not in claims)
-    return in_order([*found, *(one for rule in rest for one in rule(facts))])
+    return in_order([*diagnostics, *(finding for rule in rest for finding in rule(facts))])
 
 
-def in_order(found: Iterable[Diagnostic]) -> list[Diagnostic]:
+def in_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
     """The worst first, then in the order of the text."""
-    return sorted(found, key=lambda one: (_RANK[one.severity], one.span.start if one.span else -1))
+    return sorted(
+        diagnostics,
+        key=lambda finding: (_RANK[finding.severity], finding.span.start if finding.span else -1),
+    )

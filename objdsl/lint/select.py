@@ -53,8 +53,8 @@ class Selection:
         for pattern, rules in self.per_file:
             if fnmatch(_relative(file, self.folder), pattern) or fnmatch(Path(file).name, pattern):
                 ignored += rules
-        chosen = not self.select or any(_is(finding, one) for one in self.select)
-        return chosen and not any(_is(finding, one) for one in ignored)
+        chosen = not self.select or any(_is(finding, name) for name in self.select)
+        return chosen and not any(_is(finding, name) for name in ignored)
 
 
 def _is(finding: Diagnostic, chosen: str) -> bool:
@@ -125,17 +125,17 @@ def _selection(given: Any, file: Path) -> Selection:
 
     where = f"{file}: [tool.objdsl]"
     try:
-        found = table(given)
+        config = table(given)
     except ValueError as error:
         raise SelectionError(f"{where}: {error}") from None
     per_file = {
         pattern: checked(names, f"{where} per-file-ignores")
-        for pattern, names in found.per_file_ignores.items()
+        for pattern, names in config.per_file_ignores.items()
     }
     return Selection(
-        checked(found.select, f"{where} select"),
-        checked(found.ignore, f"{where} ignore"),
+        checked(config.select, f"{where} select"),
+        checked(config.ignore, f"{where} ignore"),
         tuple(per_file.items()),
-        found.strict,
+        config.strict,
         file.parent,
     )

@@ -76,7 +76,7 @@ def ignores(file: tree.File) -> list[Ignore]:
 
 
 def suppress(
-    found: Iterable[Diagnostic],
+    findings: Iterable[Diagnostic],
     comments: list[Ignore],
     rules: Iterable[Page],
     *,
@@ -95,7 +95,7 @@ def suppress(
             for name in dict.fromkeys(name for name, _ in comment.rules):
                 speaking[name, start].append(comment)
     starts = sorted({start for _, start in speaking if start is not None})
-    for finding in found:
+    for finding in findings:
         before = bisect_right(starts, finding.span.start) if finding.span else 0
         takers = [
             (comment.span, name)
@@ -109,7 +109,7 @@ def suppress(
     known = {name for rule in rules for name in (rule.name, rule.code)}
     for comment in comments:
         faults = _faults(comment, known, used)
-        kept += [one for one in faults if report_unused or one.name != UNUSED.name]
+        kept += [fault for fault in faults if report_unused or fault.name != UNUSED.name]
     return kept, accepted
 
 

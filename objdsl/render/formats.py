@@ -18,55 +18,59 @@ _SARIF = (
 _GITHUB = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 
 
-def concise(found: Sequence[Diagnostic]) -> str:
+def concise(findings: Sequence[Diagnostic]) -> str:
     """`grpo.obj:15:26: warning[OBJ101 length-normalisation]: each response's ...`"""
     lines = (
-        f"{_place(one.span)}: {one.severity}[{one.code} {one.name}]: {one.message}" for one in found
+        f"{_place(finding.span)}: {finding.severity}[{finding.code} {finding.name}]: "
+        f"{finding.message}"
+        for finding in findings
     )
     return "".join(" ".join(line.splitlines()) + "\n" for line in lines)
 
 
-def github(found: Sequence[Diagnostic]) -> str:
+def github(findings: Sequence[Diagnostic]) -> str:
     """Workflow commands, which GitHub shows beside the lines of a change."""
     lines = []
-    for one in found:
-        where = f"title={_property(f'{one.code} {one.name}')}"
-        if one.span is not None:
-            line, column = one.span.line, one.span.column
-            where = f"file={_property(one.span.source.name)},line={line},col={column},{where}"
-        lines.append(f"::{_GITHUB[one.severity]} {where}::{_escaped(_sentences(one))}\n")
+    for finding in findings:
+        where = f"title={_property(f'{finding.code} {finding.name}')}"
+        if finding.span is not None:
+            line, column = finding.span.line, finding.span.column
+            where = f"file={_property(finding.span.source.name)},line={line},col={column},{where}"
+        lines.append(f"::{_GITHUB[finding.severity]} {where}::{_escaped(_sentences(finding))}\n")
     return "".join(lines)
 
 
-def as_json(found: Sequence[Diagnostic], suppressed: int = 0) -> str:
+def as_json(findings: Sequence[Diagnostic], suppressed: int = 0) -> str:
     """One object; docs/findings.schema.json describes it."""
-    summary = {str(kind): sum(one.severity is kind for one in found) for kind in Severity}
+    summary = {
+        str(kind): sum(finding.severity is kind for finding in findings) for kind in Severity
+    }
     report = {
         "version": JSON_VERSION,
         "summary": {**summary, "suppressed": suppressed},
-        "findings": [_finding(one) for one in found],
+        "findings": [_finding(finding) for finding in findings],
     }
     return json.dumps(report, indent=2) + "\n"
 
 
-def _finding(one: Diagnostic) -> dict[str, Any]:
+def _finding(finding: Diagnostic) -> dict[str, Any]:
     return {
-        "rule": one.name,
-        "code": one.code,
-        "severity": str(one.severity),
-        "certainty": str(one.certainty),
-        "claim": str(one.claim),
-        "message": one.message,
-        "location": _range(one.span) if one.span else None,
-        "labels": [{**_range(label.span), "text": label.text} for label in one.labels],
-        "weight": one.weight,
-        "consequence": one.consequence,
-        "value": one.value,
-        "gradient": one.gradient,
-        "help": one.help,
-        "fine_if": one.fine_if,
-        "fix": one.fix and _fix(one.fix),
-        "choices": [_fix(choice) for choice in one.choices],
+        "rule": finding.name,
+        "code": finding.code,
+        "severity": str(finding.severity),
+        "certainty": str(finding.certainty),
+        "claim": str(finding.claim),
+        "message": finding.message,
+        "location": _range(finding.span) if finding.span else None,
+        "labels": [{**_range(label.span), "text": label.text} for label in finding.labels],
+        "weight": finding.weight,
+        "consequence": finding.consequence,
+        "value": finding.value,
+        "gradient": finding.gradient,
+        "help": finding.help,
+        "fine_if": finding.fine_if,
+        "fix": finding.fix and _fix(finding.fix),
+        "choices": [_fix(choice) for choice in finding.choices],
     }
 
 
@@ -90,10 +94,10 @@ def _range(span: Span) -> dict[str, Any]:
     }
 
 
-def sarif(found: Sequence[Diagnostic], pages: Mapping[str, str], version: str) -> str:
+def sarif(findings: Sequence[Diagnostic], pages: Mapping[str, str], version: str) -> str:
     """SARIF 2.1.0, for code scanning. `pages` are the rules' texts by name."""
-    names = sorted({one.name for one in found})
-    codes = {one.name: one.code for one in found}
+    names = sorted({finding.name for finding in findings})
+    codes = {finding.name: finding.code for finding in findings}
     rules = [
         {
             "id": codes[name],
@@ -105,18 +109,19 @@ def sarif(found: Sequence[Diagnostic], pages: Mapping[str, str], version: str) -
     ]
     results = [
         {
-            "ruleId": one.code,
-            "ruleIndex": names.index(one.name),
-            "level": str(one.severity),
-            "message": {"text": _sentences(one)},
-            "locations": [_location(one.span)] if one.span else [],
+            "ruleId": finding.code,
+            "ruleIndex": names.index(finding.name),
+            "level": str(finding.severity),
+            "message": {"text": _sentences(finding)},
+            "locations": [_location(finding.span)] if finding.span else [],
             "relatedLocations": [
-                {**_location(label.span), "message": {"text": label.text}} for label in one.labels
+                {**_location(label.span), "message": {"text": label.text}}
+                for label in finding.labels
             ],
-            "fixes": [_changes(fix) for fix in (one.fix, *one.choices) if fix],
-            "properties": {"claim": str(one.claim), "certainty": str(one.certainty)},
+            "fixes": [_changes(fix) for fix in (finding.fix, *finding.choices) if fix],
+            "properties": {"claim": str(finding.claim), "certainty": str(finding.certainty)},
         }
-        for one in found
+        for finding in findings
     ]
     driver = {"name": "objdsl", "semanticVersion": version, "rules": rules}
     run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
@@ -157,10 +162,10 @@ def _changes(fix: Fix) -> dict[str, Any]:
     return {"description": {"text": fix.title}, "artifactChanges": changes}
 
 
-def _sentences(one: Diagnostic) -> str:
+def _sentences(finding: Diagnostic) -> str:
     """What is shown where there is room for a line or two."""
-    choices = " or ".join(choice.title for choice in one.choices)
-    parts = (one.message, one.consequence, one.help, choices)
+    choices = " or ".join(choice.title for choice in finding.choices)
+    parts = (finding.message, finding.consequence, finding.help, choices)
     return ". ".join(_without_stop(part) for part in parts if part)
 
 

@@ -281,7 +281,7 @@ def _operands(op: str, left: Expression, right: Expression) -> tuple[str, str]:
 
 def _places(op: str, left: Expression, right: Expression) -> tuple[int, int]:
     """How tightly the two sides of an operator must hold together to stand without brackets."""
-    own = _LEVELS[op]
+    level = _LEVELS[op]
     match op:
         case "^":
             # What a reduction followed by a power means is not decided here.
@@ -289,7 +289,7 @@ def _places(op: str, left: Expression, right: Expression) -> tuple[int, int]:
         case "or":
             # Which of `and` and `or` binds tighter is nothing to make a reader remember.
             return NOT if _is_and(left) else OR, NOT if _is_and(right) else AND
-    return own + (own == COMPARE), own + 1
+    return level + (level == COMPARE), level + 1
 
 
 def _is_and(node: Expression) -> bool:

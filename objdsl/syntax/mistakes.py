@@ -241,10 +241,10 @@ def _paper(m: _Mistake) -> Diagnostic | None:
         if name.type not in _NAMES:
             continue
         start = m.span(name).start
-        if is_expectation(str(name)) and (found := _applied(m.source, start, start + len(name))):
-            return expectation(*found)
-        if is_divergence(str(name)) and (found := _applied(m.source, start, start + len(name))):
-            whole, head, _ = found
+        if is_expectation(str(name)) and (spans := _applied(m.source, start, start + len(name))):
+            return expectation(*spans)
+        if is_divergence(str(name)) and (spans := _applied(m.source, start, start + len(name))):
+            whole, head, _ = spans
             if of_two := _OF_TWO.fullmatch(m.source.text, head.end - 1, whole.end):
                 return divergence(whole, of_two[1], of_two[2])
     return None
@@ -261,8 +261,8 @@ def _latex(m: _Mistake) -> Diagnostic | None:
     letter = re.compile(r"\s*\{?\s*(?:E|\\mathbb\{E\})\s*\}?").match(text, end)
     after = letter.end() if letter else end
     expects = word == "E" or (letter and word in ("mathbb", "mathbf", "mathrm", "operatorname"))
-    if expects and (found := _applied(m.source, at, after)):
-        return expectation(*found)
+    if expects and (spans := _applied(m.source, at, after)):
+        return expectation(*spans)
     if word == "KL":
         return m.says("a formula is not LaTeX", help=LATEX["KL"])
     span = Span(m.source, at, end)
@@ -367,8 +367,8 @@ def _member(m: _Mistake) -> Diagnostic | None:
         help = f"a reduction comes first, and names its index: `{word}[t] x`, `{word}[i] x`"
     elif ALIASES.get(word) == "sg":
         help = "a value without its gradient is `sg(x)`"
-    elif said := said_here(word):
-        help = said
+    elif meaning := said_here(word):
+        help = meaning
     return syntax(
         "a value has no attributes and no methods", Span(m.source, start, chain.end()), help=help
     )
@@ -434,8 +434,8 @@ def _character(m: _Mistake) -> Diagnostic | None:
         )
     if unicodedata.normalize("NFKD", char)[0] == "E" or char == "ℰ":
         start = m.span(m.found).start
-        if found := _applied(m.source, start, start + 1):
-            return expectation(*found)
+        if spans := _applied(m.source, start, start + 1):
+            return expectation(*spans)
     if char in "∥‖":
         help = "a divergence is `k3(pi, ref)`, or `sum[v] (pi[v] * log(pi[v] / ref[v]))`"
         return m.says(f"`{char}` has no meaning here", help=help)

@@ -30,8 +30,8 @@ from objdsl.source import Span
 
 @rule("bent-gradient", "OBJ113", Severity.NOTE, Claim.DIRECTION, rest=True)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    found = [one for one in facts.departures if one.claim is Claim.DIRECTION]
-    for departure in found[:1]:
+    departures = [x for x in facts.departures if x.claim is Claim.DIRECTION]
+    for departure in departures[:1]:
         yield rule.finding(
             "the expected gradient is not that of the expected reward",
             _place(departure) or facts.objective.goal.span,

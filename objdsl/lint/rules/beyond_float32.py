@@ -40,12 +40,12 @@ from objdsl.lint.rules.unbounded_product import unheld
 @rule("beyond-float32", "OBJ612", Severity.WARNING, Claim.NUMERICS)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     goal = facts.objective.goal
-    said = set(unheld(goal)) if facts.rewarded else set()
-    said |= {node for node, _ in not_finite(facts.objective)}
+    reported = set(unheld(goal)) if facts.rewarded else set()
+    reported |= {node for node, _ in not_finite(facts.objective)}
     for node, fault in _faults(facts):
-        if isinstance(node, n.Reduce) or node in said or facts.extremes.is_response(node):
+        if isinstance(node, n.Reduce) or node in reported or facts.extremes.is_response(node):
             continue  # product-outside-logs, unbounded-product
-        said.add(node)
+        reported.add(node)
         logistic = _logistic(goal, node)
         yield rule.finding(
             "this overflows float32 on realistic data"
@@ -62,23 +62,24 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _faults(facts: Facts) -> list[Cause]:
     """What makes a weight or the value infinite: what is too large, or else what is 0."""
-    causes = {one for found in facts.ranges if not found.finite for one in found.causes}
-    written = {one: one for one in n.topological(*facts.objective.roots) if one.span is not None}
+    causes = {cause for bound in facts.ranges if not bound.finite for cause in bound.causes}
+    nodes = n.topological(*facts.objective.roots)
+    written = {node: node for node in nodes if node.span is not None}
     for fault in Fault:
-        found = [
+        faults = [
             (written[node], fault) for node, kind in causes if kind is fault and node in written
         ]
-        if found:
-            return sorted(found, key=lambda one: one[0].key)
+        if faults:
+            return sorted(faults, key=lambda cause: cause[0].key)
     return []
 
 
 def _logistic(goal: n.Expr, node: n.Expr) -> n.Expr | None:
     """The logarithm of a sigmoid, written out, that a value is part of."""
-    for one in n.topological(goal):
-        link = read(one) if isinstance(one, n.Unary) and one.op == "log" else None
-        if link is not None and link[0] is Kind.LOGISTIC and node in n.topological(one):
-            return one
+    for log in n.topological(goal):
+        link = read(log) if isinstance(log, n.Unary) and log.op == "log" else None
+        if link is not None and link[0] is Kind.LOGISTIC and node in n.topological(log):
+            return log
     return None
 
 

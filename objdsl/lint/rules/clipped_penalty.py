@@ -62,5 +62,5 @@ def _held(node: n.Expr) -> n.Expr | None:
 
 def _read(known: dict[n.Expr, frozenset[str]], node: n.Expr) -> frozenset[str]:
     """The policies that a value reads, when that is known of its operands."""
-    own = {node.policy} if isinstance(node, n.LogProb) else ()
-    return frozenset(own).union(*(known[child] for child in node.children))
+    policies = {node.policy} if isinstance(node, n.LogProb) else ()
+    return frozenset(policies).union(*(known[child] for child in node.children))

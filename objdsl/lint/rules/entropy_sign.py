@@ -32,13 +32,13 @@ from objdsl.lint.rule import Rule, rule
 @rule("entropy-sign", "OBJ317", Severity.WARNING, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for words in facts.by_distributions:
-        own = [
+        coefficients = [
             term.coefficient
             for term in words.terms
             if any(f.base == words.leaf and f.exponent == 1 for f in term.factors)
             and not any("v" in f.base.indices for f in term.factors if f.base != words.leaf)
         ]
-        if own and min(own) > 0:
+        if coefficients and min(coefficients) > 0:
             yield rule.finding(
                 "this term lowers the entropy of the policy",
                 reading(facts, words.leaf.policy, live=True, kinds=(LogDist,)),

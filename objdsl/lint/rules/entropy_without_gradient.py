@@ -35,8 +35,8 @@ from objdsl.lint.rule import Rule, rule
 @rule("entropy-without-gradient", "OBJ315", Severity.WARNING, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for term, bonus in facts.bonuses:
-        lengths = any(factor.depends.own for one in bonus.terms for factor in one.factors)
-        rises = sum(bonus.sized(one)[0] * one.coefficient for one in bonus.terms) > 0
+        lengths = any(factor.depends.own for x in bonus.terms for factor in x.factors)
+        rises = sum(bonus.sized(x)[0] * x.coefficient for x in bonus.terms) > 0
         yield rule.finding(
             "this is a bonus on lengths, not on entropy"
             if lengths
@@ -54,16 +54,16 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             help="use `entropy`; or -log(old) in the reward, `sum[s >= t]`",
             fine_if="" if lengths else "it is a baseline of the reward, written separately",
         )
-    for one in facts.idle:
-        if one.policies:
+    for part in facts.idle:
+        if part.policies:
             continue  # kl-without-gradient
         yield rule.finding(
             "this term has no gradient in expectation",
-            one.node.span or facts.objective.goal.span,
+            part.node.span or facts.objective.goal.span,
             under="contributes a weight that is known before the token is sampled",
-            weight=f"adds {facts.written(brought(one))} to w",
+            weight=f"adds {facts.written(brought(part))} to w",
             gradient="0, except for the lengths that divide it"
-            if one.lengths
+            if part.lengths
             else "0 in expectation on policy: it is a baseline without a reward",
             help="add `entropy` beside the rewarded term, without sg(...)",
         )

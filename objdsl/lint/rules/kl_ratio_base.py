@@ -42,7 +42,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         return  # uncorrected-sampler
     for near in facts.near:
         powers = [versions(term, near.expand) for term in near.of(Kind.PENALTY)]
-        if powers and all(one.get("old", 0) < 0 and not one.get("mu") for one in powers):
+        if powers and all(power.get("old", 0) < 0 and not power.get("mu") for power in powers):
             yield rule.finding(
                 "the penalty's ratio is to `old`, but responses come from `mu`",
                 reading(facts, "old"),

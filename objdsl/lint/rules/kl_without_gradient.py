@@ -36,7 +36,7 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("kl-without-gradient", "OBJ301", Severity.ERROR, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    idle = {policy: one for one in reversed(facts.idle) for policy in one.policies}
+    idle = {policy: part for part in reversed(facts.idle) for policy in part.policies}
     for policy in frozen(facts.objective):
         if policy in idle:
             term = idle[policy].node

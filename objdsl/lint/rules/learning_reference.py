@@ -74,12 +74,12 @@ def _compares(
         left = Expand(params, dict.fromkeys(reference, min(policy)))(node)
     except TooLargeError:
         return False
-    return not any(isinstance(one, n.LogProb | n.LogDist) for one in n.topological(left.expr()))
+    return not any(isinstance(x, n.LogProb | n.LogDist) for x in n.topological(left.expr()))
 
 
 def _trained(known: dict[n.Expr, frozenset[str]], node: n.Expr) -> frozenset[str]:
     """The policies whose gradient a value passes on, when that is known of its operands."""
     if not node.live:
         return frozenset()
-    own = {node.policy} if isinstance(node, n.LogProb | n.LogDist) else ()
-    return frozenset(own).union(*(known[child] for child in node.children))
+    policies = {node.policy} if isinstance(node, n.LogProb | n.LogDist) else ()
+    return frozenset(policies).union(*(known[child] for child in node.children))

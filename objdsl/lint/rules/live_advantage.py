@@ -42,18 +42,20 @@ from objdsl.lint.rule import Rule, rule
 @rule("live-advantage", "OBJ504", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     seen = set()
-    for found in sorted(facts.live_advantages, key=lambda one: one.adds is Adds.NOISE):
-        if found.node in seen:
+    for advantage in sorted(
+        facts.live_advantages, key=lambda advantage: advantage.adds is Adds.NOISE
+    ):
+        if advantage.node in seen:
             continue
-        seen.add(found.node)
-        biased = found.adds is Adds.BIAS
-        critic = isinstance(found.leaf, n.Column)
-        extra = facts.written(found.extra)
+        seen.add(advantage.node)
+        biased = advantage.adds is Adds.BIAS
+        critic = isinstance(advantage.leaf, n.Column)
+        extra = facts.written(advantage.extra)
         yield rule.finding(
             "the advantage carries a gradient of its own",
-            found.node.span,
+            advantage.node.span,
             severity=None if biased else Severity.WARNING,
-            claim=_claim(facts, found) if biased else Claim.OFF_POLICY,
+            claim=_claim(facts, advantage) if biased else Claim.OFF_POLICY,
             under="changes with " + ("the critic" if critic else "pi") + ", without sg(...)",
             weight=f"{'of V' if critic else 'w'}, in addition to what is intended: {extra}",
             consequence="the critic learns to raise the policy's objective, not to predict values"
@@ -66,13 +68,15 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             help="put sg(...) around it, or use V_old in place of V"
             if critic
             else "put sg(...) around it, or use old in place of pi",
-            fix=stop(facts, found.node),
+            fix=stop(facts, advantage.node),
         )
 
 
-def _claim(facts: Facts, found: LiveAdvantage) -> Claim:
+def _claim(facts: Facts, advantage: LiveAdvantage) -> Claim:
     """What the extra gradient is about: the penalty that the advantage holds, or the direction."""
     held = set(frozen(facts.objective))
-    logs = (node for node in n.topological(found.node) if isinstance(node, n.LogProb | n.LogDist))
+    logs = (
+        node for node in n.topological(advantage.node) if isinstance(node, n.LogProb | n.LogDist)
+    )
     penalised = not held.isdisjoint(log.policy for log in logs)
     return Claim.PENALTY if penalised and not facts.departing(Reason.LIVE) else Claim.DIRECTION

@@ -36,20 +36,20 @@ _LONGEST = 160
 
 @rule("live-divisor", "OBJ512", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    advantages = (one.node for one in facts.live_advantages)
+    advantages = (advantage.node for advantage in facts.live_advantages)
     named = set(topological(*advantages))  # by live-advantage
-    for found in facts.live_divisors:
-        if found.node in named:
+    for divisor in facts.live_divisors:
+        if divisor.node in named:
             continue
-        extra = facts.written(found.extra)
+        extra = facts.written(divisor.extra)
         yield rule.finding(
             "this divisor carries a gradient of its own",
-            found.node.span or facts.objective.goal.span,
+            divisor.node.span or facts.objective.goal.span,
             under="changes with pi, without sg(...)",
             weight=f"w, in addition to what is intended: {extra}" if len(extra) <= _LONGEST else "",
             gradient="0: the additional term cancels the intended one"
-            if found.cancels
+            if divisor.cancels
             else "biased by the additional term",
             help="put sg(...) around it",
-            fix=stop(facts, found.node),
+            fix=stop(facts, divisor.node),
         )

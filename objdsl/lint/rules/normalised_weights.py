@@ -72,7 +72,7 @@ def _mean_weight(estimator: Estimator, on: Expand) -> Factor | None:
 def _varies(base: n.Expr, on: Expand) -> bool:
     """Whether a value changes with the policies, all of them being one."""
     try:
-        return any(_reads_policy(one) for factors in on(base).terms for one, _ in factors)
+        return any(_reads_policy(factor) for factors in on(base).terms for factor, _ in factors)
     except TooLargeError:
         return True
 

@@ -32,7 +32,9 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("off-policy-weight", "OBJ404", Severity.NOTE, Claim.OFF_POLICY, rest=True)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    reasons = [one.reason for one in facts.departures if one.claim is Claim.OFF_POLICY]
+    reasons = [
+        departure.reason for departure in facts.departures if departure.claim is Claim.OFF_POLICY
+    ]
     for reason in reasons[:1]:
         unread = reason is Reason.OTHER_WEIGHT
         policy = next(iter(facts.policy_weights)).policy

@@ -93,7 +93,9 @@ def _without_reward_1(truncated: Mapping[Factors, n.Expr], terms: Mapping[Factor
     """Whether rewards of 0 and 1 are declared, and the products cancel where the reward is 1."""
     totals: defaultdict[Factors, float] = defaultdict(float)
     for factors in truncated:
-        totals[frozenset(one for one in factors if not _is_binary_reward(one[0]))] += terms[factors]
+        totals[frozenset(power for power in factors if not _is_binary_reward(power[0]))] += terms[
+            factors
+        ]
     return not any(totals.values())
 
 

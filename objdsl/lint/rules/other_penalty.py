@@ -33,8 +33,8 @@ from objdsl.source import Span
 
 @rule("other-penalty", "OBJ316", Severity.NOTE, Claim.PENALTY, rest=True)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    found = [one for one in facts.departures if one.claim is Claim.PENALTY]
-    for departure in found[:1]:
+    departures = [x for x in facts.departures if x.claim is Claim.PENALTY]
+    for departure in departures[:1]:
         penalty = departure.penalty
         yield rule.finding(
             "this penalty cannot be read"

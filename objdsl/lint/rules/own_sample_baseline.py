@@ -36,10 +36,10 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("own-sample-baseline", "OBJ204", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    own = list(facts.factors(Reason.BASELINE))
-    if own and not facts.departing(Reason.STEP_BASELINE):  # token-whitening
+    dependent = list(facts.factors(Reason.BASELINE))
+    if dependent and not facts.departing(Reason.STEP_BASELINE):  # token-whitening
         estimator, guilty = max(
-            own, key=lambda found: (found[1].depends.pooled, found[1].exponent < 0)
+            dependent, key=lambda pair: (pair[1].depends.pooled, pair[1].exponent < 0)
         )
         pooled = guilty.depends.pooled
         yield rule.finding(

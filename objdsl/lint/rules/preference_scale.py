@@ -42,7 +42,7 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("preference-scale", "OBJ710", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    margins = [one for one in facts.links if one.kind is Kind.LOGISTIC and one.is_margin]
+    margins = [link for link in facts.links if link.kind is Kind.LOGISTIC and link.is_margin]
     for link in margins:
         if _unscaled(link):
             yield rule.finding(
@@ -94,7 +94,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _unscaled(link: Link) -> bool:
     """Whether every response's ratio stands in the margin once, divided by sizes alone."""
-    if any(isinstance(one, n.Param) for one in n.topological(*link.derivatives.values())):
+    if any(isinstance(node, n.Param) for node in n.topological(*link.derivatives.values())):
         return False
     values = [abs(value) for slope in link.slopes.values() for value in _values(slope)]
     return bool(values) and set(values) <= {0.0, 1.0}

@@ -38,10 +38,10 @@ from objdsl.lint.rule import Rule, rule
 @rule("preference-sign", "OBJ711", Severity.ERROR, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     goal = facts.objective.goal
-    margins = [one for one in facts.links if one.is_margin]
+    margins = [link for link in facts.links if link.is_margin]
     marked = not facts.objective.columns.keys().isdisjoint(PREFERRED)
     if marked and (prefers(goal, facts.on_policy) < 0 or any(map(_aims_below, margins))):
-        spans = [one.score.span for one in margins] + [x.span for x in topological(goal)[::-1]]
+        spans = [link.score.span for link in margins] + [x.span for x in topological(goal)[::-1]]
         yield rule.finding(
             "the sign is wrong: the preferred response becomes less likely",
             next((span for span in spans if span is not None), None),
@@ -51,7 +51,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             help="exchange the two sides, or change the sign of what is maximised",
             fine_if="the rejected response should become more likely",
         )
-    elif margins and all(_climbs(one, Multiplier(goal, one.expand)(one)) for one in margins):
+    elif margins and all(_climbs(link, Multiplier(goal, link.expand)(link)) for link in margins):
         yield rule.finding(
             "the sign is wrong: the loss of a preference is maximised",
             margins[0].node.span or margins[0].score.span,

@@ -57,11 +57,11 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _values(goal: Expr) -> list[Expr]:
     """The numbers of a formula, without those that only a mask asks for."""
-    found: dict[Expr, None] = {}
+    values: dict[Expr, None] = {}
     stack = [goal]
     while stack:
         node = stack.pop()
-        if not node.boolean and node not in found:
-            found[node] = None
+        if not node.boolean and node not in values:
+            values[node] = None
             stack += node.children
-    return list(found)
+    return list(values)

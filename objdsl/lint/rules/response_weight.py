@@ -54,10 +54,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         )
 
 
-def _widest(found: Iterable[tuple[Estimator, Factor]]) -> Iterable[tuple[Estimator, Factor]]:
+def _widest(pairs: Iterable[tuple[Estimator, Factor]]) -> Iterable[tuple[Estimator, Factor]]:
     """Of factors that read the same, the one that stands for most of the text."""
     widest: dict[frozenset[str | Ratio], tuple[Estimator, Factor]] = {}
-    for estimator, factor in found:
+    for estimator, factor in pairs:
         known = widest.get(factor.depends.reads)
         if known is None or _width(known[1]) < _width(factor):
             widest[factor.depends.reads] = estimator, factor
@@ -92,7 +92,7 @@ def _varies(factor: Factor, estimator: Estimator) -> bool:
 def _is_affine(x: n.Expr, estimator: Estimator) -> bool:
     """Whether a value is a multiple of the own reward, and a number."""
     try:
-        factors = [one for product in estimator.expand(x).terms for one in product]
+        factors = [factor for product in estimator.expand(x).terms for factor in product]
     except TooLargeError:
         return False
     return bool(factors) and all(is_reward(base) and e == 1 for base, e in factors)

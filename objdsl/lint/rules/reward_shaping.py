@@ -43,12 +43,12 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         if estimator is None:
             continue
         shaping = estimator.of(Kind.SHAPING)
-        own = next(f for term in shaping for f in term.factors if f.depends.own)
+        factor = next(f for term in shaping for f in term.factors if f.depends.own)
         total = facts.written(_beside(estimator, shaping).expr())
         read = sorted({str(x) for term in shaping for f in term.factors for x in f.depends.reads})
         yield rule.finding(
             "besides the reward, another property of the response is raised or lowered",
-            own.origin.span or facts.objective.goal.span,
+            factor.origin.span or facts.objective.goal.span,
             under="depends on " + ", ".join(read),
             labels=entry(facts),
             weight=f"besides the reward: {total}" if len(total) <= _LONGEST else "",

@@ -38,7 +38,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     sampling = facts.objective.sampling
     foreign = sampling.policy not in ("pi", "old", "mu")
     nodes = n.topological(facts.objective.goal)
-    read = {one.policy for one in nodes if isinstance(one, n.LogProb | n.LogDist)}
+    read = {node.policy for node in nodes if isinstance(node, n.LogProb | n.LogDist)}
     samplers = {sampling.policy} if foreign else {"old", "mu"}
     if not facts.rewarded or not (foreign or sampling.staleness) or read & samplers:
         return

@@ -39,13 +39,13 @@ from objdsl.source import Span
 
 @rule("token-regression", "OBJ707", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    squares = [one for one in facts.links if one.kind is Kind.SQUARE and "t" in one.score.indices]
-    residual = next((one for one in squares if depends(one.score).rewards), None)
+    squares = [x for x in facts.links if x.kind is Kind.SQUARE and "t" in x.score.indices]
+    residual = next((x for x in squares if depends(x.score).rewards), None)
     order = facts.first_order
     leashed = (
         order is not None
         and not any(branch.drift for branch in order.branches)
-        and any(_leash(one, facts.near_policy) for one in facts.rewarded)
+        and any(_leash(x, facts.near_policy) for x in facts.rewarded)
     )
     if residual is None and not leashed:
         return
@@ -79,10 +79,10 @@ def _leash(estimator: Estimator, near: Expand) -> bool:
         for node in estimator.objective.nodes
         if isinstance(node, LogProb) and node.policy in ("old", "mu")
     ]
-    own = (estimator.leaf, 1.0)
+    trained = (estimator.leaf, 1.0)
     return any(
         c < 0
-        and own in factors
-        and any(terms.get(factors - {own} | {one}) == -c for one in samplers)
+        and trained in factors
+        and any(terms.get(factors - {trained} | {x}) == -c for x in samplers)
         for factors, c in terms.items()
     )

@@ -40,14 +40,14 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     sampling = facts.objective.sampling
     if not facts.rewarded or not sampling.staleness:
         return
-    found = list(extrema(facts.objective.goal))
+    all_extrema = list(extrema(facts.objective.goal))
     held = {
         x
-        for node, sign, _ in found
+        for node, sign, _ in all_extrema
         if (node.op == "max") == (sign > 0)
         for x in topological(node.a, node.b)
     }
-    for node, _, branch in found:
+    for node, _, branch in all_extrema:
         surrogate = clipped_surrogate(node)
         if surrogate is None or node in held or (branch is not None and _reads_policy(branch)):
             continue

@@ -55,7 +55,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def unheld(goal: n.Expr) -> list[n.Expr]:
     """Products of ratios that reach the goal by a path without a bound."""
-    found: dict[n.Expr, None] = {}
+    unbounded: dict[n.Expr, None] = {}
     products = _products(goal)
     seen: set[tuple[n.Expr, frozenset[n.Expr]]] = set()
     # A part of the goal, with the values that are never negative in the branch that it stands in.
@@ -66,7 +66,7 @@ def unheld(goal: n.Expr) -> list[n.Expr]:
             continue
         seen.add(state)
         if node in products:
-            found[node] = None
+            unbounded[node] = None
             continue
         match node:
             case n.Binary("min" | "max") if _open_below(node, positive):
@@ -85,7 +85,7 @@ def unheld(goal: n.Expr) -> list[n.Expr]:
                         stack.append((x, positive | never_below))
             case _ if not node.boolean:
                 stack += [(x, positive) for x in node.children]
-    return [node for node in found if node.span is not None]
+    return [node for node in unbounded if node.span is not None]
 
 
 def _positive(mask: n.Expr) -> frozenset[n.Expr]:
@@ -120,15 +120,15 @@ def _held_from_above(goal: n.Expr) -> Iterator[n.Expr]:
 
 def _products(goal: n.Expr) -> set[n.Expr]:
     """The exponentials of sums over tokens of log-probabilities."""
-    found: set[n.Expr] = set()
+    products: set[n.Expr] = set()
     reads = n.holding(lambda node: isinstance(node, n.LogProb), goal)
     sums: set[n.Expr] = set()
     for node in n.topological(goal):
         if _sums_ratios(node, sums, reads):
             sums.add(node)
         if isinstance(node, n.Unary) and node.op == "exp" and node.x in sums:
-            found.add(node)
-    return found
+            products.add(node)
+    return products
 
 
 def _sums_ratios(x: n.Expr, sums: set[n.Expr], reads: set[n.Expr]) -> bool:

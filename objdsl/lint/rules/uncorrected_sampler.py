@@ -67,6 +67,6 @@ def _fix(goal: Expr, span: Span | None) -> Fix | None:
     if span is None or span.text.replace(" ", "") != "pi/old":
         return None
     places = (node.span for node in occurrences(goal) if node.span is not None)
-    spans = dict.fromkeys(one for one in places if one.text.replace(" ", "") == "pi/old")
-    edits = tuple(Edit(one, one.text.replace("old", "mu")) for one in spans)
+    spans = dict.fromkeys(span for span in places if span.text.replace(" ", "") == "pi/old")
+    edits = tuple(Edit(span, span.text.replace("old", "mu")) for span in spans)
     return Fix("use the ratio to mu", edits)

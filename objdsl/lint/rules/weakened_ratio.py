@@ -41,9 +41,9 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     opaque: dict[n.Expr, n.Expr] = {}
     for estimator in facts.rewarded:
-        found = _of_probabilities(facts)
-        parts = _parts_of_whole(facts, found, estimator.leaf, opaque)
-        for node in found:
+        powers = _of_probabilities(facts)
+        parts = _parts_of_whole(facts, powers, estimator.leaf, opaque)
+        for node in powers:
             if node in parts:
                 continue
             power = _power(node, estimator.leaf, facts.near_policy, opaque)
@@ -63,17 +63,19 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _of_probabilities(facts: Facts) -> list[n.Expr]:
     """What passes a gradient on, stands in the file, and is a product of probabilities' powers."""
-    found: set[n.Expr] = set()
+    powers: set[n.Expr] = set()
     for node in n.topological(facts.objective.goal):
         match node:
             case n.LogProb() | n.Const() | n.Param() | n.Stop():
-                found.add(node)
+                powers.add(node)
             case n.Unary("exp" | "log" | "neg" | "sqrt") | n.Binary(
                 "add" | "sub" | "mul" | "div" | "pow"
-            ) if found.issuperset(node.children):
-                found.add(node)
-    made = (n.Unary, n.Binary)
-    return [one for one in facts.passing if one in found and one.span and isinstance(one, made)]
+            ) if powers.issuperset(node.children):
+                powers.add(node)
+    kinds = (n.Unary, n.Binary)
+    return [
+        node for node in facts.passing if node in powers and node.span and isinstance(node, kinds)
+    ]
 
 
 def _parts_of_whole(
@@ -86,7 +88,7 @@ def _parts_of_whole(
         if not isinstance(node, n.Binary) or node.op not in ("mul", "div") or node in known:
             continue
         _, above, below = factors(node)
-        above, below = ([one for one in many if one in known] for many in (above, below))
+        above, below = ([node for node in many if node in known] for many in (above, below))
         if len(above) + len(below) < 2:
             continue
         if _power(product(above, below), leaf, facts.near_policy, opaque) is None:
