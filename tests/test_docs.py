@@ -24,7 +24,7 @@ from objdsl.ir.ops import FUNCTIONS, REDUCTIONS, UNARY
 from objdsl.lint.run import pages
 from objdsl.source import Source
 from objdsl.syntax import language
-from objdsl.syntax.language import SUBSETS
+from objdsl.syntax.language import SOFT, SUBSETS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -147,7 +147,7 @@ def test_editors_know_every_operator(compared: Compared) -> None:
     name = "../grammars/objective.tmLanguage.json"
     grammar = (ROOT / "docs" / name).read_text(encoding="utf-8")
     for scope, words, bracket in (
-        ("support.function.reduction", (*REDUCTIONS, *SUBSETS), r"\\["),
+        ("support.function.reduction", (*REDUCTIONS, *SUBSETS, *SOFT), r"\\["),
         ("support.function", language.FUNCTIONS, r"\\("),
     ):
         start = grammar.index("(", grammar.index(f'"{scope}.objdsl"'))

@@ -170,4 +170,4 @@ def stacks(objective: Objective) -> bool:
 
 
 def _over_prompts(node: n.Expr) -> bool:
-    return isinstance(node, n.Reduce | n.Top | n.Pick) and "p" in node.over
+    return isinstance(node, n.Reduce | n.Quantile | n.Order | n.Pick) and "p" in node.over

@@ -17,7 +17,7 @@ from objdsl.ir.objective import BUILT_IN_POLICIES, Named
 from objdsl.ir.ops import FUNCTIONS as UNARY_FUNCTIONS
 from objdsl.ir.ops import REDUCTIONS, unary
 from objdsl.syntax import tree
-from objdsl.syntax.language import FUNCTIONS, SUBSETS
+from objdsl.syntax.language import FUNCTIONS, SOFT, SUBSETS
 
 
 def call(ctx: Context, node: tree.Call) -> Expr:
@@ -55,7 +55,7 @@ def indexed(ctx: Context, node: tree.Indexed) -> Expr:
     """`pi[v]`, the one name that takes an index."""
     name, binder = resolved(ctx, node.name).id, node.binder
     policies = (*BUILT_IN_POLICIES, *ctx.scope.policies)
-    if name in REDUCTIONS or name in SUBSETS:
+    if name in (*REDUCTIONS, *SUBSETS, *SOFT) and name not in known_names(ctx):
         ctx.fail(
             "wrong-arguments", f"`{name}` has nothing to work on", node.span,
             help=f"`{name}[{binder.span.text.strip('[]')}] x`; a minus needs brackets: "

@@ -1,4 +1,4 @@
-"""`mean[i] x`, `sum[j != i] x`, `sum[s >= t] x` and `top[p,i,t](x, f)`."""
+"""`mean[i] x`, `sum[j != i] x`, `sum[s >= t] x`, `top[p,i,t](x, f)` and `median[i] x`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ from objdsl.ir.indices import (
     union,
     written,
 )
-from objdsl.ir.ops import REDUCE, REDUCTIONS
+from objdsl.ir.ops import ORDER, REDUCE, REDUCTIONS, OrderRow
 from objdsl.syntax import tree
-from objdsl.syntax.language import SUBSETS, meaning
+from objdsl.syntax.language import SOFT, meaning
+
+_OF_ORDER: dict[str, n.OrderOp] = {"top": "top", "trim": "trim", "rank": "rank"}
 
 
 def reduction(ctx: Context, node: tree.Reduction) -> n.Expr:
     """The node of a reduction, whichever it is."""
     op, binder = node.operator.id, node.binder
-    if op in SUBSETS:
-        return _subset(ctx, node)
+    if op == "pick":
+        return _pick(ctx, node)
+    if op == "top" or (op in SOFT and not _is_named(ctx, op)):
+        return _of_order(ctx, node)
     if op not in REDUCTIONS:
         with ctx.then(*(node.operands if binder.relation is None else ())):
             no_reduction(ctx, node.operator)
@@ -132,30 +136,71 @@ def _others(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation
     return n.Others("sum" if op == "sum" else "mean", x)
 
 
-def _subset(ctx: Context, node: tree.Reduction) -> n.Expr:
-    """`top[...](x, fraction)` and `pick[...](mask, fraction)`."""
-    op, binder = node.operator.id, node.binder
-    wanted = "(x, fraction)" if op == "top" else "(mask, fraction)"
+def _pick(ctx: Context, node: tree.Reduction) -> n.Expr:
+    """`pick[...](mask, fraction)`."""
+    binder = node.binder
     if len(node.operands) != 2 or binder.relation or binder.condition:
-        ctx.fail("wrong-arguments", f"write `{op}[p,i,t]{wanted}`", node.span)
+        ctx.fail("wrong-arguments", "write `pick[p,i,t](mask, fraction)`", node.span)
     first, second = node.operands
-    x, fraction = ctx.all(first, second)
-    if fraction.indices != SCALAR or fraction.current:
-        ctx.fail("wrong-type", "a fraction is one number", second.span)
-    if isinstance(fraction, n.Const) and not 0 <= fraction.value <= 1:
-        ctx.fail("outside-domain", "a fraction lies between 0 and 1", second.span)
-    value = build.real(x) if op == "top" else as_mask(ctx, x, first.span)
-    over = _over(ctx, binder, op, value, None, first)
-    if value.indices != over_to(over) or value.indices == WORD:
+    mask, fraction = ctx.all(first, second)
+    _check_argument(ctx, ORDER["top"], fraction, second)
+    value = as_mask(ctx, mask, first.span)
+    over = _over(ctx, binder, "pick", value, None, first)
+    if value.indices != TOKEN:
+        ctx.fail("wrong-index", "`pick` chooses tokens", node.span)
+    return n.Pick(over, value, fraction)
+
+
+def _is_named(ctx: Context, op: str) -> bool:
+    """Whether a word is a name of the file, which wins."""
+    return op in known_names(ctx) or op in ctx.scope.defs
+
+
+def _of_order(ctx: Context, node: tree.Reduction) -> n.Expr:
+    """`top[...](x, fraction)`, `quantile[...](x, fraction)`, `rank[...] x` and their like."""
+    op, binder = node.operator.id, node.binder
+    row = ORDER["share"] if op in ("median", "quantile") else ORDER[_OF_ORDER[op]]
+    alone = op == "median" or not row.argument
+    if len(node.operands) != 2 - alone or binder.relation:
+        operands = " x" if alone else f"(x, {row.argument})"
         ctx.fail(
-            "wrong-index",
-            f"{shown(first)} has the indices {written(value.indices)}; `{op}` chooses among "
-            "them, so the last one stands in the brackets",
+            "wrong-arguments", f"write `{op}[{binder.span.text.strip('[]')}]{operands}`"
+            if not binder.relation else f"`{op}` takes indices, and no relation",
             node.span,
         )  # fmt: skip
-    if op == "pick" and value.indices != TOKEN:
-        ctx.fail("wrong-index", "`pick` chooses tokens", node.span)
-    return n.Top(over, value, fraction) if op == "top" else n.Pick(over, value, fraction)
+    first, *second = node.operands
+    condition = () if binder.condition is None else (binder.condition,)
+    x, *others = ctx.all(first, *second, *condition)
+    argument = build.HALF if op == "median" else None
+    if second:
+        argument = others.pop(0)
+        _check_argument(ctx, row, argument, second[0])
+    mask = None if binder.condition is None else as_mask(ctx, others[0], binder.condition.span)
+    x = build.real(x)
+    over = _over(ctx, binder, op, x, mask, first)
+    if over[-1] == "v":
+        ctx.fail("wrong-index", f"`{op}` does not run over the vocabulary", binder.span)
+    if "p" in over and ctx.kept is not None:
+        mask = ctx.kept if mask is None else build.both(ctx.kept, mask)
+    if op in ("median", "quantile"):
+        assert argument is not None
+        return n.Quantile(over, x, argument, mask)
+    if x.indices != over_to(over):
+        ctx.fail(
+            "wrong-index",
+            f"{shown(first)} has the indices {written(x.indices)}; `{op}` tells apart elements "
+            "of these, so the last one stands in the brackets",
+            node.span,
+        )  # fmt: skip
+    return n.Order(_OF_ORDER[op], over, x, argument, mask)
+
+
+def _check_argument(ctx: Context, row: OrderRow, value: n.Expr, place: tree.Expression) -> None:
+    """A fraction or a limit is a number that is known."""
+    if value.indices != SCALAR or value.current or value.boolean:
+        ctx.fail("wrong-type", f"a {row.argument} is one number", place.span)
+    if isinstance(value, n.Const) and not row.least <= value.value <= row.most:
+        ctx.fail("outside-domain", f"a {row.argument} lies between 0 and 1", place.span)
 
 
 def _over(

@@ -12,12 +12,12 @@ from objdsl.ir.ops import REDUCTIONS
 from objdsl.source import Span
 from objdsl.syntax import messages, tree
 from objdsl.syntax.foreign import SYNONYMS, is_divergence, is_expectation
-from objdsl.syntax.language import FUNCTIONS, SUBSETS
+from objdsl.syntax.language import FUNCTIONS, SOFT, SUBSETS
 
 
 def no_function(ctx: Context, call: tree.Call) -> NoReturn:
     name = call.function.id
-    if name in REDUCTIONS or name in SUBSETS:
+    if name in REDUCTIONS or (name in (*SUBSETS, *SOFT) and name not in known_names(ctx)):
         no_index(ctx, call)
     if name in known_names(ctx) or name == "t":
         ctx.fail(
@@ -47,9 +47,14 @@ def no_reduction(ctx: Context, operator: tree.Name) -> NoReturn:
             help=f"it is called `{meant}`",
             fix=Fix(f"write `{meant}`", (Edit(operator.span, meant),)),
         )  # fmt: skip
+    if name in SOFT:
+        ctx.fail(
+            "wrong-arguments", f"`{name}` is a name of this file, and no reduction here",
+            operator.span, help="give what the file defines another name",
+        )  # fmt: skip
     ctx.fail(
         "unknown-name", f"there is no reduction `{name}`", operator.span,
-        near_to=(name, [*REDUCTIONS, *SUBSETS]),
+        near_to=(name, [*REDUCTIONS, *SUBSETS, *SOFT]),
         help="known are: " + ", ".join(REDUCTIONS),
     )  # fmt: skip
 
@@ -90,7 +95,7 @@ def unknown_indexed(ctx: Context, node: tree.Indexed) -> NoReturn:
             ctx.refuse(messages.divergence(node.span, *named))
     ctx.fail(
         "unknown-name", f"there is no `{name}`", node.name.span,
-        near_to=(name, [*known_names(ctx), *REDUCTIONS, *SUBSETS]),
+        near_to=(name, [*known_names(ctx), *REDUCTIONS, *SUBSETS, *SOFT]),
         help=f"a reduction is applied to what follows it: `mean[{','.join(inside)}] x`",
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 import objdsl.ir.nodes as n
-from objdsl.ir.build import ONE, ZERO
+from objdsl.ir.build import HALF, ONE, ZERO
 from objdsl.ir.columns import column_of
 from objdsl.ir.indices import SCALAR
 
@@ -137,6 +137,8 @@ class _Describer:
                 return [f"per_{unit}" if x == ONE else join("{}_per_" + unit, x)]
             case n.Binary("mul") if (size := _sizes(node)) is not None:
                 return ["divisor", f"{size}_divisor"]
+            case n.Reduce("sum", _, n.Where(_, n.Binary("mul", n.Order("share")))):
+                return []
             case n.Reduce("sum"):
                 return self._sum(node, depth)
         return []
@@ -224,6 +226,8 @@ class _Describer:
                 return ["tie_weight"]
             case n.Where(_, a, b):
                 return [join("{}_or_{}", a, b)]
+            case n.Reduce("sum", _, n.Where(_, n.Binary("mul", n.Order("share", _, x, at)))):
+                return [join("{}_median" if at == HALF else "{}_quantile", x)]
             case n.Reduce(op, _, x):
                 name = join("{}_" + op, x)
                 return [name, name and f"{name}_of_{WHOLE[node.over[0]]}"]
@@ -231,6 +235,10 @@ class _Describer:
                 return [join("{}_of_others", x)]
             case n.Scan(_, x):
                 return [join("{}_running_sum", x)]
+            case n.Order("rank" | "share" as op, _, x):
+                return [join("{}_" + op, x)]
+            case n.Order("trim" | "top" as op, _, x):
+                return [join(("small" if op == "trim" else "large") + "_{}", x)]
             case n.Shift(x, by):
                 return [join(("next" if by > 0 else "previous") + "_{}", x)]
         return []
@@ -259,7 +267,9 @@ def _operation(node: n.Expr) -> str:
             return "running_total"
         case n.Shift():
             return "neighbour"
-        case n.Top() | n.Pick():
+        case n.Order("rank" | "share" as op):
+            return op
+        case n.Order() | n.Pick():
             return "chosen"
     return _leaf(node)
 

@@ -90,26 +90,82 @@ def shares(size: Tensor, fraction: float | Tensor, slack: int) -> Tensor:
     return size.double() * fraction * (1 + slack * noise) + slack * 1e-9
 
 
-def top_mask(x: Tensor, segment: Tensor | None, many: int, fraction: float | Tensor) -> Tensor:
-    """The mask `[n]` of the largest of each group, at most `fraction` of it: of elements that tie
-    where that many end, none."""
-    segment = torch.zeros_like(x, dtype=torch.long) if segment is None else segment
-    order = torch.argsort(x, descending=True, stable=True)
+def runs(new: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the run of each element begins and ends, of those that begin where `new` holds."""
+    place = torch.arange(len(new), device=new.device)
+    first = torch.where(new, place, 0).cummax(0).values
+    last = torch.where(new.roll(-1), place, len(new) - 1).flip(0).cummin(0).values.flip(0)
+    return first, last
+
+
+def standing(
+    x: Tensor, pool: Tensor | bool, segment: Tensor | int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """How each element stands to those of its group that are in the pool: how many are smaller,
+    how many are not larger, how many there are, and the sum of those that are not larger. NaN is
+    the largest."""
+    shape, held = x.shape, (torch.ones_like(x, dtype=torch.bool) & pool).flatten()
+    segment = (torch.zeros_like(x, dtype=torch.long) + segment).flatten()
+    x = torch.where(x.isnan(), torch.inf, x).flatten()
+    order = torch.argsort(x, stable=True)
     order = order[torch.argsort(segment[order], stable=True)]
-    size = group_sum(torch.ones_like(segment), segment, many)
-    taken = torch.floor(shares(size, fraction, 1)).long().clamp(min=0)
-    first = size.cumsum(0) - size
-    left = x[order][(first + taken).clamp(max=max(len(x) - 1, 0))]
-    return (x > left[segment]) | (taken >= size)[segment]
+    x, held, segment = x[order], held[order], segment[order]
+    changes = torch.ones_like(held)
+    changes[1:] = segment[1:] != segment[:-1]
+    first, last = runs(changes)
+    count = held.long().cumsum(0)
+    ahead = count - held.long()
+    before = ahead[first]
+    size = count[last] - before
+    own = torch.where(held, x, 0.0).double()
+    total = group_before(own, segment) + own
+    changes[1:] |= x[1:] != x[:-1]
+    first, last = runs(changes)
+    out = torch.empty(4, *x.shape, dtype=total.dtype, device=x.device)
+    out[:, order] = torch.stack(
+        [ahead[first] - before, count[last] - before, size, total[last]]
+    ).to(out)
+    below, through, size, total = out.view(4, *shape)
+    return below, through, size, total
 
 
-def top_tokens(
-    x: Tensor, mask: Tensor, segment: Tensor | None, many: int, fraction: float | Tensor
+def top_mask(
+    x: Tensor, fraction: float | Tensor, pool: Tensor | bool, segment: Tensor | int
 ) -> Tensor:
-    """`top_mask` of the tokens `[N, T]`, whose padding is a group of its own."""
-    flat = torch.where(mask, 0 if segment is None else segment[:, None], many).flatten()
-    x = torch.where(mask, x, 0.0).flatten()
-    return top_mask(x, flat, many + 1, fraction).view_as(mask) & mask
+    """The mask of the largest of each group, at most `fraction` of it: of elements that tie where
+    that many end, none."""
+    below, _, size, _ = standing(x, pool, segment)
+    return pool & (size - below <= torch.floor(shares(size, fraction, 1)))
+
+
+def trim_mask(
+    x: Tensor, limit: float | Tensor, pool: Tensor | bool, segment: Tensor | int
+) -> Tensor:
+    """The mask of as many of the smallest of each group as have a mean of at most `limit`: of
+    elements that tie where they end, none. The limit gives way by what rounding may have added."""
+    _, through, _, total = standing(x, pool, segment)
+    noise = torch.finfo(x.dtype).eps + 1e-9
+    most = torch.as_tensor(limit, dtype=total.dtype, device=x.device)
+    return pool & (total / through <= most + noise * most.abs())
+
+
+def rank(x: Tensor, pool: Tensor | bool, segment: Tensor | int) -> Tensor:
+    """1 and how many of its group are smaller than each element."""
+    return (1 + standing(x, pool, segment)[0]).to(x)
+
+
+def quantile_shares(
+    x: Tensor, fraction: float | Tensor, pool: Tensor | bool, segment: Tensor | int
+) -> Tensor:
+    """The part that each element has in a quantile of its group; elements that tie share theirs."""
+    below, through, size, _ = standing(x, pool, segment)
+    fraction = torch.as_tensor(fraction, dtype=size.dtype, device=x.device).clamp(0, 1)
+    place = fraction * (size - 1)
+    low = place.floor()
+    rest = place - low
+    part = torch.where((below <= low) & (low < through), 1 - rest, 0.0)
+    part = part + torch.where((below <= low + 1) & (low + 1 < through), rest, 0.0)
+    return torch.where(pool & (part > 0), part / (through - below), 0.0).to(x)
 
 
 def pick_mask(

@@ -1,11 +1,13 @@
 """From mathematics to tensors: the formula as a computation over the rows of an optimizer step.
 
 After lowering, a formula holds no `Stop` (weights are closed forms, so nothing is differentiated
-again), no mean of `Others`, no condition on a reduction, and every reduction runs over one index
-that its operand carries. What remains maps one to one onto tensor operations.
+again), no mean of `Others`, no `Quantile`, no condition on a reduction, and every reduction runs
+over one index that its operand carries. What remains maps one to one onto tensor operations.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
@@ -52,6 +54,13 @@ def _lower(node: n.Expr) -> n.Expr:
             return others if op == "sum" else div(others, n.Binary("max", size, ONE))
         case n.Reduce():
             return _reduction(node)
+        case n.Quantile(over, x):
+            x = _carry(real(x), over_to(over))
+            part = replace(node.shares, x=x)
+            taken = where(n.Binary("gt", part, ZERO), mul(part, x), ZERO)
+            return _sum(over, taken)
+        case n.Order(_, over, x):
+            return replace(node, x=_carry(real(x), over_to(over)))
     return node
 
 

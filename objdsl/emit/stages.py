@@ -234,9 +234,11 @@ def _decides(node: n.Expr) -> bool:
     if not node.current or is_statistic(node):
         return False
     match node:
+        case n.Binary(_, n.Order(), n.Const()):
+            return False  # the order is the decision
         case n.Binary(op):
             return op in n.COMPARISONS
-        case n.Unary("sign") | n.Top() | n.Pick():
+        case n.Unary("sign") | n.Order() | n.Pick():
             return True
     return False
 
@@ -383,7 +385,7 @@ class Scope:
 
 
 def _joins_rows(node: n.Expr) -> bool:
-    if isinstance(node, n.Reduce | n.Top | n.Pick):
+    if isinstance(node, n.Reduce | n.Order | n.Pick):
         return node.over[0] in ("p", "i")
     return isinstance(node, n.Others)
 

@@ -8,10 +8,10 @@ from typing import Literal, assert_never
 import objdsl.ir.nodes as n
 from objdsl.emit.numbers import is_plain
 from objdsl.emit.stages import Carried, Scope, spread
-from objdsl.emit.writer import ATOM, POWER, TIMES, Writer, applied, number
+from objdsl.emit.writer import AND, ATOM, POWER, TIMES, Writer, applied, number
 from objdsl.ir.build import ONE, ZERO, count
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices
-from objdsl.ir.ops import BINARY, REDUCE, UNARY
+from objdsl.ir.ops import BINARY, ORDER, REDUCE, UNARY
 
 _GROUP = count(("i",))
 
@@ -144,13 +144,11 @@ class TorchExpressions(Writer):
                 return self._along_tokens("running_sum", x, f"{factor}, {relation!r}"), ATOM
             case n.Shift(x, by):
                 return self._along_tokens("shifted", x, str(by)), ATOM
-            case n.Top(over, x, fraction):
-                return self._subset("top", over, self._at(x, here), fraction, here), ATOM
-            case n.Pick(over, m, fraction):
-                noise = self._column(node, TOKEN)
-                values = f"{self._at(m, here)}, {noise}"
-                return self._subset("pick", over, values, fraction, here), ATOM
-            case n.Stop() | n.Others() | n.Symbol():
+            case n.Order():
+                return self._order(node), ATOM
+            case n.Pick():
+                return self._pick(node), ATOM
+            case n.Stop() | n.Others() | n.Quantile() | n.Symbol():
                 raise TypeError(f"{type(node).__name__} is lowered before it is emitted")
         assert_never(node)
 
@@ -294,12 +292,37 @@ class TorchExpressions(Writer):
             return f"{inner}[{row}, {position}]"
         return inner
 
-    def _subset(
-        self, kind: str, over: Indices, values: str, fraction: n.Expr, here: Indices
-    ) -> str:
-        share = self._at(fraction, SCALAR)
-        if here == PROMPT:
-            return f"{kind}_mask({values}, None, 1, {share})"
+    def _order(self, node: n.Order) -> str:
+        here = node.indices
+        operands = [self._at(node.x, here)]
+        if node.at is not None:
+            operands.append(self._at(node.at, SCALAR))
+        operands += [self._pool(node.where, here), self._segment(node.over, here)]
+        return f"{ORDER[node.op].torch}({', '.join(operands)})"
+
+    def _pool(self, where: n.Expr | None, here: Indices) -> str:
+        """The mask of the elements that are there, and among them of those that count."""
+        padded = here == TOKEN and not self.packed
+        mask = self._environment("mask", TOKEN) if padded else ""
+        if where is None:
+            return mask or "True"
+        return f"{mask} & {self._at(where, here, AND + 1)}" if mask else self._at(where, here)
+
+    def _segment(self, over: Indices, here: Indices) -> str:
+        """The group of each element, as a number."""
+        if here == PROMPT or over[0] == "p":
+            return "0"
+        if over[0] == "i":
+            return self._environment("prompt", RESPONSE) + self._lift(RESPONSE, here)
+        if self.packed:
+            return self._environment("row", TOKEN)
+        mask = self._environment("mask", TOKEN)
+        return f"torch.arange(len({mask}), device={mask}.device)[:, None]"
+
+    def _pick(self, node: n.Pick) -> str:
+        over, here = node.over, node.indices
+        chosen, noise = self._at(node.m, here), self._column(node, TOKEN)
+        fraction = self._at(node.fraction, SCALAR)
         if over[0] == "p":
             segment, many = "None", "1"
         elif over[0] == "i":
@@ -308,11 +331,10 @@ class TorchExpressions(Writer):
         else:
             length = self._environment("length", RESPONSE)
             segment, many = f"torch.arange(len({length}), device={length}.device)", f"len({length})"
-        if here == TOKEN and self.packed:
+        if self.packed:
             if segment != "None":
                 row = self._environment("row", TOKEN)
                 segment = row if over[0] == "t" else f"{segment}[{row}]"
-        elif here == TOKEN:
-            mask = self._environment("mask", TOKEN)
-            return f"{kind}_tokens({values}, {mask}, {segment}, {many}, {share})"
-        return f"{kind}_mask({values}, {segment}, {many}, {share})"
+            return f"pick_mask({chosen}, {noise}, {segment}, {many}, {fraction})"
+        mask = self._environment("mask", TOKEN)
+        return f"pick_tokens({chosen}, {noise}, {mask}, {segment}, {many}, {fraction})"

@@ -9,7 +9,7 @@ from typing import assert_never
 
 import objdsl.ir.nodes as n
 from objdsl.ir.interval import ANY, Interval, larger, raised, smaller, summed, with_zero
-from objdsl.ir.ops import BINARY, REDUCE, UNARY
+from objdsl.ir.ops import BINARY, ORDER, REDUCE, UNARY
 
 _LARGEST_EXPONENT = 88.0  # of float32
 
@@ -108,7 +108,11 @@ def _bounds(x: n.Expr) -> Interval:
             return summed(bounds(a) if whole else with_zero(bounds(a)))
         case n.Shift(a):
             return with_zero(bounds(a))
-        case n.Scan() | n.Top() | n.Pick() | n.Symbol():
+        case n.Quantile(_, a, _, mask):
+            return bounds(a) if mask is None else with_zero(bounds(a))
+        case n.Order(op):
+            return ORDER[op].image
+        case n.Scan() | n.Pick() | n.Symbol():
             return ANY
     assert_never(x)
 

@@ -26,7 +26,7 @@ from objdsl.ir.build import (
     sum_over,
     where,
 )
-from objdsl.ir.indices import Indices, remove, union
+from objdsl.ir.indices import Indices, over_to, remove, union
 from objdsl.ir.objective import Objective
 from objdsl.ir.ops import BINARY, REDUCE, UNARY
 
@@ -100,6 +100,8 @@ def _pull(node: n.Expr, g: n.Expr) -> list[Contribution]:
             along = union(here + over, x.indices, mask.indices if mask else ())
             derivative = mul(g, REDUCE[op].slope(node))
             return [(x, where(mask, derivative, ZERO) if mask else derivative, along)]
+        case n.Quantile(over, x):
+            return [(x, mul(g, node.shares), over_to(over))]
         case n.Others(op, x):
             return [(x, n.Others(op, g), here)]
         case n.Scan(relation, x, decay):

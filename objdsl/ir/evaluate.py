@@ -17,7 +17,7 @@ import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import NOISE, column_of
 from objdsl.ir.indices import PROMPT, SCALAR, Index, Indices, over_to
-from objdsl.ir.ops import BINARY, REDUCE, UNARY
+from objdsl.ir.ops import BINARY, ORDER, REDUCE, UNARY
 
 Address = tuple[int, ...]
 Value = dict[Address, float]
@@ -116,7 +116,7 @@ def _gathered(value: Value, indices: Indices, batch: Batch) -> Any:
     return rows
 
 
-ORDER: dict[str, Callable[[int, int], bool]] = {
+RELATIONS: dict[str, Callable[[int, int], bool]] = {
     "<": lambda s, t: s < t,
     "<=": lambda s, t: s <= t,
     ">": lambda s, t: s > t,
@@ -173,18 +173,26 @@ class _Rule:
                     [
                         factor ** abs(s - at[2]) * self.of(x, (*at[:2], s))
                         for s in range(self.batch.lengths[self.batch.row(at)])
-                        if ORDER[relation](s, at[2])
+                        if RELATIONS[relation](s, at[2])
                     ]
                 )
             case n.Shift(x, by):
                 there = at[2] + by
                 inside = 0 <= there < self.batch.lengths[self.batch.row(at)]
                 return self.of(x, (*at[:2], there)) if inside else 0.0
-            case n.Top(over, x, fraction):
-                domain = self.domain(over, at)
-                largest = sorted((self.of(x, other) for other in domain), reverse=True)
-                taken = most(self.of(fraction, at), len(domain))
-                return taken == len(domain) or self.of(x, at) > largest[taken]
+            case n.Quantile(_, _, fraction):
+                values = sorted(self.within(node, at), key=_placed)
+                if not values:
+                    return 0.0
+                place = min(max(self.of(fraction, at), 0.0), 1.0) * (len(values) - 1)
+                low, high = values[math.floor(place)], values[math.ceil(place)]
+                return low if low == high else low + (place % 1) * (high - low)
+            case n.Order(op, _, x, argument, mask):
+                if op != "rank" and mask is not None and not self.of(mask, at):
+                    return 0.0
+                pool = list(map(_placed, self.within(node, at)))
+                number = math.nan if argument is None else self.of(argument, at)
+                return ORDER[op].value(pool, _placed(self.of(x, at)), number)
             case n.Pick(over, m, fraction):
                 domain = self.domain(over, at)
                 noise = {other: self.batch.read(NOISE.name, other) for other in domain}
@@ -199,20 +207,22 @@ class _Rule:
         start = at[: over_to(over).index(over[0])]
         return list(self.batch.addresses(over_to(over), start))
 
-    def reduce(self, node: n.Reduce, at: Address) -> float:
-        inside = [
-            other
-            for other in self.batch.addresses(over_to(node.over), at)
+    def within(self, node: n.Reduce | n.Quantile | n.Order, at: Address) -> list[float]:
+        """The values that a node looks at, from one of its addresses."""
+        return [
+            self.of(node.x, other)
+            for other in self.domain(node.over, at)
             if node.where is None or self.of(node.where, other)
         ]
-        values = [self.of(node.x, other) for other in inside]
-        row = REDUCE[node.op]
+
+    def reduce(self, node: n.Reduce, at: Address) -> float:
+        row, values = REDUCE[node.op], self.within(node, at)
         return row.value(values) if values else row.empty
 
 
-def most(fraction: float, total: int) -> int:
-    """How many of `total` elements a fraction is: rounded down, but for rounding noise."""
-    return max(0, min(total, math.floor(float(fraction) * total + 1e-9)))
+def _placed(x: float) -> float:
+    """Where a value stands in an order: NaN is the largest."""
+    return math.inf if math.isnan(x) else x
 
 
 def share(fraction: float, total: int) -> int:

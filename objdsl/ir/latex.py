@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import assert_never
 
 import objdsl.ir.nodes as n
-from objdsl.ir.build import ONE, ZERO
+from objdsl.ir.build import HALF, ONE, ZERO
 from objdsl.ir.indices import Indices, decimal
-from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, POWER, REDUCE, SIGN, TIMES, UNARY
+from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, ORDER, POWER, REDUCE, SIGN, TIMES, UNARY
 from objdsl.ir.writer import HERE, RESPONSES, Construct, Names, Piece, Place, Writer
 
 GREEK = {
@@ -41,12 +41,12 @@ class Latex(Writer):
                 return self._beside()
             case n.Others():
                 return replace(self.place, response=self._next(RESPONSES, self.place.response))
-            case n.Reduce() if _is_of_group(node):
+            case n.Reduce() | n.Quantile() if _is_of_group(node):
                 # A statistic of the group: its index is not the response that is spoken of.
                 return replace(self.place, response=self._next(RESPONSES, self.place.response))
-            case n.Reduce(_, over) if "i" in over:
+            case n.Reduce(_, over) | n.Quantile(over) if "i" in over:
                 return HERE if "t" in over else replace(self.place, response=HERE.response)
-            case n.Reduce(_, over) if "t" in over:
+            case n.Reduce(_, over) | n.Quantile(over) if "t" in over:
                 return replace(self.place, token=HERE.token)
         return self.place
 
@@ -99,9 +99,19 @@ class Latex(Writer):
                 return rf"\sum_{{{s} {sign} {t}}} {factor}{body}", APPLY
             case n.Shift(x, by):
                 return rf"{self.at(x, ATOM)}\Big|_{{{self.place.token}{by:+d}}}", ATOM
-            case n.Top(_, x, fraction):
-                condition = rf"{self.done[x][0]} \text{{ in the top }} {self.done[fraction][0]}"
-                return condition, COMPARE
+            case n.Quantile(_, x, at):
+                inside = self._inside(node)
+                with self._at_place(inside):
+                    letter = self._binder(node, inside)
+                    name = f"Q^{{{self.done[at][0]}}}"
+                    name = r"\operatorname{median}" if at == HALF else name
+                    return rf"{name}_{{{letter}}}\left( {self.done[x][0]} \right)", ATOM
+            case n.Order(op, _, x, at, mask):
+                parts = [self.done[part][0] for part in (x, at) if part is not None]
+                shown = ORDER[op].latex.format(*parts)
+                if mask is not None:
+                    shown += rf" \text{{ where }} {self.done[mask][0]}"
+                return shown, COMPARE if node.boolean or mask is not None else ATOM
             case n.Pick(_, m, fraction):
                 condition = (
                     rf"\text{{a random }} {self.done[fraction][0]} \text{{ of }} {self.done[m][0]}"
@@ -141,6 +151,12 @@ class Latex(Writer):
             case "prod":
                 return f"{self._sums(over, 'prod')} {body}", APPLY
         return rf"{REDUCE[node.op].latex}_{{{','.join(over)}}} {body}", APPLY
+
+    def _binder(self, node: n.Quantile, inside: Place) -> str:
+        """The indices that a quantile runs over, and its condition."""
+        letters = inside.response if _is_of_group(node) else ",".join(node.over)
+        where = rf" \,:\, {self.done[node.where][0]}" if node.where is not None else ""
+        return letters + where
 
     def _count(self, over: Indices) -> Piece:
         return self._size(over), ATOM if len(over) == 1 else APPLY
@@ -237,10 +253,10 @@ def _roman(text: str) -> str:
     return rf"\mathrm{{{''.join(_TEX.get(char, char) for char in text)}}}"
 
 
-def _is_of_group(node: n.Reduce) -> bool:
+def _is_of_group(node: n.Reduce | n.Quantile) -> bool:
     """Whether a node is a statistic of the responses to a prompt, which are known."""
     is_plain = node.over == ("i",) and node.where is None and not node.current
-    return is_plain and node.op != "sum"
+    return is_plain and not (isinstance(node, n.Reduce) and node.op == "sum")
 
 
 def _policy(name: str) -> str:

@@ -51,6 +51,7 @@ BinaryOp = Literal[
     "lt", "le", "gt", "ge", "eq", "ne", "and", "or",
 ]  # fmt: skip
 ReduceOp = Literal["sum", "mean", "prod", "max", "min", "std", "pstd"]
+OrderOp = Literal["top", "trim", "rank", "share"]
 ScanRelation = Literal["<", "<=", ">", ">="]
 Role = Literal["data", "reward", "state", "clock"]
 
@@ -396,16 +397,53 @@ class Shift(Node):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Top(Node):
-    """The mask of the largest elements of `x` along `over`, at most `fraction` of them: the count
-    is rounded down, and of elements that tie where it ends none belongs to the mask."""
+class Quantile(Node):
+    """`quantile[over | where](x, at)`: with the elements in order, from the smallest, numbered 0 to
+    n - 1, the one at `at * (n - 1)`; between two elements, on the line from one to the other. Over
+    nothing at all it is 0. Ties share the gradient evenly, and NaN is the largest."""
 
     over: Indices
     x: Expr
-    fraction: Expr
+    at: Expr
+    where: Expr | None = None
+
+    def _live(self) -> bool:
+        return self.x.live
+
+    def _indices(self) -> Indices:
+        return remove(over_to(self.over), self.over)
+
+    @property
+    def shares(self) -> Order:
+        """What each element has a part of in it: numbers that add up to 1."""
+        return Order("share", self.over, self.x, self.at, self.where)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Order(Node):
+    """What the order of the elements of `x` along `over`, where the mask holds, says of each of
+    them. Elements that tie are treated alike, NaN is the largest, and nothing has a gradient.
+
+    `top` is the mask of the largest, at most the fraction `at` of them, rounded down; `trim` that
+    of as many of the smallest as have a mean of at most `at`: of elements that tie where a mask
+    ends, none belongs to it. `rank` is 1 and how many elements are smaller. `share` is the part
+    that an element has in the quantile `at`.
+    """
+
+    op: OrderOp
+    over: Indices
+    x: Expr
+    at: Expr | None = None
+    where: Expr | None = None
+
+    def _indices(self) -> Indices:
+        return over_to(self.over)
 
     def _is_boolean(self) -> bool:
-        return True
+        return self.op in ("top", "trim")
+
+    def _live(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -430,8 +468,8 @@ class Symbol(Node):
 if TYPE_CHECKING:
     Expr = (
         Const | Param | Column | LogProb | LogDist | Length | Position
-        | Unary | Binary | Clip | Where | Stop | Reduce | Others | Scan | Shift | Top | Pick
-        | Symbol
+        | Unary | Binary | Clip | Where | Stop | Reduce | Quantile | Others | Scan | Shift | Order
+        | Pick | Symbol
     )  # fmt: skip
     """Any node. A `match` over all kinds ends in `assert_never`, and mypy names a kind that it
     forgets."""
@@ -440,7 +478,7 @@ else:
 
 NODES: tuple[type[Node], ...] = (
     Const, Param, Column, LogProb, LogDist, Length, Position,
-    Unary, Binary, Clip, Where, Stop, Reduce, Others, Scan, Shift, Top, Pick,
+    Unary, Binary, Clip, Where, Stop, Reduce, Quantile, Others, Scan, Shift, Order, Pick,
 )  # fmt: skip
 
 

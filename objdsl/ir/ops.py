@@ -612,6 +612,79 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
 }
 
 
+# --- order ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderRow:
+    """What the order of elements says of each.
+
+    Attributes:
+        value: of an element of a pool, which is not empty and holds no NaN, and the argument.
+        image: its range.
+        argument: what the second argument is called; empty for one that has none.
+        least, most: where that lies.
+        latex: of the element and the argument.
+        torch: the function of the emitted module.
+    """
+
+    value: Callable[[Sequence[float], float, float], float]
+    image: Interval
+    argument: str = ""
+    least: float = 0.0
+    most: float = math.inf
+    latex: str
+    torch: str
+
+
+def _share(pool: Sequence[float], x: float, at: float) -> float:
+    """The part of an element in a quantile, of its equals all the same."""
+    place = min(max(at, 0.0), 1.0) * (len(pool) - 1)
+    first, rest = math.floor(place), place - math.floor(place)
+    below, equal = sum(y < x for y in pool), sum(y == x for y in pool)
+    parts = ((first, 1 - rest), (first + 1, rest))
+    return sum(part for k, part in parts if below <= k < below + equal) / equal
+
+
+def at_most(fraction: float, total: int) -> int:
+    """How many of `total` elements a fraction is: rounded down, but for rounding noise."""
+    return max(0, min(total, math.floor(float(fraction) * total + 1e-9)))
+
+
+ORDER: dict[n.OrderOp, OrderRow] = {
+    "top": OrderRow(
+        value=lambda pool, x, at: sum(y >= x for y in pool) <= at_most(at, len(pool)),
+        image=(0.0, 1.0),
+        argument="fraction",
+        most=1.0,
+        latex=r"{} \text{{ in the top }} {}",
+        torch="top_mask",
+    ),
+    "trim": OrderRow(
+        value=lambda pool, x, at: _mean([y for y in pool if y <= x]) <= at + 1e-9 * abs(at),
+        image=(0.0, 1.0),
+        argument="limit",
+        least=-math.inf,
+        latex=r"{} \text{{ trimmed to a mean of }} {}",
+        torch="trim_mask",
+    ),
+    "rank": OrderRow(
+        value=lambda pool, x, at: 1 + sum(y < x for y in pool),
+        image=(1.0, math.inf),
+        latex=r"\operatorname{{rank}}\left( {} \right)",
+        torch="rank",
+    ),
+    "share": OrderRow(
+        value=_share,
+        image=(0.0, 1.0),
+        argument="fraction",
+        most=1.0,
+        latex=r"\operatorname{{share}}\left( {},\; {} \right)",
+        torch="quantile_shares",
+    ),
+}
+
+
 # --- views of the tables -------------------------------------------------------------------------
 
 FUNCTIONS: dict[str, n.UnaryOp] = {op: op for op, row in UNARY.items() if row.doc}
@@ -622,7 +695,8 @@ SIGNS: dict[str, n.BinaryOp] = {row.sign: op for op, row in BINARY.items() if ro
 
 
 def _check() -> None:
-    for names, rows in ((n.UnaryOp, UNARY), (n.BinaryOp, BINARY), (n.ReduceOp, REDUCE)):
+    tables = (n.UnaryOp, UNARY), (n.BinaryOp, BINARY), (n.ReduceOp, REDUCE), (n.OrderOp, ORDER)
+    for names, rows in tables:
         if set(get_args(names)) != set(rows):
             different = set(get_args(names)) ^ set(rows)
             raise TypeError(f"an operator has no row, or a row no name: {sorted(different)}")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from objdsl.ir.indices import Index
-from objdsl.ir.nodes import BinaryOp, ReduceOp, Role, ScanRelation, UnaryOp
+from objdsl.ir.nodes import BinaryOp, OrderOp, ReduceOp, Role, ScanRelation, UnaryOp
 
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
@@ -191,13 +191,26 @@ class Shift(_Strict):
     by: int
 
 
-class Top(_Strict):
-    """`top[over](x, fraction)`: the mask of the largest elements."""
+class Quantile(_Strict):
+    """`quantile[over | where](x, at)`; `median[over] x` is that at 0.5."""
 
-    node: Literal["Top"]
+    node: Literal["Quantile"]
     over: Over
     x: Place
-    fraction: Place
+    at: Place
+    where: Place | None = None
+
+
+class Order(_Strict):
+    """`op[over | where](x, at)`, and `rank[over | where] x`: what the order of the elements says of
+    each. `share`, which stands in weights alone, is the part that an element has in a quantile."""
+
+    node: Literal["Order"]
+    op: OrderOp
+    over: Over
+    x: Place
+    at: Place | None = None
+    where: Place | None = None
 
 
 class Pick(_Strict):
@@ -211,7 +224,8 @@ class Pick(_Strict):
 
 Node = Annotated[
     Const | Param | Column | LogProb | LogDist | Length | Position
-    | Unary | Binary | Clip | Where | Stop | Reduce | Others | Scan | Shift | Top | Pick,
+    | Unary | Binary | Clip | Where | Stop | Reduce | Quantile | Others | Scan | Shift | Order
+    | Pick,
     Field(discriminator="node"),
 ]  # fmt: skip
 

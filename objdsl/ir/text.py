@@ -30,7 +30,7 @@ class Text(Writer):
         match node:
             case n.Scan(relation, _, decay) if relation != ">=" or decay is None:
                 return self._beside()
-            case n.Reduce(_, over) if "t" in over:
+            case n.Reduce(_, over) | n.Quantile(over) if "t" in over:
                 return replace(self.place, token=HERE.token)
         return self.place
 
@@ -60,10 +60,9 @@ class Text(Writer):
                 return f"{then} if {self.at(m, IF + 1)} else {otherwise}", IF
             case n.Stop(x):
                 return f"sg({self.done[x][0]})", ATOM
-            case n.Reduce(op, over, x, mask):
+            case n.Reduce(op, _, x):
                 with self._at_place(self._inside(node)):
-                    where = f" | {self.done[mask][0]}" if mask is not None else ""
-                    return f"{op}[{','.join(over)}{where}] {self.at(x, APPLY)}", APPLY
+                    return f"{op}[{self._binder(node)}] {self.at(x, APPLY)}", APPLY
             case n.Others(op, x):
                 j = self._next(RESPONSES, HERE.response)
                 return f"{op}[{j} != i] {self.at(x, APPLY)}", APPLY
@@ -80,15 +79,32 @@ class Text(Writer):
                 return f"sum[{s} {relation} {t}] ({g}^abs({s} - {t}) * {body})", APPLY
             case n.Shift(x, by):
                 return f"{'next' if by > 0 else 'previous'}({self.done[x][0]})", ATOM
-            case n.Top(over, x, fraction):
-                arguments = f"{self.done[x][0]}, {self.done[fraction][0]}"
-                return f"top[{','.join(over)}]({arguments})", ATOM
+            case n.Quantile(_, x, n.Const(0.5)):
+                return self._of_order("median", node, x)
+            case n.Quantile(_, x, at):
+                return self._of_order("quantile", node, x, at)
+            case n.Order(op, _, x, at):
+                return self._of_order(op, node, x, at)
             case n.Pick(over, m, fraction):
                 arguments = f"{self.done[m][0]}, {self.done[fraction][0]}"
                 return f"pick[{','.join(over)}]({arguments})", ATOM
             case n.Symbol():
                 return str(node), ATOM
         assert_never(node)
+
+    def _of_order(
+        self, op: str, node: n.Quantile | n.Order, x: n.Expr, argument: n.Expr | None = None
+    ) -> Piece:
+        with self._at_place(self._inside(node)):
+            head = f"{op}[{self._binder(node)}]"
+            if argument is None:
+                return f"{head} {self.at(x, APPLY)}", APPLY
+            return f"{head}({self.done[x][0]}, {self.done[argument][0]})", ATOM
+
+    def _binder(self, node: n.Reduce | n.Quantile | n.Order) -> str:
+        """The indices that a node runs over, and its condition."""
+        where = f" | {self.done[node.where][0]}" if node.where is not None else ""
+        return f"{','.join(node.over)}{where}"
 
     def _infix(self, op: n.BinaryOp, a: n.Expr, b: n.Expr) -> Piece:
         sign, level = BINARY[op].sign, BINARY[op].level
@@ -105,7 +121,7 @@ class Text(Writer):
         follows it."""
         while self._named(node) is None:
             match node:
-                case n.Reduce() | n.Others() | n.Scan():
+                case n.Reduce() | n.Quantile() | n.Others() | n.Scan() | n.Order():
                     return self.done[node][1] == APPLY
                 case n.Binary("mul" | "div" | "pow", _, last) | n.Unary("neg", last):
                     node = last

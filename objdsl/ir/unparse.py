@@ -246,8 +246,8 @@ class _Writer(Text):
         space = "" if level == POWER else " "
         return f"{write(a, left)}{space}{sign}{space}{write(b, right)}", level
 
-    def _binder(self, node: n.Reduce) -> str:
-        """The indices of a reduction, and its condition but for the prompts that are kept."""
+    def _binder(self, node: n.Reduce | n.Quantile | n.Order) -> str:
+        """What stands in brackets: indices, and the condition but for the prompts that are kept."""
         over, where = ",".join(node.over), node.where
         if where is not None and self.kept is not None and "p" in node.over:
             match where:

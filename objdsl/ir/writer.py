@@ -20,7 +20,7 @@ from objdsl.ir.ops import ATOM
 
 Construct = (
     n.Const | n.Length | n.Unary | n.Binary | n.Clip | n.Where | n.Stop
-    | n.Reduce | n.Others | n.Scan | n.Shift | n.Top | n.Pick | n.Symbol
+    | n.Reduce | n.Quantile | n.Others | n.Scan | n.Shift | n.Order | n.Pick | n.Symbol
 )  # fmt: skip
 """The nodes that are written otherwise in each syntax."""
 Names = Mapping[n.Expr, str]

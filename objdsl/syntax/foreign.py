@@ -42,8 +42,8 @@ _MASKS = (
 )
 _SIZES = "sizes are implied: `mean[p]`, `mean[i]` and `mean[t]` divide by the number of elements"
 _NO_ORDER = (
-    "the only order statistics are `max`, `min` and `top[p,i,t](x, 0.2)`, the mask of the "
-    "largest fifth"
+    "order statistics are `max`, `min`, `quantile[i](x, 0.4)`, `rank[i] x` and "
+    "`top[p,i,t](x, 0.2)`, the mask of the largest fifth"
 )
 _DIVERGENCE = (
     "write a divergence as an estimate from the sampled tokens, `k3(pi, ref)`, or as the sum over "
@@ -78,7 +78,8 @@ _SENTENCES = {
     "iff ite if_else ifelse": "it is written `a if condition else b`",
     "sin cos tan atan arctan sinh cosh floor ceil round trunc mod gamma_ erf lgamma": _NO_NUMBER,
     # reductions
-    "median quantile percentile sort argsort rank mode": _NO_ORDER,
+    "percentile": "it is called `quantile[i](x, 0.4)`, with a fraction",
+    "sort argsort mode": _NO_ORDER,
     "argmax argmin": "there is no argmax; `x == max[i] x` is its mask",
     "topk top_k": "it is called `top[p,i,t](x, 0.2)`, the mask of the largest fifth",
     "cumsum": "it is written `sum[s <= t] x`, or `sum[s >= t] x` from the end",

@@ -15,6 +15,8 @@ FUNCTIONS: dict[str, int] = {
 """The number of arguments of each function; -2 is two or more."""
 
 SUBSETS = ("top", "pick")
+SOFT = ("median", "quantile", "rank", "trim")
+"""Words that stand before brackets as reductions do, unless the file gives them a meaning."""
 SAMPLING_NUMBERS = ("group", "temperature", "top_p", "top_k", "staleness")
 SAMPLING_FLAGS = ("keep_mask", "keep_routing", "experts")
 
@@ -34,4 +36,5 @@ def meaning(name: str) -> str:
         return f"the index of the {MEANING[name]}"
     if name in FUNCTIONS:
         return "a function"
-    return "a reduction" if name in REDUCTIONS or name in SUBSETS else "a value of this file"
+    is_reduction = name in (*REDUCTIONS, *SUBSETS, *SOFT)
+    return "a reduction" if is_reduction else "a value of this file"

@@ -189,7 +189,7 @@ def test_what_reads_two_ways_is_left_to_its_writer(run: Run) -> None:
 
 
 def test_no_fix_changes_the_mathematics(run: Run) -> None:
-    for body in ("reward - median[i] reward", "softmax[i] reward", "cumsum[t] old", "prob", "nu"):
+    for body in ("reward - mode[i] reward", "softmax[i] reward", "cumsum[t] old", "prob", "nu"):
         text = f"objective x\nA = {body}\nmaximize mean[p,i] (reward * sum[t] log(pi))\n"
         Path("x.obj").write_text(text)
         result = run("check", "x.obj", "--unsafe-fixes", "--select", "OBJ9")

@@ -100,7 +100,7 @@ BROKEN = {
     "power in a function that is not called": f"def f(x) = mean[t] x^2\n{GOOD}",
     "product and unknown names": "maximize mean[p,i] (sum[t] lgo(pi) * old * rewrad)",
     "several names in a statement": "maximize mean[p,i] (rewrad * sum[t] clp(pi / odl, lo, 1.2))",
-    "median": "maximize mean[p,i] ((reward - median[i] reward) * sum[t] log(pi))",
+    "median": "maximize mean[p,i] ((reward - mode[i] reward) * sum[t] log(pi))",
     "softmax": f"A = softmax[i] reward\n{GOOD}",
     "cumulative sum": f"A = cumsum[t] old\n{GOOD}",
     "index before an unknown name": f"A = softmax[v]\n{GOOD}",

@@ -31,7 +31,7 @@ def test_spellings(name: str, meant: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "median", "softmax", "cumsum", "argmax", "gmean", "hmean", "nanmean", "amax", "pmax",
+        "percentile", "softmax", "cumsum", "argmax", "gmean", "hmean", "nanmean", "amax", "pmax",
         "log2", "log10", "exp2", "expm1", "k4", "k", "nu", "phi", "psi", "p", "sin", "tan",
         "sqr", "var", "mod", "sort", "flip", "prob", "round", "norm", "gold", "bold", "ref2",
         "reward2", "logits", "minimum", "test", "text", "mix", "map", "sung", "rho", "m", "sg2",

@@ -12,7 +12,7 @@ import torch
 import objdsl
 from objdsl.ir.build import const
 from objdsl.ir.evaluate import Batch, evaluate
-from objdsl.ir.nodes import Column, Top
+from objdsl.ir.nodes import Column, Order
 
 LENGTHS = torch.tensor([3, 13, 1, 2, 7, 9, 13, 5])
 MASK = torch.arange(13) < LENGTHS[:, None]
@@ -177,7 +177,7 @@ def test_through_the_head(goal: str, coupled: bool) -> None:
 def test_top_takes_no_more_than_it_says(fraction: float, taken: list[int]) -> None:
     """Of 1, 1, 2, 0: what ties where the fraction ends is left out as a whole."""
     numbers = [1.0, 1.0, 2.0, 0.0]
-    mask = Top(("i",), Column("reward", ("p", "i")), const(fraction))
+    mask = Order("top", ("i",), Column("reward", ("p", "i")), const(fraction))
     (chosen,) = evaluate([mask], Batch([0] * 4, [1] * 4, {"reward": numbers}))
     assert [k for k, one in enumerate(chosen) if one] == taken
     goal = f"mean[p,i,t] (top[i](reward, {fraction}) * log(pi))"

@@ -14,7 +14,7 @@ from objdsl import driver
 from objdsl.ir.columns import column_of
 from objdsl.ir.differentiate import differentiate
 from objdsl.ir.evaluate import evaluate
-from objdsl.ir.nodes import Pick, Top
+from objdsl.ir.nodes import Order, Pick
 from objdsl.ir.objective import Objective
 from objdsl.objectives import gallery
 
@@ -165,7 +165,7 @@ def test_random_steps_take_every_branch(name: str) -> None:
     masks = [
         node
         for node in objective.nodes
-        if node.boolean and node.indices and not isinstance(node, Pick | Top)
+        if node.boolean and node.indices and not isinstance(node, Pick | Order)
     ]
     taken: list[set[bool]] = [set() for _ in masks]
     for seed in range(8):

@@ -6,6 +6,8 @@ is one torch function, so that its derivative is torch's own.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch.nn import functional
 
 import objdsl.ir.nodes as n
 from objdsl.ir.columns import column_of
-from objdsl.ir.evaluate import ORDER, Batch, most, share
+from objdsl.ir.evaluate import RELATIONS, Batch, share
 from objdsl.ir.indices import over_to
 from objdsl.ir.ops import FUNCTIONS
 
@@ -140,21 +142,45 @@ def _element(
             terms = [
                 factor ** abs(s - at[2]) * of(x, (*at[:2], s))
                 for s in range(length)
-                if ORDER[relation](s, at[2])
+                if RELATIONS[relation](s, at[2])
             ]
             return torch.stack(terms).sum() if terms else number(0)
         case n.Shift(x, by):
             there = at[2] + by
             inside = 0 <= there < batch.lengths[batch.row(at)]
             return of(x, (*at[:2], there)) if inside else number(0)
-        case n.Top(over, x, fraction):
-            domain = list(batch.addresses(over_to(over), at[: over_to(over).index(over[0])]))
-            k = most(of(fraction).item(), len(domain))
-            largest = torch.stack([of(x, o) for o in domain]).sort(descending=True).values
-            return of(x) > largest[k] if k < len(domain) else torch.tensor(True)
+        case n.Quantile(over, x, fraction, mask):
+            pool = _pool(node, at, batch, of)
+            return torch.quantile(pool, of(fraction)) if len(pool) else number(0)
+        case n.Order(op, over, x, argument, mask):
+            if op != "rank" and mask is not None and not bool(of(mask)):
+                return torch.tensor(False)
+            pool = _pool(node, at, batch, of).detach().sort().values
+            left = torch.searchsorted(pool, of(x).detach())
+            right = torch.searchsorted(pool, of(x).detach(), right=True)
+            match op:
+                case "rank":
+                    return number(1 + left.item())
+                case "top":
+                    return len(pool) - left <= math.floor(of(argument) * len(pool) + 1e-9)
+                case "trim":
+                    return pool[:right].mean() <= of(argument) * (1 + 1e-9)
         case n.Pick(over, m, fraction):
             domain = list(batch.addresses(over_to(over), at[: over_to(over).index(over[0])]))
             hits = [o for o in domain if bool(of(m, o))]
             hits.sort(key=lambda o: batch.read("noise", o))
             return torch.tensor(at in hits[: share(of(fraction).item(), len(domain))])
     raise TypeError(node)
+
+
+def _pool(
+    node: n.Quantile | n.Order, at: tuple[int, ...], batch: Batch, of: Callable[..., Tensor]
+) -> Tensor:
+    """The values whose order a node looks at."""
+    full = over_to(node.over)
+    inside = [
+        of(node.x, other) * 1.0
+        for other in batch.addresses(full, at[: full.index(node.over[0])])
+        if node.where is None or bool(of(node.where, other))
+    ]
+    return torch.stack(inside) if inside else torch.zeros(0, dtype=torch.float64)

@@ -26,8 +26,25 @@ LEVELS = ("", "p", "pi", "pit", "pitv")
 # Leaves by the indices that they carry.
 LEAVES = {
     "": ["0.3", "1.5", "eps", "beta", "(1 - eps)", "(beta / 4)", "pace", "(step / 20)"],
-    "p": ["difficulty", "base", "(mean[i] reward)", "(max[i] reward)", "(std[i] reward)"],
-    "pi": ["reward", "|y|", "margin", "(mean[j != i] reward)", "(sum[j != i] margin)"],
+    "p": [
+        "difficulty",
+        "base",
+        "(mean[i] reward)",
+        "(max[i] reward)",
+        "(std[i] reward)",
+        "(quantile[i | chosen == 1](margin, 0.3))",
+        "(rank[p] difficulty)",
+    ],
+    "pi": [
+        "reward",
+        "|y|",
+        "margin",
+        "(mean[j != i] reward)",
+        "(sum[j != i] margin)",
+        "(rank[i] reward)",
+        "((rank[i] (mean[t] (pi / old))) / 3)",
+        "(median[t] V_old)",
+    ],
     "pit": [
         "(pi / old)",
         "log(pi)",
@@ -54,6 +71,9 @@ MASKS = {
         "noise_column > 0",
         "top[t](V_old, 0.4)",
         "top[p,i,t](noise_column, 0.3)",
+        "trim[p,i,t | V_old > 0](log(pi / old)^2, 0.04)",
+        "trim[t](V_old, eps - 0.1)",
+        "rank[p,i,t | noise_column > 0] V_old <= 3",
         "pick[p,i,t](V_old > 0, 0.4)",
     ],
     "pitv": ["pi[v] > 0.3", "word_column > 0", "ref[v] > pi[v]"],
@@ -91,8 +111,9 @@ BINARY = [
 ]
 BOUNDS = ["0.8, 1.2", "1 - eps, 1 + eps", "-0.5, 0.5", "-1, eps"]
 RATIOS = ["(pi / old)", "(pi / mu)", "(old / mu)", "(pi / teacher)"]
+FRACTIONS = ["0.3", "eps", "0", "1", "(1 - eps / 2)"]
 RUNNING = ["sum[{} >= t]", "sum[{} < t]", "mean[{} <= t]", "mean[{} > t]"]
-REDUCTIONS = ["mean", "mean", "sum", "sum", "max", "min", "pstd", "prod"]
+REDUCTIONS = ["mean", "mean", "sum", "sum", "max", "min", "pstd", "prod", "median", "quantile"]
 # What is 0 for some elements, and what is defined only where it is not.
 ZEROS = {
     "": ["zero", "(zero * beta)"],
@@ -227,6 +248,10 @@ class Writer:
         if self.partial and operator != "prod" and self.random.randrange(3) == 0:
             zero = self.one_of(ZEROS[source])
             condition, body = f" | {zero} > 0", self.one_of(PARTIAL).format(body, zero)
+        if "v" in over and operator in ("median", "quantile"):
+            operator = "min"
+        if operator == "quantile":
+            return f"({operator}[{','.join(over)}{condition}]({body}, {self.one_of(FRACTIONS)}))"
         return f"({operator}[{','.join(over)}{condition}] ({body}))"
 
     def exactly(self, level: str, depth: int) -> str:
@@ -275,7 +300,7 @@ class Writer:
         if self.random.randrange(3) == 0:
             return self.expression("", depth)
         level = self.one_of(["p", "pi", "pit"])
-        operator = self.one_of(REDUCTIONS)
+        operator = self.one_of(REDUCTIONS[:-1])
         body = self.exactly(level, depth - 1)
         body = f"exp(-abs({body} + 0.0713))" if operator == "prod" else body
         condition = f" | {self.mask(level)}" if self.random.randrange(4) == 0 else ""

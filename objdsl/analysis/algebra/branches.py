@@ -35,17 +35,35 @@ def mask_sum(expand: Expansion, node: n.Expr) -> Sum:
             return expand.atom(_LAST, node)
         case n.Binary(op, a, b):
             return _compare(expand, op, a, b, node)
-        case n.Top(over, x, fraction):
-            x = expand(x).expr()
-            tie = expand.at is None and set(over).isdisjoint(x.indices)
-            if tie and interval(expand(fraction))[1] < 1:
-                return Sum()  # no element belongs to the largest where all are equal
-            mask: n.Expr = n.Top(over, x, expand(fraction).expr())
+        case n.Order():
+            return order(expand, node)
         case n.Pick(over, m, fraction):
-            mask = n.Pick(over, mask_formula(expand, m), expand(fraction).expr())
+            mask: n.Expr = n.Pick(over, mask_formula(expand, m), expand(fraction).expr())
         case _:
             mask = node
     return expand.atom(mask, node)
+
+
+def order(expand: Expansion, node: n.Order) -> Sum:
+    """What the order of elements says of each, decided where all of them are equal."""
+    x = expand(node.x)
+    at = None if node.at is None else expand(node.at)
+    tie = expand.at is None and node.where is None
+    tie = tie and set(node.over).isdisjoint(x.expr().indices)
+    match node.op:
+        case "top" if tie and at is not None and interval(at)[1] < 1:
+            return Sum()  # no element belongs to the largest where all are equal
+        case "rank" if tie:
+            return number(1)
+        case "trim" if node.at is not None:
+            # None is left out where the largest that there may be is within the limit.
+            decide = expand.at or expand
+            left = interval(decide(node.at) - decide(node.x))[0]
+            if left > 0 or (left == 0 and expand.at is None):
+                return number(1) if node.where is None else expand(node.where)
+    where = None if node.where is None else mask_formula(expand, node.where)
+    argument = None if at is None else at.expr()
+    return expand.atom(n.Order(node.op, node.over, x.expr(), argument, where), node)
 
 
 def _compare(expand: Expansion, op: str, a: n.Expr, b: n.Expr, node: n.Expr) -> Sum:

@@ -12,9 +12,9 @@ from typing import assert_never
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.arithmetic import binary_sum, unary_sum
-from objdsl.analysis.algebra.branches import choice, clip, extremum, mask_sum
+from objdsl.analysis.algebra.branches import choice, clip, extremum, mask_sum, order
 from objdsl.analysis.algebra.expansion import Expansion
-from objdsl.analysis.algebra.reductions import linear, over_others, reduction, scan
+from objdsl.analysis.algebra.reductions import linear, over_others, quantile, reduction, scan
 from objdsl.analysis.algebra.sums import Sum, atom, number
 from objdsl.analysis.algebra.symbols import Ratio, log_ratio
 
@@ -65,6 +65,10 @@ class Expand(Expansion):
                 return scan(self, node)
             case n.Shift(x, by):
                 return linear(self, self(x), "t", lambda f: atom(n.Shift(f, by)), node)
-            case n.Top() | n.Pick():
+            case n.Quantile():
+                return quantile(self, node)
+            case n.Order():
+                return order(self, node)
+            case n.Pick():
                 return mask_sum(self, node)
         assert_never(node)

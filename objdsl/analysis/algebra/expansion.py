@@ -109,7 +109,10 @@ class Expansion(ABC):
         column = columns.pop() if len(columns) == 1 else None
         if not isinstance(column, n.Column) or len(set(column.values)) != 2:
             return None
-        if any(isinstance(node, n.Reduce | n.Others) for node in n.topological(base)):
+        if any(
+            isinstance(node, n.Reduce | n.Quantile | n.Order | n.Others)
+            for node in n.topological(base)
+        ):
             return None
         low, high = sorted(set(column.values))
         values = [self(n.replaced(base, {column: const(x)})).number for x in (low, high)]
@@ -130,4 +133,4 @@ def _decides(node: n.Expr) -> bool:
     """Whether a node may need only some of its operands."""
     if isinstance(node, n.Binary):
         return node.boolean or node.op in ("min", "max")
-    return isinstance(node, n.Clip | n.Where | n.Top | n.Pick)
+    return isinstance(node, n.Clip | n.Where | n.Order | n.Pick)

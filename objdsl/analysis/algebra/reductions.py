@@ -41,6 +41,19 @@ def reduction(expand: Expansion, node: n.Reduce) -> Sum:
     return expand.atom(n.Reduce(node.op, node.over, x.expr(), where), node)
 
 
+def quantile(expand: Expansion, node: n.Quantile) -> Sum:
+    """A factor, and what is the same everywhere and shifts it."""
+    x, over, at = expand(node.x), set(node.over), expand(node.at).expr()
+    if node.where is not None:
+        where = mask_formula(expand, node.where)
+        return expand.atom(n.Quantile(node.over, x.expr(), at, where), node)
+    moving = {f: c for f, c in x.terms.items() if any(over & set(b.indices) for b, _ in f)}
+    fixed = Sum({f: c for f, c in x.terms.items() if f not in moving})
+    if not moving:
+        return fixed
+    return fixed + expand.atom(n.Quantile(node.over, Sum(moving).expr(), at), node)
+
+
 def _dispersion(expand: Expansion, node: n.Reduce, x: Sum) -> Sum:
     """An extremum or a standard deviation: constants shift the one, and cancel in the other."""
     over = set(node.over)

@@ -78,6 +78,13 @@ class Tangent:
                 return total
             case n.Reduce():
                 return self._reduce(node)
+            case n.Quantile(over, x, _, mask):
+                decided = mask is None or self._known[mask] == ZERO
+                if not decided or self._alike(x, over):
+                    return self._kink(node)
+                return n.Reduce("sum", over, mul(node.shares, self._known[x]))
+            case n.Order(_, over, x):
+                return self._kink(node) if self._alike(x, over) else ZERO
             case n.Others(op, x):
                 return n.Others(op, self._known[x])
             case n.Scan(relation, x, decay) if decay is None or self._known[decay] == ZERO:
@@ -96,7 +103,10 @@ class Tangent:
                 tie = not self._gap(a, b).terms
                 parts = tie and self._gap(self._known[a], self._known[b]).terms
                 return self._kink(node) if parts else ZERO
-            case n.Top(over, x, _):
+            case n.Order("trim", over, x, limit) if limit is not None and self._alike(x, over):
+                least, most = interval(self._gap(x, limit))
+                return self._kink(node) if least <= 0 <= most else ZERO
+            case n.Order(_, over, x):
                 return self._kink(node) if self._alike(x, over) else ZERO
         return next(self._known[x] for x in node.children if self._known[x] != ZERO)
 

@@ -242,6 +242,8 @@ def _mixed(x: n.Expr, mixed: set[n.Expr], data: set[n.Expr]) -> bool:
             return a in mixed or b in mixed
         case n.Unary("neg" | "abs", y) | n.Clip(y) | n.Reduce(_, _, y) | n.Others(_, y):
             return y in mixed
+        case n.Quantile(_, y):
+            return y in mixed
         case n.Scan(_, y) | n.Shift(y):
             return y in mixed
     return False

@@ -121,7 +121,9 @@ def first_order(on: Estimator) -> FirstOrder | None:
 def _statistic(node: n.Expr) -> bool:
     """Whether a value is a statistic of several responses' rewards: that of rewards which hold a
     penalty changes with the policies, by a part of 1 / G, and is no weight of the response."""
-    pools = isinstance(node, n.Others) or (isinstance(node, n.Reduce) and node.over[0] != "t")
+    pools = isinstance(node, n.Others) or (
+        isinstance(node, n.Reduce | n.Quantile | n.Order) and node.over[0] != "t"
+    )
     return pools and any(is_reward(one) for one in n.topological(node))
 
 

@@ -97,7 +97,7 @@ def _summands(goal: n.Expr) -> Iterator[tuple[n.Expr, n.Expr]]:
                 stack += [b, a]
             case n.Unary("neg", x) | n.Reduce("sum" | "mean", _, x) | n.Others(_, x) | n.Stop(x):
                 stack.append(x)
-            case n.Scan(_, x) | n.Shift(x) | n.Clip(x):
+            case n.Scan(_, x) | n.Shift(x) | n.Clip(x) | n.Quantile(_, x):
                 stack.append(x)
             case n.Binary("mul" | "min" | "max", a, b) | n.Where(_, a, b):
                 stack += [b, a]

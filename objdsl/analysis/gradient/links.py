@@ -294,7 +294,7 @@ def _signs(x: n.Expr, expand: Expand) -> set[int]:
                 stack += [(b, sign)] if holds != 1 else []
             case n.Reduce("sum" | "mean" | "max" | "min", _, a, mask):
                 stack += [(a, sign)] if mask is None or _number(mask, expand) != 0 else []
-            case n.Others(_, a) | n.Scan(_, a) | n.Shift(a):
+            case n.Quantile(_, a) | n.Others(_, a) | n.Scan(_, a) | n.Shift(a):
                 stack.append((a, sign))
             case _:
                 found |= {1, -1}

@@ -119,7 +119,9 @@ def _of_two_values(base: n.Expr, exponent: float, expand: Expand) -> Sum | None:
 
 
 def _reads_other_elements(node: n.Expr) -> bool:
-    return isinstance(node, n.Reduce | n.Others | Elsewhere | n.Scan | n.Shift)
+    return isinstance(
+        node, n.Reduce | n.Quantile | n.Order | n.Others | Elsewhere | n.Scan | n.Shift
+    )
 
 
 # --- rewards of tokens ---------------------------------------------------------------------------

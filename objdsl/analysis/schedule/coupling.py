@@ -108,7 +108,7 @@ def is_statistic(node: n.Expr) -> bool:
     if len(node.indices) < 2:
         return True
     return isinstance(node, n.Others) or (
-        isinstance(node, n.Top | n.Pick) and node.over[0] in ("p", "i")
+        isinstance(node, n.Order | n.Pick) and node.over[0] in ("p", "i")
     )
 
 
@@ -125,7 +125,7 @@ def _couplings(weight: n.Expr, statistics: bool = False) -> dict[n.Expr, Couplin
 def _node(node: n.Expr, known: dict[n.Expr, Coupling], statistics: bool) -> Coupling:
     below = max((known[child] for child in node.children), default=Coupling.TOKEN)
     match node:
-        case n.Reduce(_, over) | n.Top(over) | n.Pick(over):
+        case n.Reduce(_, over) | n.Quantile(over) | n.Order(_, over) | n.Pick(over):
             if "p" in over or "i" in over:
                 return Coupling.STEP
             return max(below, Coupling.RESPONSE) if "t" in over else below

@@ -74,8 +74,10 @@ def _value(
             return min(max(x, low), high)
         case n.Stop():
             return known[0]
-        case n.Reduce("mean" | "max" | "min", _, _, None):
+        case n.Reduce("mean" | "max" | "min", _, _, None) | n.Quantile(_, _, _, None):
             return known[0]
+        case n.Order("rank", _, _, _, None):
+            return 1.0
     return None
 
 

@@ -133,7 +133,7 @@ def _of(node: n.Expr, known: dict[n.Expr, Dependence]) -> Dependence:
         case n.Reduce(_, over, x, None) if x == ONE:
             # Groups have one size; the number of tokens is in `Length`.
             return _leaf("|y|", Level.OWN) if "t" in over else Dependence()
-        case n.Reduce(_, over) | n.Top(over) | n.Pick(over):
+        case n.Reduce(_, over) | n.Quantile(over) | n.Order(_, over) | n.Pick(over):
             return _pooled(_along(parts, over), over)
         case n.Others():
             return _of_others(parts)

@@ -108,7 +108,11 @@ class Extremes:
                 return known[x]
             case n.LogProb() | n.LogDist():
                 return Range(LEAST_LOG_PROB, 0.0)
-            case n.Top() | n.Pick():
+            case n.Quantile(_, x, _, mask):
+                return known[x] if mask is None else known[x] | Range(0.0, 0.0)
+            case n.Order("rank", over):
+                return Range(1.0, _OTHERS if "t" not in over else _TOKENS)
+            case n.Order() | n.Pick():
                 return Range(0.0, 1.0)
             case n.Symbol():
                 raise TypeError(f"no range of {type(node).__name__}")

@@ -106,7 +106,8 @@ def under_fact(x: Sum, alike: Alike, expand: AsSum) -> Sum:
     nodes = n.topological(formula)
     instead: dict[n.Expr, n.Expr] = {alike.x: ZERO if alike.zero else replace(alike.x, over=PROMPT)}
     # The rewards of other prompts are what they were.
-    steps = [node for node in nodes if isinstance(node, n.Reduce) and "p" in node.over]
+    pooling = (n.Reduce, n.Quantile, n.Order)
+    steps = [node for node in nodes if isinstance(node, pooling) and "p" in node.over]
     instead |= {node: Opaque(k) for k, node in enumerate(steps)}
     return expand(n.replaced(formula, instead))
 
@@ -138,7 +139,7 @@ def divisors(roots: tuple[n.Expr, ...], keep: n.Expr | None) -> Iterator[Guarded
             case n.Binary("and", a, b):  # the second is looked at where the first holds
                 stack += [(a, masks), (b, masks | {(a, True)})]
                 continue
-            case n.Reduce(_, _, x, where) if where is not None:
+            case n.Reduce(_, _, x, where) | n.Quantile(_, x, _, where) if where is not None:
                 stack += [(where, masks), (x, masks | {(where, True)})]
                 continue
             case n.Binary("div", _, divisor):
