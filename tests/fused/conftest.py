@@ -11,5 +11,5 @@ import pytest
 def chunks_of_any_size() -> Iterator[None]:
     """Plans have no chunks below some hundred tokens, which is more than there are here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("objdsl.analysis.schedule.plan._FEWEST", 1)
+        patch.setattr("objdsl.analysis.schedule.plan.FEWEST_TOKENS", 1)
         yield

@@ -250,7 +250,7 @@ def test_what_an_objective_takes_is_what_its_plan_says(
     name: str, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it, forward and backward, by what was alive at once on a CPU."""
-    monkeypatch.setattr("objdsl.analysis.schedule.plan._FEWEST", 1)
+    monkeypatch.setattr("objdsl.analysis.schedule.plan.FEWEST_TOKENS", 1)
     rows, length, hidden, words = 8, 64, 32, 4096
     torch.manual_seed(0)
     objective = objdsl.load(name)

@@ -249,7 +249,7 @@ def _opposite(mask: n.Expr) -> n.Expr | None:
 
 def ordered(factors: Factors) -> list[tuple[n.Expr, float]]:
     """The factors in an order that is the same in every process."""
-    return sorted(factors, key=lambda one: (one[0].key, one[1]))
+    return sorted(factors, key=lambda power: (power[0].key, power[1]))
 
 
 def product(factors: Factors, coefficient: float) -> n.Expr:

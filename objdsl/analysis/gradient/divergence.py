@@ -74,7 +74,7 @@ class Penalty:
     Attributes:
         policy: the frozen one.
         descends: of what its expected gradient is a positive multiple.
-        away: the sign is turned: the policy is driven away from the frozen one.
+        away: the sign is reversed: the policy is driven away from the frozen one.
         credit: with `TOKEN` the states that are visited count as given; with the others it is the
             divergence of whole responses.
         shape: `g(X)`, a number for each piece.
@@ -121,19 +121,21 @@ def readings(estimator: Estimator) -> Iterator[tuple[list[Term], Penalty | None]
     What the distances of other responses bring, and those of the tokens before, is a baseline: it
     has no expectation, and is left out.
     """
-    words = isinstance(estimator.leaf, n.LogDist)
+    by_distribution = isinstance(estimator.leaf, n.LogDist)
     for policy in frozen(estimator.objective):
         groups: defaultdict[Factors, list[tuple[float, Term]]] = defaultdict(list)
         for term in estimator.of(Kind.PENALTY):
             distant = [factor for factor in term.factors if _distant(policy, factor)]
-            if any(words or factor.depends.own for factor in distant):
+            if any(by_distribution or factor.depends.own for factor in distant):
                 size, factors = estimator.sized(term)
                 term = replace(term, factors=factors)
                 scale = (f for f in _scale(policy, term) if not _masks(f))
                 groups[frozenset((f.base, f.exponent) for f in scale)].append((size, term))
         for sized in groups.values():
             most = max(size for size, _ in sized)
-            terms = [replace(one, coefficient=one.coefficient * size / most) for size, one in sized]
+            terms = [
+                replace(term, coefficient=term.coefficient * size / most) for size, term in sized
+            ]
             for held in _where_masks_hold(policy, terms):
                 yield held, _penalty(policy, held, estimator.expand)
 
@@ -153,7 +155,7 @@ def _where_masks_hold(policy: str, terms: list[Term]) -> list[list[Term]]:
     scale = (f for term in terms for f in _scale(policy, term))
     if len(every) > _MOST_MASKS or any(_masks(f) and _hides(policy, f) for f in scale):
         return [terms]
-    found: dict[frozenset[tuple[Factors, float]], list[Term]] = {}
+    by_shape: dict[frozenset[tuple[Factors, float]], list[Term]] = {}
     for truth in product((False, True), repeat=len(every)):
         hold = {mask for mask, holds in zip(every, truth, strict=True) if holds}
         left: defaultdict[Factors, float] = defaultdict(float)
@@ -164,8 +166,8 @@ def _where_masks_hold(policy: str, terms: list[Term]) -> list[list[Term]]:
         most = max((abs(c) for c in left.values()), default=0.0)
         if any(abs(c) > 1e-9 * abs(term.coefficient) for c in left.values() for term in held):
             shape = frozenset((factors, round(c / most, 9)) for factors, c in left.items())
-            found.setdefault(shape, held)
-    return list(found.values())
+            by_shape.setdefault(shape, held)
+    return list(by_shape.values())
 
 
 def _scale(policy: str, term: Term) -> tuple[Factor, ...]:
@@ -300,7 +302,7 @@ _NAMED: dict[Piece, tuple[float, Descends]] = {
 
 
 def named(shape: Mapping[Piece, float]) -> tuple[Descends, bool]:
-    """The divergence that a weight `g(X)` descends, and whether the sign is turned."""
+    """The divergence that a weight `g(X)` descends, and whether the sign is reversed."""
     if len(shape) == 1:
         piece, c = next(iter(shape.items()))
         if piece in _NAMED:

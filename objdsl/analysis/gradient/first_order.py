@@ -91,7 +91,7 @@ class FirstOrder:
 
     @property
     def exact(self) -> bool:
-        return not self.kinks and all(one.exact for one in self.branches)
+        return not self.kinks and all(branch.exact for branch in self.branches)
 
 
 def first_order(on: Estimator) -> FirstOrder | None:
@@ -114,7 +114,9 @@ def first_order(on: Estimator) -> FirstOrder | None:
     except TooLargeError:
         return None
     kinks = [node for tangent in tangents for node in tangent.kinks]
-    at_a_kink = any(Reach.KINK in powers for one in orders for powers in (one.drift, one.engine))
+    at_a_kink = any(
+        Reach.KINK in powers for order in orders for powers in (order.drift, order.engine)
+    )
     return FirstOrder(orders, tuple(dict.fromkeys(kinks)) if at_a_kink else ()) if orders else None
 
 
@@ -161,13 +163,13 @@ def _changes(on: Estimator, along: Tangent) -> dict[n.Expr, Sum]:
     """What a weight changes by, by what the log-ratio stands in: the log-ratio itself, or a sum of
     it. What those of other responses change has no expectation."""
     change = replace(on, weight=along(on.weight)).separated
-    found: defaultdict[n.Expr, Sum] = defaultdict(Sum)
+    by_base: defaultdict[n.Expr, Sum] = defaultdict(Sum)
     for factors, c in change.terms.items():
         moved = [base for base, _ in factors if _changed(base, along)]
         for base in moved[:1]:
             if not isinstance(base, n.Others | Elsewhere) and not _cancels(base):
-                found[base] += Sum({factors - {(base, 1.0)}: c})
-    return found
+                by_base[base] += Sum({factors - {(base, 1.0)}: c})
+    return by_base
 
 
 def _changed(base: n.Expr, along: Tangent) -> bool:
@@ -230,7 +232,7 @@ def _where(x: Sum, holds: Mapping[n.Expr, bool]) -> Sum:
     """A sum where some masks hold and others do not."""
     if not holds:
         return x
-    found = Sum()
+    result = Sum()
     for factors, c in x.terms.items():
         term = Sum({frozenset(f for f in factors if _mask(f[0]) not in holds): c})
         for base, exponent in factors:
@@ -243,8 +245,8 @@ def _where(x: Sum, holds: Mapping[n.Expr, bool]) -> Sum:
                 assert isinstance(side, n.Const)
                 value = side.value**exponent
             term = term * number(value)
-        found = found + term
-    return found
+        result = result + term
+    return result
 
 
 # --- powers --------------------------------------------------------------------------------------
@@ -330,7 +332,7 @@ def _ratio(base: n.Expr, expand: Expand) -> tuple[Reach, n.LogProb | LogRatio] |
     only = expand(base.x).product if isinstance(base, n.Unary) and base.op == "exp" else None
     if only is None or only[1] != 1:
         return None
-    match sorted(only[0], key=lambda one: one[1]):
+    match sorted(only[0], key=lambda power: power[1]):
         case [(n.LogProb() | LogRatio() as log, 1.0)]:
             return Reach.TOKEN, log
         case [(n.Reduce("sum", ("t",), n.LogProb() | LogRatio() as log, None), 1.0)]:

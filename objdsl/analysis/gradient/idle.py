@@ -57,24 +57,24 @@ def idle(
     """
     estimators = tuple(estimators)
     penalised = frozen(objective)
-    found: list[n.Expr] = []
+    outermost: list[n.Expr] = []
     for node, without in islice(_summands(objective.goal), _MOST_TERMS):
-        if any(node in n.topological(outer) for outer in found):
+        if any(node in n.topological(outer) for outer in outermost):
             continue
         brings = _brings(weights_of(replace(objective, goal=without)), weights, estimators)
         if brings is None or not all(_is_idle(term.factors, brings) for term in brings.terms):
             continue
         if _centres(brings, estimators):
             continue
-        found.append(node)
+        outermost.append(node)
         read = {x.policy for x in n.topological(node) if isinstance(x, n.LogProb | n.LogDist)}
         lengths = any(_of_length(f.depends) for term in brings.terms for f in term.factors)
         yield Idle(node, brings, tuple(p for p in penalised if p in read), lengths)
 
 
-def brought(one: Idle) -> n.Expr:
+def brought(summand: Idle) -> n.Expr:
     """The weight that a summand brings, on policy."""
-    expanded = one.brings.expanded
+    expanded = summand.brings.expanded
     return ZERO if expanded is None else expanded.expr()
 
 

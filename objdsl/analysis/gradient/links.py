@@ -63,20 +63,20 @@ class Link:
     @cached_property
     def derivatives(self) -> dict[n.LogProb, n.Expr]:
         """The derivative of the score by each trained log-probability."""
-        found = differentiate(self.score).items()
-        return {leaf: slope for leaf, slope in found if isinstance(leaf, n.LogProb)}
+        derivatives = differentiate(self.score).items()
+        return {leaf: slope for leaf, slope in derivatives if isinstance(leaf, n.LogProb)}
 
     @cached_property
     def policies(self) -> frozenset[str]:
         """The policies that the score reads, by name."""
         nodes = n.topological(self.score)
-        return frozenset(one.policy for one in nodes if isinstance(one, n.LogProb | n.LogDist))
+        return frozenset(part.policy for part in nodes if isinstance(part, n.LogProb | n.LogDist))
 
     @cached_property
     def is_margin(self) -> bool:
         """Whether it compares responses to one prompt: some raise it, others lower it."""
         nodes = n.topological(self.score)
-        pooled = any(isinstance(one, n.Reduce) and "p" in one.over for one in nodes)
+        pooled = any(isinstance(part, n.Reduce) and "p" in part.over for part in nodes)
         per_token = "t" in self.score.indices
         return not pooled and not per_token and _signs(self.score, self.expand) == {1, -1}
 
@@ -84,7 +84,7 @@ class Link:
     def lengths(self) -> tuple[n.Expr, ...]:
         """The divisors of the score that change with the length of a response, as they are in the
         text where they are there."""
-        written = {one: one for one in n.topological(*self.derivatives.values()) if one.span}
+        written = {part: part for part in n.topological(*self.derivatives.values()) if part.span}
         found: dict[n.Expr, n.Expr] = {}
         for slope in self.slopes.values():
             for factors in slope.terms:
@@ -106,7 +106,7 @@ def links(objective: Objective) -> tuple[Link, ...]:
     for node in n.topological(objective.goal):
         if not node.live or _linear(node, known):
             continue
-        match read(node):
+        match match_link(node):
             case kind, score, sign if score.live and _linear(score, known):
                 for inner in node.children:
                     found.pop(inner, None)  # log(sigmoid(x)) is one link, not two
@@ -197,19 +197,19 @@ class Multiplier:
 # --- kinds of links ------------------------------------------------------------------------------
 
 
-def read(node: n.Expr) -> tuple[Kind, n.Expr, int] | None:
+def match_link(node: n.Expr) -> tuple[Kind, n.Expr, int] | None:
     """The kind of a function, what it is applied to, and the sign in front of it."""
-    x = _of_sigmoid(node)
+    x = _match_sigmoid(node)
     if x is not None:
         return Kind.SIGMOID, x, 1
     match node:
         case n.Unary("logsigmoid", score):
             return Kind.LOGISTIC, score, 1
         case n.Unary("log", inner):
-            x = _of_sigmoid(inner)
+            x = _match_sigmoid(inner)
             if x is not None:
                 return Kind.LOGISTIC, x, 1
-            z = _of_one_plus(inner)
+            z = _match_one_plus(inner)
             return None if z is None else (Kind.LOGISTIC, neg(z), -1)
         case n.Binary("pow", n.Unary("abs", score) | score, n.Const(2.0)):
             return Kind.SQUARE, score, 1
@@ -218,21 +218,21 @@ def read(node: n.Expr) -> tuple[Kind, n.Expr, int] | None:
     return None
 
 
-def _of_sigmoid(node: n.Expr) -> n.Expr | None:
+def _match_sigmoid(node: n.Expr) -> n.Expr | None:
     """The x of `sigmoid(x)`, also as `1 - sigmoid(-x)` or `exp(a) / (exp(a) + exp(x + a))`."""
     match node:
         case n.Unary("sigmoid", x):
             return x
-        case n.Binary("sub", one, other) if one == ONE:
-            turned = _of_sigmoid(other)
-            return None if turned is None else neg(turned)
+        case n.Binary("sub", n.Const(1.0), other):
+            negated = _match_sigmoid(other)
+            return None if negated is None else neg(negated)
         case n.Binary("div", a, n.Binary("add", p, q)) if a in (p, q):
-            own, rest = _exponent(a), _exponent(q if a == p else p)
-            return None if own is None or rest is None else sub(own, rest)
+            first, rest = _exponent(a), _exponent(q if a == p else p)
+            return None if first is None or rest is None else sub(first, rest)
     return None
 
 
-def _of_one_plus(node: n.Expr) -> n.Expr | None:
+def _match_one_plus(node: n.Expr) -> n.Expr | None:
     """The z of `1 + exp(z)`."""
     match node:
         case n.Binary("add", a, b) if ONE in (a, b):

@@ -20,8 +20,8 @@ def signal(objective: Objective) -> n.Column | None:
     """The declared column that is the reward, if there is one."""
     if objective.rewards or not samples(objective):
         return None
-    found = [column for column in candidates(objective) if column.over == RESPONSE]
-    return found[0] if len(found) == 1 else None
+    columns = [column for column in candidates(objective) if column.over == RESPONSE]
+    return columns[0] if len(columns) == 1 else None
 
 
 def candidates(objective: Objective) -> tuple[n.Column, ...]:

@@ -21,8 +21,10 @@ Schedule = Literal[
 
 # Bytes besides inputs and gradients: larger chunks add the head's gradient up less often.
 BUDGET = 4 << 30
-# Tokens of a chunk, and words of a slice.
-_FEWEST, _MOST = 256, 8192
+FEWEST_TOKENS = 256
+"""A chunk has no fewer tokens, however small the budget is."""
+_MOST_TOKENS = 8192
+# Vocabulary entries of a slice.
 _NARROWEST, _WIDEST = 1024, 8192
 # Copies of the logits where every word has a weight: that, distributions, what is made of them.
 _EVERY = 6
@@ -208,11 +210,11 @@ class _OnePass:
     def fit(self, budget: int) -> int:
         """Tokens whose logits fit."""
         left = budget - self.sizes.columns - self.fixed
-        return max(left // self.token, _FEWEST)
+        return max(left // self.token, FEWEST_TOKENS)
 
     def most(self, budget: int) -> int:
         """Tokens of a chunk, at most: more than these make nothing faster."""
-        return min(self.fit(budget), _MOST)
+        return min(self.fit(budget), _MOST_TOKENS)
 
     def chunk(self, budget: int, tokens: int) -> int:
         """Tokens of a chunk, so that all chunks of some tokens are about as large."""

@@ -83,18 +83,18 @@ def _value(
 
 def places(objective: Objective) -> Iterator[tuple[n.Expr, float, n.Expr]]:
     """`not_finite`, each with the smallest node around it that stands in the text."""
-    found = not_finite(objective)
-    if not found:
+    values = not_finite(objective)
+    if not values:
         return
     roots = [*objective.roots, *(named.value for named in objective.bindings)]
     nodes = n.topological(*roots)
-    for node, value in found:
-        holds: set[n.Expr] = set()
-        for one in nodes:
-            if one == node or not holds.isdisjoint(one.children):
-                holds.add(one)
-                if one.span is not None:
-                    yield node, value, one
+    for node, value in values:
+        around: set[n.Expr] = set()
+        for outer in nodes:
+            if outer == node or not around.isdisjoint(outer.children):
+                around.add(outer)
+                if outer.span is not None:
+                    yield node, value, outer
                     break
         else:
             yield node, value, objective.goal

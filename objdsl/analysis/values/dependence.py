@@ -85,15 +85,15 @@ class Dependence:
 
 
 def depends(expr: n.Expr, known: dict[n.Expr, Dependence] | None = None) -> Dependence:
-    """What an expression depends on, at one token of one response; `known` is a memory to share."""
+    """What an expression depends on, at one token of one response; `known` is a cache to share."""
     known = {} if known is None else known
-    found = known.get(expr)
-    if found is None:
+    dependence = known.get(expr)
+    if dependence is None:
         for node in n.topological(expr):
             if node not in known:
                 known[node] = _of(node, known)
-        found = known[expr]
-    return found
+        dependence = known[expr]
+    return dependence
 
 
 def _of(node: n.Expr, known: dict[n.Expr, Dependence]) -> Dependence:

@@ -19,8 +19,8 @@ class Epsilon:
     Attributes:
         node: the sum.
         size: the small number.
-        without: the same without it.
-        beside_one: the probability is taken from 1.
+        without: the sum without it.
+        beside_one: whether the probability is subtracted from 1.
     """
 
     node: n.Expr
@@ -36,12 +36,12 @@ def epsilons(goal: n.Expr, params: Mapping[str, float]) -> Iterator[Epsilon]:
         match node:
             case n.Unary("log", x) | n.Binary("div", _, x) if x not in seen:
                 seen.add(x)
-                found = _epsilon(x, params)
-                if found is not None:
-                    yield found
+                epsilon = _match_epsilon(x, params)
+                if epsilon is not None:
+                    yield epsilon
 
 
-def _epsilon(x: n.Expr, params: Mapping[str, float]) -> Epsilon | None:
+def _match_epsilon(x: n.Expr, params: Mapping[str, float]) -> Epsilon | None:
     parts = _parts(x)
     numbers = [(sign, _number(part, params)) for sign, part in parts]
     others = [(sign, part) for sign, part in parts if _number(part, params) is None]
@@ -80,6 +80,6 @@ def _number(x: n.Expr, params: Mapping[str, float]) -> float | None:
 
 
 def _is_probability(x: n.Expr) -> bool:
-    """Whether it is a probability or a ratio of some, of one token or word."""
-    reads = any(isinstance(one, OfPolicies) for one in n.topological(x))
+    """Whether it is a probability or a ratio of some, of one token or vocabulary entry."""
+    reads = any(isinstance(part, OfPolicies) for part in n.topological(x))
     return reads and isinstance(x, n.Unary) and x.op == "exp" and "t" in x.indices

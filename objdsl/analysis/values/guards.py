@@ -41,7 +41,7 @@ def where_zero(q: Sum) -> Alike | None:
     bases = [next(iter(factors)) for factors in q.terms if len(factors) == 1]
     if len(bases) != len(q.terms) or any(e <= 0 for _, e in bases):
         return None
-    match sorted(zip(bases, q.terms.values(), strict=True), key=lambda one: -one[1]):
+    match sorted(zip(bases, q.terms.values(), strict=True), key=lambda power: -power[1]):
         case [((n.Reduce("std" | "pstd", over, x, None), _), _)]:
             return Alike(over, x, zero=False)
         case [((n.Reduce("sum" | "max", over, x, None), _), _)] if interval(atom(x))[0] >= 0:

@@ -1,4 +1,4 @@
-"""What a goal is made of, as far as it matters: masks, stops and parts without rewards left out."""
+"""Subexpressions that contribute to a goal, or to its gradient."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from objdsl.ir.columns import is_critic
 
 
 def reached(goal: n.Expr, *, live: bool, rewarded: bool) -> dict[n.Expr, n.Expr]:
-    """The values that a goal is made of, and no masks. With `live` those that pass a gradient on;
-    with `rewarded`, of a sum the parts alone that hold a reward or a critic's value, if some do.
+    """The values that a goal is made of, without masks. With `live`, those that pass a gradient on;
+    with `rewarded`, only the summands with a reward or a critic's value, where a sum has such.
 
-    Each is named by itself: of nodes that are equal, another may stand elsewhere in the text.
+    Each is mapped to itself: an equal node may stand elsewhere in the text.
     """
     holds = n.holding(_is_expected, goal) if rewarded else set()
-    found: dict[n.Expr, n.Expr] = {}
+    parts_of_goal: dict[n.Expr, n.Expr] = {}
     stack = [goal]
     while stack:
         node = stack.pop()
-        if node not in found and not node.boolean and (node.live or not live):
-            found[node] = node
+        if node not in parts_of_goal and not node.boolean and (node.live or not live):
+            parts_of_goal[node] = node
             parts = node.children
             if isinstance(node, n.Binary) and node.op in ("add", "sub"):
                 parts = tuple(part for part in parts if part in holds) or parts
             stack += reversed(parts)
-    return found
+    return parts_of_goal
 
 
 def _is_expected(node: n.Expr) -> bool:

@@ -29,7 +29,7 @@ from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.links import Kind, read
+from objdsl.analysis.gradient.links import Kind, match_link
 from objdsl.analysis.values.constants import not_finite
 from objdsl.analysis.values.ranges import Cause, Fault
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
@@ -77,7 +77,7 @@ def _faults(facts: Facts) -> list[Cause]:
 def _logistic(goal: n.Expr, node: n.Expr) -> n.Expr | None:
     """The logarithm of a sigmoid, written out, that a value is part of."""
     for log in n.topological(goal):
-        link = read(log) if isinstance(log, n.Unary) and log.op == "log" else None
+        link = match_link(log) if isinstance(log, n.Unary) and log.op == "log" else None
         if link is not None and link[0] is Kind.LOGISTIC and node in n.topological(log):
             return log
     return None

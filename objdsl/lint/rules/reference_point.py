@@ -28,7 +28,7 @@ from collections.abc import Iterator
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.facts import Facts
-from objdsl.analysis.gradient.links import Kind, read
+from objdsl.analysis.gradient.links import Kind, match_link
 from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.ir.bounds import bounds
 from objdsl.lint.rule import Rule, rule
@@ -64,7 +64,7 @@ def _points(goal: n.Expr) -> Iterator[tuple[Kind, n.Expr]]:
     """The statistics of the policy that a response's own score is compared with, once each."""
     seen: set[n.Expr] = set()
     for node in n.topological(goal):
-        link = read(node) if node.live else None
+        link = match_link(node) if node.live else None
         if link is None or link[0] is Kind.SQUARE:
             continue
         parts = _parts(link[1])
