@@ -17,6 +17,7 @@ PARAMS = {
     "kl_cov": {"fraction": 0.3},
     "gspo": {"eps_low": 0.1, "eps_high": 0.1},
     "dapo": {"L_max": 5, "L_cache": 3},
+    "qae": {"L_max": 5, "L_cache": 3},
     "deepseek_v32": {"beta": 0.1, "delta": 0.05},
 }
 

@@ -260,12 +260,30 @@ def dr_grpo(b: Step, eps: float, L: float) -> float:
 
 
 def dapo(b: Step, eps_low: float, eps_high: float, L_max: float, L_cache: float) -> float:
+    A = standardised(b, reward=punished(b, L_max, L_cache))
+    return of_mixed_groups(b, A, eps_low, eps_high)
+
+
+def qae(b: Step, eps_low: float, eps_high: float, L_max: float, L_cache: float, K: float) -> float:
+    R, A = punished(b, L_max, L_cache), np.zeros(len(b.reward))
+    for group in b.groups:
+        A[group] = (R[group] - np.quantile(R[group], K)) / (np.std(R[group], ddof=1) + 1e-6)
+    return of_mixed_groups(b, A, eps_low, eps_high)
+
+
+def punished(b: Step, L_max: float, L_cache: float) -> Array:
+    """DAPO's rewards, less its punishment of long responses."""
+
     def punishment(n: int) -> float:
         if n <= L_max - L_cache:
             return 0.0
         return ((L_max - L_cache) - n) / L_cache if n <= L_max else -1.0
 
-    A = standardised(b, reward=b.reward + np.array([punishment(n) for n in b.lengths]))
+    return b.reward + np.array([punishment(n) for n in b.lengths])
+
+
+def of_mixed_groups(b: Step, A: Array, eps_low: float, eps_high: float) -> float:
+    """Means over the tokens of each group, of the groups whose rewards differ."""
     kept = [group for group in b.groups if len(set(b.reward[group])) > 1]
     per_prompt = []
     for group in kept:
@@ -439,6 +457,21 @@ def three_policies(b: Step, eps: float, weight: Callable[[Array, Array], Array |
 
 def decoupled_ppo(b: Step, eps: float) -> float:
     return three_policies(b, eps, ratio)
+
+
+def m2po(b: Step, eps: float, tau: float) -> float:
+    """AReaL's loop: the largest is dropped until the mean of the rest is within the limit."""
+    moments = [(b.old[i] - b.mu[i]) ** 2 for i in b.rows]
+    left = sorted(np.concatenate(moments))
+    while left and np.mean(left) > tau:
+        left.pop()
+    limit = left[-1] if left else -1.0
+    A = standardised(b)
+    terms = []
+    for i in b.rows:
+        surrogate = clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps)
+        terms.append((ratio(b.old[i], b.mu[i]) * surrogate)[moments[i] <= limit])
+    return float(np.concatenate(terms).mean())
 
 
 def tis(b: Step, eps: float, C: float) -> float:
