@@ -115,8 +115,8 @@ def near(name: str, known: Iterable[str]) -> str | None:
     if name.casefold() in folded:
         return folded[name.casefold()]
     cutoff = 0.6 if len(name) > 3 else 0.5
-    found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
-    return found[0] if found else None
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return matches[0] if matches else None
 
 
 def spelled(name: str, known: Iterable[str]) -> str | None:
@@ -128,9 +128,9 @@ def spelled(name: str, known: Iterable[str]) -> str | None:
     """
     known = dict.fromkeys(known)
     for alike in (same_letters, _slip):
-        found = [other for other in known if alike(name, other)]
-        if found:
-            return found[0] if len(found) == 1 else None
+        matches = [other for other in known if alike(name, other)]
+        if matches:
+            return matches[0] if len(matches) == 1 else None
     return None
 
 

@@ -28,17 +28,17 @@ else:
         def decorate(cls):
             options = {"slots": slots, "kw_only": kw_only}
             cls = dataclasses.dataclass(init=False, repr=False, eq=False, **options)(cls)
-            own = dataclasses.fields(cls)
+            fields = dataclasses.fields(cls)
             methods = {
-                "__init__": _init(cls, own),
-                "__repr__": _repr([field.name for field in own if field.repr]),
+                "__init__": _init(cls, fields),
+                "__repr__": _repr([field.name for field in fields if field.repr]),
                 "__setattr__": _set,
                 "__delattr__": _delete,
             }
             if eq:
-                methods |= _equality([field.name for field in own if field.compare])
+                methods |= _equality([field.name for field in fields if field.compare])
             if slots:  # to copy and to pickle such an object, Python sets its attributes
-                methods |= _state([field.name for field in own])
+                methods |= _state([field.name for field in fields])
             for name, method in methods.items():
                 if name not in vars(cls):
                     setattr(cls, name, method)
@@ -46,11 +46,11 @@ else:
 
         return decorate
 
-    def _init(cls, own):
+    def _init(cls, fields):
         """`__init__` as the standard library writes it."""
         scope = {"_set": object.__setattr__, "_unset": object()}
         positional, keywords, body = [], [], []
-        for field in own:
+        for field in fields:
             name = value = field.name
             default = ""
             if field.default is not dataclasses.MISSING:

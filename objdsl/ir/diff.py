@@ -75,10 +75,10 @@ def aligned(left: Objective, right: Objective) -> tuple[Objective, dict[str, str
     here: dict[str, str] = {}
     matched: set[Expr] = set()
     for node, other in pairs:
-        found = None if node in matched else _paired(node, other, there, here)
-        if found is not None:
-            there |= found
-            here |= {b: a for a, b in found.items()}
+        pairing = None if node in matched else _paired(node, other, there, here)
+        if pairing is not None:
+            there |= pairing
+            here |= {b: a for a, b in pairing.items()}
             matched.update(topological(node))
     return _with_params(right, here), there
 
@@ -106,19 +106,19 @@ def _paired(
     Args:
         there: what is known of the left's, and `here` of the right's.
     """
-    found: dict[str, str] = {}
+    partners: dict[str, str] = {}
     back: dict[str, str] = {}
     stack, seen = [(left, right)], {(left, right)}
     while stack:
         a, b = stack.pop()
         if isinstance(a, Param) and isinstance(b, Param):
-            mine = there.get(a.name) or found.setdefault(a.name, b.name)
+            mine = there.get(a.name) or partners.setdefault(a.name, b.name)
             its = here.get(b.name) or back.setdefault(b.name, a.name)
             if (mine, its) != (b.name, a.name):
                 return None
         stack += [two for two in zip(a.children, b.children, strict=True) if two not in seen]
         seen.update(stack)
-    return found
+    return partners
 
 
 def _with_params(objective: Objective, names: dict[str, str]) -> Objective:
@@ -131,7 +131,7 @@ def _with_params(objective: Objective, names: dict[str, str]) -> Objective:
 
     called = {p.name: names.get(p.name) or free(p.name) for p in objective.params}
     new: dict[Expr, Expr] = {}
-    bound = (one.value for one in objective.bindings)
+    bound = (binding.value for binding in objective.bindings)
     for node in topological(*objective.roots, *objective.memory, *bound):
         new[node] = _called(node, called, new)
     return replace(
@@ -139,9 +139,10 @@ def _with_params(objective: Objective, names: dict[str, str]) -> Objective:
         goal=new[objective.goal],
         critic=objective.critic and new[objective.critic],
         keep=objective.keep and new[objective.keep],
-        reports=tuple(replace(one, value=new[one.value]) for one in objective.reports),
+        reports=tuple(replace(report, value=new[report.value]) for report in objective.reports),
         states=tuple(
-            replace(one, start=new[one.start], next=new[one.next]) for one in objective.states
+            replace(state, start=new[state.start], next=new[state.next])
+            for state in objective.states
         ),
         params=tuple(replace(p, name=called[p.name]) for p in objective.params),
         bindings=tuple(Named(free(b.name), new[b.value]) for b in objective.bindings),
@@ -162,9 +163,9 @@ def _names(left: Names, right: Names) -> tuple[Names, Names]:
     return _joined(left, right), _joined(right, left)
 
 
-def _joined(own: Names, other: Names) -> Names:
-    taken = set(own.values())
-    return {expr: name for expr, name in other.items() if name not in taken} | dict(own)
+def _joined(names: Names, other: Names) -> Names:
+    taken = set(names.values())
+    return {expr: name for expr, name in other.items() if name not in taken} | dict(names)
 
 
 def _lines(objective: Objective, names: Names) -> dict[str, str]:

@@ -43,10 +43,10 @@ class Batch:
     @cached_property
     def groups(self) -> list[list[int]]:
         """The rows of each prompt; prompts are in increasing order of their id."""
-        found: dict[int, list[int]] = {}
+        groups: dict[int, list[int]] = {}
         for row, prompt in enumerate(self.prompt):
-            found.setdefault(int(prompt), []).append(row)
-        return [found[prompt] for prompt in sorted(found)]
+            groups.setdefault(int(prompt), []).append(row)
+        return [groups[prompt] for prompt in sorted(groups)]
 
     def addresses(self, indices: Indices, start: Address = ()) -> Iterator[Address]:
         """Every address of a value with these indices that begins with `start`."""

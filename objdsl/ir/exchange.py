@@ -61,7 +61,7 @@ def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> st
         weights: the derivatives of its goal, by the column that each belongs to.
     """
     weights = weights or {}
-    named = {one.name: one.value for one in objective.bindings}
+    named = {binding.name: binding.value for binding in objective.bindings}
     places: dict[Expr, int] = {}
     nodes: list[dict[str, Any]] = []
     states = [x for state in objective.states for x in (state.column, state.start, state.next)]
@@ -83,7 +83,7 @@ def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> st
                 if column.role not in OWN_ROLES
                 and (domain := objective.domains.get(column_of(column).name)) is not None
             },
-            "policies": tuple(_plain(one) for one in objective.policies),
+            "policies": tuple(_plain(policy) for policy in objective.policies),
             "sampling": _plain(objective.sampling) if objective.sampling.span else None,
             "goal": places[objective.goal],
             "critic": None if objective.critic is None else places[objective.critic],
@@ -92,14 +92,14 @@ def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> st
                 {
                     name: places[x]
                     for name, x in (
-                        ("column", one.column),
-                        ("start", one.start),
-                        ("next", one.next),
+                        ("column", state.column),
+                        ("start", state.start),
+                        ("next", state.next),
                     )
                 }
-                for one in objective.states
+                for state in objective.states
             ),
-            "reports": {one.name: places[one.value] for one in objective.reports},
+            "reports": {report.name: places[report.value] for report in objective.reports},
             "bindings": {name: places[value] for name, value in named.items()},
             "weights": {name: places[value] for name, value in weights.items()},
             "nodes": tuple(nodes),
@@ -156,9 +156,9 @@ def loads(source: Source) -> Loaded:
     columns = [x for x in read if isinstance(x, Column) and x.role not in OWN_ROLES]
     domains = {}
     for column in columns:
-        said = model.domains.get(column.name)
+        declared = model.domains.get(column.name)
         ends = {} if column.values else {"lower": column.lower, "upper": column.upper}
-        domain = Domain(**(said.model_dump() if said else {"values": column.values} | ends))
+        domain = Domain(**(declared.model_dump() if declared else {"values": column.values} | ends))
         if domain != Domain():
             domains[column_of(column).name] = domain
     sampling = Sampling()
@@ -172,16 +172,16 @@ def loads(source: Source) -> Loaded:
         bindings=named(model.bindings),
         calls=(),
         params=tuple(
-            Parameter(one.name, one.default, Domain(**one.domain.model_dump()))
-            for one in model.params
+            Parameter(param.name, param.default, Domain(**param.domain.model_dump()))
+            for param in model.params
         ),
         declared=tuple(Declared(name, x) for name, x in domains.items()),
-        policies=tuple(Policy(**one.model_dump()) for one in model.policies),
+        policies=tuple(Policy(**policy.model_dump()) for policy in model.policies),
         sampling=sampling,
         keep=None if model.keep is None else nodes[model.keep],
         states=tuple(
-            State(nodes[one.column], nodes[one.start], nodes[one.next])  # type: ignore[arg-type]
-            for one in model.states
+            State(nodes[state.column], nodes[state.start], nodes[state.next])  # type: ignore[arg-type]
+            for state in model.states
         ),
     )
     places = {node: k for k, node in reversed([*enumerate(nodes)])}
@@ -215,12 +215,12 @@ def _beyond(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
 
 def _stateless(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
     """The states that none declares, and declarations of what is none."""
-    declared = {model.nodes[one.column] for one in model.states}
-    for k, one in enumerate(model.states):
-        node = model.nodes[one.column]
+    declared = {model.nodes[state.column] for state in model.states}
+    for k, state in enumerate(model.states):
+        node = model.nodes[state.column]
         if not isinstance(node, schema.Column) or node.role != "state":
             where = place(source, ("states", k, "column"))
-            yield malformed(f"node {one.column} is no Column of role `state`", where)
+            yield malformed(f"node {state.column} is no Column of role `state`", where)
     for k, node in enumerate(model.nodes):
         if not isinstance(node, schema.Column):
             continue
@@ -234,8 +234,8 @@ def _stateless(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
 
 def _undeclared(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
     """The names that nothing declares."""
-    params = [one.name for one in model.params]
-    policies = [*BUILT_IN_POLICIES, *(one.name for one in model.policies)]
+    params = [param.name for param in model.params]
+    policies = [*BUILT_IN_POLICIES, *(policy.name for policy in model.policies)]
     columns = [node.name for node in model.nodes if isinstance(node, schema.Column)]
     wanted: list[tuple[Path, str, str, list[str]]] = [
         (("domains", name), name, "column of `nodes`", columns) for name in model.domains
@@ -271,9 +271,9 @@ def changes(loaded: Loaded, compiled: Objective) -> list[Diagnostic]:
     """What the text that was written of an objective says otherwise: the first formula of each."""
     had = loaded.objective
     errors: list[Diagnostic] = []
-    for what, one, other in _pairs(had, compiled):
-        if other is None or one != other:
-            changed = _changed(loaded, what, one, other)
+    for what, formula, other in _pairs(had, compiled):
+        if other is None or formula != other:
+            changed = _changed(loaded, what, formula, other)
             if changed.span not in [known.span for known in errors]:
                 errors.append(changed)
     declared = (
@@ -301,10 +301,10 @@ def _pairs(had: Objective, compiled: Objective) -> Iterator[tuple[str, Expr, Exp
         yield f"state {state.name}", state.start, None if written is None else written.start
         yield f"state {state.name}", state.next, None if written is None else written.next
     for before, after in ((had.bindings, compiled.bindings), (had.reports, compiled.reports)):
-        values = {one.name: one.value for one in after}
-        for one in before:
-            if one.name in values or one.value.children:
-                yield one.name, one.value, values.get(one.name)
+        values = {named.name: named.value for named in after}
+        for named in before:
+            if named.name in values or named.value.children:
+                yield named.name, named.value, values.get(named.name)
 
 
 def _changed(loaded: Loaded, what: str, before: Expr, after: Expr | None) -> Diagnostic:
@@ -353,24 +353,28 @@ def malformed(message: str, span: Span | None, help: str = "") -> Diagnostic:
 def _diagnosed(source: Source, failure: ValidationError) -> list[Diagnostic]:
     """What pydantic found, each mistake once: a field that is misspelt is a missing one, too."""
     errors = failure.errors(include_url=False)
-    within = {one["loc"][:-1] for one in errors}  # items that are wrong are not counted either
-    errors = [one for one in errors if one["type"] != "too_short" or one["loc"] not in within]
+    within = {fault["loc"][:-1] for fault in errors}  # items that are wrong are not counted either
+    errors = [
+        fault for fault in errors if fault["type"] != "too_short" or fault["loc"] not in within
+    ]
     missing: defaultdict[Path, list[str]] = defaultdict(list)
-    for one in errors:
-        if one["type"] == "missing":
-            missing[one["loc"][:-1]].append(str(one["loc"][-1]))
+    for fault in errors:
+        if fault["type"] == "missing":
+            missing[fault["loc"][:-1]].append(str(fault["loc"][-1]))
     meant: dict[Path, str | None] = {}
-    for one in errors:
-        if one["type"] == "extra_forbidden":
-            owner, name = one["loc"][:-1], str(one["loc"][-1])
+    for fault in errors:
+        if fault["type"] == "extra_forbidden":
+            owner, name = fault["loc"][:-1], str(fault["loc"][-1])
             known = _model(owner).model_fields
-            meant[one["loc"]] = guess = near(name, missing[owner]) or near(name, known)
+            meant[fault["loc"]] = guess = near(name, missing[owner]) or near(name, known)
             if guess in missing[owner]:
                 missing[owner].remove(guess)
-    shown = (one for one in errors if one["type"] != "missing" or _lacks(missing, one["loc"]))
+    shown = (
+        fault for fault in errors if fault["type"] != "missing" or _lacks(missing, fault["loc"])
+    )
     return [
-        _error(source, one["type"], one["loc"], one.get("ctx", {}), meant.get(one["loc"]))
-        for one in islice(shown, _MOST_ERRORS)
+        _error(source, fault["type"], fault["loc"], fault.get("ctx", {}), meant.get(fault["loc"]))
+        for fault in islice(shown, _MOST_ERRORS)
     ]
 
 
@@ -462,7 +466,7 @@ def _path(loc: Path) -> Path:
 
 def _written(path: Path) -> str:
     """`nodes[3].op`."""
-    parts = (f"[{one}]" if isinstance(one, int) else f".{_shown(one)}" for one in path)
+    parts = (f"[{step}]" if isinstance(step, int) else f".{_shown(step)}" for step in path)
     return "".join(parts).removeprefix(".") or "the JSON"
 
 
@@ -480,15 +484,15 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 def place(source: Source, path: Path) -> Span:
     """The characters of a value of a JSON that can be read."""
-    return _found(source, path)[1]
+    return _key_and_value(source, path)[1]
 
 
 def key(source: Source, path: Path) -> Span:
     """The characters of the key that a value has in its object."""
-    return _found(source, path)[0]
+    return _key_and_value(source, path)[0]
 
 
-def _found(source: Source, path: Path) -> tuple[Span, Span]:
+def _key_and_value(source: Source, path: Path) -> tuple[Span, Span]:
     """The last key of a path, and its value; of what is not there, the object that lacks it."""
     text = source.text
     at = _space(text, 0)
@@ -520,15 +524,15 @@ def _next(text: str, end: int) -> int:
 
 
 def _space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    assert found is not None
-    return found.end()
+    blanks = _SPACE.match(text, at)
+    assert blanks is not None
+    return blanks.end()
 
 
 def _at(source: Source, place: str) -> Span:
     """`3 column 7`, as the parser says it; it counts bytes."""
     line, _, column = place.partition(" column ")
     lines = source.text.split("\n")
-    before = sum(len(one) + 1 for one in lines[: int(line) - 1])
+    before = sum(len(text) + 1 for text in lines[: int(line) - 1])
     start = min(before + max(int(column) - 1, 0), max(len(source.text) - 1, 0))
     return Span(source, start, start + 1)

@@ -63,8 +63,8 @@ def _in_text(
     defined = [f"    {name} = {writer.show(value)}" for name, value in used(names, *roots)]
     for state in states:
         after = names.get(state.next) or writer.show(state.next)
-        said = f"{text(state.start, names)} before the first rollout, and after each {after}"
-        defined.append(f"    {state.name} = {said}")
+        meaning = f"{text(state.start, names)} before the first rollout, and after each {after}"
+        defined.append(f"    {state.name} = {meaning}")
     defined += [f"    {letter} = {MEANT[letter]}" for letter in _counts(names, *roots)]
     where = ["", "where", *defined] if defined else []
     return "\n".join(map(folded, [*shown, *where])) + "\n"

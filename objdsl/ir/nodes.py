@@ -500,10 +500,10 @@ def topological(*roots: Expr) -> tuple[Expr, ...]:
                 continue
             order[expr.key] = expr
         stack.pop()
-    found = tuple(order.values())
+    nodes = tuple(order.values())
     if len(roots) == 1:
-        _set(roots[0], "_below", found)
-    return found
+        _set(roots[0], "_below", nodes)
+    return nodes
 
 
 def bottom_up(root: Expr, known: dict[Expr, T], find: Callable[[Expr], T]) -> T:
@@ -524,11 +524,11 @@ def bottom_up(root: Expr, known: dict[Expr, T], find: Callable[[Expr], T]) -> T:
 
 def holding(wanted: Callable[[Expr], bool], *roots: Expr) -> set[Expr]:
     """The nodes under the roots that are wanted, and those that have one under them."""
-    found: set[Expr] = set()
+    holders: set[Expr] = set()
     for node in topological(*roots):
-        if wanted(node) or not found.isdisjoint(node.children):
-            found.add(node)
-    return found
+        if wanted(node) or not holders.isdisjoint(node.children):
+            holders.add(node)
+    return holders
 
 
 def occurrences(*roots: Expr) -> Iterator[Expr]:

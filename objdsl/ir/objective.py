@@ -194,7 +194,7 @@ class Objective:
 
     def __getstate__(self) -> tuple[tuple[Expr, ...], dict[str, object]]:
         """With operands before their users: to pickle a long chain then takes no deep recursion."""
-        named = (one.value for one in (*self.bindings, *self.calls))
+        named = (binding.value for binding in (*self.bindings, *self.calls))
         return topological(*self.roots, *self.memory, *named), {**vars(self)}
 
     def __setstate__(self, state: tuple[tuple[Expr, ...], dict[str, object]]) -> None:
@@ -234,8 +234,8 @@ class Objective:
     def rewards(self) -> tuple[ColumnNode, ...]:
         """The columns whose expectation is to be raised, by name: `reward`, and those that the
         file declares `as reward`."""
-        found = {x for x in self.nodes if isinstance(x, ColumnNode) and x.role == "reward"}
-        return tuple(sorted(found, key=lambda column: column.name))
+        rewards = {x for x in self.nodes if isinstance(x, ColumnNode) and x.role == "reward"}
+        return tuple(sorted(rewards, key=lambda column: column.name))
 
     @cached_property
     def trained(self) -> tuple[str, ...]:
@@ -261,7 +261,7 @@ class Objective:
         """The same with others in place of some nodes, wherever it is computed but for states."""
 
         def named(many: tuple[Named, ...]) -> tuple[Named, ...]:
-            return tuple(replace(one, value=replaced(one.value, instead)) for one in many)
+            return tuple(replace(part, value=replaced(part.value, instead)) for part in many)
 
         critic, keep = self.critic, self.keep
         return replace(

@@ -46,7 +46,7 @@ def _group(statement: str) -> str:
 
 
 def _statements(objective: Objective) -> Iterator[str]:
-    bound = [one.value for one in objective.bindings]
+    bound = [binding.value for binding in objective.bindings]
     kept = [] if objective.keep is None else [objective.keep]
     before = {*n.topological(*kept)}
     # What is kept does not count where states change: names mean something else there.
@@ -57,7 +57,7 @@ def _statements(objective: Objective) -> Iterator[str]:
     words = set(columns)
     words.update(param.name for param in objective.params)
     words.update(policy.name for policy in objective.policies)
-    words.update(one.name for one in objective.bindings)
+    words.update(binding.name for binding in objective.bindings)
     named = _named(objective, everything, words)
     names: dict[n.Expr, str] = {}
     for name, value in named:
@@ -142,7 +142,7 @@ def _named(
     objective: Objective, everything: tuple[n.Expr, ...], words: set[str]
 ) -> list[tuple[str, n.Expr]]:
     """The bindings, and names for what would make a text too large, each after what it uses."""
-    named = [(one.name, one.value) for one in objective.bindings]
+    named = [(binding.name, binding.value) for binding in objective.bindings]
     given = {value for _, value in named}
     uses = Counter(child for node in everything for child in node.children)
     for worth in (_MOST, _WORTH):
@@ -189,7 +189,7 @@ class _Writer(Text):
     def _next(self, letters: str, letter: str) -> str:
         after = letters[letters.find(letter) + 1 :]
         more = (f"{letter}_{k}" for k in range(len(self.words) + 1))
-        return next(one for one in chain(after, more) if one not in self.words)
+        return next(free for free in chain(after, more) if free not in self.words)
 
     def _inside(self, node: n.Expr) -> Place:
         match node:
@@ -269,12 +269,12 @@ class _Writer(Text):
                 return self._token(policy), ATOM
             case n.LogDist(policy):
                 return self._word(policy), ATOM
-            case n.Stop(inner) if (one := self._probability(inner)) is not None:
-                return f"sg({one[0]})", ATOM
+            case n.Stop(inner) if (probability := self._probability(inner)) is not None:
+                return f"sg({probability[0]})", ATOM
             case n.Binary("sub", a, b) if build.sub(a, b) == x:
                 above, below = self._probability(a), self._probability(b)
                 if above is not None and below is not None:
                     return self._quotient(above, below)
-            case n.Reduce("sum", _, inner) if (one := self._probability(inner)) is not None:
-                return f"(prod[{self._binder(x)}] {self._held(one, APPLY)})", ATOM
+            case n.Reduce("sum", _, inner) if (probability := self._probability(inner)) is not None:
+                return f"(prod[{self._binder(x)}] {self._held(probability, APPLY)})", ATOM
         return None

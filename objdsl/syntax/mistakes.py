@@ -68,7 +68,7 @@ class _Mistake:
         return Token(_END, "", 0 if k < 0 else self.piece.end - self.piece.start)
 
     @property
-    def found(self) -> Token:
+    def here(self) -> Token:
         """The unexpected token."""
         return self.token(self.at)
 
@@ -159,7 +159,7 @@ class _Mistake:
         choices: tuple[Fix, ...] = (),
     ) -> Diagnostic:
         """A diagnostic from one token to another, or at the mistake itself."""
-        span = self.span(self.found if first is None else first, last)
+        span = self.span(self.here if first is None else first, last)
         labels = () if label is None else (Label(self.span(label[0]), label[1]),)
         return syntax(message, span, under=under, labels=labels, help=help, choices=choices)
 
@@ -237,7 +237,7 @@ def _applied(source: Source, start: int, end: int) -> tuple[Span, Span, Span] | 
 def _paper(m: _Mistake) -> Diagnostic | None:
     """`E[...]` and `KL(p || q)`: an error inside their brackets is not reported."""
     names = [m.tokens[k - 1] for k in m.opened if m.tokens[k - 1].type in _NAMES]
-    for name in (*names, m.before, m.found):
+    for name in (*names, m.before, m.here):
         if name.type not in _NAMES:
             continue
         start = m.span(name).start
@@ -253,9 +253,9 @@ def _paper(m: _Mistake) -> Diagnostic | None:
 def _latex(m: _Mistake) -> Diagnostic | None:
     """`\\frac{a}{b}`, `\\mathbb{E}[x]`."""
     text = m.source.text
-    at = m.span(m.found).start
+    at = m.span(m.here).start
     command = re.compile(r"\\([A-Za-z]+)\*?").match(text, at)
-    if m.found.type != _UNKNOWN or command is None:
+    if m.here.type != _UNKNOWN or command is None:
         return None
     word, end = command[1], command.end()
     letter = re.compile(r"\s*\{?\s*(?:E|\\mathbb\{E\})\s*\}?").match(text, end)
@@ -276,7 +276,7 @@ def _latex(m: _Mistake) -> Diagnostic | None:
 
 def _bracketless(m: _Mistake) -> Diagnostic | None:
     """`log pi / ref`."""
-    starts = m.found.type in _VALUE_STARTS - {"LPAR"}
+    starts = m.here.type in _VALUE_STARTS - {"LPAR"}
     if str(m.before) not in _FUNCTIONS or not starts or not m.wants_operator:
         return None
     ends = [m.operand(m.at)]
@@ -287,7 +287,7 @@ def _bracketless(m: _Mistake) -> Diagnostic | None:
     function, whole = str(m.before), m.span(m.before, m.token(ends[-1]))
     choices = []
     for end in dict.fromkeys((ends[0], ends[-1])):
-        between = Span(m.source, m.span(m.before).end, m.span(m.found).start)
+        between = Span(m.source, m.span(m.before).end, m.span(m.here).start)
         stop = m.span(m.token(end)).end
         inside = Span(m.source, between.end, stop).text
         rest = Span(m.source, stop, whole.end).text
@@ -306,23 +306,23 @@ def _bracketless(m: _Mistake) -> Diagnostic | None:
 
 def _braces(m: _Mistake) -> Diagnostic | None:
     """`r^{2}`."""
-    if m.found.type != "LBRACE" or m.before.type != "POWER":
+    if m.here.type != "LBRACE" or m.before.type != "POWER":
         return None
     closing = m.closing(m.at)
     if closing is None:
         return m.says("an exponent needs round brackets", help="for example `x^(1 / |y|)`")
-    whole = m.span(m.found, m.token(closing))
+    whole = m.span(m.here, m.token(closing))
     inside = whole.text[1:-1].strip()
     plain = inside if re.fullmatch(r"-?[\w.]+", inside) else f"({inside})"
     return m.says(
-        "an exponent has no curly brackets", m.found, m.token(closing),
+        "an exponent has no curly brackets", m.here, m.token(closing),
         choices=(Fix(f"`{m.token(m.at - 2)}^{plain}`", (Edit(whole, plain),)),),
     )  # fmt: skip
 
 
 def _where(m: _Mistake) -> Diagnostic | None:
     """`where(c, a, b)`."""
-    if str(m.found) != "where" or m.after.type != "LPAR":
+    if str(m.here) != "where" or m.after.type != "LPAR":
         return None
     closing = m.closing(m.at + 1)
     message = "write a choice as `a if condition else b`"
@@ -339,17 +339,17 @@ def _where(m: _Mistake) -> Diagnostic | None:
         if len(parts) == 3 and all(parts):
             condition, a, b = (m.span(part[0], part[-1]).text for part in parts)
             text = f"({a} if {condition} else {b})"
-            whole = m.span(m.found, m.token(closing))
+            whole = m.span(m.here, m.token(closing))
             choices = (Fix(f"`{' '.join(text.split())}`", (Edit(whole, text),)),)
     last = m.token(closing if closing is not None else m.at)
-    return m.says(message, m.found, last, choices=choices)
+    return m.says(message, m.here, last, choices=choices)
 
 
 def _member(m: _Mistake) -> Diagnostic | None:
     """`torch.min(a, b)`, `x.mean(-1)`, `x.detach()`."""
-    if m.found.type != _UNKNOWN or m.found != "." or m.before.type not in _VALUE_ENDS:
+    if m.here.type != _UNKNOWN or m.here != "." or m.before.type not in _VALUE_ENDS:
         return None
-    start = m.span(m.found).start
+    start = m.span(m.here).start
     chain = re.compile(r"(?:\.\w+)+").match(m.source.text, start)
     if chain is None:
         return None
@@ -376,12 +376,12 @@ def _member(m: _Mistake) -> Diagnostic | None:
 
 def _option(m: _Mistake) -> Diagnostic | None:
     """`temperature T`, in a `sample` statement or alone."""
-    if m.at == 1 and str(m.before) in SAMPLING_NUMBERS and m.found.type in _NAMES | {"NUMBER"}:
+    if m.at == 1 and str(m.before) in SAMPLING_NUMBERS and m.here.type in _NAMES | {"NUMBER"}:
         return m.says(
-            "this option belongs in the `sample` statement", m.before, m.found,
-            help=f"write `sample from mu: {m.before} {m.found}`, with a number",
+            "this option belongs in the `sample` statement", m.before, m.here,
+            help=f"write `sample from mu: {m.before} {m.here}`, with a number",
         )  # fmt: skip
-    if m.statement == "sample" and str(m.before) in SAMPLING_NUMBERS and m.found.type in _NAMES:
+    if m.statement == "sample" and str(m.before) in SAMPLING_NUMBERS and m.here.type in _NAMES:
         return m.says(
             f"the value of `{m.before}` is a number",
             help=f"for example `{m.before} 1`; it cannot be a parameter",
@@ -417,14 +417,14 @@ _PYTHON = {
 
 
 def _character(m: _Mistake) -> Diagnostic | None:
-    if m.found.type != _UNKNOWN:
+    if m.here.type != _UNKNOWN:
         return None
-    char = str(m.found)
+    char = str(m.here)
     if char == ";":
         return m.says("a statement ends at the end of its line, without `;`", under="delete this")
-    if char == "'" and m.before.type in _NAMES and m.adjacent(m.before, m.found):
+    if char == "'" and m.before.type in _NAMES and m.adjacent(m.before, m.here):
         help = f"for example `{m.before}_2`"
-        return m.says("a name has no primes", m.before, m.found, help=help)
+        return m.says("a name has no primes", m.before, m.here, help=help)
     if char in "'\"`“”‘’":
         return m.says("a formula has no strings", help="names are written without quotes")
     if char == "\\":
@@ -433,7 +433,7 @@ def _character(m: _Mistake) -> Diagnostic | None:
             help="put the formula in brackets: inside them line ends are ignored",
         )
     if unicodedata.normalize("NFKD", char)[0] == "E" or char == "ℰ":
-        start = m.span(m.found).start
+        start = m.span(m.here).start
         if spans := _applied(m.source, start, start + 1):
             return expectation(*spans)
     if char in "∥‖":
@@ -444,12 +444,12 @@ def _character(m: _Mistake) -> Diagnostic | None:
     if char == "?":
         return m.says("`?` has no meaning here", help=_IF_ELSE)
     if unicodedata.combining(char):
-        bare = m.before if m.before.type in _NAMES and m.adjacent(m.before, m.found) else m.found
+        bare = m.before if m.before.type in _NAMES and m.adjacent(m.before, m.here) else m.here
         name = unicodedata.name(char, "unnamed").lower()
-        return m.says(f"a {name} cannot be part of a name", bare, m.found, help=_LETTERS)
+        return m.says(f"a {name} cannot be part of a name", bare, m.here, help=_LETTERS)
     meant = _CHARACTERS.get(char) or unicodedata.normalize("NFKC", char)
     if meant != char and meant.isascii():
-        end = m.span(m.found).end
+        end = m.span(m.here).end
         doubled = char == "&" and m.source.text.startswith("&", end)
         span = Span(m.source, end - 1, end + doubled)
         return syntax(f"`{span.text}` is written `{meant}`", span)
@@ -463,11 +463,11 @@ def _character(m: _Mistake) -> Diagnostic | None:
 
 
 def _python(m: _Mistake) -> Diagnostic | None:
-    if m.found == "from":
-        word = m.found if m.at == 0 and m.after.type in _NAMES else None
+    if m.here == "from":
+        word = m.here if m.at == 0 and m.after.type in _NAMES else None
     else:
-        word = next((word for word in (m.found, m.before) if word in _PYTHON), None)
-    if word is None or word == "from" != m.found:
+        word = next((word for word in (m.here, m.before) if word in _PYTHON), None)
+    if word is None or word == "from" != m.here:
         return None
     return m.says(
         f"`{word}` is Python, but an objective is a formula", word, help=_PYTHON[str(word)]
@@ -476,7 +476,7 @@ def _python(m: _Mistake) -> Diagnostic | None:
 
 def _signs(m: _Mistake) -> Diagnostic | None:
     """Two adjacent signs that are one operator in other languages."""
-    for left, right in ((m.before, m.found), (m.found, m.after)):
+    for left, right in ((m.before, m.here), (m.here, m.after)):
         if not m.adjacent(left, right):
             continue
         written = f"{left}{right}"
@@ -498,11 +498,11 @@ def _signs(m: _Mistake) -> Diagnostic | None:
 
 def _subscript(m: _Mistake) -> Diagnostic | None:
     """`r_{i,t}`."""
-    if m.found.type != "LBRACE" or not m.before.endswith("_") or not m.adjacent(m.before, m.found):
+    if m.here.type != "LBRACE" or not m.before.endswith("_") or not m.adjacent(m.before, m.here):
         return None
     name = m.before.rstrip("_")
     if name in REDUCTIONS:
-        index = re.match(r"\{\s*([pitv])\b", m.source.text[m.span(m.found).start :])
+        index = re.match(r"\{\s*([pitv])\b", m.source.text[m.span(m.here).start :])
         return m.says(
             f"the index of `{name}` goes in square brackets",
             m.before,
@@ -511,20 +511,20 @@ def _subscript(m: _Mistake) -> Diagnostic | None:
     return m.says(
         "a name has no subscripts: indices are implied",
         m.before,
-        m.found,
+        m.here,
         help=f"write `{name}`",
     )
 
 
 def _digits(m: _Mistake) -> Diagnostic | None:
     """`4,096` and `4_096`."""
-    if m.before.type != "NUMBER" or not m.adjacent(m.before, m.found):
+    if m.before.type != "NUMBER" or not m.adjacent(m.before, m.here):
         return None
-    comma = m.found.type == "COMMA" and m.adjacent(m.found, m.after)
+    comma = m.here.type == "COMMA" and m.adjacent(m.here, m.after)
     if comma and not m.opened and m.after.type == "NUMBER":
         return m.says("a number has no commas", m.before, m.after, under="write the digits alone")
-    if m.found.type in _NAMES and m.found.startswith("_") and m.found.strip("_").isdigit():
-        return m.says("a number has no `_`", m.before, m.found, under="write the digits alone")
+    if m.here.type in _NAMES and m.here.startswith("_") and m.here.strip("_").isdigit():
+        return m.says("a number has no `_`", m.before, m.here, under="write the digits alone")
     return None
 
 
@@ -535,20 +535,20 @@ def _first(m: _Mistake) -> Diagnostic | None:
     """A statement with an invalid first token."""
     if m.at != 0:
         return None
-    if m.found.type in _CLOSING:
-        return m.says(f"this `{m.found}` has no matching opening bracket")
-    if m.found.type == "IF":
+    if m.here.type in _CLOSING:
+        return m.says(f"this `{m.here}` has no matching opening bracket")
+    if m.here.type == "IF":
         return m.says(
             "there is no `if` statement, only a conditional value",
             help=f"{_IF_ELSE}: `x = a if A > 0 else b`",
         )
-    if m.found.type in _INFIX:
+    if m.here.type in _INFIX:
         return m.says(
-            f"a statement cannot start with `{m.found}`",
+            f"a statement cannot start with `{m.here}`",
             help="to continue the line above, put its formula in brackets: inside them line ends "
             "are ignored",
         )
-    return _not_a_name(m, m.found) if _is_keyword(m.found) else _unused(m)
+    return _not_a_name(m, m.here) if _is_keyword(m.here) else _unused(m)
 
 
 def _second(m: _Mistake) -> Diagnostic | None:
@@ -557,17 +557,17 @@ def _second(m: _Mistake) -> Diagnostic | None:
     if m.at != 1 or first.type not in _NAMES:
         return None
     binds = any(token.type == "EQUAL" for token in m.tokens)
-    if m.found.type == "COMMA":
+    if m.here.type == "COMMA":
         return m.says("a statement defines one name")
-    if m.found.type == "LPAR" and binds:
+    if m.here.type == "LPAR" and binds:
         return m.says("a function starts with `def`", first, help=f"for example `{FORMS['def']}`")
-    if m.found.type == "LSQB" and binds:
+    if m.here.type == "LSQB" and binds:
         return m.says(
             "a definition has no indices: they are implied",
             first,
             help=f"write `{first} = ...`",
         )
-    if m.found.type in _INFIX or m.found.type in ("LPAR", "LSQB"):
+    if m.here.type in _INFIX or m.here.type in ("LPAR", "LSQB"):
         return _unused(m)
     goal = {"max": "maximize", "min": "minimize"}.get(str(first))
     if str(first) in REDUCTIONS and goal is None:
@@ -579,7 +579,7 @@ def _second(m: _Mistake) -> Diagnostic | None:
             under=f"did you mean `{meant}`?",
             help=f"for example `{FORMS[meant]}`",
         )
-    name = m.found if m.after == "=" else first
+    name = m.here if m.after == "=" else first
     return m.says(
         f"`{first}` does not start a statement",
         first,
@@ -598,7 +598,7 @@ def _unused(m: _Mistake) -> Diagnostic:
 
 def _keyword_bound(m: _Mistake) -> Diagnostic | None:
     """`report = x`, `maximize: x`."""
-    if m.at != 1 or not m.statement or m.found.type not in ("EQUAL", "COLON"):
+    if m.at != 1 or not m.statement or m.here.type not in ("EQUAL", "COLON"):
         return None
     return m.says(
         f"`{m.statement}` is a keyword: it starts a different kind of statement",
@@ -609,11 +609,11 @@ def _keyword_bound(m: _Mistake) -> Diagnostic | None:
 
 def _keyword(m: _Mistake) -> Diagnostic | None:
     """A keyword in place of a name."""
-    if not _is_keyword(m.found) or not m.accepts & _NAMES:
+    if not _is_keyword(m.here) or not m.accepts & _NAMES:
         return None
-    if (m.wants_value or m.wants_operator) and m.found.type in _INFIX | {"NOT", "IN"}:
+    if (m.wants_value or m.wants_operator) and m.here.type in _INFIX | {"NOT", "IN"}:
         return None
-    return _not_a_name(m, m.found)
+    return _not_a_name(m, m.here)
 
 
 def _not_a_name(m: _Mistake, keyword: Token) -> Diagnostic:
@@ -631,7 +631,7 @@ def _not_a_name(m: _Mistake, keyword: Token) -> Diagnostic:
 
 
 def _never_closed(m: _Mistake) -> Diagnostic | None:
-    if m.found.type != _END or not m.piece.unclosed:
+    if m.here.type != _END or not m.piece.unclosed:
         return None
     offset = m.piece.unclosed[-1]
     span = Span(m.source, offset, offset + 1)
@@ -640,30 +640,30 @@ def _never_closed(m: _Mistake) -> Diagnostic | None:
 
 def _empty(m: _Mistake) -> Diagnostic | None:
     """A comma or a bracket with nothing before it."""
-    if m.found.type not in _CLOSING | {"COMMA"}:
+    if m.here.type not in _CLOSING | {"COMMA"}:
         return None
     if m.before.type == "COMMA":
         return m.says("nothing follows this comma", m.before, under="delete it, or add a value")
     if m.before.type not in _CLOSED_BY:
         return None
-    if m.found.type == "COMMA":
+    if m.here.type == "COMMA":
         return m.says("nothing precedes this comma")
-    if m.in_binder and m.found.type == "RSQB":
+    if m.in_binder and m.here.type == "RSQB":
         help = f"for example `{m.owner}[t]` or `{m.owner}[p,i,t]`"
-        return m.says("these brackets need an index", m.before, m.found, help=help)
-    return m.says("these brackets are empty", m.before, m.found)
+        return m.says("these brackets need an index", m.before, m.here, help=help)
+    return m.says("these brackets are empty", m.before, m.here)
 
 
 def _wrong_bracket(m: _Mistake) -> Diagnostic | None:
-    if m.found.type not in _CLOSING or m.before.type in _INFIX:
+    if m.here.type not in _CLOSING or m.before.type in _INFIX:
         return None
     if not m.opened:
-        return m.says(f"this `{m.found}` has no matching opening bracket")
+        return m.says(f"this `{m.here}` has no matching opening bracket")
     closing = _CLOSED_BY[m.bracket.type]
-    if m.found.type == closing:
+    if m.here.type == closing:
         return None
     return m.says(
-        f"`{m.found}` cannot close `{m.bracket}`",
+        f"`{m.here}` cannot close `{m.bracket}`",
         under=f"close it by {_spelling(closing)}",
         label=(m.bracket, "opened here"),
     )
@@ -671,9 +671,9 @@ def _wrong_bracket(m: _Mistake) -> Diagnostic | None:
 
 def _list(m: _Mistake) -> Diagnostic | None:
     """`[1, 2]`, `(a, b)`."""
-    opens = m.wants_value and m.found.type in ("LSQB", "LBRACE")
+    opens = m.wants_value and m.here.type in ("LSQB", "LBRACE")
     is_grouped = m.bracket.type == "LPAR" and m.owner.type not in _VALUE_ENDS
-    if opens or (is_grouped and m.found.type == "COMMA"):
+    if opens or (is_grouped and m.here.type == "COMMA"):
         return m.says(
             "a formula has no lists", help="the indices of a value follow from its formula"
         )
@@ -684,7 +684,7 @@ def _list(m: _Mistake) -> Diagnostic | None:
 
 
 def _bar(m: _Mistake) -> Diagnostic | None:
-    if m.found.type != "VBAR":
+    if m.here.type != "VBAR":
         return None
     if m.wants_value:
         return m.says("`|...|` can only be `|y|`", help="an absolute value is `abs(x)`")
@@ -696,13 +696,13 @@ def _bar(m: _Mistake) -> Diagnostic | None:
 
 def _equal(m: _Mistake) -> Diagnostic | None:
     """`=` inside a formula."""
-    if m.found.type != "EQUAL":
+    if m.here.type != "EQUAL":
         return None
     if m.statement in ("maximize", "minimize") and m.level[1:] == (m.before,) and not m.opened:
         return m.says(
             "a goal has no name",
             m.before,
-            m.found,
+            m.here,
             help=f"write `{m.statement} ...`; to log a value, write `report {m.before} = ...`",
         )
     if m.statement == "sample":
@@ -717,7 +717,7 @@ def _equal(m: _Mistake) -> Diagnostic | None:
         return m.says(
             "function arguments are positional",
             m.before,
-            m.found,
+            m.here,
             help="write them in the order of the definition: `clip(r, 1 - eps, 1 + eps)`",
         )
     if m.wants_operator:
@@ -727,7 +727,7 @@ def _equal(m: _Mistake) -> Diagnostic | None:
 
 def _chain(m: _Mistake) -> Diagnostic | None:
     """`0 < x < 1`."""
-    if m.found.type != "COMPARISON" or m.before.type not in _VALUE_ENDS or m.in_binder:
+    if m.here.type != "COMPARISON" or m.before.type not in _VALUE_ENDS or m.in_binder:
         return None
     first = next((token for token in reversed(m.level) if token.type == "COMPARISON"), None)
     if first is None:
@@ -737,15 +737,15 @@ def _chain(m: _Mistake) -> Diagnostic | None:
         middle = "x"
     return m.says(
         "comparisons cannot be chained",
-        help=f"write `... {first} {middle} and {middle} {m.found} ...`",
+        help=f"write `... {first} {middle} and {middle} {m.here} ...`",
         label=(first, "the first comparison"),
     )
 
 
 def _conditional(m: _Mistake) -> Diagnostic | None:
-    if m.found.type == "IF" and m.wants_value:
+    if m.here.type == "IF" and m.wants_value:
         return m.says("a value goes before its `if`", help=_IF_ELSE)
-    if "ELSE" in m.accepts and m.found.type not in _VALUE_STARTS | {"EQUAL"}:
+    if "ELSE" in m.accepts and m.here.type not in _VALUE_STARTS | {"EQUAL"}:
         opening = next(token for token in reversed(m.level) if token.type == "IF")
         return m.says("this `if` has no `else`", opening, help=_IF_ELSE)
     return None
@@ -755,27 +755,27 @@ def _binder(m: _Mistake) -> Diagnostic | None:
     """Something other than an index between `[` and `]`."""
     if not m.in_binder:
         return None
-    if m.found.type in ("COLON", "NUMBER"):
+    if m.here.type in ("COLON", "NUMBER"):
         return m.says(
             "square brackets list indices: there are no positions or slices",
             help="for example `mean[t] x`; the value at the next token is `next(x)`",
         )
-    has_relation = any(token.type == "COMPARISON" for token in (m.found, *m.level))
-    if has_relation and m.found.type in ("COMPARISON", "COMMA"):
+    has_relation = any(token.type == "COMPARISON" for token in (m.here, *m.level))
+    if has_relation and m.here.type in ("COMPARISON", "COMMA"):
         return m.says(
             "a relation must be alone in its brackets",
             help="for example `sum[i] sum[s >= t] x`",
         )
-    if m.found.type in _VALUE_STARTS:
+    if m.here.type in _VALUE_STARTS:
         if m.after.type in ("COMMA", "RSQB", "VBAR"):
-            return m.says(f"`,` is missing before `{m.found}`")
+            return m.says(f"`,` is missing before `{m.here}`")
         return _missing_bracket(m)
     return None
 
 
 def _negation(m: _Mistake) -> Diagnostic | None:
     """`mean[t] not x`."""
-    if m.found.type != "NOT" or m.wants_value:
+    if m.here.type != "NOT" or m.wants_value:
         return None
     return m.says("`not` and its operand need brackets here", help="for example `(not x)`")
 
@@ -783,7 +783,7 @@ def _negation(m: _Mistake) -> Diagnostic | None:
 def _role(m: _Mistake) -> Diagnostic | None:
     """`given x[p,i] as reward in [0, 1]`."""
     roles = [k for k, token in enumerate(m.tokens[: m.at]) if token.type == "AS"]
-    if m.statement != "given" or m.found.type not in ("IN", "ELEMENT") or not roles:
+    if m.statement != "given" or m.here.type not in ("IN", "ELEMENT") or not roles:
         return None
     return m.says("a domain goes before `as`", help=f"for example `{FORMS['given']}`")
 
@@ -791,7 +791,7 @@ def _role(m: _Mistake) -> Diagnostic | None:
 def _state(m: _Mistake) -> Diagnostic | None:
     """`state x = a / 2 next ...`."""
     begun = m.statement == "state" and not any(t.type == "NEXT" for t in m.level)
-    if not begun or m.opened or m.found.type not in _INFIX | {"LSQB"}:
+    if not begun or m.opened or m.here.type not in _INFIX | {"LSQB"}:
         return None
     return m.says(
         "a state starts from a number or a name; anything else stands in brackets",
@@ -801,11 +801,11 @@ def _state(m: _Mistake) -> Diagnostic | None:
 
 def _param(m: _Mistake) -> Diagnostic | None:
     domain = any(token.type in ("IN", "ELEMENT") for token in m.tokens[: m.at])
-    if domain and m.found.type == "COMMA" and m.bracket.type != "LBRACE":
+    if domain and m.here.type == "COMMA" and m.bracket.type != "LBRACE":
         return m.says(
             "an interval has two ends", help="for example `in (0, 1)`; values are `in {0, 1, 2}`"
         )
-    if m.found.type in ("IN", "ELEMENT") and m.token(1).type == "EQUAL":
+    if m.here.type in ("IN", "ELEMENT") and m.token(1).type == "EQUAL":
         return m.says(
             "only a `param` or a `given` has a domain",
             help=f"write `param {m.token(0)} = ...`, as in `{FORMS['param']}`",
@@ -817,7 +817,7 @@ def _param(m: _Mistake) -> Diagnostic | None:
             "a domain is an interval or a list of values",
             help="for example `in (0, 1)`, `in [0, inf)` or `in {0, 1}`",
         )
-    if m.found.type in _ARITHMETIC or (m.before.type == "EQUAL" and m.found.type in _VALUE_STARTS):
+    if m.here.type in _ARITHMETIC or (m.before.type == "EQUAL" and m.here.type in _VALUE_STARTS):
         name = m.token(1)
         return m.says(
             f"the default of `{name}` must be a number",
@@ -833,13 +833,13 @@ def _missing_value(m: _Mistake) -> Diagnostic | None:
     if not m.wants_value:
         return None
     help = ""
-    if m.found.type == _END and m.before.type in _INFIX:
+    if m.here.type == _END and m.before.type in _INFIX:
         help = "a formula continues on the next line only inside brackets"
     return m.says(f"a value is missing after `{m.before}`", m.before, help=help)
 
 
 def _missing_operator(m: _Mistake) -> Diagnostic | None:
-    if not m.wants_operator or m.found.type not in _VALUE_STARTS:
+    if not m.wants_operator or m.here.type not in _VALUE_STARTS:
         return None
     if str(m.before) in REDUCTIONS:
         return _index_without_brackets(m, m.before)
@@ -850,10 +850,10 @@ def _missing_operator(m: _Mistake) -> Diagnostic | None:
             m.before,
             under=f"write `{reduction}[{index}]`",
         )
-    if m.after.type == "EQUAL" and m.found.type in _NAMES and not m.opened:
+    if m.after.type == "EQUAL" and m.here.type in _NAMES and not m.opened:
         return m.says(
             "a statement ends at the end of its line",
-            help=f"start a line with `{m.found} = ...`",
+            help=f"start a line with `{m.here} = ...`",
         )
     call = m.tokens[max(m.at - 4, 0) : m.at]
     if [token.type for token in call] == ["NAME", "LPAR", "NAME", "RPAR"]:
@@ -871,7 +871,7 @@ def _missing_operator(m: _Mistake) -> Diagnostic | None:
     if m.bracket.type == "LPAR" and m.owner.type in _VALUE_ENDS:
         help = "two values are separated by `,`, and a product is written with `*`"
     return m.says(
-        f"an operator is missing between `{m.before}` and `{m.found}`", m.before, m.found, help=help
+        f"an operator is missing between `{m.before}` and `{m.here}`", m.before, m.here, help=help
     )
 
 
@@ -884,7 +884,7 @@ def _index_without_brackets(m: _Mistake, reduction: Token) -> Diagnostic:
 
 
 def _missing_bracket(m: _Mistake) -> Diagnostic:
-    return m.says(f"`]` is missing before `{m.found}`", label=(m.bracket, "opened here"))
+    return m.says(f"`]` is missing before `{m.here}`", label=(m.bracket, "opened here"))
 
 
 def _missing_word(m: _Mistake) -> Diagnostic | None:
@@ -898,16 +898,16 @@ def _missing_word(m: _Mistake) -> Diagnostic | None:
     if missing is None:
         return None
     help = f"for example `{FORMS[m.statement]}`"
-    if m.found.type == _END:
+    if m.here.type == _END:
         return m.says(f"{missing} is missing after `{m.before}`", m.before, help=help)
-    return m.says(f"{missing} is missing before `{m.found}`", help=help)
+    return m.says(f"{missing} is missing before `{m.here}`", help=help)
 
 
 def _unexpected(m: _Mistake) -> Diagnostic:
     expected = _expected(m)
-    if m.found.type == _END:
+    if m.here.type == _END:
         return m.says(f"{expected} is missing after `{m.before}`", m.before)
-    return m.says(f"`{m.found}` is not possible here", help=f"expected {expected}")
+    return m.says(f"`{m.here}` is not possible here", help=f"expected {expected}")
 
 
 RULES = (

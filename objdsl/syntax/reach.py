@@ -69,7 +69,7 @@ class Loose:
     @property
     def bound(self) -> frozenset[str]:
         """The names of the indices that run: `s` of `sum[s >= t] x`."""
-        relations = (one.binder.relation for one in self.nest)
+        relations = (reduction.binder.relation for reduction in self.nest)
         return frozenset(relation.bound.id for relation in relations if relation)
 
     @property
@@ -80,7 +80,7 @@ class Loose:
     @property
     def distributes(self) -> bool:
         """Whether a factor that does not vary with its indices may stand inside or outside."""
-        return self.multiplies and all(_is_linear(one) for one in self.nest)
+        return self.multiplies and all(_is_linear(reduction) for reduction in self.nest)
 
     @property
     def certain(self) -> bool:
@@ -94,13 +94,13 @@ class Loose:
             differs: for each follower, whether it matters on which side of the end it is.
         """
         many = len(self.followers)
-        found = [self._reading(0, 0, True)]
+        readings = [self._reading(0, 0, True)]
         if self.followers[0].op == "^" and any(differs[1:]):  # `(sum[t] (x^2)) * y`
-            found.append(self._reading(0, 1, True))
+            readings.append(self._reading(0, 1, True))
         if self.certain and self.multiplies:  # `mean[p] ((mean[i] x)^2)`
-            found += [self._reading(k, many, False) for k in range(1, len(self.nest))]
-        found.append(self._reading(0, many, False))
-        return tuple(found)
+            readings += [self._reading(k, many, False) for k in range(1, len(self.nest))]
+        readings.append(self._reading(0, many, False))
+        return tuple(readings)
 
     def _reading(self, closed: int, end: int, outside: bool) -> Fix:
         """The reading in which the operand ends behind the follower `end`.
