@@ -20,11 +20,11 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 
 from objdsl import driver
 from objdsl.cli.app import SECTIONS, main
-from objdsl.ir.ops import FUNCTIONS, REDUCTIONS, UNARY
+from objdsl.ir.ops import COUNT, FUNCTIONS, REDUCTIONS, UNARY
 from objdsl.lint.run import pages
 from objdsl.source import Source
 from objdsl.syntax import language
-from objdsl.syntax.language import SOFT, SUBSETS
+from objdsl.syntax.language import ORDERED, SUBSETS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -147,7 +147,7 @@ def test_editors_know_every_operator(compared: Compared) -> None:
     name = "../grammars/objective.tmLanguage.json"
     grammar = (ROOT / "docs" / name).read_text(encoding="utf-8")
     for scope, words, bracket in (
-        ("support.function.reduction", (*REDUCTIONS, *SUBSETS, *SOFT), r"\\["),
+        ("support.function.reduction", (*REDUCTIONS, *SUBSETS, *ORDERED, COUNT), r"\\["),
         ("support.function", language.FUNCTIONS, r"\\("),
     ):
         start = grammar.index("(", grammar.index(f'"{scope}.objdsl"'))

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 from objdsl.elaborate.checks import at_tokens
 from objdsl.elaborate.context import Context
-from objdsl.elaborate.names import is_trained, known_names, resolved, signature
+from objdsl.elaborate.names import is_own, is_trained, known_names, resolved, signature
+from objdsl.elaborate.reductions import counted
 from objdsl.elaborate.scope import Frame
 from objdsl.elaborate.suggestions import no_function, no_index, unknown_indexed
 from objdsl.ir import build
 from objdsl.ir.columns import CLOCK
-from objdsl.ir.indices import SCALAR
 from objdsl.ir.nodes import Binary, Clip, Expr, LogDist, Scan, Shift
 from objdsl.ir.objective import BUILT_IN_POLICIES, Named
+from objdsl.ir.ops import COUNT, REDUCTIONS, unary
 from objdsl.ir.ops import FUNCTIONS as UNARY_FUNCTIONS
-from objdsl.ir.ops import REDUCTIONS, unary
 from objdsl.syntax import tree
 from objdsl.syntax.language import FUNCTIONS, SOFT, SUBSETS
 
@@ -26,7 +26,7 @@ def call(ctx: Context, node: tree.Call) -> Expr:
     name = node.function.id
     if name in ctx.scope.defs:
         return _inline(ctx, ctx.scope.defs[name], node)
-    if name not in FUNCTIONS:
+    if name not in FUNCTIONS or is_own(ctx, name):
         with ctx.then(*node.arguments):
             no_function(ctx, node)
     _check_arguments(ctx, node, FUNCTIONS[name])
@@ -41,13 +41,24 @@ def call(ctx: Context, node: tree.Call) -> Expr:
             return result
         case "clip":
             return Clip(*args)
+        case "comb":
+            for x, part in zip(args, node.arguments, strict=True):
+                if x.current:
+                    message = "`comb` counts, and this changes with the policy that is trained"
+                    ctx.fail("wrong-type", message, part.span)
+            return Binary("comb", *args)
         case "next":
             return Shift(at_tokens(ctx, args[0], node.arguments[0].span), 1)
         case "togo":
-            x = at_tokens(ctx, args[0], node.arguments[0].span)
-            if args[1].current or args[1].indices != SCALAR:
-                ctx.fail("wrong-type", "a discount is one number", node.arguments[1].span)
-            return Scan(">=", x, None if args[1] == build.ONE else args[1])
+            x, g = (
+                at_tokens(ctx, x, part.span) for x, part in zip(args, node.arguments, strict=True)
+            )
+            if g.current:
+                ctx.fail(
+                    "wrong-type", "a discount does not change with the policy that is trained",
+                    node.arguments[1].span, help="of its value as it is, `sg(...)`, neither",
+                )  # fmt: skip
+            return Scan(">=", x, None if g == build.ONE else g)
     return unary(UNARY_FUNCTIONS[name], args[0])
 
 
@@ -55,6 +66,8 @@ def indexed(ctx: Context, node: tree.Indexed) -> Expr:
     """`pi[v]`, the one name that takes an index."""
     name, binder = resolved(ctx, node.name).id, node.binder
     policies = (*BUILT_IN_POLICIES, *ctx.scope.policies)
+    if name == COUNT and not is_own(ctx, name):
+        return counted(ctx, binder, None)
     if name in (*REDUCTIONS, *SUBSETS, *SOFT) and name not in known_names(ctx):
         ctx.fail(
             "wrong-arguments", f"`{name}` has nothing to work on", node.span,

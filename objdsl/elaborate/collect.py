@@ -11,7 +11,7 @@ from objdsl.ir.objective import BUILT_IN_POLICIES
 from objdsl.ir.ops import REDUCTIONS
 from objdsl.source import Span
 from objdsl.syntax import tree
-from objdsl.syntax.language import COLUMNS, FUNCTIONS, SUBSETS, meaning
+from objdsl.syntax.language import COLUMNS, FUNCTIONS, SOFT, SUBSETS, meaning
 
 
 def collect(ctx: Context, file: tree.File) -> tree.Header | None:
@@ -110,7 +110,7 @@ def _add(
 
 
 def _is_reserved(ctx: Context, name: tree.Name) -> bool:
-    taken = (
+    taken = name.id not in SOFT and (
         name.id in COLUMNS
         or name.id in BUILT_IN_POLICIES
         or name.id in FUNCTIONS

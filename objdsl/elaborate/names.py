@@ -12,6 +12,7 @@ from objdsl.ir.columns import CLOCK
 from objdsl.ir.indices import MEANING, Index
 from objdsl.ir.nodes import Const, Expr, LogProb, Param, Position
 from objdsl.ir.objective import BUILT_IN_POLICIES, Named
+from objdsl.ir.ops import COUNT
 from objdsl.source import Span
 from objdsl.syntax import tree
 from objdsl.syntax.foreign import ALIASES
@@ -64,6 +65,11 @@ def value_of(ctx: Context, name: tree.Name) -> Expr:
             "unknown-name", "the response `y` has no value of its own", name.span,
             help="its length is written |y|",
         )  # fmt: skip
+    if name.id == COUNT:
+        ctx.fail(
+            "wrong-arguments", "`count` needs what it counts", name.span,
+            help="`count[i]` is how many responses there are, `count[t | m]` the tokens of a mask",
+        )  # fmt: skip
     if name.id in scope.defs or name.id in FUNCTIONS:
         ctx.fail(
             "wrong-arguments", f"`{name.id}` is a function; give it its arguments", name.span,
@@ -113,10 +119,15 @@ def binding(ctx: Context, name: str, use: Span) -> Expr:
 def resolved(ctx: Context, name: tree.Name) -> tree.Name:
     """A name, or the one that it is another word for; what the file defines wins."""
     to = ALIASES.get(name.id)
-    if to is None or any(name.id in names for names in (ctx.frames[-1].values, *ctx.scope.named)):
+    if to is None or is_own(ctx, name.id):
         return name
     ctx.aliases[name.span.source, name.span.start] = to
     return replace(name, id=to)
+
+
+def is_own(ctx: Context, name: str) -> bool:
+    """Whether the file defines a name, or a function that is open has it for an argument."""
+    return any(name in names for names in (ctx.frames[-1].values, *ctx.scope.named))
 
 
 def known_names(ctx: Context) -> list[str]:
@@ -136,7 +147,9 @@ def is_trained(ctx: Context, policy: str) -> bool:
 def signature(ctx: Context, function: str) -> str:
     if function in ctx.scope.defs:
         return ", ".join(a.id for a in ctx.scope.defs[function].arguments)
-    return {"clip": "x, lo, hi", "togo": "x, g", "min": "a, b", "max": "a, b"}.get(function, "x")
+    return {
+        "clip": "x, lo, hi", "togo": "x, g", "min": "a, b", "max": "a, b", "comb": "n, k",
+    }.get(function, "x")  # fmt: skip
 
 
 def index_of(ctx: Context, name: tree.Name) -> Index:

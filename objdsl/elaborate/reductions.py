@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import objdsl.ir.nodes as n
 from objdsl.diagnostic import Label
 from objdsl.elaborate.checks import as_mask, at_tokens
 from objdsl.elaborate.context import Context
-from objdsl.elaborate.names import index_of, known_names
+from objdsl.elaborate.names import index_of, is_own, known_names
 from objdsl.elaborate.scope import Frame
 from objdsl.elaborate.suggestions import no_reduction
 from objdsl.elaborate.wording import index_name, reduce_hint, shown
@@ -24,9 +26,9 @@ from objdsl.ir.indices import (
     union,
     written,
 )
-from objdsl.ir.ops import ORDER, REDUCE, REDUCTIONS, OrderRow
+from objdsl.ir.ops import COUNT, ORDER, REDUCE, REDUCTIONS, OrderRow
 from objdsl.syntax import tree
-from objdsl.syntax.language import SOFT, meaning
+from objdsl.syntax.language import ORDERED, meaning
 
 _OF_ORDER: dict[str, n.OrderOp] = {"top": "top", "trim": "trim", "rank": "rank"}
 
@@ -36,9 +38,13 @@ def reduction(ctx: Context, node: tree.Reduction) -> n.Expr:
     op, binder = node.operator.id, node.binder
     if op == "pick":
         return _pick(ctx, node)
-    if op == "top" or (op in SOFT and not _is_named(ctx, op)):
+    if op == "top" or (op in ORDERED and not is_own(ctx, op)):
         return _of_order(ctx, node)
-    if op not in REDUCTIONS:
+    if op == COUNT and not is_own(ctx, op):
+        if len(node.operands) != 1:
+            ctx.fail("wrong-arguments", "`count` counts one mask", node.span)
+        return counted(ctx, binder, node.operands[0])
+    if op not in REDUCTIONS or is_own(ctx, op):
         with ctx.then(*(node.operands if binder.relation is None else ())):
             no_reduction(ctx, node.operator)
     if len(node.operands) != 1:
@@ -57,6 +63,26 @@ def reduction(ctx: Context, node: tree.Reduction) -> n.Expr:
     if op == "prod" and isinstance(x, n.Unary) and x.op == "exp":
         return build.exp(n.Reduce("sum", over, x.x, mask))
     return n.Reduce(REDUCTIONS[op], over, x, mask)
+
+
+def counted(ctx: Context, binder: tree.Binder, body: tree.Expression | None) -> n.Expr:
+    """`count[i]`, `count[t | m]`, `count[t] m`: how many there are where the masks hold."""
+    if binder.relation is not None:
+        ctx.fail(
+            "wrong-index", "`count` takes indices", binder.span,
+            help="the others are `count[i] - 1`; up to a token, its position counts: `t`",
+        )  # fmt: skip
+    conditions = [part for part in (body, binder.condition) if part is not None]
+    masks = [
+        as_mask(ctx, mask, part.span)
+        for mask, part in zip(ctx.all(*conditions), conditions, strict=True)
+    ]
+    mask = reduce(build.both, masks) if masks else None
+    whole = conditions[0] if conditions else tree.Number(1.0, "1", binder.span)
+    over = _over(ctx, binder, COUNT, build.ONE, mask, whole)
+    if "p" in over and ctx.kept is not None:
+        mask = ctx.kept if mask is None else build.both(ctx.kept, mask)
+    return build.count(over, mask)
 
 
 def _related(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation) -> n.Expr:
@@ -151,11 +177,6 @@ def _pick(ctx: Context, node: tree.Reduction) -> n.Expr:
     return n.Pick(over, value, fraction)
 
 
-def _is_named(ctx: Context, op: str) -> bool:
-    """Whether a word is a name of the file, which wins."""
-    return op in known_names(ctx) or op in ctx.scope.defs
-
-
 def _of_order(ctx: Context, node: tree.Reduction) -> n.Expr:
     """`top[...](x, fraction)`, `quantile[...](x, fraction)`, `rank[...] x` and their like."""
     op, binder = node.operator.id, node.binder
@@ -219,7 +240,7 @@ def _over(
         ctx.fail("wrong-index", "an index stands twice in the brackets", binder.span)
     carried = union(x.indices, mask.indices if mask is not None else SCALAR)
     # `sum[i] 1` is how many responses there are.
-    counts = op == "sum" and mask is None and x == build.ONE and over[-1] != "v"
+    counts = op in ("sum", COUNT) and mask is None and x == build.ONE and over[-1] != "v"
     if not counts and (not set(over) & set(carried) or over[-1] == "v" != carried[-1]):
         ctx.fail(
             "wrong-index",

@@ -8,7 +8,7 @@ from objdsl.diagnostic import Edit, Fix
 from objdsl.elaborate.context import Context
 from objdsl.elaborate.names import known_names
 from objdsl.elaborate.wording import runs_over, shown
-from objdsl.ir.ops import REDUCTIONS
+from objdsl.ir.ops import COUNT, REDUCTIONS
 from objdsl.source import Span
 from objdsl.syntax import messages, tree
 from objdsl.syntax.foreign import SYNONYMS, is_divergence, is_expectation
@@ -55,7 +55,7 @@ def no_reduction(ctx: Context, operator: tree.Name) -> NoReturn:
     ctx.fail(
         "unknown-name", f"there is no reduction `{name}`", operator.span,
         near_to=(name, [*REDUCTIONS, *SUBSETS, *SOFT]),
-        help="known are: " + ", ".join(REDUCTIONS),
+        help="known are: " + ", ".join((*REDUCTIONS, COUNT)),
     )  # fmt: skip
 
 

@@ -39,7 +39,8 @@ VERBS = {"add": "plus", "sub": "minus", "mul": "times", "div": "over", "pow": "t
          "ge": "at_least", "eq": "equals", "ne": "differs_from"}  # fmt: skip
 """What stands between the names of two operands."""
 NOUNS = {"add": "total", "sub": "difference", "mul": "product", "div": "quotient", "pow": "power",
-         "min": "smaller", "max": "larger", "and": "both", "or": "either"}  # fmt: skip
+         "min": "smaller", "max": "larger", "comb": "choices", "and": "both",
+         "or": "either"}  # fmt: skip
 """What the result of an operation is called."""
 SIGNS = {"lt": "negative", "le": "not_positive", "gt": "positive", "ge": "not_negative"}
 
@@ -207,6 +208,8 @@ class _Describer:
                 return [join("inverse_{}", y)]
             case n.Binary("mul", x, y) if join("{}", x).startswith("per_"):
                 return [join("{}_{}", y, x)]
+            case n.Binary("comb", x, y):
+                return [join("{}_choose_{}", x, y), "choices"]
             case n.Binary("and" | "or" | "eq" | "ne" as op, x, y):
                 return [join("{}_" + VERBS.get(op, op) + "_{}", x, y)]
             case n.Binary(op, x, y):

@@ -58,6 +58,18 @@ def group_extreme(x: Tensor, segment: Tensor, many: int, reduce: str) -> Tensor:
     return out.scatter_reduce_(0, segment, x, reduce, include_self=True)
 
 
+def binomial(n: Tensor, k: Tensor) -> Tensor:
+    """How many sets of `k` there are of `n`: `exp(lgamma)` of float32 would know five digits."""
+    n, k, dtype = n.double(), k.double(), torch.result_type(n, k)
+    inside = (k >= 0) & (k <= n)
+    some, taken = torch.where(inside, n, 0.0), torch.where(inside, k, 0.0)
+    left = some - taken
+    sets = (torch.lgamma(some + 1) - torch.lgamma(taken + 1) - torch.lgamma(left + 1)).exp()
+    whole = (some == some.floor()) & (taken == taken.floor())
+    sets = torch.where(whole, sets.round(), sets).where(inside, 0.0)
+    return sets.masked_fill((n < 0) | (n + k).isnan() | (n == torch.inf), torch.nan).to(dtype)
+
+
 def running_sum(x: Tensor, mask: Tensor, decay: float | Tensor, relation: str) -> Tensor:
     """The sum of `decay^|s-t| x_s` over `s R t` along the tokens of `[N, T]`, by doubling reach."""
     x = torch.where(mask, x, 0.0)
@@ -68,6 +80,23 @@ def running_sum(x: Tensor, mask: Tensor, decay: float | Tensor, relation: str) -
     reach = 1
     while reach < x.shape[-1]:
         x = x + decay**reach * torch.nn.functional.pad(x[:, reach:], (0, reach))
+        reach *= 2
+    return x if backward else x.flip(-1)
+
+
+def decayed_sum(x: Tensor, mask: Tensor, decay: Tensor, relation: str) -> Tensor:
+    """`running_sum` with a decay of each token, from it to the next: by doubling reach, too."""
+    pad = torch.nn.functional.pad
+    x, decay = torch.where(mask, x, 0.0), torch.where(mask, decay, 0.0)
+    backward = relation in (">", ">=")
+    if not backward:
+        x, decay = x.flip(-1), pad(decay.flip(-1)[:, 1:], (0, 1))
+    if relation in ("<", ">"):
+        x = decay * pad(x[:, 1:], (0, 1))
+    reach = 1
+    while reach < x.shape[-1]:
+        x = x + decay * pad(x[:, reach:], (0, reach))
+        decay = decay * pad(decay[:, reach:], (0, reach))
         reach *= 2
     return x if backward else x.flip(-1)
 

@@ -93,6 +93,11 @@ def _reduction(node: n.Reduce) -> n.Expr:
             if mask is None:
                 return result
             return where(n.Binary("gt", _sum(over, where(mask, ONE, ZERO)), ZERO), result, ZERO)
+        case "logsumexp":
+            most = _lower(n.Reduce("max", over, x, mask))
+            shifted = n.Unary("exp", sub(x, most))
+            total = _sum(over, where(mask, shifted, ZERO) if mask is not None else shifted)
+            return add(most, n.Unary("log", total))
         case "prod":
             held = where(mask, x, ONE) if mask is not None else x
             return _nested("prod", over, _carry(held, full))

@@ -20,7 +20,7 @@ def is_plain(node: n.Expr, nonzero: frozenset[str]) -> bool:
         case n.Unary(op, x):
             python, (low, high) = UNARY[op].python, bounds(x)
             return python is not None and python[1][0] <= low <= high <= python[1][1]
-        case n.Binary("pow"):
+        case n.Binary("pow" | "comb"):
             return False
         case n.Binary("div", _, b):
             return _is_divisor(b, nonzero)

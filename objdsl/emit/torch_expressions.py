@@ -116,6 +116,11 @@ class TorchExpressions(Writer):
                 return self._unary(node)
             case n.Binary("min" | "max"):
                 return self._extremum(node), ATOM
+            case n.Binary("comb", a, b):
+                sets, taken = (
+                    self._tensor(x) if self._isnumber(x) else self._at(x, here) for x in (a, b)
+                )
+                return f"{BINARY['comb'].code}({sets}, {taken})", ATOM
             case n.Binary("and" | "or" as op, a, b) if self._isnumber(a) and self._isnumber(b):
                 sign = BINARY[op].python
                 return f"({self._at(a, here, ATOM)} {sign} {self._at(b, here, ATOM)})", ATOM
@@ -140,6 +145,9 @@ class TorchExpressions(Writer):
                 where = self._environment("prompt", RESPONSE)
                 return f"group_others({self._at(x, RESPONSE)}, {where})", ATOM
             case n.Scan(relation, x, decay):
+                if decay is not None and decay.indices != SCALAR:
+                    rest = f"{self._in_rows(decay)}, {relation!r}"
+                    return self._along_tokens("decayed_sum", x, rest), ATOM
                 factor = "1.0" if decay is None else self._at(decay, SCALAR)
                 return self._along_tokens("running_sum", x, f"{factor}, {relation!r}"), ATOM
             case n.Shift(x, by):
@@ -268,29 +276,29 @@ class TorchExpressions(Writer):
         return total, ATOM
 
     def _along_tokens(self, kernel: str, x: n.Expr, rest: str) -> str:
-        mask = self._environment("mask", TOKEN)
-        if self._isnumber(x):
-            text = f"torch.full_like({mask}, {self._at(x, SCALAR)}, dtype={self._dtype()})"
-            inner = f"{kernel}({text}, {mask}, {rest})"
-        elif x.indices == SCALAR:  # a number or a tensor: counts are the one or the other
-            ones = f"torch.full_like({mask}, 1, dtype={self._dtype()})"
-            inner = f"{kernel}({ones} * {self._at(x, SCALAR, ATOM)}, {mask}, {rest})"
-        elif self.packed and x.indices == TOKEN:
-            row, position = self._environment("row", TOKEN), self._environment("position", TOKEN)
-            text = f"to_rows({self._at(x, TOKEN)}, {row}, {position}, {mask})"
-            inner = f"{kernel}({text}, {mask}, {rest})"
-        elif x.indices == TOKEN:
-            inner = f"{kernel}({self._at(x, TOKEN)}, {mask}, {rest})"
-        else:
-            text = self._at(x, x.indices, ATOM)
-            if self._indices(x) == PROMPT:
-                text += f"[{self._environment('prompt', RESPONSE)}]"
-            text += "[:, None]"
-            inner = f"{kernel}({text}.expand({mask}.shape), {mask}, {rest})"
+        text = f"{kernel}({self._in_rows(x)}, {self._environment('mask', TOKEN)}, {rest})"
         if self.packed:
             row, position = (self._environment(key, TOKEN) for key in ("row", "position"))
-            return f"{inner}[{row}, {position}]"
-        return inner
+            return f"{text}[{row}, {position}]"
+        return text
+
+    def _in_rows(self, x: n.Expr) -> str:
+        """A value at the tokens of responses, each a row."""
+        mask = self._environment("mask", TOKEN)
+        if self._isnumber(x):
+            return f"torch.full_like({mask}, {self._at(x, SCALAR)}, dtype={self._dtype()})"
+        if x.indices == SCALAR:  # a number or a tensor: counts are the one or the other
+            ones = f"torch.full_like({mask}, 1, dtype={self._dtype()})"
+            return f"{ones} * {self._at(x, SCALAR, ATOM)}"
+        if x.indices == TOKEN:
+            if not self.packed:
+                return self._at(x, TOKEN)
+            row, position = self._environment("row", TOKEN), self._environment("position", TOKEN)
+            return f"to_rows({self._at(x, TOKEN)}, {row}, {position}, {mask})"
+        text = self._at(x, x.indices, ATOM)
+        if self._indices(x) == PROMPT:
+            text += f"[{self._environment('prompt', RESPONSE)}]"
+        return f"{text}[:, None].expand({mask}.shape)"
 
     def _order(self, node: n.Order) -> str:
         here = node.indices

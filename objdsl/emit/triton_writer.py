@@ -142,7 +142,7 @@ class TokenWriter(Writer):
                 return f"tl.sqrt({self._argument(a)})", ATOM
             case n.Binary("pow", a, n.Const(k)) if k in (2, 3, 4):
                 return " * ".join([self._named(a)] * int(k)), TIMES
-            case n.Binary(op) if op != "pow":
+            case n.Binary(op) if op not in ("pow", "comb"):
                 return self._infix(node)
             case n.Clip(x, lo, hi):
                 return f"tl.clamp({', '.join(map(self._argument, (x, lo, hi)))})", ATOM

@@ -2,7 +2,8 @@
 
 Two conventions make the weights of an objective readable, and the analyses over them short:
 
-- probabilities stay in log space: `exp(a) * exp(b)` becomes `exp(a + b)`, `log(exp(a))` is `a`;
+- probabilities stay in log space: `exp(a) * exp(b)` becomes `exp(a + b)`, `log(exp(a))` is `a`, and
+  a quotient by a mean of probabilities of responses is a difference of logarithms;
 - a product has its sign in front, the sizes that it is divided by at the end, and its masks around
   the rest: `-where(m, a * b, 0) / (G * |y|)`. Other quotients stay as they were written.
 """
@@ -134,7 +135,34 @@ def div(a: n.Expr, b: n.Expr) -> n.Expr:
         return ZERO
     if a.boolean:
         return where(a, div(ONE, b), ZERO)
+    if (below := log_total(b)) is not None:
+        above = log_total(a)
+        return div(a if above is None else exp(above), replace(exp(below), span=b.span))
     return n.Binary("div", a, b)
+
+
+def log_total(x: n.Expr) -> n.Expr | None:
+    """The logarithm of a sum or mean of probabilities of whole responses, each of which is 0 as a
+    number; None for what is no such sum."""
+    match x:
+        case n.Stop(inner) if (total := log_total(inner)) is not None:
+            return stop(total)
+        case n.Reduce("sum" | "mean" as op, over, n.Unary("exp", y), mask) if is_product(y):
+            total = n.Reduce("logsumexp", over, y, mask, span=x.span)
+            return total if op == "sum" else sub(total, log(count(over, mask)))
+    return None
+
+
+def is_product(x: n.Expr) -> bool:
+    """Whether `exp(x)` is a product over the tokens of a response, with others or without."""
+    match x:
+        case n.Reduce("sum", ("t",), _, _):
+            return True
+        case n.Binary("add" | "sub" | "mul" | "div", a, b):
+            return is_product(a) or is_product(b)
+        case n.Unary("neg", a) | n.Stop(a):
+            return is_product(a)
+    return False
 
 
 def power(a: n.Expr, b: n.Expr) -> n.Expr:
@@ -170,7 +198,8 @@ def log(x: n.Expr) -> n.Expr:
             return add(log(a), b.x)
         case n.Const(value) if value > 0:
             return const(math.log(value))
-    return n.Unary("log", x)
+    total = log_total(x)
+    return n.Unary("log", x) if total is None else total
 
 
 def negation(m: n.Expr) -> n.Expr:

@@ -168,10 +168,9 @@ class _Rule:
                 others = [self.of(x, (at[0], j)) for j in group if j != at[1]]
                 return REDUCE[op].value(others) if others else REDUCE[op].empty
             case n.Scan(relation, x, decay):
-                factor = 1.0 if decay is None else self.of(decay, at)
                 return REDUCE["sum"].value(
                     [
-                        factor ** abs(s - at[2]) * self.of(x, (*at[:2], s))
+                        self.decayed(decay, at, s) * self.of(x, (*at[:2], s))
                         for s in range(self.batch.lengths[self.batch.row(at)])
                         if RELATIONS[relation](s, at[2])
                     ]
@@ -206,6 +205,13 @@ class _Rule:
         """The addresses that share with `at` every index that is not in `over`."""
         start = at[: over_to(over).index(over[0])]
         return list(self.batch.addresses(over_to(over), start))
+
+    def decayed(self, decay: n.Expr | None, at: Address, s: int) -> float:
+        """What is left at one position of a value at another."""
+        if decay is None:
+            return 1.0
+        between = range(min(s, at[2]), max(s, at[2]))
+        return math.prod(self.of(decay, (*at[:2], u)) for u in between)
 
     def within(self, node: n.Reduce | n.Quantile | n.Order, at: Address) -> list[float]:
         """The values that a node looks at, from one of its addresses."""

@@ -8,7 +8,19 @@ from typing import assert_never
 import objdsl.ir.nodes as n
 from objdsl.ir.build import HALF, ONE, ZERO
 from objdsl.ir.indices import Indices, decimal
-from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, ORDER, POWER, REDUCE, SIGN, TIMES, UNARY
+from objdsl.ir.ops import (
+    APPLY,
+    ATOM,
+    BINARY,
+    CALLED,
+    COMPARE,
+    ORDER,
+    POWER,
+    REDUCE,
+    SIGN,
+    TIMES,
+    UNARY,
+)
 from objdsl.ir.writer import HERE, RESPONSES, Construct, Names, Piece, Place, Writer
 
 GREEK = {
@@ -63,7 +75,7 @@ class Latex(Writer):
             case n.Unary(op, x):
                 template, level, whole = UNARY[op].latex
                 return template.format(self.at(x, level)), whole
-            case n.Binary("min" | "max" | "div" as op, a, b):
+            case n.Binary(op, a, b) if op in (*CALLED, "div"):
                 return BINARY[op].latex.format(self.done[a][0], self.done[b][0]), ATOM
             case n.Binary("pow", a, b):
                 return BINARY["pow"].latex.format(self.at(a, ATOM), self.done[b][0]), POWER
@@ -92,8 +104,14 @@ class Latex(Writer):
                 sign = {"<": "<", ">": ">", "<=": r"\le", ">=": r"\ge"}[relation]
                 t, inside, factor = self.place.token, self._inside(node), ""
                 s = inside.token
-                if decay is not None:
+                if decay is not None and "t" not in decay.indices:
                     factor = rf"{self.at(decay, ATOM)}^{{|{s}-{t}|}} \, "
+                elif decay is not None:
+                    u = self._further(inside)
+                    first, last = (t, s) if relation in (">", ">=") else (s, t)
+                    with self._at_place(u):
+                        g = self.at(decay, TIMES)
+                    factor = rf"\prod_{{{u.token}={first}}}^{{{last}-1}} {g} \, "
                 with self._at_place(inside):
                     body = self.at(x, TIMES)
                 return rf"\sum_{{{s} {sign} {t}}} {factor}{body}", APPLY

@@ -48,9 +48,9 @@ UnaryOp = Literal[
 ]  # fmt: skip
 BinaryOp = Literal[
     "add", "sub", "mul", "div", "pow", "min", "max",
-    "lt", "le", "gt", "ge", "eq", "ne", "and", "or",
+    "comb", "lt", "le", "gt", "ge", "eq", "ne", "and", "or",
 ]  # fmt: skip
-ReduceOp = Literal["sum", "mean", "prod", "max", "min", "std", "pstd"]
+ReduceOp = Literal["sum", "mean", "prod", "max", "min", "std", "pstd", "logsumexp"]
 OrderOp = Literal["top", "trim", "rank", "share"]
 ScanRelation = Literal["<", "<=", ">", ">="]
 Role = Literal["data", "reward", "state", "clock"]
@@ -283,7 +283,8 @@ class Unary(Node):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Binary(Node):
-    """`a op b`. `min` and `max` are elementwise and split the gradient of a tie in halves."""
+    """`a op b`. `min` and `max` are elementwise and split the gradient of a tie in halves; `comb`
+    counts, and has none."""
 
     op: BinaryOp
     a: Expr
@@ -291,6 +292,9 @@ class Binary(Node):
 
     def _is_boolean(self) -> bool:
         return self.op in BOOLEAN_OPS
+
+    def _live(self) -> bool:
+        return (self.a.live or self.b.live) and self.op != "comb"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -340,7 +344,8 @@ class Reduce(Node):
 
     An index of `over` that `x` does not carry counts repetitions: `mean[i,t] reward` weighs every
     reward by the length of its response. Over nothing at all, every op gives 0, and `prod` 1.
-    `std` divides by n - 1, `pstd` by n. Ties of `max` and `min` share the gradient evenly.
+    `std` divides by n - 1, `pstd` by n; `logsumexp` of nothing is log(0). Ties of `max` and `min`
+    share the gradient evenly.
     """
 
     op: ReduceOp
@@ -369,9 +374,11 @@ class Others(Node):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scan(Node):
-    """`sum[s R t] decay^|s - t| x_s` with the relation R between `s` and `t`, over one response.
+    """`sum[s R t] d(s, t) x_s` with the relation R between `s` and `t`, over one response.
 
-    `>=` is the return-to-go, `<` what came before the token.
+    `>=` is the return-to-go, `<` what came before the token. `d(s, t)` is the product of `decay`
+    from the earlier of the two positions up to the one before the later: `decay^|s - t|` of a
+    number.
     """
 
     relation: ScanRelation

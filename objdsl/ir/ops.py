@@ -291,8 +291,7 @@ class BinaryRow:
     """A function of two values.
 
     Attributes:
-        sign: what stands between its operands in a file; empty for `min` and `max`, which are
-            called.
+        sign: what stands between its operands in a file; empty for what is called, as `min` is.
         level: how tightly that holds together.
         value: what it computes.
         pull: of the operands, the result and the derivative by the result: the derivatives by the
@@ -301,7 +300,7 @@ class BinaryRow:
         over: the values on two intervals.
         latex: the sign in LaTeX, or its text of two operands.
         code: the sign in PyTorch and Triton, or its function of two tensors.
-        python: the sign between numbers, or its function.
+        python: the sign between numbers, or its function; empty if there is none.
     """
 
     sign: str
@@ -338,6 +337,25 @@ def _min(a: float, b: float) -> float:
 
 def _max(a: float, b: float) -> float:
     return a if a >= b or math.isnan(a) else b
+
+
+def _choices(n: float, k: float) -> float:
+    """How many sets of `k` there are of `n`; between whole numbers, by the gamma function."""
+    if not (0 <= k <= n < math.inf):
+        return math.nan if math.isnan(n + k) or n < 0 or n == math.inf else 0.0
+    try:
+        return math.comb(int(n), int(k)) * 1.0 if n == int(n) and k == int(k) else _binomial(n, k)
+    except OverflowError:
+        return math.inf
+
+
+def _binomial(n: float, k: float) -> float:
+    return math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1))
+
+
+def _choices_over(n: Interval, k: Interval) -> Interval:
+    whole = k[0] >= 0 and k[1] <= n[0]
+    return (1.0 if whole else 0.0), math.inf
 
 
 def _compared(sign: str, latex: str, value: Callable[[float, float], bool]) -> BinaryRow:
@@ -440,6 +458,16 @@ BINARY: dict[n.BinaryOp, BinaryRow] = {
         code="maximum",
         python="max",
     ),
+    "comb": BinaryRow(
+        sign="",
+        level=ATOM,
+        value=_choices,
+        pull=None,
+        over=_choices_over,
+        latex=r"\binom{{{}}}{{{}}}",
+        code="binomial",
+        python="",
+    ),
     "lt": _compared("<", "<", lambda a, b: a < b),
     "le": _compared("<=", r"\le", lambda a, b: a <= b),
     "gt": _compared(">", ">", lambda a, b: a > b),
@@ -490,6 +518,13 @@ def _sum(values: Sequence[float]) -> float:
 
 def _mean(values: Sequence[float]) -> float:
     return _sum(values) / len(values)
+
+
+def _log_sum_exp(values: Sequence[float]) -> float:
+    most = max(values)
+    if not math.isfinite(most):
+        return math.nan if any(map(math.isnan, values)) else most
+    return most + math.log(_sum([math.exp(x - most) for x in values]))
 
 
 def _variance(values: Sequence[float], dof: int) -> float:
@@ -609,6 +644,17 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         torch=None,
         neutral="0.0",
     ),
+    "logsumexp": ReduceRow(
+        value=_log_sum_exp,
+        empty=-math.inf,
+        slope=lambda node: exp(sub(real(node.x), node)),
+        over=lambda a: (a[0], math.inf),
+        linear=False,
+        others=False,
+        latex=r"\operatorname{logsumexp}",
+        torch=None,
+        neutral="-torch.inf",
+    ),
 }
 
 
@@ -690,8 +736,12 @@ ORDER: dict[n.OrderOp, OrderRow] = {
 FUNCTIONS: dict[str, n.UnaryOp] = {op: op for op, row in UNARY.items() if row.doc}
 """The functions of one value that are called in a file."""
 REDUCTIONS: dict[str, n.ReduceOp] = {op: op for op in REDUCE}
+COUNT = "count"
+"""The reduction that is a sum of ones: `count[t | m]`."""
 SIGNS: dict[str, n.BinaryOp] = {row.sign: op for op, row in BINARY.items() if row.sign}
 """The operator that each sign of the language stands for."""
+CALLED: tuple[n.BinaryOp, ...] = tuple(op for op, row in BINARY.items() if not row.sign)
+"""The functions of two values."""
 
 
 def _check() -> None:

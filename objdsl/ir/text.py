@@ -8,7 +8,7 @@ from typing import assert_never
 import objdsl.ir.nodes as n
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import Indices, decimal
-from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, IF, NOT, POWER, SIGN, TIMES
+from objdsl.ir.ops import APPLY, ATOM, BINARY, CALLED, COMPARE, COUNT, IF, NOT, POWER, SIGN, TIMES
 from objdsl.ir.writer import HERE, RESPONSES, Construct, Names, Piece, Place, Writer
 
 COUNTS: dict[Indices, str] = {
@@ -46,7 +46,7 @@ class Text(Writer):
                 return f"not {self.at(x, NOT + 1)}", NOT
             case n.Unary(op, x):
                 return f"{op}({self.done[x][0]})", ATOM
-            case n.Binary("min" | "max" as op, a, b):
+            case n.Binary(op, a, b) if op in CALLED:
                 return f"{op}({self.done[a][0]}, {self.done[b][0]})", ATOM
             case n.Binary(op, a, b):
                 return self._infix(op, a, b)
@@ -60,6 +60,9 @@ class Text(Writer):
                 return f"{then} if {self.at(m, IF + 1)} else {otherwise}", IF
             case n.Stop(x):
                 return f"sg({self.done[x][0]})", ATOM
+            case n.Reduce("sum", _, x) if x == ONE and COUNT not in self.taken:
+                with self._at_place(self._inside(node)):
+                    return f"{COUNT}[{self._binder(node)}]", ATOM
             case n.Reduce(op, _, x):
                 with self._at_place(self._inside(node)):
                     return f"{op}[{self._binder(node)}] {self.at(x, APPLY)}", APPLY
@@ -75,8 +78,14 @@ class Text(Writer):
                     body = self.at(x, APPLY if decay is None else SIGN)
                 if decay is None:
                     return f"sum[{s} {relation} {t}] {body}", APPLY
-                g = self.at(decay, APPLY)
-                return f"sum[{s} {relation} {t}] ({g}^abs({s} - {t}) * {body})", APPLY
+                u = self._further(inside) if "t" in decay.indices else inside
+                with self._at_place(u):
+                    g = self.at(decay, APPLY)
+                first, last = (t, s) if relation == ">" else (s, t)
+                factor = f"{g}^abs({s} - {t})"
+                if u != inside:
+                    factor = f"prod[{first} <= {u.token} < {last}] {g}"
+                return f"sum[{s} {relation} {t}] ({factor} * {body})", APPLY
             case n.Shift(x, by):
                 return f"{'next' if by > 0 else 'previous'}({self.done[x][0]})", ATOM
             case n.Quantile(_, x, n.Const(0.5)):
@@ -132,9 +141,13 @@ class Text(Writer):
         return False
 
     def _count(self, over: Indices) -> Piece:
-        spelled = f"sum[{','.join(over)}] 1"
-        count = COUNTS.get(over, spelled)
-        return (spelled, APPLY) if count in self.taken else (count, ATOM)
+        count = COUNTS.get(over)
+        if count is not None and count not in self.taken:
+            return count, ATOM
+        indices = ",".join(over)
+        if COUNT in self.taken:
+            return f"sum[{indices}] 1", APPLY
+        return f"{COUNT}[{indices}]", ATOM
 
     def _bracketed(self, text: str) -> str:
         return f"({text})"

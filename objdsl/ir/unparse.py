@@ -17,7 +17,7 @@ from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.columns import BUILT_IN, column_of
 from objdsl.ir.indices import decimal
 from objdsl.ir.objective import Domain, Objective, Sampling
-from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, IF, NOT, PLUS, POWER, SIGN, TIMES
+from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, COUNT, IF, NOT, PLUS, POWER, SIGN, TIMES
 from objdsl.ir.text import Text
 from objdsl.ir.writer import Names, Piece, Place
 
@@ -210,6 +210,8 @@ class _Writer(Text):
                 return f"{then} if {self.at(m, IF + 1)} else {otherwise}", IF
             case n.Where(m, a, _) if a != ONE:
                 return f"{self.at(m, POWER)} * {self._value(a, SIGN)}", TIMES
+            case n.Reduce("sum", _, x) if x == ONE and COUNT not in self.words:
+                return f"{COUNT}[{self._binder(node)}]", ATOM
             case n.Reduce(op, _, x):
                 return f"{op}[{self._binder(node)}] {self.at(x, APPLY)}", APPLY
             case n.Scan(relation, x, decay) if relation != ">=" or decay is None:

@@ -136,7 +136,10 @@ class Writer(ABC):
 
     def _beside(self) -> Place:
         """Another token of the same response."""
-        return replace(self.place, token=self._next(TOKENS, self.place.token))
+        return self._further(self.place)
+
+    def _further(self, place: Place) -> Place:
+        return replace(place, token=self._next(TOKENS, place.token))
 
     def _next(self, letters: str, letter: str) -> str:
         """The letter for an index that runs beside `letter`: none that is a name of the file."""
@@ -148,7 +151,8 @@ class Writer(ABC):
         """What is written before a node is: that of the same response and token."""
         if self._inside(node) == self.place:
             return node.children
-        return (node.decay,) if isinstance(node, n.Scan) and node.decay is not None else ()
+        decay = node.decay if isinstance(node, n.Scan) else None
+        return () if decay is None or "t" in decay.indices else (decay,)
 
     def _write(self, root: n.Expr) -> Piece:
         """The text of a part, written from the leaves up; what has a name is not entered."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from objdsl.ir.columns import BUILT_IN
 from objdsl.ir.indices import MEANING
+from objdsl.ir.ops import COUNT, REDUCTIONS
 from objdsl.ir.ops import FUNCTIONS as UNARY_FUNCTIONS
-from objdsl.ir.ops import REDUCTIONS
 
 COLUMNS = {name: row.leaf for name, row in BUILT_IN.items()}
 FUNCTIONS: dict[str, int] = {
     **dict.fromkeys(UNARY_FUNCTIONS, 1), "sg": 1, "next": 1, "togo": 2, "clip": 3, "min": -2,
-    "max": -2,
+    "max": -2, "comb": 2,
 }  # fmt: skip
 """The number of arguments of each function; -2 is two or more."""
 
 SUBSETS = ("top", "pick")
-SOFT = ("median", "quantile", "rank", "trim")
-"""Words that stand before brackets as reductions do, unless the file gives them a meaning."""
+ORDERED = ("median", "quantile", "rank", "trim")
+"""Words that stand before brackets as reductions do."""
+SOFT = (*ORDERED, COUNT, "comb", "logsumexp")
+"""Words that a file may give a meaning of its own."""
 SAMPLING_NUMBERS = ("group", "temperature", "top_p", "top_k", "staleness")
 SAMPLING_FLAGS = ("keep_mask", "keep_routing", "experts")
 
@@ -36,5 +38,5 @@ def meaning(name: str) -> str:
         return f"the index of the {MEANING[name]}"
     if name in FUNCTIONS:
         return "a function"
-    is_reduction = name in (*REDUCTIONS, *SUBSETS, *SOFT)
-    return "a reduction" if is_reduction else "a value of this file"
+    reduces = name in (*REDUCTIONS, *SUBSETS, *ORDERED, COUNT)
+    return "a reduction" if reduces else "a value of this file"

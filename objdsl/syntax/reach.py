@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from objdsl.diagnostic import Edit, Fix
 from objdsl.frozen import dataclass
-from objdsl.ir.ops import REDUCE, REDUCTIONS
+from objdsl.ir.ops import COUNT, REDUCE, REDUCTIONS
 from objdsl.source import Span
 from objdsl.syntax.tree import (
     Binary,
@@ -222,4 +222,4 @@ def _nest(node: Reduction) -> tuple[Reduction, ...]:
 
 def _is_linear(reduction: Reduction) -> bool:
     name = reduction.operator.id
-    return name in REDUCTIONS and REDUCE[REDUCTIONS[name]].linear
+    return name == COUNT or (name in REDUCTIONS and REDUCE[REDUCTIONS[name]].linear)

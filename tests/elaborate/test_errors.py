@@ -16,6 +16,7 @@ from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.lint.fixes import fixed
 from objdsl.render.terminal import render
 from objdsl.source import Source
+from objdsl.syntax.language import SOFT
 from objdsl.syntax.read import read
 
 GOOD = "maximize mean[p,i] (reward * sum[t] log(pi))"
@@ -100,6 +101,15 @@ BROKEN = {
     "power in a function that is not called": f"def f(x) = mean[t] x^2\n{GOOD}",
     "product and unknown names": "maximize mean[p,i] (sum[t] lgo(pi) * old * rewrad)",
     "several names in a statement": "maximize mean[p,i] (rewrad * sum[t] clp(pi / odl, lo, 1.2))",
+    "count of nothing": f"A = count * reward\n{GOOD}",
+    "count of a number": f"report n = count[p,i] |y|\n{GOOD}",
+    "count of others": f"report n = mean[p,i] count[j != i]\n{GOOD}",
+    "count of tokens left": f"report n = count[p,i] (pi > 0.5)\n{GOOD}",
+    "count of words": f"report n = mean[p,i,t] count[v]\n{GOOD}",
+    "count of two": f"report n = count[p,i](truncated, reward)\n{GOOD}",
+    "choices of the policy": "A = comb(sum[t] pi, 2)\nmaximize mean[p,i] (A * sum[t] log(pi))",
+    "choose": f"A = choose(count[i], 2)\n{GOOD}",
+    "live discount": "maximize mean[p,i] sum[t] (togo(reward, pi) * log(pi))",
     "median": "maximize mean[p,i] ((reward - mode[i] reward) * sum[t] log(pi))",
     "softmax": f"A = softmax[i] reward\n{GOOD}",
     "cumulative sum": f"A = cumsum[t] old\n{GOOD}",
@@ -285,10 +295,45 @@ def test_what_reads_one_way_is_taken(text: str) -> None:
 def test_a_sum_of_ones_counts() -> None:
     batch = Batch([0, 0, 0, 1, 1], [1, 2, 3, 1, 2], {}, 3)
     counts = {"sum[p] 1": 2, "sum[p,i] 1": 5, "sum[p] sum[i] 1": 5, "mean[p] (sum[i] 1)": 2.5,
-              "sum[p,i] sum[t] 1": 9, "sum[p,i,t] 1": 9}  # fmt: skip
+              "sum[p,i] sum[t] 1": 9, "sum[p,i,t] 1": 9, "count[p]": 2, "count[p,i,t]": 9,
+              "mean[p] count[i]": 2.5, "sum[p,i] count[t | t > 1]": 4, "count[p,i] (|y| > 1)": 3,
+              "count[p,i | |y| < 3] (|y| > 1)": 2}  # fmt: skip
     lines = [f"report n{k} = {text}" for k, text in enumerate(counts)]
     formula = driver.compile_source(Source("x.obj", "\n".join([*lines, GOOD, ""])))
     assert evaluate([one.value for one in formula.reports], batch, {}) == [*counts.values()]
+
+
+def test_a_sum_of_ones_and_a_count_are_the_same_formula() -> None:
+    for ones, counted in (
+        ("sum[i] 1", "count[i]"),
+        ("|y|", "count[t]"),
+        ("sum[p,i,t | pi > 0.5] 1", "count[p,i,t] (pi > 0.5)"),
+        ("sum[p,i | reward > 0 and truncated] 1", "count[p,i | truncated] (reward > 0)"),
+    ):
+        goals = [
+            driver.compile_source(Source("x.obj", f"A = {text}\n{GOOD[:-1]} * A)\n")).goal
+            for text in (ones, counted)
+        ]
+        assert goals[0] == goals[1]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "given {}[p,i]\nA = {} + reward",
+        "param {} = 2\nA = {} * reward",
+        "{} = reward\nA = {} - 1",
+        "def {}(x, y) = x * y\nA = {}(reward, 2)",
+        "def f({}) = {} + 1\nA = f(reward)",
+        "policy {}\nA = sg(mean[t] log(pi / {}))",
+    ],
+)
+@pytest.mark.parametrize("word", sorted(SOFT))
+def test_a_word_that_a_file_defines_is_the_files(word: str, own: str) -> None:
+    text = f"{own.replace('{}', word)}\nmaximize mean[p,i] (A * sum[t] log(pi))\n"
+    plain = f"{own.replace('{}', 'mine')}\nmaximize mean[p,i] (A * sum[t] log(pi))\n"
+    two = [driver.compile_source(Source("x.obj", one)).goal for one in (text, plain)]
+    assert str(two[0]).replace(word, "mine") == str(two[1])
 
 
 @pytest.mark.parametrize(

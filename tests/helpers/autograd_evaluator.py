@@ -35,6 +35,7 @@ BINARY = {
     "pow": torch.pow,
     "min": torch.minimum,
     "max": torch.maximum,
+    "comb": lambda n, k: number(math.comb(int(n), int(k))),
     "lt": torch.lt,
     "le": torch.le,
     "gt": torch.gt,
@@ -50,7 +51,13 @@ REDUCE = {
     "prod": torch.prod,
     "max": torch.amax,
     "min": torch.amin,
+    "logsumexp": lambda xs: torch.logsumexp(xs, 0),
 }
+EMPTY = {"prod": 1.0, "logsumexp": -torch.inf}
+
+
+def number(x: float) -> Tensor:
+    return torch.tensor(float(x), dtype=torch.float64)
 
 
 def derivative(
@@ -89,9 +96,6 @@ def _element(
     def of(x: n.Expr, where: tuple[int, ...] = at) -> Tensor:
         return values[x][where[: len(x.indices)]]
 
-    def number(x: float) -> Tensor:
-        return torch.tensor(float(x), dtype=torch.float64)
-
     match node:
         case n.Const(value):
             return number(value)
@@ -127,7 +131,7 @@ def _element(
                 if mask is None or bool(of(mask, other))
             ]
             if not inside:
-                return number(op == "prod")
+                return number(EMPTY.get(op, 0.0))
             xs = torch.stack(inside)
             if op in ("std", "pstd"):
                 return torch.std(xs, correction=int(op == "std"))
@@ -137,10 +141,13 @@ def _element(
             others = [of(x, (at[0], j)) for j in group if j != at[1]]
             return REDUCE[op](torch.stack(others)) if others else number(0)
         case n.Scan(relation, x, decay):
-            factor = number(1.0) if decay is None else of(decay)
             length = batch.lengths[batch.row(at)]
+            factors = [
+                number(1.0) if decay is None else of(decay, (*at[:2], u)) for u in range(length)
+            ]
             terms = [
-                factor ** abs(s - at[2]) * of(x, (*at[:2], s))
+                torch.stack([number(1.0), *factors[min(s, at[2]) : max(s, at[2])]]).prod()
+                * of(x, (*at[:2], s))
                 for s in range(length)
                 if RELATIONS[relation](s, at[2])
             ]

@@ -34,6 +34,7 @@ LEAVES = {
         "(std[i] reward)",
         "(quantile[i | chosen == 1](margin, 0.3))",
         "(rank[p] difficulty)",
+        "comb(count[i], count[i] chosen)",
     ],
     "pi": [
         "reward",
@@ -44,6 +45,10 @@ LEAVES = {
         "(rank[i] reward)",
         "((rank[i] (mean[t] (pi / old))) / 3)",
         "(median[t] V_old)",
+        "(count[t | pi > old] / count[t])",
+        "((prod[t] old) / mean[i] prod[t] mu)",
+        "log(sum[i] prod[t] pi)",
+        "((prod[t] pi) / sum[i] prod[t] pi)",
     ],
     "pit": [
         "(pi / old)",
@@ -113,7 +118,10 @@ BOUNDS = ["0.8, 1.2", "1 - eps, 1 + eps", "-0.5, 0.5", "-1, eps"]
 RATIOS = ["(pi / old)", "(pi / mu)", "(old / mu)", "(pi / teacher)"]
 FRACTIONS = ["0.3", "eps", "0", "1", "(1 - eps / 2)"]
 RUNNING = ["sum[{} >= t]", "sum[{} < t]", "mean[{} <= t]", "mean[{} > t]"]
+DECAYS = ["0.9", "eps", "1", "sigmoid(margin)", "(0.5 * chosen)", "sigmoid(next(V_old))"]
+DECAYS += ["(eps if noise_column > 0 else 1)", "(1 / (1 + {t}))"]
 REDUCTIONS = ["mean", "mean", "sum", "sum", "max", "min", "pstd", "prod", "median", "quantile"]
+REDUCTIONS += ["logsumexp"]
 # What is 0 for some elements, and what is defined only where it is not.
 ZEROS = {
     "": ["zero", "(zero * beta)"],
@@ -235,7 +243,8 @@ class Writer:
         deepest = LEVELS[: 5 if self.words else 4]
         source = self.one_of([s for s in deepest if len(s) > len(level)])
         over = source[len(level) :]
-        operator = self.one_of(REDUCTIONS)
+        # Where no prompt is kept, a logarithm of a sum over them is infinite.
+        operator = self.one_of(REDUCTIONS[: -1 if "p" in over else None])
         # A body may lack some of the indices, but not all; what stands for a word carries it.
         carried = (
             source if "v" in source else source[: self.random.randint(len(level), len(source))]
@@ -245,7 +254,9 @@ class Writer:
         if operator == "prod":
             body = f"exp(-abs({body} + 0.0713))"
         condition = f" | {self.mask(source)}" if self.random.randrange(4) == 0 else ""
-        if self.partial and operator != "prod" and self.random.randrange(3) == 0:
+        if operator == "logsumexp":  # of nothing it is infinite
+            condition = ""
+        if self.partial and operator not in ("prod", "logsumexp") and self.random.randrange(3) == 0:
             zero = self.one_of(ZEROS[source])
             condition, body = f" | {zero} > 0", self.one_of(PARTIAL).format(body, zero)
         if "v" in over and operator in ("median", "quantile"):
@@ -275,7 +286,7 @@ class Writer:
             return f"next({body})"
         if kind == 4:
             return f"surrogate({self.one_of(RATIOS)}, {body}, 1 - eps, 1 + eps)"
-        return f"togo({body}, {self.one_of(['0.9', 'eps', '1'])})"
+        return f"togo({body}, {self.one_of(DECAYS).format(t=self.positions[-1])})"
 
     def goal(self, depth: int) -> str:
         """A scalar with a gradient, and terms of every level in it."""
@@ -300,7 +311,7 @@ class Writer:
         if self.random.randrange(3) == 0:
             return self.expression("", depth)
         level = self.one_of(["p", "pi", "pit"])
-        operator = self.one_of(REDUCTIONS[:-1])
+        operator = self.one_of(REDUCTIONS[:-2])
         body = self.exactly(level, depth - 1)
         body = f"exp(-abs({body} + 0.0713))" if operator == "prod" else body
         condition = f" | {self.mask(level)}" if self.random.randrange(4) == 0 else ""

@@ -49,7 +49,7 @@ def test_letters_for_counts_are_explained_and_never_those_of_the_file() -> None:
     assert "G = number of responses to the prompt" in shown
     assert "N = number of responses\n" in shown
     assert not re.search(r"^ *P = ", shown, re.MULTILINE)
-    assert "sum[p] 1" in shown
+    assert "count[p]" in shown
 
 
 def tex(text: str, *, weights: bool = False) -> str:

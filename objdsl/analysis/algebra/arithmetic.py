@@ -25,7 +25,7 @@ from objdsl.analysis.algebra.sums import (
     to_power,
 )
 from objdsl.ir.build import ZERO, const
-from objdsl.ir.ops import unary
+from objdsl.ir.ops import BINARY, unary
 
 
 def unary_sum(expand: Expansion, op: n.UnaryOp, x: Sum, node: n.Expr) -> Sum:
@@ -108,6 +108,10 @@ def binary_sum(expand: Expansion, op: str, a: Sum, b: Sum, node: n.Expr) -> Sum:
             if term is not None and term[1] > 0:
                 return exponential(expand, b * logarithm(expand, a, node), node)
             return expand.atom(n.Binary("pow", a.expr(), b.expr()), node)
+        case "comb":
+            if a.number is not None and b.number is not None:
+                return number(BINARY["comb"].value(a.number, b.number))
+            return expand.atom(n.Binary("comb", a.expr(), b.expr()), node)
     raise TypeError(f"no expansion of {op}")
 
 

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Literal
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.arithmetic import power
+from objdsl.analysis.algebra.arithmetic import logarithm, power
 from objdsl.analysis.algebra.branches import is_last, mask_formula
 from objdsl.analysis.algebra.expansion import Expansion
 from objdsl.analysis.algebra.sums import Sum, atom, bases_of, number, product
-from objdsl.ir.build import ONE
+from objdsl.ir.build import ONE, exp
 from objdsl.ir.indices import Index, Indices
 
 GROUP: n.Expr = n.Reduce("sum", ("i",), ONE)
@@ -35,6 +35,9 @@ def reduction(expand: Expansion, node: n.Reduce) -> Sum:
             ones = number(1) if mask is None else mask
             total = _sum(expand, node.over, ones * x, node)
             return total * power(expand, _sum(expand, node.over, ones, node), -1.0, node)
+        case "logsumexp":
+            over = n.Reduce("sum", node.over, exp(node.x), node.where, span=node.span)
+            return logarithm(expand, expand(over), node)
     if node.op != "prod" and mask is None:
         return _dispersion(expand, node, x)
     where = None if mask is None else mask_formula(expand, node.where)

@@ -15,7 +15,7 @@ import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.expand import Expand
 from objdsl.analysis.algebra.sums import Sum, interval
 from objdsl.analysis.algebra.symbols import Kink, Ratio, log_ratio
-from objdsl.ir.build import ONE, ZERO, add, both, count, div, mul, neg, real, sub, where
+from objdsl.ir.build import ONE, ZERO, add, both, count, div, exp, mul, neg, real, sub, where
 from objdsl.ir.differentiate import partials
 from objdsl.ir.indices import Indices
 from objdsl.ir.ops import UNARY
@@ -141,6 +141,8 @@ class Tangent:
                 return replace(node, x=moved)
             case "prod":
                 return mul(node, n.Reduce("sum", over, div(moved, x), mask))
+            case "logsumexp":
+                return n.Reduce("sum", over, mul(exp(sub(real(x), node)), moved), mask)
         if self._alike(x, over):
             return self._kink(node)
         if node.op in ("max", "min"):

@@ -21,7 +21,7 @@ import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.expand import Expand
 from objdsl.analysis.algebra.sums import Factors, TooLargeError
 from objdsl.analysis.values.ranges import Range
-from objdsl.ir.build import is_size
+from objdsl.ir.build import ZERO, is_size
 from objdsl.ir.objective import Objective
 
 
@@ -63,15 +63,16 @@ class Logarithms:
 
     def is_of_response(self, x: n.Expr) -> bool:
         """Whether a value is the log-probability of a response, and no log-ratio of two."""
-        linear = self._coefficients(x)
+        linear = self._coefficients(n.replaced(x, _of_this_response(x)))
         if linear is None:
             return False
         return abs(sum(linear[1].get(_Granularity.RESPONSE, {}).values())) > 1e-9
 
     def range_of(self, node: n.Expr) -> Range | None:
         """The range of a sum of log-probabilities; None for other values."""
-        linear = self._coefficients(node)
-        if linear is None:
+        sums = _of_this_response(node)
+        linear = self._coefficients(n.replaced(node, sums))
+        if linear is None or (sums and not self._divides(node, sums, linear[1])):
             return None
         low = high = linear[0]
         for granularity, powers in linear[1].items():
@@ -89,6 +90,22 @@ class Logarithms:
                 low += min(power * least, power * most)
                 high += max(power * least, power * most)
         return Range(low, high)
+
+    def _divides(
+        self,
+        node: n.Expr,
+        sums: Mapping[n.Expr, n.Expr],
+        powers: Mapping[_Granularity, Mapping[str, float]],
+    ) -> bool:
+        """Whether a value is divided by sums over a group, rather than multiplied: a sum is at
+        least the probability of this response, and that of the best one may be far away."""
+        rest = self._coefficients(n.replaced(node, dict.fromkeys(sums, ZERO)))
+        left = {} if rest is None else rest[1]
+        return all(
+            power <= left.get(granularity, {}).get(policy, 0.0)
+            for granularity, by_policy in powers.items()
+            for policy, power in by_policy.items()
+        )
 
     def _coefficients(
         self, node: n.Expr
@@ -142,6 +159,19 @@ class Logarithms:
         engines = policy in ("old", "mu")
         learned = policy == "pi" and bool(self.objective.rewards)
         return (granularity.near if engines or learned else granularity.far), granularity.most
+
+
+def _of_this_response(x: n.Expr) -> dict[n.Expr, n.Expr]:
+    """The logarithms of sums over a group, each with the part that this response has in it; and
+    logarithms of sizes, which are small."""
+    instead: dict[n.Expr, n.Expr] = {}
+    for node in n.topological(x):
+        match node:
+            case n.Reduce("logsumexp", _, part, None):
+                instead[node] = part
+            case n.Unary("log", size) if is_size(size):
+                instead[node] = ZERO
+    return instead
 
 
 def _match_log_prob(factors: Factors) -> tuple[_Granularity, str] | None:

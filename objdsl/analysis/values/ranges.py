@@ -120,6 +120,8 @@ def binary(op: str, a: Range, b: Range, node: n.Expr) -> Range:
             return Range(low, high, low <= 0 and (a.vanishes or b.vanishes), causes)
         case "pow":
             return _power(a, b, node, causes)
+        case "comb":
+            return Range(0.0, min(_raised(2.0, a.high), _LARGEST), causes=causes)
     raise TypeError(f"no range of {op}")
 
 
@@ -149,6 +151,8 @@ def reduced(op: str, size: int, x: Range, node: n.Expr) -> Range:
         case "sum":
             ends = _times(x.low, size), _times(x.high, size)
             return Range(min(x.low, ends[0]), max(x.high, ends[1]), x.vanishes, x.causes)
+        case "logsumexp":
+            return Range(x.low, _sum(x.high, math.log(size)), causes=x.causes)
         case "std" | "pstd":
             return Range(0.0, _sum(x.high, -x.low), causes=x.causes)
         case "prod":

@@ -5,22 +5,21 @@ response remains; or `prod[t]` of something that is not kept as a logarithm,
 `prod[t] clip(pi / old, 0.8, 1.2)`.
 
 **Why.** Below `e^-103` float32 has only 0: the probability of a response of 100 tokens at `1 / e`
-each is 0, and so is its gradient. A quotient of two such probabilities is 0 / 0.
-`prod[t] (pi / old)` and `prod[t] pi / prod[t] old` are kept as sums of logarithms; a sum of
-*those* is a plain number again.
+each is 0, and so is its gradient. What is divided by such a probability is infinite. `prod[t] (pi /
+old)`, `prod[t] pi / prod[t] old`, and quotients by sums and means of probabilities, `prod[t] pi /
+mean[i] prod[t] old`, are kept as logarithms; a sum by itself is a plain number again.
 
 **Fine if** responses have a few tokens, or all factors are near 1.
 
 **Example.**
 
-    q = prod[t] pi
-    maximize mean[p,i] (reward * q / sg(mean[i] q))
+    maximize mean[p,i] (reward * prod[t] pi)
 
 **Instead.** `log(pi)` under a sum, `geo(pi)`, a ratio to the sampler;
 `exp(sum[t] clip(log(pi / old), -0.2, 0.2))`.
 
-**Papers.** GEPO, arXiv:2508.17850, has probabilities of responses in a denominator; its code uses
-the geometric mean.
+**Papers.** GEPO, arXiv:2508.17850, has a mean of probabilities of responses in a denominator; its
+code uses the geometric mean of tokens.
 """
 
 from __future__ import annotations

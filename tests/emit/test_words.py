@@ -1,0 +1,105 @@
+"""Counts, choices, discounts that change, and means of probabilities of responses, by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import objdsl
+from objdsl.ir.ops import BINARY
+
+
+def report(text: str, lengths: list[int], prompt: list[int], **columns: Any) -> float:
+    """A report of a step, in the type of its columns."""
+    objective = objdsl.loads(f"{text}\nmaximize mean[p,i] (sum[t] log(pi))\n")
+    log_pi = torch.full((sum(lengths),), -1.0, dtype=torch.float64)
+    step = objective.prepare(prompt=prompt, lengths=lengths, dtype=torch.float64, **columns)
+    return float(objective(log_pi, step=step).reports["x"])
+
+
+@pytest.mark.parametrize("n", [1, 5, 16, 64])
+def test_choices_are_those_of_whole_numbers(n: int) -> None:
+    for k in {0, 1, n // 2, n - 1, n}:
+        found = report(f"param k = {k}\nreport x = mean[p] comb(count[i], k)", [1] * n, [0] * n)
+        assert found == pytest.approx(math.comb(n, k), rel=1e-12)
+    assert report(f"report x = mean[p] comb(count[i], {n + 1})", [1] * n, [0] * n) == 0
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "expected"),
+    [(5, -1, 0.0), (-1, 0, math.nan), (math.inf, 2, math.nan), (2.5, 1, 2.5), (0.5, 0.5, 1.0)],
+)
+def test_choices_of_other_numbers(n: float, k: float, expected: float) -> None:
+    text = "given n[p]\ngiven k[p]\nreport x = mean[p] comb(n + 0 * k, k)"
+    assert BINARY["comb"].value(n, k) == pytest.approx(expected, nan_ok=True)
+    if math.isfinite(n):  # no column is infinite
+        found = report(text, [1], [0], n=[n], k=[k])
+        assert found == pytest.approx(expected, nan_ok=True, rel=1e-12)
+
+
+def test_pass_at_k_is_that_of_the_subsets() -> None:
+    correct = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    text = (
+        "given correct[p,i] in {0, 1}\nwrong = count[i] (correct == 0)\n"
+        "report x = mean[p] (1 - comb(wrong, 3) / comb(count[i], 3))"
+    )
+    found = report(text, [1] * 6, [0] * 6, correct=correct)
+    assert found == pytest.approx(1 - math.comb(4, 3) / math.comb(6, 3))
+
+
+def test_a_discount_of_turns_counts_turns() -> None:
+    turn = torch.tensor([1, 1, 1, 2, 2, 3, 1, 2], dtype=torch.float64)
+    progress = torch.tensor([0, 0, 1, 0, 2, 4, 8, 16], dtype=torch.float64)
+    text = (
+        "given turn[p,i,t]\ngiven progress[p,i,t]\nparam g = 0.5\n"
+        "report x = sum[p,i,t | t == 1] togo(progress, g if next(turn) != turn else 1)"
+    )
+    found = report(text, [6, 2], [0, 0], turn=turn, progress=progress)
+    assert found == pytest.approx(1 + 0.5 * 2 + 0.25 * 4 + 8 + 0.5 * 16)
+
+
+GEPO = """\
+P = prod[t] pi
+q = prod[t] mu
+report x = mean[p,i] min({}, 1e3)
+maximize mean[p,i] min(P / ((sum[i] (q^2)) / sum[i] q), 1e3)
+"""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ratios_to_the_mean_of_a_group_are_those_of_logarithms(dtype: torch.dtype) -> None:
+    """Responses of a thousand tokens, whose probabilities no float knows."""
+    generator = torch.Generator().manual_seed(0)
+    log_mu = -torch.rand(4, 1000, dtype=torch.float64, generator=generator)
+    log_mu[:, -1] -= log_mu.sum(-1) - log_mu.sum(-1).min()  # as likely as the least likely
+    log_pi = (log_mu + 2e-3 * torch.randn(4, 1000, dtype=torch.float64, generator=generator)).clamp(
+        max=0
+    )
+    mask = torch.ones(4, 1000, dtype=torch.bool)
+    objective = objdsl.loads(GEPO.format("P / ((sum[i] (q^2)) / sum[i] q)"))
+    step = objective.prepare(prompt=[0, 0, 1, 1], mask=mask, log_mu=log_mu.to(dtype), dtype=dtype)
+    trained = log_pi.to(dtype).requires_grad_()
+    out = objective(trained, step=step)
+    out.loss.backward()
+    assert trained.grad is not None
+
+    def by_hand(log_pi: Tensor, log_mu: Tensor) -> Tensor:
+        p, q = log_pi.double().sum(-1), log_mu.double().sum(-1)
+        groups = ((p[k : k + 2], q[k : k + 2]) for k in (0, 2))
+        ratios = [
+            (p - torch.logsumexp(2 * q, 0) + torch.logsumexp(q, 0)).exp().clamp(max=1e3)
+            for p, q in groups
+        ]
+        return torch.cat(ratios).mean()
+
+    leaf = log_pi.clone().requires_grad_()
+    expected = by_hand(leaf, log_mu)
+    (gradient,) = torch.autograd.grad(expected, leaf)
+    near = 1e-3 if dtype == torch.float32 else 1e-12
+    assert 0.01 < expected.item() < 100
+    assert float(out.reports["x"]) == pytest.approx(expected.item(), rel=near)
+    torch.testing.assert_close(-trained.grad.double(), gradient, rtol=near, atol=near)
