@@ -12,7 +12,7 @@ from objdsl.elaborate.scope import Frame
 from objdsl.elaborate.suggestions import no_function, no_index, unknown_indexed
 from objdsl.ir import build
 from objdsl.ir.columns import CLOCK
-from objdsl.ir.nodes import Binary, Clip, Expr, LogDist, Scan, Shift
+from objdsl.ir.nodes import Binary, Clip, Expr, LogDist, LogProb, Scan, Shift, Stop, Unary
 from objdsl.ir.objective import BUILT_IN_POLICIES, Named
 from objdsl.ir.ops import COUNT, REDUCTIONS, unary
 from objdsl.ir.ops import FUNCTIONS as UNARY_FUNCTIONS
@@ -76,10 +76,14 @@ def indexed(ctx: Context, node: tree.Indexed) -> Expr:
         )  # fmt: skip
     is_word = [index.id for index in binder.indices] == ["v"] and binder.condition is None
     if name in ctx.frames[-1].values and is_word:
-        ctx.fail(
-            "wrong-index", f"`{name}` is an argument here, a value without words", node.span,
-            help="the distribution of a policy is an argument of its own: `f(pi, pi[v])`",
-        )  # fmt: skip
+        distribution = _distribution(ctx.frames[-1].values[name])
+        if distribution is None:
+            ctx.fail(
+                "wrong-index", f"`{name}` is not a policy here, so it has no distribution",
+                node.span, help=f"a function that reads `{name}[v]` takes a policy for `{name}`, "
+                "as in `kl(pi, ref)`",
+            )  # fmt: skip
+        return distribution
     ctx.read.add(name)
     if name in policies and is_word:
         return build.exp(LogDist(name, is_trained(ctx, name)))
@@ -94,6 +98,16 @@ def indexed(ctx: Context, node: tree.Indexed) -> Expr:
         "wrong-index", f"`{name}` is not indexed: its indices are implied", node.span,
         help=f"write `{name}`",
     )  # fmt: skip
+
+
+def _distribution(value: Expr) -> Expr | None:
+    """The probabilities of all words under the policy that a value is; None if it is not one."""
+    match value:
+        case Unary("exp", LogProb(policy, trained)):
+            return build.exp(LogDist(policy, trained))
+        case Unary("exp", Stop(LogProb(policy, trained))):
+            return build.stop(build.exp(LogDist(policy, trained)))
+    return None
 
 
 def _check_arguments(ctx: Context, call: tree.Call, wanted: int) -> None:

@@ -46,9 +46,8 @@ _NO_ORDER = (
     "`top[p,i,t](x, 0.2)`, the mask of the largest fifth"
 )
 _DIVERGENCE = (
-    "write a divergence as an estimate from the sampled tokens, `k3(pi, ref)`, or as the sum over "
-    "the "
-    "vocabulary, `sum[v] (pi[v] * log(pi[v] / ref[v]))`; their gradients differ"
+    "write a divergence as an estimate from the sampled tokens, `k3(pi, ref)`, or exactly, over "
+    "the vocabulary, `kl(pi, ref)`; their gradients differ"
 )
 _ADVANTAGE = (
     "an advantage is a formula of the file: `A = reward - mean[i] reward`, or "
@@ -101,7 +100,7 @@ _SENTENCES = {
     "nanmean nansum masked_mean masked_sum": _MASKS,
     "whiten whitening masked_whiten normalize normalise standardize standardise zscore":
         "it is written `(x - mean[i] x) / (std[i] x + 1e-6)`",
-    "kl KL kl_div kl_divergence KL_divergence D_KL KLD kld DKL": _DIVERGENCE,
+    "KL kl_div kl_divergence KL_divergence D_KL KLD kld DKL": _DIVERGENCE,
     "k3_loss kl_loss kl_penalty low_var_kl": _DIVERGENCE,
     "H entropies": "the entropy of the next token is `entropy`",
     "cross_entropy nll nll_loss": "it is written `-log(pi)`",

@@ -248,7 +248,7 @@ def divergence(span: Span, p: str, q: str) -> Diagnostic:
     """`KL(p || q)`, which can be estimated or summed, with different gradients."""
     texts = (
         (f"k3({p}, {q})", "estimated from the sampled tokens"),
-        (f"(sum[v] ({p}[v] * log({p}[v] / {q}[v])))", "over the whole vocabulary, at each token"),
+        (f"kl({p}, {q})", "over the whole vocabulary, at each token"),
         (f"log({p} / {q})", "an unbiased estimate, but without a gradient in expectation"),
     )
     choices = tuple(Fix(f"`{text}`: {why}", (Edit(span, text),)) for text, why in texts)

@@ -437,7 +437,7 @@ def _character(m: _Mistake) -> Diagnostic | None:
         if spans := _applied(m.source, start, start + 1):
             return expectation(*spans)
     if char in "∥‖":
-        help = "a divergence is `k3(pi, ref)`, or `sum[v] (pi[v] * log(pi[v] / ref[v]))`"
+        help = "a divergence is `k3(pi, ref)`, or `kl(pi, ref)` over the vocabulary"
         return m.says(f"`{char}` has no meaning here", help=help)
     if char == "%":
         return m.says("`%` is not an operator", help="5 percent is `0.05`")

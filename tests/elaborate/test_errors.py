@@ -72,7 +72,7 @@ BROKEN = {
     "base of itself": f"objective mine from mine\n{GOOD}",
     "prelude as a base": f"objective mine from std\n{GOOD}",
     "argument twice": f"def f(x, x) = x\n{GOOD}",
-    "distribution of an argument": f"def f(pi) = sum[v] pi[v]\nA = sum[p,i,t] f(old)\n{GOOD}",
+    "distribution of an argument": f"def f(p) = sum[v] p[v]\nA = sum[p,i,t] f(pi / old)\n{GOOD}",
     "reported twice": f"report x = sum[p,i] reward\nreport x = mean[p,i] reward\n{GOOD}",
     "sampled twice": f"sample from mu: group 8\nsample from mu: top_p 1\n{GOOD}",
     "kept twice": f"keep p where std[i] reward > 0\nkeep p where mean[i] reward < 1\n{GOOD}",
