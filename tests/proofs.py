@@ -56,55 +56,55 @@ def case(seed: int, kind: str = "emitted") -> Case:
 
 def differences(seed: int, evaluators: Iterable[str], kind: str = "emitted") -> list[str]:
     """How evaluators differ from the interpreter; empty if they agree."""
-    made = case(seed, kind)
-    expected = made.reference()
-    found = []
+    example = case(seed, kind)
+    expected = example.reference()
+    disagreements = []
     for name in evaluators:
-        parts = {"parts": _parts(made, seed)} if name == "split" else {}
-        numbers = getattr(made, name)(**parts)
-        found += [f"{name}: {difference}" for difference in expected.differences(numbers)]
+        parts = {"parts": _parts(example, seed)} if name == "split" else {}
+        numbers = getattr(example, name)(**parts)
+        disagreements += [f"{name}: {difference}" for difference in expected.differences(numbers)]
     for packed in (False, True):
-        found += _of_states(made.remembered(), made.advanced(packed))
-    return found
+        disagreements += _of_states(example.remembered(), example.advanced(packed))
+    return disagreements
 
 
-def _of_states(expected: dict[str, list[float]], found: dict[str, list[float]]) -> list[str]:
+def _of_states(expected: dict[str, list[float]], actual: dict[str, list[float]]) -> list[str]:
     """What differs in the next values of states."""
-    close = {k: np.allclose(found[k], x, rtol=1e-9, atol=1e-9) for k, x in expected.items()}
-    return [f"state {k}: {expected[k]} and {found[k]}" for k, same in close.items() if not same]
+    close = {k: np.allclose(actual[k], x, rtol=1e-9, atol=1e-9) for k, x in expected.items()}
+    return [f"state {k}: {expected[k]} and {actual[k]}" for k, same in close.items() if not same]
 
 
-def _parts(made: Case, seed: int) -> list[torch.Tensor]:
+def _parts(example: Case, seed: int) -> list[torch.Tensor]:
     """The rows of a step in random order, cut into up to four parts."""
-    rows = torch.randperm(len(made.step), generator=torch.Generator().manual_seed(seed))
+    rows = torch.randperm(len(example.step), generator=torch.Generator().manual_seed(seed))
     return [part for part in rows.tensor_split(1 + seed % 4) if len(part)]
 
 
 def over_two_ranks(rank: int, folder: Path, seeds: list[int]) -> None:
     """What one of two processes does: rows are dealt at random, and one may have none. Each says
     what differs in its rows, the first what differs in the sums."""
-    found: dict[int, list[str]] = {}
+    by_seed: dict[int, list[str]] = {}
     with group_of_two(rank, folder):
         for seed in seeds:
             try:
-                found[seed] = _differences_of_ranks(rank, seed)
+                by_seed[seed] = _differences_of_ranks(rank, seed)
             except Exception as error:  # the other process would wait without end
                 print(f"seed {seed}, rank {rank}: {error!r}", flush=True)
                 os._exit(1)
-    (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    (folder / f"{rank}.json").write_text(json.dumps(by_seed), encoding="utf-8")
 
 
 def _differences_of_ranks(rank: int, seed: int) -> list[str]:
-    made = case(seed)
-    owner = torch.randint(0, 2, (len(made.data.prompt),), generator=_seeded(seed))
+    example = case(seed)
+    owner = torch.randint(0, 2, (len(example.data.prompt),), generator=_seeded(seed))
     if seed % 5 == 0:
         owner[:] = seed % 2
     rows = (owner == rank).nonzero()[:, 0]
-    numbers = made.rank(rows, packed=seed % 2 == 1, group=dist.group.WORLD)
-    expected = made.reference().of_rows(rows.tolist())
-    found = [f"ranks: {difference}" for difference in expected.differences(numbers)]
-    advanced = made.advanced(packed=seed % 2 == 1, rows=rows, group=dist.group.WORLD)
-    return found + _of_states(made.remembered(), advanced)
+    numbers = example.rank(rows, packed=seed % 2 == 1, group=dist.group.WORLD)
+    expected = example.reference().of_rows(rows.tolist())
+    disagreements = [f"ranks: {difference}" for difference in expected.differences(numbers)]
+    advanced = example.advanced(packed=seed % 2 == 1, rows=rows, group=dist.group.WORLD)
+    return disagreements + _of_states(example.remembered(), advanced)
 
 
 def _seeded(seed: int) -> torch.Generator:
@@ -116,15 +116,15 @@ def failures(kind: str, seeds: list[int]) -> dict[int, list[str]]:
     if kind == "ranks":
         with tempfile.TemporaryDirectory() as folder:
             run_two(over_two_ranks, Path(folder), seeds)
-            told = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in (0, 1)]
-        found = {seed: told[0][str(seed)] + told[1][str(seed)] for seed in seeds}
+            by_rank = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in (0, 1)]
+        by_seed = {seed: by_rank[0][str(seed)] + by_rank[1][str(seed)] for seed in seeds}
     else:
-        found = {}
+        by_seed = {}
         for seed in seeds:
             if kind == "compiled":
                 torch.compiler.reset()
-            found[seed] = _tried(seed, kind)
-    return {seed: some for seed, some in found.items() if some}
+            by_seed[seed] = _tried(seed, kind)
+    return {seed: some for seed, some in by_seed.items() if some}
 
 
 def _tried(seed: int, kind: str) -> list[str]:
@@ -184,9 +184,9 @@ def main() -> int:
     if given.seed is None:
         return int(run(given.kind, given.first, given.many) > 0)
     print(random_objectives.text(given.seed, partial=given.kind == "partial"))
-    found = differences(given.seed, EVALUATORS, "partial" if given.kind == "partial" else "emitted")
-    print("\n".join(found) or "all agree")
-    return int(bool(found))
+    lines = differences(given.seed, EVALUATORS, "partial" if given.kind == "partial" else "emitted")
+    print("\n".join(lines) or "all agree")
+    return int(bool(lines))
 
 
 if __name__ == "__main__":

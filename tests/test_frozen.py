@@ -42,8 +42,8 @@ def make(decorate: Any, **options: Any) -> tuple[type, type]:
 # To be pickled, a class has a name in its module.
 Base, Derived = make(ours)
 SlottedBase, Slotted = make(ours, slots=True)
-for name, made in {"Base": Base, "Derived": Derived, "S": SlottedBase, "Slotted": Slotted}.items():
-    made.__qualname__ = made.__name__ = name
+for name, named in {"Base": Base, "Derived": Derived, "S": SlottedBase, "Slotted": Slotted}.items():
+    named.__qualname__ = named.__name__ = name
 
 
 @pytest.mark.parametrize("slots", [False, True])
@@ -56,34 +56,34 @@ def test_as_the_standard_library(slots: bool, eq: bool) -> None:
     assert mine.__match_args__ == theirs.__match_args__
     assert hasattr(mine(1), "__dict__") == hasattr(theirs(1), "__dict__")
     for cls in (mine, theirs):
-        one = cls(1, "x", {"k": 2}, span="here")
-        assert (one.a, one.b, one.c, one.span, one.twice) == (1, "x", {"k": 2}, "here", 2)
+        x = cls(1, "x", {"k": 2}, span="here")
+        assert (x.a, x.b, x.c, x.span, x.twice) == (1, "x", {"k": 2}, "here", 2)
         assert cls(a=1).span is DEFAULT and cls(1).c == {} and cls(1).c is not cls(1).c
-        assert repr(one).endswith("Derived(a=1, b='x', c={'k': 2})")
+        assert repr(x).endswith("Derived(a=1, b='x', c={'k': 2})")
         assert (cls(1) == cls(1, span=3)) is eq
         assert (hash(cls(1)) == hash(cls(1, span=3))) is eq
         assert cls(1) != cls(2) and cls(1) != (1, "b")
-        changed = dataclasses.replace(one, a=5)
+        changed = dataclasses.replace(x, a=5)
         assert (changed.a, changed.b, changed.twice) == (5, "x", 10)
-        assert dataclasses.asdict(one)["b"] == "x"
+        assert dataclasses.asdict(x)["b"] == "x"
         for wrong in ((), (1, "x", {}, "span"), (1, "x", {}, 4, 5)):
             with pytest.raises(TypeError):
                 cls(*wrong)
         with pytest.raises(TypeError):
             cls(1, d=2)
         with pytest.raises(dataclasses.FrozenInstanceError, match="a"):
-            one.a = 2
+            x.a = 2
         with pytest.raises(dataclasses.FrozenInstanceError, match="b"):
-            del one.b
+            del x.b
 
 
 @pytest.mark.parametrize("cls", [Derived, Slotted])
 def test_copies(cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = cls(3, "x", {"k": [1]}, span=None)
+    value = cls(3, "x", {"k": [1]}, span=None)
     monkeypatch.setitem(globals(), cls.__name__, cls)
-    for other in (copy.copy(one), copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
-        assert other == one and (other.c, other.twice) == ({"k": [1]}, 6)
-    assert copy.deepcopy(one).c["k"] is not one.c["k"]
+    for other in (copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value))):
+        assert other == value and (other.c, other.twice) == ({"k": [1]}, 6)
+    assert copy.deepcopy(value).c["k"] is not value.c["k"]
 
 
 def test_a_method_of_the_class_stays() -> None:

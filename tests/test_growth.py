@@ -242,5 +242,5 @@ def test_a_thousand_definitions_deep(step: str) -> None:
     checked = driver.check(Source("deep.obj", text))
     assert checked.objective is not None
     assert "x1000" in loads(text).source()
-    for one in (copy.deepcopy(checked.objective), pickle.loads(pickle.dumps(checked.objective))):
-        assert one == checked.objective
+    for clone in (copy.deepcopy(checked.objective), pickle.loads(pickle.dumps(checked.objective))):
+        assert clone == checked.objective

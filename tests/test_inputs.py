@@ -214,8 +214,8 @@ def test_standard_columns_that_are_not_read_are_left_aside() -> None:
     extra = {"log_teacher": OLD, "value_old": OLD, "chosen": REWARD, "greedy": REWARD}
     both = [objective.prepare(**given) for given in (plain, {**columns(), **extra})]
     assert objective(OLD, both[0]).loss == objective(OLD, both[1]).loss
-    own = "objective x\ngiven margin[p,i]\nmaximize mean[p,i] (sum[t] log(pi))\n"
-    assert len(objdsl.loads(own).prepare(mask=MASK, prompt=[1] * 4, margin=REWARD)) == 4
+    text = "objective x\ngiven margin[p,i]\nmaximize mean[p,i] (sum[t] log(pi))\n"
+    assert len(objdsl.loads(text).prepare(mask=MASK, prompt=[1] * 4, margin=REWARD)) == 4
 
 
 @pytest.mark.parametrize(

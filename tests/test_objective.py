@@ -140,8 +140,8 @@ def test_parameters_have_names_and_domains() -> None:
         objdsl.load("grpo", epz=0.1)
     with pytest.raises(ValueError, match=r"eps = 2 is outside \(0, 1\)"):
         objdsl.load("grpo", eps=2)
-    one, other = objdsl.load("grpo"), objdsl.load("grpo", eps=0.1)
-    assert one.digest != other.digest and one.digest == objdsl.load("grpo").digest
+    plain, other = objdsl.load("grpo"), objdsl.load("grpo", eps=0.1)
+    assert plain.digest != other.digest and plain.digest == objdsl.load("grpo").digest
 
 
 def test_an_unknown_name_has_a_near_one() -> None:
@@ -288,9 +288,9 @@ def test_columns_of_a_prompt_must_agree() -> None:
 
 
 def test_findings_at_other_parameters() -> None:
-    assert {one.name for one in objdsl.load("grpo").findings} >= {"forward-kl-gradient", "own-mean"}
+    assert {x.name for x in objdsl.load("grpo").findings} >= {"forward-kl-gradient", "own-mean"}
     without = objdsl.load("grpo", beta=0.0).findings
-    assert "forward-kl-gradient" not in {one.name for one in without}
+    assert "forward-kl-gradient" not in {x.name for x in without}
 
 
 def test_a_notebook_shows_the_formula() -> None:

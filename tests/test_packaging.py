@@ -186,8 +186,8 @@ try:
 except ImportError as error:
     print(error)
 """
-    said = _objdsl("-c", program, at=installed, cwd=tmp_path)
-    assert "objdsl.load needs PyTorch" in said and "pip install 'objdsl[train]'" in said
+    output = _objdsl("-c", program, at=installed, cwd=tmp_path)
+    assert "objdsl.load needs PyTorch" in output and "pip install 'objdsl[train]'" in output
 
 
 def _objdsl(*arguments: str, at: Path, cwd: Path) -> str:

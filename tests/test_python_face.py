@@ -72,10 +72,10 @@ def test_a_compiled_function_that_prepares_and_cuts() -> None:
     columns = {"log_old": step.tokens["log_old"], "log_ref": step.tokens["log_ref"]}
 
     def loss(log_pi: Tensor) -> Tensor:
-        made = objective.prepare(
+        fresh = objective.prepare(
             mask=MASK, prompt=[9, 9, 4, 4], reward=step.responses["reward"], **columns
         )
-        return objective(log_pi[:2], made[:2]).loss + objective(log_pi[2:], made[2:]).loss
+        return objective(log_pi[:2], fresh[:2]).loss + objective(log_pi[2:], fresh[2:]).loss
 
     compiled = gradients(torch.compile(loss, backend="eager"), trained)
     torch.testing.assert_close(compiled, gradients(loss, trained))
@@ -274,15 +274,15 @@ def test_columns_bring_no_graph() -> None:
     objective = objdsl.load("grpo")
     step, trained = step_of(objective)
     old = step.tokens["log_old"].clone().requires_grad_()
-    made = objective.prepare(
+    fresh = objective.prepare(
         mask=MASK,
         prompt=[9, 9, 4, 4],
         log_old=old * 1.0,
         log_ref=step.tokens["log_ref"],
         reward=step.responses["reward"],
     )
-    assert not any(x.requires_grad for x in [*made.tokens.values(), *made.responses.values()])
-    assert objective(step=made, **trained).loss == objective(step=step, **trained).loss
+    assert not any(x.requires_grad for x in [*fresh.tokens.values(), *fresh.responses.values()])
+    assert objective(step=fresh, **trained).loss == objective(step=step, **trained).loss
 
 
 READ = {

@@ -110,11 +110,11 @@ def test_states_read_the_old_values_of_all_at_once() -> None:
         "state a = 1 next b\nstate b = 2 next a + b\nstate n = 0 next n + step / steps\n"
         "maximize mean[p,i] (reward * sum[t] (a * b * n * log(pi)))"
     )
-    states, found = objective.start(steps=4), []
+    states, values = objective.start(steps=4), []
     for _ in range(4):
         states = objective.advance(states, KEYS, **rollout(0))
-        found.append(tuple(states.numbers.values()))
-    assert found == [(2, 3, 0), (3, 5, 0.25), (5, 8, 0.75), (8, 13, 1.5)]
+        values.append(tuple(states.numbers.values()))
+    assert values == [(2, 3, 0), (3, 5, 0.25), (5, 8, 0.75), (8, 13, 1.5)]
 
 
 def test_what_keep_drops_changes_states_too() -> None:
@@ -185,8 +185,8 @@ def test_a_state_is_a_constant_of_its_rollout_to_the_checker() -> None:
     )
     facts = facts_of(driver.compile_source(Source("x.obj", exact)))
     assert facts.rewarded and not any(map(facts.departs, Claim))
-    own = exact.replace("(reward - base - pace)", "((reward - base) / (std[i] reward + 1))")
-    assert facts_of(driver.compile_source(Source("x.obj", own))).departs(Claim.DIRECTION)
+    scaled = exact.replace("(reward - base - pace)", "((reward - base) / (std[i] reward + 1))")
+    assert facts_of(driver.compile_source(Source("x.obj", scaled))).departs(Claim.DIRECTION)
 
 
 def test_the_audit_gives_states_values() -> None:
@@ -231,6 +231,6 @@ def test_next_values_are_those_of_the_interpreter(packed: bool) -> None:
     )
     for seed in range(4):
         case = Case(objdsl.loads(text), data(seed))
-        found = case.advanced(packed)
+        actual = case.advanced(packed)
         for name, values in case.remembered().items():
-            assert found[name] == pytest.approx(values, rel=1e-12)
+            assert actual[name] == pytest.approx(values, rel=1e-12)

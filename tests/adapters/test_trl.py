@@ -28,7 +28,7 @@ from objdsl.objectives import gallery  # noqa: E402
 Numbers = tuple[float, dict[str, Tensor]]
 
 
-def trainer(objective: Any, folder: Path, **options: Any) -> Any:
+def objective_trainer(objective: Any, folder: Path, **options: Any) -> Any:
     given = {
         key: options.pop(key)
         for key in ("reward_funcs", "train_dataset", "model", "eval_dataset", "rollout_func")
@@ -53,38 +53,38 @@ def saved_model(folder: Path) -> str:
     return str(folder / "model")
 
 
-def first_step(one: Any, moved: bool = True) -> Numbers:
+def first_step(trainer: Any, moved: bool = True) -> Numbers:
     """The loss of an optimizer step, and the gradients, as TRL's loop adds them up; `moved`: of the
     second step on the same responses."""
-    window = one.args.gradient_accumulation_steps
-    one.current_gradient_accumulation_steps = window
-    one.model.train()
+    window = trainer.args.gradient_accumulation_steps
+    trainer.current_gradient_accumulation_steps = window
+    trainer.model.train()
     torch.manual_seed(5)
     if moved:
-        one._prepare_inputs(tiny_model.rows())
-        tiny_model.move(one.model)
+        trainer._prepare_inputs(tiny_model.rows())
+        tiny_model.move(trainer.model)
     loss = 0.0
     for number in range(window):
-        one._step = window * moved + number
-        inputs = one._prepare_inputs(tiny_model.rows())
-        part = one.compute_loss(one.model, inputs)
+        trainer._step = window * moved + number
+        inputs = trainer._prepare_inputs(tiny_model.rows())
+        part = trainer.compute_loss(trainer.model, inputs)
         part.backward()
         loss += float(part.detach())
-    gradients = {name: x.grad.clone() for name, x in one.model.named_parameters()}
+    gradients = {name: x.grad.clone() for name, x in trainer.model.named_parameters()}
     return loss, gradients
 
 
-def assert_close(found: Numbers, wanted: Numbers, rel: float = 1e-5) -> None:
-    assert found[0] == pytest.approx(wanted[0], rel=rel, abs=rel)
+def assert_close(actual: Numbers, wanted: Numbers, rel: float = 1e-5) -> None:
+    assert actual[0] == pytest.approx(wanted[0], rel=rel, abs=rel)
     largest = max(float(x.abs().max()) for x in wanted[1].values())
     assert largest > 0
     for name, gradient in wanted[1].items():
-        torch.testing.assert_close(found[1][name], gradient, rtol=rel, atol=rel * largest)
+        torch.testing.assert_close(actual[1][name], gradient, rtol=rel, atol=rel * largest)
 
 
-def directly(one: Any, objective: objdsl.Objective) -> Numbers:
+def directly(trainer: Any, objective: objdsl.Objective) -> Numbers:
     """The objective by hand, on all responses that the trainer holds, in one piece."""
-    batches: list[dict[str, Any]] = one._buffered_inputs
+    batches: list[dict[str, Any]] = trainer._buffered_inputs
     batch = {
         name: torch.cat([part[name] for part in batches])
         for name, x in batches[0].items()
@@ -93,10 +93,10 @@ def directly(one: Any, objective: objdsl.Objective) -> Numbers:
     words = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     width = batch["completion_ids"].size(1)
-    texts = one.processing_class.batch_decode(batch["completion_ids"], skip_special_tokens=True)
-    log_pi = one._get_per_token_logps_and_entropies(one.model, words, seen, width)[0]
+    texts = trainer.processing_class.batch_decode(batch["completion_ids"], skip_special_tokens=True)
+    log_pi = trainer._get_per_token_logps_and_entropies(trainer.model, words, seen, width)[0]
     old = batch.get("old_per_token_logps", log_pi.detach())
-    one.model.zero_grad()
+    trainer.model.zero_grad()
     out = objective(
         log_pi=log_pi,
         log_old=old,
@@ -108,7 +108,7 @@ def directly(one: Any, objective: objdsl.Objective) -> Numbers:
         mask=batch["completion_mask"],
     )
     out.loss.backward()
-    gradients = {name: x.grad.clone() for name, x in one.model.named_parameters()}
+    gradients = {name: x.grad.clone() for name, x in trainer.model.named_parameters()}
     return float(out.loss.detach()), gradients
 
 
@@ -121,8 +121,8 @@ OBJECTIVES = ["grpo", "dapo", "gspo", "rloo", "reinforce_pp", "kl_cov", "decoupl
 
 def test_what_of_the_gallery_is_refused() -> None:
     policies = ("pi", "old", "mu", "ref")
-    found = [name for name in gallery.names() if [*refused(objdsl.load(name), policies)]]
-    assert sorted(found) == sorted(REFUSED)
+    names = [name for name in gallery.names() if [*refused(objdsl.load(name), policies)]]
+    assert sorted(names) == sorted(REFUSED)
 
 
 def slow_ones() -> list[Any]:
@@ -131,8 +131,8 @@ def slow_ones() -> list[Any]:
     able = [objdsl.load(name) for name in others]
     plain = [
         name
-        for name, one in zip(others, able, strict=True)
-        if not given(one) and "noise" not in one.columns
+        for name, objective in zip(others, able, strict=True)
+        if not given(objective) and "noise" not in objective.columns
     ]
     return [pytest.param(name, marks=pytest.mark.slow) for name in plain]
 
@@ -143,11 +143,11 @@ def test_the_micro_batches_of_a_step_add_up_to_the_objective(name: str, tmp_path
     options: dict[str, Any] = {"reward_funcs": tiny_model.score_for(objective)}
     if "log_ref" in objective.columns:
         options["model"] = saved_model(tmp_path)
-    whole = trainer(objective, tmp_path, num_iterations=2, **options)
+    whole = objective_trainer(objective, tmp_path, num_iterations=2, **options)
     wanted = first_step(whole)
     assert_close(directly(whole, objective), wanted)
     for window in (2, 4):
-        cut = trainer(
+        cut = objective_trainer(
             objective,
             tmp_path,
             num_iterations=2,
@@ -163,36 +163,36 @@ def test_the_same_policy_is_asked_once(tmp_path: Path) -> None:
     cases = [("frameworks/trl_grpo", 4), ("gspo", 4), ("decoupled_ppo", 8), ("kl_cov", 8)]
     for name, passes in cases:
         objective = objdsl.load(name)
-        one = trainer(
+        trainer = objective_trainer(
             objective, tmp_path, gradient_accumulation_steps=4, per_device_train_batch_size=2
         )
         asked: list[int] = []
-        answer = one._get_per_token_logps_and_entropies
+        answer = trainer._get_per_token_logps_and_entropies
 
         def counted(model: Any, words: Tensor, *args: Any, batch_size: int = 2, **kw: Any) -> Any:
             asked.append(len(words) // batch_size)  # noqa: B023
             return answer(model, words, *args, batch_size=batch_size, **kw)  # noqa: B023
 
-        one._get_per_token_logps_and_entropies = counted
-        found = first_step(one, moved=False)
+        trainer._get_per_token_logps_and_entropies = counted
+        actual = first_step(trainer, moved=False)
         assert sum(asked) == passes
-        assert_close(found, directly(one, objective))
+        assert_close(actual, directly(trainer, objective))
 
 
 def test_rows_in_any_order(tmp_path: Path) -> None:
-    one = trainer("grpo", tmp_path, num_iterations=2, model=saved_model(tmp_path))
-    wanted = first_step(one)
-    shuffled = shuffle_sequence_dict(one._buffered_inputs[0])
+    trainer = objective_trainer("grpo", tmp_path, num_iterations=2, model=saved_model(tmp_path))
+    wanted = first_step(trainer)
+    shuffled = shuffle_sequence_dict(trainer._buffered_inputs[0])
     parts = split_tensor_dict(shuffled, 4)
-    one.args.gradient_accumulation_steps = 4
-    one._begin(one._prepare_window(parts), fresh=False)
-    one.model.zero_grad()
+    trainer.args.gradient_accumulation_steps = 4
+    trainer._begin(trainer._prepare_window(parts), fresh=False)
+    trainer.model.zero_grad()
     loss = 0.0
-    for one._step, part in enumerate(parts):
-        value = one.compute_loss(one.model, part)
+    for trainer._step, part in enumerate(parts):
+        value = trainer.compute_loss(trainer.model, part)
         value.backward()
         loss += float(value.detach())
-    assert_close((loss, {n: x.grad for n, x in one.model.named_parameters()}), wanted)
+    assert_close((loss, {n: x.grad for n, x in trainer.model.named_parameters()}), wanted)
 
 
 @pytest.mark.parametrize("window", [1, 4])
@@ -209,12 +209,12 @@ def test_trl_grpo_is_what_trl_computes(window: int, tmp_path: Path) -> None:
         train_dataset=tiny_model.data(),
         processing_class=tiny_model.tokenizer(),
     )
-    ours = trainer("frameworks/trl_grpo", tmp_path, **options)
+    ours = objective_trainer("frameworks/trl_grpo", tmp_path, **options)
     assert_close(first_step(ours), first_step(theirs))
 
 
 def test_several_optimizer_steps_of_a_generation_have_whole_groups(tmp_path: Path) -> None:
-    one = trainer(
+    trainer = objective_trainer(
         "grpo",
         tmp_path,
         model=saved_model(tmp_path),
@@ -222,10 +222,10 @@ def test_several_optimizer_steps_of_a_generation_have_whole_groups(tmp_path: Pat
         gradient_accumulation_steps=2,
         per_device_train_batch_size=2,
     )
-    one.model.train()
-    one._prepare_inputs(tiny_model.rows())
-    assert [len(window.step) for window in one._windows] == [4, 4]
-    assert all(window.step.environment["n_prompts"] == 1 for window in one._windows)
+    trainer.model.train()
+    trainer._prepare_inputs(tiny_model.rows())
+    assert [len(window.step) for window in trainer._windows] == [4, 4]
+    assert all(window.step.environment["n_prompts"] == 1 for window in trainer._windows)
 
 
 def test_responses_without_a_score_are_left_out(tmp_path: Path) -> None:
@@ -236,18 +236,18 @@ def test_responses_without_a_score_are_left_out(tmp_path: Path) -> None:
         return [None if i in (1, 6, 7) else x for i, x in enumerate(scores)]
 
     options = {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2}
-    one = trainer("rloo", tmp_path, reward_funcs=some, num_iterations=2, **options)
-    found = first_step(one)
-    assert len(one._windows[0].step) == 5
+    trainer = objective_trainer("rloo", tmp_path, reward_funcs=some, num_iterations=2, **options)
+    actual = first_step(trainer)
+    assert len(trainer._windows[0].step) == 5
     kept = [0, 2, 3, 4, 5]
-    batches = one._buffered_inputs
+    batches = trainer._buffered_inputs
     whole = {
         name: torch.cat([batch[name] for batch in batches])[kept]
         for name, x in batches[0].items()
         if isinstance(x, Tensor) and x.dim()
     }
-    one._buffered_inputs = [whole]
-    assert_close(found, directly(one, one.objective))
+    trainer._buffered_inputs = [whole]
+    assert_close(actual, directly(trainer, trainer.objective))
 
 
 def test_given_columns_are_reward_functions_or_columns_of_the_dataset(tmp_path: Path) -> None:
@@ -265,28 +265,28 @@ maximize mean[p,i] (weight * sum[t] (A * log(pi)))
     objective = objdsl.loads(text)
     data = tiny_model.data(weight=[1.0, 2.0, 3.0, 4.0])
     options = {"train_dataset": data, "reward_funcs": [tiny_model.score, brevity], "max_steps": 1}
-    one = trainer(objective, tmp_path, reward_weights=[1.0, 0.0], **options)
-    one.train()
-    step = one._windows[0].step
-    responses = one._buffered_inputs[0]["completion_ids"]
-    texts = one.processing_class.batch_decode(responses, skip_special_tokens=True)
+    trainer = objective_trainer(objective, tmp_path, reward_weights=[1.0, 0.0], **options)
+    trainer.train()
+    step = trainer._windows[0].step
+    responses = trainer._buffered_inputs[0]["completion_ids"]
+    texts = trainer.processing_class.batch_decode(responses, skip_special_tokens=True)
     assert step.responses["prompt"].tolist() == [0] * 4 + [1] * 4
-    batch = one._buffered_inputs[0]
+    batch = trainer._buffered_inputs[0]
     assert batch["objective.reward"].tolist() == tiny_model.score(texts)
     assert batch["objective.brevity"].tolist() == brevity(texts)
     assert set(batch["objective.weight"].tolist()) <= {1.0, 2.0, 3.0, 4.0}
     with pytest.raises(UnsupportedError, match="`given brevity` is neither a reward function nor"):
-        trainer(objective, tmp_path, train_dataset=data)
+        objective_trainer(objective, tmp_path, train_dataset=data)
 
 
 def test_what_a_sampler_says_and_what_an_environment_writes(tmp_path: Path) -> None:
     """`mu` is what the sampler said, `old` where it said nothing; tokens that the policy did not
     write are no part of a response."""
 
-    def rollout(prompts: list[str], one: Any) -> dict[str, Any]:
+    def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
         words = [[3 + k % 10, 4, 13, 6, 1] for k, _ in enumerate(prompts)]
         return {
-            "prompt_ids": [one.processing_class(prompt)["input_ids"] for prompt in prompts],
+            "prompt_ids": [trainer.processing_class(prompt)["input_ids"] for prompt in prompts],
             "completion_ids": words,
             "logprobs": [[-2.5, -2.0, 0.0, None, -3.0] for _ in words],
             "env_mask": [[1, 1, 0, 1, 1] for _ in words],
@@ -294,25 +294,27 @@ def test_what_a_sampler_says_and_what_an_environment_writes(tmp_path: Path) -> N
 
     objective = objdsl.load("frameworks/trl_grpo_vllm", C=50)
     options = {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2}
-    one = trainer(objective, tmp_path, rollout_func=rollout, num_iterations=2, **options)
-    found = first_step(one)
-    batches = one._buffered_inputs
+    trainer = objective_trainer(
+        objective, tmp_path, rollout_func=rollout, num_iterations=2, **options
+    )
+    actual = first_step(trainer)
+    batches = trainer._buffered_inputs
     batch = {
         name: torch.cat([part[name] for part in batches])
         for name, x in batches[0].items()
         if isinstance(x, Tensor) and x.dim()
     }
     old = batch["old_per_token_logps"]
-    said = torch.tensor([-2.5, -2.0, 0.0, 0.0, -3.0]).expand(8, 5)
+    sampled = torch.tensor([-2.5, -2.0, 0.0, 0.0, -3.0]).expand(8, 5)
     mask = torch.tensor([1, 1, 0, 1, 1]).expand(8, 5).bool()
-    step = one._windows[0].step
+    step = trainer._windows[0].step
     assert (step.mask == mask).all() and not bool(batch["objective.truncated"].any())
-    wanted = torch.where(torch.arange(5) == 3, old, said)
+    wanted = torch.where(torch.arange(5) == 3, old, sampled)
     torch.testing.assert_close(step.tokens["log_mu"], wanted * mask)
-    one.model.zero_grad()
+    trainer.model.zero_grad()
     words = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-    log_pi = one._get_per_token_logps_and_entropies(one.model, words, seen, 5)[0]
+    log_pi = trainer._get_per_token_logps_and_entropies(trainer.model, words, seen, 5)[0]
     out = objective(
         log_pi=log_pi,
         log_old=old,
@@ -322,13 +324,13 @@ def test_what_a_sampler_says_and_what_an_environment_writes(tmp_path: Path) -> N
         mask=mask,
     )
     out.loss.backward()
-    gradients = {name: x.grad.clone() for name, x in one.model.named_parameters()}
-    assert_close(found, (float(out.loss.detach()), gradients))
+    gradients = {name: x.grad.clone() for name, x in trainer.model.named_parameters()}
+    assert_close(actual, (float(out.loss.detach()), gradients))
 
 
 def test_training(tmp_path: Path) -> None:
     """Two optimizer steps of TRL's own loop: a reference, evaluation and a checkpoint."""
-    one = trainer(
+    trainer = objective_trainer(
         "grpo",
         tmp_path,
         model=saved_model(tmp_path),
@@ -341,15 +343,15 @@ def test_training(tmp_path: Path) -> None:
         eval_steps=1,
         eval_dataset=tiny_model.data(),
     )
-    before = {name: x.detach().clone() for name, x in one.model.named_parameters()}
-    one.train()
-    assert any((x != before[name]).any() for name, x in one.model.named_parameters())
-    trained = [line for line in one.state.log_history if "clip_fraction" in line]
-    evaluated = [line for line in one.state.log_history if "eval_clip_fraction" in line]
+    before = {name: x.detach().clone() for name, x in trainer.model.named_parameters()}
+    trainer.train()
+    assert any((x != before[name]).any() for name, x in trainer.model.named_parameters())
+    trained = [line for line in trainer.state.log_history if "clip_fraction" in line]
+    evaluated = [line for line in trainer.state.log_history if "eval_clip_fraction" in line]
     assert len(trained) == len(evaluated) == 2
     assert all(0 <= line["clip_fraction"] <= 1 and line["entropy"] > 0 for line in trained)
     assert (tmp_path / "checkpoint-2" / "model.safetensors").exists()
-    assert one.ref_model is not None and one.args.beta == 0
+    assert trainer.ref_model is not None and trainer.args.beta == 0
 
 
 def test_the_loss_that_is_logged_is_that_of_the_step(tmp_path: Path) -> None:
@@ -360,15 +362,15 @@ report ten = 10 * mean[p,i,t] (pi / pi)
 report entropy = mean[p,i,t] (0 * log(pi) + 3)
 minimize mean[p,i,t] (sg(log(pi)) - log(pi) + 2)
 """
-    one = trainer(
+    trainer = objective_trainer(
         objdsl.loads(text),
         tmp_path,
         gradient_accumulation_steps=4,
         per_device_train_batch_size=2,
         max_steps=1,
     )
-    one.train()
-    line = one.state.log_history[0]
+    trainer.train()
+    line = trainer.state.log_history[0]
     assert line["loss"] == pytest.approx(2, rel=1e-4)
     assert line["ten"] == pytest.approx(10, rel=1e-4)
     assert line["objective/entropy"] == pytest.approx(3, rel=1e-4)
@@ -393,7 +395,7 @@ GOAL = "maximize mean[p,i,t] (reward * log(pi))"
 )
 def test_what_trl_cannot_feed(text: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=reason):
-        trainer(objdsl.loads(text + "\n"), tmp_path)
+        objective_trainer(objdsl.loads(text + "\n"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -418,13 +420,13 @@ def test_what_trl_cannot_feed(text: str, reason: str, tmp_path: Path) -> None:
 def test_settings_that_contradict(options: dict[str, Any], reason: str, tmp_path: Path) -> None:
     text = f"objective x\nsample from mu: keep_mask\n{GOAL}\n"
     with pytest.raises(UnsupportedError, match=reason):
-        trainer(objdsl.loads(text), tmp_path, **options)
+        objective_trainer(objdsl.loads(text), tmp_path, **options)
 
 
 def test_mu_of_a_distribution_that_transformers_does_not_tell(tmp_path: Path) -> None:
     text = "objective x\nmaximize mean[p,i,t] (pi / mu * reward)\n"
     with pytest.raises(UnsupportedError, match="it reads `mu`"):
-        trainer(objdsl.loads(text), tmp_path, repetition_penalty=1.2)
+        objective_trainer(objdsl.loads(text), tmp_path, repetition_penalty=1.2)
 
 
 def test_trl_still_has_what_the_objective_decides() -> None:

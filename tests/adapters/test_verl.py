@@ -42,14 +42,14 @@ def token_rewards(d: Data) -> Tensor:
 
 def advantages(d: Data, estimator: str, **more: Tensor) -> Tensor:
     """As verl's driver calls what is in the registry."""
-    found: Tensor = core.get_adv_estimator_fn(estimator)(
+    result: Tensor = core.get_adv_estimator_fn(estimator)(
         token_level_rewards=token_rewards(d),
         response_mask=d.mask.double(),
         config=algorithm.AlgoConfig(),
         index=np.array([f"uid {i}" for i in d.step.prompt], dtype=object),
         **more,
     )[0]
-    return found
+    return result
 
 
 def loss(d: Data, mode: str, A: Tensor, aggregation: str, rows: Any = slice(None)) -> Tensor:
@@ -79,12 +79,12 @@ def register(objective: objdsl.Objective) -> str:
 
 
 def assert_same(d: Data, ours: Tensor, theirs: Tensor, rel: float = 1e-7) -> None:
-    found, wanted = (
+    actual, wanted = (
         torch.autograd.grad(x, d["log_pi"], retain_graph=True)[0] for x in (ours, theirs)
     )
     torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=rel, atol=rel * 1e-2)
     assert bool((wanted != 0).any())
-    torch.testing.assert_close(found, wanted, rtol=rel, atol=rel * float(wanted.abs().max()))
+    torch.testing.assert_close(actual, wanted, rtol=rel, atol=rel * float(wanted.abs().max()))
 
 
 def test_verl_grpo_is_what_verl_computes() -> None:
@@ -110,7 +110,7 @@ maximize mean[p,i,t] (A * log(pi))
 """
     estimate = advantage_estimator(objdsl.loads(text))
     rewards = torch.randn(d.mask.shape, dtype=torch.float64) * d.mask
-    found, _ = estimate(
+    actual, _ = estimate(
         rewards, d.mask.double(), index=np.array([str(i) for i in d.step.prompt], dtype=object)
     )
     total = rewards.sum(1)
@@ -118,7 +118,7 @@ maximize mean[p,i,t] (A * log(pi))
     for i in range(len(prompt)):
         others = (prompt == prompt[i]) & (torch.arange(len(prompt)) != i)
         to_go = rewards[i].flip(0).cumsum(0).flip(0) - total[others].mean()
-        torch.testing.assert_close(found[i][d.mask[i]], to_go[d.mask[i]])
+        torch.testing.assert_close(actual[i][d.mask[i]], to_go[d.mask[i]])
 
 
 def test_several_rewards_are_refused_by_name() -> None:
@@ -173,10 +173,10 @@ def test_micro_batches_add_up_to_the_objective(entry: str) -> None:
 
 
 def nested(rows: Tensor, mask: Tensor) -> Tensor:
-    found: Tensor = torch.nested.as_nested_tensor(
+    tensor: Tensor = torch.nested.as_nested_tensor(
         [row[keep] for row, keep in zip(rows, mask, strict=True)], layout=torch.jagged
     )
-    return found
+    return tensor
 
 
 def test_ppo_loss() -> None:
@@ -210,9 +210,9 @@ def test_ppo_loss() -> None:
     )
     # What is said at a place is said of the next word.
     log_pi = torch.cat([d["log_pi"], torch.zeros(many, 1)], 1)
-    said = {"log_probs": nested(log_pi, seen), "entropy": nested(torch.ones_like(log_pi), seen)}
-    ours, metrics = losses.ppo_loss(actor(name, entropy_coeff=0.5), said, batch)
-    theirs, _ = losses.ppo_loss(actor("vanilla", entropy_coeff=0.5), said, batch)
+    output = {"log_probs": nested(log_pi, seen), "entropy": nested(torch.ones_like(log_pi), seen)}
+    ours, metrics = losses.ppo_loss(actor(name, entropy_coeff=0.5), output, batch)
+    theirs, _ = losses.ppo_loss(actor("vanilla", entropy_coeff=0.5), output, batch)
     assert_same(d, ours, theirs)
     assert 0 < metrics["clip_fraction"].aggregate() < 1
 

@@ -49,15 +49,15 @@ def test_what_a_live_advantage_adds_is_measured(advantage: str, term: str) -> No
     head = "objective live\nsample from mu: group 2\n"
     goal = f"maximize mean[p,i] sum[t] ({term})\n"
     live, stopped = (f"{head}A = {text}\n{goal}" for text in (advantage, f"sg({advantage})"))
-    found = [
-        one.adds
-        for one in Facts(objdsl.loads(live).formula).live_advantages
-        if isinstance(one.leaf, LogProb)
+    kinds = [
+        advantage.adds
+        for advantage in Facts(objdsl.loads(live).formula).live_advantages
+        if isinstance(advantage.leaf, LogProb)
     ]
     adds = ADVANTAGES[advantage][TERMS.index(term)]
-    assert found == ([] if adds is None else [adds])
+    assert kinds == ([] if adds is None else [adds])
     for seed in range(2):
         a, b = gradient(live, seed), gradient(stopped, seed)
         off = float((a - b).norm() / b.norm())
-        assert (off > 1e-3) == (Adds.BIAS in found)
+        assert (off > 1e-3) == (Adds.BIAS in kinds)
         assert off > 1e-3 or off < 1e-10

@@ -124,9 +124,9 @@ def known(text: str) -> tuple[Facts, list[Diagnostic]]:
     return facts, judged(facts)
 
 
-def called_exact(facts: Facts, found: list[Diagnostic]) -> set[str]:
+def called_exact(facts: Facts, findings: list[Diagnostic]) -> set[str]:
     """The claims that `explain` says hold exactly."""
-    lines = list(sections(facts, found))[-1].lines
+    lines = list(sections(facts, findings))[-1].lines
     return {title for title, text in lines if text.startswith("exact")}
 
 
@@ -136,13 +136,13 @@ def test_a_claim_departs_if_and_only_if_there_is_a_finding_of_it(part: int) -> N
     seen = set()
     for _ in range(100):
         text = objective(choose)
-        facts, found = known(text)
-        exact = called_exact(facts, found)
+        facts, findings = known(text)
+        exact = called_exact(facts, findings)
         for claim in JUDGED:
-            said = any(one.claim is claim for one in found)
-            assert facts.departs(claim) == said, (claim, text)
-            assert (claim.phrase in exact) != said, (claim, text)
-            seen.add((claim, said))
+            reported = any(finding.claim is claim for finding in findings)
+            assert facts.departs(claim) == reported, (claim, text)
+            assert (claim.phrase in exact) != reported, (claim, text)
+            seen.add((claim, reported))
     assert len(seen) == 2 * len(JUDGED)  # each claim holds somewhere, and somewhere does not
 
 
@@ -156,19 +156,23 @@ def test_the_direction_is_what_is_measured(part: int) -> None:
         goal = choose.choice(AGGREGATIONS).format(inner)
         text = f"objective random\n{head}A = {advantage}\n"
         text += f"sample from mu: group 2\nmaximize {goal}\n"
-        facts, found = known(text)
-        bent = any(one.claim is Claim.DIRECTION for one in found)
-        weighs = any(one.claim is Claim.PROMPT_WEIGHTS for one in found)
+        facts, findings = known(text)
+        bent = any(finding.claim is Claim.DIRECTION for finding in findings)
+        weighs = any(finding.claim is Claim.PROMPT_WEIGHTS for finding in findings)
         if facts.departing(Reason.BOOTSTRAP):
             continue  # as right as the critic, which the audit makes exact
         formula = objdsl.loads(text)
-        one = audit(formula, vocabulary=2, horizon=3, group=2, prompts=1, policies=2, drifts=())
-        two = audit(formula, vocabulary=2, horizon=2, group=2, prompts=2, policies=2, drifts=())
+        with_one = audit(
+            formula, vocabulary=2, horizon=3, group=2, prompts=1, policies=2, drifts=()
+        )
+        with_two = audit(
+            formula, vocabulary=2, horizon=2, group=2, prompts=2, policies=2, drifts=()
+        )
         if bent:
-            assert max(one.residual, two.residual) > BIASED, text
+            assert max(with_one.residual, with_two.residual) > BIASED, text
         else:
-            assert one.residual < EXACT, text
-            assert weighs or two.residual < EXACT, text
+            assert with_one.residual < EXACT, text
+            assert weighs or with_two.residual < EXACT, text
 
 
 def test_what_speaks_for_the_rest_is_one_rule_for_each_claim() -> None:
@@ -176,11 +180,11 @@ def test_what_speaks_for_the_rest_is_one_rule_for_each_claim() -> None:
     claims = [rule.claim for rule in rest]
     assert sorted(claims) == sorted({Claim.DIRECTION, Claim.OFF_POLICY, Claim.PENALTY})
     for text in (f"A = clip({Z}, -1, 1)", "A = reward - mean[i] reward"):
-        facts, found = known(f"{text}\nmaximize mean[p,i] (A * sum[t] log(pi))\n")
+        facts, findings = known(f"{text}\nmaximize mean[p,i] (A * sum[t] log(pi))\n")
         for rule in rest:
             assert bool(list(rule(facts))) == facts.departs(rule.claim)
-            others = any(one.claim is rule.claim and one.name != rule.name for one in found)
-            assert not (others and any(one.name == rule.name for one in found))
+            others = any(x.claim is rule.claim and x.name != rule.name for x in findings)
+            assert not (others and any(x.name == rule.name for x in findings))
 
 
 @pytest.mark.parametrize(
@@ -265,8 +269,8 @@ def test_what_speaks_for_the_rest_is_one_rule_for_each_claim() -> None:
     ],
 )
 def test_a_claim_has_these_findings(text: str, claim: Claim, names: set[str]) -> None:
-    _, found = known(f"objective claimed\n{text}\n")
-    assert {one.name for one in found if one.claim is claim} == names
+    _, findings = known(f"objective claimed\n{text}\n")
+    assert {finding.name for finding in findings if finding.claim is claim} == names
 
 
 def test_equal_clips_have_equal_findings() -> None:
@@ -277,17 +281,17 @@ def test_equal_clips_have_equal_findings() -> None:
         "A * exp(min(log(pi / old), log(1.28)))",
     ]
     head = "objective clipped\nA = reward - mean[j != i] reward\nsample from old: group 4\n"
-    found = [known(f"{head}maximize mean[p,i] sum[t] ({text})\n")[1] for text in texts]
-    said = [sorted((one.name, one.message) for one in each) for each in found]
-    assert said[0] == said[1] == said[2]
-    assert {name for name, _ in said[3]} == {name for name, _ in said[0]}
+    by_text = [known(f"{head}maximize mean[p,i] sum[t] ({text})\n")[1] for text in texts]
+    messages = [sorted((x.name, x.message) for x in findings) for findings in by_text]
+    assert messages[0] == messages[1] == messages[2]
+    assert {name for name, _ in messages[3]} == {name for name, _ in messages[0]}
 
 
 def test_factors_that_are_told_apart_are_explained_once() -> None:
     text = "A = reward - mean[j != i] reward\nc = mean[p,i] |y|\n"
     text += "maximize mean[p,i] ((sum[t] (A * log(pi))) * c / |y|)\n"
-    facts, found = known(text)
-    shown = {section.title: section.lines for section in sections(facts, found)}
+    facts, findings = known(text)
+    shown = {section.title: section.lines for section in sections(facts, findings)}
     assert ("1 / |y|", "tokens of the response, changes with the response") in shown[
         "The reward is multiplied by"
     ]
@@ -299,5 +303,5 @@ def test_rewards_without_a_common_factor_are_explained() -> None:
     text = "given reward in {0, 1}\nA = reward - mean[i] reward\n"
     text += "maximize mean[p,i] sum[t] surrogate(pi / mu, A, 0.8, 1.28) "
     text += "+ 0.1 * mean[p,i | reward > 0] (mean[t] log(pi))\n"
-    facts, found = known(text)
-    assert all(section.lines for section in sections(facts, found))
+    facts, findings = known(text)
+    assert all(section.lines for section in sections(facts, findings))

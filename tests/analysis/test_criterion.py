@@ -100,9 +100,9 @@ def objectives() -> list[str]:
 def residuals(text: str) -> tuple[float, float]:
     """With one prompt, and with two of which one may weigh more than the other."""
     objective = objdsl.loads(text)
-    one = audit(objective, vocabulary=2, horizon=3, group=2, prompts=1, policies=2, drifts=())
-    two = audit(objective, vocabulary=2, horizon=2, group=2, prompts=2, policies=2, drifts=())
-    return one.residual, two.residual
+    with_one = audit(objective, vocabulary=2, horizon=3, group=2, prompts=1, policies=2, drifts=())
+    with_two = audit(objective, vocabulary=2, horizon=2, group=2, prompts=2, policies=2, drifts=())
+    return with_one.residual, with_two.residual
 
 
 def test_a_sign_that_is_turned_is_seen() -> None:
@@ -121,14 +121,14 @@ def test_what_is_proven_is_measured(part: int) -> None:
     seen = set()
     for text in sample:
         (estimator,) = Facts(objdsl.loads(text).formula).estimators
-        one, two = residuals(text)
+        with_one, with_two = residuals(text)
         match estimator.direction:
             case Direction.EXACT:
-                assert max(one, two) < EXACT, text
+                assert max(with_one, with_two) < EXACT, text
             case Direction.REWEIGHTED:
-                assert one < EXACT < two, text
+                assert with_one < EXACT < with_two, text
             case Direction.BIASED:
-                assert max(one, two) > BIASED, text
+                assert max(with_one, with_two) > BIASED, text
             case other:
                 pytest.fail(f"{other} of\n{text}")
         seen.add(estimator.direction)
@@ -146,15 +146,15 @@ def test_the_gallery_is_measured(name: str) -> None:
     given = {column: "random" for column in ("greedy",) if column in objective.columns}
     for estimator in Facts(objective.formula).estimators:
         try:
-            found = audit(
+            result = audit(
                 objective, vocabulary=2, horizon=2, prompts=2, policies=2, drifts=(), given=given
             )
         except UnauditableError:
             return
         if estimator.direction is Direction.EXACT:
-            assert found.residual < EXACT
+            assert result.residual < EXACT
         elif estimator.direction is Direction.BIASED:
-            assert found.residual > BIASED
+            assert result.residual > BIASED
 
 
 PENALTIES = {
@@ -206,9 +206,9 @@ sample from mu: group 2
 maximize mean[p,i] sum[t] (A * log(pi) - beta * {penalty})
 """
     objective = objdsl.loads(text)
-    (found,) = Facts(objective.formula).penalties
-    assert (found.descends, found.credit) == PENALTIES[penalty]
-    assert not found.away
+    (term,) = Facts(objective.formula).penalties
+    assert (term.descends, term.credit) == PENALTIES[penalty]
+    assert not term.away
     (measured,) = audit(objective, vocabulary=3, horizon=3, policies=2, drifts=()).penalties
     assert measured.descends == MEASURED.get(PENALTIES[penalty])
 
@@ -218,9 +218,9 @@ maximize mean[p,i] sum[t] (A * log(pi) - beta * {penalty})
 def test_a_penalty_has_the_same_name_under_any_divisor(penalty: str, mean: str) -> None:
     """Divided by the tokens of the step or of the group, as frameworks do it."""
     goal = mean.format(f"reward * log(pi) - {penalty}")
-    (found,) = Facts(objdsl.loads(f"objective penalised\nmaximize {goal}\n").formula).penalties
-    assert (found.descends, found.credit) == PENALTIES[penalty]
-    assert not found.away
+    (term,) = Facts(objdsl.loads(f"objective penalised\nmaximize {goal}\n").formula).penalties
+    assert (term.descends, term.credit) == PENALTIES[penalty]
+    assert not term.away
 
 
 @pytest.mark.parametrize(
@@ -236,8 +236,8 @@ def test_a_penalty_has_the_same_name_under_any_divisor(penalty: str, mean: str) 
 def test_a_divergence_of_all_words_is_named(penalty: str, descends: Descends | None) -> None:
     text = f"objective penalised\nmaximize mean[p,i] sum[t] (reward * log(pi) - ({penalty}))\n"
     objective = objdsl.loads(text)
-    found = [one.descends for one in Facts(objective.formula).distribution_penalties]
-    assert found == ([descends] if descends else [])
+    divergences = [term.descends for term in Facts(objective.formula).distribution_penalties]
+    assert divergences == ([descends] if descends else [])
     (measured,) = audit(objective, vocabulary=3, horizon=3, policies=2, drifts=()).penalties
     assert measured.descends == (MEASURED[descends, Credit.TOKEN] if descends else None)
 
@@ -258,39 +258,39 @@ def test_a_penalty_in_the_reward_is_read_with_any_baseline(penalty: str, baselin
     goal = "maximize mean[p,i] (A * sum[t] log(pi))"
     text = f"objective penalised\nR = reward - {penalty}\nA = R - {baseline}\n{goal}\n"
     objective = objdsl.loads(text)
-    (found,) = Facts(objective.formula).penalties
+    (term,) = Facts(objective.formula).penalties
     (measured,) = audit(objective, vocabulary=2, horizon=3, policies=1, drifts=()).penalties
-    assert not found.away
-    assert measured.descends == MEASURED.get((found.descends, found.credit))
-    assert (found.descends is Descends.NO_DIVERGENCE) == ("k3" in penalty)
+    assert not term.away
+    assert measured.descends == MEASURED.get((term.descends, term.credit))
+    assert (term.descends is Descends.NO_DIVERGENCE) == ("k3" in penalty)
 
 
 def test_grpo_without_its_suppressions() -> None:
     """The four biases of GRPO, each proven; all else is a note."""
-    found = findings(objdsl.load("grpo").formula)
-    warnings = [one for one in found if one.severity is not Severity.NOTE]
-    assert {one.name for one in warnings} == {
+    reported = findings(objdsl.load("grpo").formula)
+    warnings = [finding for finding in reported if finding.severity is not Severity.NOTE]
+    assert {finding.name for finding in warnings} == {
         "length-normalisation",
         "std-normalisation",
         "forward-kl-gradient",
         "uncorrected-sampler",
     }
-    assert all(one.certainty is Certainty.PROVEN for one in warnings)
+    assert all(finding.certainty is Certainty.PROVEN for finding in warnings)
 
 
 def test_dr_grpo_accepts_the_sampler_and_nothing_else() -> None:
     """Its formula has the ratio to `old`, as printed, and says that `mu` samples; on policy its
     gradient is exact."""
     checked = driver.check(gallery.find("dr_grpo"))
-    assert all(one.severity is Severity.NOTE for one in checked.findings)
-    assert [one.name for one in checked.suppressed] == ["uncorrected-sampler"]
+    assert all(finding.severity is Severity.NOTE for finding in checked.findings)
+    assert [finding.name for finding in checked.suppressed] == ["uncorrected-sampler"]
     (estimator,) = Facts(objdsl.load("dr_grpo").formula).estimators
     assert estimator.direction is Direction.EXACT
 
 
 @pytest.mark.parametrize("name", ["rloo", "mini_rl", "reinforce", "remax", "kl_k1_reward"])
 def test_the_unbiased_ones_have_notes_alone(name: str) -> None:
-    assert all(one.severity is Severity.NOTE for one in findings(objdsl.load(name).formula))
+    assert all(finding.severity is Severity.NOTE for finding in findings(objdsl.load(name).formula))
 
 
 @pytest.mark.parametrize("values", ["-1, 1", "0, 1", "0, 3"])
@@ -311,9 +311,9 @@ def test_of_two_rewards_every_function_is_affine(
     text += f"sample from mu: group 2\nmaximize mean[p,i] sum[t] ({token} * log(pi))\n"
     (estimator,) = Facts(objdsl.loads(text).formula).estimators
     assert estimator.direction is direction
-    one, two = residuals(text)
-    assert one < EXACT
-    assert direction is not Direction.EXACT or two < EXACT
+    with_one, with_two = residuals(text)
+    assert with_one < EXACT
+    assert direction is not Direction.EXACT or with_two < EXACT
 
 
 def test_a_square_of_the_reward_may_rise_where_the_rest_falls() -> None:
@@ -340,9 +340,9 @@ def test_the_own_response_is_one_of_the_others_of_others(
     objective = objdsl.loads(text)
     (estimator,) = Facts(objective.formula).estimators
     assert estimator.direction is direction
-    found = audit(objective, vocabulary=2, horizon=3, group=3, policies=1, drifts=())
+    result = audit(objective, vocabulary=2, horizon=3, group=3, policies=1, drifts=())
     turned = -1 if direction is Direction.REVERSED else 1
-    assert found.row(reward="real").cosine.mean == pytest.approx(turned)
+    assert result.row(reward="real").cosine.mean == pytest.approx(turned)
 
 
 @pytest.mark.parametrize(
@@ -366,8 +366,8 @@ def test_masks_that_leave_nothing_out(token: str, direction: Direction) -> None:
     text += f"sample from old: group 2\nmaximize mean[p,i] sum[t] ({token})\n"
     (estimator,) = Facts(objdsl.loads(text).formula).estimators
     assert estimator.direction is direction
-    found = max(residuals(text))
-    assert found < EXACT if direction is Direction.EXACT else found > BIASED
+    residual = max(residuals(text))
+    assert residual < EXACT if direction is Direction.EXACT else residual > BIASED
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_a_scale_that_changes_with_the_response_is_said(goal: str, plain: bool) 
     text = "objective scaled\nA = reward - mean[j != i] reward\nsample from old: group 2\n"
     objective = objdsl.loads(f"{text}maximize mean[p,i] {goal}\n")
     facts = Facts(objective.formula)
-    (found,) = facts.penalties
-    assert bool(facts.weighted(found)) != plain
+    (term,) = facts.penalties
+    assert bool(facts.weighted(term)) != plain
     (measured,) = audit(objective, vocabulary=3, horizon=3, policies=2, drifts=()).penalties
-    assert (measured.descends == MEASURED.get((found.descends, found.credit))) == plain
+    assert (measured.descends == MEASURED.get((term.descends, term.credit))) == plain

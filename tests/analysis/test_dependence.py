@@ -25,21 +25,21 @@ def measured(objective: str) -> tuple[Direction, float, float]:
     """The verdict, and the residual with one prompt, and with two."""
     loaded = objdsl.loads(objective)
     (estimator,) = Facts(loaded.formula).estimators
-    one = audit(loaded, vocabulary=2, horizon=3, group=2, prompts=1, policies=2, drifts=())
-    two = audit(loaded, vocabulary=2, horizon=2, group=2, prompts=2, policies=2, drifts=())
-    return estimator.direction, one.residual, two.residual
+    with_one = audit(loaded, vocabulary=2, horizon=3, group=2, prompts=1, policies=2, drifts=())
+    with_two = audit(loaded, vocabulary=2, horizon=2, group=2, prompts=2, policies=2, drifts=())
+    return estimator.direction, with_one.residual, with_two.residual
 
 
 def agree(objective: str) -> Direction:
     """The verdict, once it is seen to be right."""
-    direction, one, two = measured(objective)
+    direction, with_one, with_two = measured(objective)
     match direction:
         case Direction.EXACT:
-            assert max(one, two) < EXACT
+            assert max(with_one, with_two) < EXACT
         case Direction.REWEIGHTED:
-            assert one < EXACT < two
+            assert with_one < EXACT < with_two
         case Direction.BIASED:
-            assert max(one, two) > BIASED
+            assert max(with_one, with_two) > BIASED
         case other:
             pytest.fail(str(other))
     return direction
@@ -100,8 +100,8 @@ def test_groups_without_an_advantage_may_be_left_out(keep: str) -> None:
 def test_other_conditions_bend(keep: str, severity: Severity) -> None:
     """By rewards it may be right, if they have two values; by lengths it is not."""
     kept = text("reward - mean[i] reward", f"keep p where {keep}")
-    found = [one for one in findings(objdsl.loads(kept).formula) if one.code == "OBJ603"]
-    assert [one.severity for one in found] == [severity]
+    reported = [x for x in findings(objdsl.loads(kept).formula) if x.code == "OBJ603"]
+    assert [x.severity for x in reported] == [severity]
     (estimator,) = Facts(objdsl.loads(kept).formula).estimators
     assert estimator.direction is Direction.BIASED
 
@@ -127,9 +127,9 @@ def test_of_two_rewards_a_statistic_bends_what_knows_the_state(
     if direction is Direction.BIASED:
         assert agree(objective) is direction
     else:
-        found, one, _ = measured(objective)
-        assert found is direction
-        assert one < EXACT
+        verdict, residual, _ = measured(objective)
+        assert verdict is direction
+        assert residual < EXACT
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,6 @@ def test_of_two_rewards_a_statistic_is_as_good_as_the_own(
 @pytest.mark.parametrize("factor", ["mean[j != i] sum[t] log(old)", "sum[j != i] min[t] log(old)"])
 def test_a_logarithm_of_a_probability_turns_the_sign(factor: str) -> None:
     objective = text(f"reward * {factor}")
-    direction, one, _ = measured(objective)
+    direction, residual, _ = measured(objective)
     assert direction is Direction.REVERSED
-    assert one == 1
+    assert residual == 1

@@ -116,9 +116,9 @@ def objectives() -> dict[str, list[str]]:
 @pytest.mark.parametrize(("name", "texts"), objectives().items())
 def test_equal_forms_have_equal_findings(name: str, texts: list[str]) -> None:
     for text in texts:
-        found = findings(objdsl.loads(text).formula)
+        named = findings(objdsl.loads(text).formula)
         proven = {
-            x.name for x in found if x.severity is not Severity.NOTE and x.claim is not Claim.STYLE
+            x.name for x in named if x.severity is not Severity.NOTE and x.claim is not Claim.STYLE
         }
-        assert name in {one.name for one in found}, text
+        assert name in {x.name for x in named}, text
         assert proven <= {name}, text

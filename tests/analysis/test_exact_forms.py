@@ -61,11 +61,11 @@ def test_nothing_is_found_in_exact_forms(part: int) -> None:
         objective = objdsl.loads(text)
         assert residual(objective, seed) < 1e-12, text
         # The variance of a product of ratios is not bounded, whatever its expectation is.
-        found = [
-            f"{one.code} {one.message}"
-            for one in findings(objective.formula)
-            if one.claim in CLAIMS and one.name != "unbounded-product"
+        reported = [
+            f"{finding.code} {finding.message}"
+            for finding in findings(objective.formula)
+            if finding.claim in CLAIMS and finding.name != "unbounded-product"
         ]
-        assert not found, text
-        directions = {one.direction for one in Facts(objective.formula).estimators}
+        assert not reported, text
+        directions = {estimator.direction for estimator in Facts(objective.formula).estimators}
         assert directions == {Direction.EXACT}, text

@@ -40,9 +40,9 @@ def test_what_grows_without_bound_is_left_unread() -> None:
 
 def test_numbers_beyond_all_bounds_are_infinite() -> None:
     (finding,) = (
-        one
-        for one in findings(objective("maximize mean[p,i,t] (reward * exp(800 * exp(pi / old)))"))
-        if one.name == "beyond-float32"
+        x
+        for x in findings(objective("maximize mean[p,i,t] (reward * exp(800 * exp(pi / old)))"))
+        if x.name == "beyond-float32"
     )
     assert finding.message == "this overflows float32 on realistic data"
 
@@ -62,4 +62,4 @@ def test_a_mask_that_holds_on_policy_holds_around_it(mask: str) -> None:
 
 def test_a_tie_on_policy_is_none_around_it() -> None:
     facts = Facts(objective("r = pi / old\nmaximize mean[p,i] sum[t] ((r != 1) * r * reward)"))
-    assert [one.direction for one in facts.estimators] == [Direction.NONE]
+    assert [estimator.direction for estimator in facts.estimators] == [Direction.NONE]

@@ -121,12 +121,12 @@ def test_each_branch_is_read_by_itself(seed: int) -> None:
     for side in texts:
         order = Facts(objdsl.loads(text(GOALS[0].format(side), advantage)).formula).first_order
         assert order is not None
-        readings.append([(one.drift, one.engine) for one in order.branches])
-    (one,), (other,), *both = readings
+        readings.append([(branch.drift, branch.engine) for branch in order.branches])
+    (first,), (second,), *both = readings
     for branches in both:
-        assert one in branches
-        assert other in branches
-        assert len(branches) == (1 if one == other else 2)
+        assert first in branches
+        assert second in branches
+        assert len(branches) == (1 if first == second else 2)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_each_branch_is_read_by_itself(seed: int) -> None:
 def test_weights_of_papers_are_read(value: str, drift: Powers) -> None:
     order = Facts(objdsl.loads(text(f"mean[p,i] sum[t] ({value})")).formula).first_order
     assert order is not None
-    assert [one.drift for one in order.branches] == [drift]
+    assert [branch.drift for branch in order.branches] == [drift]
 
 
 @pytest.mark.parametrize(
@@ -168,13 +168,13 @@ def test_a_kink_on_policy_is_no_derivative(value: str) -> None:
     order = Facts(objdsl.loads(text(f"mean[p,i] sum[t] ({value})")).formula).first_order
     assert order is not None
     assert order.kinks
-    assert any(Reach.KINK in one.drift for one in order.branches)
+    assert any(Reach.KINK in branch.drift for branch in order.branches)
     assert not order.exact
 
 
 @pytest.mark.parametrize("name", ["sapo", "clip_cov", "differential_smoothing"])
 def test_the_gallery_is_read_off_policy(name: str) -> None:
-    codes = {one.code for one in findings(objdsl.load(name).formula)}
+    codes = {finding.code for finding in findings(objdsl.load(name).formula)}
     assert {"OBJ401", "OBJ403"} <= codes
 
 
@@ -191,7 +191,7 @@ def test_the_gallery_is_read_off_policy(name: str) -> None:
     ],
 )
 def test_no_form_hides_an_uncorrected_sampler(goal: str) -> None:
-    codes = {one.code for one in findings(objdsl.loads(text(goal)).formula)}
+    codes = {finding.code for finding in findings(objdsl.loads(text(goal)).formula)}
     assert {"OBJ401", "OBJ403"} <= codes
 
 

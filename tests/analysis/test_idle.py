@@ -62,18 +62,18 @@ def gradient(goal: str) -> Tensor:
 
 @pytest.mark.parametrize("goal", IDLE)
 def test_a_term_without_an_expectation_is_found(goal: str) -> None:
-    found = {one.code for one in findings(loaded(goal).formula)}
-    assert IDLE[goal] in found
+    codes = {finding.code for finding in findings(loaded(goal).formula)}
+    assert IDLE[goal] in codes
     rest = goal.replace("- k2(pi, ref) - ", "- 0 * ") if "k2" in goal else goal
     assert torch.allclose(gradient(rest), gradient(PLAIN), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("goal", NOT_IDLE)
 def test_what_has_an_expectation_or_is_a_baseline_of_rewards_is_not(goal: str) -> None:
-    assert {one.code for one in findings(loaded(goal).formula)}.isdisjoint({"OBJ301", "OBJ315"})
+    assert {x.code for x in findings(loaded(goal).formula)}.isdisjoint({"OBJ301", "OBJ315"})
 
 
 def test_lengths_leave_something_of_it() -> None:
     goal = "mean[p,i] mean[t] surrogate(pi / old, A + 0.01 * sg(entropy), 0.8, 1.2)"
-    (one,) = (x for x in findings(loaded(goal).formula) if x.code == "OBJ315")
-    assert "lengths" in one.gradient
+    (finding,) = (x for x in findings(loaded(goal).formula) if x.code == "OBJ315")
+    assert "lengths" in finding.gradient

@@ -33,10 +33,10 @@ def fires(rule: str, goal: str) -> bool:
 
 def off_policy(goal: str, kind: str = "mismatch 0.3") -> tuple[float, float]:
     """The residual on policy and off it, in groups of 2."""
-    found = audit(
+    result = audit(
         objdsl.loads(text(goal)), group=2, vocabulary=2, horizon=3, policies=2, drifts=(0.3,)
     )
-    return found.row(reward="real").residual.mean, found.row(kind, reward="real").residual.mean
+    return result.row(reward="real").residual.mean, result.row(kind, reward="real").residual.mean
 
 
 def residual(g: Tensor, d: Tensor) -> float:
@@ -44,7 +44,7 @@ def residual(g: Tensor, d: Tensor) -> float:
 
 
 def scenes(*, mismatch: float = 0.0, reward: float = 0.0) -> list[Instance]:
-    found = []
+    instances = []
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         pi, ref, noise = (
@@ -53,8 +53,8 @@ def scenes(*, mismatch: float = 0.0, reward: float = 0.0) -> list[Instance]:
         )
         policies = {"pi": pi, "old": pi, "mu": pi + mismatch * noise, "ref": ref}
         rewards = torch.full((1, LANGUAGE.responses), reward, dtype=torch.float64)
-        found.append(Instance(LANGUAGE, policies, {"reward": rewards}))
-    return found
+        instances.append(Instance(LANGUAGE, policies, {"reward": rewards}))
+    return instances
 
 
 def gradient(goal: str, scene: Instance) -> Tensor:
@@ -138,8 +138,8 @@ def test_a_dual_clip_on_the_wrong_side_has_no_gradient(goal: str, dead: float) -
     for reward in (1.0, -1.0):
         for scene in scenes(reward=reward):
             weights = objdsl.loads(f"objective measured\nmaximize mean[p,i] sum[t] {goal}\n")
-            found = expected(weights, scene, all_draws(LANGUAGE.responses, 1, 1)).weights
-            assert bool(found.any()) == (reward != dead)
+            gradient = expected(weights, scene, all_draws(LANGUAGE.responses, 1, 1)).weights
+            assert bool(gradient.any()) == (reward != dead)
 
 
 @pytest.mark.parametrize(
@@ -222,8 +222,8 @@ def test_the_sign_of_a_preference(goal: str, turned: bool) -> None:
 )
 def test_a_reward_without_a_gradient_on_policy(term: str, dead: bool) -> None:
     goal = f"mean[p,i] sum[t] ({term})"
-    found = audit(objdsl.loads(text(goal)), group=2, vocabulary=2, horizon=3, policies=1, drifts=())
-    assert (max(row.norm.mean for row in found.rows) < EXACT) == dead
+    run = audit(objdsl.loads(text(goal)), group=2, vocabulary=2, horizon=3, policies=1, drifts=())
+    assert (max(row.norm.mean for row in run.rows) < EXACT) == dead
     assert fires("reward-without-effect", goal) == dead
 
 
@@ -243,6 +243,6 @@ def test_a_reward_without_a_gradient_on_policy(term: str, dead: bool) -> None:
 def test_a_weight_that_is_said_to_bend_does(weight: str, proven: bool) -> None:
     goal = f"mean[p,i] sum[t] (A * {weight} * pi / old)"
     on, _ = off_policy(goal)
-    said = list(RULES["response-weight"](Facts(objdsl.loads(text(goal)).formula)))
-    assert {one.severity for one in said} == {Severity.WARNING if proven else Severity.NOTE}
+    reported = list(RULES["response-weight"](Facts(objdsl.loads(text(goal)).formula)))
+    assert {x.severity for x in reported} == {Severity.WARNING if proven else Severity.NOTE}
     assert on > BIASED if proven else on < EXACT

@@ -111,12 +111,12 @@ def test_what_is_proven_is_measured(part: int) -> None:
     for form in sample:
         facts = facts_of(objdsl.loads(form).formula)
         (estimator,) = facts.estimators
-        found = measured(form)
+        residual = measured(form)
         match estimator.direction:
             case Direction.EXACT:
-                assert found < EXACT, form
+                assert residual < EXACT, form
             case Direction.BIASED | Direction.REWEIGHTED:
-                assert found > BIASED, form
+                assert residual > BIASED, form
             case other:
                 pytest.fail(f"{other} of\n{form}")
         assert findings(facts.objective) or estimator.direction is Direction.EXACT, form
@@ -144,10 +144,10 @@ def test_each_advantage_by_itself(advantage: str) -> None:
 def test_the_constants_are_those_that_are_written(advantage: str, raised: dict[str, float]) -> None:
     (estimator,) = facts_of(objdsl.loads(text(advantage, GOALS["sum"])).formula).estimators
     assert estimator.raised is not None
-    found = {column.name: c for column, c in estimator.raised.items()}
+    by_name = {column.name: c for column, c in estimator.raised.items()}
     first = next(iter(raised))
     for name, c in raised.items():
-        assert found[name] / found[first] == pytest.approx(c / raised[first])
+        assert by_name[name] / by_name[first] == pytest.approx(c / raised[first])
     if min(raised.values()) > 0:
         objective = objdsl.loads(text(advantage, GOALS["sum"]))
         fitted = audit(objective, vocabulary=3, horizon=2, group=2, policies=3, drifts=())
@@ -191,7 +191,7 @@ def test_explain_says_what_is_raised(advantage: str, goal: str, raised: str) -> 
     facts = facts_of(objdsl.loads(text(advantage, goal)).formula)
     assert facts.raises(*facts.estimators) == raised
     lines = [line for x in sections(facts, findings(facts.objective)) for line in x.lines]
-    assert [said for title, said in lines if title == "  raises"] == ([raised] if raised else [])
+    assert [value for title, value in lines if title == "  raises"] == ([raised] if raised else [])
 
 
 UNDECLARED = """objective undeclared
@@ -214,10 +214,10 @@ maximize mean[p,i] mean[t] (pi / old * A)
 def test_rewards_that_nobody_declared_are_asked_for(advantage: str) -> None:
     """Never "nothing to report" of what is not judged; and once declared, it is."""
     undeclared = UNDECLARED.format(advantage)
-    (told,) = (x for x in findings(objdsl.loads(undeclared).formula) if x.code == "OBJ214")
-    assert told.severity is Severity.WARNING
-    assert "`given correct[p,i] as reward`" in told.help
-    assert "`given format[p,i] as reward`" in told.help
+    (finding,) = (x for x in findings(objdsl.loads(undeclared).formula) if x.code == "OBJ214")
+    assert finding.severity is Severity.WARNING
+    assert "`given correct[p,i] as reward`" in finding.help
+    assert "`given format[p,i] as reward`" in finding.help
     declared = undeclared.replace("[p,i]\n", "[p,i] as reward\n", 2)
     names = {x.name for x in findings(objdsl.loads(declared).formula)}
     assert "undeclared-reward" not in names
@@ -226,5 +226,5 @@ def test_rewards_that_nobody_declared_are_asked_for(advantage: str) -> None:
 
 def test_a_reward_that_nothing_raises_is_named() -> None:
     form = text("correct / (1 + mean[j != i] format)", GOALS["sum"])
-    told = [x for x in findings(objdsl.loads(form).formula) if x.name == "reward-without-effect"]
-    assert [x.message for x in told] == ["nothing raises `format`"]
+    notes = [x for x in findings(objdsl.loads(form).formula) if x.name == "reward-without-effect"]
+    assert [x.message for x in notes] == ["nothing raises `format`"]

@@ -19,16 +19,16 @@ OBJECTIVES = [
 ]
 
 
-def said(text: str) -> list[tuple[str, str, str]]:
-    found = findings(objdsl.loads(f"objective signal\n{text}").formula)
-    return [(one.name, str(one.severity), one.span.text if one.span else "") for one in found]
+def findings_of(text: str) -> list[tuple[str, str, str]]:
+    reported = findings(objdsl.loads(f"objective signal\n{text}").formula)
+    return [(x.name, str(x.severity), x.span.text if x.span else "") for x in reported]
 
 
 @pytest.mark.parametrize("text", OBJECTIVES)
 @pytest.mark.parametrize("domain", ["", " in {0, 1}"])
 def test_a_reward_by_another_name_has_the_same_findings(text: str, domain: str) -> None:
-    reward, other = said(f"given reward{domain}\n{text}"), text.replace("reward", "points")
-    renamed = said(f"given points[p,i]{domain}\n{other}")
+    reward, other = findings_of(f"given reward{domain}\n{text}"), text.replace("reward", "points")
+    renamed = findings_of(f"given points[p,i]{domain}\n{other}")
     assert reward
     assert renamed == [(rule, level, at.replace("reward", "points")) for rule, level, at in reward]
 

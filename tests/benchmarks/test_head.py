@@ -126,12 +126,12 @@ def test_in_bfloat16(who: str) -> None:
     problem = Problem.random(TASKS["dapo"], "dense", Model.random(SHAPE, torch.bfloat16, "cpu"))
     try:
         with torch.compiler.set_stance("force_eager"):
-            found = head.checked(CONTESTANTS[who], problem, problem.exact(), head.Clock("cpu"))
+            result = head.checked(CONTESTANTS[who], problem, problem.exact(), head.Clock("cpu"))
     except (Unable, ImportError) as reason:
         assert REASONS.search(str(reason)), reason
         pytest.skip(f"{who}: {str(reason).strip().splitlines()[0]}")
     if who == "objdsl":
-        wrong = found["errors"]
+        wrong = result["errors"]
         assert wrong["log_pi"] < 1e-5 and wrong["flips"] == 0
         assert max(wrong["hidden"], wrong["weight"]) < 1e-2
 
@@ -146,14 +146,14 @@ def test_what_a_gpu_is_given() -> None:
         for size in ((2048, 151_936), (4096, 151_936), (4096, 128_256))
     }
     assert {name for name in TASKS if name not in options.objectives} == {"grpo + k3, on policy"}
-    one, _ = head.arguments(["--device=cuda", "--shape=65536,2048,151936", "--budget=64"])
-    assert [shape.tokens for shape in one.shapes] == [65_536] and one.budget == 64 << 20
+    cuda, _ = head.arguments(["--device=cuda", "--shape=65536,2048,151936", "--budget=64"])
+    assert [shape.tokens for shape in cuda.shapes] == [65_536] and cuda.budget == 64 << 20
 
 
 @pytest.mark.gpu
 def test_on_a_gpu() -> None:
-    found = head.main(["--quick", "--minutes=0", "--device=cuda", "--objective=dapo"])
-    for rows in found["shapes"][0]["results"].values():
+    report = head.main(["--quick", "--minutes=0", "--device=cuda", "--objective=dapo"])
+    for rows in report["shapes"][0]["results"].values():
         for who in ("objdsl", "plain"):
             assert rows[who]["milliseconds"] > 0 and rows[who]["peak_mib"] > 0
 
@@ -178,6 +178,6 @@ def test_what_is_wide_is_seen() -> None:
     def wide(problem: Problem) -> Any:
         return lambda h, w: ((h.float() @ w.float().T).logsumexp(-1).sum(), None)
 
-    found = audit(Contestant(wide, "torch"), TASKS["dapo"])
-    assert found.products == {"float32": pytest.approx(3)}
-    assert found.bytes_a_logit > 8 and found.operations > 5
+    counts = audit(Contestant(wide, "torch"), TASKS["dapo"])
+    assert counts.products == {"float32": pytest.approx(3)}
+    assert counts.bytes_a_logit > 8 and counts.operations > 5

@@ -104,13 +104,13 @@ def test_what_is_not_installed_is_named_with_what_brings_it(
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys\nsys.modules[{missing!r}] = None\n", encoding="utf-8"
     )
-    made = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "objdsl", *arguments],
         capture_output=True, encoding="utf-8", check=False, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
-    assert made.returncode == 1 and made.stdout == ""
-    assert made.stderr == (
+    assert process.returncode == 1 and process.stdout == ""
+    assert process.stderr == (
         f"Error: this needs {missing}, which is not installed here: pip install 'objdsl[train]'\n"
     )
 

@@ -25,14 +25,14 @@ def test_the_tables(run: Run) -> None:
 
 
 def test_json(run: Run) -> None:
-    found = json.loads(run("audit", "rloo", "--json", *SMALL).output)
-    assert found["objective"] == "rloo"
-    assert found["residual"] < 1e-8
+    report = json.loads(run("audit", "rloo", "--json", *SMALL).output)
+    assert report["objective"] == "rloo"
+    assert report["residual"] < 1e-8
 
 
 def test_hyper_parameters(run: Run) -> None:
-    found = json.loads(run("audit", "grpo", "--json", "--set", "beta=0", *SMALL).output)
-    assert found["params"]["beta"] == 0
+    report = json.loads(run("audit", "grpo", "--json", "--set", "beta=0", *SMALL).output)
+    assert report["params"]["beta"] == 0
     result = run("audit", "grpo", "--set", "betta=0")
     assert result.exit_code == 2
     assert "did you mean 'beta'?" in result.output

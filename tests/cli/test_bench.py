@@ -29,9 +29,9 @@ SMALL = (
 def test_products_and_memory(run: Run, name: str, products: int) -> None:
     result = run("bench", name, "--json", *SMALL)
     assert result.exit_code == 0, result.output
-    found = json.loads(result.output)
-    assert found["objective"] == name
-    fused, plain = found["costs"]["fused"], found["costs"]["plain"]
+    report = json.loads(result.output)
+    assert report["objective"] == name
+    fused, plain = report["costs"]["fused"], report["costs"]["plain"]
     assert fused["products"] == pytest.approx(products)
     assert plain["products"] == pytest.approx(3)
     assert plain["time"] == 1

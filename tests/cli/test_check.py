@@ -174,13 +174,13 @@ def test_what_reads_two_ways_is_left_to_its_writer(run: Run) -> None:
         assert Path("two.obj").read_text() == text
     assert run("fmt", "two.obj").exit_code == 0
     assert Path("two.obj").read_text() == text
-    (found,) = json.loads(run("check", "two.obj", "--output-format", "json").output)["findings"]
-    assert found["fix"] is None
-    assert [one["title"] for one in found["choices"]] == [
+    (finding,) = json.loads(run("check", "two.obj", "--output-format", "json").output)["findings"]
+    assert finding["fix"] is None
+    assert [x["title"] for x in finding["choices"]] == [
         "`(mean[i] reward)^2`",
         "`mean[i] (reward^2)`",
     ]
-    places = [[(edit["column"], edit["text"]) for edit in one["edits"]] for one in found["choices"]]
+    places = [[(edit["column"], edit["text"]) for edit in x["edits"]] for x in finding["choices"]]
     assert places == [[(14, "("), (28, ")")], [(22, "("), (30, ")")]]
     sarif = json.loads(run("check", "two.obj", "--output-format", "sarif").output)
     assert len(sarif["runs"][0]["results"][0]["fixes"]) == 2
@@ -206,7 +206,7 @@ def test_configuration(run: Run) -> None:
     )
     assert run("check").exit_code == 0
     assert run("check", "--strict").exit_code == 1
-    for text, said in (
+    for text, message in (
         ("ignored = []", "there is no `ignored`; did you mean `ignore`?"),
         ("strict = 1", "`strict`: input should be a valid boolean"),
         ("select = [1]", "`select.0`: input should be a valid string"),
@@ -217,7 +217,7 @@ def test_configuration(run: Run) -> None:
         Path("pyproject.toml").write_text(f"[tool.objdsl]\n{text}\n")
         result = run("check")
         assert result.exit_code == 2
-        assert said in result.output
+        assert message in result.output
 
 
 def test_formats_for_programs(run: Run) -> None:
@@ -259,7 +259,7 @@ def test_settings(run: Run) -> None:
     assert set(after.splitlines()) == {
         line for line in before.splitlines() if "forward-kl-gradient" not in line
     }
-    for setting, said in (
+    for setting, message in (
         ("epz=0.1", "did you mean 'eps'?"),
         ("eps=2", "eps = 2 is outside (0, 1)"),
         ("eps=x", "eps must be a number"),
@@ -267,7 +267,7 @@ def test_settings(run: Run) -> None:
     ):
         result = run("check", "grpo", "--set", setting)
         assert result.exit_code == 2
-        assert said in result.output
+        assert message in result.output
 
 
 def test_a_diff_and_a_report_do_not_mix(run: Run) -> None:

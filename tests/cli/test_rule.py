@@ -22,8 +22,8 @@ def test_a_rule_by_name_and_by_code(run: Run) -> None:
 def test_all_rules_are_listed(run: Run) -> None:
     lines = run("rule").output.splitlines()
     assert [line.split()[0] for line in lines] == [page.code for page in pages()]
-    found = json.loads(run("rule", "--all", "--format", "json").output)
-    assert [one["name"] for one in found] == [page.name for page in pages()]
+    rules = json.loads(run("rule", "--all", "--format", "json").output)
+    assert [rule["name"] for rule in rules] == [page.name for page in pages()]
     assert re.findall("^# (.*)", run("rule", "--all").output, re.M) == [p.name for p in pages()]
     assert run("rule", "own-mean", "--all").exit_code == 2
 

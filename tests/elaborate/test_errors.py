@@ -171,10 +171,10 @@ def test_every_choice_ends_the_doubt() -> None:
         for error in checked.findings:
             several += len(error.choices) > 1
             for choice in error.choices:
-                source, made = fixed(checked.source, [replace(error, fix=choice)], unsafe=True)
+                source, count = fixed(checked.source, [replace(error, fix=choice)], unsafe=True)
                 after = driver.check(source).findings
-                assert made == 1
-                assert error.message not in [one.message for one in after if one.code == error.code]
+                assert count == 1
+                assert error.message not in [x.message for x in after if x.code == error.code]
     assert several > 15
 
 
@@ -300,7 +300,7 @@ def test_a_sum_of_ones_counts() -> None:
               "count[p,i | |y| < 3] (|y| > 1)": 2}  # fmt: skip
     lines = [f"report n{k} = {text}" for k, text in enumerate(counts)]
     formula = driver.compile_source(Source("x.obj", "\n".join([*lines, GOOD, ""])))
-    assert evaluate([one.value for one in formula.reports], batch, {}) == [*counts.values()]
+    assert evaluate([report.value for report in formula.reports], batch, {}) == [*counts.values()]
 
 
 def test_a_sum_of_ones_and_a_count_are_the_same_formula() -> None:
@@ -356,7 +356,7 @@ def test_a_function_that_nothing_calls_is_read_as_well(function: str, differs: b
     expected = ["two-readings"] if differs else []
     library = driver.check(Source("x.obj", text))
     objective = driver.check(Source("x.obj", text + GOOD))
-    assert [one.name for one in library.findings] == expected
+    assert [finding.name for finding in library.findings] == expected
     assert (objective.objective is None) == differs
     if differs:
         assert render(objective.findings[0]) == render(library.findings[0])

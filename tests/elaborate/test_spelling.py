@@ -39,8 +39,8 @@ def test_spellings(name: str, meant: str) -> None:
     ],
 )  # fmt: skip
 def test_other_names(name: str) -> None:
-    found = spelled(name, KNOWN)
-    assert found is None or said_here(name) is not None, found
+    guess = spelled(name, KNOWN)
+    assert guess is None or said_here(name) is not None, guess
 
 
 def test_what_is_known_here_is_not_foreign() -> None:

@@ -17,7 +17,7 @@ LENGTHS = torch.tensor([3, 5, 1, 2, 4, 5, 2, 3])
 def columns(objective: objdsl.Objective, packed: bool) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     mask = torch.arange(5) < LENGTHS[:, None]
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, column in objective.columns.items():
         if column.indices == ("p", "i", "t"):
             x = -torch.rand(8, 5, dtype=torch.float64) - 0.1
@@ -29,9 +29,9 @@ def columns(objective: objdsl.Objective, packed: bool) -> dict[str, torch.Tensor
             x = torch.tensor([1.0, 0, 0, 1, 0.5, 0, 1, 0], dtype=torch.float64)
         if name in objective.formula.domains:
             x = torch.from_numpy(nearest(objective.formula.domains[name], x))
-        found[name] = x[mask] if packed and x.dim() > 1 else x
+        tensors[name] = x[mask] if packed and x.dim() > 1 else x
     rows = {"lengths": LENGTHS} if packed else {"mask": mask}
-    return {**found, **rows, "prompt": torch.arange(8) // 2}
+    return {**tensors, **rows, "prompt": torch.arange(8) // 2}
 
 
 @pytest.mark.parametrize("name", gallery.names())

@@ -54,7 +54,7 @@ def inputs(given: objdsl.Objective, tied: bool = False) -> tuple[dict[str, Any],
     """Columns, and trained inputs. With `tied`, every second response is as the one before."""
     torch.manual_seed(3)
     words = torch.randn(8, 13, WORDS, dtype=torch.float64).log_softmax(-1)
-    found: dict[str, Any] = {
+    tensors: dict[str, Any] = {
         "log_pi": words[..., 0],
         "log_pi_dist": words,
         "log_old": words[..., 0] + 0.2 * torch.randn(8, 13, dtype=torch.float64),
@@ -63,11 +63,11 @@ def inputs(given: objdsl.Objective, tied: bool = False) -> tuple[dict[str, Any],
     }
     mask = MASK
     if tied:
-        for x in found.values():
+        for x in tensors.values():
             x[1::2] = x[::2]
         mask = MASK[::2].repeat_interleave(2, 0)
-    trained = {name: found[name] for name in given.live}
-    columns = {name: x for name, x in found.items() if name in given.columns}
+    trained = {name: tensors[name] for name in given.live}
+    columns = {name: x for name, x in tensors.items() if name in given.columns}
     columns = {name: x for name, x in columns.items() if name not in trained}
     return {**columns, "mask": mask, "prompt": torch.arange(8) // 4}, trained
 
@@ -179,7 +179,7 @@ def test_top_takes_no_more_than_it_says(fraction: float, taken: list[int]) -> No
     numbers = [1.0, 1.0, 2.0, 0.0]
     mask = Order("top", ("i",), Column("reward", ("p", "i")), const(fraction))
     (chosen,) = evaluate([mask], Batch([0] * 4, [1] * 4, {"reward": numbers}))
-    assert [k for k, one in enumerate(chosen) if one] == taken
+    assert [k for k, flag in enumerate(chosen) if flag] == taken
     goal = f"mean[p,i,t] (top[i](reward, {fraction}) * log(pi))"
     given = objdsl.loads(f"objective x\nmaximize {goal}\n")
     step = given.prepare(

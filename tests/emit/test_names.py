@@ -130,16 +130,16 @@ def test_a_name_changes_no_number(kind: str) -> None:
     accepted = 0
     for k, name in enumerate(NAMES):
         try:
-            found = _numbers(text.replace("NAME", name), name, packed=bool(k % 2))
+            numbers = _numbers(text.replace("NAME", name), name, packed=bool(k % 2))
         except ObjectiveError as error:
             # Where it is refused, that is said of the name, once, and nothing else is.
-            assert [one.name for one in error.diagnostics] == ["reserved-name"], name
+            assert [diagnostic.name for diagnostic in error.diagnostics] == ["reserved-name"], name
             assert f"`{name}`" in error.diagnostics[0].message
             continue
         accepted += 1
-        assert len(found) == len(expected[k % 2]), name
-        for one, other in zip(found, expected[k % 2], strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-12, atol=0, msg=name)
+        assert len(numbers) == len(expected[k % 2]), name
+        for actual, wanted in zip(numbers, expected[k % 2], strict=True):
+            torch.testing.assert_close(actual, wanted, rtol=1e-12, atol=0, msg=name)
     assert accepted > 0.75 * len(NAMES)
 
 
@@ -160,7 +160,7 @@ def test_every_stage_takes_every_name(kind: str) -> None:
                 if isinstance(function, ast.FunctionDef) and function.name == "head"
                 for argument in function.args.args
             }
-            assert {one.name for one in kernel.inputs} <= arguments
+            assert {x.name for x in kernel.inputs} <= arguments
         driver.mathematics(formula, weights=True, latex=True)
         driver.ir(formula)
 
@@ -171,7 +171,7 @@ def test_parameters_are_set_by_their_own_names() -> None:
         objective = objdsl.loads(text, **{name: 0.2}).with_params(**{name: 0.3})
         assert objective.params == {name: 0.3}
         expected = objdsl.loads(TEXTS["param"].replace("NAME", PLAIN), **{PLAIN: 0.3})
-        values = [one(**_tensors(one, packed=False)).value for one in (objective, expected)]
+        values = [x(**_tensors(x, packed=False)).value for x in (objective, expected)]
         torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=0)
 
 
@@ -197,13 +197,13 @@ def test_what_is_no_number_sets_none(value: object) -> None:
 
 
 def test_what_a_column_cannot_be_called_is_what_stands_beside_the_columns() -> None:
-    own = {
+    reserved = {
         name
         for function in (Objective.prepare, Objective.__call__)
-        for name, one in inspect.signature(function).parameters.items()
-        if one.kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_KEYWORD)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_KEYWORD)
     }
-    assert own - {"log_pi"} == set(ARGUMENTS)
+    assert reserved - {"log_pi"} == set(ARGUMENTS)
 
 
 @pytest.mark.parametrize(
@@ -244,11 +244,11 @@ def test_identifiers_are_given_once() -> None:
         "\N{GREEK SMALL LETTER PI}",
         "",
     )
-    found = [some.fresh(wish) for wish in wishes]
-    assert found[:2] == ["taken_", "taken_2"]
-    assert len(set(found)) == len(found)
-    assert all(one.isidentifier() and one.isascii() for one in found)
-    assert not {*found} & identifiers.PYTHON
+    names = [some.fresh(wish) for wish in wishes]
+    assert names[:2] == ["taken_", "taken_2"]
+    assert len(set(names)) == len(names)
+    assert all(name.isidentifier() and name.isascii() for name in names)
+    assert not {*names} & identifiers.PYTHON
     assert some.of("param", "x") == some.of("param", "x") != some.of("column", "x")
     inside = some.copy()
     assert inside.of("param", "x") == some.of("param", "x")

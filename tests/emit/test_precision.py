@@ -56,8 +56,8 @@ def test_the_others_beside_a_huge_own_value(weight: str, form: str) -> None:
     step = objective.couple(step, log_pi=log_pi)
     _, weights, _ = objective.weights(step=step, log_pi=log_pi)
     assert weights["log_pi"].dtype == torch.float32
-    for found, exactly in zip(weights["log_pi"].split(lengths.tolist()), expected, strict=True):
-        np.testing.assert_allclose(found.numpy(), np.broadcast_to(exactly, found.shape), rtol=1e-6)
+    for row, exactly in zip(weights["log_pi"].split(lengths.tolist()), expected, strict=True):
+        np.testing.assert_allclose(row.numpy(), np.broadcast_to(exactly, row.shape), rtol=1e-6)
 
 
 def test_a_fraction_that_counts_elements_is_of_that_many() -> None:

@@ -47,7 +47,7 @@ def test_what_needs_its_own_token_alone_has_a_kernel(name: str) -> None:
     lines = kernel.source.splitlines()
     assert max(map(len, lines)) <= 100
     functions = {f.name: f for f in ast.parse(kernel.source).body if isinstance(f, ast.FunctionDef)}
-    loaded = {one.name for one in kernel.inputs}
+    loaded = {x.name for x in kernel.inputs}
     assert loaded <= {argument.arg for argument in functions["head"].args.args}
     assert ("vocab_weights" in functions) == (known.words is not None)
 

@@ -41,9 +41,9 @@ PARAMS = {"eps": 0.3}
 
 
 def expressions(objective: objdsl.Objective) -> dict[str, Expr]:
-    found = {one.name: one.value for one in objective.formula.bindings}
-    assert {"of_step", "of_data", "below", "of_word", "so_far"} <= found.keys()
-    return found
+    values = {binding.name: binding.value for binding in objective.formula.bindings}
+    assert {"of_step", "of_data", "below", "of_word", "so_far"} <= values.keys()
+    return values
 
 
 def data() -> dict[str, Tensor]:
@@ -66,7 +66,7 @@ def by_interpreter(values: dict[str, Expr]) -> dict[str, list[Any]]:
         for name, x in data().items()
     }  # fmt: skip
     batch = Batch(PROMPTS, LENGTHS, rows, 4)
-    found = {}
+    numbers = {}
     for (name, x), value in zip(
         values.items(), evaluate([*values.values()], batch, PARAMS), strict=True
     ):
@@ -74,11 +74,11 @@ def by_interpreter(values: dict[str, Expr]) -> dict[str, list[Any]]:
         if x.indices == PROMPT:
             by_row = [value[sorted(set(PROMPTS)).index(prompt)] for prompt in PROMPTS]
         words = (4,) if x.indices == WORD else ()
-        found[name] = [
+        numbers[name] = [
             np.broadcast_to(row, (length, *words))
             for row, length in zip(by_row, LENGTHS, strict=True)
         ]
-    return found
+    return numbers
 
 
 @pytest.mark.parametrize("rows", [slice(None), slice(1, 4), [5, 0]], ids=["all", "some", "picked"])
@@ -102,9 +102,9 @@ def test_values_are_those_of_the_interpreter(rows: Any, layout: str, by_objectiv
     step = whole[rows]
     chosen = torch.arange(6)[rows].tolist()
     picked = whole.tokens_of(rows) if layout == "packed" else rows
-    found = evaluated(step, torch.float64, {name: x[picked] for name, x in trained.items()})
-    assert [*found] == [*values]
-    for name, x in found.items():
+    actual = evaluated(step, torch.float64, {name: x[picked] for name, x in trained.items()})
+    assert [*actual] == [*values]
+    for name, x in actual.items():
         want = np.concatenate([expected[name][row] for row in chosen])
         if layout == "padded":
             assert not x[~step.mask].any(), name

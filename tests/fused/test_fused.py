@@ -59,12 +59,12 @@ def test_every_schedule_is_the_plain_computation(name: str, packed: bool) -> Non
     assert schedules
     for schedule in schedules:
         for budget in BUDGETS:
-            said = fused(
+            actual = fused(
                 objective, data, step, others, temperature=1.3, softcap=5.0,
                 schedule=schedule, budget=budget,
             )  # fmt: skip
             whole = objective.fused_loss.coupled.words is None or budget > 10_000
-            assert_same(said, expected, reports=whole)
+            assert_same(actual, expected, reports=whole)
 
 
 @pytest.mark.parametrize("name", ["grpo", "gspo", "gmpo", "kl_exact", "clip_cov"])
@@ -114,8 +114,8 @@ def test_what_couples_responses_is_known_or_held_together() -> None:
         (step, "two passes", total + 3 * weighty),
     ):
         with Counts() as counts:
-            said = fused(objective, data, ready, others, schedule=schedule)
-        assert_same(said, expected)
+            actual = fused(objective, data, ready, others, schedule=schedule)
+        assert_same(actual, expected)
         assert sum(counts.units(1, H, V).values()) == pytest.approx(products)
 
 
@@ -131,8 +131,8 @@ def test_words_that_are_weighed_by_other_responses() -> None:
     expected = plain(objective, data, step, others, 1.3, 5.0)
     assert legal(objective.fused_loss.coupled) == ("one pass, whole step",)
     for budget in BUDGETS:
-        said = fused(objective, data, step, others, temperature=1.3, softcap=5.0, budget=budget)
-        assert_same(said, expected)
+        actual = fused(objective, data, step, others, temperature=1.3, softcap=5.0, budget=budget)
+        assert_same(actual, expected)
 
 
 def test_dead_tokens_of_a_response_that_lives() -> None:
@@ -153,8 +153,8 @@ def test_dead_tokens_of_a_response_that_lives() -> None:
     for schedule in legal(objective.fused_loss.coupled):
         for budget in BUDGETS:
             with Counts() as counts:
-                said = fused(objective, data, step, others, schedule=schedule, budget=budget)
-            assert_same(said, expected)
+                actual = fused(objective, data, step, others, schedule=schedule, budget=budget)
+            assert_same(actual, expected)
             again = 3 if schedule == "two passes" else 2
             products = sum(counts.units(1, H, V).values())
             assert products == pytest.approx(total + again * weighted)
@@ -200,8 +200,8 @@ def test_weights_of_words(text: str, packed: bool) -> None:
     step, others = prepared(objective, data)
     expected = plain(objective, data, step, others, 1.3, 5.0)
     for budget in BUDGETS:
-        said = fused(objective, data, step, others, temperature=1.3, softcap=5.0, budget=budget)
-        assert_same(said, expected)
+        actual = fused(objective, data, step, others, temperature=1.3, softcap=5.0, budget=budget)
+        assert_same(actual, expected)
 
 
 @pytest.mark.parametrize("name", ["grpo", "gspo"])
@@ -219,8 +219,10 @@ def test_words_that_were_not_kept_have_no_part(name: str) -> None:
     expected = out, [x.grad for x in leaves]
     for schedule in legal(objective.fused_loss.coupled):
         for budget in BUDGETS:
-            said = fused(objective, data, step, others, kept=kept, schedule=schedule, budget=budget)
-            assert_same(said, expected)
+            actual = fused(
+                objective, data, step, others, kept=kept, schedule=schedule, budget=budget
+            )
+            assert_same(actual, expected)
 
 
 def test_dead_responses_take_one_product_and_change_nothing() -> None:
@@ -244,13 +246,13 @@ NOT_SEPARABLE = {"gspo_token", "deepseek_v32"}
 
 def test_which_weights_come_apart() -> None:
     """Every objective of the gallery whose weights need their response is in one of the sets."""
-    found: dict[str, bool] = {}
+    verdicts: dict[str, bool] = {}
     for name in NAMES:
         coupled = objdsl.load(name).fused_loss.coupled
         if coupled.worst is Coupling.RESPONSE and coupled.words is None:
-            found[name] = "one pass, scaled afterwards" in legal(coupled)
-    assert {name for name, apart in found.items() if apart} == SEPARABLE
-    assert {name for name, apart in found.items() if not apart} == NOT_SEPARABLE
+            verdicts[name] = "one pass, scaled afterwards" in legal(coupled)
+    assert {name for name, apart in verdicts.items() if apart} == SEPARABLE
+    assert {name for name, apart in verdicts.items() if not apart} == NOT_SEPARABLE
 
 
 def test_a_factor_may_read_a_critic() -> None:
@@ -263,8 +265,8 @@ def test_a_factor_may_read_a_critic() -> None:
     step, others = prepared(objective, data)
     assert [*others] == ["value"]
     expected = plain(objective, data, step, others, 1.0, None)
-    said = fused(objective, data, step, others, schedule=SCALED, budget=500)
-    assert_same((said[0], said[1][:3]), (expected[0], expected[1][:3]))
+    actual = fused(objective, data, step, others, schedule=SCALED, budget=500)
+    assert_same((actual[0], actual[1][:3]), (expected[0], expected[1][:3]))
 
 
 def test_a_response_without_a_weight_may_have_any_share() -> None:
@@ -281,8 +283,8 @@ def test_a_response_without_a_weight_may_have_any_share() -> None:
     step, others = prepared(objective, data)
     expected = plain(objective, data, step, others, 1.0, None)
     assert expected[0].value.isfinite()
-    said = fused(objective, data, step, others, schedule=SCALED, budget=500)
-    assert_same(said, expected)
+    actual = fused(objective, data, step, others, schedule=SCALED, budget=500)
+    assert_same(actual, expected)
 
 
 def test_long_responses_are_scaled_afterwards_where_that_is_faster() -> None:
@@ -317,8 +319,8 @@ def test_any_lengths_and_rewards(
     step, others = prepared(objective, data)
     expected = plain(objective, data, step, others, 1.0, None)
     for schedule in legal(objective.fused_loss.coupled):
-        said = fused(objective, data, step, others, schedule=schedule, budget=8 * V * tokens)
-        assert_same(said, expected)
+        actual = fused(objective, data, step, others, schedule=schedule, budget=8 * V * tokens)
+        assert_same(actual, expected)
 
 
 @pytest.mark.parametrize("name", ["grpo", "gspo"])
@@ -371,11 +373,11 @@ def test_what_cannot_be_is_refused() -> None:
 def test_log_probs_without_a_gradient() -> None:
     objective = objdsl.load("grpo")
     data = scene(objective, packed=False)
-    found, entropy = objdsl.fused.log_probs(
+    actual, entropy = objdsl.fused.log_probs(
         data["hidden"], data["weight"], data["tokens"], bias=data["bias"], entropy=True, chunk=7
     )
     log_p = torch.log_softmax(data["hidden"] @ data["weight"].T + data["bias"], -1)
-    torch.testing.assert_close(found, log_p.gather(-1, data["tokens"][..., None]).squeeze(-1))
+    torch.testing.assert_close(actual, log_p.gather(-1, data["tokens"][..., None]).squeeze(-1))
     assert entropy is not None
     torch.testing.assert_close(entropy, -(log_p.exp() * log_p).sum(-1))
 

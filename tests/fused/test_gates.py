@@ -60,23 +60,23 @@ def counted(schedule: Schedule, dtype: torch.dtype, n: int = N, v: int = V, **ki
         rows = torch.arange(n, device="meta")
         if schedule == TWO:
             # Which rows have a weight is data, and here there are none: every row is counted.
-            made = Gradients.empty(head, hidden, frozen=frozen, written_once=True)
-            lse = first_pass(made, head, hidden, tokens, rows, chosen.chunk)
-            second_pass(made, head, hidden, tokens, rows, lse, made.log_pi, chosen.slice)
+            gradients = Gradients.empty(head, hidden, frozen=frozen, written_once=True)
+            lse = first_pass(gradients, head, hidden, tokens, rows, chosen.chunk)
+            second_pass(gradients, head, hidden, tokens, rows, lse, gradients.log_pi, chosen.slice)
         elif schedule == SCALED:
-            made = scaled_pass(
+            gradients = scaled_pass(
                 head, hidden, tokens, rows.split(8192), torch.exp, torch.exp, torch.exp,
                 chunk=chosen.chunk, width=chosen.slice, frozen=frozen,
             )  # fmt: skip
         else:
             pieces = chunks(rows, chosen.chunk)
-            made = one_pass(
+            gradients = one_pass(
                 head, hidden, tokens, pieces, torch.exp, width=chosen.slice, frozen=frozen
             )
-        out = [made.hidden]
-        if made.weight is not None:
-            out.append(made.weight.to(weight.dtype))
-    assert (made.weight is None) == frozen
+        out = [gradients.hidden]
+        if gradients.weight is not None:
+            out.append(gradients.weight.to(weight.dtype))
+    assert (gradients.weight is None) == frozen
     scratch = counts.peak - given - sum(x.nbytes for x in out)
     return Costs(chosen, counts.units(n, H, v), counts.moved / (n * v), scratch)
 
@@ -95,9 +95,9 @@ def counted(schedule: Schedule, dtype: torch.dtype, n: int = N, v: int = V, **ki
 )
 def test_products(schedule: Schedule, frozen: bool, units: int, dtype: torch.dtype) -> None:
     """All of them as narrow as the model: one in float32 would leave the tensor cores."""
-    found = counted(schedule, dtype, frozen_head=frozen)
-    assert found.units == {dtype: pytest.approx(units)}
-    assert found.plan.units == units
+    counts = counted(schedule, dtype, frozen_head=frozen)
+    assert counts.units == {dtype: pytest.approx(units)}
+    assert counts.plan.units == units
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -108,8 +108,8 @@ def test_products(schedule: Schedule, frozen: bool, units: int, dtype: torch.dty
 def test_the_plan_knows_its_scratch(
     schedule: Schedule, kind: dict[str, bool], dtype: torch.dtype
 ) -> None:
-    found = counted(schedule, dtype, **kind)
-    assert 0.85 * found.plan.scratch <= found.scratch <= found.plan.scratch <= BUDGET
+    counts = counted(schedule, dtype, **kind)
+    assert 0.85 * counts.plan.scratch <= counts.scratch <= counts.plan.scratch <= BUDGET
 
 
 @pytest.mark.parametrize("v", [128_256, 151_936])
@@ -117,10 +117,10 @@ def test_the_plan_knows_its_scratch(
 @pytest.mark.parametrize("schedule", [ONE, SCALED, TWO])
 def test_scratch_does_not_grow_with_the_step(schedule: Schedule, n: int, v: int) -> None:
     """But for the hidden states of two passes, which need all tokens at once."""
-    found = counted(schedule, torch.bfloat16, n, v)
+    counts = counted(schedule, torch.bfloat16, n, v)
     states = (2 + 2 * 4) * n * H
-    assert found.scratch <= found.plan.scratch
-    assert found.plan.scratch <= (BUDGET if schedule != TWO else max(BUDGET, states + (2 << 30)))
+    assert counts.scratch <= counts.plan.scratch
+    assert counts.plan.scratch <= (BUDGET if schedule != TWO else max(BUDGET, states + (2 << 30)))
 
 
 def test_slices_are_narrower_where_tokens_are_many() -> None:
@@ -174,20 +174,20 @@ def peaked(dtype: torch.dtype) -> Peaked:
     return Peaked(hidden, weight, tokens.squeeze(-1), log_p.gather(-1, tokens).squeeze(-1))
 
 
-def flips(found: torch.Tensor, exact: torch.Tensor) -> int:
+def flips(actual: torch.Tensor, exact: torch.Tensor) -> int:
     """How many clip decisions differ, if the old policy is nearby."""
     old = exact + 0.2 * torch.randn(len(exact), dtype=torch.float64)
-    sides = [((x - old).exp() < 0.8, (x - old).exp() > 1.2) for x in (found, exact)]
+    sides = [((x - old).exp() < 0.8, (x - old).exp() > 1.2) for x in (actual, exact)]
     return sum(int((a != b).sum()) for a, b in zip(*sides, strict=True))
 
 
 def test_narrow_inputs_lose_nothing() -> None:
     """Peaked policies in bfloat16 against float64: no clip decision differs."""
     given = peaked(torch.bfloat16)
-    found, _ = log_probs(given.hidden, given.weight, given.tokens)
-    assert found.dtype == torch.float32
-    assert (found - given.exact).abs().max() <= 1e-5
-    assert flips(found, given.exact) == 0
+    actual, _ = log_probs(given.hidden, given.weight, given.tokens)
+    assert actual.dtype == torch.float32
+    assert (actual - given.exact).abs().max() <= 1e-5
+    assert flips(actual, given.exact) == 0
 
 
 def test_a_head_of_float32_in_bfloat16_products() -> None:
@@ -238,10 +238,10 @@ def test_a_precision_that_cannot_be() -> None:
 @pytest.mark.parametrize("schedule", [ONE, SCALED, TWO])
 def test_a_split_head(schedule: Schedule) -> None:
     """Two parts of it: one more product whenever there are logits, all of them in bfloat16."""
-    found = counted(schedule, torch.bfloat16, parts=2)
-    assert found.units == {torch.bfloat16: pytest.approx(found.plan.units)}
-    assert found.plan.units == (6 if schedule == TWO else 4)
-    assert 0.85 * found.plan.scratch <= found.scratch <= found.plan.scratch
+    counts = counted(schedule, torch.bfloat16, parts=2)
+    assert counts.units == {torch.bfloat16: pytest.approx(counts.plan.units)}
+    assert counts.plan.units == (6 if schedule == TWO else 4)
+    assert 0.85 * counts.plan.scratch <= counts.scratch <= counts.plan.scratch
 
 
 @pytest.mark.parametrize("budget", [1 << 20, 4 << 20, 32 << 20])

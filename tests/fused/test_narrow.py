@@ -70,16 +70,16 @@ def test_narrow_models(name: str, device: str, monkeypatch: pytest.MonkeyPatch) 
         for schedule in legal(objective.fused_loss.coupled):
             for budget in (1 << 20, 4 << 30):
                 leaves = [there[x].bfloat16().requires_grad_() for x in ("hidden", "weight")]
-                found = objective.fused(
+                actual = objective.fused(
                     leaves[0], leaves[1], there["tokens"], step, schedule=schedule, budget=budget,
                     kernels=kernels,
                 )  # fmt: skip
-                found.loss.backward()
-                assert found.log_pi is not None
-                errors = (found.log_pi.cpu() - log_pi)[data["mask"]].abs()
+                actual.loss.backward()
+                assert actual.log_pi is not None
+                errors = (actual.log_pi.cpu() - log_pi)[data["mask"]].abs()
                 assert float(errors.max()) <= 1e-5
                 torch.testing.assert_close(
-                    found.value.cpu().double(), out.value, rtol=1e-5, atol=1e-6
+                    actual.value.cpu().double(), out.value, rtol=1e-5, atol=1e-6
                 )
                 for leaf, expected in zip(leaves, gradients, strict=True):
                     assert leaf.grad is not None

@@ -78,8 +78,8 @@ def test_parameters_are_used(name: str) -> None:
     """A parameter that a file declares itself enters its formula (an inherited one need not)."""
     objective = formula(name)
     used = {param.name for param in objective.used_params}
-    own = re.findall(r"^param (\w+)", gallery.find(name).text, re.MULTILINE)
-    assert set(own) <= used
+    declared = re.findall(r"^param (\w+)", gallery.find(name).text, re.MULTILINE)
+    assert set(declared) <= used
 
 
 @entries
@@ -88,8 +88,8 @@ def test_value_is_that_of_the_paper(name: str, seed: int) -> None:
     objective = formula(name)
     step = gallery_steps.random_step(seed, objective.domains)
     values = params(objective)
-    (found,) = evaluate([objective.goal], gallery_steps.batch(step), values)
-    assert found == pytest.approx(by_hand(name, step, values), rel=1e-12, abs=1e-12)
+    (value,) = evaluate([objective.goal], gallery_steps.batch(step), values)
+    assert value == pytest.approx(by_hand(name, step, values), rel=1e-12, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["ppo", "dual_clip"])
@@ -99,9 +99,9 @@ def test_critic_loss_is_that_of_the_paper(name: str, seed: int) -> None:
     step = gallery_steps.random_step(seed, objective.domains)
     values = params(objective)
     assert objective.critic is not None
-    (found,) = evaluate([objective.critic], gallery_steps.batch(step), values)
+    (value,) = evaluate([objective.critic], gallery_steps.batch(step), values)
     critic = by_hand("ppo_critic", step, values)
-    assert found == pytest.approx(critic, rel=1e-12, abs=1e-12)
+    assert value == pytest.approx(critic, rel=1e-12, abs=1e-12)
 
 
 @entries
@@ -111,9 +111,9 @@ def test_gradient_is_that_of_the_paper(name: str) -> None:
     step = gallery_steps.random_step(5, objective.domains)
     values = params(objective)
     weights = differentiate(objective.goal)
-    found = evaluate(list(weights.values()), gallery_steps.batch(step), values)
+    actual = evaluate(list(weights.values()), gallery_steps.batch(step), values)
     assert weights
-    for (leaf, weight), w in zip(weights.items(), found, strict=True):
+    for (leaf, weight), w in zip(weights.items(), actual, strict=True):
         column = column_of(leaf).name
         slopes = gallery_steps.differences(lambda moved: by_hand(name, moved, values), step, column)
         assert any(np.any(slope != 0) for slope in slopes)
@@ -136,14 +136,14 @@ def test_tensors_agree_with_the_formula(name: str) -> None:
     ir = objective.formula
     total = ir.goal
     roots = [total, *(report.value for report in ir.reports)]
-    found = evaluate(roots, gallery_steps.batch(step), objective.params)
+    numbers = evaluate(roots, gallery_steps.batch(step), objective.params)
     critic = (
         []
         if ir.critic is None
         else evaluate([ir.critic], gallery_steps.batch(step), objective.params)
     )
-    assert float(value) == pytest.approx(found[0] - sum(critic), rel=1e-12)
-    for report, expected in zip(ir.reports, found[1:], strict=True):
+    assert float(value) == pytest.approx(numbers[0] - sum(critic), rel=1e-12)
+    for report, expected in zip(ir.reports, numbers[1:], strict=True):
         assert float(reports[report.name]) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
     derived = differentiate(ir.goal)
@@ -170,8 +170,8 @@ def test_random_steps_take_every_branch(name: str) -> None:
     taken: list[set[bool]] = [set() for _ in masks]
     for seed in range(8):
         step = gallery_steps.random_step(seed, objective.domains)
-        found = evaluate(masks, gallery_steps.batch(step), params(objective))
-        for values, seen in zip(found, taken, strict=True):
+        outcomes = evaluate(masks, gallery_steps.batch(step), params(objective))
+        for values, seen in zip(outcomes, taken, strict=True):
             seen |= set(np.concatenate([np.atleast_1d(x) for x in values]).tolist())
         if all(seen == {True, False} for seen in taken):
             return
@@ -184,8 +184,8 @@ def test_reports_say_what_their_names_say() -> None:
     step = gallery_steps.random_step(3)
     by_name = {report.name: report.value for report in formula("grpo").reports}
     ratios = np.concatenate([np.exp(p - q) for p, q in zip(step.pi, step.old, strict=True)])
-    (found,) = evaluate([by_name["clip_fraction"]], gallery_steps.batch(step), {"eps": 0.2})
-    assert found == pytest.approx(np.mean((ratios < 0.8) | (ratios > 1.2)), rel=1e-12)
+    (fraction,) = evaluate([by_name["clip_fraction"]], gallery_steps.batch(step), {"eps": 0.2})
+    assert fraction == pytest.approx(np.mean((ratios < 0.8) | (ratios > 1.2)), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -201,13 +201,13 @@ def test_gradients_coincide_on_policy(same: dict[str, dict[str, float]]) -> None
     """With pi = old = mu, what tells these ratios, clips and masks apart is not there."""
     step = gallery_steps.random_step(4)
     step.old = step.mu = step.now = step.pi
-    found = []
+    gradients = []
     for name, values in same.items():
         objective = formula(name)
         (weight,) = differentiate(objective.goal).values()
         (w,) = evaluate([weight], gallery_steps.batch(step), {**params(objective), **values})
-        found.append(
+        gradients.append(
             np.concatenate([np.broadcast_to(x, k) for x, k in zip(w, step.lengths, strict=True)])
         )
-    for other in found[1:]:
-        np.testing.assert_allclose(other, found[0], atol=1e-12)
+    for other in gradients[1:]:
+        np.testing.assert_allclose(other, gradients[0], atol=1e-12)

@@ -365,10 +365,10 @@ def test_whole_trainer(kind: str, entry: str, tmp_path: Path) -> None:
     seen = torch.cat([step["prompt_mask"], step["completion_mask"]], 1)
 
     def log_probs() -> Tensor:
-        found = trainer._get_per_token_logps_and_entropies(
+        scores = trainer._get_per_token_logps_and_entropies(
             trainer.model, ids, seen, step["completion_ids"].size(1)
         )
-        return found[0]
+        return scores[0]
 
     old = log_probs().detach()
     with torch.no_grad():

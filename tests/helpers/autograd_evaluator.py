@@ -79,10 +79,10 @@ def derivative(
     gradients = torch.autograd.grad(
         total, [leaves[key] for key in keys], allow_unused=True, materialize_grads=True
     )
-    found: dict[str, Any] = {name: {} for name in names}
+    slopes: dict[str, Any] = {name: {} for name in names}
     for (name, at), g in zip(keys, gradients, strict=True):
-        found[name][(batch.row(at), *at[2:])] = g.item()
-    return total.item(), found
+        slopes[name][(batch.row(at), *at[2:])] = g.item()
+    return total.item(), slopes
 
 
 def _element(

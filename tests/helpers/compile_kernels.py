@@ -42,18 +42,18 @@ def compiled(kernel: Any, types: dict[str, str], none: tuple[str, ...] = ()) -> 
             signature[name] = types.get(name, "*fp32")
             aligned[(k,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, aligned)
-    made = triton.compile(source, TARGET, {"num_warps": 8})
+    artifact = triton.compile(source, TARGET, {"num_warps": 8})
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
-        binary.write_bytes(made.asm["cubin"])
+        binary.write_bytes(artifact.asm["cubin"])
         tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-        said = subprocess.run(
+        usage = subprocess.run(
             [tool, "--dump-resource-usage", binary], capture_output=True, text=True, check=True
         ).stdout
     return {
-        "registers": int(re.search(r"REG:(\d+)", said)[1]),  # type: ignore[index]
-        "spilled": int(re.search(r"LOCAL:(\d+)", said)[1]),  # type: ignore[index]
-        "offsets": _offsets(made.asm["ttir"]),
+        "registers": int(re.search(r"REG:(\d+)", usage)[1]),  # type: ignore[index]
+        "spilled": int(re.search(r"LOCAL:(\d+)", usage)[1]),  # type: ignore[index]
+        "offsets": _offsets(artifact.asm["ttir"]),
     }
 
 
@@ -70,22 +70,22 @@ def kernel_of(name: str) -> tuple[Any, dict[str, str]]:
     step = objective.prepare(**columns, **data["rows"], dtype=torch.float32)
     trained = {k: data["columns"][k].float() for k in objective.live[1:]}
     kernel, head = objective.fused_loss.kernel  # type: ignore[misc]
-    made = with_objective(kernel, head, step, objective.params, trained, Head(torch.zeros(2, 2)))
-    names = head.arg_names[head.arg_names.index("log_pi") + 1 + (made.terms is not None) :]
+    scored = with_objective(kernel, head, step, objective.params, trained, Head(torch.zeros(2, 2)))
+    names = head.arg_names[head.arg_names.index("log_pi") + 1 + (scored.terms is not None) :]
     types = {torch.bool: "*i1", torch.float32: "*fp32", torch.int64: "*i64"}
-    return head, {k: types[x.dtype] for k, x in zip(names, made.inputs, strict=False)}
+    return head, {k: types[x.dtype] for k, x in zip(names, scored.inputs, strict=False)}
 
 
 def main() -> None:
-    found: dict[str, Any] = {}
+    reports: dict[str, Any] = {}
     for kernel in (triton_kernels.score, triton_kernels.gradient):
-        found[kernel.__name__] = compiled(kernel, TYPES)
+        reports[kernel.__name__] = compiled(kernel, TYPES)
         plain = (*HEAD, "entropy") if kernel is triton_kernels.score else HEAD
-        found[f"{kernel.__name__}, plain"] = compiled(kernel, TYPES, plain)
+        reports[f"{kernel.__name__}, plain"] = compiled(kernel, TYPES, plain)
     for name in sys.argv[1:]:
         kernel, types = kernel_of(name)
-        found[name] = compiled(kernel, {**TYPES, **types}, HEAD)
-    print(json.dumps(found))
+        reports[name] = compiled(kernel, {**TYPES, **types}, HEAD)
+    print(json.dumps(reports))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from objdsl.ir.objective import Domain
 
 def nearest(domain: Domain, x: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The numbers of a closed domain that are nearest to those of `x`."""
-    found = np.asarray(x, dtype=np.float64)
+    numbers = np.asarray(x, dtype=np.float64)
     if not domain.values:
-        return found.clip(domain.lower, domain.upper)
+        return numbers.clip(domain.lower, domain.upper)
     values = np.array(sorted(domain.values))
-    return values[np.abs(found[..., None] - values).argmin(-1)]
+    return values[np.abs(numbers[..., None] - values).argmin(-1)]

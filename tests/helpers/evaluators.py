@@ -118,8 +118,8 @@ class Case:
         after = self.objective.advance(before, keys, prompt=keys, group=group, **shape, **cut)
         assert after.step == before.step + 1
         in_order = sorted(set(prompt.tolist()))
-        found = {name: [value] * len(in_order) for name, value in after.numbers.items()}
-        return found | {k: [by[key] for key in in_order] for k, by in after.prompts.items()}
+        numbers = {name: [value] * len(in_order) for name, value in after.numbers.items()}
+        return numbers | {k: [by[key] for key in in_order] for k, by in after.prompts.items()}
 
     # --- evaluators ------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class Case:
         roots = [total, *weights.values(), *reports]
         nodes = topological(*roots)
         values = dict(zip(nodes, evaluate(nodes, batch, self.objective.params), strict=True))
-        found = {
+        by_column = {
             column_of(leaf).name: [
                 np.broadcast_to(_at_row(values[w], w.indices, leaf, batch, row), np.shape(x))
                 for row, x in enumerate(batch.columns[column_of(leaf).name])
@@ -141,7 +141,7 @@ class Case:
         }
         return Numbers(
             values[total],
-            found,
+            by_column,
             {report.name: values[report.value] for report in formula.reports},
             _largest(values.values()),
         )

@@ -48,9 +48,9 @@ def work(rank: int, folder: Path) -> None:
             for share in SHARES.values():
                 # In the order of the ranks, in which `pick` draws.
                 whole = evaluate(objective, share[0] + share[1])
-                found = evaluate(objective, share[rank], group=dist.group.WORLD)
-                assert found.keys() == whole.keys() >= {"value", "weight", "bias"}
-                for key, x in found.items():
+                actual = evaluate(objective, share[rank], group=dist.group.WORLD)
+                assert actual.keys() == whole.keys() >= {"value", "weight", "bias"}
+                for key, x in actual.items():
                     dist.all_reduce(x)
                     torch.testing.assert_close(
                         x, whole[key], rtol=1e-11, atol=1e-13, msg=f"{name}: {key}"
@@ -95,9 +95,9 @@ def sequences(rank: int, folder: Path) -> None:
                         of_tokens(objective, packed, places)
                     continue
                 whole = of_tokens(objective, packed, None)
-                found = of_tokens(objective, packed, places)
-                assert found.keys() == whole.keys() >= {"value", "weight", "bias"}
-                for key, x in found.items():
+                actual = of_tokens(objective, packed, places)
+                assert actual.keys() == whole.keys() >= {"value", "weight", "bias"}
+                for key, x in actual.items():
                     dist.all_reduce(x)
                     torch.testing.assert_close(
                         x, whole[key], rtol=1e-11, atol=1e-13, msg=f"{name}: {key}"

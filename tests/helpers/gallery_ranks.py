@@ -30,14 +30,14 @@ def shares(kind: str, step: Step) -> list[list[int]]:
 
 def columns(step: Step, rows: list[int], layout: str) -> dict[str, Any]:
     """Some responses as one would give them to `prepare`, and what is trained among them."""
-    mask, found = gallery_steps.padded(step)
-    mask, found = mask[rows], {name: x[rows] for name, x in found.items()}
+    mask, tensors = gallery_steps.padded(step)
+    mask, tensors = mask[rows], {name: x[rows] for name, x in tensors.items()}
     prompt = torch.tensor(step.prompt)[rows]
     if layout == "packed":
-        packed = {name: x[mask] if x.dim() > 1 else x for name, x in found.items()}
+        packed = {name: x[mask] if x.dim() > 1 else x for name, x in tensors.items()}
         return {**packed, "prompt": prompt, "lengths": mask.sum(-1)}
     longest = int(mask.sum(-1).max()) if rows else 1
-    cut = {name: x[:, :longest] if x.dim() > 1 else x for name, x in found.items()}
+    cut = {name: x[:, :longest] if x.dim() > 1 else x for name, x in tensors.items()}
     return {**cut, "prompt": prompt, "mask": mask[:, :longest]}
 
 
@@ -67,21 +67,21 @@ def the_step_of_one_process(name: str, layout: str, kind: str) -> None:
     step = gallery_steps.random_step(7, objective.formula.domains)
     rows = shares(kind, step)
     order = rows[0] + rows[1]
-    whole, own = columns(step, order, layout), columns(step, rows[rank], layout)
+    whole, share = columns(step, order, layout), columns(step, rows[rank], layout)
     lengths = step.lengths[order].tolist()
-    told, gradients = evaluate(objective, whole, len(lengths))
-    part, found = evaluate(objective, own, 2, group=dist.group.WORLD)
+    numbers, gradients = evaluate(objective, whole, len(lengths))
+    part, slopes = evaluate(objective, share, 2, group=dist.group.WORLD)
     for key, x in part.items():
         dist.all_reduce(x)
-        torch.testing.assert_close(x, told[key], rtol=1e-12, atol=1e-14, msg=key)
+        torch.testing.assert_close(x, numbers[key], rtol=1e-12, atol=1e-14, msg=key)
     first = 0 if rank == 0 else len(rows[0])
     last = first + len(rows[rank])
     for key, gradient in gradients.items():
         if layout == "packed":
             mine = gradient[sum(lengths[:first]) : sum(lengths[:last])]
         else:
-            mine = gradient[first:last, : own["mask"].shape[1]]
-        torch.testing.assert_close(found[key], mine, rtol=1e-11, atol=1e-14)
+            mine = gradient[first:last, : share["mask"].shape[1]]
+        torch.testing.assert_close(slopes[key], mine, rtol=1e-11, atol=1e-14)
 
 
 def a_mistake_is_known_to_all(step: Step) -> None:

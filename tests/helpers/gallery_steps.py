@@ -129,16 +129,16 @@ def padded(step: Step) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The mask and the columns as tensors `[N, T]`, with garbage in the padding."""
     longest = int(step.lengths.max())
     mask = torch.arange(longest) < torch.tensor(step.lengths)[:, None]
-    found = {}
+    tensors = {}
     for name, rows in columns(step).items():
         if np.ndim(rows[0]) == 0:
-            found[name] = torch.tensor(np.asarray(rows, dtype=np.float64))
+            tensors[name] = torch.tensor(np.asarray(rows, dtype=np.float64))
             continue
         x = torch.full((len(rows), longest, *np.shape(rows[0])[1:]), torch.nan, dtype=torch.float64)
         for i, row in enumerate(rows):
             x[i, : len(row)] = torch.tensor(row)
-        found[name] = x
-    return mask, found
+        tensors[name] = x
+    return mask, tensors
 
 
 FIELDS = {"log_pi": "pi", "log_inner": "inner", "value": "value", "log_pi_dist": "pi_dist"}
@@ -150,7 +150,7 @@ def differences(function: Callable[[Step], float], step: Step, column: str) -> l
     Central differences; `step.now` stays, so that what it enters is a constant.
     """
     h = 1e-6
-    found = []
+    slopes = []
     for i, row in enumerate(getattr(step, FIELDS[column])):
         slope = np.zeros_like(row)
         for at in np.ndindex(row.shape):
@@ -163,5 +163,5 @@ def differences(function: Callable[[Step], float], step: Step, column: str) -> l
                 setattr(moved, FIELDS[column], rows)
                 sides.append(function(moved))
             slope[at] = (sides[0] - sides[1]) / (2 * h)
-        found.append(slope)
-    return found
+        slopes.append(slope)
+    return slopes

@@ -32,8 +32,8 @@ def declared(text: str) -> tuple[list[str], set[str]]:
     """The names of a file, and which of them are columns."""
     names: dict[str, None] = {}
     columns = set()
-    for one in parse(Source("x.obj", text)).statements:
-        match one:
+    for statement in parse(Source("x.obj", text)).statements:
+        match statement:
             case tree.Given(name, indices) if indices is not None:
                 names[name.id] = None
                 columns.add(name.id)
@@ -60,7 +60,7 @@ def renamed(text: str, seed: int) -> tuple[str, dict[str, str], set[str]]:
         try:
             objdsl.loads(other)
         except ObjectiveError as error:
-            refused = {one.message.split("`")[1] for one in error.diagnostics if "`" in one.message}
+            refused = {x.message.split("`")[1] for x in error.diagnostics if "`" in x.message}
             assert refused & {*new.values()}, error
             taken |= refused & {*new.values()}
             continue

@@ -67,7 +67,7 @@ def assert_same(objective: objdsl.Objective, theirs: Tensor, d: Data, rel: float
     ours.loss.backward()
     torch.testing.assert_close(ours.loss.detach(), theirs.detach(), rtol=rel, atol=rel * 1e-2)
     for name, gradient in zip(objective.live, gradients, strict=True):
-        found = live[name].grad
-        assert found is not None and bool((gradient != 0).any())
+        actual = live[name].grad
+        assert actual is not None and bool((gradient != 0).any())
         scale = float(gradient.abs().max())
-        torch.testing.assert_close(found, gradient * d.mask, rtol=rel, atol=rel * scale)
+        torch.testing.assert_close(actual, gradient * d.mask, rtol=rel, atol=rel * scale)

@@ -33,6 +33,6 @@ def cases(page: str) -> Iterator[Case]:
             yield Case(expected, match["obj"], match["text"])
 
 
-def found(rule: Rule, obj: str) -> list[Diagnostic]:
+def findings_of(rule: Rule, obj: str) -> list[Diagnostic]:
     objective = driver.compile_source(Source("example.obj", obj))
     return list(rule(Facts(objective)))

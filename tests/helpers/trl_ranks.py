@@ -40,7 +40,7 @@ def of_two_ranks(name: str, folder: Path) -> None:
         "num_generations": 8,
         "max_steps": 1,
     }
-    one = ObjectiveTrainer(
+    trainer = ObjectiveTrainer(
         objective,
         model=tiny_model.model(),
         reward_funcs=tiny_model.score,
@@ -48,26 +48,26 @@ def of_two_ranks(name: str, folder: Path) -> None:
         train_dataset=tiny_model.data(),
         processing_class=tiny_model.tokenizer(),
     )
-    one.current_gradient_accumulation_steps = 2
+    trainer.current_gradient_accumulation_steps = 2
     rows = [{"prompt": tiny_model.PROMPTS[0]} for _ in range(4)]
-    one.model.train()
+    trainer.model.train()
     loss = torch.zeros(())
     for number in range(2):
-        one._step = number
-        value = one.compute_loss(one.model, one._prepare_inputs(rows))
+        trainer._step = number
+        value = trainer.compute_loss(trainer.model, trainer._prepare_inputs(rows))
         value.backward()
         loss += value.detach()
     dist.all_reduce(loss)
-    for weight in one.model.parameters():
+    for weight in trainer.model.parameters():
         dist.all_reduce(weight.grad)
 
     columns = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-    batch = {key: gathered([part[key] for part in one._buffered_inputs]) for key in columns}
-    answers = [part["objective.reward"] for part in one._buffered_inputs]
+    batch = {key: gathered([part[key] for part in trainer._buffered_inputs]) for key in columns}
+    answers = [part["objective.reward"] for part in trainer._buffered_inputs]
     words = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     width = batch["completion_ids"].size(1)
-    log_pi = one._get_per_token_logps_and_entropies(one.model, words, seen, width)[0]
+    log_pi = trainer._get_per_token_logps_and_entropies(trainer.model, words, seen, width)[0]
     now = log_pi.detach()
     out = objective(
         log_pi=log_pi,
@@ -77,27 +77,27 @@ def of_two_ranks(name: str, folder: Path) -> None:
         prompt=torch.zeros(8, dtype=torch.long),
         mask=batch["completion_mask"],
     )
-    assert one._windows[0].step.environment["group_size"].tolist() == [8]
+    assert trainer._windows[0].step.environment["group_size"].tolist() == [8]
     torch.testing.assert_close(loss / 2, out.loss.detach(), rtol=1e-5, atol=1e-6)
-    summed = {key: x.grad / 2 for key, x in one.model.named_parameters()}
-    one.model.zero_grad()
+    summed = {key: x.grad / 2 for key, x in trainer.model.named_parameters()}
+    trainer.model.zero_grad()
     out.loss.backward()
-    largest = max(float(x.grad.abs().max()) for x in one.model.parameters())
+    largest = max(float(x.grad.abs().max()) for x in trainer.model.parameters())
     assert largest > 0
-    for key, x in one.model.named_parameters():
+    for key, x in trainer.model.named_parameters():
         torch.testing.assert_close(summed[key], x.grad, rtol=1e-5, atol=1e-5 * largest)
-    one._step, one._buffered_inputs = 0, None
-    one.train()  # under DDP
-    assert "loss" in one.state.log_history[0]
+    trainer._step, trainer._buffered_inputs = 0, None
+    trainer.train()  # under DDP
+    assert "loss" in trainer.state.log_history[0]
 
 
 def gathered(parts: list[Tensor]) -> Tensor:
     """The rows of both ranks; what is padded less on one is padded as on the other."""
-    own = torch.cat(parts)
-    width = torch.tensor(own.size(1) if own.dim() > 1 else 0)
+    local = torch.cat(parts)
+    width = torch.tensor(local.size(1) if local.dim() > 1 else 0)
     dist.all_reduce(width, op=dist.ReduceOp.MAX)
-    if own.dim() > 1:
-        own = torch.nn.functional.pad(own, (0, int(width) - own.size(1)))
-    found = [torch.empty_like(own) for _ in range(2)]
-    dist.all_gather(found, own)
-    return torch.cat(found)
+    if local.dim() > 1:
+        local = torch.nn.functional.pad(local, (0, int(width) - local.size(1)))
+    pieces = [torch.empty_like(local) for _ in range(2)]
+    dist.all_gather(pieces, local)
+    return torch.cat(pieces)

@@ -30,8 +30,8 @@ minimize critic mean[p,i,t] ((V - reward)^2)
 
 
 def test_every_column_has_its_role() -> None:
-    found = objdsl.loads(EVERYTHING).columns.values()
-    assert {column.name: (column.role, column.indices, column.trained) for column in found} == {
+    columns = objdsl.loads(EVERYTHING).columns.values()
+    assert {column.name: (column.role, column.indices, column.trained) for column in columns} == {
         "log_early": (LogProbs("early"), TOKEN, True),
         "log_mu": (LogProbs("mu"), TOKEN, False),
         "log_old": (LogProbs("old"), TOKEN, False),

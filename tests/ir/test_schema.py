@@ -102,11 +102,11 @@ def test_round_trip(source: Source) -> None:
     assert not unread & {x.name for x in before.used_params}
     assert after.params == tuple(x for x in before.params if x.name not in unread)
     assert {b.name: b.value for b in after.bindings} == {b.name: b.value for b in before.bindings}
-    assert said(text) == said(source)
+    assert findings_of(text) == findings_of(source)
     assert driver.layout(text) == text.text
 
 
-def said(source: Source) -> list[tuple[str, str]]:
+def findings_of(source: Source) -> list[tuple[str, str]]:
     """All findings, but for those about comments, and about names that nothing reads: both stay
     behind."""
     checked = driver.check(source)
@@ -222,22 +222,19 @@ def errors(ir: JSON | str) -> list[Diagnostic]:
     with pytest.raises(ObjectiveError) as raised:
         driver.written_out(Source("x.json", text))
     str(raised.value)  # shown, with its frame
-    assert all(one.span is not None and one.span.source.name == "x.json" for one in found(raised))
-    return found(raised)
-
-
-def found(raised: pytest.ExceptionInfo[ObjectiveError]) -> list[Diagnostic]:
-    return list(raised.value.diagnostics)
+    diagnostics = list(raised.value.diagnostics)
+    assert all(x.span is not None and x.span.source.name == "x.json" for x in diagnostics)
+    return diagnostics
 
 
 def node(kind: str, **values: Any) -> Callable[[JSON], None]:
     """Changes fields of the first node of a kind; None takes one away."""
 
     def change(ir: JSON) -> None:
-        one = next(one for one in ir["nodes"] if one["node"] == kind)
-        one.update(values)
+        entry = next(entry for entry in ir["nodes"] if entry["node"] == kind)
+        entry.update(values)
         for name in [name for name, value in values.items() if value is None]:
-            del one[name]
+            del entry[name]
 
     return change
 
@@ -322,7 +319,7 @@ def test_a_mistake_is_said_once_where_it_is(
     ],
 )  # fmt: skip
 def test_what_is_no_objective_at_all(text: str) -> None:
-    assert {one.name for one in errors(text)} == {MALFORMED}
+    assert {diagnostic.name for diagnostic in errors(text)} == {MALFORMED}
 
 
 def test_no_more_errors_than_anybody_mends() -> None:

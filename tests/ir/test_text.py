@@ -119,7 +119,7 @@ def test_every_name_is_a_symbol_of_its_own() -> None:
     )
     shown = {tex(f"param {name} = 1\nmaximize {name} * mean[p,i,t] log(pi)") for name in names}
     assert len(shown) == len(names)
-    assert not any(re.search(r"(?<![\\\w}])_", one) for one in shown)  # a subscript of nothing
+    assert not any(re.search(r"(?<![\\\w}])_", text) for text in shown)  # a subscript of nothing
 
 
 def test_what_is_no_number_is_written() -> None:

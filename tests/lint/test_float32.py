@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import objdsl
-from helpers.rule_pages import PAGES, cases, found
+from helpers.rule_pages import PAGES, cases, findings_of
 from objdsl.diagnostic import Certainty
 from objdsl.ir.columns import LogProbs
 from objdsl.lint.rule import Rule
@@ -64,7 +64,7 @@ def test_weights_are_infinite_or_dead_where_it_is_said(
     file = tmp_path / "example.obj"
     file.write_text(text, encoding="utf-8")
     objective = objdsl.load(file)
-    proven = any(one.certainty is Certainty.PROVEN for one in found(rule, text))
+    proven = any(finding.certainty is Certainty.PROVEN for finding in findings_of(rule, text))
     broken = False
     for seed in range(4):
         columns = far_apart(objective, seed)

@@ -35,7 +35,7 @@ def test_the_example_is_one_and_its_remedy_an_objective(page: Page) -> None:
     if example:
         head = "" if example.startswith("objective") else "objective x\n"
         findings = driver.check(Source("x.obj", head + example)).findings
-        assert [(one.name, one.code) for one in findings] == [(page.name, page.code)]
+        assert [(finding.name, finding.code) for finding in findings] == [(page.name, page.code)]
         assert driver.check(Source("x.obj", head + instead)).objective is not None
 
 

@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from helpers.rule_pages import BLOCK, PAGES, cases, found
+from helpers.rule_pages import BLOCK, PAGES, cases, findings_of
 from objdsl import driver
 from objdsl.analysis.facts import Facts
 from objdsl.diagnostic import Certainty, Diagnostic, Severity
@@ -24,7 +24,7 @@ RULES = pytest.mark.parametrize("rule", registry(), ids=lambda rule: rule.name)
 
 
 def rendered(diagnostics: list[Diagnostic]) -> str:
-    return "\n\n".join(render(one) for one in diagnostics) + "\n"
+    return "\n\n".join(render(diagnostic) for diagnostic in diagnostics) + "\n"
 
 
 @RULES
@@ -37,19 +37,19 @@ def test_a_page_holds(rule: Rule, request: pytest.FixtureRequest) -> None:
     expected = list(cases(page))
     assert {case.fires for case in expected} == {True, False}
     for case in expected:
-        said = found(rule, case.obj)
+        findings = findings_of(rule, case.obj)
         if case.fires:
-            assert said
-            assert rendered(said) == case.text
+            assert findings
+            assert rendered(findings) == case.text
         else:
-            assert not said, rendered(said)
+            assert not findings, rendered(findings)
 
 
 def _rewritten(rule: Rule, page: str) -> str:
     fires, silent = page.split("## silent\n")
 
     def block(match: re.Match[str]) -> str:
-        text = rendered(found(rule, match["obj"]))
+        text = rendered(findings_of(rule, match["obj"]))
         return f"```obj\n{match['obj']}```\n\n```text\n{text}```\n"
 
     return BLOCK.sub(block, fires) + "## silent\n" + silent
@@ -59,12 +59,12 @@ def _rewritten(rule: Rule, page: str) -> str:
 def test_a_fix_removes_its_finding(rule: Rule) -> None:
     page = (PAGES / f"{rule.name}.md").read_text(encoding="utf-8")
     for case in cases(page):
-        said = [one for one in found(rule, case.obj) if one.fix is not None]
-        if case.fires and said:
+        fixable = [finding for finding in findings_of(rule, case.obj) if finding.fix is not None]
+        if case.fires and fixable:
             source = Source("example.obj", case.obj)
-            after, made = fixed(source, driver_findings(rule, source), unsafe=True)
-            assert made == len(said)
-            assert not found(rule, after.text)
+            after, count = fixed(source, driver_findings(rule, source), unsafe=True)
+            assert count == len(fixable)
+            assert not findings_of(rule, after.text)
 
 
 def driver_findings(rule: Rule, source: Source) -> list[Diagnostic]:
@@ -81,8 +81,8 @@ def test_a_page_can_be_read(rule: Rule) -> None:
     example = re.search(r"\*\*Example\.\*\*\n\n((    .*\n|\n)+)", rule.doc)
     assert example
     for case in cases((PAGES / f"{rule.name}.md").read_text(encoding="utf-8")):
-        for one in found(rule, case.obj) if case.fires else ():
-            assert one.certainty is Certainty.PROVEN or one.severity is Severity.NOTE
+        for finding in findings_of(rule, case.obj) if case.fires else ():
+            assert finding.certainty is Certainty.PROVEN or finding.severity is Severity.NOTE
 
 
 def test_names_and_codes_are_unique() -> None:

@@ -38,8 +38,8 @@ def files(draw: Any) -> str:
         if draw(st.booleans()):
             return ""
         count += 1
-        said = draw(st.sampled_from(["", "# eq. 3  "]))
-        return f"{before}{said}# objdsl: ignore[own-mean] c{count}"
+        remark = draw(st.sampled_from(["", "# eq. 3  "]))
+        return f"{before}{remark}# objdsl: ignore[own-mean] c{count}"
 
     lines = []
     for statement in draw(st.lists(st.sampled_from(STATEMENTS), min_size=1, max_size=5)):
@@ -55,8 +55,8 @@ def spoken_for(text: str) -> dict[str, str | int | None]:
     file = parse(Source("x.obj", text))
     starts = {statement.span.start: k for k, statement in enumerate(file.statements)}
     return {
-        one.reason: "file" if one.covers is None else starts.get(one.covers.start)
-        for one in ignores(file)
+        ignore.reason: "file" if ignore.covers is None else starts.get(ignore.covers.start)
+        for ignore in ignores(file)
     }
 
 
@@ -93,13 +93,13 @@ def test_two_in_one_comment() -> None:
     assert ([name for name, _ in second.rules], second.reason) == (["c"], "no")
     assert second.span.text == "# objdsl: ignore[c] no"
     text = "B = 1  # objdsl: ignore[a] # objdsl: ignore[b]\n"
-    assert [one.reason for one in ignores(parse(Source("x.obj", text)))] == ["", ""]
+    assert [ignore.reason for ignore in ignores(parse(Source("x.obj", text)))] == ["", ""]
 
 
-def said(text: str) -> list[Diagnostic]:
+def comment_findings(text: str) -> list[Diagnostic]:
     checked = driver.check(Source("x.obj", text))
     assert checked.objective is not None
-    return [one for one in checked.findings if one.code.startswith("OBJ90")]
+    return [x for x in checked.findings if x.code.startswith("OBJ90")]
 
 
 GOAL = "maximize mean[p,i] sum[t] (reward * log(pi))\n"
@@ -113,8 +113,8 @@ def test_the_example_of_a_page_is_one_and_its_remedy_is_none(page: Any) -> None:
         line = next(line.strip() for line in rest.split("\n") if line.startswith("    "))
         statements = line if line.startswith(("#", "A")) else f"{mean}{line}"
         goal = "maximize mean[p,i] mean[t] (pi / old * reward)"
-        found = {one.name for one in said(f"objective x\n{statements}\n{goal}\n")}
-        assert (page.name in found) == (heading == "Example")
+        names = {x.name for x in comment_findings(f"objective x\n{statements}\n{goal}\n")}
+        assert (page.name in names) == (heading == "Example")
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_the_example_of_a_page_is_one_and_its_remedy_is_none(page: Any) -> None:
 )  # fmt: skip
 def test_the_fix_leaves_the_rest(comment: str, left: str) -> None:
     source = Source("x.obj", f"objective x\n{comment}{GOAL}")
-    after, made = fixed(source, said(source.text), unsafe=False)
-    assert made
+    after, count = fixed(source, comment_findings(source.text), unsafe=False)
+    assert count
     assert after.text == f"objective x\n{left}{GOAL}"
 
 
@@ -141,14 +141,14 @@ def test_what_one_fix_leaves_another_takes() -> None:
         "objective x\nB = 1  # objdsl: ignore[own-mean, std-normalisation] c\n"
         f"report b = B\n{GOAL}",
     )
-    after, made = driver.mend(driver.check(source), driver.check, unsafe=False)
-    assert made == 2
+    after, count = driver.mend(driver.check(source), driver.check, unsafe=False)
+    assert count == 2
     assert after.source.text == f"objective x\nB = 1\nreport b = B\n{GOAL}"
     assert after.findings == []
 
 
 def test_comments_are_no_findings_to_accept() -> None:
-    (fault,) = said(f"objective x\n# objdsl: ignore[OBJ902] c\n{GOAL}")
+    (fault,) = comment_findings(f"objective x\n# objdsl: ignore[OBJ902] c\n{GOAL}")
     assert (fault.name, fault.message) == (
         "unknown-rule",
         "`OBJ902` is a finding about comments, which a comment cannot accept",
@@ -172,5 +172,5 @@ def test_a_fix_that_breaks_the_text_is_not_made() -> None:
         return Checked(source, checked.objective, fixes, [])
 
     source = Source("x.obj", f"objective x\nB = 1\nC = 1\n{GOAL}")
-    after, made = driver.mend(check(source), check, unsafe=True)
-    assert (made, after.source.text) == (1, f"objective x\nB = 1\nD = 1\n{GOAL}")
+    after, count = driver.mend(check(source), check, unsafe=True)
+    assert (count, after.source.text) == (1, f"objective x\nB = 1\nD = 1\n{GOAL}")

@@ -30,25 +30,26 @@ def check(text: str) -> Checked:
 @SETTINGS
 @given(OBJECTIVES)
 def test_findings_are_shown_and_are_the_same_again(text: str) -> None:
-    found = check(text).findings
-    assert found == check(text).findings
-    for one in found:
-        assert one.certainty is Certainty.PROVEN or one.severity is Severity.NOTE
-        assert one.span is not None
-        for span in (one.span, *(label.span for label in one.labels)):
+    findings = check(text).findings
+    assert findings == check(text).findings
+    for finding in findings:
+        assert finding.certainty is Certainty.PROVEN or finding.severity is Severity.NOTE
+        assert finding.span is not None
+        for span in (finding.span, *(label.span for label in finding.labels)):
             assert span.text.strip()
-        assert f"{one.severity}[{one.code} {one.name}]: {one.message}" in render(one)
-    Report.model_validate_json(formats.as_json(found), strict=True)
+        title = f"{finding.severity}[{finding.code} {finding.name}]: {finding.message}"
+        assert title in render(finding)
+    Report.model_validate_json(formats.as_json(findings), strict=True)
 
 
 @SETTINGS
 @given(OBJECTIVES)
 def test_every_finding_can_be_accepted_where_it_is(text: str) -> None:
     before = check(text).findings
-    for one in before:
-        after = check(_with_comment(text, one))
+    for finding in before:
+        after = check(_with_comment(text, finding))
         taken = [(other.name, other.message) for other in after.suppressed]
-        assert (one.name, one.message) in taken
+        assert (finding.name, finding.message) in taken
         left = [other.name for other in after.findings]
         assert sorted(left + [name for name, _ in taken]) == sorted(o.name for o in before)
 
@@ -72,8 +73,8 @@ def _statement(text: str, place: Span) -> Span:
 @given(OBJECTIVES)
 def test_fixes_leave_objectives(text: str) -> None:
     before = check(text)
-    after, made = driver.mend(before, driver.check, unsafe=True)
+    after, count = driver.mend(before, driver.check, unsafe=True)
     assert after.objective is not None
-    assert (made > 0) == (after.source.text != text)
-    edits = [edit for one in before.findings if one.fix for edit in one.fix.edits]
-    assert made or all(edit.span.source.text != text for edit in edits)
+    assert (count > 0) == (after.source.text != text)
+    edits = [edit for x in before.findings if x.fix for edit in x.fix.edits]
+    assert count or all(edit.span.source.text != text for edit in edits)

@@ -45,9 +45,8 @@ def held_equal(text: str, seed: int, case: Any, packed: bool = False) -> None:
         shown = driver.mathematics(hostile.formula, weights=weights, latex=True)
         assert shown.count("{") == shown.count("}")
     if not columns:  # a column may be known by its name
-        rules = [
-            [one.code for one in driver.check(Source("x.obj", x)).findings] for x in (text, other)
-        ]
+        reports = [driver.check(Source("x.obj", form)).findings for form in (text, other)]
+        rules = [[finding.code for finding in findings] for findings in reports]
         assert rules[0] == rules[1]
 
 
@@ -58,7 +57,7 @@ def compare_numbers(
     case: Any,
     packed: bool,
 ) -> None:
-    found = []
+    outcomes = []
     for objective, names in ((plain, {}), (hostile, new)):
         columns = {names.get(name, name): x for name, x in case.columns.items()}
         for policy in (policy.name for policy in plain.formula.policies):
@@ -73,8 +72,8 @@ def compare_numbers(
         live = {name: wanted.pop(name) for name in objective.live}
         step = objective.prepare(prompt=case.prompt, **shape, **wanted)
         value, weights, reports = objective.weights(step=step, **live)
-        found.append((value, [*weights.values()], reports))
-    (value, weights, reports), (value_2, weights_2, reports_2) = found
+        outcomes.append((value, [*weights.values()], reports))
+    (value, weights, reports), (value_2, weights_2, reports_2) = outcomes
     reports = {new.get(name, name): x for name, x in reports.items()}
     torch.testing.assert_close(value, value_2, rtol=1e-12, atol=1e-14, equal_nan=True)
     for w, w_2 in zip(weights, weights_2, strict=True):
@@ -98,10 +97,10 @@ def meanings(graph: Mapping[str, Any]) -> list[str]:
         }
         if is_product:
             factors = sorted(factor for place in operands.values() for factor in products[place])
-            said = "product of " + " ".join(factors)
+            meaning = "product of " + " ".join(factors)
         else:
-            said = json.dumps({**node, **{name: done[k] for name, k in operands.items()}})
-        done.append(sha256(said.encode()).hexdigest())
+            meaning = json.dumps({**node, **{name: done[k] for name, k in operands.items()}})
+        done.append(sha256(meaning.encode()).hexdigest())
         products.append(factors if is_product else [done[-1]])
     several = (graph.get(key, {}).values() for key in ("reports", "bindings", "weights"))
     roots = [graph["goal"], *chain.from_iterable(several)]
@@ -124,7 +123,7 @@ def compare_json(
 def stands_alone(name: str) -> bool:
     """Whether a file starts from no other: names of that one mean something in both."""
     statements = parse(gallery.find(name)).statements
-    return not any(isinstance(one, tree.Header) and one.base for one in statements)
+    return not any(isinstance(x, tree.Header) and x.base for x in statements)
 
 
 OWN = [name for name in gallery.names() if stands_alone(name)]

@@ -67,17 +67,17 @@ def test_functions_of_parameters_at_extremes(first: int) -> None:
         case = Case(objective, data(seed))
         for _ in range(6):
             values = {name: random.choice(EXTREMES) for name in "abc"}
-            made = Case(objective.with_params(**values), case.data)
+            variant = Case(objective.with_params(**values), case.data)
             with np.errstate(all="ignore"):
-                expected = made.reference()
-                for numbers in (made.padded(), made.packed()):
-                    said = f"{text} at {values}: {expected.reports} and {numbers.reports}"
+                expected = variant.reference()
+                for numbers in (variant.padded(), variant.packed()):
+                    message = f"{text} at {values}: {expected.reports} and {numbers.reports}"
                     assert expected.reports is not None and numbers.reports is not None
                     for name, x in expected.reports.items():
-                        assert same(numbers.reports[name], x), said
-                    assert same(numbers.value, expected.value), said
+                        assert same(numbers.reports[name], x), message
+                    assert same(numbers.value, expected.value), message
                     for row, w in enumerate(expected.weights["log_pi"]):
-                        assert same(numbers.weights["log_pi"][row], w), said
+                        assert same(numbers.weights["log_pi"][row], w), message
 
 
 FOLDED: dict[BinaryOp, Callable[..., Expr]] = {

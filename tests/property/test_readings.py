@@ -61,11 +61,11 @@ def products(draw: Any) -> tuple[str, str, list[tuple[str, str]], str]:
 def texts(before: str, reduction: str, followers: list[tuple[str, str]], operand: str) -> list[str]:
     """The text without brackets, and every place where the reach of the reduction may end."""
     behind = [f" {op} {atom}" for op, atom in followers]
-    found = [f"{before}{reduction}{operand}{''.join(behind)}"]
+    readings = [f"{before}{reduction}{operand}{''.join(behind)}"]
     for end in range(len(behind) + 1):
         inside, outside = "".join(behind[:end]), "".join(behind[end:])
-        found.append(f"{before}({reduction}({operand}{inside})){outside}")
-    return found
+        readings.append(f"{before}({reduction}({operand}{inside})){outside}")
+    return readings
 
 
 def objective(text: str, definition: str = "x * w") -> Source:
@@ -91,7 +91,7 @@ def number(source: Source, seed: int) -> float | None:
     if checked.objective is None:
         return None
     with np.errstate(all="ignore"):
-        report = next(one for one in checked.objective.reports if one.name == "found")
+        report = next(report for report in checked.objective.reports if report.name == "found")
         return float(evaluate([report.value], data(seed, 2).batch, {"eps": 0.2})[0])
 
 
@@ -128,7 +128,7 @@ def test_a_text_is_taken_only_if_its_readings_are_one_value(
         assert first.fix is None and len(first.choices) >= 2
         for choice in first.choices:
             text, _ = fixed(checked.source, [replace(first, fix=choice)], unsafe=True)
-            ends = [one for one in driver.check(text).findings if one.name == first.name]
+            ends = [x for x in driver.check(text).findings if x.name == first.name]
             assert not ends, text.text
 
 

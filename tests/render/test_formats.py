@@ -121,8 +121,8 @@ class SarifLog(Sarif):  # 3.13
     runs: Annotated[list[Run], Field(min_length=1, max_length=1)]
 
 
-def sarif(found: list[Diagnostic]) -> Run:
-    printed = formats.sarif(found, {page.name: page.doc for page in pages()}, "1.2.3")
+def sarif(findings: list[Diagnostic]) -> Run:
+    printed = formats.sarif(findings, {page.name: page.doc for page in pages()}, "1.2.3")
     return SarifLog.model_validate_json(printed).runs[0]
 
 
@@ -136,13 +136,13 @@ def everything(name: str) -> list[Diagnostic]:
 
 @pytest.mark.parametrize("name", gallery.names())
 def test_whatever_is_found_has_the_shape_of_its_standard(name: str) -> None:
-    found = everything(name)
-    run = sarif(found)
-    assert len(run.results) == len(found)
-    for result, finding in zip(run.results, found, strict=True):
+    findings = everything(name)
+    run = sarif(findings)
+    assert len(run.results) == len(findings)
+    for result, finding in zip(run.results, findings, strict=True):
         rule = run.tool.driver.rules[result.ruleIndex]
         assert (rule.id, rule.name) == (result.ruleId, finding.name)
-    report = json.loads(formats.as_json(found))
+    report = json.loads(formats.as_json(findings))
     Report.model_validate(report, strict=True)
     Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(report)
 
@@ -180,8 +180,8 @@ def test_any_path_is_a_uri() -> None:
     uri = sarif([finding()]).results[0].locations[0].physicalLocation.artifactLocation.uri
     assert unquote(uri) == TEXT.name
     absolute = Source("/tmp/<a> b.obj", "x")
-    found = Diagnostic("a-rule", "OBJ101", Severity.ERROR, "a", Span(absolute, 0, 1))
-    parts = urlsplit(sarif([found]).results[0].locations[0].physicalLocation.artifactLocation.uri)
+    alone = Diagnostic("a-rule", "OBJ101", Severity.ERROR, "a", Span(absolute, 0, 1))
+    parts = urlsplit(sarif([alone]).results[0].locations[0].physicalLocation.artifactLocation.uri)
     assert (parts.scheme, unquote(parts.path)) == ("file", absolute.name)
 
 
@@ -195,11 +195,11 @@ def test_annotations_are_one_line_each_whatever_they_say() -> None:
 
 
 def test_a_finding_without_a_place() -> None:
-    found = [Diagnostic("a-rule", "OBJ101", Severity.ERROR, "gone", None)]
-    assert formats.concise(found) == "objdsl: error[OBJ101 a-rule]: gone\n"
-    assert formats.github(found) == "::error title=OBJ101 a-rule::gone\n"
-    assert sarif(found).results[0].locations == []
-    assert json.loads(formats.as_json(found))["findings"][0]["location"] is None
+    findings = [Diagnostic("a-rule", "OBJ101", Severity.ERROR, "gone", None)]
+    assert formats.concise(findings) == "objdsl: error[OBJ101 a-rule]: gone\n"
+    assert formats.github(findings) == "::error title=OBJ101 a-rule::gone\n"
+    assert sarif(findings).results[0].locations == []
+    assert json.loads(formats.as_json(findings))["findings"][0]["location"] is None
 
 
 def test_concise_is_a_line_each() -> None:

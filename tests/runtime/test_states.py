@@ -73,8 +73,8 @@ def test_a_run_is_the_recursion(run: Run, numbers: Numbers, objective: Callable[
         assert metrics["beta"] == pytest.approx(beta)
         here = [base[prompt] for prompt in rewards[step]]
         assert metrics["base"] == pytest.approx(sum(here) / len(here))
-        found = sorted(saved(result.folder, step)["prompts"]["base"].values())
-        assert found == pytest.approx(sorted(base.values()))
+        actual = sorted(saved(result.folder, step)["prompts"]["base"].values())
+        assert actual == pytest.approx(sorted(base.values()))
     assert sum(map(len, rewards.values())) > len(base) + 40  # many came again
     assert max(len(x) for step in rewards.values() for x in step.values()) == 4
 
@@ -140,8 +140,8 @@ def test_two_processes_are_one(
     run_two(training_ranks.work, tmp_path, jobs)
     states = saved(alone, 4)
     for name in ("ranks", "on"):
-        for one, two in zip(numbers(alone), numbers(tmp_path / name), strict=True):
-            assert two == pytest.approx(one, rel=1e-5, abs=1e-7)
+        for expected, actual in zip(numbers(alone), numbers(tmp_path / name), strict=True):
+            assert actual == pytest.approx(expected, rel=1e-5, abs=1e-7)
         others = saved(tmp_path / name, 4)
         assert others["numbers"] == pytest.approx(states["numbers"])
         assert others["prompts"]["base"] == pytest.approx(states["prompts"]["base"])

@@ -213,8 +213,8 @@ def test_a_run_with_vllm(
     shutil.copytree(straight.folder, again)
     shutil.rmtree(again / "checkpoints" / "step-000004")
     run("grpo", output=again, _resume="auto", **options, **{"sampler.processes": 2})
-    one, two = numbers(straight.folder), numbers(again)
-    for step in (*one[1:], *two[1:]):
+    first, second = numbers(straight.folder), numbers(again)
+    for step in (*first[1:], *second[1:]):
         # Rounding depends on the number of responses per engine.
         assert step.pop("mismatch") < 1e-4
-    assert two == one
+    assert second == first

@@ -178,11 +178,11 @@ def test_every_choice_ends_the_doubt() -> None:
         for error in checked.findings:
             several += len(error.choices) > 1
             for choice in error.choices:
-                source, made = fixed(checked.source, [replace(error, fix=choice)], unsafe=True)
+                source, count = fixed(checked.source, [replace(error, fix=choice)], unsafe=True)
                 after = driver.check(source).findings
-                assert made == 1
+                assert count == 1
                 place = (error.message, error.span and error.span.start)
-                assert place not in [(one.message, one.span and one.span.start) for one in after]
+                assert place not in [(x.message, x.span and x.span.start) for x in after]
     assert several >= 5
 
 

@@ -175,7 +175,7 @@ def test_layout(text: str, expected: str) -> None:
 def test_what_changes_nothing_is_written_in_one_way(text: str, expected: str) -> None:
     """Brackets and names; and never where that would choose between two readings."""
     text, expected = (
-        f"A = reward\n{one}\nmaximize mean[p,i,t] log(pi)\n" for one in (text, expected)
+        f"A = reward\n{statement}\nmaximize mean[p,i,t] log(pi)\n" for statement in (text, expected)
     )
     assert driver.layout(Source("x.obj", text)) == expected
 

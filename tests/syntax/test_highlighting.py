@@ -15,7 +15,7 @@ GRAMMARS = files("objdsl.grammars")
 
 def patterns() -> dict[str, str]:
     text = (GRAMMARS / "objective.tmLanguage.json").read_text(encoding="utf-8")
-    return {one["name"]: one.get("match", "") for one in json.loads(text)["patterns"]}
+    return {pattern["name"]: pattern.get("match", "") for pattern in json.loads(text)["patterns"]}
 
 
 def words(scope: str) -> set[str]:

@@ -130,11 +130,11 @@ def test_statements() -> None:
         maximize a
         minimize critic a
     """
-    found = parse(Source("x.obj", text)).statements
-    kinds = [type(each).__name__ for each in found]
+    statements = parse(Source("x.obj", text)).statements
+    kinds = [type(each).__name__ for each in statements]
     expected = "Header Policy Policy Given Given Def Sample Keep Report Goal Goal"
     assert kinds == expected.split()
-    header, teacher, inner, margin, reward, function, sample, *_, critic = found
+    header, teacher, inner, margin, reward, function, sample, *_, critic = statements
     assert isinstance(header, tree.Header) and header.base is not None
     assert isinstance(teacher, tree.Policy) and teacher.of is None
     assert isinstance(inner, tree.Policy) and inner.layer == 6
@@ -168,10 +168,10 @@ def test_line_ends_of_windows_are_line_ends() -> None:
 
 def test_the_letters_of_names_are_those_that_have_a_spelling() -> None:
     grammar = (files("objdsl.grammars") / "objective.lark").read_text(encoding="utf-8")
-    found = re.search(r"^NAME: +/\[A-Za-z_(.+?)\]\[0-9A-Za-z_(.+?)\]\*/$", grammar, re.MULTILINE)
-    assert found is not None and found[1] == found[2]
-    assert all(canonical(letter).isascii() and canonical(letter).isalpha() for letter in found[1])
-    others = {chr(k) for k in range(0x370, 0x400)} - set(found[1])
+    match = re.search(r"^NAME: +/\[A-Za-z_(.+?)\]\[0-9A-Za-z_(.+?)\]\*/$", grammar, re.MULTILINE)
+    assert match is not None and match[1] == match[2]
+    assert all(canonical(letter).isascii() and canonical(letter).isalpha() for letter in match[1])
+    others = {chr(k) for k in range(0x370, 0x400)} - set(match[1])
     assert all(canonical(letter) == letter for letter in others)
 
 

@@ -27,29 +27,29 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folders = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(folders)
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "helpers.compile_kernels", *NAMES],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert said.returncode == 0, said.stderr
-    return json.loads(said.stdout)  # type: ignore[no-any-return]
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)  # type: ignore[no-any-return]
 
 
 def test_they_compile_and_spill_nothing(compiled: dict[str, Any]) -> None:
     assert compiled.keys() > set(NAMES)
-    for name, found in compiled.items():
-        assert found["spilled"] == 0, name
+    for name, report in compiled.items():
+        assert report["spilled"] == 0, name
         # 256 threads of 64 registers: four programs share a processor, and hide each other's loads.
         # Those that shape logits in every way, or sweep over weights of words, have more to keep.
         rich = name in ("score", "gradient", "kl_exact")
-        assert found["registers"] <= (96 if rich else 64), name
+        assert report["registers"] <= (96 if rich else 64), name
 
 
 def test_offsets_between_tokens_are_64_bits_wide(compiled: dict[str, Any]) -> None:
     """A chunk of 16 384 tokens over 152 064 words has more than 2^31 logits."""
     assert 16_384 * 152_064 > 2**31
-    for name, found in compiled.items():
-        offsets = found["offsets"]
+    for name, report in compiled.items():
+        offsets = report["offsets"]
         assert {"z", "target"} <= offsets.keys(), name
         assert set(offsets.values()) == {"i64"}, (name, offsets)
     for name in NAMES:

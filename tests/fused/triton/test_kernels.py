@@ -97,13 +97,13 @@ def test_scores_and_gradients(
     z, places, target = a_chunk(head, rows, seed)
     same(*(k.score(head, z.clone(), places, target, entropy=True) for k in (KERNELS, TORCH)))
     weights = torch.randn(M, dtype=wide, device=DEVICE)
-    found, formed = [], []
+    outputs, formed = [], []
     for kernels in (KERNELS, TORCH):
         log_pi = torch.zeros(M, dtype=wide, device=DEVICE)
         arguments = (head, z.clone(), places, target, log_pi, lambda _: weights, wide)
         formed.append(kernels.gradient(*arguments))
-        found.append(log_pi)
-    torch.testing.assert_close(*found)
+        outputs.append(log_pi)
+    torch.testing.assert_close(*outputs)
     torch.testing.assert_close(*formed)
 
 
@@ -140,9 +140,9 @@ def test_words_that_are_far_apart() -> None:
     z, rows, target = a_chunk(head, 2, 6)
     z[:, 20:] = torch.linspace(-3e4, 3e4, 20, device=DEVICE)
     target[:] = 39
-    found = KERNELS.score(head, z.clone(), rows, target, entropy=True)
-    assert all(x.isfinite().all() for x in found)
-    same(found, TORCH.score(head, z.clone(), rows, target, entropy=True))
+    scores = KERNELS.score(head, z.clone(), rows, target, entropy=True)
+    assert all(x.isfinite().all() for x in scores)
+    same(scores, TORCH.score(head, z.clone(), rows, target, entropy=True))
 
 
 def test_no_rows_are_nothing_to_do() -> None:
@@ -157,11 +157,11 @@ def test_log_probs(entropy: bool) -> None:
     torch.manual_seed(7)
     hidden, weight = (torch.randn(n, 4, dtype=torch.float64, device=DEVICE) for n in (5, 40))
     tokens = torch.randint(40, (5,), device=DEVICE)
-    found = [
+    outputs = [
         log_probs(hidden, weight, tokens, entropy=entropy, chunk=2, kernels=name)
         for name in ("triton", "torch")
     ]
-    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*outputs)
 
 
 # --- objectives ----------------------------------------------------------------------------------
@@ -174,12 +174,12 @@ def small(objective: objdsl.Objective, packed: bool) -> dict[str, Any]:
     pick: Callable[[Tensor], Tensor] = (lambda x: x[:4][mask]) if packed else (lambda x: x[:4])
     columns = {n: pick(x) if x.dim() > 1 else x[:4] for n, x in data["columns"].items()}
     rows = {"lengths": mask.sum(-1)} if packed else {"mask": mask}
-    made = {
+    given = {
         "hidden": pick(data["hidden"]), "tokens": pick(data["tokens"]), "columns": columns,
         "weight": data["weight"], "bias": data["bias"], "mask": mask,
         "rows": {**rows, "prompt": torch.arange(4) // 2},
     }  # fmt: skip
-    return moved(made)  # type: ignore[no-any-return]
+    return moved(given)  # type: ignore[no-any-return]
 
 
 def moved(x: Any) -> Any:
@@ -203,15 +203,17 @@ def test_the_objective_in_the_kernel(name: str) -> None:
         out, expected = plain(objective, data, step, others, 1.3, 5.0)
         leaves = [data[k].clone().requires_grad_() for k in ("hidden", "weight", "bias")]
         again = {k: x.detach().clone().requires_grad_() for k, x in others.items()}
-        said = objective.fused(
+        actual = objective.fused(
             leaves[0], leaves[1], data["tokens"], step, bias=leaves[2], temperature=1.3,
             softcap=5.0, kernels="triton", schedule="one pass", **again,
         )  # fmt: skip
-        said.loss.backward()
-        torch.testing.assert_close(said.value, out.value, rtol=1e-11, atol=1e-12)
-        assert said.reports.keys() == out.reports.keys()
-        for one in out.reports:
-            torch.testing.assert_close(said.reports[one], out.reports[one], rtol=1e-11, atol=1e-12)
+        actual.loss.backward()
+        torch.testing.assert_close(actual.value, out.value, rtol=1e-11, atol=1e-12)
+        assert actual.reports.keys() == out.reports.keys()
+        for key in out.reports:
+            torch.testing.assert_close(
+                actual.reports[key], out.reports[key], rtol=1e-11, atol=1e-12
+            )
         for x, y in zip([*leaves, *again.values()], expected, strict=True):
             torch.testing.assert_close(x.grad, y, rtol=1e-10, atol=1e-12)
 
@@ -235,7 +237,7 @@ def test_weights_of_words(alone: bool, dtype: torch.dtype) -> None:
         "reward": torch.tensor([1.0, 0.5], dtype=torch.float64),
     }  # fmt: skip
     step = objective.prepare(**moved(columns))
-    found = []
+    outputs = []
     schedules = {"triton": "one pass", "torch": "one pass, whole responses"}
     for kernels, schedule in schedules.items():
         leaves = [x.to(dtype).requires_grad_() for x in (hidden, weight)]
@@ -243,9 +245,9 @@ def test_weights_of_words(alone: bool, dtype: torch.dtype) -> None:
             *leaves, tokens, step, softcap=30.0, kept=kept, kernels=kernels, schedule=schedule
         )
         out.loss.backward()
-        said = out.value.float(), out.reports["entropy"].float()
-        found.append((*said, *(x.grad for x in leaves)))
-    for x, y in zip(*found, strict=True):
+        numbers = out.value.float(), out.reports["entropy"].float()
+        outputs.append((*numbers, *(x.grad for x in leaves)))
+    for x, y in zip(*outputs, strict=True):
         loose = {"rtol": 2e-2, "atol": 4e-3} if x.dtype == torch.bfloat16 else {}
         torch.testing.assert_close(x, y, **loose)
 
@@ -268,12 +270,12 @@ def test_an_objective_between_two_kernels(name: str, schedule: Any) -> None:
     step, others = prepared(objective, data)
     out, expected = plain(objective, data, step, others, 1.0, None)
     leaves = [data[k].clone().requires_grad_() for k in ("hidden", "weight", "bias")]
-    said = objective.fused(
+    actual = objective.fused(
         leaves[0], leaves[1], data["tokens"], step, bias=leaves[2], kernels="triton",
         schedule=schedule,
     )  # fmt: skip
-    said.loss.backward()
-    torch.testing.assert_close(said.value, out.value, rtol=1e-11, atol=1e-12)
+    actual.loss.backward()
+    torch.testing.assert_close(actual.value, out.value, rtol=1e-11, atol=1e-12)
     for x, y in zip(leaves, expected, strict=True):
         torch.testing.assert_close(x.grad, y, rtol=1e-10, atol=1e-12)
 
@@ -284,14 +286,14 @@ def test_narrow_models() -> None:
     data = small(objective, packed=True)
     columns = {k: x.float() for k, x in data["columns"].items() if k != "log_pi"}
     step = objective.prepare(**columns, **data["rows"])
-    found = []
+    outputs = []
     for kernels in ("triton", "torch"):
         hidden, weight = (data[k].bfloat16().requires_grad_() for k in ("hidden", "weight"))
         out = objective.fused(hidden, weight, data["tokens"], step, kernels=kernels)  # type: ignore[arg-type]
         out.loss.backward()
         assert out.value.dtype == torch.float32
-        found.append((out.value, out.log_pi, *out.reports.values(), hidden.grad, weight.grad))
-    for x, y in zip(*found, strict=True):
+        outputs.append((out.value, out.log_pi, *out.reports.values(), hidden.grad, weight.grad))
+    for x, y in zip(*outputs, strict=True):
         loose = {"rtol": 2e-2, "atol": 4e-3} if x.dtype == torch.bfloat16 else {}
         torch.testing.assert_close(x, y, **loose)
 
