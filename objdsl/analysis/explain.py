@@ -67,29 +67,29 @@ class Relative:
     renamed: Mapping[str, str]
 
 
-def sections(facts: Facts, found: Sequence[Diagnostic] | None = None) -> Iterator[Section]:
+def sections(facts: Facts, findings: Sequence[Diagnostic] | None = None) -> Iterator[Section]:
     """The parts of an explanation, those that have something to say.
 
     Args:
-        found: what the checker finds, whatever comments accept; without it, the claims are those
+        findings: what the checker finds, whatever comments accept; without it, the claims are those
             that the facts alone depart from.
     """
     for estimator in facts.rewarded:
         weights = tuple(_weights(facts, estimator))
         if weights:  # none, of too large a formula or where nothing is common to all rewards
             yield Section("The reward is multiplied by", weights)
-        yield Section("On policy", tuple(_on_policy(facts, estimator, found or ())))
+        yield Section("On policy", tuple(_on_policy(facts, estimator, findings or ())))
     if not facts.rewarded and facts.departures:
         reasons = dict.fromkeys(_reasons(facts, Claim.DIRECTION))
         if reasons:
-            yield Section("On policy", tuple(("expected gradient", one) for one in reasons))
+            yield Section("On policy", tuple(("expected gradient", reason) for reason in reasons))
     if facts.penalties or facts.distribution_penalties or any(_reasons(facts, Claim.PENALTY)):
         yield Section("Penalties", tuple(_penalties(facts)))
     if facts.rewarded:
         yield Section("Off policy, to first order", tuple(_off_policy(facts)))
     if facts.objective.states:
         yield Section("From rollout to rollout", tuple(_remembered(facts.objective)))
-    yield Section("What is exact, and what is not", tuple(_claims(facts, found)))
+    yield Section("What is exact, and what is not", tuple(_claims(facts, findings)))
 
 
 def _remembered(objective: Objective) -> Iterator[tuple[str, str]]:
@@ -101,19 +101,19 @@ def _remembered(objective: Objective) -> Iterator[tuple[str, str]]:
 
 
 def _reasons(facts: Facts, claim: Claim) -> list[str]:
-    return [one.reason.value for one in facts.departures if one.claim is claim]
+    return [departure.reason.value for departure in facts.departures if departure.claim is claim]
 
 
-def _claims(facts: Facts, found: Sequence[Diagnostic] | None) -> Iterator[tuple[str, str]]:
+def _claims(facts: Facts, findings: Sequence[Diagnostic] | None) -> Iterator[tuple[str, str]]:
     """Each claim, and the rules that find that it does not hold exactly."""
     of_rewards = (Claim.DIRECTION, Claim.PROMPT_WEIGHTS, Claim.OFF_POLICY)
     for claim in Claim:
         if claim is not Claim.LANGUAGE:
-            if found is None:
+            if findings is None:
                 rules = dict.fromkeys(_reasons(facts, claim))
             else:
-                own = (one for one in found if one.claim is claim)
-                rules = dict.fromkeys(f"{one.name} ({one.code})" for one in own)
+                of_claim = (finding for finding in findings if finding.claim is claim)
+                rules = dict.fromkeys(f"{finding.name} ({finding.code})" for finding in of_claim)
             follows = facts.rewarded or claim not in of_rewards
             holds = "exact" if follows else "exact: no reward is followed"
             yield claim.phrase, ", ".join(rules) or holds
@@ -143,8 +143,8 @@ def _weights(facts: Facts, estimator: Estimator) -> Iterator[tuple[str, str]]:
         whole = factor.base in _SIZES or name.startswith("(") or factor.exponent > 0
         shown = name if whole else f"({name})"
         power = "1 / " if factor.exponent < 0 else ""
-        said = ", ".join(part for part in (meaning, _dependence(factor.depends)) if part)
-        yield power + shown, said
+        parts = (meaning, _dependence(factor.depends))
+        yield power + shown, ", ".join(part for part in parts if part)
 
 
 def _named(facts: Facts, factor: Factor) -> str:
@@ -156,7 +156,7 @@ def _named(facts: Facts, factor: Factor) -> str:
 
 
 def _has(factors: tuple[Factor, ...], factor: Factor) -> bool:
-    return any(one.base == factor.base and one.exponent * factor.exponent > 0 for one in factors)
+    return any(f.base == factor.base and f.exponent * factor.exponent > 0 for f in factors)
 
 
 def _dependence(depends: Dependence) -> str:
@@ -164,7 +164,7 @@ def _dependence(depends: Dependence) -> str:
         return "a constant of the run"
     if depends.pooled:
         return "a statistic of the " + ("step" if depends.batch else "group") + " that holds it"
-    if depends.own:
+    if depends.on_response:
         return "changes with the response"
     if Level.PREFIX in depends.levels:
         return "changes with the tokens before"
@@ -172,19 +172,19 @@ def _dependence(depends: Dependence) -> str:
 
 
 def _on_policy(
-    facts: Facts, estimator: Estimator, found: Sequence[Diagnostic]
+    facts: Facts, estimator: Estimator, findings: Sequence[Diagnostic]
 ) -> Iterator[tuple[str, str]]:
-    """Where the expected gradient points, and what bends it: each line once, though a factor may
+    """Where the expected gradient points, and what biases it: each line once, though a factor may
     have parts that are told apart."""
-    yield from dict.fromkeys(_direction(facts, estimator, found))
+    yield from dict.fromkeys(_direction(facts, estimator, findings))
 
 
 def _direction(
-    facts: Facts, estimator: Estimator, found: Sequence[Diagnostic]
+    facts: Facts, estimator: Estimator, findings: Sequence[Diagnostic]
 ) -> Iterator[tuple[str, str]]:
     direction = estimator.direction
     right = direction in (Direction.EXACT, Direction.REWEIGHTED, Direction.SHAPED)
-    others = [one for one in found if one.claim is Claim.DIRECTION]
+    others = [finding for finding in findings if finding.claim is Claim.DIRECTION]
     beside = estimator.of(Kind.PENALTY) or any(isinstance(leaf, LogDist) for leaf in facts.weights)
     if right and not others and beside:
         yield "expected gradient", _DIRECTION[Direction.SHAPED]
@@ -193,16 +193,16 @@ def _direction(
     else:
         yield "expected gradient", _DIRECTION[direction]
     if right:
-        for one in others:
-            yield f"  {one.name}", one.message
+        for finding in others:
+            yield f"  {finding.name}", finding.message
     raised = facts.raises(estimator)
     if raised and direction is not Direction.UNKNOWN:
         yield "  raises", raised
-    for bend in estimator.bias_factors:
-        where = "divides the reward" if bend.factor.exponent < 0 else "multiplies the reward"
-        where = where if bend.everywhere else "is part of the baseline"
-        said = f"{where}: {_dependence(bend.factor.depends)}"
-        yield f"  bent by {_named(facts, bend.factor)}", said
+    for bias in estimator.bias_factors:
+        where = "divides the reward" if bias.factor.exponent < 0 else "multiplies the reward"
+        where = where if bias.everywhere else "is part of the baseline"
+        depends = _dependence(bias.factor.depends)
+        yield f"  biased by {_named(facts, bias.factor)}", f"{where}: {depends}"
     for departure in facts.departures:
         factor = departure.factor if departure.claim is Claim.PROMPT_WEIGHTS else None
         if factor is not None and departure.estimator is estimator:
@@ -230,13 +230,13 @@ def _penalties(facts: Facts) -> Iterator[tuple[str, str]]:
 
 def _is_live(facts: Facts, policy: str) -> bool:
     """Whether an advantage that holds a penalty adds a gradient of its own."""
-    nodes = (one.node for one in facts.live_advantages if one.adds is Adds.BIAS)
+    nodes = (advantage.node for advantage in facts.live_advantages if advantage.adds is Adds.BIAS)
     return any(isinstance(x, LogProb) and x.policy == policy for x in topological(*nodes))
 
 
 def _off_policy(facts: Facts) -> Iterator[tuple[str, str]]:
     order, sampler = facts.first_order, facts.objective.sampling.policy
-    reasons = [one.reason for one in facts.departures if one.claim is Claim.OFF_POLICY]
+    reasons = [gap.reason for gap in facts.departures if gap.claim is Claim.OFF_POLICY]
     if not facts.corrects:
         yield "the rollout", "stale, and not corrected" if reasons else "taken for that of pi"
     elif order is None:

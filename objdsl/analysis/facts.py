@@ -157,7 +157,7 @@ class Facts:
             bool(self.estimators)
             and not any(map(is_reward, n.topological(*others)))
             and all(each.direction is Direction.NONE for each in self.estimators)
-            and not any(factor.depends.rewards and factor.depends.own for factor in factors)
+            and not any(factor.depends.rewards and factor.depends.on_response for factor in factors)
         )
 
     def raises(self, estimator: Estimator) -> str:

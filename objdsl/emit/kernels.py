@@ -133,21 +133,21 @@ def standing(
     """How each element stands to those of its group that are in the pool: how many are smaller,
     how many are not larger, how many there are, and the sum of those that are not larger. NaN is
     the largest."""
-    shape, held = x.shape, (torch.ones_like(x, dtype=torch.bool) & pool).flatten()
+    shape, pooled = x.shape, (torch.ones_like(x, dtype=torch.bool) & pool).flatten()
     segment = (torch.zeros_like(x, dtype=torch.long) + segment).flatten()
     x = torch.where(x.isnan(), torch.inf, x).flatten()
     order = torch.argsort(x, stable=True)
     order = order[torch.argsort(segment[order], stable=True)]
-    x, held, segment = x[order], held[order], segment[order]
-    changes = torch.ones_like(held)
+    x, pooled, segment = x[order], pooled[order], segment[order]
+    changes = torch.ones_like(pooled)
     changes[1:] = segment[1:] != segment[:-1]
     first, last = runs(changes)
-    count = held.long().cumsum(0)
-    ahead = count - held.long()
+    count = pooled.long().cumsum(0)
+    ahead = count - pooled.long()
     before = ahead[first]
     size = count[last] - before
-    own = torch.where(held, x, 0.0).double()
-    total = group_before(own, segment) + own
+    values = torch.where(pooled, x, 0.0).double()
+    total = group_before(values, segment) + values
     changes[1:] |= x[1:] != x[:-1]
     first, last = runs(changes)
     out = torch.empty(4, *x.shape, dtype=total.dtype, device=x.device)

@@ -56,8 +56,8 @@ def load_values(ir: Objective, values: Mapping[str, Expr], layout: Layout) -> Co
 def load_states(ir: Objective, layout: Layout) -> CompiledValues:
     """The same for the next values of states; see `torch_source.emit_states`."""
     program = emit_states(ir, layout)
-    made = _module(program.source, f"<objdsl {ir.name} {ir.digest} states {layout}>")
-    return CompiledValues(program, made["advance"], made["advance"])
+    module = _module(program.source, f"<objdsl {ir.name} {ir.digest} states {layout}>")
+    return CompiledValues(program, module["advance"], module["advance"])
 
 
 def load_kernel(ir: Objective) -> tuple[Kernel, Any]:

@@ -75,17 +75,17 @@ class TorchExpressions(Writer):
     def _isnumber(self, node: n.Expr) -> bool:
         """Whether the text of a node is a Python number rather than a tensor."""
 
-        def find(one: n.Expr) -> bool:
-            match one:
-                case _ if one in self.stored:
+        def find(part: n.Expr) -> bool:
+            match part:
+                case _ if part in self.stored:
                     return False
                 case n.Const() | n.Param():
                     return True
                 case n.Reduce("sum", ("p",), x):
                     return x == ONE or (x == _GROUP and x not in self.stored)
                 case n.Unary() | n.Binary() | n.Clip() | n.Where():
-                    are_numbers = all(self.numbers[child] for child in one.children)
-                    return are_numbers and is_plain(one, self.scope.nonzero)
+                    are_numbers = all(self.numbers[child] for child in part.children)
+                    return are_numbers and is_plain(part, self.scope.nonzero)
             return False
 
         return n.bottom_up(node, self.numbers, find)

@@ -84,7 +84,7 @@ def extrema(goal: n.Expr) -> Iterator[tuple[n.Binary, int, n.Expr | None]]:
 
     A formula with thousands of branches is not read to its end; see `extrema_left_out`.
     """
-    return (one for one in _extrema(goal) if one is not None)
+    return (extremum for extremum in _extrema(goal) if extremum is not None)
 
 
 def extrema_left_out(goal: n.Expr) -> bool:
@@ -97,10 +97,10 @@ def _extrema(goal: n.Expr) -> Iterator[tuple[n.Binary, int, n.Expr | None] | Non
     stack: list[tuple[n.Expr, int, n.Expr | None]] = [(goal, 1, None)]
     seen: set[tuple[n.Expr, int, n.Expr | None]] = set()
     while stack and len(seen) < _MOST_BRANCHES:
-        node, sign, branch = one = stack.pop()
-        if not node.live or one in seen:
+        node, sign, branch = entry = stack.pop()
+        if not node.live or entry in seen:
             continue
-        seen.add(one)
+        seen.add(entry)
         match node:
             case n.Binary("min" | "max", a, b):
                 yield node, sign, branch
@@ -182,7 +182,7 @@ def stop(facts: Facts, node: n.Expr) -> Fix | None:
 
 def _bracketed(text: str) -> bool:
     """Whether one pair of brackets holds all of a text: not so in `(a) / (b)`."""
-    depths = list(accumulate((one == "(") - (one == ")") for one in text))
+    depths = list(accumulate((char == "(") - (char == ")") for char in text))
     return text.startswith("(") and depths.index(0) == len(text) - 1
 
 

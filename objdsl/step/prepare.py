@@ -126,8 +126,8 @@ class Preparation:
         given = {name: as_tensor(name, x, mask.device) for name, x in columns.items()}
         if dtype is None:
             # States are as wide as Python's numbers, whatever the data is.
-            own = {k for k, x in self.columns.items() if isinstance(x.role, State | Clock)}
-            data = (x for name, x in given.items() if name not in own)
+            remembered = {k for k, x in self.columns.items() if isinstance(x.role, State | Clock)}
+            data = (x for name, x in given.items() if name not in remembered)
             dtype = widest(*(x for x in data if x.is_floating_point()))
         if not dtype.is_floating_point:
             raise InputError(f"dtype must be a float type, not {dtype}")
@@ -199,7 +199,7 @@ class Preparation:
         counts = [many for many, _ in sizes]
         first = sum(counts[: group.rank()])
         here = slice(first, first + len(rows))
-        return Share(group, whole, here, rows.mask.shape[1], local).own(whole)
+        return Share(group, whole, here, rows.mask.shape[1], local).local_rows(whole)
 
     # --- the whole step --------------------------------------------------------------------------
 
@@ -293,7 +293,7 @@ class Preparation:
 def _declared(*sources: Source) -> set[str]:
     """The columns that files declare, and those of the policies that they name."""
     names: set[str] = set()
-    for statement in (one for source in sources for one in parse(source).statements):
+    for statement in (line for source in sources for line in parse(source).statements):
         match statement:
             case Given(name):
                 names.add(name.id)

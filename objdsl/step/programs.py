@@ -53,7 +53,7 @@ class Programs:
         with torch.no_grad():
             values = compiled.couple(**whole.arguments(function.inputs, dtype, live, self.params))
         coupled = replace(whole.with_values(values, function.outputs, dtype), coupled=True)
-        return coupled if share is None else share.own(coupled)
+        return coupled if share is None else share.local_rows(coupled)
 
     def evaluate(
         self, step: Step, inputs: Mapping[str, Tensor]

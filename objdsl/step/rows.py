@@ -204,7 +204,7 @@ class Share:
     width: int
     local: dict[str, Tensor]
 
-    def own(self, whole: Step) -> Step:
+    def local_rows(self, whole: Step) -> Step:
         """This rank's rows of the whole step, as wide as its own tensors are."""
         step = whole[self.rows]
         mask, tokens = step.mask, step.tokens

@@ -69,11 +69,11 @@ class States:
     def summary(self, keys: Iterable[Hashable]) -> dict[str, float]:
         """Every state as one number: one of prompts as its mean over those of a rollout."""
         rows = set(keys)
-        found = dict(self.numbers)
+        summary = dict(self.numbers)
         for name, known in self.prompts.items():
             values = [known[key] for key in rows if key in known]
-            found[name] = math.fsum(values) / max(len(values), 1)
-        return found
+            summary[name] = math.fsum(values) / max(len(values), 1)
+        return summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,18 +99,18 @@ class Memory:
         Args:
             columns: the data, for states that start from a column.
         """
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for name, column in read.items():
             if name == _STEP:
-                found[name] = float(states.step)
+                values[name] = float(states.step)
             elif name == _STEPS:
-                found[name] = self._steps(states)
+                values[name] = self._steps(states)
             elif isinstance(column.role, StateRole):
-                one = name in states.numbers
-                found[name] = (
-                    states.numbers[name] if one else self._rows(name, states, keys, columns)
-                )
-        return found
+                if name in states.numbers:
+                    values[name] = states.numbers[name]
+                else:
+                    values[name] = self._rows(name, states, keys, columns)
+        return values
 
     def _steps(self, states: States) -> float:
         if states.steps is None:

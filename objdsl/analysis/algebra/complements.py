@@ -28,10 +28,10 @@ def joined(x: Sum, expand: AsSum) -> Sum:
     for choice in choices:
         x = _chosen(x, choice, expand)
     bases = {base for factors in x.terms for base, _ in factors if _may_be_part(base)}
-    for one, other, sign, q in sorted(
+    for first, second, sign, q in sorted(
         _pairs(bases, expand), key=lambda pair: (pair[0].key, pair[1].key)
     ):
-        x = _joined(x, one, other, sign, expand(q))
+        x = _joined(x, first, second, sign, expand(q))
     for absolute in sorted((b for b in bases if _is(b, "abs")), key=lambda base: base.key):
         x = _signed(x, absolute, expand)
     return x
@@ -90,16 +90,16 @@ def _pairs(bases: set[n.Expr], expand: AsSum) -> Iterator[tuple[n.Expr, n.Expr, 
                     yield turned, base, -1, q
 
 
-def _joined(x: Sum, one: n.Expr, other: n.Expr, sign: int, q: Sum) -> Sum:
+def _joined(x: Sum, first: n.Expr, second: n.Expr, sign: int, q: Sum) -> Sum:
     beside: defaultdict[n.Expr | None, Sum] = defaultdict(Sum)
     for factors, c in x.terms.items():
-        held = next((base for base in (one, other) if (base, 1.0) in factors), None)
-        beside[held] += Sum({factors - {(held, 1.0)} if held else factors: c})
-    same, rest = beside[other], beside[None]
+        present = next((base for base in (first, second) if (base, 1.0) in factors), None)
+        beside[present] += Sum({factors - {(present, 1.0)} if present else factors: c})
+    same, rest = beside[second], beside[None]
     try:
-        if beside[one] != same.scaled(sign):
+        if beside[first] != same.scaled(sign):
             return x
-        if not one.boolean:
+        if not first.boolean:
             return rest + q * same
         return rest + same if _divides(q, same) else x
     except TooLargeError:

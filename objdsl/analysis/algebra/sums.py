@@ -146,15 +146,15 @@ def quotient(a: Sum, b: Sum) -> tuple[Sum, Sum]:
         return Sum(), a
     if any(x.boolean or (isinstance(x, n.Unary) and x.op == "sign") for x in bases_of(b)):
         return Sum(), a
-    spread = _spread(b)
-    if not _may_be_divided(a, spread):
+    widths = _widths(b)
+    if not _may_be_divided(a, widths):
         return Sum(), a
     whole = _divided(a, b)
     if whole is not None:
         return whole, Sum()
     total, rest = Sum(), Sum()
     for part in _neighbours(a, b):
-        whole = _divided(part, b) if _may_be_divided(part, spread) else None
+        whole = _divided(part, b) if _may_be_divided(part, widths) else None
         if whole is None:
             rest = rest + part
         else:
@@ -162,22 +162,22 @@ def quotient(a: Sum, b: Sum) -> tuple[Sum, Sum]:
     return total, rest
 
 
-def _spread(x: Sum) -> dict[n.Expr, float]:
+def _widths(x: Sum) -> dict[n.Expr, float]:
     """By how much the powers of each factor differ between the terms."""
     powers = [dict(factors) for factors in x.terms]
-    spread = {}
+    widths = {}
     for base in set(bases_of(x)):
-        exponents = [one.get(base, 0.0) for one in powers]
-        spread[base] = max(exponents) - min(exponents)
-    return {base: width for base, width in spread.items() if width}
+        exponents = [power.get(base, 0.0) for power in powers]
+        widths[base] = max(exponents) - min(exponents)
+    return {base: width for base, width in widths.items() if width}
 
 
-def _may_be_divided(a: Sum, spread: Mapping[n.Expr, float]) -> bool:
+def _may_be_divided(a: Sum, widths: Mapping[n.Expr, float]) -> bool:
     """Whether the powers of a sum differ by as much as those of a divisor: of what it divides,
     they do."""
     if len(a.terms) < 2:
         return False
-    for base, width in spread.items():
+    for base, width in widths.items():
         exponents = [dict(factors).get(base, 0.0) for factors in a.terms]
         if max(exponents) - min(exponents) < width:
             return False

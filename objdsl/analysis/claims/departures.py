@@ -121,4 +121,4 @@ def _prompts(facts: Facts) -> Iterator[Departure]:
 
 def _keeps(facts: Facts) -> bool:
     """Whether prompts are kept by what their responses are."""
-    return facts.objective.keep is not None and depends(facts.objective.keep).own
+    return facts.objective.keep is not None and depends(facts.objective.keep).on_response

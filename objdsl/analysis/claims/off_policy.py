@@ -56,7 +56,7 @@ def _weighted(far: Estimator, term: Term) -> bool:
     before: its expectation under the sampler is then 0."""
     reaches: set[Reach] = set()
     for factor in term.factors:
-        if factor.depends.own and _reads_policy(factor.base):
+        if factor.depends.on_response and _reads_policy(factor.base):
             ratios = _ratios(far, factor)
             if not ratios:
                 return False

@@ -102,11 +102,13 @@ def live_advantages(
 
 def _adds(extra: Estimator, weight: n.Expr) -> Adds | None:
     """What the extra part of a weight does; None if nothing, or what was meant."""
-    own = [term for term in extra.terms if any(factor.depends.own for factor in term.factors)]
-    if not own:
+    varying = [
+        term for term in extra.terms if any(factor.depends.on_response for factor in term.factors)
+    ]
+    if not varying:
         varies = any(not factor.depends.constant for term in extra.terms for factor in term.factors)
         return Adds.NOISE if varies else None
-    penalty = all(term.kind is Kind.PENALTY for term in own)
+    penalty = all(term.kind is Kind.PENALTY for term in varying)
     return None if penalty and _all_divergences(replace(extra, weight=weight)) else Adds.BIAS
 
 
@@ -143,13 +145,13 @@ def live_divisors(
     for node in _divisors(objective.goal)[:_MOST_LIVE]:
         meant = _with_stopped(objective, node)
         # Where nothing is left without it, the divisor is the policy's term itself.
-        known = [one for one in estimators if one.leaf in meant]
-        found = [_divides(one, replace(one, weight=meant[one.leaf]), node) for one in known]
+        known = [estimator for estimator in estimators if estimator.leaf in meant]
+        divisors = [_divides(on, replace(on, weight=meant[on.leaf]), node) for on in known]
         for leaf, weight in weights.items():
             if known and isinstance(leaf, n.LogDist):
                 extra = sub(weight, meant.get(leaf, ZERO))
-                found.append(_divides_words(extra, known[0].expand, node))
-        yield from [one for one in found if one is not None][:1]
+                divisors.append(_divides_distribution(extra, known[0].expand, node))
+        yield from [divisor for divisor in divisors if divisor is not None][:1]
 
 
 def _divides(all_of_it: Estimator, meant: Estimator, node: n.Expr) -> LiveDivisor | None:
@@ -158,12 +160,12 @@ def _divides(all_of_it: Estimator, meant: Estimator, node: n.Expr) -> LiveDiviso
     if extra.expanded is None:
         return None
     cancels = all_of_it.direction is Direction.NONE and bool(extra.of(Kind.SIGNAL))
-    if not cancels and _bent(extra) <= _bent(meant):
+    if not cancels and _bias_factors(extra) <= _bias_factors(meant):
         return None
     return LiveDivisor(node, extra.expanded.expr(), cancels)
 
 
-def _divides_words(extra: n.Expr, expand: Expand, node: n.Expr) -> LiveDivisor | None:
+def _divides_distribution(extra: n.Expr, expand: Expand, node: n.Expr) -> LiveDivisor | None:
     """The same by the distribution of words: a reward beside it tells states apart."""
     try:
         total = expand(extra)
@@ -174,32 +176,32 @@ def _divides_words(extra: n.Expr, expand: Expand, node: n.Expr) -> LiveDivisor |
     return LiveDivisor(node, total.expr(), cancels=False) if rewarded else None
 
 
-def _bent(estimator: Estimator) -> set[tuple[n.Expr, bool]]:
-    return {(bend.factor.base, bend.everywhere) for bend in estimator.bias_factors}
+def _bias_factors(estimator: Estimator) -> set[tuple[n.Expr, bool]]:
+    return {(bias.factor.base, bias.everywhere) for bias in estimator.bias_factors}
 
 
 def _divisors(goal: n.Expr) -> list[n.Expr]:
     """The live values that something is divided by."""
-    found: dict[n.Expr, None] = {}
+    divisors: dict[n.Expr, None] = {}
     for node in n.topological(goal):
         match node:
             case n.Binary("div", _, b) if b.live:
-                found[b] = None
+                divisors[b] = None
             case n.Binary("pow", b, n.Const(e)) if b.live and e < 0:
-                found[b] = None
+                divisors[b] = None
             case n.Unary("exp", x) if x.live:
-                found |= dict.fromkeys(_subtracted_logs(x))
-    return list(found)
+                divisors |= dict.fromkeys(_subtracted_logs(x))
+    return list(divisors)
 
 
 def _subtracted_logs(x: n.Expr) -> Iterator[n.Expr]:
     """What `exp(x)` is divided by, written as a logarithm that x has a minus in front of."""
     stack, seen = [(x, 1)], set[tuple[n.Expr, int]]()
     while stack:
-        node, sign = one = stack.pop()
-        if one in seen:
+        node, sign = entry = stack.pop()
+        if entry in seen:
             continue
-        seen.add(one)
+        seen.add(entry)
         match node:
             case n.Unary("neg", a):
                 stack.append((a, -sign))
@@ -216,7 +218,7 @@ def too_many(goal: n.Expr) -> bool:
 
 def _coefficients(goal: n.Expr) -> list[n.Expr]:
     """The live sums of data and of the policy that are multiplied by a term of the policy."""
-    found: dict[n.Expr, None] = {}
+    coefficients: dict[n.Expr, None] = {}
     mixed: set[n.Expr] = set()
     data = n.holding(lambda node: isinstance(node, n.Column) and not node.boolean, goal)
     for node in n.topological(goal):
@@ -224,8 +226,8 @@ def _coefficients(goal: n.Expr) -> list[n.Expr]:
             mixed.add(node)
         match node:
             case n.Binary("mul", a, b) if a.live and b.live and (a in mixed) != (b in mixed):
-                found[a if a in mixed else b] = None
-    return list(found)
+                coefficients[a if a in mixed else b] = None
+    return list(coefficients)
 
 
 def _mixed(x: n.Expr, mixed: set[n.Expr], data: set[n.Expr]) -> bool:

@@ -43,12 +43,12 @@ def too_many(objective: Objective) -> bool:
     return next(islice(terms, _MOST_TERMS, None), None) is not None
 
 
-def _terms(goal: n.Expr, held: set[str]) -> Iterator[tuple[n.Expr, n.Expr]]:
+def _terms(goal: n.Expr, references: set[str]) -> Iterator[tuple[n.Expr, n.Expr]]:
     """The terms of a goal that read the sampled tokens' probabilities and nothing else, each with
     the goal without it."""
     stack = [goal]
     seen: set[n.Expr] = set()
-    more = n.holding(partial(_is_more, held), goal)
+    more = n.holding(partial(_is_more, references), goal)
     while stack:
         node = stack.pop()
         if node in seen:
@@ -56,21 +56,21 @@ def _terms(goal: n.Expr, held: set[str]) -> Iterator[tuple[n.Expr, n.Expr]]:
         seen.add(node)
         match node:
             case n.Binary("add" | "sub" as op, a, b) if a.live and b.live:
-                for one, rest in ((a, b if op == "add" else neg(b)), (b, a)):
-                    if one not in more:
-                        yield one, n.replaced(goal, {node: rest})
+                for part, rest in ((a, b if op == "add" else neg(b)), (b, a)):
+                    if part not in more:
+                        yield part, n.replaced(goal, {node: rest})
                     else:
-                        stack.append(one)
+                        stack.append(part)
             case n.Unary("neg", x) | n.Reduce("sum" | "mean", _, x) | n.Others(_, x):
                 stack.append(x)
             case n.Binary("mul" | "div", a, b) if a.live != b.live:
                 stack.append(a if a.live else b)
 
 
-def _is_more(held: set[str], node: n.Expr) -> bool:
-    """Whether a value is more than the policy of the sampled tokens: data, or one of `held`."""
+def _is_more(references: set[str], node: n.Expr) -> bool:
+    """Whether a value is more than the policy of the sampled tokens: data, or a frozen policy."""
     return isinstance(node, n.Column | n.LogDist) or (
-        isinstance(node, n.LogProb) and node.policy in held
+        isinstance(node, n.LogProb) and node.policy in references
     )
 
 

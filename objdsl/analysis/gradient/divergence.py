@@ -92,7 +92,7 @@ class Penalty:
     def bias_factors(self) -> tuple[Factor, ...]:
         """Of the scale, what changes with the response: times such a factor, a gradient is that of
         no divergence."""
-        return tuple(factor for factor in self.scale if factor.depends.own)
+        return tuple(factor for factor in self.scale if factor.depends.on_response)
 
     @property
     def written(self) -> str:
@@ -126,7 +126,7 @@ def readings(estimator: Estimator) -> Iterator[tuple[list[Term], Penalty | None]
         groups: defaultdict[Factors, list[tuple[float, Term]]] = defaultdict(list)
         for term in estimator.of(Kind.PENALTY):
             distant = [factor for factor in term.factors if _distant(policy, factor)]
-            if any(by_distribution or factor.depends.own for factor in distant):
+            if any(by_distribution or factor.depends.on_response for factor in distant):
                 size, factors = estimator.sized(term)
                 term = replace(term, factors=factors)
                 scale = (f for f in _scale(policy, term) if not _masks(f))
@@ -196,7 +196,7 @@ def _vanishes(terms: list[Term], expand: Expand) -> bool:
     """Whether what a frozen policy brings is a constant of the token, which has no gradient."""
     for term in terms:
         policies = {ratio.of for f in term.factors for ratio in f.depends.ratios}
-        factors = [f for f in term.factors if any(_distant(one, f) for one in policies)]
+        factors = [f for f in term.factors if any(_distant(policy, f) for policy in policies)]
         read = _read(frozenset((f.base, f.exponent) for f in factors), expand)
         if read is None or read[1].keys() - {(0, 0.0)}:
             return False

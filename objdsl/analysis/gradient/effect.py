@@ -18,7 +18,7 @@ def own_rewards(terms: Iterable[Term]) -> set[str]:
         if term.reward is not None:
             names.add(term.reward.name)
         for factor in term.factors:
-            if factor.depends.own and not factor.depends.pooled:
+            if factor.depends.on_response and not factor.depends.pooled:
                 names |= factor.depends.rewards
     return names
 

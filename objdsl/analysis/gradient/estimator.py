@@ -116,10 +116,10 @@ class Estimator(Weight):
         if self.binary(factor, term):
             # An affine function of the own reward: it weighs a baseline that knows the state.
             knows = any(Level.PREFIX in other.depends.levels for other in term.factors)
-            return factor.depends.own and knows
+            return factor.depends.on_response and knows
         levels = factor.depends.levels
         # State by state a signal may not be weighted; a baseline may.
-        return factor.depends.own or (term.kind is Kind.SIGNAL and Level.PREFIX in levels)
+        return factor.depends.on_response or (term.kind is Kind.SIGNAL and Level.PREFIX in levels)
 
     @cached_property
     def keep_factors(self) -> frozenset[n.Expr]:

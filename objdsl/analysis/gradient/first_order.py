@@ -68,9 +68,9 @@ class Order:
     def times(powers: Powers) -> float:
         """How often the mismatch of a token is counted at most, in its own weight or a later
         token's: once is right."""
-        own = (Reach.TOKEN, Reach.MEAN, Reach.PREFIX, Reach.SEQUENCE)
+        now = (Reach.TOKEN, Reach.MEAN, Reach.PREFIX, Reach.SEQUENCE)
         later = (Reach.BEFORE, Reach.PREFIX, Reach.SEQUENCE)
-        return max(sum(powers.get(reach, 0.0) for reach in many) for many in (own, later))
+        return max(sum(powers.get(reach, 0.0) for reach in reaches) for reaches in (now, later))
 
     @property
     def exact(self) -> bool:
@@ -126,7 +126,7 @@ def _statistic(node: n.Expr) -> bool:
     pools = isinstance(node, n.Others) or (
         isinstance(node, n.Reduce | n.Quantile | n.Order) and node.over[0] != "t"
     )
-    return pools and any(is_reward(one) for one in n.topological(node))
+    return pools and any(is_reward(part) for part in n.topological(node))
 
 
 def _orders(on: Estimator, weight: Sum, changes: list[dict[n.Expr, Sum]]) -> tuple[Order, ...]:

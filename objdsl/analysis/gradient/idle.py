@@ -109,7 +109,9 @@ def _may_be_idle(part: n.Expr) -> bool:
     """Whether a summand reads more than the sampled token's probability under one policy, for a
     part of a log-ratio is no summand of its own; and is known before the token, or has a gradient,
     which may be."""
-    return not isinstance(part, n.LogProb | n.LogDist) and (part.live or not depends(part).own)
+    return not isinstance(part, n.LogProb | n.LogDist) and (
+        part.live or not depends(part).on_response
+    )
 
 
 def _brings(
@@ -133,7 +135,7 @@ def _is_idle(factors: tuple[Factor, ...], brings: Estimator) -> bool:
     levels: set[Level] = set()
     reads: set[str | Ratio] = set()
     for factor in factors:
-        if factor.depends.expected or (factor.depends.own and not _divides(factor)):
+        if factor.depends.expected or (factor.depends.on_response and not _divides(factor)):
             return False
         if not _of_length(factor.depends):
             levels |= factor.depends.levels
@@ -159,11 +161,11 @@ def _centres(brings: Estimator, estimators: tuple[Estimator, ...]) -> bool:
         for factor in term.factors
         if Level.OTHERS in factor.depends.levels and not _of_length(factor.depends)
     ]
-    own = [
+    paid = [
         depends(factor.base)
         for estimator in estimators
         for term in estimator.terms
         for factor in term.factors
-        if factor.depends.own
+        if factor.depends.on_response
     ]
-    return bool(others) and all(any(x.reads <= y.reads for y in own) for x in others)
+    return bool(others) and all(any(x.reads <= y.reads for y in paid) for x in others)

@@ -85,13 +85,13 @@ class Link:
         """The divisors of the score that change with the length of a response, as they are in the
         text where they are there."""
         written = {part: part for part in n.topological(*self.derivatives.values()) if part.span}
-        found: dict[n.Expr, n.Expr] = {}
+        divisors: dict[n.Expr, n.Expr] = {}
         for slope in self.slopes.values():
             for factors in slope.terms:
                 for base in _divisors(factors):
                     if "|y|" in depends(base).reads:
-                        found[base] = written.get(base) or self.expand.origin.get(base, base)
-        return tuple(found.values())
+                        divisors[base] = written.get(base) or self.expand.origin.get(base, base)
+        return tuple(divisors.values())
 
 
 def _divisors(factors: Factors) -> list[n.Expr]:
@@ -102,16 +102,16 @@ def links(objective: Objective) -> tuple[Link, ...]:
     """Every link of what is maximised, from the inside of the formula outwards."""
     expand = Expand({param.name: param.default for param in objective.params})
     known: dict[n.Expr, bool] = {}
-    found: dict[n.Expr, Link] = {}
+    result: dict[n.Expr, Link] = {}
     for node in n.topological(objective.goal):
         if not node.live or _linear(node, known):
             continue
         match match_link(node):
             case kind, score, sign if score.live and _linear(score, known):
                 for inner in node.children:
-                    found.pop(inner, None)  # log(sigmoid(x)) is one link, not two
-                found[node] = Link(kind, node, score, sign, expand)
-    return tuple(found.values())
+                    result.pop(inner, None)  # log(sigmoid(x)) is one link, not two
+                result[node] = Link(kind, node, score, sign, expand)
+    return tuple(result.values())
 
 
 def _linear(expr: n.Expr, known: dict[n.Expr, bool]) -> bool:
@@ -191,7 +191,7 @@ class Multiplier:
         above = {child for node in outside for child in node.children} - {
             link.node for link in links
         }
-        return {one.name for one in above if isinstance(one, n.Param)}
+        return {node.name for node in above if isinstance(node, n.Param)}
 
 
 # --- kinds of links ------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def _marks(node: n.Expr) -> bool:
 
 def _signs(x: n.Expr, expand: Expand) -> set[int]:
     """The signs with which trained log-probabilities enter a value; both, where it does not say."""
-    found: set[int] = set()
+    signs: set[int] = set()
     seen: set[tuple[n.Expr, int]] = set()
     stack = [(x, 1)]
     while stack:
@@ -276,7 +276,7 @@ def _signs(x: n.Expr, expand: Expand) -> set[int]:
         seen.add((node, sign))
         match node:
             case n.LogProb() | n.LogDist():
-                found.add(sign)
+                signs.add(sign)
             case n.Unary(op, a) if UNARY[op].rises:
                 stack.append((a, sign * UNARY[op].rises))
             case n.Binary("add" | "min" | "max", a, b):
@@ -284,10 +284,10 @@ def _signs(x: n.Expr, expand: Expand) -> set[int]:
             case n.Binary("sub", a, b):
                 stack += [(a, sign), (b, -sign)]
             case n.Binary("mul", a, b) if a.live != b.live:
-                live, factor = (a, b) if a.live else (b, a)
-                stack += [(live, sign * one) for one in _signs_of(factor, expand)]
+                inner, factor = (a, b) if a.live else (b, a)
+                stack += [(inner, sign * by) for by in _signs_of(factor, expand)]
             case n.Binary("div", a, b) if not b.live:
-                stack += [(a, sign * one) for one in _signs_of(b, expand)]
+                stack += [(a, sign * by) for by in _signs_of(b, expand)]
             case n.Where(mask, a, b):
                 holds = _number(mask, expand)
                 stack += [(a, sign)] if holds != 0 else []
@@ -297,8 +297,8 @@ def _signs(x: n.Expr, expand: Expand) -> set[int]:
             case n.Quantile(_, a) | n.Others(_, a) | n.Scan(_, a) | n.Shift(a):
                 stack.append((a, sign))
             case _:
-                found |= {1, -1}
-    return found
+                signs |= {1, -1}
+    return signs
 
 
 def _number(x: n.Expr, expand: Expand) -> float | None:

@@ -59,7 +59,9 @@ def lowered(weight: Weight, rewards: Collection[n.Column]) -> tuple[n.Column, ..
     sizes = [sizes_of(size) for size in ((group,) if group else GROUP_SIZES)]
     # A square of the own reward, or a mask by it, rises or falls with the reward, too.
     parts = [f.depends for term in weight.of(Kind.BASELINE) for f in term.factors]
-    unclear = {name for d in parts if d.rewards and d.own and not d.pooled for name in d.rewards}
+    unclear = {
+        name for d in parts if d.rewards and d.on_response and not d.pooled for name in d.rewards
+    }
     return tuple(
         reward
         for reward in rewards

@@ -24,7 +24,7 @@ def selection_biases(
     """Whether it biases the gradient that prompts are kept by what their responses are. It does
     not where groups that are left out have no weight of rewards anyway, or where rewards have
     two values: the sampler draws others instead, and prompts weigh differently."""
-    if not weight.depends(keep).own:
+    if not weight.depends(keep).on_response:
         return False
     if centred and _is_spread(keep, weight, raised or {}):
         return False

@@ -90,7 +90,7 @@ class Weight:
         """Whether a product is the reward of the response that is weighted, or a value that changes
         with it; what is merely divided by a deviation of rewards is not."""
         above = [depends(base, self._depends) for base, e in factors if e > 0]
-        weighs = any(part.rewards and part.own for part in above)
+        weighs = any(part.rewards and part.on_response for part in above)
         return weighs and not any(
             depends(base, self._depends).reads & self.distances
             for base, e in factors
@@ -132,7 +132,7 @@ class Weight:
         if values.expected:
             return Kind.BASELINE
         # What a mask or a divisor of rewards leaves is a function of rewards, too.
-        own_parts = [factor.depends for factor in factors if factor.depends.own]
+        own_parts = [factor.depends for factor in factors if factor.depends.on_response]
         return Kind.BASELINE if all(part.expected for part in own_parts) else Kind.SHAPING
 
     def _factor(self, base: n.Expr, exponent: float) -> Factor:
@@ -194,7 +194,10 @@ class Weight:
         """
         read = set(factor.depends.rewards)
         read |= {
-            name for other in term.factors if other.depends.own for name in other.depends.rewards
+            name
+            for other in term.factors
+            if other.depends.on_response
+            for name in other.depends.rewards
         }
         if term.reward is not None:
             read.add(term.reward.name)

@@ -155,8 +155,8 @@ def _apart(x: n.Expr, known: dict[n.Expr, Coupling]) -> Separated | None:
     match x:
         case n.Stop(a):
             return _apart(a, known)
-        case n.Unary("neg", a) if (one := _apart(a, known)) is not None:
-            return Separated(one.scale, neg(one.share))
+        case n.Unary("neg", a) if (inner := _apart(a, known)) is not None:
+            return Separated(inner.scale, neg(inner.share))
         case n.Binary("mul" | "div" | "add" | "sub" as op, a, b):
             first, second = _apart(a, known), _apart(b, known)
             if first is None or second is None:
@@ -168,8 +168,8 @@ def _apart(x: n.Expr, known: dict[n.Expr, Coupling]) -> Separated | None:
                 return Separated(n.Binary(op, first.scale, second.scale), first.share)
             if first.scale == second.scale:
                 return Separated(first.scale, n.Binary(op, first.share, second.share))
-        case n.Where(m, a, b) if b == ZERO and (one := _apart(a, known)) is not None:
-            scale, share = one.scale, one.share
+        case n.Where(m, a, b) if b == ZERO and (inner := _apart(a, known)) is not None:
+            scale, share = inner.scale, inner.share
             for condition in _conjuncts(m):
                 if known[condition] <= Coupling.TOKEN:
                     share = where(condition, share, ZERO)

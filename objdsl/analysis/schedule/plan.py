@@ -145,12 +145,12 @@ def plan(
     reason = _why(coupled)
     if sizes.spread and coupled.worst is Coupling.RESPONSE:
         reason += ", which are on several ranks"
-    one = _OnePass(sizes, every=coupled.words is not None)
+    single = _OnePass(sizes, every=coupled.words is not None)
     later = _OnePass(sizes, later=True)
-    chunk = one.chunk(budget, sizes.tokens)
+    chunk = single.chunk(budget, sizes.tokens)
     together = {"one pass, whole responses": sizes.longest, "one pass, whole step": sizes.tokens}
     needed = together.get(chosen, 1)
-    if schedule is None and needed > one.fit(budget):
+    if schedule is None and needed > single.fit(budget):
         if "one pass, scaled afterwards" in possible and later.pays(later.most(budget)):
             chosen = "one pass, scaled afterwards"
         elif "two passes" in possible:
@@ -165,9 +165,9 @@ def plan(
         case "one pass, whole responses" | "one pass, whole step":
             chunk = max(chunk, needed)
         case "one pass, scaled afterwards":
-            one, chunk = later, later.chunk(budget, sizes.longest)
+            single, chunk = later, later.chunk(budget, sizes.longest)
     units = 2 + sizes.parts - sizes.frozen_head
-    return Plan(chosen, chunk, one.width, units, one.scratch(chunk), reason)
+    return Plan(chosen, chunk, single.width, units, single.scratch(chunk), reason)
 
 
 @dataclass(frozen=True)

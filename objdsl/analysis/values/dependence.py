@@ -74,14 +74,14 @@ class Dependence:
         return not self.levels
 
     @property
-    def own(self) -> bool:
+    def on_response(self) -> bool:
         """Whether it changes with the response that is weighted, from its token `t` on."""
         return Level.OWN in self.levels or Level.TOKEN in self.levels
 
     @property
     def pooled(self) -> bool:
         """Whether it mixes the own response with others: a statistic of the group or batch."""
-        return self.own and Level.OTHERS in self.levels
+        return self.on_response and Level.OTHERS in self.levels
 
 
 def depends(expr: n.Expr, known: dict[n.Expr, Dependence] | None = None) -> Dependence:

@@ -37,7 +37,9 @@ def where_zero(q: Sum) -> Alike | None:
     if not q.terms:
         return None
     shared = frozenset.intersection(*q.terms)
-    q = Sum({f - {one for one in shared if above_zero(one[0])}: c for f, c in q.terms.items()})
+    q = Sum(
+        {f - {power for power in shared if above_zero(power[0])}: c for f, c in q.terms.items()}
+    )
     bases = [next(iter(factors)) for factors in q.terms if len(factors) == 1]
     if len(bases) != len(q.terms) or any(e <= 0 for _, e in bases):
         return None
@@ -152,7 +154,7 @@ def never_zero(guarded: Guarded, expand: AsSum) -> bool:
     divisor = expand(guarded.divisor)
     fact = where_zero(divisor)
     for mask, holds in guarded.masks:
-        for value in _said(mask, holds, expand):
+        for value in _nonzero_values(mask, holds, expand):
             if _multiple(divisor, value) or (fact is not None and fact == where_zero(value)):
                 return True
     return False
@@ -177,16 +179,16 @@ def _multiple(a: Sum, b: Sum) -> bool:
     return False
 
 
-def _said(mask: n.Expr, holds: bool, expand: AsSum) -> Iterator[Sum]:
+def _nonzero_values(mask: n.Expr, holds: bool, expand: AsSum) -> Iterator[Sum]:
     """The values that are not 0 where a mask holds, or where it does not."""
     match mask:
         case n.Unary("not", m):
-            yield from _said(m, not holds, expand)
+            yield from _nonzero_values(m, not holds, expand)
         case n.Stop(m):
-            yield from _said(m, holds, expand)
+            yield from _nonzero_values(m, holds, expand)
         case n.Binary("and" | "or" as op, a, b) if (op == "and") is holds:
-            yield from _said(a, holds, expand)
-            yield from _said(b, holds, expand)
+            yield from _nonzero_values(a, holds, expand)
+            yield from _nonzero_values(b, holds, expand)
         case n.Binary("lt" | "le" | "gt" | "ge" as op, a, b):
             small, large = (a, b) if (op in ("lt", "le")) is holds else (b, a)
             strict = (op in ("lt", "gt")) is holds

@@ -34,7 +34,7 @@ from objdsl.lint.rule import Rule, rule
 @rule("dynamic-sampling", "OBJ603", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     keep = facts.objective.keep
-    if keep is None or not facts.rewarded or not depends(keep).own:
+    if keep is None or not facts.rewarded or not depends(keep).on_response:
         return
     read = depends(keep)
     rewards = bool(read.rewards) and read.rewards == read.reads

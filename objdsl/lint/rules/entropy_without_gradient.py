@@ -35,7 +35,7 @@ from objdsl.lint.rule import Rule, rule
 @rule("entropy-without-gradient", "OBJ315", Severity.WARNING, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for term, bonus in facts.bonuses:
-        lengths = any(factor.depends.own for x in bonus.terms for factor in x.factors)
+        lengths = any(factor.depends.on_response for x in bonus.terms for factor in x.factors)
         rises = sum(bonus.sized(x)[0] * x.coefficient for x in bonus.terms) > 0
         yield rule.finding(
             "this is a bonus on lengths, not on entropy"

@@ -152,7 +152,7 @@ def _masked(counted: _Counted, divisor: n.Expr, estimator: Estimator) -> bool:
             continue
         sums = sum(e > 0 and _sums(base, counted.index) for base, e in factors)
         divisors = [_counted(base) for base, e in factors if e < 0]
-        if sum(one is not None and counted.index in one.over for one in divisors) > 1 + sums:
+        if sum(d is not None and counted.index in d.over for d in divisors) > 1 + sums:
             continue
         term = Sum({frozenset(): c})
         for base, e in ordered(factors):

@@ -64,7 +64,7 @@ def _mean_weight(estimator: Estimator, on: Expand) -> Factor | None:
         factor
         for term in estimator.of(Kind.SIGNAL)
         for factor in term.factors
-        if factor.exponent < 0 and isinstance(factor.base, n.Reduce) and factor.depends.own
+        if factor.exponent < 0 and isinstance(factor.base, n.Reduce) and factor.depends.on_response
     )
     return next((f for f in divisors if _reads_policy(f.base) and not _varies(f.base, on)), None)
 

@@ -53,7 +53,7 @@ def _scaled(estimator: Estimator) -> bool:
         sum(f.exponent for f in term.factors if f.base in (GROUP, RESPONSES))
         for term in estimator.of(Kind.SIGNAL)
         if not any(
-            f.depends.own and f.exponent > 0 and f.base not in estimator.keep_factors
+            f.depends.on_response and f.exponent > 0 and f.base not in estimator.keep_factors
             for f in term.factors
         )
     ]

@@ -43,7 +43,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         if estimator is None:
             continue
         shaping = estimator.of(Kind.SHAPING)
-        factor = next(f for term in shaping for f in term.factors if f.depends.own)
+        factor = next(f for term in shaping for f in term.factors if f.depends.on_response)
         total = facts.written(_beside(estimator, shaping).expr())
         read = sorted({str(x) for term in shaping for f in term.factors for x in f.depends.reads})
         yield rule.finding(

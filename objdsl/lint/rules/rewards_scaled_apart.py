@@ -74,15 +74,15 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _divisors(estimator: Estimator) -> list[Factor]:
     """Deviations that divide some terms, each of other data, in the order of the text."""
-    found: dict[frozenset[str | Ratio], Factor] = {}
+    by_data: dict[frozenset[str | Ratio], Factor] = {}
     for term in estimator.terms:
         below = (f for f in term.factors if f.exponent < 0 and not f.depends.batch)
         divisors = [
             f for f in below if has_deviation(f.base)
         ]  # of the step it is one for all rewards
         if len(divisors) == 1 and divisors[0].origin.span is not None:
-            found.setdefault(divisors[0].depends.reads, divisors[0])
-    divisors = sorted(found.values(), key=_place)
+            by_data.setdefault(divisors[0].depends.reads, divisors[0])
+    divisors = sorted(by_data.values(), key=_place)
     return divisors if len(divisors) > 1 else []
 
 
