@@ -33,8 +33,10 @@ from objdsl.fused.loss import FusedLoss
 from objdsl.fused.run import Weights
 from objdsl.fused.sequence_parallel import SequenceParallel
 from objdsl.ir.columns import Column, LogProbs
+from objdsl.ir.nodes import Expr
 from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.objective import Sampling
+from objdsl.ir.phases import Pattern, conditions, decided, pattern
 from objdsl.step import Step
 from objdsl.step.inputs import check_drawn, check_names, check_trained, computable, widest
 from objdsl.step.prepare import Preparation
@@ -183,6 +185,26 @@ class Objective:
             steps: the number of rollouts of the whole run, where the objective reads `steps`.
         """
         return self._memory.start(steps)
+
+    def phase(self, states: States) -> Objective:
+        """The objective of a rollout, in which every condition on `step` is decided.
+
+        It reads no column that this phase has no use for, and its functions are made once. The
+        objective itself computes the same from the columns of all phases.
+
+        Raises:
+            InputError: nothing is trained in this phase, or `steps` is not known.
+        """
+        if not self._conditions:
+            return self
+        holds = pattern(self._conditions, states.step, states.steps, self.params)
+        if holds not in self._phases:
+            formula = self.formula.at(self.params)
+            formula = decided(formula, dict(zip(self._conditions, holds, strict=True)))
+            if not formula.trained:
+                raise InputError(f"{self.name} trains nothing at step {states.step}")
+            self._phases[holds] = _restored(formula, self.params, self._programs.options)
+        return self._phases[holds]
 
     def recall(self, states: States, keys: Keys, /, **columns: Any) -> dict[str, Any]:
         """What `prepare` is to be given of the states, by name.
@@ -444,6 +466,14 @@ class Objective:
         for name in weights:
             weights[name] = weights[name].to(trained[name].dtype).expand(trained[name].shape)
         return value, weights, reports
+
+    @cached_property
+    def _conditions(self) -> tuple[Expr, ...]:
+        return conditions(self.formula)
+
+    @cached_property
+    def _phases(self) -> dict[Pattern, Objective]:
+        return {}
 
     @cached_property
     def _memory(self) -> Memory:

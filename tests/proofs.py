@@ -28,7 +28,7 @@ import torch.distributed as dist
 
 import objdsl
 from helpers import random_objectives
-from helpers.evaluators import Case
+from helpers.evaluators import Case, Numbers
 from helpers.two_processes import group_of_two, run_two
 from objdsl.ir.nodes import Others, topological
 
@@ -63,9 +63,22 @@ def differences(seed: int, evaluators: Iterable[str], kind: str = "emitted") -> 
         parts = {"parts": _parts(example, seed)} if name == "split" else {}
         numbers = getattr(example, name)(**parts)
         disagreements += [f"{name}: {difference}" for difference in expected.differences(numbers)]
+    disagreements += _of_phase(example, expected)
     for packed in (False, True):
         disagreements += _of_states(example.remembered(), example.advanced(packed))
     return disagreements
+
+
+def _of_phase(example: Case, expected: Numbers) -> list[str]:
+    """What differs in the phase that the step of the batch is in."""
+    columns = example.data.columns
+    states = objdsl.States(int(columns["rollout_step"]), int(columns["rollout_steps"]))
+    try:
+        phase = example.objective.phase(states)
+    except objdsl.InputError:  # it trains nothing
+        return []
+    numbers = Case(phase, example.data).padded()
+    return [f"phase: {difference}" for difference in expected.differences(numbers)]
 
 
 def _of_states(expected: dict[str, list[float]], actual: dict[str, list[float]]) -> list[str]:

@@ -320,9 +320,13 @@ class Facts:
         return f", weighted by {self.written(Sum({factors: 1.0}).expr())}" if factors else ""
 
 
-def facts_of(objective: Objective) -> Facts:
+def facts_of(objective: Objective, step: int | None = None) -> Facts:
     """The facts of an objective while a rollout is learned from, in which a column that can only be
-    the reward need not be declared as one."""
-    objective = held(objective)
+    the reward need not be declared as one.
+
+    Args:
+        step: of the rollout.
+    """
+    objective = held(objective, step)
     column = signal(objective)
     return Facts(objective if column is None else with_reward(objective, column))

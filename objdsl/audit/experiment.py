@@ -26,6 +26,7 @@ from objdsl.audit.world import some_draws
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import Values
 from objdsl.ir.objective import Domain
+from objdsl.ir.phases import phases
 from objdsl.objective import Objective, load
 
 
@@ -39,6 +40,7 @@ def audit(
     policies: int = 3,
     drifts: tuple[float, ...] = (0.05, 0.3),
     given: Mapping[str, Given] | None = None,
+    step: int | None = None,
     samples: int | None = None,
     seed: int = 0,
 ) -> Audit:
@@ -57,6 +59,7 @@ def audit(
             noise between `pi` and `old`, `mismatch` between `old` and `mu`.
         given: the columns that the file declares with `given`. A state of prompts is random unless
             given; a state that is one number has the value that it starts from.
+        step: the rollout, where the objective reads it. By default one of its last phase.
         samples: average this many random draws instead of summing all. By default draws are
             sampled only where there are too many to sum.
         seed: seed of the policies and the rewards.
@@ -67,7 +70,9 @@ def audit(
     """
     if not isinstance(objective, Objective):
         objective = load(objective)
-    formula = held(objective.formula.at(objective.params))
+    every = phases(objective.formula.at(objective.params))
+    phase = next((x for x in every if step is not None and x.holds(step)), every[-1])
+    formula = held(phase.objective, phase.step if step is None else step)
     objective = Objective(replace(formula, reports=()))
     plan = plan_of(
         objective, group=group, prompts=prompts, vocabulary=vocabulary, horizon=horizon,
@@ -92,6 +97,8 @@ def audit(
     else:
         why = "no policy's gradient changes with a reward" if plan.rewards else "it reads no reward"
         notes.append(f"{why}, so there is no policy gradient to compare it with")
+    if len(every) > 1:
+        notes.append(f"the objective is that of {phase}; others are chosen by a step")
     if any(isinstance(column.role, Values) for column in objective.columns.values()):
         which = " of the plain sum of the rewards" if len(plan.rewards) > 1 else ""
         notes.append(

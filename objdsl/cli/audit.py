@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     metavar="NAME=X",
     help="A column that the file declares with `given`: a number, or `random`.",
 )
+@click.option("--step", type=click.IntRange(0), help="The rollout, where the objective reads it.")
 @click.option("--group", type=click.IntRange(1), help="Responses per prompt.")
 @click.option("--prompts", type=click.IntRange(1), help="Prompts per optimizer step.")
 @click.option("--vocabulary", type=click.IntRange(2), help="Size of the vocabulary, EOS included.")

@@ -13,6 +13,7 @@ from objdsl import driver
 from objdsl.cli.inputs import text
 from objdsl.cli.output import code, say, write
 from objdsl.ir.objective import Objective
+from objdsl.ir.phases import at
 from objdsl.source import Span
 from objdsl.syntax.parse import parse
 
@@ -38,9 +39,15 @@ STAGES = ("tree", "ir", "weights", "plan", "torch", "triton")
     help="Layout of the PyTorch code: token tensors [N, T] with a mask (the default), or [M] with "
     "lengths.",
 )
+@click.option("--step", type=click.IntRange(0), help="Decide the conditions on `step`: this phase.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file instead.")
 def compile(
-    file: str, stage: str | None, latex: bool, layout: str | None, output: Path | None
+    file: str,
+    stage: str | None,
+    latex: bool,
+    layout: str | None,
+    step: int | None,
+    output: Path | None,
 ) -> None:
     """Print what an objective compiles to.
 
@@ -52,20 +59,21 @@ def compile(
     if layout and (latex or stage not in (None, "torch")):
         raise click.UsageError("--layout applies to the PyTorch source only")
     source = text(file)
-    if stage == "tree":
+    formula = None if stage == "tree" else driver.compile_source(source)
+    if formula is not None and step is not None:
+        formula = at(formula, step)
+    if formula is None:
         printed, language = json.dumps(_plain(parse(source)), indent=2) + "\n", "json"
     elif latex or stage == "weights":
-        formula = driver.compile_source(source)
         printed = driver.mathematics(formula, weights=stage == "weights", latex=latex)
         language = "latex" if latex else "text"
     elif stage == "plan":
-        printed, language = _plan(driver.compile_source(source)), "text"
+        printed, language = _plan(formula), "text"
     elif stage == "ir":
-        printed, language = driver.ir(driver.compile_source(source)) + "\n", "json"
+        printed, language = driver.ir(formula) + "\n", "json"
     elif stage == "triton":
-        printed, language = _triton(driver.compile_source(source)), "python"
+        printed, language = _triton(formula), "python"
     else:
-        formula = driver.compile_source(source)
         printed, language = driver.torch_source(formula, packed=layout == "packed"), "python"
     if output is None:
         code(printed, language)

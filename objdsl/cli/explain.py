@@ -27,6 +27,7 @@ def explain(file: str, latex: bool) -> None:
     from objdsl.analysis.explain import nearest, sections
     from objdsl.analysis.facts import facts_of
     from objdsl.ir.layout import folded
+    from objdsl.ir.phases import phases
     from objdsl.lint.run import judged
 
     source = text(file)
@@ -35,13 +36,17 @@ def explain(file: str, latex: bool) -> None:
         say(driver.mathematics(objective, weights=weights, latex=latex).rstrip() + "\n")
     if latex:
         return
-    facts = facts_of(objective)
-    for section in sections(facts, judged(facts)):
-        say(section.title)
-        width = max(len(left) for left, _ in section.lines)
-        for left, right in section.lines:
-            say(folded(f"    {left:<{width}}  {right}".rstrip()))
-        say()
+    every = phases(objective)
+    for phase in every:
+        if len(every) > 1:
+            say(f"{phase}\n".capitalize())
+        facts = facts_of(phase.objective, phase.step)
+        for section in sections(facts, judged(facts)):
+            say(section.title)
+            width = max(len(left) for left, _ in section.lines)
+            for left, right in section.lines:
+                say(folded(f"    {left:<{width}}  {right}".rstrip()))
+            say()
     others = [
         driver.compile_source(gallery.bundled(name))
         for name in gallery.names()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 
@@ -11,6 +12,7 @@ from objdsl.analysis.facts import Facts, facts_of
 from objdsl.codes import COMMENT_PAGES, LANGUAGE_PAGES, Page, by_name
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.objective import Objective
+from objdsl.ir.phases import Phase, phases, together
 from objdsl.lint import rules
 from objdsl.lint.rule import Rule
 
@@ -34,8 +36,23 @@ def pages() -> tuple[Page, ...]:
 
 
 def findings(objective: Objective) -> list[Diagnostic]:
-    """What there is to say about an objective."""
-    return judged(facts_of(objective))
+    """What there is to say about an objective: about each of its phases by itself, and once about
+    what several have in common."""
+    every = phases(objective)
+    if len(every) == 1:
+        return judged(facts_of(every[0].objective))
+    first: dict[tuple[object, ...], Diagnostic] = {}
+    where: dict[tuple[object, ...], list[Phase]] = {}
+    for phase in every:
+        for one in judged(facts_of(phase.objective, phase.step)):
+            key: tuple[object, ...] = (one.code, one.span, one.message)
+            first.setdefault(key, one)
+            where.setdefault(key, []).append(phase)
+    found = []
+    for key, one in first.items():
+        part = [] if len(where[key]) == len(every) else where[key]
+        found.append(replace(one, message=f"{one.message} ({together(part)})") if part else one)
+    return in_order(found)
 
 
 def judged(facts: Facts) -> list[Diagnostic]:

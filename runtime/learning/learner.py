@@ -64,6 +64,7 @@ class Learner:
         sharded: bool = False,
     ) -> None:
         self.policy = policy
+        self._whole = objective
         self.objective = objective
         self.needs = needs_of(objective)
         self._config = config
@@ -77,12 +78,9 @@ class Learner:
         if self.needs.critic and policy.critic is None:
             policy.critic = new_critic(policy.model)
         check_learner(policy, objective, config, frozen.keys())
-        self.fused = fuses(policy, objective, self.needs, config)
-        for member in policies:
-            member.fused = self.fused and member.head is not None
-            member.precision = precision_of(member, self.fused, config)
-            if sharded:
-                member.shard(ranks)
+        self._fuse()
+        for member in policies if sharded else ():
+            member.shard(ranks)
         self.optimizer = Optimizer(policy, config, steps)
 
     def learn(self, batch: Batch, step: int, rows: Rows | None = None) -> Learned:
@@ -94,6 +92,7 @@ class Learner:
         Args:
             rows: those that are learned from; None for all.
         """
+        self._enter(step)
         config = self._config
         single = config.minibatches * config.epochs == 1
         lr = self.optimizer.begin(step, several=not single)
@@ -115,6 +114,23 @@ class Learner:
             _means([result.reports for result in results]),
             sampled if ROLLOUT in sampled.columns else results[0].batch,
         )
+
+    def _enter(self, step: int) -> None:
+        """The objective of a rollout from here on: in a phase that needs no reference policy, none
+        is computed."""
+        try:
+            objective = self._whole.phase(States(step, self._steps))
+        except ValueError as error:
+            raise TrainingError(str(error)) from error
+        if objective is not self.objective:
+            self.objective, self.needs = objective, needs_of(objective)
+            self._fuse()
+
+    def _fuse(self) -> None:
+        self.fused = fuses(self.policy, self.objective, self.needs, self._config)
+        for member in (self.policy, *self._frozen.values()):
+            member.fused = self.fused and member.head is not None
+            member.precision = precision_of(member, self.fused, self._config)
 
     def advance(self, states: States, keys: Sequence[str], batch: Batch) -> States:
         """The states after a rollout.

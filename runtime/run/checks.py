@@ -19,6 +19,7 @@ from objdsl.runtime.engines.sampler import Sampling
 from objdsl.runtime.learning.rollout import number
 from objdsl.runtime.learning.sampled import GREEDY
 from objdsl.runtime.settings.config import Config, ConfigError
+from objdsl.step.states import States
 
 # Tokens per response, and prompts, of the step that is tried.
 _TRIAL_TOKENS = 3
@@ -107,10 +108,21 @@ def check_columns(
 
 
 def check_step(config: Config, objective: Objective, rows: int) -> None:
-    """Checks that the objective can be prepared for steps of `rows` responses to each prompt.
+    """Checks that each phase of the objective can be prepared for steps of `rows` responses to each
+    prompt.
 
-    Raises ConfigError where it cannot, as for the standard deviation of one response.
+    Raises ConfigError where one cannot, as for the standard deviation of one response.
     """
+    try:
+        steps = (objective.phase(States(step, config.steps)) for step in range(config.steps))
+        distinct = [*dict.fromkeys(steps)]
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    for phase in distinct:
+        _check_phase(config, phase, rows)
+
+
+def _check_phase(config: Config, objective: Objective, rows: int) -> None:
     prompts = min(_TRIAL_PROMPTS, config.sampler.prompts // config.learner.minibatches)
     count = prompts * rows
     shapes = {TOKEN: (count, _TRIAL_TOKENS), WORD: (count, _TRIAL_TOKENS, 4)}

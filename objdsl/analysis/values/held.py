@@ -11,20 +11,22 @@ from dataclasses import replace
 import objdsl.ir.nodes as n
 from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.ir.objective import Domain, Objective, Parameter
-
-STEP, STEPS = 1000.0, 2000.0
-"""Of a run, where a formula reads them: half-way, and long after any warm-up."""
+from objdsl.ir.phases import STEPS
 
 
-def held(objective: Objective) -> Objective:
-    """The objective of one rollout."""
+def held(objective: Objective, step: int | None = None) -> Objective:
+    """The objective of one rollout.
+
+    Args:
+        step: of the rollout; half-way by default, long after any warm-up.
+    """
     read = {
         node.name: node
         for node in objective.nodes
         if isinstance(node, n.Column) and not node.over and node.role in ("state", "clock")
     }
     defaults = {param.name: param.default for param in objective.params}
-    values = {"step": STEP, "steps": STEPS}
+    values = {"step": float(STEPS // 2 if step is None else step), "steps": float(STEPS)}
     for state in objective.states:
         if state.name in read:
             (values[state.name],) = evaluate([state.start], Batch((), ()), defaults)
