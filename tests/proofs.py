@@ -30,7 +30,7 @@ import objdsl
 from helpers import random_objectives
 from helpers.evaluators import Case, Numbers
 from helpers.two_processes import group_of_two, run_two
-from objdsl.ir.nodes import Others, topological
+from objdsl.ir.nodes import Peers, topological
 
 EVALUATORS = ("padded", "packed", "split", "loss", "autograd")
 KINDS = {
@@ -47,7 +47,11 @@ def case(seed: int, kind: str = "emitted") -> Case:
     """The objective and the batch that a seed names."""
     objective = objdsl.loads(random_objectives.text(seed, partial=kind == "partial"))
     nodes = topological(*objective.formula.roots, *objective.formula.memory)
-    alone = all(not isinstance(node, Others) and getattr(node, "op", "") != "std" for node in nodes)
+    alone = not any(
+        (isinstance(node, Peers) and node.others)
+        or (not isinstance(node, Peers) and getattr(node, "op", "") == "std")
+        for node in nodes
+    )
     least = 1 if alone else 2
     if kind == "compiled":
         objective.compile()

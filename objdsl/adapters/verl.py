@@ -277,7 +277,7 @@ def _out_of_reach(expr: n.Expr) -> Iterator[str]:
                 yield f"a worker is not told `{column.name}`"
             continue
         over: Indices = getattr(node, "over", ())
-        if isinstance(node, n.Others) or {"p", "i"} & {*over}:
+        if {"p", "i"} & {*over}:
             yield "a worker does not see the other responses that a value runs over"
 
 

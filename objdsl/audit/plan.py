@@ -136,7 +136,7 @@ def plan_of(
 def _has_groups(objective: Objective) -> bool:
     """Whether it declares a group, or compares the responses to one prompt."""
     return objective.sample.group is not None or any(
-        isinstance(node, n.Others) or (isinstance(node, n.Reduce) and node.over[0] == "i")
+        isinstance(node, n.Reduce | n.Peers) and node.over[0] == "i"
         for node in objective.formula.nodes
     )
 

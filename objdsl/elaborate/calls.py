@@ -10,9 +10,23 @@ from objdsl.elaborate.names import is_own, is_trained, known_names, resolved, si
 from objdsl.elaborate.reductions import counted
 from objdsl.elaborate.scope import Frame
 from objdsl.elaborate.suggestions import no_function, no_index, unknown_indexed
+from objdsl.elaborate.wording import index_name
 from objdsl.ir import build
 from objdsl.ir.columns import CLOCK
-from objdsl.ir.nodes import Binary, Clip, Expr, LogDist, LogProb, Scan, Shift, Stop, Unary
+from objdsl.ir.indices import written
+from objdsl.ir.nodes import (
+    Binary,
+    Clip,
+    Expr,
+    LogDist,
+    LogProb,
+    Position,
+    Present,
+    Scan,
+    Shift,
+    Stop,
+    Unary,
+)
 from objdsl.ir.objective import BUILT_IN_POLICIES, Named
 from objdsl.ir.ops import COUNT, REDUCTIONS, unary
 from objdsl.ir.ops import FUNCTIONS as UNARY_FUNCTIONS
@@ -74,7 +88,11 @@ def indexed(ctx: Context, node: tree.Indexed) -> Expr:
             help=f"`{name}[{binder.span.text.strip('[]')}] x`; a minus needs brackets: "
             f"`{name}[t] (-x)`",
         )  # fmt: skip
-    is_word = [index.id for index in binder.indices] == ["v"] and binder.condition is None
+    letters = [index.id for index in binder.indices]
+    bare = binder.condition is None and binder.relation is None and not binder.keys
+    if bare and len(letters) == 1 and letters[0] in ctx.frames[-1].letters:
+        return _of_element(ctx, node, letters[0])
+    is_word = letters == ["v"] and bare
     if name in ctx.frames[-1].values and is_word:
         distribution = _distribution(ctx.frames[-1].values[name])
         if distribution is None:
@@ -96,7 +114,7 @@ def indexed(ctx: Context, node: tree.Indexed) -> Expr:
         unknown_indexed(ctx, node)
     ctx.fail(
         "wrong-index", f"`{name}` is not indexed: its indices are implied", node.span,
-        help=f"write `{name}`",
+        help=f"write `{name}`" + "".join(f", or `{name}[{x}]`" for x in ctx.frames[-1].letters),
     )  # fmt: skip
 
 
@@ -108,6 +126,24 @@ def _distribution(value: Expr) -> Expr | None:
         case Unary("exp", Stop(LogProb(policy, trained))):
             return build.stop(build.exp(LogDist(policy, trained)))
     return None
+
+
+def _of_element(ctx: Context, node: tree.Indexed, letter: str) -> Expr:
+    """`reward[j]` and `reward[i]`: of the running element, and of the present one."""
+    frame = ctx.frames[-1]
+    index = next(name for name, element in frame.letters.items() if element == "present")
+    if node.name.id == index == "t":  # `t` alone is hidden, and its letter says whose it is
+        value: Expr = Position()
+    else:
+        value = ctx.expr(node.name)
+    if index not in value.indices:
+        ctx.fail(
+            "wrong-index",
+            f"`{node.name.id}` has no {index_name('i' if index == 'i' else 't')} index: it has "
+            f"{written(value.indices)}",
+            node.span, help=f"write `{node.name.id}`",
+        )  # fmt: skip
+    return Present(value) if frame.letters[letter] == "present" else value
 
 
 def _check_arguments(ctx: Context, call: tree.Call, wanted: int) -> None:

@@ -113,7 +113,7 @@ def _factors(node: tree.Expression, top: bool = True) -> Iterator[tree.Expressio
             yield from _factors(right, False)
         case tree.Unary("-" | "+", operand) if not bracketed:
             yield from _factors(operand, False)
-        case tree.Reduction(_, tree.Binder(_, None, _), (operand,)) if not bracketed:
+        case tree.Reduction(_, tree.Binder(_, None), (operand,)) if not bracketed:
             yield from _factors(operand, False)
         case tree.Reduction() if not bracketed:
             pass  # its operand may name the index that runs
@@ -123,9 +123,8 @@ def _factors(node: tree.Expression, top: bool = True) -> Iterator[tree.Expressio
 
 def _reduced(binder: tree.Binder) -> tuple[str, ...]:
     """The indices that a reduction takes away, or runs along."""
-    if binder.relation is not None:
-        return (binder.relation.index.id,)
-    return tuple(index.id for index in binder.indices)
+    related = () if binder.relation is None else (binder.relation.index.id,)
+    return (*related, *(index.id for index in binder.indices))
 
 
 def _free(node: tree.Expression) -> set[str]:
@@ -133,8 +132,9 @@ def _free(node: tree.Expression) -> set[str]:
     match node:
         case tree.Name(id):
             return {id}
-        case tree.Reduction(_, tree.Binder(_, relation, condition), operands):
-            inside = set[str]().union(*map(_free, operands), _free(condition) if condition else ())
+        case tree.Reduction(_, tree.Binder(_, relation, condition, keys), operands):
+            parts = (*operands, *keys, *((condition,) if condition else ()))
+            inside = set[str]().union(*map(_free, parts))
             return inside - ({relation.bound.id} if relation else set())
         case tree.Unary(_, operand):
             return _free(operand)
@@ -144,5 +144,7 @@ def _free(node: tree.Expression) -> set[str]:
             return _free(then) | _free(condition) | _free(otherwise)
         case tree.Call(_, arguments):
             return set[str]().union(*map(_free, arguments))
-        case tree.Number() | tree.Length() | tree.Indexed():
+        case tree.Indexed(name, binder):
+            return {name.id, *(index.id for index in binder.indices)}
+        case tree.Number() | tree.Length():
             return set()

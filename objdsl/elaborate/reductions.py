@@ -1,15 +1,16 @@
-"""`mean[i] x`, `sum[j != i] x`, `sum[s >= t] x`, `top[p,i,t](x, f)` and `median[i] x`."""
+"""`mean[i] x`, `mean[t by turn] x`, `sum[j != i] x`, `sum[s >= t] x`, and those of order."""
 
 from __future__ import annotations
 
 from functools import reduce
+from typing import NoReturn
 
 import objdsl.ir.nodes as n
-from objdsl.diagnostic import Label
+from objdsl.diagnostic import Edit, Fix, Label
 from objdsl.elaborate.checks import as_mask, at_tokens
 from objdsl.elaborate.context import Context
 from objdsl.elaborate.names import index_of, is_own, known_names
-from objdsl.elaborate.scope import Frame
+from objdsl.elaborate.scope import Frame, Letters
 from objdsl.elaborate.suggestions import no_reduction
 from objdsl.elaborate.wording import index_name, reduce_hint, shown
 from objdsl.ir import build
@@ -26,7 +27,8 @@ from objdsl.ir.indices import (
     union,
     written,
 )
-from objdsl.ir.ops import COUNT, ORDER, REDUCE, REDUCTIONS, OrderRow
+from objdsl.ir.ops import COUNT, ORDER, REDUCTIONS, OrderRow
+from objdsl.source import Span
 from objdsl.syntax import tree
 from objdsl.syntax.language import ORDERED, meaning
 
@@ -52,14 +54,19 @@ def reduction(ctx: Context, node: tree.Reduction) -> n.Expr:
     if binder.relation is not None:
         return _related(ctx, op, node, binder.relation)
     condition = () if binder.condition is None else (binder.condition,)
+    keys = _keys(ctx, op, binder)
     x, *masks = ctx.all(node.operands[0], *condition)
     x = build.real(x)
     mask = None
     if binder.condition is not None:
         mask = as_mask(ctx, masks[0], binder.condition.span)
-    over = _over(ctx, binder, op, x, mask, node.operands[0])
+    named = _kept_apart(_named(ctx, binder), keys)
+    over = _over(ctx, binder, op, named, x, mask, node.operands[0])
     if "p" in over and ctx.kept is not None:
         mask = ctx.kept if mask is None else build.both(ctx.kept, mask)
+    if keys:
+        _check_keys(ctx, binder, op, over, keys)
+        return _among(op, n.Peers(REDUCTIONS[op], over, x, keys, "", mask))
     if op == "prod" and isinstance(x, n.Unary) and x.op == "exp":
         return build.exp(n.Reduce("sum", over, x.x, mask))
     return n.Reduce(REDUCTIONS[op], over, x, mask)
@@ -79,10 +86,100 @@ def counted(ctx: Context, binder: tree.Binder, body: tree.Expression | None) -> 
     ]
     mask = reduce(build.both, masks) if masks else None
     whole = conditions[0] if conditions else tree.Number(1.0, "1", binder.span)
-    over = _over(ctx, binder, COUNT, build.ONE, mask, whole)
+    keys = _keys(ctx, COUNT, binder)
+    over = _over(ctx, binder, COUNT, _kept_apart(_named(ctx, binder), keys), build.ONE, mask, whole)
     if "p" in over and ctx.kept is not None:
         mask = ctx.kept if mask is None else build.both(ctx.kept, mask)
+    if keys:
+        _check_keys(ctx, binder, COUNT, over, keys)
+        return n.Peers("sum", over, build.ONE, keys, "", mask)
     return build.count(over, mask)
+
+
+def _kept_apart(named: Indices, keys: tuple[n.Expr, ...]) -> Indices:
+    """`mean[i by t]` is `mean[i,t by t]`: of a response, one token at most stands at a position."""
+    return ("i", "t") if named == ("i",) and n.Position() in keys else named
+
+
+def _among(op: str, node: n.Peers) -> n.Expr:
+    """A value of peers; a product of ratios stays in log space."""
+    x = node.x
+    if op == "prod" and isinstance(x, n.Unary) and x.op == "exp":
+        return build.exp(node.like("sum", x.x, node.where))
+    return node
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+def _keys(ctx: Context, op: str, binder: tree.Binder) -> tuple[n.Expr, ...]:
+    """What peers share, data that tells elements apart."""
+    values = tuple(build.real(value) for value in ctx.all(*binder.keys))
+    for key, value in zip(binder.keys, values, strict=True):
+        if value.paired:
+            ctx.fail("wrong-index", "a key is a value of one element", key.span)
+        if value.current:
+            ctx.fail(
+                "wrong-type",
+                f"{shown(key)} changes with the policy that is trained, and a key is data",
+                key.span, help="what belongs together is known before training",
+            )  # fmt: skip
+    return values
+
+
+def _check_keys(
+    ctx: Context, binder: tree.Binder, op: str, over: Indices, keys: tuple[n.Expr, ...]
+) -> None:
+    """Whether each key tells apart what a reduction runs over, and is of its elements."""
+    for key, value in zip(binder.keys, keys, strict=True):
+        inside = remove(value.indices, over_to(over))
+        if inside:
+            _inner_key(ctx, binder, op, over, key, inside)
+        if not set(over) & set(value.indices):
+            ctx.fail(
+                "wrong-index",
+                f"{shown(key)} is the same for all that `{op}[{written(over)}]` runs over",
+                key.span, help="a key tells apart what stands before `by`: "
+                f"it has {written(value.indices)}",
+            )  # fmt: skip
+
+
+def _inner_key(
+    ctx: Context,
+    binder: tree.Binder,
+    op: str,
+    over: Indices,
+    key: tree.Expression,
+    inside: Indices,
+) -> NoReturn:
+    """`mean[i by turn]`: what a response is when it has several turns is left open."""
+    named = (*over, *inside)
+    choices = []
+    if named[-1] == "t" and binder.relation is None and not binder.condition:
+        last = binder.indices[-1].span.end
+        source = binder.span.source
+        more = Edit(Span(source, last, last), "".join(f",{index}" for index in inside))
+        text = key.span.text
+        end = Span(source, binder.keys[-1].span.end, binder.keys[-1].span.end)
+        choices = [
+            Fix(
+                f"`{op}[{written(named)} by {text} | first({text})]`: once for each response "
+                "that reaches it",
+                (more, Edit(end, f" | first({text})")),
+            ),
+            Fix(f"`{op}[{written(named)} by {text}]`: once for each of its tokens", (more,)),
+        ]
+    ctx.fail(
+        "wrong-index",
+        f"{shown(key)} varies along {written(inside)}, which "
+        f"lie{'s' if len(inside) == 1 else ''} inside `{over[-1]}`",
+        key.span, choices=tuple(choices),
+        labels=(Label(binder.span, f"`{op}` runs over `{written(over)}`"),),
+        help=f"name {'it' if len(inside) == 1 else 'them'} in the brackets too",
+    )  # fmt: skip
+
+
+# --- relations -----------------------------------------------------------------------------------
 
 
 def _related(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation) -> n.Expr:
@@ -101,14 +198,9 @@ def _related(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relatio
             bound.span,
             help="the index that runs needs a name of its own: `j != i`, `s >= t`",
         )  # fmt: skip
-    if node.binder.condition is not None:
-        ctx.fail(
-            "wrong-arguments", "a condition cannot stand after a relation",
-            node.binder.condition.span, help="multiply by the mask instead",
-        )  # fmt: skip
     if relation.op == "!=":
         return _others(ctx, op, node, relation)
-    if relation.index.id != "t":
+    if relation.index.id != "t" or node.binder.indices:
         message = "a running reduction follows the tokens: `s >= t`"
         ctx.fail("wrong-index", message, node.binder.span)
     return _running(ctx, op, node, bound.id, relation.op)
@@ -117,61 +209,111 @@ def _related(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relatio
 def _running(
     ctx: Context, op: str, node: tree.Reduction, s: str, relation: n.ScanRelation
 ) -> n.Expr:
-    """`sum[s >= t] x`, and `mean` and `prod` along the tokens."""
-    (body,) = node.operands
+    """`sum[s >= t] x`, and `mean`, `prod`, `max` and `min` along the tokens."""
+    (body,), binder = node.operands, node.binder
+    keys = _keys(ctx, op, binder)
+    _check_keys(ctx, binder, op, ("t",), keys)
     message = f"inside `{op}[{s} {relation} t]` the position is `{s}`, not `t`"
     values = {**ctx.frames[-1].values, s: n.Position()}
-    with ctx.frame(Frame(values, {"t": message})):
+    letters: Letters = {s: "running", "t": "present"}
+    with ctx.frame(Frame(values, {"t": message}, letters)):
         x = at_tokens(ctx, build.real(ctx.expr(body)), body.span)
+        mask = _condition(ctx, binder)
+    if x.paired or (mask is not None and mask.paired):
+        ctx.fail(
+            "wrong-index", "every two tokens of a response would be compared here", body.span,
+            help="of responses it works: `mean[j != i] max(reward[j], reward[i])`",
+        )  # fmt: skip
+
+    def total(y: n.Expr) -> n.Expr:
+        if keys:
+            return n.Peers("sum", ("t",), y, keys, relation, mask)
+        return n.Scan(relation, y if mask is None else build.where(mask, y, build.ZERO))
+
     match op:
         case "sum":
-            return n.Scan(relation, x)
+            return total(x)
+        case "mean" if keys:
+            return n.Peers("mean", ("t",), x, keys, relation, mask)
+        case "mean" if mask is None:
+            return build.div(total(x), _reached(relation))
         case "mean":
-            return build.div(n.Scan(relation, x), _reached(relation))
+            return build.div(total(x), n.Binary("max", total(build.ONE), build.ONE))
         case "prod" if bounds(x)[0] >= 0:
-            return build.exp(n.Scan(relation, build.log(x)))
+            return build.exp(total(build.log(x)))
         case "prod":
             ctx.fail(
                 "wrong-type",
                 f"a running product is kept in log space, and {shown(body)} may be negative",
                 body.span, help="a ratio never is, nor is `exp(x)` or `max(x, 0)`",
             )  # fmt: skip
+        case "max" | "min" if x.live:
+            ctx.fail(
+                "wrong-type", f"a running `{op}` has no gradient, and {shown(body)} has one",
+                body.span, help="`sg(x)` takes its value",
+            )  # fmt: skip
+        case "max" | "min":
+            return n.Peers(REDUCTIONS[op], ("t",), x, keys, relation, mask)
     ctx.fail(
         "wrong-arguments", f"there is no running `{op}`", node.span,
-        help="`sum`, `mean` and `prod` can run along the tokens",
+        help="`sum`, `mean`, `prod`, `max` and `min` can run along the tokens",
     )  # fmt: skip
 
 
 def _others(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation) -> n.Expr:
-    """`sum[j != i] x` and `mean[j != i] x`."""
-    body, bound = node.operands[0], relation.bound
-    if relation.index.id != "i" or not REDUCE[REDUCTIONS[op]].others:
+    """`mean[j != i] x`, and every other reduction that leaves the own response out."""
+    body, bound, binder = node.operands[0], relation.bound, node.binder
+    over = ("i", *(index_of(ctx, index) for index in binder.indices))
+    if relation.index.id != "i" or over not in (("i",), ("i", "t")):
         ctx.fail(
-            "wrong-index", "only `sum[j != i]` and `mean[j != i]` leave one out",
-            node.binder.span,
+            "wrong-index", "`j != i` leaves one response out of a group", binder.span,
+            help="`mean[j != i] x`, or `mean[j != i, t] x` over the tokens of the others",
         )  # fmt: skip
-    with ctx.frame(Frame(ctx.frames[-1].values, {bound.id: "`j` has no value"})):
+    keys = _keys(ctx, op, binder)
+    if n.Position() in keys:
+        over = ("i", "t")
+    _check_keys(ctx, binder, op, over, keys)
+    letters: Letters = {bound.id: "running", "i": "present"}
+    hidden = {bound.id: f"`{bound.id}` has no value: `reward[{bound.id}]` is the reward of it"}
+    with ctx.frame(Frame(ctx.frames[-1].values, hidden, letters)):
         x = build.real(ctx.expr(body))
-    if x.indices != RESPONSE:
+        mask = _condition(ctx, binder)
+    reached = x.indices if mask is None else union(x.indices, mask.indices)
+    if len(over) == 1 and reached != RESPONSE:
         ctx.fail(
             "wrong-index",
-            f"{shown(body)} has the indices {written(x.indices)}, but `j != i` runs over "
+            f"{shown(body)} has the indices {written(reached)}, but `{bound.id} != i` runs over "
             "whole responses: p,i",
-            body.span, help=reduce_hint(x.indices, RESPONSE),
+            body.span, help=reduce_hint(reached, RESPONSE),
         )  # fmt: skip
-    return n.Others("sum" if op == "sum" else "mean", x)
+    at_tokens(ctx, x, body.span)
+    paired = x.paired or (mask is not None and mask.paired)
+    if len(over) == 2 and (paired or op not in ("sum", "mean")):
+        ctx.fail(
+            "wrong-arguments",
+            "every token would be compared with every token of the others here",
+            node.span, help="over tokens of others there are `sum` and `mean`; reduce each "
+            f"response first: `{op}[{bound.id} != i] {op}[t] ...`",
+        )  # fmt: skip
+    return _among(op, n.Peers(REDUCTIONS[op], over, x, keys, "!=", mask))
+
+
+def _condition(ctx: Context, binder: tree.Binder) -> n.Expr | None:
+    if binder.condition is None:
+        return None
+    return as_mask(ctx, ctx.expr(binder.condition), binder.condition.span)
 
 
 def _pick(ctx: Context, node: tree.Reduction) -> n.Expr:
     """`pick[...](mask, fraction)`."""
     binder = node.binder
-    if len(node.operands) != 2 or binder.relation or binder.condition:
+    if len(node.operands) != 2 or binder.relation or binder.condition or binder.keys:
         ctx.fail("wrong-arguments", "write `pick[p,i,t](mask, fraction)`", node.span)
     first, second = node.operands
     mask, fraction = ctx.all(first, second)
     _check_argument(ctx, ORDER["top"], fraction, second)
     value = as_mask(ctx, mask, first.span)
-    over = _over(ctx, binder, "pick", value, None, first)
+    over = _over(ctx, binder, "pick", _named(ctx, binder), value, None, first)
     if value.indices != TOKEN:
         ctx.fail("wrong-index", "`pick` chooses tokens", node.span)
     return n.Pick(over, value, fraction)
@@ -182,6 +324,11 @@ def _of_order(ctx: Context, node: tree.Reduction) -> n.Expr:
     op, binder = node.operator.id, node.binder
     row = ORDER["share"] if op in ("median", "quantile") else ORDER[_OF_ORDER[op]]
     alone = op == "median" or not row.argument
+    if binder.keys:
+        ctx.fail(
+            "wrong-arguments", f"`{op}` orders all elements, and takes no keys", binder.span,
+            help=f"the elements of a key alone are picked by a condition: `{op}[i | parent == 1]`",
+        )  # fmt: skip
     if len(node.operands) != 2 - alone or binder.relation:
         operands = " x" if alone else f"(x, {row.argument})"
         ctx.fail(
@@ -198,7 +345,7 @@ def _of_order(ctx: Context, node: tree.Reduction) -> n.Expr:
         _check_argument(ctx, row, argument, second[0])
     mask = None if binder.condition is None else as_mask(ctx, others[0], binder.condition.span)
     x = build.real(x)
-    over = _over(ctx, binder, op, x, mask, first)
+    over = _over(ctx, binder, op, _named(ctx, binder), x, mask, first)
     if over[-1] == "v":
         ctx.fail("wrong-index", f"`{op}` does not run over the vocabulary", binder.span)
     if "p" in over and ctx.kept is not None:
@@ -224,20 +371,28 @@ def _check_argument(ctx: Context, row: OrderRow, value: n.Expr, place: tree.Expr
         ctx.fail("outside-domain", f"a {row.argument} lies between 0 and 1", place.span)
 
 
+def _named(ctx: Context, binder: tree.Binder) -> Indices:
+    """The indices that stand in the brackets, in their order."""
+    named = [index_of(ctx, index) for index in binder.indices]
+    over = tuple(index for index in WORD if index in named)
+    if len(over) != len(named):
+        ctx.fail("wrong-index", "an index stands twice in the brackets", binder.span)
+    if over[-1] == "v" and binder.keys:
+        ctx.fail("wrong-index", "`by` groups prompts, responses and tokens", binder.span)
+    return over
+
+
 def _over(
     ctx: Context,
     binder: tree.Binder,
     op: str,
+    over: Indices,
     x: n.Expr,
     mask: n.Expr | None,
     body: tree.Expression,
 ) -> Indices:
     """The indices of a binder, if `x` can be reduced over them."""
-    named = [index_of(ctx, index) for index in binder.indices]
-    over = tuple(index for index in WORD if index in named)
     text = shown(body)
-    if len(over) != len(named):
-        ctx.fail("wrong-index", "an index stands twice in the brackets", binder.span)
     carried = union(x.indices, mask.indices if mask is not None else SCALAR)
     # `sum[i] 1` is how many responses there are.
     counts = op in ("sum", COUNT) and mask is None and x == build.ONE and over[-1] != "v"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from objdsl.ir.nodes import Expr
 from objdsl.syntax import tree
+
+Letters = dict[str, Literal["running", "present"]]
+"""The indices of a running reduction, each with the element that it names."""
 
 
 @dataclass
@@ -32,7 +35,13 @@ class Scope:
 
 @dataclass
 class Frame:
-    """Names that stand for values while a function body or a running reduction is read."""
+    """Names that stand for values while a function body or a running reduction is read.
+
+    Attributes:
+        hidden: names that have no value there, each with what is said of it.
+        letters: of a running reduction that is read.
+    """
 
     values: dict[str, Expr] = field(default_factory=dict)
     hidden: dict[str, str] = field(default_factory=dict)
+    letters: Letters = field(default_factory=dict)

@@ -9,10 +9,10 @@ from objdsl.elaborate.checks import as_mask, as_number
 from objdsl.elaborate.collect import is_twice
 from objdsl.elaborate.context import Context
 from objdsl.elaborate.names import index_of, resolved
-from objdsl.elaborate.wording import reduce_hint
+from objdsl.elaborate.wording import index_name, reduce_hint
 from objdsl.ir.columns import DISTRIBUTION, reader_of
-from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, written
-from objdsl.ir.nodes import Column, Expr, LogDist, LogProb, Role, topological
+from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, Indices, written
+from objdsl.ir.nodes import Column, Expr, Known, LogDist, LogProb, Role, topological
 from objdsl.ir.objective import (
     ARGUMENTS,
     BUILT_IN_POLICIES,
@@ -23,7 +23,7 @@ from objdsl.ir.objective import (
 )
 from objdsl.source import Span
 from objdsl.syntax import tree
-from objdsl.syntax.language import COLUMNS, SAMPLING_FLAGS, SAMPLING_NUMBERS
+from objdsl.syntax.language import COLUMNS, SAMPLING_FLAGS, SAMPLING_NUMBERS, meaning
 
 
 def parameter_of(ctx: Context, param: tree.Param) -> Parameter:
@@ -68,6 +68,11 @@ def given_column(ctx: Context, given: tree.Given) -> Column:
                 f"`given {name}[p,i]{' as reward' if given.role else ''}`",
             )  # fmt: skip
         column = COLUMNS[name]
+        if given.known is not None:
+            ctx.fail(
+                "wrong-type", f"it is known when `{name}` is: {meaning(name)}", given.known.span,
+                help="`before t` says it of a column of your own: `given state[p,i,t] before t`",
+            )  # fmt: skip
         if given.role is not None and _role(ctx, given.role) != column.role:
             ctx.fail(
                 "wrong-type", f"`{name}` is no reward", given.role.span,
@@ -82,8 +87,9 @@ def given_column(ctx: Context, given: tree.Given) -> Column:
             given.span, help="use [p], [p,i], [p,i,t] or [p,i,t,v]",
         )  # fmt: skip
     check_column(ctx, given.name)
+    known = _known(ctx, given, indices)
     if given.role is None:
-        return Column(name, indices, values=values, lower=min(ends), upper=max(ends))
+        return Column(name, indices, values=values, lower=min(ends), upper=max(ends), known=known)
     role = _role(ctx, given.role)
     if indices not in (RESPONSE, TOKEN):
         why = (
@@ -96,6 +102,33 @@ def given_column(ctx: Context, given: tree.Given) -> Column:
             help="a reward is of a response, [p,i], or of a token, [p,i,t]",
         )  # fmt: skip
     return Column(name, indices, values=values, lower=min(ends), upper=max(ends), role=role)
+
+
+_KNOWN: dict[str, Known] = {"before i": "before i", "before t": "before t", "at t": "at t"}
+
+
+def _known(ctx: Context, given: tree.Given, indices: Indices) -> Known:
+    """What of a response a column is a function of."""
+    name, when = given.name.id, given.known
+    if when is None:
+        return "response"
+    known = _KNOWN.get(f"{when.word} {when.index.id}")
+    if known is None:
+        ctx.fail(
+            "wrong-index", f"a column cannot be known `{when.word} {when.index.id}`", when.span,
+            help="`before i` is before the response is drawn, `before t` before its token is, and "
+            "`at t` with the token",
+        )  # fmt: skip
+    if given.role is not None:
+        ctx.fail("wrong-type", "a reward is known with the response", when.span)
+    if when.index.id not in indices:
+        ctx.fail(
+            "wrong-index",
+            f"`{name}` has no {index_name(index_of(ctx, when.index))} index: it has "
+            f"{written(indices)}",
+            when.span,
+        )  # fmt: skip
+    return known
 
 
 def _role(ctx: Context, name: tree.Name) -> Role:

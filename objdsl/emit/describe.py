@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 import objdsl.ir.nodes as n
+from objdsl.emit.lower import Place
 from objdsl.ir.build import HALF, ONE, ZERO
 from objdsl.ir.columns import column_of
 from objdsl.ir.indices import SCALAR
@@ -124,7 +125,7 @@ class _Describer:
                 return self.all(y, depth)
             case n.Binary("mul", n.Unary("sigmoid") as s, n.Binary("sub", x, y)) if s == y:
                 return ["sigmoid_grad"] if x == ONE else []
-            case n.Binary("div", n.Others("sum", x)):
+            case n.Binary("div", n.Peers("sum", _, x, relation="!=")):
                 return [join("{}_mean_of_others", x)]
             case n.Binary("sub", x, m) if _averaged(m) == x:
                 return [join("{}_centered", x)]
@@ -234,8 +235,14 @@ class _Describer:
             case n.Reduce(op, _, x):
                 name = join("{}_" + op, x)
                 return [name, name and f"{name}_of_{WHOLE[node.over[0]]}"]
-            case n.Others(_, x):
+            case n.Peers(_, _, x, relation="!="):
                 return [join("{}_of_others", x)]
+            case n.Peers(op, _, x, (Place(keys=(key, *_)),), ""):
+                return [join("{}_" + op + "_by_{}", x, key), join(op + "_by_{}", key)]
+            case n.Peers(_, _, x):
+                return [join("{}_so_far", x)]
+            case Place(keys=(key, *_)):
+                return [join("same_{}", key)]
             case n.Scan(_, x):
                 return [join("{}_running_sum", x)]
             case n.Order("rank" | "share" as op, _, x):
@@ -264,8 +271,10 @@ def _operation(node: n.Expr) -> str:
             return "masked" if b == ZERO else "selected"
         case n.Reduce(op):
             return f"{op}_over_{node.over[0]}"
-        case n.Others(op):
-            return f"{op}_of_others"
+        case n.Peers(op):
+            return f"{op}_of_{'others' if node.relation == '!=' else 'peers'}"
+        case Place():
+            return "same_key"
         case n.Scan():
             return "running_total"
         case n.Shift():

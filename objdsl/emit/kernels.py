@@ -21,27 +21,113 @@ def group_mean(x: Tensor, segment: Tensor, many: int) -> Tensor:
     return group_sum(x, segment, many) / group_sum(torch.ones_like(x), segment, many)
 
 
-def group_others(x: Tensor, segment: Tensor) -> Tensor:
-    """The sum of the others in each group, `[n]` to `[n]`: of those before and those after. The sum
-    of all less the own would leave nothing of them beside an own one that is large."""
+def joined(a: Tensor, b: Tensor, reduce: str) -> Tensor:
+    """Two values as one: their `sum`, `prod`, `amax` or `amin`."""
+    if reduce == "sum":
+        return a + b
+    if reduce == "prod":
+        return a * b
+    return torch.maximum(a, b) if reduce == "amax" else torch.minimum(a, b)
+
+
+def group_others(x: Tensor, segment: Tensor, reduce: str) -> Tensor:
+    """The sum (or else) of the others in each group, `[n]` to `[n]`: of those before and those
+    after. The sum of all less the own would leave nothing of them beside an own one that is large.
+    """
     order = torch.argsort(segment, stable=True)
     x, segment = x[order], segment[order]
     others = torch.empty_like(x)
-    after = group_before(x.flip(0), segment.flip(0)).flip(0)
-    others[order] = group_before(x, segment) + after
+    after = group_before(x.flip(0), segment.flip(0), reduce).flip(0)
+    others[order] = joined(group_before(x, segment, reduce), after, reduce)
     return others
 
 
-def group_before(x: Tensor, segment: Tensor) -> Tensor:
-    """The sum of what comes before each element in its group, which lies in one piece, by doubling
-    reach."""
-    total = torch.zeros_like(x)
-    total[1:] = torch.where(segment[1:] == segment[:-1], x[:-1], 0.0)
+def group_before(x: Tensor, segment: Tensor, reduce: str) -> Tensor:
+    """The sum (or else) of what comes before each element in its group, which lies in one piece, by
+    doubling reach."""
+    none = {"sum": 0.0, "prod": 1.0, "amax": -torch.inf, "amin": torch.inf}[reduce]
+    total = torch.full_like(x, none)
+    total[1:] = torch.where(segment[1:] == segment[:-1], x[:-1], none)
     reach = 1
     while reach < len(x):
-        total[reach:] += torch.where(segment[reach:] == segment[:-reach], total[:-reach], 0.0)
+        further = torch.where(segment[reach:] == segment[:-reach], total[:-reach], none)
+        total[reach:] = joined(total[reach:], further, reduce)
         reach *= 2
     return total
+
+
+def compared_with(segment: Tensor) -> Tensor:
+    """The others in the group of each element, `[n, G]`; -1 where there are no more."""
+    order = torch.argsort(segment, stable=True)
+    ranked = segment[order].contiguous()
+    first = torch.searchsorted(ranked, segment.contiguous())
+    end = torch.searchsorted(ranked, segment.contiguous(), right=True)
+    many = int((end - first).max()) if len(segment) else 0
+    place = first[:, None] + torch.arange(many, device=segment.device)
+    others = order[place.clamp(max=max(len(order) - 1, 0))]
+    own = torch.arange(len(segment), device=segment.device)[:, None]
+    return torch.where((place < end[:, None]) & (others != own), others, -1)
+
+
+def handed_back(x: Tensor, compared: Tensor) -> Tensor:
+    """What each element gets of `[n, G]` from those that are compared with it, added up."""
+    there = torch.where(compared >= 0, x, 0.0).flatten()
+    return x.new_zeros(len(x)).index_add_(0, compared.clamp(min=0).flatten(), there)
+
+
+def places(segment: Tensor | None, *keys: Tensor) -> Tensor:
+    """How many places before each element `[n]` the first of its segment stands that shares its
+    keys; of all elements, without a segment."""
+    segment = torch.zeros_like(keys[0]) if segment is None else segment
+    own = torch.arange(len(segment), device=segment.device)
+    order = own
+    for key in (*reversed(keys), segment):
+        order = order[torch.argsort(key[order], stable=True)]
+    new = own == 0
+    for key in (*keys, segment):
+        new[1:] |= key[order][1:] != key[order][:-1]
+    first = order[torch.where(new, own, 0).cummax(0).values]
+    return own - torch.empty_like(order).index_copy_(0, order, first)
+
+
+def token_places(mask: Tensor, segment: Tensor | None, *keys: Tensor) -> Tensor:
+    """`places` of the tokens `[N, T]`, of whose padding each is alone."""
+    where = torch.where(mask, 0 if segment is None else segment, -1).flatten()
+    flat = [torch.where(mask, key, 0.0).flatten() for key in keys]
+    return torch.where(mask, places(where, *flat).view_as(mask), 0)
+
+
+def alike(place: Tensor) -> Tensor:
+    """A number for the elements that share their keys: where the first of them stands."""
+    return torch.arange(place.numel(), device=place.device) - place.flatten()
+
+
+def among(x: Tensor, place: Tensor, reduce: str) -> Tensor:
+    """The sum (or else) of the elements that share their keys, for each of them."""
+    group, many = alike(place), place.numel()
+    x = x.expand(place.shape).flatten()
+    total = group_sum(x, group, many) if reduce == "sum" else group_extreme(x, group, many, reduce)
+    return total[group].view(place.shape)
+
+
+def others_among(x: Tensor, place: Tensor, row: Tensor, reduce: str) -> Tensor:
+    """The sum (or else) of the tokens that share their keys and stand in other rows, for each."""
+    group, many = alike(place), place.numel()
+    cell = alike(places(row.expand(place.shape).flatten(), group))
+    x = x.expand(place.shape).flatten()
+    total = group_sum(x, cell, many) if reduce == "sum" else group_extreme(x, cell, many, reduce)
+    return group_others(total, group, reduce)[cell].view(place.shape)
+
+
+def running_among(x: Tensor, place: Tensor, relation: str, reduce: str) -> Tensor:
+    """The sum (or else) of the tokens that share their keys up to each, or from it on."""
+    group = alike(place)
+    order = torch.argsort(group, stable=True)
+    order = order if relation in ("<", "<=") else order.flip(0)
+    x = x.expand(place.shape).flatten()[order]
+    total = group_before(x, group[order], reduce)
+    total = joined(total, x, reduce) if "=" in relation else total
+    return torch.empty_like(total).index_copy_(0, order, total).view(place.shape)
 
 
 def group_std(x: Tensor, segment: Tensor, many: int, ddof: int) -> Tensor:
@@ -147,7 +233,7 @@ def standing(
     before = ahead[first]
     size = count[last] - before
     values = torch.where(pooled, x, 0.0).double()
-    total = group_before(values, segment) + values
+    total = group_before(values, segment, "sum") + values
     changes[1:] |= x[1:] != x[:-1]
     first, last = runs(changes)
     out = torch.empty(4, *x.shape, dtype=total.dtype, device=x.device)

@@ -1,8 +1,9 @@
 """From mathematics to tensors: the formula as a computation over the rows of an optimizer step.
 
 After lowering, a formula holds no `Stop` (weights are closed forms, so nothing is differentiated
-again), no mean of `Others`, no `Quantile`, no condition on a reduction, and every reduction runs
-over one index that its operand carries. What remains maps one to one onto tensor operations.
+again), of peers only sums, products and extrema, no `Quantile`, no condition on a reduction, and
+every reduction that takes indices away runs over one, which its operand carries. What remains maps
+one to one onto tensor operations.
 """
 
 from __future__ import annotations
@@ -48,10 +49,8 @@ def _lower(node: n.Expr) -> n.Expr:
     match node:
         case n.Stop(x):
             return x
-        case n.Others(op, x):
-            x, size = real(x), sub(count(("i",)), ONE)
-            others = n.Others("sum", x) if x.indices == RESPONSE else mul(x, size)
-            return others if op == "sum" else div(others, n.Binary("max", size, ONE))
+        case n.Peers() if not any(isinstance(key, Place) for key in node.keys):
+            return _peers(node)
         case n.Reduce():
             return _reduction(node)
         case n.Quantile(over, x):
@@ -62,6 +61,98 @@ def _lower(node: n.Expr) -> n.Expr:
         case n.Order(_, over, x):
             return replace(node, x=_carry(real(x), over_to(over)))
     return node
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Place(n.Symbol):
+    """Which elements along `over` share the keys: by how many places the first of them, in the
+    order of the step, stands before each."""
+
+    over: Indices
+    here: Indices
+    keys: tuple[n.Expr, ...]
+
+    def _indices(self) -> Indices:
+        return self.here
+
+
+def place_of(node: n.Peers) -> Place | None:
+    """The place that a lowered value of peers goes by; None if a prompt's responses are all."""
+    match node.keys:
+        case (Place() as place,):
+            return place
+    return None
+
+
+def operands(node: n.Expr) -> tuple[n.Expr, ...]:
+    """What a lowered value is computed from: of what compares two elements, the parts that are of
+    one of them."""
+    if not isinstance(node, n.Peers) or not node.x.paired:
+        return node.children
+    parts: dict[n.Expr, None] = {}
+    stack: list[n.Expr] = [node.x]
+    while stack:
+        part = stack.pop()
+        match part:
+            case n.Present(x):
+                parts[x] = None
+            case _ if part.paired:
+                stack += reversed(part.children)
+            case _:
+                parts[part] = None
+    return (*parts, *node.keys)
+
+
+def _peers(node: n.Peers) -> n.Expr:
+    """A value of peers as sums, products or extrema over elements that have a value each."""
+    x, mask, many = real(node.x), node.where, _size(node)
+    sure = mask is None and node.relation in ("", "<=", ">=")  # the own is among them
+    match node.op:
+        case "sum":
+            return _total(node, "sum", x, ZERO)
+        case "mean":
+            least = many if sure else n.Binary("max", many, ONE)
+            return div(_total(node, "sum", x, ZERO), least)
+        case "prod":
+            return _total(node, "prod", x, ONE)
+        case "max" | "min":
+            limit = n.Const(float("-inf" if node.op == "max" else "inf"))
+            extreme = _total(node, node.op, x, limit)
+            return extreme if sure else where(n.Binary("gt", many, ZERO), extreme, ZERO)
+        case "logsumexp":
+            most = _peers(node.like("max", x, mask))
+            shifted = n.Unary("exp", sub(x, node.seen(most)))
+            return add(most, n.Unary("log", _total(node, "sum", shifted, ZERO)))
+        case "std" | "pstd":
+            mean = node.seen(_peers(node.like("mean", x, mask)))
+            squares = _total(node, "sum", power(sub(x, mean), SQUARE), ZERO)
+            dof = many if node.op == "pstd" else sub(many, ONE)
+            return where(n.Binary("gt", dof, ZERO), n.Unary("sqrt", div(squares, dof)), ZERO)
+    raise TypeError(node.op)
+
+
+def _size(node: n.Peers) -> n.Expr:
+    """How many peers there are, where the mask holds."""
+    return _total(node, "sum", ONE, ZERO)
+
+
+def _total(node: n.Peers, op: n.ReduceOp, x: n.Expr, neutral: n.Expr) -> n.Expr:
+    """`op` over the peers; what a key or a relation does not tell apart, the tokens of a response,
+    say, is reduced first."""
+    if node.where is not None:
+        x = where(node.where, x, neutral)
+    if op == "sum" and node.others and not x.paired and x.indices != RESPONSE:
+        return mul(x, sub(count(("i",)), ONE))
+    over = tuple(index for index in node.over if index in node.indices)
+    for index in reversed(remove(node.over, over)):
+        if op == "sum":
+            x = _sum((index,), x)
+        else:
+            x = n.Reduce(op, (index,), _carry(x, over_to((index,))))
+    scans = node.relation not in ("", "!=")
+    if not node.keys and not scans:
+        return n.Peers(op, over, x, (), node.relation)
+    return n.Peers(op, over, x, (Place(over, node.indices, node.keys),), node.relation)
 
 
 def _reduction(node: n.Reduce) -> n.Expr:

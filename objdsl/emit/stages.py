@@ -20,7 +20,7 @@ from objdsl.analysis.schedule.coupling import is_statistic
 from objdsl.emit.describe import describe
 from objdsl.emit.helpers import torch_helpers
 from objdsl.emit.identifiers import Identifiers
-from objdsl.emit.lower import is_constant, lower, shares
+from objdsl.emit.lower import is_constant, lower, operands, shares
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, count, real, sub
 from objdsl.ir.columns import column_of, columns_in
@@ -231,7 +231,7 @@ def _marked(roots: list[n.Expr]) -> dict[n.Expr, n.Expr]:
 
 def _decides(node: n.Expr) -> bool:
     """Whether the smallest change of the current policy may turn a value over."""
-    if not node.current or is_statistic(node):
+    if not node.current or node.paired or is_statistic(node):
         return False
     match node:
         case n.Binary(_, n.Order(), n.Const()):
@@ -301,7 +301,7 @@ def _needed(roots: Iterable[n.Expr], scope: Scope, stop_at: tuple[str, ...]) -> 
         stop = stage in stop_at and not (stage == "data" and not scope.is_stored(node))
         if stop and not (is_root and "statistic" not in stop_at):
             continue
-        stack.extend((child, False) for child in node.children)
+        stack.extend((child, False) for child in operands(node))
     order = n.topological(*roots)
     return [node for node in order if node in needed]
 
@@ -385,9 +385,8 @@ class Scope:
 
 
 def _joins_rows(node: n.Expr) -> bool:
-    if isinstance(node, n.Reduce | n.Order | n.Pick):
-        return node.over[0] in ("p", "i")
-    return isinstance(node, n.Others)
+    of_several = n.Reduce | n.Peers | n.Order | n.Pick
+    return isinstance(node, of_several) and node.over[0] in ("p", "i")
 
 
 def spread(indices: Indices) -> Indices:

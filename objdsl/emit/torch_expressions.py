@@ -141,9 +141,6 @@ class TorchExpressions(Writer):
                 return self._where(node), ATOM
             case n.Reduce():
                 return self._reduce(node)
-            case n.Others(_, x):
-                where = self._environment("prompt", RESPONSE)
-                return f"group_others({self._at(x, RESPONSE)}, {where})", ATOM
             case n.Scan(relation, x, decay):
                 if decay is not None and decay.indices != SCALAR:
                     rest = f"{self._in_rows(decay)}, {relation!r}"
@@ -156,8 +153,8 @@ class TorchExpressions(Writer):
                 return self._order(node), ATOM
             case n.Pick():
                 return self._pick(node), ATOM
-            case n.Stop() | n.Others() | n.Quantile() | n.Symbol():
-                raise TypeError(f"{type(node).__name__} is lowered before it is emitted")
+            case n.Stop() | n.Peers() | n.Present() | n.Quantile() | n.Symbol():
+                raise TypeError(f"{type(node).__name__} is not written here")
         assert_never(node)
 
     def _position(self) -> tuple[str, int]:

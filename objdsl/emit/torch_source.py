@@ -22,7 +22,7 @@ from collections.abc import Mapping
 import objdsl.ir.nodes as n
 from objdsl.emit.helpers import called, torch_helpers
 from objdsl.emit.stages import Input, Layout, spread, staged, staged_states, staged_values
-from objdsl.emit.torch_expressions import TorchExpressions
+from objdsl.emit.torch_peers import TorchPeers
 from objdsl.emit.wrap import wrap
 from objdsl.emit.writer import (
     ATOM,
@@ -151,7 +151,7 @@ def _advance(ir: Objective, layout: Layout) -> Function:
     return TorchWriter(stages.scope, "advance", stored=()).advance(stages.roots)
 
 
-class TorchWriter(TorchExpressions):
+class TorchWriter(TorchPeers):
     """Writes the functions of a program."""
 
     def prepare(self, outputs: list[n.Expr]) -> Function:

@@ -69,7 +69,7 @@ class TokenWriter(Writer):
     # --- expressions -----------------------------------------------------------------------------
 
     def _operands(self, node: n.Expr) -> tuple[n.Expr, ...]:
-        return () if _is_sum(node) else node.children
+        return () if _is_sum(node) else super()._operands(node)
 
     def _name_for(self, node: n.Expr) -> str:
         return self.called.get(node) or super()._name_for(node)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
 from objdsl.emit.identifiers import Identifiers
+from objdsl.emit.lower import operands
 from objdsl.emit.stages import Input, Kind, Scope
 from objdsl.ir.build import ONE
 from objdsl.ir.columns import Reading, column_of
@@ -71,7 +72,7 @@ class Writer(ABC):
 
     def _operands(self, node: Expr) -> tuple[Expr, ...]:
         """What a value is written in terms of."""
-        return node.children
+        return operands(node)
 
     def _input(self, kind: Kind, key: str, indices: Indices) -> str:
         """The identifier of an input, which the function takes from now on."""

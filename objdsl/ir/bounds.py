@@ -67,7 +67,7 @@ def _finite(x: n.Expr) -> bool:
         case n.Const(value):
             return math.isfinite(value)
         case n.Reduce("std"):
-            return False  # of a single one
+            return False  # of a single element
     return True
 
 
@@ -101,8 +101,10 @@ def _bounds(x: n.Expr) -> Interval:
             return min(p, r), max(q, s)
         case n.Reduce():
             return _reduced(x)
-        case n.Others(op, a):
-            return REDUCE[op].over(with_zero(bounds(a)))
+        case n.Present(a):
+            return bounds(a)
+        case n.Peers():
+            return _among(x)
         case n.Scan(relation, a, decay) if decay is None or bounds(decay)[0] >= 0:
             whole = relation in ("<=", ">=")
             return summed(bounds(a) if whole else with_zero(bounds(a)))
@@ -128,6 +130,16 @@ def _side(mask: n.Expr, holds: bool, x: n.Expr) -> Interval:
             if large == x:
                 low = max(low, bounds(small)[0])
     return (low, high) if low <= high else bounds(x)
+
+
+def _among(x: n.Peers) -> Interval:
+    """Of peers there may be none, but for a sum that holds the own value."""
+    row, values = REDUCE[x.op], bounds(x.x)
+    own = x.where is None and x.relation in ("", "<=", ">=")
+    whole = row.over(values)
+    if own and x.op not in ("std", "pstd"):
+        return whole
+    return min(whole[0], row.empty), max(whole[1], row.empty)
 
 
 def _reduced(x: n.Reduce) -> Interval:

@@ -322,6 +322,11 @@ def count(over: Indices, mask: n.Expr | None = None) -> n.Expr:
     return n.Reduce("sum", over, ONE, mask)
 
 
+def others(op: n.ReduceOp, x: n.Expr) -> n.Peers:
+    """`op[j != i] x`: over the other responses to the same prompt."""
+    return n.Peers(op, ("i",), x, relation="!=")
+
+
 def factors(x: n.Expr) -> tuple[bool, list[n.Expr], list[n.Expr]]:
     """A product as (is it negative, the factors above the line, those below it).
 

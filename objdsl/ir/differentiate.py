@@ -37,6 +37,9 @@ Contribution = tuple[n.Expr, n.Expr, Indices]
 _MOST_MASKS = 12  # of a sum of derivatives, whose masks are joined
 
 _FLIPPED: dict[n.ScanRelation, n.ScanRelation] = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_SEEN_FROM: dict[n.Relation, n.Relation] = {
+    "": "", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<=",
+}  # fmt: skip
 
 
 def weights_of(objective: Objective) -> dict[Leaf, n.Expr]:
@@ -102,13 +105,74 @@ def _pull(node: n.Expr, g: n.Expr) -> list[Contribution]:
             return [(x, where(mask, derivative, ZERO) if mask else derivative, along)]
         case n.Quantile(over, x):
             return [(x, mul(g, node.shares), over_to(over))]
-        case n.Others(op, x):
-            return [(x, n.Others(op, g), here)]
+        case n.Peers():
+            return _pull_peers(node, g)
         case n.Scan(relation, x, decay):
             return [(x, n.Scan(_FLIPPED[relation], g, decay), here)]
         case n.Shift(x, by):
             return [(x, n.Shift(g, -by), here)]
     raise TypeError(f"no derivative rule for {type(node).__name__}")
+
+
+def _pull_peers(node: n.Peers, g: n.Expr) -> list[Contribution]:
+    """What the values of all that receive contribute to a running element and to the present one.
+
+    An element receives from its peers, and its derivative comes from those whose peer it is: they
+    share its keys, and stand in the opposite relation to it. What is divided by, and what the value
+    is, are those of the receiver: divided first, then added up.
+    """
+    if not node.relation:
+        receivers = _receivers(node, g)
+        pull = mul(receivers, REDUCE[node.op].slope(node))
+        held = where(node.where, pull, ZERO) if node.where else pull
+        return [(node.x, held, node.elements)]
+    contributions: list[Contribution] = []
+    slope = REDUCE[node.op].slope(node)
+    for part, derivative in _of_parts(node.x, slope):
+        match part:
+            case n.Present(x):
+                total = node.like("sum", derivative, node.where)
+                contributions.append((x, mul(g, total), node.indices))
+            case _:
+                received = _receivers(node, swapped(mul(n.Present(g), derivative)))
+                held = where(node.where, received, ZERO) if node.where else received
+                contributions.append((part, held, node.elements))
+    return contributions
+
+
+def _receivers(node: n.Peers, x: n.Expr) -> n.Expr:
+    """The sum over the elements that have the present one as a peer."""
+    over = tuple(index for index in node.over if index in node.indices)
+    return n.Peers("sum", over, x, node.keys, _SEEN_FROM[node.relation])
+
+
+def _of_parts(body: n.Expr, derivative: n.Expr) -> list[tuple[n.Expr, n.Expr]]:
+    """The parts of a value of two elements that are of one of them, each with the derivative by
+    it."""
+    if not body.paired or isinstance(body, n.Present):
+        return [(body, derivative)]
+    adjoint: dict[n.Expr, n.Expr] = {body: derivative}
+    parts: dict[n.Expr, n.Expr] = {}
+    for node in reversed(n.topological(body)):
+        if node not in adjoint or not node.live:
+            continue
+        if not node.paired or isinstance(node, n.Present):
+            parts[node] = adjoint[node]
+            continue
+        for operand, term, _ in _pull(node, adjoint[node]):
+            if operand.live and term != ZERO:
+                known = adjoint.get(operand)
+                adjoint[operand] = term if known is None else gather(known, term)
+    return [*parts.items()]
+
+
+def swapped(x: n.Expr) -> n.Expr:
+    """A value of two elements as the other of them sees it: the running one is present."""
+    if isinstance(x, n.Present):
+        return x.x
+    if not x.paired:
+        return n.Present(x) if x.indices else x
+    return x.rebuilt({child: swapped(child) for child in x.children})
 
 
 def _asked(

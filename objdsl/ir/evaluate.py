@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Any, assert_never
 
@@ -93,6 +93,8 @@ def evaluate(
     values: dict[n.Expr, Value] = {}
     rule = _Rule(batch, params or {}, values)
     for node in n.topological(*roots):
+        if node.paired:
+            continue  # has a value for each two elements, and is asked for where they are
         values[node] = {at: float(rule(node, at)) for at in batch.addresses(node.indices)}
     return [_gathered(values[root], root.indices, batch) for root in roots]
 
@@ -117,6 +119,7 @@ def _gathered(value: Value, indices: Indices, batch: Batch) -> Any:
 
 
 RELATIONS: dict[str, Callable[[int, int], bool]] = {
+    "!=": lambda s, t: s != t,
     "<": lambda s, t: s < t,
     "<=": lambda s, t: s <= t,
     ">": lambda s, t: s > t,
@@ -126,13 +129,20 @@ RELATIONS: dict[str, Callable[[int, int], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """The value of one node at one address, given the values of its operands everywhere."""
+    """The value of one node at one address, given the values of its operands everywhere.
+
+    Attributes:
+        present: of a value of two elements, the address of the present one.
+    """
 
     batch: Batch
     params: Mapping[str, float]
     values: Mapping[n.Expr, Value]
+    present: Address | None = None
 
     def of(self, operand: n.Expr, at: Address) -> float:
+        if operand.paired:
+            return self(operand, at)
         return self.values[operand][at[: len(operand.indices)]]
 
     def __call__(self, node: n.Expr, at: Address) -> float:
@@ -163,10 +173,11 @@ class _Rule:
                 return self.of(x, at)
             case n.Reduce():
                 return self.reduce(node, at)
-            case n.Others(op, x):
-                group = range(len(self.batch.groups[at[0]]))
-                others = [self.of(x, (at[0], j)) for j in group if j != at[1]]
-                return REDUCE[op].value(others) if others else REDUCE[op].empty
+            case n.Peers():
+                return self.among_peers(node, at)
+            case n.Present(x):
+                assert self.present is not None
+                return self.values[x][self.present[: len(x.indices)]]
             case n.Scan(relation, x, decay):
                 return REDUCE["sum"].value(
                     [
@@ -224,6 +235,28 @@ class _Rule:
     def reduce(self, node: n.Reduce, at: Address) -> float:
         row, values = REDUCE[node.op], self.within(node, at)
         return row.value(values) if values else row.empty
+
+    def among_peers(self, node: n.Peers, at: Address) -> float:
+        row, here = REDUCE[node.op], replace(self, present=at)
+        values = [
+            here.of(node.x, other)
+            for other in self.batch.addresses(node.elements, at[: len(node.outer)])
+            if here.is_peer(node, other)
+            if node.where is None or here.of(node.where, other)
+        ]
+        if len(values) == 1 and node.op == "std":
+            return 0.0
+        return row.value(values) if values else row.empty
+
+    def is_peer(self, node: n.Peers, other: Address) -> bool:
+        """Whether an element is a peer of the present one."""
+        here = self.present
+        assert here is not None
+        if node.relation:
+            axis = len(node.outer)
+            if not RELATIONS[node.relation](other[axis], here[axis]):
+                return False
+        return all(self.of(key, other) == self.of(key, here) for key in node.keys)
 
 
 def _placed(x: float) -> float:

@@ -41,8 +41,9 @@ OWN_ROLES = ("state", "clock")
 """Of columns that no data holds, and no file gives a domain to."""
 _KINDS: dict[str, type[Node]] = {kind.__name__: kind for kind in NODES}
 _MODELS: dict[str, type[BaseModel]] = {kind: getattr(schema, kind) for kind in _KINDS}
+_HINTS = ("Expr", "Expr | None", "tuple[Expr, ...]")
 _OPERANDS = {
-    kind: tuple(field.name for field in fields(kind) if field.type in ("Expr", "Expr | None"))
+    kind: tuple(field.name for field in fields(kind) if field.init and field.type in _HINTS)
     for kind in NODES
 }
 
@@ -67,7 +68,7 @@ def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> st
     states = [x for state in objective.states for x in (state.column, state.start, state.next)]
     for expr in topological(*objective.roots, *states, *named.values(), *weights.values()):
         values = ((name, getattr(expr, name)) for name in fields_of(type(expr)))
-        node = {name: places[x] if isinstance(x, Expr) else x for name, x in values}
+        node = {name: _placed(x, places) for name, x in values}
         places[expr] = len(nodes)
         nodes.append({"node": type(expr).__name__} | node)
     columns = [node for node in places if isinstance(node, Column)]
@@ -109,6 +110,13 @@ def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> st
     rows = ",\n".join(f"    {json.dumps(node)}" for node in written.pop("nodes"))
     head = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in written.items()]
     return "{\n" + ",\n".join([*head, f'  "nodes": [\n{rows}\n  ]']) + "\n}\n"
+
+
+def _placed(value: Any, places: Mapping[Expr, int]) -> Any:
+    """A field of a node, with the places of operands."""
+    if isinstance(value, tuple):
+        return tuple(_placed(x, places) for x in value)
+    return places[value] if isinstance(value, Expr) else value
 
 
 def _plain(record: Parameter | Domain | Policy | Sampling) -> dict[str, Any]:
@@ -195,12 +203,18 @@ def _nodes(source: Source, models: Iterable[Any]) -> list[Expr]:
         kind = _KINDS[model.node]
         values = {name: getattr(model, name) for name in fields_of(kind)}
         for name in _OPERANDS[kind]:
-            at = values[name]
-            if at is not None and at >= k:
-                where = place(source, ("nodes", k, name))
-                help = "operands stand before their users, so that there is no cycle"
-                raise ObjectiveError([malformed(f"node {at} is not before node {k}", where, help)])
-            values[name] = None if at is None else nodes[at]
+            read = values[name]
+            several = read if isinstance(read, tuple) else () if read is None else (read,)
+            for at in several:
+                if at >= k:
+                    where = place(source, ("nodes", k, name))
+                    help = "operands stand before their users, so that there is no cycle"
+                    message = f"node {at} is not before node {k}"
+                    raise ObjectiveError([malformed(message, where, help)])
+            if isinstance(read, tuple):
+                values[name] = tuple(nodes[at] for at in several)
+            elif read is not None:
+                values[name] = nodes[read]
         nodes.append(kind(**values))  # type: ignore[arg-type]
     return nodes
 

@@ -51,8 +51,10 @@ class Latex(Writer):
         match node:
             case n.Scan():
                 return self._beside()
-            case n.Others():
+            case n.Peers(_, ("i", *_)):
                 return replace(self.place, response=self._next(RESPONSES, self.place.response))
+            case n.Peers(_, ("t",)):
+                return self._beside()
             case n.Reduce() | n.Quantile() if _is_of_group(node):
                 # A statistic of the group: its index is not the response that is spoken of.
                 return replace(self.place, response=self._next(RESPONSES, self.place.response))
@@ -94,12 +96,11 @@ class Latex(Writer):
                 return rf"\begin{{cases}} {rows} \end{{cases}}", ATOM
             case n.Stop(x):
                 return rf"\operatorname{{sg}}\left[ {self.done[x][0]} \right]", ATOM
-            case n.Others(op, x):
-                i, inside = self.place.response, self._inside(node)
-                front = rf"\frac{{1}}{{{self._letter('i', 'G')} - 1}} " if op == "mean" else ""
-                with self._at_place(inside):
-                    body = self.at(x, TIMES)
-                return rf"{front}\sum_{{{inside.response} \ne {i}}} {body}", APPLY
+            case n.Peers():
+                return self._peers(node)
+            case n.Present(x):
+                with self._at_place(self.outside):
+                    return self.done[x]
             case n.Scan(relation, x, decay):
                 sign = {"<": "<", ">": ">", "<=": r"\le", ">=": r"\ge"}[relation]
                 t, inside, factor = self.place.token, self._inside(node), ""
@@ -140,6 +141,32 @@ class Latex(Writer):
             case n.Symbol():
                 return rf"\text{{{node}}}", ATOM
         assert_never(node)
+
+    def _peers(self, node: n.Peers) -> Piece:
+        """A sum over the others, or over those that share keys, which its condition compares."""
+        here, inside = self.place, self._inside(node)
+        outside, self.outside = self.outside, here
+        letters = {"p": ("x'", "x"), "i": (inside.response, here.response)}
+        letters["t"] = (inside.token, here.token)
+        running = ",".join(letters[index][0] for index in node.over)
+        conditions = []
+        if node.relation:
+            sign = {"!=": r"\ne", "<=": r"\le", ">=": r"\ge"}.get(node.relation, node.relation)
+            first, present = letters[node.over[0]]
+            running = f"{first} {sign} {present}" + running[len(first) :]
+        keys = [self.done[key][0] for key in node.keys]
+        with self._at_place(inside):
+            body = self.at(node.x, TIMES)
+            for key, own in zip(node.keys, keys, strict=True):
+                conditions.append(f"{self.done[key][0]} = {own}")
+            if node.where is not None:
+                conditions.append(self.done[node.where][0])
+        self.outside = outside
+        if node.others and node.op in ("sum", "mean"):
+            front = rf"\frac{{1}}{{{self._letter('i', 'G')} - 1}} " if node.op == "mean" else ""
+            return rf"{front}\sum_{{{running}}} {body}", APPLY
+        below = r" \,:\, ".join(filter(None, (running, r",\; ".join(conditions))))
+        return rf"{REDUCE[node.op].latex}_{{{below}}} {body}", APPLY
 
     def _infix(self, op: n.BinaryOp, a: n.Expr, b: n.Expr) -> Piece:
         level = BINARY[op].level

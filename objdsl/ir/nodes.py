@@ -6,6 +6,7 @@ A node knows, from the moment that it is made:
     boolean   whether it is a mask
     live      whether a gradient flows through it to the trained policy (or the critic)
     current   whether its value changes with the trained policy, gradient or not
+    paired    whether it is a value of two elements, of which one is the present: see `Present`
     key       a digest of its structure: equal keys are equal formulas
 
 Two nodes are equal if they are the same formula; where they stand in a text (`span`) does not
@@ -21,6 +22,7 @@ imports neither.
 from __future__ import annotations
 
 import math
+import operator
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, fields
@@ -53,6 +55,8 @@ BinaryOp = Literal[
 ReduceOp = Literal["sum", "mean", "prod", "max", "min", "std", "pstd", "logsumexp"]
 OrderOp = Literal["top", "trim", "rank", "share"]
 ScanRelation = Literal["<", "<=", ">", ">="]
+Relation = Literal["", "!=", "<", "<=", ">", ">="]
+Known = Literal["response", "at t", "before t", "before i"]
 Role = Literal["data", "reward", "state", "clock"]
 
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
@@ -79,6 +83,7 @@ class Node:
     boolean: bool = field(init=False, repr=False)
     live: bool = field(init=False, repr=False)
     current: bool = field(init=False, repr=False)
+    paired: bool = field(init=False, repr=False)
     _below: tuple[Expr, ...] | None = field(init=False, repr=False)  # see `topological`
     _bounds: tuple[float, float] | None = field(init=False, repr=False)  # see `build.bounds`
 
@@ -90,6 +95,9 @@ class Node:
             if isinstance(value, Node):
                 children.append(value)  # type: ignore[arg-type]
                 state.append(value.key)
+            elif isinstance(value, tuple) and value and isinstance(value[0], Node):
+                children += value
+                state += [b"(", *(x.key for x in value), b")"]
             elif isinstance(value, float):
                 state.append(_pack(value) if value == value else b"NaN")
             else:
@@ -101,6 +109,7 @@ class Node:
         _set(self, "indices", self._indices())
         _set(self, "live", not boolean and self._live())
         _set(self, "current", self._current())
+        _set(self, "paired", self._paired())
         _set(self, "_below", None)
         _set(self, "_bounds", None)
 
@@ -116,14 +125,22 @@ class Node:
     def _current(self) -> bool:
         return True in [child.current for child in self.children]
 
+    def _paired(self) -> bool:
+        return True in [child.paired for child in self.children]
+
     def rebuilt(self, children: dict[Expr, Expr]) -> Self:
         """The same node over other operands (those that `children` does not name stay)."""
         values: dict[str, Any] = {name: getattr(self, name) for name in fields_of(type(self))}
         changed = False
         for name, value in values.items():
-            if not isinstance(value, Node):
+            other: Any
+            if isinstance(value, Node):
+                other = children.get(value, value)  # type: ignore[call-overload]
+            elif isinstance(value, tuple) and value and isinstance(value[0], Node):
+                other = tuple(children.get(x, x) for x in value)
+                other = value if all(map(operator.is_, other, value)) else other
+            else:
                 continue
-            other = children.get(value, value)  # type: ignore[call-overload]
             if other is not value:
                 values[name] = other
                 changed = True
@@ -139,7 +156,10 @@ class Node:
         return hash(self.key)
 
 
-_BASE = {"span", "children", "key", "indices", "boolean", "live", "current", "_below", "_bounds"}
+_BASE = {
+    "span", "children", "key", "indices", "boolean", "live", "current", "paired", "_below",
+    "_bounds",
+}  # fmt: skip
 _OWN: dict[type, tuple[str, ...]] = {}
 
 
@@ -187,6 +207,8 @@ class Column(Node):
         lower, upper: the ends of the declared domain.
         role: whether its expectation is to be raised, it is a state, `step` or `steps`, or data of
             any other kind.
+        known: since when, for each of its values: before the response is drawn, before its token
+            is, with the token, or with the whole response.
     """
 
     name: str
@@ -197,6 +219,7 @@ class Column(Node):
     lower: float = -math.inf
     upper: float = math.inf
     role: Role = "data"
+    known: Known = "response"
 
     def _indices(self) -> Indices:
         return self.over
@@ -353,6 +376,14 @@ class Reduce(Node):
     x: Expr
     where: Expr | None = None
 
+    def like(self, op: ReduceOp, x: Expr, where: Expr | None) -> Reduce:
+        """A value of the same elements."""
+        return Reduce(op, self.over, x, where)
+
+    def seen(self, value: Expr) -> Expr:
+        """A value of the reduction, where one of its elements is spoken of."""
+        return value
+
     def _live(self) -> bool:
         return self.x.live
 
@@ -362,14 +393,70 @@ class Reduce(Node):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Others(Node):
-    """`op[j != i] x`: over the other responses to the same prompt; 0 if there are none."""
+class Peers(Node):
+    """`op[over by keys | where] x`: over the elements along `over` that share the keys with the
+    present one, in the same outer index, where the mask holds. An element outside of the mask
+    receives a value, too.
 
-    op: Literal["sum", "mean"]
+    With a relation only those that stand in it to the present one: `!=`, of the first index of
+    `over`, are the other responses; `<=` and the like are the tokens so far, or from here on. Over
+    nothing at all, every op gives 0, and `prod` 1; so does a deviation of a single element.
+    """
+
+    op: ReduceOp
+    over: Indices
     x: Expr
+    keys: tuple[Expr, ...] = ()
+    relation: Relation = ""
+    where: Expr | None = None
+
+    @property
+    def elements(self) -> Indices:
+        """The indices of the elements that it runs over."""
+        return over_to(self.over)
+
+    @property
+    def outer(self) -> Indices:
+        """The indices that an element shares with its peers."""
+        return remove(self.elements, self.over)
+
+    @property
+    def others(self) -> bool:
+        """Whether it runs over all other responses to the prompt."""
+        every = not self.keys and self.where is None
+        return every and self.relation == "!=" and self.over == ("i",)
+
+    def like(self, op: ReduceOp, x: Expr, where: Expr | None) -> Peers:
+        """A value of the same elements."""
+        return Peers(op, self.over, x, self.keys, self.relation, where)
+
+    def seen(self, value: Expr) -> Expr:
+        """A value of the present element, where the running one is spoken of: as they share it,
+        unless a relation makes it another for each."""
+        return Present(value) if self.relation else value
+
+    def _live(self) -> bool:
+        return self.x.live
+
+    def _paired(self) -> bool:
+        return False
 
     def _indices(self) -> Indices:
-        return RESPONSE
+        first = (*self.outer, self.over[0]) if self.relation else self.outer
+        return union(first, *(key.indices for key in self.keys))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Present(Node):
+    """`x[i]`: the value of the present element, inside of a `Peers` over others."""
+
+    x: Expr
+
+    def _is_boolean(self) -> bool:
+        return self.x.boolean
+
+    def _paired(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -475,7 +562,8 @@ class Symbol(Node):
 if TYPE_CHECKING:
     Expr = (
         Const | Param | Column | LogProb | LogDist | Length | Position
-        | Unary | Binary | Clip | Where | Stop | Reduce | Quantile | Others | Scan | Shift | Order
+        | Unary | Binary | Clip | Where | Stop | Reduce | Quantile | Peers | Present | Scan | Shift
+        | Order
         | Pick | Symbol
     )  # fmt: skip
     """Any node. A `match` over all kinds ends in `assert_never`, and mypy names a kind that it
@@ -485,7 +573,7 @@ else:
 
 NODES: tuple[type[Node], ...] = (
     Const, Param, Column, LogProb, LogDist, Length, Position,
-    Unary, Binary, Clip, Where, Stop, Reduce, Quantile, Others, Scan, Shift, Order, Pick,
+    Unary, Binary, Clip, Where, Stop, Reduce, Quantile, Peers, Present, Scan, Shift, Order, Pick,
 )  # fmt: skip
 
 

@@ -489,10 +489,9 @@ class ReduceRow:
     Attributes:
         value: what it computes of at least one value.
         empty: what it is of none.
-        slope: of the node: the derivative by one of the values.
+        slope: of the node: the derivative by one of the values, which are spoken of.
         over: the values of a reduction of values on an interval.
         linear: whether it is a sum with weights that do not depend on the values.
-        others: whether it is known of all but one, `[j != i]`.
         latex: the sign in front of what it reduces.
         torch: the method of a tensor, with a dimension; None for what is computed by others.
         neutral: the number that changes nothing, in PyTorch.
@@ -500,10 +499,9 @@ class ReduceRow:
 
     value: Callable[[Sequence[float]], float]
     empty: float
-    slope: Callable[[n.Reduce], n.Expr]
+    slope: Callable[[n.Reduce | n.Peers], n.Expr]
     over: Callable[[Interval], Interval]
     linear: bool
-    others: bool
     latex: str
     torch: str | None
     neutral: str
@@ -532,31 +530,41 @@ def _variance(values: Sequence[float], dof: int) -> float:
     return _quotient(_sum([(x - mean) ** 2 for x in values]), dof)
 
 
-def _extreme_slope(node: n.Reduce) -> n.Expr:
+def _extreme_slope(node: n.Reduce | n.Peers) -> n.Expr:
     """Elements that tie share the gradient evenly."""
-    tie = n.Binary("eq", real(node.x), node)
-    ties = count(node.over, both(node.where, tie) if node.where else tie)
+    tie = n.Binary("eq", real(node.x), node.seen(node))
+    ties = node.seen(_count(node, tie))
     return where(tie, div(ONE, ties), ZERO)
 
 
-def _deviation_slope(node: n.Reduce) -> n.Expr:
-    x, size = real(node.x), count(node.over, node.where)
+def _deviation_slope(node: n.Reduce | n.Peers) -> n.Expr:
+    x, size = real(node.x), _count(node)
     dof = size if node.op == "pstd" else sub(size, ONE)
-    centred = sub(x, n.Reduce("mean", node.over, x, node.where))
-    return where(n.Binary("gt", node, ZERO), div(centred, mul(dof, node)), ZERO)
+    centred = sub(x, node.seen(node.like("mean", x, node.where)))
+    varies = node.seen(n.Binary("gt", node, ZERO))
+    return where(varies, div(centred, node.seen(mul(dof, node))), ZERO)
 
 
-def _product_slope(node: n.Reduce) -> n.Expr:
+def _product_slope(node: n.Reduce | n.Peers) -> n.Expr:
     """Of a product with one factor of 0 that factor alone has a derivative; with two, none has."""
-    x, over, mask = real(node.x), node.over, node.where
+    x = real(node.x)
     zero = n.Binary("eq", x, ZERO)
-    zeros = count(over, both(mask, zero) if mask else zero)
-    others = n.Reduce("prod", over, where(zero, ONE, x), mask)
+    zeros = _count(node, zero)
+    others = node.seen(node.like("prod", where(zero, ONE, x), node.where))
     return where(
         zero,
-        where(n.Binary("eq", zeros, ONE), others, ZERO),
-        where(n.Binary("eq", zeros, ZERO), div(others, x), ZERO),
+        where(node.seen(n.Binary("eq", zeros, ONE)), others, ZERO),
+        where(node.seen(n.Binary("eq", zeros, ZERO)), div(others, x), ZERO),
     )
+
+
+def _count(node: n.Reduce | n.Peers, mask: n.Expr | None = None) -> n.Expr:
+    """How many elements a reduction runs over, where a mask holds, too."""
+    masks = [m for m in (node.where, mask) if m is not None]
+    held = both(*masks) if len(masks) == 2 else masks[0] if masks else None
+    if isinstance(node, n.Peers):
+        return node.like("sum", ONE, held)
+    return count(node.over, held)
 
 
 def _product_over(a: Interval) -> Interval:
@@ -572,7 +580,6 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         slope=lambda node: ONE,
         over=interval.summed,
         linear=True,
-        others=True,
         latex=r"\sum",
         torch="sum",
         neutral="0.0",
@@ -581,10 +588,9 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         value=_mean,
         empty=0.0,
         # A finding about the divisor points at the mean that brings it.
-        slope=lambda node: div(ONE, replace(count(node.over, node.where), span=node.span)),
+        slope=lambda node: div(ONE, node.seen(replace(_count(node), span=node.span))),
         over=lambda a: a,
         linear=True,
-        others=True,
         latex=r"\operatorname{mean}",
         torch="mean",
         neutral="0.0",
@@ -595,7 +601,6 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         slope=_product_slope,
         over=_product_over,
         linear=False,
-        others=False,
         latex=r"\prod",
         torch="prod",
         neutral="1.0",
@@ -606,7 +611,6 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         slope=_extreme_slope,
         over=lambda a: a,
         linear=False,
-        others=False,
         latex=r"\operatorname{max}",
         torch="amax",
         neutral="-torch.inf",
@@ -617,7 +621,6 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         slope=_extreme_slope,
         over=lambda a: a,
         linear=False,
-        others=False,
         latex=r"\operatorname{min}",
         torch="amin",
         neutral="torch.inf",
@@ -628,7 +631,6 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         slope=_deviation_slope,
         over=lambda a: (0.0, a[1] - a[0]),
         linear=False,
-        others=False,
         latex=r"\operatorname{std}",
         torch=None,
         neutral="0.0",
@@ -639,7 +641,6 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
         slope=_deviation_slope,
         over=lambda a: (0.0, a[1] - a[0]),
         linear=False,
-        others=False,
         latex=r"\operatorname{pstd}",
         torch=None,
         neutral="0.0",
@@ -647,10 +648,9 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
     "logsumexp": ReduceRow(
         value=_log_sum_exp,
         empty=-math.inf,
-        slope=lambda node: exp(sub(real(node.x), node)),
+        slope=lambda node: exp(sub(real(node.x), node.seen(node))),
         over=lambda a: (a[0], math.inf),
         linear=False,
-        others=False,
         latex=r"\operatorname{logsumexp}",
         torch=None,
         neutral="-torch.inf",

@@ -13,7 +13,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from objdsl.ir.indices import Index
-from objdsl.ir.nodes import BinaryOp, OrderOp, ReduceOp, Role, ScanRelation, UnaryOp
+from objdsl.ir.nodes import (
+    BinaryOp,
+    Known,
+    OrderOp,
+    ReduceOp,
+    Relation,
+    Role,
+    ScanRelation,
+    UnaryOp,
+)
 
 _WORDS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
@@ -78,6 +87,7 @@ class Column(_Strict):
     lower: Real = -math.inf
     upper: Real = math.inf
     role: Role = "data"
+    known: Known = "response"
 
 
 class LogProb(_Strict):
@@ -166,11 +176,23 @@ class Reduce(_Strict):
     where: Place | None = None
 
 
-class Others(_Strict):
-    """`op[j != i] x`: over the other responses to the same prompt."""
+class Peers(_Strict):
+    """`op[over by keys | where] x`: over the elements that share the keys with the present one, or
+    stand in a relation to it: `!=` of the first index of `over` are the other responses."""
 
-    node: Literal["Others"]
-    op: Literal["sum", "mean"]
+    node: Literal["Peers"]
+    op: ReduceOp
+    over: Over
+    x: Place
+    keys: tuple[Place, ...] = ()
+    relation: Relation = ""
+    where: Place | None = None
+
+
+class Present(_Strict):
+    """`x[i]`: the value of the present element, inside of a `Peers` over others."""
+
+    node: Literal["Present"]
     x: Place
 
 
@@ -224,8 +246,8 @@ class Pick(_Strict):
 
 Node = Annotated[
     Const | Param | Column | LogProb | LogDist | Length | Position
-    | Unary | Binary | Clip | Where | Stop | Reduce | Quantile | Others | Scan | Shift | Order
-    | Pick,
+    | Unary | Binary | Clip | Where | Stop | Reduce | Quantile | Peers | Present | Scan | Shift
+    | Order | Pick,
     Field(discriminator="node"),
 ]  # fmt: skip
 

@@ -30,6 +30,8 @@ class Text(Writer):
         match node:
             case n.Scan(relation, _, decay) if relation != ">=" or decay is None:
                 return self._beside()
+            case n.Peers(_, ("t",), relation=relation) if relation:
+                return self._beside()
             case n.Reduce(_, over) | n.Quantile(over) if "t" in over:
                 return replace(self.place, token=HERE.token)
         return self.place
@@ -66,9 +68,10 @@ class Text(Writer):
             case n.Reduce(op, _, x):
                 with self._at_place(self._inside(node)):
                     return f"{op}[{self._binder(node)}] {self.at(x, APPLY)}", APPLY
-            case n.Others(op, x):
-                j = self._next(RESPONSES, HERE.response)
-                return f"{op}[{j} != i] {self.at(x, APPLY)}", APPLY
+            case n.Peers():
+                return self._peers(node)
+            case n.Present(x):
+                return f"{self.at(x, ATOM)}[{HERE.response}]", ATOM
             case n.Scan(">=", x, decay) if decay is not None:
                 return f"togo({self.done[x][0]}, {self.done[decay][0]})", ATOM
             case n.Scan(relation, x, decay):
@@ -115,6 +118,19 @@ class Text(Writer):
         where = f" | {self.done[node.where][0]}" if node.where is not None else ""
         return f"{','.join(node.over)}{where}"
 
+    def _peers(self, node: n.Peers) -> Piece:
+        over, inside = [str(index) for index in node.over], self._inside(node)
+        if node.relation and over[0] == "t":
+            over[0] = f"{inside.token} {node.relation} {self.place.token}"
+        elif node.relation:
+            over[0] = f"{self._next(RESPONSES, HERE.response)} {node.relation} {HERE.response}"
+        head = (", " if node.relation else ",").join(over)
+        if node.keys:
+            head += " by " + ", ".join(self.at(key, IF) for key in node.keys)
+        with self._at_place(inside):
+            where = f" | {self.at(node.where, IF)}" if node.where is not None else ""
+            return f"{node.op}[{head}{where}] {self.at(node.x, APPLY)}", APPLY
+
     def _infix(self, op: n.BinaryOp, a: n.Expr, b: n.Expr) -> Piece:
         sign, level = BINARY[op].sign, BINARY[op].level
         tight = op in ("sub", "div") or level == COMPARE
@@ -130,7 +146,7 @@ class Text(Writer):
         follows it."""
         while self._named(node) is None:
             match node:
-                case n.Reduce() | n.Quantile() | n.Others() | n.Scan() | n.Order():
+                case n.Reduce() | n.Quantile() | n.Peers() | n.Scan() | n.Order():
                     return self.done[node][1] == APPLY
                 case n.Binary("mul" | "div" | "pow", _, last) | n.Unary("neg", last):
                     node = last

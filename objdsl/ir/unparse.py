@@ -125,7 +125,8 @@ def _given(column: n.Column, domain: Domain) -> Iterator[str]:
             yield f"given {column.name}{_domain(domain)}"
         return
     role = "" if column.role == "data" else f" as {column.role}"
-    yield f"given {column.name}[{','.join(column.over)}]{_domain(domain)}{role}"
+    known = "" if column.known == "response" else f" {column.known}"
+    yield f"given {column.name}[{','.join(column.over)}]{_domain(domain)}{role}{known}"
 
 
 def _sample(sampling: Sampling) -> str:
@@ -144,6 +145,7 @@ def _named(
     """The bindings, and names for what would make a text too large, each after what it uses."""
     named = [(binding.name, binding.value) for binding in objective.bindings]
     given = {value for _, value in named}
+    whose = {node.x for node in everything if isinstance(node, n.Present)}
     uses = Counter(child for node in everything for child in node.children)
     for worth in (_MOST, _WORTH):
         size: dict[n.Expr, int] = {}
@@ -154,7 +156,9 @@ def _named(
             size[node] = 1 + len(node.children) + sum(size[child] for child in below)
             depth[node] = 1 + max((depth[child] for child in below), default=0)
             large = size[node] > _LARGEST or depth[node] > _DEEPEST
-            if node.children and (large or (uses[node] > 1 and size[node] > worth)):
+            many = uses[node] > 1 and size[node] > worth
+            element = node in whose and not isinstance(node, n.Param | n.Column)
+            if not node.paired and ((node.children and (large or many)) or element):
                 parts.add(node)
         if sum(size[node] for node in {*given, *parts, *objective.roots}) <= _MOST:
             break

@@ -20,7 +20,7 @@ from objdsl.ir.ops import ATOM
 
 Construct = (
     n.Const | n.Length | n.Unary | n.Binary | n.Clip | n.Where | n.Stop
-    | n.Reduce | n.Quantile | n.Others | n.Scan | n.Shift | n.Order | n.Pick | n.Symbol
+    | n.Reduce | n.Quantile | n.Peers | n.Present | n.Scan | n.Shift | n.Order | n.Pick | n.Symbol
 )  # fmt: skip
 """The nodes that are written otherwise in each syntax."""
 Names = Mapping[n.Expr, str]
@@ -104,6 +104,7 @@ class Writer(ABC):
 
     Attributes:
         place: which response and token are spoken of.
+        outside: those that the innermost sum over others leaves out.
         done: the pieces at hand, of this place.
     """
 
@@ -113,7 +114,7 @@ class Writer(ABC):
         self.limit = limit
         self.done = _Pieces(self._write)
         self.probabilities: dict[n.Expr, Piece | None] = {}
-        self.place = HERE
+        self.place = self.outside = HERE
         self._pieces = {HERE: (self.done, self.probabilities)}
 
     def show(self, expr: n.Expr) -> str:

@@ -118,7 +118,7 @@ def _extrema(goal: n.Expr) -> Iterator[tuple[n.Binary, int, n.Expr | None] | Non
                 stack += [(b, sign, branch)] if bounds(a)[0] >= 0 else []
             case n.Binary("div", a, b) if bounds(b)[0] >= 0:
                 stack.append((a, sign, branch))
-            case n.Reduce("sum" | "mean", _, x) | n.Others(_, x):
+            case n.Reduce("sum" | "mean", _, x) | n.Peers("sum" | "mean", _, x):
                 stack.append((x, sign, branch))
     if stack:
         yield None

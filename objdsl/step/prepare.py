@@ -17,7 +17,7 @@ from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
 from objdsl.ir.columns import NOISE, Clock, Column, State, columns_in, of_policy
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD
-from objdsl.ir.nodes import Expr, Others, Position, Reduce, Scan, Shift
+from objdsl.ir.nodes import Expr, Peers, Position, Reduce, Scan, Shift
 from objdsl.ir.objective import Objective as Formula
 from objdsl.objectives import gallery
 from objdsl.source import Source
@@ -117,7 +117,10 @@ class Preparation:
         refuse_unknown(self.formula.name, self.columns, columns, lambda: self._accepted)
         layout, size, mask = read_rows(mask, lengths)
         ids = prompt_numbers(prompt, len(size), size.device, shared)
-        ordered = [n for n in self.nodes if isinstance(n, Position | Shift | Scan)]
+        ordered = any(
+            isinstance(n, Position | Shift | Scan) or (isinstance(n, Peers) and n.over == ("t",))
+            for n in self.nodes
+        )
         if ordered and not bool((mask[:, 1:] <= mask[:, :-1]).all()):
             raise InputError(
                 f"{self.formula.name} uses the order of the tokens, so mask must have no holes: "
@@ -272,7 +275,7 @@ class Preparation:
         reader = self.formula.name
         overs = {n.over for n in self.nodes if isinstance(n, Reduce) and n.op == "std"}
         sizes = step.environment["group_size"]
-        alone = any(isinstance(n, Others) and n.op == "mean" for n in self.nodes)
+        alone = any(isinstance(n, Peers) and n.others and n.op == "mean" for n in self.nodes)
         if (("i",) in overs or alone) and int(sizes.min()) < 2:
             group = int(sizes.argmin())
             row = int((step.responses["prompt"] == group).nonzero()[0])

@@ -100,9 +100,11 @@ def _statement(statement: tree.Statement, rewrite: _Rewrite) -> str:
             return f"param {name.id} = {text}" + _domain(domain)
         case tree.Policy(name, of, layer):
             return f"policy {name.id}" + (f" = {of.id} at layer {layer}" if of else "")
-        case tree.Given(name, indices, domain, role):
+        case tree.Given(name, indices, domain, role, known):
             where = "" if indices is None else f"[{','.join(index.id for index in indices)}]"
-            return f"given {name.id}{where}" + _domain(domain) + (f" as {role.id}" if role else "")
+            end = f" as {role.id}" if role else ""
+            end += f" {known.word} {known.index.id}" if known else ""
+            return f"given {name.id}{where}" + _domain(domain) + end
         case tree.State(name, indices, first, following):
             where = f"[{','.join(index.id for index in indices)}]" if indices else ""
             start = _first(rewrite(first))
@@ -218,9 +220,8 @@ class _Rewrite:
         return replace(node, binder=binder, operands=operands, bracketed=closed)
 
     def _binder(self, binder: tree.Binder) -> tree.Binder:
-        if binder.condition is None:
-            return binder
-        return replace(binder, condition=self(binder.condition))
+        condition = None if binder.condition is None else self(binder.condition)
+        return replace(binder, condition=condition, keys=tuple(map(self, binder.keys)))
 
 
 # --- expressions on one line ---------------------------------------------------------------------
@@ -308,11 +309,13 @@ def _head(node: tree.Reduction) -> str:
 
 
 def _binder(binder: tree.Binder) -> str:
+    inside = ",".join(index.id for index in binder.indices)
     if binder.relation is not None:
         relation = binder.relation
-        inside = f"{relation.bound.id} {relation.op} {relation.index.id}"
-    else:
-        inside = ",".join(index.id for index in binder.indices)
+        related = f"{relation.bound.id} {relation.op} {relation.index.id}"
+        inside = f"{related}, {inside}" if inside else related
+    if binder.keys:
+        inside += f" by {', '.join(map(_flat, binder.keys))}"
     if binder.condition is not None:
         inside += f" | {_flat(binder.condition)}"
     return f"[{inside}]"

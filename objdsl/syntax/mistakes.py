@@ -27,13 +27,14 @@ from objdsl.syntax.split import Piece
 _END = "$END"  # Lark's type of the end of the statement
 _UNKNOWN = "$UNKNOWN"  # our type of a character that starts no token
 
-_NAMES = frozenset({"NAME", "AT", "LAYER", "AS", "STATE", "NEXT"})
+_NAMES = frozenset({"NAME", "AT", "LAYER", "AS", "STATE", "NEXT", "BY", "BEFORE"})
 _VALUE_STARTS = _NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "LPAR"}
 _VALUE_ENDS = _NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "RPAR", "RSQB"}
 _ARITHMETIC = frozenset({"PLUS", "MINUS", "TIMES", "SLASH", "POWER"})
 _INFIX = _ARITHMETIC | {"COMPARISON", "AND", "OR", "IF", "ELSE"}
 _CLOSED_BY = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _CLOSING = frozenset(_CLOSED_BY.values())
+_GROUPED = frozenset({"per", "over", "of", "within", "for", "in", "group", "groupby", "with"})
 _OF_ONE = {name for name, many in FUNCTIONS.items() if many == 1}
 _FUNCTIONS = _OF_ONE | {name for name, meant in ALIASES.items() if meant in _OF_ONE} | {"geo"}
 
@@ -760,14 +761,16 @@ def _binder(m: _Mistake) -> Diagnostic | None:
             "square brackets list indices: there are no positions or slices",
             help="for example `mean[t] x`; the value at the next token is `next(x)`",
         )
-    has_relation = any(token.type == "COMPARISON" for token in (m.here, *m.level))
-    if has_relation and m.here.type in ("COMPARISON", "COMMA"):
+    grouped = any(token.type == "BY" for token in m.level)
+    if m.here.type == "COMPARISON" and not grouped:
         return m.says(
-            "a relation must be alone in its brackets",
-            help="for example `sum[i] sum[s >= t] x`",
+            "brackets hold one relation, before any other indices",
+            help="for example `sum[i] sum[s >= t] x`, or `mean[j != i, t by turn] x`",
         )
+    if str(m.here) in _GROUPED and m.after.type in _VALUE_STARTS and not grouped:
+        return m.says("elements are grouped with `by`", help="for example `mean[t by turn] x`")
     if m.here.type in _VALUE_STARTS:
-        if m.after.type in ("COMMA", "RSQB", "VBAR"):
+        if m.after.type in ("COMMA", "RSQB", "VBAR", "BY"):
             return m.says(f"`,` is missing before `{m.here}`")
         return _missing_bracket(m)
     return None
@@ -892,7 +895,8 @@ def _missing_word(m: _Mistake) -> Diagnostic | None:
     if m.wants_operator or not m.statement:
         return None
     words = ("EQUAL", "NEXT", "COLON", "FROM", "WHERE", "AT", "LAYER", "LPAR", "COMMA")
-    missing = next((_spelling(word) for word in words if word in m.accepts), None)
+    wanted = m.accepts - ({"AT"} if "BEFORE" in m.accepts else set())
+    missing = next((_spelling(word) for word in words if word in wanted), None)
     if m.accepts >= _NAMES:
         missing = "a name"
     if missing is None:
@@ -971,7 +975,9 @@ def _expected(m: _Mistake) -> str:
         words.append("a number")
     if m.wants_operator:
         words.append("an operator")
-    spelled = _CLOSING | {"LSQB", "LBRACE", "COMMA", "VBAR", "COLON", "EQUAL", "IN", "FROM", "AS"}
+    spelled = _CLOSING | {"LSQB", "LBRACE", "COMMA", "VBAR", "COLON", "EQUAL", "IN", "FROM"}
+    if not m.accepts >= _NAMES:
+        spelled |= {"AS", "BY", "BEFORE"}
     words += sorted(_spelling(terminal) for terminal in m.accepts & spelled)
     if _END in m.accepts:
         words.append("the end of the line")

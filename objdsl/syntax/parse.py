@@ -153,10 +153,10 @@ def _node(rule: str, parts: list[Any], span: Span) -> Any:
             return tree.Reduction(_name(operator), binder, (operand,), span)
         case "reduction", [operator, _, binder, _, _, first, _, others, _]:
             return tree.Reduction(_name(operator), binder, (first, *others), span)
-        case "binder", [tuple() as indices, _, condition]:
-            return tree.Binder(indices, None, condition, span)
-        case "binder", [relation, _, condition]:
-            return tree.Binder((), relation, condition, span)
+        case "binder", [tuple() as indices, _, keys, _, condition]:
+            return tree.Binder(indices, None, condition, keys or (), span)
+        case "binder", [relation, _, indices, _, keys, _, condition]:
+            return tree.Binder(indices or (), relation, condition, keys or (), span)
         case "relation", [bound, op, index]:
             if op.text == "==":
                 raise ObjectiveError([messages.equal_in_binder(op.span)])
@@ -182,8 +182,9 @@ def _node(rule: str, parts: list[Any], span: Span) -> Any:
             return tree.Header(_name(name), base and _name(base), span)
         case "policy", [_, name, _, of, _, _, layer]:
             return tree.Policy(_name(name), of and _name(of), layer and _layer(layer), span)
-        case "given", [_, name, _, indices, _, _, domain, _, role]:
-            return tree.Given(_name(name), indices, domain, role and _name(role), span)
+        case "given", [_, name, _, indices, _, _, domain, _, role, word, index]:
+            known = word and tree.When(word.text, _name(index), word.span.to(index.span))
+            return tree.Given(_name(name), indices, domain, role and _name(role), known, span)
         case "state", [_, name, _, indices, _, _, first, _, following]:
             return tree.State(_name(name), indices or (), first, following, span)
         case "def", [_, name, _, arguments, _, _, body]:

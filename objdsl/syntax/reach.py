@@ -19,6 +19,7 @@ from objdsl.ir.ops import COUNT, REDUCE, REDUCTIONS
 from objdsl.source import Span
 from objdsl.syntax.tree import (
     Binary,
+    Binder,
     Call,
     Conditional,
     Def,
@@ -183,15 +184,13 @@ def _loose(
         case Unary("-" | "+", operand):
             yield from _loose(operand, product, followers, multiplies)
         case Reduction(_, binder, operands):
-            if binder.condition is not None:
-                yield from loose(binder.condition)
+            yield from _in_binder(binder)
             if len(operands) == 1:
                 nest = _nest(node)
                 if followers and product is not None:
                     yield Loose(product, nest, followers, multiplies)
                 for inner in nest[1:]:
-                    if inner.binder.condition is not None:
-                        yield from loose(inner.binder.condition)
+                    yield from _in_binder(inner.binder)
                 operands = nest[-1].operands
             for operand in operands:
                 yield from loose(operand)
@@ -206,8 +205,15 @@ def _loose(
         case Call(_, arguments):
             for argument in arguments:
                 yield from loose(argument)
-        case Indexed(_, binder) if binder.condition is not None:
-            yield from loose(binder.condition)
+        case Indexed(_, binder):
+            yield from _in_binder(binder)
+
+
+def _in_binder(binder: Binder) -> Iterator[Loose]:
+    for key in binder.keys:
+        yield from loose(key)
+    if binder.condition is not None:
+        yield from loose(binder.condition)
 
 
 def _nest(node: Reduction) -> tuple[Reduction, ...]:

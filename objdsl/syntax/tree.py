@@ -97,20 +97,22 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Binder:
-    """What stands between the brackets: `p,i,t`, `t | M`, `j != i`, `s >= t`.
+    """What stands between the brackets: `p,i,t`, `t | M`, `j != i`, `s >= t`, `j != i, t by turn`.
 
-    Either `indices` or `relation` is given. `condition` is the part after `|`.
+    `indices` or `relation` is given; with both, `indices` stand behind it. `condition` is the part
+    after `|`, and `keys` are those after `by`.
     """
 
     indices: tuple[Name, ...]
     relation: Relation | None
     condition: Expression | None
+    keys: tuple[Expression, ...]
     span: Span = _span()
 
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """`pi[v]`: a name with an index and no operand."""
+    """`pi[v]`, `reward[j]`: a name with an index and no operand."""
 
     name: Name
     binder: Binder
@@ -184,14 +186,24 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class When:
+    """`before t`, `at t`: what of a response a column is a function of."""
+
+    word: str
+    index: Name
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class Given:
     """`given correct[p,i] in {0, 1} as reward`; without brackets it declares the domain of a known
-    column. `role` is the word after `as`."""
+    column. `role` is the word after `as`, `known` is `before t` and the like."""
 
     name: Name
     indices: tuple[Name, ...] | None
     domain: Interval | Choice | None
     role: Name | None
+    known: When | None
     span: Span = _span()
 
 

@@ -67,6 +67,8 @@ def derivative(
     leaves: dict[tuple[str, tuple[int, ...]], Tensor] = {}
     values: dict[n.Expr, dict[tuple[int, ...], Tensor]] = {}
     for node in n.topological(root):
+        if node.paired:
+            continue
         values[node] = {
             at: _element(node, at, values, batch, params, leaves)
             for at in batch.addresses(node.indices)
@@ -83,6 +85,19 @@ def derivative(
     for (name, at), g in zip(keys, gradients, strict=True):
         slopes[name][(batch.row(at), *at[2:])] = g.item()
     return total.item(), slopes
+
+
+def _of_two(
+    x: n.Expr, running: tuple[int, ...], present: tuple[int, ...], of: Callable[..., Tensor]
+) -> Tensor:
+    """A value of two elements."""
+    match x:
+        case n.Present(y):
+            return of(y, present)
+        case _ if not x.paired:
+            return of(x, running)
+    parts = {child: _of_two(child, running, present, of) for child in x.children}
+    return _element(x, (), {child: {(): part} for child, part in parts.items()}, None, {}, {})
 
 
 def _element(
@@ -136,10 +151,22 @@ def _element(
             if op in ("std", "pstd"):
                 return torch.std(xs, correction=int(op == "std"))
             return REDUCE[op](xs)
-        case n.Others(op, x):
-            group = range(len(batch.groups[at[0]]))
-            others = [of(x, (at[0], j)) for j in group if j != at[1]]
-            return REDUCE[op](torch.stack(others)) if others else number(0)
+        case n.Peers(op, _, x, keys, relation, mask):
+            axis = len(node.outer)
+            peers = [
+                other
+                for other in batch.addresses(node.elements, at[:axis])
+                if not relation or RELATIONS[relation](other[axis], at[axis])
+                if all(bool(of(key, other) == of(key)) for key in keys)
+                if mask is None or bool(_of_two(mask, other, at, of))
+            ]
+            inside = [_of_two(x, other, at, of) * 1.0 for other in peers]
+            if not inside or (op == "std" and len(inside) == 1):
+                return number(EMPTY.get(op, 0.0))
+            xs = torch.stack(inside)
+            if op in ("std", "pstd"):
+                return torch.std(xs, correction=int(op == "std"))
+            return REDUCE[op](xs)
         case n.Scan(relation, x, decay):
             length = batch.lengths[batch.row(at)]
             factors = [

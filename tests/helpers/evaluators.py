@@ -130,7 +130,7 @@ class Case:
         weights = weights_of(formula)
         reports = [report.value for report in formula.reports]
         roots = [total, *weights.values(), *reports]
-        nodes = topological(*roots)
+        nodes = [node for node in topological(*roots) if not node.paired]
         values = dict(zip(nodes, evaluate(nodes, batch, self.objective.params), strict=True))
         by_column = {
             column_of(leaf).name: [

@@ -67,7 +67,14 @@ LEAVES = {
 MASKS = {
     "": ["eps < beta", "step < 10", "pace > 0.3", "step > steps / 2"],
     "p": ["std[i] reward > 0.2", "difficulty > 0.137", "base > 0.2", "top[p](difficulty, 0.5)"],
-    "pi": ["chosen", "truncated", "reward > 0.5", "|y| > 2", "top[i](margin, 0.5)"],
+    "pi": [
+        "chosen",
+        "truncated",
+        "reward > 0.5",
+        "|y| > 2",
+        "top[i](margin, 0.5)",
+        "reward == max[i by parent] reward",
+    ],
     "pit": [
         "{t} > 1",
         "{t} == |y|",
@@ -80,6 +87,7 @@ MASKS = {
         "trim[t](V_old, eps - 0.1)",
         "rank[p,i,t | noise_column > 0] V_old <= 3",
         "pick[p,i,t](V_old > 0, 0.4)",
+        "first(turn)",
     ],
     "pitv": ["pi[v] > 0.3", "word_column > 0", "ref[v] > pi[v]"],
 }
@@ -117,11 +125,38 @@ BINARY = [
 BOUNDS = ["0.8, 1.2", "1 - eps, 1 + eps", "-0.5, 0.5", "-1, eps"]
 RATIOS = ["(pi / old)", "(pi / mu)", "(old / mu)", "(pi / teacher)"]
 FRACTIONS = ["0.3", "eps", "0", "1", "(1 - eps / 2)"]
-RUNNING = ["sum[{} >= t]", "sum[{} < t]", "mean[{} <= t]", "mean[{} > t]"]
+RUNNING = [
+    "sum[{} >= t]",
+    "sum[{} < t]",
+    "mean[{} <= t]",
+    "mean[{} > t]",
+    "sum[{} <= t by turn]",
+    "mean[{} > t by room | V_old > 0]",
+]
 DECAYS = ["0.9", "eps", "1", "sigmoid(margin)", "(0.5 * chosen)", "sigmoid(next(V_old))"]
 DECAYS += ["(eps if noise_column > 0 else 1)", "(1 / (1 + {t}))"]
-REDUCTIONS = ["mean", "mean", "sum", "sum", "max", "min", "pstd", "prod", "median", "quantile"]
-REDUCTIONS += ["logsumexp"]
+# By keys, at the level of the result; what is reduced has a value of the last index.
+PEERS = {
+    "p": ["p by difficulty > 0", "p,i by difficulty > 0", "p,i,t by difficulty > 0"],
+    "pi": [
+        "i by parent",
+        "i,t by parent",
+        "p,i by parent, truncated",
+        "j != i",
+        "j != i by parent",
+    ],
+    "pit": [
+        "t by turn",
+        "i,t by room",
+        "i by {t}",
+        "p,i,t by room, chosen",
+        "t by {t} < |y|, room",
+    ],
+}
+OTHERS = ["j != i, t by room", "j != i, t by room, turn > 1", "j != i by {t}"]
+OF_TWO = ["max({}[j], {}[i])", "sigmoid({}[j] - {}[i])", "({}[j] * {}[i])", "({}[j] < {}[i])"]
+REDUCED = ["mean", "mean", "sum", "sum", "max", "min", "pstd", "prod"]
+REDUCTIONS = [*REDUCED, "median", "quantile", "logsumexp"]
 # What is 0 for some elements, and what is defined only where it is not.
 ZEROS = {
     "": ["zero", "(zero * beta)"],
@@ -154,6 +189,10 @@ given chosen[p,i]
 given difficulty[p]
 given noise_column[p,i,t] as reward
 given word_column[p,i,t,v]
+given parent[p,i] before i
+given turn[p,i,t] before t
+given room[p,i,t] before t
+score = margin + 0.2 * (sum[t] log(pi / old))
 """
 STATES = """\
 state pace = 0.4 next {}
@@ -235,9 +274,8 @@ class Writer:
             return self.expression("pitv", depth - 1)
         if level == "pit" and (not self.words or self.random.randrange(2)):
             return self.along_tokens(depth)
-        if level == "pi" and self.random.randrange(4) == 0:
-            operator = self.one_of(["sum", "mean"])
-            return f"({operator}[j != i] ({self.exactly('pi', depth - 1)}))"
+        if level in PEERS and self.random.randrange(3 if level == "pi" else 5) == 0:
+            return self.among_peers(level, depth)
         if level == "pi" and self.random.randrange(6) == 0:
             return f"geo({self.one_of(RATIOS)})"
         deepest = LEVELS[: 5 if self.words else 4]
@@ -264,6 +302,26 @@ class Writer:
         if operator == "quantile":
             return f"({operator}[{','.join(over)}{condition}]({body}, {self.one_of(FRACTIONS)}))"
         return f"({operator}[{','.join(over)}{condition}] ({body}))"
+
+    def among_peers(self, level: str, depth: int) -> str:
+        """A reduction that keeps its elements: by keys, or over the others."""
+        operator = self.one_of([*REDUCED, "std", "logsumexp"])
+        binder = self.one_of(PEERS[level])
+        if level == "pi" and self.random.randrange(4) == 0:
+            names = ["reward", "margin", "score"]
+            body = self.one_of(OF_TWO).format(self.one_of(names), self.one_of(names))
+            operator = "mean" if operator in ("prod", "logsumexp") else operator
+            return f"({operator}[{binder if 'j' in binder else 'j != i'}] {body})"
+        if level == "pit" and self.random.randrange(3) == 0:
+            operator, binder = self.one_of(["sum", "mean"]), self.one_of(OTHERS)
+        over = binder.partition(" by ")[0]
+        source = "pit" if ",t" in over or level == "pit" else "pi" if "i" in over else level
+        body = self.exactly(source, depth - 1)
+        body = f"exp(-abs({body} + 0.0713))" if operator == "prod" else body
+        condition = f" | {self.mask(source)}" if self.random.randrange(4) == 0 else ""
+        if operator == "logsumexp" and (condition or "j" in over):
+            operator = "max"  # of nothing it is infinite
+        return f"({operator}[{binder.format(t=self.positions[-1])}{condition}] ({body}))"
 
     def exactly(self, level: str, depth: int) -> str:
         """A value that surely carries the indices of `level`: by a summand of its own."""
@@ -445,6 +503,9 @@ def data(seed: int, least: int = 2, longest: int = 4) -> Data:
     for k in np.unique(prompt):
         columns["difficulty"][prompt == k] = rng.normal()
         columns["base"][prompt == k] = rng.normal()
+    columns["parent"] = rng.integers(0, 2, size=n).astype(float)
+    columns["turn"] = np.cumsum(rng.uniform(size=(n, width)) < 0.5, axis=1).astype(float)
+    columns["room"] = rng.integers(0, 3, size=(n, width)).astype(float)
     ragged = {
         name: [x[r, : lengths[r]] if x.ndim > 1 else x[r] for r in range(n)]
         for name, x in columns.items()

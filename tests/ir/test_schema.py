@@ -28,7 +28,11 @@ JSON = dict[str, Any]
 
 # --- the models are the data classes -------------------------------------------------------------
 
-OPERANDS = {Expr: "Place", Expr | None: "Place | None"}
+OPERANDS = {
+    Expr: "Place",
+    Expr | None: "Place | None",
+    tuple[Expr, ...]: "tuple[Place, ...]",
+}
 LEAVES = {float: ("Number", "Real"), tuple[float, ...]: ("tuple[Real, ...]",)}
 
 

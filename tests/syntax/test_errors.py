@@ -21,6 +21,11 @@ from objdsl.syntax.parse import parse
 from objdsl.syntax.read import read
 
 BROKEN = {
+    "per": "A = mean[t per turn] reward",
+    "by nothing": "A = mean[t by] reward",
+    "two keys without a comma": "A = mean[t by turn role] reward",
+    "two relations": "A = mean[j != i, s <= t] reward",
+    "before nothing": "given turn[p,i,t] before",
     # characters and words of other languages
     "semicolon": "A = reward; B = 2",
     # states

@@ -33,12 +33,14 @@ numbers = st.sampled_from(["0", "1", "0.2", "1e-4", "inf", "16"]).map(
 @st.composite
 def binders(draw: Any, inner: Any) -> tree.Binder:
     condition = draw(st.none() | inner)
+    keys = draw(st.lists(inner, max_size=2).map(tuple))
     if draw(st.integers(0, 3)) == 0:
         op = draw(st.sampled_from(["<", "<=", ">", ">=", "!="]))
         relation = tree.Relation(name("s"), op, name("t"), NOWHERE)
-        return tree.Binder((), relation, condition, NOWHERE)
+        others = draw(st.lists(INDICES, max_size=1))
+        return tree.Binder(tuple(map(name, others)), relation, condition, keys, NOWHERE)
     indices = draw(st.lists(INDICES, min_size=1, max_size=3, unique=True))
-    return tree.Binder(tuple(map(name, indices)), None, condition, NOWHERE)
+    return tree.Binder(tuple(map(name, indices)), None, condition, keys, NOWHERE)
 
 
 def larger(inner: Any) -> Any:

@@ -50,13 +50,19 @@ def binder_shown(binder: tree.Binder) -> str:
     relation = binder.relation
     inside = ",".join(index.id for index in binder.indices)
     if relation is not None:
-        inside = f"{relation.bound.id} {relation.op} {relation.index.id}"
+        related = f"{relation.bound.id} {relation.op} {relation.index.id}"
+        inside = f"{related}, {inside}" if inside else related
+    if binder.keys:
+        inside += f" by {', '.join(map(shown, binder.keys))}"
     return f"[{inside}{'' if binder.condition is None else ' | ' + shown(binder.condition)}]"
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("mean[i,t by turn, role | m] x", "mean[i,t by turn, role | m]<x>"),
+        ("mean[j != i, t by floor * 2] x", "mean[j != i, t by (floor * 2)]<x>"),
+        ("by + before * mean[by by by] at", "(by + (before * mean[by by by]<at>))"),
         ("a + b * c", "(a + (b * c))"),
         ("a - b - c", "((a - b) - c)"),
         ("a / b * c", "((a / b) * c)"),

@@ -14,7 +14,7 @@ import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.arithmetic import binary_sum, unary_sum
 from objdsl.analysis.algebra.branches import choice, clip, extremum, mask_sum, order
 from objdsl.analysis.algebra.expansion import Expansion
-from objdsl.analysis.algebra.reductions import linear, over_others, quantile, reduction, scan
+from objdsl.analysis.algebra.reductions import linear, peers, quantile, reduction, scan
 from objdsl.analysis.algebra.sums import Sum, atom, number
 from objdsl.analysis.algebra.symbols import Ratio, log_ratio
 
@@ -59,8 +59,10 @@ class Expand(Expansion):
                 return choice(self, m, a, b, node)
             case n.Reduce():
                 return reduction(self, node)
-            case n.Others(op, x):
-                return over_others(self, op, self(x), node)
+            case n.Peers():
+                return peers(self, node)
+            case n.Present(x):
+                return linear(self, self(x), "p", lambda f: atom(n.Present(f)), node)
             case n.Scan():
                 return scan(self, node)
             case n.Shift(x, by):

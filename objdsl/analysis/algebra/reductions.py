@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import TypeGuard
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.arithmetic import logarithm, power
 from objdsl.analysis.algebra.branches import is_last, mask_formula
 from objdsl.analysis.algebra.expansion import Expansion
 from objdsl.analysis.algebra.sums import Sum, atom, bases_of, number, product
-from objdsl.ir.build import ONE, exp
+from objdsl.ir.build import ONE, ZERO, exp
 from objdsl.ir.indices import Index, Indices
 
 GROUP: n.Expr = n.Reduce("sum", ("i",), ONE)
@@ -76,21 +77,69 @@ def _sum(expand: Expansion, over: Indices, x: Sum, node: n.Expr) -> Sum:
     return x
 
 
-def over_others(expand: Expansion, op: Literal["sum", "mean"], x: Sum, node: n.Expr) -> Sum:
-    """`sum[j != i] x` or `mean[j != i] x`, term by term."""
-    rest = atom(GROUP) - number(1)
+def peers(expand: Expansion, node: n.Peers) -> Sum:
+    """Sums and means over peers term by term; other reductions, and values of two elements, as
+    factors."""
+    if node.x.paired or (node.where is not None and node.where.paired):
+        return expand.atom(node, node)
+    keys = tuple(expand(key).expr() for key in node.keys)
+    x = expand(node.x)
+    mask = number(1) if node.where is None else expand(node.where)
+    everywhere = mask.number == 1
+    total = n.Peers("sum", node.over, ONE, keys, node.relation)
+    match node.op:
+        case "sum":
+            return _over_peers(expand, total, x if everywhere else mask * x, node)
+        case "mean" if everywhere:
+            return _over_peers(expand, replace(total, op="mean"), x, node)
+        case "mean":
+            count = _over_peers(expand, total, mask, node)
+            return _over_peers(expand, total, mask * x, node) * power(expand, count, -1.0, node)
+    if not x.terms and node.op != "prod":
+        return Sum()
+    where = None if everywhere else mask_formula(expand, node.where)
+    return expand.atom(replace(total, op=node.op, x=x.expr(), where=where), node)
+
+
+def _over_peers(expand: Expansion, total: n.Peers, x: Sum, node: n.Expr) -> Sum:
+    """A sum or a mean over peers, term by term."""
+    op, rest = total.op, atom(GROUP) - number(1)
 
     def others(f: n.Expr) -> Sum:
         if f == ONE:
             return number(1) if op == "mean" else rest
-        if isinstance(f, n.Others):  # each of the others has this element among its own others
+        if _averages_others(f):  # each of the others has this element among its own others
             share = power(expand, rest, -1.0, node) if op == "mean" else rest
             itself = expand(f.x) * share if op == f.op else expand(f.x)
             left = (rest - number(1)) * atom(f)
             return itself + (left * share if op == "mean" else left)
-        return atom(n.Others(op, f))
+        return atom(replace(total, x=f))
 
-    return linear(expand, x, "i", others, node)
+    def alike(f: n.Expr) -> Sum:
+        if op == "mean" and f == ONE and total.relation in ("", "<=", ">="):
+            return number(1)
+        if op == "sum" and not total.relation and _is_first(f, total):
+            return number(1)
+        if op == "mean" and not total.relation:
+            summed = replace(total, op="sum", x=f)
+            return atom(summed) * atom(replace(summed, x=ONE), -1.0)
+        return atom(replace(total, x=f))
+
+    return linear(expand, x, total.over[0], others if total.others else alike, node)
+
+
+def _averages_others(f: n.Expr) -> TypeGuard[n.Peers]:
+    return isinstance(f, n.Peers) and f.others and f.op in ("sum", "mean")
+
+
+def _is_first(f: n.Expr, total: n.Peers) -> bool:
+    """Whether it is the mask of the first of those that share keys, of which there is one."""
+    match f:
+        case n.Where(mask, one, zero) if one == ONE and zero == ZERO:
+            return _is_first(mask, total)
+        case n.Binary("eq", n.Position(), n.Peers("min", over, n.Position(), keys, "", None)):
+            return (over, keys) == (total.over, total.keys)
+    return False
 
 
 def scan(expand: Expansion, node: n.Scan) -> Sum:
@@ -139,9 +188,7 @@ def _total_along(index: Index, f: n.Expr) -> Sum:
         return atom(_SIZES[index])
     if index == "p" and f == GROUP:
         return atom(RESPONSES)
-    if index == "i" and isinstance(
-        f, n.Others
-    ):  # each element is among the others of all the others
+    if index == "i" and _averages_others(f):  # each element is among the others of all the others
         whole = atom(n.Reduce("sum", ("i",), f.x))
         return whole if f.op == "mean" else whole * (atom(GROUP) - number(1))
     return atom(n.Reduce("sum", (index,), f))

@@ -85,8 +85,10 @@ class Tangent:
                 return n.Reduce("sum", over, mul(node.shares, self._known[x]))
             case n.Order(_, over, x):
                 return self._kink(node) if self._alike(x, over) else ZERO
-            case n.Others(op, x):
-                return n.Others(op, self._known[x])
+            case n.Peers("sum" | "mean" as op, _, x, _, _, mask) if not x.paired and (
+                mask is None or self._known[mask] == ZERO
+            ):
+                return node.like(op, self._known[x], mask)
             case n.Scan(relation, x, decay) if decay is None or self._known[decay] == ZERO:
                 return n.Scan(relation, self._known[x], decay)
             case n.Shift(x, by):

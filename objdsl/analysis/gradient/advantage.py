@@ -242,7 +242,7 @@ def _mixed(x: n.Expr, mixed: set[n.Expr], data: set[n.Expr]) -> bool:
             return False
         case n.Binary("mul" | "div" | "min" | "max", a, b):
             return a in mixed or b in mixed
-        case n.Unary("neg" | "abs", y) | n.Clip(y) | n.Reduce(_, _, y) | n.Others(_, y):
+        case n.Unary("neg" | "abs", y) | n.Clip(y) | n.Reduce(_, _, y) | n.Peers(_, _, y):
             return y in mixed
         case n.Quantile(_, y):
             return y in mixed

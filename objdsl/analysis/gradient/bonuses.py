@@ -61,7 +61,9 @@ def _terms(goal: n.Expr, references: set[str]) -> Iterator[tuple[n.Expr, n.Expr]
                         yield part, n.replaced(goal, {node: rest})
                     else:
                         stack.append(part)
-            case n.Unary("neg", x) | n.Reduce("sum" | "mean", _, x) | n.Others(_, x):
+            case n.Unary("neg", x) | n.Reduce("sum" | "mean", _, x):
+                stack.append(x)
+            case n.Peers("sum" | "mean", _, x) if not x.paired:
                 stack.append(x)
             case n.Binary("mul" | "div", a, b) if a.live != b.live:
                 stack.append(a if a.live else b)

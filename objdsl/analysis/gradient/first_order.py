@@ -123,9 +123,8 @@ def first_order(on: Estimator) -> FirstOrder | None:
 def _statistic(node: n.Expr) -> bool:
     """Whether a value is a statistic of several responses' rewards: that of rewards which hold a
     penalty changes with the policies, by a part of 1 / G, and is no weight of the response."""
-    pools = isinstance(node, n.Others) or (
-        isinstance(node, n.Reduce | n.Quantile | n.Order) and node.over[0] != "t"
-    )
+    of_several = n.Reduce | n.Quantile | n.Order | n.Peers
+    pools = isinstance(node, of_several) and node.over[0] != "t"
     return pools and any(is_reward(part) for part in n.topological(node))
 
 
@@ -167,9 +166,13 @@ def _changes(on: Estimator, along: Tangent) -> dict[n.Expr, Sum]:
     for factors, c in change.terms.items():
         moved = [base for base, _ in factors if _changed(base, along)]
         for base in moved[:1]:
-            if not isinstance(base, n.Others | Elsewhere) and not _cancels(base):
+            if not _of_others(base) and not _cancels(base):
                 by_base[base] += Sum({factors - {(base, 1.0)}: c})
     return by_base
+
+
+def _of_others(base: n.Expr) -> bool:
+    return isinstance(base, Elsewhere) or (isinstance(base, n.Peers) and base.relation == "!=")
 
 
 def _changed(base: n.Expr, along: Tangent) -> bool:

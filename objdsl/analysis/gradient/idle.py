@@ -95,7 +95,9 @@ def _summands(goal: n.Expr) -> Iterator[tuple[n.Expr, n.Expr]]:
                     if part in reads and part not in rewarded and _may_be_idle(part):
                         yield part, n.replaced(goal, {node: rest})
                 stack += [b, a]
-            case n.Unary("neg", x) | n.Reduce("sum" | "mean", _, x) | n.Others(_, x) | n.Stop(x):
+            case n.Unary("neg", x) | n.Stop(x):
+                stack.append(x)
+            case n.Reduce("sum" | "mean", _, x) | n.Peers("sum" | "mean", _, x):
                 stack.append(x)
             case n.Scan(_, x) | n.Shift(x) | n.Clip(x) | n.Quantile(_, x):
                 stack.append(x)

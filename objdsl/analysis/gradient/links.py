@@ -133,7 +133,7 @@ def _keeps_linear(node: n.Expr) -> bool:
     match node:
         case n.LogProb() | n.LogDist() | n.Unary("neg") | n.Binary("add" | "sub"):
             return True
-        case n.Others() | n.Scan() | n.Shift():
+        case n.Scan() | n.Shift():
             return True
         case n.Binary("mul", a, b):
             return not (a.live and b.live)
@@ -141,7 +141,7 @@ def _keeps_linear(node: n.Expr) -> bool:
             return not b.live
         case n.Where(mask):
             return not mask.current
-        case n.Reduce(op, _, _, mask):
+        case n.Reduce(op, _, _, mask) | n.Peers(op, _, _, _, _, mask):
             return op in ("sum", "mean") and not (mask is not None and mask.current)
     return False
 
@@ -294,7 +294,9 @@ def _signs(x: n.Expr, expand: Expand) -> set[int]:
                 stack += [(b, sign)] if holds != 1 else []
             case n.Reduce("sum" | "mean" | "max" | "min", _, a, mask):
                 stack += [(a, sign)] if mask is None or _number(mask, expand) != 0 else []
-            case n.Quantile(_, a) | n.Others(_, a) | n.Scan(_, a) | n.Shift(a):
+            case n.Peers("sum" | "mean" | "max" | "min", _, a, _, _, mask) if not a.paired:
+                stack += [(a, sign)] if mask is None or _number(mask, expand) != 0 else []
+            case n.Quantile(_, a) | n.Scan(_, a) | n.Shift(a):
                 stack.append((a, sign))
             case _:
                 signs |= {1, -1}

@@ -7,14 +7,17 @@ before the token are known when it is drawn.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.arithmetic import reduced
 from objdsl.analysis.algebra.complements import joined
 from objdsl.analysis.algebra.expand import Expand
 from objdsl.analysis.algebra.sums import Sum, atom, number, ordered
 from objdsl.analysis.algebra.symbols import Elsewhere
-from objdsl.analysis.values.dependence import depends, is_reward
+from objdsl.analysis.values.dependence import by_position, depends, is_reward
 from objdsl.analysis.values.guards import without_idle
+from objdsl.ir import build
 from objdsl.ir.build import const
 from objdsl.ir.indices import RESPONSE, TOKEN
 
@@ -61,9 +64,8 @@ def _pools_apart(x: Sum, expand: Expand) -> Sum:
         pools = [(base, e) for base, e in ordered(factors) if e == 1 and _pools(base)]
         term = Sum({factors.difference(pools): c})
         for pool, _ in pools:
-            assert isinstance(pool, n.Reduce)
-            group = pool.over == ("i",)
-            others: n.Expr = n.Others("sum", pool.x) if group else Elsewhere(pool.x)
+            assert isinstance(pool, n.Reduce | n.Peers)
+            others = _of_others(pool)
             expand.origin.setdefault(others, expand.origin.get(pool, pool))
             term = term * (_pools_apart(expand(pool.x), expand) + atom(others))
         result = result + term
@@ -71,11 +73,21 @@ def _pools_apart(x: Sum, expand: Expand) -> Sum:
 
 
 def _pools(base: n.Expr) -> bool:
-    """Whether a factor is a sum over the responses of a group or the prompts of a step."""
+    """Whether a factor is a sum over the responses of a group or the prompts of a step, or over
+    those of a key."""
     match base:
         case n.Reduce("sum", ("i",) | ("p",), _, None):
             return not depends(base).constant
+        case n.Peers("sum", ("i", *_), relation="", where=None):
+            return by_position(base)
     return False
+
+
+def _of_others(pool: n.Reduce | n.Peers) -> n.Expr:
+    """What others bring to a sum."""
+    if isinstance(pool, n.Peers):
+        return replace(pool, relation="!=")
+    return build.others("sum", pool.x) if pool.over == ("i",) else Elsewhere(pool.x)
 
 
 # --- columns of two values -----------------------------------------------------------------------
@@ -120,7 +132,7 @@ def _of_two_values(base: n.Expr, exponent: float, expand: Expand) -> Sum | None:
 
 def _reads_other_elements(node: n.Expr) -> bool:
     return isinstance(
-        node, n.Reduce | n.Quantile | n.Order | n.Others | Elsewhere | n.Scan | n.Shift
+        node, n.Reduce | n.Quantile | n.Order | n.Peers | Elsewhere | n.Scan | n.Shift
     )
 
 

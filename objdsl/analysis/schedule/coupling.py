@@ -107,9 +107,7 @@ def is_statistic(node: n.Expr) -> bool:
         return False
     if len(node.indices) < 2:
         return True
-    return isinstance(node, n.Others) or (
-        isinstance(node, n.Order | n.Pick) and node.over[0] in ("p", "i")
-    )
+    return isinstance(node, n.Peers | n.Order | n.Pick) and node.over[0] in ("p", "i")
 
 
 def _couplings(weight: n.Expr, statistics: bool = False) -> dict[n.Expr, Coupling]:
@@ -125,12 +123,16 @@ def _couplings(weight: n.Expr, statistics: bool = False) -> dict[n.Expr, Couplin
 def _node(node: n.Expr, known: dict[n.Expr, Coupling], statistics: bool) -> Coupling:
     below = max((known[child] for child in node.children), default=Coupling.TOKEN)
     match node:
-        case n.Reduce(_, over) | n.Quantile(over) | n.Order(_, over) | n.Pick(over):
+        case (
+            n.Reduce(_, over)
+            | n.Peers(_, over)
+            | n.Order(_, over)
+            | n.Quantile(over)
+            | n.Pick(over)
+        ):
             if "p" in over or "i" in over:
                 return Coupling.STEP
             return max(below, Coupling.RESPONSE) if "t" in over else below
-        case n.Others():
-            return Coupling.STEP
         case n.Scan() | n.Shift():
             return max(below, Coupling.RESPONSE)
     return below

@@ -104,7 +104,7 @@ def _of(node: n.Expr, known: dict[n.Expr, Dependence]) -> Dependence:
         case n.Const() | n.Param():
             return Dependence()
         case n.Column(name, over):
-            level = Level.PROMPT if over == ("p",) else Level.OWN
+            level = Level.PROMPT if over == ("p",) else _KNOWN[node.known]
             critic = is_critic(node)
             if critic:
                 level = Level.PREFIX
@@ -135,8 +135,8 @@ def _of(node: n.Expr, known: dict[n.Expr, Dependence]) -> Dependence:
             return _leaf("|y|", Level.OWN) if "t" in over else Dependence()
         case n.Reduce(_, over) | n.Quantile(over) | n.Order(_, over) | n.Pick(over):
             return _pooled(_along(parts, over), over)
-        case n.Others():
-            return _of_others(parts)
+        case n.Peers():
+            return _of_peers(node, known)
         case Elsewhere():
             levels = {Level.OTHERS} if parts.levels else set()
             # What mixes prompts is mixed with the own one there, too.
@@ -146,7 +146,7 @@ def _of(node: n.Expr, known: dict[n.Expr, Dependence]) -> Dependence:
             return _scanned(parts, relation)
         case n.Shift(_, by):
             return _shifted(parts, by)
-        case n.Unary() | n.Binary() | n.Clip() | n.Where() | n.Stop() | n.Symbol():
+        case n.Unary() | n.Binary() | n.Clip() | n.Where() | n.Stop() | n.Present() | n.Symbol():
             return parts
     assert_never(node)
 
@@ -177,10 +177,62 @@ def _pooled(parts: Dependence, over: Indices) -> Dependence:
     return replace(parts, levels=frozenset(levels))
 
 
-def _of_others(parts: Dependence) -> Dependence:
+_KNOWN = {
+    "before i": Level.PROMPT,
+    "before t": Level.PREFIX,
+    "at t": Level.TOKEN,
+    "response": Level.OWN,
+}
+"""Of what a column is a function."""
+
+
+def _of_peers(node: n.Peers, known: dict[n.Expr, Dependence]) -> Dependence:
+    """Who is a peer is decided by the keys, of the present element and of the others; what is
+    reduced is of those."""
+    value = Dependence()
+    for part in (node.x, *((node.where,) if node.where else ())):
+        value |= _parts_of(part, False, known)
+    keys = Dependence()
+    for key in node.keys:
+        keys |= known[key]
+    present = _parts_of(node.x, True, known) | keys
+    running = value | keys
+    if node.op == "min" and node.x == n.Position() and node.over == ("t",) and not node.where:
+        return running  # none that is later is the first of them
+    if node.relation in ("<", "<=", ">", ">="):
+        return _scanned(running, node.relation) | keys
+    found = present
+    if node.over[0] != "t":
+        found |= _others_of(running, "p" in node.over)
+    if node.relation != "!=":
+        found |= running if by_position(node) else _along(running, node.over)
+    return found
+
+
+def _parts_of(x: n.Expr, present: bool, known: dict[n.Expr, Dependence]) -> Dependence:
+    """What a value depends on at the running elements, or at the present one."""
+    if not x.paired:
+        return Dependence() if present else known[x]
+    if isinstance(x, n.Present):
+        return known[x] if present else Dependence()
+    found = Dependence()
+    for child in x.children:
+        found |= _parts_of(child, present, known)
+    return found
+
+
+def by_position(node: n.Peers) -> bool:
+    """Whether the one element of the own response among the peers is the present one."""
+    return node.over == ("i",) or (node.over == ("i", "t") and n.Position() in node.keys)
+
+
+def _others_of(parts: Dependence, batch: bool) -> Dependence:
+    """The same of other elements."""
+    levels = {Level.OTHERS} if parts.levels - {Level.PROMPT} or (batch and parts.levels) else set()
     if Level.OTHERS in parts.levels:  # the own response is one of the others of those
-        return _moved(parts, {Level.OWN, Level.OTHERS})
-    return _moved(parts, {Level.OTHERS} if parts.levels - {Level.PROMPT} else set())
+        levels |= {Level.OWN}
+    kept = parts.levels & {Level.PROMPT}
+    return replace(parts, levels=frozenset(kept | levels), batch=parts.batch or batch)
 
 
 def _scanned(parts: Dependence, relation: str) -> Dependence:

@@ -100,11 +100,11 @@ class Extremes:
                 )
             case n.Reduce(op, over, x):
                 return reduced(op, _OTHERS if "t" not in over else _TOKENS, known[x], node)
-            case n.Others(op, x):
-                return reduced(op, _OTHERS, known[x], node)
+            case n.Peers(op, over, x):
+                return reduced(op, _OTHERS if "t" not in over else _TOKENS, known[x], node)
             case n.Scan(_, x):
                 return reduced("sum", _TOKENS, known[x], node)
-            case n.Stop(x) | n.Shift(x):
+            case n.Stop(x) | n.Shift(x) | n.Present(x):
                 return known[x]
             case n.LogProb() | n.LogDist():
                 return Range(LEAST_LOG_PROB, 0.0)

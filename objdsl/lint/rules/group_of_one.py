@@ -34,23 +34,17 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if sampling.group != 1:
         return
     for node in n.topological(*(w for w in facts.weights.values())):
-        alone = isinstance(node, n.Others) or (
-            isinstance(node, n.Reduce)
-            and "i" in node.over
-            and "p" not in node.over
-            and node.x != ONE
-        )
+        others = isinstance(node, n.Peers) and node.relation == "!="
+        alone = isinstance(node, n.Reduce | n.Peers) and node.over[0] == "i" and node.x != ONE
         if alone and node.span is not None:
             yield rule.finding(
                 "a group statistic with a group size of one",
                 node.span,
-                claim=Claim.NUMERICS if isinstance(node, n.Others) else None,
-                under="0: there are no others"
-                if isinstance(node, n.Others)
-                else "over one response",
+                claim=Claim.NUMERICS if others else None,
+                under="0: there are no others" if others else "over one response",
                 labels=(Label(sampling.span, "one response per prompt"),) if sampling.span else (),
                 consequence="there is no baseline"
-                if isinstance(node, n.Others)
+                if others
                 else "the response is compared with itself: nothing is learned",
                 help="use groups of at least 2",
             )
