@@ -32,7 +32,9 @@ from objdsl.source import Span
 from objdsl.syntax import tree
 from objdsl.syntax.language import ORDERED, meaning
 
-_OF_ORDER: dict[str, n.OrderOp] = {"top": "top", "trim": "trim", "rank": "rank"}
+_OF_ORDER: dict[str, n.OrderOp] = {
+    "top": "top", "topk": "topk", "nucleus": "nucleus", "trim": "trim", "rank": "rank",
+}  # fmt: skip
 
 
 def reduction(ctx: Context, node: tree.Reduction) -> n.Expr:
@@ -346,8 +348,14 @@ def _of_order(ctx: Context, node: tree.Reduction) -> n.Expr:
     mask = None if binder.condition is None else as_mask(ctx, others[0], binder.condition.span)
     x = build.real(x)
     over = _over(ctx, binder, op, _named(ctx, binder), x, mask, first)
-    if over[-1] == "v":
-        ctx.fail("wrong-index", f"`{op}` does not run over the vocabulary", binder.span)
+    words = over == ("v",)
+    if op == "nucleus" and not words:
+        ctx.fail("wrong-index", "`nucleus` runs over the vocabulary, `[v]`", binder.span)
+    if over[-1] == "v" and not (words and op in ("topk", "nucleus")):
+        ctx.fail(
+            "wrong-index", f"`{op}` does not run over the vocabulary", binder.span,
+            help="`topk[v](x, 20)` and `nucleus[v](x, 0.95)` do",
+        )  # fmt: skip
     if "p" in over and ctx.kept is not None:
         mask = ctx.kept if mask is None else build.both(ctx.kept, mask)
     if op in ("median", "quantile"):
@@ -368,7 +376,8 @@ def _check_argument(ctx: Context, row: OrderRow, value: n.Expr, place: tree.Expr
     if value.indices != SCALAR or value.current or value.boolean:
         ctx.fail("wrong-type", f"a {row.argument} is one number", place.span)
     if isinstance(value, n.Const) and not row.least <= value.value <= row.most:
-        ctx.fail("outside-domain", f"a {row.argument} lies between 0 and 1", place.span)
+        range_ = "is at least 0" if row.most > 1 else "lies between 0 and 1"
+        ctx.fail("outside-domain", f"a {row.argument} {range_}", place.span)
 
 
 def _named(ctx: Context, binder: tree.Binder) -> Indices:

@@ -247,7 +247,9 @@ class _Describer:
                 return [join("{}_running_sum", x)]
             case n.Order("rank" | "share" as op, _, x):
                 return [join("{}_" + op, x)]
-            case n.Order("trim" | "top" as op, _, x):
+            case n.Order("nucleus"):
+                return ["nucleus"]
+            case n.Order("trim" | "top" | "topk" as op, _, x):
                 return [join(("small" if op == "trim" else "large") + "_{}", x)]
             case n.Shift(x, by):
                 return [join(("next" if by > 0 else "previous") + "_{}", x)]

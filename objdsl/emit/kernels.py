@@ -253,6 +253,34 @@ def top_mask(
     return pool & (size - below <= torch.floor(shares(size, fraction, 1)))
 
 
+def topk_mask(
+    x: Tensor, count: float | Tensor, pool: Tensor | bool, segment: Tensor | int
+) -> Tensor:
+    """The mask of the largest of each group, at most `count` of them: of elements that tie where
+    that many end, none."""
+    below, _, size, _ = standing(x, pool, segment)
+    return pool & (size - below <= count)
+
+
+def topk_words(x: Tensor, count: float | Tensor, pool: Tensor | bool) -> Tensor:
+    """`topk_mask` along the last axis."""
+    kept = torch.where(torch.ones_like(x, dtype=torch.bool) & pool, x, -torch.inf)
+    taken = min(max(int(count), 0), x.shape[-1])
+    if taken == x.shape[-1]:
+        return kept > -torch.inf
+    return kept > kept.topk(taken + 1, dim=-1).values[..., -1:]
+
+
+def nucleus_words(x: Tensor, mass: float | Tensor, pool: Tensor | bool) -> Tensor:
+    """The mask along the last axis of the elements whose larger ones add up to less than `mass`."""
+    kept = torch.where(torch.ones_like(x, dtype=torch.bool) & pool, x, 0.0)
+    ordered = kept.sort(dim=-1, descending=True).values
+    noise = 4 * torch.finfo(x.dtype).eps + 1e-9
+    taken = (ordered.cumsum(-1) - ordered < mass - noise).sum(-1, keepdim=True)
+    least = ordered.gather(-1, (taken - 1).clamp(min=0))
+    return pool & (taken > 0) & (kept >= least)
+
+
 def trim_mask(
     x: Tensor, limit: float | Tensor, pool: Tensor | bool, segment: Tensor | int
 ) -> Tensor:

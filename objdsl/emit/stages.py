@@ -359,6 +359,8 @@ class Scope:
                 return False  # a number that every function may have
             case n.Column() | n.LogProb() | n.LogDist():
                 return node.indices == PROMPT
+            case n.Order(_, ("v",)):
+                return False  # as large as all logits
             case n.Unary("neg" | "not") | n.Where():
                 return self.names.get(node) is not None or not all(
                     self._at_hand(child) for child in node.children

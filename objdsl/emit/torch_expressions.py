@@ -302,6 +302,9 @@ class TorchExpressions(Writer):
         operands = [self._at(node.x, here)]
         if node.at is not None:
             operands.append(self._at(node.at, SCALAR))
+        if node.over == ("v",):
+            pool = "True" if node.where is None else self._at(node.where, here)
+            return f"{node.op}_words({', '.join([*operands, pool])})"
         operands += [self._pool(node.where, here), self._segment(node.over, here)]
         return f"{ORDER[node.op].torch}({', '.join(operands)})"
 

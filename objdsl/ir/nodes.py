@@ -53,7 +53,7 @@ BinaryOp = Literal[
     "comb", "lt", "le", "gt", "ge", "eq", "ne", "and", "or",
 ]  # fmt: skip
 ReduceOp = Literal["sum", "mean", "prod", "max", "min", "std", "pstd", "logsumexp"]
-OrderOp = Literal["top", "trim", "rank", "share"]
+OrderOp = Literal["top", "topk", "nucleus", "trim", "rank", "share"]
 ScanRelation = Literal["<", "<=", ">", ">="]
 Relation = Literal["", "!=", "<", "<=", ">", ">="]
 Known = Literal["response", "at t", "before t", "before i"]
@@ -518,9 +518,11 @@ class Order(Node):
     """What the order of the elements of `x` along `over`, where the mask holds, says of each of
     them. Elements that tie are treated alike, NaN is the largest, and nothing has a gradient.
 
-    `top` is the mask of the largest, at most the fraction `at` of them, rounded down; `trim` that
-    of as many of the smallest as have a mean of at most `at`: of elements that tie where a mask
-    ends, none belongs to it. `rank` is 1 and how many elements are smaller. `share` is the part
+    `top` is the mask of the largest, at most the fraction `at` of them, rounded down, and `topk` at
+    most `at` of them; `trim` that of as many of the smallest as have a mean of at most `at`: of
+    elements that tie where these masks end, none belongs to them. `nucleus` is the mask of the
+    elements whose larger ones add up to less than `at`, so that those that tie are all in it.
+    `rank` is 1 and how many elements are smaller. `share` is the part
     that an element has in the quantile `at`.
     """
 
@@ -534,7 +536,7 @@ class Order(Node):
         return over_to(self.over)
 
     def _is_boolean(self) -> bool:
-        return self.op in ("top", "trim")
+        return self.op not in ("rank", "share")
 
     def _live(self) -> bool:
         return False

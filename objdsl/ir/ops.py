@@ -706,6 +706,21 @@ ORDER: dict[n.OrderOp, OrderRow] = {
         latex=r"{} \text{{ in the top }} {}",
         torch="top_mask",
     ),
+    "topk": OrderRow(
+        value=lambda pool, x, at: sum(y >= x for y in pool) <= at + 1e-9,
+        image=(0.0, 1.0),
+        argument="count",
+        latex=r"{} \text{{ among the }} {} \text{{ largest}}",
+        torch="topk_mask",
+    ),
+    "nucleus": OrderRow(
+        value=lambda pool, x, at: _sum([y for y in pool if y > x]) < at - 1e-9,
+        image=(0.0, 1.0),
+        argument="mass",
+        most=1.0,
+        latex=r"{} \text{{ in the nucleus of mass }} {}",
+        torch="nucleus_mask",
+    ),
     "trim": OrderRow(
         value=lambda pool, x, at: _mean([y for y in pool if y <= x]) <= at + 1e-9 * abs(at),
         image=(0.0, 1.0),

@@ -80,7 +80,7 @@ _SENTENCES = {
     "percentile": "it is called `quantile[i](x, 0.4)`, with a fraction",
     "sort argsort mode": _NO_ORDER,
     "argmax argmin": "there is no argmax; `x == max[i] x` is its mask",
-    "topk top_k": "it is called `top[p,i,t](x, 0.2)`, the mask of the largest fifth",
+    "top_k": "it is called `topk[v](x, 20)`, a mask; the largest fifth is `top[p,i,t](x, 0.2)`",
     "cumsum": "it is written `sum[s <= t] x`, or `sum[s >= t] x` from the end",
     "cumprod": "it is written `prod[s <= t] x`",
     "cummean cummax cummin": "cumulative along the tokens are `sum[s <= t] x`, `mean` and `prod`",

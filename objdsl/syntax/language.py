@@ -15,7 +15,7 @@ FUNCTIONS: dict[str, int] = {
 """The number of arguments of each function; -2 is two or more."""
 
 SUBSETS = ("top", "pick")
-ORDERED = ("median", "quantile", "rank", "trim")
+ORDERED = ("median", "quantile", "rank", "trim", "topk", "nucleus")
 """Words that stand before brackets as reductions do."""
 SOFT = (*ORDERED, COUNT, "comb", "logsumexp")
 """Words that a file may give a meaning of its own."""

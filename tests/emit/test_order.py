@@ -86,6 +86,7 @@ GOALS = [
     "mean[p,i,t] (log(pi) * (rank[t] x) + log(pi) * (rank[p,i,t | x < 2] pi))",
     "mean[p,i,t | top[p,i,t | x > 0](pi / old, 0.5)] log(pi)",
     "mean[p] quantile[i,t](min(pi / old, 1.2), 0.9)",
+    "mean[p,i,t | topk[i,t](pi / old, 3)] log(pi)",
 ]
 
 
@@ -120,6 +121,98 @@ def test_every_way_is_the_interpreter_s(goal: str) -> None:
     torch.testing.assert_close(weights["log_pi"], expected[mask], atol=1e-12, rtol=0)
 
 
+# Of eight words; two tie for the second place, and two for the last.
+WORDS = [0.3, 0.2, 0.2, 0.1, 0.08, 0.06, 0.03, 0.03]
+MASKS_OF_WORDS = {
+    "topk[v](ref[v], 0)": [],
+    "topk[v](ref[v], 1)": [0],
+    "topk[v](ref[v], 2)": [0],
+    "topk[v](ref[v], 3)": [0, 1, 2],
+    "topk[v](ref[v], 7)": [0, 1, 2, 3, 4, 5],
+    "topk[v](ref[v], 20)": [0, 1, 2, 3, 4, 5, 6, 7],
+    "topk[v | ref[v] < 0.25](ref[v], 2)": [1, 2],
+    "nucleus[v](ref[v], 0)": [],
+    "nucleus[v](ref[v], 0.3)": [0],
+    "nucleus[v](ref[v], 0.31)": [0, 1, 2],
+    "nucleus[v](ref[v], 0.7)": [0, 1, 2],
+    "nucleus[v](ref[v], 0.95)": [0, 1, 2, 3, 4, 5, 6, 7],
+    "nucleus[v](ref[v], 1)": [0, 1, 2, 3, 4, 5, 6, 7],
+    "nucleus[v | ref[v] < 0.25](ref[v], 0.3)": [1, 2],
+}
+
+
+@pytest.mark.parametrize(("mask", "words"), MASKS_OF_WORDS.items(), ids=list(MASKS_OF_WORDS))
+def test_masks_of_words(mask: str, words: list[int]) -> None:
+    """The interpreter and the emitted code, at tokens in orders of their own, padded and packed."""
+    goal = f"mean[p,i,t] sum[v | {mask}] log(pi[v])"
+    given = objdsl.loads(f"objective x\nmaximize {goal}\n")
+    rng = np.random.default_rng(1)
+    order = np.stack([rng.permutation(8) for _ in range(6)]).reshape(3, 2, 8)
+    ref = torch.from_numpy(np.log(np.array(WORDS)[order]))
+    pi = torch.from_numpy(rng.normal(size=(3, 2, 8))).log_softmax(-1)
+    wanted = np.isin(order, words)
+    expected = float(np.where(wanted, pi.numpy(), 0).sum(-1).mean())
+    columns = {"log_pi_dist": pi.numpy(), "log_ref_dist": ref.numpy()}
+    (value,) = evaluate([given.formula.goal], Batch([0, 0, 1], [2] * 3, columns, 8))
+    assert value == pytest.approx(expected, abs=1e-12)
+    prompt = [0, 0, 1]
+    step = given.prepare(prompt=prompt, mask=torch.ones(3, 2), log_ref_dist=ref)
+    J, weights, _ = given.weights(step=step, log_pi_dist=pi)
+    assert float(J) == pytest.approx(expected, abs=1e-12)
+    assert (weights["log_pi_dist"] != 0).numpy().tolist() == wanted.tolist()
+    flat = given.prepare(
+        prompt=prompt, lengths=torch.tensor([2] * 3), log_ref_dist=ref.flatten(0, 1)
+    )
+    J, weights, _ = given.weights(step=flat, log_pi_dist=pi.flatten(0, 1))
+    assert (weights["log_pi_dist"] != 0).numpy().tolist() == wanted.reshape(6, 8).tolist()
+
+
+def test_masks_of_words_in_the_head() -> None:
+    """The fused head has the gradient of the plain computation."""
+    given = objdsl.loads(
+        "objective x\nnear = nucleus[v](pi[v], 0.8)\n"
+        "maximize mean[p,i,t] (sum[v | near] (pi[v] * log(pi[v] / ref[v])))"
+        " + mean[p,i,t] sum[v | topk[v](ref[v], 3)] (ref[v] * log(pi[v]))\n"
+    )
+    torch.manual_seed(0)
+    hidden, head = torch.randn(3, 4, 5, dtype=torch.float64), torch.randn(9, 5, dtype=torch.float64)
+    ref = torch.randn(3, 4, 9, dtype=torch.float64).log_softmax(-1)
+    mask = torch.arange(4) < torch.tensor([2, 4, 3])[:, None]
+    tokens = torch.randint(9, (3, 4))
+    step = given.prepare(prompt=[0, 0, 1], mask=mask, log_ref_dist=ref)
+    plain = hidden.clone().requires_grad_()
+    log_pi_dist = (plain @ head.T).log_softmax(-1)
+    _, weights, _ = given.weights(step=step, log_pi_dist=log_pi_dist.detach())
+    log_pi_dist.backward(-weights["log_pi_dist"])
+    fused = hidden.clone().requires_grad_()
+    given.fused(fused, head, tokens, step).loss.backward()
+    assert plain.grad is not None and fused.grad is not None
+    torch.testing.assert_close(fused.grad, plain.grad, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("nucleus[i](reward, 0.5)", "`nucleus` runs over the vocabulary"),
+        ("sum[v | rank[v] pi[v] < 3] pi[v]", "`rank` does not run over the vocabulary"),
+        ("median[v] pi[v]", "`median` does not run over the vocabulary"),
+        ("sum[v | topk[v](pi[v], -1)] pi[v]", "a count is at least 0"),
+        ("sum[v | nucleus[v](pi[v], 1.5)] pi[v]", "a mass lies between 0 and 1"),
+        ("quantile[i] reward", r"write `quantile\[i\]\(x, fraction\)`"),
+        ("median[i](reward, 0.5)", r"write `median\[i\] x`"),
+        ("quantile[i](reward, 1.5)", "a fraction lies between 0 and 1"),
+        ("quantile[i](reward, reward)", "a fraction is one number"),
+        ("rank[t] reward", "reward` has no token index"),
+        ("rank[j != i] reward", "takes indices, and no relation"),
+        ("median(reward)", "`median` needs the indices"),
+        ("medain[i] reward", "there is no reduction `medain`"),
+    ],
+)
+def test_mistakes(expression: str, message: str) -> None:
+    with pytest.raises(ObjectiveError, match=message):
+        objdsl.loads(f"objective x\nA = {expression}\nmaximize mean[p,i] (reward * sum[t] pi)\n")
+
+
 def test_ties_share_the_gradient_of_a_quantile() -> None:
     given = objdsl.loads("objective x\nmaximize median[p,i,t] log(pi)\n")
     log_pi = torch.tensor([[-1.0], [-1.0], [-1.0], [-0.5]], dtype=torch.float64)
@@ -139,7 +232,7 @@ def test_what_is_not_at_the_quantile_may_be_infinite() -> None:
     assert float(value) == pytest.approx(math.exp(-1))
 
 
-@pytest.mark.parametrize("word", ["median", "quantile", "rank", "trim"])
+@pytest.mark.parametrize("word", ["median", "quantile", "rank", "trim", "topk", "nucleus"])
 def test_a_name_of_the_file_wins(word: str) -> None:
     given = objdsl.loads(
         f"objective x\nparam {word} = 0.5\nmaximize mean[p,i] ({word} * reward * sum[t] log(pi))\n"

@@ -197,6 +197,10 @@ def _element(
                     return number(1 + left.item())
                 case "top":
                     return len(pool) - left <= math.floor(of(argument) * len(pool) + 1e-9)
+                case "topk":
+                    return len(pool) - left <= of(argument) + 1e-9
+                case "nucleus":
+                    return pool[right:].sum() < of(argument) - 1e-9
                 case "trim":
                     return pool[:right].mean() <= of(argument) * (1 + 1e-9)
         case n.Pick(over, m, fraction):

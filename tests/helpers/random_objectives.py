@@ -74,6 +74,7 @@ MASKS = {
         "|y| > 2",
         "top[i](margin, 0.5)",
         "reward == max[i by parent] reward",
+        "topk[p,i](margin, 2)",
     ],
     "pit": [
         "{t} > 1",
@@ -89,7 +90,15 @@ MASKS = {
         "pick[p,i,t](V_old > 0, 0.4)",
         "first(turn)",
     ],
-    "pitv": ["pi[v] > 0.3", "word_column > 0", "ref[v] > pi[v]"],
+    "pitv": [
+        "pi[v] > 0.3",
+        "word_column > 0",
+        "ref[v] > pi[v]",
+        "topk[v](ref[v], 2)",
+        "topk[v | word_column > 0](pi[v], 1)",
+        "nucleus[v](pi[v], 0.6)",
+        "nucleus[v](ref[v], 1 - eps)",
+    ],
 }
 # Powers and sums grow with depth, so that they stand around what is bounded.
 UNARY = [
