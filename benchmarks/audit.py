@@ -58,10 +58,10 @@ class _OnGpu(TorchFunctionMode):
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if tensors and not any(map(_nowhere, tensors)):
             return func(*_on(_HERE, args), **_on(_HERE, kwargs))
-        made = func(*_on(_NOWHERE, args), **_on(_NOWHERE, kwargs))
-        if not tensors and _nowhere(made) and made.numel() <= _SMALL:
+        result = func(*_on(_NOWHERE, args), **_on(_NOWHERE, kwargs))
+        if not tensors and _nowhere(result) and result.numel() <= _SMALL:
             return func(*_on(_HERE, args), **_on(_HERE, kwargs))
-        return made
+        return result
 
 
 class _NoNumbers(TorchDispatchMode):
@@ -77,8 +77,8 @@ class _NoNumbers(TorchDispatchMode):
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         if func._schema.name in ("aten::index", "aten::index_put_"):
             args = (args[0], _places(args[1]), *args[2:])
-        made = func(*_without_numbers(args), **_without_numbers(kwargs))
-        return args[0] if func._schema.is_mutable and args and made is not None else made
+        result = func(*_without_numbers(args), **_without_numbers(kwargs))
+        return args[0] if func._schema.is_mutable and args and result is not None else result
 
 
 class _Counted(Counts):
@@ -119,11 +119,11 @@ def _nowhere(x: object) -> bool:
 
 def _places(indices: list[Tensor | None]) -> list[Tensor | None]:
     """Masks as the places that they name, while they have numbers."""
-    found: list[Tensor | None] = []
+    places: list[Tensor | None] = []
     for x in indices:
         mask = x is not None and x.dtype == torch.bool and not _nowhere(x)
-        found.extend(x.nonzero().unbind(1) if mask else [x])
-    return found
+        places.extend(x.nonzero().unbind(1) if mask else [x])
+    return places
 
 
 def _on(device: torch.device, tree: Any) -> Any:

@@ -267,7 +267,7 @@ def _liger(problem: Problem) -> Forward:
     mask = problem.mask.long()
 
     def forward(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
-        found, _ = loss(
+        value, _ = loss(
             hidden,
             weight,
             problem.model.tokens,
@@ -276,7 +276,7 @@ def _liger(problem: Problem) -> Forward:
             ref_per_token_logps=problem.log_ref if reference else None,
             old_per_token_logps=None if task.on_policy else problem.log_old,
         )
-        return found, None
+        return value, None
 
     return forward
 
@@ -316,8 +316,8 @@ def _torchtune(problem: Problem) -> Forward:
 
     def forward(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         loss.linear_projection = lambda h: h @ weight.T
-        found = loss(hidden, problem.model.tokens, problem.log_ref, problem.A, problem.mask)
-        return found[0], found[-1]
+        outputs = loss(hidden, problem.model.tokens, problem.log_ref, problem.A, problem.mask)
+        return outputs[0], outputs[-1]
 
     return forward
 
@@ -355,10 +355,10 @@ PEERS = {
 
 def versions() -> dict[str, str]:
     """Of every package that is installed."""
-    found = {}
-    for package in sorted({"objdsl", "triton", *(one.package for one in PEERS.values())}):
+    installed = {}
+    for package in sorted({"objdsl", "triton", *(peer.package for peer in PEERS.values())}):
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -61,9 +61,9 @@ _L2 = 256 << 20  # bytes, several times any cache
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one run found: a loss and its gradients, and log-probabilities, packed or not."""
+    """What one run computes: a loss and its gradients, and log-probabilities, packed or not."""
 
-    found: Gradients
+    gradients: Gradients
     log_pi: Tensor | None
 
 
@@ -108,23 +108,23 @@ class Errors:
 
 
 def errors(outcome: Outcome, exact: Gradients, problem: Problem, *, packed: bool) -> Errors:
-    found, by_hidden = outcome.found, exact.hidden
+    gradients, by_hidden = outcome.gradients, exact.hidden
     if packed:
         by_hidden = problem.packed(by_hidden)
     log_pi = flips = None
     if outcome.log_pi is not None:
-        said = (outcome.log_pi if packed else problem.packed(outcome.log_pi)).double()
+        log_probs = (outcome.log_pi if packed else problem.packed(outcome.log_pi)).double()
         truth, old = problem.packed(problem.model.log_pi), problem.packed(problem.log_old)
-        log_pi = float((said - truth).abs().max())
+        log_pi = float((log_probs - truth).abs().max())
         sides = [
             torch.stack([ratio < 0.8, ratio > 1.2])
-            for ratio in ((said - old).exp(), (truth - old).exp())
+            for ratio in ((log_probs - old).exp(), (truth - old).exp())
         ]
         flips = int((sides[0] != sides[1]).any(0).sum())
     return Errors(
-        float((found.value.double() - exact.value).abs()),
-        _distance(found.hidden, by_hidden),
-        _distance(found.weight, exact.weight),
+        float((gradients.value.double() - exact.value).abs()),
+        _distance(gradients.hidden, by_hidden),
+        _distance(gradients.weight, exact.weight),
         log_pi,
         flips,
     )
@@ -140,22 +140,22 @@ def _distance(x: Tensor, y: Tensor) -> float:
 def first(run: Run, clock: Clock) -> tuple[Outcome, float, int]:
     """The first run: what it finds, its seconds, and the bytes that a run allocates at once, the
     gradients that it returns among them."""
-    found: list[Outcome] = []
+    outcomes: list[Outcome] = []
     if clock.device == "cuda":
-        seconds = clock(lambda: found.append(run()))
+        seconds = clock(lambda: outcomes.append(run()))
         # Once more: kernels that are tuned at first allocate what they never do again.
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
-        return found[0], seconds, torch.cuda.max_memory_allocated() - before
+        return outcomes[0], seconds, torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        seconds = clock(lambda: found.append(run()))
+        seconds = clock(lambda: outcomes.append(run()))
     now = most = 0
     for event in recorded.profiler.kineto_results.events():
         if event.name() == "[memory]":
             now += event.nbytes()
             most = max(most, now)
-    return found[0], seconds, most
+    return outcomes[0], seconds, most
 
 
 class Clock:
@@ -226,12 +226,12 @@ class Options:
 
 def audited(options: Options) -> dict[str, dict[str, Any]]:
     """Objectives by contestants: what is counted, or the reason why not."""
-    found: dict[str, dict[str, Any]] = {}
+    by_objective: dict[str, dict[str, Any]] = {}
     for name in options.objectives:
-        found[name] = {}
+        by_objective[name] = {}
         for who, contestant in {"objdsl": objdsl(), **PEERS}.items():
-            found[name][who] = _or_reason(_counted, contestant, name, options)
-    return found
+            by_objective[name][who] = _or_reason(_counted, contestant, name, options)
+    return by_objective
 
 
 def _counted(contestant: Contestant, objective: str, options: Options) -> dict[str, Any]:
@@ -384,23 +384,23 @@ def arguments(line: Iterable[str] | None = None) -> tuple[Options, bool]:
     parser.add_argument("--budget", type=int, help="MiB of objdsl's logits at a time")
     parser.add_argument("--rounds", type=int, default=3, help="at the least, for every shape")
     parser.add_argument("--minutes", type=float, default=12, help="more rounds until then")
-    said = parser.parse_args(None if line is None else list(line))
-    shapes = GPU_SHAPES if said.device == "cuda" else CPU_SHAPES
-    budget = said.budget or (None if said.device == "cuda" else 32)
+    given = parser.parse_args(None if line is None else list(line))
+    shapes = GPU_SHAPES if given.device == "cuda" else CPU_SHAPES
+    budget = given.budget or (None if given.device == "cuda" else 32)
     return Options(
-        said.device,
-        tuple(said.shape or ()) or ((QUICK,) if said.quick else shapes),
-        tuple(said.objective or (name for name, task in TASKS.items() if not task.on_policy)),
-        tuple(said.case or CASES),
+        given.device,
+        tuple(given.shape or ()) or ((QUICK,) if given.quick else shapes),
+        tuple(given.objective or (name for name, task in TASKS.items() if not task.on_policy)),
+        tuple(given.case or CASES),
         None if budget is None else budget << 20,
-        said.rounds,
-        time.monotonic() + 60 * said.minutes,
-        said.quick,
-    ), said.save
+        given.rounds,
+        time.monotonic() + 60 * given.minutes,
+        given.quick,
+    ), given.save
 
 
-def _shape(said: str) -> Shape:
-    tokens, hidden, words = map(int, said.split(","))
+def _shape(text: str) -> Shape:
+    tokens, hidden, words = map(int, text.split(","))
     rows = max(8, tokens // 1024)
     return Shape(rows, tokens // rows, hidden, words)
 
@@ -410,8 +410,8 @@ def main(line: Iterable[str] | None = None) -> dict[str, Any]:
     options, save = arguments(line)
     if options.quick:  # compiling takes longer than all the rest
         torch.compiler.set_stance("force_eager")
-    said = sys.argv[1:] if line is None else list(line)
-    report = measure(options, shlex.join(["python", "benchmarks/head.py", *said]))
+    flags = sys.argv[1:] if line is None else list(line)
+    report = measure(options, shlex.join(["python", "benchmarks/head.py", *flags]))
     print(text(report))
     if save:
         RESULTS.mkdir(exist_ok=True)

@@ -136,13 +136,13 @@ class Model:
         hidden = torch.randn(shape.rows, shape.length, shape.hidden, device=device).to(dtype)
         weight = torch.randn(shape.words, shape.hidden, device=device)
         weight = (_PEAKED / shape.hidden**0.5 * weight).to(dtype)
-        exact, found = weight.double(), []
+        exact, chunks = weight.double(), []
         for some in _chunks(hidden.flatten(0, 1), shape.words):
             log_p = (some.double() @ exact.T).log_softmax(-1)
             p = log_p.exp()
-            said = torch.multinomial(p.float(), 1)
-            found.append((said, log_p.gather(-1, said), -(p * log_p).sum(-1, keepdim=True)))
-        columns = (torch.cat(parts).view(shape.rows, -1) for parts in zip(*found, strict=True))
+            tokens = torch.multinomial(p.float(), 1)
+            chunks.append((tokens, log_p.gather(-1, tokens), -(p * log_p).sum(-1, keepdim=True)))
+        columns = (torch.cat(parts).view(shape.rows, -1) for parts in zip(*chunks, strict=True))
         return cls(hidden, weight, *columns)
 
 
@@ -269,13 +269,13 @@ class Problem:
             here, rows = some.double(), slice(start, start := start + len(some))
             z = (here @ weight.T).requires_grad_()
             log_p = z.log_softmax(-1)
-            said = log_p.gather(-1, model.tokens.flatten()[rows, None]).squeeze(-1)
+            chosen = log_p.gather(-1, model.tokens.flatten()[rows, None]).squeeze(-1)
             spread = -(log_p.exp() * log_p).sum(-1)
-            (d,) = torch.autograd.grad([said, spread], z, list(by[:, rows]))
+            (d,) = torch.autograd.grad([chosen, spread], z, list(by[:, rows]))
             by_hidden.append(d @ weight)
             by_weight += d.T @ here
-        found = torch.cat(by_hidden).view(model.hidden.shape)
-        return Gradients(loss.detach(), found, by_weight)
+        gradient = torch.cat(by_hidden).view(model.hidden.shape)
+        return Gradients(loss.detach(), gradient, by_weight)
 
 
 def _chunks(hidden: Tensor, words: int) -> tuple[Tensor, ...]:

@@ -110,8 +110,8 @@ def _facts(row: dict[str, Any]) -> list[str]:
 
 def _errors(row: dict[str, Any]) -> str:
     wrong = row["errors"]
-    found = (wrong["log_pi"], wrong["hidden"], wrong["weight"])
-    return " / ".join(_NONE if x is None else f"{x:.0e}" for x in found)
+    errors = (wrong["log_pi"], wrong["hidden"], wrong["weight"])
+    return " / ".join(_NONE if x is None else f"{x:.0e}" for x in errors)
 
 
 def _counts(row: dict[str, Any]) -> list[str]:
@@ -135,15 +135,15 @@ def _by_problem(shape: dict[str, Any], cell: Cell) -> str:
 
 
 def _reasons(report: dict[str, Any]) -> str:
-    found: dict[tuple[str, str], list[str]] = {}
+    by_reason: dict[tuple[str, str], list[str]] = {}
     for shape in report["shapes"]:
         for problem, rows in shape["results"].items():
             for who, row in rows.items():
                 if "reason" in row:
-                    found.setdefault((who, row["reason"]), []).append(problem)
+                    by_reason.setdefault((who, row["reason"]), []).append(problem)
     many = sum(len(shape["results"]) for shape in report["shapes"])
     lines = []
-    for (who, reason), where in sorted(found.items()):
+    for (who, reason), where in sorted(by_reason.items()):
         place = "everywhere" if len(where) == many else "; ".join(where)
         lines.append(f"- {who}, {place}: {' '.join(reason.split())}")
     return "\n".join(lines)
