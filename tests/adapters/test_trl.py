@@ -17,7 +17,7 @@ installed.is_vllm_available = lambda min_version=None: False
 pytest.importorskip("trl.trainer.grpo_trainer")
 
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
-from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict  # noqa: E402
+from trl.trainer.utils import shuffle_sequence_dict  # noqa: E402
 
 import objdsl  # noqa: E402
 from helpers import tiny_model, trl_ranks  # noqa: E402
@@ -180,19 +180,20 @@ def test_the_same_policy_is_asked_once(tmp_path: Path) -> None:
 
 
 def test_rows_in_any_order(tmp_path: Path) -> None:
-    trainer = objective_trainer("grpo", tmp_path, num_iterations=2, model=saved_model(tmp_path))
-    wanted = first_step(trainer)
-    shuffled = shuffle_sequence_dict(trainer._buffered_inputs[0])
-    parts = split_tensor_dict(shuffled, 4)
-    trainer.args.gradient_accumulation_steps = 4
-    trainer._begin(trainer._prepare_window(parts), fresh=False)
-    trainer.model.zero_grad()
-    loss = 0.0
-    for trainer._step, part in enumerate(parts):
-        value = trainer.compute_loss(trainer.model, part)
-        value.backward()
-        loss += float(value.detach())
-    assert_close((loss, {n: x.grad for n, x in trainer.model.named_parameters()}), wanted)
+    options: dict[str, Any] = {"num_iterations": 2, "model": saved_model(tmp_path)}
+    whole = objective_trainer("grpo", tmp_path, **options)
+    cut = objective_trainer(
+        "grpo",
+        tmp_path,
+        gradient_accumulation_steps=4,
+        per_device_train_batch_size=2,
+        **options,
+    )
+    generate = cut._generate_and_score_completions
+    cut._generate_and_score_completions = lambda rows: shuffle_sequence_dict(generate(rows))
+    assert_close(first_step(cut), first_step(whole))
+    groups = [batch["objective.prompt"].tolist() for batch in cut._buffered_inputs]
+    assert sorted(groups) != [[0, 0], [0, 0], [1, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("window", [1, 4])
@@ -222,10 +223,11 @@ def test_several_optimizer_steps_of_a_generation_have_whole_groups(tmp_path: Pat
         gradient_accumulation_steps=2,
         per_device_train_batch_size=2,
     )
+    steps = tiny_model.prepared_steps(trainer)
     trainer.model.train()
     trainer._prepare_inputs(tiny_model.rows())
-    assert [len(window.step) for window in trainer._windows] == [4, 4]
-    assert all(window.step.environment["n_prompts"] == 1 for window in trainer._windows)
+    assert [len(step) for step in steps] == [4, 4]
+    assert all(step.environment["n_prompts"] == 1 for step in steps)
 
 
 def test_responses_without_a_score_are_left_out(tmp_path: Path) -> None:
@@ -237,8 +239,9 @@ def test_responses_without_a_score_are_left_out(tmp_path: Path) -> None:
 
     options = {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2}
     trainer = objective_trainer("rloo", tmp_path, reward_funcs=some, num_iterations=2, **options)
+    steps = tiny_model.prepared_steps(trainer)
     actual = first_step(trainer)
-    assert len(trainer._windows[0].step) == 5
+    assert [len(step) for step in steps] == [5]
     kept = [0, 2, 3, 4, 5]
     batches = trainer._buffered_inputs
     whole = {
@@ -266,8 +269,9 @@ maximize mean[p,i] (weight * sum[t] (A * log(pi)))
     data = tiny_model.data(weight=[1.0, 2.0, 3.0, 4.0])
     options = {"train_dataset": data, "reward_funcs": [tiny_model.score, brevity], "max_steps": 1}
     trainer = objective_trainer(objective, tmp_path, reward_weights=[1.0, 0.0], **options)
+    steps = tiny_model.prepared_steps(trainer)
     trainer.train()
-    step = trainer._windows[0].step
+    (step,) = steps
     responses = trainer._buffered_inputs[0]["completion_ids"]
     texts = trainer.processing_class.batch_decode(responses, skip_special_tokens=True)
     assert step.responses["prompt"].tolist() == [0] * 4 + [1] * 4
@@ -297,6 +301,7 @@ def test_what_a_sampler_says_and_what_an_environment_writes(tmp_path: Path) -> N
     trainer = objective_trainer(
         objective, tmp_path, rollout_func=rollout, num_iterations=2, **options
     )
+    steps = tiny_model.prepared_steps(trainer)
     actual = first_step(trainer)
     batches = trainer._buffered_inputs
     batch = {
@@ -307,7 +312,7 @@ def test_what_a_sampler_says_and_what_an_environment_writes(tmp_path: Path) -> N
     old = batch["old_per_token_logps"]
     sampled = torch.tensor([-2.5, -2.0, 0.0, 0.0, -3.0]).expand(8, 5)
     mask = torch.tensor([1, 1, 0, 1, 1]).expand(8, 5).bool()
-    step = trainer._windows[0].step
+    (step,) = steps
     assert (step.mask == mask).all() and not bool(batch["objective.truncated"].any())
     wanted = torch.where(torch.arange(5) == 3, old, sampled)
     torch.testing.assert_close(step.tokens["log_mu"], wanted * mask)

@@ -36,7 +36,7 @@ def tokenizer() -> Any:
 
 
 def score(completions: list[str], **_: Any) -> list[float]:
-    """Depends on the words alone, and differs within most groups."""
+    """Depends on the tokens alone, and differs within most groups."""
     return [("3" in text) + 0.25 * text.count("1") for text in completions]
 
 
@@ -76,6 +76,19 @@ def data(**columns: list[Any]) -> Dataset:
 def rows(prompts: int = 2) -> list[dict[str, Any]]:
     """What TRL's sampler gives for some prompts: each of them as often as it is answered."""
     return [{"prompt": prompt} for prompt in PROMPTS[:prompts] for _ in range(SIZE)]
+
+
+def prepared_steps(trainer: Any) -> list[objdsl.Step]:
+    """The optimizer steps that a trainer prepares from now on, as it prepares them."""
+    steps: list[objdsl.Step] = []
+    prepare = trainer.objective.prepare
+
+    def recorded(**columns: Any) -> objdsl.Step:
+        steps.append(prepare(**columns))
+        return steps[-1]
+
+    trainer.objective.prepare = recorded
+    return steps
 
 
 def move(weights: Any, seed: int = 7) -> None:

@@ -48,6 +48,7 @@ def of_two_ranks(name: str, folder: Path) -> None:
         train_dataset=tiny_model.data(),
         processing_class=tiny_model.tokenizer(),
     )
+    steps = tiny_model.prepared_steps(trainer)
     trainer.current_gradient_accumulation_steps = 2
     rows = [{"prompt": tiny_model.PROMPTS[0]} for _ in range(4)]
     trainer.model.train()
@@ -77,7 +78,7 @@ def of_two_ranks(name: str, folder: Path) -> None:
         prompt=torch.zeros(8, dtype=torch.long),
         mask=batch["completion_mask"],
     )
-    assert trainer._windows[0].step.environment["group_size"].tolist() == [8]
+    assert steps[0].environment["group_size"].tolist() == [8]
     torch.testing.assert_close(loss / 2, out.loss.detach(), rtol=1e-5, atol=1e-6)
     summed = {key: x.grad / 2 for key, x in trainer.model.named_parameters()}
     trainer.model.zero_grad()
