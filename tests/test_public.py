@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
 FILES = [path for path in sorted(TESTS.rglob("*.py")) if TESTS / "golden" not in path.parents]
+# Private attributes of TRL's trainers, which ours extend.
+TRL = {
+    "_buffered_inputs", "_compute_loss", "_generate_and_score_completions", "_metrics",
+    "_prepare_inputs", "_step",
+}  # fmt: skip
 OURS = {"helpers", "objdsl", "proofs", *(path.stem for path in ROOT.glob("benchmarks/*.py"))}
 
 
@@ -31,8 +37,33 @@ def private_names(tree: ast.Module) -> Iterator[str]:
                 yield f"{imported[ast.unparse(value)]}.{name}"
 
 
+@cache
+def private_attributes() -> set[str]:
+    """The private attributes and methods of the classes of the product."""
+    names = set()
+    for path in (*ROOT.glob("objdsl/**/*.py"), *ROOT.glob("runtime/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Attribute(_, name, ast.Store()):
+                    names.add(name)
+                case ast.ClassDef(_, _, _, body):
+                    names |= {x.name for x in body if isinstance(x, ast.FunctionDef)}
+                    names |= {ast.unparse(x.target) for x in body if isinstance(x, ast.AnnAssign)}
+    return {name for name in names if is_private(name)} - TRL
+
+
+def attributes_of_others(tree: ast.Module) -> Iterator[str]:
+    """The attributes that are read or set, but for those of a class itself."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(ast.Name("self" | "cls"), _):
+                pass
+            case ast.Attribute(_, name):
+                yield name
+
+
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.endswith("__")
+    return name.startswith("_") and not name.endswith("_")
 
 
 def changes_the_path(tree: ast.Module) -> bool:
@@ -44,6 +75,7 @@ def changes_the_path(tree: ast.Module) -> bool:
 def test_tests_ask_for_what_is_public(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert [*private_names(tree)] == []
+    assert private_attributes().isdisjoint(attributes_of_others(tree))
     assert not changes_the_path(tree)
 
 
@@ -62,6 +94,12 @@ def test_tests_ask_for_what_is_public(path: Path) -> None:
 )
 def test_what_is_private(text: str, names: list[str]) -> None:
     assert [*private_names(ast.parse(text))] == names
+
+
+def test_private_attributes_are_known() -> None:
+    text = "trainer._windows[0].step\nself._window\ntrainer._buffered_inputs\nobjective._programs"
+    private = private_attributes() & {*attributes_of_others(ast.parse(text))}
+    assert private == {"_windows", "_programs"}
 
 
 def test_what_changes_the_path() -> None:

@@ -333,7 +333,7 @@ def test_a_sum_of_ones_and_a_count_are_the_same_formula() -> None:
 
 
 @pytest.mark.parametrize(
-    "own",
+    "definition",
     [
         "given {}[p,i]\nA = {} + reward",
         "param {} = 2\nA = {} * reward",
@@ -344,10 +344,10 @@ def test_a_sum_of_ones_and_a_count_are_the_same_formula() -> None:
     ],
 )
 @pytest.mark.parametrize("word", sorted(SOFT))
-def test_a_word_that_a_file_defines_is_the_files(word: str, own: str) -> None:
-    text = f"{own.replace('{}', word)}\nmaximize mean[p,i] (A * sum[t] log(pi))\n"
-    plain = f"{own.replace('{}', 'mine')}\nmaximize mean[p,i] (A * sum[t] log(pi))\n"
-    two = [driver.compile_source(Source("x.obj", one)).goal for one in (text, plain)]
+def test_a_word_that_a_file_defines_is_the_files(word: str, definition: str) -> None:
+    text = f"{definition.replace('{}', word)}\nmaximize mean[p,i] (A * sum[t] log(pi))\n"
+    plain = f"{definition.replace('{}', 'mine')}\nmaximize mean[p,i] (A * sum[t] log(pi))\n"
+    two = [driver.compile_source(Source("x.obj", x)).goal for x in (text, plain)]
     assert str(two[0]).replace(word, "mine") == str(two[1])
 
 

@@ -24,8 +24,8 @@ def report(text: str, lengths: list[int], prompt: list[int], **columns: Any) -> 
 @pytest.mark.parametrize("n", [1, 5, 16, 64])
 def test_choices_are_those_of_whole_numbers(n: int) -> None:
     for k in {0, 1, n // 2, n - 1, n}:
-        found = report(f"param k = {k}\nreport x = mean[p] comb(count[i], k)", [1] * n, [0] * n)
-        assert found == pytest.approx(math.comb(n, k), rel=1e-12)
+        value = report(f"param k = {k}\nreport x = mean[p] comb(count[i], k)", [1] * n, [0] * n)
+        assert value == pytest.approx(math.comb(n, k), rel=1e-12)
     assert report(f"report x = mean[p] comb(count[i], {n + 1})", [1] * n, [0] * n) == 0
 
 
@@ -37,8 +37,8 @@ def test_choices_of_other_numbers(n: float, k: float, expected: float) -> None:
     text = "given n[p]\ngiven k[p]\nreport x = mean[p] comb(n + 0 * k, k)"
     assert BINARY["comb"].value(n, k) == pytest.approx(expected, nan_ok=True)
     if math.isfinite(n):  # no column is infinite
-        found = report(text, [1], [0], n=[n], k=[k])
-        assert found == pytest.approx(expected, nan_ok=True, rel=1e-12)
+        value = report(text, [1], [0], n=[n], k=[k])
+        assert value == pytest.approx(expected, nan_ok=True, rel=1e-12)
 
 
 def test_pass_at_k_is_that_of_the_subsets() -> None:
@@ -47,8 +47,8 @@ def test_pass_at_k_is_that_of_the_subsets() -> None:
         "given correct[p,i] in {0, 1}\nwrong = count[i] (correct == 0)\n"
         "report x = mean[p] (1 - comb(wrong, 3) / comb(count[i], 3))"
     )
-    found = report(text, [1] * 6, [0] * 6, correct=correct)
-    assert found == pytest.approx(1 - math.comb(4, 3) / math.comb(6, 3))
+    value = report(text, [1] * 6, [0] * 6, correct=correct)
+    assert value == pytest.approx(1 - math.comb(4, 3) / math.comb(6, 3))
 
 
 def test_a_discount_of_turns_counts_turns() -> None:
@@ -58,8 +58,8 @@ def test_a_discount_of_turns_counts_turns() -> None:
         "given turn[p,i,t]\ngiven progress[p,i,t]\nparam g = 0.5\n"
         "report x = sum[p,i,t | t == 1] togo(progress, g if next(turn) != turn else 1)"
     )
-    found = report(text, [6, 2], [0, 0], turn=turn, progress=progress)
-    assert found == pytest.approx(1 + 0.5 * 2 + 0.25 * 4 + 8 + 0.5 * 16)
+    value = report(text, [6, 2], [0, 0], turn=turn, progress=progress)
+    assert value == pytest.approx(1 + 0.5 * 2 + 0.25 * 4 + 8 + 0.5 * 16)
 
 
 GEPO = """\

@@ -225,8 +225,8 @@ def _mask_of(divisor: n.Expr) -> n.Expr | None:
             return _mask_of(a)
         case n.Reduce("sum", _, x, None) if x.boolean:
             return x
-        case n.Reduce("sum", _, n.Where(mask, one, zero), None) if one == ONE and zero == ZERO:
+        case n.Reduce("sum", _, n.Where(mask, unit, zero), None) if unit == ONE and zero == ZERO:
             return mask
-        case n.Reduce("sum", _, one, mask) if one == ONE:
+        case n.Reduce("sum", _, unit, mask) if unit == ONE:
             return mask
     return None
