@@ -65,8 +65,8 @@ def compared_with(segment: Tensor) -> Tensor:
     many = int((end - first).max()) if len(segment) else 0
     place = first[:, None] + torch.arange(many, device=segment.device)
     others = order[place.clamp(max=max(len(order) - 1, 0))]
-    own = torch.arange(len(segment), device=segment.device)[:, None]
-    return torch.where((place < end[:, None]) & (others != own), others, -1)
+    element = torch.arange(len(segment), device=segment.device)[:, None]
+    return torch.where((place < end[:, None]) & (others != element), others, -1)
 
 
 def handed_back(x: Tensor, compared: Tensor) -> Tensor:
@@ -79,15 +79,15 @@ def places(segment: Tensor | None, *keys: Tensor) -> Tensor:
     """How many places before each element `[n]` the first of its segment stands that shares its
     keys; of all elements, without a segment."""
     segment = torch.zeros_like(keys[0]) if segment is None else segment
-    own = torch.arange(len(segment), device=segment.device)
-    order = own
+    element = torch.arange(len(segment), device=segment.device)
+    order = element
     for key in (*reversed(keys), segment):
         order = order[torch.argsort(key[order], stable=True)]
-    new = own == 0
+    new = element == 0
     for key in (*keys, segment):
         new[1:] |= key[order][1:] != key[order][:-1]
-    first = order[torch.where(new, own, 0).cummax(0).values]
-    return own - torch.empty_like(order).index_copy_(0, order, first)
+    first = order[torch.where(new, element, 0).cummax(0).values]
+    return element - torch.empty_like(order).index_copy_(0, order, first)
 
 
 def token_places(mask: Tensor, segment: Tensor | None, *keys: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ class TorchPeers(TorchExpressions):
         if not self.compared or self._isnumber(node):
             return super()._at(node, indices, precedence)
         if node.paired and not isinstance(node, n.Present):
-            text, own = self._expression(node)
-            return f"({text})" if own < precedence else text
+            text, level = self._expression(node)
+            return f"({text})" if level < precedence else text
         compared, self.compared = self.compared, ""
         present = isinstance(node, n.Present)
         value = node.x if isinstance(node, n.Present) else node

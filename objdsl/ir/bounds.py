@@ -135,9 +135,9 @@ def _side(mask: n.Expr, holds: bool, x: n.Expr) -> Interval:
 def _among(x: n.Peers) -> Interval:
     """Of peers there may be none, but for a sum that holds the own value."""
     row, values = REDUCE[x.op], bounds(x.x)
-    own = x.where is None and x.relation in ("", "<=", ">=")
+    nonempty = x.where is None and x.relation in ("", "<=", ">=")
     whole = row.over(values)
-    if own and x.op not in ("std", "pstd"):
+    if nonempty and x.op not in ("std", "pstd"):
         return whole
     return min(whole[0], row.empty), max(whole[1], row.empty)
 

@@ -157,8 +157,8 @@ class Latex(Writer):
         keys = [self.done[key][0] for key in node.keys]
         with self._at_place(inside):
             body = self.at(node.x, TIMES)
-            for key, own in zip(node.keys, keys, strict=True):
-                conditions.append(f"{self.done[key][0]} = {own}")
+            for key, value in zip(node.keys, keys, strict=True):
+                conditions.append(f"{self.done[key][0]} = {value}")
             if node.where is not None:
                 conditions.append(self.done[node.where][0])
         self.outside = outside

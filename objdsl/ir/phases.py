@@ -55,8 +55,8 @@ class Phase:
         if self.last is None and not self.relative:
             return f"from step {self.first} on"
         if not self.relative:
-            one = self.first == self.last
-            return f"step {self.first}" if one else f"steps {self.first} to {self.last}"
+            single = self.first == self.last
+            return f"step {self.first}" if single else f"steps {self.first} to {self.last}"
         last = STEPS - 1 if self.last is None else self.last
         first, end = (100 * x / STEPS for x in (self.first, last + 1))
         return f"{first:g} to {end:g} % of the run"
@@ -166,7 +166,7 @@ def decided(objective: Objective, holds: Mapping[n.Expr, bool]) -> Objective:
     critic, keep = objective.critic, objective.keep
 
     def named(many: tuple[Named, ...]) -> tuple[Named, ...]:
-        return tuple(replace(one, value=fold(one.value)) for one in many)
+        return tuple(replace(part, value=fold(part.value)) for part in many)
 
     return replace(
         objective,

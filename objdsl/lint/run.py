@@ -44,15 +44,16 @@ def findings(objective: Objective) -> list[Diagnostic]:
     first: dict[tuple[object, ...], Diagnostic] = {}
     where: dict[tuple[object, ...], list[Phase]] = {}
     for phase in every:
-        for one in judged(facts_of(phase.objective, phase.step)):
-            key: tuple[object, ...] = (one.code, one.span, one.message)
-            first.setdefault(key, one)
+        for finding in judged(facts_of(phase.objective, phase.step)):
+            key: tuple[object, ...] = (finding.code, finding.span, finding.message)
+            first.setdefault(key, finding)
             where.setdefault(key, []).append(phase)
-    found = []
-    for key, one in first.items():
+    diagnostics = []
+    for key, finding in first.items():
         part = [] if len(where[key]) == len(every) else where[key]
-        found.append(replace(one, message=f"{one.message} ({together(part)})") if part else one)
-    return in_order(found)
+        message = f"{finding.message} ({together(part)})" if part else finding.message
+        diagnostics.append(replace(finding, message=message))
+    return in_order(diagnostics)
 
 
 def judged(facts: Facts) -> list[Diagnostic]:

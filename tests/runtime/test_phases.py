@@ -109,10 +109,10 @@ def test_phases_are_made_once() -> None:
 
 def test_each_phase_is_checked_by_itself() -> None:
     text = "x = 1 / |y| if step < 30 else 1 / 5\nmaximize mean[p,i] (reward * x * sum[t] log(pi))\n"
-    found = {one.name: one.message for one in findings(formula(text))}
-    assert found["length-normalisation"].endswith("(steps 0 to 29)")
+    messages = {x.name: x.message for x in findings(formula(text))}
+    assert messages["length-normalisation"].endswith("(steps 0 to 29)")
     shared = formula("eps = 0.2 if step < 9 else 0.1\n" + GOAL.replace(" x)", " (|y| + eps))"))
-    assert not any("(step" in one.message or "from step" in one.message for one in findings(shared))
+    assert not any("(step" in x.message or "from step" in x.message for x in findings(shared))
 
 
 def test_a_phase_is_audited() -> None:
@@ -148,12 +148,11 @@ def test_a_run_computes_what_its_phase_needs(
     monkeypatch.setattr(Policy, "columns", recorded)
     more = {"model.layers": 2, "checkpoint.every": 1, "checkpoint.keep": 9, "steps": 4}
     result = run(str(tmp_path / "phased.obj"), **more, warm_start__steps=0)
-    steps = [set(one) for one in asked]
-    assert [any("log_inner" in one for one in steps), any("ref" in one for one in steps)] == [
-        True
-    ] * 2
-    first_ref = next(k for k, one in enumerate(asked) if one[0] == "ref")
-    assert "log_inner" not in {name for one in asked[first_ref:] for name in one}
+    steps = [set(names) for names in asked]
+    assert any("log_inner" in names for names in steps)
+    assert any("ref" in names for names in steps)
+    first_ref = next(k for k, names in enumerate(asked) if names[0] == "ref")
+    assert "log_inner" not in {name for names in asked[first_ref:] for name in names}
     weights = [
         load_file(result.folder / "checkpoints" / f"step-{k:06d}" / "model.safetensors")
         for k in (1, 2, 3)

@@ -135,7 +135,7 @@ def _averages_others(f: n.Expr) -> TypeGuard[n.Peers]:
 def _is_first(f: n.Expr, total: n.Peers) -> bool:
     """Whether it is the mask of the first of those that share keys, of which there is one."""
     match f:
-        case n.Where(mask, one, zero) if one == ONE and zero == ZERO:
+        case n.Where(mask, unit, zero) if unit == ONE and zero == ZERO:
             return _is_first(mask, total)
         case n.Binary("eq", n.Position(), n.Peers("min", over, n.Position(), keys, "", None)):
             return (over, keys) == (total.over, total.keys)

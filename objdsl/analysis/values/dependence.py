@@ -201,12 +201,12 @@ def _of_peers(node: n.Peers, known: dict[n.Expr, Dependence]) -> Dependence:
         return running  # none that is later is the first of them
     if node.relation in ("<", "<=", ">", ">="):
         return _scanned(running, node.relation) | keys
-    found = present
+    reached = present
     if node.over[0] != "t":
-        found |= _others_of(running, "p" in node.over)
+        reached |= _others_of(running, "p" in node.over)
     if node.relation != "!=":
-        found |= running if by_position(node) else _along(running, node.over)
-    return found
+        reached |= running if by_position(node) else _along(running, node.over)
+    return reached
 
 
 def _parts_of(x: n.Expr, present: bool, known: dict[n.Expr, Dependence]) -> Dependence:
@@ -215,10 +215,10 @@ def _parts_of(x: n.Expr, present: bool, known: dict[n.Expr, Dependence]) -> Depe
         return Dependence() if present else known[x]
     if isinstance(x, n.Present):
         return known[x] if present else Dependence()
-    found = Dependence()
+    parts = Dependence()
     for child in x.children:
-        found |= _parts_of(child, present, known)
-    return found
+        parts |= _parts_of(child, present, known)
+    return parts
 
 
 def by_position(node: n.Peers) -> bool:
