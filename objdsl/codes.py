@@ -35,6 +35,7 @@ ErrorName = Literal[
     "two-readings",
     "malformed-ir",
     "not-in-the-language",
+    "unreadable-tex",
 ]
 """The errors of a text that is not an objective."""
 
@@ -469,6 +470,19 @@ cannot produce are refused: a shift by two tokens, a negation of a number (which
 gradient through `old`, bounds of a domain that its declaration does not have.
 
 **Instead.** Write the nearest formula, which the message shows.
+""",
+    ),
+    _language(
+        "unreadable-tex",
+        "OBJ926",
+        """\
+LaTeX from which `objdsl import tex` cannot make an objective.
+
+**What.** A macro of the paper, a symbol that nothing explains, the value of another response than
+the one that a sum speaks of, dots.
+
+**Instead.** Write what the message asks for in the LaTeX, or the formula in the language; what
+cannot be said there is in `docs/limits.md`.
 """,
     ),
 )

@@ -25,7 +25,7 @@ from objdsl.source import visible
 
 # Where each command is, in the order of the help: a module of this package, imported on use.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Write": ("check", "explain", "audit", "rule", "fmt", "gallery"),
+    "Write": ("check", "explain", "audit", "rule", "fmt", "import", "gallery"),
     "Compile": ("compile", "diff", "bench"),
     "Train": ("train", "plot"),
     "Other": ("env",),
@@ -53,7 +53,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        command = getattr(import_module(f"objdsl.cli.{cmd_name}"), cmd_name)
+        module = {"import": "imports"}.get(cmd_name, cmd_name)  # a keyword of Python is no name
+        command = getattr(import_module(f"objdsl.cli.{module}"), module)
         assert isinstance(command, click.Command)
         return command
 

@@ -14,6 +14,7 @@ from objdsl.cli.inputs import text
 from objdsl.cli.output import code, say, write
 from objdsl.ir.objective import Objective
 from objdsl.ir.phases import at
+from objdsl.ir.unparse import declarations
 from objdsl.source import Span
 from objdsl.syntax.parse import parse
 
@@ -66,6 +67,9 @@ def compile(
         printed, language = json.dumps(_plain(parse(source)), indent=2) + "\n", "json"
     elif latex or stage == "weights":
         printed = driver.mathematics(formula, weights=stage == "weights", latex=latex)
+        if latex and stage is None:  # what the formula does not show, for `objdsl import tex`
+            lines = (f"% objdsl: {line}\n" for line in declarations(formula))
+            printed = "".join(lines) + printed
         language = "latex" if latex else "text"
     elif stage == "plan":
         printed, language = _plan(formula), "text"

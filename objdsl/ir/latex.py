@@ -112,7 +112,8 @@ class Latex(Writer):
                     first, last = (t, s) if relation in (">", ">=") else (s, t)
                     with self._at_place(u):
                         g = self.at(decay, TIMES)
-                    factor = rf"\prod_{{{u.token}={first}}}^{{{last}-1}} {g} \, "
+                    product = rf"\prod_{{{u.token}={first}}}^{{{last}-1}} {g}"
+                    factor = rf"{self._bracketed(product)} \, "
                 with self._at_place(inside):
                     body = self.at(x, TIMES)
                 return rf"\sum_{{{s} {sign} {t}}} {factor}{body}", APPLY
@@ -171,7 +172,8 @@ class Latex(Writer):
     def _infix(self, op: n.BinaryOp, a: n.Expr, b: n.Expr) -> Piece:
         level = BINARY[op].level
         tight = op == "sub" or level == COMPARE
-        return f"{self.at(a, level)} {BINARY[op].latex} {self.at(b, level + tight)}", level
+        left = self.at(a, ATOM if level == TIMES and self._open(a) else level)
+        return f"{left} {BINARY[op].latex} {self.at(b, level + tight)}", level
 
     def _reduce(self, node: n.Reduce) -> Piece:
         x, over, mask = node.x, node.over, node.where

@@ -141,21 +141,6 @@ class Text(Writer):
             return f"{left}^{right}", level
         return f"{left} {sign} {right}", level
 
-    def _open(self, node: n.Expr) -> bool:
-        """Whether the text of a factor ends in a reduction, which on paper would reach over what
-        follows it."""
-        while self._named(node) is None:
-            match node:
-                case n.Reduce() | n.Quantile() | n.Peers() | n.Scan() | n.Order():
-                    return self.done[node][1] == APPLY
-                case n.Binary("mul" | "div" | "pow", _, last) | n.Unary("neg", last):
-                    node = last
-                case n.Where(_, last, b) if b == ZERO and last != ONE:
-                    node = last
-                case _:
-                    return False
-        return False
-
     def _count(self, over: Indices) -> Piece:
         count = COUNTS.get(over)
         if count is not None and count not in self.taken:

@@ -37,6 +37,12 @@ def unparse(objective: Objective) -> str:
     return "\n\n".join("\n".join(group) for _, group in groups) + "\n"
 
 
+def declarations(objective: Objective) -> list[str]:
+    """The statements that declare what a formula reads, and how it is sampled."""
+    kinds = ("param", "policy", "given", "state", "sample", "keep")
+    return [line for line in _statements(objective) if line.split(maxsplit=1)[0] in kinds]
+
+
 def _group(statement: str) -> str:
     """What stands together, between empty lines."""
     first, second, *_ = statement.split(maxsplit=2)

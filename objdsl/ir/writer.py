@@ -13,10 +13,10 @@ from functools import cached_property
 
 import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
-from objdsl.ir.build import ONE
+from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.indices import Indices
 from objdsl.ir.objective import Named
-from objdsl.ir.ops import ATOM
+from objdsl.ir.ops import APPLY, ATOM
 
 Construct = (
     n.Const | n.Length | n.Unary | n.Binary | n.Clip | n.Where | n.Stop
@@ -246,6 +246,21 @@ class Writer(ABC):
             case n.Binary("mul", a, b) if body := known[a]:
                 return self._power(body, b)
         return None
+
+    def _open(self, node: n.Expr) -> bool:
+        """Whether the text of a factor ends in a reduction, which on paper would reach over what
+        follows it."""
+        while self._named(node) is None:
+            match node:
+                case n.Reduce() | n.Quantile() | n.Peers() | n.Scan() | n.Order():
+                    return self.done[node][1] == APPLY
+                case n.Binary("mul" | "div" | "pow", _, last) | n.Unary("neg", last):
+                    node = last
+                case n.Where(_, last, b) if b == ZERO and last != ONE:
+                    node = last
+                case _:
+                    return False
+        return False
 
     # --- what is not -----------------------------------------------------------------------------
 
