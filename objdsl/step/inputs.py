@@ -203,7 +203,7 @@ def cleaned(
         at = first(wrong)
         raise InputError(f"the column {name!r} must be true or false, not {shown(x, at)} at {at}")
     given, x = x, x.bool() if boolean else x.to(dtype)
-    outside = _outside(domain, given) if check and domain is not None else None
+    outside = leaves(domain, given) if check and domain is not None else None
     if step.layout == "padded" and len(indices) > 2:
         mask = step.mask[..., None] if indices == WORD else step.mask
         x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
@@ -219,7 +219,7 @@ def cleaned(
     return possible(x) if isinstance(role, LogProbs) and role.distribution else x
 
 
-def _outside(domain: Domain, x: Tensor) -> Tensor:
+def leaves(domain: Domain, x: Tensor) -> Tensor:
     """Where numbers do not lie in a domain, but for what rounding makes of those that do."""
     x = x if x.is_floating_point() else x.double()
     rounding = 2 * max(torch.finfo(x.dtype).eps, torch.finfo(torch.float32).eps)

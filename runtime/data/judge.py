@@ -28,6 +28,8 @@ from objdsl.runtime.processes.children import end_with_parent
 OF_THE_RUN = ("prompts", "completions", "truncated")
 # The token ids of every completion, for functions that have this parameter.
 TOKENS = "completion_ids"
+# The text of each of these tokens, for functions that have this parameter by name.
+PIECES = "completion_tokens"
 
 # Seconds for calling a failing function with single rows, to find the one that it fails on.
 _SEARCH = 5.0
@@ -67,9 +69,9 @@ def imported(name: str) -> Callable[..., Any]:
 def check_call(function: Callable[..., Any], columns: Sequence[str]) -> None:
     """Raises RefusalError where a function does not take what it will be given."""
     names = dict.fromkeys([*OF_THE_RUN, *columns])
-    tokens = dict.fromkeys([TOKENS] if _takes_tokens(function) else [])
+    others = [TOKENS] * takes(function, TOKENS, anything=True) + [PIECES] * takes(function, PIECES)
     try:
-        inspect.signature(function).bind(**{**names, **tokens})
+        inspect.signature(function).bind(**dict.fromkeys([*names, *others]))
     except TypeError as error:
         given = ", ".join(f"`{name}`" for name in names)
         raise RefusalError(
@@ -89,8 +91,10 @@ def scored(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[s
     """
     tokens = arguments[TOKENS]
     given = dict(arguments)
-    if not _takes_tokens(function):
+    if not takes(function, TOKENS, anything=True):
         del given[TOKENS]
+    if not takes(function, PIECES):
+        given.pop(PIECES, None)
     try:
         returned = function(**given)
     except BaseException as error:  # also SystemExit
@@ -99,7 +103,9 @@ def scored(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[s
         ) from None
     named = returned if isinstance(returned, Mapping) else {"reward": returned}
     if "reward" not in named:
-        raise RefusalError("returned no column `reward`")
+        raise RefusalError(
+            "returned no column `reward`, the number per response that is reported and evaluated"
+        )
     columns = {}
     for name, values in named.items():
         if not isinstance(name, str) or not name:
@@ -108,12 +114,17 @@ def scored(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[s
     return columns
 
 
-def _takes_tokens(function: Callable[..., Any]) -> bool:
+def takes(function: Callable[..., Any], name: str, anything: bool = False) -> bool:
+    """Whether a function has a parameter.
+
+    Args:
+        anything: also `**_`.
+    """
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
         return False
-    return any(p.name == TOKENS or p.kind is p.VAR_KEYWORD for p in parameters)
+    return any(p.name == name or (anything and p.kind is p.VAR_KEYWORD) for p in parameters)
 
 
 def _culprit(
@@ -145,8 +156,14 @@ def _checked(name: str, values: Any, tokens: Sequence[Sequence[int]]) -> list[An
         ) from None
     if len(listed) != len(tokens):
         raise RefusalError(f"{what}has {len(listed)} values for {len(tokens)} responses")
-    if name == "reward" or not any(_is_list(value) for value in listed):
-        return [_number(what, value, k) for k, value in enumerate(listed)]
+    if not any(_is_list(value) for value in listed):
+        return [_number(what, value, f"response {k}", k) for k, value in enumerate(listed)]
+    if name == "reward":
+        raise RefusalError(
+            "returned a list per response as `reward`, which is a number per response: return the "
+            "rewards of tokens under a name that the objective declares, as in "
+            "`given progress[p,i,t] as reward`"
+        )
     rows = []
     for k, (row, tokens_of_row) in enumerate(zip(listed, tokens, strict=True)):
         numbers = list(row) if _is_list(row) else None
@@ -157,7 +174,8 @@ def _checked(name: str, values: Any, tokens: Sequence[Sequence[int]]) -> list[An
                 f"included: a number is needed for each of its `{TOKENS}`",
                 k,
             )
-        rows.append([_number(what, value, k) for value in numbers])
+        of = f"response {k}"
+        rows.append([_number(what, x, f"token {t} of {of}", k) for t, x in enumerate(numbers)])
     return rows
 
 
@@ -168,14 +186,14 @@ def _is_list(value: Any) -> bool:
     return len(shape) > 0 if shape is not None else hasattr(value, "__iter__")
 
 
-def _number(what: str, value: Any, response: int) -> float:
+def _number(what: str, value: Any, place: str, response: int) -> float:
     try:
         number = float(value)
     except Exception:  # not a number, or too large for a float
         number = math.nan
     if not math.isfinite(number):
         raise RefusalError(
-            f"{what}is {shown(value)} for response {response}: a finite number is needed", response
+            f"{what}is {shown(value)} for {place}: a finite number is needed", response
         )
     return number
 
@@ -231,10 +249,12 @@ def serve(descriptor: int) -> None:
 
 def _answer(
     functions: dict[str, Callable[..., Any]], call: str, name: str, *arguments: Any
-) -> dict[str, list[Any]] | None:
+) -> dict[str, list[Any]] | bool | None:
     if name not in functions:
         functions[name] = imported(name)
     match call:
+        case "load":
+            return takes(functions[name], PIECES)
         case "check":
             check_call(functions[name], *arguments)
         case "score":

@@ -10,7 +10,12 @@ from collections.abc import Callable, Sequence
 from objdsl.frozen import dataclass
 from objdsl.runtime.data.example import Example
 from objdsl.runtime.data.files import example_of, read_rows
-from objdsl.runtime.settings.config import ARITHMETIC, ConfigError, TaskSection
+from objdsl.runtime.settings.config import (
+    ARITHMETIC,
+    SECOND_TRY,
+    ConfigError,
+    TaskSection,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,8 @@ class Task:
     """Examples to train on, held-out examples, and, for some tasks, worked examples.
 
     `digest` identifies the content: a resumed run compares it. `demonstrate` writes the response
-    that a supervised warm start imitates; None for a task without worked examples.
+    that a supervised warm start imitates; None for a task without worked examples. `characters` are
+    those of responses that occur in no example.
     """
 
     name: str
@@ -27,6 +33,7 @@ class Task:
     digest: str
     max_tokens: int = 256
     demonstrate: Callable[[Example, random.Random], str] | None = None
+    characters: str = ""
 
     @property
     def alphabet(self) -> str:
@@ -34,13 +41,13 @@ class Task:
         examples = (*self.train, *self.held_out)
         texts = [example.text for example in examples]
         texts += [str(value) for example in examples for value in example.columns.values()]
-        return "".join(sorted(set().union(*texts)))
+        return "".join(sorted(set(self.characters).union(*texts)))
 
 
 def load_task(config: TaskSection, seed: int) -> Task:
     """The task that the settings name. Raises ConfigError where there is none."""
-    if config.name == ARITHMETIC:
-        return _arithmetic(config, seed)
+    if config.name in BUILT_IN:
+        return BUILT_IN[config.name](config, seed)
     rows, held_out = read_rows(config)
     train = [example_of(row, config, f"{config.name} row {k + 1}") for k, row in enumerate(rows)]
     if held_out is None:
@@ -68,7 +75,7 @@ def _digest(train: Sequence[Example], held_out: Sequence[Example]) -> str:
     return seen.hexdigest()
 
 
-# --- the built-in task ---------------------------------------------------------------------------
+# --- the built-in tasks --------------------------------------------------------------------------
 
 
 def _arithmetic(config: TaskSection, seed: int) -> Task:
@@ -77,6 +84,45 @@ def _arithmetic(config: TaskSection, seed: int) -> Task:
     Most worked examples forget to carry (`57+68=15`), so that a policy that imitates them well is
     right only where nothing is carried. Only the reward shows that it can do better.
     """
+    train, held_out = _sums(config, seed)
+    return Task(
+        name=f"{config.digits}-digit addition",
+        train=train,
+        held_out=held_out,
+        digest=_digest(train, held_out),
+        max_tokens=config.digits + 3,
+        demonstrate=lambda example, rng: _worked(example, config.forgotten_carry, rng),
+    )
+
+
+def _second_try(config: TaskSection, seed: int) -> Task:
+    """Addition in two turns of one text: `57+68=` is answered by `15;no;125`.
+
+    The policy's first turn ends with `;`, then the environment says `ok;` or `no;`, then the policy
+    tries again. Here no environment interrupts: the policy writes its text, too, which `turns`
+    excludes from the loss.
+    """
+    train, held_out = _sums(config, seed)
+
+    def demonstrate(example: Example, rng: random.Random) -> str:
+        first = _worked(example, config.forgotten_carry, rng)
+        right = str(example.columns["answer"])
+        second = right if first == right or rng.random() < 0.5 else first
+        return f"{first};{'ok' if first == right else 'no'};{second}"
+
+    return Task(
+        name=f"{config.digits}-digit addition with a second try",
+        train=train,
+        held_out=held_out,
+        digest=_digest(train, held_out),
+        max_tokens=2 * config.digits + 8,
+        demonstrate=demonstrate,
+        characters=";kno",
+    )
+
+
+def _sums(config: TaskSection, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Sums to train on, and sums to evaluate on."""
     low, high = 10 ** (config.digits - 1), 10**config.digits
     rng = random.Random(seed)
     if config.digits == 1:
@@ -87,21 +133,20 @@ def _arithmetic(config: TaskSection, seed: int) -> Task:
         distinct = {(rng.randrange(low, high), rng.randrange(low, high)) for _ in range(20_000)}
         pairs = sorted(distinct)
     rng.shuffle(pairs)
-    examples = [Example(f"{a}+{b}=", {"answer": str(a + b)}) for a, b in pairs]
+    examples = tuple(Example(f"{a}+{b}=", {"answer": str(a + b)}) for a, b in pairs)
     count = min(config.held_out, len(examples) // 5)
-    held_out, train = examples[:count], examples[count:]
+    return examples[count:], examples[:count]
 
-    def demonstrate(example: Example, rng: random.Random) -> str:
-        if rng.random() >= config.forgotten_carry:
-            return str(example.columns["answer"])
-        a, b = example.text.removesuffix("=").split("+")
-        return "".join(str((int(x) + int(y)) % 10) for x, y in zip(a, b, strict=True))
 
-    return Task(
-        name=f"{config.digits}-digit addition",
-        train=tuple(train),
-        held_out=tuple(held_out),
-        digest=_digest(train, held_out),
-        max_tokens=config.digits + 3,
-        demonstrate=demonstrate,
-    )
+def _worked(example: Example, forgotten_carry: float, rng: random.Random) -> str:
+    """A sum, possibly without its carries."""
+    if rng.random() >= forgotten_carry:
+        return str(example.columns["answer"])
+    a, b = example.text.removesuffix("=").split("+")
+    return "".join(str((int(x) + int(y)) % 10) for x, y in zip(a, b, strict=True))
+
+
+BUILT_IN: dict[str, Callable[[TaskSection, int], Task]] = {
+    ARITHMETIC: _arithmetic,
+    SECOND_TRY: _second_try,
+}

@@ -25,7 +25,9 @@ class Batch:
             padding needs no mask.
         start: `[N]`, length of each prompt, which is where its response begins.
         length: `[N]`, tokens of each response, EOS included.
-        mask: `[N, T]`, where a response has a token; T is the longest of the whole step.
+        place: `[N, T]`, the positions in each response of the tokens that are learned from; T is
+            their largest number in the whole step.
+        mask: `[N, T]`, where there is such a token.
         prompt: `[N]`, equal for responses to the same prompt.
         columns: what the objective may read: token columns `[N, T]`, response columns `[N]`.
         numbers: what the objective reads of the whole rollout: states, `step` and `steps`.
@@ -36,6 +38,7 @@ class Batch:
     tokens: Tensor
     start: Tensor
     length: Tensor
+    place: Tensor
     mask: Tensor
     prompt: Tensor
     columns: Mapping[str, Tensor]
@@ -54,6 +57,7 @@ class Batch:
             tokens=self.tokens[rows][:, : int((start + length).max())],
             start=start,
             length=length,
+            place=self.place[rows],
             mask=self.mask[rows],
             prompt=self.prompt[rows],
             columns={name: column[rows] for name, column in self.columns.items()},
@@ -82,6 +86,7 @@ class Batch:
             tokens=self.tokens.to(device),
             start=self.start.to(device),
             length=self.length.to(device),
+            place=self.place.to(device),
             mask=self.mask.to(device),
             prompt=self.prompt.to(device),
             columns={name: column.to(device) for name, column in self.columns.items()},
@@ -124,28 +129,39 @@ def collate(
     responses: Sequence[Response],
     columns: Mapping[str, Any],
     *,
+    learned: Sequence[Sequence[int]] | None = None,
     vocabulary: int,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Batch:
     """A step from its responses; `prompts`, `groups` and `columns` have an entry per response.
 
-    An entry of a column is a number, or a list with a number per token. A column that is one number
-    for the whole batch becomes one of its `numbers`. Columns have `dtype`, and so do the sampler's
-    log-probabilities, as `log_mu`.
+    An entry of a column is a number, or a list with a number per token that is learned from. A
+    column that is one number for the whole batch becomes one of its `numbers`. Columns have
+    `dtype`, and so do the sampler's log-probabilities, as `log_mu`.
+
+    Args:
+        learned: the positions of the tokens that are learned from; None for all.
     """
+    if learned is None:
+        learned = [range(len(response.tokens)) for response in responses]
     start = torch.tensor([len(prompt) for prompt in prompts])
     length = torch.tensor([len(response.tokens) for response in responses])
-    longest = int(length.max())
+    count = torch.tensor([len(places) for places in learned])
+    shape = (len(prompts), int(count.max()))
     tokens = torch.zeros(len(prompts), int((start + length).max()), dtype=torch.long)
-    log_mu = torch.zeros(len(prompts), longest, dtype=dtype)
-    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+    place = torch.zeros(shape, dtype=torch.long)
+    log_mu = torch.zeros(shape, dtype=dtype)
+    rows = zip(prompts, responses, learned, strict=True)
+    for row, (prompt, response, places) in enumerate(rows):
         sequence = [*prompt, *response.tokens]
         tokens[row, : len(sequence)] = torch.tensor(sequence)
-        log_mu[row, : len(response.tokens)] = torch.tensor(response.log_probs, dtype=dtype)
+        place[row, : len(places)] = torch.tensor(places)
+        log_probs = [response.log_probs[t] for t in places]
+        log_mu[row, : len(places)] = torch.tensor(log_probs, dtype=dtype)
     numbers = {name: x for name, x in columns.items() if isinstance(x, float)}
     given = {
-        name: _column(values, longest, dtype).to(device)
+        name: _column(values, shape[1], dtype).to(device)
         for name, values in columns.items()
         if name not in numbers
     }
@@ -154,11 +170,12 @@ def collate(
         tokens=tokens.to(device),
         start=start.to(device),
         length=length.to(device),
-        mask=(torch.arange(longest) < length[:, None]).to(device),
+        place=place.to(device),
+        mask=(torch.arange(shape[1]) < count[:, None]).to(device),
         prompt=torch.tensor(groups, device=device),
         columns={**given, "truncated": truncated, "log_mu": log_mu.to(device)},
         numbers=numbers,
-        kept=_kept(responses, longest, vocabulary, device),
+        kept=_kept(responses, learned, (*shape, vocabulary), device),
     )
 
 
@@ -173,14 +190,18 @@ def _column(values: Sequence[Any], longest: int, dtype: torch.dtype) -> Tensor:
 
 
 def _kept(
-    responses: Sequence[Response], longest: int, vocabulary: int, device: torch.device
+    responses: Sequence[Response],
+    learned: Sequence[Sequence[int]],
+    shape: tuple[int, int, int],
+    device: torch.device,
 ) -> Tensor | None:
     if any(response.kept is None for response in responses):
         return None
-    kept = torch.zeros(len(responses), longest, vocabulary, dtype=torch.bool)
-    for row, response in enumerate(responses):
-        for position, tokens in enumerate(response.kept or ()):
-            kept[row, position, list(tokens)] = True
+    kept = torch.zeros(shape, dtype=torch.bool)
+    for row, (response, places) in enumerate(zip(responses, learned, strict=True)):
+        assert response.kept is not None
+        for k, t in enumerate(places):
+            kept[row, k, list(response.kept[t])] = True
     # Padding keeps everything: a softmax over no token is NaN.
     kept |= ~kept.any(-1, keepdim=True)
     return kept.to(device)

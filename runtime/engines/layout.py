@@ -29,9 +29,10 @@ class Layout:
             position in the row.
         first: logits are needed from this position of the row on: K positions.
         row: `[N, 1]`, the row of each response.
-        at: `[N, T]`, the position in the row that predicts each token, counted from `first`.
-        targets: `[N, T]`, the tokens of the responses.
-        mask: `[N, T]`, where a response has a token.
+        at: `[N, T]`, the position in the row that predicts each token that is learned from, counted
+            from `first`.
+        targets: `[N, T]`, these tokens.
+        mask: `[N, T]`, where there is such a token.
     """
 
     tokens: Tensor
@@ -92,16 +93,15 @@ def can_share(model: PreTrainedModel) -> bool:
     return full and config._attn_implementation in {"sdpa", "eager"}
 
 
-def _targets(batch: Batch) -> Tensor:
-    steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
-    places = (batch.start[:, None] + steps).clamp(max=batch.tokens.shape[1] - 1)
+def _targets(batch: Batch, place: Tensor) -> Tensor:
+    """The tokens at some positions `[N, T]` of the responses."""
+    places = (batch.start[:, None] + place).clamp(max=batch.tokens.shape[1] - 1)
     return batch.tokens.gather(1, places)
 
 
 def _row_per_response(batch: Batch) -> Layout:
     """A row per response. The last token predicts nothing; no token sees padding to its right."""
     first = int(batch.start.min()) - 1
-    steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
     last = batch.tokens.shape[1] - 2 - first
     return Layout(
         tokens=batch.tokens[:, :-1],
@@ -109,8 +109,8 @@ def _row_per_response(batch: Batch) -> Layout:
         positions=None,
         first=first,
         row=torch.arange(len(batch), device=batch.mask.device)[:, None],
-        at=(batch.start[:, None] - 1 - first + steps).clamp(max=last),
-        targets=_targets(batch),
+        at=(batch.start[:, None] - 1 - first + batch.place).clamp(max=last),
+        targets=_targets(batch, batch.place),
         mask=batch.mask,
     )
 
@@ -156,11 +156,10 @@ def _row_per_prompt(batch: Batch, prompts: _Prompts, dtype: torch.dtype) -> Layo
     positions[row, place] = place
     segment[row, place] = 0
 
-    targets = _targets(batch)
-    steps = torch.arange(batch.mask.shape[1], device=device)
+    steps = torch.arange(int(batch.length.max()), device=device).expand(len(batch), -1)
     response, step = (steps < batch.length[:, None] - 1).nonzero(as_tuple=True)
     row, place = prompts.group[response], prompts.offset[response] + step
-    tokens[row, place] = targets[response, step]
+    tokens[row, place] = _targets(batch, steps)[response, step]
     positions[row, place] = batch.start[response] + step
     segment[row, place] = response + 1
 
@@ -171,7 +170,8 @@ def _row_per_prompt(batch: Batch, prompts: _Prompts, dtype: torch.dtype) -> Layo
     attention.masked_fill_(~sees, torch.finfo(dtype).min)
 
     first = int(start.min()) - 1
-    at = torch.where(steps == 0, batch.start[:, None] - 1, prompts.offset[:, None] + steps - 1)
+    at = prompts.offset[:, None] + batch.place - 1
+    at = torch.where(batch.place == 0, batch.start[:, None] - 1, at)
     return Layout(
         tokens=tokens,
         attention=attention[:, None],
@@ -179,6 +179,6 @@ def _row_per_prompt(batch: Batch, prompts: _Prompts, dtype: torch.dtype) -> Layo
         first=first,
         row=prompts.group[:, None],
         at=(at - first).clamp(max=prompts.longest - 1 - first),
-        targets=targets,
+        targets=_targets(batch, batch.place),
         mask=batch.mask,
     )

@@ -25,11 +25,9 @@ if TYPE_CHECKING:
 OF_PREFERENCES = ("chosen", "desirable", "mismatched")
 
 
-def has_preferences(prompts: Sequence[Prompt], columns: Mapping[str, str]) -> bool:
+def has_preferences(examples: Sequence[Example], columns: Mapping[str, str]) -> bool:
     """Whether the task comes with pairs of a preferred and a dispreferred response."""
-    return any(
-        all(name in prompt.example.columns for name in columns.values()) for prompt in prompts
-    )
+    return any(all(name in example.columns for name in columns.values()) for example in examples)
 
 
 def preferred(example: Example, column: str) -> str:

@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 from objdsl.frozen import dataclass
 from objdsl.ir.evaluate import Batch as RaggedBatch
 from objdsl.ir.evaluate import evaluate
-from objdsl.ir.indices import TOKEN
 from objdsl.objective import Objective
 from objdsl.runtime.data.example import columns_of
 from objdsl.runtime.data.prompts import Prompt, chosen_at
-from objdsl.runtime.data.rewards import Judged, RewardError, Rewards, Scores
+from objdsl.runtime.data.rewards import Judged, Rewards, Scores
 from objdsl.runtime.engines.batch import Batch, collate
 from objdsl.runtime.engines.sampler import Request, Response, Sampler, Sampling, seed_of
 from objdsl.runtime.learning.rollout import Place, Rollout, number
+from objdsl.runtime.learning.supplied import (
+    LOSS_MASK,
+    check_domains,
+    check_kinds,
+    learned_tokens,
+)
 from objdsl.runtime.report.metrics import DOCUMENTED, Clock, Sample
 from objdsl.runtime.settings.config import ConfigError
 from objdsl.step.states import States
@@ -31,12 +36,17 @@ GREEDY = "greedy"
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """A prompt of the step, its responses, and their rewards."""
+    """A prompt of the step, its responses, and their rewards.
+
+    Attributes:
+        learned: the positions of the tokens of each response that the objective sees.
+    """
 
     prompt: Prompt
     responses: list[Response]
     rewards: list[float]
     columns: dict[str, list[Any]]
+    learned: list[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -110,8 +120,11 @@ class Sampled:
             if GREEDY in self.given:
                 baseline = self._greedy(prompts, *where)
         with clock.phase("reward"):
-            scores = self._score([p for p in prompts for _ in range(self.group)], responses, *where)
-            self._check_kinds(scores)
+            judged = self._judged([p for p in prompts for _ in range(self.group)], responses)
+            scores = self._score(judged, *where)
+            check_kinds(self.objective, self.given, scores)
+            learned = learned_tokens(self.objective, scores, judged)
+            check_domains(self.objective, self.given, scores, judged, learned)
         groups = []
         for k, prompt in enumerate(prompts):
             rows = slice(k * self.group, (k + 1) * self.group)
@@ -121,14 +134,23 @@ class Sampled:
                     columns[name] = [number(name, prompt.example)] * self.group
             if GREEDY in self.given:
                 columns[GREEDY] = [baseline[k]] * self.group
-            groups.append(_Group(prompt, responses[rows], scores.reward[rows], columns))
+            groups.append(
+                _Group(
+                    prompt,
+                    responses[rows],
+                    scores.reward[rows],
+                    columns,
+                    learned[rows],
+                )
+            )
         return groups
 
-    def _score(
-        self, prompts: Sequence[Prompt], responses: Sequence[Response], *where: int | str
-    ) -> Scores:
+    def _score(self, judged: Judged, *where: int | str) -> Scores:
         """The scores of responses; `where` seeds the random numbers of the functions."""
-        judged = Judged(
+        return self.rewards(judged, seed_of(self.seed, "reward", *where))
+
+    def _judged(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Judged:
+        return Judged(
             prompts=[prompt.example.text for prompt in prompts],
             completions=self._texts(responses),
             truncated=[response.truncated for response in responses],
@@ -138,31 +160,25 @@ class Sampled:
             },
             tokens=[response.tokens for response in responses],
             places=[prompt.example.name for prompt in prompts],
+            pieces=self._pieces(responses) if self.rewards.reads_pieces else None,
         )
-        return self.rewards(judged, seed_of(self.seed, "reward", *where))
-
-    def _check_kinds(self, scores: Scores) -> None:
-        """Raises RewardError for a column per token where the objective reads one per response."""
-        for name in self.given:
-            values = scores.columns.get(name, [])
-            of_tokens = bool(values) and isinstance(values[0], list)
-            if values and of_tokens != (self.objective.all_columns[name].indices == TOKEN):
-                read, returned = ("response", "token") if of_tokens else ("token", "response")
-                raise RewardError(
-                    f"the objective reads a number per {read} in the column `{name}`, but the "
-                    f"reward functions return one per {returned}"
-                )
 
     def _texts(self, responses: Sequence[Response]) -> list[str]:
         rows = [list(response.tokens) for response in responses]
         texts: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return texts
 
+    def _pieces(self, responses: Sequence[Response]) -> list[list[str]]:
+        """The text of each token; a special token has none."""
+        flat = [[token] for response in responses for token in response.tokens]
+        texts = iter(self.tokenizer.batch_decode(flat, skip_special_tokens=True))
+        return [[next(texts) for _ in response.tokens] for response in responses]
+
     def _greedy(self, prompts: Sequence[Prompt], *where: int | str) -> list[float]:
         greedy = replace(self.sampling, temperature=0.0, top_p=1.0, top_k=None, keep_mask=False)
         requests = [Request(prompt.tokens, 0) for prompt in prompts]
         responses = self.sampler.generate(requests, greedy)
-        return self._score(prompts, responses, "greedy", *where).reward
+        return self._score(self._judged(prompts, responses), "greedy", *where).reward
 
     def evaluate(self, prompts: Sequence[Prompt]) -> float:
         """Mean reward of the greedy responses, under the weights of the sampler's last update."""
@@ -174,17 +190,20 @@ class Sampled:
         keep = self.objective.formula.keep
         if keep is None:
             return [True] * len(groups)
-        responses = _responses(groups)
+        responses, learned = _responses(groups), _learned(groups)
         columns: dict[str, list[Any]] = {
             "reward": _rewards(groups),
             "truncated": [response.truncated for response in responses],
-            "log_mu": [list(response.log_probs) for response in responses],
+            "log_mu": [
+                [response.log_probs[t] for t in places]
+                for response, places in zip(responses, learned, strict=True)
+            ],
         }
         for name in groups[0].columns:
             columns[name] = _column(groups, name)
         columns |= self.objective.recall(states, _keys(groups), **columns)
         prompts = [k for k, group in enumerate(groups) for _ in group.responses]
-        lengths = [len(response.tokens) for response in responses]
+        lengths = [len(places) for places in learned]
         try:
             (kept,) = evaluate(
                 [keep], RaggedBatch(prompts, lengths, columns), self.objective.params
@@ -209,6 +228,7 @@ class Sampled:
             [k for k, group in enumerate(groups) for _ in group.responses],
             _responses(groups),
             columns,
+            learned=_learned(groups),
             vocabulary=self.place.vocabulary,
             device=self.place.device,
             dtype=self.place.dtype,
@@ -239,8 +259,17 @@ def _keys(groups: Sequence[_Group]) -> tuple[str, ...]:
     return tuple(key for group in groups for key in [group.prompt.example.key] * len(group.rewards))
 
 
+def _learned(groups: Sequence[_Group]) -> list[Sequence[int]]:
+    """The positions of the tokens of each response that the objective sees."""
+    return [places for group in groups for places in group.learned]
+
+
 def _column(groups: Sequence[_Group], name: str) -> list[Any]:
-    return [value for group in groups for value in group.columns[name]]
+    """A number per response, or a list of one per token that the objective sees."""
+    values = [value for group in groups for value in group.columns[name]]
+    if not isinstance(values[0], list):
+        return values
+    return [[row[t] for t in places] for row, places in zip(values, _learned(groups), strict=True)]
 
 
 def _metrics(groups: Sequence[_Group]) -> dict[str, float]:
@@ -253,8 +282,11 @@ def _metrics(groups: Sequence[_Group]) -> dict[str, float]:
         "zero_variance": sum(len(set(group.rewards)) == 1 for group in groups) / len(groups),
     }
     for name in groups[0].columns:
-        values = _column(groups, name)
-        if isinstance(values[0], list):  # a column of tokens: the mean over all tokens
+        if name == LOSS_MASK:  # the share of tokens that are learned from
+            values = [value for group in groups for value in group.columns[name]]
+        else:
+            values = _column(groups, name)
+        if isinstance(values[0], list):  # a column of tokens: the mean over tokens
             values = [number for row in values for number in row]
         # Metrics of the run keep their names.
         is_taken = name in DOCUMENTED or name.startswith("seconds")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from objdsl.objective import Objective, load
+from objdsl.runtime.data.example import Example
 from objdsl.runtime.data.prompts import Prompt
 from objdsl.runtime.data.tasks import Task
 from objdsl.runtime.engines.models import load_model, pretrained, recompute_layers
@@ -34,7 +35,7 @@ from objdsl.runtime.learning.preferences import (
 from objdsl.runtime.learning.rollout import Place
 from objdsl.runtime.processes.ranks import Ranks
 from objdsl.runtime.run.checks import check_columns
-from objdsl.runtime.settings.config import TINY, Config, ConfigError
+from objdsl.runtime.settings.config import TINY, Config, ConfigError, TaskSection
 from objdsl.runtime.storage import checkpoint, sealed_folder
 from objdsl.runtime.storage.checkpoint import Identity, Saved
 
@@ -317,6 +318,19 @@ def _compare(name: str, other: PreTrainedTokenizerBase, tokenizer: PreTrainedTok
             )
 
 
+def samples(objective: Objective, config: TaskSection, examples: Sequence[Example]) -> bool:
+    """Whether an objective learns from sampled responses, not from pairs of the dataset."""
+    if {"log_mu", "log_old"} & objective.all_columns.keys() or objective.formula.rewards:
+        return True
+    reads_pairs = bool({*OF_PREFERENCES} & objective.columns.keys())
+    return not reads_pairs and not has_preferences(examples, _pairs_of(config))
+
+
+def _pairs_of(config: TaskSection) -> dict[str, str]:
+    """The columns of the dataset with the responses of each kind."""
+    return {"chosen": config.chosen, "rejected": config.rejected}
+
+
 def preferences_of(
     config: Config,
     objective: Objective,
@@ -329,13 +343,12 @@ def preferences_of(
 
     Raises ConfigError where the objective learns from preferences, and the data or a row has none.
     """
-    if {"log_mu", "log_old"} & objective.all_columns.keys() or objective.formula.rewards:
+    examples = [prompt.example for prompt in prompts]
+    if samples(objective, config.task, examples):
         return None
-    names = {"chosen": config.task.chosen, "rejected": config.task.rejected}
+    names = _pairs_of(config.task)
     wanted = {*OF_PREFERENCES} & objective.columns.keys()
-    if not has_preferences(prompts, names):
-        if not wanted:
-            return None
+    if not has_preferences(examples, names):
         raise ConfigError(
             [
                 f"{objective.name} learns from preferences: the task needs the columns "
@@ -346,7 +359,7 @@ def preferences_of(
         for name in names.values():
             preferred(prompt.example, name)
     given = tuple(name for name in needs.given if name not in OF_PREFERENCES)
-    check_columns(objective, given, [prompt.example for prompt in prompts], None)
+    check_columns(objective, given, examples, None)
     mismatched = "mismatched" in wanted
     if mismatched and min(config.sampler.prompts, len(prompts)) < 2:
         raise ConfigError(

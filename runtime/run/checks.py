@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 
+from objdsl.diagnostic import near
 from objdsl.ir.columns import LogProbs, Noise
 from objdsl.ir.indices import TOKEN, WORD
 from objdsl.ir.objective import Domain
 from objdsl.objective import Objective
 from objdsl.runtime.data.example import Example, columns_of
 from objdsl.runtime.data.prompts import Prompt
-from objdsl.runtime.data.rewards import NAMED, Judged, Rewards
+from objdsl.runtime.data.rewards import NAMED, Rewards
 from objdsl.runtime.engines.sampler import Sampling
 from objdsl.runtime.learning.rollout import number
 from objdsl.runtime.learning.sampled import GREEDY
+from objdsl.runtime.learning.supplied import check_kinds
 from objdsl.runtime.settings.config import Config, ConfigError
 from objdsl.step.states import States
 
@@ -67,7 +69,8 @@ def check_columns(
 
     Raises:
         ConfigError: a column is missing, is not a number, or is outside its declared domain.
-        RewardError: a reward function fails.
+        RewardError: a reward function fails, or returns a column per token that the objective reads
+            per response, or the reverse.
     """
     task_columns = columns_of(examples)
     missing = []
@@ -89,22 +92,32 @@ def check_columns(
     if not missing:
         return
     returned: Collection[str] = ()
-    if rewards is not None and rewards.imported:
-        example = examples[0]
-        values = {name: [example.columns.get(name)] for name in task_columns}
-        # Only the end-of-text token.
-        judged = Judged([example.text], [""], [False], values, [(0,)], [example.name])
-        returned = rewards(judged).columns
+    if rewards is not None:
+        scores = rewards.trial(examples[0], task_columns)
+        check_kinds(objective, given, scores)
+        returned = scores.columns
     missing = [name for name in missing if name not in returned]
     if missing:
-        kind = "token" if objective.all_columns[missing[0]].indices == TOKEN else "response"
-        have = ", ".join(f"`{name}`" for name in (*task_columns, *returned))
-        raise ConfigError(
-            [
-                f"{objective.name} reads the column `{missing[0]}`, a number per {kind}, which "
-                f"neither the task nor the reward functions have; they have {have or 'none'}"
-            ]
+        raise ConfigError([_missing(objective, missing[0], task_columns, returned)])
+
+
+def _missing(
+    objective: Objective, name: str, task_columns: Collection[str], returned: Collection[str]
+) -> str:
+    """Why nobody supplies a column, and what it could be a slip for."""
+    by_token = objective.all_columns[name].indices == TOKEN
+    reads = f"{objective.name} reads the column `{name}`, a number per "
+    if by_token and name in task_columns:
+        return (
+            f"{reads}token, but the column of the task cannot supply it: the tokens of a response "
+            "are known once it is sampled, and a reward function returns a list for each"
         )
+    others = returned if by_token else [*task_columns, *returned]
+    guess = near(name, others)
+    have = ", ".join(f"`{other}`" for other in (*task_columns, *returned)) or "none"
+    who = "no reward function returns" if by_token else "neither the task nor a reward function has"
+    hint = f"did you mean `{guess}`?" if guess else f"there are {have}"
+    return f"{reads}{'token' if by_token else 'response'}, which {who}; {hint}"
 
 
 def check_step(config: Config, objective: Objective, rows: int) -> None:

@@ -5,19 +5,35 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from io import StringIO
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from objdsl.ir.columns import Clock, LogProbs, Noise, Reward, Role, State, Truncation
-from objdsl.ir.indices import TOKEN
+from objdsl.ir.columns import (
+    Clock,
+    Column,
+    Data,
+    LogProbs,
+    Noise,
+    Reward,
+    State,
+    Truncation,
+    Values,
+)
+from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD
 from objdsl.objective import Objective
-from objdsl.runtime.data.tasks import load_task
+from objdsl.runtime.data.example import columns_of
+from objdsl.runtime.data.rewards import Rewards
+from objdsl.runtime.data.tasks import Task, load_task
 from objdsl.runtime.engines.models import DTYPES
 from objdsl.runtime.learning.needs import Needs, check_layers, needs_of
-from objdsl.runtime.run import build
+from objdsl.runtime.learning.preferences import OF_PREFERENCES
+from objdsl.runtime.learning.sampled import GREEDY
+from objdsl.runtime.learning.supplied import LOSS_MASK
+from objdsl.runtime.run import build, checks
 from objdsl.runtime.run.loop import train
 from objdsl.runtime.run.run import Result
 from objdsl.runtime.settings.config import TINY, Config
@@ -32,7 +48,7 @@ def dry_run(config: Config) -> Iterator[str]:
     needs = needs_of(objective)
     task = load_task(config.task, config.seed)
     yield f"{objective.name}, from {config.objective}: digest {objective.digest}"
-    yield from _columns(objective, needs)
+    yield from _columns(config, objective, needs, task)
     yield f"{task.name}: {len(task.train)} prompts to train on, {len(task.held_out)} held out"
     yield from _arithmetic(config, objective, task.max_tokens)
     yield from _memory(config, needs, len(task.alphabet) + 3)
@@ -46,33 +62,62 @@ def dry_run(config: Config) -> Iterator[str]:
     yield f"two steps with a tiny model: {result.seconds:.1f} s, no errors"
 
 
-_SOURCES: dict[type[Role], str] = {
-    LogProbs: "the sampler",
-    Truncation: "the sampler",
-    Reward: "the rewards",
-    Noise: "the seed",
-    State: "the objective, from rollout to rollout",
-    Clock: "the run",
-}
+_PER = {SCALAR: "run", PROMPT: "prompt", RESPONSE: "response", TOKEN: "token", WORD: "word"}
 
 
-def _columns(objective: Objective, needs: Needs) -> Iterator[str]:
-    """Every column that the objective reads, and where it comes from."""
-    for name, column in sorted(objective.all_columns.items()):
-        if name in needs.trained:
-            origin = "the policy, with gradient"
-        elif name in needs.measured:
-            origin = "the policy, before it learns from the step"
-        elif name in needs.frozen:
-            origin = f"the frozen policy `{needs.frozen[name][0]}`"
-        elif name in needs.given:
-            is_reward, of_tokens = isinstance(column.role, Reward), column.indices == TOKEN
-            origin = "the rewards" if of_tokens else "the task or the rewards"
-            origin = f"a reward function that returns `{name}`" if is_reward else origin
-            origin += ", a list with a number per token for each response" if of_tokens else ""
-        else:
-            origin = _SOURCES[type(column.role)]
-        yield f"  {name:<16} {origin}"
+def _columns(config: Config, objective: Objective, needs: Needs, task: Task) -> Iterator[str]:
+    """A table of the columns that the objective reads, and who supplies each of them."""
+    columns = sorted(objective.all_columns.items())
+    rows = [("column", "number per", "supplied by")]
+    given = _given(config, objective, needs, task)
+    rows += [
+        (name, _PER[column.indices], given.get(name) or _supplier(config, needs, column))
+        for name, column in columns
+    ]
+    if LOSS_MASK in given and LOSS_MASK not in objective.all_columns:
+        rows.append((LOSS_MASK, "token", f"{given[LOSS_MASK]}: 0 drops a token from the loss"))
+    width = max(16, *(len(name) for name, _, _ in rows))
+    for name, per, supplier in rows:
+        yield f"  {name:<{width}} {per:<12} {supplier}"
+
+
+def _given(config: Config, objective: Objective, needs: Needs, task: Task) -> dict[str, str]:
+    """Who supplies the columns that the task or the reward functions have, by name."""
+    task_columns = columns_of(task.train)
+    data = f"the data of `{config.task.name}`"
+    suppliers = {name: data for name in needs.given if name in task_columns}
+    if not build.samples(objective, config.task, task.train):
+        return suppliers | dict.fromkeys(OF_PREFERENCES, f"{data}, its pairs of responses")
+    checks.check_answers(config, task.train)
+    with closing(Rewards(config.rewards, config.reward_deadline)) as rewards:
+        rewards.check(task_columns)
+        checks.check_columns(objective, needs.given, task.train, rewards)
+        functions = rewards.trial(task.train[0], task_columns).functions
+    suppliers |= {name: f"the reward function `{by}`" for name, by in functions.items()}
+    return suppliers | {GREEDY: "the trainer, the reward of the greedy response"}
+
+
+def _supplier(config: Config, needs: Needs, column: Column) -> str:
+    """Who supplies a column that every run has."""
+    if column.name in needs.trained:
+        return "the trainer, from the policy, with gradient"
+    if column.name in needs.measured:
+        return "the trainer, from the policy before it learns from the step"
+    if column.name in needs.frozen:
+        return f"the trainer, from the frozen policy `{needs.frozen[column.name][0]}`"
+    match column.role:
+        case State():
+            return "the objective's own state"
+        case Clock():
+            return "the trainer, which counts rollouts"
+        case Noise():
+            return "the trainer, random numbers from the seed"
+        case LogProbs() | Truncation():
+            return "the sampler"
+        case Reward() | Data() | Values():
+            weighted = (f"{weight:g} `{name}`" for name, weight in config.rewards.items())
+            alone = f"`{next(iter(config.rewards))}`" if [*config.rewards.values()] == [1] else ""
+            return f"the reward function{'' if alone else 's,'} {alone or ' + '.join(weighted)}"
 
 
 def _arithmetic(config: Config, objective: Objective, task_tokens: int) -> Iterator[str]:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 from objdsl.objective import Objective, load
+from objdsl.runtime.data.rewards import NAMED
 from objdsl.runtime.data.tasks import Task
 from objdsl.runtime.learning.rollout import Source
 from objdsl.runtime.learning.sampled import Sampled
@@ -51,7 +52,7 @@ def introduction(
 
 
 def score_name(config: Config) -> str:
-    exact = set(config.rewards) <= {"exact", "last_number"} and len(config.rewards) == 1
+    exact = config.rewards.keys() <= NAMED.keys() and len(config.rewards) == 1
     return "held-out accuracy (greedy)" if exact else "held-out reward (greedy)"
 
 

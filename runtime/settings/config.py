@@ -20,6 +20,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 TINY = "tiny"
 ARITHMETIC = "arithmetic"
+SECOND_TRY = "second_try"
 
 
 class ConfigError(ObjdslError, ValueError):
@@ -77,8 +78,9 @@ class TaskSection(Section):
     """The prompts, and the data that responses are scored with."""
 
     name: str = ARITHMETIC
-    """`arithmetic` (generated), a file (`.jsonl`, `.json`, `.parquet`, `.csv`), a folder with a
-    dataset, or the id of one on the Hugging Face hub."""
+    """`arithmetic` (generated), `second_try` (the same in two turns, with feedback between them), a
+    file (`.jsonl`, `.json`, `.parquet`, `.csv`), a folder with a dataset, or the id of one on the
+    Hugging Face hub."""
     revision: str | None = None
     """Commit or tag of a hub dataset."""
     subset: str | None = None
@@ -106,9 +108,10 @@ class TaskSection(Section):
     max_prompt_tokens: Positive = 1024
     """Longer prompts are dropped; the log says how many."""
     digits: Positive = 2
-    """Number of digits of each number of `arithmetic`."""
+    """Number of digits of each number of the generated tasks."""
     forgotten_carry: Fraction = 0.7
-    """Share of the worked examples of `arithmetic` that forget to carry, and are often wrong."""
+    """Share of the worked examples of the generated tasks that forget to carry, and are often
+    wrong."""
 
 
 class SamplerSection(Section):
@@ -121,7 +124,7 @@ class SamplerSection(Section):
     group: Positive | None = None
     """Responses per prompt; by default what the objective declares, otherwise 8."""
     max_tokens: Positive | None = None
-    """Maximum length of a response; by default that of the task (`arithmetic`), otherwise 256."""
+    """Maximum length of a response; by default that of a generated task, otherwise 256."""
     resample: Count = 0
     """Extra sampling rounds per step, to replace the prompts that the objective's `keep` drops."""
     processes: Positive = 1
@@ -244,7 +247,7 @@ class Config(Section):
     By default `ref` is a copy of the policy before the first step."""
     rewards: Annotated[dict[str, float], BeforeValidator(_of_weight_one)] = {"exact": 1.0}
     """Reward functions, or a table of functions and their weights. A function is a name (`exact`,
-    `last_number`) or an import path such as `package.module:function`."""
+    `last_number`, `digits`, `turns`) or an import path such as `package.module:function`."""
     reward_deadline: Annotated[float, Field(gt=0)] = 300.0
     """Seconds that a reward function may take for the responses of a step. After that its process
     is killed, and the run ends with a checkpoint."""

@@ -86,3 +86,23 @@ def deadly(*, completions: list[str], **_: Any) -> list[float]:
         if pid != rank:
             os.kill(pid, signal.SIGKILL)
     return [1.0] * len(completions)
+
+
+def judged_by_token(
+    *, completions: list[str], completion_tokens: list[list[str]], **_: Any
+) -> dict[str, list[Any]]:
+    """Rewards of three kinds, and a mask of all tokens after an even digit."""
+    mask = [
+        [1.0] + [float(text not in {"0", "2", "4", "6", "8"}) for text in row[:-1]]
+        for row in completion_tokens
+    ]
+    return {
+        "reward": [float(len(text)) for text in completions],
+        "correct": [float(text[:1] in {"1", "3", "5"}) for text in completions],
+        "format": [min(1.0, len(text) / 8) for text in completions],
+        "progress": [
+            [live * (text in {"1", "3", "k"}) for text, live in zip(*row, strict=True)]
+            for row in zip(completion_tokens, mask, strict=True)
+        ],
+        "loss_mask": mask,
+    }

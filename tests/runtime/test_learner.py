@@ -51,8 +51,12 @@ def double() -> Policy:
     return Policy(GPT2LMHeadModel(shape).to(torch.float64).eval())
 
 
-def batch(kept: bool = False, groups: int = 4, group: int = 3) -> Batch:
-    """Ragged prompts and responses of random tokens, with rewards."""
+def batch(kept: bool = False, masked: bool = False, groups: int = 4, group: int = 3) -> Batch:
+    """Ragged prompts and responses of random tokens, with rewards.
+
+    Args:
+        masked: whether some of the tokens are not learned from.
+    """
     rng = random.Random(0)
     prompts: list[list[int]] = []
     for _ in range(groups):
@@ -65,11 +69,13 @@ def batch(kept: bool = False, groups: int = 4, group: int = 3) -> Batch:
         log_probs = tuple(-2 - rng.random() for _ in tokens)
         responses.append(Response(tokens, log_probs, rng.random() < 0.2, left))
     rewards = [float(rng.random() < 0.5) for _ in prompts]
+    learned = [sorted(rng.sample(range(len(x.tokens)), -(-len(x.tokens) // 2))) for x in responses]
     return collate(
         prompts,
         [k for k in range(groups) for _ in range(group)],
         responses,
         {"reward": rewards},
+        learned=learned if masked else None,
         vocabulary=15,
         device=torch.device("cpu"),
         dtype=torch.float64,
@@ -208,22 +214,31 @@ def test_one_forward_pass_gives_the_numbers_of_two() -> None:
 
 @pytest.mark.parametrize("shares", [True, False])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_columns_are_those_of_the_model(shares: bool, attention: str) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_columns_are_those_of_the_model(shares: bool, attention: str, masked: bool) -> None:
     policy = replace(double(), temperature=0.7)
     policy.model.set_attn_implementation(attention)
     policy.shares_prompts = shares
-    data = batch()
+    data = batch(masked=masked)
     assert (layout_of(data, torch.float64, shares).attention is not None) == shares
     wanted = ("log_pi", "log_pi_dist", "entropy")
     columns = policy.columns(data, wanted)
+    with torch.no_grad():
+        fused = replace(policy, fused=True)
+        fused.shares_prompts = shares
+        without_logits = fused.columns(data, ("log_pi", "entropy"))
+    for name, values in without_logits.items():
+        assert torch.allclose(values, columns[name], atol=1e-12)
     for row in range(len(data)):
-        start, length = int(data.start[row]), int(data.length[row])
-        tokens = data.tokens[row, : start + length]
+        start, end = int(data.start[row]), int(data.start[row] + data.length[row])
+        tokens = data.tokens[row, :end]
+        places = data.place[row][data.mask[row]]
+        length = len(places)
         with torch.no_grad():
-            logits = policy.model(tokens[None]).logits[0, start - 1 : -1] / 0.7
+            logits = policy.model(tokens[None]).logits[0, start - 1 + places] / 0.7
         logs = logits.log_softmax(-1)
         assert torch.allclose(columns["log_pi_dist"][row, :length], logs, atol=1e-12)
-        chosen = logs.gather(-1, tokens[start:, None])[:, 0]
+        chosen = logs.gather(-1, tokens[start + places, None])[:, 0]
         assert torch.allclose(columns["log_pi"][row, :length], chosen, atol=1e-12)
         entropy = -(logs.exp() * logs).sum(-1)
         assert torch.allclose(columns["entropy"][row, :length], entropy, atol=1e-12)

@@ -336,8 +336,8 @@ def test_a_dry_run_of_chats(settings: Settings, tmp_path: Path) -> None:
 
 def test_a_dry_run_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
     lines = "\n".join(dry_run(settings("ppo", **{"learner.epochs": 2, "learner.micro_batch": 8})))
-    assert "value_old        the policy, before it learns from the step" in lines
-    assert "log_ref          the frozen policy `ref`" in lines
+    assert "value_old        token        the trainer, from the policy before it learns" in lines
+    assert "log_ref          token        the trainer, from the frozen policy `ref`" in lines
     assert "4 prompts x 4 responses = 16 responses" in lines
     assert "then 2 steps of AdamW on 16 responses each, in 2 forward passes of at most 8" in lines
     assert "no errors" in lines
@@ -421,7 +421,9 @@ def test_columns_of_tokens_come_from_the_rewards(
     )
     options = {"rewards": {"helpers.reward_functions:by_token": 1.0}, "sampler.resample": 0}
     lines = "\n".join(dry_run(settings(str(text), **options)))
-    assert "place            the rewards, a list with a number per token for each response" in lines
+    function = "the reward function `helpers.reward_functions:by_token`"
+    assert f"place            token        {function}" in lines
+    assert f"reward           response     {function}" in lines
     steps = numbers(run(str(text), **options).folder)[1:]
     for step in steps:
         assert step["last"] == pytest.approx(step["length"] - 1)
@@ -429,7 +431,7 @@ def test_columns_of_tokens_come_from_the_rewards(
     wrong = {"rewards": {"helpers.reward_functions:too_few": 1.0}}
     with pytest.raises(RewardError, match=r"column `place`: has 1 numbers for response .* tokens"):
         run(str(text), output=tmp_path / "few", **wrong)
-    with pytest.raises(ConfigError, match="reads the column `place`, a number per token, which"):
+    with pytest.raises(ConfigError, match="`place`, a number per token, which no reward function"):
         run(str(text), output=tmp_path / "none")
 
 

@@ -152,7 +152,7 @@ def test_shares_cover_all_rows_in_equally_many_pieces() -> None:
     prompt = torch.tensor([2, 0, 1, 1, 0, 2, 0])
     start, length = torch.full((7,), 2), torch.tensor([8, 1, 1, 2, 1, 8, 1])
     nothing = torch.zeros(7, 0)
-    batch = Batch(nothing, start, length, nothing, prompt, {})
+    batch = Batch(nothing, start, length, nothing, nothing, prompt, {})
     for many, size in ((1, None), (1, 3), (2, None), (2, 2), (3, 2), (9, 4)):
         shares = batch.shares(many, size)
         assert len(shares) == many

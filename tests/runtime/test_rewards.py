@@ -200,6 +200,34 @@ def test_columns_of_tokens() -> None:
     assert scores.columns == {"place": [[0, 1, 2], [0, 1]]}
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("[0.5] * 2", r"column `x`: has 2 numbers for response 1, which has 3 tokens, EOS"),
+        ("2.0", r"column `x`: has one number for response 1, which has 3 tokens, EOS"),
+        (
+            "[0.5, float('nan'), 1.0]",
+            r"column `x`: is nan for token 1 of response 1: a finite number is needed",
+        ),
+        ("[0.5, None, 1.0]", r"column `x`: is None for token 1 of response 1"),
+    ],
+)
+def test_a_wrong_column_of_tokens_is_located(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str, message: str
+) -> None:
+    (tmp_path / "by_token.py").write_text(
+        f"def judge(**_):\n    return {{'reward': [0.0, 1.0], 'x': [[0.0], {row}]}}\n"
+        "def nested(**_):\n    return [[0.0], [1.0, 0.0, 0.0]]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "by_token", raising=False)
+    where = r".* \(data.jsonl:2, completion 'ab'\)"
+    with pytest.raises(RewardError, match=f"`by_token:judge` {message}{where}"):
+        score(Rewards({"by_token:judge": 1}), ["", "ab"])
+    with pytest.raises(RewardError, match=r"`by_token:nested` .*`given progress\[p,i,t\] as rew"):
+        score(Rewards({"by_token:nested": 1}), ["", "ab"])
+
+
 def test_columns_of_several_functions_do_not_collide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +243,7 @@ def test_columns_of_several_functions_do_not_collide(
         "first": [2], "reward_first_rewards:judge": [1],
         "second": [2], "reward_second_rewards:judge": [1],
     }  # fmt: skip
-    with pytest.raises(RewardError, match="returned the column `x`, as a different function did"):
+    with pytest.raises(RewardError, match="returned the column `x`, as `first_rewards:same` did"):
         score(Rewards({"first_rewards:same": 1, "second_rewards:same": 1}), ["a"])
 
 

@@ -116,8 +116,8 @@ def test_a_dry_run_says_who_makes_states(
     settings: Callable[..., Config], objective: Callable[..., str]
 ) -> None:
     lines = [line.split() for line in dry_run(settings(objective(), steps=3))]
-    assert "base the objective, from rollout to rollout".split() in lines
-    assert "rollout_steps the run".split() in lines
+    assert "base prompt the objective's own state".split() in lines
+    assert "rollout_steps run the trainer, which counts rollouts".split() in lines
 
 
 @pytest.mark.slow
