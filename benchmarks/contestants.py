@@ -354,7 +354,7 @@ PEERS = {
 
 
 def versions() -> dict[str, str]:
-    """Of every package that is installed."""
+    """The version of every package that is installed."""
     installed = {}
     for package in sorted({"objdsl", "triton", *(peer.package for peer in PEERS.values())}):
         try:

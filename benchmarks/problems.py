@@ -240,7 +240,7 @@ class Problem:
         return x[self.mask]
 
     def loss(self, log_pi: Tensor, entropy: Tensor | None, *, packed: bool = False) -> Tensor:
-        """Of a peer's log-probabilities and entropies, `[N, T]` or packed `[M]`."""
+        """The loss of a peer's log-probabilities and entropies, `[N, T]` or packed `[M]`."""
         loss = self.of_log_probs(log_pi.float(), self._steps[packed]).loss
         return self._with_bonus(loss, entropy, packed)
 

@@ -120,7 +120,7 @@ def _counts(row: dict[str, Any]) -> list[str]:
 
 
 def _measured(shape: dict[str, Any]) -> list[str]:
-    """Those who have a number anywhere."""
+    """The contestants that have a number anywhere."""
     rows = shape["results"].values()
     return [who for who in next(iter(rows)) if any("reason" not in by_who[who] for by_who in rows)]
 

@@ -234,7 +234,7 @@ def _figures() -> Iterator[str]:
 
 
 def _residuals(advantage: str, goal: str, policies: str = "on policy") -> str:
-    """Of groups of 2 and of 4."""
+    """For groups of 2 and of 4."""
     from objdsl import loads
     from objdsl.audit import audit
 

@@ -333,7 +333,7 @@ def test_padding_of_tokens_is_no_word() -> None:
     assert padded == objective.fused(hidden, weight, tokens.clamp(min=0), step).loss
 
 
-# --- words that cannot come ----------------------------------------------------------------------
+# --- tokens that cannot be sampled ---------------------------------------------------------------
 
 DISTANCES = [
     "-sum[v] (pi[v] * log(pi[v]))",
@@ -345,7 +345,7 @@ DISTANCES = [
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_words_of_probability_0(distance: str) -> None:
-    """0 log 0 is 0, in the value and in the gradient, as it is over the other words alone."""
+    """0 log 0 is 0, in the value and in the gradient, as it is over the other tokens alone."""
     objective = objdsl.loads(f"objective x\nmaximize mean[p,i,t] ({distance})\n")
     torch.manual_seed(6)
     few = {name: torch.randn(2, 3, 4).double().log_softmax(-1) for name in ("pi", "ref")}

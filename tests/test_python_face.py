@@ -199,7 +199,7 @@ def test_the_first_derivative_by_every_way(loss: Callable[[Tensor], Tensor]) -> 
 def test_a_second_derivative_is_refused(
     loss: Callable[[Tensor], Tensor], second: Callable[[Callable[[Tensor], Tensor]], Any]
 ) -> None:
-    """It was 0, or had no graph, without a word."""
+    """It was 0, or had no graph, without an error."""
     with pytest.raises(DerivativeError, match=r"second derivatives .* are not available"):
         second(loss)
 

@@ -208,7 +208,7 @@ def test_ppo_loss() -> None:
         global_batch_size=many,
         max_response_len=d.mask.shape[1],
     )
-    # What is said at a place is said of the next word.
+    # What is said at a place is said of the next token.
     log_pi = torch.cat([d["log_pi"], torch.zeros(many, 1)], 1)
     output = {"log_probs": nested(log_pi, seen), "entropy": nested(torch.ones_like(log_pi), seen)}
     ours, metrics = losses.ppo_loss(actor(name, entropy_coeff=0.5), output, batch)

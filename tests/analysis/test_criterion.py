@@ -106,7 +106,7 @@ def residuals(text: str) -> tuple[float, float]:
 
 
 def test_a_sign_that_is_turned_is_seen() -> None:
-    """Of every objective that raises rewards, and of none before."""
+    """Every objective that raises rewards is reversed by `minimize`, and none is before."""
     for text in random.Random(3).sample(objectives(), 60):
         (estimator,) = Facts(objdsl.loads(text).formula).estimators
         (turned,) = Facts(objdsl.loads(text.replace("maximize", "minimize")).formula).estimators

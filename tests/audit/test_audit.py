@@ -315,14 +315,14 @@ def test_tokens_that_are_never_sampled(cut: str) -> None:
 
 
 def test_a_sampler_that_has_no_choice() -> None:
-    """One word is left, and so all gradients are 0: nothing is wrong with them."""
+    """One token is left, and so all gradients are 0: nothing is wrong with them."""
     result = of(f"sample from mu: group 2, top_k 1, keep_mask\n{PLAIN}")
     assert result.residual == result.row().norm.worst == result.row().bias.worst == 0
     assert not result.lengths
 
 
 def test_whole_distributions_among_the_words_that_are_kept() -> None:
-    """The KL of all words is that of the policies that are left, state by state."""
+    """The KL over the vocabulary is that of the policies that are left, state by state."""
     kl = "mean[p,i] sum[t] sum[v] (pi[v] * log(pi[v] / ref[v]))"
     text = f"sample from mu: group 2, top_k 2, keep_mask\n{PLAIN} - 0.1 * {kl}"
     result = of(text)

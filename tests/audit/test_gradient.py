@@ -69,7 +69,7 @@ def test_the_expectation_is_that_of_autograd_over_the_loss() -> None:
 
 
 def test_distributions_have_their_gradient_too() -> None:
-    """Adding the entropy of the next word at every visited state."""
+    """Adding the entropy of the next token at every visited state."""
     objective = objdsl.loads("objective h\nmaximize mean[p,i] sum[t] entropy\n")
     instance = instance_of(objective, prompts=1)
     draws = all_draws(instance.world.responses, 1, 2)

@@ -1,4 +1,4 @@
-"""What is another spelling of a name, and what is another name."""
+"""What is another spelling of a name, and what is a different name."""
 
 from __future__ import annotations
 

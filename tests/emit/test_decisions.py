@@ -175,7 +175,7 @@ def test_through_the_head(goal: str, coupled: bool) -> None:
     [(0.0, []), (0.24, []), (0.25, [2]), (0.5, [2]), (0.75, [0, 1, 2]), (1.0, [0, 1, 2, 3])],
 )
 def test_top_takes_no_more_than_it_says(fraction: float, taken: list[int]) -> None:
-    """Of 1, 1, 2, 0: what ties where the fraction ends is left out as a whole."""
+    """The values are 1, 1, 2, 0: what ties where the fraction ends is left out as a whole."""
     numbers = [1.0, 1.0, 2.0, 0.0]
     mask = Order("top", ("i",), Column("reward", ("p", "i")), const(fraction))
     (chosen,) = evaluate([mask], Batch([0] * 4, [1] * 4, {"reward": numbers}))

@@ -311,7 +311,7 @@ def test_long_responses_are_scaled_afterwards_where_that_is_faster() -> None:
 def test_any_lengths_and_rewards(
     name: str, lengths: list[int], rewards: list[float], tokens: int
 ) -> None:
-    """Of a chunk of any size, and where every reward is alike: then nothing at all is weighted."""
+    """In chunks of any size, and where all rewards are equal: then nothing at all is weighted."""
     objective = objdsl.load(name, **PARAMS.get(name, {}))
     data = scene(objective, packed=False)
     data["rows"]["mask"] = torch.arange(6) < torch.tensor(lengths)[:, None]

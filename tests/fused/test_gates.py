@@ -274,7 +274,7 @@ def test_what_an_objective_takes_is_what_its_plan_says(
     objective.fused(states, weight, tokens, step)  # emits and compiles what it needs
     with Counts() as counts:
         leaves = [x.detach().requires_grad_() for x in (states, weight)]
-        # Of the reference's distribution, rows are views.
+        # Rows of the reference's distribution are views.
         held = counts.now + sum(x.nbytes for x in step.tokens.values() if x.dim() == 3)
         objective.fused(leaves[0], leaves[1], tokens, step, **options).loss.backward()
     scratch = counts.peak - held - sum(x.nbytes for x in leaves)

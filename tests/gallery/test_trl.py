@@ -181,7 +181,7 @@ def test_bnpo() -> None:
 
 
 def test_bnpo_depends_on_the_micro_batches() -> None:
-    """Cut into two, the same step has another loss: no objective of whole steps says that."""
+    """Cut into two, the same step has a different loss: no objective of whole steps says that."""
     d = grouped()
     halves = []
     for rows in (slice(0, 4), slice(4, 12)):

@@ -243,7 +243,7 @@ def test_policy_losses(mode: str) -> None:
 
 
 def test_dppo_follows_the_gradient_of_the_paper() -> None:
-    """verl's value is another, its gradient is the paper's while its cut-off is out of reach."""
+    """verl's value differs, its gradient is the paper's while its cut-off is out of reach."""
     d = data()
     A = advantages(d, norm_adv_by_std_in_grpo=False)
     options = {"clip_ratio_low": 0.05, "clip_ratio_high": 0.05, "clip_ratio_c": 20.0}

@@ -50,7 +50,7 @@ def score_for(objective: objdsl.Objective) -> Callable[..., list[float]]:
 
 
 def settings(folder: Path, **options: Any) -> dict[str, Any]:
-    """Of a GRPOConfig: steps of 8 responses, which is two groups."""
+    """Settings of a `GRPOConfig`: steps of 8 responses, which is two groups."""
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": 8,
         "num_generations": SIZE,

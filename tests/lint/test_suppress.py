@@ -156,7 +156,7 @@ def test_comments_are_no_findings_to_accept() -> None:
 
 
 def test_a_fix_that_breaks_the_text_is_not_made() -> None:
-    """Of two fixes the one that leaves an objective is made."""
+    """The fix that leaves an objective is made, the other is not."""
 
     def check(source: Source) -> Checked:
         checked = driver.check(source)

@@ -78,7 +78,7 @@ def objective(text: str, definition: str = "x * w") -> Source:
 def called(bare: str, pieces: tuple[str, str, list[tuple[str, str]], str]) -> Source:
     """The same text as the body of a function that is given its operand and its last factor."""
     before, reduction, followers, operand = pieces
-    if "[s" in reduction:  # the operand has another position there
+    if "[s" in reduction:  # the operand has a different position there
         return objective("weighed(0, 0)", bare)
     *some, (op, last) = followers
     body, *_ = texts(before, reduction, [*some, (op, "w")], "x")

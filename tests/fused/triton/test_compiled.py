@@ -40,13 +40,13 @@ def test_they_compile_and_spill_nothing(compiled: dict[str, Any]) -> None:
     for name, report in compiled.items():
         assert report["spilled"] == 0, name
         # 256 threads of 64 registers: four programs share a processor, and hide each other's loads.
-        # Those that shape logits in every way, or sweep over weights of words, have more to keep.
+        # Those that shape logits in every way, or weigh the whole vocabulary, have more to keep.
         rich = name in ("score", "gradient", "kl_exact")
         assert report["registers"] <= (96 if rich else 64), name
 
 
 def test_offsets_between_tokens_are_64_bits_wide(compiled: dict[str, Any]) -> None:
-    """A chunk of 16 384 tokens over 152 064 words has more than 2^31 logits."""
+    """A chunk of 16 384 tokens over a vocabulary of 152 064 has more than 2^31 logits."""
     assert 16_384 * 152_064 > 2**31
     for name, report in compiled.items():
         offsets = report["offsets"]

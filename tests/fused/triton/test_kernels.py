@@ -39,7 +39,7 @@ M = 7
 
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks() -> Any:
-    """So that a few words make several blocks, as many do."""
+    """Small blocks, so that a small vocabulary makes several, as a large one does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ours, "BLOCK", 16)
         yield
@@ -58,7 +58,7 @@ def a_head(words: int, dtype: torch.dtype, *, seed: int, **options: Any) -> Head
 
 
 def a_chunk(head: Head, rows: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Products `[C, V]`, which tokens they are of, and their words, which were kept."""
+    """Products `[C, V]`, which tokens they are of, and the vocabulary entries that were kept."""
     words = len(head.weight)
     make = torch.Generator(DEVICE).manual_seed(seed)
     hidden = torch.randn(rows, 4, generator=make, dtype=head.acc_dtype, device=DEVICE)
@@ -132,7 +132,7 @@ def test_a_narrow_gradient_lies_where_the_products_were() -> None:
 
 
 def test_words_that_are_far_apart() -> None:
-    """Logits that no exponential could hold, and a first block of which no word was kept."""
+    """Logits that no exponential could hold, and a first block of which no entry was kept."""
     head = a_head(40, torch.float32, seed=6, kept=True)
     assert head.kept is not None
     head.kept[:, :20] = False

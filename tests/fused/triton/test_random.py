@@ -44,7 +44,7 @@ def gradients(
     step = objective.prepare(prompt=case.prompt.to(DEVICE), lengths=lengths, **columns)
     w = objective.weights(log_pi, step)[1]["log_pi"]
 
-    # A vocabulary of two words, of which the first was sampled; the first tokens are enough.
+    # A vocabulary of two entries, of which the first was sampled; the first tokens are enough.
     rows = torch.arange(min(len(log_pi), 3), device=DEVICE)
     rest = torch.log1p(-log_pi.exp())
     z = torch.stack([log_pi, rest], -1)[rows]
