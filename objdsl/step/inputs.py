@@ -19,7 +19,7 @@ from torch import Tensor
 from objdsl.diagnostic import near, spelled
 from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
-from objdsl.ir.columns import BUILT_IN, NOISE, Column, LogProbs, Truncation, of_policy
+from objdsl.ir.columns import BUILT_IN, CLOCK, NOISE, Column, LogProbs, Truncation, of_policy
 from objdsl.ir.indices import TOKEN, WORD, Indices, written
 from objdsl.ir.nodes import IMPOSSIBLE
 from objdsl.ir.objective import BUILT_IN_POLICIES, Domain
@@ -32,9 +32,9 @@ ALL = 0.1
 """By how much if none is below 0. Probabilities that are taken for logarithms are above it at some
 token, if not above the other."""
 
-STANDARD = frozenset({NOISE.name, *(row.name for row in BUILT_IN.values())}).union(
-    *map(of_policy, BUILT_IN_POLICIES)
-)
+STANDARD = frozenset(
+    {NOISE.name, *(row.name for row in (*BUILT_IN.values(), *CLOCK.values()))}
+).union(*map(of_policy, BUILT_IN_POLICIES))
 """Columns that every training loop may bring."""
 
 

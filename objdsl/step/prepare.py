@@ -15,7 +15,8 @@ from objdsl.diagnostic import near
 from objdsl.emit.load import Compiled, CompiledValues
 from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
-from objdsl.ir.columns import NOISE, Clock, Column, State, columns_in, of_policy
+from objdsl.ir.columns import NOISE, Clock, Column, columns_in, of_policy
+from objdsl.ir.columns import State as StateRole
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD
 from objdsl.ir.nodes import Expr, Peers, Position, Reduce, Scan, Shift
 from objdsl.ir.objective import Objective as Formula
@@ -25,7 +26,7 @@ from objdsl.step.gather import exchange, gather
 from objdsl.step.inputs import as_tensor, cleaned, prompt_numbers, read_rows, refuse_unknown, widest
 from objdsl.step.rows import Share, Step, mask_of
 from objdsl.syntax.parse import parse
-from objdsl.syntax.tree import Given, Policy
+from objdsl.syntax.tree import Given, Policy, State
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -129,7 +130,9 @@ class Preparation:
         given = {name: as_tensor(name, x, mask.device) for name, x in columns.items()}
         if dtype is None:
             # States are as wide as Python's numbers, whatever the data is.
-            remembered = {k for k, x in self.columns.items() if isinstance(x.role, State | Clock)}
+            remembered = {
+                k for k, x in self.columns.items() if isinstance(x.role, StateRole | Clock)
+            }
             data = (x for name, x in given.items() if name not in remembered)
             dtype = widest(*(x for x in data if x.is_floating_point()))
         if not dtype.is_floating_point:
@@ -151,8 +154,8 @@ class Preparation:
     def _missing(self, name: str, column: Column, given: Mapping[str, Any]) -> str:
         shapes = {PROMPT: " [N]", RESPONSE: " [N]", TOKEN: " [N, T]", WORD: " [N, T, V]"}
         reader, shape = self.formula.name, shapes.get(column.indices, "")
-        if isinstance(column.role, State | Clock):
-            what = "the state" if isinstance(column.role, State) else "the number of rollouts"
+        if isinstance(column.role, StateRole | Clock):
+            what = "the state" if isinstance(column.role, StateRole) else "the number of rollouts"
             return (
                 f"{reader} reads {what} {name!r}{shape}, which is missing: "
                 "`**objective.recall(states, prompt)` gives it"
@@ -294,11 +297,11 @@ class Preparation:
 
 @cache
 def _declared(*sources: Source) -> set[str]:
-    """The columns that files declare, and those of the policies that they name."""
+    """The columns and states that files declare, and columns of the policies that they name."""
     names: set[str] = set()
     for statement in (line for source in sources for line in parse(source).statements):
         match statement:
-            case Given(name):
+            case Given(name) | State(name):
                 names.add(name.id)
             case Policy(name):
                 names.update(of_policy(name.id))

@@ -24,6 +24,7 @@ PUBLISHED = """
     geometric_mask icepop dual_clip log_clip clip_cov kl_cov differential_smoothing bupo opo dppo
     kimi_k15 vespo on_policy_distillation dpo ipo simpo kto kl_k1_loss kl_k2_loss kl_k3_loss
     kl_k1_reward kl_k2_reward kl_k3_reward kl_k1_is kl_k2_is kl_k3_is kl_exact gdpo m2po qae
+    adaptive_kl ppo_annealed spo
 """.split()
 
 SOURCE = re.compile(r"arXiv:\d{4}\.\d{5}|doi:\S+|https://\S+")
@@ -102,6 +103,23 @@ def test_critic_loss_is_that_of_the_paper(name: str, seed: int) -> None:
     (value,) = evaluate([objective.critic], gallery_steps.batch(step), values)
     critic = by_hand("ppo_critic", step, values)
     assert value == pytest.approx(critic, rel=1e-12, abs=1e-12)
+
+
+@seeds
+def test_states_become_what_the_paper_says(seed: int) -> None:
+    for name, names in (("adaptive_kl", ["beta"]), ("spo", ["won", "lost"])):
+        objective = formula(name)
+        step = gallery_steps.random_step(seed, objective.domains)
+        values = params(objective) | ({"target": 0.3} if name == "adaptive_kl" else {})
+        assert [state.name for state in objective.states] == names
+        after = [state.next for state in objective.states]
+        actual = evaluate(after, gallery_steps.batch(step), values)
+        if name == "spo":
+            expected = [*paper_formulas.spo_tracker(step, values["rho"])]
+        else:
+            expected = [paper_formulas.adaptive_kl_beta(step, values["target"])]
+        for got, wanted in zip(actual, expected, strict=True):
+            assert got == pytest.approx(wanted, rel=1e-12)
 
 
 @entries

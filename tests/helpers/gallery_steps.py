@@ -102,6 +102,8 @@ def random_step(seed: int, domains: Mapping[str, Domain] | None = None) -> Step:
         ref_dist=distributions(),
         correct=(rng.random(n) < 0.5).astype(float),
         format=rng.normal(size=n),
+        won=np.array([{3: 1.5, 7: 4.0, 8: 0.5, 20: 2.0}[p] for p in prompt]),
+        lost=np.array([{3: 2.0, 7: 1.0, 8: 3.5, 20: 2.0}[p] for p in prompt]),
     )
     for name, domain in (domains or {}).items():
         setattr(step, name, nearest(domain, getattr(step, name)))
@@ -109,13 +111,16 @@ def random_step(seed: int, domains: Mapping[str, Domain] | None = None) -> Step:
 
 
 def columns(step: Step) -> dict[str, Any]:
-    """The step under the names that objdsl gives its columns; a column is a list of N rows."""
+    """The step under the names that objdsl gives its columns; a column is a list of N rows, or the
+    number that all of them have."""
     logs = {f"log_{name}": getattr(step, name) for name in POLICIES}
     plain = ("reward", "value", "value_old", "noise", "greedy", "chosen", "desirable", "mismatched")
     plain = (*plain, "correct", "format")
     return {
         **logs,
         **{name: getattr(step, name) for name in plain},
+        **{name: getattr(step, name) for name in ("beta", "rollout_step", "rollout_steps")},
+        **{name: getattr(step, name) for name in ("won", "lost")},
         "log_pi_dist": step.pi_dist,
         "log_ref_dist": step.ref_dist,
     }
@@ -131,7 +136,7 @@ def padded(step: Step) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     mask = torch.arange(longest) < torch.tensor(step.lengths)[:, None]
     tensors = {}
     for name, rows in columns(step).items():
-        if np.ndim(rows[0]) == 0:
+        if np.isscalar(rows) or np.ndim(rows[0]) == 0:
             tensors[name] = torch.tensor(np.asarray(rows, dtype=np.float64))
             continue
         x = torch.full((len(rows), longest, *np.shape(rows[0])[1:]), torch.nan, dtype=torch.float64)

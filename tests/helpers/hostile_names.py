@@ -34,7 +34,7 @@ def declared(text: str) -> tuple[list[str], set[str]]:
     columns = set()
     for statement in parse(Source("x.obj", text)).statements:
         match statement:
-            case tree.Given(name, indices) if indices is not None:
+            case tree.Given(name, indices) | tree.State(name, indices) if indices is not None:
                 names[name.id] = None
                 columns.add(name.id)
             case tree.Param(name) | tree.Let(name) | tree.Report(name) | tree.Policy(name):

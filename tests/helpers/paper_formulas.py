@@ -41,6 +41,11 @@ class Step:
     mismatched: Array
     correct: Array
     format: Array
+    won: Array
+    lost: Array
+    beta: float = 0.15  # an adaptive coefficient, before this rollout
+    rollout_step: float = 30
+    rollout_steps: float = 80
     pi_dist: PerToken = field(default_factory=list)
     ref_dist: PerToken = field(default_factory=list)
 
@@ -223,6 +228,35 @@ def dual_clip(
         return np.where(A[i] < 0, np.maximum(plain, c * A[i]), plain)
 
     return mean_of_tokens(b, term)
+
+
+def adaptive_kl(b: Step, eps: float, eps_v: float, gamma: float, lam: float) -> float:
+    return ppo(b, eps, eps_v, b.beta, gamma, lam)
+
+
+def adaptive_kl_beta(b: Step, target: float) -> float:
+    """The coefficient after the rollout."""
+    kl = np.mean([np.sum(b.old[i] - b.ref[i]) for i in b.rows])
+    return b.beta * (1 + 0.1 * float(np.clip(kl / target - 1, -0.2, 0.2)))
+
+
+def ppo_annealed(b: Step, eps_v: float, beta: float, gamma: float, lam: float) -> float:
+    return ppo(b, 0.1 * (1 - b.rollout_step / b.rollout_steps), eps_v, beta, gamma, lam)
+
+
+def spo(b: Step, eps_low: float, eps_high: float) -> float:
+    D = b.reward - b.won / (b.won + b.lost)
+    A = (D - D.mean()) / (D.std(ddof=1) + 1e-8)
+    return mean_of_tokens(
+        b, lambda i: clipped(ratio(b.pi[i], b.mu[i]), A[i], 1 - eps_low, 1 + eps_high)
+    )
+
+
+def spo_tracker(b: Step, rho: float) -> tuple[list[float], list[float]]:
+    """Successes and failures of each prompt after the rollout."""
+    won = [rho * b.won[rows[0]] + b.reward[rows].sum() for rows in b.groups]
+    lost = [rho * b.lost[rows[0]] + (1 - b.reward[rows]).sum() for rows in b.groups]
+    return won, lost
 
 
 def reinforce_pp(b: Step, eps: float, beta: float) -> float:

@@ -408,7 +408,7 @@ class Writer:
                 self.names[level].append(name)
         lines += [
             f"report {name} = {self.scalar(depth)}\n"
-            for name in ("first", "second", "third")[: self.random.randint(1, 3)]
+            for name in ("initial", "second", "third")[: self.random.randint(1, 3)]
         ]
         if self.random.randrange(5) == 0:
             body = f"V - {self.expression('pit', depth - 1)}"

@@ -134,7 +134,7 @@ def test_the_gallery_under_hostile_names(name: str) -> None:
     text = stripped(gallery.find(name).text)
     seed = OWN.index(name)
     case = random_objectives.data(seed)
-    spare = {1: "difficulty", 2: "margin", 3: "noise_column", 4: "log_ref_dist"}
+    spare = {0: "pace", 1: "difficulty", 2: "margin", 3: "noise_column", 4: "log_ref_dist"}
     for column, facts in objdsl.loads(text).columns.items():
         if column not in case.columns:
             case.columns[column] = case.columns[spare[len(facts.indices)]]
