@@ -12,6 +12,7 @@ from objdsl.elaborate.checks import as_number
 from objdsl.elaborate.collect import collect
 from objdsl.elaborate.context import SHALLOWER, Context, Find
 from objdsl.elaborate.expressions import node_of
+from objdsl.elaborate.listed import check_listed
 from objdsl.elaborate.names import binding
 from objdsl.elaborate.readings import judge_alone
 from objdsl.elaborate.statements import (
@@ -127,6 +128,8 @@ def _objective(ctx: Context, file: tree.File) -> Objective:
     for name, function in scope.defs.items():
         if name not in ctx.read and function.span.source is not ctx.prelude.source:
             judge_alone(ctx, function)
+    values = [*goals.values(), *(one.value for one in (*reports, *ctx.order))]
+    check_listed(ctx, policies, [x for x in (*values, ctx.kept) if x is not None])
     if ctx.errors:
         raise ObjectiveError(ctx.errors)
     critic = goals.get(True)

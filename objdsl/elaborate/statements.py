@@ -172,7 +172,13 @@ def policy_of(ctx: Context, policy: tree.Policy) -> Policy:
             near_to=(of or "", BUILT_IN_POLICIES),
             help="known are: " + ", ".join(BUILT_IN_POLICIES),
         )  # fmt: skip
-    return Policy(name, of, policy.layer)
+    if policy.top is not None and (of is not None or policy.top < 1):
+        ctx.record(
+            "outside-domain",
+            "a policy on a hidden layer is known for all words" if of else "no word is known then",
+            policy.span, help="`policy teacher top 64` is one that is served with 64 words",
+        )  # fmt: skip
+    return Policy(name, of, policy.layer, policy.top)
 
 
 def sampling_of(ctx: Context, sample: tree.Sample) -> Sampling:

@@ -175,8 +175,7 @@ def _lines(objective: Objective, names: Names) -> dict[str, str]:
         for p in objective.used_params
     }
     for policy in objective.policies:
-        layer = f" = {policy.of} at layer {policy.layer}" if policy.of else ""
-        lines[f"policy {policy.name}"] = f"policy {policy.name}{layer}"
+        lines[f"policy {policy.name}"] = str(policy)
     for column in objective.rewards:
         if column.name != "reward":
             name = f"{column.name}[{','.join(column.over)}]"

@@ -94,11 +94,17 @@ class Declared:
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy besides `pi`, `old`, `mu`, `ref`: frozen, or read off a hidden layer of `of`."""
+    """A policy besides `pi`, `old`, `mu`, `ref`: frozen, or read off a hidden layer of `of`. Of one
+    with a `top` that many words are known, the most probable ones."""
 
     name: str
     of: str | None = None
     layer: int | None = None
+    top: int | None = None
+
+    def __str__(self) -> str:
+        layer = "" if self.of is None else f" = {self.of} at layer {self.layer or 0}"
+        return f"policy {self.name}{layer}" + ("" if self.top is None else f" top {self.top}")
 
 
 @dataclass(frozen=True)

@@ -274,11 +274,13 @@ class Parameter(_Strict):
 
 
 class Policy(_Strict):
-    """`policy name`, which is frozen; or `policy name = of at layer 6`."""
+    """`policy name`, which is frozen; or `policy name = of at layer 6`. With a `top`, that many
+    words of it are known at each token."""
 
     name: Name
     of: Name | None = None
     layer: int | None = None
+    top: int | None = None
 
 
 class State(_Strict):

@@ -76,8 +76,7 @@ def _statements(objective: Objective) -> Iterator[str]:
     for param in objective.params:
         yield f"param {param.name} = {decimal(param.default)}{_domain(param.domain)}"
     for policy in objective.policies:
-        layer = "" if policy.of is None else f" = {policy.of} at layer {policy.layer or 0}"
-        yield f"policy {policy.name}{layer}"
+        yield str(policy)
     for column in columns.values():
         if column.role in ("state", "clock"):
             continue

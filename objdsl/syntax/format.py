@@ -98,8 +98,9 @@ def _statement(statement: tree.Statement, rewrite: _Rewrite) -> str:
             return f"objective {name.id}" + (f" from {base.id}" if base else "")
         case tree.Param(name, _, text, domain):
             return f"param {name.id} = {text}" + _domain(domain)
-        case tree.Policy(name, of, layer):
-            return f"policy {name.id}" + (f" = {of.id} at layer {layer}" if of else "")
+        case tree.Policy(name, of, layer, top):
+            layers = f" = {of.id} at layer {layer}" if of else ""
+            return f"policy {name.id}{layers}" + (f" top {top}" if top is not None else "")
         case tree.Given(name, indices, domain, role, known):
             where = "" if indices is None else f"[{','.join(index.id for index in indices)}]"
             end = f" as {role.id}" if role else ""

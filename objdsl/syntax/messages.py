@@ -188,11 +188,11 @@ def out_of_range(span: Span) -> Diagnostic:
     return syntax(f"`{span.text}` is too large for a number", span, help="write `inf`")
 
 
-def not_a_layer(span: Span) -> Diagnostic:
+def not_a_whole_number(span: Span) -> Diagnostic:
     return syntax(
-        f"a layer is a whole number, not `{span.text}`",
+        f"a layer, and how many words are known, are whole numbers, not `{span.text}`",
         span,
-        help=f"for example `{FORMS['policy']}`",
+        help=f"for example `{FORMS['policy']}`, or `policy teacher top 64`",
     )
 
 

@@ -180,8 +180,9 @@ def _node(rule: str, parts: list[Any], span: Span) -> Any:
             return tree.Choice(tuple(number.value for number in numbers[::2]), span)
         case "header", [_, name, _, base]:
             return tree.Header(_name(name), base and _name(base), span)
-        case "policy", [_, name, _, of, _, _, layer]:
-            return tree.Policy(_name(name), of and _name(of), layer and _layer(layer), span)
+        case "policy", [_, name, _, of, _, _, layer, _, top]:
+            layer, top = (word and _whole(word) for word in (layer, top))
+            return tree.Policy(_name(name), of and _name(of), layer, top, span)
         case "given", [_, name, _, indices, _, _, domain, _, role, word, index]:
             known = word and tree.When(word.text, _name(index), word.span.to(index.span))
             return tree.Given(_name(name), indices, domain, role and _name(role), known, span)
@@ -213,7 +214,7 @@ def _number(word: _Word) -> float:
     return value
 
 
-def _layer(word: _Word) -> int:
+def _whole(word: _Word) -> int:
     if not word.text.isdigit() or len(word.text) > 4:
-        raise ObjectiveError([messages.not_a_layer(word.span)])
+        raise ObjectiveError([messages.not_a_whole_number(word.span)])
     return int(word.text)

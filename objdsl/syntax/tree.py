@@ -177,11 +177,12 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`policy teacher` or `policy inner = pi at layer 6`."""
+    """`policy teacher`, `policy teacher top 64` or `policy inner = pi at layer 6`."""
 
     name: Name
     of: Name | None
     layer: int | None
+    top: int | None
     span: Span = _span()
 
 
