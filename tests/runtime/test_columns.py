@@ -1,7 +1,8 @@
 """Token columns and several rewards in whole runs: the objective has the numbers of the functions.
 
-On policy, `mean[p,i] sum[t] (pi / mu * A)` is the mean of the advantages' sums, which is computed
-here from the samples that the run has written.
+On policy, `mean[p,i] sum[t] (pi / mu * A)` is the mean of the advantages' sums, and divided by the
+lengths of turns, that of the turns' advantages. They are computed here from the samples that the
+run has written.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ A1 = first + second - mean[j != i] (first + second)
 A2 = second - mean[j != i] second
 A = A1 if turn == 1 else A2
 report in_turn_2 = mean[p,i,t] (turn == 2)
-maximize mean[p,i] sum[t] (pi / mu * A)
+report credit = mean[p,i] sum[t] (abs(A) / (sum[t by turn] 1))
+maximize mean[p,i] sum[t] (pi / mu * A / (sum[t by turn] 1))
 """
 PROCESS = """objective process
 given progress[p,i,t] in [0, 1] as reward
@@ -104,14 +106,21 @@ def compare(
 def test_two_turns_are_credited_separately(
     run: Run, numbers: Numbers, write: Callable[[str], str]
 ) -> None:
-    def value(groups: list[list[Row]]) -> float:
-        sums = []
+    def credits(groups: list[list[Row]]) -> list[float]:
+        """The advantage of every turn that has tokens, 0 for turns that have none."""
+        turns = []
         for group in groups:
             for k, row in enumerate(group):
                 second = row["second"] - others(group, k, "second")
                 first = row["first"] - others(group, k, "first") + second
-                sums.append(sum(first if x == 1 else second for x in learned(row, "turn")))
-        return fmean(sums)
+                turns += [first, second * (2 in learned(row, "turn"))]
+        return turns
+
+    def value(groups: list[list[Row]]) -> float:
+        return 2 * fmean(credits(groups))
+
+    def credit(groups: list[list[Row]]) -> float:
+        return 2 * fmean(map(abs, credits(groups)))
 
     def in_turn_2(groups: list[list[Row]]) -> float:
         turns = [x for group in groups for row in group for x in learned(row, "turn")]
@@ -121,7 +130,8 @@ def test_two_turns_are_credited_separately(
         return fmean(x for group in groups for row in group for x in row["loss_mask"])
 
     result = run(write(TWO_TURNS), **TURNS | {"warm_start.lr": 2e-2, "warm_start.steps": 100})
-    assert any(abs(x) > 1e-3 for x in compare(result.folder, numbers, "objective", value))
+    compare(result.folder, numbers, "objective", value)
+    assert all(x > 1e-2 for x in compare(result.folder, numbers, "credit", credit))
     assert all(0 < x < 1 for x in compare(result.folder, numbers, "in_turn_2", in_turn_2))
     assert all(0 < x < 1 for x in compare(result.folder, numbers, "loss_mask", unmasked))
     rows = [row for step in samples(result.folder) for group in step for row in group]
