@@ -200,12 +200,12 @@ def _styled(source: Source, word: str, start: int, at: int) -> Generator[Token, 
         return at
     if kind == "WORD" and not inside:
         return content.end()
-    said = plain.lower().rstrip(".,: ").strip()
-    connected = {"and": "AND", "or": "OR", "not": "NOT"}.get(said)
-    if said in ("otherwise", "else", "o.w"):
+    keyword = plain.lower().rstrip(".,: ").strip()
+    connected = {"and": "AND", "or": "OR", "not": "NOT"}.get(keyword)
+    if keyword in ("otherwise", "else", "o.w"):
         connected = "OTHERWISE"
-    if said in ("if", "where", "with", "for", "when", ""):
-        yield _token("TEXT", said, start, content.end())
+    if keyword in ("if", "where", "with", "for", "when", ""):
+        yield _token("TEXT", keyword, start, content.end())
         return content.end()
     yield _token(connected or kind, plain, start, content.end())
     return content.end()
@@ -240,10 +240,10 @@ def _next_is_column(after: Sequence[Token]) -> bool:
 def _barred(source: Source, tokens: list[Token]) -> list[Token]:
     """Which bar opens, which closes, and which stands between what is asked and what is given."""
     opened: list[str] = []
-    made: list[Token] = []
+    barred: list[Token] = []
     for k, token in enumerate(tokens):
         kind, start, end = token.type, token.start_pos or 0, token.end_pos or 0
-        before = made[-1].type if made else "OPEN"
+        before = barred[-1].type if barred else "OPEN"
         if kind == "BAR":
             if opened and opened[-1] == "LBAR":
                 kind = "RBAR"
@@ -260,5 +260,5 @@ def _barred(source: Source, tokens: list[Token]) -> list[Token]:
         elif kind in ("RPAR", "RSQ", "RBRACE", "CLOSE", "RBAR", "END_CASES") and opened:
             opened.pop()
         if kind != "TEXT":
-            made.append(_token(kind, str(token), start, end))
-    return made
+            barred.append(_token(kind, str(token), start, end))
+    return barred

@@ -97,16 +97,16 @@ def parts_of(tokens: Sequence[Token], letters: Sequence[str]) -> Parts:
 
 def words_of(tokens: Sequence[Token]) -> list[str]:
     """The words of some tokens; letters that touch are one, `o`, `l`, `d`."""
-    found: list[str] = []
+    words: list[str] = []
     end = -1
     for token in tokens:
         text = word(token) if token.type not in ("SUB", "SUP", "OPEN", "CLOSE", "COMMA") else ""
-        if token.type == "LETTER" and token.start_pos == end and found:
-            found[-1] += text
+        if token.type == "LETTER" and token.start_pos == end and words:
+            words[-1] += text
         elif text:
-            found.append(text)
+            words.append(text)
         end = token.end_pos or -1 if token.type == "LETTER" else -1
-    return found
+    return words
 
 
 def _between_commas(tokens: Sequence[Token]) -> list[list[Token]]:

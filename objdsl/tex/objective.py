@@ -41,9 +41,9 @@ def imported(source: Source, name: str = "imported") -> str:
     for equation in equations(source):
         reading.sizes.update(_sizes(equation))
     for equation in equations(source):
-        said = "".join(str(token) for token in equation.right)
-        if said in _NUMBERS and len(equation.left) == 1:
-            reading.sizes[str(equation.left[0])] = _NUMBERS[said]
+        number = "".join(str(token) for token in equation.right)
+        if number in _NUMBERS and len(equation.left) == 1:
+            reading.sizes[str(equation.left[0])] = _NUMBERS[number]
             continue
         if goal is None and _is_goal(equation):
             goal = equation

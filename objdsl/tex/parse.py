@@ -62,19 +62,19 @@ def equations(source: Source) -> list[Equation]:
         for group in ("dollars", "bracket", "body")
         if block[group] is not None
     ] or [(0, len(text))]
-    found = []
+    pairs = []
     for start, end in blocks:
         tokens = tokens_of(clean, start, end)
         if len(tokens) > _MOST_TOKENS:
             raise unreadable("this formula is too long", Span(source, start, end))
-        found += [
+        pairs += [
             Equation(tuple(left), tuple(_first(right)), source)
             for left, right in _split(tokens)
             if right
         ]
-    if not found:
+    if not pairs:
         raise unreadable("there is no formula here", Span(source, 0, min(len(source.text), 1)))
-    return found
+    return pairs
 
 
 def _split(tokens: Sequence[Token]) -> Iterator[tuple[list[Token], list[Token]]]:

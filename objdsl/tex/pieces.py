@@ -127,9 +127,9 @@ def logarithm(x: Piece) -> Piece:
     if x.logs:
         total: Piece | None = None
         for at, text, sign in sorted(x.logs, key=lambda log: -log[2]):
-            one = resolved(Piece(f"sum[t] log({text})", APPLY, 2, at, open=True))
-            first = one if sign > 0 else negated(one)
-            total = infix(total, "+-"[sign < 0], one, PLUS) if total else first
+            piece = resolved(Piece(f"sum[t] log({text})", APPLY, 2, at, open=True))
+            first = piece if sign > 0 else negated(piece)
+            total = infix(total, "+-"[sign < 0], piece, PLUS) if total else first
         assert total is not None
         return total
     return Piece(f"log({x.text})", ATOM, x.depth, x.at)

@@ -282,8 +282,8 @@ class Reading:
             raise self.fail("a sum names its index", factor)
         if rest and rest[0].type == "COMMA":
             letters = [str(token) for token in sub if token.type == "LETTER"]
-            found = tuple(index for index in "pitv" if index in map(self._index, letters))
-            return _Binder(found, tuple(letters), mask=mask)
+            indices = tuple(index for index in "pitv" if index in map(self._index, letters))
+            return _Binder(indices, tuple(letters), mask=mask)
         if rest and rest[0].type == "RELATION" and str(rest[0]) in _RELATIONS:
             relation = _RELATIONS[str(rest[0])]
             index = "i" if relation == "!=" else "t"
@@ -694,9 +694,9 @@ class Reading:
             key = key.replace("__", "_")
         if key in self.declared:
             return key
-        for one in (key, key.removeprefix("theta_"), key.split("_")[-1]):
-            if one in POLICIES:
-                return POLICIES[one]
+        for candidate in (key, key.removeprefix("theta_"), key.split("_")[-1]):
+            if candidate in POLICIES:
+                return POLICIES[candidate]
         name = identifier(key.removeprefix("theta_"))
         self.policies.setdefault(name, "" if name in self.declared else "guessed: a frozen policy")
         return name
@@ -797,22 +797,22 @@ class Reading:
             argument = leaves(group)[1:-1]
             for k, token in enumerate(argument):
                 if token.type == "SUB":
-                    said = parts_of(_first_script(argument[k:], "SUB"), tuple(self.letters))
-                    indices = tuple(x for x in said.indices if x not in (*sub.indices, "w", "l"))
+                    parts = parts_of(_first_script(argument[k:], "SUB"), tuple(self.letters))
+                    indices = tuple(x for x in parts.indices if x not in (*sub.indices, "w", "l"))
                     sub = replace(
-                        sub, indices=(*sub.indices, *indices), shift=sub.shift or said.shift
+                        sub, indices=(*sub.indices, *indices), shift=sub.shift or parts.shift
                     )
         self._check(sub, leaves(factor))
         if sup:
-            said = parts_of(sup, tuple(self.letters))
+            parts = parts_of(sup, tuple(self.letters))
             inside = [t for t in sup if t.type not in ("LPAR", "RPAR")]
             capitals = "".join(str(t) for t in sup)
             is_word = len(capitals) > 1 and capitals.isalpha() and capitals.isupper()
             if is_word:
                 suffix = (capitals,)
             elif any(t.type in ("WORD", "CALLIGRAPHIC") for t in sup) or len(inside) < len(sup):
-                suffix = tuple(x for x in said.words if x.lower() not in ("gae", "pi"))
-                sub = replace(sub, indices=(*sub.indices, *said.indices))
+                suffix = tuple(x for x in parts.words if x.lower() not in ("gae", "pi"))
+                sub = replace(sub, indices=(*sub.indices, *parts.indices))
             elif not pair and str(sup[0]) not in ("pi", "*", "star"):
                 powers = sup
         head = word(base)
@@ -942,8 +942,8 @@ def _flat_any(node: Node) -> list[Tree[Token]]:
     """The factors anywhere in a formula."""
     if isinstance(node, Token):
         return []
-    found = [node] if node.data == "factor" else []
-    return found + [factor for child in node.children for factor in _flat_any(child)]
+    factors = [node] if node.data == "factor" else []
+    return factors + [factor for child in node.children for factor in _flat_any(child)]
 
 
 def _is_script(node: Node, kind: str) -> bool:
@@ -990,11 +990,11 @@ def _group_at(items: Sequence[Factor], at: int) -> Tree[Token] | None:
 def _items(group: Tree[Token]) -> list[Node | None]:
     inside = group.children[1]
     assert isinstance(inside, Tree)
-    found: list[Node | None] = []
+    items: list[Node | None] = []
     for child in inside.children:
         if isinstance(child, Tree) and child.data == "item":
-            found.append(child.children[0] if child.children else None)
-    return found
+            items.append(child.children[0] if child.children else None)
+    return items
 
 
 def _braced_set(node: Node) -> Node | None:
@@ -1042,10 +1042,10 @@ def _depth_of(size: tuple[str, ...]) -> int:
 
 
 def _pair_of(parts: Parts, sup: Sequence[str]) -> str:
-    said = {*parts.words, *parts.indices, *(sup if len(sup) == 1 else ())}
-    if said & {"w", "chosen", "c", "plus", "+", "win"} and "t" not in said:
+    marks = {*parts.words, *parts.indices, *(sup if len(sup) == 1 else ())}
+    if marks & {"w", "chosen", "c", "plus", "+", "win"} and "t" not in marks:
         return "chosen"
-    if said & {"l", "rejected", "minus", "-", "lose"} and "t" not in said:
+    if marks & {"l", "rejected", "minus", "-", "lose"} and "t" not in marks:
         return "rejected"
     return ""
 

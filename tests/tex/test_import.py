@@ -42,8 +42,8 @@ def test_what_papers_print(path: Path, golden: Callable[[str, str], None]) -> No
 
 def latex_of(name: str) -> str:
     formula = driver.compile_source(gallery.find(name))
-    said = "".join(f"% objdsl: {line}\n" for line in declarations(formula))
-    return said + driver.mathematics(formula, latex=True)
+    comments = "".join(f"% objdsl: {line}\n" for line in declarations(formula))
+    return comments + driver.mathematics(formula, latex=True)
 
 
 @pytest.mark.parametrize("name", gallery.names())
@@ -101,7 +101,7 @@ def test_formulas(latex: str, expected: str | None) -> None:
     head = re.search(r"^(?:maximize|minimize)", text, re.MULTILINE)
     assert head is not None
     wanted = f"{text[: head.start()]}maximize {expected}\n"
-    goals = [driver.compile_source(Source("x.obj", one)).goal for one in (text, wanted)]
+    goals = [driver.compile_source(Source("x.obj", x)).goal for x in (text, wanted)]
     assert goals[0] == goals[1], text
 
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_read_is_said_at_its_place(golden: Callable[[str, str], N
     for name, text in UNREADABLE.items():
         with pytest.raises(ObjectiveError) as caught:
             imported(Source("paper.tex", text))
-        report = "\n".join(render(one, color=False, width=100) for one in caught.value.diagnostics)
+        report = "\n".join(render(x, color=False, width=100) for x in caught.value.diagnostics)
         shown.append(f"# {name}\n\n{text}\n\n{report}")
     golden("tex/errors.txt", "\n\n".join(shown) + "\n")
 
@@ -151,7 +151,7 @@ def test_damaged_text_ends_with_a_message_or_an_objective(seed: int) -> None:
         try:
             parse(Source("x.obj", imported(Source("x.tex", "".join(damaged)), "x")))
         except ObjectiveError as error:
-            assert all(one.span is not None for one in error.diagnostics)
+            assert all(x.span is not None for x in error.diagnostics)
 
 
 def test_the_command(tmp_path: Path) -> None:
