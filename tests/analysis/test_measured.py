@@ -246,3 +246,24 @@ def test_a_weight_that_is_said_to_bend_does(weight: str, proven: bool) -> None:
     reported = list(RULES["response-weight"](Facts(objdsl.loads(text(goal)).formula)))
     assert {x.severity for x in reported} == {Severity.WARNING if proven else Severity.NOTE}
     assert on > BIASED if proven else on < EXACT
+
+
+@pytest.mark.parametrize(
+    ("baseline", "biased"),
+    [
+        ("median[i] reward", True),
+        ("quantile[i](reward, 0.4)", True),
+        ("(rank[i] reward)", True),
+        ("0.3", False),
+    ],
+)
+def test_what_the_order_of_a_group_subtracts(baseline: str, biased: bool) -> None:
+    """A statistic that holds the own reward bends the gradient, a number does not."""
+    given = objdsl.loads(
+        "objective measured\ngiven reward in {0, 0.5, 1}\n"
+        f"maximize mean[p,i] ((reward - {baseline}) * sum[t] log(pi))\n"
+    )
+    found = audit(given, group=3, vocabulary=3, horizon=3, policies=1)
+    assert (found.row(reward="real").residual.mean > BIASED) == biased
+    named = any(RULES["own-sample-baseline"](Facts(given.formula)))
+    assert named == biased
