@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from objdsl.errors import ObjdslError
-from objdsl.ir.columns import Clock, Data, LogProbs, Reward, State, Values
+from objdsl.ir.columns import Clock, Data, Ids, LogProbs, Reward, State, Values
 from objdsl.ir.indices import PROMPT, RESPONSE
 from objdsl.objective import Objective
 
@@ -47,5 +47,7 @@ def refused(objective: Objective, policies: Collection[str]) -> Iterator[str]:
                 yield f"it remembers the state `{name}`, which nothing there keeps between rollouts"
             case Clock():
                 yield "it reads the number of rollouts (`step`, `steps`), which it is not told"
+            case Ids():
+                yield "it reads ids of tokens (`token`), which it is not given"
             case Reward() | Data() if column.indices not in (PROMPT, RESPONSE):
                 yield f"it reads the column `{name}` of every token, which nothing there gives"

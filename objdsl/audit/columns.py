@@ -12,9 +12,9 @@ from torch import Tensor
 from objdsl.audit.instance import UnauditableError
 from objdsl.audit.plan import Plan
 from objdsl.audit.world import World
-from objdsl.ir.columns import Data, State, column_of
+from objdsl.ir.columns import IDS, Data, State, column_of
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, Indices
-from objdsl.ir.nodes import Column
+from objdsl.ir.nodes import Binary, Column, Const, Param
 from objdsl.ir.objective import Domain
 from objdsl.objective import Objective
 
@@ -65,7 +65,25 @@ def tables_of(objective: Objective, plan: Plan, given: Mapping[str, Given]) -> d
                 f"the column {name!r} is {outside[0]:g}, outside of its domain {domain}"
             )
         tables[name] = table
+    if IDS.name in objective.columns:
+        ids = _ids(objective, world.vocabulary)
+        tables[IDS.name] = ids[world.tokens].expand(plan.prompts, *world.tokens.shape)
     return tables
+
+
+def _ids(objective: Objective, vocabulary: int) -> Tensor:
+    """The id of each word: those that the formula asks for, from the first that is not EOS, and
+    others that it does not ask for."""
+    asked: set[float] = set()
+    for node in objective.formula.nodes:
+        match node:
+            case Binary("eq" | "ne", Column(role="ids"), Const(value)):
+                asked.add(value)
+            case Binary("eq" | "ne", Column(role="ids"), Param(name)):
+                asked.add(float(objective.params[name]))
+    others = (x for x in map(float, range(vocabulary + len(asked))) if x not in asked)
+    ids = [*sorted(asked)[:vocabulary], *others][:vocabulary]
+    return torch.tensor([ids[-1], *ids[:-1]], dtype=torch.float64)
 
 
 def _declared(objective: Objective) -> dict[str, Column]:

@@ -15,6 +15,7 @@ from objdsl.ir.columns import (
     Clock,
     Column,
     Data,
+    Ids,
     LogProbs,
     Noise,
     Reward,
@@ -70,7 +71,7 @@ class Instance:
                     to_go = [world.to_go(reward) for reward in self.rewards.values()]
                     zero = old.new_zeros(*shape, world.horizon)
                     tables[name] = world.value(old, sum(to_go, start=zero))
-                case Data() | State():
+                case Data() | State() | Ids():
                     table = self.given[name]
                     tables[name] = table if table.dim() > 2 else table.expand(shape)
                 case LogProbs(policy, distribution):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from objdsl.elaborate.calls import call, indexed
 from objdsl.elaborate.checks import as_mask
 from objdsl.elaborate.context import Context
-from objdsl.elaborate.names import value_of
+from objdsl.elaborate.names import is_own, value_of
 from objdsl.elaborate.readings import judge
 from objdsl.elaborate.reductions import reduction
 from objdsl.ir import build
+from objdsl.ir.columns import IDS
 from objdsl.ir.indices import union
-from objdsl.ir.nodes import Binary, Expr, Length, Where
+from objdsl.ir.nodes import Binary, Const, Expr, Length, Param, Where
 from objdsl.ir.ops import SIGNS
 from objdsl.syntax import tree
 
@@ -51,12 +54,33 @@ def node_of(ctx: Context, node: tree.Expression) -> Expr:
 
 
 def _binary(ctx: Context, op: str, left: tree.Expression, right: tree.Expression) -> Expr:
+    if op in ("==", "!="):
+        for side, other in ((left, right), (right, left)):
+            if _is_id(ctx, side):
+                return _of_id(ctx, op, other)
     a, b = ctx.all(left, right)
     result = _operator(ctx, op, a, b, left, right)
     if result.indices == union(a.indices, b.indices):
         return result
     # `pi / pi` is 1, and still a value for each token: indices come from what is written.
     return Binary(SIGNS[op], build.real(a), build.real(b))
+
+
+def _is_id(ctx: Context, node: tree.Expression) -> bool:
+    return isinstance(node, tree.Name) and node.id == IDS.leaf.name and not is_own(ctx, node.id)
+
+
+def _of_id(ctx: Context, op: str, other: tree.Expression) -> Expr:
+    """`token == 5`: whether a token is the word of an id."""
+    value = build.real(ctx.expr(other))
+    if not isinstance(value, Const | Param):
+        ctx.fail(
+            "wrong-type", "a token is compared with one id, a number or a parameter", other.span,
+            help="`token == 5 or token == 7` for several",
+        )  # fmt: skip
+    if isinstance(value, Const) and (value.value < 0 or value.value != int(value.value)):
+        ctx.fail("outside-domain", "an id is a whole number, 0 or more", other.span)
+    return Binary(SIGNS[op], replace(IDS.leaf), value)
 
 
 def _operator(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from objdsl.elaborate.context import Context, RecordedError
 from objdsl.elaborate.scope import Frame
 from objdsl.ir import build
-from objdsl.ir.columns import CLOCK
+from objdsl.ir.columns import CLOCK, IDS
 from objdsl.ir.indices import MEANING, Index
 from objdsl.ir.nodes import Const, Expr, LogProb, Param, Position
 from objdsl.ir.objective import BUILT_IN_POLICIES, Named
@@ -51,6 +51,11 @@ def value_of(ctx: Context, name: tree.Name) -> Expr:
         return build.exp(LogProb(name.id, is_trained(ctx, name.id)))
     if name.id == "t":
         return Position()
+    if name.id == IDS.leaf.name and name.id not in scope.defs:
+        ctx.fail(
+            "wrong-type", "`token` is the id of a token, and only compared", name.span,
+            help="`token == 5` and `token != 5` are masks; the number itself means nothing",
+        )  # fmt: skip
     if name.id in CLOCK and name.id not in scope.defs:
         return CLOCK[name.id].leaf
     if name.id == "inf":

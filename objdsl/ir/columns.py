@@ -62,11 +62,16 @@ class Clock:
 
 
 @dataclass(frozen=True)
+class Ids:
+    """Which word each token is, by its number in the tokenizer."""
+
+
+@dataclass(frozen=True)
 class Data:
     """Anything else that the file declares by `given`."""
 
 
-Role = LogProbs | Values | Reward | Truncation | Noise | State | Clock | Data
+Role = LogProbs | Values | Reward | Truncation | Noise | State | Clock | Ids | Data
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,10 @@ CLOCK: dict[str, BuiltIn] = {
     )
 }  # fmt: skip
 """What a file can read if it gives the name to nothing else."""
+IDS = BuiltIn(
+    ColumnNode("token", TOKEN, role="ids", known="at t"), "token_ids", Ids(),
+    "the id of the token, p,i,t, which is compared: `token == 5`",
+)  # fmt: skip
 NOISE = Column("noise", TOKEN, Noise())
 
 _ROLES: dict[str, Role] = {"reward": Reward(), "state": State(), "data": Data()}
@@ -146,6 +155,8 @@ def column_of(node: Reading) -> Column:
         case Pick():
             return NOISE
         case ColumnNode(name, over):
+            if node.role == "ids":
+                return Column(IDS.name, over, IDS.role)
             row = (CLOCK if node.role == "clock" else BUILT_IN).get(name)
             if row is not None:
                 return Column(row.name, over, row.role, node.trained)
@@ -174,7 +185,9 @@ def reader_of(column: str, policies: Iterable[str]) -> str | None:
         for name, reader in zip(of_policy(policy), (f"log({policy})", f"{policy}[v]"), strict=True):
             if column == name:
                 return reader
-    renamed = (row for row in (*BUILT_IN.values(), *CLOCK.values()) if row.name != row.leaf.name)
+    renamed = (
+        row for row in (*BUILT_IN.values(), *CLOCK.values(), IDS) if row.name != row.leaf.name
+    )
     readers = {row.name: row.leaf.name for row in renamed} | {NOISE.name: "pick"}
     return readers.get(column)
 

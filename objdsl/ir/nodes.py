@@ -57,7 +57,7 @@ OrderOp = Literal["top", "topk", "nucleus", "trim", "rank", "share"]
 ScanRelation = Literal["<", "<=", ">", ">="]
 Relation = Literal["", "!=", "<", "<=", ">", ">="]
 Known = Literal["response", "at t", "before t", "before i"]
-Role = Literal["data", "reward", "state", "clock"]
+Role = Literal["data", "reward", "state", "clock", "ids"]
 
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 BOOLEAN_OPS = COMPARISONS | {"and", "or", "not"}

@@ -78,7 +78,7 @@ def _statements(objective: Objective) -> Iterator[str]:
     for policy in objective.policies:
         yield str(policy)
     for column in columns.values():
-        if column.role in ("state", "clock"):
+        if column.role in ("state", "clock", "ids"):
             continue
         yield from _given(column, objective.domains.get(column_of(column).name, Domain()))
     everywhere = {k: v for k, v in names.items() if not kept or not _over_prompts(k)}

@@ -19,7 +19,7 @@ from torch import Tensor
 from objdsl.diagnostic import near, spelled
 from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
-from objdsl.ir.columns import BUILT_IN, CLOCK, NOISE, Column, LogProbs, Truncation, of_policy
+from objdsl.ir.columns import BUILT_IN, CLOCK, IDS, NOISE, Column, LogProbs, Truncation, of_policy
 from objdsl.ir.indices import TOKEN, WORD, Indices, written
 from objdsl.ir.nodes import IMPOSSIBLE
 from objdsl.ir.objective import BUILT_IN_POLICIES, Domain
@@ -33,7 +33,7 @@ ALL = 0.1
 token, if not above the other."""
 
 STANDARD = frozenset(
-    {NOISE.name, *(row.name for row in (*BUILT_IN.values(), *CLOCK.values()))}
+    {NOISE.name, *(row.name for row in (*BUILT_IN.values(), *CLOCK.values(), IDS))}
 ).union(*map(of_policy, BUILT_IN_POLICIES))
 """Columns that every training loop may bring."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from objdsl.ir.columns import BUILT_IN
+from objdsl.ir.columns import BUILT_IN, IDS
 from objdsl.ir.indices import MEANING
 from objdsl.ir.ops import COUNT, REDUCTIONS
 from objdsl.ir.ops import FUNCTIONS as UNARY_FUNCTIONS
@@ -17,7 +17,7 @@ FUNCTIONS: dict[str, int] = {
 SUBSETS = ("top", "pick")
 ORDERED = ("median", "quantile", "rank", "trim", "topk", "nucleus")
 """Words that stand before brackets as reductions do."""
-SOFT = (*ORDERED, COUNT, "comb", "logsumexp")
+SOFT = (*ORDERED, COUNT, "comb", "logsumexp", IDS.leaf.name)
 """Words that a file may give a meaning of its own."""
 SAMPLING_NUMBERS = ("group", "temperature", "top_p", "top_k", "staleness")
 SAMPLING_FLAGS = ("keep_mask", "keep_routing", "experts")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from objdsl.frozen import dataclass
+from objdsl.ir.columns import IDS
 from objdsl.runtime.engines.sampler import Response
 from objdsl.step import Step
 
@@ -151,12 +152,14 @@ def collate(
     shape = (len(prompts), int(count.max()))
     tokens = torch.zeros(len(prompts), int((start + length).max()), dtype=torch.long)
     place = torch.zeros(shape, dtype=torch.long)
+    ids = torch.zeros(shape, dtype=torch.long)
     log_mu = torch.zeros(shape, dtype=dtype)
     rows = zip(prompts, responses, learned, strict=True)
     for row, (prompt, response, places) in enumerate(rows):
         sequence = [*prompt, *response.tokens]
         tokens[row, : len(sequence)] = torch.tensor(sequence)
         place[row, : len(places)] = torch.tensor(places)
+        ids[row, : len(places)] = torch.tensor([response.tokens[t] for t in places])
         log_probs = [response.log_probs[t] for t in places]
         log_mu[row, : len(places)] = torch.tensor(log_probs, dtype=dtype)
     numbers = {name: x for name, x in columns.items() if isinstance(x, float)}
@@ -173,7 +176,12 @@ def collate(
         place=place.to(device),
         mask=(torch.arange(shape[1]) < count[:, None]).to(device),
         prompt=torch.tensor(groups, device=device),
-        columns={**given, "truncated": truncated, "log_mu": log_mu.to(device)},
+        columns={
+            **given,
+            "truncated": truncated,
+            "log_mu": log_mu.to(device),
+            IDS.name: ids.to(device),
+        },
         numbers=numbers,
         kept=_kept(responses, learned, (*shape, vocabulary), device),
     )

@@ -12,6 +12,7 @@ from objdsl.ir.columns import (
     NOISE,
     Clock,
     Data,
+    Ids,
     LogProbs,
     Noise,
     Reward,
@@ -68,7 +69,14 @@ def needs_of(objective: Objective) -> Needs:
         if column.trained:
             continue
         match column.role:
-            case LogProbs("mu", distribution=False) | Truncation() | Noise() | State() | Clock():
+            case (
+                LogProbs("mu", distribution=False)
+                | Truncation()
+                | Noise()
+                | State()
+                | Clock()
+                | Ids()
+            ):
                 pass
             case LogProbs("pi" | "mu"):
                 given.append(name)  # no engine provides it

@@ -16,6 +16,7 @@ from objdsl.ir.columns import (
     Clock,
     Column,
     Data,
+    Ids,
     LogProbs,
     Noise,
     Reward,
@@ -112,7 +113,7 @@ def _supplier(config: Config, needs: Needs, column: Column) -> str:
             return "the trainer, which counts rollouts"
         case Noise():
             return "the trainer, random numbers from the seed"
-        case LogProbs() | Truncation():
+        case LogProbs() | Truncation() | Ids():
             return "the sampler"
         case Reward() | Data() | Values():
             weighted = (f"{weight:g} `{name}`" for name, weight in config.rewards.items())

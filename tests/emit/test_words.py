@@ -103,3 +103,19 @@ def test_ratios_to_the_mean_of_a_group_are_those_of_logarithms(dtype: torch.dtyp
     assert 0.01 < expected.item() < 100
     assert float(out.reports["x"]) == pytest.approx(expected.item(), rel=near)
     torch.testing.assert_close(-trained.grad.double(), gradient, rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_tokens_are_told_apart_by_their_ids(packed: bool) -> None:
+    text = (
+        "param stop = 7\nreport x = mean[p,i] (count[t] (token != 5 and token != stop) / count[t])"
+    )
+    objective = objdsl.loads(f"{text}\nmaximize mean[p,i] sum[t] ((token == 5) * log(pi))\n")
+    ids, mask = torch.tensor([[5, 7, 9], [9, 5, 5]]), torch.tensor([[1, 1, 1], [1, 1, 0]]).bool()
+    log_pi = torch.full((2, 3), -1.0, dtype=torch.float64)
+    shape: dict[str, Any] = {"lengths": [3, 2]} if packed else {"mask": mask}
+    ids, log_pi = (ids[mask], log_pi[mask]) if packed else (ids, log_pi)
+    step = objective.prepare(prompt=[0, 0], token_ids=ids, dtype=torch.float64, **shape)
+    out = objective(log_pi, step=step)
+    assert float(out.reports["x"]) == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert float(out.value) == pytest.approx(-(1 + 1) / 2)
