@@ -24,6 +24,9 @@ PAPERS = sorted((Path(__file__).parent / "papers").glob("*.tex"))
 
 # Notation in which two formulas look alike, or that has no formula behind it.
 NOT_IN_LATEX = {
+    "adaptive_kl": "a state, with its next value",
+    "spo": "a state of each prompt",
+    "ppo_annealed": "the number of the rollout",
     "clip_cov": "a random part of a mask",
     "kl_cov": "the largest part of a mask",
     "m2po": "a trimmed mask",
