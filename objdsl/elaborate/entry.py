@@ -128,7 +128,7 @@ def _objective(ctx: Context, file: tree.File) -> Objective:
     for name, function in scope.defs.items():
         if name not in ctx.read and function.span.source is not ctx.prelude.source:
             judge_alone(ctx, function)
-    values = [*goals.values(), *(one.value for one in (*reports, *ctx.order))]
+    values = [*goals.values(), *(named.value for named in (*reports, *ctx.order))]
     check_listed(ctx, policies, [x for x in (*values, ctx.kept) if x is not None])
     if ctx.errors:
         raise ObjectiveError(ctx.errors)

@@ -119,7 +119,8 @@ def _pull_peers(node: n.Peers, g: n.Expr) -> list[Contribution]:
 
     An element receives from its peers, and its derivative comes from those whose peer it is: they
     share its keys, and stand in the opposite relation to it. What is divided by, and what the value
-    is, are those of the receiver: divided first, then added up.
+    is, are those of the receiver: divided first, then added up. Where all of them divide by the
+    same number, that is their mean.
     """
     if not node.relation:
         receivers = _receivers(node, g)
@@ -127,23 +128,25 @@ def _pull_peers(node: n.Peers, g: n.Expr) -> list[Contribution]:
         held = where(node.where, pull, ZERO) if node.where else pull
         return [(node.x, held, node.elements)]
     contributions: list[Contribution] = []
-    slope = REDUCE[node.op].slope(node)
+    alike = node.op == "mean" and node.relation == "!=" and not node.keys and node.where is None
+    op: n.ReduceOp = "mean" if alike else "sum"
+    slope = ONE if alike else REDUCE[node.op].slope(node)
     for part, derivative in _of_parts(node.x, slope):
         match part:
             case n.Present(x):
-                total = node.like("sum", derivative, node.where)
+                total = node.like(op, derivative, node.where)
                 contributions.append((x, mul(g, total), node.indices))
             case _:
-                received = _receivers(node, swapped(mul(n.Present(g), derivative)))
+                received = _receivers(node, swapped(mul(n.Present(g), derivative)), op)
                 held = where(node.where, received, ZERO) if node.where else received
                 contributions.append((part, held, node.elements))
     return contributions
 
 
-def _receivers(node: n.Peers, x: n.Expr) -> n.Expr:
-    """The sum over the elements that have the present one as a peer."""
+def _receivers(node: n.Peers, x: n.Expr, op: n.ReduceOp = "sum") -> n.Expr:
+    """The sum over the elements that have the present one as a peer, or their mean."""
     over = tuple(index for index in node.over if index in node.indices)
-    return n.Peers("sum", over, x, node.keys, _SEEN_FROM[node.relation])
+    return n.Peers(op, over, x, node.keys, _SEEN_FROM[node.relation])
 
 
 def _of_parts(body: n.Expr, derivative: n.Expr) -> list[tuple[n.Expr, n.Expr]]:

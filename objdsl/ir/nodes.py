@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 import operator
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field, fields
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -642,7 +642,12 @@ def occurrences(*roots: Expr) -> Iterator[Expr]:
 
 def replaced(expr: Expr, instead: Mapping[Expr, Expr]) -> Expr:
     """A formula with others in place of some of its nodes; what is put in stays as it is."""
+    return all_replaced((expr,), instead)[expr]
+
+
+def all_replaced(roots: Iterable[Expr], instead: Mapping[Expr, Expr]) -> dict[Expr, Expr]:
+    """What becomes of every node under the roots, each of them rebuilt once."""
     done: dict[Expr, Expr] = {}
-    for node in topological(expr):
+    for node in topological(*roots):
         done[node] = instead[node] if node in instead else node.rebuilt(done)
-    return done[expr]
+    return done

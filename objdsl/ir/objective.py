@@ -15,7 +15,7 @@ from objdsl.frozen import dataclass
 from objdsl.ir.columns import Column, columns_in
 from objdsl.ir.indices import decimal
 from objdsl.ir.nodes import Column as ColumnNode
-from objdsl.ir.nodes import Expr, Param, replaced, topological
+from objdsl.ir.nodes import Expr, Param, all_replaced, topological
 from objdsl.source import Source, Span
 from objdsl.spelling import canonical
 
@@ -266,15 +266,18 @@ class Objective:
     def replaced(self, instead: Mapping[Expr, Expr]) -> Objective:
         """The same with others in place of some nodes, wherever it is computed but for states."""
 
-        def named(many: tuple[Named, ...]) -> tuple[Named, ...]:
-            return tuple(replace(part, value=replaced(part.value, instead)) for part in many)
+        parts = (*self.reports, *self.bindings, *self.calls)
+        whole = (self.goal, self.critic, self.keep, *(part.value for part in parts))
+        done = all_replaced((root for root in whole if root is not None), instead)
 
-        critic, keep = self.critic, self.keep
+        def named(many: tuple[Named, ...]) -> tuple[Named, ...]:
+            return tuple(replace(part, value=done[part.value]) for part in many)
+
         return replace(
             self,
-            goal=replaced(self.goal, instead),
-            critic=None if critic is None else replaced(critic, instead),
-            keep=None if keep is None else replaced(keep, instead),
+            goal=done[self.goal],
+            critic=self.critic and done[self.critic],
+            keep=self.keep and done[self.keep],
             reports=named(self.reports),
             bindings=named(self.bindings),
             calls=named(self.calls),

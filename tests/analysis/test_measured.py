@@ -263,7 +263,7 @@ def test_what_the_order_of_a_group_subtracts(baseline: str, biased: bool) -> Non
         "objective measured\ngiven reward in {0, 0.5, 1}\n"
         f"maximize mean[p,i] ((reward - {baseline}) * sum[t] log(pi))\n"
     )
-    found = audit(given, group=3, vocabulary=3, horizon=3, policies=1)
-    assert (found.row(reward="real").residual.mean > BIASED) == biased
+    report = audit(given, group=3, vocabulary=3, horizon=3, policies=1)
+    assert (report.row(reward="real").residual.mean > BIASED) == biased
     named = any(RULES["own-sample-baseline"](Facts(given.formula)))
     assert named == biased

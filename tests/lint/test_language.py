@@ -14,10 +14,10 @@ from objdsl.codes import COMMENT_PAGES, LANGUAGE_PAGES, Page, by_name
 from objdsl.lint.run import pages
 from objdsl.source import Source
 
-# What a text cannot show: these are about files.
+# What the text of an objective cannot show: these are about files, and about LaTeX.
 OF_FILES = {
     "not-an-objective", "too-large", "nested-too-deeply", "unreadable-file", "cyclic-base",
-    "malformed-ir", "not-in-the-language",
+    "malformed-ir", "not-in-the-language", "unreadable-tex",
 }  # fmt: skip
 
 

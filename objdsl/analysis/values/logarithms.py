@@ -60,19 +60,23 @@ class Logarithms:
     objective: Objective
     expand: Expand
     _known: dict[n.Expr, bool] = field(default_factory=dict)
+    _this: dict[n.Expr, n.Expr] = field(default_factory=dict)
+    _others: dict[n.Expr, n.Expr] = field(default_factory=dict)
 
     def is_of_response(self, x: n.Expr) -> bool:
         """Whether a value is the log-probability of a response, and no log-ratio of two."""
-        linear = self._coefficients(n.replaced(x, _of_this_response(x)))
+        linear = self._coefficients(self._of_this_response(x))
         if linear is None:
             return False
         return abs(sum(linear[1].get(_Granularity.RESPONSE, {}).values())) > 1e-9
 
     def range_of(self, node: n.Expr) -> Range | None:
         """The range of a sum of log-probabilities; None for other values."""
-        sums = _of_this_response(node)
-        linear = self._coefficients(n.replaced(node, sums))
-        if linear is None or (sums and not self._divides(node, sums, linear[1])):
+        this_response = self._of_this_response(node)
+        linear = self._coefficients(this_response)
+        if linear is None:
+            return None
+        if this_response is not node and not self._divides(node, linear[1]):
             return None
         low = high = linear[0]
         for granularity, powers in linear[1].items():
@@ -91,15 +95,10 @@ class Logarithms:
                 high += max(power * least, power * most)
         return Range(low, high)
 
-    def _divides(
-        self,
-        node: n.Expr,
-        sums: Mapping[n.Expr, n.Expr],
-        powers: Mapping[_Granularity, Mapping[str, float]],
-    ) -> bool:
+    def _divides(self, node: n.Expr, powers: Mapping[_Granularity, Mapping[str, float]]) -> bool:
         """Whether a value is divided by sums over a group, rather than multiplied: a sum is at
         least the probability of this response, and that of the best one may be far away."""
-        rest = self._coefficients(n.replaced(node, dict.fromkeys(sums, ZERO)))
+        rest = self._coefficients(self._without_sums(node))
         left = {} if rest is None else rest[1]
         return all(
             power <= left.get(granularity, {}).get(policy, 0.0)
@@ -127,6 +126,33 @@ class Logarithms:
             elif factors:
                 return None
         return terms.get(frozenset(), 0.0), powers
+
+    def _of_this_response(self, x: n.Expr) -> n.Expr:
+        """A value with the part that this response has in them in place of the logarithms of sums
+        over a group; logarithms of sizes are small, and taken for 0."""
+
+        def part(node: n.Expr) -> n.Expr:
+            match node:
+                case n.Reduce("logsumexp", _, summand, None):
+                    return self._this[summand]
+                case n.Unary("log", size) if is_size(size):
+                    return ZERO
+            return node.rebuilt(self._this)
+
+        return n.bottom_up(x, self._this, part)
+
+    def _without_sums(self, x: n.Expr) -> n.Expr:
+        """A value with 0 in place of the logarithms of sums over a group."""
+
+        def rest(node: n.Expr) -> n.Expr:
+            match node:
+                case n.Reduce("logsumexp", _, _, None):
+                    return ZERO
+                case n.Unary("log", size) if is_size(size):
+                    return ZERO
+            return node.rebuilt(self._others)
+
+        return n.bottom_up(x, self._others, rest)
 
     def is_sum(self, node: n.Expr) -> bool:
         """Whether a value has the form of a sum of log-probabilities."""
@@ -159,19 +185,6 @@ class Logarithms:
         engines = policy in ("old", "mu")
         learned = policy == "pi" and bool(self.objective.rewards)
         return (granularity.near if engines or learned else granularity.far), granularity.most
-
-
-def _of_this_response(x: n.Expr) -> dict[n.Expr, n.Expr]:
-    """The logarithms of sums over a group, each with the part that this response has in it; and
-    logarithms of sizes, which are small."""
-    instead: dict[n.Expr, n.Expr] = {}
-    for node in n.topological(x):
-        match node:
-            case n.Reduce("logsumexp", _, part, None):
-                instead[node] = part
-            case n.Unary("log", size) if is_size(size):
-                instead[node] = ZERO
-    return instead
 
 
 def _match_log_prob(factors: Factors) -> tuple[_Granularity, str] | None:
