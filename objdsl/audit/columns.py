@@ -14,14 +14,14 @@ from objdsl.audit.plan import Plan
 from objdsl.audit.world import World
 from objdsl.ir.columns import IDS, Data, State, column_of
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, Indices
-from objdsl.ir.nodes import Binary, Column, Const, Param
+from objdsl.ir.nodes import Binary, Column, Const, Param, Peers, topological
 from objdsl.ir.objective import Domain
 from objdsl.objective import Objective
 
 Given = float | Literal["random"] | Callable[[tuple[int, ...]], float]
 """A column: a number, random numbers, or a function of tokens (0 is EOS). For a column of responses
-these are the response's; for one of tokens, those up to the token; for one of the vocabulary, those
-before a token and the vocabulary entry."""
+these are the response's; for one of tokens, those up to the token, or before it for one that is
+known `before t`; for one of the vocabulary, those before a token and the vocabulary entry."""
 
 _SHAPES: dict[Indices, Callable[[World], tuple[int, ...]]] = {
     PROMPT: lambda world: (1,),
@@ -41,6 +41,7 @@ def tables_of(objective: Objective, plan: Plan, given: Mapping[str, Given]) -> d
     generator = torch.Generator().manual_seed(plan.seed - 1)
     world = plan.world
     tables: dict[str, Tensor] = {}
+    keys = _keys(objective)
     for name, column in _declared(objective).items():
         if name not in given and column.role != "state":
             raise UnauditableError(
@@ -48,17 +49,28 @@ def tables_of(objective: Objective, plan: Plan, given: Mapping[str, Given]) -> d
                 f"--given {name}=random (in Python also a function of the response's tokens)"
             )
         shape = (plan.prompts, *_SHAPES[column.over](world))
+        if name in plan.slots:
+            shape = (plan.prompts, plan.group)
         value = given.get(name, "random")
         if value == "random":
             table = torch.rand(shape, dtype=torch.float64, generator=generator)
             if is_bounded(column):
                 table = in_domain(column, torch.special.ndtri(table))
+            elif name in keys:
+                table = (2 * table).floor()  # of continuous numbers each would be alone
+            table = _as_known(column, table, world)
+        elif callable(value) and name in plan.slots:
+            raise UnauditableError(
+                f"the column {name!r} is known before the response is drawn, so it is no function "
+                "of its tokens: pass a number, or `random`"
+            )
         elif callable(value):
             table = _of_responses(column, world, value).expand(shape)
         else:
             table = torch.full(shape, float(value), dtype=torch.float64)
         domain = plan.domains.get(name, Domain())
-        drawn = table[:, world.mask] if column.over in (TOKEN, WORD) else table
+        of_tokens = column.over in (TOKEN, WORD) and name not in plan.slots
+        drawn = table[:, world.mask] if of_tokens else table
         outside = [x for x in drawn.flatten().tolist() if not domain.holds(x)]
         if outside:
             raise UnauditableError(
@@ -91,6 +103,29 @@ def _declared(objective: Objective) -> dict[str, Column]:
     return {node.name: node for node in nodes if isinstance(column_of(node).role, Data | State)}
 
 
+def _keys(objective: Objective) -> set[str]:
+    """The columns by which reductions group."""
+    keys = (key for node in objective.formula.nodes if isinstance(node, Peers) for key in node.keys)
+    return {node.name for node in topological(*keys) if isinstance(node, Column)}
+
+
+def _as_known(column: Column, table: Tensor, world: World) -> Tensor:
+    """Random numbers of tokens as a function of what the column is known with: of the prefix, or of
+    that and the token. Those of the last token are as many as responses."""
+    if column.over != TOKEN or column.known not in ("before t", "at t"):
+        return table
+    places = torch.arange(table.shape[1] * table.shape[2]).view(table.shape[1:])
+    key = (
+        world.state
+        if column.known == "before t"
+        else (world.state * world.vocabulary + world.tokens)
+    )
+    first = torch.full((int(key.max()) + 1,), places.numel()).scatter_reduce(
+        0, key[world.mask], places[world.mask], "amin"
+    )
+    return table.flatten(1)[:, torch.where(world.mask, first[key], 0)]
+
+
 def _of_responses(
     column: Column, world: World, function: Callable[[tuple[int, ...]], float]
 ) -> Tensor:
@@ -108,7 +143,7 @@ def _of_responses(
     for k, y in enumerate(responses):
         for t in range(len(y)):
             if column.over == TOKEN:
-                table[k, t] = float(function(y[: t + 1]))
+                table[k, t] = float(function(y[: t + (column.known != "before t")]))
             else:
                 entries = [float(function((*y[:t], v))) for v in range(world.vocabulary)]
                 table[k, t] = table.new_tensor(entries)

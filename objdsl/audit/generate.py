@@ -59,7 +59,9 @@ def instances_of(
         policies |= dict.fromkeys(at_rest, policies["old"])
         policies.setdefault(roles.sampler, policies["mu"])
         policies = truncated(policies, roles)
-        yield Instance(plan.world, policies, rewards, tables, generator, roles.sampler)
+        slots = {name: table for name, table in tables.items() if name in plan.slots}
+        given = {name: table for name, table in tables.items() if name not in plan.slots}
+        yield Instance(plan.world, policies, rewards, given, generator, roles.sampler, slots)
 
 
 def truncated(policies: dict[str, Tensor], roles: Roles) -> dict[str, Tensor]:

@@ -132,6 +132,11 @@ def _step(
     columns: dict[str, Any] = {
         name: table[prompt, response].flatten(0, 2) for name, table in tables.items()
     }
+    for name, table in instance.slots.items():
+        of_rows = table[prompt, torch.arange(group).expand(response.shape)].flatten()
+        if len(objective.columns[name].indices) > 2:
+            of_rows = of_rows[:, None].expand(-1, instance.world.horizon)
+        columns[name] = of_rows
     live = {name: columns.pop(name) for name in objective.live}
     try:
         step = objective.prepare(

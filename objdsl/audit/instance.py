@@ -41,6 +41,7 @@ class Instance:
             prompts.
         noise: the generator of what `pick` picks.
         sampler: the policy that responses are drawn from.
+        slots: columns `[P, G]` that are known before a response is drawn, by its place in a group.
     """
 
     world: World
@@ -49,6 +50,7 @@ class Instance:
     given: Mapping[str, Tensor] = field(default_factory=dict)
     noise: torch.Generator | None = None
     sampler: str = "mu"
+    slots: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def chance(self) -> Tensor:
@@ -62,6 +64,8 @@ class Instance:
         shape = (len(old), world.responses)
         tables: dict[str, Tensor] = {}
         for name, column in columns.items():
+            if name in self.slots:
+                continue
             match column.role:
                 case Reward():
                     tables[name] = self.rewards[name]

@@ -63,6 +63,8 @@ class Plan:
     rewards: Mapping[str, n.Column]
     domains: Mapping[str, Domain]
     roles: Roles
+    slots: frozenset[str] = frozenset()
+    """The columns that tell the members of a group apart before they are drawn."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -82,7 +84,9 @@ class Plan:
 
     @property
     def draws(self) -> int:
-        return self.samples or draw_count(self.world.responses, self.prompts, self.group)
+        return self.samples or draw_count(
+            self.world.responses, self.prompts, self.group, bool(self.slots)
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -91,7 +95,7 @@ class Plan:
 
     def draw(self, instance: Instance) -> Draws:
         if self.samples is None:
-            return all_draws(self.world.responses, self.prompts, self.group)
+            return all_draws(self.world.responses, self.prompts, self.group, bool(self.slots))
         return some_draws(instance.chance, self.group, self.samples, instance.noise)
 
 
@@ -111,17 +115,18 @@ def plan_of(
     prompts = prompts or (1 if stacked else 2)
     if group is None:
         group = (3 if prompts == 1 else 2) if _has_groups(objective) else 1
+    slots = _slots(objective)
     languages = [world(vocabulary or size, horizon or length) for size, length in _LANGUAGES]
     quick = (
         language
         for language in languages
-        if draw_count(language.responses, prompts, group) <= _QUICK[stacked]
+        if draw_count(language.responses, prompts, group, bool(slots)) <= _QUICK[stacked]
     )
     language = next(quick, languages[-1])
     # `pick` draws at random within a step: only an average over many draws is fair to it.
     is_random = NOISE.name in objective.columns
     if samples is None and (
-        is_random or draw_count(language.responses, prompts, group) > _MOST[stacked]
+        is_random or draw_count(language.responses, prompts, group, bool(slots)) > _MOST[stacked]
     ):
         samples = _SAMPLES[stacked]
     formula = objective.formula
@@ -130,7 +135,14 @@ def plan_of(
         rewards={column.name: column for column in formula.rewards},
         domains=formula.domains,
         roles=roles_of(formula),
+        slots=slots,
     )  # fmt: skip
+
+
+def _slots(objective: Objective) -> frozenset[str]:
+    """The columns that are known before their response is drawn."""
+    nodes = (node for node in objective.formula.nodes if isinstance(node, n.Column))
+    return frozenset(node.name for node in nodes if node.known == "before i")
 
 
 def _has_groups(objective: Objective) -> bool:

@@ -162,21 +162,31 @@ class Draws:
         return self.multiplicity * mu[prompt, self.response].prod(-1).prod(-1)
 
 
-def draw_count(responses: int, prompts: int, group: int) -> int:
+def draw_count(responses: int, prompts: int, group: int, ordered: bool = False) -> int:
     """The number of draws that `all_draws` lists."""
+    if ordered:
+        return int(responses ** (group * prompts))
     n = prod(range(responses, responses + group)) // factorial(group)
     return int(n**prompts)
 
 
 @cache
-def all_draws(responses: int, prompts: int, group: int) -> Draws:
+def all_draws(responses: int, prompts: int, group: int, ordered: bool = False) -> Draws:
     """Every draw of `group` responses to each of `prompts` prompts.
 
     The members of a group are exchangeable, so a group is a multiset: one that holds response k
-    `n_k` times stands for `G! / (n_1! n_2! ...)` sequences of draws, and the sum stays exact.
+    `n_k` times stands for `G! / (n_1! n_2! ...)` sequences of draws, and the sum stays exact. They
+    are not where columns tell them apart before they are drawn: then every order is listed.
     """
-    groups = list(combinations_with_replacement(range(responses), group))
-    orders = [factorial(group) // prod(factorial(g.count(k)) for k in set(g)) for g in groups]
+    groups = list(
+        product(range(responses), repeat=group)
+        if ordered
+        else combinations_with_replacement(range(responses), group)
+    )
+    orders = [
+        1 if ordered else factorial(group) // prod(factorial(g.count(k)) for k in set(g))
+        for g in groups
+    ]
     members = torch.tensor(groups)
     index = torch.cartesian_prod(*[torch.arange(len(groups))] * prompts).view(-1, prompts)
     multiplicity = torch.tensor(orders, dtype=torch.float64)[index].prod(-1)

@@ -298,7 +298,8 @@ class Writer:
         carried = (
             source if "v" in source else source[: self.random.randint(len(level), len(source))]
         )
-        carried = carried if len(carried) > len(level) else source
+        if len(carried) == len(level) or operator == "pstd":  # of equal values it is rounding
+            carried = source
         body = self.exactly(carried, depth - 1)
         if operator == "prod":
             body = f"exp(-abs({body} + 0.0713))"
