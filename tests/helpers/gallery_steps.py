@@ -104,7 +104,11 @@ def random_step(seed: int, domains: Mapping[str, Domain] | None = None) -> Step:
         format=rng.normal(size=n),
         won=np.array([{3: 1.5, 7: 4.0, 8: 0.5, 20: 2.0}[p] for p in prompt]),
         lost=np.array([{3: 2.0, 7: 1.0, 8: 3.5, 20: 2.0}[p] for p in prompt]),
+        paid=tokens(1.0),
+        turn=[np.cumsum(rng.random(k) < 0.4) for k in lengths],
+        state=[],
     )
+    step.state = [(turn * 7 + i) % 3 for i, turn in enumerate(step.turn)]
     for name, domain in (domains or {}).items():
         setattr(step, name, nearest(domain, getattr(step, name)))
     return step
@@ -115,7 +119,7 @@ def columns(step: Step) -> dict[str, Any]:
     number that all of them have."""
     logs = {f"log_{name}": getattr(step, name) for name in POLICIES}
     plain = ("reward", "value", "value_old", "noise", "greedy", "chosen", "desirable", "mismatched")
-    plain = (*plain, "correct", "format")
+    plain = (*plain, "correct", "format", "paid", "turn", "state")
     return {
         **logs,
         **{name: getattr(step, name) for name in plain},

@@ -43,6 +43,9 @@ class Step:
     format: Array
     won: Array
     lost: Array
+    paid: PerToken
+    turn: PerToken
+    state: PerToken
     beta: float = 0.15  # an adaptive coefficient, before this rollout
     rollout_step: float = 30
     rollout_steps: float = 80
@@ -347,6 +350,45 @@ def gdpo(b: Step, w_correct: float, w_format: float, eps_low: float, eps_high: f
         return clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps_low, 1 + eps_high).mean()
 
     return mean_of_prompts(b, response)
+
+
+def gigpo(b: Step, omega: float, gamma: float, eps: float, beta: float) -> float:
+    """Episodes of turns: `paid` is what each token brings, `state` that of its turn."""
+    episode = standardised(b, 1e-6, np.array([x.sum() for x in b.paid]))
+    # What is still to come from the beginning of each turn, discounted by turns.
+    beginnings = [np.flatnonzero(np.diff(turn, prepend=turn[0] - 1)) for turn in b.turn]
+    worth = [
+        [
+            sum(
+                gamma ** (turn_number(i_turn, s) - turn_number(i_turn, t)) * paid[s]
+                for s in range(t, len(paid))
+            )
+            for t in range(len(paid))
+        ]
+        for i_turn, paid in zip(b.turn, b.paid, strict=True)
+    ]
+
+    def response(i: int) -> float:
+        A = np.empty(len(b.pi[i]))
+        for t in range(len(A)):
+            peers = [
+                worth[j][s]
+                for j in b.group(i)
+                for s in beginnings[j]
+                if b.state[j][s] == b.state[i][t]
+            ]
+            spread = np.std(peers, ddof=1) if len(peers) > 1 else 0.0
+            of_turn = worth[i][max(s for s in beginnings[i] if s <= t)]
+            A[t] = episode[i] + omega * (of_turn - np.mean(peers)) / (spread + 1e-6)
+        terms = clipped(ratio(b.pi[i], b.old[i]), A, 1 - eps, 1 + eps)
+        return np.mean(terms - beta * k3(b.pi[i], b.ref[i]))
+
+    return mean_of_prompts(b, response)
+
+
+def turn_number(turns: Array, t: int) -> int:
+    """How many turns have ended before a token."""
+    return int(np.count_nonzero(np.diff(turns[: t + 1])))
 
 
 def deepseek_v32(b: Step, eps: float, beta: float, delta: float) -> float:
