@@ -29,6 +29,7 @@ from objdsl.ir.build import (
     where,
 )
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, Indices, over_to, remove
+from objdsl.ir.text import text
 
 SQUARE = n.Const(2.0)
 
@@ -71,6 +72,9 @@ class Place(n.Symbol):
     over: Indices
     here: Indices
     keys: tuple[n.Expr, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(map(text, self.keys)) or "response"
 
     def _indices(self) -> Indices:
         return self.here

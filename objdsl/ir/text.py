@@ -115,21 +115,26 @@ class Text(Writer):
 
     def _binder(self, node: n.Reduce | n.Quantile | n.Order) -> str:
         """The indices that a node runs over, and its condition."""
-        where = f" | {self.done[node.where][0]}" if node.where is not None else ""
-        return f"{','.join(node.over)}{where}"
+        return f"{','.join(node.over)}{self._condition(node)}"
+
+    def _condition(self, node: n.Reduce | n.Peers | n.Quantile | n.Order) -> str:
+        return "" if node.where is None else f" | {self.done[node.where][0]}"
+
+    def _token_outside(self) -> str:
+        """What the token is called that a running index is compared with."""
+        return self.place.token
 
     def _peers(self, node: n.Peers) -> Piece:
         over, inside = [str(index) for index in node.over], self._inside(node)
         if node.relation and over[0] == "t":
-            over[0] = f"{inside.token} {node.relation} {self.place.token}"
+            over[0] = f"{inside.token} {node.relation} {self._token_outside()}"
         elif node.relation:
             over[0] = f"{self._next(RESPONSES, HERE.response)} {node.relation} {HERE.response}"
         head = (", " if node.relation else ",").join(over)
         if node.keys:
             head += " by " + ", ".join(self.at(key, IF) for key in node.keys)
         with self._at_place(inside):
-            where = f" | {self.at(node.where, IF)}" if node.where is not None else ""
-            return f"{node.op}[{head}{where}] {self.at(node.x, APPLY)}", APPLY
+            return f"{node.op}[{head}{self._condition(node)}] {self.at(node.x, APPLY)}", APPLY
 
     def _infix(self, op: n.BinaryOp, a: n.Expr, b: n.Expr) -> Piece:
         sign, level = BINARY[op].sign, BINARY[op].level

@@ -204,6 +204,8 @@ class _Writer(Text):
         match node:
             case n.Scan(relation, _, decay) if relation != ">=" or decay is None:
                 return self._beside()
+            case n.Peers(_, ("t",), relation=relation) if relation:
+                return self._beside()
         return self.place
 
     def _node(self, node: n.Expr) -> Piece:
@@ -257,16 +259,19 @@ class _Writer(Text):
         space = "" if level == POWER else " "
         return f"{write(a, left)}{space}{sign}{space}{write(b, right)}", level
 
-    def _binder(self, node: n.Reduce | n.Quantile | n.Order) -> str:
-        """What stands in brackets: indices, and the condition but for the prompts that are kept."""
-        over, where = ",".join(node.over), node.where
+    def _condition(self, node: n.Reduce | n.Peers | n.Quantile | n.Order) -> str:
+        """The condition of a reduction but for the prompts that are kept."""
+        where = node.where
         if where is not None and self.kept is not None and "p" in node.over:
             match where:
                 case _ if where == self.kept:
-                    return over
+                    return ""
                 case n.Binary("and", kept, rest) if kept == self.kept:
                     where = rest
-        return over if where is None else f"{over} | {self.part(where)}"
+        return "" if where is None else f" | {self.part(where)}"
+
+    def _token_outside(self) -> str:
+        return "t"
 
     def _log_ratio(self, a: n.Expr, b: n.Expr) -> Piece | None:
         return None if a == b else super()._log_ratio(a, b)
