@@ -146,7 +146,8 @@ def known_names(ctx: Context) -> list[str]:
 
 def is_trained(ctx: Context, policy: str) -> bool:
     declared = ctx.scope.policies.get(policy)
-    return policy == "pi" or bool(declared and declared.of and declared.of.id == "pi")
+    source = declared and declared.source
+    return policy == "pi" or (isinstance(source, tree.Layer) and source.of.id == "pi")
 
 
 def signature(ctx: Context, function: str) -> str:

@@ -165,20 +165,37 @@ def policy_of(ctx: Context, policy: tree.Policy) -> Policy:
             help=f"`log_{name}` is the distribution of `{name.removesuffix(DISTRIBUTION)}`; "
             "choose another name",
         )  # fmt: skip
-    of = policy.of.id if policy.of else None
-    if policy.of and of not in BUILT_IN_POLICIES:
+    source = policy.source
+    if source is not None and source.of.id not in BUILT_IN_POLICIES:
         ctx.record(
-            "unknown-name", f"there is no policy `{of}`", policy.of.span,
-            near_to=(of or "", BUILT_IN_POLICIES),
+            "unknown-name", f"there is no policy `{source.of.id}`", source.of.span,
+            near_to=(source.of.id, BUILT_IN_POLICIES),
             help="known are: " + ", ".join(BUILT_IN_POLICIES),
         )  # fmt: skip
-    if policy.top is not None and (of is not None or policy.top < 1):
+    elif isinstance(source, tree.Every | tree.Average) and source.of.id != "pi":
+        ctx.record(
+            "wrong-type", f"`{source.of.id}` is not trained, so that nothing follows it",
+            source.of.span, help="a policy follows `pi`",
+        )  # fmt: skip
+    if policy.top is not None and (source is not None or policy.top < 1):
         ctx.record(
             "outside-domain",
-            "a policy on a hidden layer is known for all words" if of else "no word is known then",
+            "a policy of the run is known for all words" if source else "no word is known then",
             policy.span, help="`policy teacher top 64` is one that is served with 64 words",
         )  # fmt: skip
-    return Policy(name, of, policy.layer, policy.top)
+    match source:
+        case tree.Layer(of, layer):
+            return Policy(name, of.id, layer, policy.top)
+        case tree.Every(_, steps):
+            return Policy(name, top=policy.top, every=steps)
+        case tree.Average(_, decay):
+            if not 0 <= decay < 1:
+                ctx.record(
+                    "outside-domain", "the decay of an average lies in [0, 1)", source.span,
+                    help="at 1 the policy stays what it is: `policy anchor` is frozen",
+                )  # fmt: skip
+            return Policy(name, top=policy.top, decay=decay)
+    return Policy(name, top=policy.top)
 
 
 def sampling_of(ctx: Context, sample: tree.Sample) -> Sampling:

@@ -94,17 +94,37 @@ class Declared:
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy besides `pi`, `old`, `mu`, `ref`: frozen, or read off a hidden layer of `of`. Of one
-    with a `top` that many words are known, the most probable ones."""
+    """A policy besides `pi`, `old`, `mu`, `ref`: frozen; read off a hidden layer of `of`; or one
+    that follows `pi`.
+
+    Attributes:
+        top: that many words of it are known, the most probable ones.
+        every: after so many rollouts it becomes what `pi` is.
+        decay: after each rollout its weights move to `decay * w + (1 - decay) * w_pi`.
+    """
 
     name: str
     of: str | None = None
     layer: int | None = None
     top: int | None = None
+    every: int | None = None
+    decay: float | None = None
+
+    @property
+    def follows(self) -> bool:
+        return self.every is not None or self.decay is not None
 
     def __str__(self) -> str:
-        layer = "" if self.of is None else f" = {self.of} at layer {self.layer or 0}"
-        return f"policy {self.name}{layer}" + ("" if self.top is None else f" top {self.top}")
+        """As the file declares it."""
+        source = ""
+        if self.of is not None:
+            source = f" = {self.of} at layer {self.layer or 0}"
+        elif self.every is not None:
+            source = f" = pi every {self.every} step{'s' if self.every != 1 else ''}"
+        elif self.decay is not None:
+            source = f" = ema(pi, {decimal(self.decay)})"
+        top = "" if self.top is None else f" top {self.top}"
+        return f"policy {self.name}{source}{top}"
 
 
 @dataclass(frozen=True)

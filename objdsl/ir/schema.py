@@ -274,13 +274,16 @@ class Parameter(_Strict):
 
 
 class Policy(_Strict):
-    """`policy name`, which is frozen; or `policy name = of at layer 6`. With a `top`, that many
-    words of it are known at each token."""
+    """`policy name`, which is frozen; `policy name = of at layer 6`; or one that follows `pi`:
+    `policy name = pi every 200 steps`, `policy name = ema(pi, decay)`. With a
+    `top`, that many words of it are known at each token."""
 
     name: Name
     of: Name | None = None
     layer: int | None = None
     top: int | None = None
+    every: int | None = None
+    decay: float | None = None
 
 
 class State(_Strict):

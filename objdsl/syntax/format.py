@@ -98,9 +98,9 @@ def _statement(statement: tree.Statement, rewrite: _Rewrite) -> str:
             return f"objective {name.id}" + (f" from {base.id}" if base else "")
         case tree.Param(name, _, text, domain):
             return f"param {name.id} = {text}" + _domain(domain)
-        case tree.Policy(name, of, layer, top):
-            layers = f" = {of.id} at layer {layer}" if of else ""
-            return f"policy {name.id}{layers}" + (f" top {top}" if top is not None else "")
+        case tree.Policy(name, source, top):
+            follows = f" = {_source(source)}" if source else ""
+            return f"policy {name.id}{follows}" + (f" top {top}" if top is not None else "")
         case tree.Given(name, indices, domain, role, known):
             where = "" if indices is None else f"[{','.join(index.id for index in indices)}]"
             end = f" as {role.id}" if role else ""
@@ -123,6 +123,16 @@ def _statement(statement: tree.Statement, rewrite: _Rewrite) -> str:
             return _with(f"report {name.id} = ", rewrite(value))
         case tree.Goal(sense, critic, value):
             return _with(f"{sense} critic " if critic else f"{sense} ", rewrite(value))
+
+
+def _source(source: tree.Layer | tree.Every | tree.Average) -> str:
+    match source:
+        case tree.Layer(of, layer):
+            return f"{of.id} at layer {layer}"
+        case tree.Every(of, steps):
+            return f"{of.id} every {steps} step{'s' if steps != 1 else ''}"
+        case tree.Average(of, decay):
+            return f"ema({of.id}, {_number(decay)})"
 
 
 def _first(node: Expression) -> str:

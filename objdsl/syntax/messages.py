@@ -188,6 +188,20 @@ def out_of_range(span: Span) -> Diagnostic:
     return syntax(f"`{span.text}` is too large for a number", span, help="write `inf`")
 
 
+def not_steps(span: Span) -> Diagnostic:
+    return _error(
+        "syntax", "a policy is copied every so many steps", span,
+        help="for example `policy anchor = pi every 200 steps`; a step is a rollout",
+    )  # fmt: skip
+
+
+def not_an_average(span: Span) -> Diagnostic:
+    return _error(
+        "syntax", "a policy that follows `pi` is an average of its weights", span,
+        help="for example `policy anchor = ema(pi, 0.999)`",
+    )  # fmt: skip
+
+
 def not_a_whole_number(span: Span) -> Diagnostic:
     return syntax(
         f"a layer, and how many words are known, are whole numbers, not `{span.text}`",

@@ -27,7 +27,7 @@ from objdsl.syntax.split import Piece
 _END = "$END"  # Lark's type of the end of the statement
 _UNKNOWN = "$UNKNOWN"  # our type of a character that starts no token
 
-_NAMES = frozenset({"NAME", "AT", "LAYER", "AS", "STATE", "NEXT", "BY", "BEFORE", "TOP"})
+_NAMES = frozenset({"NAME", "AT", "LAYER", "AS", "STATE", "NEXT", "EVERY", "BY", "BEFORE", "TOP"})
 _VALUE_STARTS = _NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "LPAR"}
 _VALUE_ENDS = _NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "RPAR", "RSQB"}
 _ARITHMETIC = frozenset({"PLUS", "MINUS", "TIMES", "SLASH", "POWER"})

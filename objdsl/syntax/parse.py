@@ -180,9 +180,18 @@ def _node(rule: str, parts: list[Any], span: Span) -> Any:
             return tree.Choice(tuple(number.value for number in numbers[::2]), span)
         case "header", [_, name, _, base]:
             return tree.Header(_name(name), base and _name(base), span)
-        case "policy", [_, name, _, of, _, _, layer, _, top]:
-            layer, top = (word and _whole(word) for word in (layer, top))
-            return tree.Policy(_name(name), of and _name(of), layer, top, span)
+        case "policy", [_, name, _, source, _, top]:
+            return tree.Policy(_name(name), source, top and _whole(top), span)
+        case "at_layer", [of, _, _, layer]:
+            return tree.Layer(_name(of), _whole(layer), span)
+        case "every", [of, _, many, unit]:
+            if unit.text not in ("step", "steps"):
+                raise ObjectiveError([messages.not_steps(unit.span)])
+            return tree.Every(_name(of), _steps(many), span)
+        case "average", [function, _, of, _, decay, _]:
+            if function.text != "ema":
+                raise ObjectiveError([messages.not_an_average(function.span)])
+            return tree.Average(_name(of), decay.value, span)
         case "given", [_, name, _, indices, _, _, domain, _, role, word, index]:
             known = word and tree.When(word.text, _name(index), word.span.to(index.span))
             return tree.Given(_name(name), indices, domain, role and _name(role), known, span)
@@ -212,6 +221,12 @@ def _number(word: _Word) -> float:
     if math.isinf(value) and word.text != "inf":
         raise ObjectiveError([messages.out_of_range(word.span)])
     return value
+
+
+def _steps(word: _Word) -> int:
+    if not word.text.isdigit() or not int(word.text[:9]) > 0 or len(word.text) > 9:
+        raise ObjectiveError([messages.not_steps(word.span)])
+    return int(word.text)
 
 
 def _whole(word: _Word) -> int:

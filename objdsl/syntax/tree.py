@@ -176,12 +176,39 @@ class Param:
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """`pi at layer 6`."""
+
+    of: Name
+    layer: int
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """`pi every 200 steps`."""
+
+    of: Name
+    steps: int
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """`ema(pi, 0.999)`."""
+
+    of: Name
+    decay: float
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """`policy teacher`, `policy teacher top 64` or `policy inner = pi at layer 6`."""
+    """`policy teacher`, `policy teacher top 64`, `policy inner = pi at layer 6`,
+    `policy anchor = pi every 200 steps` or `policy anchor = ema(pi, 0.999)`."""
 
     name: Name
-    of: Name | None
-    layer: int | None
+    source: Layer | Every | Average | None
     top: int | None
     span: Span = _span()
 

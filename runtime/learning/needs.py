@@ -20,6 +20,7 @@ from objdsl.ir.columns import (
     Truncation,
     Values,
 )
+from objdsl.ir.objective import Policy as Declared
 from objdsl.objective import Objective
 from objdsl.runtime.engines.policy import Policy
 from objdsl.runtime.settings.config import ConfigError, LearnerSection
@@ -39,6 +40,7 @@ class Needs:
         frozen: columns of frozen policies: name -> (policy, name in `Policy.columns`).
         layers: internal policies: name -> layer.
         given: columns that must come from the task or the reward functions.
+        following: the policies that follow the trained one.
         noise: whether the objective uses `pick`, which needs random numbers.
     """
 
@@ -48,6 +50,7 @@ class Needs:
     layers: dict[str, int]
     given: tuple[str, ...]
     noise: bool
+    following: tuple[Declared, ...]
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -97,6 +100,7 @@ def needs_of(objective: Objective) -> Needs:
         frozen=frozen,
         layers={name: layer for name, (_, layer) in inner.items()},
         given=tuple(given),
+        following=tuple(x for x in objective.formula.policies if x.follows),
         noise=NOISE.name in objective.columns,
     )
 

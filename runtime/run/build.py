@@ -271,6 +271,18 @@ def _frozen_like(policy: Policy, model: PreTrainedModel) -> Policy:
     return Policy(model, temperature=policy.temperature, autocast=policy.autocast)
 
 
+def followers(needs: Needs, policy: Policy, saved: Saved | None) -> dict[str, Policy]:
+    """The policies that follow the trained one: copies of it, or as a checkpoint has them.
+
+    Raises CheckpointError where the checkpoint lacks one.
+    """
+    made = {declared.name: policy.frozen() for declared in needs.following}
+    if saved is not None:
+        for name, follower in made.items():
+            saved.restore_follower(name, follower)
+    return made
+
+
 def reference(
     needs: Needs,
     named: Mapping[str, Policy],

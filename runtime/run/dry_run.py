@@ -55,7 +55,8 @@ def dry_run(config: Config) -> Iterator[str]:
     yield from _memory(config, needs, len(task.alphabet) + 3)
     if config.model.name == TINY:
         check_layers(objective, config.model.layers)
-    others = [name for name in needs.policies if name != "ref"]
+    made = {"ref", *(policy.name for policy in needs.following)}
+    others = [name for name in needs.policies if name not in made]
     if others:
         yield f"no step is run: there is no tiny model for the policy `{others[0]}`"
         return
@@ -105,7 +106,10 @@ def _supplier(config: Config, needs: Needs, column: Column) -> str:
     if column.name in needs.measured:
         return "the trainer, from the policy before it learns from the step"
     if column.name in needs.frozen:
-        return f"the trainer, from the frozen policy `{needs.frozen[column.name][0]}`"
+        policy = needs.frozen[column.name][0]
+        follows = any(policy == declared.name for declared in needs.following)
+        kind = "that follows the trained one" if follows else "that is frozen"
+        return f"the trainer, from the policy `{policy}` {kind}"
     match column.role:
         case State():
             return "the objective's own state"

@@ -83,7 +83,8 @@ def launch(
     group = build.group_of(config, objective) if pairs is None else pairs.rows
     checks.check_step(config, objective, group)
     named = build.named_policies(config, needs, models.policy, models.tokenizer)
-    check_learner(models.policy, objective, config.learner, {*named, "ref"})
+    following = {policy.name for policy in needs.following}
+    check_learner(models.policy, objective, config.learner, {*named, *following, "ref"})
     source: Source | None = pairs
     if pairs is None and ranks.first:
         source = _open_source(
@@ -116,12 +117,13 @@ def launch(
     ref = build.reference(
         needs, named, models.policy, models.tokenizer, folder.path, folder.saved is not None, ranks
     )
+    followers = build.followers(needs, models.policy, folder.saved)
     learner = Learner(
         models.policy,
         objective,
         config.learner,
         steps=config.steps,
-        frozen=named | ref,
+        frozen=named | ref | followers,
         seed=config.seed,
         ranks=ranks,
         sharded=models.sharded,

@@ -159,6 +159,7 @@ class Run:
         policy, replica = self.models.policy, self.models.replica
         collect(policy, replica)
         optimizer = self.learner.optimizer.state()
+        following = self.learner.following()
 
         def write() -> None:
             assert replica is not None
@@ -171,6 +172,7 @@ class Run:
                 replica,
                 self.models.tokenizer,
                 optimizer,
+                following,
                 keep=self.config.checkpoint.keep,
             )
 

@@ -104,6 +104,7 @@ def save(
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     optimizer: Mapping[str, Any],
+    following: Mapping[str, Mapping[str, Tensor]],
     *,
     keep: int,
 ) -> Path:
@@ -115,12 +116,15 @@ def save(
     Args:
         policy: with full weights.
         optimizer: the state with full tensors; see `Optimizer.state`.
+        following: the weights of policies that follow the trained one, by name.
 
     Raises SaveError where it cannot be written; earlier ones are unchanged.
     """
     target = folder / f"{PREFIX}{progress.step:06d}"
     with written_beside(target) as writing:
         save_model(policy, tokenizer, writing)
+        for name, weights in following.items():
+            save_file({k: x.contiguous() for k, x in weights.items()}, writing / _follower(name))
         torch.save({"optimizer": optimizer, "rng": random_state.capture()}, writing / TRAINER)
         state = {
             "version": VERSION,
@@ -132,6 +136,10 @@ def save(
     for old in all_of(folder)[:-keep]:
         remove(old)
     return target
+
+
+def _follower(name: str) -> str:
+    return f"policy-{name}.safetensors"
 
 
 def save_model(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -194,6 +202,20 @@ class Saved:
                 critic = load_file(self.path / CRITIC)
             _load(policy.critic, critic, self.path)
         return _trainer(self.path)
+
+    def restore_follower(self, name: str, policy: Policy) -> None:
+        """Loads the weights of a policy that follows the trained one.
+
+        Raises CheckpointError where they are not there, or do not fit.
+        """
+        with reading(self.path, _follower(name)):
+            weights = load_file(self.path / _follower(name))
+        parameters = dict(policy.model.named_parameters())
+        if {k: x.shape for k, x in weights.items()} != {k: x.shape for k, x in parameters.items()}:
+            raise CheckpointError(f"the policy `{name}` of {self.path} does not fit this model")
+        with torch.no_grad():
+            for key, x in weights.items():
+                parameters[key].copy_(x)
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
