@@ -276,11 +276,11 @@ def followers(needs: Needs, policy: Policy, saved: Saved | None) -> dict[str, Po
 
     Raises CheckpointError where the checkpoint lacks one.
     """
-    made = {declared.name: policy.frozen() for declared in needs.following}
+    following = {declared.name: policy.frozen() for declared in needs.following}
     if saved is not None:
-        for name, follower in made.items():
+        for name, follower in following.items():
             saved.restore_follower(name, follower)
-    return made
+    return following
 
 
 def reference(

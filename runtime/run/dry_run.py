@@ -55,8 +55,8 @@ def dry_run(config: Config) -> Iterator[str]:
     yield from _memory(config, needs, len(task.alphabet) + 3)
     if config.model.name == TINY:
         check_layers(objective, config.model.layers)
-    made = {"ref", *(policy.name for policy in needs.following)}
-    others = [name for name in needs.policies if name not in made]
+    known = {"ref", *(policy.name for policy in needs.following)}
+    others = [name for name in needs.policies if name not in known]
     if others:
         yield f"no step is run: there is no tiny model for the policy `{others[0]}`"
         return

@@ -42,8 +42,8 @@ def findings(source: str) -> tuple[Diagnostic, ...]:
 
 def residual(source: str, given: str) -> float:
     columns = {"k": "random"} if given else {}
-    found = audit(objdsl.loads(source), given=columns, policies=1, drifts=(), horizon=3)
-    return found.rows[0].residual.worst
+    report = audit(objdsl.loads(source), given=columns, policies=1, drifts=(), horizon=3)
+    return report.rows[0].residual.worst
 
 
 @pytest.mark.parametrize(("given", "baseline"), EXACT)

@@ -53,13 +53,13 @@ def value(expression: str) -> Any:
         "objective x\ngiven parent[p,i]\ngiven turn[p,i,t]\n"
         f"x = {expression}\nmaximize mean[p,i,t] (x * log(pi))\n"
     )
-    node = next(one.value for one in objective.formula.bindings if one.name == "x")
+    node = next(binding.value for binding in objective.formula.bindings if binding.name == "x")
     return evaluate([node], BATCH)[0]
 
 
 @pytest.mark.parametrize(("expression", "expected"), CASES)
 def test_values(expression: str, expected: Any) -> None:
-    found = value(expression)
-    flat = [x for row in found for x in row] if isinstance(found[0], list) else found
+    values = value(expression)
+    flat = [x for row in values for x in row] if isinstance(values[0], list) else values
     wanted = [x for row in expected for x in row] if isinstance(expected[0], list) else expected
     assert flat == pytest.approx(wanted, abs=1e-12)
