@@ -46,7 +46,7 @@ def refused(objective: Objective, policies: Collection[str]) -> Iterator[str]:
             case State():
                 yield f"it remembers the state `{name}`, which nothing there keeps between rollouts"
             case Clock():
-                yield "it reads the number of rollouts (`step`, `steps`), which it is not told"
+                yield f"it reads `{name}`: nothing there counts the rollouts"
             case Ids():
                 yield "it reads ids of tokens (`token`), which it is not given"
             case Reward() | Data() if column.indices not in (PROMPT, RESPONSE):

@@ -112,7 +112,10 @@ def directly(trainer: Any, objective: objdsl.Objective) -> Numbers:
     return float(out.loss.detach()), gradients
 
 
-REFUSED = ["bupo", "dual_clip", "kl_exact", "on_policy_distillation", "ppo", "frameworks/verl_ppo"]
+REFUSED = [
+    "adaptive_kl", "bupo", "dual_clip", "gigpo", "kl_exact", "on_policy_distillation", "ppo",
+    "ppo_annealed", "spo", "frameworks/verl_ppo",
+]  # fmt: skip
 
 # Token means, means of means, ratios of responses, a reference, the position of a token, what is
 # drawn from all tokens of the step, three policies, and no ratio at all.
