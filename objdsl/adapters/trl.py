@@ -48,7 +48,7 @@ DECIDED = (
     "vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg",
 )  # fmt: skip
 
-# What a forward pass may need besides words and masks.
+# What a forward pass may need besides ids and masks.
 _PICTURES = (
     "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes",
     "num_tiles", "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
@@ -207,8 +207,8 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _generate_and_score_completions(self, inputs: list[Batch]) -> Batch:
         batch: Batch = super()._generate_and_score_completions(inputs)
-        many, number = len(batch["completion_ids"]), self.accelerator.process_index
-        local = slice(number * many, (number + 1) * many)
+        count, rank = len(batch["completion_ids"]), self.accelerator.process_index
+        local = slice(rank * count, (rank + 1) * count)
         scores = self._scores
         reward = (scores * self.reward_weights.to(scores)).nansum(1)
         reward[scores.isnan().all(1)] = torch.nan
@@ -362,11 +362,11 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _log_probs(self, model: Any, batch: Batch, **options: Any) -> tuple[Tensor, Any, Any]:
         """Log-probabilities `[n, T]`, entropies and the router's loss of a micro-batch."""
-        words = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
         seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
         pictures = {name: batch[name] for name in _PICTURES if name in batch}
         scores: tuple[Tensor, Any, Any] = self._get_per_token_logps_and_entropies(
-            model, words, seen, batch["completion_ids"].size(1), **options, **pictures
+            model, ids, seen, batch["completion_ids"].size(1), **options, **pictures
         )
         return scores
 

@@ -31,7 +31,7 @@ from objdsl.analysis.gradient.terms import Factor, Kind, powers
 from objdsl.analysis.values.dependence import is_reward
 from objdsl.analysis.values.epsilons import Epsilon, epsilons
 from objdsl.analysis.values.extremes import Extremes
-from objdsl.analysis.values.held import held
+from objdsl.analysis.values.frozen_states import with_frozen_states
 from objdsl.analysis.values.ranges import Range
 from objdsl.analysis.values.reach import reached
 from objdsl.analysis.written import expectation, written
@@ -327,6 +327,6 @@ def facts_of(objective: Objective, step: int | None = None) -> Facts:
     Args:
         step: of the rollout.
     """
-    objective = held(objective, step)
+    objective = with_frozen_states(objective, step)
     column = signal(objective)
     return Facts(objective if column is None else with_reward(objective, column))

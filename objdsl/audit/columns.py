@@ -13,7 +13,7 @@ from objdsl.audit.instance import UnauditableError
 from objdsl.audit.plan import Plan
 from objdsl.audit.world import World
 from objdsl.ir.columns import IDS, Data, State, column_of
-from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, Indices
+from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, VOCAB, Indices
 from objdsl.ir.nodes import Binary, Column, Const, Param, Peers, topological
 from objdsl.ir.objective import Domain
 from objdsl.objective import Objective
@@ -27,7 +27,7 @@ _SHAPES: dict[Indices, Callable[[World], tuple[int, ...]]] = {
     PROMPT: lambda world: (1,),
     RESPONSE: lambda world: (world.responses,),
     TOKEN: lambda world: (world.responses, world.horizon),
-    WORD: lambda world: (world.responses, world.horizon, world.vocabulary),
+    VOCAB: lambda world: (world.responses, world.horizon, world.vocabulary),
 }
 
 
@@ -69,7 +69,7 @@ def tables_of(objective: Objective, plan: Plan, given: Mapping[str, Given]) -> d
         else:
             table = torch.full(shape, float(value), dtype=torch.float64)
         domain = plan.domains.get(name, Domain())
-        of_tokens = column.over in (TOKEN, WORD) and name not in plan.slots
+        of_tokens = column.over in (TOKEN, VOCAB) and name not in plan.slots
         drawn = table[:, world.mask] if of_tokens else table
         outside = [x for x in drawn.flatten().tolist() if not domain.holds(x)]
         if outside:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from objdsl.analysis.values.held import held
+from objdsl.analysis.values.frozen_states import with_frozen_states
 from objdsl.audit.columns import Given, tables_of
 from objdsl.audit.generate import instances_of
 from objdsl.audit.gradient import token_weights
@@ -72,7 +72,7 @@ def audit(
         objective = load(objective)
     every = phases(objective.formula.at(objective.params))
     phase = next((x for x in every if step is not None and x.holds(step)), every[-1])
-    formula = held(phase.objective, phase.step if step is None else step)
+    formula = with_frozen_states(phase.objective, phase.step if step is None else step)
     objective = Objective(replace(formula, reports=()))
     plan = plan_of(
         objective, group=group, prompts=prompts, vocabulary=vocabulary, horizon=horizon,

@@ -97,7 +97,7 @@ def _triton(objective: Objective) -> str:
 
 
 # A step that people train with, and the head of a model of eight billion parameters.
-_TOKENS, _LONGEST, _HIDDEN, _WORDS = 32_768, 8_192, 4_096, 128_256
+_TOKENS, _LONGEST, _HIDDEN, _VOCABULARY = 32_768, 8_192, 4_096, 128_256
 
 
 def _plan(objective: Objective) -> str:
@@ -109,13 +109,12 @@ def _plan(objective: Objective) -> str:
 
     try:
         coupling = coupled(objective)
-        chosen = plan(coupling, Sizes(_TOKENS, _LONGEST, _HIDDEN, _WORDS, narrow=2))
+        chosen = plan(coupling, Sizes(_TOKENS, _LONGEST, _HIDDEN, _VOCABULARY, weight_bytes=2))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     names = names_of(objective.bindings)
-    alive = (
-        "every token" if coupling.alive is None else f"tokens where {text(coupling.alive, names)}"
-    )
+    mask = coupling.may_be_nonzero
+    weighted = "every token" if mask is None else f"tokens where {text(mask, names)}"
     factors: list[tuple[str, str]] = []
     if coupling.separated is not None:
         scale, share = (
@@ -129,14 +128,14 @@ def _plan(objective: Objective) -> str:
             ("because", chosen.reason),
             ("possible", "; ".join(legal(coupling))),
             *factors,
-            ("live", alive),
+            ("weighted", weighted),
             ("kernels", _kernels(objective)),
-            ("products", f"{chosen.units:g} of tokens x hidden x vocabulary, if all are live"),
+            ("products", f"{chosen.units:g} of tokens x hidden x vocabulary, if all have a weight"),
             ("", f"for {_TOKENS} tokens, {_LONGEST} in the longest response, hidden {_HIDDEN}, "
-             f"vocabulary {_WORDS}, in bfloat16:"),
+             f"vocabulary {_VOCABULARY}, in bfloat16:"),
             ("chunk", f"{chosen.chunk} tokens, with {chosen.slice} logits each in the gradient"),
             ("scratch", f"{chosen.scratch / 2**30:.1f} GiB, where logits would take "
-             f"{4 * _TOKENS * _WORDS / 2**30:.1f}"),
+             f"{4 * _TOKENS * _VOCABULARY / 2**30:.1f}"),
         )
     )  # fmt: skip
 

@@ -92,8 +92,8 @@ def indexed(ctx: Context, node: tree.Indexed) -> Expr:
     bare = binder.condition is None and binder.relation is None and not binder.keys
     if bare and len(letters) == 1 and letters[0] in ctx.frames[-1].letters:
         return _of_element(ctx, node, letters[0])
-    is_word = letters == ["v"] and bare
-    if name in ctx.frames[-1].values and is_word:
+    over_vocabulary = letters == ["v"] and bare
+    if name in ctx.frames[-1].values and over_vocabulary:
         distribution = _distribution(ctx.frames[-1].values[name])
         if distribution is None:
             ctx.fail(
@@ -103,11 +103,11 @@ def indexed(ctx: Context, node: tree.Indexed) -> Expr:
             )  # fmt: skip
         return distribution
     ctx.read.add(name)
-    if name in policies and is_word:
+    if name in policies and over_vocabulary:
         return build.exp(LogDist(name, is_trained(ctx, name)))
     if name in policies:
         ctx.fail(
-            "wrong-index", f"`{name}` can be indexed by `v` only, the word of the vocabulary",
+            "wrong-index", f"`{name}` can be indexed by `v` alone, an entry of the vocabulary",
             binder.span, help=f"`{name}` alone is the probability of the sampled token",
         )  # fmt: skip
     if name not in known_names(ctx) and name not in CLOCK:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from objdsl.elaborate.context import Context
 from objdsl.elaborate.wording import reduce_hint
 from objdsl.ir import build
-from objdsl.ir.indices import SCALAR, WORD, written
+from objdsl.ir.indices import SCALAR, VOCAB, written
 from objdsl.ir.nodes import Binary, Column, Expr
 from objdsl.source import Span
 
@@ -36,7 +36,7 @@ def as_number(ctx: Context, value: Expr, span: Span, what: str) -> Expr:
 
 
 def at_tokens(ctx: Context, x: Expr, span: Span) -> Expr:
-    """A value that varies with tokens at most, not with words."""
-    if x.indices != WORD:
+    """A value that varies with tokens at most, not over the vocabulary."""
+    if x.indices != VOCAB:
         return x
-    ctx.fail("wrong-index", "this has a value for each word `v` of the vocabulary", span)
+    ctx.fail("wrong-index", "this has a value for each entry `v` of the vocabulary", span)

@@ -122,7 +122,7 @@ def binding(ctx: Context, name: str, use: Span) -> Expr:
 
 
 def resolved(ctx: Context, name: tree.Name) -> tree.Name:
-    """A name, or the one that it is another word for; what the file defines wins."""
+    """A name, or the one that it is a synonym of; what the file defines wins."""
     to = ALIASES.get(name.id)
     if to is None or is_own(ctx, name.id):
         return name

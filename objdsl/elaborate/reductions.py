@@ -20,7 +20,7 @@ from objdsl.ir.indices import (
     RESPONSE,
     SCALAR,
     TOKEN,
-    WORD,
+    VOCAB,
     Indices,
     over_to,
     remove,
@@ -383,7 +383,7 @@ def _check_argument(ctx: Context, row: OrderRow, value: n.Expr, place: tree.Expr
 def _named(ctx: Context, binder: tree.Binder) -> Indices:
     """The indices that stand in the brackets, in their order."""
     named = [index_of(ctx, index) for index in binder.indices]
-    over = tuple(index for index in WORD if index in named)
+    over = tuple(index for index in VOCAB if index in named)
     if len(over) != len(named):
         ctx.fail("wrong-index", "an index stands twice in the brackets", binder.span)
     if over[-1] == "v" and binder.keys:

@@ -11,7 +11,7 @@ from objdsl.elaborate.context import Context
 from objdsl.elaborate.names import index_of, resolved
 from objdsl.elaborate.wording import index_name, reduce_hint
 from objdsl.ir.columns import DISTRIBUTION, reader_of
-from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, WORD, Indices, written
+from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, VOCAB, Indices, written
 from objdsl.ir.nodes import Column, Expr, Known, LogDist, LogProb, Role, topological
 from objdsl.ir.objective import (
     ARGUMENTS,
@@ -81,7 +81,7 @@ def given_column(ctx: Context, given: tree.Given) -> Column:
             )  # fmt: skip
         return replace(column, values=values, lower=min(ends), upper=max(ends))
     indices = tuple(index_of(ctx, index) for index in given.indices)
-    if indices not in (PROMPT, RESPONSE, TOKEN, WORD):
+    if indices not in (PROMPT, RESPONSE, TOKEN, VOCAB):
         ctx.fail(
             "wrong-index", f"a column cannot have the indices {written(indices)}",
             given.span, help="use [p], [p,i], [p,i,t] or [p,i,t,v]",
@@ -95,7 +95,7 @@ def given_column(ctx: Context, given: tree.Given) -> Column:
         why = (
             "it is the same for all responses to a prompt, and has no gradient"
             if indices == PROMPT
-            else "it tells words apart that were not sampled"
+            else "it tells tokens apart that were not sampled"
         )
         ctx.fail(
             "wrong-index", f"`{name}` cannot be a reward: {why}", given.span,

@@ -14,7 +14,7 @@ def runs_over(indices: Indices) -> str:
 
 
 def index_name(index: Index) -> str:
-    return {"p": "prompt", "i": "response", "t": "token", "v": "word"}[index]
+    return {"p": "prompt", "i": "response", "t": "token", "v": "vocabulary"}[index]
 
 
 def reduce_hint(have: Indices, want: Indices) -> str:

@@ -1,7 +1,7 @@
 """The few tensor operations that torch has no name for. Emitted code carries a copy of those that
 it uses, so that it stands on its own.
 
-`segment` gives each element the number of its group (its prompt, or its response); `many` is the
+`segment` gives each element the number of its group (its prompt, or its response); `groups` is the
 number of groups.
 """
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 
-def group_sum(x: Tensor, segment: Tensor, many: int) -> Tensor:
-    """Sums within each group: `[n, ...]` to `[many, ...]`."""
-    return x.new_zeros(many, *x.shape[1:]).index_add_(0, segment, x)
+def group_sum(x: Tensor, segment: Tensor, groups: int) -> Tensor:
+    """Sums within each group: `[n, ...]` to `[groups, ...]`."""
+    return x.new_zeros(groups, *x.shape[1:]).index_add_(0, segment, x)
 
 
-def group_mean(x: Tensor, segment: Tensor, many: int) -> Tensor:
-    """Means within each group: `[n]` to `[many]`."""
-    return group_sum(x, segment, many) / group_sum(torch.ones_like(x), segment, many)
+def group_mean(x: Tensor, segment: Tensor, groups: int) -> Tensor:
+    """Means within each group: `[n]` to `[groups]`."""
+    return group_sum(x, segment, groups) / group_sum(torch.ones_like(x), segment, groups)
 
 
 def joined(a: Tensor, b: Tensor, reduce: str) -> Tensor:
@@ -62,8 +62,8 @@ def compared_with(segment: Tensor) -> Tensor:
     ranked = segment[order].contiguous()
     first = torch.searchsorted(ranked, segment.contiguous())
     end = torch.searchsorted(ranked, segment.contiguous(), right=True)
-    many = int((end - first).max()) if len(segment) else 0
-    place = first[:, None] + torch.arange(many, device=segment.device)
+    size = int((end - first).max()) if len(segment) else 0
+    place = first[:, None] + torch.arange(size, device=segment.device)
     others = order[place.clamp(max=max(len(order) - 1, 0))]
     element = torch.arange(len(segment), device=segment.device)[:, None]
     return torch.where((place < end[:, None]) & (others != element), others, -1)
@@ -104,18 +104,20 @@ def alike(place: Tensor) -> Tensor:
 
 def among(x: Tensor, place: Tensor, reduce: str) -> Tensor:
     """The sum (or else) of the elements that share their keys, for each of them."""
-    group, many = alike(place), place.numel()
+    group, count = alike(place), place.numel()
     x = x.expand(place.shape).flatten()
-    total = group_sum(x, group, many) if reduce == "sum" else group_extreme(x, group, many, reduce)
+    total = (
+        group_sum(x, group, count) if reduce == "sum" else group_extreme(x, group, count, reduce)
+    )
     return total[group].view(place.shape)
 
 
 def others_among(x: Tensor, place: Tensor, row: Tensor, reduce: str) -> Tensor:
     """The sum (or else) of the tokens that share their keys and stand in other rows, for each."""
-    group, many = alike(place), place.numel()
+    group, count = alike(place), place.numel()
     cell = alike(places(row.expand(place.shape).flatten(), group))
     x = x.expand(place.shape).flatten()
-    total = group_sum(x, cell, many) if reduce == "sum" else group_extreme(x, cell, many, reduce)
+    total = group_sum(x, cell, count) if reduce == "sum" else group_extreme(x, cell, count, reduce)
     return group_others(total, group, reduce)[cell].view(place.shape)
 
 
@@ -130,17 +132,17 @@ def running_among(x: Tensor, place: Tensor, relation: str, reduce: str) -> Tenso
     return torch.empty_like(total).index_copy_(0, order, total).view(place.shape)
 
 
-def group_std(x: Tensor, segment: Tensor, many: int, ddof: int) -> Tensor:
+def group_std(x: Tensor, segment: Tensor, groups: int, ddof: int) -> Tensor:
     """Standard deviations within each group, with the sum of squares over `n - ddof`."""
-    square = (x - group_mean(x, segment, many)[segment]) ** 2
-    size = group_sum(torch.ones_like(x), segment, many)
-    return (group_sum(square, segment, many) / (size - ddof)).sqrt()
+    square = (x - group_mean(x, segment, groups)[segment]) ** 2
+    size = group_sum(torch.ones_like(x), segment, groups)
+    return (group_sum(square, segment, groups) / (size - ddof)).sqrt()
 
 
-def group_extreme(x: Tensor, segment: Tensor, many: int, reduce: str) -> Tensor:
+def group_extreme(x: Tensor, segment: Tensor, groups: int, reduce: str) -> Tensor:
     """The `amax`, `amin` or `prod` of each group."""
     start = {"amax": -torch.inf, "amin": torch.inf, "prod": 1.0}[reduce]
-    out = x.new_full((many,), start)
+    out = x.new_full((groups,), start)
     return out.scatter_reduce_(0, segment, x, reduce, include_self=True)
 
 
@@ -199,7 +201,7 @@ def to_rows(x: Tensor, row: Tensor, position: Tensor, like: Tensor) -> Tensor:
     return x.new_zeros(like.shape).index_put_((row, position), x)
 
 
-def shares(size: Tensor, fraction: float | Tensor, slack: int) -> Tensor:
+def fraction_of(size: Tensor, fraction: float | Tensor, slack: int) -> Tensor:
     """A fraction of sizes, with what rounding may have taken from it, or added if `slack` is -1."""
     noise = torch.finfo(fraction.dtype).eps if isinstance(fraction, torch.Tensor) else 0.0
     return size.double() * fraction * (1 + slack * noise) + slack * 1e-9
@@ -250,7 +252,7 @@ def top_mask(
     """The mask of the largest of each group, at most `fraction` of it: of elements that tie where
     that many end, none."""
     below, _, size, _ = standing(x, pool, segment)
-    return pool & (size - below <= torch.floor(shares(size, fraction, 1)))
+    return pool & (size - below <= torch.floor(fraction_of(size, fraction, 1)))
 
 
 def topk_mask(
@@ -312,15 +314,15 @@ def quantile_shares(
 
 
 def pick_mask(
-    chosen: Tensor, noise: Tensor, segment: Tensor | None, many: int, fraction: float | Tensor
+    chosen: Tensor, noise: Tensor, segment: Tensor | None, groups: int, fraction: float | Tensor
 ) -> Tensor:
     """A random part of the mask `chosen` `[n]`: those with the least noise, at most `fraction` of
     each group."""
     segment = torch.zeros_like(noise, dtype=torch.long) if segment is None else segment
     order = torch.argsort(torch.where(chosen, noise, torch.inf), stable=True)
     order = order[torch.argsort(segment[order], stable=True)]
-    size = group_sum(torch.ones_like(segment), segment, many)
-    taken = torch.ceil(shares(size, fraction, -1)).long().clamp(min=0)
+    size = group_sum(torch.ones_like(segment), segment, groups)
+    taken = torch.ceil(fraction_of(size, fraction, -1)).long().clamp(min=0)
     first = size.cumsum(0) - size
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device) - first[segment[order]]
@@ -332,10 +334,10 @@ def pick_tokens(
     noise: Tensor,
     mask: Tensor,
     segment: Tensor | None,
-    many: int,
+    groups: int,
     fraction: float | Tensor,
 ) -> Tensor:
     """`pick_mask` of the tokens `[N, T]`, whose padding is a group of its own."""
-    flat = torch.where(mask, 0 if segment is None else segment[:, None], many).flatten()
+    flat = torch.where(mask, 0 if segment is None else segment[:, None], groups).flatten()
     chosen, noise = (mask & chosen).flatten(), torch.where(mask, noise, 0.0).flatten()
-    return pick_mask(chosen, noise, flat, many + 1, fraction).view_as(mask)
+    return pick_mask(chosen, noise, flat, groups + 1, fraction).view_as(mask)

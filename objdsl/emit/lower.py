@@ -179,12 +179,12 @@ def _reduction(node: n.Reduce) -> n.Expr:
             square = power(sub(x, mean), SQUARE)
             total = _sum(over, where(mask, square, ZERO) if mask is not None else square)
             dof = size if node.op == "pstd" else sub(size, ONE)
-            spread = n.Unary("sqrt", div(total, dof))
-            return spread if mask is None else where(n.Binary("gt", size, ZERO), spread, ZERO)
+            deviation = n.Unary("sqrt", div(total, dof))
+            return deviation if mask is None else where(n.Binary("gt", size, ZERO), deviation, ZERO)
         case "max" | "min":
             limit = n.Const(float("-inf" if node.op == "max" else "inf"))
-            held = where(mask, x, limit) if mask is not None else x
-            result = _nested(node.op, over, _carry(held, full))
+            filled = where(mask, x, limit) if mask is not None else x
+            result = _nested(node.op, over, _carry(filled, full))
             if mask is None:
                 return result
             return where(n.Binary("gt", _sum(over, where(mask, ONE, ZERO)), ZERO), result, ZERO)
@@ -194,8 +194,8 @@ def _reduction(node: n.Reduce) -> n.Expr:
             total = _sum(over, where(mask, shifted, ZERO) if mask is not None else shifted)
             return add(most, n.Unary("log", total))
         case "prod":
-            held = where(mask, x, ONE) if mask is not None else x
-            return _nested("prod", over, _carry(held, full))
+            filled = where(mask, x, ONE) if mask is not None else x
+            return _nested("prod", over, _carry(filled, full))
     raise TypeError(node.op)
 
 

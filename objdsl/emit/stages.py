@@ -25,7 +25,7 @@ from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, count, real, sub
 from objdsl.ir.columns import column_of, columns_in
 from objdsl.ir.differentiate import Leaf, weights_of
-from objdsl.ir.indices import PROMPT, RESPONSE, WORD, Indices
+from objdsl.ir.indices import PROMPT, RESPONSE, VOCAB, Indices
 from objdsl.ir.objective import Objective
 
 Layout = Literal["padded", "packed"]
@@ -42,7 +42,7 @@ RESERVED = (
 )  # fmt: skip
 """Names of the emitted module and of its functions."""
 
-_WORDS = count(("v",))
+_VOCABULARY_SIZE = count(("v",))
 
 _MOST_CALLS = 16
 """How many calls of one function get names by what they read."""
@@ -213,8 +213,8 @@ def _marked(roots: list[n.Expr]) -> dict[n.Expr, n.Expr]:
     """For each node below the roots, the node with its decisions marked.
 
     Marked are those that a value of several responses depends on (what a count counts), and those
-    that depend on such a value (whether a response is the largest of its group); of words, which
-    are as many as all logits, only the first.
+    that depend on such a value (whether a response is the largest of its group). Over the
+    vocabulary, where there are as many as logits, only the first are.
     """
     order = n.topological(*roots)
     statistics = [node for node in order if is_statistic(node)]
@@ -223,7 +223,7 @@ def _marked(roots: list[n.Expr]) -> dict[n.Expr, n.Expr]:
     done: dict[n.Expr, n.Expr] = {}
     for node in order:
         rebuilt = node.rebuilt(done)
-        rests = node in resting and node.indices != WORD
+        rests = node in resting and node.indices != VOCAB
         carried = _decides(node) and (node in needed or rests)
         done[node] = Carried(rebuilt) if carried else rebuilt
     return done
@@ -244,10 +244,11 @@ def _decides(node: n.Expr) -> bool:
 
 
 def _vocabulary(nodes: Iterable[n.Expr]) -> tuple[str, bool]:
-    """A column to count words by, of data if there is one, and whether it is trained."""
-    wide = [column for column in columns_in(nodes).values() if column.indices == WORD]
-    wide.sort(key=lambda column: column.trained)
-    return (wide[0].name, wide[0].trained) if wide else ("", False)
+    """A column that tells the size of the vocabulary, of data if there is one, and whether it is
+    trained."""
+    columns = [column for column in columns_in(nodes).values() if column.indices == VOCAB]
+    columns.sort(key=lambda column: column.trained)
+    return (columns[0].name, columns[0].trained) if columns else ("", False)
 
 
 def _names(ir: Objective) -> dict[n.Expr, str]:
@@ -313,7 +314,6 @@ class Scope:
     Attributes:
         names: what the file calls a value.
         roles: what a value is to the objective.
-        words: a column over the words of the vocabulary, which tells how many there are.
         given: what stored values are called.
     """
 
@@ -323,10 +323,10 @@ class Scope:
     identifiers: Identifiers
     nonzero: frozenset[str]
     """The parameters that cannot be 0."""
-    words: str
-    """A column with a value for each word of the vocabulary, to count them; empty without one."""
-    words_late: bool
-    """Whether there are such columns of trained policies alone: `prepare` cannot count words."""
+    vocabulary_column: str
+    """A column over the vocabulary, which tells its size; empty without one."""
+    vocabulary_is_late: bool
+    """Whether only trained policies have such columns: `prepare` does not know the size."""
     given: dict[n.Expr, str] = field(default_factory=dict)
     _constant: dict[n.Expr, bool] = field(default_factory=dict)
     _late: dict[n.Expr, bool] = field(default_factory=dict)
@@ -341,13 +341,13 @@ class Scope:
         return "statistic" if isinstance(node, Carried) or is_statistic(node) else "local"
 
     def _is_late(self, node: n.Expr) -> bool:
-        """Whether data waits for a trained policy, to count the words of its vocabulary."""
+        """Whether data waits for a trained policy, which tells the size of the vocabulary."""
         late = self._late
 
         def find(x: n.Expr) -> bool:
-            return x == _WORDS or any(late[child] for child in x.children)
+            return x == _VOCABULARY_SIZE or any(late[child] for child in x.children)
 
-        return self.words_late and n.bottom_up(node, late, find)
+        return self.vocabulary_is_late and n.bottom_up(node, late, find)
 
     def is_stored(self, node: n.Expr) -> bool:
         """Whether a data value is kept by `prepare`; columns are at hand, and a sign or a
@@ -391,6 +391,6 @@ def _joins_rows(node: n.Expr) -> bool:
     return isinstance(node, of_several) and node.over[0] in ("p", "i")
 
 
-def spread(indices: Indices) -> Indices:
+def stored_indices(indices: Indices) -> Indices:
     """The indices of a stored value: what belongs to a prompt is handed to each of its rows."""
     return RESPONSE if indices == PROMPT else indices

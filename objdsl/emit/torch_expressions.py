@@ -7,10 +7,10 @@ from typing import Literal, assert_never
 
 import objdsl.ir.nodes as n
 from objdsl.emit.numbers import is_plain
-from objdsl.emit.stages import Carried, Scope, spread
+from objdsl.emit.stages import Carried, Scope, stored_indices
 from objdsl.emit.writer import AND, ATOM, POWER, TIMES, Writer, applied, number
 from objdsl.ir.build import ONE, ZERO, count
-from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD, Indices
+from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, VOCAB, Indices
 from objdsl.ir.ops import BINARY, ORDER, REDUCE, UNARY
 
 _GROUP = count(("i",))
@@ -53,7 +53,7 @@ class TorchExpressions(Writer):
 
     def _indices(self, node: n.Expr) -> Indices:
         """A part of a step knows no prompts, only rows."""
-        return spread(node.indices) if self.cut else node.indices
+        return stored_indices(node.indices) if self.cut else node.indices
 
     def _lift(self, have: Indices, want: Indices) -> str:
         if have == SCALAR or len(have) >= len(want):
@@ -68,7 +68,7 @@ class TorchExpressions(Writer):
             else:
                 return out + ("[:, None]" if want == TOKEN else "[:, None, None]")
             have = TOKEN
-        if have == TOKEN and want == WORD:
+        if have == TOKEN and want == VOCAB:
             out += "[..., None]"
         return out
 
@@ -178,8 +178,8 @@ class TorchExpressions(Writer):
             return f"{BINARY[node.op].python}({self._at(a, here)}, {self._at(b, here)})"
         bound = "max" if node.op == "min" else "min"
         if self._isnumber(b):
-            held = self._tensor(a) if self._isnumber(a) else self._at(a, here, ATOM)
-            return f"{held}.clamp({bound}={self._at(b, here)})"
+            operand = self._tensor(a) if self._isnumber(a) else self._at(a, here, ATOM)
+            return f"{operand}.clamp({bound}={self._at(b, here)})"
         if self._isnumber(a):
             return f"{self._at(b, here, ATOM)}.clamp({bound}={self._at(a, here)})"
         return f"torch.{BINARY[node.op].code}({self._at(a, here)}, {self._at(b, here)})"
@@ -223,7 +223,7 @@ class TorchExpressions(Writer):
         if x == ONE:
             return self._how_many(index), ATOM
         if index == "v":
-            return f"{self._at(x, WORD, ATOM)}.{row.torch}(-1)", ATOM
+            return f"{self._at(x, VOCAB, ATOM)}.{row.torch}(-1)", ATOM
         if index == "t":
             return self._over_tokens(op, x)
         if index == "p":
@@ -250,9 +250,9 @@ class TorchExpressions(Writer):
             return f"{size}[{self._environment('prompt', RESPONSE)}]" if self.cut else size
         if index == "t":
             return self._environment("length", RESPONSE)
-        many = f"{self._input('column', self.scope.words, WORD)}.shape[-1]"
+        size = f"{self._input('column', self.scope.vocabulary_column, VOCAB)}.shape[-1]"
         like = self._environment("row" if self.packed else "mask", TOKEN)
-        return f"torch.full_like({like}, {many}, dtype={self._dtype()})"
+        return f"torch.full_like({like}, {size}, dtype={self._dtype()})"
 
     def _over_tokens(self, op: n.ReduceOp, x: n.Expr) -> tuple[str, int]:
         text, row = self._at(x, TOKEN), REDUCE[op]
@@ -332,17 +332,20 @@ class TorchExpressions(Writer):
         chosen, noise = self._at(node.m, here), self._column(node, TOKEN)
         fraction = self._at(node.fraction, SCALAR)
         if over[0] == "p":
-            segment, many = "None", "1"
+            segment, groups = "None", "1"
         elif over[0] == "i":
             segment = self._environment("prompt", RESPONSE)
-            many = self._environment("n_prompts", SCALAR)
+            groups = self._environment("n_prompts", SCALAR)
         else:
             length = self._environment("length", RESPONSE)
-            segment, many = f"torch.arange(len({length}), device={length}.device)", f"len({length})"
+            segment, groups = (
+                f"torch.arange(len({length}), device={length}.device)",
+                f"len({length})",
+            )
         if self.packed:
             if segment != "None":
                 row = self._environment("row", TOKEN)
                 segment = row if over[0] == "t" else f"{segment}[{row}]"
-            return f"pick_mask({chosen}, {noise}, {segment}, {many}, {fraction})"
+            return f"pick_mask({chosen}, {noise}, {segment}, {groups}, {fraction})"
         mask = self._environment("mask", TOKEN)
-        return f"pick_tokens({chosen}, {noise}, {mask}, {segment}, {many}, {fraction})"
+        return f"pick_tokens({chosen}, {noise}, {mask}, {segment}, {groups}, {fraction})"

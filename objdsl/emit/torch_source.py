@@ -21,7 +21,7 @@ from collections.abc import Mapping
 
 import objdsl.ir.nodes as n
 from objdsl.emit.helpers import called, torch_helpers
-from objdsl.emit.stages import Input, Layout, spread, staged, staged_states, staged_values
+from objdsl.emit.stages import Input, Layout, staged, staged_states, staged_values, stored_indices
 from objdsl.emit.torch_peers import TorchPeers
 from objdsl.emit.wrap import wrap
 from objdsl.emit.writer import (
@@ -35,7 +35,7 @@ from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO
 from objdsl.ir.columns import column_of
 from objdsl.ir.differentiate import Leaf
-from objdsl.ir.indices import RESPONSE, SCALAR, TOKEN, WORD, Indices
+from objdsl.ir.indices import RESPONSE, SCALAR, TOKEN, VOCAB, Indices
 from objdsl.ir.objective import Objective
 
 
@@ -158,7 +158,9 @@ class TorchWriter(TorchPeers):
         self._count(outputs)
         entries = []
         for node in outputs:
-            entries.append((self.scope.given[node], self._whole(node), spread(node.indices)))
+            entries.append(
+                (self.scope.given[node], self._whole(node), stored_indices(node.indices))
+            )
         return self._function(
             "Everything that does not depend on the policy, once for the whole optimizer step.",
             entries,
@@ -168,14 +170,18 @@ class TorchWriter(TorchPeers):
         self._count(outputs)
         entries = []
         for node in outputs:
-            entries.append((self.scope.given[node], self._whole(node), spread(node.indices)))
+            entries.append(
+                (self.scope.given[node], self._whole(node), stored_indices(node.indices))
+            )
         return self._function(
             "What couples responses through the current policy, once for the whole step.", entries
         )
 
     def advance(self, values: Mapping[str, n.Expr]) -> Function:
         self._count(values.values())
-        entries = [(k, self._whole(value), spread(value.indices)) for k, value in values.items()]
+        entries = [
+            (k, self._whole(value), stored_indices(value.indices)) for k, value in values.items()
+        ]
         doc = "The next values of the states, from everything that was sampled."
         return self._function(doc, entries)
 
@@ -234,7 +240,7 @@ class TorchWriter(TorchPeers):
 
     def _whole(self, node: n.Expr) -> str:
         """A result of `prepare` or `couple`: values of prompts are handed out to their rows."""
-        return self._at(node, spread(node.indices))
+        return self._at(node, stored_indices(node.indices))
 
     def _total(self, tokens: n.Expr, responses: n.Expr) -> str:
         """The sum over the rows of token terms and of response terms."""
@@ -264,14 +270,14 @@ class TorchWriter(TorchPeers):
         return f"torch.where({mask}, {text}, 0.0)"
 
     def _everywhere(self, node: n.Expr, indices: Indices) -> str:
-        """A value at all tokens, or at all words at all tokens; 0 in padding."""
+        """A value at all tokens, or over the vocabulary at all tokens; 0 in padding."""
         text = self._at(node, indices)
         if self.packed:
-            if self._indices(node) in (TOKEN, WORD, RESPONSE):
+            if self._indices(node) in (TOKEN, VOCAB, RESPONSE):
                 return text
-            row = self._environment("row", TOKEN) + ("[:, None]" if indices == WORD else "")
+            row = self._environment("row", TOKEN) + ("[:, None]" if indices == VOCAB else "")
             return f"torch.full_like({row}, 1, dtype={self._dtype()}) * ({text})"
-        if indices == WORD:
+        if indices == VOCAB:
             mask = f"{self._environment('mask', TOKEN)}[..., None]"
             if self._isnumber(node):
                 return f"torch.where({mask}, {self._tensor(node)}, 0.0)"

@@ -16,7 +16,7 @@ from objdsl.emit.triton_writer import NotElementwiseError, TokenWriter, VocabWri
 from objdsl.emit.writer import title
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO
-from objdsl.ir.indices import SCALAR, WORD
+from objdsl.ir.indices import SCALAR, VOCAB
 from objdsl.ir.objective import Objective
 
 RESERVED = {
@@ -66,7 +66,7 @@ def emit(ir: Objective) -> Kernel:
     try:
         source, inputs = _written(ir, stages, _terms(ir, stages))
     except NotElementwiseError as error:
-        if any(leaf.indices == WORD for leaf in stages.weights):
+        if any(leaf.indices == VOCAB for leaf in stages.weights):
             raise  # PyTorch could not tell the value: distributions are gone by then
         source, inputs = _written(ir, stages, None)
         needs = error.needs
@@ -228,6 +228,6 @@ def _load(source: Input) -> str:
     name = source.name
     if source.indices == SCALAR:
         return f"tl.load({name})"
-    if source.indices == WORD:
+    if source.indices == VOCAB:
         return f"tl.load({name} + i * V + v, mask=v < V, other=0.0)"
     return f"tl.load({name} + i)"

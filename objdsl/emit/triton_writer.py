@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import objdsl.ir.nodes as n
 from objdsl.emit.identifiers import Identifiers
-from objdsl.emit.stages import Staged, spread
+from objdsl.emit.stages import Staged, stored_indices
 from objdsl.emit.wrap import wrap
 from objdsl.emit.writer import ATOM, SIGN, TIMES, WIDTH, Writer, applied, number, without_unused
 from objdsl.errors import ObjdslError
 from objdsl.ir.build import ONE
 from objdsl.ir.columns import LogProbs
-from objdsl.ir.indices import SCALAR, WORD, Indices
+from objdsl.ir.indices import SCALAR, VOCAB, Indices
 from objdsl.ir.ops import BINARY, UNARY, float32
 from objdsl.ir.text import text
 
@@ -84,7 +84,7 @@ class TokenWriter(Writer):
         return self.sums[node]
 
     def _indices(self, node: n.Expr) -> Indices:
-        return spread(node.indices) if node in self.stored else node.indices
+        return stored_indices(node.indices) if node in self.stored else node.indices
 
     def _lift(self, have: Indices, want: Indices) -> str:
         return ""  # what belongs to a response or a token is one number here
@@ -119,7 +119,7 @@ class TokenWriter(Writer):
                 return self._input("param", name, SCALAR), ATOM
             case n.LogProb(policy) if policy == self.policy:
                 return self.log_pi, ATOM
-            case n.Column() | n.LogProb() if here != WORD:
+            case n.Column() | n.LogProb() if here != VOCAB:
                 return self._column(node, here), ATOM
             case n.Length():
                 return self._environment("length", here), ATOM
@@ -187,8 +187,8 @@ class VocabWriter(TokenWriter):
         match node:
             case n.LogDist(policy) if policy == self.policy:
                 return "log_p", ATOM
-            case n.LogDist() | n.Column() if node.indices == WORD:
-                return self._column(node, WORD), ATOM
+            case n.LogDist() | n.Column() if node.indices == VOCAB:
+                return self._column(node, VOCAB), ATOM
             case n.LogProb(policy) if policy == self.policy:
                 raise NotElementwiseError(text(node, self.scope.names))
         return super()._expression(node)

@@ -53,9 +53,9 @@ class Counts(TorchDispatchMode):
             self._hold(x.untyped_storage())
         return out
 
-    def units(self, tokens: int, hidden: int, words: int) -> dict[torch.dtype, float]:
+    def units(self, tokens: int, hidden: int, vocabulary: int) -> dict[torch.dtype, float]:
         """Matrix products in units of tokens x hidden x vocabulary."""
-        return {dtype: n / (tokens * hidden * words) for dtype, n in self.multiplied.items()}
+        return {dtype: n / (tokens * hidden * vocabulary) for dtype, n in self.multiplied.items()}
 
     def _moved(self, name: str, view: bool, read: list[Tensor], written: list[Tensor]) -> int:
         if view or name in _RESERVE:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from objdsl.analysis.schedule.coupling import Coupled, Coupling
 from objdsl.analysis.schedule.coupling import coupled as coupled_weights
-from objdsl.analysis.schedule.plan import Schedule, plan
+from objdsl.analysis.schedule.plan import FEWEST_TOKENS, Schedule, plan
 from objdsl.emit.load import load_kernel
 from objdsl.emit.triton_source import Kernel
 from objdsl.emit.triton_writer import NotElementwiseError
@@ -42,6 +42,9 @@ class FusedLoss:
         params: its hyper-parameters.
         objective: gives its weights, for log-probabilities and rows of a step.
     """
+
+    fewest_tokens = FEWEST_TOKENS
+    """Chunks have no fewer tokens, however small a budget is."""
 
     def __init__(self, formula: Formula, params: Mapping[str, float], objective: Weighted) -> None:
         self.formula, self.params, self.objective = formula, params, objective
@@ -101,9 +104,11 @@ class FusedLoss:
             frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
             sizes = sizes_of(head, step, frozen, sequence_parallel)
             sweeps = sequence_parallel is None and self._sweeps(kernels, head, schedule)
-            if coupled.words is not None and sweeps:
-                coupled = replace(coupled, log_prob=Coupling.TOKEN, words=None)
-            chosen = plan(coupled, sizes, budget=budget, schedule=schedule)
+            if coupled.distribution is not None and sweeps:
+                coupled = replace(coupled, log_prob=Coupling.TOKEN, distribution=None)
+            chosen = plan(
+                coupled, sizes, budget=budget, schedule=schedule, fewest_tokens=self.fewest_tokens
+            )
             others = {name: x.detach() for name, x in trained.items()}
             at_once = sequence_parallel is None and chosen.schedule in _AT_ONCE
             factors = None
@@ -174,8 +179,8 @@ class FusedLoss:
         """Expressions that weights are made of: `share` and `scale`, if they separate;
         `may_be_nonzero`, which holds where there may be a weight."""
         parts: dict[str, Expr] = {}
-        if self.coupled.alive is not None:
-            parts["may_be_nonzero"] = self.coupled.alive
+        if self.coupled.may_be_nonzero is not None:
+            parts["may_be_nonzero"] = self.coupled.may_be_nonzero
         if self.coupled.separated is not None:
             parts["share"] = self.coupled.separated.share
             parts["scale"] = self.coupled.separated.scale
@@ -234,7 +239,7 @@ def _check_head(
         raise InputError(f"tokens must be whole numbers, not {tokens.dtype}")
     if bias is not None and bias.shape != (vocabulary,):
         raise InputError(
-            f"bias must be [{vocabulary}], a number for each word, not {list(bias.shape)}"
+            f"bias must be [{vocabulary}], one number for each logit, not {list(bias.shape)}"
         )
     if kept is not None and (kept.shape != (*tokens.shape, vocabulary) or kept.dtype != torch.bool):
         wanted = ", ".join(map(str, (*tokens.shape, vocabulary)))

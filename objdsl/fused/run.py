@@ -76,7 +76,7 @@ class Run:
             hidden: `[M, H]`, of packed tokens or of the flattened matrix `[N * T, H]`.
             tokens: `[M]`.
         """
-        if self.coupled.words is not None:
+        if self.coupled.distribution is not None:
             return self._vocab_weights(head, hidden, tokens, plan, frozen)
         rows = self._places()
         options: dict[str, Any] = {"width": plan.slice, "frozen": frozen, "kernels": self.kernels}
@@ -178,7 +178,7 @@ class Run:
         pieces = rows.split_with_sizes(sizes)
         yield from (piece for piece in pieces if len(piece))
 
-    # --- weights of words ------------------------------------------------------------------------
+    # --- weights of the vocabulary ---------------------------------------------------------------
 
     def _vocab_weights(
         self, head: Head, hidden: Tensor, tokens: Tensor, plan: Plan, frozen: bool
@@ -230,12 +230,12 @@ def sizes_of(
         longest=max(lengths, default=0),
         hidden=head.weight.shape[1],
         vocabulary=head.weight.shape[0],
-        narrow=head.weight.element_size(),
-        wide=head.acc_dtype.itemsize,
+        weight_bytes=head.weight.element_size(),
+        acc_bytes=head.acc_dtype.itemsize,
         frozen_head=frozen,
         softcap=head.softcap is not None,
         kept=head.kept is not None,
-        spread=sequence_parallel is not None,
+        sequence_parallel=sequence_parallel is not None,
         parts=1 + len(head.rest),
     )
 

@@ -18,7 +18,7 @@ from objdsl.emit.stages import Input, Kind
 from objdsl.emit.triton_source import Kernel
 from objdsl.fused.head import ALL, Head
 from objdsl.fused.kernels import Scores, Totals, WeightFn
-from objdsl.ir.indices import SCALAR, TOKEN, WORD
+from objdsl.ir.indices import SCALAR, TOKEN, VOCAB
 
 BLOCK, WARPS = 4096, 8
 """Logits that a program reads at a time: 16 for each of its 256 threads, four loads of 16 bytes."""
@@ -181,7 +181,7 @@ def _inputs(
         if not isinstance(x, Tensor):
             return torch.full((), x, dtype=dtype, device=device)
         x = x.to(dtype) if x.is_floating_point() else x
-        if source.indices in (SCALAR, TOKEN, WORD):
+        if source.indices in (SCALAR, TOKEN, VOCAB):
             return x.flatten().contiguous()
         if padded:
             return x[:, None].expand(step.mask.shape).flatten()

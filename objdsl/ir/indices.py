@@ -1,8 +1,8 @@
 """The four indices, and the shapes that they allow.
 
-Responses are ragged: a response belongs to a prompt, a token to a response, a word to the
-vocabulary at a token. So the indices that a value carries are always a *prefix* of `p, i, t, v`:
-nothing can depend on the token without depending on the response.
+Responses are ragged: a response belongs to a prompt, a token to a response, a logit to a token. So
+the indices that a value carries are always a *prefix* of `p, i, t, v`: nothing can depend on the
+token without depending on the response.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ SCALAR: Indices = ()
 PROMPT: Indices = ("p",)
 RESPONSE: Indices = ("p", "i")
 TOKEN: Indices = ("p", "i", "t")
-WORD: Indices = ("p", "i", "t", "v")
+VOCAB: Indices = ("p", "i", "t", "v")
 
 MEANING: dict[Index, str] = {
     "p": "prompts of the optimizer step",
     "i": "responses to one prompt",
     "t": "tokens of one response",
-    "v": "words of the vocabulary",
+    "v": "entries of the vocabulary",
 }
 
 
@@ -38,7 +38,7 @@ def remove(indices: Indices, over: Indices) -> Indices:
 
 def over_to(over: Indices) -> Indices:
     """All indices up to the innermost one of `over`: what a reduction over them runs in."""
-    return WORD[: WORD.index(over[-1]) + 1]
+    return VOCAB[: VOCAB.index(over[-1]) + 1]
 
 
 def decimal(x: float) -> str:

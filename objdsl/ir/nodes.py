@@ -34,7 +34,7 @@ from objdsl.ir.indices import (
     RESPONSE,
     SCALAR,
     TOKEN,
-    WORD,
+    VOCAB,
     Indices,
     over_to,
     remove,
@@ -64,7 +64,7 @@ BOOLEAN_OPS = COMPARISONS | {"and", "or", "not"}
 
 
 IMPOSSIBLE = -1e12
-"""The log-probability of a word that cannot come: `exp` of it is 0, and 0 times its powers, which
+"""The log-probability of an impossible entry: `exp` of it is 0, and 0 times its powers, which
 would be NaN for -inf. A divergence from a policy that rules out what the other says is huge."""
 
 _set = object.__setattr__  # while a frozen node is made
@@ -253,7 +253,7 @@ class LogProb(Node):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LogDist(Node):
-    """`log policy(v | x, y_<t)` for every word `v` of the vocabulary.
+    """`log policy(v | x, y_<t)` for every entry `v` of the vocabulary.
 
     `IMPOSSIBLE` stands for the logarithm of 0, so that `p log p`, and its derivative, are 0 there.
     """
@@ -262,7 +262,7 @@ class LogDist(Node):
     trained: bool = False
 
     def _indices(self) -> Indices:
-        return WORD
+        return VOCAB
 
     def _live(self) -> bool:
         return self.trained

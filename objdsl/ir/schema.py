@@ -99,7 +99,7 @@ class LogProb(_Strict):
 
 
 class LogDist(_Strict):
-    """`log policy[v]`: that of every word of the vocabulary."""
+    """`log policy[v]`: that of every entry of the vocabulary."""
 
     node: Literal["LogDist"]
     policy: Name

@@ -295,7 +295,7 @@ class Writer(ABC):
 
     @abstractmethod
     def _word(self, policy: str) -> str:
-        """The probability of a word of the vocabulary."""
+        """The probability of an entry of the vocabulary."""
 
     @abstractmethod
     def _quotient(self, above: Piece, below: Piece) -> Piece: ...

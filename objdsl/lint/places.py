@@ -70,7 +70,7 @@ def _reading(
 
 
 def entry(facts: Facts) -> tuple[Label, ...]:
-    """Where the gradient comes in: the label beside a factor that bends it."""
+    """Where the gradient comes in: the label beside a factor that biases it."""
     for leaf in facts.policy_weights:
         span = reading(facts, leaf.policy, live=True, rewarded=True)
         if span is not None:

@@ -20,7 +20,7 @@ from objdsl.diagnostic import near, spelled
 from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
 from objdsl.ir.columns import BUILT_IN, CLOCK, IDS, NOISE, Column, LogProbs, Truncation, of_policy
-from objdsl.ir.indices import TOKEN, WORD, Indices, written
+from objdsl.ir.indices import TOKEN, VOCAB, Indices, written
 from objdsl.ir.nodes import IMPOSSIBLE
 from objdsl.ir.objective import BUILT_IN_POLICIES, Domain
 from objdsl.step.rows import Step, mask_of
@@ -64,17 +64,17 @@ def read_rows(mask: Any, lengths: Any) -> tuple[Layout, Tensor, Tensor]:
     if (mask is None) == (lengths is None):
         raise InputError("give either mask [N, T] (padded tokens) or lengths [N] (packed tokens)")
     if mask is not None:
-        live = as_tensor("mask", mask)
-        if live.dim() != 2:
-            raise InputError(f"mask must be [N, T], not {list(live.shape)}")
-        if live.dtype != torch.bool and bool((wrong := (live != 0) & (live != 1)).any()):
+        mask = as_tensor("mask", mask)
+        if mask.dim() != 2:
+            raise InputError(f"mask must be [N, T], not {list(mask.shape)}")
+        if mask.dtype != torch.bool and bool((wrong := (mask != 0) & (mask != 1)).any()):
             at = first(wrong)
             raise InputError(
                 "mask must be true or false (1 or 0) at every token, not "
-                f"{shown(live, at)} at {at}: weights of tokens are a column of their own"
+                f"{shown(mask, at)} at {at}: weights of tokens are a column of their own"
             )
-        live = live.bool()
-        size = live.sum(-1)
+        mask = mask.bool()
+        size = mask.sum(-1)
     else:
         size = as_tensor("lengths", lengths)
         size = size if size.numel() else size.long()  # an empty list has no type
@@ -82,14 +82,14 @@ def read_rows(mask: Any, lengths: Any) -> tuple[Layout, Tensor, Tensor]:
             raise InputError(
                 f"lengths must be N whole numbers, not {size.dtype} {list(size.shape)}"
             )
-        live = mask_of(size)
+        mask = mask_of(size)
     if not bool((size > 0).all()):
         empty = int((size <= 0).nonzero()[0])
         raise InputError(f"response {empty} is empty: it has no token, not even EOS")
-    return "padded" if lengths is None else "packed", size, live
+    return "padded" if lengths is None else "packed", size, mask
 
 
-def prompt_numbers(ids: Any, many: int, device: torch.device, shared: bool) -> Tensor:
+def prompt_numbers(ids: Any, rows: int, device: torch.device, shared: bool) -> Tensor:
     """`[N]`, a number for each response that says which prompt it answers.
 
     Args:
@@ -103,14 +103,14 @@ def prompt_numbers(ids: Any, many: int, device: torch.device, shared: bool) -> T
         raise InputError("prompt is missing: N ids that say which responses answer the same prompt")
     tensor: Tensor
     if isinstance(ids, str) or not isinstance(ids, Tensor | Sequence | Iterable):
-        raise InputError(f"prompt must be [{many}], an id for each response, not {ids!r}")
+        raise InputError(f"prompt must be [{rows}], an id for each response, not {ids!r}")
     try:
         tensor = torch.as_tensor(ids, device=device).detach()
     except (TypeError, ValueError, RuntimeError):
         tensor = torch.tensor(_numbered(list(ids), shared), dtype=torch.long, device=device)
-    if tensor.shape != (many,):
+    if tensor.shape != (rows,):
         raise InputError(
-            f"prompt must be [{many}], an id for each response, not {list(tensor.shape)}"
+            f"prompt must be [{rows}], an id for each response, not {list(tensor.shape)}"
         )
     if tensor.is_complex() or (tensor.is_floating_point() and bool(tensor.isnan().any())):
         raise InputError("prompt must hold ids: numbers but NaN, or strings")
@@ -181,7 +181,7 @@ def cleaned(
 ) -> Tensor:
     """A column's data with its shape checked, its type turned to `dtype`, and 0 in its padding.
 
-    A word of probability 0 is fine in a whole distribution; see `IMPOSSIBLE`.
+    An entry of probability 0 is fine in a whole distribution; see `IMPOSSIBLE`.
 
     Args:
         check: whether its values are looked at.
@@ -205,7 +205,7 @@ def cleaned(
     given, x = x, x.bool() if boolean else x.to(dtype)
     outside = leaves(domain, given) if check and domain is not None else None
     if step.layout == "padded" and len(indices) > 2:
-        mask = step.mask[..., None] if indices == WORD else step.mask
+        mask = step.mask[..., None] if indices == VOCAB else step.mask
         x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
         outside = None if outside is None else outside & mask
     if check and x.is_floating_point():
@@ -245,9 +245,9 @@ def _check_shape(name: str, indices: Indices, x: Tensor, step: Step) -> None:
         return
     tokens = (int(step.lengths.sum()),) if packed else tuple(step.mask.shape)
     wanted = tokens if len(indices) > 2 else (n,)
-    shape = tuple(x.shape[:-1] if indices == WORD else x.shape)
-    if shape != wanted or (indices == WORD and x.dim() != len(wanted) + 1):
-        text = ", ".join(map(str, wanted)) + (", V" if indices == WORD else "")
+    shape = tuple(x.shape[:-1] if indices == VOCAB else x.shape)
+    if shape != wanted or (indices == VOCAB and x.dim() != len(wanted) + 1):
+        text = ", ".join(map(str, wanted)) + (", V" if indices == VOCAB else "")
         raise InputError(
             f"the column {name!r} ({written(indices)}) must be [{text}], not {list(x.shape)}"
         )
@@ -258,7 +258,7 @@ def _check_values(column: Column, x: Tensor) -> None:
     if bool((wrong := x.isnan()).any()):
         raise InputError(f"the column {name!r} is NaN at {first(wrong)}")
     if isinstance(column.role, LogProbs):
-        check_log_probs(f"the column {name!r}", x, None, words=column.role.distribution)
+        check_log_probs(f"the column {name!r}", x, None, distribution=column.role.distribution)
         return
     if bool((wrong := x.isinf()).any()):
         raise InputError(f"the column {name!r} is infinite at {first(wrong)}")
@@ -271,32 +271,32 @@ def _check_values(column: Column, x: Tensor) -> None:
         )
 
 
-def check_log_probs(name: str, x: Tensor, mask: Tensor | None, *, words: bool) -> None:
+def check_log_probs(name: str, x: Tensor, mask: Tensor | None, *, distribution: bool) -> None:
     """Log-probabilities are at most 0, and finite where a token was drawn.
 
     Args:
         mask: where `x` counts; None for everywhere.
-        words: whether these are whole distributions, in which a word may be impossible.
+        distribution: whether these are whole distributions, in which an entry may be impossible.
 
     Raises:
         InputError: they are not. NaN is not looked for.
     """
-    live = x if mask is None else torch.where(mask, x, 0.0)
-    high = live > ROUNDING
-    if bool((live >= 0).all()):
-        high = live > ALL
+    counted = x if mask is None else torch.where(mask, x, 0.0)
+    high = counted > ROUNDING
+    if bool((counted >= 0).all()):
+        high = counted > ALL
     if bool(high.any()):
         at = first(high)
         raise InputError(
             f"{name} is {shown(x, at)} at {at}: a logarithm of a probability is at most 0; are "
             "these probabilities, or negative logarithms?"
         )
-    if words:
+    if distribution:
         return
-    none = live == -torch.inf
-    if bool(none.any()):
+    impossible = counted == -torch.inf
+    if bool(impossible.any()):
         raise InputError(
-            f"{name} is -inf at {first(none)}: a token that was drawn has a probability above 0"
+            f"{name} is -inf at {first(impossible)}: a sampled token has a probability above 0"
         )
 
 
@@ -324,12 +324,12 @@ def check_trained(name: str, x: Any, indices: Indices, step: Step) -> None:
     Raises:
         InputError: one of them is wrong.
     """
-    words = indices == WORD
+    over_vocabulary = indices == VOCAB
     wanted = [*step.mask.shape] if step.layout == "padded" else [int(step.lengths.sum())]
-    shape = f"[{', '.join([*map(str, wanted), *('V' * words)])}]"
+    shape = f"[{', '.join([*map(str, wanted), *('V' * over_vocabulary)])}]"
     if not isinstance(x, Tensor):
         raise InputError(f"{name} must be a float tensor {shape}, not {type(x).__name__}")
-    fits = list(x.shape[: x.dim() - words]) == wanted
+    fits = list(x.shape[: x.dim() - over_vocabulary]) == wanted
     if not fits or not x.is_floating_point():
         raise InputError(f"{name} must be a float tensor {shape}, not {x.dtype} {list(x.shape)}")
     if x.device != step.mask.device:
@@ -344,18 +344,20 @@ def check_drawn(name: str, x: Tensor, step: Step) -> None:
     """
     least, most = torch.aminmax(x) if x.numel() else (x, x)
     if x.numel() and not bool((least > -torch.inf) & (most <= ALL)):  # padding counts, too
-        check_log_probs(name, x, step.mask if x.dim() == len(TOKEN) - 1 else None, words=False)
+        check_log_probs(
+            name, x, step.mask if x.dim() == len(TOKEN) - 1 else None, distribution=False
+        )
 
 
 def computable(columns: Mapping[str, Column], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Trained inputs without their graph, as float32 at least, and finite where words cannot come.
+    """Trained inputs without their graph, as float32 at least, with impossible entries made finite.
 
     Args:
         columns: those that are read, by their names.
     """
     inputs = {name: x.detach().to(widest(x)) for name, x in trained.items()}
-    words = {name for name, column in columns.items() if column.indices == WORD}
-    return {name: possible(x) if name in words else x for name, x in inputs.items()}
+    distributions = {name for name, column in columns.items() if column.indices == VOCAB}
+    return {name: possible(x) if name in distributions else x for name, x in inputs.items()}
 
 
 def widest(*tensors: Any) -> torch.dtype:

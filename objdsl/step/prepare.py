@@ -17,7 +17,7 @@ from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
 from objdsl.ir.columns import NOISE, Clock, Column, columns_in, of_policy
 from objdsl.ir.columns import State as StateRole
-from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD
+from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, VOCAB
 from objdsl.ir.nodes import Expr, Peers, Position, Reduce, Scan, Shift
 from objdsl.ir.objective import Objective as Formula
 from objdsl.objectives import gallery
@@ -152,7 +152,7 @@ class Preparation:
         return replace(bare, tokens=tokens, responses=responses, scalars=scalars), dtype
 
     def _missing(self, name: str, column: Column, given: Mapping[str, Any]) -> str:
-        shapes = {PROMPT: " [N]", RESPONSE: " [N]", TOKEN: " [N, T]", WORD: " [N, T, V]"}
+        shapes = {PROMPT: " [N]", RESPONSE: " [N]", TOKEN: " [N, T]", VOCAB: " [N, T, V]"}
         reader, shape = self.formula.name, shapes.get(column.indices, "")
         if isinstance(column.role, StateRole | Clock):
             what = "the state" if isinstance(column.role, StateRole) else "the number of rollouts"
@@ -180,13 +180,15 @@ class Preparation:
             sizes: how many rows each rank has, and the type that it would compute in.
         """
         read = self.program(rows.layout).program.early
-        wide = [name for name, column in self.columns.items() if column.indices == WORD]
-        local = {name: rows.tokens[name] for name in wide if name in rows.tokens.keys() - read}
+        distributions = [name for name, column in self.columns.items() if column.indices == VOCAB]
+        local = {
+            name: rows.tokens[name] for name in distributions if name in rows.tokens.keys() - read
+        }
         tokens = {name: x for name, x in rows.tokens.items() if name not in local}
         padded = rows.layout == "padded"
         shape = {"mask": rows.mask} if padded else {"lengths": rows.lengths}
         gathered = gather({**shape, **tokens, **rows.responses}, group)
-        dtypes = [dtype for many, dtype in sizes if many] or [sizes[0][1]]
+        dtypes = [dtype for count, dtype in sizes if count] or [sizes[0][1]]
         dtype = reduce(torch.promote_types, dtypes)
         for name in self.columns.keys() & gathered.keys():
             if gathered[name].is_floating_point():
@@ -202,7 +204,7 @@ class Preparation:
             {},
         )
         whole = self._prepared(whole, dtype, generator, check, group)
-        counts = [many for many, _ in sizes]
+        counts = [count for count, _ in sizes]
         first = sum(counts[: group.rank()])
         here = slice(first, first + len(rows))
         return Share(group, whole, here, rows.mask.shape[1], local).local_rows(whole)
@@ -256,8 +258,8 @@ class Preparation:
         group: ProcessGroup | None,
     ) -> Tensor:
         """A number for each token, however wide the padding is; the same on all ranks."""
-        many = int(rows.lengths.sum())
-        noise = torch.rand(many, generator=generator, dtype=torch.float64).to(rows.mask.device)
+        count = int(rows.lengths.sum())
+        noise = torch.rand(count, generator=generator, dtype=torch.float64).to(rows.mask.device)
         if group is not None:
             dist.broadcast(noise, group=group, group_src=0)
         if rows.layout == "padded":

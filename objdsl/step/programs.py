@@ -45,13 +45,15 @@ class Programs:
         compiled = self(step.layout)
         assert compiled.couple is not None and compiled.program.couple is not None
         function, share = compiled.program.couple, step.share
-        live = {name: x for name, x in inputs.items() if name in function.columns}
+        trained = {name: x for name, x in inputs.items() if name in function.columns}
         whole = step
         if share is not None:
-            whole, live = share.whole, gather(live, share.group)
-        dtype = next(iter(live.values())).dtype
+            whole, trained = share.whole, gather(trained, share.group)
+        dtype = next(iter(trained.values())).dtype
         with torch.no_grad():
-            values = compiled.couple(**whole.arguments(function.inputs, dtype, live, self.params))
+            values = compiled.couple(
+                **whole.arguments(function.inputs, dtype, trained, self.params)
+            )
         coupled = replace(whole.with_values(values, function.outputs, dtype), coupled=True)
         return coupled if share is None else share.local_rows(coupled)
 

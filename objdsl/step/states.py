@@ -184,9 +184,9 @@ def _listed(keys: Keys) -> list[Hashable]:
 
 
 def _starts(
-    state: State, many: int, columns: Mapping[str, Any], params: Mapping[str, float]
+    state: State, rows: int, columns: Mapping[str, Any], params: Mapping[str, float]
 ) -> list[float]:
-    """Where a state of prompts starts, for each of many rows."""
+    """Where a state of prompts starts, for each row."""
     given: dict[str, Any] = {}
     for node in topological(state.start):
         if isinstance(node, ColumnNode):
@@ -196,8 +196,8 @@ def _starts(
                     "missing"
                 )
             given[node.name] = as_tensor(node.name, columns[node.name]).tolist()
-    (values,) = evaluate([state.start], Batch(range(many), [1] * many, given), params)
-    return values if isinstance(values, list) else [values] * many
+    (values,) = evaluate([state.start], Batch(range(rows), [1] * rows, given), params)
+    return values if isinstance(values, list) else [values] * rows
 
 
 def _by_key(state: State, step: Step, keys: Sequence[Hashable]) -> dict[Hashable, float]:

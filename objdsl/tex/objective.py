@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from lark import Token
 
-from objdsl.ir.indices import WORD
+from objdsl.ir.indices import VOCAB
 from objdsl.source import Source
 from objdsl.syntax import tree
 from objdsl.syntax.format import format
@@ -150,7 +150,7 @@ def _sense(goal: Equation) -> tuple[str, list[Token]]:
 def _whole(reading: Reading, value: Piece) -> Piece:
     """One number for the step."""
     if value.depth:
-        indices = WORD[: value.depth]
+        indices = VOCAB[: value.depth]
         what = ("prompt", "response", "token", "word")[value.depth - 1]
         reading.guess(f"the formula is that of one {what}, and is averaged over the step")
         value = reduced("mean", ",".join(indices), value, 0)

@@ -10,7 +10,7 @@ import torch
 
 from objdsl.diagnostic import near
 from objdsl.ir.columns import LogProbs, Noise
-from objdsl.ir.indices import TOKEN, WORD
+from objdsl.ir.indices import TOKEN, VOCAB
 from objdsl.ir.objective import Domain
 from objdsl.objective import Objective
 from objdsl.runtime.data.example import Example, columns_of
@@ -138,7 +138,7 @@ def check_step(config: Config, objective: Objective, rows: int) -> None:
 def _check_phase(config: Config, objective: Objective, rows: int) -> None:
     prompts = min(_TRIAL_PROMPTS, config.sampler.prompts // config.learner.minibatches)
     count = prompts * rows
-    shapes = {TOKEN: (count, _TRIAL_TOKENS), WORD: (count, _TRIAL_TOKENS, 4)}
+    shapes = {TOKEN: (count, _TRIAL_TOKENS), VOCAB: (count, _TRIAL_TOKENS, 4)}
     domains = objective.formula.domains
     columns: dict[str, Any] = {}
     for name, column in objective.all_columns.items():

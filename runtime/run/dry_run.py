@@ -24,7 +24,7 @@ from objdsl.ir.columns import (
     Truncation,
     Values,
 )
-from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, WORD
+from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, TOKEN, VOCAB
 from objdsl.objective import Objective
 from objdsl.runtime.data.example import columns_of
 from objdsl.runtime.data.rewards import Rewards
@@ -64,7 +64,7 @@ def dry_run(config: Config) -> Iterator[str]:
     yield f"two steps with a tiny model: {result.seconds:.1f} s, no errors"
 
 
-_PER = {SCALAR: "run", PROMPT: "prompt", RESPONSE: "response", TOKEN: "token", WORD: "word"}
+_PER = {SCALAR: "run", PROMPT: "prompt", RESPONSE: "response", TOKEN: "token", VOCAB: "word"}
 
 
 def _columns(config: Config, objective: Objective, needs: Needs, task: Task) -> Iterator[str]:

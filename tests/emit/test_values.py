@@ -14,7 +14,7 @@ from objdsl.driver import derivatives
 from objdsl.emit.torch_source import emit_values
 from objdsl.errors import InputError
 from objdsl.ir.evaluate import Batch, evaluate
-from objdsl.ir.indices import PROMPT, SCALAR, WORD
+from objdsl.ir.indices import PROMPT, SCALAR, VOCAB
 from objdsl.ir.nodes import Expr
 from objdsl.step.values import Values
 
@@ -73,7 +73,7 @@ def by_interpreter(values: dict[str, Expr]) -> dict[str, list[Any]]:
         by_row = [value] * 6 if x.indices == SCALAR else value
         if x.indices == PROMPT:
             by_row = [value[sorted(set(PROMPTS)).index(prompt)] for prompt in PROMPTS]
-        words = (4,) if x.indices == WORD else ()
+        words = (4,) if x.indices == VOCAB else ()
         numbers[name] = [
             np.broadcast_to(row, (length, *words))
             for row, length in zip(by_row, LENGTHS, strict=True)

@@ -63,7 +63,7 @@ def test_every_schedule_is_the_plain_computation(name: str, packed: bool) -> Non
                 objective, data, step, others, temperature=1.3, softcap=5.0,
                 schedule=schedule, budget=budget,
             )  # fmt: skip
-            whole = objective.fused_loss.coupled.words is None or budget > 10_000
+            whole = objective.fused_loss.coupled.distribution is None or budget > 10_000
             assert_same(actual, expected, reports=whole)
 
 
@@ -249,7 +249,7 @@ def test_which_weights_come_apart() -> None:
     verdicts: dict[str, bool] = {}
     for name in NAMES:
         coupled = objdsl.load(name).fused_loss.coupled
-        if coupled.worst is Coupling.RESPONSE and coupled.words is None:
+        if coupled.worst is Coupling.RESPONSE and coupled.distribution is None:
             verdicts[name] = "one pass, scaled afterwards" in legal(coupled)
     assert {name for name, apart in verdicts.items() if apart} == SEPARABLE
     assert {name for name, apart in verdicts.items() if not apart} == NOT_SEPARABLE
@@ -289,7 +289,7 @@ def test_a_response_without_a_weight_may_have_any_share() -> None:
 
 def test_long_responses_are_scaled_afterwards_where_that_is_faster() -> None:
     gspo = objdsl.load("gspo").fused_loss.coupled
-    sizes = Sizes(65_536, 8192, 4096, 128_256, narrow=2)
+    sizes = Sizes(65_536, 8192, 4096, 128_256, weight_bytes=2)
     assert plan(gspo, replace(sizes, longest=4096)).schedule == "one pass, whole responses"
     assert plan(gspo, sizes).schedule == SCALED
     # Chunks are balanced: two of 4096 here, one of which is made larger for its response.

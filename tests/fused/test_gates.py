@@ -18,9 +18,10 @@ from objdsl.analysis.schedule.plan import BUDGET, Plan, Schedule, Sizes, plan
 from objdsl.fused import log_probs
 from objdsl.fused.counts import Counts
 from objdsl.fused.head import Head, Precision, accumulate, chunks, split
+from objdsl.fused.loss import FusedLoss
 from objdsl.fused.passes import Gradients, first_pass, one_pass, scaled_pass, second_pass
 from objdsl.ir import build as ir
-from objdsl.ir.indices import TOKEN, WORD
+from objdsl.ir.indices import TOKEN, VOCAB
 
 N, H, V = 8192, 4096, 128_256
 ONE: Schedule = "one pass"
@@ -44,7 +45,7 @@ def counted(schedule: Schedule, dtype: torch.dtype, n: int = N, v: int = V, **ki
     if schedule == SCALED:
         coupled = Coupled(Coupling.RESPONSE, None, "pi", None, Separated(ir.ONE, ir.ONE))
     frozen, parts = kind.get("frozen_head", False), kind.get("parts", 1)
-    sizes = Sizes(n, 8192, H, v, narrow=dtype.itemsize, **kind)
+    sizes = Sizes(n, 8192, H, v, weight_bytes=dtype.itemsize, **kind)
     chosen = plan(coupled, sizes, schedule=schedule)
     assert chosen.schedule == schedule
     numbers: dict[str, Any] = {"dtype": dtype, "device": "meta"}
@@ -250,7 +251,7 @@ def test_what_an_objective_takes_is_what_its_plan_says(
     name: str, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it, forward and backward, by what was alive at once on a CPU."""
-    monkeypatch.setattr("objdsl.analysis.schedule.plan.FEWEST_TOKENS", 1)
+    monkeypatch.setattr(FusedLoss, "fewest_tokens", 1)
     rows, length, hidden, words = 8, 64, 32, 4096
     torch.manual_seed(0)
     objective = objdsl.load(name)
@@ -259,7 +260,7 @@ def test_what_an_objective_takes_is_what_its_plan_says(
     log_p = torch.log_softmax(states @ weight.T, -1)
     near = log_p.gather(-1, tokens[..., None]).squeeze(-1) + 0.1 * torch.randn(rows, length)
     columns = {
-        column: {TOKEN: near, WORD: log_p}.get(kind.indices, (torch.arange(rows) % 3 == 0).float())
+        column: {TOKEN: near, VOCAB: log_p}.get(kind.indices, (torch.arange(rows) % 3 == 0).float())
         for column, kind in objective.columns.items()
         if not kind.trained
     }
@@ -269,7 +270,10 @@ def test_what_an_objective_takes_is_what_its_plan_says(
     )  # fmt: skip
     options: dict[str, Any] = {"budget": budget, "schedule": SCALED if name == "gmpo" else None}
     chosen = plan(
-        objective.fused_loss.coupled, Sizes(rows * length, length, hidden, words), **options
+        objective.fused_loss.coupled,
+        Sizes(rows * length, length, hidden, words),
+        fewest_tokens=1,
+        **options,
     )
     objective.fused(states, weight, tokens, step)  # emits and compiles what it needs
     with Counts() as counts:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import objdsl
 from objdsl.analysis.schedule.plan import legal
+from objdsl.fused.loss import FusedLoss
 
 ROWS, LENGTH, H, V = 8, 64, 64, 4096
 BONUS = """
@@ -61,7 +62,7 @@ def exact(objective: objdsl.Objective, data: dict[str, Tensor]) -> tuple[Any, Te
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_narrow_models(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("objdsl.analysis.schedule.plan.FEWEST_TOKENS", 32)
+    monkeypatch.setattr(FusedLoss, "fewest_tokens", 32)
     objective, data = OBJECTIVES[name], scene()
     out, log_pi, gradients = exact(objective, data)
     there = {key: x.to(device) for key, x in data.items()}

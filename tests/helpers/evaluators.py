@@ -19,7 +19,7 @@ from objdsl.ir.build import sub
 from objdsl.ir.columns import column_of
 from objdsl.ir.differentiate import weights_of
 from objdsl.ir.evaluate import Batch, evaluate
-from objdsl.ir.indices import PROMPT, SCALAR, TOKEN, WORD, Indices
+from objdsl.ir.indices import PROMPT, SCALAR, TOKEN, VOCAB, Indices
 from objdsl.ir.nodes import Expr, topological
 
 
@@ -268,7 +268,7 @@ def _at_row(value: Any, indices: Indices, leaf: Expr, batch: Batch, row: int) ->
     if indices == PROMPT:
         return value[next(p for p, group in enumerate(batch.groups) if row in group)]
     x = np.asarray(value[row])
-    return x[:, None] if (indices, leaf.indices) == (TOKEN, WORD) else x
+    return x[:, None] if (indices, leaf.indices) == (TOKEN, VOCAB) else x
 
 
 def _largest(values: Iterable[Any]) -> float:

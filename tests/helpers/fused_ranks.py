@@ -90,7 +90,7 @@ def sequences(rank: int, folder: Path) -> None:
             for packed in (False, True):
                 here = first[scene(objective, packed)["mask"]] if packed else first.flatten()
                 places = (here if rank == 0 else ~here).nonzero().squeeze(-1)
-                if objective.fused_loss.coupled.words is not None:
+                if objective.fused_loss.coupled.distribution is not None:
                     with pytest.raises(ValueError, match="whose tokens are on one rank"):
                         of_tokens(objective, packed, places)
                     continue

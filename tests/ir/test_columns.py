@@ -13,7 +13,7 @@ from objdsl.ir.columns import (
     Values,
     of_policy,
 )
-from objdsl.ir.indices import RESPONSE, TOKEN, WORD
+from objdsl.ir.indices import RESPONSE, TOKEN, VOCAB
 
 EVERYTHING = """
 given r_ext[p,i] as reward
@@ -36,9 +36,9 @@ def test_every_column_has_its_role() -> None:
         "log_mu": (LogProbs("mu"), TOKEN, False),
         "log_old": (LogProbs("old"), TOKEN, False),
         "log_pi": (LogProbs("pi"), TOKEN, True),
-        "log_pi_dist": (LogProbs("pi", distribution=True), WORD, True),
+        "log_pi_dist": (LogProbs("pi", distribution=True), VOCAB, True),
         "log_ratio": (Data(), TOKEN, False),
-        "log_x_dist": (LogProbs("x", distribution=True), WORD, False),
+        "log_x_dist": (LogProbs("x", distribution=True), VOCAB, False),
         "noise": (Noise(), TOKEN, False),
         "r_ext": (Reward(), RESPONSE, False),
         "reward": (Reward(), RESPONSE, False),

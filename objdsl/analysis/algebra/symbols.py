@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
-from objdsl.ir.indices import SCALAR, TOKEN, WORD, Indices
+from objdsl.ir.indices import SCALAR, TOKEN, VOCAB, Indices
 
 
 class Ratio(NamedTuple):
@@ -42,7 +42,7 @@ class LogDistRatio(n.Symbol):
         return f"log({self.ratio.of}[v] / {self.ratio.to}[v])"
 
     def _indices(self) -> Indices:
-        return WORD
+        return VOCAB
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -92,5 +92,5 @@ OfPolicies = OfTokens | n.LogDist | LogDistRatio
 
 
 def log_ratio(of: n.LogProb | n.LogDist, ratio: Ratio) -> LogRatio | LogDistRatio:
-    """The logarithm of a ratio: of the sampled token or of every word, as `of` is."""
+    """The logarithm of a ratio: of the sampled token or of every vocabulary entry, as `of` is."""
     return LogRatio(ratio) if isinstance(of, n.LogProb) else LogDistRatio(ratio)

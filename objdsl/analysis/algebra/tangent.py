@@ -64,9 +64,9 @@ class Tangent:
             case n.Binary("min" | "max" as op, a, b):
                 return self._extremum(op, a, b, node)
             case n.Clip(x, lo, hi):
-                held = n.Binary("max", x, lo, span=node.span)
-                self._known[held] = self._find(held)
-                return self._find(n.Binary("min", held, hi, span=node.span))
+                floored = n.Binary("max", x, lo, span=node.span)
+                self._known[floored] = self._find(floored)
+                return self._find(n.Binary("min", floored, hi, span=node.span))
             case n.Unary(op, x) if UNARY[op].kinks and self.at(x).number in UNARY[op].kinks:
                 return self._kink(node)
             case n.Unary(op) if UNARY[op].slope is None:

@@ -62,7 +62,7 @@ class LiveAdvantage:
 
 @dataclass(frozen=True)
 class LiveDivisor:
-    """A divisor with a gradient that bends the expected one, or leaves nothing of it.
+    """A divisor with a gradient that biases the expected one, or leaves nothing of it.
 
     Attributes:
         node: the divisor.
@@ -113,7 +113,7 @@ def _adds(extra: Estimator, weight: n.Expr) -> Adds | None:
 
 
 def _adds_elsewhere(leaf: Leaf, extra: Sum) -> Adds | None:
-    """The same by a critic, which would learn to raise J; or by the distribution of words, where
+    """The same by a critic, which would learn to raise J; or by the whole distribution, where
     the gradient of an entropy is meant and one that the sampled token weighs is not."""
     bases = [base for factors in extra.terms for base, _ in factors]
     weighed = any(isinstance(node, OfTokens) for node in n.topological(*bases))
@@ -136,7 +136,7 @@ def _all_divergences(estimator: Estimator) -> bool:
 def live_divisors(
     objective: Objective, weights: dict[Leaf, n.Expr], estimators: Collection[Estimator]
 ) -> Iterator[LiveDivisor]:
-    """The divisors whose own derivative bends what a goal's weights estimate, each once.
+    """The divisors whose own derivative biases what a goal's weights estimate, each once.
 
     Args:
         weights: the derivative of what is maximised by each trained leaf.
@@ -166,7 +166,7 @@ def _divides(all_of_it: Estimator, meant: Estimator, node: n.Expr) -> LiveDiviso
 
 
 def _divides_distribution(extra: n.Expr, expand: Expand, node: n.Expr) -> LiveDivisor | None:
-    """The same by the distribution of words: a reward beside it tells states apart."""
+    """The same by the whole distribution: a reward beside it tells states apart."""
     try:
         total = expand(extra)
     except TooLargeError:

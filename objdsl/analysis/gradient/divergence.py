@@ -136,8 +136,8 @@ def readings(estimator: Estimator) -> Iterator[tuple[list[Term], Penalty | None]
             terms = [
                 replace(term, coefficient=term.coefficient * size / most) for size, term in sized
             ]
-            for held in _where_masks_hold(policy, terms):
-                yield held, _penalty(policy, held, estimator.expand)
+            for part in _where_masks_hold(policy, terms):
+                yield part, _penalty(policy, part, estimator.expand)
 
 
 def _masks(factor: Factor) -> bool:
@@ -157,16 +157,16 @@ def _where_masks_hold(policy: str, terms: list[Term]) -> list[list[Term]]:
         return [terms]
     by_shape: dict[frozenset[tuple[Factors, float]], list[Term]] = {}
     for truth in product((False, True), repeat=len(every)):
-        hold = {mask for mask, holds in zip(every, truth, strict=True) if holds}
+        true = {mask for mask, holds in zip(every, truth, strict=True) if holds}
         left: defaultdict[Factors, float] = defaultdict(float)
-        held = [term for term, asks in zip(terms, masks, strict=True) if asks <= hold]
-        for term in held:
+        present = [term for term, asks in zip(terms, masks, strict=True) if asks <= true]
+        for term in present:
             distant = (f for f in term.factors if _distant(policy, f))
             left[frozenset((f.base, f.exponent) for f in distant)] += term.coefficient
         most = max((abs(c) for c in left.values()), default=0.0)
-        if any(abs(c) > 1e-9 * abs(term.coefficient) for c in left.values() for term in held):
+        if any(abs(c) > 1e-9 * abs(term.coefficient) for c in left.values() for term in present):
             shape = frozenset((factors, round(c / most, 9)) for factors, c in left.items())
-            by_shape.setdefault(shape, held)
+            by_shape.setdefault(shape, present)
     return list(by_shape.values())
 
 

@@ -189,7 +189,7 @@ def _reads_kink(base: n.Expr) -> bool:
 
 
 def _cancels(base: n.Expr) -> bool:
-    """Whether it is the mean of all words' log-ratios, which is 0 to first order."""
+    """Whether it is the mean of the log-ratios over the vocabulary, which is 0 to first order."""
     match base:
         case n.Reduce("sum", ("v",), n.Binary("mul", a, b), None):
             pair = {type(a), type(b)}

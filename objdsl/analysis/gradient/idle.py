@@ -1,9 +1,9 @@
 """Summands that read policies and have no gradient in expectation: penalties that do nothing.
 
-The weight of a token may be raised by any number of the prefix, `E[f(y_<t) grad log pi] = 0`. So a
-KL of all words behind `sg`, in front of `log(pi)`, holds the policy nowhere, and an entropy that is
-added to the advantage is no bonus. A baseline of rewards is such a number, too, and lowers the
-variance; one of policies alone is taken for a penalty or a bonus.
+Any function of the prefix may be added to the weight of a token, `E[f(y_<t) grad log pi] = 0`. So a
+KL over the whole vocabulary behind `sg`, in front of `log(pi)`, keeps the policy near no reference,
+and an entropy that is added to the advantage is no bonus. A baseline of rewards is such a function,
+too, and lowers the variance; one that reads policies alone was meant as a penalty or a bonus.
 """
 
 from __future__ import annotations

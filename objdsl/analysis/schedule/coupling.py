@@ -16,7 +16,8 @@ from objdsl.ir.objective import Objective
 
 
 class Coupling(IntEnum):
-    """Which current log-probabilities the weight of a token needs. Each holds those before it."""
+    """Which current log-probabilities the weight of a token needs. Each level includes those before
+    it."""
 
     KNOWN = 0
     """None: the weight is data, known before the forward pass."""
@@ -47,23 +48,23 @@ class Coupled:
 
     Attributes:
         log_prob: of the weight by the sampled token's log-probability; None if there is none.
-        words: of that by the whole distribution; None if there is none.
+        distribution: of the weight by the whole distribution; None if there is none.
         name: the policy that is trained.
-        alive: a mask without current values that holds wherever the weight by the sampled token is
-            not 0; None if every token may have one.
+        may_be_nonzero: a mask of data that is true wherever the weight by the sampled token is not
+            0; None if every token may have a weight.
         separated: the weight by the sampled token's log-probability, where it needs those of its
             response for a factor alone that its tokens have in common.
     """
 
     log_prob: Coupling | None
-    words: Coupling | None
+    distribution: Coupling | None
     name: str
-    alive: n.Expr | None
+    may_be_nonzero: n.Expr | None
     separated: Separated | None = None
 
     @property
     def worst(self) -> Coupling:
-        return max(c for c in (self.log_prob, self.words) if c is not None)
+        return max(c for c in (self.log_prob, self.distribution) if c is not None)
 
 
 def coupled(objective: Objective, *, statistics: bool = False) -> Coupled:
@@ -81,12 +82,12 @@ def coupled(objective: Objective, *, statistics: bool = False) -> Coupled:
     if len(policies) != 1:
         raise ValueError(f"{objective.name} trains {len(policies)} policies; a head belongs to one")
     log_prob = _of(weights, n.LogProb)
-    words = _of(weights, n.LogDist)
+    distribution = _of(weights, n.LogDist)
     return Coupled(
         None if log_prob is None else coupling(log_prob, statistics=statistics),
-        None if words is None else coupling(words, statistics=statistics),
+        None if distribution is None else coupling(distribution, statistics=statistics),
         policies.pop(),
-        None if log_prob is None or words is not None else alive(log_prob),
+        None if log_prob is None or distribution is not None else may_be_nonzero(log_prob),
         None if log_prob is None or len(weights) > 1 else separated(log_prob),
     )
 
@@ -190,19 +191,19 @@ def _conjuncts(mask: n.Expr) -> list[n.Expr]:
     return [mask]
 
 
-def alive(weight: n.Expr) -> n.Expr | None:
+def may_be_nonzero(weight: n.Expr) -> n.Expr | None:
     """A mask of data that holds wherever a weight is not 0: masks, and factors that may be 0."""
     match weight:
         case n.Stop(x) | n.Unary("neg", x):
-            return alive(x)
+            return may_be_nonzero(x)
         case n.Where(m, a, b) if b == ZERO:
-            return _both(_of_data(m), alive(a))
+            return _both(_of_data(m), may_be_nonzero(a))
         case n.Binary("mul", a, b):
             return _both(_nonzero(a), _nonzero(b))
         case n.Binary("div", a, _):
             return _nonzero(a)
         case n.Binary("add" | "sub", a, b):
-            first, second = alive(a), alive(b)
+            first, second = may_be_nonzero(a), may_be_nonzero(b)
             if first is None or second is None:
                 return None
             return first if first == second else n.Binary("or", first, second)
@@ -222,7 +223,7 @@ def _of_data(mask: n.Expr) -> n.Expr | None:
 def _nonzero(x: n.Expr) -> n.Expr | None:
     """Where a factor is not 0, as far as data say so; None if it cannot be, or they do not say."""
     if x.current:
-        return alive(x)
+        return may_be_nonzero(x)
     match x:
         case n.Where(m, a, b) if b == ZERO:
             return _both(m, _nonzero(a))

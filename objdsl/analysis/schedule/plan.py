@@ -22,11 +22,12 @@ Schedule = Literal[
 # Bytes besides inputs and gradients: larger chunks add the head's gradient up less often.
 BUDGET = 4 << 30
 FEWEST_TOKENS = 256
-"""A chunk has no fewer tokens, however small the budget is."""
+"""The fewest tokens of a chunk, however small the budget is, unless a plan is asked for fewer."""
 _MOST_TOKENS = 8192
 # Vocabulary entries of a slice.
 _NARROWEST, _WIDEST = 1024, 8192
-# Copies of the logits where every word has a weight: that, distributions, what is made of them.
+# Copies of the logits where every vocabulary entry has a weight: the weights, distributions, and
+# what is computed from them.
 _EVERY = 6
 # Tokens whose logits take as long to compute as a float32 matrix [V, H] takes to be read or
 # written: 2VH operations at 790 TFLOP/s beside 4VH bytes at 4.3 TB/s, as on an H200.
@@ -35,40 +36,42 @@ _MATRIX = 370
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a step is made of: `tokens` live ones, `longest` of them in one response."""
+    """The sizes of a step: `tokens` that are no padding, `longest` of them in one response."""
 
     tokens: int
     longest: int
     hidden: int
     vocabulary: int
-    narrow: int = 4
+    weight_bytes: int = 4
     """Bytes of a number of the hidden states and of the head."""
-    wide: int = 4
-    """Bytes of a logit: 4, or 8 in float64."""
+    acc_bytes: int = 4
+    """Bytes of a number that logits and sums are computed in: 4, or 8 in float64."""
     frozen_head: bool = False
     """Whether the head itself takes no gradient, as under LoRA."""
     softcap: bool = False
     kept: bool = False
-    """Whether each token has words that the sampler left out."""
-    spread: bool = False
+    """Whether a mask says of each token which part of the vocabulary the sampler kept."""
+    sequence_parallel: bool = False
     """Whether the tokens of a response are on several ranks."""
     parts: int = 1
     """Narrow matrices whose sum is the head; with several, its gradient is wide."""
 
     @property
     def logit(self) -> int:
-        """Bytes that a logit takes: itself, the slope of its cap, whether its word was kept."""
-        return self.wide * (1 + self.softcap) + self.kept
+        """Bytes that a logit takes: itself, the slope of its cap, whether its entry was kept."""
+        return self.acc_bytes * (1 + self.softcap) + self.kept
 
     @property
     def state(self) -> int:
         """Bytes that a hidden state takes: a copy, the sum that its gradient is, and a summand."""
-        return (self.narrow + 2 * self.wide) * self.hidden
+        return (self.weight_bytes + 2 * self.acc_bytes) * self.hidden
 
     @property
     def split(self) -> int:
         """Bytes of the narrow parts of a head, if it has several."""
-        return self.parts * self.narrow * self.vocabulary * self.hidden if self.parts > 1 else 0
+        return (
+            self.parts * self.weight_bytes * self.vocabulary * self.hidden if self.parts > 1 else 0
+        )
 
     @property
     def columns(self) -> int:
@@ -80,8 +83,8 @@ class Sizes:
         """Bytes beside a logit of a slice: the narrow copy of its gradient, where products need
         one; before that, a summand of the logits of a head in parts."""
         if self.parts > 1:
-            return self.wide
-        return self.narrow if self.narrow < self.wide else 0
+            return self.acc_bytes
+        return self.weight_bytes if self.weight_bytes < self.acc_bytes else 0
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,10 @@ class Plan:
     """A schedule with its sizes.
 
     Attributes:
-        chunk: tokens whose logits are held at a time.
-        slice: words whose gradient is formed at a time: in the second of two passes; and where
-            products take narrower numbers than logits are.
-        units: matrix products of tokens x hidden x vocabulary, if every token is live.
+        chunk: tokens whose logits are in memory at a time.
+        slice: vocabulary entries whose gradient is formed at a time, in the second of two passes,
+            and where products take narrower numbers than the logits are.
+        units: matrix products of tokens x hidden x vocabulary, if every token has a weight.
         scratch: bytes besides what comes in and the gradients that come out, at most, on a device
             that multiplies narrow numbers into wide sums.
         reason: why this schedule.
@@ -106,17 +109,17 @@ class Plan:
     reason: str
 
 
-def legal(coupled: Coupled, *, spread: bool = False) -> tuple[Schedule, ...]:
+def legal(coupled: Coupled, *, sequence_parallel: bool = False) -> tuple[Schedule, ...]:
     """The schedules that compute the right thing, the one with the fewest products first.
 
     Args:
-        spread: whether the tokens of a response are on several ranks.
+        sequence_parallel: whether the tokens of a response are on several ranks.
     """
-    if spread:
-        if coupled.words is not None:
+    if sequence_parallel:
+        if coupled.distribution is not None:
             return ()
         return ("one pass", "two passes") if coupled.worst <= Coupling.TOKEN else ("two passes",)
-    if coupled.words is not None:
+    if coupled.distribution is not None:
         whole = coupled.worst is Coupling.STEP
         return ("one pass, whole step",) if whole else ("one pass, whole responses",)
     if coupled.worst is Coupling.STEP:
@@ -129,24 +132,36 @@ def legal(coupled: Coupled, *, spread: bool = False) -> tuple[Schedule, ...]:
 
 
 def plan(
-    coupled: Coupled, sizes: Sizes, *, budget: int = BUDGET, schedule: Schedule | None = None
+    coupled: Coupled,
+    sizes: Sizes,
+    *,
+    budget: int = BUDGET,
+    schedule: Schedule | None = None,
+    fewest_tokens: int = FEWEST_TOKENS,
 ) -> Plan:
     """The cheapest schedule that fits.
+
+    Args:
+        budget: bytes besides inputs and gradients.
+        schedule: the one to plan, instead of the cheapest.
+        fewest_tokens: of a chunk, however small the budget is.
 
     Raises:
         ValueError: the schedule that is asked for does not compute this objective; or none does.
     """
-    possible = legal(coupled, spread=sizes.spread)
+    possible = legal(coupled, sequence_parallel=sizes.sequence_parallel)
     if not possible:
-        raise ValueError("weights of words need whole responses, whose tokens are on one rank")
+        raise ValueError(
+            "a weight of every vocabulary entry needs whole responses, whose tokens are on one rank"
+        )
     if schedule is not None and schedule not in possible:
         raise ValueError(f"`{schedule}` is not possible: {_why(coupled)}; {', '.join(possible)} is")
     chosen = schedule or possible[0]
     reason = _why(coupled)
-    if sizes.spread and coupled.worst is Coupling.RESPONSE:
+    if sizes.sequence_parallel and coupled.worst is Coupling.RESPONSE:
         reason += ", which are on several ranks"
-    single = _OnePass(sizes, every=coupled.words is not None)
-    later = _OnePass(sizes, later=True)
+    single = _OnePass(sizes, fewest_tokens, every=coupled.distribution is not None)
+    later = _OnePass(sizes, fewest_tokens, later=True)
     chunk = single.chunk(budget, sizes.tokens)
     together = {"one pass, whole responses": sizes.longest, "one pass, whole step": sizes.tokens}
     needed = together.get(chosen, 1)
@@ -175,12 +190,13 @@ class _OnePass:
     """The bytes of one pass.
 
     Attributes:
-        every: whether every word has a weight.
+        every: whether every vocabulary entry has a weight.
         later: whether the head's gradient by a long response is summed up apart, and scaled when
             the response is complete.
     """
 
     sizes: Sizes
+    fewest_tokens: int
     every: bool = False
     later: bool = False
 
@@ -194,23 +210,23 @@ class _OnePass:
         s = self.sizes
         if s.frozen_head:
             return s.split
-        apart = s.split + (s.wide * s.vocabulary * s.hidden if self.later else 0)
+        apart = s.split + (s.acc_bytes * s.vocabulary * s.hidden if self.later else 0)
         if not s.copied:
             return apart
-        wider = s.wide - s.narrow if s.parts == 1 else 0
-        return apart + (wider * s.vocabulary + s.wide * self.width) * s.hidden
+        wider = s.acc_bytes - s.weight_bytes if s.parts == 1 else 0
+        return apart + (wider * s.vocabulary + s.acc_bytes * self.width) * s.hidden
 
     @property
     def token(self) -> int:
         """Of a chunk: its logits, which become their gradient in place, and its hidden state."""
         s = self.sizes
-        logits = s.logit + (_EVERY * s.wide if self.every else 0)
+        logits = s.logit + (_EVERY * s.acc_bytes if self.every else 0)
         return logits * s.vocabulary + s.copied * self.width + s.state
 
     def fit(self, budget: int) -> int:
         """Tokens whose logits fit."""
         left = budget - self.sizes.columns - self.fixed
-        return max(left // self.token, FEWEST_TOKENS)
+        return max(left // self.token, self.fewest_tokens)
 
     def most(self, budget: int) -> int:
         """Tokens of a chunk, at most: more than these make nothing faster."""
@@ -235,13 +251,13 @@ class _OnePass:
         most = self.fixed + chunk * self.token
         if s.copied and not s.frozen_head and s.parts == 1:
             # In the end there are the sum over chunks and the narrow gradient that it becomes.
-            most = max(most, s.wide * s.vocabulary * s.hidden)
+            most = max(most, s.acc_bytes * s.vocabulary * s.hidden)
         return most + s.columns
 
 
 @dataclass(frozen=True)
 class _TwoPasses:
-    """The bytes of two passes: chunks of tokens first, then all tokens and slices of the words."""
+    """The bytes of two passes: first chunks of tokens, then slices of the vocabulary."""
 
     sizes: Sizes
 
@@ -251,25 +267,25 @@ class _TwoPasses:
         return (
             s.split
             + s.tokens * s.state
-            + (s.tokens * (s.logit + s.copied) + s.wide * s.hidden) * width
+            + (s.tokens * (s.logit + s.copied) + s.acc_bytes * s.hidden) * width
         )
 
     def width(self, budget: int) -> int:
         s = self.sizes
-        word = self.slice(1) - self.slice(0)
-        most = max((budget - s.columns - self.slice(0)) // word, _NARROWEST)
+        entry = self.slice(1) - self.slice(0)
+        most = max((budget - s.columns - self.slice(0)) // entry, _NARROWEST)
         return min(most, _WIDEST, s.vocabulary)
 
     def scratch(self, chunk: int, width: int) -> int:
         s = self.sizes
         summand = s.copied * min(_WIDEST, s.vocabulary)
-        first = s.split + chunk * (s.logit * s.vocabulary + summand + s.narrow * s.hidden)
+        first = s.split + chunk * (s.logit * s.vocabulary + summand + s.weight_bytes * s.hidden)
         return max(first, self.slice(width)) + s.columns
 
 
 def _why(coupled: Coupled) -> str:
-    if coupled.words is not None:
-        return "the weight is that of every word"
+    if coupled.distribution is not None:
+        return "every vocabulary entry has a weight"
     if coupled.separated is not None:
         return "a factor of the weights needs the log-probabilities of its response"
     return {

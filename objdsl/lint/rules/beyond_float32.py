@@ -34,13 +34,13 @@ from objdsl.analysis.values.constants import not_finite
 from objdsl.analysis.values.ranges import Cause, Fault
 from objdsl.diagnostic import Claim, Diagnostic, Edit, Fix, Severity
 from objdsl.lint.rule import Rule, rule
-from objdsl.lint.rules.unbounded_product import unheld
+from objdsl.lint.rules.unbounded_product import unclipped_products
 
 
 @rule("beyond-float32", "OBJ612", Severity.WARNING, Claim.NUMERICS)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     goal = facts.objective.goal
-    reported = set(unheld(goal)) if facts.rewarded else set()
+    reported = set(unclipped_products(goal)) if facts.rewarded else set()
     reported |= {node for node, _ in not_finite(facts.objective)}
     for node, fault in _faults(facts):
         if isinstance(node, n.Reduce) or node in reported or facts.extremes.is_response(node):

@@ -37,15 +37,15 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         return
     nodes, penalised = facts.passing, frozen(facts.objective)
     moves = n.holding(_learns, facts.objective.goal)
-    kept, held = _kept(nodes, moves), set[n.Expr]()
+    kept, inside = _kept(nodes, moves), set[n.Expr]()
     goal = facts.objective.goal
     penalties = n.holding(lambda x: isinstance(x, n.LogProb) and x.policy in penalised, goal)
     data = n.holding(lambda x: isinstance(x, n.Column), goal)
     for node in nodes:
-        clip = None if node in held else match_bounded(node, moves.__contains__, facts.far.expand)
+        clip = None if node in inside else match_bounded(node, moves.__contains__, facts.far.expand)
         if clip is None:
             continue
-        held |= set(clip.through)
+        inside |= set(clip.through)
         beyond = clip.lo is not None or clip.hi is not None
         if node in kept or clip.x not in moves or clip.x in penalties or not beyond:
             continue

@@ -34,10 +34,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     policies = set(frozen(facts.objective))
     known: dict[n.Expr, frozenset[str]] = {}
     for node in facts.passing:
-        held = _held(node)
-        if held is None:
+        clipped = _match_clipped(node)
+        if clipped is None:
             continue
-        read = n.bottom_up(held, known, partial(_read, known)) & policies
+        read = n.bottom_up(clipped, known, partial(_read, known)) & policies
         if read:
             yield rule.finding(
                 f"beyond this bound the penalty against `{min(read)}` has no gradient",
@@ -50,8 +50,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             return
 
 
-def _held(node: n.Expr) -> n.Expr | None:
-    """What a clip, or a minimum with a constant, holds."""
+def _match_clipped(node: n.Expr) -> n.Expr | None:
+    """The operand of a clip, or of a minimum with a constant."""
     match node:
         case n.Clip(x):
             return x

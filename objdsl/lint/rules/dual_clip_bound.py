@@ -43,15 +43,15 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         if node.a.live == node.b.live:
             continue
         below = (node.op == "max") == (sign > 0)
-        held, bound = (node.a, node.b) if node.a.live else (node.b, node.a)
+        surrogate, bound = (node.a, node.b) if node.a.live else (node.b, node.a)
         try:
-            value, c = on(held), _multiple(on(bound), on(held))
+            value, c = on(surrogate), _multiple(on(bound), on(surrogate))
             if c is None:
                 continue
-            dead = _dead(on, held, c, sign, branch, below=below)
+            dead = _dead(on, surrogate, c, sign, branch, below=below)
         except TooLargeError:
             continue
-        upper = _upper(on, held)
+        upper = _upper(on, surrogate)
         if dead or (below and value.terms and c <= upper):
             yield rule.finding(
                 f"the bound at {c:g} removes the gradient where it is needed",
@@ -73,31 +73,33 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             )
 
 
-def _multiple(bound: Sum, held: Sum) -> float | None:
-    """The number c of `c * A`, A being what is held on policy; None if it is another value, or 0,
+def _multiple(bound: Sum, surrogate: Sum) -> float | None:
+    """The number c of `c * A`, A being the surrogate on policy; None if it is another value, or 0,
     which leaves out one sign of rewards on purpose."""
-    if not held.terms or held.terms.keys() != bound.terms.keys():
+    if not surrogate.terms or surrogate.terms.keys() != bound.terms.keys():
         return None
-    first = next(iter(held.terms))
-    c = bound.terms[first] / held.terms[first]
-    return c if not (bound - held.scaled(c)).terms else None
+    first = next(iter(surrogate.terms))
+    c = bound.terms[first] / surrogate.terms[first]
+    return c if not (bound - surrogate.scaled(c)).terms else None
 
 
 def _dead(
-    on: Expand, held: n.Expr, c: float, sign: int, branch: n.Expr | None, *, below: bool
+    on: Expand, surrogate: n.Expr, c: float, sign: int, branch: n.Expr | None, *, below: bool
 ) -> str:
     """For which answers the bound, from below or above, is taken on policy, within its branch;
     empty for none."""
     within = number(1) if branch is None else on(branch)
     for right, answers in ((True, "right answers"), (False, "wrong answers")):
-        side = n.Binary("gt" if right == (sign > 0) else "lt", held, ZERO)
+        side = n.Binary("gt" if right == (sign > 0) else "lt", surrogate, ZERO)
         taken = c >= 1 if right == below else c <= 1
         if taken and (within * on(side)).terms:
             return answers
     return ""
 
 
-def _upper(on: Expand, held: n.Expr) -> float:
-    """The upper bound of the clip that is held, or 1."""
-    bounds = (on(x.hi).number for x in n.topological(held) if isinstance(x, n.Clip) and x.x.live)
+def _upper(on: Expand, surrogate: n.Expr) -> float:
+    """The upper bound of the surrogate's clip, or 1."""
+    bounds = (
+        on(x.hi).number for x in n.topological(surrogate) if isinstance(x, n.Clip) and x.x.live
+    )
     return max((x for x in bounds if x is not None), default=1.0)

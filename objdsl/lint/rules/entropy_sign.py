@@ -31,17 +31,17 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("entropy-sign", "OBJ317", Severity.WARNING, Claim.PENALTY)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for words in facts.by_distributions:
+    for estimator in facts.by_distributions:
         coefficients = [
             term.coefficient
-            for term in words.terms
-            if any(f.base == words.leaf and f.exponent == 1 for f in term.factors)
-            and not any("v" in f.base.indices for f in term.factors if f.base != words.leaf)
+            for term in estimator.terms
+            if any(f.base == estimator.leaf and f.exponent == 1 for f in term.factors)
+            and not any("v" in f.base.indices for f in term.factors if f.base != estimator.leaf)
         ]
         if coefficients and min(coefficients) > 0:
             yield rule.finding(
                 "this term lowers the entropy of the policy",
-                reading(facts, words.leaf.policy, live=True, kinds=(LogDist,)),
+                reading(facts, estimator.leaf.policy, live=True, kinds=(LogDist,)),
                 under="with the wrong sign",
                 gradient="lowers the entropy of the next-token distribution",
                 consequence="likely tokens become likelier, whatever the reward is",

@@ -55,9 +55,10 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _claim(x: n.Expr, facts: Facts) -> Claim:
     """What the small number changes: a penalty, the direction, or what float32 makes of it."""
-    held = set(frozen(facts.objective))
+    references = set(frozen(facts.objective))
     if any(
-        isinstance(node, n.LogProb | n.LogDist) and node.policy in held for node in n.topological(x)
+        isinstance(node, n.LogProb | n.LogDist) and node.policy in references
+        for node in n.topological(x)
     ):
         return Claim.PENALTY
     return Claim.DIRECTION if facts.departing(Reason.LIVE) else Claim.NUMERICS
@@ -69,5 +70,5 @@ def _without(x: n.Expr) -> Fix | None:
             "add", kept, n.Const() | n.Param()
         ):
             if x.span is not None and kept.span is not None:
-                return Fix("leave it away", (Edit(x.span, kept.span.text),))
+                return Fix("drop it", (Edit(x.span, kept.span.text),))
     return None

@@ -74,9 +74,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _claim(facts: Facts, advantage: LiveAdvantage) -> Claim:
     """What the extra gradient is about: the penalty that the advantage holds, or the direction."""
-    held = set(frozen(facts.objective))
+    references = set(frozen(facts.objective))
     logs = (
         node for node in n.topological(advantage.node) if isinstance(node, n.LogProb | n.LogDist)
     )
-    penalised = not held.isdisjoint(log.policy for log in logs)
+    penalised = not references.isdisjoint(log.policy for log in logs)
     return Claim.PENALTY if penalised and not facts.departing(Reason.LIVE) else Claim.DIRECTION

@@ -72,8 +72,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 def _claim(estimator: Estimator, divisor: n.Expr) -> Claim:
     """Whether the divisor weighs prompts alone, as a count of rewards of two values does."""
     prompts = {factor.base for factor in estimator.prompt_weights}
-    bent = {bend.factor.base for bend in estimator.bias_factors}
-    return Claim.PROMPT_WEIGHTS if divisor in prompts - bent else Claim.DIRECTION
+    biasing = {bias.factor.base for bias in estimator.bias_factors}
+    return Claim.PROMPT_WEIGHTS if divisor in prompts - biasing else Claim.DIRECTION
 
 
 @dataclass(frozen=True)

@@ -107,8 +107,8 @@ def _values(slope: Sum) -> Iterator[float]:
     if len(masks) > 4 or not all(is_mask(base) for base in masks):
         yield math.nan
         return
-    for held in product((False, True), repeat=len(masks)):
-        holds = dict(zip(masks, held, strict=True))
+    for truth in product((False, True), repeat=len(masks)):
+        holds = dict(zip(masks, truth, strict=True))
         yield sum(c for above, c in terms if all(holds[base] for base in above))
 
 

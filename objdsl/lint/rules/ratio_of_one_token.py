@@ -67,7 +67,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     for branch in order.branches:
         if branch.drift == {Reach.SEQUENCE: 1.0}:
             continue
-        message, under, left_out = _said(branch.drift)
+        message, under, left_out = _texts(branch.drift)
         yield rule.finding(
             message,
             reading(facts, next(iter(facts.policy_weights)).policy, rewarded=True),
@@ -79,7 +79,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         )
 
 
-def _said(drift: Powers) -> tuple[str, str, str]:
+def _texts(drift: Powers) -> tuple[str, str, str]:
     if not drift:
         return (
             "off policy, a token has its on-policy weight, not the response's ratio",

@@ -41,9 +41,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         estimator, factor = departure.estimator, departure.factor
         assert estimator is not None
         assert factor is not None
-        bent, written = departure.claim is Claim.DIRECTION, has_deviation(factor.base)
+        biased, written = departure.claim is Claim.DIRECTION, has_deviation(factor.base)
         group = facts.objective.sampling.group
-        small = not bent and written and group is not None and group <= 3
+        small = not biased and written and group is not None and group <= 3
         yield rule.finding(
             f"rewards are divided by the {'standard deviation' if written else 'spread'} of their "
             "group",
@@ -57,15 +57,15 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
             if not small
             else "in a group of 2 or 3 the deviation of rewards of 0 and 1 is the same for "
             "every group whose rewards differ",
-            gradient=_gradient(bent),
+            gradient=_gradient(biased),
             help="drop it, or divide by the standard deviation of the step (std[p,i])",
             fine_if="hard and easy prompts should count more",
             fix=_fix(facts, factor),
         )
 
 
-def _gradient(bent: bool) -> str:
-    if not bent:
+def _gradient(biased: bool) -> str:
+    if not biased:
         return "right for each prompt (rewards are 0 or 1), which is weighted by how hard it is"
     return "biased by the own reward in the divisor; prompts are weighted by how hard they are"
 

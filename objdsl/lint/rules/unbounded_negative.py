@@ -41,7 +41,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded or not sampling.staleness:
         return
     all_extrema = list(extrema(facts.objective.goal))
-    held = {
+    bounded = {
         x
         for node, sign, _ in all_extrema
         if (node.op == "max") == (sign > 0)
@@ -49,7 +49,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     }
     for node, _, branch in all_extrema:
         surrogate = clipped_surrogate(node)
-        if surrogate is None or node in held or (branch is not None and _reads_policy(branch)):
+        if surrogate is None or node in bounded or (branch is not None and _reads_policy(branch)):
             continue
         if bounds(surrogate[1])[0] < 0:
             yield rule.finding(

@@ -35,7 +35,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     if not facts.rewarded:
         return
     held_from_above = set(_held_from_above(facts.objective.goal))
-    for node in unheld(facts.objective.goal):
+    for node in unclipped_products(facts.objective.goal):
         if facts.extremes.is_response(node):
             continue  # product-outside-logs
         beside = node in held_from_above
@@ -53,7 +53,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         )
 
 
-def unheld(goal: n.Expr) -> list[n.Expr]:
+def unclipped_products(goal: n.Expr) -> list[n.Expr]:
     """Products of ratios that reach the goal by a path without a bound."""
     unbounded: dict[n.Expr, None] = {}
     products = _products(goal)

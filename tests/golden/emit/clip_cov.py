@@ -4,55 +4,55 @@ The Entropy Mechanism of RL for Reasoning LMs (Clip-Cov), arXiv:2505.22617, sect
 import torch
 
 
-def group_sum(x, segment, many):
-    """Sums within each group: `[n, ...]` to `[many, ...]`."""
-    return x.new_zeros(many, *x.shape[1:]).index_add_(0, segment, x)
+def group_sum(x, segment, groups):
+    """Sums within each group: `[n, ...]` to `[groups, ...]`."""
+    return x.new_zeros(groups, *x.shape[1:]).index_add_(0, segment, x)
 
 
-def group_mean(x, segment, many):
-    """Means within each group: `[n]` to `[many]`."""
-    return group_sum(x, segment, many) / group_sum(torch.ones_like(x), segment, many)
+def group_mean(x, segment, groups):
+    """Means within each group: `[n]` to `[groups]`."""
+    return group_sum(x, segment, groups) / group_sum(torch.ones_like(x), segment, groups)
 
 
-def group_std(x, segment, many, ddof):
+def group_std(x, segment, groups, ddof):
     """Standard deviations within each group, with the sum of squares over `n - ddof`."""
-    square = (x - group_mean(x, segment, many)[segment]) ** 2
-    size = group_sum(torch.ones_like(x), segment, many)
-    return (group_sum(square, segment, many) / (size - ddof)).sqrt()
+    square = (x - group_mean(x, segment, groups)[segment]) ** 2
+    size = group_sum(torch.ones_like(x), segment, groups)
+    return (group_sum(square, segment, groups) / (size - ddof)).sqrt()
 
 
-def group_extreme(x, segment, many, reduce):
+def group_extreme(x, segment, groups, reduce):
     """The `amax`, `amin` or `prod` of each group."""
     start = {"amax": -torch.inf, "amin": torch.inf, "prod": 1.0}[reduce]
-    out = x.new_full((many,), start)
+    out = x.new_full((groups,), start)
     return out.scatter_reduce_(0, segment, x, reduce, include_self=True)
 
 
-def shares(size, fraction, slack):
+def fraction_of(size, fraction, slack):
     """A fraction of sizes, with what rounding may have taken from it, or added if `slack` is -1."""
     noise = torch.finfo(fraction.dtype).eps if isinstance(fraction, torch.Tensor) else 0.0
     return size.double() * fraction * (1 + slack * noise) + slack * 1e-9
 
 
-def pick_mask(chosen, noise, segment, many, fraction):
+def pick_mask(chosen, noise, segment, groups, fraction):
     """A random part of the mask `chosen` `[n]`: those with the least noise, at most `fraction` of
     each group."""
     segment = torch.zeros_like(noise, dtype=torch.long) if segment is None else segment
     order = torch.argsort(torch.where(chosen, noise, torch.inf), stable=True)
     order = order[torch.argsort(segment[order], stable=True)]
-    size = group_sum(torch.ones_like(segment), segment, many)
-    taken = torch.ceil(shares(size, fraction, -1)).long().clamp(min=0)
+    size = group_sum(torch.ones_like(segment), segment, groups)
+    taken = torch.ceil(fraction_of(size, fraction, -1)).long().clamp(min=0)
     first = size.cumsum(0) - size
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device) - first[segment[order]]
     return chosen & (rank < taken[segment])
 
 
-def pick_tokens(chosen, noise, mask, segment, many, fraction):
+def pick_tokens(chosen, noise, mask, segment, groups, fraction):
     """`pick_mask` of the tokens `[N, T]`, whose padding is a group of its own."""
-    flat = torch.where(mask, 0 if segment is None else segment[:, None], many).flatten()
+    flat = torch.where(mask, 0 if segment is None else segment[:, None], groups).flatten()
     chosen, noise = (mask & chosen).flatten(), torch.where(mask, noise, 0.0).flatten()
-    return pick_mask(chosen, noise, flat, many + 1, fraction).view_as(mask)
+    return pick_mask(chosen, noise, flat, groups + 1, fraction).view_as(mask)
 
 
 def prepare(*, reward, prompt, n_prompts, length, group_size):

@@ -3,9 +3,9 @@
 import torch
 
 
-def group_sum(x, segment, many):
-    """Sums within each group: `[n, ...]` to `[many, ...]`."""
-    return x.new_zeros(many, *x.shape[1:]).index_add_(0, segment, x)
+def group_sum(x, segment, groups):
+    """Sums within each group: `[n, ...]` to `[groups, ...]`."""
+    return x.new_zeros(groups, *x.shape[1:]).index_add_(0, segment, x)
 
 
 def prepare(*, beta, chosen, dtype, prompt, n_prompts, group_size):

@@ -3,21 +3,21 @@
 import torch
 
 
-def group_sum(x, segment, many):
-    """Sums within each group: `[n, ...]` to `[many, ...]`."""
-    return x.new_zeros(many, *x.shape[1:]).index_add_(0, segment, x)
+def group_sum(x, segment, groups):
+    """Sums within each group: `[n, ...]` to `[groups, ...]`."""
+    return x.new_zeros(groups, *x.shape[1:]).index_add_(0, segment, x)
 
 
-def group_mean(x, segment, many):
-    """Means within each group: `[n]` to `[many]`."""
-    return group_sum(x, segment, many) / group_sum(torch.ones_like(x), segment, many)
+def group_mean(x, segment, groups):
+    """Means within each group: `[n]` to `[groups]`."""
+    return group_sum(x, segment, groups) / group_sum(torch.ones_like(x), segment, groups)
 
 
-def group_std(x, segment, many, ddof):
+def group_std(x, segment, groups, ddof):
     """Standard deviations within each group, with the sum of squares over `n - ddof`."""
-    square = (x - group_mean(x, segment, many)[segment]) ** 2
-    size = group_sum(torch.ones_like(x), segment, many)
-    return (group_sum(square, segment, many) / (size - ddof)).sqrt()
+    square = (x - group_mean(x, segment, groups)[segment]) ** 2
+    size = group_sum(torch.ones_like(x), segment, groups)
+    return (group_sum(square, segment, groups) / (size - ddof)).sqrt()
 
 
 def prepare(*, reward, prompt, n_prompts, group_size, length):

@@ -1,7 +1,8 @@
-"""States and schedules as what they are while a rollout is learned from: constants.
+"""States and schedules are constants while a rollout is learned from.
 
-A state is known before the responses that it is used on. So the checker and the audit take one
-number for a parameter, at the value where it starts, and one of a prompt for a column of it.
+A state is known before the responses that it is used on are sampled. So the checker and the audit
+take a state of the run for a parameter, at its initial value, and a state of a prompt for a column
+of the prompt.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from objdsl.ir.objective import Domain, Objective, Parameter
 from objdsl.ir.phases import STEPS
 
 
-def held(objective: Objective, step: int | None = None) -> Objective:
+def with_frozen_states(objective: Objective, step: int | None = None) -> Objective:
     """The objective of one rollout.
 
     Args:
