@@ -11,20 +11,18 @@ rows of several processes, which `prepare` then brings together (`group`).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from objdsl import driver
 from objdsl.analysis.schedule.plan import BUDGET, Schedule
-from objdsl.diagnostic import Diagnostic
-from objdsl.emit.stages import Layout
+from objdsl.bound import BoundFormula
 from objdsl.errors import InputError, InputTypeError
 from objdsl.fused.autograd import precomputed, refuse_batches
 from objdsl.fused.head import Precision
@@ -32,16 +30,13 @@ from objdsl.fused.kernels import Name
 from objdsl.fused.loss import FusedLoss
 from objdsl.fused.run import Weights
 from objdsl.fused.sequence_parallel import SequenceParallel
-from objdsl.ir.columns import Column, LogProbs
+from objdsl.ir.columns import LogProbs
 from objdsl.ir.nodes import Expr
 from objdsl.ir.objective import Objective as Formula
-from objdsl.ir.objective import Sampling
 from objdsl.ir.phases import Pattern, conditions, decided, pattern
 from objdsl.step import Step
 from objdsl.step.inputs import check_drawn, check_names, check_trained, computable, widest
-from objdsl.step.prepare import Preparation
-from objdsl.step.programs import Programs
-from objdsl.step.states import Keys, Memory, States
+from objdsl.step.states import States
 from objdsl.syntax.read import written
 
 if TYPE_CHECKING:
@@ -65,22 +60,16 @@ class Output:
     log_pi: Tensor | None = None
 
 
-class Objective:
+class Objective(BoundFormula):
     """An objective, ready to be trained with. Made by `objdsl.load` and `objdsl.loads`."""
 
     def __init__(self, formula: Formula, params: Mapping[str, float] | None = None) -> None:
-        self.formula = formula
-        self.params = {param.name: param.default for param in formula.at(params or {}).params}
-        self._programs = Programs(formula, self.params)
+        super().__init__(formula, params)
         self.fused_loss = FusedLoss(formula, self.params, self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copied and pickled as the formula that it is: its functions are made again."""
         return _restored, (self.formula, self.params, self._programs.options)
-
-    def __repr__(self) -> str:
-        params = "".join(f", {name}={value:g}" for name, value in self.params.items())
-        return f"<objdsl objective {self.formula.name}{params}>"
 
     def with_params(self, /, **params: float) -> Objective:
         """The same formula with other hyper-parameters.
@@ -89,102 +78,6 @@ class Objective:
             ValueError: for an unknown name, or a value outside the declared domain.
         """
         return _restored(self.formula, {**self.params, **params}, self._programs.options)
-
-    # --- facts -----------------------------------------------------------------------------------
-
-    @cached_property
-    def findings(self) -> list[Diagnostic]:
-        """What `objdsl check` says of it, at these hyper-parameters, whatever its text accepts."""
-        from objdsl.lint.run import findings
-
-        return findings(self.formula.at(self.params))
-
-    def _repr_latex_(self) -> str:
-        """The formula, for notebooks."""
-        return f"$$\n{driver.mathematics(self.formula, latex=True)}\n$$"
-
-    @property
-    def name(self) -> str:
-        return self.formula.name
-
-    @property
-    def columns(self) -> dict[str, Column]:
-        """The data that it reads. Token columns are `[N, T]` or `[M]`, response columns `[N]`."""
-        return self._preparation.columns
-
-    @property
-    def live(self) -> tuple[str, ...]:
-        """The inputs that a gradient reaches, `log_pi` first."""
-        return self.formula.trained
-
-    @property
-    def sample(self) -> Sampling:
-        """How responses are to be drawn."""
-        return self.formula.sampling
-
-    @property
-    def report_names(self) -> tuple[str, ...]:
-        return tuple(report.name for report in self.formula.reports)
-
-    @property
-    def needs_couple(self) -> bool:
-        """Whether the weights of one response depend on the current policy's log-probabilities of
-        others. Before it is cut into micro-batches, such a step needs `couple`."""
-        return self._programs("padded").program.coupled
-
-    @property
-    def reports_need_couple(self) -> bool:
-        """Whether value, weights or reports of some rows depend on the current policy's
-        log-probabilities of others: without `couple`, parts of a step lack those reports."""
-        return self._programs("padded").couple is not None
-
-    @property
-    def coupled(self) -> NoReturn:
-        """The former name of `needs_couple`."""
-        raise AttributeError("`coupled` of an objective is called `needs_couple` now")
-
-    @property
-    def couples(self) -> NoReturn:
-        """The former name of `reports_need_couple`."""
-        raise AttributeError("`couples` of an objective is called `reports_need_couple` now")
-
-    @property
-    def early(self) -> frozenset[str]:
-        """The columns that `prepare` or `couple` compute with; all others matter only when the
-        rows themselves are evaluated."""
-        return self._programs("padded").program.early
-
-    @cached_property
-    def digest(self) -> str:
-        """A hash of the formula and its parameters: equal digests compute equal numbers."""
-        state = hashlib.blake2b(self.formula.digest.encode(), digest_size=8)
-        for name, value in sorted(self.params.items()):
-            state.update(f"{name}={value!r};".encode())
-        return state.hexdigest()
-
-    def source(self, layout: Layout = "padded") -> str:
-        """The PyTorch that it runs."""
-        return self._programs(layout).program.source
-
-    # --- what is remembered ----------------------------------------------------------------------
-
-    @property
-    def sampled_columns(self) -> dict[str, Column]:
-        """The data that states start from, and that `advance` reads of everything sampled."""
-        return self.formula.sampled_columns
-
-    @property
-    def all_columns(self) -> dict[str, Column]:
-        """All data that it reads, as `columns` or as `sampled_columns`."""
-        return self.sampled_columns | self.columns
-
-    def start(self, steps: int | None = None) -> States:
-        """The states before the first rollout.
-
-        Args:
-            steps: the number of rollouts of the whole run, where the objective reads `steps`.
-        """
-        return self._memory.start(steps)
 
     def phase(self, states: States) -> Objective:
         """The objective of a rollout, in which every condition on `step` is decided.
@@ -205,54 +98,6 @@ class Objective:
                 raise InputError(f"{self.name} trains nothing at step {states.step}")
             self._phases[holds] = _restored(formula, self.params, self._programs.options)
         return self._phases[holds]
-
-    def recall(self, states: States, keys: Keys, /, **columns: Any) -> dict[str, Any]:
-        """What `prepare` is to be given of the states, by name.
-
-        Args:
-            states: before the rollout.
-            keys: N, the prompt of each response by what it is called in every rollout: numbers,
-                strings, or anything that can be hashed.
-            columns: the data, where a state starts from a column.
-
-        Raises:
-            InputError: such a column is missing, or the number of rollouts that `steps` is.
-        """
-        return self._memory.recall(self.columns, states, keys, columns)
-
-    def advance(
-        self,
-        states: States,
-        keys: Keys,
-        /,
-        *,
-        prompt: Tensor | Sequence[Hashable] | None = None,
-        mask: Tensor | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-        dtype: torch.dtype | None = None,
-        check: bool = True,
-        group: ProcessGroup | None = None,
-        **columns: Any,
-    ) -> States:
-        """The states after a rollout and its last optimizer step.
-
-        They change by everything that was sampled, whatever part of it was learned from; those of
-        prompts that did not come stay. With `group`, every rank calls this with its rows.
-
-        Args:
-            states: before the rollout.
-            keys: as in `recall`. Several groups may have one key: their mean counts.
-            prompt, mask, lengths, check, group: as in `prepare`.
-            dtype: of the computation; float64 by default.
-            columns: `self.sampled_columns`; others are left aside.
-
-        Raises:
-            InputError: as `prepare` does; and where a state is no longer finite.
-        """
-        return self._memory.advance(
-            states, keys, columns, group, prompt=prompt, mask=mask, lengths=lengths,
-            dtype=dtype or torch.float64, check=check,
-        )  # fmt: skip
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -296,9 +141,9 @@ class Objective:
 
         Raises:
             InputError: a ValueError, for a missing or an unknown column, a wrong shape or type, a
-                value that cannot be (NaN or infinite in a live token, a log-probability above 0, a
-                number outside of its declared domain), a mask that is neither 0 nor 1, an empty
-                response, a group of one under `std` or `mean[j != i]`.
+                value that cannot be (NaN or infinite at an unmasked token, a log-probability above
+                0, a number outside of its declared domain), a mask that is neither 0 nor 1, an
+                empty response, a group of one under `std` or `mean[j != i]`.
         """
         return self._preparation(
             prompt=prompt, mask=mask, lengths=lengths, dtype=dtype, generator=generator,
@@ -314,7 +159,8 @@ class Objective:
             trained: other trained inputs, if the objective has any.
 
         Raises:
-            InputError: for a part of a step, and for inputs that are wrong, or NaN in a live token.
+            InputError: for a part of a step, and for inputs that are wrong, or NaN at an unmasked
+                token.
         """
         self._check_step(step)
         if self._programs(step.layout).couple is None:
@@ -338,8 +184,8 @@ class Objective:
 
         Raises:
             InputError: for inputs of a wrong name, shape, type or device; on a CPU also for
-                log-probabilities above 0, and for NaN and -inf in live tokens. On a GPU no value is
-                looked at here, which would wait for the device.
+                log-probabilities above 0, and for NaN and -inf at unmasked tokens. On a GPU no
+                value is looked at here, which would wait for the device.
         """
         trained = {name: columns.pop(name) for name in self.live[:] if name in columns}
         if step is None:
@@ -474,15 +320,6 @@ class Objective:
     @cached_property
     def _phases(self) -> dict[Pattern, Objective]:
         return {}
-
-    @cached_property
-    def _memory(self) -> Memory:
-        return Memory(self.formula, self.params)
-
-    @cached_property
-    def _preparation(self) -> Preparation:
-        formula = self.formula
-        return Preparation(formula, formula.nodes, self.params, self.digest, self._programs)
 
 
 def _restored(

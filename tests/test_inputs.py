@@ -113,7 +113,7 @@ def test_padding_and_rounding_are_no_matter() -> None:
             {"log_pi": with_value(OLD, (1, 4), -math.inf)},
             r"log_pi is -inf at \[1, 4\]: a tok",
         ),
-        ({"log_pi": with_value(OLD, (1, 4), math.nan)}, r"NaN in a live token, at \[1, 4\]"),
+        ({"log_pi": with_value(OLD, (1, 4), math.nan)}, r"NaN at an unmasked token, at \[1, 4\]"),
         ({"log_pi": torch.zeros(4, 5, dtype=torch.long)}, "float tensor .* not torch.int64"),
         ({"log_pi": torch.zeros(4, 5, device="meta")}, "log_pi is on meta, but its step on cpu"),
         ({"log_pi": OLD, "log_pl": OLD}, r"unknown input 'log_pl'"),
@@ -131,7 +131,7 @@ def test_what_is_wrong_with_a_micro_batch(change: dict[str, Any], message: str, 
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(math.nan, "NaN in a live token"), (-math.inf, "is -inf"), (0.7, "at most 0")],
+    [(math.nan, "NaN at an unmasked token"), (-math.inf, "is -inf"), (0.7, "at most 0")],
 )
 def test_couple_looks_at_the_whole_step(value: float, message: str) -> None:
     objective = objdsl.load("dpo")

@@ -182,7 +182,7 @@ def test_a_nan_in_a_live_token_is_refused_and_in_padding_ignored() -> None:
     log_pi[2, 3] = float("nan")
     assert objective(log_pi, step).loss == clean
     log_pi[2, 0] = float("nan")
-    with pytest.raises(ValueError, match="log_pi is NaN in a live token"):
+    with pytest.raises(ValueError, match="log_pi is NaN at an unmasked token"):
         objective(log_pi, step)
 
 

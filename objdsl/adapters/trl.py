@@ -15,7 +15,7 @@ import copy
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,11 @@ from trl.trainer.utils import (
 )
 
 from objdsl.adapters.needs import UnsupportedError, given, refused
-from objdsl.frozen import dataclass
-from objdsl.ir.columns import Column, LogProbs, Noise
+from objdsl.adapters.trl_settings import contradicted
+from objdsl.adapters.trl_steps import PREFIX, Batch, Window, mask_of, prepared
+from objdsl.ir.columns import LogProbs
 from objdsl.objective import Objective, load
 from objdsl.step import Step
-
-Batch = dict[str, Any]
-
-# What GRPOConfig says about the loss and the advantages, and an objective says itself.
-DECIDED = (
-    "loss_type", "beta", "epsilon", "epsilon_high", "delta", "importance_sampling_level",
-    "scale_rewards", "multi_objective_aggregation", "mask_truncated_completions",
-    "top_entropy_quantile", "entropy_coef", "use_adaptive_entropy", "off_policy_mask_threshold",
-    "use_bias_correction_kl", "vllm_importance_sampling_mode", "vllm_importance_sampling_clip_max",
-    "vllm_importance_sampling_clip_min", "sapo_temperature_pos", "sapo_temperature_neg",
-    "vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg",
-)  # fmt: skip
 
 # What a forward pass may need besides ids and masks.
 _PICTURES = (
@@ -54,8 +43,6 @@ _PICTURES = (
     "num_tiles", "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
 )  # fmt: skip
 
-# Columns of responses travel through TRL's batches under names that TRL does not have.
-_OWN = "objective."
 _OLD, _MU, _REF = LogProbs("old"), LogProbs("mu"), LogProbs("ref")
 
 # Sums that are kept beside the reports, under names that no report has.
@@ -66,28 +53,6 @@ _TAKEN = {
     "aux_loss", "entropy", "epoch", "frac_reward_zero_std", "grad_norm", "learning_rate", "loss",
     "num_tokens", "reward", "reward_std", "step_time",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Window:
-    """The micro-batches that one optimizer step consists of, on this rank.
-
-    Attributes:
-        step: this rank's rows of the whole step, micro-batch after micro-batch.
-        used: `[n]` of each micro-batch, which of its responses are in the step.
-        current: columns of the policy as it was at generation, which is the policy of the step:
-            the pass that learns gives them.
-    """
-
-    batches: Sequence[Batch]
-    step: Step
-    used: Sequence[Tensor]
-    current: tuple[str, ...]
-
-    def rows(self, number: int) -> slice:
-        """Where the responses of a micro-batch are in the step."""
-        first = sum(int(used.sum()) for used in self.used[:number])
-        return slice(first, first + int(self.used[number].sum()))
 
 
 class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -101,7 +66,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
 
     Args:
         objective: an objective, a name of the gallery, or the path of an `.obj` file.
-        args: `DECIDED` must stand at TRL's defaults, which do not count.
+        args: what `trl_settings.DECIDED` lists must stand at TRL's defaults.
         others: as for GRPOTrainer.
 
     Raises:
@@ -123,7 +88,10 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
     ) -> None:
         self.objective = objective if isinstance(objective, Objective) else load(objective)
         args = GRPOConfig() if args is None else copy.copy(args)
-        reasons = [*refused(self.objective, ("pi", "old", "mu", "ref")), *self._contradicted(args)]
+        reasons = [
+            *refused(self.objective, ("pi", "old", "mu", "ref")),
+            *contradicted(self.objective, args),
+        ]
         if reasons:
             raise UnsupportedError(self.objective, "TRL", reasons)
         # TRL loads the reference model where its own KL has a weight. Its correction of the
@@ -139,50 +107,6 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         self._window: Window
         self._prepared: Step
         self._totals: dict[str, Tensor] = {}
-
-    # --- what does not go together ---------------------------------------------------------------
-
-    def _contradicted(self, args: GRPOConfig) -> Iterator[str]:
-        """Settings that say something else than the objective, or cut its groups."""
-        objective, drawn = self.objective, self.objective.sample
-        defaults = {field.name: field.default for field in fields(GRPOConfig)}
-        for name in DECIDED:
-            value = getattr(args, name)
-            if defaults[name] is not MISSING and value != defaults[name]:
-                hint = "; it can read `truncated`" if name == "mask_truncated_completions" else ""
-                yield f"the objective decides on {name}, which is set to {value!r}{hint}"
-        truncates = args.top_p < 1 or args.top_k > 0 or bool(args.min_p)
-        if drawn.span is not None:
-            for name, wanted in [
-                ("temperature", drawn.temperature),
-                ("top_p", drawn.top_p),
-                ("top_k", drawn.top_k or 0),
-            ]:
-                if getattr(args, name) != wanted:
-                    setting = getattr(args, name)
-                    yield f"it samples with {name} {wanted:g}, but {name} is set to {setting:g}"
-        if drawn.keep_mask and truncates:
-            yield "it keeps the sampler's mask, which TRL does not hand on"
-        altered = truncates or args.repetition_penalty != 1
-        if _MU.name in objective.columns and altered and not args.use_vllm:
-            yield (
-                "it reads `mu`, which transformers does not tell where top_p, top_k, min_p or "
-                "repetition_penalty change the distribution"
-            )
-        window = args.gradient_accumulation_steps
-        if args.steps_per_generation % window:
-            yield (
-                f"an optimizer step takes {window} micro-batches, but responses are drawn for "
-                f"{args.steps_per_generation}: steps_per_generation must be a multiple of "
-                "gradient_accumulation_steps"
-            )
-        elif args.steps_per_generation > window:
-            rows = args.per_device_train_batch_size * window
-            if rows % args.num_generations:
-                yield (
-                    f"an optimizer step takes {rows} responses of each process, which cuts groups "
-                    f"of {args.num_generations}"
-                )
 
     def _missing(self) -> Iterator[str]:
         """Columns that nobody gives, as far as that is known before the first step."""
@@ -230,7 +154,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
                 columns[name] = torch.tensor(values, device=reward.device)
             else:
                 raise ValueError(f"{self.objective.name} reads the column {name!r}: no data has it")
-        batch |= {_OWN + name: column for name, column in columns.items()}
+        batch |= {PREFIX + name: column for name, column in columns.items()}
         if "old_per_token_logps" not in batch and self._needs_old(batch):
             batch["old_per_token_logps"] = self._without_gradient(batch)
         # TRL's own advantages are not the objective's.
@@ -248,7 +172,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         that of generation (TRL makes one by itself where it is not)."""
         sampled = batch.get("sampling_per_token_logps")
         if sampled is not None and _MU.name in self.objective.columns:
-            unknown = sampled[_mask(batch)].isnan().any().int()
+            unknown = sampled[mask_of(batch)].isnan().any().int()
             if bool(self.accelerator.gather(unknown).any()):  # the same answer on every rank
                 return True
         measured = self._measured(batch)
@@ -262,7 +186,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         inputs: Batch
         if not self.model.training:
             inputs = super()._prepare_inputs(generation_batch)
-            self._begin(self._prepare_window([inputs]), fresh=True)
+            self._begin(self._prepared_window([inputs]), fresh=True)
             return inputs
         parts, window = self.args.steps_per_generation, self.args.gradient_accumulation_steps
         drawn_every = parts * self.num_iterations
@@ -275,60 +199,16 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
             micro_batches = [unsplit_pixel_values_by_grid(part) for part in cut]
             self._buffered_inputs: list[Batch] | None = micro_batches
             starts = range(0, parts, window)
-            self._windows = [self._prepare_window(micro_batches[k : k + window]) for k in starts]
+            self._windows = [self._prepared_window(micro_batches[k : k + window]) for k in starts]
         place = self._step % parts
         if place % window == 0:
             self._begin(self._windows[place // window], fresh=self._step % drawn_every == 0)
         inputs = self._buffered_inputs[place]
         return inputs
 
-    def _prepare_window(self, batches: Sequence[Batch]) -> Window:
-        """All that is known of an optimizer step before its micro-batches. Collective."""
-        masks = [_mask(batch) for batch in batches]
-        used = [
-            mask.any(1) & ~batch[_OWN + "reward"].isnan()
-            for mask, batch in zip(masks, batches, strict=True)
-        ]
-
-        def together(tensors: Sequence[Tensor]) -> Tensor:
-            return torch.cat([x[rows] for x, rows in zip(tensors, used, strict=True)])
-
-        mask = together(masks)
-        columns: dict[str, Any] = {}
-        current: list[str] = []
-        for name, column in self.objective.columns.items():
-            if column.trained or isinstance(column.role, Noise):
-                continue
-            values = [x for batch in batches if (x := self._column(column, batch)) is not None]
-            if len(values) == len(batches):
-                columns[name] = together(values)
-            else:
-                current.append(name)
-                columns[name] = torch.zeros(mask.shape, device=mask.device)
-        step = self.objective.prepare(
-            prompt=together([batch[_OWN + "prompt"] for batch in batches]),
-            mask=mask,
-            group=dist.group.WORLD if self.accelerator.num_processes > 1 else None,
-            **columns,
-        )
-        return Window(batches, step, used, tuple(current))
-
-    def _column(self, column: Column, batch: Batch) -> Tensor | None:
-        """A column of a micro-batch; None if it is the policy's own, which is not known yet."""
-        old: Tensor | None = batch.get("old_per_token_logps")
-        match column.role:
-            case LogProbs("old"):
-                return old
-            case LogProbs("mu"):
-                sampled: Tensor | None = batch.get("sampling_per_token_logps")
-                if sampled is None or old is None:
-                    return old if sampled is None else sampled
-                return torch.where(sampled.isnan(), old, sampled)  # vLLM cannot score every token
-            case LogProbs("ref"):
-                ref: Tensor = batch["ref_per_token_logps"]
-                return ref
-        values: Tensor = batch[_OWN + column.name]
-        return values
+    def _prepared_window(self, batches: Sequence[Batch]) -> Window:
+        several = self.accelerator.num_processes > 1
+        return prepared(self.objective, batches, dist.group.WORLD if several else None)
 
     def _begin(self, window: Window, fresh: bool) -> None:
         """Before the first micro-batch of an optimizer step. Collective.
@@ -391,7 +271,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
             # Ranks are averaged over, micro-batches are summed.
             loss = out.loss * self.accelerator.num_processes
             self._add_reports(out.reports)
-        mask = _mask(inputs)
+        mask = mask_of(inputs)
         self._add_reports({_ENTROPY: entropies.detach()[mask].sum(), _TOKENS: mask.sum()})
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * router / parts
@@ -424,9 +304,3 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         for name, value, ranks_with_it in zip(names[3:], reports, counts[3:], strict=True):
             if ranks_with_it:
                 metrics[f"objective/{name}" if name in _TAKEN else name].append(value)
-
-
-def _mask(batch: Batch) -> Tensor:
-    """`[n, T]`, the tokens that the policy wrote; not what tools answered."""
-    mask: Tensor = batch["completion_mask"].bool()
-    return mask & batch["tool_mask"].bool() if "tool_mask" in batch else mask

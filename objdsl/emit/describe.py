@@ -12,6 +12,16 @@ from collections.abc import Mapping
 
 import objdsl.ir.nodes as n
 from objdsl.emit.lower import Place
+from objdsl.emit.recognise import (
+    UNITS,
+    is_clipping,
+    match_count,
+    match_deviation,
+    match_log_ratio,
+    match_mean,
+    match_size,
+    match_sum,
+)
 from objdsl.ir.build import HALF, ONE, ZERO
 from objdsl.ir.columns import column_of
 from objdsl.ir.indices import SCALAR
@@ -23,11 +33,6 @@ LONGEST_PART = 26
 DEEPEST = 5
 """How deep below a value its parts have names."""
 
-COUNTS = {"p": "n_prompts", "i": "group_size", "it": "group_tokens", "t": "length",
-          "pi": "n_responses", "pit": "n_tokens"}  # fmt: skip
-UNITS = {"n_prompts": "prompt", "group_size": "response", "group_tokens": "token",
-         "length": "token", "n_responses": "response", "n_tokens": "token"}  # fmt: skip
-"""What sums of ones are called, and what they count."""
 WHOLE = {"p": "step", "i": "group", "t": "response", "v": "vocabulary"}
 """What a reduction over an index covers."""
 NUMBERS = {0.0: "zero", 0.25: "quarter", 0.5: "half", 1.0: "one", 2.0: "two", 3.0: "three",
@@ -97,17 +102,17 @@ class _Describer:
             return self._join(depth, around, *nodes)
 
         match node:
-            case n.Binary("sub") if (pair := _policies(node)) is not None:
+            case n.Binary("sub") if (pair := match_log_ratio(node)) is not None:
                 return ["log_ratio", f"log_ratio_{pair}"]
-            case n.Unary("exp", x) if (pair := _policies(x)) is not None:
+            case n.Unary("exp", x) if (pair := match_log_ratio(x)) is not None:
                 return ["ratio", f"ratio_{pair}"]
             case n.Unary("exp", n.LogProb(policy)):
                 return [f"prob_{policy}"]
             case n.Unary("exp", n.LogDist(policy)):
                 return ["probs", f"probs_{policy}"]
-            case n.Unary("not", x) if _clips(x):
+            case n.Unary("not", x) if is_clipping(x):
                 return ["active", "unclipped"]
-            case n.Binary("or") if _clips(node):
+            case n.Binary("or") if is_clipping(node):
                 return ["clipped"]
             case n.Binary("and", n.Binary("ge", x), n.Binary("le", y)) if x == y:
                 return [join("{}_in_range", x)]
@@ -127,17 +132,17 @@ class _Describer:
                 return ["sigmoid_grad"] if x == ONE else []
             case n.Binary("div", n.Peers("sum", _, x, relation="!=")):
                 return [join("{}_mean_of_others", x)]
-            case n.Binary("sub", x, m) if _averaged(m) == x:
+            case n.Binary("sub", x, m) if match_mean(m) == x:
                 return [join("{}_centered", x)]
-            case n.Unary("sqrt", v) if (varied := _dispersed(v)) is not None:
+            case n.Unary("sqrt", v) if (varied := match_deviation(v)) is not None:
                 return [join("{}_std", varied)]
-            case n.Binary("div") if (varied := _dispersed(node)) is not None:
+            case n.Binary("div") if (varied := match_deviation(node)) is not None:
                 return [join("{}_variance", varied)]
-            case n.Binary("div") if (averaged := _averaged(node)) is not None:
+            case n.Binary("div") if (averaged := match_mean(node)) is not None:
                 return [join("{}_mean", averaged)]
             case n.Binary("div", x, y) if (unit := self._unit(y, depth)) is not None:
                 return [f"per_{unit}" if x == ONE else join("{}_per_" + unit, x)]
-            case n.Binary("mul") if (size := _sizes(node)) is not None:
+            case n.Binary("mul") if (size := match_size(node)) is not None:
                 return ["divisor", f"{size}_divisor"]
             case n.Reduce("sum", _, n.Where(_, n.Binary("mul", n.Order("share")))):
                 return []
@@ -147,14 +152,14 @@ class _Describer:
 
     def _sum(self, node: n.Reduce, depth: int) -> list[str]:
         """What a sum counts; or what it adds up, where a mask holds."""
-        over, x = _summand(node)
-        if (counted := _counted(over, x)) is not None:
+        over, x = match_sum(node)
+        if (counted := match_count(over, x)) is not None:
             return [counted]
         match x:
             case n.Where(m, a, b) if b == ZERO:
                 mask = self._part(m, depth)
                 kind = mask.removeprefix("is_")
-                if (counted := _counted(over, a)) is not None:
+                if (counted := match_count(over, a)) is not None:
                     kept = f"n_kept_{UNITS[counted]}s"
                     is_noun = a == ONE and (kind != mask or mask.startswith("not_"))
                     return [f"n_{kind}", kept] if is_noun else [kept]
@@ -163,7 +168,7 @@ class _Describer:
 
     def _unit(self, node: n.Expr, depth: int) -> str | None:
         """What a count counts, in the singular."""
-        if (counted := _counted(*_summand(node))) is not None:
+        if (counted := match_count(*match_sum(node))) is not None:
             return UNITS[counted]
         name = self._part(node, depth)
         return name[2:].removesuffix("s") if name.startswith("n_") else None
@@ -306,99 +311,3 @@ def _negated(name: str) -> str:
             start = name.removesuffix(adjective)
             return start + (adjective[4:] if adjective.startswith("not_") else f"not_{adjective}")
     return name[4:] if name.startswith("not_") else f"not_{name.removeprefix('is_')}"
-
-
-def _bare(node: n.Expr) -> n.Expr:
-    return node.x if isinstance(node, n.Stop) else node
-
-
-def _policies(node: n.Expr) -> str | None:
-    """The two policies of a log-ratio, in a word."""
-    match node:
-        case n.Binary("sub", n.LogProb(a) | n.LogDist(a), n.LogProb(b) | n.LogDist(b)):
-            return f"{a}_{b}"
-    return None
-
-
-def _clips(node: n.Expr) -> bool:
-    """Whether this is where a clipped surrogate has no gradient: a ratio is beyond a bound, on the
-    side that the sign of the advantage says."""
-    match _bare(node):
-        case n.Binary("or", a, b):
-            return all(_is_side(_bare(side)) for side in (a, b))
-    return False
-
-
-def _is_side(node: n.Expr) -> bool:
-    match node:
-        case n.Binary("and", sign, beyond):
-            pair = _bare(sign), _bare(beyond)
-            zero = [isinstance(x, n.Binary) and x.op in ("lt", "gt") and x.b == ZERO for x in pair]
-            return any(zero) and all(isinstance(x, n.Binary) for x in pair)
-    return False
-
-
-def _summand(node: n.Expr) -> tuple[str, n.Expr]:
-    """The indices that nested sums run over, and what they add up."""
-    over = ""
-    while isinstance(node, n.Reduce) and node.op == "sum":
-        over += "".join(node.over)
-        node = node.x
-    return over, node
-
-
-def _counted(over: str, x: n.Expr) -> str | None:
-    """What a sum of ones counts."""
-    if isinstance(x, n.Length):
-        return COUNTS.get(f"{over}t")
-    return COUNTS.get(over) if x == ONE else None
-
-
-def _sizes(node: n.Expr) -> str | None:
-    """Of which sizes something is the product, in a word; None if of others, too."""
-    sizes: set[str] = set()
-    stack = [node]
-    while stack:
-        x = stack.pop()
-        counted = _counted(*_summand(x))
-        match x:
-            case _ if counted is not None:
-                sizes.add(UNITS[counted])
-            case n.Binary("mul" | "max", a, b):
-                stack += (a, b)
-            case n.Const(2.0):
-                sizes.add("twice")
-            case n.Const() | n.Param():
-                sizes.add("scaled")
-            case _:
-                return None
-    order = ("twice", "scaled", "token", "response", "prompt")
-    present = [size for size in order if size in sizes]
-    return present[0] if sizes - {"twice", "scaled"} else None
-
-
-def _averaged(node: n.Expr) -> n.Expr | None:
-    """What a value is the mean of."""
-    match node:
-        case n.Reduce("mean", _, x):
-            return x
-        case n.Binary("div", n.Reduce("sum") as total, size):
-            over, x = _summand(total)
-            counted = _counted(*_summand(size))
-            match x:
-                case n.Binary("mul", a, b) if counted == _counted(over, b) is not None:
-                    return a
-            return x if counted == _counted(over, ONE) is not None else None
-    return None
-
-
-def _dispersed(node: n.Expr) -> n.Expr | None:
-    """What a value is the variance of, or the standard deviation."""
-    match node:
-        case n.Unary("sqrt", variance):
-            return _dispersed(variance)
-        case n.Binary("div", n.Reduce("sum") as squares, _):
-            match _summand(squares)[1]:
-                case n.Binary("pow", n.Binary("sub", x, m), n.Const(2.0)) if _averaged(m) == x:
-                    return x
-    return None

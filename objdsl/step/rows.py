@@ -182,7 +182,7 @@ class Step:
                 nan &= self.mask if x.dim() == 2 else self.mask[..., None]
             if bool(nan.any()):
                 where = [int(k) for k in nan.nonzero()[0]]
-                raise InputError(f"{name} is NaN at a token, at {where}")
+                raise InputError(f"{name} is NaN at an unmasked token, at {where}")
 
 
 @dataclass(frozen=True)

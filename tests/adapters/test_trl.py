@@ -22,7 +22,8 @@ from trl.trainer.utils import shuffle_sequence_dict  # noqa: E402
 import objdsl  # noqa: E402
 from helpers import tiny_model, trl_ranks  # noqa: E402
 from objdsl.adapters.needs import UnsupportedError, given, refused  # noqa: E402
-from objdsl.adapters.trl import DECIDED, ObjectiveTrainer  # noqa: E402
+from objdsl.adapters.trl import ObjectiveTrainer  # noqa: E402
+from objdsl.adapters.trl_settings import DECIDED  # noqa: E402
 from objdsl.objectives import gallery  # noqa: E402
 
 Numbers = tuple[float, dict[str, Tensor]]
