@@ -111,7 +111,7 @@ def test_padding_and_rounding_are_no_matter() -> None:
         ({"log_pi": OLD.exp()}, "log_pi is .* at most 0"),
         (
             {"log_pi": with_value(OLD, (1, 4), -math.inf)},
-            r"log_pi is -inf at \[1, 4\]: a tok",
+            r"log_pi is -inf at \[1, 4\]: a sampled token",
         ),
         ({"log_pi": with_value(OLD, (1, 4), math.nan)}, r"NaN at an unmasked token, at \[1, 4\]"),
         ({"log_pi": torch.zeros(4, 5, dtype=torch.long)}, "float tensor .* not torch.int64"),
