@@ -25,6 +25,8 @@ def columns(objective: objdsl.Objective, packed: bool) -> dict[str, torch.Tensor
             x = torch.log_softmax(torch.randn(8, 5, 7, dtype=torch.float64), -1)
         elif column.indices == ("p",):
             x = torch.ones(8, dtype=torch.float64)
+        elif not column.indices:
+            x = torch.tensor(0.5, dtype=torch.float64)
         else:
             x = torch.tensor([1.0, 0, 0, 1, 0.5, 0, 1, 0], dtype=torch.float64)
         if name in objective.formula.domains:

@@ -47,6 +47,8 @@ def scene(objective: objdsl.Objective, packed: bool, seed: int = 0) -> dict[str,
                 x = near + 0.3 * torch.randn(8, 6, **f64)
             case ("p",):
                 x = torch.ones(8, **f64)
+            case ():
+                x = torch.tensor(0.5, **f64)
             case _:
                 x = torch.tensor([1.0, 0, 0, 1, 0, 0, 1, 0], **f64)
         columns[name] = x

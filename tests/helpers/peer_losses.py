@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,7 +45,7 @@ def grouped(seed: int = 11, groups: int = 3, size: int = 4) -> Data:
     step = gallery_steps.random_step(seed)
     step.prompt = sorted(list(range(groups)) * size)
     for name, rows in vars(step).items():
-        if name != "prompt":
+        if name != "prompt" and not np.isscalar(rows):
             setattr(step, name, rows[: groups * size])
     return Data(step)
 

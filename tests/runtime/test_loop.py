@@ -208,10 +208,10 @@ def test_a_signal_ends_the_run_after_its_step(
     straight = run(output=tmp_path / "straight")
     learn = Learner.learn
 
-    def interrupted(self: Any, batch: Any, step: int) -> Any:
+    def interrupted(self: Any, batch: Any, step: int, rows: Any = None) -> Any:
         if step == 2:
             os.kill(os.getpid(), number)
-        return learn(self, batch, step)
+        return learn(self, batch, step, rows)
 
     monkeypatch.setattr(Learner, "learn", interrupted)
     handler = signal.getsignal(number)
