@@ -29,6 +29,11 @@ POLICIES = {
     "prox": "old", "theta": "pi", "": "pi", "train": "pi", "theta_train": "pi", "t": "ref",
 }  # fmt: skip
 
+RELATIONS = {"<": "<", ">": ">", "lt": "<", "gt": ">", "le": "<=", "leq": "<=", "leqslant": "<=",
+             "ge": ">=", "geq": ">=", "geqslant": ">=", "ne": "!=", "neq": "!=", "≤": "<=",
+             "≥": ">="}  # fmt: skip
+"""Comparisons, by the names that LaTeX has for them."""
+
 PARAMS = {
     "eps": "0.2 in (0, 1)", "eps_low": "0.2 in (0, 1)", "eps_high": "0.28 in (0, inf)",
     "eps_l": "0.2 in (0, 1)", "eps_h": "0.28 in (0, inf)", "beta": "0.04 in [0, inf)",
@@ -58,12 +63,8 @@ class Parts:
     running: str = ""
 
 
-def parts_of(tokens: Sequence[Token], letters: Sequence[str]) -> Parts:
-    """What scripts say.
-
-    Args:
-        letters: those that are known to be indices.
-    """
+def parts_of(tokens: Sequence[Token]) -> Parts:
+    """What scripts say."""
     words: list[str] = []
     indices: list[str] = []
     shift, running = 0, ""
@@ -85,7 +86,7 @@ def parts_of(tokens: Sequence[Token], letters: Sequence[str]) -> Parts:
             continue
         if all(kind in ("LETTER", "PRIME") for kind in kinds):
             plain = [text for text in texts if text != "'"]
-            known = all(text in letters or text in INDICES for text in plain)
+            known = all(text in INDICES for text in plain)
             if known and len(plain) <= 2:
                 indices += plain
             else:

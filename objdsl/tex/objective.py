@@ -11,11 +11,13 @@ from objdsl.source import Source
 from objdsl.syntax import tree
 from objdsl.syntax.format import format
 from objdsl.syntax.parse import parse
+from objdsl.tex.factors import first_script
 from objdsl.tex.lexer import unreadable
 from objdsl.tex.names import INDICES, accented, identifier, parts_of, word
 from objdsl.tex.parse import Equation, declared_in, equations
 from objdsl.tex.pieces import Piece, reduced, resolved
-from objdsl.tex.translate import Reading, _first_script
+from objdsl.tex.reading import Reading
+from objdsl.tex.translate import formula, product
 
 _GOALS = {"J", "L", "mathcal", "loss", "objective", "U", "ell", "F"}
 _NUMBERS = {
@@ -35,7 +37,7 @@ def imported(source: Source, name: str = "imported") -> str:
         ObjectiveError: with the places that are not read.
     """
     statements = declared_in(source)
-    reading = Reading(source)
+    reading = Reading(source, formula, product)
     reading.declared, reading.masks, reading.kept = _declared(statements)
     goal: Equation | None = None
     for equation in equations(source):
@@ -69,9 +71,9 @@ def _sizes(equation: Equation) -> Iterator[tuple[str, tuple[str, ...]]]:
     tokens = equation.right
     for k, token in enumerate(tokens):
         if token.type == "BIG" and [t.type for t in tokens[k + 1 : k + 2]] == ["SUB"]:
-            under = _first_script(tokens[k + 1 :], "SUB")
+            under = first_script(tokens[k + 1 :], "SUB")
             after = tokens[k + 2 + len(under) + 2 * (tokens[k + 2].type == "OPEN") :]
-            above = _first_script(after, "SUP") if after[:1] and after[0].type == "SUP" else []
+            above = first_script(after, "SUP") if after[:1] and after[0].type == "SUP" else []
             letter = str(under[0]) if under else ""
             if len(above) == 1 and above[0].type == "LETTER" and letter in INDICES:
                 yield str(above[0]), (INDICES[letter],)
@@ -120,8 +122,8 @@ def _defined(equation: Equation) -> str | None:
     )
     if base is None:
         return None
-    parts = parts_of(_first_script(list(equation.left), "SUB"), ())
-    over = [t for t in _first_script(list(equation.left), "SUP") if t.type == "WORD"]
+    parts = parts_of(first_script(list(equation.left), "SUB"))
+    over = [t for t in first_script(list(equation.left), "SUP") if t.type == "WORD"]
     words = [x for x in parts.words if x != "theta"]
     words += [word(t) for t in over if word(t).lower() != "gae"]
     accent = equation.left[0]
@@ -137,7 +139,7 @@ def _sense(goal: Equation) -> tuple[str, list[Token]]:
     clipped = "CLIP" in "".join(str(t) for t in goal.left).upper()
     sense = "minimize" if loss and not clipped else "maximize"
     if len(right) > 2 and right[0].type in ("FUNCTION", "WORD") and right[1].type == "SUB":
-        under = _first_script(right, "SUB")
+        under = first_script(right, "SUB")
         arguments = {"theta", "pi", "phi"}
         if str(right[0]) in ("max", "min", "argmax", "argmin", "arg max", "arg min") and any(
             str(t) in arguments for t in under

@@ -8,6 +8,8 @@ from objdsl.frozen import dataclass
 from objdsl.ir.ops import APPLY, ATOM, PLUS, POWER, SIGN, TIMES
 
 Sizes = tuple[tuple[str, ...], ...]
+_COUNTS = {("i",): "count[i]", ("p", "i"): "count[p,i]", ("p",): "count[p]", ("t",): "|y|",
+           ("p", "i", "t"): "count[p,i,t]", ("i", "t"): "count[i,t]"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -149,3 +151,15 @@ def compared(a: Piece, sign: str, b: Piece, level: int) -> Piece:
 def negated(x: Piece) -> Piece:
     text = x.held(APPLY, last=x.level == APPLY)
     return Piece(f"-{text}", SIGN, x.depth, x.at, open=x.open, minus=x)
+
+
+def enclosed(x: Piece) -> Piece:
+    """In brackets, unless it holds together; what is a condition stays one."""
+    if x.level == ATOM or x.sizes or x.counted:
+        return x
+    return replace(x, text=f"({x.text})", level=ATOM, open=False)
+
+
+def count_of(size: tuple[str, ...]) -> Piece:
+    """How many elements there are along some indices."""
+    return Piece(_COUNTS[size], depth="pitv".index(size[0]), counted=(size,))

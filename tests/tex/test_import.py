@@ -31,6 +31,7 @@ NOT_IN_LATEX = {
     "kl_cov": "the largest part of a mask",
     "m2po": "a trimmed mask",
     "qae": "a quantile",
+    "gigpo": "reductions by a key",
     "gspo_token": "a ratio whose stopped part is a mean of logarithms, printed as that mean",
 }
 

@@ -1,0 +1,200 @@
+"""Sums, statistics and expectations: reductions of the language, and along which indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+
+from lark import Tree
+
+from objdsl.ir.ops import APPLY, ATOM
+from objdsl.tex.binders import Binder, binder_of, condition_of, inside
+from objdsl.tex.factors import (
+    Factor,
+    group_at,
+    is_script,
+    is_token,
+    items_of,
+    product_in_brackets,
+    says_what_is_sampled,
+    script,
+    set_element,
+)
+from objdsl.tex.parse import Node, leaves
+from objdsl.tex.pieces import Piece, applied, count_of, enclosed, over, reduced, resolved, times
+from objdsl.tex.reading import Reading
+
+_Group = tuple[str, tuple[str, ...]]  # a reduction, and what it runs over
+
+
+def sums(
+    reading: Reading, items: Sequence[Factor], at: int, before: list[tuple[str, Piece]]
+) -> Piece:
+    """A run of sums over what follows; those that are divided by their sizes are means."""
+    first = items[at][1]
+    op = str(first.children[0]).replace("∑", "sum").replace("∏", "prod")
+    run: list[Binder] = []
+    while at < len(items):
+        factor = items[at][1]
+        if not is_token(factor, "BIG") or factor.children[0] != first.children[0]:
+            break
+        binder = binder_of(reading, factor)
+        if run and (binder.relation or binder.mask):
+            break
+        run.append(binder)
+        at += 1
+        if binder.relation or binder.mask:
+            break
+    if at == len(items):
+        raise reading.fail("what is summed is missing", first)
+    if run[0].relation:
+        others = before[-1][1].text if before else ""
+        if run[0].over == ("i",) and others == "1 / (count[i] - 1)":
+            before.pop()
+            op = "mean"
+        return _related(reading, op, run[0], items[at:], first)
+    indices = tuple(index for binder in run for index in binder.over)
+    condition = condition_of(reading, run)
+    with inside(reading, run):
+        body = reading.product(items[at:])
+        body = resolved(body) if "i" in indices else body
+    if op == "prod":
+        return _reductions([("prod", indices)], body, condition)
+    if body.text == "|y|" and not condition:
+        tokens = f"sum[{','.join(indices)}] |y|"
+        depth = _depth_without(indices, 2)
+        return Piece(tokens, APPLY, depth, counted=((*indices, "t"),), open=True)
+    groups: list[_Group] = [("sum", (index,)) for index in indices]
+    while before and before[-1][1].sizes and before[-1][0] != "/" and not condition:
+        sizes = list(before[-1][1].sizes)
+        for size in sorted(before[-1][1].sizes, key=len, reverse=True):
+            for k in range(len(groups)):
+                part = groups[k : k + len(size)]
+                if part == [("sum", (index,)) for index in size]:
+                    groups[k : k + len(size)] = [("mean", size)]
+                    sizes.remove(size)
+                    break
+        sign, fraction = before.pop()
+        if len(sizes) == len(fraction.sizes):
+            before.append((sign, fraction))
+            break
+        rest = Piece(fraction.above, 0 if not fraction.above.isalnum() else ATOM)
+        for size in sizes:
+            rest = over(rest, count_of(size))
+        if rest.text != "1":
+            before.append((sign, rest))
+            break
+    return _reductions(groups, body, condition)
+
+
+def _related(reading: Reading, op: str, binder: Binder, items: Sequence[Factor], at: Node) -> Piece:
+    """`\\sum_{j \\ne i}` and sums along the tokens, with their discounts."""
+    if binder.over == ("i",):
+        with inside(reading, [binder]):
+            body = reading.product(items)
+        return Piece(f"{op}[j != i] {body.held(APPLY)}", APPLY, 2, open=True)
+    outer = reading.token or "t"
+    decays, items = _decays(reading, binder, list(items), outer)
+    running = binder.letters[0]
+    s = next(x for x in "suqh" if x not in reading.definitions and x not in reading.lets)
+    before, reading.position = reading.position, reading.position if decays else s
+    try:
+        with inside(reading, [binder]):
+            if binder.running:
+                reading.token = f"{outer}+{running}"
+            body = reading.product(items)
+    finally:
+        reading.position = before
+    if decays:
+        if binder.relation != ">=":
+            raise reading.fail("a discount is read in a sum of what is to come", at)
+        return applied("togo", body, reduce(times, decays))
+    return Piece(f"{op}[{s} {binder.relation} t] {body.held(APPLY)}", APPLY, 3, open=True)
+
+
+def _decays(
+    reading: Reading, binder: Binder, items: list[Factor], outer: str
+) -> tuple[list[Piece], list[Factor]]:
+    """The discounts that the factors of a running sum begin with, and the factors behind them."""
+    decays: list[Piece] = []
+    running = binder.letters[0]
+    while items:
+        factor = items[0][1]
+        sup = [str(token) for token in script(factor, "SUP") if token.type not in ("LBAR", "RBAR")]
+        base = factor.children[0]
+        if sup in ([running, "-", outer], [running]) and (len(sup) > 1 or binder.running):
+            plain = Tree("factor", [c for c in factor.children if not is_script(c, "SUP")])
+            decays.append(reading.product([("", plain)]))
+        elif (big := product_in_brackets(base)) is not None and len(items) > 1:
+            inner = binder_of(reading, big[0])
+            with inside(reading, [replace(inner, over=("t",))]):
+                decays.append(reading.product(big[1]))
+        else:
+            break
+        items = items[1:]
+    return decays, items
+
+
+def statistic(reading: Reading, name: str, items: Sequence[Factor], at: int) -> tuple[Piece, int]:
+    """`\\operatorname{mean}_{j}(R_j)`, `\\mathrm{std}(\\{R_1, ..., R_G\\})`, `\\max_t x`."""
+    factor = items[at][1]
+    group = group_at(items, at + 1)
+    binder = binder_of(reading, factor) if script(factor, "SUB") else Binder(("i",), ("*",))
+    condition = condition_of(reading, [binder])
+    with inside(reading, [binder]):
+        if group is not None:
+            inner = items_of(group)[0]
+            assert inner is not None
+            deeper = set_element(inner)
+            body = reading.read(deeper if deeper is not None else inner)
+            after = at + 2
+        else:
+            body, after = reading.product(items[at + 1 :]), len(items)
+    if name == "std" and group is not None and not script(factor, "SUB"):
+        reading.guess("`std` divides by n - 1; with n it is `pstd`")
+    depth = _depth_without(binder.over, body.depth)
+    piece = reduced(name, ",".join(binder.over) + condition, body, depth)
+    return (enclosed(piece) if group is not None else piece), after
+
+
+def expectation(reading: Reading, items: Sequence[Factor], at: int) -> tuple[Piece, int]:
+    """A mean over what the value below it varies with."""
+    factor = items[at][1]
+    sub = script(factor, "SUB")
+    if at + 1 < len(items) and not sub and says_what_is_sampled(items[at + 1][1]):
+        at, sub = at + 1, leaves(items[at + 1][1])
+    group = group_at(items, at + 1)
+    colon = next((k for k, token in enumerate(sub) if token.type == "COLON"), len(sub))
+    binder = Binder(("p",), ("x",), mask=tuple(sub[colon + 1 :]))
+    condition = condition_of(reading, [binder])
+    with inside(reading, [binder]):
+        if group is not None:
+            x, after = reading.power(reading.single(group), items[at + 1][1]), at + 2
+        else:
+            x, after = reading.product(items[at + 1 :]), len(items)
+    x = resolved(x)
+    if x.depth > 3:
+        raise reading.fail("an expectation over the vocabulary is `\\sum_{v}`", factor)
+    indices = "pit"[: max(x.depth, 1)]
+    if x.depth == 3:
+        reading.guess("the expectation over tokens is a mean with one denominator, `mean[p,i,t]`")
+    elif x.depth == 2 and any(str(token) == "G" for token in sub):
+        reading.guess("the responses of a group are averaged")
+    binding = ",".join(indices) + condition
+    return reduced("mean", binding, x, 0), after
+
+
+def _reductions(groups: Sequence[_Group], body: Piece, condition: str) -> Piece:
+    """Reductions, one inside the other, of a value."""
+    for kind, indices in reversed(groups):
+        depth = _depth_without(indices, body.depth)
+        binder = ",".join(indices) + condition
+        body = reduced(kind, binder, body, depth)
+    return body
+
+
+def _depth_without(indices: Sequence[str], depth: int) -> int:
+    """How many indices are left of a value that is reduced over some."""
+    whole = max(depth, "pitv".index(indices[-1]) + 1)
+    return len([index for index in "pitv"[:whole] if index not in indices])
