@@ -108,8 +108,7 @@ def _supplier(config: Config, needs: Needs, column: Column) -> str:
     if column.name in needs.frozen:
         policy = needs.frozen[column.name][0]
         follows = any(policy == declared.name for declared in needs.following)
-        kind = "that follows the trained one" if follows else "that is frozen"
-        return f"the trainer, from the policy `{policy}` {kind}"
+        return f"the trainer, from the {'following' if follows else 'frozen'} policy `{policy}`"
     match column.role:
         case State():
             return "the objective's own state"

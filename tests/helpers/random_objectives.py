@@ -390,7 +390,8 @@ class Writer:
     def data(self, level: str, depth: int) -> str:
         """A value that is known before the policy learns, without chance."""
         text = Writer(self.random, words=False).expression(level, depth)
-        return re.sub(r"pick\[p,i,t\]\((.*?), 0.4\)", r"\1", re.sub(r"\bpi\b", "old", text))
+        sampled = re.sub(r"\bscore\b", "margin", re.sub(r"\bpi\b", "old", text))
+        return re.sub(r"pick\[p,i,t\]\((.*?), 0.4\)", r"\1", sampled)
 
     def objective(self, depth: int) -> str:
         """A whole file."""

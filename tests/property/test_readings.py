@@ -108,7 +108,7 @@ pytestmark = pytest.mark.xdist_group("readings")
 
 
 @settings(
-    deadline=None, derandomize=True, max_examples=150, suppress_health_check=list(HealthCheck)
+    deadline=None, derandomize=True, max_examples=200, suppress_health_check=list(HealthCheck)
 )
 @given(products(), st.integers(0, 10_000))
 def test_a_text_is_taken_only_if_its_readings_are_one_value(
