@@ -185,7 +185,7 @@ def _element(
             return of(x, (*at[:2], there)) if inside else number(0)
         case n.Quantile(over, x, fraction, mask):
             pool = _pool(node, at, batch, of)
-            return torch.quantile(pool, of(fraction)) if len(pool) else number(0)
+            return _quantile(pool, of(fraction).item()) if len(pool) else number(0)
         case n.Order(op, over, x, argument, mask):
             if op != "rank" and mask is not None and not bool(of(mask)):
                 return torch.tensor(False)
@@ -209,6 +209,14 @@ def _element(
             hits.sort(key=lambda o: batch.read("noise", o))
             return torch.tensor(at in hits[: share(of(fraction).item(), len(domain))])
     raise TypeError(node)
+
+
+def _quantile(pool: Tensor, fraction: float) -> Tensor:
+    """As `torch.quantile`, but that equal values share the gradient, as they do in `amax`."""
+    ordered = pool.detach().sort().values
+    place = fraction * (len(pool) - 1)
+    below, above = (pool[pool == ordered[end]].amax() for end in (int(place), math.ceil(place)))
+    return torch.lerp(below, above, place - int(place))
 
 
 def _pool(
