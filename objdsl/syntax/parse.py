@@ -15,8 +15,9 @@ from objdsl.errors import ObjectiveError
 from objdsl.frozen import dataclass
 from objdsl.source import Source, Span
 from objdsl.spelling import canonical
-from objdsl.syntax import messages, mistakes, tree
+from objdsl.syntax import messages, tree
 from objdsl.syntax.grammar import grammar
+from objdsl.syntax.mistakes.rules import explain
 from objdsl.syntax.read import verify
 from objdsl.syntax.split import DEEPEST, Piece, split
 
@@ -67,7 +68,7 @@ def _statement(source: Source, piece: Piece) -> tree.Statement:
     try:
         parsed = lark_tree(text)
     except UnexpectedInput as error:
-        raise ObjectiveError([mistakes.explain(source, piece, error)]) from None
+        raise ObjectiveError([explain(source, piece, error)]) from None
     return _build(parsed, source, piece.start)
 
 

@@ -16,7 +16,7 @@ from objdsl.errors import ObjectiveError
 from objdsl.lint.fixes import fixed
 from objdsl.render.terminal import render
 from objdsl.source import Source
-from objdsl.syntax import mistakes
+from objdsl.syntax.mistakes import rules as mistakes
 from objdsl.syntax.parse import parse
 from objdsl.syntax.read import read
 

@@ -1,0 +1,1 @@
+"""What the user probably meant by a statement that the grammar cannot read."""
