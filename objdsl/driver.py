@@ -76,7 +76,8 @@ def written_out(ir: Source) -> Source:
     Raises:
         ObjectiveError: the JSON is not an objective, or one that the language cannot express.
     """
-    from objdsl.ir.exchange import changes, loads
+    from objdsl.ir.exchange.changes import changes
+    from objdsl.ir.exchange.reader import loads
     from objdsl.ir.unparse import unparse
 
     loaded = loads(ir)
@@ -239,7 +240,7 @@ def mathematics(formula: Objective, *, weights: bool = False, latex: bool = Fals
 def ir(formula: Objective) -> str:
     """An objective as JSON, with its gradient weights by the columns that they belong to."""
     from objdsl.ir.columns import column_of
-    from objdsl.ir.exchange import dumps
+    from objdsl.ir.exchange.writer import dumps
 
     weights = {column_of(leaf).name: weight for leaf, weight in derivatives(formula).items()}
     return dumps(formula, weights)

@@ -17,7 +17,8 @@ from objdsl.adapters.needs import refused
 from objdsl.analysis.facts import facts_of
 from objdsl.audit.experiment import audit
 from objdsl.diagnostic import Claim
-from objdsl.ir.exchange import dumps, loads
+from objdsl.ir.exchange.reader import loads
+from objdsl.ir.exchange.writer import dumps
 from objdsl.source import Source
 
 TEXT = """

@@ -10,7 +10,8 @@ import objdsl
 from objdsl import driver
 from objdsl.errors import ObjectiveError
 from objdsl.ir.evaluate import Batch, evaluate
-from objdsl.ir.exchange import dumps, loads
+from objdsl.ir.exchange.reader import loads
+from objdsl.ir.exchange.writer import dumps
 from objdsl.source import Source
 from objdsl.syntax.format import format
 from objdsl.syntax.parse import parse

@@ -17,7 +17,8 @@ from objdsl.diagnostic import Diagnostic
 from objdsl.errors import ObjectiveError
 from objdsl.ir import nodes, objective, schema
 from objdsl.ir.differentiate import weights_of
-from objdsl.ir.exchange import dumps, loads
+from objdsl.ir.exchange.reader import loads
+from objdsl.ir.exchange.writer import dumps
 from objdsl.ir.indices import Indices
 from objdsl.ir.nodes import NODES, Expr, fields_of
 from objdsl.objectives import gallery

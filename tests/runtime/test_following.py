@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from objdsl import driver
 from objdsl.errors import ObjectiveError
-from objdsl.ir.exchange import dumps, loads
+from objdsl.ir.exchange.reader import loads
+from objdsl.ir.exchange.writer import dumps
 from objdsl.runtime.run.run import Result
 from objdsl.source import Source
 from objdsl.syntax.format import format as formatted

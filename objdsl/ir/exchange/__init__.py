@@ -1,0 +1,1 @@
+"""Objectives to JSON and back, by the models of `objdsl.ir.schema`."""
