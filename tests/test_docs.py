@@ -25,17 +25,30 @@ from objdsl.lint.run import pages
 from objdsl.source import Source
 from objdsl.syntax import language
 from objdsl.syntax.language import ORDERED, SUBSETS
+from objdsl.tex import imported
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 README = ROOT / "README.md"
 
-# A training run takes minutes: the documentation shows it, other tests run it.
+# A training run takes minutes: it is run where its output is shown, other tests run the rest.
 NOT_RUN = {"train", "plot", "bench"}
 
 
 def _objective(example: Example) -> None:
     driver.compile_source(Source(example.document.path, str(example.parsed)))
+    _written(example)
+
+
+def _latex(example: Example) -> None:
+    imported(Source(example.document.path, str(example.parsed)))
+    _written(example)
+
+
+def _written(example: Example) -> None:
+    """A block whose first line is a comment with a file's name stands in that file."""
+    if named := re.match(r"[#%] (\w+\.\w+)\b", str(example.parsed)):
+        Path(named[1]).write_text(str(example.parsed), encoding="utf-8")
 
 
 def _json(example: Example) -> None:
@@ -59,7 +72,7 @@ def _console(example: Example) -> None:
 
 
 def _command(arguments: list[str], expected: str) -> None:
-    if NOT_RUN & {*arguments[:1]}:
+    if NOT_RUN & {*arguments[:1]} and not expected.strip():
         # Within the context of `main`, whose settings the command keeps once it has met them.
         parent = click.Context(main, **main.context_settings)
         command = main.get_command(parent, arguments[0])
@@ -84,6 +97,7 @@ PARSER = Sybil(
         SkipParser(),
         PythonCodeBlockParser(),
         CodeBlockParser("obj", _objective),
+        CodeBlockParser("latex", _latex),
         CodeBlockParser("json", _json),
         CodeBlockParser("console", _console),
     ]

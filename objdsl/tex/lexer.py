@@ -55,7 +55,8 @@ _KINDS = {
     "sqrt": "SQRT", "mid": "MID", "given": "MID", "nabla": "NABLA", "infty": "INFINITY",
     "lbrace": "LBRACE", "rbrace": "RBRACE", "{": "LBRACE", "}": "RBRACE", "lbrack": "LSQ",
     "rbrack": "RSQ", "prime": "PRIME", "#": "SIZE", "\\": "NEWLINE", "cr": "NEWLINE",
-    "newline": "NEWLINE", "lfloor": "LSQ", "rfloor": "RSQ",
+    "newline": "NEWLINE", "quad": "GAP", "qquad": "GAP",
+    "lfloor": "LSQ", "rfloor": "RSQ",
 }  # fmt: skip
 _SIGNS = {
     "+": "PLUS", "-": "MINUS", "−": "MINUS", "*": "TIMES", "/": "SLASH", "=": "EQUAL",
@@ -66,8 +67,8 @@ _SIGNS = {
 }  # fmt: skip
 _SKIPPED = set(
     "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm Bigm middle "
-    "displaystyle textstyle scriptstyle scriptscriptstyle limits nolimits nonumber notag quad "
-    "qquad allowbreak , ; : ! > thinspace medspace enspace hfill noindent boldmath centering "
+    "displaystyle textstyle scriptstyle scriptscriptstyle limits nolimits nonumber notag "
+    "allowbreak , ; : ! > thinspace medspace enspace hfill noindent boldmath centering "
     "tiny scriptsize footnotesize small normalsize large Large protect mathopen mathclose mathbin "
     "mathrel mathord mathpunct ensuremath boxed mathbf boldsymbol bm pmb rm bf it cal substack "
     "smash vphantom relax par item".split()
@@ -77,6 +78,7 @@ _WITH_TEXT = set(
     "textcolor fcolorbox colorbox intertext shortintertext mskip mkern".split()
 )
 _OPENERS = {"LPAR", "LSQ", "LBRACE", "OPEN", "LBAR", "COMMA", "MID", "PARALLEL", "SEMICOLON"}
+_SEPARATORS = {"COMMA", "SEMICOLON", "NEWLINE"}
 _ENDS = {
     "NUMBER", "LETTER", "GREEK", "WORD", "BLACKBOARD", "CALLIGRAPHIC", "INFINITY", "DOTS", "CLOSE",
     "RPAR", "RSQ", "RBRACE", "RBAR", "PRIME", "SIZE",
@@ -238,7 +240,10 @@ def _next_is_column(after: Sequence[Token]) -> bool:
 
 
 def _barred(source: Source, tokens: list[Token]) -> list[Token]:
-    """Which bar opens, which closes, and which stands between what is asked and what is given."""
+    """Which bar opens, which closes, and which stands between what is asked and what is given.
+
+    A gap between formulas separates them as a line does; elsewhere it is layout.
+    """
     opened: list[str] = []
     barred: list[Token] = []
     for k, token in enumerate(tokens):
@@ -251,6 +256,8 @@ def _barred(source: Source, tokens: list[Token]) -> list[Token]:
                 kind = "LBAR"
             else:
                 kind = "MID"
+        if kind == "GAP":
+            kind = "TEXT" if opened or before in _SEPARATORS else "NEWLINE"
         after = tokens[k + 1].type if k + 1 < len(tokens) else ""
         alone = before in _OPENERS or after in ("BAR", "MID", "RPAR")
         if kind == "TIMES" and token == "cdot" and alone:

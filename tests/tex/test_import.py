@@ -92,6 +92,8 @@ SPELLINGS = {
         "mean[p] mean[i] sum[t] (log(pi) * sg(A))",
     GROUP + r"\left| R_i \right| \log \pi_\theta(y_i | x)":
         "mean[p] mean[i] (abs(reward) * sum[t] log(pi))",
+    GROUP + r"A_i (B_i \quad \log\pi_\theta(y_i|x)) \quad A_i = 2 R_i \qquad B_i = R_i":
+        "mean[p] mean[i] (2 * reward * (reward * sum[t] log(pi)))",
 }  # fmt: skip
 
 
