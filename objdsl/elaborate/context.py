@@ -12,11 +12,12 @@ from objdsl.codes import ErrorName, error
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, same_letters, spelled
 from objdsl.elaborate.scope import Frame, Scope
 from objdsl.errors import ObjdslError, ObjectiveError
+from objdsl.ir.indices import MEANING
 from objdsl.ir.nodes import Column, Expr
 from objdsl.ir.objective import Named, Parameter
 from objdsl.source import Source, Span
 from objdsl.syntax import tree
-from objdsl.syntax.foreign import said_here
+from objdsl.syntax.foreign import said_here, without_indices
 from objdsl.syntax.reach import Loose
 
 Find = Callable[[str, Span], tree.File]
@@ -179,9 +180,16 @@ class Context:
         """Records an error. With `near_to`, an unknown name and the known ones, the near one is the
         help, or what a name of other languages is called here."""
         if near_to is not None:
-            unknown, known = near_to
+            unknown, known = near_to[0], [*near_to[1]]
             near, sentence = spelled(unknown, known), said_here(unknown)
-            if near is not None and (sentence is None or same_letters(unknown, near)):
+            # `R` beside a defined `r` is another name, `T` beside the index `t` is not.
+            alike = near is not None and same_letters(unknown, near)
+            alike = alike and (len(unknown) > 1 or near in MEANING)
+            if (bare := without_indices(unknown)) != unknown and bare in known:
+                help = f"indices are implied: write `{bare}`"
+                if span is not None:
+                    fix = Fix(f"write `{bare}`", (Edit(span, bare),))
+            elif near is not None and (sentence is None or alike):
                 help = f"did you mean `{near}`?"
                 if span is not None:
                     fix = Fix(f"write `{near}`", (Edit(span, near),))

@@ -23,6 +23,7 @@ from objdsl.ir.objective import (
 )
 from objdsl.source import Span
 from objdsl.syntax import tree
+from objdsl.syntax.foreign import RESPONSES_PER_PROMPT
 from objdsl.syntax.language import COLUMNS, SAMPLING_FLAGS, SAMPLING_NUMBERS, meaning
 
 
@@ -214,10 +215,13 @@ def sampling_of(ctx: Context, sample: tree.Sample) -> Sampling:
         if is_twice(ctx, ("option", name), option.span, seen):
             continue
         if name not in SAMPLING_NUMBERS and name not in SAMPLING_FLAGS:
+            known = [*SAMPLING_NUMBERS, *SAMPLING_FLAGS]
+            help = "known are: " + ", ".join(known)
+            if name in RESPONSES_PER_PROMPT:
+                help = "the number of responses to a prompt is `group`: `group 8`"
             ctx.fail(
-                "unknown-name", f"`sample` has no option `{name}`", option.span,
-                near_to=(name, [*SAMPLING_NUMBERS, *SAMPLING_FLAGS]),
-                help="known are: " + ", ".join((*SAMPLING_NUMBERS, *SAMPLING_FLAGS)),
+                "unknown-name", f"`sample` has no option `{name}`", option.span, help=help,
+                near_to=None if name in RESPONSES_PER_PROMPT else (name, known),
             )  # fmt: skip
         if (value is None) != (name in SAMPLING_FLAGS):
             ctx.fail(

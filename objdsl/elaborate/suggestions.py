@@ -8,6 +8,7 @@ from objdsl.diagnostic import Edit, Fix
 from objdsl.elaborate.context import Context
 from objdsl.elaborate.names import known_names
 from objdsl.elaborate.wording import runs_over, shown
+from objdsl.ir.indices import MEANING
 from objdsl.ir.ops import COUNT, REDUCTIONS
 from objdsl.source import Span
 from objdsl.syntax import messages, tree
@@ -23,6 +24,13 @@ def no_function(ctx: Context, call: tree.Call) -> NoReturn:
         ctx.fail(
             "wrong-arguments", f"`{name}` is a value, not a function", call.function.span,
             help="a product is written with `*`",
+        )  # fmt: skip
+    reduction, _, index = name.partition("_")
+    if reduction in REDUCTIONS and index in MEANING:
+        written = f"{reduction}[{index}]"
+        ctx.fail(
+            "unknown-name", f"the index of `{reduction}` goes in square brackets",
+            call.function.span, fix=Fix(f"write `{written}`", (Edit(call.function.span, written),)),
         )  # fmt: skip
     policies = [a.id for a in call.arguments if isinstance(a, tree.Name)]
     if is_divergence(name) and len(policies) == len(call.arguments) == 2:
@@ -65,7 +73,9 @@ def no_index(ctx: Context, call: tree.Call) -> NoReturn:
     operand, example = "...", "t"
     if call.arguments and name in REDUCTIONS:
         indices = ctx.expr(call.arguments[0]).indices
-        operand = shown(call.arguments[0]).strip("`").replace("this", "(...)")
+        operand = shown(call.arguments[0]).strip("`").replace("this", "...")
+        if not isinstance(call.arguments[0], tree.Name | tree.Call | tree.Indexed):
+            operand = f"({operand})"
         example = indices[-1] if indices else example
         choices = [
             Fix(

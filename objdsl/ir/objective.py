@@ -317,7 +317,8 @@ class Objective:
         for name, value in values.items():
             if name not in declared:
                 guess = near(name, declared)
-                hint = f"did you mean {guess!r}?" if guess else f"it has {sorted(declared)}"
+                has = ", ".join(sorted(declared)) or "none"
+                hint = f"did you mean {guess!r}?" if guess else f"it has {has}"
                 raise SettingError(f"{self.name} has no parameter {name!r}; {hint}")
             if not declared[name].domain.holds(value):
                 raise SettingError(f"{name} = {decimal(value)} is outside {declared[name].domain}")

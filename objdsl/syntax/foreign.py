@@ -101,7 +101,7 @@ _SENTENCES = {
     "whiten whitening masked_whiten normalize normalise standardize standardise zscore":
         "it is written `(x - mean[i] x) / (std[i] x + 1e-6)`",
     "KL kl_div kl_divergence KL_divergence D_KL KLD kld DKL": _DIVERGENCE,
-    "k3_loss kl_loss kl_penalty low_var_kl": _DIVERGENCE,
+    "k3_loss kl_loss low_var_kl": _DIVERGENCE,
     "H entropies": "the entropy of the next token is `entropy`",
     "cross_entropy nll nll_loss": "it is written `-log(pi)`",
     "discount discounted_sum cumulative_discounted": "it is called `togo(x, g)`",
@@ -121,12 +121,13 @@ _SENTENCES = {
     "N G B T K group_size num_generations batch_size n_responses": _SIZES,
     "mask masks loss_mask attention_mask response_mask completion_mask eos_mask": _MASKS,
     "epsilon clip_eps cliprange clip_range clip_ratio epsilon_low epsilon_high clip_ratio_low"
-    " clip_ratio_high eps_low eps_high clip_low clip_high eps":
+    " clip_ratio_high eps_low eps_high clip_low clip_high eps eps_clip eps_clip_low eps_clip_high"
+    " eps_clip_higher ratio_clip_min ratio_clip_max":
         "the width of a clip is a parameter of the file: `param eps = 0.2 in (0, 1)`, and "
         "`clip(r, 1 - eps, 1 + eps)`; with two, `param eps_low` and `param eps_high`",
-    "kl_coef kl_coeff kl_loss_coef init_kl_coef kl_beta":
+    "kl_coef kl_coeff kl_loss_coef init_kl_coef kl_ctl kl_beta":
         "the weight of a penalty is a parameter of the file: `param beta = 0.04 in [0, inf)`",
-    "entropy_coef entropy_coeff ent_coef vf_coef cliprange_value":
+    "entropy_coef entropy_coeff ent_coef vf_coef":
         "it is a parameter of the file: `param c = 0.01 in [0, inf)`",
     "temperature": "it is set where responses are sampled: `sample from mu: temperature 1`",
     "eos pad bos": "there is no padding, and EOS is a token of the response like any other",
@@ -134,7 +135,79 @@ _SENTENCES = {
     "write the formula without it",
 }  # fmt: skip
 
-_WORDS = {word: text for words, text in _SENTENCES.items() for word in words.split()}
+RESPONSES_PER_PROMPT = (
+    "n", "G", "K", "num_generations", "group_size", "n_samples", "n_samples_per_prompt",
+)  # fmt: skip
+"""Other names for the option `group` of `sample`."""
+
+FRAMEWORKS = {
+    "loss_type loss_mode policy_loss policy_loss_type":
+        "the loss is the formula of the file; `objdsl gallery` lists those that there are",
+    "loss_agg_mode loss_reduction token_level_loss calculate_per_token_loss":
+        "token-mean is `mean[p,i,t] x`, seq-mean-token-mean `mean[p,i] mean[t] x`, and "
+        "seq-mean-token-sum `mean[p,i] sum[t] x`",
+    "loss_scale_factor": "a constant divisor is in the goal: `mean[p,i] ((sum[t] x) / 4096)`",
+    "adv_estimator advantage_estimator": _ADVANTAGE,
+    "scale_rewards norm_adv_by_std_in_grpo grpo_norm_by_std normalize_rewards reward_norm adv_norm"
+    " disable_grpo_std_normalization":
+        "whether rewards are divided by their deviation is in the advantage: "
+        "`A = (reward - mean[i] reward) / (std[i] reward + 1e-4)` or `A = reward - mean[i] reward`",
+    "normalize_advantages whiten_advantages whiten_rewards advantage_batch_normalize":
+        "over the step it is written `(A - mean[p,i] A) / (std[p,i] A + 1e-6)`",
+    "multi_objective_aggregation reward_weights":
+        "each reward is declared, `given correct[p,i] as reward`, and a formula adds them up: "
+        "`R = correct + 0.2 * format`",
+    "importance_sampling_level sequence_level_importance_ratios":
+        "the ratio of a token is `pi / old`, that of a response `prod[t] (pi / old)`, and its "
+        "geometric mean, as in GSPO, `geo(pi / old)`",
+    "use_kl_loss": "a penalty is a term of the goal: `r * A - beta * k3(pi, ref)`",
+    "use_kl_in_reward": "a penalty is a part of the reward: "
+        "`R = reward - beta * sum[t] k1(old, ref)`",
+    "kl_loss_type kl_penalty kl_penalty_type kl_estimator":
+        "the estimators are `k1(pi, ref)` (kl), `k2(pi, ref)` (mse) and `k3(pi, ref)` (low_var_kl)",
+    "use_bias_correction_kl use_unbiased_kl unbiased_gradient":
+        "the estimate is multiplied by the ratio, with its gradient: `pi / old * k3(pi, ref)`",
+    "target_kl kl_target":
+        "a coefficient that adapts is a state: `objdsl gallery show adaptive_kl`",
+    "mask_truncated_completions overlong_filtering apply_overlong_filtering":
+        "a mask goes in the brackets: `mean[p,i,t | not truncated] x`",
+    "overlong_buffer_len overlong_buffer overlong_penalty_factor":
+        "it is a part of the reward: `R = reward - clip((|y| - 12288) / 4096, 0, 1)`",
+    "missing_eos_penalty": "it is a part of the reward: `R = reward - (1 if truncated else 0)`",
+    "top_entropy_quantile":
+        "the mask of the fifth with the highest entropy is `top[p,i,t](entropy, 0.2)`",
+    "clip_ratio_c eps_clip_c c_clip ratio_clip_c":
+        "the bound for A < 0 is written `dual_clip(surrogate(r, A, 0.8, 1.2), A, 3)`",
+    "vllm_importance_sampling_correction vllm_importance_sampling_mode vllm_importance_sampling_cap"
+    " vllm_importance_sampling_clip_max use_importance_sampling_correction use_tis tis_clip"
+    " tis_imp_ratio_cap rollout_is rollout_is_threshold rollout_correction is_correction"
+    " truncated_importance_sampling_ratio truncated_importance_sampling_type":
+        "the correction for the engine is a factor: of a token `sg(min(old / mu, 3))`, of a "
+        "response `sg(min(prod[t] (old / mu), 3))`; a mask is a comparison: `(old / mu < 3) * x`",
+    "rollout_rs rollout_rs_threshold rejection_sampling sequence_mask_metric":
+        "a mask is a comparison: `(geo(old / mu) < 1.01) * x`, or `mean[p,i,t | m] x` where the "
+        "denominator counts what is left",
+    "off_policy_mask_threshold use_opsm opsm_delta":
+        "it is a mask: `sg(A >= 0 or mean[t] log(mu / pi) <= 0.1) * x`",
+    "filter_groups use_dynamic_sampling dynamic_sampling dynamic_filtering zero_variance_filter"
+    " filter_zero_advantages remove_constant_reward_groups":
+        "write `keep p where std[i] reward > 0`",
+    "cliprange_value value_clip": "the critic has its own goal: "
+        "`minimize critic mean[p,i,t] clipped_value_loss(reward, 0.2)`",
+    "gae_lambda": "it is an argument: `A = gae(rho, 1, 0.95)`, with `rho` the reward of each token",
+    "sapo_temperature_pos sapo_temperature_neg tau_pos tau_neg":
+        "they are parameters of the file: `objdsl gallery show sapo`",
+    "router_replay enable_router_replay use_routing_replay":
+        "it is declared: `sample from mu: keep_routing`",
+    "sync_ref_model ref_model_sync_steps ref_model_mixup_alpha":
+        "a policy that follows is declared: `policy anchor = pi every 200 steps`, or "
+        "`policy anchor = ema(pi, 0.999)`",
+}  # fmt: skip
+"""Settings of TRL, verl and others, and what a formula has instead."""
+
+_FORMULAS = {word: text for words, text in FRAMEWORKS.items() for word in words.split()}
+
+_WORDS = _FORMULAS | {word: text for words, text in _SENTENCES.items() for word in words.split()}
 _WORDS |= {
     word: f"that policy is called `{policy}`" for policy, words in POLICIES.items()
     for word in words.split()
@@ -223,9 +296,25 @@ _EXPECTATION = re.compile(r"(?:E|Exp|EE|mathbbE|expect|expected)(?:_\w*)?$")
 _SUFFIXES = re.compile(r"_(?:p|i|t|v|it|i_t|theta|k|n)$")
 
 
+def in_formulas(setting: str) -> str | None:
+    """What a formula has instead of a setting of a framework, as half a sentence."""
+    return _FORMULAS.get(setting)
+
+
+def of_the_language(name: str) -> str:
+    """The name of a policy here: `old` for `pi_theta_old`."""
+    name = ALIASES.get(name, name)
+    return next((policy for policy, words in POLICIES.items() if name in words.split()), name)
+
+
+def without_indices(name: str) -> str:
+    """The name without a subscript that papers write: `A` for `A_it`."""
+    return _SUFFIXES.sub("", name)
+
+
 def said_here(name: str) -> str | None:
     """How to write a name of a different notation here, as half a sentence; None if unknown."""
-    for word in (name, name.lower(), _SUFFIXES.sub("", name)):
+    for word in (name, name.lower(), without_indices(name)):
         if word in _WORDS:
             return _WORDS[word]
     return None

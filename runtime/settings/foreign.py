@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from objdsl.syntax.foreign import in_formulas
+
 _SAMPLING = "the objective sets it: `sample from mu: temperature 1, top_p 1, top_k 50`"
-_OBJECTIVE = "the objective sets it, in its formula: `objdsl gallery`, `objdsl explain grpo`"
 _RANKS = "the number of processes is torchrun's: `torchrun --nproc-per-node 8 -m objdsl train`"
 _BATCH = (
     "a step has `sampler.prompts` times `sampler.group` responses, in `learner.minibatches` "
@@ -112,16 +113,7 @@ SETTINGS = {
 SENTENCES = {
     "temperature": _SAMPLING, "top_p": _SAMPLING, "top_k": _SAMPLING, "min_p": _SAMPLING,
     "repetition_penalty": _SAMPLING, "do_sample": _SAMPLING, "generation_kwargs": _SAMPLING,
-    "loss_type": _OBJECTIVE, "loss_agg_mode": _OBJECTIVE, "loss_mode": _OBJECTIVE,
-    "loss_scale_factor": _OBJECTIVE, "scale_rewards": _OBJECTIVE, "adv_estimator": _OBJECTIVE,
-    "norm_adv_by_std_in_grpo": _OBJECTIVE, "importance_sampling_level": _OBJECTIVE,
-    "mask_truncated_completions": _OBJECTIVE, "use_kl_loss": _OBJECTIVE,
-    "use_kl_in_reward": _OBJECTIVE, "kl_loss_type": _OBJECTIVE, "kl_penalty": _OBJECTIVE,
-    "kl_estimator": _OBJECTIVE, "whiten_rewards": _OBJECTIVE, "missing_eos_penalty": _OBJECTIVE,
-    "vllm_importance_sampling_correction": _OBJECTIVE, "tis_imp_ratio_cap": _OBJECTIVE,
-    "rollout_is": _OBJECTIVE, "top_entropy_quantile": _OBJECTIVE, "cliprange_value": _OBJECTIVE,
-    "filter_groups.enable": "the objective sets it: `keep p where std[i] reward > 0`",
-    "sync_ref_model": "the reference is frozen", "ref_model_sync_steps": "the reference is frozen",
+    "filter_groups.enable": f"the objective sets it: {in_formulas('filter_groups')}",
     "per_device_train_batch_size": _BATCH, "generation_batch_size": _BATCH,
     "num_train_epochs": _STEPS, "total_epochs": _STEPS, "total_episodes": _STEPS,
     "n_gpus_per_node": _RANKS, "nnodes": _RANKS, "num_processes": _RANKS,
@@ -133,8 +125,9 @@ PARAMETERS = {
     "beta": ("beta",), "kl_loss_coef": ("beta",), "kl_coef": ("beta",), "init_kl_coef": ("beta",),
     "epsilon": ("eps", "eps_low"), "clip_ratio": ("eps", "eps_low"), "cliprange": ("eps",),
     "epsilon_low": ("eps_low", "eps"), "clip_ratio_low": ("eps_low", "eps"),
-    "epsilon_high": ("eps_high",), "clip_ratio_high": ("eps_high",),
-    "clip_ratio_c": ("c", "dual"), "delta": ("delta", "c"), "entropy_coeff": ("ent", "entropy"),
+    "eps_clip": ("eps", "eps_low"), "eps_clip_low": ("eps_low", "eps"),
+    "epsilon_high": ("eps_high",), "clip_ratio_high": ("eps_high",), "eps_clip_high": ("eps_high",),
+    "delta": ("delta", "c"), "entropy_coeff": ("ent", "entropy"),
     "vf_coef": ("vf", "c"), "gamma": ("gamma",), "lam": ("lam",), "lambda": ("lam",),
 }  # fmt: skip
 """Settings that are parameters of an objective here, with the names that it may have."""
@@ -157,6 +150,8 @@ def pointer(path: tuple[str, ...], value: object, parameters: Collection[str]) -
             return f"it is called `{SETTINGS[ending]}` here"
         if ending in SENTENCES:
             return SENTENCES[ending]
+        if sentence := in_formulas(ending):
+            return f"the objective sets it: {sentence}"
     if name in PARAMETERS:
         known = next((candidate for candidate in PARAMETERS[name] if candidate in parameters), None)
         if known is not None:

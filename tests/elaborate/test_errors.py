@@ -25,6 +25,13 @@ BROKEN = {
     "unknown name": "maximize mean[p,i] (rewrd * sum[t] log(pi))",
     "unknown function": "maximize mean[p,i,t] clp(pi / old, 0.8, 1.2)",
     "unknown reduction": "maximize avg[p,i,t] log(pi)",
+    "indices in a name": f"A = reward\nB = A_i * 2\n{GOOD}",
+    "index in the name of a reduction": "maximize mean[p,i] (reward * sum_t(log(pi)))",
+    "capital that is another name": "r = pi / old\nmaximize mean[p,i,t] (r * R)",
+    "mean of a product": "A = reward\nmaximize mean[p,i] (mean(A * log(pi)))",
+    "option of another library": f"sample from mu: num_generations 8\n{GOOD}",
+    "setting of another library": f"A = scale_rewards * reward\n{GOOD}",
+    "divergence of other names": "maximize mean[p,i,t] (log(pi) - KL(pi_theta, pi_ref))",
     "unknown index": "maximize mean[p,i,q] log(pi)",
     "reward has no token": "maximize mean[p,i] mean[t] reward",
     "tokens left": "maximize mean[p,i] (reward * log(pi))",
@@ -167,6 +174,7 @@ BROKEN = {
 # Those that hold more than one.
 MISTAKES = {"several": 2, "product and unknown names": 3, "several names in a statement": 4,
     "log-probabilities": 3, "parts of code": 5, "state of an unknown name": 2,
+    "divergence of other names": 2,
 }  # fmt: skip
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from objdsl import driver
 from objdsl.diagnostic import spelled
 from objdsl.ir.ops import REDUCTIONS
-from objdsl.syntax.foreign import ALIASES, said_here
+from objdsl.objectives import gallery
+from objdsl.source import Source
+from objdsl.syntax.foreign import ALIASES, FRAMEWORKS, said_here
 from objdsl.syntax.language import COLUMNS, FUNCTIONS, SUBSETS
 
 PRELUDE = ["geo", "surrogate", "dual_clip", "k1", "k2", "k3", "entropy", "gae"]
@@ -51,3 +56,35 @@ def test_two_that_are_as_near_are_none() -> None:
     assert spelled("laph", ["alph", "laphs", "lapha"]) is None
     assert spelled("alphaa", ["alpha", "alphab"]) is None
     assert spelled("beat", ["beta", "bear"]) == "beta"
+
+
+FILE = """objective x
+given correct[p,i] as reward
+given format[p,i] as reward
+given rho[p,i,t] as reward
+param beta = 0.1
+param gamma = 1
+param lam = 0.95
+r = pi / old
+m = reward > 0
+x = r * reward
+maximize mean[p,i,t] x
+"""
+
+
+@pytest.mark.parametrize("settings", FRAMEWORKS, ids=lambda settings: settings.split()[0])
+def test_what_a_setting_of_a_framework_is_here(settings: str) -> None:
+    """Whatever the sentence quotes is a command, a statement or a formula of the language."""
+    for quoted in re.findall(r"`([^`]*)`", FRAMEWORKS[settings]):
+        if quoted in FILE:
+            continue
+        if quoted.startswith("objdsl gallery"):
+            assert quoted == "objdsl gallery" or gallery.find(quoted.split()[-1])
+            continue
+        statement = re.match(r"(?:policy|minimize|keep|sample|\w+ =) ", quoted)
+        line = quoted if statement else f"quoted = {quoted}"
+        if quoted.startswith("ema("):
+            line = f"policy slow = {quoted}"
+        needs_advantage = re.search(r"\bA\b", line) and not line.startswith("A =")
+        advantage = "A = reward - mean[i] reward\n" if needs_advantage else ""
+        driver.compile_source(Source("x.obj", f"{FILE}{advantage}{line}\n"))

@@ -142,8 +142,9 @@ def test_statements() -> None:
     assert kinds == expected.split()
     header, teacher, inner, margin, reward, function, sample, *_, critic = statements
     assert isinstance(header, tree.Header) and header.base is not None
-    assert isinstance(teacher, tree.Policy) and teacher.of is None
-    assert isinstance(inner, tree.Policy) and inner.layer == 6
+    assert isinstance(teacher, tree.Policy) and teacher.source is None
+    assert isinstance(inner, tree.Policy) and isinstance(inner.source, tree.Layer)
+    assert inner.source.layer == 6
     assert isinstance(margin, tree.Given) and isinstance(margin.domain, Interval)
     assert margin.indices is not None and [index.id for index in margin.indices] == ["p", "i"]
     assert isinstance(reward, tree.Given) and isinstance(reward.domain, Choice)

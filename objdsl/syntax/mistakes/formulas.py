@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from objdsl.diagnostic import Diagnostic, Edit, Fix
 from objdsl.source import Span
 from objdsl.syntax.messages import syntax, two_readings
@@ -53,7 +55,9 @@ def bar(m: Mistake) -> Diagnostic | None:
     if m.here.type != "VBAR":
         return None
     if m.wants_value:
-        return m.says("`|...|` can only be `|y|`", help="an absolute value is `abs(x)`")
+        length = re.match(r"\|\s*[ayo](?:_\w+)?\s*\|", m.source.text[m.span(m.here).start :])
+        help = "the length of a response is `|y|`" if length else "an absolute value is `abs(x)`"
+        return m.says("`|...|` can only be `|y|`", help=help)
     return m.says(
         "a condition goes in the brackets of a reduction, after its indices",
         help="for example `mean[t | M] x`; the logical operator is `or`",

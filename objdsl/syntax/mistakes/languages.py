@@ -30,6 +30,7 @@ _CHARACTERS = {
     "∗": "*", "⋅": "*", "•": "*", "⊙": "*", "–": "-", "—": "-", "‐": "-", "⩽": "<=", "⩾": ">=",
     "⟨": "(", "⟩": ")", "√": "sqrt", "←": "=", "≔": "=", "≡": "==", "²": "^2", "³": "^3",
 }  # fmt: skip
+_COMMENT = "a comment starts with `#`, and ends with its line"
 _LETTERS = "a name consists of the letters a-z and A-Z, Greek letters, digits and `_`"
 _SIGNS = {
     "||": "or", "=<": "<=", "=>": ">=", "<>": "!=", "===": "==", "!==": "!=", ":=": "=",
@@ -70,7 +71,8 @@ def character(m: Mistake) -> Diagnostic | None:
         help = "a divergence is `k3(pi, ref)`, or `kl(pi, ref)` over the vocabulary"
         return m.says(f"`{char}` has no meaning here", help=help)
     if char == "%":
-        return m.says("`%` is not an operator", help="5 percent is `0.05`")
+        help = "5 percent is `0.05`" if m.at else _COMMENT
+        return m.says("`%` is not an operator", help=help)
     if char == "?":
         return m.says("`?` has no meaning here", help=IF_ELSE)
     if unicodedata.combining(char):
@@ -115,6 +117,8 @@ def signs(m: Mistake) -> Diagnostic | None:
         if written == "//":
             help = "divide by `/`; a comment starts with `#`"
             return m.says("`//` is not an operator", left, right, help=help)
+        if written == "/*":
+            return m.says("`/*` is not an operator", left, right, help=_COMMENT)
         if m.at == 1 and left.type in ARITHMETIC and right == "=":
             name = m.token(0)
             return m.says(

@@ -6,6 +6,7 @@ from lark import Token
 
 from objdsl.diagnostic import Diagnostic
 from objdsl.ir.ops import REDUCTIONS
+from objdsl.spelling import canonical
 from objdsl.syntax.messages import FORMS
 from objdsl.syntax.mistakes.mistake import (
     END,
@@ -32,7 +33,7 @@ def operator(m: Mistake) -> Diagnostic | None:
         return None
     if str(m.before) in REDUCTIONS:
         return brackets_of_index(m, m.before)
-    reduction, _, index = m.before.partition("_")
+    reduction, _, index = canonical(m.before).partition("_")
     if reduction in REDUCTIONS and index in ("p", "i", "t", "v"):
         return m.says(
             f"the index of `{reduction}` goes in square brackets",
