@@ -17,7 +17,7 @@ from objdsl.analysis.values.dependence import Dependence, Level
 from objdsl.diagnostic import Claim, Diagnostic
 from objdsl.frozen import dataclass
 from objdsl.ir.diff import Change, diff, renamed
-from objdsl.ir.nodes import Length, LogDist, LogProb, Reduce, topological
+from objdsl.ir.nodes import Length, LogDist, LogProb, Reduce, policies_in, topological
 from objdsl.ir.objective import Objective
 
 _SIZES = {
@@ -87,8 +87,9 @@ def sections(facts: Facts, findings: Sequence[Diagnostic] | None = None) -> Iter
         yield Section("Penalties", tuple(_penalties(facts)))
     if facts.rewarded:
         yield Section("Off policy, to first order", tuple(_off_policy(facts)))
-    if facts.objective.states:
-        yield Section("From rollout to rollout", tuple(_remembered(facts.objective)))
+    remembered = tuple(_remembered(facts.objective))
+    if remembered:
+        yield Section("From rollout to rollout", remembered)
     yield Section("What is exact, and what is not", tuple(_claims(facts, findings)))
 
 
@@ -98,6 +99,13 @@ def _remembered(objective: Objective) -> Iterator[tuple[str, str]]:
         name = f"{state.name}[p]" if of_prompt else state.name
         what = "a number of the prompt" if of_prompt else "a constant of the rollout"
         yield name, f"{what}, known before its responses"
+    read = policies_in(*objective.nodes)
+    for policy in objective.policies:
+        if policy.name in read and policy.every is not None:
+            often = "each rollout" if policy.every == 1 else f"every {policy.every} rollouts"
+            yield policy.name, f"a copy of pi, renewed after {often}: no gradient"
+        elif policy.name in read and policy.decay is not None:
+            yield policy.name, "an average of pi's weights, moved after each rollout: no gradient"
 
 
 def _reasons(facts: Facts, claim: Claim) -> list[str]:

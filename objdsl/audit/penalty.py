@@ -13,11 +13,11 @@ from objdsl.audit.generate import instances_of
 from objdsl.audit.gradient import expected
 from objdsl.audit.plan import Case, Plan
 from objdsl.audit.result import EXACT, Figure, Match, Penalty
-from objdsl.audit.roles import policies_in, roles_of
+from objdsl.audit.roles import roles_of
 from objdsl.audit.target import divergences, joint
 from objdsl.audit.terms import trained_in, without_layer_terms, without_policy
 from objdsl.frozen import dataclass
-from objdsl.ir.nodes import topological
+from objdsl.ir.nodes import policies_in, topological
 from objdsl.objective import Objective
 
 

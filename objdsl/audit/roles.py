@@ -82,7 +82,7 @@ class Roles:
     @cached_property
     def references(self) -> tuple[str, ...]:
         """The frozen policies: they neither learn nor sample, nor are an older learner."""
-        others = policies_in(*self.formula.nodes) - {*_VERSIONS, self.sampler}
+        others = n.policies_in(*self.formula.nodes) - {*_VERSIONS, self.sampler}
         return tuple(sorted(name for name in others if self.family(name) not in self.learners))
 
     def family(self, name: str) -> str:
@@ -123,8 +123,3 @@ class Roles:
 @lru_cache(32)
 def roles_of(formula: Objective) -> Roles:
     return Roles(formula)
-
-
-def policies_in(*nodes: n.Expr) -> set[str]:
-    """The policies that nodes read themselves, not their children."""
-    return {node.policy for node in nodes if isinstance(node, n.LogProb | n.LogDist)}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.values.dependence import depends
-from objdsl.audit.roles import Roles, policies_in
+from objdsl.audit.roles import Roles
 from objdsl.frozen import dataclass
 from objdsl.ir.build import neg
 from objdsl.ir.text import text
@@ -32,8 +32,8 @@ class Removal:
 def without_policy(objective: Objective, policy: str) -> Removal | None:
     """The objective without the largest summands that read a policy and no reward, wherever they
     are. None if there are none, if the policy is read elsewhere, too, or if no gradient is left."""
-    removal = _remove(objective, lambda x: policy in policies_in(*n.topological(x)))
-    if removal is None or policy in policies_in(*removal.objective.formula.nodes):
+    removal = _remove(objective, lambda x: policy in n.policies_in(*n.topological(x)))
+    if removal is None or policy in n.policies_in(*removal.objective.formula.nodes):
         return None
     return removal
 
@@ -44,7 +44,7 @@ def without_layer_terms(objective: Objective, roles: Roles) -> Removal | None:
     layers = {"pi", *roles.learners}
 
     def compares(x: n.Expr) -> bool:
-        return len({roles.family(name) for name in policies_in(*n.topological(x))} & layers) > 1
+        return len({roles.family(name) for name in n.policies_in(*n.topological(x))} & layers) > 1
 
     return _remove(objective, compares) if len(layers) > 1 else None
 
@@ -57,7 +57,7 @@ def trained_in(*terms: n.Expr) -> set[str]:
         if node not in seen:
             seen.add(node)
             stack += [child for child in node.children if child.live]
-    return policies_in(*seen)
+    return n.policies_in(*seen)
 
 
 def _remove(objective: Objective, matches: Callable[[n.Expr], bool]) -> Removal | None:

@@ -640,6 +640,11 @@ def occurrences(*roots: Expr) -> Iterator[Expr]:
             yield node
 
 
+def policies_in(*nodes: Expr) -> set[str]:
+    """The policies that nodes read themselves, not their children."""
+    return {node.policy for node in nodes if isinstance(node, LogProb | LogDist)}
+
+
 def replaced(expr: Expr, instead: Mapping[Expr, Expr]) -> Expr:
     """A formula with others in place of some of its nodes; what is put in stays as it is."""
     return all_replaced((expr,), instead)[expr]

@@ -115,7 +115,7 @@ def directly(trainer: Any, objective: objdsl.Objective) -> Numbers:
 
 REFUSED = [
     "adaptive_kl", "bupo", "dual_clip", "gigpo", "kl_exact", "on_policy_distillation", "ppo",
-    "ppo_annealed", "spo", "frameworks/verl_ppo",
+    "ppo_annealed", "prorl", "spo", "warp", "frameworks/verl_ppo",
 ]  # fmt: skip
 
 # Token means, means of means, ratios of responses, a reference, the position of a token, what is

@@ -108,6 +108,7 @@ def random_step(seed: int, domains: Mapping[str, Domain] | None = None) -> Step:
         turn=[np.cumsum(rng.random(k) < 0.4) for k in lengths],
         state=[],
     )
+    step.anchor = [x + 0.25 * rng.normal(size=len(x)) for x in base]
     step.state = [(turn * 7 + i) % 3 for i, turn in enumerate(step.turn)]
     for name, domain in (domains or {}).items():
         setattr(step, name, nearest(domain, getattr(step, name)))
@@ -125,6 +126,7 @@ def columns(step: Step) -> dict[str, Any]:
         **{name: getattr(step, name) for name in plain},
         **{name: getattr(step, name) for name in ("beta", "rollout_step", "rollout_steps")},
         **{name: getattr(step, name) for name in ("won", "lost")},
+        "log_anchor": step.anchor,
         "log_pi_dist": step.pi_dist,
         "log_ref_dist": step.ref_dist,
     }

@@ -9,7 +9,7 @@ gradient, so that differences of these functions are the gradients that the pape
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class Step:
     beta: float = 0.15  # an adaptive coefficient, before this rollout
     rollout_step: float = 30
     rollout_steps: float = 80
+    anchor: PerToken = field(default_factory=list)
     pi_dist: PerToken = field(default_factory=list)
     ref_dist: PerToken = field(default_factory=list)
 
@@ -317,6 +318,17 @@ def punished(b: Step, L_max: float, L_cache: float) -> Array:
         return ((L_max - L_cache) - n) / L_cache if n <= L_max else -1.0
 
     return b.reward + np.array([punishment(n) for n in b.lengths])
+
+
+def prorl(b: Step, eps_low: float, eps_high: float, beta: float) -> float:
+    A = standardised(b, 1e-4)
+
+    def term(i: int) -> float:
+        surrogate = clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps_low, 1 + eps_high)
+        return float(np.mean(surrogate - beta * k3(b.pi[i], b.anchor[i])))
+
+    kept = [group for group in b.groups if len(set(b.reward[group])) > 1]
+    return float(np.mean([np.mean([term(i) for i in group]) for group in kept])) if kept else 0.0
 
 
 def of_mixed_groups(b: Step, A: Array, eps_low: float, eps_high: float) -> float:
@@ -658,6 +670,10 @@ def kl_k3_loss(b: Step, beta: float) -> float:
 
 def kl_k1_reward(b: Step, beta: float) -> float:
     return kl_in_reward(b, beta, k1)
+
+
+def warp(b: Step, beta: float) -> float:
+    return kl_in_reward(replace(b, ref=b.anchor), beta, k1)
 
 
 def kl_k2_reward(b: Step, beta: float) -> float:

@@ -35,10 +35,8 @@ def penalties(facts: Facts) -> Iterator[Departure]:
     nodes = n.topological(*advantages)
     if any(isinstance(x, n.LogProb | n.LogDist) and x.policy in penalised for x in nodes):
         yield departure(Reason.LIVE_PENALTY)
-    weights = n.topological(*facts.weights.values())
-    read = {node.policy for node in weights if isinstance(node, n.LogProb | n.LogDist)}
-    goal = n.topological(facts.objective.goal)
-    named = {node.policy for node in goal if isinstance(node, n.LogProb | n.LogDist)}
+    read = n.policies_in(*n.topological(*facts.weights.values()))
+    named = n.policies_in(*n.topological(facts.objective.goal))
     without = any(policy in named and policy not in read for policy in penalised)
     if without or any(idle.policies for idle in facts.idle):
         yield departure(Reason.WITHOUT_GRADIENT)

@@ -11,8 +11,7 @@ def frozen(objective: Objective) -> list[str]:
     """The policies of an objective that neither learn nor sample."""
     learn_or_sample = {"pi", "old", "mu", objective.sampling.policy}
     learn_or_sample |= {policy.name for policy in objective.policies if policy.of}
-    read = {node.policy for node in objective.nodes if isinstance(node, n.LogProb | n.LogDist)}
-    return sorted(read - learn_or_sample)
+    return sorted(n.policies_in(*objective.nodes) - learn_or_sample)
 
 
 def on_policy(objective: Objective) -> Expand:

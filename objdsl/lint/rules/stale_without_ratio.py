@@ -37,8 +37,7 @@ from objdsl.lint.rule import Rule, rule
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     sampling = facts.objective.sampling
     foreign = sampling.policy not in ("pi", "old", "mu")
-    nodes = n.topological(facts.objective.goal)
-    read = {node.policy for node in nodes if isinstance(node, n.LogProb | n.LogDist)}
+    read = n.policies_in(*n.topological(facts.objective.goal))
     samplers = {sampling.policy} if foreign else {"old", "mu"}
     if not facts.rewarded or not (foreign or sampling.staleness) or read & samplers:
         return
