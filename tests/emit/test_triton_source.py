@@ -49,7 +49,7 @@ def test_what_needs_its_own_token_alone_has_a_kernel(name: str) -> None:
     functions = {f.name: f for f in ast.parse(kernel.source).body if isinstance(f, ast.FunctionDef)}
     loaded = {x.name for x in kernel.inputs}
     assert loaded <= {argument.arg for argument in functions["head"].args.args}
-    assert ("vocab_weights" in functions) == (known.words is not None)
+    assert ("vocab_weights" in functions) == (known.distribution is not None)
 
 
 def test_columns_with_the_names_of_the_kernel() -> None:
