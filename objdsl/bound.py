@@ -168,7 +168,7 @@ class BoundFormula:
             keys: as in `recall`. Several groups may have one key: their mean counts.
             prompt, mask, lengths, check, group: as in `prepare`.
             dtype: of the computation; float64 by default.
-            columns: `self.sampled_columns`; others are left aside.
+            columns: `self.sampled_columns`; others are ignored.
 
         Raises:
             InputError: as `prepare` does; and where a state is no longer finite.

@@ -83,7 +83,7 @@ def by_name(pages: Iterable[Page]) -> dict[str, Page]:
     codes: dict[str, Page] = {}
     for page in pages:
         if page.name in names or page.code in codes:
-            raise ValueError(f"{page.code} {page.name}: another page has this name or this code")
+            raise ValueError(f"{page.code} {page.name}: this name or this code is already taken")
         names[page.name] = codes[page.code] = page
     return names
 

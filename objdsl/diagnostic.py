@@ -108,7 +108,7 @@ class Diagnostic:
 def near(name: str, known: Iterable[str]) -> str | None:
     """The known command, setting or rule that `name` was probably meant to be, or None.
 
-    What stands in a formula is asked of `spelled`: a near function is another function.
+    What stands in a formula is asked of `spelled`: a near function is a different function.
     """
     known = list(known)
     folded = {other.casefold(): other for other in known}
@@ -123,8 +123,8 @@ def spelled(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` is another spelling of, or None; of several, None.
 
     That is: other capitals or underscores, a plural, two letters changed about, one letter doubled
-    or left out, or, of a long name, one letter that is wrong. Never another first letter, and never
-    another digit: `gmean`, `log2` and `k4` are other functions.
+    or left out, or, of a long name, one letter that is wrong. Never a different first letter or
+    digit: `gmean`, `log2` and `k4` are other functions.
     """
     known = dict.fromkeys(known)
     for alike in (same_letters, _slip):

@@ -16,7 +16,7 @@ class InputError(ObjdslError, ValueError):
 
 
 class InputTypeError(InputError, TypeError):
-    """An input of another type altogether."""
+    """An input of a wrong type altogether."""
 
 
 class DerivativeError(ObjdslError, RuntimeError):

@@ -284,8 +284,8 @@ class Objective(BoundFormula):
             raise InputTypeError(f"a step is what `prepare` returns, not {type(step).__name__}")
         if step.objective != self.digest:
             raise InputError(
-                f"this step was prepared by another objective than {self!r}: each stores what it "
-                "needs itself, at its own hyper-parameters"
+                f"this step was prepared by a different objective than {self!r}: each stores "
+                "what it needs itself, at its own hyper-parameters"
             )
 
     def _trained(

@@ -344,16 +344,16 @@ DISTANCES = [
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_words_of_probability_0(distance: str) -> None:
+def test_entries_of_probability_0(distance: str) -> None:
     """0 log 0 is 0, in the value and in the gradient, as it is over the other tokens alone."""
     objective = objdsl.loads(f"objective x\nmaximize mean[p,i,t] ({distance})\n")
     torch.manual_seed(6)
     few = {name: torch.randn(2, 3, 4).double().log_softmax(-1) for name in ("pi", "ref")}
     gap = torch.full((2, 3, 2), -math.inf).double()
-    all_words = {name: torch.cat([x[..., :1], gap, x[..., 1:]], -1) for name, x in few.items()}
+    full = {name: torch.cat([x[..., :1], gap, x[..., 1:]], -1) for name, x in few.items()}
     results = []
-    for words in (few, all_words):
-        given = {f"log_{name}_dist": x for name, x in words.items()}
+    for distributions in (few, full):
+        given = {f"log_{name}_dist": x for name, x in distributions.items()}
         live = {name: given.pop(name).requires_grad_() for name in objective.live}
         given = {name: x for name, x in given.items() if name in objective.columns}
         step = objective.prepare(mask=torch.ones(2, 3), prompt=[0, 0], **given)
@@ -366,7 +366,7 @@ def test_words_of_probability_0(distance: str) -> None:
     torch.testing.assert_close(whole, loss)
     torch.testing.assert_close(wide[..., [0, 3, 4, 5]], gradient)
     assert not wide[..., 1:3].any()
-    ragged = {f"log_{name}_dist": x.detach().numpy() for name, x in all_words.items()}
+    ragged = {f"log_{name}_dist": x.detach().numpy() for name, x in full.items()}
     batch = Batch([0, 0], [3, 3], ragged, vocabulary=6)
     (value,) = evaluate([objective.formula.goal], batch)
     assert value == pytest.approx(-loss.item())

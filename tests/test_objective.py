@@ -192,7 +192,7 @@ def test_a_nan_in_a_live_token_is_refused_and_in_padding_ignored() -> None:
 def test_a_step_belongs_to_the_objective_that_prepared_it(other: objdsl.Objective) -> None:
     step = objdsl.load("grpo").prepare(**grpo_columns())
     for part in (step, step[:2]):
-        with pytest.raises(ValueError, match="prepared by another objective than <objdsl"):
+        with pytest.raises(ValueError, match="prepared by a different objective than <objdsl"):
             other(torch.zeros(part.mask.shape), part)
     with pytest.raises(TypeError, match="a step is what `prepare` returns, not dict"):
         other(torch.zeros(4, 5), grpo_columns())  # type: ignore[arg-type]

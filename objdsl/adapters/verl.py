@@ -36,7 +36,7 @@ from objdsl.objective import Objective
 from objdsl.step.inputs import widest
 from objdsl.step.values import Values
 
-# By what verl divides a sum over the rows of an optimizer step.
+# What verl divides a sum over the rows of an optimizer step by.
 Divisor = Literal["tokens", "responses", "nothing"]
 
 MODES: dict[Divisor, tuple[str, ...]] = {

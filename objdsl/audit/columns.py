@@ -84,8 +84,8 @@ def tables_of(objective: Objective, plan: Plan, given: Mapping[str, Given]) -> d
 
 
 def _ids(objective: Objective, vocabulary: int) -> Tensor:
-    """The id of each word: those that the formula asks for, from the first that is not EOS, and
-    others that it does not ask for."""
+    """The id of each entry of the vocabulary: those that the formula asks for, from the first
+    entry that is not EOS, and others that it does not ask for."""
     asked: set[float] = set()
     for node in objective.formula.nodes:
         match node:

@@ -90,7 +90,7 @@ class Plan:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the logits of a policy."""
+        """The shape of the logits of a policy."""
         return self.prompts, self.world.states, self.world.vocabulary
 
     def draw(self, instance: Instance) -> Draws:

@@ -13,7 +13,7 @@ from objdsl.cli.output import say, show, verbatim, write
 
 @click.group("import")
 def imports() -> None:
-    """Turn a formula of another notation into an objective."""
+    """Turn a formula of a different notation into an objective."""
 
 
 @imports.command("tex", epilog="Example: objdsl import tex paper.tex -o mine.obj")

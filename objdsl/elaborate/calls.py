@@ -119,7 +119,7 @@ def indexed(ctx: Context, node: tree.Indexed) -> Expr:
 
 
 def _distribution(value: Expr) -> Expr | None:
-    """The probabilities of all words under the policy that a value is; None if it is not one."""
+    """The probabilities of the vocabulary under the policy that a value is; None if it is none."""
     match value:
         case Unary("exp", LogProb(policy, trained)):
             return build.exp(LogDist(policy, trained))

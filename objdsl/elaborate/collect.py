@@ -127,7 +127,7 @@ def _is_reserved(ctx: Context, name: tree.Name) -> bool:
     elif taken:
         ctx.record(
             "reserved-name", f"`{name.id}` already has a meaning: {meaning(name.id)}",
-            name.span, help=f"choose another name, for example `{name.id}_2`",
+            name.span, help=f"choose a different name, for example `{name.id}_2`",
         )  # fmt: skip
     if taken:
         ctx.values[name.id] = None  # what reads it is silent

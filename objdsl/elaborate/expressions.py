@@ -71,7 +71,7 @@ def _is_id(ctx: Context, node: tree.Expression) -> bool:
 
 
 def _of_id(ctx: Context, op: str, other: tree.Expression) -> Expr:
-    """`token == 5`: whether a token is the word of an id."""
+    """`token == 5`: whether a token has an id."""
     value = build.real(ctx.expr(other))
     if not isinstance(value, Const | Param):
         ctx.fail(

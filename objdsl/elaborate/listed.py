@@ -1,4 +1,4 @@
-"""Policies that are known by their most probable words: `policy teacher top 64`."""
+"""Policies that are known for their most probable entries alone: `policy teacher top 64`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from objdsl.source import Span
 
 
 def check_listed(ctx: Context, policies: Iterable[Policy], roots: Iterable[n.Expr]) -> None:
-    """Records where the probability of a word is read that may not be among the known ones."""
+    """Records where the probability of an entry is read that may not be among the known ones."""
     most = {policy.name: policy.top for policy in policies if policy.top is not None}
     stack: list[tuple[n.Expr, frozenset[str], Span | None]] = [
         (root, frozenset(), root.span) for root in roots if most
@@ -29,7 +29,7 @@ def check_listed(ctx: Context, policies: Iterable[Policy], roots: Iterable[n.Exp
                 mask = f"topk[v]({policy}[v], {most[policy]})"
                 ctx.record(
                     "wrong-index",
-                    f"only the {most[policy]} most probable words of `{policy}` are known",
+                    f"only the {most[policy]} most probable entries of `{policy}` are known",
                     span, help=f"sum over these, `sum[v | {mask}] (...)`; all others together have "
                     f"`1 - sum[v | {mask}] {policy}[v]`",
                 )  # fmt: skip
@@ -38,7 +38,7 @@ def check_listed(ctx: Context, policies: Iterable[Policy], roots: Iterable[n.Exp
                 if bounds(at)[1] > most[teacher]:
                     ctx.record(
                         "outside-domain",
-                        f"only {most[teacher]} words of `{teacher}` are known", span,
+                        f"only {most[teacher]} entries of `{teacher}` are known", span,
                         help="a parameter declares how large it may be: "
                         f"`param k = {most[teacher]} in [1, {most[teacher]}]`",
                     )  # fmt: skip
@@ -56,7 +56,7 @@ def check_listed(ctx: Context, policies: Iterable[Policy], roots: Iterable[n.Exp
 
 
 def _listed(node: n.Order, most: Mapping[str, int]) -> str | None:
-    """The policy whose own most probable words a mask chooses."""
+    """The policy whose own most probable entries a mask chooses."""
     match node:
         case n.Order("topk", ("v",), n.Unary("exp", n.LogDist(policy)), _, None) if policy in most:
             return policy
@@ -64,7 +64,7 @@ def _listed(node: n.Order, most: Mapping[str, int]) -> str | None:
 
 
 def _chosen(mask: n.Expr, most: Mapping[str, int]) -> frozenset[str]:
-    """The policies that are known for all words that a mask chooses."""
+    """The policies that are known for all entries that a mask chooses."""
     match mask:
         case n.Binary("and", a, b):
             return _chosen(a, most) | _chosen(b, most)

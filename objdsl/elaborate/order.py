@@ -59,10 +59,10 @@ def of_order(ctx: Context, node: tree.Reduction) -> n.Expr:
     mask = None if binder.condition is None else as_mask(ctx, others[0], binder.condition.span)
     x = build.real(x)
     over = reduced_indices(ctx, binder, op, named_indices(ctx, binder), x, mask, first)
-    words = over == ("v",)
-    if op == "nucleus" and not words:
+    entries = over == ("v",)
+    if op == "nucleus" and not entries:
         ctx.fail("wrong-index", "`nucleus` runs over the vocabulary, `[v]`", binder.span)
-    if over[-1] == "v" and not (words and op in ("topk", "nucleus")):
+    if over[-1] == "v" and not (entries and op in ("topk", "nucleus")):
         ctx.fail(
             "wrong-index", f"`{op}` does not run over the vocabulary", binder.span,
             help="`topk[v](x, 20)` and `nucleus[v](x, 0.95)` do",

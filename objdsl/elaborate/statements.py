@@ -148,13 +148,13 @@ def check_column(ctx: Context, name: tree.Name) -> None:
     if reader is not None:
         ctx.fail(
             "reserved-name", f"`{name.id}` is the column that `{reader}` reads", name.span,
-            help="choose another name",
+            help="choose a different name",
         )  # fmt: skip
     if name.id in ARGUMENTS:
         ctx.fail(
             "reserved-name", f"a column cannot be called `{name.id}`", name.span,
             help=f"`{name.id}=` says something else to `Objective.prepare` and to the "
-            "objective itself; choose another name",
+            "objective itself; choose a different name",
         )  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def policy_of(ctx: Context, policy: tree.Policy) -> Policy:
         ctx.record(
             "reserved-name", f"a policy cannot be called `{name}`", policy.name.span,
             help=f"`log_{name}` is the distribution of `{name.removesuffix(DISTRIBUTION)}`; "
-            "choose another name",
+            "choose a different name",
         )  # fmt: skip
     source = policy.source
     if source is not None and source.of.id not in BUILT_IN_POLICIES:
@@ -181,8 +181,9 @@ def policy_of(ctx: Context, policy: tree.Policy) -> Policy:
     if policy.top is not None and (source is not None or policy.top < 1):
         ctx.record(
             "outside-domain",
-            "a policy of the run is known for all words" if source else "no word is known then",
-            policy.span, help="`policy teacher top 64` is one that is served with 64 words",
+            "a policy of the run is known for the whole vocabulary" if source
+            else "a policy is known for at least 1 entry of the vocabulary",
+            policy.span, help="`policy teacher top 64` is one that is served with 64 entries",
         )  # fmt: skip
     match source:
         case tree.Layer(of, layer):

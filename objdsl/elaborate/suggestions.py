@@ -58,7 +58,7 @@ def no_reduction(ctx: Context, operator: tree.Name) -> NoReturn:
     if name in SOFT:
         ctx.fail(
             "wrong-arguments", f"`{name}` is a name of this file, and no reduction here",
-            operator.span, help="give what the file defines another name",
+            operator.span, help="give what the file defines a different name",
         )  # fmt: skip
     ctx.fail(
         "unknown-name", f"there is no reduction `{name}`", operator.span,

@@ -264,7 +264,7 @@ def topk_mask(
     return pool & (size - below <= count)
 
 
-def topk_words(x: Tensor, count: float | Tensor, pool: Tensor | bool) -> Tensor:
+def topk_entries(x: Tensor, count: float | Tensor, pool: Tensor | bool) -> Tensor:
     """`topk_mask` along the last axis."""
     kept = torch.where(torch.ones_like(x, dtype=torch.bool) & pool, x, -torch.inf)
     taken = min(max(int(count), 0), x.shape[-1])
@@ -273,7 +273,7 @@ def topk_words(x: Tensor, count: float | Tensor, pool: Tensor | bool) -> Tensor:
     return kept > kept.topk(taken + 1, dim=-1).values[..., -1:]
 
 
-def nucleus_words(x: Tensor, mass: float | Tensor, pool: Tensor | bool) -> Tensor:
+def nucleus_entries(x: Tensor, mass: float | Tensor, pool: Tensor | bool) -> Tensor:
     """The mask along the last axis of the elements whose larger ones add up to less than `mass`."""
     kept = torch.where(torch.ones_like(x, dtype=torch.bool) & pool, x, 0.0)
     ordered = kept.sort(dim=-1, descending=True).values

@@ -327,8 +327,8 @@ def _varies(x: n.Expr, along: Indices) -> bool:
 
 
 def _is_factor(f: n.Expr, x: n.Expr) -> bool:
-    """Whether `f` may be multiplied by, or divided by, before `x` is summed. Of data, which need
-    no sum of their own in every part of a step, that is a size: a quotient by zero is none."""
+    """Whether `f` may be multiplied by, or divided by, before `x` is summed. Data need no sum of
+    their own in every part of a step: only a size is such a factor, and one that is never zero."""
     return not f.current if x.current else is_size(f) and nonzero(f)
 
 

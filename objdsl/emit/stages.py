@@ -5,7 +5,7 @@ through the current policy. The rest is local to a response, mostly to a token.
 
 A decision that several responses have a part in (which of them is the largest, which tokens a
 count counts) is taken once, where the whole step is seen, and handed to its rows: decided again
-from log-probabilities that another batch size rounds otherwise, it would come out otherwise.
+from log-probabilities that a different batch size rounds otherwise, it may come out otherwise.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def _carried(roots: dict[str, n.Expr], names: dict[n.Expr, str]) -> dict[str, n.
 
 
 def _marked(roots: list[n.Expr]) -> dict[n.Expr, n.Expr]:
-    """For each node below the roots, the node with its decisions marked.
+    """The nodes below the roots, each with its decisions marked.
 
     Marked are those that a value of several responses depends on (what a count counts), and those
     that depend on such a value (whether a response is the largest of its group). Over the
@@ -272,7 +272,7 @@ def _names(ir: Objective) -> dict[n.Expr, str]:
 
 
 def _differences(nodes: list[n.Expr]) -> Iterator[tuple[n.Expr, list[str]]]:
-    """For each of some nodes, the first input that it alone reads, if there is one."""
+    """The first input that each of some nodes alone reads, if there is one."""
     inputs = [[name for x in n.topological(node) if (name := _input_name(x))] for node in nodes]
     for k, node in enumerate(nodes):
         others = {name for names in inputs[:k] + inputs[k + 1 :] for name in names}

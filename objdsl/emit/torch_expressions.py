@@ -125,7 +125,7 @@ class TorchExpressions(Writer):
                 sign = BINARY[op].python
                 return f"({self._at(a, here, ATOM)} {sign} {self._at(b, here, ATOM)})", ATOM
             case n.Binary("pow", a, b) if self._isnumber(a) and self._isnumber(b):
-                # Of a number in the exponent, torch takes the root of -inf for NaN.
+                # With a number as the exponent, the root of -inf is NaN in torch.
                 return f"{self._tensor(a)}**{self._tensor(b)}", POWER
             case n.Binary("pow", a, b):
                 return f"{self._at(a, here, POWER + 1)}**{self._at(b, here, ATOM)}", POWER
@@ -304,7 +304,7 @@ class TorchExpressions(Writer):
             operands.append(self._at(node.at, SCALAR))
         if node.over == ("v",):
             pool = "True" if node.where is None else self._at(node.where, here)
-            return f"{node.op}_words({', '.join([*operands, pool])})"
+            return f"{node.op}_entries({', '.join([*operands, pool])})"
         operands += [self._pool(node.where, here), self._segment(node.over, here)]
         return f"{ORDER[node.op].torch}({', '.join(operands)})"
 

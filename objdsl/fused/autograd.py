@@ -1,7 +1,7 @@
 """Losses whose derivatives are known in closed form, as autograd sees them.
 
 They have a first derivative, in reverse mode. What would need another one is refused: torch would
-take the weights for constants, and a second derivative would be 0 without a word.
+take the weights for constants, and a second derivative would silently be 0.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def scaled_pass(
 
     Args:
         responses: rows of a single response, or of several that fit into a chunk.
-        share: of a token, needs no log-probability of another.
+        share: of a token, needs no log-probability of a different one.
         scale: needs all log-probabilities of the response, and is the same for all its tokens.
         chunk: tokens whose logits are held at a time.
     """

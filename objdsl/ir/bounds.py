@@ -133,7 +133,7 @@ def _side(mask: n.Expr, holds: bool, x: n.Expr) -> Interval:
 
 
 def _among(x: n.Peers) -> Interval:
-    """Of peers there may be none, but for a sum that holds the own value."""
+    """The range of a value of peers: there may be none, unless an element is its own peer."""
     row, values = REDUCE[x.op], bounds(x.x)
     nonempty = x.where is None and x.relation in ("", "<=", ">=")
     whole = row.over(values)

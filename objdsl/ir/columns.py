@@ -63,7 +63,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Ids:
-    """Which word each token is, by its number in the tokenizer."""
+    """The id of each token: its number in the tokenizer."""
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def evaluate(
 
     Returns, for each root: a float if it carries no index, a list `[P]` or `[N]` (rows in the order
     of the batch) for prompts or responses, and N lists `[length]` or `[length, V]` for tokens or
-    words. Masks are 0.0 and 1.0.
+    the vocabulary. Masks are 0.0 and 1.0.
     """
     values: dict[n.Expr, Value] = {}
     rule = _Rule(batch, params or {}, values)

@@ -432,7 +432,7 @@ class Peers(Node):
 
     def seen(self, value: Expr) -> Expr:
         """A value of the present element, where the running one is spoken of: as they share it,
-        unless a relation makes it another for each."""
+        unless a relation makes it a different one for each."""
         return Present(value) if self.relation else value
 
     def _live(self) -> bool:

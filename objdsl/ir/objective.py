@@ -98,7 +98,7 @@ class Policy:
     that follows `pi`.
 
     Attributes:
-        top: that many words of it are known, the most probable ones.
+        top: how many entries of the vocabulary it is known for, the most probable ones.
         every: after so many rollouts it becomes what `pi` is.
         decay: after each rollout its weights move to `decay * w + (1 - decay) * w_pi`.
     """

@@ -546,7 +546,7 @@ def _deviation_slope(node: n.Reduce | n.Peers) -> n.Expr:
 
 
 def _product_slope(node: n.Reduce | n.Peers) -> n.Expr:
-    """Of a product with one factor of 0 that factor alone has a derivative; with two, none has."""
+    """The derivative of a product: with one factor of 0 only that one has it; with two, none."""
     x = real(node.x)
     zero = n.Binary("eq", x, ZERO)
     zeros = _count(node, zero)

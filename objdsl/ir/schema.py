@@ -24,11 +24,11 @@ from objdsl.ir.nodes import (
     UnaryOp,
 )
 
-_WORDS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+_NOT_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 
 def _read(x: Any) -> Any:
-    return _WORDS.get(x, x) if isinstance(x, str) else x
+    return _NOT_FINITE.get(x, x) if isinstance(x, str) else x
 
 
 def _ordered(x: float) -> float:
@@ -37,11 +37,11 @@ def _ordered(x: float) -> float:
     return x
 
 
-_number: dict[str, Any] = {"anyOf": [{"type": "number"}, {"enum": [*_WORDS]}]}
-_real: dict[str, Any] = {"anyOf": [{"type": "number"}, {"enum": [*_WORDS][:2]}]}
+_number: dict[str, Any] = {"anyOf": [{"type": "number"}, {"enum": [*_NOT_FINITE]}]}
+_real: dict[str, Any] = {"anyOf": [{"type": "number"}, {"enum": [*_NOT_FINITE][:2]}]}
 
 Number = Annotated[float, BeforeValidator(_read), WithJsonSchema(_number)]
-"""JSON has no infinity, and no NaN: they are words."""
+"""JSON has no infinity, and no NaN: they are strings."""
 Real = Annotated[float, BeforeValidator(_read), AfterValidator(_ordered), WithJsonSchema(_real)]
 """Any of them but NaN."""
 Place = Annotated[int, Field(ge=0)]
@@ -276,7 +276,7 @@ class Parameter(_Strict):
 class Policy(_Strict):
     """`policy name`, which is frozen; `policy name = of at layer 6`; or one that follows `pi`:
     `policy name = pi every 200 steps`, `policy name = ema(pi, decay)`. With a
-    `top`, that many words of it are known at each token."""
+    `top`, it is known at each token for that many entries of the vocabulary."""
 
     name: Name
     of: Name | None = None

@@ -125,7 +125,7 @@ class Writer(ABC):
 
     @contextmanager
     def _at_place(self, place: Place) -> Iterator[None]:
-        """Speaks of another response or token."""
+        """Speaks of a different response or token."""
         before, self.place = self.place, place
         fresh: tuple[_Pieces, dict[n.Expr, Piece | None]] = (_Pieces(self._write), {})
         self.done, self.probabilities = self._pieces.setdefault(place, fresh)

@@ -165,7 +165,7 @@ def swapped(facts: Facts, estimator: str, by: str, policy: str) -> Fix | None:
 
 
 def renamed(span: Span | None, function: str, by: str) -> Edit | None:
-    """The edit that calls another function, where a text is a call: `max(a, b)` to `min(a, b)`."""
+    """The edit of a call that calls a different function: `max(a, b)` to `min(a, b)`."""
     if span is None or not span.text.startswith(f"{function}("):
         return None
     return Edit(Span(span.source, span.start, span.start + len(function)), by)

@@ -74,7 +74,7 @@ def checked(names: Iterable[str], where: str) -> tuple[str, ...]:
     """The names, each of which is a rule, a code or the beginning of one.
 
     Raises:
-        SelectionError: for another name.
+        SelectionError: for any other name.
     """
     codes = {page.name: page.code for page in pages()}
     known = {*codes, *codes.values()}
@@ -94,7 +94,7 @@ def configured(folder: Path) -> Selection:
     `folder` is absolute.
 
     Raises:
-        SelectionError: for an unknown key, a value of another type, or an unknown rule.
+        SelectionError: for an unknown key, a value of the wrong type, or an unknown rule.
     """
     file = folder / "pyproject.toml"
     table = _table(file)

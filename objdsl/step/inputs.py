@@ -267,7 +267,7 @@ def _check_values(column: Column, x: Tensor) -> None:
         at = first(wrong)
         raise InputError(
             f"the column {name!r} is {shown(x, at)} at {at}: sums of its squares are beyond "
-            f"{str(x.dtype).removeprefix('torch.')}; scale it down, or compute in another `dtype`"
+            f"{str(x.dtype).removeprefix('torch.')}; scale it down, or compute in a larger `dtype`"
         )
 
 

@@ -36,7 +36,7 @@ def grammar() -> Lark:
 def cache_file(text: str) -> str | None:
     """Where the tables of a grammar are kept; None when there is no place that is the user's own.
 
-    Environments with another Lark, Python or grammar take turns on one machine: each has a file.
+    Environments with different versions of Lark, Python or the grammar each have a file.
     """
     if sys.platform == "win32":
         home = os.environ.get("LOCALAPPDATA")

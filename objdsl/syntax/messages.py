@@ -205,7 +205,7 @@ def not_an_average(span: Span) -> Diagnostic:
 
 def not_a_whole_number(span: Span) -> Diagnostic:
     return syntax(
-        f"a layer, and how many words are known, are whole numbers, not `{span.text}`",
+        f"a layer, and how many entries are known, are whole numbers, not `{span.text}`",
         span,
         help=f"for example `{FORMS['policy']}`, or `policy teacher top 64`",
     )

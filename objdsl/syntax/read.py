@@ -37,7 +37,7 @@ _MESH = re.compile(
     re.MULTILINE,
 )
 
-# What an editor does not show, or shows in another place than where it stands.
+# What an editor does not show, or shows in a different place than where it stands.
 _INVISIBLE = re.compile(rf"(?![\f\r]){STEERS.pattern}")
 
 

@@ -144,7 +144,7 @@ def is_argument(group: Tree[Token] | None) -> bool:
 
 
 def side_of(parts: Parts, sup: Sequence[str]) -> str:
-    """Of which response of a pair scripts speak: `chosen`, `rejected`, or neither."""
+    """The response of a pair that scripts speak of: `chosen`, `rejected`, or neither."""
     marks = {*parts.words, *parts.indices, *(sup if len(sup) == 1 else ())}
     if marks & {"w", "chosen", "c", "plus", "+", "win"} and "t" not in marks:
         return "chosen"

@@ -153,7 +153,7 @@ def _whole(reading: Reading, value: Piece) -> Piece:
     """One number for the step."""
     if value.depth:
         indices = VOCAB[: value.depth]
-        what = ("prompt", "response", "token", "word")[value.depth - 1]
+        what = ("prompt", "response", "token", "vocabulary entry")[value.depth - 1]
         reading.guess(f"the formula is that of one {what}, and is averaged over the step")
         value = reduced("mean", ",".join(indices), value, 0)
     return value

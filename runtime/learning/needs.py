@@ -140,7 +140,7 @@ def check_layers(objective: Objective, layers: int) -> None:
                 [
                     f"{objective.name} reads the policy `{name}` off layer {layer}, and the model "
                     f"has {layers}: take a model with more (`model.layers` of `tiny`), or name "
-                    "another layer"
+                    "a different layer"
                 ]
             )
 

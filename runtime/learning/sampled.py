@@ -255,7 +255,7 @@ def _rewards(groups: Sequence[_Group]) -> list[float]:
 
 
 def _keys(groups: Sequence[_Group]) -> tuple[str, ...]:
-    """Of the prompt of each response."""
+    """The key of the prompt of each response."""
     return tuple(key for group in groups for key in [group.prompt.example.key] * len(group.rewards))
 
 

@@ -64,7 +64,10 @@ def dry_run(config: Config) -> Iterator[str]:
     yield f"two steps with a tiny model: {result.seconds:.1f} s, no errors"
 
 
-_PER = {SCALAR: "run", PROMPT: "prompt", RESPONSE: "response", TOKEN: "token", VOCAB: "word"}
+_PER = {
+    SCALAR: "run", PROMPT: "prompt", RESPONSE: "response", TOKEN: "token",
+    VOCAB: "vocabulary entry",
+}  # fmt: skip
 
 
 def _columns(config: Config, objective: Objective, needs: Needs, task: Task) -> Iterator[str]:

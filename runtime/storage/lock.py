@@ -34,7 +34,7 @@ class Lock:
                     [
                         f"{folder} belongs to a run that is still active"
                         + (f" ({holder})" if holder else "")
-                        + ": wait for it, or choose another `--output`"
+                        + ": wait for it, or choose a different `--output`"
                     ]
                 ) from None
             except OSError as error:

@@ -65,7 +65,7 @@ def open_folder(config: Config, objective: str, resume: str | None) -> tuple[Run
             raise
         what = "the path of the run" if config.output else f"the name {objective[:32]}..."
         raise ConfigError(
-            [f"{what} is too long for a folder of this file system: choose another `--output`"]
+            [f"{what} is too long for a folder of this file system: choose a different `--output`"]
         ) from None
 
 
@@ -97,7 +97,7 @@ def _new(config: Config, objective: str) -> tuple[RunFolder, Lock]:
     raise ConfigError(
         [
             f"{path} holds a run already; resume it with "
-            f"`--resume {shlex.quote(str(path))}`, or choose another `--output`"
+            f"`--resume {shlex.quote(str(path))}`, or choose a different `--output`"
             if checkpoint.ever(path / "checkpoints")
             else f"{path} holds a run that ended before its first checkpoint; begin it again with "
             "`--resume auto` (what it measured is kept), or choose a different `--output`"
@@ -145,7 +145,7 @@ def _newest(path: Path) -> RunFolder:
         damage = "\n".join(f"  {error}" for error in newest.damaged)
         raise CheckpointError(
             f"no checkpoint of {path} is complete, so the run cannot be resumed; everything in it "
-            "is kept as it is. Choose another `--output` to begin again"
+            "is kept as it is. Choose a different `--output` to begin again"
             + (f":\n{damage}" if damage else "")
         )
     return RunFolder(path, began=True)

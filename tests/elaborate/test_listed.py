@@ -32,7 +32,7 @@ maximize mean[p,i,t] (
 """
 
 
-def test_words_that_are_not_listed_have_no_part() -> None:
+def test_entries_that_are_not_listed_have_no_part() -> None:
     """The listed words and the tail, of a column that holds nothing else."""
     rng = np.random.default_rng(0)
     full = torch.from_numpy(rng.normal(size=(2, 3, 6))).log_softmax(-1)
@@ -75,15 +75,15 @@ def test_what_may_be_read(body: str) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("sum[v] (teacher[v] * log(pi[v]))", "only the 2 most probable words of `teacher` are"),
-        ("sum[v | teacher[v] > 0.1] pi[v]", "only the 2 most probable words of `teacher` are"),
-        ("sum[v | topk[v](pi[v], 2)] (teacher[v] * pi[v])", "only the 2 most probable words"),
-        (f"sum[v | not ({NEAR})] (teacher[v] * pi[v])", "only the 2 most probable words"),
-        (f"sum[v] (pi[v] if {NEAR} else teacher[v])", "only the 2 most probable words"),
-        ("sum[v | nucleus[v](teacher[v], 0.5)] pi[v]", "only the 2 most probable words"),
-        ("kl(teacher, pi)", "only the 2 most probable words of `teacher` are known"),
-        ("sum[v | topk[v](teacher[v], 3)] pi[v]", "only 2 words of `teacher` are known"),
-        ("sum[v | topk[v](teacher[v], k)] pi[v]", "only 2 words of `teacher` are known"),
+        ("sum[v] (teacher[v] * log(pi[v]))", "only the 2 most probable entries of `teacher` are"),
+        ("sum[v | teacher[v] > 0.1] pi[v]", "only the 2 most probable entries of `teacher` are"),
+        ("sum[v | topk[v](pi[v], 2)] (teacher[v] * pi[v])", "only the 2 most probable entries"),
+        (f"sum[v | not ({NEAR})] (teacher[v] * pi[v])", "only the 2 most probable entries"),
+        (f"sum[v] (pi[v] if {NEAR} else teacher[v])", "only the 2 most probable entries"),
+        ("sum[v | nucleus[v](teacher[v], 0.5)] pi[v]", "only the 2 most probable entries"),
+        ("kl(teacher, pi)", "only the 2 most probable entries of `teacher` are known"),
+        ("sum[v | topk[v](teacher[v], 3)] pi[v]", "only 2 entries of `teacher` are known"),
+        ("sum[v | topk[v](teacher[v], k)] pi[v]", "only 2 entries of `teacher` are known"),
     ],
 )
 def test_what_may_not(body: str, message: str) -> None:
@@ -103,7 +103,7 @@ def test_it_is_written_as_it_is_read() -> None:
 @pytest.mark.parametrize(
     "statement", ["policy t top 0", "policy t top 2.5", "policy t = pi at layer 3 top 4"]
 )
-def test_what_is_not_a_number_of_words(statement: str) -> None:
+def test_what_is_not_a_number_of_entries(statement: str) -> None:
     with pytest.raises(ObjectiveError):
         objdsl.loads(f"objective x\n{statement}\nmaximize mean[p,i,t] log(t)\n")
 

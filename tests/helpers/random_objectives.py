@@ -1,7 +1,7 @@
 """Random well-typed objectives, as text, and random ragged batches to run them on.
 
-Terms stand at every level: numbers, prompts, responses, tokens, words of the vocabulary. A text is
-drawn by a `random.Random`, so that a seed names it; Hypothesis drives the same code.
+Terms stand at every level: numbers, prompts, responses, tokens, entries of the vocabulary. A text
+is drawn by a `random.Random`, so that a seed names it; Hypothesis drives the same code.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ LEAVES = {
         "noise_column",
         "next(V_old)",
     ],
-    "pitv": ["pi[v]", "ref[v]", "log(pi[v])", "(pi[v] / ref[v])", "word_column"],
+    "pitv": ["pi[v]", "ref[v]", "log(pi[v])", "(pi[v] / ref[v])", "entry_column"],
 }
 MASKS = {
     "": ["eps < beta", "step < 10", "pace > 0.3", "step > steps / 2"],
@@ -94,10 +94,10 @@ MASKS = {
     ],
     "pitv": [
         "pi[v] > 0.3",
-        "word_column > 0",
+        "entry_column > 0",
         "ref[v] > pi[v]",
         "topk[v](ref[v], 2)",
-        "topk[v | word_column > 0](pi[v], 1)",
+        "topk[v | entry_column > 0](pi[v], 1)",
         "nucleus[v](pi[v], 0.6)",
         "nucleus[v](ref[v], 1 - eps)",
     ],
@@ -174,7 +174,7 @@ ZEROS = {
     "p": ["(std[i] reward)", "max(difficulty, 0)", "(sum[i] chosen)"],
     "pi": ["chosen", "max(margin, 0)", "(sum[t | V_old > 0.5] 1)", "(max[t] max(pi - old, 0))"],
     "pit": ["max(V_old, 0)", "max(pi - old, 0)", "max(log(pi / ref), 0)", "(chosen * pi)"],
-    "pitv": ["max(word_column, 0)", "max(pi[v] - ref[v], 0)"],
+    "pitv": ["max(entry_column, 0)", "max(pi[v] - ref[v], 0)"],
 }
 PARTIAL = ["{0} / {1}", "{0} * log({1})", "{0} * sqrt({1})", "{1} ^ (-0.5)", "log({1}) / {1}"]
 TAKEN = [
@@ -183,12 +183,12 @@ TAKEN = [
     "(({1} > 0) * ({0}))",
     "({2} + ({0}) * ({1} > 0))",
 ]
-OF_WORDS = [
+OF_VOCABULARY = [
     "(entropy)",
     "(sum[v] (pi[v] * log(pi[v] / ref[v])))",
     "(max[v] pi[v])",
     "(mean[v | ref[v] > 0.3] log(pi[v]))",
-    "(sum[v] ((pi[v] - ref[v]) * word_column))",
+    "(sum[v] ((pi[v] - ref[v]) * entry_column))",
 ]
 PREAMBLE = """\
 objective random
@@ -199,7 +199,7 @@ given margin[p,i] as reward
 given chosen[p,i]
 given difficulty[p]
 given noise_column[p,i,t] as reward
-given word_column[p,i,t,v]
+given entry_column[p,i,t,v]
 given parent[p,i] before i
 given turn[p,i,t] before t
 given room[p,i,t] before t
@@ -213,17 +213,17 @@ INNER = "policy early = pi at layer 6\n"
 
 
 class Writer:
-    """Draws texts. What it writes stands in brackets, or is one word.
+    """Draws texts. What it writes stands in brackets, or is one name or number.
 
     Args:
         random: where choices come from.
-        words: whether values for each word of the vocabulary are drawn.
+        entries: whether values for each entry of the vocabulary are drawn.
         partial: whether what is drawn has no value, or no derivative, where it is not asked for.
     """
 
-    def __init__(self, random: Random, words: bool = True, partial: bool = False) -> None:
+    def __init__(self, random: Random, entries: bool = True, partial: bool = False) -> None:
         self.random = random
-        self.words = words
+        self.entries = entries
         self.partial = partial
         self.positions = ["t"]
         self.names: dict[str, list[str]] = {level: [] for level in LEVELS}
@@ -280,21 +280,21 @@ class Writer:
         return self.reduction(here, depth)
 
     def reduction(self, level: str, depth: int) -> str:
-        """A reduction to a value with the indices of `level`; of words there is none."""
+        """A reduction to a value with the indices of `level`; of entries there is none."""
         if level == "pitv":
             return self.expression("pitv", depth - 1)
-        if level == "pit" and (not self.words or self.random.randrange(2)):
+        if level == "pit" and (not self.entries or self.random.randrange(2)):
             return self.along_tokens(depth)
         if level in PEERS and self.random.randrange(3 if level == "pi" else 5) == 0:
             return self.among_peers(level, depth)
         if level == "pi" and self.random.randrange(6) == 0:
             return f"geo({self.one_of(RATIOS)})"
-        deepest = LEVELS[: 5 if self.words else 4]
+        deepest = LEVELS[: 5 if self.entries else 4]
         source = self.one_of([s for s in deepest if len(s) > len(level)])
         over = source[len(level) :]
         # Where no prompt is kept, a logarithm of a sum over them is infinite.
         operator = self.one_of(REDUCTIONS[: -1 if "p" in over else None])
-        # A body may lack some of the indices, but not all; what stands for a word carries it.
+        # A body may lack some of the indices, but not all; what stands for an entry carries it.
         carried = (
             source if "v" in source else source[: self.random.randint(len(level), len(source))]
         )
@@ -341,10 +341,10 @@ class Writer:
         return f"({surely} + {self.expression(level, depth)})"
 
     def along_tokens(self, depth: int) -> str:
-        """A value of a token that others of its response have a part in, or words."""
+        """A value of a token that others of its response have a part in, or over the vocabulary."""
         kind = self.random.randrange(7)
-        if kind == 0 and self.words:
-            return str(self.one_of(OF_WORDS))
+        if kind == 0 and self.entries:
+            return str(self.one_of(OF_VOCABULARY))
         if kind <= 2:
             runs = f"s_{len(self.positions)}"
             self.positions.append(runs)
@@ -389,7 +389,7 @@ class Writer:
 
     def data(self, level: str, depth: int) -> str:
         """A value that is known before the policy learns, without chance."""
-        text = Writer(self.random, words=False).expression(level, depth)
+        text = Writer(self.random, entries=False).expression(level, depth)
         sampled = re.sub(r"\bscore\b", "margin", re.sub(r"\bpi\b", "old", text))
         return re.sub(r"pick\[p,i,t\]\((.*?), 0.4\)", r"\1", sampled)
 
@@ -427,7 +427,7 @@ SURE = {
     "p": ["difficulty"],
     "pi": ["reward", "margin"],
     "pit": ["V_old", "log(pi)"],
-    "pitv": ["pi[v]", "word_column"],
+    "pitv": ["pi[v]", "entry_column"],
 }
 SCALES = ["1", "0.3", "(1 - eps)"]
 OUTER = {
@@ -462,8 +462,8 @@ def objectives(draw: Any, depth: int = 3) -> str:
 
 @st.composite
 def expressions(draw: Any, level: str, depth: int) -> str:
-    """Values of at most this level, without such of words."""
-    return Writer(draw(st.randoms(use_true_random=False)), words=False).expression(level, depth)
+    """Values of at most this level, without such of the vocabulary."""
+    return Writer(draw(st.randoms(use_true_random=False)), entries=False).expression(level, depth)
 
 
 @dataclass(frozen=True)
@@ -497,7 +497,7 @@ def data(seed: int, least: int = 2, longest: int = 4) -> Data:
         "noise_column": rng.normal(size=(n, width)),
         "noise": rng.uniform(size=(n, width)),
         "token_ids": rng.integers(0, 3, size=(n, width)).astype(float),
-        "word_column": rng.normal(size=(n, width, VOCABULARY)),
+        "entry_column": rng.normal(size=(n, width, VOCABULARY)),
         "value": rng.normal(size=(n, width)),
         "reward": rng.choice([0.0, 0.25, 1.0], size=n),
         "margin": rng.normal(size=n),

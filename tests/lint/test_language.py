@@ -55,6 +55,6 @@ def test_every_code_has_a_page() -> None:
 def test_names_and_codes_are_used_once() -> None:
     first, second = COMMENT_PAGES[:2]
     for change in ({"name": second.name}, {"code": second.code}):
-        with pytest.raises(ValueError, match="another page has this"):
+        with pytest.raises(ValueError, match="is already taken"):
             by_name([first, second, replace(first, **{"name": "x", "code": "OBJ000"} | change)])
     assert all(len(page.summary) <= 100 for page in pages())

@@ -58,7 +58,7 @@ class Tangent:
             case n.Stop(x):
                 return self._known[x]
             case n.Where(m, a, b):
-                # Of a mask that is undecided there, what it chooses between.
+                # Where the mask is undecided, the jump between its two values counts too.
                 jump = mul(self._known[m], sub(real(a), real(b)))
                 return add(where(m, self._known[a], self._known[b]), jump)
             case n.Binary("min" | "max" as op, a, b):

@@ -47,7 +47,7 @@ def _whole_ratio(facts: Facts, branch: Order) -> bool:
 
 
 def _cut(far: Estimator, term: Term) -> bool:
-    """Whether a product has the policies in another form than ratios."""
+    """Whether a product has the policies in a form other than ratios."""
     return any(_reads_policy(f.base) and not _ratios(far, f) for f in term.factors)
 
 

@@ -35,7 +35,7 @@ from objdsl.frozen import dataclass
 from objdsl.ir.columns import Data, column_of
 
 # What comes with responses that were sampled; other columns are declared.
-# Of more masks than this not every combination is tried.
+# The most masks of which every combination is tried.
 _MOST_MASKS = 4
 
 Piece = tuple[int, float]
@@ -90,8 +90,8 @@ class Penalty:
 
     @property
     def bias_factors(self) -> tuple[Factor, ...]:
-        """Of the scale, what changes with the response: times such a factor, a gradient is that of
-        no divergence."""
+        """The factors of the scale that change with the response: times such a factor, a gradient
+        is that of no divergence."""
         return tuple(factor for factor in self.scale if factor.depends.on_response)
 
     @property
@@ -231,9 +231,9 @@ def _penalty(policy: str, terms: list[Term], expand: Expand) -> Penalty | None:
 
 
 def _hides(policy: str, factor: Factor) -> bool:
-    """Whether a factor of the scale makes the weight another function: it changes with the token
-    that is drawn, or with the distance itself, as the divisor of `X / sqrt(X^2 + c)` does; or it
-    tells responses apart that were given, as pairs are."""
+    """Whether a factor of the scale makes the weight a different function: it changes with the
+    token that is drawn, or with the distance itself, as the divisor of `X / sqrt(X^2 + c)` does; or
+    it tells responses apart that were given, as pairs are."""
     near = any(ratio.of == policy for ratio in factor.depends.ratios)
     columns = (x for x in n.topological(factor.base) if isinstance(x, n.Column))
     return (

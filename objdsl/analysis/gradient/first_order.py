@@ -26,7 +26,7 @@ from objdsl.analysis.gradient.terms import Term
 from objdsl.analysis.values.dependence import is_reward
 from objdsl.frozen import dataclass
 
-# Of more masks than this not every combination is tried.
+# The most masks of which every combination is tried.
 _MOST_MASKS = 4
 # Numbers that differ by less, as a part of the larger one, are equal but for rounding.
 _EQUAL = 1e-9
@@ -324,7 +324,7 @@ def _times(change: Sum, weight: Sum) -> float:
 
 
 def reach(x: Sum, expand: Expand) -> set[Reach]:
-    """Over which tokens the ratios run that a value is a product of; empty if it is another."""
+    """The tokens that the ratios of a product run over; empty if it is no product of ratios."""
     only = x.product
     ratios = [_ratio(base, expand) for base, _ in only[0]] if only else []
     return {ratio[0] for ratio in ratios if ratio} if all(ratios) else set()

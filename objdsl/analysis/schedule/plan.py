@@ -218,7 +218,7 @@ class _OnePass:
 
     @property
     def token(self) -> int:
-        """Of a chunk: its logits, which become their gradient in place, and its hidden state."""
+        """Bytes per token of a chunk: its logits, which become their gradient, and hidden state."""
         s = self.sizes
         logits = s.logit + (_EVERY * s.acc_bytes if self.every else 0)
         return logits * s.vocabulary + s.copied * self.width + s.state
@@ -262,7 +262,7 @@ class _TwoPasses:
     sizes: Sizes
 
     def slice(self, width: int) -> int:
-        """Of the second pass: hidden states, a slice of the logits and of the head's gradient."""
+        """Bytes of the second pass: hidden states, slices of the logits and the head's gradient."""
         s = self.sizes
         return (
             s.split

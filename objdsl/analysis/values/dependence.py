@@ -183,7 +183,7 @@ _KNOWN = {
     "at t": Level.TOKEN,
     "response": Level.OWN,
 }
-"""Of what a column is a function."""
+"""What a column is a function of, by when it is known."""
 
 
 def _of_peers(node: n.Peers, known: dict[n.Expr, Dependence]) -> Dependence:
@@ -256,6 +256,6 @@ def _shifted(parts: Dependence, by: int) -> Dependence:
 
 
 def _moved(parts: Dependence, to: set[Level]) -> Dependence:
-    """The same, with what belongs to the own response at another level."""
+    """The same, with what belongs to the own response at a different level."""
     kept = parts.levels - {Level.PREFIX, Level.TOKEN, Level.OWN}
     return replace(parts, levels=frozenset(kept | set(to)))

@@ -24,7 +24,7 @@ from objdsl.ir.build import sub
 from objdsl.ir.objective import Objective
 
 _TOKENS, _OTHERS = 10_000, 1_000
-# In a formula with more conditions than this, later ones bound no values.
+# The most conditions of a formula that bound values; later ones are ignored.
 _MOST_MASKS = 200
 
 

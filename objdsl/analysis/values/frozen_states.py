@@ -40,6 +40,6 @@ def with_frozen_states(objective: Objective, step: int | None = None) -> Objecti
 
 
 def _parameter(column: n.Column, start: float) -> Parameter:
-    """A state as it starts; if that is 0, which it does not stay, at another value that it has."""
+    """A state as it starts; if that is 0, which it does not stay, at a later value."""
     domain = Domain(column.lower, column.upper)
     return Parameter(column.name, start or max(domain.two, key=abs), domain)

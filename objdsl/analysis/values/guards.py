@@ -101,7 +101,7 @@ def _where_fails(mask: n.Expr, expand: AsSum) -> Alike | None:
 
 def under_fact(x: Sum, alike: Alike, expand: AsSum) -> Sum:
     """What a sum is where a fact holds of the rewards of each group; itself, where the fact is of
-    another value."""
+    a different value."""
     if alike.over != ("i",) or not (isinstance(alike.x, n.Column) and is_reward(alike.x)):
         return x
     formula = x.expr()

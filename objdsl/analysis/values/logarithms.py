@@ -5,8 +5,8 @@ Let s be the policy that sampled.
 - `E_s[q / s] = 1` for every policy q and any part of a response, so that `q / s > e^20` has a
   probability below 2e-9 (Markov). No ratio to the sampler overflows.
 - The other way there is no bound. A token that was sampled may have the probability `e^-24` under
-  another policy, and `e^-15` of what it was under one that is a few updates away. Over a response
-  this adds up: a KL of 0.05 for each of 4000 tokens is 200.
+  a different policy, and `e^-15` of what it was under one that is a few updates away. Over a
+  response this adds up: a KL of 0.05 for each of 4000 tokens is 200.
 """
 
 from __future__ import annotations

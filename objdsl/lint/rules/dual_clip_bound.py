@@ -74,7 +74,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _multiple(bound: Sum, surrogate: Sum) -> float | None:
-    """The number c of `c * A`, A being the surrogate on policy; None if it is another value, or 0,
+    """The number c of `c * A`, A being the surrogate on policy; None if there is none, or 0,
     which leaves out one sign of rewards on purpose."""
     if not surrogate.terms or surrogate.terms.keys() != bound.terms.keys():
         return None
@@ -86,7 +86,7 @@ def _multiple(bound: Sum, surrogate: Sum) -> float | None:
 def _dead(
     on: Expand, surrogate: n.Expr, c: float, sign: int, branch: n.Expr | None, *, below: bool
 ) -> str:
-    """For which answers the bound, from below or above, is taken on policy, within its branch;
+    """The answers for which the bound, from below or above, is taken on policy, within its branch;
     empty for none."""
     within = number(1) if branch is None else on(branch)
     for right, answers in ((True, "right answers"), (False, "wrong answers")):

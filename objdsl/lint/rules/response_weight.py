@@ -55,7 +55,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _widest(pairs: Iterable[tuple[Estimator, Factor]]) -> Iterable[tuple[Estimator, Factor]]:
-    """Of factors that read the same, the one that stands for most of the text."""
+    """The factor that stands for most of the text, among those that read the same."""
     widest: dict[frozenset[str | Ratio], tuple[Estimator, Factor]] = {}
     for estimator, factor in pairs:
         known = widest.get(factor.depends.reads)

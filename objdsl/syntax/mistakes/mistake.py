@@ -125,7 +125,7 @@ class Mistake:
         )
 
     def adjacent(self, left: Token, right: Token) -> bool:
-        """Whether two tokens touch: `**` is one mistake, `* *` is another."""
+        """Whether two tokens touch: `**` is one mistake, `* *` is a different one."""
         return bool(right) and _start(left) + len(left) == _start(right)
 
     def span(self, first: Token, last: Token | None = None) -> Span:
