@@ -32,17 +32,17 @@ class Roles:
     formula: Objective
 
     @cached_property
-    def hidden(self) -> dict[str, tuple[str, int]]:
-        """The policies on hidden layers: name -> (`pi`, `old` or `mu`, layer)."""
+    def hidden(self) -> dict[str, tuple[str, float]]:
+        """The policies on hidden layers: name -> (`pi`, `old` or `mu`, depth of the layer)."""
         return {
-            policy.name: (policy.of, policy.layer)
-            for policy in self.formula.policies
-            if policy.of in _VERSIONS and policy.layer is not None
+            name: (hidden.of, hidden.depth)
+            for name, hidden in self.formula.hidden.items()
+            if hidden.of in _VERSIONS
         }
 
     @property
-    def layers(self) -> list[int]:
-        return sorted({layer for _, layer in self.hidden.values()})
+    def layers(self) -> list[float]:
+        return sorted({depth for _, depth in self.hidden.values()})
 
     @cached_property
     def sampler(self) -> str:

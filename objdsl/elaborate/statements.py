@@ -11,7 +11,7 @@ from objdsl.elaborate.context import Context
 from objdsl.elaborate.names import index_of, resolved
 from objdsl.elaborate.wording import index_name, reduce_hint
 from objdsl.ir.columns import DISTRIBUTION, reader_of
-from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, VOCAB, Indices, written
+from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, VOCAB, Indices, decimal, written
 from objdsl.ir.nodes import Column, Expr, Known, LogDist, LogProb, Role, topological
 from objdsl.ir.objective import (
     ARGUMENTS,
@@ -20,6 +20,7 @@ from objdsl.ir.objective import (
     Parameter,
     Policy,
     Sampling,
+    is_layer,
 )
 from objdsl.source import Span
 from objdsl.syntax import tree
@@ -186,8 +187,9 @@ def policy_of(ctx: Context, policy: tree.Policy) -> Policy:
             policy.span, help="`policy teacher top 64` is one that is served with 64 entries",
         )  # fmt: skip
     match source:
-        case tree.Layer(of, layer):
-            return Policy(name, of.id, layer, policy.top)
+        case tree.Layer(of, layer, norm):
+            at = _layer(ctx, layer, source.span)
+            return Policy(name, of.id, at, policy.top, norm=norm)
         case tree.Every(_, steps):
             return Policy(name, top=policy.top, every=steps)
         case tree.Average(_, decay):
@@ -198,6 +200,32 @@ def policy_of(ctx: Context, policy: tree.Policy) -> Policy:
                 )  # fmt: skip
             return Policy(name, top=policy.top, decay=decay)
     return Policy(name, top=policy.top)
+
+
+def _layer(ctx: Context, layer: int | tree.Name, place: Span) -> int | str:
+    """A layer: its number, or the parameter that says it."""
+    value: float
+    if isinstance(layer, tree.Name):
+        layer = resolved(ctx, layer)
+        ctx.read.add(layer.id)
+        place = layer.span
+        if layer.id not in ctx.params:
+            ctx.record(
+                "unknown-name", f"there is no parameter `{layer.id}`", place,
+                near_to=(layer.id, ctx.params),
+                help=f"a layer is a number or a parameter, `param {layer.id} = 6 in [1, inf)`",
+            )  # fmt: skip
+            return layer.id
+        value = ctx.params[layer.id].default
+    else:
+        value = layer
+    if not is_layer(value):
+        name = f"{layer.id} = " if isinstance(layer, tree.Name) else ""
+        ctx.record(
+            "outside-domain", f"no layer has the number {name}{decimal(value)}", place,
+            help="a layer is a whole number, counted from 1",
+        )  # fmt: skip
+    return layer.id if isinstance(layer, tree.Name) else layer
 
 
 def sampling_of(ctx: Context, sample: tree.Sample) -> Sampling:

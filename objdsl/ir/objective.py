@@ -98,6 +98,8 @@ class Policy:
     that follows `pi`.
 
     Attributes:
+        layer: its number from 1, or the parameter that says it.
+        norm: whether the state of the layer goes through the model's last norm before the head.
         top: how many entries of the vocabulary it is known for, the most probable ones.
         every: after so many rollouts it becomes what `pi` is.
         decay: after each rollout its weights move to `decay * w + (1 - decay) * w_pi`.
@@ -105,10 +107,11 @@ class Policy:
 
     name: str
     of: str | None = None
-    layer: int | None = None
+    layer: int | str | None = None
     top: int | None = None
     every: int | None = None
     decay: float | None = None
+    norm: bool = True
 
     @property
     def follows(self) -> bool:
@@ -118,13 +121,39 @@ class Policy:
         """As the file declares it."""
         source = ""
         if self.of is not None:
-            source = f" = {self.of} at layer {self.layer or 0}"
+            norm = "" if self.norm else " without norm"
+            source = f" = {self.of} at layer {self.layer or 0}{norm}"
         elif self.every is not None:
             source = f" = pi every {self.every} step{'s' if self.every != 1 else ''}"
         elif self.decay is not None:
             source = f" = ema(pi, {decimal(self.decay)})"
         top = "" if self.top is None else f" top {self.top}"
         return f"policy {self.name}{source}{top}"
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """The layer that a policy is read off.
+
+    Attributes:
+        of: the policy whose layer it is.
+        layer: its number, from 1.
+        norm: as in `Policy`.
+    """
+
+    of: str
+    layer: int
+    norm: bool
+
+    @property
+    def depth(self) -> float:
+        """By which layers are in order. Without the norm a state has other logits: it counts as a
+        layer of its own, right above."""
+        return self.layer + (0.0 if self.norm else 0.5)
+
+
+def is_layer(x: float) -> bool:
+    return x >= 1 and float(x).is_integer()
 
 
 @dataclass(frozen=True)
@@ -264,6 +293,21 @@ class Objective:
         return tuple(sorted(rewards, key=lambda column: column.name))
 
     @cached_property
+    def layer_params(self) -> set[str]:
+        """The parameters that say which layer a policy is read off."""
+        return {policy.layer for policy in self.policies if isinstance(policy.layer, str)}
+
+    @cached_property
+    def hidden(self) -> dict[str, Hidden]:
+        """The layers of the policies that are read off one, at the parameters' defaults."""
+        number = {param.name: param.default for param in self.params}
+        return {
+            policy.name: Hidden(policy.of, int(number.get(str(at), at)), policy.norm)
+            for policy in self.policies
+            if policy.of is not None and (at := policy.layer) is not None
+        }
+
+    @cached_property
     def trained(self) -> tuple[str, ...]:
         """The columns through which a gradient flows, `log_pi` first."""
         names = (column.name for column in self.columns.values() if column.trained)
@@ -273,6 +317,7 @@ class Objective:
     def used_params(self) -> tuple[Parameter, ...]:
         nodes = topological(*self.roots, *self.memory)
         used = {node.name for node in nodes if isinstance(node, Param)}
+        used |= self.layer_params
         return tuple(param for param in self.params if param.name in used)
 
     @cached_property
@@ -322,6 +367,10 @@ class Objective:
                 raise SettingError(f"{self.name} has no parameter {name!r}; {hint}")
             if not declared[name].domain.holds(value):
                 raise SettingError(f"{name} = {decimal(value)} is outside {declared[name].domain}")
+            if name in self.layer_params and not is_layer(value):
+                raise SettingError(
+                    f"{name} = {decimal(value)} is no layer: whole numbers from 1 on are"
+                )
         params = (replace(p, default=values.get(p.name, p.default)) for p in self.params)
         return replace(self, params=tuple(params))
 

@@ -8,9 +8,19 @@ the place of a node in the list: sharing survives, and depth costs nothing.
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from objdsl.ir.indices import Index
 from objdsl.ir.nodes import (
@@ -46,7 +56,8 @@ Real = Annotated[float, BeforeValidator(_read), AfterValidator(_ordered), WithJs
 """Any of them but NaN."""
 Place = Annotated[int, Field(ge=0)]
 """Where a node stands in `nodes`, counted from 0."""
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=16 * 1024)]
+_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+Name = Annotated[str, Field(pattern=_NAME, max_length=16 * 1024)]
 """A name of the file: generated code and LaTeX are written with it."""
 Over = Annotated[tuple[Index, ...], Field(min_length=1)]
 
@@ -274,16 +285,26 @@ class Parameter(_Strict):
 
 
 class Policy(_Strict):
-    """`policy name`, which is frozen; `policy name = of at layer 6`; or one that follows `pi`:
+    """`policy name`, which is frozen; `policy name = of at layer 6`, where the layer may be a
+    parameter, and `without norm` if `norm` is false; or one that follows `pi`:
     `policy name = pi every 200 steps`, `policy name = ema(pi, decay)`. With a
     `top`, it is known at each token for that many entries of the vocabulary."""
 
     name: Name
     of: Name | None = None
-    layer: int | None = None
+    layer: int | str | None = None
     top: int | None = None
     every: int | None = None
     decay: float | None = None
+    norm: bool = True
+
+    @field_validator("layer", mode="before")
+    @classmethod
+    def _layer(cls, x: Any) -> Any:
+        number = type(x) is int and x >= 1
+        if x is not None and not number and not (isinstance(x, str) and re.fullmatch(_NAME, x)):
+            raise PydanticCustomError("layer", "no layer")
+        return x
 
 
 class State(_Strict):

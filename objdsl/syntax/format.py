@@ -99,7 +99,7 @@ def _statement(statement: tree.Statement, rewrite: _Rewrite) -> str:
         case tree.Param(name, _, text, domain):
             return f"param {name.id} = {text}" + _domain(domain)
         case tree.Policy(name, source, top):
-            follows = f" = {_source(source)}" if source else ""
+            follows = f" = {_source(source, rewrite)}" if source else ""
             return f"policy {name.id}{follows}" + (f" top {top}" if top is not None else "")
         case tree.Given(name, indices, domain, role, known):
             where = "" if indices is None else f"[{','.join(index.id for index in indices)}]"
@@ -125,10 +125,11 @@ def _statement(statement: tree.Statement, rewrite: _Rewrite) -> str:
             return _with(f"{sense} critic " if critic else f"{sense} ", rewrite(value))
 
 
-def _source(source: tree.Layer | tree.Every | tree.Average) -> str:
+def _source(source: tree.Layer | tree.Every | tree.Average, rewrite: _Rewrite) -> str:
     match source:
-        case tree.Layer(of, layer):
-            return f"{of.id} at layer {layer}"
+        case tree.Layer(of, layer, norm):
+            at = rewrite.name(layer).id if isinstance(layer, tree.Name) else layer
+            return f"{of.id} at layer {at}" + ("" if norm else " without norm")
         case tree.Every(of, steps):
             return f"{of.id} every {steps} step{'s' if steps != 1 else ''}"
         case tree.Average(of, decay):

@@ -196,6 +196,13 @@ def not_steps(span: Span) -> Diagnostic:
     )  # fmt: skip
 
 
+def not_without_norm(span: Span) -> Diagnostic:
+    return _error(
+        "syntax", "the state of a layer goes through the last norm, or is read without it", span,
+        help="for example `policy inner = pi at layer 6 without norm`",
+    )  # fmt: skip
+
+
 def not_an_average(span: Span) -> Diagnostic:
     return _error(
         "syntax", "a policy that follows `pi` is an average of its weights", span,

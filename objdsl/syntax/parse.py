@@ -183,8 +183,11 @@ def _node(rule: str, parts: list[Any], span: Span) -> Any:
             return tree.Header(_name(name), base and _name(base), span)
         case "policy", [_, name, _, source, _, top]:
             return tree.Policy(_name(name), source, top and _whole(top), span)
-        case "at_layer", [of, _, _, layer]:
-            return tree.Layer(_name(of), _whole(layer), span)
+        case "at_layer", [of, _, _, layer, without, norm]:
+            if without and (without.text, norm.text) != ("without", "norm"):
+                raise ObjectiveError([messages.not_without_norm(without.span.to(norm.span))])
+            at = _name(layer) if layer.text.isidentifier() else _whole(layer)
+            return tree.Layer(_name(of), at, without is None, span)
         case "every", [of, _, many, unit]:
             if unit.text not in ("step", "steps"):
                 raise ObjectiveError([messages.not_steps(unit.span)])

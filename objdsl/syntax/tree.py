@@ -177,10 +177,11 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """`pi at layer 6`."""
+    """`pi at layer 6`, `pi at layer n without norm`."""
 
     of: Name
-    layer: int
+    layer: int | Name
+    norm: bool
     span: Span = _span()
 
 

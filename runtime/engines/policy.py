@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from objdsl.fused.head import Precision
 from objdsl.fused.log_probs import log_probs
 from objdsl.ir.columns import of_policy
+from objdsl.ir.objective import Hidden
 from objdsl.runtime.engines.batch import Batch
 from objdsl.runtime.engines.layout import Layout, can_share, layout_of
 from objdsl.runtime.processes.ranks import Ranks, full_tensor
@@ -34,14 +35,14 @@ class Policy:
     """A language model, and the columns that an objective may read from it.
 
     Attributes:
-        layers: internal policies: name -> the layer whose hidden state gives its logits.
+        layers: internal policies: name -> the layer whose state gives its logits.
         critic: hidden state -> value, where the objective trains a critic. It does not train the
             hidden states.
         temperature: the sampler's temperature, so that both engines have the same distribution.
     """
 
     model: PreTrainedModel
-    layers: Mapping[str, int] = field(default_factory=dict)
+    layers: Mapping[str, Hidden] = field(default_factory=dict)
     critic: nn.Linear | None = None
     temperature: float = 1.0
     autocast: bool = False
@@ -184,7 +185,7 @@ class Policy:
         """
         if self.fused and not torch.is_grad_enabled() and set(wanted) <= _FUSED:
             return self._without_logits(batch, wanted)
-        inner = {name: layer for name, layer in self.layers.items() if _asks_for(name, wanted)}
+        inner = {name: hidden for name, hidden in self.layers.items() if _asks_for(name, wanted)}
         deep = bool(inner) or "value" in wanted
         layout = layout_of(batch, self.model.dtype, self.shares_prompts)
         device, width = batch.tokens.device, layout.tokens.shape[1]
@@ -198,8 +199,8 @@ class Policy:
                 logits_to_keep=torch.arange(layout.first, width, device=device),
             )
             logits = {"pi": out.logits} if _asks_for("pi", wanted) or "entropy" in wanted else {}
-            for name, layer in inner.items():
-                logits[name] = self._hidden_logits(out.hidden_states, layer, layout.first)
+            for name, hidden in inner.items():
+                logits[name] = self._hidden_logits(out.hidden_states, hidden, layout.first)
         columns: dict[str, Tensor] = {}
         for name, scores in logits.items():
             columns |= self._policy_columns(name, scores, batch, layout, wanted)
@@ -232,14 +233,14 @@ class Policy:
                 columns["entropy"] = layout.pick(-torch.special.xlogy(p := logs.exp(), p).sum(-1))
         return columns
 
-    def _hidden_logits(self, hidden: tuple[Tensor, ...], layer: int, first: int) -> Tensor:
-        """The logits of the final norm and the head, applied to the states after layer `layer`."""
-        if not 1 <= layer < len(hidden):
+    def _hidden_logits(self, states: tuple[Tensor, ...], hidden: Hidden, first: int) -> Tensor:
+        """The logits of the states after a layer: of the head, after the final norm or without."""
+        if not 1 <= hidden.layer < len(states):
             raise ConfigError(
-                [f"the objective reads layer {layer}, but the model has {len(hidden) - 1}"]
+                [f"the objective reads layer {hidden.layer}, but the model has {len(states) - 1}"]
             )
-        state = hidden[layer][:, first:]
-        if layer < len(hidden) - 1:  # the last state has been through the norm
+        state = states[hidden.layer][:, first:]
+        if hidden.norm and hidden.layer < len(states) - 1:  # the last one has been through it
             state = self.model.base_model.norm(state)
         logits: Tensor = self.model.get_output_embeddings()(state)
         return logits

@@ -20,6 +20,7 @@ from objdsl.ir.columns import (
     Truncation,
     Values,
 )
+from objdsl.ir.objective import Hidden
 from objdsl.ir.objective import Policy as Declared
 from objdsl.objective import Objective
 from objdsl.runtime.engines.policy import Policy
@@ -38,7 +39,7 @@ class Needs:
         measured: columns of the policy when the responses were sampled (`log_old`, ...): name ->
             name in `Policy.columns`.
         frozen: columns of frozen policies: name -> (policy, name in `Policy.columns`).
-        layers: internal policies: name -> layer.
+        layers: internal policies: name -> the layer they are read off.
         given: columns that must come from the task or the reward functions.
         following: the policies that follow the trained one.
         noise: whether the objective uses `pick`, which needs random numbers.
@@ -47,7 +48,7 @@ class Needs:
     trained: tuple[str, ...]
     measured: dict[str, str]
     frozen: dict[str, tuple[str, str]]
-    layers: dict[str, int]
+    layers: dict[str, Hidden]
     given: tuple[str, ...]
     noise: bool
     following: tuple[Declared, ...]
@@ -64,7 +65,7 @@ class Needs:
 
 def needs_of(objective: Objective) -> Needs:
     """Sorts the columns of an objective by their source."""
-    inner = {x.name: (x.of, x.layer) for x in objective.formula.policies if x.layer is not None}
+    inner = objective.formula.at(objective.params).hidden
     measured: dict[str, str] = {}
     frozen: dict[str, tuple[str, str]] = {}
     given: list[str] = []
@@ -84,7 +85,7 @@ def needs_of(objective: Objective) -> Needs:
             case LogProbs("pi" | "mu"):
                 given.append(name)  # no engine provides it
             case LogProbs(policy, distribution):
-                base = inner[policy][0] if policy in inner else policy
+                base = inner[policy].of if policy in inner else policy
                 source = name if policy in inner else LogProbs("pi", distribution).name
                 if base in {"pi", "old"}:
                     measured[name] = source
@@ -98,7 +99,7 @@ def needs_of(objective: Objective) -> Needs:
         trained=objective.live,
         measured=measured,
         frozen=frozen,
-        layers={name: layer for name, (_, layer) in inner.items()},
+        layers=inner,
         given=tuple(given),
         following=tuple(x for x in objective.formula.policies if x.follows),
         noise=NOISE.name in objective.columns,
@@ -134,14 +135,20 @@ def check_learner(
 
 def check_layers(objective: Objective, layers: int) -> None:
     """Raises ConfigError for an objective that reads a layer which a model of `layers` lacks."""
-    for name, layer in needs_of(objective).layers.items():
-        if not 1 <= layer <= layers:
+    for name, hidden in needs_of(objective).layers.items():
+        reads = f"{objective.name} reads the policy `{name}` off layer {hidden.layer}"
+        declared = next(x.layer for x in objective.formula.policies if x.name == name)
+        lower = f"set params.{declared}" if isinstance(declared, str) else "name a lower layer"
+        if hidden.layer > layers:
             raise ConfigError(
                 [
-                    f"{objective.name} reads the policy `{name}` off layer {layer}, and the model "
-                    f"has {layers}: take a model with more (`model.layers` of `tiny`), or name "
-                    "a different layer"
+                    f"{reads}, and the model has {layers}: take a model with more (`model.layers` "
+                    f"of `tiny`), or {lower}"
                 ]
+            )
+        if hidden.layer == layers and not hidden.norm:
+            raise ConfigError(
+                [f"{reads} without norm: models give the last state after it alone; {lower}"]
             )
 
 

@@ -185,7 +185,7 @@ def _bytes(count: float) -> str:
 
 def _two_steps(config: Config, needs: Needs) -> Result:
     with tempfile.TemporaryDirectory(prefix="objdsl-dry-run-") as folder:
-        layers = max([2, *(layer + 1 for layer in needs.layers.values())])
+        layers = max([2, *(hidden.layer + 1 for hidden in needs.layers.values())])
         values = config.model_dump(mode="python")
         values["steps"] = 2
         values["output"] = Path(folder) / "run"

@@ -365,6 +365,30 @@ def test_a_layer_that_nothing_trains_is_a_reference() -> None:
     assert result.lengths
 
 
+def test_a_layer_of_a_parameter_and_one_without_norm() -> None:
+    """They are policies as any others: the parameter says which are versions of each other, and
+    a state without the norm has logits of its own."""
+    text = """param n = 3 in [1, inf)
+    policy a = pi at layer n
+    policy a_old = old at layer n
+    policy b = pi at layer 2
+    policy c = pi at layer 2 without norm
+    maximize mean[p,i] sum[t] ((reward - mean[j != i] reward) * (log(pi) + log(x)))"""
+    for n, x, family, learners in (
+        (3, "a / a_old", "a", ("a", "pi")),
+        (3, "b / a_old", "a_old", ("b", "pi")),
+        (2, "b / a_old", "b", ("b", "pi")),
+        (2, "b * c", "a_old", ("b", "c", "pi")),
+    ):
+        reads = "\nreport r = mean[p,i,t] a_old" if "a_old" not in x else ""
+        objective = objdsl.loads(text.replace("log(x)", f"log({x})") + reads, n=n)
+        roles = roles_of(objective.formula.at(objective.params))
+        assert roles.learners == learners
+        assert roles.family("a_old") == (family if x != "b * c" else "b")
+    network = roles.tables
+    assert network == 3  # the last one has a table for each of `b`, `c` and `pi`
+
+
 def test_a_bonus_of_a_hidden_layer_is_not_removed() -> None:
     """Only terms that compare policies are removed; a bonus is part of what is optimised."""
     result = of(f"maximize {REWARDED} + 0.1 * mean[p,i] sum[t] log(early)")

@@ -167,6 +167,13 @@ BROKEN = {
     "state of an unknown name": f"state x = 0 next xx + rewrad\n{GOOD}",
     "step with an index": f"A = step[p]\n{GOOD}",
     "almost a step": f"A = stpe + 1\n{GOOD}",
+    "layer of no parameter": (
+        f"param layer = 6\npolicy inner = pi at layer layr\nreport x = mean[p,i,t] inner\n{GOOD}"
+    ),
+    "layer that is no number": (
+        f"param n = 2.5\npolicy inner = pi at layer n\nreport x = mean[p,i,t] inner\n{GOOD}"
+    ),
+    "layer 0": f"policy inner = pi at layer 0 without norm\nreport x = mean[p,i,t] inner\n{GOOD}",
     "critic without gradient": f"{GOOD}\nminimize critic mean[p,i,t] (log(pi)^2)",
 }
 

@@ -125,8 +125,9 @@ objective all
 param eps = 0.2 in (0, 1)
 param n = 2 in {1, 2, 4}
 param free = -3
+param depth = 6 in [1, inf)
 policy teacher
-policy early = pi at layer 6
+policy early = pi at layer depth without norm
 given reward in [0, 1)
 given V_old in (-1, 1)
 given difficulty[p]
@@ -291,6 +292,12 @@ UNWRITABLE = "not-in-the-language"
         (objective_with(params=[{"name": "eps", "default": "NaN"}, {"name": "beta", "default": 1}]),
          MALFORMED, '"NaN"', "not NaN", ""),
         (objective_with(policies=[{"name": "e", "layer": 3}]), UNWRITABLE, None, "`policies`", ""),
+        (objective_with(policies=[{"name": "e", "of": "pi", "layer": "epps"}]), MALFORMED,
+         '"epps"', "no parameter of `params`", "mean `eps`?"),
+        (objective_with(policies=[{"name": "e", "of": "pi", "layer": 0}]), MALFORMED, "0",
+         "the number of a layer", ""),
+        (objective_with(policies=[{"name": "e", "of": "pi", "layer": True}]), MALFORMED, "true",
+         "the number of a layer", ""),
         (node("LogProb", trained=False), UNWRITABLE, None, "this LogProb", "`trained` True"),
         (node("Param", lower=-1.0), UNWRITABLE, None, "this Param", "`lower` 0.0"),
         (node("Column", mask=True), UNWRITABLE, None, "this Column", "`mask` False"),

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 import objdsl
+from objdsl.ir.objective import Hidden
 from objdsl.runtime.data.tasks import load_task
 from objdsl.runtime.engines.batch import Batch, collate
 from objdsl.runtime.engines.layout import can_share, layout_of
@@ -366,9 +367,47 @@ def test_internal_policies() -> None:
     learner.learn(data, 0)
     # No gradient reaches the layers above.
     assert_same(before, list(policy.model.model.layers[1].parameters()), 0.0)
-    deep = Policy(policy.model, layers={"inner": 5})
+    deep = Policy(policy.model, layers={"inner": Hidden("pi", 5, norm=True)})
     with pytest.raises(ConfigError, match="reads layer 5, but the model has 2"):
         deep.columns(data, ("log_inner",))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_layer_is_a_parameter_and_has_a_norm_or_none(norm: bool) -> None:
+    text = f"""
+    param n = 1 in [1, inf)
+    policy inner = pi at layer n{"" if norm else " without norm"}
+    policy inner_old = old at layer n{"" if norm else " without norm"}
+    maximize mean[p,i,t] (reward * inner / inner_old)
+    """
+    policy, data = model(layers=3), batch()
+    for n in (1, 2):
+        objective = objdsl.loads(text, n=n)
+        learner = Learner(policy, objective, LearnerSection(), steps=10, frozen={})
+        actual = policy.columns(data, ("log_inner_dist",))["log_inner_dist"]
+        with torch.no_grad():
+            states = policy.model.model(input_ids=data.tokens, output_hidden_states=True)
+            state = states.hidden_states[n]
+            logits = policy.model.lm_head(policy.model.model.norm(state) if norm else state)
+            logs = logits.log_softmax(-1)
+        for row, (start, length) in enumerate(zip(data.start, data.length, strict=True)):
+            expected = logs[row, start - 1 : start - 1 + length]
+            torch.testing.assert_close(actual[row, :length], expected)
+        before = [p.detach().clone() for p in policy.model.model.layers.parameters()]
+        learner.learn(data, 0)
+        each = len(before) // 3
+        after = list(policy.model.model.layers.parameters())
+        assert_same(before[n * each :], after[n * each :], 0.0)
+        moved = zip(before[: n * each], after[: n * each], strict=True)
+        assert any(not torch.equal(x, y) for x, y in moved)
+
+    with pytest.raises(ConfigError, match=r"off layer 4, and the model has 3: .* set params\.n"):
+        Learner(policy, objdsl.loads(text, n=4), LearnerSection(), steps=1, frozen={})
+    with pytest.raises(ValueError, match=r"n = 1\.5 is no layer"):
+        objdsl.loads(text, n=1.5)
+    if not norm:
+        with pytest.raises(ConfigError, match="layer 3 without norm: models give the last state"):
+            Learner(policy, objdsl.loads(text, n=3), LearnerSection(), steps=1, frozen={})
 
 
 def test_the_source_of_each_column() -> None:

@@ -149,6 +149,12 @@ def test_the_gallery_is_laid_out(entry: str) -> None:
         ("given as[p,i] as reward", "given as[p,i] as reward"),
         ("as = as+1", "as = as + 1"),
         ("policy  inner=pi at layer 6", "policy inner = pi at layer 6"),
+        ("policy  inner=π at layer  ε", "policy inner = pi at layer eps"),
+        (
+            "policy inner = pi  at layer n without  norm",
+            "policy inner = pi at layer n without norm",
+        ),
+        ("policy without = pi at layer norm", "policy without = pi at layer norm"),
         ("sample from mu : group 16 , keep_mask", "sample from mu: group 16, keep_mask"),
         ("minimize  critic (V - 1)^2", "minimize critic (V - 1)^2"),
     ],

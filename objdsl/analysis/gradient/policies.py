@@ -18,10 +18,10 @@ def on_policy(objective: Objective) -> Expand:
     """An expansion in which all versions of the trained policy are the same."""
     same = {name: "pi" for name in ("old", "mu", objective.sampling.policy) if name != "pi"}
     # An inner policy of the old weights is the inner policy of the new ones.
-    layers = {(policy.of, policy.layer): policy.name for policy in objective.policies}
-    for policy in objective.policies:
-        if policy.of in same and ("pi", policy.layer) in layers:
-            same[policy.name] = layers["pi", policy.layer]
+    layers = {(hidden.of, hidden.depth): name for name, hidden in objective.hidden.items()}
+    for name, hidden in objective.hidden.items():
+        if hidden.of in same and ("pi", hidden.depth) in layers:
+            same[name] = layers["pi", hidden.depth]
     return _expansion(objective, same)
 
 

@@ -68,6 +68,7 @@ _WANTED = {
     "greater_than_equal": "0 or more", "value_error": "a number, and not NaN",
     "string_pattern_mismatch": "a name: letters of ASCII, digits and `_`",
     "string_too_long": "a shorter name", "int_parsing_size": "a smaller number",
+    "layer": "the number of a layer, from 1 on, or the name of a parameter",
 }  # fmt: skip
 
 

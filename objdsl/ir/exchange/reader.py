@@ -176,6 +176,11 @@ def _undeclared(source: Source, model: schema.Objective) -> Iterator[Diagnostic]
             wanted.append((("nodes", k, "name"), node.name, "parameter of `params`", params))
         if isinstance(node, schema.LogProb | schema.LogDist):
             wanted.append((("nodes", k, "policy"), node.policy, "policy", policies))
+    wanted += [
+        (("policies", k, "layer"), policy.layer, "parameter of `params`", params)
+        for k, policy in enumerate(model.policies)
+        if isinstance(policy.layer, str)
+    ]
     for path, name, what, known in wanted:
         if name not in known:
             where = key(source, path) if path[0] == "domains" else place(source, path)

@@ -36,6 +36,7 @@ def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> st
         nodes.append({"node": type(expr).__name__} | node)
     columns = [node for node in places if isinstance(node, Column)]
     params = {node.name for node in places if isinstance(node, Param)}
+    params |= objective.layer_params
     model = schema.Objective.model_validate(
         {
             "version": 1,

@@ -73,7 +73,9 @@ def keyword_or_sign(m: Mistake) -> Diagnostic | None:
     wanted = m.accepts - ({"AT"} if "BEFORE" in m.accepts else set())
     missing = next((spelling(word) for word in words if word in wanted), None)
     if m.accepts >= NAMES:
-        missing = "a name"
+        missing = "a number, or a parameter," if "NUMBER" in m.accepts else "a name"
+    if m.accepts == {"NAME"}:  # what follows the `without` of a layer
+        missing = "`norm`"
     if missing is None:
         return None
     help = f"for example `{FORMS[m.statement]}`"
