@@ -148,7 +148,7 @@ def _slots(objective: Objective) -> frozenset[str]:
 def _has_groups(objective: Objective) -> bool:
     """Whether it declares a group, or compares the responses to one prompt."""
     return objective.sample.group is not None or any(
-        isinstance(node, n.Reduce | n.Peers) and node.over[0] == "i"
+        isinstance(node, n.Reduce | n.Peers | n.Quantile | n.Order) and node.over[0] == "i"
         for node in objective.formula.nodes
     )
 
@@ -182,4 +182,5 @@ def stacks(objective: Objective) -> bool:
 
 
 def _over_prompts(node: n.Expr) -> bool:
-    return isinstance(node, n.Reduce | n.Quantile | n.Order | n.Pick) and "p" in node.over
+    several = n.Reduce | n.Peers | n.Quantile | n.Order | n.Pick
+    return isinstance(node, several) and "p" in node.over

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 import objdsl
+from objdsl import driver
+from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.ir.ops import BINARY
+from objdsl.ir.unparse import unparse
 
 
 def report(text: str, lengths: list[int], prompt: list[int], **columns: Any) -> float:
@@ -119,3 +122,35 @@ def test_tokens_are_told_apart_by_their_ids(packed: bool) -> None:
     out = objective(log_pi, step=step)
     assert float(out.reports["x"]) == pytest.approx((1 / 3 + 1 / 2) / 2)
     assert float(out.value) == pytest.approx(-(1 + 1) / 2)
+
+
+BY_TURN = {
+    "count[t by turn]": [3, 3, 1, 3, 1, 2, 2],
+    "count[t by turn | t > 1]": [2, 2, 1, 2, 0, 2, 2],
+    "count[t by turn] (t > 1)": [2, 2, 1, 2, 0, 2, 2],
+    "count[i,t by turn]": [4, 4, 3, 4, 4, 3, 3],
+}
+"""Of one response with the turns 1, 1, 2, 1 and one with 1, 2, 2, in the order of their tokens."""
+
+
+@pytest.mark.parametrize("expression", BY_TURN)
+def test_tokens_are_counted_by_a_key_at_every_stage(expression: str) -> None:
+    text = f"objective x\ngiven turn[p,i,t]\nn = {expression}\nmaximize sum[p,i,t] (n * log(pi))\n"
+    objective, expected = objdsl.loads(text), [float(n) for n in BY_TURN[expression]]
+    rows = [[1.0, 1.0, 2.0, 1.0], [1.0, 2.0, 2.0]]
+    batch = Batch([0, 0], [4, 3], {"turn": rows, "log_pi": [[-1.0] * 4, [-1.0] * 3]})
+    (n,) = (binding.value for binding in objective.formula.bindings if binding.name == "n")
+    assert [x for row in evaluate([n], batch)[0] for x in row] == expected
+
+    mask = torch.tensor([[True] * 4, [True] * 3 + [False]])
+    padded = torch.tensor([rows[0], [*rows[1], math.nan]])
+    packed = padded[mask]
+    for turn, layout in ((padded, {"mask": mask}), (packed, {"lengths": [4, 3]})):
+        log_pi = torch.full(turn.shape, -1.0, requires_grad=True)
+        objective(log_pi=log_pi, turn=turn, prompt=[0, 0], **layout).loss.backward()
+        assert log_pi.grad is not None
+        weights = -log_pi.grad
+        assert (weights[mask] if turn is padded else weights).tolist() == expected
+
+    assert objdsl.loads(unparse(objective.formula)).formula == objective.formula
+    assert r"\mathrm{turn}" in driver.mathematics(objective.formula, latex=True)

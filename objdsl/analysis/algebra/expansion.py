@@ -110,7 +110,7 @@ class Expansion(ABC):
         if not isinstance(column, n.Column) or len(set(column.values)) != 2:
             return None
         if any(
-            isinstance(node, n.Reduce | n.Quantile | n.Order | n.Peers)
+            isinstance(node, n.Reduce | n.Quantile | n.Order | n.Peers | n.Present)
             for node in n.topological(base)
         ):
             return None

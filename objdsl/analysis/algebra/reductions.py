@@ -78,9 +78,10 @@ def _sum(expand: Expansion, over: Indices, x: Sum, node: n.Expr) -> Sum:
 
 
 def peers(expand: Expansion, node: n.Peers) -> Sum:
-    """Sums and means over peers term by term; other reductions, and values of two elements, as
+    """Sums and means over peers term by term; other reductions, and masks of two elements, as
     factors."""
-    if node.x.paired or (node.where is not None and node.where.paired):
+    linear_in_x = node.op in ("sum", "mean")
+    if (node.x.paired and not linear_in_x) or (node.where is not None and node.where.paired):
         return expand.atom(node, node)
     keys = tuple(expand(key).expr() for key in node.keys)
     x = expand(node.x)
@@ -125,7 +126,37 @@ def _over_peers(expand: Expansion, total: n.Peers, x: Sum, node: n.Expr) -> Sum:
             return atom(summed) * atom(replace(summed, x=ONE), -1.0)
         return atom(replace(total, x=f))
 
-    return linear(expand, x, total.over[0], others if total.others else alike, node)
+    result = Sum()
+    for factors, c in x.terms.items():
+        shared = frozenset((b, e) for b, e in factors if _shared(b, total))
+        present = frozenset((b.x, e) if isinstance(b, n.Present) else (b, e) for b, e in shared)
+        running = Sum({factors - shared: c})
+        apply = others if total.others else alike
+        result += linear(expand, running, total.over[0], apply, node) * Sum({present: 1.0})
+    return result
+
+
+def _shared(base: n.Expr, total: n.Peers) -> bool:
+    """Whether a value is the present element's for all of its peers: a key, or a statistic of
+    those that share it, or a function of these."""
+    along, stack, seen = set(total.over), [base], set[n.Expr]()
+    while stack:
+        node = stack.pop()
+        if node in seen or node in total.keys or along.isdisjoint(node.indices):
+            continue
+        seen.add(node)
+        match node:
+            case n.Present():
+                continue
+            case n.Peers(_, _, _, keys, "" | "!=" as relation) if keys:
+                if not along.isdisjoint((*node.outer, node.over[0]) if relation else node.outer):
+                    return False
+                stack += keys
+            case n.Unary() | n.Binary() | n.Clip() | n.Where() | n.Stop():
+                stack += node.children
+            case _:
+                return False
+    return True
 
 
 def _averages_others(f: n.Expr) -> TypeGuard[n.Peers]:

@@ -61,6 +61,8 @@ class Estimator(Weight):
             return Direction.REVERSED
         if self.bias_factors or self.selection_biases or self.mixing_factors or self.lowered:
             return Direction.BIASED
+        if self.prompt_weights and rewards.may_turn(self, self._coefficients):
+            return Direction.BIASED
         if self.of(Kind.SHAPING, Kind.PENALTY):
             return Direction.SHAPED
         return Direction.REWEIGHTED if self.prompt_weights else Direction.EXACT
@@ -98,7 +100,7 @@ class Estimator(Weight):
         names = sorted({term.reward.name for term in terms if term.reward is not None})
         if len(names) < 2:
             return [terms]
-        return [[term for term in terms if _stands_for(term, name)] for name in names]
+        return [[term for term in terms if _stands_for(term, name, names)] for name in names]
 
     def _weights(self, terms: list[Term]) -> set[Factors]:
         """The products that weigh the own reward in some of its terms, and are no statistics of the
@@ -199,11 +201,11 @@ class Estimator(Weight):
         return rewards.scale_of(x, constants, self.expand)
 
 
-def _stands_for(term: Term, name: str) -> bool:
-    """Whether a term is a signal of a reward, or a baseline that reads it, or none at all. What
-    divides a baseline, or masks it, weighs it, and stands for no reward."""
+def _stands_for(term: Term, name: str, names: list[str]) -> bool:
+    """Whether a term is a signal of a reward, or a baseline that reads it, or none of those that
+    have signals. What divides a baseline, or masks it, weighs it, and stands for no reward."""
     if term.reward is not None:
         return term.reward.name == name
     values = {x for factor in term.factors if factor.is_value for x in factor.depends.rewards}
     read = values or {x for factor in term.factors for x in factor.depends.rewards}
-    return not read or name in read
+    return read.isdisjoint(names) or name in read

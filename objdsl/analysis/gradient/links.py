@@ -76,7 +76,7 @@ class Link:
     def is_margin(self) -> bool:
         """Whether it compares responses to one prompt: some raise it, others lower it."""
         nodes = n.topological(self.score)
-        pooled = any(isinstance(part, n.Reduce) and "p" in part.over for part in nodes)
+        pooled = any(isinstance(part, n.Reduce | n.Peers) and "p" in part.over for part in nodes)
         per_token = "t" in self.score.indices
         return not pooled and not per_token and _signs(self.score, self.expand) == {1, -1}
 

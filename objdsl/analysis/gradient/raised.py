@@ -75,6 +75,25 @@ def _never_positive(coefficient: Coefficient) -> bool:
     return bool(products) and all(interval(product)[1] <= 0 for product in products)
 
 
+def may_turn(weight: Weight, coefficients: Mapping[n.Column, Coefficient]) -> bool:
+    """Whether a statistic of the group may take away more of a reward of two values than there is
+    of it, as the mean of the best does: for some prompts the reward is then lowered."""
+    return any(_takes_all(weight, reward, c) for reward, c in coefficients.items())
+
+
+def _takes_all(weight: Weight, reward: n.Column, coefficient: Coefficient) -> bool:
+    left, _ = interval(Sum({powers(factors): c for factors, c in coefficient.items()}))
+    weighs = {factor.base for factors in coefficient for factor in factors}
+    taken = 0.0
+    for term in weight.of(Kind.BASELINE):
+        size, varying = weight.sized(term)
+        statistics = [f for f in varying if f.depends.pooled and weight.binary(f, term)]
+        if statistics and weighs.isdisjoint(f.base for f in statistics):
+            low, high = interval(Sum({powers(varying): size * term.coefficient}))
+            taken += (high - low) / (max(reward.values) - min(reward.values))
+    return taken > left >= 0
+
+
 def never_positive(weight: Weight) -> Iterator[Factor]:
     """The factors of the reward that are never above 0, as a logarithm of `pi` is."""
     for term in weight.of(Kind.SIGNAL):

@@ -67,7 +67,7 @@ def _pools_apart(x: Sum, expand: Expand) -> Sum:
             assert isinstance(pool, n.Reduce | n.Peers)
             others = _of_others(pool)
             expand.origin.setdefault(others, expand.origin.get(pool, pool))
-            term = term * (_pools_apart(expand(pool.x), expand) + atom(others))
+            term = term * (_pools_apart(expand(_own(pool)), expand) + atom(others))
         result = result + term
     return result
 
@@ -80,14 +80,30 @@ def _pools(base: n.Expr) -> bool:
             return not depends(base).constant
         case n.Peers("sum", ("i", *_), relation="", where=None):
             return by_position(base)
+        case n.Peers("sum", ("p", *_), relation="", where=None):
+            return depends(base).on_response
     return False
+
+
+def _own(pool: n.Reduce | n.Peers) -> n.Expr:
+    """What the own response, or the own prompt, brings to a sum."""
+    if isinstance(pool, n.Reduce) or pool.over[0] == "i" or pool.over == ("p",):
+        return pool.x
+    inner = pool.over[1:]
+    keys = tuple(key for key in pool.keys if set(inner) & set(key.indices))
+    return n.Peers("sum", inner, pool.x, keys) if keys else n.Reduce("sum", inner, pool.x)
 
 
 def _of_others(pool: n.Reduce | n.Peers) -> n.Expr:
     """What others bring to a sum."""
-    if isinstance(pool, n.Peers):
-        return replace(pool, relation="!=")
-    return build.others("sum", pool.x) if pool.over == ("i",) else Elsewhere(pool.x)
+    match pool:
+        case n.Peers(_, ("i", *_)):
+            return replace(pool, relation="!=")
+        case n.Peers():  # of the prompts with the same keys
+            return Elsewhere(replace(pool, over=pool.over[1:]) if pool.over[1:] else pool.x)
+        case n.Reduce(_, ("i",), x):
+            return build.others("sum", x)
+    return Elsewhere(pool.x)
 
 
 # --- columns of two values -----------------------------------------------------------------------

@@ -108,7 +108,7 @@ def under_fact(x: Sum, alike: Alike, expand: AsSum) -> Sum:
     nodes = n.topological(formula)
     instead: dict[n.Expr, n.Expr] = {alike.x: ZERO if alike.zero else replace(alike.x, over=PROMPT)}
     # The rewards of other prompts are what they were.
-    pooling = (n.Reduce, n.Quantile, n.Order)
+    pooling = (n.Reduce, n.Peers, n.Quantile, n.Order)
     steps = [node for node in nodes if isinstance(node, pooling) and "p" in node.over]
     instead |= {node: Opaque(k) for k, node in enumerate(steps)}
     return expand(n.replaced(formula, instead))

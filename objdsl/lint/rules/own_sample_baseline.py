@@ -18,7 +18,10 @@ at all.
     b = (sum[i] (|y| * reward)) / sum[i] |y|
     A = reward - b
 
-**Instead.** The same statistic over the other responses, `sum[j != i]`, is unbiased in every case.
+**Instead.** The same statistic over the other responses, `sum[j != i]`, is unbiased. By a key,
+`mean[j != i by role]`, it is so if the key is known before the response is drawn: `given role[p,i]
+before i`; or, of tokens, `mean[j != i, t by state]`, before the token is: `given state[p,i,t]
+before t`.
 
 **Papers.** RLOO, arXiv:2402.14740; OPO, arXiv:2505.23585.
 """
@@ -27,9 +30,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import objdsl.ir.nodes as n
 from objdsl.analysis.claims.reasons import Reason
 from objdsl.analysis.facts import Facts
+from objdsl.analysis.values.dependence import depends
 from objdsl.diagnostic import Claim, Diagnostic, Severity
+from objdsl.ir.indices import RESPONSE
 from objdsl.lint.places import entry, marked
 from objdsl.lint.rule import Rule, rule
 
@@ -41,18 +47,46 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         estimator, guilty = max(
             dependent, key=lambda pair: (pair[1].depends.pooled, pair[1].exponent < 0)
         )
-        pooled = guilty.depends.pooled
+        others = isinstance(guilty.base, n.Peers) and guilty.base.relation == "!="
+        statistic = guilty.depends.pooled and not others
         yield rule.finding(
             "the baseline depends on the response that it is subtracted from",
             guilty.origin.span,
-            under="includes the response itself",
+            under="which others count depends on the response itself"
+            if others and _late_keys(guilty.base)
+            else "includes the response itself",
             labels=entry(facts),
             weight=marked(facts, estimator.weight, guilty.origin),
             gradient="biased by the order of 1 / (group size)"
-            if pooled
+            if statistic
             else "biased, whatever the group size",
             help="compute it over the other responses: `j != i` in place of `i`"
-            if pooled
-            else "subtract something that does not depend on the response",
-            fine_if="groups are large" if pooled else "it is intended as part of the reward",
+            if statistic
+            else _help(guilty.base),
+            fine_if="groups are large" if statistic else "it is intended as part of the reward",
         )
+
+
+def _late_keys(base: n.Expr) -> list[n.Expr]:
+    """The keys that are known only with the token or the response."""
+    keys = base.keys if isinstance(base, n.Peers) else ()
+    return [key for key in keys if depends(key).on_response]
+
+
+def _help(base: n.Expr) -> str:
+    """What to do where the response itself is not one of those that are counted."""
+    leaves = [node for node in n.topological(*_late_keys(base)) if depends(node).on_response]
+    leaves = [node for node in leaves if not node.children]
+    columns = [node for node in leaves if isinstance(node, n.Column) and node.role == "data"]
+    if not leaves:
+        return "subtract something that does not depend on the response"
+    if len(columns) < len(leaves):
+        return "group by a key that is known before the token or the response is drawn"
+    declared = (
+        f"`given {column.name}[p,i] before i`"
+        if column.over == RESPONSE
+        else f"`given {column.name}[p,i,t] before t`"
+        for column in columns
+    )
+    when = "the response" if columns[0].over == RESPONSE else "its token"
+    return f"if the key is known before {when} is drawn, declare it so: {', '.join(declared)}"
