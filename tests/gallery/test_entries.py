@@ -16,6 +16,7 @@ from objdsl.ir.differentiate import differentiate
 from objdsl.ir.evaluate import evaluate
 from objdsl.ir.nodes import Order, Pick
 from objdsl.ir.objective import Objective
+from objdsl.ir.phases import phases
 from objdsl.objectives import gallery
 
 PUBLISHED = """
@@ -47,6 +48,14 @@ def by_hand(name: str, step: paper_formulas.Step, values: dict[str, float]) -> f
     function = getattr(paper_formulas, name)
     wanted = list(inspect.signature(function).parameters)[1:]
     return function(step, **{key: values[key] for key in wanted if key in values})
+
+
+def by_phases(objective: Objective, step: paper_formulas.Step) -> list[tuple[float, Objective]]:
+    """A rollout of each phase, and what the objective is then."""
+    every = phases(objective)
+    if len(every) == 1:
+        return [(step.rollout_step, objective)]
+    return [(phase.first, phase.objective) for phase in every]
 
 
 def test_the_gallery_is_complete() -> None:
@@ -89,8 +98,10 @@ def test_value_is_that_of_the_paper(name: str, seed: int) -> None:
     objective = formula(name)
     step = gallery_steps.random_step(seed, objective.domains)
     values = params(objective)
-    (value,) = evaluate([objective.goal], gallery_steps.batch(step), values)
-    assert value == pytest.approx(by_hand(name, step, values), rel=1e-12, abs=1e-12)
+    for rollout, _ in by_phases(objective, step):
+        step.rollout_step = rollout
+        (value,) = evaluate([objective.goal], gallery_steps.batch(step), values)
+        assert value == pytest.approx(by_hand(name, step, values), rel=1e-12, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["ppo", "dual_clip"])
@@ -128,16 +139,20 @@ def test_gradient_is_that_of_the_paper(name: str) -> None:
     objective = formula(name)
     step = gallery_steps.random_step(5, objective.domains)
     values = params(objective)
-    weights = differentiate(objective.goal)
-    actual = evaluate(list(weights.values()), gallery_steps.batch(step), values)
-    assert weights
-    for (leaf, weight), w in zip(weights.items(), actual, strict=True):
-        column = column_of(leaf).name
-        slopes = gallery_steps.differences(lambda moved: by_hand(name, moved, values), step, column)
-        assert any(np.any(slope != 0) for slope in slopes)
-        for i, slope in enumerate(slopes):
-            here = w if weight.indices == () else w[i]
-            np.testing.assert_allclose(np.broadcast_to(here, slope.shape), slope, atol=2e-8)
+    for rollout, phase in by_phases(objective, step):
+        step.rollout_step = rollout
+        weights = differentiate(phase.goal)
+        actual = evaluate(list(weights.values()), gallery_steps.batch(step), values)
+        assert weights
+        for (leaf, weight), w in zip(weights.items(), actual, strict=True):
+            column = column_of(leaf).name
+            slopes = gallery_steps.differences(
+                lambda moved: by_hand(name, moved, values), step, column
+            )
+            assert any(np.any(slope != 0) for slope in slopes)
+            for i, slope in enumerate(slopes):
+                here = w if weight.indices == () else w[i]
+                np.testing.assert_allclose(np.broadcast_to(here, slope.shape), slope, atol=2e-8)
 
 
 @entries

@@ -17,7 +17,6 @@ from objdsl.ir.objective import Domain
 # Hyper-parameters under which the branches of a formula are all taken by random data; where a
 # file is not named here, its own defaults do that.
 PARAMS: dict[str, dict[str, float]] = {
-    "bupo": {"beta": 0.1},
     "cispo": {"eps_high": 0.1},
     "clip_cov": {"low": 0.01, "high": 0.3, "fraction": 0.15},
     "dapo": {"L_max": 5, "L_cache": 3},

@@ -466,10 +466,11 @@ def differential_smoothing(b: Step, eps: float, gamma_p: float, gamma_n: float) 
     )
 
 
-def bupo(b: Step, eps: float) -> float:
+def bupo(b: Step, eps: float, first: float) -> float:
     A = standardised(b, 1e-4)
+    new, before = (b.inner, b.inner_old) if b.rollout_step < first else (b.pi, b.old)
     return mean_of_prompts(
-        b, lambda i: np.mean(clipped(ratio(b.inner[i], b.inner_old[i]), A[i], 1 - eps, 1 + eps))
+        b, lambda i: np.mean(clipped(ratio(new[i], before[i]), A[i], 1 - eps, 1 + eps))
     )
 
 

@@ -162,6 +162,29 @@ def test_a_run_computes_what_its_phase_needs(
     assert any(bool((weights[1][k] != weights[2][k]).any()) for k in upper)
 
 
+def test_bupo_trains_the_lower_layers_first(
+    run: Callable[..., Result], numbers: Callable[[Path], list[dict[str, float]]]
+) -> None:
+    """Two rollouts for the policy of layer 1 of 2, which reads no norm, then one for the whole."""
+    more = {"model.layers": 2, "params.layer": 1, "params.first": 2, "learner.lr": 1e-2}
+    result = run("bupo", **more, steps=3, checkpoint__every=1, checkpoint__keep=9)
+    assert all(step["grad_norm"] > 0 for step in numbers(result.folder)[1:])
+    weights = [
+        load_file(result.folder / "checkpoints" / f"step-{k:06d}" / "model.safetensors")
+        for k in (1, 2, 3)
+    ]
+
+    def moved(before: int, part: str) -> bool:
+        names = [name for name in weights[0] if part in name]
+        assert names
+        pairs = [(weights[before][name], weights[before + 1][name]) for name in names]
+        return any(bool((x != y).any()) for x, y in pairs)
+
+    parts = (".layers.0.", ".layers.1.", "model.norm.")
+    assert [moved(0, part) for part in parts] == [True, False, False]
+    assert [moved(1, part) for part in parts] == [True, True, True]
+
+
 def test_a_phase_that_trains_nothing_is_refused(run: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "idle.obj").write_text(f"x = 1 if step < 3 else 0\n{GOAL}")
     with pytest.raises(ConfigError, match="trains nothing at step 3"):

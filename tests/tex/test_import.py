@@ -27,6 +27,7 @@ NOT_IN_LATEX = {
     "adaptive_kl": "a state, with its next value",
     "spo": "a state of each prompt",
     "ppo_annealed": "the number of the rollout",
+    "bupo": "the number of the rollout",
     "clip_cov": "a random part of a mask",
     "kl_cov": "the largest part of a mask",
     "m2po": "a trimmed mask",
