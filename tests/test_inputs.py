@@ -47,7 +47,7 @@ REWARD = torch.tensor([1.0, 0.0, 0.5, 0.0])
         ({"prompt": 3}, r"prompt must be \[4\]"),
         ({"prompt": ["a", "b"]}, r"prompt must be \[4\], .* not \[2\]"),
         ({"prompt": [[1], [1], [2, 3], [2]]}, "that of response 0 is a list"),
-        ({"prompt": torch.tensor([1, 1, math.nan, 2])}, "numbers but NaN"),
+        ({"prompt": torch.tensor([1, 1, math.nan, 2])}, "numbers other than NaN"),
         ({"mask": MASK * 0.5}, r"mask must be true or false .* not 0\.5 at \[0, 0\]"),
         ({"mask": MASK * 2}, r"mask must be true or false .* not 2 at \[0, 0\]"),
         ({"mask": torch.where(MASK, torch.nan, 0.0)}, "mask must be true or false"),

@@ -133,7 +133,7 @@ def test_what_keep_drops_changes_states_too() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keys": ["a", "b", "b", "b", "a", "a"]}, "rows 0 and 1 answer the same prompt by other"),
+        ({"keys": ["a", "b", "b", "b", "a", "a"]}, "rows 0 and 1 answer the same prompt, but have"),
         ({"keys": [["a"]] * 6}, "the key of row 0 cannot be hashed"),
         ({"prior": None}, "the state 'base' starts from the column 'prior', which is missing"),
         ({"log_ref": None}, "reads the column 'log_ref' .* which is missing"),

@@ -211,7 +211,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         return prepared(self.objective, batches, dist.group.WORLD if several else None)
 
     def _begin(self, window: Window, fresh: bool) -> None:
-        """Before the first micro-batch of an optimizer step. Collective.
+        """Begins an optimizer step, before its first micro-batch. Collective.
 
         Args:
             fresh: the policy is still that of generation.
@@ -231,7 +231,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         self._prepared = self.objective.couple(window.step, log_pi=torch.cat(log_pi))
 
     def _without_gradient(self, batch: Batch) -> Tensor:
-        """`[n, T]`, what the policy says now."""
+        """`[n, T]`, the log-probabilities of the policy as it is now."""
         training = self.model.training
         size = self.args.per_device_train_batch_size
         size = size if training else self.args.per_device_eval_batch_size
@@ -283,12 +283,12 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
     # --- what is logged --------------------------------------------------------------------------
 
     def _add_reports(self, reports: Mapping[str, Tensor]) -> None:
-        """Sums over the micro-batches of an optimizer step."""
+        """Adds reports up over the micro-batches of an optimizer step."""
         for name, value in reports.items():
             self._totals[name] = self._totals.get(name, 0) + value.float()
 
     def _log_totals(self) -> None:
-        """After the last micro-batch of an optimizer step. Collective."""
+        """Logs the sums of an optimizer step, after its last micro-batch. Collective."""
         totals, ranks = self._totals, self.accelerator.num_processes
         names = [_ENTROPY, _TOKENS, _ROUTER, *self.objective.report_names]
         zero = torch.zeros((), device=self.accelerator.device)

@@ -10,7 +10,7 @@ from trl import GRPOConfig
 from objdsl.ir.columns import LogProbs
 from objdsl.objective import Objective
 
-# What GRPOConfig says about the loss and the advantages, and an objective says itself.
+# Settings of GRPOConfig about the loss and the advantages, which the objective decides.
 DECIDED = (
     "loss_type", "beta", "epsilon", "epsilon_high", "delta", "importance_sampling_level",
     "scale_rewards", "multi_objective_aggregation", "mask_truncated_completions",
@@ -41,7 +41,7 @@ def contradicted(objective: Objective, args: GRPOConfig) -> Iterator[str]:
                 setting = getattr(args, name)
                 yield f"it samples with {name} {wanted:g}, but {name} is set to {setting:g}"
     if drawn.keep_mask and truncates:
-        yield "it keeps the sampler's mask, which TRL does not hand on"
+        yield "it keeps the sampler's mask, which TRL does not pass on"
     altered = truncates or args.repetition_penalty != 1
     if LogProbs("mu").name in objective.columns and altered and not args.use_vllm:
         yield (

@@ -111,13 +111,13 @@ def policy_loss(objective: Objective) -> Callable[..., tuple[Tensor, dict[str, f
 
     Raises:
         UnsupportedError: here, if workers lack what the loss reads; from the loss, if the actor's
-            settings say something else than the objective.
+            settings contradict the objective.
     """
     cut = halves(objective)
     if objective.formula.critic is not None:
         warnings.warn(
-            f"verl trains the critic by its own loss: `minimize critic` of {objective.name} does "
-            "not count",
+            f"verl trains the critic by its own loss: `minimize critic` of {objective.name} is "
+            "ignored",
             stacklevel=2,
         )
 
@@ -269,7 +269,7 @@ def _with_column(expr: n.Expr, advantage: n.Expr | None) -> n.Expr:
 
 
 def _out_of_reach(expr: n.Expr) -> Iterator[str]:
-    """What a worker with a micro-batch does not have."""
+    """The values that a worker with a micro-batch does not have."""
     for node in n.topological(expr):
         if isinstance(node, Reading):
             column = column_of(node)
@@ -291,7 +291,7 @@ def _contradicted(
         allowed = " or ".join(MODES[cut.divisor])
         yield f"its denominators are those of {allowed}, but actor.loss_agg_mode is {mode}"
     if rollout_is_weights is not None:
-        yield "it says nothing of the weights that algorithm.rollout_correction multiplies with"
+        yield "algorithm.rollout_correction multiplies with weights that are not in the formula"
     if config is None:
         return
     defaults = {field.name: field.default for field in fields(ActorConfig)}
@@ -301,7 +301,7 @@ def _contradicted(
 
 
 def _divisor(divisor: Divisor, mask: Tensor, info: dict[str, Any]) -> Any:
-    """The count over the optimizer step, which verl tells; of the micro-batch if it does not."""
+    """The count over the optimizer step, if verl gives it; else that over the micro-batch."""
     if divisor == "nothing":
         return 1
     size = mask.sum() if divisor == "tokens" else mask.any(1).sum()

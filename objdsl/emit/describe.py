@@ -65,7 +65,7 @@ class _Describer:
         self.names = names
 
     def all(self, node: n.Expr, depth: int) -> list[str]:
-        """Speaking names of a value; none if its parts have none."""
+        """Descriptive names of a value; none if its parts have none."""
         if node in self.names:
             return [self.names[node]]
         if isinstance(node, n.Stop):
@@ -125,7 +125,7 @@ class _Describer:
             case n.Binary("eq", n.Position(), n.Length()):
                 return ["is_last"]
             case n.Binary("ge", n.Position() | n.Length() | n.Reduce("sum"), x) if x == ONE:
-                return ["in_response"]  # what `lower` repeats a value by
+                return ["in_response"]  # the factor by which `lower` repeats a value
             case n.Binary("and", n.Binary("ge", n.Position() | n.Length(), x), y) if x == ONE:
                 return self.all(y, depth)
             case n.Binary("mul", n.Unary("sigmoid") as s, n.Binary("sub", x, y)) if s == y:
@@ -262,7 +262,7 @@ class _Describer:
 
 
 def _operation(node: n.Expr) -> str:
-    """A name that says the operation alone."""
+    """A name for the operation alone."""
     match node:
         case n.Stop(x):
             return _operation(x)

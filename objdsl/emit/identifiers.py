@@ -1,9 +1,9 @@
 """The identifiers of generated source. No two things have the same one.
 
 A parameter, a column or a definition may have any name that the language reads: `lambda`, `torch`,
-`mask`, `group_mean`, `x_2`. Each gets an identifier here that is neither a word of Python nor one
-of the surrounding code, its own name if that is free; the code that calls what was generated goes
-on to know it by its name.
+`mask`, `group_mean`, `x_2`. Each gets an identifier here that is neither a keyword of Python nor a
+name of the surrounding code: its own name if that is free. The code that calls what was generated
+still knows it by its own name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Identifiers:
         self._of: dict[tuple[str, str], str] = {}
 
     def copy(self) -> Identifiers:
-        """One that goes on from here: for the inside of a function."""
+        """A copy with the identifiers so far: for the inside of a function."""
         other = Identifiers(self._reserved)
         other._taken, other._number, other._of = {*self._taken}, {**self._number}, {**self._of}
         return other
@@ -52,7 +52,7 @@ class Identifiers:
         return name
 
     def take(self, names: Iterable[str]) -> None:
-        """These are something else's from now on."""
+        """Marks identifiers as taken."""
         self._taken.update(names)
 
     def of(self, kind: str, key: str) -> str:

@@ -31,8 +31,8 @@ def joined(a: Tensor, b: Tensor, reduce: str) -> Tensor:
 
 
 def group_others(x: Tensor, segment: Tensor, reduce: str) -> Tensor:
-    """The sum (or else) of the others in each group, `[n]` to `[n]`: of those before and those
-    after. The sum of all less the own would leave nothing of them beside an own one that is large.
+    """The sum (or product, or extremum) of the others in each group, `[n]` to `[n]`: of those
+    before and those after. The sum of all minus the own element would cancel where that is large.
     """
     order = torch.argsort(segment, stable=True)
     x, segment = x[order], segment[order]
@@ -43,8 +43,8 @@ def group_others(x: Tensor, segment: Tensor, reduce: str) -> Tensor:
 
 
 def group_before(x: Tensor, segment: Tensor, reduce: str) -> Tensor:
-    """The sum (or else) of what comes before each element in its group, which lies in one piece, by
-    doubling reach."""
+    """The sum (or product, or extremum) of what comes before each element in its group, whose
+    elements are adjacent: by doubling the reach."""
     none = {"sum": 0.0, "prod": 1.0, "amax": -torch.inf, "amin": torch.inf}[reduce]
     total = torch.full_like(x, none)
     total[1:] = torch.where(segment[1:] == segment[:-1], x[:-1], none)
@@ -70,7 +70,7 @@ def compared_with(segment: Tensor) -> Tensor:
 
 
 def handed_back(x: Tensor, compared: Tensor) -> Tensor:
-    """What each element gets of `[n, G]` from those that are compared with it, added up."""
+    """`[n, G]` of pairs as the sum, for each element, over those that are compared with it."""
     there = torch.where(compared >= 0, x, 0.0).flatten()
     return x.new_zeros(len(x)).index_add_(0, compared.clamp(min=0).flatten(), there)
 
@@ -91,7 +91,7 @@ def places(segment: Tensor | None, *keys: Tensor) -> Tensor:
 
 
 def token_places(mask: Tensor, segment: Tensor | None, *keys: Tensor) -> Tensor:
-    """`places` of the tokens `[N, T]`, of whose padding each is alone."""
+    """`places` of the tokens `[N, T]`; every token of the padding is alone."""
     where = torch.where(mask, 0 if segment is None else segment, -1).flatten()
     flat = [torch.where(mask, key, 0.0).flatten() for key in keys]
     return torch.where(mask, places(where, *flat).view_as(mask), 0)
@@ -103,7 +103,7 @@ def alike(place: Tensor) -> Tensor:
 
 
 def among(x: Tensor, place: Tensor, reduce: str) -> Tensor:
-    """The sum (or else) of the elements that share their keys, for each of them."""
+    """The sum (or product, or extremum) of the elements that share their keys, for each of them."""
     group, count = alike(place), place.numel()
     x = x.expand(place.shape).flatten()
     total = (
@@ -113,7 +113,7 @@ def among(x: Tensor, place: Tensor, reduce: str) -> Tensor:
 
 
 def others_among(x: Tensor, place: Tensor, row: Tensor, reduce: str) -> Tensor:
-    """The sum (or else) of the tokens that share their keys and stand in other rows, for each."""
+    """The sum (or product, or extremum) of tokens of other rows that share their keys, for each."""
     group, count = alike(place), place.numel()
     cell = alike(places(row.expand(place.shape).flatten(), group))
     x = x.expand(place.shape).flatten()
@@ -122,7 +122,7 @@ def others_among(x: Tensor, place: Tensor, row: Tensor, reduce: str) -> Tensor:
 
 
 def running_among(x: Tensor, place: Tensor, relation: str, reduce: str) -> Tensor:
-    """The sum (or else) of the tokens that share their keys up to each, or from it on."""
+    """The sum (or product, or extremum) of tokens that share their keys, up to each or from it."""
     group = alike(place)
     order = torch.argsort(group, stable=True)
     order = order if relation in ("<", "<=") else order.flip(0)
@@ -147,7 +147,7 @@ def group_extreme(x: Tensor, segment: Tensor, groups: int, reduce: str) -> Tenso
 
 
 def binomial(n: Tensor, k: Tensor) -> Tensor:
-    """How many sets of `k` there are of `n`: `exp(lgamma)` of float32 would know five digits."""
+    """How many sets of `k` there are of `n`; in float32, `exp(lgamma)` has five correct digits."""
     n, k, dtype = n.double(), k.double(), torch.result_type(n, k)
     inside = (k >= 0) & (k <= n)
     some, taken = torch.where(inside, n, 0.0), torch.where(inside, k, 0.0)
@@ -218,7 +218,7 @@ def runs(new: Tensor) -> tuple[Tensor, Tensor]:
 def standing(
     x: Tensor, pool: Tensor | bool, segment: Tensor | int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """How each element stands to those of its group that are in the pool: how many are smaller,
+    """The rank of each element among those of its group that are in the pool: how many are smaller,
     how many are not larger, how many there are, and the sum of those that are not larger. NaN is
     the largest."""
     shape, pooled = x.shape, (torch.ones_like(x, dtype=torch.bool) & pool).flatten()

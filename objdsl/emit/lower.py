@@ -33,7 +33,7 @@ from objdsl.ir.text import text
 
 SQUARE = n.Const(2.0)
 
-# A scalar of more terms than this is not taken apart further: what is left is a value of the step.
+# The most terms that a scalar is taken apart into: what is left is a value of the step.
 _MOST_TERMS = 256
 
 
@@ -356,8 +356,7 @@ def _opened(term: _Term, x: n.Reduce) -> list[_Term] | None:
 
 
 def _gathered(over: Indices, factor: n.Expr) -> n.Expr:
-    """`sum[over] factor`, and 0 where its mask leaves out all: what it multiplies then is not
-    looked at, whatever it is."""
+    """`sum[over] factor`, and 0 where its mask leaves out all: its product is then 0."""
     total = sum_over(over, factor)
     mask = _mask_of(factor)
     if mask is None or not set(over) & set(mask.indices):

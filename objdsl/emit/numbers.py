@@ -10,8 +10,8 @@ from objdsl.ir.ops import UNARY
 
 
 def is_plain(node: n.Expr, nonzero: frozenset[str]) -> bool:
-    """Whether Python's floats say of numbers what float64 says: they raise where that has inf or
-    NaN, and order NaN as they find it.
+    """Whether Python's floats compute what float64 tensors do: they raise where those give inf or
+    NaN, and their `min` and `max` of NaN depend on the order.
 
     Args:
         nonzero: the parameters that are never 0.

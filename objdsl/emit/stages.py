@@ -96,7 +96,7 @@ class Staged:
         return [root for name, root in self.roots.items() if not name.startswith("report ")]
 
     def coupled(self, roots: Iterable[n.Expr]) -> bool:
-        """Whether these need a statistic."""
+        """Whether some of these values need a statistic."""
         needed = _needed(roots, self.scope, ("data", "statistic"))
         return any(self.scope.stage(node) == "statistic" for node in needed)
 
@@ -230,7 +230,7 @@ def _marked(roots: list[n.Expr]) -> dict[n.Expr, n.Expr]:
 
 
 def _decides(node: n.Expr) -> bool:
-    """Whether the smallest change of the current policy may turn a value over."""
+    """Whether the smallest change of the current policy may flip a value."""
     if not node.current or node.paired or is_statistic(node):
         return False
     match node:

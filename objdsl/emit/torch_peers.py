@@ -15,7 +15,7 @@ class TorchPeers(TorchExpressions):
     """Writes values of peers beside all others."""
 
     compared = ""
-    """In a value of two elements, the rows that each is compared with."""
+    """The rows that each row is compared with, in a value of two elements."""
 
     def _expression(self, node: n.Expr) -> tuple[str, int]:
         match node:
@@ -101,7 +101,7 @@ class TorchPeers(TorchExpressions):
         return f"torch.arange(len({mask}), device={mask}.device)[:, None]"
 
     def _spread(self, x: n.Expr, here: Indices) -> str:
-        """A value of every element, although it is the same for some."""
+        """A value for every element, although some share it."""
         text = self._at(x, here)
         if x.indices and not self._isnumber(x):
             return text

@@ -1,4 +1,4 @@
-"""What is done to logits, as Triton: a program for each token, which sweeps over the vocabulary.
+"""Kernels over logits in Triton: a program for each token, which sweeps over the vocabulary.
 
 Emitted code carries a copy of those that it uses, and needs no import of this package. Throughout,
 

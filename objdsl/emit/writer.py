@@ -27,7 +27,7 @@ PRECEDENCE = {
 
 
 class Writer(ABC):
-    """The body of one function. Subclasses know the words of a language.
+    """The body of one function. Subclasses know the syntax of a language.
 
     Args:
         scope: what it shares with the other functions of the program.

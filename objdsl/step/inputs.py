@@ -26,10 +26,10 @@ from objdsl.ir.objective import BUILT_IN_POLICIES, Domain
 from objdsl.step.rows import Step, mask_of
 
 ROUNDING = 0.5
-"""By how much a log-probability may be above 0. It is a logit minus the logarithm of a sum, and
-bfloat16 knows each of them to 1/4 if they are between 64 and 128."""
+"""The most that a log-probability may be above 0. It is a logit minus the logarithm of a sum, and
+bfloat16 rounds both to multiples of 1/4 if they are between 64 and 128."""
 ALL = 0.1
-"""By how much if none is below 0. Probabilities that are taken for logarithms are above it at some
+"""The same, if none is below 0. Probabilities that are taken for logarithms are above it at some
 token, if not above the other."""
 
 STANDARD = frozenset(
@@ -42,7 +42,7 @@ def as_tensor(name: str, x: Any, device: torch.device | None = None) -> Tensor:
     """An input as a tensor on a device, without a graph: no formula takes a gradient of it.
 
     Raises:
-        InputError: it is made of something else than numbers, or is sparse.
+        InputError: it holds something other than numbers, or is sparse.
     """
     dtype = torch.float64 if isinstance(x, float) else None  # Python's own numbers are as wide
     try:
@@ -113,7 +113,7 @@ def prompt_numbers(ids: Any, rows: int, device: torch.device, shared: bool) -> T
             f"prompt must be [{rows}], an id for each response, not {list(tensor.shape)}"
         )
     if tensor.is_complex() or (tensor.is_floating_point() and bool(tensor.isnan().any())):
-        raise InputError("prompt must hold ids: numbers but NaN, or strings")
+        raise InputError("prompt must hold ids: numbers other than NaN, or strings")
     return tensor
 
 
@@ -220,7 +220,7 @@ def cleaned(
 
 
 def leaves(domain: Domain, x: Tensor) -> Tensor:
-    """Where numbers do not lie in a domain, but for what rounding makes of those that do."""
+    """Where numbers lie outside of a domain by more than rounding explains."""
     x = x if x.is_floating_point() else x.double()
     rounding = 2 * max(torch.finfo(x.dtype).eps, torch.finfo(torch.float32).eps)
     if domain.values:

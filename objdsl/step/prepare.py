@@ -75,7 +75,7 @@ class Preparation:
             state = len(rows), rows_dtype, "", numbers
         except ValueError as error:
             failure, state = error, (0, torch.float32, str(error), {})
-        # What is wrong on one rank ends all of them, rather than let them wait for it.
+        # An error on one rank ends all of them: none waits for a rank that is gone.
         states = exchange(state, group)
         if failure is not None:
             raise failure
@@ -257,7 +257,7 @@ class Preparation:
         check: bool,
         group: ProcessGroup | None,
     ) -> Tensor:
-        """A number for each token, however wide the padding is; the same on all ranks."""
+        """A number for each token, whatever the padding; the same on all ranks."""
         count = int(rows.lengths.sum())
         noise = torch.rand(count, generator=generator, dtype=torch.float64).to(rows.mask.device)
         if group is not None:
@@ -267,7 +267,7 @@ class Preparation:
         return cleaned(NOISE, noise, rows, dtype, check)
 
     def _check_prompts(self, step: Step) -> None:
-        """What belongs to a prompt is the same for all its responses."""
+        """Checks that columns of prompts are the same for all responses to a prompt."""
         for name, column in self.columns.items():
             if column.indices != PROMPT or column.trained:
                 continue
@@ -276,7 +276,7 @@ class Preparation:
                 raise InputError(f"the column {name!r} differs between responses to one prompt")
 
     def _check_counts(self, step: Step) -> None:
-        """What divides by n - 1 needs two elements."""
+        """Checks that standard deviations, which divide by n - 1, have two elements."""
         reader = self.formula.name
         overs = {n.over for n in self.nodes if isinstance(n, Reduce) and n.op == "std"}
         sizes = step.environment["group_size"]

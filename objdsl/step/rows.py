@@ -72,7 +72,7 @@ class Step:
         )
 
     def tokens_of(self, rows: Rows) -> Tensor:
-        """The places of the tokens of some rows in a packed tensor `[M]`."""
+        """The positions of the tokens of some rows in a packed tensor `[M]`."""
         first = self.lengths.cumsum(0) - self.lengths
         first, lengths = first[rows], self.lengths[rows]
         row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)

@@ -143,7 +143,7 @@ class Memory:
 
         Args:
             columns: the data of everything that was sampled.
-            group: the ranks that the rollout is spread over.
+            group: the ranks that the rollout is sharded over.
             rows: its layout, as `Preparation` takes it.
         """
         read = self._preparation.columns
@@ -205,7 +205,9 @@ def _by_key(state: State, step: Step, keys: Sequence[Hashable]) -> dict[Hashable
     row, prompt = step.environment["first"].tolist(), step.responses["prompt"].tolist()
     for k, (key, number) in enumerate(zip(keys, prompt, strict=True)):
         if key != keys[row[number]]:
-            raise InputError(f"rows {row[number]} and {k} answer the same prompt by other keys")
+            raise InputError(
+                f"rows {row[number]} and {k} answer the same prompt, but have different keys"
+            )
     if state.name in step.scalars:
         values = [step.scalars[state.name].item()] * len(row)
     else:

@@ -30,8 +30,8 @@ def work(rank: int, folder: Path, settings: dict[str, Any]) -> None:
         named = self.policy.model.named_parameters()
         trained = {name: full_tensor(x.detach()).clone() for name, x in named}
         for name, weights in (self.following() | {"pi": trained}).items():
-            own = {key: x.clone() for key, x in weights.items()}  # some share their storage
-            save_file(own, path(folder, rank, step, name))
+            copied = {key: x.clone() for key, x in weights.items()}  # some share their storage
+            save_file(copied, path(folder, rank, step, name))
         return learned
 
     Learner.learn = recorded  # type: ignore[method-assign]

@@ -45,7 +45,7 @@ def mask_sum(expand: Expansion, node: n.Expr) -> Sum:
 
 
 def order(expand: Expansion, node: n.Order) -> Sum:
-    """What the order of elements says of each, decided where all of them are equal."""
+    """The value of an order at each element, decided where all elements are equal."""
     x = expand(node.x)
     at = None if node.at is None else expand(node.at)
     tie = expand.at is None and node.where is None
@@ -56,7 +56,7 @@ def order(expand: Expansion, node: n.Order) -> Sum:
         case "rank" if tie:
             return number(1)
         case "trim" if node.at is not None:
-            # None is left out where the largest that there may be is within the limit.
+            # No element is left out where the largest possible value is within the limit.
             decide = expand.at or expand
             left = interval(decide(node.at) - decide(node.x))[0]
             if left > 0 or (left == 0 and expand.at is None):
@@ -68,7 +68,7 @@ def order(expand: Expansion, node: n.Order) -> Sum:
 
 def _compare(expand: Expansion, op: str, a: n.Expr, b: n.Expr, node: n.Expr) -> Sum:
     if expand.at is not None and ((expand.at(a) - expand.at(b)).terms or expand(a) == expand(b)):
-        # Decided for good near there if it is strict; a tie may go either way.
+        # A strict comparison is decided near there, too; a tie may go either way.
         return expand.at(node)
     if op in ("gt", "ge"):
         return _compare(expand, "lt" if op == "gt" else "le", b, a, node)

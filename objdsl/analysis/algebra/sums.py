@@ -28,7 +28,7 @@ _MOST_TERMS = 256
 _MOST_FACTORS = 32
 # Sums of more terms than these are not divided by each other.
 _MOST_DIVISOR, _MOST_DIVIDED = 12, 64
-# Numbers nearer to 0 than this, of those that cancel, are what rounding left of it.
+# What is left of numbers that cancel, if it is nearer to 0 than this, is a rounding error.
 _ROUNDING = 1e-12
 
 
@@ -163,7 +163,7 @@ def quotient(a: Sum, b: Sum) -> tuple[Sum, Sum]:
 
 
 def _widths(x: Sum) -> dict[n.Expr, float]:
-    """By how much the powers of each factor differ between the terms."""
+    """The differences between the powers of each factor in the terms."""
     powers = [dict(factors) for factors in x.terms]
     widths = {}
     for base in set(bases_of(x)):
@@ -300,7 +300,7 @@ def above_zero(base: n.Expr) -> bool:
 
 
 def proportion(a: Sum, b: Sum) -> float | None:
-    """The number that a sum is of another; None if it is no number."""
+    """The number c for which a sum is c times the other; None if there is none."""
     if not b.terms or a.terms.keys() != b.terms.keys():
         return None
     factors, c = next(iter(b.terms.items()))

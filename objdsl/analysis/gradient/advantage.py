@@ -40,7 +40,7 @@ class Adds(Enum):
     NOISE = "none: it is a baseline that the advantage did not have"
 
 
-# Live parts of a goal that are looked at: each is a derivative of its own.
+# The most live parts of a goal that are examined: each costs a derivative.
 _MOST_LIVE = 8
 
 
@@ -212,7 +212,7 @@ def _subtracted_logs(x: n.Expr) -> Iterator[n.Expr]:
 
 
 def too_many(goal: n.Expr) -> bool:
-    """Whether more advantages or divisors carry a gradient than are looked at."""
+    """Whether more advantages or divisors carry a gradient than are examined."""
     return max(len(_coefficients(goal)), len(_divisors(goal))) > _MOST_LIVE
 
 

@@ -16,7 +16,7 @@ from objdsl.ir.build import neg, sub
 from objdsl.ir.differentiate import weights_of
 from objdsl.ir.objective import Objective
 
-# Terms of a goal that are looked at: each is a derivative of its own.
+# The most terms of a goal that are examined: each costs a derivative.
 _MOST_TERMS = 32
 
 
@@ -38,7 +38,7 @@ def bonuses(
 
 
 def too_many(objective: Objective) -> bool:
-    """Whether there are more such terms than are looked at."""
+    """Whether there are more such terms than are examined."""
     terms = _terms(objective.goal, set(frozen(objective)))
     return next(islice(terms, _MOST_TERMS, None), None) is not None
 

@@ -159,7 +159,7 @@ def _rewarded(on: Estimator, weight: Sum) -> Sum:
 
 
 def _changes(on: Estimator, along: Tangent) -> dict[n.Expr, Sum]:
-    """What a weight changes by, by what the log-ratio stands in: the log-ratio itself, or a sum of
+    """The change of a weight, by what reads the log-ratio: the log-ratio itself, or a sum of
     it. What those of other responses change has no expectation."""
     change = replace(on, weight=along(on.weight)).separated
     by_base: defaultdict[n.Expr, Sum] = defaultdict(Sum)
@@ -283,8 +283,8 @@ def _powers(changes: Mapping[n.Expr, Sum], weight: Sum) -> Powers:
 
 
 def _sums(change: Sum, weight: Sum) -> tuple[float, float]:
-    """What a sum is of another, and of the other divided by `|y|`; the second nan, and the first 0,
-    if it is no such sum."""
+    """The numbers `(a, b)` for which `change` is `a * weight + b * weight / |y|`; `(0, nan)` if
+    there are none."""
 
     def lengths(factors: Factors) -> float:
         return dict(factors).get(n.Length(), 0.0)
@@ -301,7 +301,7 @@ def _key(factors: Factors) -> list[tuple[bytes, float]]:
 
 
 def _joined(powers: defaultdict[Reach, float], whole: Reach, parts: tuple[Reach, ...]) -> None:
-    """Takes parts that are equal for the whole that they make."""
+    """Replaces parts that are equal by the whole that they make up."""
     first = powers.get(parts[0], 0.0)
     if first and all(math.isclose(powers.get(part, 0.0), first) for part in parts):
         powers[whole] += first
@@ -310,7 +310,7 @@ def _joined(powers: defaultdict[Reach, float], whole: Reach, parts: tuple[Reach,
 
 
 def _times(change: Sum, weight: Sum) -> float:
-    """The number that a sum is of another; nan if it is no number."""
+    """The number c for which a sum is c times the other; nan if there is none."""
     if not weight.terms:
         return math.nan
     factors, c = next(iter(weight.terms.items()))

@@ -13,8 +13,8 @@ def joined(a, b, reduce):
 
 
 def group_others(x, segment, reduce):
-    """The sum (or else) of the others in each group, `[n]` to `[n]`: of those before and those
-    after. The sum of all less the own would leave nothing of them beside an own one that is large.
+    """The sum (or product, or extremum) of the others in each group, `[n]` to `[n]`: of those
+    before and those after. The sum of all minus the own element would cancel where that is large.
     """
     order = torch.argsort(segment, stable=True)
     x, segment = x[order], segment[order]
@@ -25,8 +25,8 @@ def group_others(x, segment, reduce):
 
 
 def group_before(x, segment, reduce):
-    """The sum (or else) of what comes before each element in its group, which lies in one piece, by
-    doubling reach."""
+    """The sum (or product, or extremum) of what comes before each element in its group, whose
+    elements are adjacent: by doubling the reach."""
     none = {"sum": 0.0, "prod": 1.0, "amax": -torch.inf, "amin": torch.inf}[reduce]
     total = torch.full_like(x, none)
     total[1:] = torch.where(segment[1:] == segment[:-1], x[:-1], none)
