@@ -23,7 +23,7 @@ def no_function(ctx: Context, call: tree.Call) -> NoReturn:
     if name in known_names(ctx) or name == "t":
         ctx.fail(
             "wrong-arguments", f"`{name}` is a value, not a function", call.function.span,
-            help="a product is written with `*`",
+            help=f"write `{name}`; a product is written with `*`",
         )  # fmt: skip
     reduction, _, index = name.partition("_")
     if reduction in REDUCTIONS and index in MEANING:

@@ -32,7 +32,8 @@ LOGS = {word: policy for policy, words in _BY_LOG.items() for word in words.spli
 POLICIES = {
     "old": "pi_old pi_theta_old theta_old old_policy policy_old",
     "ref": "pi_ref ref_policy reference reference_policy ref_model pi_reference",
-    "mu": "pi_rollout rollout behavior behaviour behavior_policy behaviour_policy pi_mu sampler",
+    "mu": "pi_rollout rollout behavior behaviour behavior_policy behaviour_policy pi_mu sampler"
+    " vllm sglang",
     "pi": "policy actor model",
 }
 
@@ -130,6 +131,12 @@ _SENTENCES = {
     "entropy_coef entropy_coeff ent_coef vf_coef":
         "it is a parameter of the file: `param c = 0.01 in [0, inf)`",
     "temperature": "it is set where responses are sampled: `sample from mu: temperature 1`",
+    "theta": "the trained policy is `pi`, without arguments: `r = pi / old`",
+    "I indicator Indicator": "a mask is a comparison: `(A > 0) * x`",
+    "is_eos last is_last done terminal": "the last token of a response is `t == |y|`",
+    "per_token_kl kls": _DIVERGENCE,
+    "per_token_loss policy_loss pg_loss":
+        "a file has a goal, and no loss: `maximize mean[p,i,t] (r * A)`",
     "eos pad bos": "there is no padding, and EOS is a token of the response like any other",
     "None True False true false null": "a mask is a comparison or a column, never a constant: "
     "write the formula without it",
@@ -141,7 +148,7 @@ RESPONSES_PER_PROMPT = (
 """Other names for the option `group` of `sample`."""
 
 FRAMEWORKS = {
-    "loss_type loss_mode policy_loss policy_loss_type":
+    "loss_type loss_mode policy_loss_type":
         "the loss is the formula of the file; `objdsl gallery` lists those that there are",
     "loss_agg_mode loss_reduction token_level_loss calculate_per_token_loss":
         "token-mean is `mean[p,i,t] x`, seq-mean-token-mean `mean[p,i] mean[t] x`, and "

@@ -31,7 +31,7 @@ def value(m: Mistake) -> Diagnostic | None:
 def operator(m: Mistake) -> Diagnostic | None:
     if not m.wants_operator or m.here.type not in VALUE_STARTS:
         return None
-    if str(m.before) in REDUCTIONS:
+    if canonical(m.before) in REDUCTIONS:
         return brackets_of_index(m, m.before)
     reduction, _, index = canonical(m.before).partition("_")
     if reduction in REDUCTIONS and index in ("p", "i", "t", "v"):

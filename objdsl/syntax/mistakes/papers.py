@@ -7,7 +7,14 @@ import re
 from objdsl.diagnostic import Diagnostic, Edit, Fix
 from objdsl.ir.ops import REDUCTIONS
 from objdsl.source import Source, Span
-from objdsl.syntax.foreign import LATEX, is_divergence, is_expectation, said_here
+from objdsl.spelling import canonical
+from objdsl.syntax.foreign import (
+    LATEX,
+    is_divergence,
+    is_expectation,
+    of_the_language,
+    said_here,
+)
 from objdsl.syntax.messages import divergence, expectation, syntax
 from objdsl.syntax.mistakes.mistake import NAMES, UNKNOWN, Mistake
 
@@ -71,11 +78,37 @@ def braces(m: Mistake) -> Diagnostic | None:
     )  # fmt: skip
 
 
+def conditioned(m: Mistake) -> Diagnostic | None:
+    """`pi_theta(a | s)`."""
+    policy = of_the_language(canonical(m.owner))
+    if (
+        m.here.type != "VBAR"
+        or m.bracket.type != "LPAR"
+        or policy not in ("pi", "old", "mu", "ref")
+    ):
+        return None
+    closing = m.closing(m.opened[-1])
+    last = m.here if closing is None else m.token(closing)
+    whole = m.span(m.owner, last)
+    choices = (Fix(f"`{policy}`", (Edit(whole, policy),)),) if closing is not None else ()
+    return m.says(
+        "the probability of the sampled token needs no arguments", m.owner, last, choices=choices
+    )
+
+
+def indicator(m: Mistake) -> Diagnostic | None:
+    """`1[A > 0]`, `1{A > 0}`, `1_{A > 0}`."""
+    opens = m.here.type in ("LBRACE", "LSQB") or m.here == "_"
+    if m.before != "1" or not opens or not m.adjacent(m.before, m.here):
+        return None
+    return m.says("an indicator is a comparison", m.before, m.here, help="write `(A > 0) * x`")
+
+
 def subscript(m: Mistake) -> Diagnostic | None:
     """`r_{i,t}`."""
     if m.here.type != "LBRACE" or not m.before.endswith("_") or not m.adjacent(m.before, m.here):
         return None
-    name = m.before.rstrip("_")
+    name = canonical(m.before.rstrip("_"))
     if name in REDUCTIONS:
         index = re.match(r"\{\s*([pitv])\b", m.source.text[m.span(m.here).start :])
         return m.says(

@@ -24,6 +24,8 @@ RULES = (
     languages.where,
     papers.braces,
     papers.subscript,
+    papers.conditioned,
+    papers.indicator,
     languages.digits,
     statements.first_token,
     statements.sampling_option,
