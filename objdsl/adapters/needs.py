@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from objdsl.errors import ObjdslError
-from objdsl.ir.columns import Clock, Data, Ids, LogProbs, Reward, State, Values
+from objdsl.ir.columns import CLOCK, Clock, Data, Ids, LogProbs, Reward, State, Values
 from objdsl.ir.indices import PROMPT, RESPONSE
 from objdsl.objective import Objective
+
+_AS_WRITTEN = {row.name: row.leaf.name for row in CLOCK.values()}
 
 
 class UnsupportedError(ObjdslError, ValueError):
@@ -46,7 +48,7 @@ def refused(objective: Objective, policies: Collection[str]) -> Iterator[str]:
             case State():
                 yield f"it remembers the state `{name}`, which nothing there keeps between rollouts"
             case Clock():
-                yield f"it reads `{name}`: nothing there counts the rollouts"
+                yield f"it reads `{_AS_WRITTEN[name]}`: nothing there counts the rollouts"
             case Ids():
                 yield "it reads ids of tokens (`token`), which it is not given"
             case Reward() | Data() if column.indices not in (PROMPT, RESPONSE):
