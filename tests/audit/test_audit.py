@@ -375,8 +375,9 @@ def test_the_gallery_can_be_audited(name: str) -> None:
     result = audit(objective, **TINY, given=given, samples=samples)
     assert bool(result.rows) == bool(objective.formula.rewards)
     assert all(0 <= row.residual.worst <= 1 for row in result.rows)
+    declared = {policy.name for policy in objective.formula.policies if policy.layer is None}
     assert {penalty.against for penalty in result.penalties} == {
-        policy for policy in ("ref", "teacher") if f"log_{policy}" in " ".join(objective.columns)
+        policy for policy in {"ref", *declared} if f"log_{policy}" in " ".join(objective.columns)
     }
 
 
