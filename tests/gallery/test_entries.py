@@ -25,7 +25,7 @@ PUBLISHED = """
     geometric_mask icepop dual_clip log_clip clip_cov kl_cov differential_smoothing bupo opo dppo
     kimi_k15 vespo on_policy_distillation dpo ipo simpo kto kl_k1_loss kl_k2_loss kl_k3_loss
     kl_k1_reward kl_k2_reward kl_k3_reward kl_k1_is kl_k2_is kl_k3_is kl_exact gdpo m2po qae
-    gigpo adaptive_kl ppo_annealed spo warp prorl
+    gigpo adaptive_kl ppo_annealed spo warp prorl gepo pass_at_k online_dpo
 """.split()
 
 SOURCE = re.compile(r"arXiv:\d{4}\.\d{5}|doi:\S+|https://\S+")

@@ -8,6 +8,7 @@ gradient, so that differences of these functions are the gradients that the pape
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -362,6 +363,31 @@ def gdpo(b: Step, w_correct: float, w_format: float, eps_low: float, eps_high: f
         return clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps_low, 1 + eps_high).mean()
 
     return mean_of_prompts(b, response)
+
+
+def pass_at_k(b: Step, k: float, eps: float) -> float:
+    """Every set of k responses of a group is looked at; its reward is 1 if one of them is right."""
+    A = np.zeros(len(b.reward))
+    for group in b.groups:
+        sets = list(itertools.combinations(group, int(k)))
+        rewards = np.array([max(b.reward[list(members)]) for members in sets])
+        standard = (rewards - rewards.mean()) / (rewards.std() + 1e-6)
+        for i in group:
+            A[i] = np.mean([a for a, members in zip(standard, sets, strict=True) if i in members])
+    return mean_of_tokens(b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
+
+
+def gepo(b: Step, eps: float) -> float:
+    """With the probabilities themselves, geometric means over tokens."""
+    A, p = centred(b), np.exp([x.mean() for x in b.pi])
+    q = np.exp([x.mean() for x in b.mu])
+
+    def response(i: int) -> float:
+        of_group = q[b.group(i)]
+        expected = np.average(of_group, weights=of_group)
+        return float(clipped(p[i] / expected, A[i], 1 - eps, 1 + eps))
+
+    return mean_of_responses(b, response)
 
 
 def gigpo(b: Step, omega: float, gamma: float, eps: float, beta: float) -> float:
@@ -727,6 +753,16 @@ def log_ratios(b: Step) -> Array:
 
 def dpo(b: Step, beta: float) -> float:
     return float(np.mean(np.log(sigmoid(beta * margins(b, log_ratios(b))))))
+
+
+def online_dpo(b: Step, beta: float) -> float:
+    """Every response with the best reward against every one with the worst."""
+    h, margin = log_ratios(b), []
+    for group in b.groups:
+        best = [h[i] for i in group if b.reward[i] == max(b.reward[group])]
+        worst = [h[i] for i in group if b.reward[i] == min(b.reward[group])]
+        margin.append(np.mean([x - y for x in best for y in worst]))
+    return float(np.mean(np.log(sigmoid(beta * np.array(margin)))))
 
 
 def ipo(b: Step, beta: float) -> float:
