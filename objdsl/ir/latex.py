@@ -47,6 +47,10 @@ def latex(expr: n.Expr, names: Names | None = None) -> str:
 class Latex(Writer):
     """Writes formulas in LaTeX."""
 
+    def definition(self, x: n.Expr) -> str:
+        """What stands behind an equals sign: 1 and 0 of a mask, which may be an equation itself."""
+        return _indicator(self.show(x)) if x.boolean else self.show(x)
+
     def _inside(self, node: n.Expr) -> Place:
         match node:
             case n.Scan():
@@ -87,7 +91,7 @@ class Latex(Writer):
                 arguments = ",\\; ".join(self.done[part][0] for part in (x, lo, hi))
                 return rf"\operatorname{{clip}}\left( {arguments} \right)", ATOM
             case n.Where(m, a, b) if b == ZERO:
-                gate = rf"\mathbb{{1}}\left[ {self.done[m][0]} \right]"
+                gate = _indicator(self.done[m][0])
                 return (rf"{gate} \, {self.at(a, TIMES)}", TIMES) if a != ONE else (gate, ATOM)
             case n.Where(m, a, b):
                 rows = (
@@ -319,3 +323,7 @@ def _scientific(value: float) -> str:
     digits = digits.rstrip("0").rstrip(".")
     front = "" if digits == "1" else rf"{digits} \cdot "
     return rf"{front}10^{{{int(exponent)}}}"
+
+
+def _indicator(condition: str) -> str:
+    return rf"\mathbb{{1}}\left[ {condition} \right]"

@@ -76,7 +76,7 @@ def _in_latex(
     writer = Latex(names, roots)
     defined = used(names, *roots)
     lines += [(symbol(name, HERE.subscripts(value.indices)), value) for name, value in defined]
-    rows = [f"{left} &= {writer.show(value)}" for left, value in lines]
+    rows = [f"{left} &= {writer.definition(value)}" for left, value in lines]
     for state in states:
         left, start = writer.show(state.column), writer.show(state.start)
         after = writer.at(state.next, 0) if state.next in names else writer.show(state.next)

@@ -60,6 +60,7 @@ def imported(source: Source, name: str = "imported") -> str:
         raise unreadable("nothing is maximised here", equations(source)[0].span)
     sense, right = _sense(goal)
     value = resolved(reading.value(right))
+    reading.note_again(goal)
     if value.minus is not None:
         sense, value = ("maximize" if sense == "minimize" else "minimize"), value.minus
     value = _whole(reading, value)

@@ -32,11 +32,16 @@ _MOST_TOKENS = 20_000
 
 @dataclass(frozen=True)
 class Equation:
-    """`left = right`; `left` is empty where nothing is defined."""
+    """`left = right`; `left` is empty where nothing is defined.
+
+    Attributes:
+        again: whether the text goes on with a second formula, `left = right = other`.
+    """
 
     left: tuple[Token, ...]
     right: tuple[Token, ...]
     source: Source
+    again: bool = False
 
     @property
     def span(self) -> Span:
@@ -68,9 +73,10 @@ def equations(source: Source) -> list[Equation]:
         if len(tokens) > _MOST_TOKENS:
             raise unreadable("this formula is too long", Span(source, start, end))
         pairs += [
-            Equation(tuple(left), tuple(_first(right)), source)
+            Equation(tuple(left), tuple(first), source, again=len(first) < len(right))
             for left, right in _split(tokens)
             if right
+            for first in [_first(right)]
         ]
     if not pairs:
         raise unreadable("there is no formula here", Span(source, 0, min(len(source.text), 1)))

@@ -114,6 +114,10 @@ class Reading:
 
     # --- what the user is told -------------------------------------------------------------------
 
+    def note_again(self, equation: Equation) -> None:
+        if equation.again:
+            self.guess("of two formulas for it the first is read, and the second not compared")
+
     def guess(self, text: str) -> None:
         if text not in self.guesses:
             self.guesses.append(text)

@@ -140,6 +140,7 @@ def _define(reading: Reading, name: str) -> int:
     reading.open.append(name)
     try:
         piece = resolved(reading.value(equation.right))
+        reading.note_again(equation)
         guessed = "; ".join(reading.guesses)
     finally:
         reading.open.pop()

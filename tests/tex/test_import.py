@@ -63,6 +63,15 @@ def test_what_the_writer_prints_is_read_as_it_was(name: str) -> None:
     assert (again == goal) is (name not in NOT_IN_LATEX)
 
 
+def test_a_definition_that_is_an_equation_is_read_as_it_was() -> None:
+    text = "best = reward == max[i] reward\nmaximize mean[p,i] (best * sum[t] log(pi))\n"
+    formula = driver.compile_source(Source("x.obj", text))
+    printed = driver.mathematics(formula, latex=True)
+    assert r"\mathbb{1}\left[ R_i = " in printed
+    again = driver.compile_source(Source("x.obj", imported(Source("x.tex", printed), "x")))
+    assert again.goal == formula.goal
+
+
 GROUP = r"\mathbb{E}_x \frac{1}{G} \sum_{i=1}^{G} "
 SPELLINGS = {
     r"\mathbb{E}_{x}\left[\frac{1}{G}\sum_{i=1}^{G} R_i \log \pi_\theta(y_i \mid x)\right]":
