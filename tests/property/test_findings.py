@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -46,7 +48,7 @@ def test_findings_are_shown_and_are_the_same_again(text: str) -> None:
 @given(OBJECTIVES)
 def test_every_finding_can_be_accepted_where_it_is(text: str) -> None:
     before = check(text).findings
-    for finding in before:
+    for finding in Random(text).sample(before, min(2, len(before))):
         after = check(_with_comment(text, finding))
         taken = [(other.name, other.message) for other in after.suppressed]
         assert (finding.name, finding.message) in taken
