@@ -16,11 +16,11 @@ def test_an_explanation(run: Run, golden: Callable[[str, str], None], name: str)
     golden(f"explain/{name}.txt", run("explain", name).output)
 
 
-def test_every_entry_can_be_explained(run: Run) -> None:
-    for name in gallery.names():
-        result = run("explain", name)
-        assert result.exit_code == 0
-        assert "Nearest in the gallery" in result.output
+@pytest.mark.parametrize("name", gallery.names())
+def test_every_entry_can_be_explained(run: Run, name: str) -> None:
+    result = run("explain", name)
+    assert result.exit_code == 0
+    assert "Nearest in the gallery" in result.output
 
 
 def test_the_nearest_is_the_objective_itself_under_another_name(run: Run) -> None:
