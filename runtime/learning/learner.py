@@ -16,9 +16,10 @@ from objdsl.objective import Objective, Output
 from objdsl.runtime.engines.batch import Batch, Rows
 from objdsl.runtime.engines.policy import Policy, new_critic
 from objdsl.runtime.engines.sampler import seed_of
+from objdsl.runtime.learning.following import Following
 from objdsl.runtime.learning.needs import check_learner, fuses, needs_of, precision_of
 from objdsl.runtime.learning.optimizer import Optimizer, TrainingError
-from objdsl.runtime.processes.ranks import Ranks, full_tensor
+from objdsl.runtime.processes.ranks import Ranks
 from objdsl.runtime.settings.config import LearnerSection
 from objdsl.step import Step
 from objdsl.step.states import States
@@ -78,6 +79,7 @@ class Learner:
         if self.needs.critic and policy.critic is None:
             policy.critic = new_critic(policy.model)
         check_learner(policy, objective, config, frozen.keys())
+        self.following = Following(self.needs.following, frozen, policy)
         self._fuse()
         for member in policies if sharded else ():
             member.shard(ranks)
@@ -109,7 +111,7 @@ class Learner:
                 part = batch if len(chosen) == len(batch) else batch[chosen]
                 results.append(self._optimize(part, moved=bool(results)))
         self.optimizer.finish()
-        self._follow(step)
+        self.following.move(step)
         return Learned(
             _means([result.metrics for result in results]) | {"lr": lr},
             _means([result.reports for result in results]),
@@ -126,30 +128,6 @@ class Learner:
         if objective is not self.objective:
             self.objective, self.needs = objective, needs_of(objective)
             self._fuse()
-
-    @torch.no_grad()
-    def _follow(self, step: int) -> None:
-        """Moves the policies that follow the trained one, after a rollout."""
-        for declared in needs_of(self._whole).following:
-            copied = declared.every is not None and (step + 1) % declared.every == 0
-            decay = 0.0 if copied else declared.decay
-            follower = self._frozen.get(declared.name)
-            if follower is None or decay is None:
-                continue
-            weights = zip(follower.model.parameters(), self.policy.model.parameters(), strict=True)
-            for weight, trained in weights:
-                weight.mul_(decay).add_(trained.detach(), alpha=1 - decay)
-
-    def following(self) -> dict[str, dict[str, Tensor]]:
-        """The full weights of the policies that follow the trained one. Collective."""
-        return {
-            declared.name: {
-                name: full_tensor(x).cpu()
-                for name, x in self._frozen[declared.name].model.named_parameters()
-            }
-            for declared in needs_of(self._whole).following
-            if declared.name in self._frozen
-        }
 
     def _fuse(self) -> None:
         self.fused = fuses(self.policy, self.objective, self.needs, self._config)

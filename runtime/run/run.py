@@ -159,7 +159,7 @@ class Run:
         policy, replica = self.models.policy, self.models.replica
         collect(policy, replica)
         optimizer = self.learner.optimizer.state()
-        following = self.learner.following()
+        following = self.learner.following.weights()
 
         def write() -> None:
             assert replica is not None

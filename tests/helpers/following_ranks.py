@@ -29,7 +29,7 @@ def work(rank: int, folder: Path, settings: dict[str, Any]) -> None:
         learned = learn(self, batch, step, rows)
         named = self.policy.model.named_parameters()
         trained = {name: full_tensor(x.detach()).clone() for name, x in named}
-        for name, weights in (self.following() | {"pi": trained}).items():
+        for name, weights in (self.following.weights() | {"pi": trained}).items():
             copied = {key: x.clone() for key, x in weights.items()}  # some share their storage
             save_file(copied, path(folder, rank, step, name))
         return learned
