@@ -228,12 +228,12 @@ def test_the_count_sees_what_grows_faster() -> None:
 
 
 def test_what_the_gallery_takes() -> None:
-    """What a core does in about a second and a half, and two of them share: a check of the whole
-    gallery is to stay something that nobody waits for."""
+    """For each entry, what a core does in some 30 ms: a check of the whole gallery is to stay
+    something that nobody waits for."""
     lark_tree.cache_clear()
     texts = [gallery.bundled(name).text for name in gallery.names()]
     calls(driver.check, texts[0])  # what is done once
-    assert sum(calls(driver.check, text) for text in texts) < 3_500_000
+    assert sum(calls(driver.check, text) for text in texts) < 70_000 * len(texts)
 
 
 @pytest.mark.parametrize("step", ["{0} + {0}", "{} * a + b", "min({}, reward * log(pi))"])

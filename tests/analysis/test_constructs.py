@@ -186,14 +186,14 @@ def measured(objective: str) -> tuple[Audit, Audit]:
     """With one prompt, and with two of which one may weigh more than the other."""
     compiled = objdsl.loads(objective)
     given = {name: value for name, value in COLUMNS.items() if name in compiled.columns}
-    one, two = (
+    single, pair = (
         audit(
             compiled, vocabulary=2, horizon=horizon, prompts=prompts, policies=policies,
             drifts=(), given=given,
         )
         for horizon, prompts, policies in ((3, 1, 3), (2, 2, 1))
     )  # fmt: skip
-    return one, two
+    return single, pair
 
 
 @pytest.mark.parametrize("part", range(6))
@@ -204,13 +204,13 @@ def test_what_is_proven_is_measured(part: int) -> None:
         phase = phases(objdsl.loads(form).formula)[-1].objective
         facts = facts_of(phase)
         (estimator,) = facts.estimators
-        one, two = measured(form)
-        residual = max(one.residual, two.residual)
+        single, pair = measured(form)
+        residual = max(single.residual, pair.residual)
         match estimator.direction:
             case Direction.EXACT:
                 assert residual < EXACT, form
                 fitted = {
-                    name: float(c) for c, name in re.findall(r"(-?[\d.e-]+) (\w+)", one.raises)
+                    name: float(c) for c, name in re.findall(r"(-?[\d.e-]+) (\w+)", single.raises)
                 }
                 raised = {column.name: c for column, c in (estimator.raised or {}).items()}
                 if fitted:
@@ -219,13 +219,13 @@ def test_what_is_proven_is_measured(part: int) -> None:
                         {name: raised.get(name, 0.0) for name in fitted}, abs=0.02 * scale
                     ), form
             case Direction.REWEIGHTED:
-                assert one.residual < EXACT, form
+                assert single.residual < EXACT, form
             case Direction.BIASED | Direction.SHAPED:
                 assert residual > BIASED, form
             case Direction.REVERSED:
-                assert one.row(reward="real").cosine.mean < 0, form
+                assert single.row(reward="real").cosine.mean < 0, form
             case Direction.NONE:
-                assert one.row(reward="real").norm.mean < EXACT, form
+                assert single.row(reward="real").norm.mean < EXACT, form
             case Direction.UNKNOWN:
                 assert "not-judged" in {x.name for x in findings(phase)}, form
         seen.add(estimator.direction)
@@ -251,12 +251,12 @@ def test_what_peers_share(advantage: str, policy: str, direction: Direction) -> 
     form = text(advantage, GOALS[0].format(policy), "correct + 0.5 * format")
     (estimator,) = facts_of(objdsl.loads(form).formula).estimators
     assert estimator.direction is direction
-    one, two = measured(form)
+    single, pair = measured(form)
     if direction is Direction.BIASED:
-        assert max(one.residual, two.residual) > BIASED
+        assert max(single.residual, pair.residual) > BIASED
     else:
-        assert one.residual < EXACT
-        assert (two.residual < EXACT) == (direction is Direction.EXACT)
+        assert single.residual < EXACT
+        assert (pair.residual < EXACT) == (direction is Direction.EXACT)
 
 
 def test_the_best_of_a_group_may_take_away_more_than_there_is() -> None:

@@ -240,7 +240,7 @@ def test_dead_responses_take_one_product_and_change_nothing() -> None:
 
 
 # Weights that need their response for a factor that its tokens have in common, and the others.
-SEPARABLE = {"gspo", "dr_gspo", "gmpo", "vespo", "kimi_k15", "frameworks/trl_rloo"}
+SEPARABLE = {"gspo", "dr_gspo", "gmpo", "gepo", "vespo", "kimi_k15", "frameworks/trl_rloo"}
 NOT_SEPARABLE = {"gspo_token", "deepseek_v32"}
 
 
