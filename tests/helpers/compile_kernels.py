@@ -26,7 +26,7 @@ from objdsl.fused.triton import with_objective
 
 TYPES = {
     "rows": "*i64", "target": "*i64", "kept": "*i1", "first": "i32", "stride": "i32",
-    "d_stride": "i32", "kept_stride": "i32", "V": "i32", "d": "*bf16",
+    "grad_stride": "i32", "kept_stride": "i32", "V": "i32", "grad": "*bf16",
 }  # fmt: skip
 HEAD = ("bias", "kept", "softcap", "temperature")
 TARGET = GPUTarget("cuda", 90, 32)

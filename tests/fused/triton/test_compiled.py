@@ -53,4 +53,4 @@ def test_offsets_between_tokens_are_64_bits_wide(compiled: dict[str, Any]) -> No
         assert {"z", "target"} <= offsets.keys(), name
         assert set(offsets.values()) == {"i64"}, (name, offsets)
     for name in NAMES:
-        assert {"z", "d", "rows", "target", "log_pi"} <= compiled[name]["offsets"].keys(), name
+        assert {"z", "grad", "rows", "target", "log_pi"} <= compiled[name]["offsets"].keys(), name

@@ -22,7 +22,7 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 
 
 from helpers.hostile_names import renamed  # noqa: E402
-from helpers.random_objectives import PREAMBLE, Data, data, expressions  # noqa: E402
+from helpers.random_objectives import PREAMBLE, STATES, Data, data, expressions  # noqa: E402
 from objdsl.fused.triton import with_objective  # noqa: E402
 
 
@@ -58,7 +58,8 @@ def gradients(
 
 def drawn(body: str) -> tuple[str, objdsl.Objective]:
     """A random objective whose weights a kernel computes, and its text."""
-    text = f"{PREAMBLE}maximize mean[p,i,t] ({body} + log(pi))\n"
+    states = STATES.format("pace", "base")
+    text = f"{PREAMBLE}{states}maximize mean[p,i,t] ({body} + log(pi))\n"
     objective = objdsl.loads(text)
     assume(objective.fused_loss.kernel is not None and objective.live == ("log_pi",))
     return text, objective
