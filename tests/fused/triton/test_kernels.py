@@ -172,7 +172,10 @@ def small(objective: objdsl.Objective, packed: bool) -> dict[str, Any]:
     data = scene(objective, packed=False)
     mask = torch.arange(6) < torch.tensor([2, 1, 1, 2])[:, None]
     pick: Callable[[Tensor], Tensor] = (lambda x: x[:4][mask]) if packed else (lambda x: x[:4])
-    columns = {n: pick(x) if x.dim() > 1 else x[:4] for n, x in data["columns"].items()}
+    columns = {
+        name: pick(x) if x.dim() > 1 else x[:4] if x.dim() else x
+        for name, x in data["columns"].items()
+    }
     rows = {"lengths": mask.sum(-1)} if packed else {"mask": mask}
     given = {
         "hidden": pick(data["hidden"]), "tokens": pick(data["tokens"]), "columns": columns,
