@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from enum import Enum
 
@@ -128,31 +128,12 @@ class Logarithms:
         return terms.get(frozenset(), 0.0), powers
 
     def _of_this_response(self, x: n.Expr) -> n.Expr:
-        """A value with the part that this response has in them in place of the logarithms of sums
-        over a group; logarithms of sizes are small, and taken for 0."""
-
-        def part(node: n.Expr) -> n.Expr:
-            match node:
-                case n.Reduce("logsumexp", _, summand, None):
-                    return self._this[summand]
-                case n.Unary("log", size) if is_size(size):
-                    return ZERO
-            return node.rebuilt(self._this)
-
-        return n.bottom_up(x, self._this, part)
+        """A value with this response's part in place of the logarithms of sums over a group."""
+        return _with_sums(x, self._this, lambda summand: self._this[summand])
 
     def _without_sums(self, x: n.Expr) -> n.Expr:
         """A value with 0 in place of the logarithms of sums over a group."""
-
-        def rest(node: n.Expr) -> n.Expr:
-            match node:
-                case n.Reduce("logsumexp", _, _, None):
-                    return ZERO
-                case n.Unary("log", size) if is_size(size):
-                    return ZERO
-            return node.rebuilt(self._others)
-
-        return n.bottom_up(x, self._others, rest)
+        return _with_sums(x, self._others, lambda _: ZERO)
 
     def is_sum(self, node: n.Expr) -> bool:
         """Whether a value has the form of a sum of log-probabilities."""
@@ -185,6 +166,25 @@ class Logarithms:
         engines = policy in ("old", "mu")
         learned = policy == "pi" and bool(self.objective.rewards)
         return (granularity.near if engines or learned else granularity.far), granularity.most
+
+
+def _with_sums(x: n.Expr, known: dict[n.Expr, n.Expr], part: Callable[[n.Expr], n.Expr]) -> n.Expr:
+    """A value with a part of its summand in place of each logarithm of a sum over a group, and with
+    0 for the logarithms of sizes, which are small.
+
+    Args:
+        known: what has become of values so far, to be added to.
+    """
+
+    def become(node: n.Expr) -> n.Expr:
+        match node:
+            case n.Reduce("logsumexp", _, summand, None):
+                return part(summand)
+            case n.Unary("log", size) if is_size(size):
+                return ZERO
+        return node.rebuilt(known)
+
+    return n.bottom_up(x, known, become)
 
 
 def _match_log_prob(factors: Factors) -> tuple[_Granularity, str] | None:
