@@ -130,7 +130,7 @@ BY_TURN = {
     "count[t by turn] (t > 1)": [2, 2, 1, 2, 0, 2, 2],
     "count[i,t by turn]": [4, 4, 3, 4, 4, 3, 3],
 }
-"""Of one response with the turns 1, 1, 2, 1 and one with 1, 2, 2, in the order of their tokens."""
+"""The counts of a response with the turns 1, 1, 2, 1 and of one with 1, 2, 2, by token."""
 
 
 @pytest.mark.parametrize("expression", BY_TURN)

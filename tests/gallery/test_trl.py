@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import objdsl
+from helpers.gallery_steps import rows_of
 from helpers.peer_losses import Data, assert_same, grouped
 
 # TRL looks whether there is a vLLM, and would take seconds to import what no test here uses.
@@ -187,7 +188,7 @@ def test_bnpo_depends_on_the_micro_batches() -> None:
     for rows in (slice(0, 4), slice(4, 12)):
         part = Data.__new__(Data)
         part.step, part.mask = d.step, d.mask[rows]
-        part.columns = {name: x[rows] if x.dim() else x for name, x in d.columns.items()}
+        part.columns = rows_of(d.columns, rows)
         cut = {"advantages": standardised(d)[rows]}
         halves.append(grpo_loss(part, "bnpo", current_gradient_accumulation_steps=2, data=cut))
     assert abs(float((sum(halves) - grpo_loss(d, "bnpo")).detach())) > 1e-3

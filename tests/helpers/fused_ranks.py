@@ -12,6 +12,7 @@ from torch import Tensor
 
 import objdsl
 from helpers.fused_steps import NAMES, PARAMS, prepared, scene
+from helpers.gallery_steps import rows_of
 from helpers.two_processes import group_of_two
 from objdsl.fused import SequenceParallel
 
@@ -22,7 +23,7 @@ SHARES = {"ragged": ([0, 3, 4, 6, 7], [1, 2, 5]), "idle": ([*range(8)], [])}
 def evaluate(objective: objdsl.Objective, rows: list[int], **options: Any) -> dict[str, Tensor]:
     """The value, the gradients and the reports of some rows, by the fused head."""
     data, pick = scene(objective, packed=False), torch.tensor(rows, dtype=torch.long)
-    columns = {name: x[pick] if x.dim() else x for name, x in data["columns"].items()}
+    columns = rows_of(data["columns"], pick)
     live = {name: columns.pop(name) for name in objective.live}
     others = {name: x.requires_grad_() for name, x in live.items() if not name.startswith("log_")}
     step = objective.prepare(

@@ -31,8 +31,7 @@ def shares(kind: str, step: Step) -> list[list[int]]:
 def columns(step: Step, rows: list[int], layout: str) -> dict[str, Any]:
     """Some responses as one would give them to `prepare`, and what is trained among them."""
     mask, tensors = gallery_steps.padded(step)
-    mask = mask[rows]
-    tensors = {name: x[rows] if x.dim() else x for name, x in tensors.items()}
+    mask, tensors = mask[rows], gallery_steps.rows_of(tensors, rows)
     prompt = torch.tensor(step.prompt)[rows]
     if layout == "packed":
         packed = {name: x[mask] if x.dim() > 1 else x for name, x in tensors.items()}

@@ -151,6 +151,11 @@ def padded(step: Step) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return mask, tensors
 
 
+def rows_of(tensors: Mapping[str, torch.Tensor], rows: Any) -> dict[str, torch.Tensor]:
+    """Some rows of columns; a number that all rows have stays."""
+    return {name: x[rows] if x.dim() else x for name, x in tensors.items()}
+
+
 FIELDS = {"log_pi": "pi", "log_inner": "inner", "value": "value", "log_pi_dist": "pi_dist"}
 
 

@@ -30,6 +30,7 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 
 
 from helpers.fused_steps import NAMES, PARAMS, plain, prepared, scene  # noqa: E402
+from helpers.gallery_steps import rows_of  # noqa: E402
 from objdsl.fused import triton as ours  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("chunks_of_any_size")
@@ -172,10 +173,8 @@ def small(objective: objdsl.Objective, packed: bool) -> dict[str, Any]:
     data = scene(objective, packed=False)
     mask = torch.arange(6) < torch.tensor([2, 1, 1, 2])[:, None]
     pick: Callable[[Tensor], Tensor] = (lambda x: x[:4][mask]) if packed else (lambda x: x[:4])
-    columns = {
-        name: pick(x) if x.dim() > 1 else x[:4] if x.dim() else x
-        for name, x in data["columns"].items()
-    }
+    columns = rows_of(data["columns"], slice(4))
+    columns = {name: x[mask] if packed and x.dim() > 1 else x for name, x in columns.items()}
     rows = {"lengths": mask.sum(-1)} if packed else {"mask": mask}
     given = {
         "hidden": pick(data["hidden"]), "tokens": pick(data["tokens"]), "columns": columns,
