@@ -196,8 +196,8 @@ A name that nothing defines.
 
 **What.** A value, function, reduction, index, policy, column or option that neither the file nor
 the language defines. A similar name is suggested if it looks like a misspelling (`rewrad`,
-`Reward`). For a known function from elsewhere, such as `median`, `softmax` or `logp`, a sentence
-says how to write it here, or that it is not possible.
+`Reward`). For a well-known name from elsewhere, such as `softmax` or `logp`, the message says how
+to write it here, or that it is not possible.
 
 **Example.**
 
@@ -311,7 +311,7 @@ A number where a condition is expected, or a formula where a constant is.
         "wrong-arguments",
         "OBJ917",
         """\
-A function or a reduction without its arguments, or with too many.
+A function or a reduction with too few arguments, or too many.
 
 **Example.**
 
@@ -435,13 +435,13 @@ depends on the length of its response; in one mean over all tokens it does not. 
 
 **Example.**
 
-    spread = mean[i] reward^2
-    maximize mean[p,i] (reward * sum[t] log(pi) / (1 + spread))
+    square = mean[i] reward^2
+    maximize mean[p,i] (reward * sum[t] log(pi) / (1 + square))
 
 **Instead.**
 
-    spread = mean[i] (reward^2)
-    maximize mean[p,i] (reward * sum[t] log(pi) / (1 + spread))
+    square = mean[i] (reward^2)
+    maximize mean[p,i] (reward * sum[t] log(pi) / (1 + square))
 """,
     ),
     _language(
@@ -451,7 +451,7 @@ depends on the length of its response; in one mean over all tokens it does not. 
 A JSON file that is not an objective.
 
 **What.** A field that is unknown, missing or of the wrong type, an operator or a kind of node that
-does not exist, an operand that does not precede its user, a name that nothing declares.
+does not exist, an operand that does not precede its user, or a name that nothing declares.
 `docs/ir.schema.json` is the schema of what `objdsl compile --stage ir` writes and all commands
 read.
 
@@ -466,8 +466,8 @@ A formula in a JSON file that the language cannot express.
 
 **What.** An objective in JSON is translated into the language, and that text is what is checked,
 compiled and shown. It must have the formulas of the file, node by node. Formulas that the language
-cannot produce are refused: a shift by two tokens, a negation of a number (which is a number), a
-gradient through `old`, bounds of a domain that its declaration does not have.
+cannot produce are refused: a shift by two tokens, the negation of a number (which is a number), a
+gradient through `old`, or a bound that the declared domain does not give.
 
 **Instead.** Write the nearest formula, which the message shows.
 """,
@@ -478,11 +478,11 @@ gradient through `old`, bounds of a domain that its declaration does not have.
         """\
 LaTeX from which `objdsl import tex` cannot make an objective.
 
-**What.** A macro of the paper, a symbol that nothing explains, the value of another response than
-the one that a sum speaks of, dots.
+**What.** A macro of the paper, a symbol that nothing explains, the value of a response other than
+the one that the sum runs over, or dots.
 
-**Instead.** Write what the message asks for in the LaTeX, or the formula in the language; what
-cannot be said there is in `docs/limits.md`.
+**Instead.** Write what the message asks for in the LaTeX, or write the formula in the language;
+`docs/limits.md` lists what that cannot express.
 """,
     ),
 )
