@@ -1,4 +1,4 @@
-"""When the weight of a token is known, and which tokens have none: what decides a schedule.
+"""When the weight of a token is known, and which tokens have none: this decides the schedule.
 
 The gradient of the language-model head is `sum_t w_t (onehot(y_t) - p_t) h_t`. It can be formed in
 the pass that computes the logits if `w_t` is known by then.
@@ -7,6 +7,7 @@ the pass that computes the logits if `w_t` is known by then.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import assert_never
 
 import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
@@ -34,8 +35,8 @@ class Separated:
     """A weight `scale * share`.
 
     Attributes:
-        scale: one number for a response, known when all of its log-probabilities are.
-        share: of a token, known with its own log-probability.
+        scale: one number per response, known when all of its log-probabilities are.
+        share: one number per token, known with its own log-probability.
     """
 
     scale: n.Expr
@@ -47,13 +48,14 @@ class Coupled:
     """What is known of the weights of an objective before it meets data.
 
     Attributes:
-        log_prob: of the weight by the sampled token's log-probability; None if there is none.
-        distribution: of the weight by the whole distribution; None if there is none.
+        log_prob: what the weight of the sampled token's log-probability needs; None if there is no
+            such weight.
+        distribution: what the weight of the whole distribution needs; None if there is none.
         name: the policy that is trained.
-        may_be_nonzero: a mask of data that is true wherever the weight by the sampled token is not
-            0; None if every token may have a weight.
-        separated: the weight by the sampled token's log-probability, where it needs those of its
-            response for a factor alone that its tokens have in common.
+        may_be_nonzero: a mask, computed from data, that is true wherever the weight of the sampled
+            token is not 0; None if every token may have a weight.
+        separated: the weight of the sampled token's log-probability, if only a factor that all
+            tokens of a response share needs the whole response.
     """
 
     log_prob: Coupling | None
@@ -71,8 +73,8 @@ def coupled(objective: Objective, *, statistics: bool = False) -> Coupled:
     """The coupling of an objective that trains one policy.
 
     Args:
-        statistics: whether what couples responses is known, of the whole step at its current
-            values: then nothing needs other responses any more.
+        statistics: whether the values that couple responses are already known, for the whole step
+            and the current policy; then nothing needs other responses any more.
 
     Raises:
         ValueError: it trains no policy, or several.
@@ -81,8 +83,8 @@ def coupled(objective: Objective, *, statistics: bool = False) -> Coupled:
     policies = {leaf.policy for leaf in weights if isinstance(leaf, n.LogProb | n.LogDist)}
     if len(policies) != 1:
         raise ValueError(f"{objective.name} trains {len(policies)} policies; a head belongs to one")
-    log_prob = _of(weights, n.LogProb)
-    distribution = _of(weights, n.LogDist)
+    log_prob = _weight_of(weights, n.LogProb)
+    distribution = _weight_of(weights, n.LogDist)
     return Coupled(
         None if log_prob is None else coupling(log_prob, statistics=statistics),
         None if distribution is None else coupling(distribution, statistics=statistics),
@@ -92,18 +94,18 @@ def coupled(objective: Objective, *, statistics: bool = False) -> Coupled:
     )
 
 
-def _of(weights: dict[Leaf, n.Expr], kind: type[n.Expr]) -> n.Expr | None:
+def _weight_of(weights: dict[Leaf, n.Expr], kind: type[n.Expr]) -> n.Expr | None:
     return next((w for leaf, w in weights.items() if isinstance(leaf, kind)), None)
 
 
 def coupling(weight: n.Expr, *, statistics: bool = False) -> Coupling:
-    """Which current values a weight needs; with `statistics`, besides those of the whole step."""
+    """Which current values a weight needs; with `statistics`, those of the whole step are known."""
     return _couplings(weight, statistics)[weight]
 
 
 def is_statistic(node: n.Expr) -> bool:
-    """Whether a value is one of several responses, of the current policy: it needs the whole step,
-    and is the same for all of its rows, or tells them apart."""
+    """Whether a value is computed from several responses and the current policy, so that it needs
+    the whole step: one number for all of its rows, or a comparison of them."""
     if not node.current:
         return False
     if len(node.indices) < 2:
@@ -136,32 +138,38 @@ def _node(node: n.Expr, known: dict[n.Expr, Coupling], statistics: bool) -> Coup
             return max(below, Coupling.RESPONSE) if "t" in over else below
         case n.Scan() | n.Shift():
             return max(below, Coupling.RESPONSE)
-    return below
+        case n.Unary() | n.Binary() | n.Clip() | n.Where() | n.Stop() | n.Present():
+            return below
+        case n.LogProb() | n.LogDist() | n.Column() | n.Symbol():
+            return below
+        case n.Const() | n.Param() | n.Length() | n.Position():
+            raise TypeError(f"a {type(node).__name__} does not change with the policy")
+    assert_never(node)
 
 
 def separated(weight: n.Expr) -> Separated | None:
     """A weight that needs its whole response, as a factor of the response times one of the token.
 
-    None where it needs less, or more, or does not come apart: `s_i + a_t` does not.
+    None if it needs less, or more, or if no such factors are seen: `s_i + a_t` has none.
     """
     known = _couplings(weight)
     if known[weight] is not Coupling.RESPONSE:
         return None
-    return _apart(weight, known)
+    return _match_factors(weight, known)
 
 
-def _apart(x: n.Expr, known: dict[n.Expr, Coupling]) -> Separated | None:
+def _match_factors(x: n.Expr, known: dict[n.Expr, Coupling]) -> Separated | None:
     if known[x] <= Coupling.TOKEN:
         return Separated(ONE, x)
     if "t" not in x.indices:
         return Separated(x, ONE)
     match x:
         case n.Stop(a):
-            return _apart(a, known)
-        case n.Unary("neg", a) if (inner := _apart(a, known)) is not None:
+            return _match_factors(a, known)
+        case n.Unary("neg", a) if (inner := _match_factors(a, known)) is not None:
             return Separated(inner.scale, neg(inner.share))
         case n.Binary("mul" | "div" | "add" | "sub" as op, a, b):
-            first, second = _apart(a, known), _apart(b, known)
+            first, second = _match_factors(a, known), _match_factors(b, known)
             if first is None or second is None:
                 return None
             if op in ("mul", "div"):
@@ -171,7 +179,7 @@ def _apart(x: n.Expr, known: dict[n.Expr, Coupling]) -> Separated | None:
                 return Separated(n.Binary(op, first.scale, second.scale), first.share)
             if first.scale == second.scale:
                 return Separated(first.scale, n.Binary(op, first.share, second.share))
-        case n.Where(m, a, b) if b == ZERO and (inner := _apart(a, known)) is not None:
+        case n.Where(m, a, b) if b == ZERO and (inner := _match_factors(a, known)) is not None:
             scale, share = inner.scale, inner.share
             for condition in _conjuncts(m):
                 if known[condition] <= Coupling.TOKEN:
@@ -192,12 +200,13 @@ def _conjuncts(mask: n.Expr) -> list[n.Expr]:
 
 
 def may_be_nonzero(weight: n.Expr) -> n.Expr | None:
-    """A mask of data that holds wherever a weight is not 0: masks, and factors that may be 0."""
+    """A mask, computed from data, that holds wherever a weight is not 0: the weight's own masks,
+    and its factors that may be 0. None if none is seen."""
     match weight:
         case n.Stop(x) | n.Unary("neg", x):
             return may_be_nonzero(x)
         case n.Where(m, a, b) if b == ZERO:
-            return _both(_of_data(m), may_be_nonzero(a))
+            return _both(_known_conditions(m), may_be_nonzero(a))
         case n.Binary("mul", a, b):
             return _both(_nonzero(a), _nonzero(b))
         case n.Binary("div", a, _):
@@ -210,18 +219,18 @@ def may_be_nonzero(weight: n.Expr) -> n.Expr | None:
     return None
 
 
-def _of_data(mask: n.Expr) -> n.Expr | None:
-    """The conditions of a mask that no current value changes."""
+def _known_conditions(mask: n.Expr) -> n.Expr | None:
+    """The conditions of a mask that do not read current values; None if there are none."""
     if not mask.current:
         return mask
     match mask:
         case n.Binary("and", a, b):
-            return _both(_of_data(a), _of_data(b))
+            return _both(_known_conditions(a), _known_conditions(b))
     return None
 
 
 def _nonzero(x: n.Expr) -> n.Expr | None:
-    """Where a factor is not 0, as far as data say so; None if it cannot be, or they do not say."""
+    """Where a factor is not 0, as far as data tell; None if it never is 0, or they do not tell."""
     if x.current:
         return may_be_nonzero(x)
     match x:

@@ -1,7 +1,7 @@
-"""The schedule of the fused head: what is multiplied when, and what that costs.
+"""The schedule of the fused head: the order of its matrix products, and what they cost.
 
 One unit of work is a matrix product of tokens x hidden x vocabulary. The logits need one, the
-gradients by the hidden states and by the head one each; computing the logits twice is a fourth.
+gradients of the hidden states and of the head one each; computing the logits twice is a fourth.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Schedule = Literal[
 # Bytes besides inputs and gradients: larger chunks add the head's gradient up less often.
 BUDGET = 4 << 30
 FEWEST_TOKENS = 256
-"""The fewest tokens of a chunk, however small the budget is, unless a plan is asked for fewer."""
+"""The fewest tokens of a chunk, however small the budget is, unless `plan` is told otherwise."""
 _MOST_TOKENS = 8192
 # Vocabulary entries of a slice.
 _NARROWEST, _WIDEST = 1024, 8192
@@ -36,52 +36,53 @@ _MATRIX = 370
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of a step: `tokens` that are no padding, `longest` of them in one response."""
+    """The sizes of a step: `tokens` without padding, `longest` of them in one response."""
 
     tokens: int
     longest: int
     hidden: int
     vocabulary: int
     weight_bytes: int = 4
-    """Bytes of a number of the hidden states and of the head."""
+    """Bytes per number of the hidden states and of the head."""
     acc_bytes: int = 4
-    """Bytes of a number that logits and sums are computed in: 4, or 8 in float64."""
+    """Bytes per number of the dtype of logits and sums: 4, or 8 in float64."""
     frozen_head: bool = False
-    """Whether the head itself takes no gradient, as under LoRA."""
+    """Whether the head itself has no gradient, as under LoRA."""
     softcap: bool = False
     kept: bool = False
-    """Whether a mask says of each token which part of the vocabulary the sampler kept."""
+    """Whether a mask says which part of the vocabulary the sampler kept at each token."""
     sequence_parallel: bool = False
     """Whether the tokens of a response are on several ranks."""
     parts: int = 1
-    """Narrow matrices whose sum is the head; with several, its gradient is wide."""
+    """Low-precision matrices whose sum is the head; if there are several, its gradient has the
+    accumulation dtype."""
 
     @property
     def logit(self) -> int:
-        """Bytes that a logit takes: itself, the slope of its cap, whether its entry was kept."""
+        """Bytes per logit: itself, the derivative of its cap, whether its entry was kept."""
         return self.acc_bytes * (1 + self.softcap) + self.kept
 
     @property
     def state(self) -> int:
-        """Bytes that a hidden state takes: a copy, the sum that its gradient is, and a summand."""
+        """Bytes per hidden state: a copy, the sum that is its gradient, and a summand of that."""
         return (self.weight_bytes + 2 * self.acc_bytes) * self.hidden
 
     @property
     def split(self) -> int:
-        """Bytes of the narrow parts of a head, if it has several."""
+        """Bytes of the low-precision parts of a head, if it has several."""
         return (
             self.parts * self.weight_bytes * self.vocabulary * self.hidden if self.parts > 1 else 0
         )
 
     @property
     def columns(self) -> int:
-        """Bytes of what there is for each token: log-probabilities, weights, places."""
+        """Bytes of the values per token: log-probabilities, weights, places."""
         return 8 * 8 * self.tokens
 
     @property
     def copied(self) -> int:
-        """Bytes beside a logit of a slice: the narrow copy of its gradient, where products need
-        one; before that, a summand of the logits of a head in parts."""
+        """Bytes beside each logit of a slice: a low-precision copy of its gradient, if products
+        need one, or a summand of the logits of a head in parts."""
         if self.parts > 1:
             return self.acc_bytes
         return self.weight_bytes if self.weight_bytes < self.acc_bytes else 0
@@ -94,11 +95,11 @@ class Plan:
     Attributes:
         chunk: tokens whose logits are in memory at a time.
         slice: vocabulary entries whose gradient is formed at a time, in the second of two passes,
-            and where products take narrower numbers than the logits are.
+            and wherever products read a lower precision than that of the logits.
         units: matrix products of tokens x hidden x vocabulary, if every token has a weight.
-        scratch: bytes besides what comes in and the gradients that come out, at most, on a device
-            that multiplies narrow numbers into wide sums.
-        reason: why this schedule.
+        scratch: the most bytes besides inputs and gradients, on a device that multiplies numbers of
+            low precision into sums of higher precision.
+        reason: why this schedule was chosen.
     """
 
     schedule: Schedule
@@ -110,7 +111,7 @@ class Plan:
 
 
 def legal(coupled: Coupled, *, sequence_parallel: bool = False) -> tuple[Schedule, ...]:
-    """The schedules that compute the right thing, the one with the fewest products first.
+    """The schedules that compute the objective, in order of their number of products.
 
     Args:
         sequence_parallel: whether the tokens of a response are on several ranks.
@@ -143,16 +144,16 @@ def plan(
 
     Args:
         budget: bytes besides inputs and gradients.
-        schedule: the one to plan, instead of the cheapest.
-        fewest_tokens: of a chunk, however small the budget is.
+        schedule: the schedule to plan, instead of the cheapest.
+        fewest_tokens: the smallest chunk, however small the budget is.
 
     Raises:
-        ValueError: the schedule that is asked for does not compute this objective; or none does.
+        ValueError: the requested schedule does not compute this objective; or none does.
     """
     possible = legal(coupled, sequence_parallel=sizes.sequence_parallel)
     if not possible:
         raise ValueError(
-            "a weight of every vocabulary entry needs whole responses, whose tokens are on one rank"
+            "weights of every vocabulary entry need whole responses, each on a single rank"
         )
     if schedule is not None and schedule not in possible:
         raise ValueError(f"`{schedule}` is not possible: {_why(coupled)}; {', '.join(possible)} is")
@@ -191,8 +192,8 @@ class _OnePass:
 
     Attributes:
         every: whether every vocabulary entry has a weight.
-        later: whether the head's gradient by a long response is summed up apart, and scaled when
-            the response is complete.
+        later: whether the part of the head's gradient that comes from a long response is summed up
+            separately, and scaled when the response is complete.
     """
 
     sizes: Sizes
@@ -206,15 +207,16 @@ class _OnePass:
 
     @property
     def fixed(self) -> int:
-        """However small chunks are: the head's gradient is summed up wide, and comes out narrow."""
+        """Bytes that do not depend on chunks: the head's gradient is summed up in the accumulation
+        dtype before it is rounded to its own."""
         s = self.sizes
         if s.frozen_head:
             return s.split
-        apart = s.split + (s.acc_bytes * s.vocabulary * s.hidden if self.later else 0)
+        separate = s.split + (s.acc_bytes * s.vocabulary * s.hidden if self.later else 0)
         if not s.copied:
-            return apart
+            return separate
         wider = s.acc_bytes - s.weight_bytes if s.parts == 1 else 0
-        return apart + (wider * s.vocabulary + s.acc_bytes * self.width) * s.hidden
+        return separate + (wider * s.vocabulary + s.acc_bytes * self.width) * s.hidden
 
     @property
     def token(self) -> int:
@@ -229,18 +231,18 @@ class _OnePass:
         return max(left // self.token, self.fewest_tokens)
 
     def most(self, budget: int) -> int:
-        """Tokens of a chunk, at most: more than these make nothing faster."""
+        """The most tokens of a chunk: larger chunks are no faster."""
         return min(self.fit(budget), _MOST_TOKENS)
 
     def chunk(self, budget: int, tokens: int) -> int:
-        """Tokens of a chunk, so that all chunks of some tokens are about as large."""
+        """Tokens per chunk, such that all chunks have about the same size."""
         tokens = max(tokens, 1)
         return -(-tokens // -(-tokens // self.most(budget)))
 
     def pays(self, chunk: int) -> bool:
-        """Whether the longest response is sooner scaled than its logits are computed again.
+        """Whether scaling the longest response is cheaper than computing its logits again.
 
-        What is summed up apart is written for each chunk, then added, then set to 0.
+        The separate sum is written for each chunk, then added, then set to 0.
         """
         longest = self.sizes.longest
         matrices = 4 + 2 * -(-longest // chunk)
@@ -250,7 +252,7 @@ class _OnePass:
         s = self.sizes
         most = self.fixed + chunk * self.token
         if s.copied and not s.frozen_head and s.parts == 1:
-            # In the end there are the sum over chunks and the narrow gradient that it becomes.
+            # In the end there are the sum over chunks and the gradient to which it is rounded.
             most = max(most, s.acc_bytes * s.vocabulary * s.hidden)
         return most + s.columns
 

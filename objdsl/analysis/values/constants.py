@@ -1,4 +1,4 @@
-"""Parts of an objective that are infinite or no number, whatever the data are."""
+"""Parts of an objective that are infinite or NaN, whatever the data are."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from objdsl.ir.ops import BINARY, UNARY
 
 
 def not_finite(objective: Objective) -> list[tuple[n.Expr, float]]:
-    """The nodes of all formulas of a file, its definitions and reports included, at which a value
-    that is no finite number comes about, at the parameters' values; each with that value.
+    """The nodes at which an infinity or a NaN arises, each with that value: in all formulas of a
+    file, including its definitions and reports, at the values of its parameters.
 
-    An infinity that is a bound, `clip(x, 0, inf)` or `min(x, inf)`, is none of them.
+    An infinite bound, as in `clip(x, 0, inf)` or `min(x, inf)`, does not count.
     """
     params = {param.name: param.default for param in objective.params}
     roots = [*objective.roots, *(named.value for named in objective.bindings)]
@@ -39,7 +39,7 @@ def _finite(value: float | None) -> bool:
 
 
 def _bounds(node: n.Expr, child: n.Expr) -> bool:
-    """Whether an operand only bounds another, or is compared with it."""
+    """Whether an operand only bounds a different one, or is compared with it."""
     match node:
         case n.Clip(x):
             return child != x
@@ -51,7 +51,7 @@ def _bounds(node: n.Expr, child: n.Expr) -> bool:
 def _value(
     node: n.Expr, values: Mapping[n.Expr, float | None], params: Mapping[str, float]
 ) -> float | None:
-    """What a node is, whatever the data are; None if that depends on them."""
+    """The value of a node, whatever the data are; None if it depends on them, or is not known."""
     below = [values[child] for child in node.children]
     known = [value for value in below if value is not None]
     match node:
@@ -82,7 +82,8 @@ def _value(
 
 
 def places(objective: Objective) -> Iterator[tuple[n.Expr, float, n.Expr]]:
-    """`not_finite`, each with the smallest node around it that stands in the text."""
+    """The nodes of `not_finite`, each with the smallest node around it that has a place in the
+    text."""
     values = not_finite(objective)
     if not values:
         return

@@ -25,13 +25,13 @@ class Level(IntEnum):
     PROMPT = 1
     """The prompt alone."""
     OTHERS = 2
-    """Responses other than the token's own."""
+    """Other responses."""
     PREFIX = 3
-    """The tokens before `t`, of its own response."""
+    """The tokens before `t`, of the same response."""
     TOKEN = 4
     """The token `t`, and those before it."""
     OWN = 5
-    """All of its own response: reward, length, later tokens."""
+    """The whole response itself: reward, length, later tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,11 @@ class Dependence:
     """The levels that a value depends on; none for a constant.
 
     Attributes:
-        reads: of what: `reward`, `|y|`, the policies and columns by name, ratios of policies.
-        batch: whether other prompts are among it.
+        reads: what it is computed from: `reward`, `|y|`, policies and columns by name, ratios of
+            policies.
+        batch: whether it depends on other prompts.
         rewards: those of `reads` that are rewards.
-        critic: whether a critic's value is among it.
+        critic: whether it depends on a critic's value.
     """
 
     levels: frozenset[Level] = frozenset()
@@ -62,7 +63,7 @@ class Dependence:
 
     @property
     def expected(self) -> bool:
-        """Whether rewards have a part in it, or what a critic expects of them."""
+        """Whether it depends on rewards, or on what a critic expects of them."""
         return bool(self.rewards) or self.critic
 
     @property
@@ -80,7 +81,7 @@ class Dependence:
 
     @property
     def pooled(self) -> bool:
-        """Whether it mixes the own response with others: a statistic of the group or batch."""
+        """Whether it mixes the response itself with others: a statistic of the group or batch."""
         return self.on_response and Level.OTHERS in self.levels
 
 
@@ -91,12 +92,12 @@ def depends(expr: n.Expr, known: dict[n.Expr, Dependence] | None = None) -> Depe
     if dependence is None:
         for node in n.topological(expr):
             if node not in known:
-                known[node] = _of(node, known)
+                known[node] = _node(node, known)
         dependence = known[expr]
     return dependence
 
 
-def _of(node: n.Expr, known: dict[n.Expr, Dependence]) -> Dependence:
+def _node(node: n.Expr, known: dict[n.Expr, Dependence]) -> Dependence:
     parts = Dependence()
     for child in node.children:
         parts |= known[child]
@@ -136,10 +137,10 @@ def _of(node: n.Expr, known: dict[n.Expr, Dependence]) -> Dependence:
         case n.Reduce(_, over) | n.Quantile(over) | n.Order(_, over) | n.Pick(over):
             return _pooled(_along(parts, over), over)
         case n.Peers():
-            return _of_peers(node, known)
+            return _peers(node, known)
         case Elsewhere():
             levels = {Level.OTHERS} if parts.levels else set()
-            # What mixes prompts is mixed with the own one there, too.
+            # A statistic over prompts includes this response, wherever it is read.
             levels |= {Level.OWN} if parts.batch else set()
             return replace(parts, levels=frozenset(levels), batch=bool(levels))
         case n.Scan(relation):
@@ -186,9 +187,9 @@ _KNOWN = {
 """What a column is a function of, by when it is known."""
 
 
-def _of_peers(node: n.Peers, known: dict[n.Expr, Dependence]) -> Dependence:
-    """Who is a peer is decided by the keys, of the present element and of the others; what is
-    reduced is of those."""
+def _peers(node: n.Peers, known: dict[n.Expr, Dependence]) -> Dependence:
+    """The keys of the present element and of the others decide which are peers; the values that are
+    reduced are those of the peers."""
     value = Dependence()
     for part in (node.x, *((node.where,) if node.where else ())):
         value |= _parts_of(part, False, known)
@@ -198,12 +199,12 @@ def _of_peers(node: n.Peers, known: dict[n.Expr, Dependence]) -> Dependence:
     present = _parts_of(node.x, True, known) | keys
     running = value | keys
     if node.op == "min" and node.x == n.Position() and node.over == ("t",) and not node.where:
-        return running  # none that is later is the first of them
+        return running  # no later position is the first
     if node.relation in ("<", "<=", ">", ">="):
         return _scanned(running, node.relation) | keys
     reached = present
     if node.over[0] != "t":
-        reached |= _others_of(running, "p" in node.over)
+        reached |= _of_others(running, "p" in node.over)
     if node.relation != "!=":
         reached |= running if by_position(node) else _along(running, node.over)
     return reached
@@ -222,14 +223,14 @@ def _parts_of(x: n.Expr, present: bool, known: dict[n.Expr, Dependence]) -> Depe
 
 
 def by_position(node: n.Peers) -> bool:
-    """Whether the one element of the own response among the peers is the present one."""
+    """Whether the only peer of the same response is the present element."""
     return node.over == ("i",) or (node.over == ("i", "t") and n.Position() in node.keys)
 
 
-def _others_of(parts: Dependence, batch: bool) -> Dependence:
-    """The same of other elements."""
+def _of_others(parts: Dependence, batch: bool) -> Dependence:
+    """The dependence of the same value at other elements."""
     levels = {Level.OTHERS} if parts.levels - {Level.PROMPT} or (batch and parts.levels) else set()
-    if Level.OTHERS in parts.levels:  # the own response is one of the others of those
+    if Level.OTHERS in parts.levels:  # this response is among the others of those
         levels |= {Level.OWN}
     kept = parts.levels & {Level.PROMPT}
     return replace(parts, levels=frozenset(kept | levels), batch=parts.batch or batch)
@@ -256,6 +257,6 @@ def _shifted(parts: Dependence, by: int) -> Dependence:
 
 
 def _moved(parts: Dependence, to: set[Level]) -> Dependence:
-    """The same, with what belongs to the own response at a different level."""
+    """The same dependence, with what belongs to the response itself at a different level."""
     kept = parts.levels - {Level.PREFIX, Level.TOKEN, Level.OWN}
     return replace(parts, levels=frozenset(kept | set(to)))

@@ -14,7 +14,7 @@ _SMALL = 1e-3
 
 @dataclass(frozen=True)
 class Epsilon:
-    """A probability, a ratio, or 1 less one, and a small number.
+    """The sum of a small number and a probability `q`, a ratio, or `1 - q`.
 
     Attributes:
         node: the sum.
@@ -30,7 +30,7 @@ class Epsilon:
 
 
 def epsilons(goal: n.Expr, params: Mapping[str, float]) -> Iterator[Epsilon]:
-    """Every argument of a logarithm and every divisor that is one, once each."""
+    """Every argument of a logarithm and every divisor with such a small number, once each."""
     seen: set[n.Expr] = set()
     for node in n.topological(goal):
         match node:
@@ -50,7 +50,7 @@ def _match_epsilon(x: n.Expr, params: Mapping[str, float]) -> Epsilon | None:
     ((sign, probability),) = others
     total = sum(sign * number for sign, number in numbers if number is not None)
     size = total if sign > 0 else total - 1
-    # 1e-8 is what is left of 1 + 1e-8 - 1.
+    # Of `1 + 1e-8 - q`, the small number is 1e-8.
     if not 0 < size <= _SMALL:
         return None
     without = probability if sign > 0 else sub(ONE, probability)
@@ -80,6 +80,6 @@ def _number(x: n.Expr, params: Mapping[str, float]) -> float | None:
 
 
 def _is_probability(x: n.Expr) -> bool:
-    """Whether it is a probability or a ratio of some, of one token or vocabulary entry."""
+    """Whether it is a probability of a token or a vocabulary entry, or a ratio of two."""
     reads = any(isinstance(part, OfPolicies) for part in n.topological(x))
     return reads and isinstance(x, n.Unary) and x.op == "exp" and "t" in x.indices

@@ -1,9 +1,9 @@
 """How large and how small the values of a formula become in float32, on realistic data.
 
-Every value has a range, computed from the inside of the formula outwards: what leaves the numbers
-of float32 is infinite, or 0, from there on. `logarithms` says which probabilities are realistic.
-Rewards and other columns of no known domain lie between -1 and 1; responses have up to 10 000
-tokens.
+Every value has a range, computed from the inside of the formula outwards: a value that leaves the
+range of float32 is infinite, or 0, from there on. `logarithms` says which probabilities are
+realistic. Rewards and other columns without a domain lie between -1 and 1; responses have up to
+10 000 tokens.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Extremes:
 
     @property
     def gave_up(self) -> bool:
-        """Whether there were more conditions than are read, in all ranges so far: without the
+        """Whether there were more conditions than are read, in all ranges so far. Without the
         bounds that they set, a range may be too wide."""
         return self._masks == _MOST_MASKS
 
@@ -51,8 +51,8 @@ class Extremes:
         return self._of(expr, self._known, {})
 
     def is_response(self, node: n.Expr) -> bool:
-        """Whether a value is the probability of a response, and no ratio of two: after some 100
-        tokens it is 0."""
+        """Whether a value is the probability of a response, rather than a ratio of two: after some
+        100 tokens it is 0."""
         if not isinstance(node, n.Unary) or node.op != "exp":
             return False
         return self._logarithms.is_of_response(node.x)
@@ -60,7 +60,7 @@ class Extremes:
     def _of(
         self, expr: n.Expr, known: dict[n.Expr, Range], bounded: Mapping[n.Expr, Range]
     ) -> Range:
-        """The range of a value, where masks bound the values in `bounded`."""
+        """The range of a value where masks bound the values in `bounded`."""
         for node in n.topological(expr):
             if node not in known:
                 known[node] = settled(bounded.get(node) or self._node(node, known, bounded))
@@ -119,8 +119,8 @@ class Extremes:
         assert_never(node)
 
     def _standardised(self, a: n.Expr, b: n.Expr) -> float | None:
-        """The largest absolute value of a distance from the mean in standard deviations, if the
-        quotient is such: the root of the number of elements less one."""
+        """The largest absolute value of `a / b`, if it is a distance from the mean in standard
+        deviations: the root of the number of elements minus 1. None for other quotients."""
         for deviation in _deviations(b):
             centred = sub(deviation.x, n.Reduce("mean", deviation.over, deviation.x))
             try:
@@ -159,8 +159,8 @@ class Extremes:
 
 
 def _deviations(x: n.Expr) -> list[n.Reduce]:
-    """The standard deviations that a divisor is never below: a small number may be added to one,
-    or bound it."""
+    """The standard deviations that are lower bounds of a divisor, as far as is seen: a small number
+    may be added to one, or bound it."""
     match x:
         case n.Reduce("std" | "pstd", _, _, None) as deviation:
             return [deviation]
@@ -178,7 +178,8 @@ def _deviations(x: n.Expr) -> list[n.Reduce]:
 def _bounds_of(
     mask: n.Expr, holds: bool, known: Mapping[n.Expr, Range]
 ) -> Iterator[tuple[n.Expr, float, float]]:
-    """The values that a mask bounds where it holds, or where it does not, each with its bounds."""
+    """The values that a mask bounds where it holds, or where it does not, each with its bounds, as
+    far as comparisons, `and`, `or` and `not` show."""
     match mask:
         case n.Unary("not", m) | n.Stop(m):
             yield from _bounds_of(m, holds if isinstance(mask, n.Stop) else not holds, known)

@@ -1,8 +1,8 @@
-"""States and schedules are constants while a rollout is learned from.
+"""States and schedules are constants while the policy learns from a rollout.
 
-A state is known before the responses that it is used on are sampled. So the checker and the audit
-take a state of the run for a parameter, at its initial value, and a state of a prompt for a column
-of the prompt.
+A state is known before the responses to which it is applied are sampled. So the checker and the
+audit treat a state of the run as a parameter, at its initial value, and a state of a prompt as a
+column of prompts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def with_frozen_states(objective: Objective, step: int | None = None) -> Objecti
     """The objective of one rollout.
 
     Args:
-        step: of the rollout; half-way by default, long after any warm-up.
+        step: the number of the rollout; half-way by default, long after any warm-up.
     """
     read = {
         node.name: node
@@ -40,6 +40,6 @@ def with_frozen_states(objective: Objective, step: int | None = None) -> Objecti
 
 
 def _parameter(column: n.Column, start: float) -> Parameter:
-    """A state as it starts; if that is 0, which it does not stay, at a later value."""
+    """A state at its initial value; if that is 0, at which it will not stay, at a later value."""
     domain = Domain(column.lower, column.upper)
     return Parameter(column.name, start or max(domain.two, key=abs), domain)

@@ -1,7 +1,8 @@
-"""What masks say of values: where one holds a divisor is not 0, where it fails rewards are alike.
+"""What masks imply: a divisor is not 0 where one holds, rewards are equal where one fails.
 
-`x / m if m > 0 else 0` and `keep p where std[i] reward > 0` divide by what is not 0 there; and what
-has no weight where a mask fails is not changed by it: `A if std[i] reward > 0 else 0` is A.
+`x / m if m > 0 else 0` and `keep p where std[i] reward > 0` divide by values that are not 0 there.
+And a mask does not change a value that is 0 wherever it fails: `A if std[i] reward > 0 else 0` is
+A.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from objdsl.ir.indices import PROMPT, Indices
 
 AsSum = Callable[[n.Expr], Sum]
 
-# A formula with more branches than this is not read to its end.
+# Of a formula with more branches than this, the rest is not read.
 _MOST_BRANCHES = 2000
 
 
@@ -33,7 +34,7 @@ class Alike:
 
 
 def where_zero(q: Sum) -> Alike | None:
-    """What holds where a value that is never negative is 0; None if that is not known."""
+    """What holds where a value that is never negative is 0; None if no known form matches."""
     if not q.terms:
         return None
     shared = frozenset.intersection(*q.terms)
@@ -60,8 +61,8 @@ def where_zero(q: Sum) -> Alike | None:
 
 
 def without_idle(x: Sum, expand: AsSum) -> Sum:
-    """A sum of products without the masks that leave nothing out: where one fails, what it stands
-    in front of is 0 anyway."""
+    """A sum of products without the masks that leave nothing out: where one fails, the values that
+    it multiplies are 0 anyway."""
     masks = {base for factors in x.terms for base, _ in factors if base.boolean}
     for mask in sorted(masks, key=lambda mask: mask.key):
         under = Sum({f - {(mask, 1.0)}: c for f, c in x.terms.items() if (mask, 1.0) in f})
@@ -74,8 +75,8 @@ def without_idle(x: Sum, expand: AsSum) -> Sum:
 
 
 def leaves_nothing_out(mask: n.Expr, x: Sum, expand: AsSum) -> bool:
-    """Whether a value is 0 where a mask fails, divisors apart: what is divided by 0 there is not
-    looked at. Raises TooLargeError."""
+    """Whether a value is 0 where a mask fails. Divisors are ignored: whether something is divided
+    by 0 there is not examined. Raises TooLargeError."""
     alike = _where_fails(mask, expand)
     if alike is None or not x.terms:
         return False
@@ -88,7 +89,7 @@ def leaves_nothing_out(mask: n.Expr, x: Sum, expand: AsSum) -> bool:
 
 
 def _where_fails(mask: n.Expr, expand: AsSum) -> Alike | None:
-    """What holds where a comparison with 0 fails."""
+    """What holds where a comparison with 0 fails; None for other masks."""
     match mask:
         case n.Binary("gt", q, zero) if zero == ZERO:
             value = expand(q)
@@ -100,14 +101,14 @@ def _where_fails(mask: n.Expr, expand: AsSum) -> Alike | None:
 
 
 def under_fact(x: Sum, alike: Alike, expand: AsSum) -> Sum:
-    """What a sum is where a fact holds of the rewards of each group; itself, where the fact is of
-    a different value."""
+    """What a sum becomes where a fact holds for the rewards of each group; the sum itself, if the
+    fact is about a different value."""
     if alike.over != ("i",) or not (isinstance(alike.x, n.Column) and is_reward(alike.x)):
         return x
     formula = x.expr()
     nodes = n.topological(formula)
     instead: dict[n.Expr, n.Expr] = {alike.x: ZERO if alike.zero else replace(alike.x, over=PROMPT)}
-    # The rewards of other prompts are what they were.
+    # The rewards of other prompts stay as they are.
     pooling = (n.Reduce, n.Peers, n.Quantile, n.Order)
     steps = [node for node in nodes if isinstance(node, pooling) and "p" in node.over]
     instead |= {node: Opaque(k) for k, node in enumerate(steps)}
@@ -126,7 +127,7 @@ class Guarded:
 
 
 def divisors(roots: tuple[n.Expr, ...], keep: n.Expr | None) -> Iterator[Guarded]:
-    """Every divisor of some formulas under each set of masks that guards it."""
+    """Every divisor of some formulas, with each set of masks that guards it."""
     start: frozenset[tuple[n.Expr, bool]] = frozenset({(keep, True)} if keep is not None else ())
     stack, seen = [(root, start) for root in roots], set[tuple[n.Expr, frozenset[object]]]()
     while stack and len(seen) < _MOST_BRANCHES:
@@ -138,7 +139,7 @@ def divisors(roots: tuple[n.Expr, ...], keep: n.Expr | None) -> Iterator[Guarded
             case n.Where(m, a, b):
                 stack += [(m, masks), (a, masks | {(m, True)}), (b, masks | {(m, False)})]
                 continue
-            case n.Binary("and", a, b):  # the second is looked at where the first holds
+            case n.Binary("and", a, b):  # the second matters only where the first holds
                 stack += [(a, masks), (b, masks | {(a, True)})]
                 continue
             case n.Reduce(_, _, x, where) | n.Quantile(_, x, _, where) if where is not None:
@@ -161,7 +162,7 @@ def never_zero(guarded: Guarded, expand: AsSum) -> bool:
 
 
 def _multiple(a: Sum, b: Sum) -> bool:
-    """Whether a value is another one times what is above 0, or more than that."""
+    """Whether a value is at least a positive multiple of a different one, as far as is seen."""
     if not a.terms or not b.terms:
         return False
     for f in b.terms:
@@ -180,7 +181,8 @@ def _multiple(a: Sum, b: Sum) -> bool:
 
 
 def _nonzero_values(mask: n.Expr, holds: bool, expand: AsSum) -> Iterator[Sum]:
-    """The values that are not 0 where a mask holds, or where it does not."""
+    """The values that are not 0 where a mask holds, or where it does not, as far as comparisons,
+    `and`, `or` and `not` show."""
     match mask:
         case n.Unary("not", m):
             yield from _nonzero_values(m, not holds, expand)

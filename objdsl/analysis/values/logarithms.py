@@ -1,12 +1,12 @@
-"""The logarithms of probabilities and of their ratios: how far policies may be apart.
+"""The logarithms of probabilities and of their ratios: how far apart policies may be.
 
 Let s be the policy that sampled.
 
 - `E_s[q / s] = 1` for every policy q and any part of a response, so that `q / s > e^20` has a
   probability below 2e-9 (Markov). No ratio to the sampler overflows.
-- The other way there is no bound. A token that was sampled may have the probability `e^-24` under
-  a different policy, and `e^-15` of what it was under one that is a few updates away. Over a
-  response this adds up: a KL of 0.05 for each of 4000 tokens is 200.
+- In the other direction there is no bound. A token that was sampled may have the probability
+  `e^-24` under a different policy, and `e^-15` of what it was under one that is a few updates away.
+  Over a response this adds up: a KL of 0.05 for each of 4000 tokens is 200.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from objdsl.ir.objective import Objective
 
 
 class _Granularity(Enum):
-    """What a probability is of, with the least logarithms of ratios of two policies."""
+    """What has a probability, with the least logarithms of the ratio of two policies."""
 
     ENTRY = (-100.0, -100.0)
     TOKEN = (-24.0, -15.0)
@@ -64,7 +64,7 @@ class Logarithms:
     _others: dict[n.Expr, n.Expr] = field(default_factory=dict)
 
     def is_of_response(self, x: n.Expr) -> bool:
-        """Whether a value is the log-probability of a response, and no log-ratio of two."""
+        """Whether a value is the log-probability of a response, rather than a log-ratio of two."""
         linear = self._coefficients(self._of_this_response(x))
         if linear is None:
             return False
@@ -85,7 +85,7 @@ class Logarithms:
             if len(powers) == 1:
                 ends, total = [(granularity.far, 0.0)], 0.0  # a probability is at most 1
             elif abs(total) > 1e-9:
-                # What does not cancel is the probability under the sampler itself.
+                # The part that does not cancel is the probability under the sampler itself.
                 low, high = (
                     low + min(total * granularity.far, 0.0),
                     high + max(total * granularity.far, 0.0),
@@ -96,8 +96,8 @@ class Logarithms:
         return Range(low, high)
 
     def _divides(self, node: n.Expr, powers: Mapping[_Granularity, Mapping[str, float]]) -> bool:
-        """Whether a value is divided by sums over a group, rather than multiplied: a sum is at
-        least the probability of this response, and that of the best one may be far away."""
+        """Whether a value is divided by sums over a group, rather than multiplied by them. A sum is
+        at least the probability of this response, but that of the best one may be far from it."""
         rest = self._coefficients(self._without_sums(node))
         left = {} if rest is None else rest[1]
         return all(
@@ -109,7 +109,8 @@ class Logarithms:
     def _coefficients(
         self, node: n.Expr
     ) -> tuple[float, Mapping[_Granularity, Mapping[str, float]]] | None:
-        """A sum of log-probabilities: a number, and the coefficient of each."""
+        """A sum of log-probabilities as a constant and the coefficient of each; None for other
+        values."""
         if not self.is_sum(node):
             return None
         try:
@@ -136,7 +137,8 @@ class Logarithms:
         return _with_sums(x, self._others, lambda _: ZERO)
 
     def is_sum(self, node: n.Expr) -> bool:
-        """Whether a value has the form of a sum of log-probabilities."""
+        """Whether a value has the form of a sum of log-probabilities, as far as `_match_sum`
+        sees."""
         known = self._known.get(node)
         if known is None:
             known = self._known[node] = self._match_sum(node)
@@ -173,10 +175,10 @@ def _with_sums(x: n.Expr, known: dict[n.Expr, n.Expr], part: Callable[[n.Expr], 
     0 for the logarithms of sizes, which are small.
 
     Args:
-        known: what has become of values so far, to be added to.
+        known: the values that were replaced so far; it is extended.
     """
 
-    def become(node: n.Expr) -> n.Expr:
+    def replaced(node: n.Expr) -> n.Expr:
         match node:
             case n.Reduce("logsumexp", _, summand, None):
                 return part(summand)
@@ -184,11 +186,12 @@ def _with_sums(x: n.Expr, known: dict[n.Expr, n.Expr], part: Callable[[n.Expr], 
                 return ZERO
         return node.rebuilt(known)
 
-    return n.bottom_up(x, known, become)
+    return n.bottom_up(x, known, replaced)
 
 
 def _match_log_prob(factors: Factors) -> tuple[_Granularity, str] | None:
-    """The granularity and the policy of a product that is a log-probability, summed or not."""
+    """The granularity and the policy of a product that is a log-probability, summed or not; None
+    for others."""
     match sorted(factors, key=lambda power: power[1]):
         case [(n.LogProb(policy), 1.0)]:
             return _Granularity.TOKEN, policy

@@ -1,4 +1,4 @@
-"""Ranges of values in float32, and where they leave its numbers: interval arithmetic."""
+"""Ranges of values in float32, and where they overflow or underflow: interval arithmetic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SMALLEST = 1e-38
 
 
 class Fault(Enum):
-    """How a value leaves the numbers of float32."""
+    """How a value leaves the range of float32."""
 
     OVERFLOW = "too large"
     UNDERFLOW = "0, where it is positive"
@@ -28,8 +28,8 @@ class Range:
     """The numbers that a value may be.
 
     Attributes:
-        vanishes: whether it may be 0 by rounding.
-        causes: the nodes at which it became infinite or 0, if it may be so.
+        vanishes: whether it may be rounded to 0.
+        causes: the nodes at which it became infinite or 0, if it may be either.
     """
 
     low: float
@@ -47,8 +47,8 @@ class Range:
 
 
 def settled(x: Range) -> Range:
-    """A range without the causes that it does not need. A value that is merely large, as a product
-    of many factors at their worst is, does not count as infinite."""
+    """A range without the causes that no longer matter. A value that is merely large, such as a
+    product of many factors at their extremes, does not count as infinite."""
     if not x.causes and not x.vanishes and -_LARGEST <= x.low <= x.high <= _LARGEST:
         return x
     low, high = (end if math.isinf(end) else _clamped(end) for end in (x.low, x.high))
@@ -80,8 +80,8 @@ def unary(op: n.UnaryOp, x: Range, node: n.Expr) -> Range:
 
 
 def _least_operand(low: float, least: float, vanishes: bool) -> float:
-    """The least operand of a function that is not defined below `least`: a value that is never 0
-    comes close to it, unless it may round to 0."""
+    """The least operand of a function that is not defined below `least`. A value that is never 0
+    only comes close to it, unless it may be rounded to 0."""
     if low > least or math.isinf(least):
         return low
     return least if vanishes or least else _SMALLEST
@@ -95,7 +95,7 @@ def binary(op: str, a: Range, b: Range, node: n.Expr) -> Range:
             vanishes = a.vanishes and b.vanishes
             return Range(_sum(a.low, b.low), _sum(a.high, b.high), vanishes, causes)
         case "sub":
-            # 1 - pi is 0 where float32 has pi at 1.
+            # 1 - pi is 0 where float32 rounds pi to 1.
             vanishes = a.low == a.high == b.high != 0 and b.low != b.high
             if vanishes:
                 causes |= {(node, Fault.UNDERFLOW)}
@@ -146,7 +146,7 @@ def _raised(x: float, exponent: float) -> float:
 
 
 def reduced(op: str, size: int, x: Range, node: n.Expr) -> Range:
-    """The range of a reduction of so many elements."""
+    """The range of a reduction of `size` elements."""
     match op:
         case "sum":
             ends = _times(x.low, size), _times(x.high, size)

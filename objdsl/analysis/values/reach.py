@@ -8,8 +8,9 @@ from objdsl.ir.columns import is_critic
 
 
 def reached(goal: n.Expr, *, live: bool, rewarded: bool) -> dict[n.Expr, n.Expr]:
-    """The values that a goal is made of, without masks. With `live`, those that pass a gradient on;
-    with `rewarded`, only the summands with a reward or a critic's value, where a sum has such.
+    """The values that a goal is made of, without masks. With `live`, only those that pass a
+    gradient on; with `rewarded`, only those summands of a sum that read a reward or a critic's
+    value, if any do.
 
     Each is mapped to itself: an equal node may stand elsewhere in the text.
     """
