@@ -1,9 +1,9 @@
-"""What a contestant multiplies and moves at the sizes of a real model, counted on any machine.
+"""The products and memory traffic of a contestant at the sizes of a real model, on any machine.
 
-The tensors that are as large as a model have shapes and no numbers, and claim to be on a GPU: code
-that asks takes the way it takes there. Small ones have numbers, so that code which looks at masks
-and lengths goes on. A Triton kernel is one operation, which moves what its arguments hold. Compiled
-graphs are beyond this, and so are kernels that multiply: who has them is not counted.
+Tensors as large as a model have a shape but no data, and claim to be on a GPU, so that code which
+asks takes the same path as there. Small tensors have data, so that code which reads masks and
+lengths works. A Triton kernel counts as one operation that moves the contents of its arguments.
+Compiled graphs, and kernels with matrix products, cannot be counted.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from objdsl.fused.counts import Counts
 
 aten = torch.ops.aten
 
-SHAPE = Shape(rows=8, length=1024, hidden=4096, words=128_256)
+SHAPE = Shape(rows=8, length=1024, hidden=4096, vocabulary=128_256)
 _GPU, _HERE, _NOWHERE = torch.device("cuda", 0), torch.device("cpu"), torch.device("meta")
-_SMALL = 1 << 20  # elements of a tensor that has numbers
+_SMALL = 1 << 20  # the most elements of a tensor that has data
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What one run does.
+    """The counts of a run.
 
     Attributes:
-        products: matrix products in units of tokens x hidden x words, by the type that they read.
-        bytes_a_logit: that operations read and write, over tokens x words, if none is fused.
-        operations: that are no views.
+        products: matrix products in units of tokens x hidden x vocabulary, by the dtype of their
+            operands.
+        bytes_a_logit: bytes that operations read and write, if none is fused, divided by tokens x
+            vocabulary.
+        operations: the number of operations that are not views.
     """
 
     products: dict[str, float]
@@ -47,7 +49,7 @@ class Audit:
 
 
 class _OnGpu(TorchFunctionMode):
-    """All tensors say that they are on one GPU: those without numbers, and the few with some."""
+    """All tensors claim to be on one GPU, whether they have data or not."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -65,7 +67,7 @@ class _OnGpu(TorchFunctionMode):
 
 
 class _NoNumbers(TorchDispatchMode):
-    """Whatever a tensor without numbers meets loses its numbers too; asked for some, it says 0."""
+    """Operands of a tensor without data lose their data, too; reading such a number gives 0."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -88,7 +90,7 @@ class _Counted(Counts):
 
     @contextmanager
     def launches(self) -> Iterator[None]:
-        """Triton kernels are counted inside, and not run."""
+        """Triton kernels inside are counted, and not run."""
         try:
             from triton.runtime.jit import JITFunction
         except ImportError:
@@ -118,7 +120,7 @@ def _nowhere(x: object) -> bool:
 
 
 def _places(indices: list[Tensor | None]) -> list[Tensor | None]:
-    """Masks as the places that they name, while they have numbers."""
+    """Masks that have data, as indices."""
     places: list[Tensor | None] = []
     for x in indices:
         mask = x is not None and x.dtype == torch.bool and not _nowhere(x)
@@ -139,15 +141,15 @@ def audit(contestant: Contestant, task: Task, shape: Shape = SHAPE) -> Audit:
 
     Raises:
         Unable, ImportError: the contestant does not compute the task.
-        RuntimeError, NotImplementedError, TypeError: it cannot be followed.
+        RuntimeError, NotImplementedError, TypeError: its operations cannot be followed.
     """
     if contestant.opaque:
         raise Unable("compiled, or its kernels multiply: not counted")
-    # What code finds where a log-probability was to be filled in: 0. Clips then decide as usual.
+    # Log-probabilities have no data, and are read as 0. Clips then decide as usual.
     log_pi = torch.zeros(shape.rows, shape.length, dtype=torch.float64)
     tokens = torch.zeros(log_pi.shape, dtype=torch.long)
     hidden = torch.empty(*log_pi.shape, shape.hidden, dtype=torch.bfloat16, device=_NOWHERE)
-    weight = torch.empty(shape.words, shape.hidden, dtype=torch.bfloat16, device=_NOWHERE)
+    weight = torch.empty(shape.vocabulary, shape.hidden, dtype=torch.bfloat16, device=_NOWHERE)
     problem = Problem.random(task, "dense", Model(hidden, weight, tokens, log_pi, log_pi))
     forward = contestant.make(problem)
     if contestant.packed:
@@ -159,9 +161,9 @@ def audit(contestant: Contestant, task: Task, shape: Shape = SHAPE) -> Audit:
             (loss,), (torch.ones_like(loss),), False, False, (),
             allow_unreachable=True, accumulate_grad=True,
         )  # fmt: skip
-    units = counts.units(shape.tokens, shape.hidden, shape.words)
+    units = counts.units(shape.tokens, shape.hidden, shape.vocabulary)
     return Audit(
         {str(dtype).removeprefix("torch."): round(n, 3) for dtype, n in units.items()},
-        counts.moved / (shape.tokens * shape.words),
+        counts.moved / (shape.tokens * shape.vocabulary),
         counts.operations,
     )

@@ -1,9 +1,9 @@
-"""Who is measured: each peer's own code, as it is installed, and nothing of it written anew.
+"""The contestants: each peer's own code, as installed; no part of it is reimplemented here.
 
-A contestant makes, of a problem, a function from hidden states and head to a loss; some also say
-what the log-probabilities were. Peers that compute log-probabilities alone have objdsl's objective
-behind them. Padding goes to each as its own trainer gives it: a mask, the label -100, or rows that
-were packed before. One that cannot compute an objective says why.
+A contestant turns a problem into a function from hidden states and head to a loss; some also return
+the log-probabilities. Peers that compute only log-probabilities are followed by objdsl's objective.
+Each gets padding in the form that its own trainer passes it: a mask, the label -100, or rows packed
+beforehand. If a peer cannot compute an objective, the reason is reported.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ LogProbs = Callable[[Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor
 
 
 class Unable(Exception):
-    """Why a contestant does not compute an objective."""
+    """The reason why a contestant does not compute an objective."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to a loss.
+    """An implementation of a loss.
 
     Attributes:
-        make: of a problem, the function that is measured. Raises Unable or ImportError.
-        package: whose version is reported.
-        packed: whether it takes live tokens alone, `[M, H]`.
-        gpu: whether it needs one.
-        opaque: whether graphs or kernels of its own multiply, so that nobody can count.
+        make: makes the function that is measured for a problem. Raises Unable or ImportError.
+        package: the package whose version is reported.
+        packed: whether it takes tokens without padding, `[M, H]`.
+        gpu: whether it needs a GPU.
+        opaque: whether its products are in compiled graphs or kernels, where they are not counted.
     """
 
     make: Callable[[Problem], Forward]
@@ -51,7 +51,7 @@ class Contestant:
 def by_log_probs(
     make: Callable[[], LogProbs], *, packed: bool = False, entropy: bool = True
 ) -> Callable[[Problem], Forward]:
-    """A peer that computes log-probabilities, with the objective behind it."""
+    """A peer that computes log-probabilities, followed by the objective."""
 
     def prepared(problem: Problem) -> Forward:
         if problem.task.bonus and not entropy:
@@ -63,8 +63,8 @@ def by_log_probs(
 
         def forward(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
             wanted = bool(problem.task.bonus)
-            log_pi, spread = log_probs(hidden, weight, tokens, mask, wanted)
-            return problem.loss(log_pi, spread, packed=packed), log_pi
+            log_pi, entropies = log_probs(hidden, weight, tokens, mask, wanted)
+            return problem.loss(log_pi, entropies, packed=packed), log_pi
 
         return forward
 
@@ -75,7 +75,7 @@ def by_log_probs(
 
 
 def objdsl(budget: int | None = None, kernels: str | None = None) -> Contestant:
-    """objdsl's plan, with so many bytes of logits at a time; and on a GPU, with these kernels."""
+    """objdsl with a memory budget in bytes and, on a GPU, a choice of kernels."""
 
     def make(problem: Problem) -> Forward:
         objective, step = problem.objective, problem.step
@@ -97,7 +97,7 @@ def objdsl(budget: int | None = None, kernels: str | None = None) -> Contestant:
 def _plain(
     hidden: Tensor, weight: Tensor, tokens: Tensor, mask: Tensor, entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """What everyone writes first; in float32 from the logits on, as model code does."""
+    """The straightforward code; in float32 from the logits on, as in model code."""
     log_p = (hidden @ weight.T).float().log_softmax(-1)
     log_pi = log_p.gather(-1, tokens[..., None]).squeeze(-1)
     return log_pi, -(log_p.exp() * log_p).sum(-1) if entropy else None
@@ -125,7 +125,7 @@ def _trl_selective() -> LogProbs:
 
 
 class _LastLayer:
-    """As much of a model as TRL's fused head looks at: hidden states and a head."""
+    """The parts of a model that TRL's fused head reads: hidden states and a head."""
 
     base_model = staticmethod(lambda hidden, **_: SimpleNamespace(last_hidden_state=hidden))
     config = SimpleNamespace(get_text_config=SimpleNamespace)
@@ -162,7 +162,7 @@ def _verl(backend: str) -> Callable[[], LogProbs]:
         from verl.utils.experimental.torch_functional import FusedLinearForPPO
 
         if backend == "liger":
-            # Without it, verl would take its own way and say nothing.
+            # Without it, verl would silently use its own code.
             from liger_kernel.ops import (  # noqa: F401
                 LigerFusedLinearScaledCrossEntropyFunction,
             )
@@ -189,11 +189,11 @@ def _verl_triton() -> LogProbs:
     return log_probs
 
 
-# --- cross-entropies, by which log-probabilities can be had --------------------------------------
+# --- log-probabilities from cross-entropies ------------------------------------------------------
 
 
 def _cross_entropy(make: Callable[[], Callable[..., Tensor]]) -> Callable[[Problem], Forward]:
-    """A fused cross-entropy: of the mean at once, or of every token with the objective behind."""
+    """A fused cross-entropy: of the mean directly, or of every token, followed by the objective."""
 
     def prepared(problem: Problem) -> Forward:
         if problem.task.bonus:
@@ -288,7 +288,7 @@ def _in_tf32(make: Callable[[Problem], Forward]) -> Callable[[Problem], Forward]
         forward = make(problem)
 
         def faster(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
-            with _tf32():  # Liger forms the gradients on the way forward
+            with _tf32():  # Liger computes the gradients in the forward pass
                 return forward(hidden, weight)
 
         return faster

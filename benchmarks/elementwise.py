@@ -1,13 +1,13 @@
-"""The objective alone, forward and backward on [64, 4096] log-probabilities, beside its peers.
+"""The objective alone, forward and backward on [64, 4096] log-probabilities, beside other code.
 
     python benchmarks/elementwise.py            # a table
     python benchmarks/elementwise.py --save     # and benchmarks/results/elementwise-<chip>.json
 
-Every contestant computes the same number and the same gradient, which is checked first, and then
-takes its turn in interleaved rounds; what counts is the median over the rounds of the ratio to
-objdsl's time in the same round. TRL and verl are called as they are installed: TRL's
-`GRPOTrainer._compute_loss` with a trainer that hands it the log-probabilities, verl's `vanilla`
-policy loss. Both also compute their metrics, and so does objdsl: the objectives below report them.
+Every contestant computes the same value and the same gradient, which is checked first. Then they
+take turns in interleaved rounds, and the result is the median over the rounds of the ratio to
+objdsl's time in the same round. TRL and verl run as installed: TRL's `GRPOTrainer._compute_loss`
+with a trainer that passes it the log-probabilities, and verl's `vanilla` policy loss. Both also
+compute their metrics, and so does objdsl: the objectives below report them.
 """
 
 from __future__ import annotations

@@ -1,20 +1,21 @@
-"""The language-model head under an objective, forward and backward, beside its peers.
+"""The language-model head with an objective, forward and backward, compared with other libraries.
 
     python benchmarks/head.py                                # tables
     python benchmarks/head.py --save                         # and benchmarks/results/head-<device>
     python benchmarks/head.py --quick                        # tiny shapes: does everything run?
     python benchmarks/head.py --objective dapo --shape 8192,2048,151936
 
-Every contestant starts from the same hidden states and ends with the gradients by them and by the
-head; peers run as they are installed (`pip install objdsl[bench]`), and what cannot be run or
-computed says why. First, on any machine, what each multiplies and moves at the size of a real model
-is counted (audit.py). Then each one's loss, log-probabilities and gradients are compared with
-float64; who computes something else is not timed. The others take turns in interleaved rounds; what
-counts is the median over the rounds of the ratio to the plain computation (logits, log-softmax,
-objective) in the same round. The floor is three matrix products of the same sizes, and nothing
-else. Peak memory is what a run allocates at once, both gradients among it.
+Every contestant starts from the same hidden states and ends with the gradients of the hidden states
+and of the head. Peers run as installed (`pip install objdsl[bench]`); where one cannot run, or does
+not compute an objective, the reason is reported. First, on any machine, the products and memory
+traffic of each at the size of a real model are counted (audit.py). Then the loss, log-probabilities
+and gradients of each are compared with float64; a contestant that computes something else is not
+timed. The others take turns in interleaved rounds, and the result is the median over the rounds of
+the ratio to the plain computation (logits, log-softmax, objective) in the same round. The floor is
+three matrix products of the same sizes, and nothing else. Peak memory is the most that a run has
+allocated at a time, including both gradients.
 
-On a CPU the types are float32, on a GPU bfloat16, and there times are those of CUDA events, with
+On a CPU everything is float32. On a GPU it is bfloat16, and times are those of CUDA events, with
 the L2 cache emptied before each run.
 """
 
@@ -46,22 +47,22 @@ from torch.profiler import ProfilerActivity, profile
 RESULTS = Path(__file__).parent / "results"
 CPU_SHAPES = (Shape(8, 256, 512, 16_384),)
 GPU_SHAPES = tuple(
-    Shape(rows, 1024, hidden, words)
+    Shape(rows, 1024, hidden, vocabulary)
     for rows in (8, 32)
-    for hidden, words in ((2048, 151_936), (4096, 151_936), (4096, 128_256))
+    for hidden, vocabulary in ((2048, 151_936), (4096, 151_936), (4096, 128_256))
 )
 QUICK = Shape(8, 8, 16, 512)
 QUICK_AUDIT = Shape(4, 1024, 1024, 32_768)
 
-# The largest error of a value, and relative error of a gradient, that is still the same. Logits in
-# bfloat16 cost up to a tenth, and that is a result; a wrong normaliser or a lost term is none.
+# The largest error of a value, and relative error of a gradient, that still counts as the same
+# computation. Logits in bfloat16 cost up to a tenth; a wrong normaliser or a lost term, far more.
 SAME = {torch.float32: 1e-3, torch.bfloat16: 0.3}
 _L2 = 256 << 20  # bytes, several times any cache
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one run computes: a loss and its gradients, and log-probabilities, packed or not."""
+    """The result of a run: a loss and its gradients, and log-probabilities, packed or not."""
 
     gradients: Gradients
     log_pi: Tensor | None
@@ -71,7 +72,7 @@ Run = Callable[[], Outcome]
 
 
 def runs(contestant: Contestant, problem: Problem) -> Run:
-    """One contestant's turn, from leaves to gradients."""
+    """A function that runs a contestant once, from leaves to gradients."""
     forward = contestant.make(problem)
     model = problem.model
     states = problem.packed(model.hidden) if contestant.packed else model.hidden
@@ -86,18 +87,18 @@ def runs(contestant: Contestant, problem: Problem) -> Run:
     return run
 
 
-# --- is it the same ------------------------------------------------------------------------------
+# --- correctness ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Against float64.
+    """Errors against float64.
 
     Attributes:
-        value: of the loss, absolute.
-        hidden, weight: of the gradients, relative, in the Euclidean norm.
-        log_pi: the largest of a live token; None for who does not say.
-        flips: live tokens that are on the other side of the bounds 0.8 and 1.2.
+        value: absolute error of the loss.
+        hidden, weight: relative errors of the gradients, in the Euclidean norm.
+        log_pi: largest absolute error of a token's log-probability; None if they are not returned.
+        flips: number of tokens whose ratio is on the wrong side of the bounds 0.8 or 1.2.
     """
 
     value: float
@@ -108,9 +109,9 @@ class Errors:
 
 
 def errors(outcome: Outcome, exact: Gradients, problem: Problem, *, packed: bool) -> Errors:
-    gradients, by_hidden = outcome.gradients, exact.hidden
+    gradients, grad_hidden = outcome.gradients, exact.hidden
     if packed:
-        by_hidden = problem.packed(by_hidden)
+        grad_hidden = problem.packed(grad_hidden)
     log_pi = flips = None
     if outcome.log_pi is not None:
         log_probs = (outcome.log_pi if packed else problem.packed(outcome.log_pi)).double()
@@ -123,7 +124,7 @@ def errors(outcome: Outcome, exact: Gradients, problem: Problem, *, packed: bool
         flips = int((sides[0] != sides[1]).any(0).sum())
     return Errors(
         float((gradients.value.double() - exact.value).abs()),
-        _distance(gradients.hidden, by_hidden),
+        _distance(gradients.hidden, grad_hidden),
         _distance(gradients.weight, exact.weight),
         log_pi,
         flips,
@@ -134,16 +135,16 @@ def _distance(x: Tensor, y: Tensor) -> float:
     return float((x.double() - y).norm() / y.norm())
 
 
-# --- what it takes -------------------------------------------------------------------------------
+# --- time and memory -----------------------------------------------------------------------------
 
 
 def first(run: Run, clock: Clock) -> tuple[Outcome, float, int]:
-    """The first run: what it finds, its seconds, and the bytes that a run allocates at once, the
-    gradients that it returns among them."""
+    """The first run: its outcome, its seconds, and its peak memory in bytes, including the
+    gradients that it returns."""
     outcomes: list[Outcome] = []
     if clock.device == "cuda":
         seconds = clock(lambda: outcomes.append(run()))
-        # Once more: kernels that are tuned at first allocate what they never do again.
+        # Once more: autotuning allocates memory in the first run only.
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
@@ -159,7 +160,7 @@ def first(run: Run, clock: Clock) -> tuple[Outcome, float, int]:
 
 
 class Clock:
-    """Seconds that a call takes."""
+    """Measures the seconds that a call takes."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -201,9 +202,9 @@ class Options:
     """What is measured, and for how long.
 
     Attributes:
-        budget: bytes of objdsl's logits at a time; None for its own choice.
-        rounds: as many at the least.
-        end: of `time.monotonic()`, after which no further round starts.
+        budget: objdsl's memory budget in bytes; None for its default.
+        rounds: the minimum number of rounds.
+        end: when no further round starts, by `time.monotonic()`.
     """
 
     device: str
@@ -225,7 +226,7 @@ class Options:
 
 
 def audited(options: Options) -> dict[str, dict[str, Any]]:
-    """Objectives by contestants: what is counted, or the reason why not."""
+    """The counts of every contestant for every objective, or the reason why there are none."""
     by_objective: dict[str, dict[str, Any]] = {}
     for name in options.objectives:
         by_objective[name] = {}
@@ -273,7 +274,7 @@ def measured(shape: Shape, options: Options) -> dict[str, Any]:
                 "milliseconds": 1e3 * min(seconds),
                 "floor": min(floors) / min(seconds),
             }
-            if plain := by_who.get("plain"):  # which needs the most memory
+            if plain := by_who.get("plain"):  # it needs the most memory, and may not have run
                 ratios = [a / b for a, b in zip(seconds, plain, strict=True)]
                 rows[name][who] |= {
                     "ratio": statistics.median(ratios),
@@ -293,17 +294,17 @@ def checked(
     _needs(contestant, clock.device)
     run = runs(contestant, problem)
     outcome, seconds, peak = first(run, clock)
-    wrong = errors(outcome, exact, problem, packed=contestant.packed)
+    deviation = errors(outcome, exact, problem, packed=contestant.packed)
     most = SAME[problem.model.hidden.dtype]
-    if not all(x <= most for x in (wrong.value, wrong.hidden, wrong.weight)):  # NaN is not
+    if not all(x <= most for x in (deviation.value, deviation.hidden, deviation.weight)):  # or NaN
         raise Unable(
-            f"computes something else: the value is off by {wrong.value:.1e}, the gradients by "
-            f"{wrong.hidden:.1e} (hidden) and {wrong.weight:.1e} (weight)"
+            f"computes something else: the value is off by {deviation.value:.1e}, the gradients by "
+            f"{deviation.hidden:.1e} (hidden) and {deviation.weight:.1e} (weight)"
         )
     return {
         "first_seconds": seconds,
         "peak_mib": peak / 2**20,
-        "errors": asdict(wrong),
+        "errors": asdict(deviation),
         "run": run,
     }
 
@@ -314,7 +315,7 @@ def _rounds(
     clock: Clock,
     options: Options,
 ) -> tuple[dict[str, dict[str, list[float]]], list[float]]:
-    """Everyone's seconds in every round, and the floor's: as many rounds as there is time for."""
+    """The seconds of every contestant and of the floor, in as many rounds as there is time for."""
     times = {name: {who: [] for who in by_who} for name, by_who in usable.items()}
     floors: list[float] = []
     longest = 0.0
@@ -331,10 +332,11 @@ def _rounds(
     return times, floors
 
 
-def _or_reason(ask: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
-    """What is asked for, or why it cannot be had: a benchmark goes on without one of its peers."""
+def _or_reason(measure: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
+    """The result of a function, or the reason why it failed: the benchmark goes on without a
+    peer."""
     try:
-        return ask(*arguments)
+        return measure(*arguments)
     except (Unable, ImportError) as error:
         return {"reason": str(error)}
     except Exception as error:
@@ -349,7 +351,7 @@ def _say(line: str) -> None:
 
 
 def measure(options: Options, command: str) -> dict[str, Any]:
-    """The whole report, as `results/head-<device>.json` has it."""
+    """The whole report, as it is saved in `results/head-<device>.json`."""
     return {
         "command": command,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {chip()}",
@@ -367,7 +369,7 @@ def measure(options: Options, command: str) -> dict[str, Any]:
 
 
 def arguments(line: Iterable[str] | None = None) -> tuple[Options, bool]:
-    """What the command line says, and whether to save."""
+    """The options of the command line, and whether to save."""
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
@@ -377,13 +379,17 @@ def arguments(line: Iterable[str] | None = None) -> tuple[Options, bool]:
         "--objective",
         action="append",
         choices=list(TASKS),
-        help="by default all but that on policy",
+        help="by default all except the one on policy",
     )
     parser.add_argument("--case", action="append", choices=CASES, help="by default all")
     parser.add_argument("--shape", action="append", type=_shape, metavar="N,H,V")
-    parser.add_argument("--budget", type=int, help="MiB of objdsl's logits at a time")
-    parser.add_argument("--rounds", type=int, default=3, help="at the least, for every shape")
-    parser.add_argument("--minutes", type=float, default=12, help="more rounds until then")
+    parser.add_argument("--budget", type=int, help="memory budget of objdsl in MiB")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="minimum number of rounds for every shape"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=12, help="start further rounds for this many minutes"
+    )
     given = parser.parse_args(None if line is None else list(line))
     shapes = GPU_SHAPES if given.device == "cuda" else CPU_SHAPES
     budget = given.budget or (None if given.device == "cuda" else 32)
@@ -400,15 +406,15 @@ def arguments(line: Iterable[str] | None = None) -> tuple[Options, bool]:
 
 
 def _shape(text: str) -> Shape:
-    tokens, hidden, words = map(int, text.split(","))
+    tokens, hidden, vocabulary = map(int, text.split(","))
     rows = max(8, tokens // 1024)
-    return Shape(rows, tokens // rows, hidden, words)
+    return Shape(rows, tokens // rows, hidden, vocabulary)
 
 
 def main(line: Iterable[str] | None = None) -> dict[str, Any]:
     warnings.filterwarnings("ignore")
     options, save = arguments(line)
-    if options.quick:  # compiling takes longer than all the rest
+    if options.quick:  # compilation would take longer than everything else
         torch.compiler.set_stance("force_eager")
     flags = sys.argv[1:] if line is None else list(line)
     report = measure(options, shlex.join(["python", "benchmarks/head.py", *flags]))

@@ -1,7 +1,7 @@
-"""What the head is measured on: objectives, random steps, and what is exact for them.
+"""The problems of the head's benchmark: objectives, random steps, and their exact gradients.
 
-A step is a model's last hidden states, its head and the tokens that were sampled from the two; the
-distributions are as peaked as those of language models. Advantages are given, the same to everyone.
+A step is a model's last hidden states, its head and tokens sampled from them; the distributions are
+as peaked as those of language models. All contestants get the same advantages.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ maximize mean[p,i,t] (surrogate(r, A, 1 - eps_low, 1 + eps_high) + bonus * entro
 
 @dataclass(frozen=True)
 class Task:
-    """An objective, and how peers are told of it.
+    """An objective, and its equivalents for peers.
 
     Attributes:
         text: the objective.
-        cases: what is measured of it.
-        bonus: weight of the mean entropy, which others add to the loss `without_entropy`.
-        liger: options under which `LigerFusedLinearGRPOLoss` computes the same; None for none.
+        cases: the kinds of data that it is measured on.
+        bonus: the weight of the mean entropy, which peers add to the loss of `without_entropy`.
+        liger: options with which `LigerFusedLinearGRPOLoss` computes the same; None if there are
+            none.
         cross_entropy: whether it is the mean log-likelihood and nothing else.
         on_policy: whether the policy that sampled is the one that is trained.
     """
@@ -101,24 +102,24 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Shape:
-    """`rows` responses of `length` tokens, states of size `hidden`, a vocabulary of `words`."""
+    """`rows` responses of `length` tokens, the size of a hidden state and of the vocabulary."""
 
     rows: int
     length: int
     hidden: int
-    words: int
+    vocabulary: int
 
     @property
     def tokens(self) -> int:
         return self.rows * self.length
 
     def __str__(self) -> str:
-        return f"N={self.tokens} H={self.hidden} V={self.words}"
+        return f"N={self.tokens} H={self.hidden} V={self.vocabulary}"
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """Hidden states `[N, T, H]`, a head `[V, H]`, tokens `[N, T]`, and their exact numbers.
+    """Hidden states `[N, T, H]`, a head `[V, H]`, tokens `[N, T]`, and exact values for them.
 
     Attributes:
         log_pi, entropy: `[N, T]`, float64.
@@ -134,11 +135,11 @@ class Model:
     def random(cls, shape: Shape, dtype: torch.dtype, device: str) -> Model:
         torch.manual_seed(0)
         hidden = torch.randn(shape.rows, shape.length, shape.hidden, device=device).to(dtype)
-        weight = torch.randn(shape.words, shape.hidden, device=device)
+        weight = torch.randn(shape.vocabulary, shape.hidden, device=device)
         weight = (_PEAKED / shape.hidden**0.5 * weight).to(dtype)
         exact, chunks = weight.double(), []
-        for some in _chunks(hidden.flatten(0, 1), shape.words):
-            log_p = (some.double() @ exact.T).log_softmax(-1)
+        for chunk in _chunks(hidden.flatten(0, 1), shape.vocabulary):
+            log_p = (chunk.double() @ exact.T).log_softmax(-1)
             p = log_p.exp()
             tokens = torch.multinomial(p.float(), 1)
             chunks.append((tokens, log_p.gather(-1, tokens), -(p * log_p).sum(-1, keepdim=True)))
@@ -148,7 +149,7 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """What an objective is worth, and its loss's gradients: `[N, T, H]` and `[V, H]`."""
+    """The value of a loss, and its gradients `[N, T, H]` and `[V, H]`."""
 
     value: Tensor
     hidden: Tensor
@@ -163,7 +164,7 @@ class Problem:
         mask: `[N, T]`.
         A: `[N]`, float32.
         log_old, log_ref: `[N, T]`, float32.
-        noise: `[N, T]`, float32, by which an objective chooses tokens at random.
+        noise: `[N, T]`, float32, with which an objective chooses tokens at random.
     """
 
     task: Task
@@ -181,14 +182,14 @@ class Problem:
         torch.manual_seed(1)
         lengths = torch.full((rows,), length)
         if case == "50 % padded":
-            spread = (2 * torch.arange(rows) + 1) * length // (2 * rows)
-            lengths = spread[torch.randperm(rows)].clamp(min=1)
+            lengths = (2 * torch.arange(rows) + 1) * length // (2 * rows)
+            lengths = lengths[torch.randperm(rows)].clamp(min=1)
         reward = (torch.arange(rows) % _GROUP == 0).float()
         if case == "25 % zero advantage":
             reward[: rows // 4] = 1.0
         groups = reward.view(-1, _GROUP)
-        spread = groups.std(1, keepdim=True) + 1e-4
-        advantages = ((groups - groups.mean(1, keepdim=True)) / spread).flatten()
+        std = groups.std(1, keepdim=True) + 1e-4
+        advantages = ((groups - groups.mean(1, keepdim=True)) / std).flatten()
         noise = 0.1 * torch.randn(2, rows, length, dtype=torch.float64)
         old, ref = (model.log_pi + x.to(device) for x in noise)
         choice = torch.rand(rows, length)
@@ -206,7 +207,7 @@ class Problem:
 
     @cached_property
     def of_log_probs(self) -> Objective:
-        """The same without what needs the whole distribution."""
+        """The same without the terms that need the whole distribution."""
         return objdsl.loads(self.task.without_entropy or self.task.text)
 
     @cached_property
@@ -236,7 +237,7 @@ class Problem:
         )
 
     def packed(self, x: Tensor) -> Tensor:
-        """`[M, ...]` of `[N, T, ...]`: live tokens alone."""
+        """`[N, T, ...]` -> `[M, ...]`: only the tokens that are not padding."""
         return x[self.mask]
 
     def loss(self, log_pi: Tensor, entropy: Tensor | None, *, packed: bool = False) -> Tensor:
@@ -251,36 +252,37 @@ class Problem:
         entropy = entropy if packed else torch.where(self.mask, entropy, 0)
         return loss - self.task.bonus * (entropy.sum() / self.mask.sum())
 
-    # --- what is exact ---------------------------------------------------------------------------
+    # --- the exact gradients ---------------------------------------------------------------------
 
     def exact(self) -> Gradients:
-        """In float64, by autograd through logits, some tokens at a time."""
+        """Value and gradients in float64, by autograd through logits, a chunk of tokens at a
+        time."""
         model = self.model
         log_pi = model.log_pi.clone().requires_grad_()
         entropy = model.entropy.clone().requires_grad_()
         step = self._prepared(self.of_log_probs, packed=False, dtype=torch.float64)
         loss = self._with_bonus(self.of_log_probs(log_pi, step).loss, entropy, packed=False)
         loss.backward()
-        by_entropy = torch.zeros_like(entropy) if entropy.grad is None else entropy.grad
-        by = torch.stack([log_pi.grad, by_entropy]).flatten(1)
+        grad_entropy = torch.zeros_like(entropy) if entropy.grad is None else entropy.grad
+        grads = torch.stack([log_pi.grad, grad_entropy]).flatten(1)
         weight = model.weight.double()
-        by_hidden, by_weight, start = [], torch.zeros_like(weight), 0
-        for some in _chunks(model.hidden.flatten(0, 1), len(weight)):
-            here, rows = some.double(), slice(start, start := start + len(some))
-            z = (here @ weight.T).requires_grad_()
+        grad_hidden, grad_weight, start = [], torch.zeros_like(weight), 0
+        for chunk in _chunks(model.hidden.flatten(0, 1), len(weight)):
+            states, rows = chunk.double(), slice(start, start := start + len(chunk))
+            z = (states @ weight.T).requires_grad_()
             log_p = z.log_softmax(-1)
-            chosen = log_p.gather(-1, model.tokens.flatten()[rows, None]).squeeze(-1)
-            spread = -(log_p.exp() * log_p).sum(-1)
-            (d,) = torch.autograd.grad([chosen, spread], z, list(by[:, rows]))
-            by_hidden.append(d @ weight)
-            by_weight += d.T @ here
-        gradient = torch.cat(by_hidden).view(model.hidden.shape)
-        return Gradients(loss.detach(), gradient, by_weight)
+            sampled = log_p.gather(-1, model.tokens.flatten()[rows, None]).squeeze(-1)
+            entropies = -(log_p.exp() * log_p).sum(-1)
+            (grad_logits,) = torch.autograd.grad([sampled, entropies], z, list(grads[:, rows]))
+            grad_hidden.append(grad_logits @ weight)
+            grad_weight += grad_logits.T @ states
+        gradient = torch.cat(grad_hidden).view(model.hidden.shape)
+        return Gradients(loss.detach(), gradient, grad_weight)
 
 
-def _chunks(hidden: Tensor, words: int) -> tuple[Tensor, ...]:
-    """Tokens whose float64 logits take a quarter of a GiB."""
-    return hidden.split(max(1, (1 << 28) // (8 * words)))
+def _chunks(hidden: Tensor, vocabulary: int) -> tuple[Tensor, ...]:
+    """Chunks of tokens whose float64 logits take a quarter of a GiB."""
+    return hidden.split(max(1, (1 << 28) // (8 * vocabulary)))
 
 
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]

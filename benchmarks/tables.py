@@ -1,8 +1,8 @@
-"""What benchmarks/head.py found, as tables and a picture; nothing here is measured.
+"""The results of benchmarks/head.py as tables and a picture; nothing is measured here.
 
-    python benchmarks/tables.py     # rewrites what is made of benchmarks/results/head-*.json
+    python benchmarks/tables.py     # rewrites the pages of benchmarks/results/head-*.json
 
-The README shows a part of it, between two comments that name the file.
+The README shows a part of the tables, between two comments that name the file.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ def text(report: dict[str, Any]) -> str:
             f"## {_shape(shape)}",
             f"{shape['rounds']} rounds; three products alone take "
             f"{shape['floor_milliseconds']:.0f} ms.",
-            "### Time over that of the plain computation, median (and of the least times)",
+            "### Time relative to the plain computation: median (and ratio of the shortest times)",
             _by_problem(shape, _ratios),
-            "### Share of the time that three products take",
+            "### Time of three products as a share of the time",
             _by_problem(shape, lambda x: f"{x['floor']:.0%}"),
             "### Peak memory of a run, MiB",
             _by_problem(shape, lambda x: f"{x['peak_mib']:.0f}"),
-            "### Against float64: largest error of a log-probability; relative, of dH and of dW",
+            "### Errors against float64: largest of log-probabilities; relative of dH and of dW",
             _by_problem(shape, _errors),
-            "### Seconds of the first run, compilation among them",
+            "### Seconds of the first run, including compilation",
             _by_problem(shape, lambda x: f"{x['first_seconds']:.1f}"),
         ]
-    parts += ["## Why there is no number", _reasons(report)]
+    parts += ["## Why some numbers are missing", _reasons(report)]
     return "\n\n".join(parts)
 
 
 def short(report: dict[str, Any]) -> str:
-    """What the README shows."""
+    """The tables of the README."""
     shape = report["shapes"][0]
     rounds = f"{shape['rounds']} rounds on {_machine(report)}:"
     return "\n\n".join([rounds, _by_problem(shape, _ratio), by_contestant(report)])
 
 
 def by_contestant(report: dict[str, Any]) -> str:
-    """The first objective on dense data: all that is known of each contestant."""
+    """The first objective on dense data: all measurements of each contestant."""
     shape = report["shapes"][0]
     problem, rows = next(iter(shape["results"].items()))
     counts = report["audit"]["results"][problem.rsplit(", ", 1)[0]]
@@ -70,7 +70,7 @@ def by_contestant(report: dict[str, Any]) -> str:
 
 
 def counted(report: dict[str, Any]) -> str:
-    """The audit: products by type, bytes, operations."""
+    """The audit: products by dtype, bytes, operations."""
     audit = report["audit"]
     lines = [
         [objective, who, *_counts(row)]
@@ -109,8 +109,7 @@ def _facts(row: dict[str, Any]) -> list[str]:
 
 
 def _errors(row: dict[str, Any]) -> str:
-    wrong = row["errors"]
-    errors = (wrong["log_pi"], wrong["hidden"], wrong["weight"])
+    errors = (row["errors"][name] for name in ("log_pi", "hidden", "weight"))
     return " / ".join(_NONE if x is None else f"{x:.0e}" for x in errors)
 
 
@@ -120,7 +119,7 @@ def _counts(row: dict[str, Any]) -> list[str]:
 
 
 def _measured(shape: dict[str, Any]) -> list[str]:
-    """The contestants that have a number anywhere."""
+    """The contestants with at least one measurement."""
     rows = shape["results"].values()
     return [who for who in next(iter(rows)) if any("reason" not in by_who[who] for by_who in rows)]
 
@@ -156,7 +155,7 @@ def _table(head: list[str], lines: list[list[str]]) -> str:
 
 def _shape(shape: dict[str, Any]) -> str:
     tokens = shape["rows"] * shape["length"]
-    return f"{tokens} tokens, hidden size {shape['hidden']}, {shape['words']} words"
+    return f"{tokens} tokens, hidden size {shape['hidden']}, a vocabulary of {shape['vocabulary']}"
 
 
 def _where(report: dict[str, Any]) -> str:
@@ -173,7 +172,7 @@ def _machine(report: dict[str, Any]) -> str:
 
 
 def picture(report: dict[str, Any], path: Path) -> None:
-    """Times over that of the plain computation: a panel for each kind of data."""
+    """Times relative to the plain computation, a panel for each kind of data."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -208,7 +207,7 @@ def picture(report: dict[str, Any], path: Path) -> None:
             axes.set_title(case, loc="left")
         legend = all_axes.flat[0].get_legend_handles_labels()
         figure.legend(*legend, ncols=5, loc="outside lower center")
-        figure.suptitle(f"The head under an objective: {_shape(shape)}, {report['dtype']}")
+        figure.suptitle(f"The head with an objective: {_shape(shape)}, {report['dtype']}")
         figure.savefig(path, metadata={"Date": None})
         pyplot.close(figure)
 
@@ -217,7 +216,7 @@ def picture(report: dict[str, Any], path: Path) -> None:
 
 
 def publish(path: Path, readme: Path = README) -> Iterator[Path]:
-    """Writes what is made of a report: a page, a picture, and its part of the README."""
+    """Writes the page, the picture and the part of the README that show a report."""
     report = json.loads(path.read_text(encoding="utf-8"))
     page, image = path.with_suffix(".md"), path.with_suffix(".svg")
     page.write_text(text(report) + "\n", encoding="utf-8")

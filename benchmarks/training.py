@@ -1,14 +1,14 @@
-"""Whole training steps on the default task: seconds a step, and the ratio.
+"""Whole training steps on the default task: seconds per step, and ratios.
 
     python benchmarks/training.py            # a table
     python benchmarks/training.py --save     # and benchmarks/results/training-<device>.json
 
-Beside TRL's GRPOTrainer, and beside the bare loop that a person writes by hand: generate, reward,
-one forward pass, the loss, AdamW, and nothing else. All train the same model (same weights at the
-start) on the same prompts, with the same number of prompts and responses a step, responses of at
-most the same length, one optimizer step each, and no reference policy. objdsl runs as `objdsl
-train` does: reports, samples and metrics included, with vLLM and with transformers as the sampler;
-the others sample with transformers. Runs alternate; the first steps of each are left out.
+objdsl is compared with TRL's GRPOTrainer and with a hand-written bare loop: generate, reward, one
+forward pass, the loss, AdamW, and nothing else. All train the same model, from the same weights, on
+the same prompts, with the same number of prompts and responses per step, the same maximum length,
+one optimizer step each, and no reference policy. objdsl runs as in `objdsl train`, including
+reports, samples and metrics, with vLLM and with transformers as the sampler; the others sample with
+transformers. Runs alternate; the first steps of each are not counted.
 """
 
 from __future__ import annotations

@@ -160,13 +160,13 @@ def test_every_function_is_documented(compared: Compared) -> None:
 def test_editors_know_every_operator(compared: Compared) -> None:
     name = "../grammars/objective.tmLanguage.json"
     grammar = (ROOT / "docs" / name).read_text(encoding="utf-8")
-    for scope, words, bracket in (
+    for scope, names, bracket in (
         ("support.function.reduction", (*REDUCTIONS, *SUBSETS, *ORDERED, COUNT), r"\\["),
         ("support.function", language.FUNCTIONS, r"\\("),
     ):
         start = grammar.index("(", grammar.index(f'"{scope}.objdsl"'))
         end = grammar.index(f")(?=\\\\s*{bracket})", start)
-        grammar = f"{grammar[:start]}({'|'.join(words)}{grammar[end:]}"
+        grammar = f"{grammar[:start]}({'|'.join(names)}{grammar[end:]}"
     compared(name, grammar)
 
 
@@ -174,8 +174,8 @@ def test_the_schema_of_the_ir_is_published(compared: Compared) -> None:
     from objdsl.ir.schema import Objective
 
     schema = json.dumps(Objective.model_json_schema())
-    words = json.loads(schema, parse_constant=str)  # JSON has no infinity
-    compared("ir.schema.json", json.dumps(words, indent=2) + "\n")
+    document = json.loads(schema, parse_constant=str)  # JSON has no infinity
+    compared("ir.schema.json", json.dumps(document, indent=2) + "\n")
 
 
 def test_every_rule_has_a_page(compared: Compared) -> None:

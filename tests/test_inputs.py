@@ -325,7 +325,7 @@ def test_holes_are_no_tokens() -> None:
     torch.testing.assert_close(objective(OLD[holed.bool()], step).loss, loss)
 
 
-def test_padding_of_tokens_is_no_word() -> None:
+def test_padding_of_token_ids_is_not_read() -> None:
     objective = objdsl.load("grpo")
     step = objective.prepare(**columns())
     hidden, weight, tokens = torch.randn(4, 5, 6), torch.randn(7, 6), torch.where(MASK, 2, -100)
@@ -376,7 +376,7 @@ def test_a_policy_that_rules_out_what_the_other_says_is_far_away() -> None:
     objective = objdsl.loads(
         "objective x\nmaximize mean[p,i,t] (sum[v] (pi[v] * log(pi[v] / ref[v])))\n"
     )
-    words = torch.full((1, 1, 2), math.log(0.5))
+    dist = torch.full((1, 1, 2), math.log(0.5))
     ref = torch.tensor([[[0.0, -math.inf]]])
     step = objective.prepare(mask=torch.ones(1, 1), prompt=[0], log_ref_dist=ref)
-    assert objective(log_pi_dist=words, step=step).value == pytest.approx(-IMPOSSIBLE / 2)
+    assert objective(log_pi_dist=dist, step=step).value == pytest.approx(-IMPOSSIBLE / 2)

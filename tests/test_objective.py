@@ -100,7 +100,7 @@ def test_narrow_log_probabilities_are_added_up_wide() -> None:
     assert narrow.loss == wide.loss != 0
 
 
-def test_the_entropy_of_the_words_that_were_kept(tmp_path: Path) -> None:
+def test_the_entropy_of_the_entries_that_were_kept(tmp_path: Path) -> None:
     """The others have the probability 0, and 0 log 0 is 0."""
     file = tmp_path / "entropy.obj"
     goal = "maximize mean[p,i] sum[t] (reward * log(pi) + entropy)"

@@ -21,7 +21,7 @@ from objdsl import DerivativeError
 
 LENGTHS = torch.tensor([3, 5, 1, 2])
 MASK = torch.arange(5) < LENGTHS[:, None]
-WORDS = 7
+VOCABULARY = 7
 
 
 def step_of(objective: objdsl.Objective) -> tuple[objdsl.Step, dict[str, Tensor]]:
@@ -38,7 +38,7 @@ def step_of(objective: objdsl.Objective) -> tuple[objdsl.Step, dict[str, Tensor]
             case ("p", "i", "t"):
                 columns[name] = -torch.rand(4, 5) - 0.1
             case _:
-                columns[name] = torch.randn(4, 5, WORDS).log_softmax(-1)
+                columns[name] = torch.randn(4, 5, VOCABULARY).log_softmax(-1)
     trained = {name: columns.pop(name) for name in objective.live}
     return objective.prepare(mask=MASK, prompt=[9, 9, 4, 4], **columns), trained
 
@@ -214,8 +214,8 @@ def test_a_second_derivative_through_the_head_is_refused() -> None:
     objective = objdsl.load("grpo")
     step, _ = step_of(objective)
     hidden = torch.randn(4, 5, 6).requires_grad_()
-    tokens = torch.randint(0, WORDS, (4, 5))
-    out = objective.fused(hidden, torch.randn(WORDS, 6), tokens, step)
+    tokens = torch.randint(0, VOCABULARY, (4, 5))
+    out = objective.fused(hidden, torch.randn(VOCABULARY, 6), tokens, step)
     with pytest.raises(DerivativeError, match="second derivatives"):
         torch.autograd.grad(out.loss, hidden, create_graph=True)
 

@@ -59,7 +59,7 @@ class Cost:
 )
 @click.option(
     "--vocabulary",
-    "words",
+    "vocabulary",
     type=click.IntRange(2),
     default=16_384,
     show_default=True,
@@ -124,7 +124,7 @@ def measure(
     *,
     tokens: int,
     hidden: int,
-    words: int,
+    vocabulary: int,
     budget: int,
     rounds: int,
     device: str = "cpu",
@@ -139,12 +139,12 @@ def measure(
     from objdsl.fused.counts import Counts
 
     options = {"budget": budget << 20, "kernels": kernels}
-    ways = _ways(objective, tokens, hidden, words, device, options)
+    ways = _ways(objective, tokens, hidden, vocabulary, device, options)
     counts, values = {}, {}
     for name, run in ways.items():
         with Counts() as counted:
             values[name] = run()
-        products = sum(counted.units(_ROWS * tokens, hidden, words).values())
+        products = sum(counted.units(_ROWS * tokens, hidden, vocabulary).values())
         counts[name] = products, counted.peak
     if not values["fused"].allclose(values["plain"], rtol=1e-3, atol=1e-5):
         raise ValueError(f"the values differ: {values}")
@@ -167,7 +167,7 @@ def _ways(
     objective: Objective,
     tokens: int,
     hidden: int,
-    words: int,
+    vocabulary: int,
     device: str,
     options: dict[str, Any],
 ) -> dict[str, Callable[[], Tensor]]:
@@ -185,8 +185,8 @@ def _ways(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=make).to(device)
 
-    states, weight = normal(_ROWS, tokens, hidden), normal(words, hidden) / hidden**0.5
-    sampled = torch.randint(words, (_ROWS, tokens), generator=make).to(device)
+    states, weight = normal(_ROWS, tokens, hidden), normal(vocabulary, hidden) / hidden**0.5
+    sampled = torch.randint(vocabulary, (_ROWS, tokens), generator=make).to(device)
     with torch.no_grad():
         log_p = torch.log_softmax(states @ weight.T, -1)
     near = log_p.gather(-1, sampled[..., None]).squeeze(-1)
@@ -195,7 +195,7 @@ def _ways(
         low, high = objective.formula.domains.get(name, Domain()).two
         match column.indices:
             case ("p", "i", "t", "v"):
-                x = torch.log_softmax(log_p + 0.1 * normal(_ROWS, tokens, words), -1)
+                x = torch.log_softmax(log_p + 0.1 * normal(_ROWS, tokens, vocabulary), -1)
             case ("p", "i", "t"):
                 x = near + 0.1 * normal(_ROWS, tokens)
                 if name in objective.formula.domains:

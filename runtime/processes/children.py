@@ -11,9 +11,16 @@ import time
 from collections.abc import Mapping
 
 # The variables by which `torchrun` identifies a rank.
-_OF_RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+_RANK_VARIABLES = {
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+}
 _PR_SET_PDEATHSIG = 1
-_EVERY = 1.0
+_POLL_SECONDS = 1.0
 
 
 def without_rank(environment: Mapping[str, str]) -> dict[str, str]:
@@ -21,7 +28,7 @@ def without_rank(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if not name.startswith("TORCHELASTIC_") and name not in _OF_RANKS
+        if not name.startswith("TORCHELASTIC_") and name not in _RANK_VARIABLES
     }
 
 
@@ -30,13 +37,13 @@ def end_with_parent(number: int = signal.SIGKILL) -> None:
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
-        if os.getppid() != parent:  # it has ended in the meantime
+        if os.getppid() != parent:  # it ended before the call
             os.kill(os.getpid(), number)
         return
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(_EVERY)
+            time.sleep(_POLL_SECONDS)
         os.kill(os.getpid(), number)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -24,7 +24,7 @@ from objdsl.source import visible
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
-# In the names of files that keep the lines which a resumed run writes again.
+# A suffix of files that keep the old lines of steps which a resumed run repeats.
 DROPPED = ".dropped"
 
 # What the runtime measures at every step, besides the reports of the objective.
@@ -35,7 +35,7 @@ DOCUMENTED = {
     "reward": "mean reward of the sampled responses",
     "held_out": "mean reward of the greedy responses to held-out prompts (where measured)",
     "length": "mean length of the responses, in tokens",
-    "truncated": "share of responses that hit the limit of tokens",
+    "truncated": "share of responses that hit the token limit",
     "zero_variance": "share of prompts whose responses all have the same reward",
     "entropy": "entropy of the policy, in nats per token",
     "kl_mu_old": "k3 estimate of KL(mu || old), between the sampling and the training engine",

@@ -72,7 +72,7 @@ def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:
         axis.set_visible(False)
     for axis in axes[-1]:
         axis.set_xlabel("step", fontsize=9)
-    if len(steps) > 1:  # below the panels, where it covers no curve
+    if len(steps) > 1:  # the legend is below the panels, where it covers no curve
         figure.legend(
             handles=[*lines.values()], loc="outside lower center", fontsize=8, frameon=False,
             ncols=min(len(lines), 2 * columns),
@@ -92,7 +92,7 @@ def _format(output: Path, figure: Figure) -> str:
     kind = output.suffix.removeprefix(".").lower() or "png"
     known = figure.canvas.get_supported_filetypes()
     if kind not in known:
-        raise ValueError(f"{output}: the format is none of {', '.join(sorted(known))}")
+        raise ValueError(f"{output}: the format must be one of {', '.join(sorted(known))}")
     return kind
 
 
@@ -113,7 +113,7 @@ def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _plain(text: str) -> str:
-    """A name in which matplotlib finds no TeX: dollars are escaped."""
+    """A name that matplotlib does not read as TeX: dollars are escaped."""
     return visible(text).replace("$", r"\$")
 
 

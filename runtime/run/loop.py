@@ -33,7 +33,7 @@ def train(
     An error saves the last complete step in a checkpoint before it is raised; a kill cannot.
 
     Raises:
-        ConfigError: the settings are no run, or a different run writes to the folder.
+        ConfigError: the settings are not valid, or a different run writes to the folder.
         ObjectiveError, FileNotFoundError: the objective has mistakes, or does not exist.
         CheckpointError: a checkpoint cannot be resumed from, or cannot be written.
         SamplerError: the sampler died too often, or computes a different policy.

@@ -24,21 +24,21 @@ SECOND_TRY = "second_try"
 
 
 class ConfigError(ObjdslError, ValueError):
-    """Settings that are no valid run. `problems` has a line for each problem."""
+    """Settings that do not describe a valid run. `problems` has a line for each problem."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
 
 
-def _one_or_more(given: Any) -> Any:
-    """A single name is a list of one."""
+def _as_list(given: Any) -> Any:
+    """A single name as a list."""
     return [given] if isinstance(given, str) else given
 
 
-def _of_weight_one(given: Any) -> Any:
-    """A reward, or a list of rewards, without weights: each weight is 1."""
-    names = _one_or_more(given)
+def _as_weights(given: Any) -> Any:
+    """A reward, or a list of rewards, as a table of weights, which are 1."""
+    names = _as_list(given)
     return dict.fromkeys(names, 1.0) if isinstance(names, list) else given
 
 
@@ -220,7 +220,7 @@ class ReportSection(Section):
     curves: bool = True
     """Plot the metrics to `curves.png` at the end."""
     trackers: Annotated[
-        list[Literal["tensorboard", "wandb", "trackio"]], BeforeValidator(_one_or_more)
+        list[Literal["tensorboard", "wandb", "trackio"]], BeforeValidator(_as_list)
     ] = []
     """Where to send metrics besides `metrics.jsonl`: `tensorboard`, `wandb`, `trackio`, or a list
     of these. Each has to be installed."""
@@ -245,7 +245,7 @@ class Config(Section):
     policies: dict[str, str] = {}
     """Models of the objective's other policies, such as `teacher`: Hugging Face ids or folders.
     By default `ref` is a copy of the policy before the first step."""
-    rewards: Annotated[dict[str, float], BeforeValidator(_of_weight_one)] = {"exact": 1.0}
+    rewards: Annotated[dict[str, float], BeforeValidator(_as_weights)] = {"exact": 1.0}
     """Reward functions, or a table of functions and their weights. A function is a name (`exact`,
     `last_number`, `digits`, `turns`) or an import path such as `package.module:function`."""
     reward_deadline: Annotated[float, Field(gt=0)] = 300.0

@@ -11,6 +11,7 @@ import torch
 
 
 def capture() -> dict[str, Any]:
+    """The states of the generators of Python, NumPy and torch, which `torch.save` can store."""
     kind, numbers, *rest = random.getstate()
     name, keys, *numpy_rest = np.random.get_state(legacy=True)
     state = {
@@ -24,7 +25,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: Mapping[str, Any]) -> None:
-    """Restores the global generators to a state of `capture`."""
+    """Restores the generators to a state that `capture` returned."""
     kind, numbers, *rest = state["python"]
     random.setstate((kind, tuple(numbers), *rest))
     name, keys, position, has_gauss, gauss = state["numpy"]

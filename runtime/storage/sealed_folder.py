@@ -162,7 +162,7 @@ def check_files(folder: Path) -> None:
         raise DamagedError(folder, f"{MANIFEST} lists no files")
     for name, entry in files.items():
         if not isinstance(entry, dict) or entry.keys() != {"bytes", "sha256"}:
-            raise DamagedError(folder, f"{MANIFEST} says nothing of {name}")
+            raise DamagedError(folder, f"{MANIFEST} has no size and digest of {name}")
         with reading(folder, name), open(folder / name, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size == entry["bytes"]:

@@ -91,11 +91,11 @@ def directly(trainer: Any, objective: objdsl.Objective) -> Numbers:
         for name, x in batches[0].items()
         if isinstance(x, Tensor) and x.dim()
     }
-    words = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    sequences = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     width = batch["completion_ids"].size(1)
     texts = trainer.processing_class.batch_decode(batch["completion_ids"], skip_special_tokens=True)
-    log_pi = trainer._get_per_token_logps_and_entropies(trainer.model, words, seen, width)[0]
+    log_pi = trainer._get_per_token_logps_and_entropies(trainer.model, sequences, seen, width)[0]
     old = batch.get("old_per_token_logps", log_pi.detach())
     trainer.model.zero_grad()
     out = objective(
@@ -173,9 +173,11 @@ def test_the_same_policy_is_asked_once(tmp_path: Path) -> None:
         asked: list[int] = []
         answer = trainer._get_per_token_logps_and_entropies
 
-        def counted(model: Any, words: Tensor, *args: Any, batch_size: int = 2, **kw: Any) -> Any:
-            asked.append(len(words) // batch_size)  # noqa: B023
-            return answer(model, words, *args, batch_size=batch_size, **kw)  # noqa: B023
+        def counted(
+            model: Any, sequences: Tensor, *args: Any, batch_size: int = 2, **kw: Any
+        ) -> Any:
+            asked.append(len(sequences) // batch_size)  # noqa: B023
+            return answer(model, sequences, *args, batch_size=batch_size, **kw)  # noqa: B023
 
         trainer._get_per_token_logps_and_entropies = counted
         actual = first_step(trainer, moved=False)
@@ -292,12 +294,12 @@ def test_what_a_sampler_says_and_what_an_environment_writes(tmp_path: Path) -> N
     write are no part of a response."""
 
     def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
-        words = [[3 + k % 10, 4, 13, 6, 1] for k, _ in enumerate(prompts)]
+        sequences = [[3 + k % 10, 4, 13, 6, 1] for k, _ in enumerate(prompts)]
         return {
             "prompt_ids": [trainer.processing_class(prompt)["input_ids"] for prompt in prompts],
-            "completion_ids": words,
-            "logprobs": [[-2.5, -2.0, 0.0, None, -3.0] for _ in words],
-            "env_mask": [[1, 1, 0, 1, 1] for _ in words],
+            "completion_ids": sequences,
+            "logprobs": [[-2.5, -2.0, 0.0, None, -3.0] for _ in sequences],
+            "env_mask": [[1, 1, 0, 1, 1] for _ in sequences],
         }
 
     objective = objdsl.load("frameworks/trl_grpo_vllm", C=50)
@@ -321,9 +323,9 @@ def test_what_a_sampler_says_and_what_an_environment_writes(tmp_path: Path) -> N
     wanted = torch.where(torch.arange(5) == 3, old, sampled)
     torch.testing.assert_close(step.tokens["log_mu"], wanted * mask)
     trainer.model.zero_grad()
-    words = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    sequences = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-    log_pi = trainer._get_per_token_logps_and_entropies(trainer.model, words, seen, 5)[0]
+    log_pi = trainer._get_per_token_logps_and_entropies(trainer.model, sequences, seen, 5)[0]
     out = objective(
         log_pi=log_pi,
         log_old=old,

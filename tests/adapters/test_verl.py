@@ -188,13 +188,13 @@ def test_ppo_loss() -> None:
     A = advantages(d, name)
     many = len(d.mask)
     prompt = torch.full((many, 1), 3)
-    words = torch.where(d.mask, 4, 0)
+    responses = torch.where(d.mask, 4, 0)
     seen = torch.cat([torch.ones(many, 1, dtype=torch.bool), d.mask], 1)
     batch = TensorDict(
         {
             "prompts": nested(prompt, torch.ones_like(prompt, dtype=torch.bool)),
-            "responses": nested(words, d.mask),
-            "input_ids": nested(torch.cat([prompt, words], 1), seen),
+            "responses": nested(responses, d.mask),
+            "input_ids": nested(torch.cat([prompt, responses], 1), seen),
             "response_mask": nested(d.mask.long(), d.mask),
             "old_log_probs": nested(d["log_old"], d.mask),
             "advantages": nested(A, d.mask),

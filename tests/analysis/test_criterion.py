@@ -233,7 +233,7 @@ def test_a_penalty_has_the_same_name_under_any_divisor(penalty: str, mean: str) 
         ("sum[v] ((pi[v] - ref[v])^2)", None),
     ],
 )
-def test_a_divergence_of_all_words_is_named(penalty: str, descends: Descends | None) -> None:
+def test_a_divergence_over_the_vocabulary_is_named(penalty: str, descends: Descends | None) -> None:
     text = f"objective penalised\nmaximize mean[p,i] sum[t] (reward * log(pi) - ({penalty}))\n"
     objective = objdsl.loads(text)
     divergences = [term.descends for term in Facts(objective.formula).distribution_penalties]

@@ -113,15 +113,15 @@ def test_the_ratio_of_a_penalty_is_to_the_policy_that_sampled() -> None:
     assert not fires("kl-ratio-base", "mean[p,i] sum[t] (pi / mu * A - pi / mu * k3(pi, ref))")
 
 
-def test_an_entropy_of_words_is_not_that_of_responses() -> None:
-    words = "mean[p,i] sum[t] entropy"
+def test_an_entropy_of_tokens_is_not_that_of_responses() -> None:
+    of_tokens = "mean[p,i] sum[t] entropy"
     responses = "mean[p,i] sum[t] (sg(-sum[s >= t] log(old)) * log(pi))"
     for scene in scenes():
         pi = scene.policies["pi"]
         true = policy_gradient(LANGUAGE, pi, -LANGUAGE.log_prob(pi).sum(-1))
-        assert residual(gradient(words, scene), true) > BIASED
+        assert residual(gradient(of_tokens, scene), true) > BIASED
         assert residual(gradient(responses, scene), true) < EXACT
-    assert fires("token-level-entropy", f"{words} + mean[p,i] sum[t] (A * log(pi))")
+    assert fires("token-level-entropy", f"{of_tokens} + mean[p,i] sum[t] (A * log(pi))")
 
 
 @pytest.mark.parametrize(

@@ -321,7 +321,7 @@ def test_a_sampler_that_has_no_choice() -> None:
     assert not result.lengths
 
 
-def test_whole_distributions_among_the_words_that_are_kept() -> None:
+def test_whole_distributions_over_the_entries_that_are_kept() -> None:
     """The KL over the vocabulary is that of the policies that are left, state by state."""
     kl = "mean[p,i] sum[t] sum[v] (pi[v] * log(pi[v] / ref[v]))"
     text = f"sample from mu: group 2, top_k 2, keep_mask\n{PLAIN} - 0.1 * {kl}"

@@ -20,10 +20,10 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTESTANTS = {"objdsl": objdsl(1 << 16), **PEERS}
-SHAPE = Shape(rows=8, length=6, hidden=16, words=300)
+SHAPE = Shape(rows=8, length=6, hidden=16, vocabulary=300)
 SAVED = sorted((ROOT / "benchmarks/results").glob("head-*.json"))
 
-# Who is not there, or does not compute an objective, says so in these words.
+# Who is not there, or does not compute an objective, says so in these vocabulary.
 REASONS = re.compile("No module named|not installed|needs a GPU|no such|no entropy|alone|has no ")
 
 
@@ -139,7 +139,7 @@ def test_in_bfloat16(who: str) -> None:
 def test_what_a_gpu_is_given() -> None:
     options, save = head.arguments(["--device=cuda", "--save"])
     assert save and options.dtype == torch.bfloat16 and options.budget is None
-    sizes = {(shape.tokens, shape.hidden, shape.words) for shape in options.shapes}
+    sizes = {(shape.tokens, shape.hidden, shape.vocabulary) for shape in options.shapes}
     assert sizes == {
         (tokens, *size)
         for tokens in (8192, 32_768)

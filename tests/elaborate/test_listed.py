@@ -1,4 +1,4 @@
-"""`policy teacher top 64`: a policy of which the most probable words are known."""
+"""`policy teacher top 64`: a policy of which the most probable vocabulary entries are known."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ maximize mean[p,i,t] (
 
 
 def test_entries_that_are_not_listed_have_no_part() -> None:
-    """The listed words and the tail, of a column that holds nothing else."""
+    """The listed entries and the tail, of a column that holds nothing else."""
     rng = np.random.default_rng(0)
     full = torch.from_numpy(rng.normal(size=(2, 3, 6))).log_softmax(-1)
     pi = torch.from_numpy(rng.normal(size=(2, 3, 6))).log_softmax(-1)
-    log_probs, words = full.topk(2, dim=-1)
-    served = torch.full_like(full, -torch.inf).scatter(-1, words, log_probs)
-    p, q = log_probs.exp(), pi.gather(-1, words).exp()
+    log_probs, entries = full.topk(2, dim=-1)
+    served = torch.full_like(full, -torch.inf).scatter(-1, entries, log_probs)
+    p, q = log_probs.exp(), pi.gather(-1, entries).exp()
     tail, rest = 1 - p.sum(-1), 1 - q.sum(-1)
     expected = float(((p * (q / p).log()).sum(-1) + tail * (rest / tail).log()).mean())
     given = objdsl.loads(GOAL)
@@ -50,7 +50,7 @@ def test_entries_that_are_not_listed_have_no_part() -> None:
     leaf = pi.clone().requires_grad_()
     J, weights, _ = given.weights(step=step, log_pi_dist=pi)
     assert float(J) == pytest.approx(expected, abs=1e-12)
-    q = leaf.gather(-1, words).exp()
+    q = leaf.gather(-1, entries).exp()
     ((p * (q / p).log()).sum(-1) + tail * ((1 - q.sum(-1)) / tail).log()).mean().backward()
     torch.testing.assert_close(weights["log_pi_dist"], leaf.grad, atol=1e-12, rtol=0)
 

@@ -25,7 +25,7 @@ GOALS = {
     "largest prompt": "max[p] (mean[i] (mean[t] log(pi)))",
     "largest where a mask holds": "mean[p] (max[i | (mean[t] pi) > 0.2] (mean[t] log(pi)))",
     "largest of a response": "mean[p,i] (max[t] exp(3 * log(pi / old)))",
-    "largest word": "mean[p] (max[i] (mean[t] max[v] (pi[v] * log(pi[v]))))",
+    "largest entry": "mean[p] (max[i] (mean[t] max[v] (pi[v] * log(pi[v]))))",
     "product": "mean[p] (prod[i] (1 - reward * exp(mean[t] log(pi))))",
     "product with a zero": "mean[p] (prod[i] (max(mean[t] log(pi) + 2, 0) + 0.1 * reward))",
     "mean of what moved": "mean[p] (mean[i,t | pi > old] (reward * log(pi)))",
@@ -43,7 +43,7 @@ GOALS = {
     "pick": "mean[p,i,t | pick[p,i,t](pi > old, 0.3)] log(pi)",
     "spread": "mean[p] (pstd[i] (mean[t] log(pi)))",
 }
-WORDS = 5
+VOCABULARY = 5
 
 
 def objective(goal: str) -> objdsl.Objective:
@@ -53,11 +53,11 @@ def objective(goal: str) -> objdsl.Objective:
 def inputs(given: objdsl.Objective, tied: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """Columns, and trained inputs. With `tied`, every second response is as the one before."""
     torch.manual_seed(3)
-    words = torch.randn(8, 13, WORDS, dtype=torch.float64).log_softmax(-1)
+    dist = torch.randn(8, 13, VOCABULARY, dtype=torch.float64).log_softmax(-1)
     tensors: dict[str, Any] = {
-        "log_pi": words[..., 0],
-        "log_pi_dist": words,
-        "log_old": words[..., 0] + 0.2 * torch.randn(8, 13, dtype=torch.float64),
+        "log_pi": dist[..., 0],
+        "log_pi_dist": dist,
+        "log_old": dist[..., 0] + 0.2 * torch.randn(8, 13, dtype=torch.float64),
         "reward": torch.tensor([1.0, 0.5, 1, 0, 1, 1, 0.5, 0.25], dtype=torch.float64),
         "noise": torch.rand(8, 13, dtype=torch.float64),
     }
@@ -140,14 +140,14 @@ def test_a_compiler_that_rounds_otherwise(goal: str) -> None:
 
 
 @pytest.mark.parametrize("coupled", [False, True])
-@pytest.mark.parametrize("goal", [goal for name, goal in GOALS.items() if name != "largest word"])
+@pytest.mark.parametrize("goal", [goal for name, goal in GOALS.items() if name != "largest entry"])
 def test_through_the_head(goal: str, coupled: bool) -> None:
     """Log-probabilities out of hidden states, a chunk at a time, or after `couple` saw others."""
     given = objective(goal)
     columns, _ = inputs(given)
     torch.manual_seed(4)
-    hidden, head = torch.randn(8, 13, 6), torch.randn(WORDS, 6)
-    tokens = torch.randint(0, WORDS, (8, 13))
+    hidden, head = torch.randn(8, 13, 6), torch.randn(VOCABULARY, 6)
+    tokens = torch.randint(0, VOCABULARY, (8, 13))
     log_pi = (hidden @ head.T).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
     columns = {name: x.float() if x.is_floating_point() else x for name, x in columns.items()}
     step = given.prepare(**columns)

@@ -121,9 +121,9 @@ def test_every_way_is_the_interpreter_s(goal: str) -> None:
     torch.testing.assert_close(weights["log_pi"], expected[mask], atol=1e-12, rtol=0)
 
 
-# Of eight words; two tie for the second place, and two for the last.
-WORDS = [0.3, 0.2, 0.2, 0.1, 0.08, 0.06, 0.03, 0.03]
-MASKS_OF_WORDS = {
+# Of eight vocabulary entries; two tie for the second place, and two for the last.
+PROBABILITIES = [0.3, 0.2, 0.2, 0.1, 0.08, 0.06, 0.03, 0.03]
+MASKS_OF_ENTRIES = {
     "topk[v](ref[v], 0)": [],
     "topk[v](ref[v], 1)": [0],
     "topk[v](ref[v], 2)": [0],
@@ -141,16 +141,16 @@ MASKS_OF_WORDS = {
 }
 
 
-@pytest.mark.parametrize(("mask", "words"), MASKS_OF_WORDS.items(), ids=list(MASKS_OF_WORDS))
-def test_masks_of_words(mask: str, words: list[int]) -> None:
+@pytest.mark.parametrize(("mask", "entries"), MASKS_OF_ENTRIES.items(), ids=list(MASKS_OF_ENTRIES))
+def test_masks_of_entries(mask: str, entries: list[int]) -> None:
     """The interpreter and the emitted code, at tokens in orders of their own, padded and packed."""
     goal = f"mean[p,i,t] sum[v | {mask}] log(pi[v])"
     given = objdsl.loads(f"objective x\nmaximize {goal}\n")
     rng = np.random.default_rng(1)
     order = np.stack([rng.permutation(8) for _ in range(6)]).reshape(3, 2, 8)
-    ref = torch.from_numpy(np.log(np.array(WORDS)[order]))
+    ref = torch.from_numpy(np.log(np.array(PROBABILITIES)[order]))
     pi = torch.from_numpy(rng.normal(size=(3, 2, 8))).log_softmax(-1)
-    wanted = np.isin(order, words)
+    wanted = np.isin(order, entries)
     expected = float(np.where(wanted, pi.numpy(), 0).sum(-1).mean())
     columns = {"log_pi_dist": pi.numpy(), "log_ref_dist": ref.numpy()}
     (value,) = evaluate([given.formula.goal], Batch([0, 0, 1], [2] * 3, columns, 8))
@@ -167,7 +167,7 @@ def test_masks_of_words(mask: str, words: list[int]) -> None:
     assert (weights["log_pi_dist"] != 0).numpy().tolist() == wanted.reshape(6, 8).tolist()
 
 
-def test_masks_of_words_in_the_head() -> None:
+def test_masks_of_entries_in_the_head() -> None:
     """The fused head has the gradient of the plain computation."""
     given = objdsl.loads(
         "objective x\nnear = nucleus[v](pi[v], 0.8)\n"
@@ -232,16 +232,16 @@ def test_what_is_not_at_the_quantile_may_be_infinite() -> None:
     assert float(value) == pytest.approx(math.exp(-1))
 
 
-@pytest.mark.parametrize("word", ["median", "quantile", "rank", "trim", "topk", "nucleus"])
-def test_a_name_of_the_file_wins(word: str) -> None:
+@pytest.mark.parametrize("name", ["median", "quantile", "rank", "trim", "topk", "nucleus"])
+def test_a_name_of_the_file_wins(name: str) -> None:
     given = objdsl.loads(
-        f"objective x\nparam {word} = 0.5\nmaximize mean[p,i] ({word} * reward * sum[t] log(pi))\n"
+        f"objective x\nparam {name} = 0.5\nmaximize mean[p,i] ({name} * reward * sum[t] log(pi))\n"
     )
-    assert [param.name for param in given.formula.params] == [word]
-    called = f"objective x\ndef {word}(x) = 2 * x\nmaximize mean[p,i] ({word}(reward) * sum[t] pi)"
+    assert [param.name for param in given.formula.params] == [name]
+    called = f"objective x\ndef {name}(x) = 2 * x\nmaximize mean[p,i] ({name}(reward) * sum[t] pi)"
     assert objdsl.loads(called).formula.columns.keys() == {"reward", "log_pi"}
-    with pytest.raises(ObjectiveError, match=f"`{word}` is a name of this file"):
+    with pytest.raises(ObjectiveError, match=f"`{name}` is a name of this file"):
         objdsl.loads(
-            f"objective x\nparam {word} = 0.5\nA = {word}[i] reward\n"
+            f"objective x\nparam {name} = 0.5\nA = {name}[i] reward\n"
             "maximize mean[p,i] (A * sum[t] pi)\n"
         )

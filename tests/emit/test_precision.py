@@ -89,8 +89,8 @@ def test_a_weight_that_is_a_number_has_the_precision_of_the_computation(layout: 
         shape = {"lengths": torch.tensor([3, 3])}
     rows = (2, 3) if layout == "padded" else (6,)
     step = objective.prepare(prompt=[0, 1], dtype=torch.float64, **shape)
-    words = torch.full((*rows, 5), 0.2, dtype=torch.float64).log()
-    _, weights, _ = objective.weights(step=step, log_pi=words[..., 0], log_pi_dist=words)
+    dist = torch.full((*rows, 5), 0.2, dtype=torch.float64).log()
+    _, weights, _ = objective.weights(step=step, log_pi=dist[..., 0], log_pi_dist=dist)
     for name, expected in (("log_pi", 1 / 3), ("log_pi_dist", -0.1 / 7)):
         exactly = torch.full_like(weights[name], expected, dtype=torch.float64)
         torch.testing.assert_close(weights[name], exactly, rtol=1e-15, atol=0)

@@ -29,9 +29,9 @@ of_token = clip(pi / old, 1 - eps, 1 + eps) * of_response
 of_trained_response = exp(mean[t] log(pi / old))
 below = pi < old and reward > 0.4
 entropy = -sum[v] (pi[v] * log(pi[v]))
-of_word = pi[v] * of_response
+of_entry = pi[v] * of_response
 so_far = sum[s < t] of_data
-chosen = of_token + of_trained_response * log(pi) * below + entropy + so_far + sum[v] of_word
+chosen = of_token + of_trained_response * log(pi) * below + entropy + so_far + sum[v] of_entry
 maximize mean[p,i,t] chosen
 """
 PROMPTS = [4, 2, 2, 4, 4, 2]
@@ -42,18 +42,18 @@ PARAMS = {"eps": 0.3}
 
 def expressions(objective: objdsl.Objective) -> dict[str, Expr]:
     values = {binding.name: binding.value for binding in objective.formula.bindings}
-    assert {"of_step", "of_data", "below", "of_word", "so_far"} <= values.keys()
+    assert {"of_step", "of_data", "below", "of_entry", "so_far"} <= values.keys()
     return values
 
 
 def data() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(5)
-    words = torch.randn(6, 5, 4, generator=generator, dtype=torch.float64).log_softmax(-1)
+    dist = torch.randn(6, 5, 4, generator=generator, dtype=torch.float64).log_softmax(-1)
     noise = torch.randn(6, 5, generator=generator, dtype=torch.float64)
     return {
-        "log_pi": words[..., 0],
-        "log_pi_dist": words,
-        "log_old": words[..., 0] - 0.3 * noise.abs(),
+        "log_pi": dist[..., 0],
+        "log_pi_dist": dist,
+        "log_old": dist[..., 0] - 0.3 * noise.abs(),
         "reward": torch.tensor([1.0, 0.5, 0.0, 0.25, 1.0, 1.0], dtype=torch.float64),
     }
 
@@ -73,9 +73,9 @@ def by_interpreter(values: dict[str, Expr]) -> dict[str, list[Any]]:
         by_row = [value] * 6 if x.indices == SCALAR else value
         if x.indices == PROMPT:
             by_row = [value[sorted(set(PROMPTS)).index(prompt)] for prompt in PROMPTS]
-        words = (4,) if x.indices == VOCAB else ()
+        entries = (4,) if x.indices == VOCAB else ()
         numbers[name] = [
-            np.broadcast_to(row, (length, *words))
+            np.broadcast_to(row, (length, *entries))
             for row, length in zip(by_row, LENGTHS, strict=True)
         ]
     return numbers

@@ -119,7 +119,7 @@ def test_what_couples_responses_is_known_or_held_together() -> None:
         assert sum(counts.units(1, H, V).values()) == pytest.approx(products)
 
 
-def test_words_that_are_weighed_by_other_responses() -> None:
+def test_entries_are_weighted_by_other_responses() -> None:
     text = """
         objective spread_out
         above = sg(entropy) - mean[p,i,t] sg(entropy)
@@ -194,7 +194,7 @@ maximize mean[p,i] (reward * exp(mean[t] log(pi)) + (mean[t] entropy) ^ 2)
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("text", [BONUS, RESPONSE_BONUS])
-def test_weights_of_words(text: str, packed: bool) -> None:
+def test_weights_of_vocabulary_entries(text: str, packed: bool) -> None:
     objective = objdsl.loads(text)
     data = scene(objective, packed)
     step, others = prepared(objective, data)
@@ -205,7 +205,7 @@ def test_weights_of_words(text: str, packed: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["grpo", "gspo"])
-def test_words_that_were_not_kept_have_no_part(name: str) -> None:
+def test_entries_that_were_not_kept_have_no_part(name: str) -> None:
     objective = objdsl.load(name)
     data = scene(objective, packed=False)
     step, others = prepared(objective, data)

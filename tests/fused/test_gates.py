@@ -252,11 +252,11 @@ def test_what_an_objective_takes_is_what_its_plan_says(
 ) -> None:
     """All of it, forward and backward, by what was alive at once on a CPU."""
     monkeypatch.setattr(FusedLoss, "fewest_tokens", 1)
-    rows, length, hidden, words = 8, 64, 32, 4096
+    rows, length, hidden, vocabulary = 8, 64, 32, 4096
     torch.manual_seed(0)
     objective = objdsl.load(name)
-    states, weight = torch.randn(rows, length, hidden), torch.randn(words, hidden) / 6
-    tokens = torch.randint(words, (rows, length))
+    states, weight = torch.randn(rows, length, hidden), torch.randn(vocabulary, hidden) / 6
+    tokens = torch.randint(vocabulary, (rows, length))
     log_p = torch.log_softmax(states @ weight.T, -1)
     near = log_p.gather(-1, tokens[..., None]).squeeze(-1) + 0.1 * torch.randn(rows, length)
     columns = {
@@ -271,7 +271,7 @@ def test_what_an_objective_takes_is_what_its_plan_says(
     options: dict[str, Any] = {"budget": budget, "schedule": SCALED if name == "gmpo" else None}
     chosen = plan(
         objective.fused_loss.coupled,
-        Sizes(rows * length, length, hidden, words),
+        Sizes(rows * length, length, hidden, vocabulary),
         fewest_tokens=1,
         **options,
     )

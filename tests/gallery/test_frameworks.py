@@ -130,7 +130,7 @@ ROWS = {
         A = reward - mean[j != i] reward + togo(mean[p,i,t] k - k, 0.9)
         maximize sum[p,i,t] (pi / mu * A)
     """,
-    "distillation of the k most probable words": """
+    "distillation of the k most probable entries": """
         m = topk[v](ref[v], 2)
         minimize mean[p,i,t] sum[v | m] (ref[v] * log(ref[v] / pi[v]))
     """,

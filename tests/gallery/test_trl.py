@@ -301,14 +301,14 @@ def test_rloo_follows_the_paper_on_policy() -> None:
 
 # --- the whole trainers --------------------------------------------------------------------------
 
-WORDS = ["<pad>", "<eos>", "<unk>", *"0123456789+="]
+TOKENS = ["<pad>", "<eos>", "<unk>", *"0123456789+="]
 
 
 def tiny_model() -> tuple[Any, Any]:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-    ids = {word: i for i, word in enumerate(WORDS)}
+    ids = {token: i for i, token in enumerate(TOKENS)}
     characters = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
@@ -316,7 +316,7 @@ def tiny_model() -> tuple[Any, Any]:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     torch.manual_seed(3)
     model = Qwen2ForCausalLM(
-        Qwen2Config(vocab_size=len(WORDS), pad_token_id=0, eos_token_id=1, **size, **heads)
+        Qwen2Config(vocab_size=len(TOKENS), pad_token_id=0, eos_token_id=1, **size, **heads)
     )
     return model, PreTrainedTokenizerFast(tokenizer_object=characters, **special)
 

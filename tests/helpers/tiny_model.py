@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 import objdsl
 
-WORDS = ["<pad>", "<eos>", "<unk>", *"0123456789+="]
+TOKENS = ["<pad>", "<eos>", "<unk>", *"0123456789+="]
 PROMPTS = ["1+1=", "2+3=", "4+4=", "0+7="]
 SIZE = 4  # of a group
 
@@ -23,12 +23,12 @@ def model() -> Any:
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     torch.manual_seed(3)
     return Qwen2ForCausalLM(
-        Qwen2Config(vocab_size=len(WORDS), pad_token_id=0, eos_token_id=1, **size, **heads)
+        Qwen2Config(vocab_size=len(TOKENS), pad_token_id=0, eos_token_id=1, **size, **heads)
     )
 
 
 def tokenizer() -> Any:
-    ids = {word: i for i, word in enumerate(WORDS)}
+    ids = {token: i for i, token in enumerate(TOKENS)}
     characters = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}

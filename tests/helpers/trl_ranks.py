@@ -65,10 +65,10 @@ def of_two_ranks(name: str, folder: Path) -> None:
     columns = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
     batch = {key: gathered([part[key] for part in trainer._buffered_inputs]) for key in columns}
     answers = [part["objective.reward"] for part in trainer._buffered_inputs]
-    words = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    tokens = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     width = batch["completion_ids"].size(1)
-    log_pi = trainer._get_per_token_logps_and_entropies(trainer.model, words, seen, width)[0]
+    log_pi = trainer._get_per_token_logps_and_entropies(trainer.model, tokens, seen, width)[0]
     now = log_pi.detach()
     out = objective(
         log_pi=log_pi,

@@ -89,6 +89,6 @@ def test_nan_is_a_gap(drawn: list[Any], tmp_path: Path) -> None:
 def test_a_plot_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     run = written(tmp_path / "run", 3)
     (tmp_path / "curves.xyz").write_text("old")
-    with pytest.raises(ValueError, match=r"curves.xyz: the format is none of .*png"):
+    with pytest.raises(ValueError, match=r"curves.xyz: the format must be one of .*png"):
         plot([run], tmp_path / "curves.xyz")
     assert (tmp_path / "curves.xyz").read_text() == "old"

@@ -46,25 +46,25 @@ def small_blocks() -> Any:
         yield
 
 
-def a_head(words: int, dtype: torch.dtype, *, seed: int, **options: Any) -> Head:
+def a_head(vocabulary: int, dtype: torch.dtype, *, seed: int, **options: Any) -> Head:
     """Options: `bias`, `kept`, `softcap`, `temperature`."""
     like = {"dtype": dtype, "device": DEVICE}
     make = torch.Generator(DEVICE).manual_seed(seed)
-    weight = torch.randn(words, 4, generator=make, **like)
-    bias = torch.randn(words, generator=make, **like) if options.pop("bias", False) else None
+    weight = torch.randn(vocabulary, 4, generator=make, **like)
+    bias = torch.randn(vocabulary, generator=make, **like) if options.pop("bias", False) else None
     kept = None
     if options.pop("kept", False):
-        kept = torch.rand(M, words, generator=make, device=DEVICE) < 0.5
+        kept = torch.rand(M, vocabulary, generator=make, device=DEVICE) < 0.5
     return Head(weight, bias, kept=kept, **options)
 
 
 def a_chunk(head: Head, rows: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Products `[C, V]`, which tokens they are of, and the vocabulary entries that were kept."""
-    words = len(head.weight)
+    vocabulary = len(head.weight)
     make = torch.Generator(DEVICE).manual_seed(seed)
     hidden = torch.randn(rows, 4, generator=make, dtype=head.acc_dtype, device=DEVICE)
     places = torch.randperm(M, generator=make, device=DEVICE)[:rows]
-    target = torch.randint(words, (rows,), generator=make, device=DEVICE)
+    target = torch.randint(vocabulary, (rows,), generator=make, device=DEVICE)
     if head.kept is not None:
         head.kept[places, target] = True
     return head.raw_logits(hidden), places, target
@@ -92,9 +92,9 @@ WIDE = st.sampled_from([torch.float32, torch.float64])
 @example(1, 1, torch.float64, {}, 0)
 @example(1, 64, torch.float32, {"bias": True, "kept": True, "softcap": 5.0, "temperature": 0.7}, 1)
 def test_scores_and_gradients(
-    rows: int, words: int, wide: torch.dtype, options: dict[str, Any], seed: int
+    rows: int, vocabulary: int, wide: torch.dtype, options: dict[str, Any], seed: int
 ) -> None:
-    head = a_head(words, wide, seed=seed, **options)
+    head = a_head(vocabulary, wide, seed=seed, **options)
     z, places, target = a_chunk(head, rows, seed)
     same(*(k.score(head, z.clone(), places, target, entropy=True) for k in (KERNELS, TORCH)))
     weights = torch.randn(M, dtype=wide, device=DEVICE)
@@ -115,10 +115,10 @@ def test_slices_of_the_vocabulary(options: dict[str, Any]) -> None:
     lse = TORCH.score(head, z.clone(), rows, target).lse
     w = torch.randn(3, dtype=z.dtype, device=DEVICE)
     whole = TORCH.slice_gradient(head, z.clone(), rows, slice(0, 50), target, lse, w, z.dtype)
-    for words in (slice(0, 32), slice(32, 64)):
-        part = z[:, words].contiguous()
-        d = KERNELS.slice_gradient(head, part, rows, words, target, lse, w, z.dtype)
-        torch.testing.assert_close(d, whole[:, words])
+    for entries in (slice(0, 32), slice(32, 64)):
+        part = z[:, entries].contiguous()
+        d = KERNELS.slice_gradient(head, part, rows, entries, target, lse, w, z.dtype)
+        torch.testing.assert_close(d, whole[:, entries])
 
 
 def test_a_narrow_gradient_lies_where_the_products_were() -> None:
@@ -132,7 +132,7 @@ def test_a_narrow_gradient_lies_where_the_products_were() -> None:
     torch.testing.assert_close(d, wide.bfloat16(), rtol=1e-2, atol=1e-6)
 
 
-def test_words_that_are_far_apart() -> None:
+def test_logits_that_are_far_apart() -> None:
     """Logits that no exponential could hold, and a first block of which no entry was kept."""
     head = a_head(40, torch.float32, seed=6, kept=True)
     assert head.kept is not None
@@ -222,7 +222,7 @@ def test_the_objective_in_the_kernel(name: str) -> None:
 
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_weights_of_words(alone: bool, dtype: torch.dtype) -> None:
+def test_weights_of_vocabulary_entries(alone: bool, dtype: torch.dtype) -> None:
     """An entropy bonus: p_v (log p_v + H), with or without a sampled token beside it."""
     goal = "0.01 * H" if alone else "reward * log(pi) + 0.01 * H"
     objective = objdsl.loads(
