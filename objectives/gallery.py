@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
@@ -19,8 +20,22 @@ SUFFIX = ".obj"
 IR_SUFFIX = ".json"
 """Of an objective that other tools read and write: see `objdsl.ir.schema`."""
 
+GROUPS = (
+    "policy gradient",
+    "clipped",
+    "sequence-level",
+    "KL",
+    "off-policy",
+    "preferences",
+    "distillation",
+    "multi-turn",
+    "frameworks",
+)
+"""What the entries are listed under, each by the line `# group:` of its header."""
+
 # The folder that a bundled text names itself by: nobody's file is beside it.
 _BUNDLED = "<gallery>"
+_FIELD = re.compile(r"(group|use|source): ")
 
 
 @cache
@@ -55,6 +70,32 @@ def heading(source: Source) -> str:
     """The first line of the comment that a file opens with: the paper and the equation."""
     first = source.text.split("\n", 1)[0]
     return first.lstrip("# ").rstrip() if first.startswith("#") else ""
+
+
+def fields(source: Source) -> dict[str, str]:
+    """What the header says by name: the `group`, when to `use` it, the `source` that confirms it.
+
+    A field ends where the next begins, or the instructions to the checker do.
+    """
+    texts: dict[str, str] = {}
+    name = ""
+    for line in source.text.splitlines():
+        if not line.startswith("#") or line.startswith("# objdsl:"):
+            break
+        text = line.lstrip("#").strip()
+        if match := _FIELD.match(text):
+            name = match[1]
+            texts[name] = text[match.end() :]
+        elif name:
+            texts[name] += f" {text}"
+    return texts
+
+
+@cache
+def groups() -> dict[str, tuple[str, ...]]:
+    """The names of each group, in the order of `GROUPS`."""
+    group_of = {name: fields(bundled(name))["group"] for name in names()}
+    return {group: tuple(n for n in names() if group_of[n] == group) for group in GROUPS}
 
 
 def find(name: str | Path) -> Source:

@@ -26,11 +26,12 @@ def gallery(ctx: click.Context) -> None:
 
 @gallery.command()
 def ls() -> None:
-    """List the objectives, each with its paper."""
-    names = entries.names()
-    width = max(map(len, names))
-    for name in names:
-        say(f"{name:{width}}  {entries.heading(entries.bundled(name))}".rstrip())
+    """List the objectives by group, each with its paper."""
+    width = max(map(len, entries.names()))
+    for group, names in entries.groups().items():
+        say(f"{group}:")
+        for name in names:
+            say(f"  {name:{width}}  {entries.heading(entries.bundled(name))}")
 
 
 @gallery.command()

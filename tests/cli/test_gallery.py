@@ -13,10 +13,15 @@ from objdsl.source import Source, Span
 Run = Callable[..., Result]
 
 
-def test_ls_names_every_objective_and_its_paper(run: Run) -> None:
+def test_ls_names_every_objective_and_its_paper_by_group(run: Run) -> None:
     lines = run("gallery").output.splitlines()
-    assert [line.split()[0] for line in lines] == list(gallery.names())
-    assert next(line for line in lines if line.startswith("grpo ")).count("arXiv:2402.03300") == 1
+    groups = [line.rstrip(":") for line in lines if not line.startswith("  ")]
+    assert groups == list(gallery.GROUPS)
+    entries = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert sorted(entries) == sorted(gallery.names())
+    at = {line.split()[0]: i for i, line in enumerate(lines)}
+    assert lines[at["grpo"]].count("arXiv:2402.03300") == 1
+    assert at["clipped:"] < at["grpo"] < at["sequence-level:"] < at["gspo"] < at["KL:"]
     assert run("gallery", "ls").output.splitlines() == lines
 
 

@@ -29,7 +29,7 @@ PUBLISHED = """
 """.split()
 
 SOURCE = re.compile(r"arXiv:\d{4}\.\d{5}|doi:\S+|https://\S+")
-MOST_LINES = 25
+MOST_LINES = 30
 
 entries = pytest.mark.parametrize("name", PUBLISHED)
 seeds = pytest.mark.parametrize("seed", [0, 1, 2])
@@ -64,11 +64,13 @@ def test_the_gallery_is_complete() -> None:
 
 @pytest.mark.parametrize("name", gallery.names())
 def test_reads_well(name: str) -> None:
-    """A name that is the file's, a paper at the head, one screen."""
+    """A name that is the file's, a paper at the head and what confirms it, one screen."""
     text = gallery.find(name).text
     header = text[: text.index("\nobjective ")]
     assert SOURCE.search(header), "the header names no paper"
     assert all(line.startswith("#") for line in header.splitlines())
+    assert [*gallery.fields(gallery.find(name))] == ["group", "use", "source"]
+    assert "from memory" not in header
     assert formula(name).name == name.rpartition("/")[2]
     assert len(text.splitlines()) <= MOST_LINES
     assert max(map(len, text.splitlines())) <= 100
@@ -225,7 +227,7 @@ def test_reports_say_what_their_names_say() -> None:
     "same",
     [
         {"gspo": {}, "gspo_token": {}, "sapo": {}, "gmpo": {}},
-        {"decoupled_ppo": {}, "tis": {}, "mis": {}, "geometric_mask": {}},
+        {"just_rl": {}, "tis": {}, "mis": {}, "geometric_mask": {}},
         {"dr_gspo": {}, "dr_grpo": {"L": 1.0}},
     ],
     ids=["mean over tokens", "token mean of the step", "sum over tokens"],

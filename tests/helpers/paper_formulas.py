@@ -342,11 +342,14 @@ def of_mixed_groups(b: Step, A: Array, eps_low: float, eps_high: float) -> float
     return float(np.mean(per_prompt)) if kept else 0.0
 
 
-def just_rl(b: Step, eps_low: float, eps_high: float) -> float:
+def just_rl(b: Step, eps_low: float, eps_high: float, c: float) -> float:
     A = standardised(b)
-    return mean_of_tokens(
-        b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps_low, 1 + eps_high)
-    )
+
+    def term(i: int) -> Array:
+        surrogate = clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps_low, 1 + eps_high)
+        return np.maximum(surrogate, c * A[i]) if A[i] < 0 else surrogate
+
+    return mean_of_tokens(b, term)
 
 
 def lite_ppo(b: Step, eps: float) -> float:
@@ -461,13 +464,13 @@ def cispo(b: Step, eps_high: float) -> float:
     return mean_of_group_tokens(b, term)
 
 
-def mini_rl(b: Step, eps_low: float, eps_high: float) -> float:
+def mini_rl(b: Step, eps_low: float, eps_high: float, C: float) -> float:
     A = centred(b)
 
     def term(i: int) -> float:
-        r = ratio(b.now[i], b.old[i])
+        r, weight = ratio(b.now[i], b.old[i]), ratio(b.now[i], b.mu[i])
         stopped = (r > 1 + eps_high) if A[i] > 0 else (r < 1 - eps_low)
-        return np.sum(np.where(stopped, 0, ratio(b.pi[i], b.mu[i]) * A[i]))
+        return np.sum(np.where(stopped, 0, np.minimum(weight, C) * A[i] * b.pi[i]))
 
     return mean_of_responses(b, term)
 
@@ -483,13 +486,17 @@ def dppo(b: Step, delta: float) -> float:
     return mean_of_tokens(b, term)
 
 
-def differential_smoothing(b: Step, eps: float, gamma_p: float, gamma_n: float) -> float:
+def differential_smoothing(
+    b: Step, eps: float, beta: float, gamma_p: float, gamma_n: float
+) -> float:
     logp = np.array([x.sum() for x in b.old])
-    R = np.where(b.reward == 1, b.reward - gamma_p * logp, b.reward + gamma_n * logp)
-    A = standardised(b, reward=R)
-    return mean_of_prompts(
-        b, lambda i: np.mean(clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
-    )
+    A = standardised(b, 1e-4) + np.where(b.reward == 1, -gamma_p, gamma_n) * logp
+
+    def term(i: int) -> float:
+        surrogate = clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps)
+        return np.mean(surrogate - beta * k3(b.pi[i], b.ref[i]))
+
+    return mean_of_prompts(b, term)
 
 
 def bupo(b: Step, eps: float, first: float) -> float:
@@ -560,8 +567,20 @@ def vespo(b: Step, k_pos: float, k_neg: float, lam_pos: float, lam_neg: float) -
 # --- between the engines -------------------------------------------------------------------------
 
 
-def three_policies(b: Step, eps: float, weight: Callable[[Array, Array], Array | float]) -> float:
-    A = standardised(b)
+def whitened_twice(b: Step) -> Array:
+    """AReaL's advantage: standardised in the group, then over the tokens of the step."""
+    B = standardised(b, 1e-5)
+    every = np.repeat(B, b.lengths)
+    return (B - every.mean()) / (every.std(ddof=1) + 1e-5)
+
+
+def three_policies(
+    b: Step,
+    eps: float,
+    weight: Callable[[Array, Array], Array | float],
+    advantage: Callable[[Step], Array] = standardised,
+) -> float:
+    A = advantage(b)
     return mean_of_tokens(
         b,
         lambda i: (
@@ -571,7 +590,7 @@ def three_policies(b: Step, eps: float, weight: Callable[[Array, Array], Array |
 
 
 def decoupled_ppo(b: Step, eps: float) -> float:
-    return three_policies(b, eps, ratio)
+    return three_policies(b, eps, ratio, whitened_twice)
 
 
 def m2po(b: Step, eps: float, tau: float) -> float:
@@ -581,7 +600,7 @@ def m2po(b: Step, eps: float, tau: float) -> float:
     while left and np.mean(left) > tau:
         left.pop()
     limit = left[-1] if left else -1.0
-    A = standardised(b)
+    A = whitened_twice(b)
     terms = []
     for i in b.rows:
         surrogate = clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps)
@@ -605,14 +624,14 @@ def geometric_mask(b: Step, eps: float, low: float, high: float) -> float:
     return three_policies(b, eps, lambda old, mu: float(low <= geometric(old, mu) <= high))
 
 
-def icepop(step: Step, eps: float, beta: float, a: float, b: float) -> float:
+def icepop(step: Step, eps: float, a: float, b: float) -> float:
     A = standardised(step, 1e-4)
 
     def term(i: int) -> float:
         m = ratio(step.old[i], step.mu[i])
         surrogate = clipped(ratio(step.pi[i], step.old[i]), A[i], 1 - eps, 1 + eps)
         kept = np.where((a <= m) & (m <= b), m, 0)
-        return np.mean(kept * surrogate - beta * k3(step.pi[i], step.ref[i]))
+        return np.mean(kept * surrogate)
 
     return mean_of_prompts(step, term)
 
@@ -731,7 +750,7 @@ def kl_exact(b: Step, beta: float) -> float:
 
 
 def on_policy_distillation(b: Step) -> float:
-    return mean_of_tokens(b, lambda i: ratio(b.pi[i], b.mu[i]) * (b.teacher[i] - b.now[i]))
+    return mean_of_tokens(b, lambda i: ratio(b.pi[i], b.mu[i]) * (b.teacher[i] - b.mu[i]))
 
 
 # --- preferences ---------------------------------------------------------------------------------
