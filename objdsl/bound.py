@@ -1,4 +1,4 @@
-"""A formula at its hyper-parameters: what it reads, is, and remembers."""
+"""A formula with values for its hyper-parameters: its columns, its properties, its states."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class BoundFormula:
-    """What an objective says of itself, and its states from rollout to rollout."""
+    """What an objective says about itself, and its states from rollout to rollout."""
 
     def __init__(self, formula: Formula, params: Mapping[str, float] | None = None) -> None:
         self.formula = formula
@@ -38,7 +38,8 @@ class BoundFormula:
 
     @cached_property
     def findings(self) -> list[Diagnostic]:
-        """What `objdsl check` says of it, at these hyper-parameters, whatever its text accepts."""
+        """The findings of `objdsl check`, at these hyper-parameters, including those that comments
+        accept."""
         from objdsl.lint.run import findings
 
         return findings(self.formula.at(self.params))
@@ -73,7 +74,7 @@ class BoundFormula:
     @property
     def needs_couple(self) -> bool:
         """Whether the weights of one response depend on the current policy's log-probabilities of
-        others. Before it is cut into micro-batches, such a step needs `couple`."""
+        others. Such a step needs `couple` before it is split into micro-batches."""
         return self._programs("padded").program.coupled
 
     @property
@@ -94,8 +95,8 @@ class BoundFormula:
 
     @property
     def early(self) -> frozenset[str]:
-        """The columns that `prepare` or `couple` compute with; all others matter only when the
-        rows themselves are evaluated."""
+        """The columns that `prepare` or `couple` reads; all others are only read when the rows
+        themselves are evaluated."""
         return self._programs("padded").program.early
 
     @cached_property
@@ -107,14 +108,14 @@ class BoundFormula:
         return state.hexdigest()
 
     def source(self, layout: Layout = "padded") -> str:
-        """The PyTorch that it runs."""
+        """The PyTorch code that it runs."""
         return self._programs(layout).program.source
 
     # --- states ----------------------------------------------------------------------------------
 
     @property
     def sampled_columns(self) -> dict[str, Column]:
-        """The data that states start from, and that `advance` reads of everything sampled."""
+        """The data that states start from, and that `advance` reads for everything sampled."""
         return self.formula.sampled_columns
 
     @property
@@ -131,16 +132,16 @@ class BoundFormula:
         return self._memory.start(steps)
 
     def recall(self, states: States, keys: Keys, /, **columns: Any) -> dict[str, Any]:
-        """What `prepare` is to be given of the states, by name.
+        """The states as keyword arguments of `prepare`.
 
         Args:
             states: before the rollout.
-            keys: N, the prompt of each response by what it is called in every rollout: numbers,
-                strings, or anything that can be hashed.
-            columns: the data, where a state starts from a column.
+            keys: N, the prompt of each response, identified in the same way in every rollout:
+                numbers, strings, or anything hashable.
+            columns: the data, if a state starts from a column.
 
         Raises:
-            InputError: such a column is missing, or the number of rollouts that `steps` is.
+            InputError: such a column is missing, or the number of rollouts that `steps` needs.
         """
         return self._memory.recall(self.columns, states, keys, columns)
 

@@ -1,4 +1,4 @@
-"""What objdsl has to say about a text, as data. Only `objdsl.render` turns it into print."""
+"""The diagnostics of a text, as data. Only `objdsl.render` prints them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from objdsl.source import Span
 
 
 class Severity(StrEnum):
-    """How bad it is. Errors and warnings change the exit code; notes do so under `--strict`."""
+    """Errors and warnings change the exit code; notes do so under `--strict`."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -26,8 +26,8 @@ class Certainty(StrEnum):
 
 
 class Claim(StrEnum):
-    """What a finding is about. Each is judged by itself: an objective may be exact in one, and not
-    in another."""
+    """The property that a finding is about. Each is judged separately: an objective may be exact in
+    one, and not in others."""
 
     DIRECTION = "direction"
     """Where the expected gradient points on policy, beside that of the expected reward."""
@@ -46,14 +46,14 @@ class Claim(StrEnum):
 
     @property
     def phrase(self) -> str:
-        """The claim in words."""
+        """The claim as a phrase."""
         on = " on policy" if self is Claim.DIRECTION else ""
         return self.value.replace("-", " ") + on
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A second place in the text, with what it has to do with the finding."""
+    """A second place in the text, and its relation to the finding."""
 
     span: Span
     text: str
@@ -108,7 +108,7 @@ class Diagnostic:
 def near(name: str, known: Iterable[str]) -> str | None:
     """The known command, setting or rule that `name` was probably meant to be, or None.
 
-    What stands in a formula is asked of `spelled`: a near function is a different function.
+    Names in a formula go through `spelled`: there, a similar function is a different function.
     """
     known = list(known)
     folded = {other.casefold(): other for other in known}
@@ -120,11 +120,11 @@ def near(name: str, known: Iterable[str]) -> str | None:
 
 
 def spelled(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` is another spelling of, or None; of several, None.
+    """The known name of which `name` is a different spelling; None if there is none, or several.
 
-    That is: other capitals or underscores, a plural, two letters changed about, one letter doubled
-    or left out, or, of a long name, one letter that is wrong. Never a different first letter or
-    digit: `gmean`, `log2` and `k4` are other functions.
+    Different spellings are: other capitals or underscores, a plural, two letters exchanged, one
+    letter doubled or left out, or, in a long name, one wrong letter. Never a different first letter
+    or digit: `gmean`, `log2` and `k4` are other functions.
     """
     known = dict.fromkeys(known)
     for alike in (same_letters, _slip):
@@ -135,13 +135,13 @@ def spelled(name: str, known: Iterable[str]) -> str | None:
 
 
 def same_letters(name: str, other: str) -> bool:
-    """Whether two names differ in capitals, underscores and a plural alone."""
+    """Whether two names differ only in capitals, underscores and a plural."""
     plain = [text.casefold().replace("_", "") for text in (name, other)]
     return plain[0] == plain[1] or (len(plain[1]) > 2 and plain[0] == plain[1] + "s")
 
 
 def _slip(name: str, other: str) -> bool:
-    """Whether one slip of the fingers makes `name` of `other`."""
+    """Whether a single typing error turns `other` into `name`."""
     if [c for c in name if c.isdigit()] != [c for c in other if c.isdigit()]:
         return False
     name, other = name.casefold(), other.casefold()

@@ -52,10 +52,11 @@ def compile_source(source: Source) -> Objective:
 def read(name: str | Path) -> Source:
     """The text of a path or of a gallery name.
 
-    A path that ends in `.json` holds an objective as `ir` writes it, whose text is written out.
+    A path that ends in `.json` has an objective as `ir` writes it; the text is its translation into
+    the language.
 
     Raises:
-        FileNotFoundError: there is no such file and no such name; the message has a near one.
+        FileNotFoundError: there is no such file and no such name; the message has a similar one.
         ObjectiveError: the file is not text, or not an objective at all.
     """
     path = Path(name).expanduser()
@@ -71,7 +72,7 @@ def read_stream(stream: BinaryIO, name: str) -> Source:
 
 
 def written_out(ir: Source) -> Source:
-    """An objective that is given as JSON, written in the language: findings point into that text.
+    """The translation of a JSON objective into the language; findings point into this text.
 
     Raises:
         ObjectiveError: the JSON is not an objective, or one that the language cannot express.
@@ -230,7 +231,7 @@ def derivatives(formula: Objective) -> dict[Leaf, Expr]:
 
 
 def mathematics(formula: Objective, *, weights: bool = False, latex: bool = False) -> str:
-    """An objective as people read it, or its gradient weights `w = dJ / dlog pi`."""
+    """An objective in readable form, or its gradient weights `w = dJ / dlog pi`."""
     from objdsl.ir.layout import formula as shown
 
     by_leaf: dict[Expr, Expr] = dict(derivatives(formula).items()) if weights else {}

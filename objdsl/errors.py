@@ -8,11 +8,12 @@ from objdsl.diagnostic import Diagnostic
 
 
 class ObjdslError(Exception):
-    """What all exceptions that objdsl raises on purpose have in common."""
+    """The base class of all exceptions that objdsl raises on purpose."""
 
 
 class InputError(ObjdslError, ValueError):
-    """An input that an objective cannot compute with: what it is, and what is needed."""
+    """An input that an objective cannot compute with; the message says what it is, and what is
+    needed."""
 
 
 class InputTypeError(InputError, TypeError):

@@ -13,7 +13,7 @@ from pathlib import Path
 def replace_text(path: str | Path, text: str) -> None:
     """Make a text, in UTF-8, the content of a file; see `replace_bytes`.
 
-    Bytes of file names that are no UTF-8, as Python escapes them, become those bytes again.
+    Bytes of file names that are not UTF-8, which Python escapes, become those bytes again.
     """
     replace_bytes(path, text.encode("utf-8", "surrogateescape"))
 
@@ -65,7 +65,8 @@ def _take_over(path: Path, old: os.stat_result) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk, where the system can: renames outlive a power cut."""
+    """Flush the names in a folder to the disk, where the system can: renames survive a power
+    cut."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

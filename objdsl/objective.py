@@ -68,7 +68,7 @@ class Objective(BoundFormula):
         self.fused_loss = FusedLoss(formula, self.params, self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copied and pickled as the formula that it is: its functions are made again."""
+        """Copied and pickled as a formula: its functions are made again."""
         return _restored, (self.formula, self.params, self._programs.options)
 
     def with_params(self, /, **params: float) -> Objective:

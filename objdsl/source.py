@@ -1,4 +1,4 @@
-"""Text and positions in it: what every diagnostic points at."""
+"""Text and positions in it, to which every diagnostic points."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _COMMAND = re.compile(r"((?:^|\r)\s*:):(?=\w)|(#)#(?=\w*\[)", re.MULTILINE)
 
 
 def visible(text: str) -> str:
-    """A text whose characters all show themselves, and no command for the runner of a CI: what
-    would steer those, a terminal or an editor is the replacement character. Lines and tabs stay."""
+    """A text without control characters, and without commands for the runner of a CI: those become
+    the replacement character. Lines and tabs stay."""
     return without_commands(STEERS.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def without_commands(text: str) -> str:
-    """A text in which no runner of a CI finds a command, and as many characters."""
+    """A text of the same length in which no runner of a CI sees a command."""
     return _COMMAND.sub("\\1\\2\N{REPLACEMENT CHARACTER}", text)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A text with the name that people know it by (a path, or `<string>`)."""
+    """A text with a name for messages (a path, or `<string>`)."""
 
     name: str
     text: str

@@ -1,4 +1,4 @@
-"""The spellings of a name: papers write `π`, keyboards write `pi`, and both are one name."""
+"""The spellings of a name: papers write `π`, keyboards write `pi`, and both are the same name."""
 
 from __future__ import annotations
 

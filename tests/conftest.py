@@ -1,4 +1,4 @@
-"""What all tests share: golden files, and which tests this machine can run."""
+"""Fixtures of all tests: golden files, and which tests this machine can run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _has_gpu() -> bool:
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """`golden("emit/grpo.py", text)`: `text` is what `tests/golden/emit/grpo.py` holds.
+    """`golden("emit/grpo.py", text)` compares `text` with the file `tests/golden/emit/grpo.py`.
 
     `make golden` writes what the tests print now; its diff is the review.
     """

@@ -1,4 +1,4 @@
-"""The documentation is true: its code runs, its commands exist, and every command is in it."""
+"""The documentation is true: its code runs, and it has every command."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _latex(example: Example) -> None:
 
 
 def _written(example: Example) -> None:
-    """A block whose first line is a comment with a file's name stands in that file."""
+    """A block whose first line is a comment with a file name is written to that file."""
     if named := re.match(r"[#%] (\w+\.\w+)\b", str(example.parsed)):
         Path(named[1]).write_text(str(example.parsed), encoding="utf-8")
 
@@ -56,7 +56,7 @@ def _json(example: Example) -> None:
 
 
 def _console(example: Example) -> None:
-    """`$ objdsl ...` prints what stands below it; other programs are known ones."""
+    """`$ objdsl ...` prints the lines below it; other programs must be known ones."""
     for session in re.split(r"^\$ ", str(example.parsed), flags=re.MULTILINE)[1:]:
         line, _, expected = session.partition("\n")
         program, *arguments = shlex.split(line, comments=True)
@@ -248,7 +248,7 @@ def _figures() -> Iterator[str]:
 
 
 def _residuals(advantage: str, goal: str, policies: str = "on policy") -> str:
-    """For groups of 2 and of 4."""
+    """The residuals for groups of 2 and of 4."""
     from objdsl import loads
     from objdsl.audit import audit
 
@@ -264,7 +264,7 @@ def _residuals(advantage: str, goal: str, policies: str = "on policy") -> str:
 
 
 def test_every_setting_and_metric_is_documented(compared: Compared) -> None:
-    """docs/training.md ends with the tables that the code holds."""
+    """docs/training.md ends with tables that are generated from the code."""
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     written, mark, _ = page.partition("## Settings\n")
     compared("training.md", written + mark + "\n" + "\n".join(_tables()))
@@ -275,7 +275,7 @@ Compared = Callable[[str, str], None]
 
 @pytest.fixture
 def compared(request: pytest.FixtureRequest) -> Compared:
-    """A page of `docs/` against what it ought to be; `make golden` writes it."""
+    """Compares a page of `docs/` with its expected text; `make golden` writes it."""
 
     def compare(name: str, text: str) -> None:
         if request.config.getoption("--update-golden"):

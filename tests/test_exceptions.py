@@ -1,4 +1,4 @@
-"""Who catches `ObjdslError` catches whatever objdsl raises on purpose."""
+"""`except ObjdslError` catches everything that objdsl raises on purpose."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def bases() -> list[tuple[str, tuple[str, ...]]]:
-    """Every class of the package, with the names of its bases; read, as half of it needs torch."""
+    """Every class of the package, with the names of its bases; from the source, as half of it needs
+    torch."""
     return [
         (node.name, tuple(ast.unparse(base).rsplit(".", 1)[-1] for base in node.bases))
         for folder in ("objdsl", "runtime")
@@ -27,7 +28,7 @@ def is_built_in(name: str) -> bool:
 
 
 def derived(roots: set[str], classes: list[tuple[str, tuple[str, ...]]]) -> set[str]:
-    """The classes that derive from some of the roots."""
+    """The classes that derive from any of the roots."""
     while more := {name for name, above in classes if roots & {*above}} - roots:
         roots |= more
     return roots & {name for name, _ in classes}

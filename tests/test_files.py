@@ -1,4 +1,5 @@
-"""Whatever happens while a file is written, the old one stands, and nothing lies beside it."""
+"""Whatever happens while a file is written, the old one stays, and no other file is left beside
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our frozen data classes are those of the standard library, in all that a program can see."""
+"""Our frozen data classes behave like those of the standard library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT = object()
 
 
 def make(decorate: Any, **options: Any) -> tuple[type, type]:
-    """A class and one that extends it, with every kind of field that objdsl uses."""
+    """A class and a subclass, with every kind of field that objdsl uses."""
 
     @decorate(frozen=True, **options)
     class Base:

@@ -1,4 +1,4 @@
-"""What a command does grows with the text: calls are counted, so that no clock decides."""
+"""The work of a command grows with the text: calls are counted, so that no clock decides."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ COMMANDS: dict[str, Callable[[Source], object]] = {
 
 @pytest.fixture
 def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is bounded is bounded early, so that short texts are beyond it."""
+    """Lowers all limits, so that short texts exceed them."""
     for module, name, most in (
         (build, "_MOST_FACTORS", 8),
         (sums, "_MOST_TERMS", 8),
@@ -138,7 +138,7 @@ def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def calls(run: Callable[[Source], object], text: str) -> int:
-    """How many functions a command calls, for a text that it has not seen."""
+    """The number of functions that a command calls, for a text that it has not seen."""
     count = 0
 
     def note(frame: FrameType, event: str, argument: object) -> None:
@@ -188,7 +188,7 @@ NAMES: dict[str, Callable[[int], str]] = {
 
 
 def instructions(run: Callable[[], object]) -> int:
-    """How many instructions of Python are run: a list that is built is one call, however long."""
+    """The number of bytecode instructions: building a list is a single call, however long."""
     count = 0
 
     def step(frame: FrameType, event: str, argument: object) -> object:

@@ -1,4 +1,4 @@
-"""What is wrong with an input is said where it comes in, each kind in its own sentence."""
+"""Mistakes in inputs are reported where they come in, each kind with its own sentence."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_an_empty_step(change: dict[str, Any], message: str) -> None:
 
 
 def test_padding_and_rounding_are_no_matter() -> None:
-    """What bfloat16 leaves of a logit minus the logarithm of a sum may be above 0."""
+    """The rounding error of bfloat16 in a logit minus the logarithm of a sum may be above 0."""
     objective = objdsl.load("grpo")
     garbage = torch.where(MASK, OLD, torch.tensor([math.inf, 3.0, math.nan, -math.inf, 1.0]))
     step = objective.prepare(**columns(log_old=garbage))
@@ -314,7 +314,7 @@ def test_large_rewards_are_fine_where_they_can_be_computed_with() -> None:
 
 
 def test_holes_are_no_tokens() -> None:
-    """Where no order is read, what a tool put into a response is left out of it."""
+    """Where no order is read, the output of a tool inside a response is skipped."""
     objective = objdsl.load("grpo")
     holed = torch.tensor([[1, 0, 1, 1, 0], [1, 1, 1, 1, 1], [0, 1, 0, 0, 0], [1, 0, 0, 0, 1]])
     given = columns(mask=holed)
@@ -345,7 +345,7 @@ DISTANCES = [
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_entries_of_probability_0(distance: str) -> None:
-    """0 log 0 is 0, in the value and in the gradient, as it is over the other tokens alone."""
+    """0 log 0 is 0, in the value and in the gradient, as if summed over the other entries alone."""
     objective = objdsl.loads(f"objective x\nmaximize mean[p,i,t] ({distance})\n")
     torch.manual_seed(6)
     few = {name: torch.randn(2, 3, 4).double().log_softmax(-1) for name in ("pi", "ref")}

@@ -1,4 +1,4 @@
-"""What is bound is called by a noun: a pronoun or a participle says nothing of what it holds."""
+"""Names are nouns: a pronoun or a participle does not say what a variable holds."""
 
 from __future__ import annotations
 

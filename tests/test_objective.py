@@ -1,4 +1,4 @@
-"""The Python face: losses that train, parts that add up, and input that is refused clearly."""
+"""The Python interface: losses that train, parts that add up, and input that is refused clearly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_gradient_of_the_loss_is_minus_the_weights() -> None:
 
 @pytest.mark.parametrize(("scale", "size"), [("", 1.0), ("b * ", 0.3)])
 def test_the_weight_of_a_running_sum_may_be_one_number_of_the_step(scale: str, size: float) -> None:
-    """A count, or a parameter over one, is no tensor."""
+    """A count, or a parameter divided by one, is not a tensor."""
     text = f"param b = 0.3\nmaximize {scale}mean[p,i] sum[t] (sum[s <= t] log(pi))\n"
     objective = objdsl.loads(f"objective running\n{text}")
     columns = {name: grpo_columns()[name] for name in ("mask", "prompt")}
@@ -74,7 +74,7 @@ def test_what_overflows_where_a_bound_holds_changes_nothing(held: str, tmp_path:
 @pytest.mark.parametrize("number", ["(1 + 1 / c)", "log(c)", "exp(1000 - c)", "(c - 1)^0.5"])
 @pytest.mark.parametrize("factor", ["reward", "log(pi)", "1"], ids=["before", "with pi", "alone"])
 def test_what_parameters_make_impossible_is_no_number(number: str, factor: str) -> None:
-    """As in tensors: parameters break nothing off."""
+    """As with tensors, impossible arithmetic of parameters is NaN, not an exception."""
     objective = objdsl.loads(
         f"objective odd\nparam c = 0\nmaximize mean[p,i,t] (log(pi) * {factor} * {number})\n"
     )
@@ -82,7 +82,7 @@ def test_what_parameters_make_impossible_is_no_number(number: str, factor: str) 
 
 
 def test_narrow_log_probabilities_are_added_up_wide() -> None:
-    """In bfloat16 a sum over 2000 tokens loses all that distinguishes two policies."""
+    """In bfloat16, a sum over 2000 tokens would lose all differences between two policies."""
     objective, tokens = objdsl.load("gspo"), 2000
     log_old = -torch.rand(2, tokens).bfloat16()
     log_pi = (log_old * 1.01).bfloat16()
@@ -101,7 +101,7 @@ def test_narrow_log_probabilities_are_added_up_wide() -> None:
 
 
 def test_the_entropy_of_the_entries_that_were_kept(tmp_path: Path) -> None:
-    """The others have the probability 0, and 0 log 0 is 0."""
+    """The others have probability 0, and 0 log 0 is 0."""
     file = tmp_path / "entropy.obj"
     goal = "maximize mean[p,i] sum[t] (reward * log(pi) + entropy)"
     file.write_text(f"objective x\nsample from mu: keep_mask\n{goal}\n", encoding="utf-8")

@@ -1,4 +1,5 @@
-"""The package as users get it: what the wheel holds, what it runs, and what checking imports."""
+"""The package as users get it: the contents of the wheel, what it runs, and what checking
+imports."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def project() -> dict[str, Any]:
 
 
 def test_every_package_is_listed(project: dict[str, Any]) -> None:
-    """A folder that is not in the list works from a checkout and is missing from the wheel."""
+    """A folder that is not in the list works from a checkout, but is missing from the wheel."""
     packages = {
         ".".join(("objdsl", *init.parent.relative_to(root).parts))
         for root, folders in ((ROOT / "objdsl", ["."]), (ROOT, TOP_LEVEL))

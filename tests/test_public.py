@@ -1,4 +1,4 @@
-"""Tests ask for what is public, and find each other by the settings of pytest alone."""
+"""Tests use what is public, and import each other by pytest's settings alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OURS = {"helpers", "objdsl", "proofs", *(path.stem for path in ROOT.glob("benchm
 
 
 def private_names(tree: ast.Module) -> Iterator[str]:
-    """What is private and yet imported from modules of ours, or read off what is."""
+    """Private names that are imported from our modules, or read as their attributes."""
     imported: dict[str, str] = {}
     for node in ast.walk(tree):
         match node:
@@ -53,7 +53,7 @@ def private_attributes() -> set[str]:
 
 
 def attributes_of_others(tree: ast.Module) -> Iterator[str]:
-    """The attributes that are read or set, but for those of a class itself."""
+    """The attributes that are read or set, except a class's own."""
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(ast.Name("self" | "cls"), _):

@@ -1,5 +1,5 @@
-"""An objective is an ordinary object of Python and PyTorch: it is traced, copied, sent and
-differentiated once, and what it cannot do it says."""
+"""An objective is an ordinary object of Python and PyTorch: it can be traced, copied, pickled and
+differentiated once; anything else is refused with a reason."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def gradients(loss: Callable[..., Tensor], trained: dict[str, Tensor]) -> dict[s
 
 @pytest.mark.parametrize("name", ["grpo", "gspo", "ppo", "dpo", "clip_cov", "kl_exact"])
 def test_inside_a_compiled_function_of_the_user(name: str) -> None:
-    """The whole of it is one graph: nothing of an objective breaks it."""
+    """All of it is one graph: no part of an objective breaks it."""
     torch.compiler.reset()
     objective = objdsl.load(name)
     step, trained = step_of(objective)
@@ -65,7 +65,7 @@ def test_inside_a_compiled_function_of_the_user(name: str) -> None:
 
 
 def test_a_compiled_function_that_prepares_and_cuts() -> None:
-    """What waits for the device breaks the graph, and nothing else changes."""
+    """Code that waits for the device breaks the graph, and nothing else changes."""
     torch.compiler.reset()
     objective = objdsl.load("grpo")
     step, trained = step_of(objective)
@@ -82,7 +82,7 @@ def test_a_compiled_function_that_prepares_and_cuts() -> None:
 
 
 def test_a_step_outlives_its_objective_in_a_compiled_function() -> None:
-    """An objective that was sent here has emitted nothing yet."""
+    """An objective that was unpickled has emitted no code yet."""
     torch.compiler.reset()
     objective = objdsl.load("rloo")
     step, trained = step_of(objective)
@@ -270,7 +270,7 @@ def test_nothing_is_recorded_where_nothing_is_trained(loss: Callable[[Tensor], T
 
 
 def test_columns_bring_no_graph() -> None:
-    """The formula takes no gradient of them, so nothing of them is kept alive."""
+    """The formula has no gradient with respect to them, so no graph of theirs is kept alive."""
     objective = objdsl.load("grpo")
     step, trained = step_of(objective)
     old = step.tokens["log_old"].clone().requires_grad_()
@@ -295,7 +295,7 @@ READ = {
 @pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("goal", READ)
 def test_autocast_and_narrow_inputs_are_computed_wide(narrow: torch.dtype, goal: str) -> None:
-    """Counts above 256 and sums of thousands of tokens have no place in bfloat16."""
+    """Counts above 256 and sums of thousands of tokens are not exact in bfloat16."""
     objective = objdsl.loads(f"objective x\nmaximize {goal}\n")
     tokens = 2001
     log_pi = (-torch.rand(2, tokens)).to(narrow)

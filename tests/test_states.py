@@ -1,4 +1,4 @@
-"""States: what an objective remembers from rollout to rollout, in a loop of one's own."""
+"""States: what an objective remembers from rollout to rollout, in the user's own loop."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The text of a file is data: no stage reads it as a program, and no terminal obeys it.
+"""The text of a file is data: no stage runs it as a program, and it cannot steer a terminal.
 
-Hostile comments, names and paths go through every stage; none may plant an effect, and whatever is
-written in another language says exactly what the text says.
+Hostile comments, names and paths go through every stage; none may have an effect, and whatever is
+written in a different language says exactly what the text says.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an objective does, in words: what `objdsl explain` prints."""
+"""What an objective does, in words: the output of `objdsl explain`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Relative:
-    """A gallery entry, and what an objective has otherwise: lines, and names for the same."""
+    """A gallery entry, and its differences from an objective: lines, and different names for the
+    same."""
 
     name: str
     changes: tuple[Change, ...]
@@ -68,11 +69,11 @@ class Relative:
 
 
 def sections(facts: Facts, findings: Sequence[Diagnostic] | None = None) -> Iterator[Section]:
-    """The parts of an explanation, those that have something to say.
+    """The parts of an explanation that have content.
 
     Args:
-        findings: what the checker finds, whatever comments accept; without it, the claims are those
-            that the facts alone depart from.
+        findings: the checker's findings, including those that comments accept; without them, the
+            claims are those from which the facts alone depart.
     """
     for estimator in facts.rewarded:
         weights = tuple(_weights(facts, estimator))
@@ -156,7 +157,7 @@ def _weights(facts: Facts, estimator: Estimator) -> Iterator[tuple[str, str]]:
 
 
 def _named(facts: Facts, factor: Factor) -> str:
-    """A factor as it stands in the file; of a mean, the divisor that it brings."""
+    """A factor as written in the file; for a mean, its divisor."""
     match factor.origin:
         case Reduce("mean") if factor.exponent < 0:
             return facts.written(factor.base)
@@ -182,8 +183,8 @@ def _dependence(depends: Dependence) -> str:
 def _on_policy(
     facts: Facts, estimator: Estimator, findings: Sequence[Diagnostic]
 ) -> Iterator[tuple[str, str]]:
-    """Where the expected gradient points, and what biases it: each line once, though a factor may
-    have parts that are told apart."""
+    """Where the expected gradient points, and what biases it: each line once, even if a factor has
+    several parts."""
     yield from dict.fromkeys(_direction(facts, estimator, findings))
 
 
@@ -237,7 +238,7 @@ def _penalties(facts: Facts) -> Iterator[tuple[str, str]]:
 
 
 def _is_live(facts: Facts, policy: str) -> bool:
-    """Whether an advantage that holds a penalty adds a gradient of its own."""
+    """Whether an advantage that contains a penalty adds a gradient of its own."""
     nodes = (advantage.node for advantage in facts.live_advantages if advantage.adds is Adds.BIAS)
     return any(isinstance(x, LogProb) and x.policy == policy for x in topological(*nodes))
 

@@ -43,7 +43,7 @@ from objdsl.ir.writer import Names, names_of
 
 @dataclass(frozen=True)
 class Facts(Estimates):
-    """An objective, its gradient weights, and what the analyses say of them."""
+    """An objective, its gradient weights, and the results of the analyses."""
 
     @cached_property
     def departures(self) -> tuple[Departure, ...]:
@@ -75,7 +75,7 @@ class Facts(Estimates):
 
     @cached_property
     def without_effect(self) -> bool:
-        """Whether the goal reads a reward that has no part in the gradient, on policy."""
+        """Whether the goal reads a reward that does not affect the gradient, on policy."""
         if self.reward is None or any(divisor.cancels for divisor in self.live_divisors):
             return False
         if not self.reward_in_weights:
@@ -96,7 +96,7 @@ class Facts(Estimates):
 
     @cached_property
     def unraised(self) -> tuple[n.Column, ...]:
-        """The rewards, of several, that the goal reads and no weight raises or lowers."""
+        """Those of several rewards that the goal reads and no weight raises or lowers."""
         if not self.rewarded or len(self.objective.rewards) < 2:
             return ()
         terms = (t for each in (*self.estimators, *self.by_distributions) for t in each.terms)
@@ -106,17 +106,18 @@ class Facts(Estimates):
 
     @cached_property
     def samples(self) -> bool:
-        """Whether responses are drawn from a version of the policy, and not given with the data."""
+        """Whether responses are drawn from a version of the policy, rather than given with the
+        data."""
         return samples(self.objective)
 
     @cached_property
     def perhaps_rewards(self) -> tuple[n.Column, ...]:
-        """The declared columns that may be rewards, where none is recognised."""
+        """The declared columns that may be rewards, if none is recognised."""
         return candidates(self.objective)
 
     @cached_property
     def unjudged(self) -> bool:
-        """Whether no reward is recognised, and nothing else either that rules judge: preferences,
+        """Whether neither a reward is recognised, nor anything else that rules judge: preferences
         or penalties."""
         if self.objective.rewards or not self.weights or self.links:
             return False
@@ -124,17 +125,17 @@ class Facts(Estimates):
 
     @cached_property
     def rewards_weigh_distributions(self) -> bool:
-        """Whether a reward weighs the gradient of whole distributions, which is not judged."""
+        """Whether a reward weights the gradient of whole distributions, which is not judged."""
         return any(map(weighs_distribution, self.by_distributions))
 
     @cached_property
     def idle(self) -> tuple[Idle, ...]:
-        """The summands of policies alone that bring a weight without an expectation."""
+        """The summands of policies alone whose weight has no expectation."""
         return tuple(idle(self.objective, self.weights, self.estimators)) if self.rewarded else ()
 
     @cached_property
     def bonuses(self) -> tuple[tuple[n.Expr, Estimator], ...]:
-        """The terms of log-probabilities alone, beside rewards, each with the weight it brings."""
+        """The terms of log-probabilities alone, beside rewards, each with its weight."""
         if not self.rewarded:
             return ()
         return tuple(bonuses(self.objective, self.rewarded, self.near_policy))
@@ -157,9 +158,9 @@ class Facts(Estimates):
 
     @cached_property
     def meant(self) -> tuple[Estimator, ...]:
-        """`rewarded`, if advantages and divisors had no gradient, and without small numbers beside
-        probabilities: those have findings of their own, and look like baselines, masks and weights
-        that nobody wrote."""
+        """`rewarded` as if advantages and divisors had no gradient, and without small numbers
+        beside probabilities: these have findings of their own, and otherwise look like baselines,
+        masks and weights that nobody wrote."""
         live = [each.node for each in self.live_advantages if each.adds is Adds.BIAS]
         live += [each.node for each in self.live_divisors]
         instead: dict[n.Expr, n.Expr] = {node: n.Stop(node) for node in live}
@@ -212,7 +213,7 @@ class Facts(Estimates):
     @cached_property
     def corrects(self) -> bool:
         """Whether the goal has a ratio of the policy to the one that sampled, in a term with
-        rewards: it is written for responses of older weights."""
+        rewards: it is meant for responses of older weights."""
         return reads_sampling_ratio(self.objective.goal, set(self.on_policy.same))
 
     @cached_property
@@ -220,7 +221,7 @@ class Facts(Estimates):
         return names_of(self.objective.bindings)
 
     def written(self, expr: n.Expr) -> str:
-        """A formula as people read it, with the names of the file."""
+        """A formula in readable form, with the names of the file."""
         return written(expr, self.names)
 
     def weighted(self, penalty: Penalty) -> str:

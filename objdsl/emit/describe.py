@@ -1,8 +1,8 @@
-"""Names for the values of emitted code that the file gives no name to.
+"""Names for the values of emitted code that the file does not name.
 
-A name says what a value is in terms of what the file and the field call its parts: `reward_mean`,
-`log_ratio`, `A_positive`, `n_chosen`, `beta_times_margin`. Where that would be too long, it says
-the operation: `product`, `difference`.
+A name combines the names that the file and the field have for the parts of a value: `reward_mean`,
+`log_ratio`, `A_positive`, `n_chosen`, `beta_times_margin`. Where that would be too long, it is the
+operation: `product`, `difference`.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ SIGNS = {"lt": "negative", "le": "not_positive", "gt": "positive", "ge": "not_ne
 
 
 def describe(node: n.Expr, names: Mapping[n.Expr, str]) -> list[str]:
-    """Names for a value, the best first; the last says its operation alone.
+    """Names for a value, the best first; the last one is its operation alone.
 
     Args:
-        names: what the file calls values.
+        names: the file's names of values.
     """
     return [*_Describer(names).all(node, DEEPEST), _operation(node)]
 
@@ -80,7 +80,7 @@ class _Describer:
         return [name for name in candidates if name and len(name) <= LONGEST]
 
     def _part(self, node: n.Expr, depth: int) -> str:
-        """A name to stand inside another one, or nothing."""
+        """A name to use inside a longer one, or nothing."""
         return next((x for x in self.all(node, depth) if len(x) <= LONGEST_PART), "")
 
     def _join(self, depth: int, around: str, *nodes: n.Expr) -> str:
@@ -96,7 +96,7 @@ class _Describer:
         return self._part(node, depth).removeprefix("is_")
 
     def _by_role(self, node: n.Expr, depth: int) -> list[str]:
-        """What a value is to the field."""
+        """The name of a value that the field has a term for."""
 
         def join(around: str, *nodes: n.Expr) -> str:
             return self._join(depth, around, *nodes)
@@ -151,7 +151,7 @@ class _Describer:
         return []
 
     def _sum(self, node: n.Reduce, depth: int) -> list[str]:
-        """What a sum counts; or what it adds up, where a mask holds."""
+        """The name of a sum: what it counts, or what it adds up, where a mask holds."""
         over, x = match_sum(node)
         if (counted := match_count(over, x)) is not None:
             return [counted]
@@ -167,14 +167,14 @@ class _Describer:
         return []
 
     def _unit(self, node: n.Expr, depth: int) -> str | None:
-        """What a count counts, in the singular."""
+        """The name of the elements that a count counts, in the singular."""
         if (counted := match_count(*match_sum(node))) is not None:
             return UNITS[counted]
         name = self._part(node, depth)
         return name[2:].removesuffix("s") if name.startswith("n_") else None
 
     def _by_parts(self, node: n.Expr, depth: int) -> list[str]:
-        """What a value is computed from."""
+        """A name made from the operands of a value."""
 
         def join(around: str, *nodes: n.Expr) -> str:
             return self._join(depth, around, *nodes)
@@ -305,7 +305,7 @@ def _leaf(node: n.Expr) -> str:
 
 
 def _negated(name: str) -> str:
-    """The name of what holds where the other does not."""
+    """The name of the opposite of a condition."""
     for adjective in SIGNS.values():
         if name.endswith(f"_{adjective}"):
             start = name.removesuffix(adjective)

@@ -1,5 +1,5 @@
-"""The functions that emitted code carries a copy of, as text: to import them would import torch, or
-Triton."""
+"""The functions of which emitted code carries a copy, as text: importing them would import torch,
+or Triton."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from importlib.resources import files
 
 @cache
 def torch_helpers() -> dict[str, str]:
-    """The functions of `objdsl.emit.kernels` by name, without annotations, which would only be in
-    the way of a reader."""
+    """The functions of `objdsl.emit.kernels` by name, without annotations, which would only
+    distract a reader."""
     blocks = _text("kernels.py").split("\ndef ")[1:]
     return {block.split("(", 1)[0]: _untyped(f"def {block.rstrip()}") for block in blocks}
 
@@ -28,7 +28,7 @@ def triton_helpers() -> dict[str, str]:
 
 
 def called(blocks: Mapping[str, str], body: str) -> list[str]:
-    """The functions that a body calls, and those that they call, in their order.
+    """The functions that a body calls, and those that they call, in order.
 
     Args:
         blocks: the text of each function, by its name.

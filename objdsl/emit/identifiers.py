@@ -1,9 +1,9 @@
-"""The identifiers of generated source. No two things have the same one.
+"""The identifiers of generated source, all of them different.
 
 A parameter, a column or a definition may have any name that the language reads: `lambda`, `torch`,
 `mask`, `group_mean`, `x_2`. Each gets an identifier here that is neither a keyword of Python nor a
-name of the surrounding code: its own name if that is free. The code that calls what was generated
-still knows it by its own name.
+name of the surrounding code: its own name if that is free. Callers of the generated code still use
+the original names.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Identifiers:
         self._of: dict[tuple[str, str], str] = {}
 
     def copy(self) -> Identifiers:
-        """A copy with the identifiers so far: for the inside of a function."""
+        """A copy with the identifiers so far, for the inside of a function."""
         other = Identifiers(self._reserved)
         other._taken, other._number, other._of = {*self._taken}, {**self._number}, {**self._of}
         return other
 
     def fresh(self, *wishes: str) -> str:
-        """An identifier that nothing else has: the first of the wishes that is free, or the first
-        of all with a number."""
+        """A new identifier: the first of the wishes that is free, or the first of all with a
+        number."""
         wanted = [_spelled(wish) for wish in wishes]
         name = next((wish for wish in wanted if wish not in self._taken), None)
         if name is None:
@@ -62,7 +62,7 @@ class Identifiers:
         return self._of[kind, key]
 
     def stored(self, *wishes: str) -> str:
-        """The identifier of a value that is stored, which is known by it from then on."""
+        """The identifier of a value that is stored, under which it is known from then on."""
         name = self.fresh(*wishes)
         self._of["stored", name] = name
         return name

@@ -66,8 +66,8 @@ def _lower(node: n.Expr) -> n.Expr:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Place(n.Symbol):
-    """Which elements along `over` share the keys: by how many places the first of them, in the
-    order of the step, stands before each."""
+    """Which elements along `over` share the keys: how many places before each one the first of them
+    is, in the order of the step."""
 
     over: Indices
     here: Indices
@@ -81,7 +81,7 @@ class Place(n.Symbol):
 
 
 def place_of(node: n.Peers) -> Place | None:
-    """The place that a lowered value of peers goes by; None if a prompt's responses are all."""
+    """The place of a lowered value of peers; None if all responses to a prompt are peers."""
     match node.keys:
         case (Place() as place,):
             return place
@@ -89,8 +89,8 @@ def place_of(node: n.Peers) -> Place | None:
 
 
 def operands(node: n.Expr) -> tuple[n.Expr, ...]:
-    """What a lowered value is computed from: of what compares two elements, the parts that are of
-    one of them."""
+    """The values that a lowered value is computed from; for a comparison of two elements, the parts
+    that belong to one of them."""
     if not isinstance(node, n.Peers) or not node.x.paired:
         return node.children
     parts: dict[n.Expr, None] = {}
@@ -206,7 +206,8 @@ def _count(over: Indices, mask: n.Expr | None) -> n.Expr:
 
 
 def _sum(over: Indices, x: n.Expr) -> n.Expr:
-    """`sum[over] x`, one index after the other; where x lacks the index, times the number."""
+    """`sum[over] x`, one index after the other; if x lacks the index, times the number of
+    elements."""
     for index in reversed(over):
         if x.indices[-1:] == (index,):
             x = n.Reduce("sum", (index,), x)
@@ -291,7 +292,7 @@ def _terms(scalar: n.Expr) -> list[_Term]:
 
 
 def _parts(term: _Term) -> list[_Term] | None:
-    """Terms that add up to a term; None if it does not come apart."""
+    """Terms that add up to a term; None if it cannot be split."""
     along, factor, x = term.along, term.factor, term.body
     if len(x.indices) >= len(TOKEN):
         return None
@@ -356,7 +357,7 @@ def _opened(term: _Term, x: n.Reduce) -> list[_Term] | None:
 
 
 def _gathered(over: Indices, factor: n.Expr) -> n.Expr:
-    """`sum[over] factor`, and 0 where its mask leaves out all: its product is then 0."""
+    """`sum[over] factor`, and 0 where its mask leaves out all elements: its product is then 0."""
     total = sum_over(over, factor)
     mask = _mask_of(factor)
     if mask is None or not set(over) & set(mask.indices):
@@ -374,7 +375,7 @@ def _mask_of(factor: n.Expr) -> n.Expr | None:
 
 
 def is_constant(node: n.Expr, known: dict[n.Expr, bool]) -> bool:
-    """Whether a node is made of numbers and parameters alone."""
+    """Whether a node is made of numbers and parameters only."""
 
     def find(x: n.Expr) -> bool:
         if isinstance(x, n.Unary | n.Binary | n.Clip | n.Where):

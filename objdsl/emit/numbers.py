@@ -1,4 +1,4 @@
-"""Which numbers of a formula Python's floats may compute, as float64 tensors would."""
+"""Which numbers of a formula Python's floats can compute with the results of float64 tensors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_plain(node: n.Expr, nonzero: frozenset[str]) -> bool:
 
 
 def _is_divisor(x: n.Expr, nonzero: frozenset[str]) -> bool:
-    """Whether a number is surely not 0; a product of small ones may be."""
+    """Whether a number certainly is not 0; a product of small ones may be."""
     match x:
         case n.Const(value):
             return value != 0
@@ -43,5 +43,6 @@ def _is_divisor(x: n.Expr, nonzero: frozenset[str]) -> bool:
 
 
 def _is_ordered(x: n.Expr) -> bool:
-    """Whether a number is surely no NaN: parameters are none, and only infinities make some."""
+    """Whether a number certainly is not NaN: parameters are not, and only infinities produce
+    one."""
     return not x.children or all(map(math.isfinite, bounds(x)))

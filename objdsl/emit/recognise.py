@@ -1,4 +1,4 @@
-"""Values that the field names, as they look after lowering: means, deviations, log-ratios."""
+"""Values that the field has a name for, in their lowered form: means, deviations, log-ratios."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNITS = {"n_prompts": "prompt", "group_size": "response", "group_tokens": "token
 
 
 def match_log_ratio(node: n.Expr) -> str | None:
-    """The two policies of a log-ratio, as a part of a name."""
+    """The two policies of a log-ratio, as a part of a name; None for other values."""
     match node:
         case n.Binary("sub", n.LogProb(a) | n.LogDist(a), n.LogProb(b) | n.LogDist(b)):
             return f"{a}_{b}"
@@ -21,8 +21,8 @@ def match_log_ratio(node: n.Expr) -> str | None:
 
 
 def is_clipping(node: n.Expr) -> bool:
-    """Whether a mask says where a clipped surrogate has no gradient: a ratio is beyond the bound on
-    the side that the sign of the advantage decides."""
+    """Whether a mask holds where a clipped surrogate has no gradient: the ratio is beyond the bound
+    on the side that the sign of the advantage decides."""
     match _bare(node):
         case n.Binary("or", a, b):
             return all(_is_side(_bare(side)) for side in (a, b))
@@ -48,7 +48,7 @@ def match_sum(node: n.Expr) -> tuple[str, n.Expr]:
 
 
 def match_count(over: str, x: n.Expr) -> str | None:
-    """What a sum of ones counts."""
+    """What a sum of ones counts; None for other values."""
     if isinstance(x, n.Length):
         return COUNTS.get(f"{over}t")
     return COUNTS.get(over) if x == ONE else None
@@ -78,7 +78,7 @@ def match_size(node: n.Expr) -> str | None:
 
 
 def match_mean(node: n.Expr) -> n.Expr | None:
-    """What a value is the mean of."""
+    """The operand of a mean; None for other values."""
     match node:
         case n.Reduce("mean", _, x):
             return x
@@ -93,7 +93,7 @@ def match_mean(node: n.Expr) -> n.Expr | None:
 
 
 def match_deviation(node: n.Expr) -> n.Expr | None:
-    """What a value is the variance of, or the standard deviation."""
+    """The operand of a variance or a standard deviation; None for other values."""
     match node:
         case n.Unary("sqrt", variance):
             return match_deviation(variance)

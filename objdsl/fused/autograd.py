@@ -1,7 +1,7 @@
-"""Losses whose derivatives are known in closed form, as autograd sees them.
+"""Losses with derivatives in closed form, as functions of autograd.
 
-They have a first derivative, in reverse mode. What would need another one is refused: torch would
-take the weights for constants, and a second derivative would silently be 0.
+They have a first derivative, in reverse mode. Anything that needs a second one is refused: torch
+would treat the weights as constants, and the second derivative would silently be 0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VMAP = (
 
 
 class _Sealed(torch.autograd.Function):
-    """Weights that depend on the trained inputs in a way that is not to be differentiated."""
+    """Weights whose dependence on the trained inputs must not be differentiated."""
 
     @staticmethod
     def forward(many: int, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -54,7 +54,7 @@ class _Sealed(torch.autograd.Function):
 
 
 class _Precomputed(torch.autograd.Function):
-    """Minus the value: nothing is stored but its derivative."""
+    """Minus the value; only its derivative is stored."""
 
     @staticmethod
     def forward(value: Tensor, once: bool, many: int, *tensors: Tensor) -> Tensor:
@@ -87,10 +87,10 @@ class _Precomputed(torch.autograd.Function):
 
 
 def refuse_batches(inputs: Iterable[Tensor]) -> None:
-    """Refuses what `torch.func.vmap` hands in.
+    """Refuses inputs of `torch.func.vmap`.
 
     Raises:
-        DerivativeError: one of the inputs stands for a batch of tensors.
+        DerivativeError: one of the inputs represents a batch of tensors.
     """
     functorch = torch._C._functorch
     for x in inputs:

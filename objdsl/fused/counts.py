@@ -1,7 +1,7 @@
-"""What a computation costs, counted and not timed: the same on every machine.
+"""The cost of a computation, counted and not timed: the same on every machine.
 
-Fake tensors have shapes and types and no numbers. Over them, the counts are those of models that no
-memory here would hold, on devices that are not there.
+Fake tensors have shapes and dtypes but no data. With them, models can be counted that would fit
+into no memory here, on devices that are not present.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Counts(TorchDispatchMode):
         return out
 
     def units(self, tokens: int, hidden: int, vocabulary: int) -> dict[torch.dtype, float]:
-        """Matrix products in units of tokens x hidden x vocabulary."""
+        """Matrix products in units of tokens x hidden x vocabulary, by dtype."""
         return {dtype: n / (tokens * hidden * vocabulary) for dtype, n in self.multiplied.items()}
 
     def _moved(self, name: str, view: bool, read: list[Tensor], written: list[Tensor]) -> int:

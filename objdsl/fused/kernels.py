@@ -31,10 +31,10 @@ class Scores(NamedTuple):
 
 
 def choose(wish: Name | None, device: torch.device) -> Name:
-    """Which kernels run on a device: Triton's on a GPU, if it is there.
+    """The kernels for a device: Triton's on a GPU, if it is installed.
 
     Raises:
-        ValueError: Triton is wished for, but is not there, or there is no GPU.
+        ValueError: Triton is requested, but is not installed, or there is no GPU.
     """
     if wish is None:
         return "triton" if device.type == "cuda" and find_spec("triton") else "torch"
@@ -49,7 +49,7 @@ def choose(wish: Name | None, device: torch.device) -> Name:
 
 
 class Kernels(Protocol):
-    """What schedules do to raw logits `z`."""
+    """The operations of schedules on raw logits `z`."""
 
     def score(
         self, head: Head, z: Tensor, rows: Tensor, target: Tensor, *, entropy: bool = False
@@ -100,12 +100,12 @@ class Kernels(Protocol):
         """
 
     def totals(self) -> Totals | None:
-        """Value and reports, if the kernels computed them on the way."""
+        """Value and reports, if the kernels computed them along the way."""
 
 
 class TorchKernels:
-    """Tensor operations, for any device, in place where they can be: a second matrix as large as
-    the logits is what memory is short of."""
+    """Tensor operations, for any device, in place where possible: memory may not suffice for a
+    second matrix of the size of the logits."""
 
     def score(
         self, head: Head, z: Tensor, rows: Tensor, target: Tensor, *, entropy: bool = False

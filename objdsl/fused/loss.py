@@ -55,7 +55,7 @@ class FusedLoss:
 
     @cached_property
     def coupled_afterwards(self) -> Coupled:
-        """The same once `couple` has found out what couples responses."""
+        """The coupling once `couple` has computed the values that couple responses."""
         return coupled_weights(self.formula, statistics=True)
 
     @cached_property

@@ -54,13 +54,14 @@ class Gradients:
         return cls(log_pi, torch.zeros_like(hidden), weight, bias)
 
     def accumulator(self) -> Gradients:
-        """The same log-probabilities and states, and zeros for what sums over tokens."""
+        """The same log-probabilities and states, with zeros for the sums over tokens."""
         weight = None if self.weight is None else torch.zeros_like(self.weight)
         bias = None if self.bias is None else torch.zeros_like(self.bias)
         return Gradients(self.log_pi, self.hidden, weight, bias)
 
     def add_scaled(self, accumulator: Gradients, rows: Tensor, scale: Tensor) -> None:
-        """Adds what was accumulated for some rows, scaled, and scales their own gradients.
+        """Adds the sums that were accumulated for some rows, scaled, and scales the gradients of
+        these rows.
 
         Args:
             accumulator: is 0 afterwards.
@@ -154,7 +155,7 @@ def scaled_pass(
 def _fill(
     grads: Gradients, head: Head, hidden: Tensor, tokens: Tensor, rows: Tensor, kernels: Kernels
 ) -> None:
-    """Fills in log-probabilities alone."""
+    """Fills in log-probabilities only."""
     kernels.fill(head, head.raw_logits(hidden[rows]), rows, tokens[rows], grads.log_pi)
 
 

@@ -1,4 +1,4 @@
-"""One evaluation of an objective by a plan: which rows when, with which weights."""
+"""One evaluation of an objective by a plan: the order of its rows, and their weights."""
 
 from __future__ import annotations
 

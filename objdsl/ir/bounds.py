@@ -1,6 +1,6 @@
-"""Bounds that surely hold for a value, from the domains of parameters and columns, and from what a
-probability, a length, a square or a deviation is. Every analysis asks here for a sign or a range.
-"""
+"""Bounds that certainly hold for a value, from the domains of parameters and columns, and because
+it is a probability, a length, a square or a deviation. Every analysis asks here for a sign or a
+range."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LARGEST_EXPONENT = 88.0  # of float32
 
 
 def bounds(x: n.Expr) -> Interval:
-    """An interval that surely holds `x`; a node remembers its own."""
+    """An interval that certainly contains `x`; a node remembers its own."""
     if x._bounds is not None:
         return x._bounds
     stack = [x]
@@ -33,14 +33,14 @@ def bounds(x: n.Expr) -> Interval:
 
 
 def nonzero(x: n.Expr) -> bool:
-    """Whether a number surely is not 0."""
+    """Whether a number certainly is not 0."""
     low, high = bounds(x)
     return low > 0 or high < 0
 
 
 def finite(x: n.Expr) -> bool:
-    """Whether a value surely is a number, neither infinite nor NaN, if its columns are. Ratios of
-    probabilities are taken for finite."""
+    """Whether a value certainly is a number, neither infinite nor NaN, if its columns are. Ratios
+    of probabilities are assumed to be finite."""
     return all(map(_finite, n.topological(x)))
 
 
@@ -72,7 +72,7 @@ def _finite(x: n.Expr) -> bool:
 
 
 def _bounds(x: n.Expr) -> Interval:
-    """The same, when it is known of the operands."""
+    """The same, given the bounds of the operands."""
     if x.boolean:
         return 0.0, 1.0
     match x:
@@ -120,7 +120,7 @@ def _bounds(x: n.Expr) -> Interval:
 
 
 def _side(mask: n.Expr, holds: bool, x: n.Expr) -> Interval:
-    """The bounds of a value where a mask holds that compares it, or where it does not."""
+    """The bounds of a value where a mask that compares it holds, or where it does not."""
     low, high = bounds(x)
     match mask:
         case n.Binary("lt" | "le" | "gt" | "ge" as op, a, b):

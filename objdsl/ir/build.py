@@ -142,8 +142,8 @@ def div(a: n.Expr, b: n.Expr) -> n.Expr:
 
 
 def log_total(x: n.Expr) -> n.Expr | None:
-    """The logarithm of a sum or mean of probabilities of whole responses, each of which is 0 as a
-    number; None for what is no such sum."""
+    """The logarithm of a sum or mean of probabilities of whole responses, each of which underflows
+    to 0; None for other values."""
     match x:
         case n.Stop(inner) if (total := log_total(inner)) is not None:
             return stop(total)
@@ -154,7 +154,7 @@ def log_total(x: n.Expr) -> n.Expr | None:
 
 
 def is_product(x: n.Expr) -> bool:
-    """Whether `exp(x)` is a product over the tokens of a response, with others or without."""
+    """Whether `exp(x)` is a product over the tokens of a response, possibly times other factors."""
     match x:
         case n.Reduce("sum", ("t",), _, _):
             return True
@@ -242,9 +242,9 @@ def real(x: n.Expr) -> n.Expr:
 
 
 def is_size(x: n.Expr) -> bool:
-    """Whether a divisor is made of numbers, parameters, lengths and sizes: never of data.
+    """Whether a divisor is made of numbers, parameters, lengths and sizes, and never of data.
 
-    A product of very many is taken for a value as any other.
+    A product of very many factors is treated as any other value.
     """
     for _ in range(_MOST_FACTORS):
         match x:
@@ -260,7 +260,7 @@ def is_size(x: n.Expr) -> bool:
 
 
 def is_divisor(x: n.Expr) -> bool:
-    """Whether it is a size that is never 0: a mask need not stand around a division by it."""
+    """Whether it is a size that is never 0: a division by it needs no mask around it."""
     return is_size(x) and not any(
         part.value == 0 if isinstance(part, n.Const) else part.lower <= 0 <= part.upper
         for part in factors(x)[1]
@@ -282,7 +282,7 @@ def _sizes(a: n.Expr, b: n.Expr) -> n.Expr:
 
 
 def gather(a: n.Expr, b: n.Expr) -> n.Expr:
-    """`a + b`, with the factors that both have in front."""
+    """`a + b`, with their common factors in front."""
     match a, b:  # of what is alike on the face of it, long products are not taken apart
         case _ if a == b:
             return mul(a, const(2))
@@ -305,7 +305,7 @@ def gather(a: n.Expr, b: n.Expr) -> n.Expr:
 
 
 def _take_common(a: list[n.Expr], b: list[n.Expr]) -> list[n.Expr]:
-    """Takes out of both lists what they share."""
+    """Removes the common elements from both lists, and returns them."""
     common = []
     for f in tuple(a):
         if f in b:
@@ -316,7 +316,7 @@ def _take_common(a: list[n.Expr], b: list[n.Expr]) -> list[n.Expr]:
 
 
 def count(over: Indices, mask: n.Expr | None = None) -> n.Expr:
-    """How many elements there are along `over`, where the mask holds."""
+    """The number of elements along `over` where the mask holds."""
     if over == ("t",) and mask is None:
         return n.Length()
     return n.Reduce("sum", over, ONE, mask)
@@ -328,9 +328,9 @@ def others(op: n.ReduceOp, x: n.Expr) -> n.Peers:
 
 
 def factors(x: n.Expr) -> tuple[bool, list[n.Expr], list[n.Expr]]:
-    """A product as (is it negative, the factors above the line, those below it).
+    """A product as (whether it is negative, its factors, its divisors).
 
-    Of a product of very many factors, what is left of it at last stays in one piece.
+    Of a product of very many factors, the rest stays in one piece.
     """
     negative = False
     above: list[n.Expr] = []
@@ -360,7 +360,7 @@ def product(above: list[n.Expr], below: list[n.Expr], negative: bool = False) ->
 
 
 def sum_over(over: Indices, x: n.Expr) -> n.Expr:
-    """`sum[over] x`, with what does not vary along `over` in front of the sum.
+    """`sum[over] x`, with the factors that do not vary along `over` in front of the sum.
 
     `x` may lack some of the indices: it then counts once for every element.
     """

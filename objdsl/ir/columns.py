@@ -1,7 +1,7 @@
-"""The columns of data that a formula reads, and what each of them is.
+"""The columns of data that a formula reads, and their roles.
 
-Whoever supplies data, or asks who does, asks a column for its role: the name is for people, and for
-the keywords that it is handed over by.
+Code that supplies data, or asks who does, asks a column for its role; the name is for people, and
+for the keyword arguments that pass it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ class LogProbs:
 
 @dataclass(frozen=True)
 class Values:
-    """The critic's values of states: of the critic that is trained, or as it was at rollout."""
+    """The critic's values of states: of the critic that is trained, or of that at rollout time."""
 
     old: bool = False
 
 
 @dataclass(frozen=True)
 class Reward:
-    """What is to be raised: `reward`, and what the file declares `as reward`."""
+    """A column whose expectation is raised: `reward`, and those that the file declares `as
+    reward`."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,17 @@ class Truncation:
 
 @dataclass(frozen=True)
 class Noise:
-    """What `pick` draws by; `prepare` makes it where nobody brings it."""
+    """The random numbers of `pick`; `prepare` draws them unless they are given."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What the objective remembers from earlier rollouts: of a prompt, or one number."""
+    """What the objective remembers from earlier rollouts: one number, or one per prompt."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """How many rollouts there were, and how many the whole run has."""
+    """The number of rollouts so far, or that of the whole run."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ Role = LogProbs | Values | Reward | Truncation | Noise | State | Clock | Ids | D
 
 @dataclass(frozen=True)
 class Column:
-    """A column that an objective reads, what it is, and whether a gradient reaches it."""
+    """A column that an objective reads, with its role, and whether a gradient reaches it."""
 
     name: str
     indices: Indices
@@ -85,13 +86,13 @@ class Column:
 
     @property
     def declared(self) -> bool:
-        """Whether the file itself declares it, so that its data come from the user."""
+        """Whether the file itself declares it, so that the user supplies its data."""
         return isinstance(self.role, Reward | Data) and self.name not in BUILT_IN
 
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A column that every file can read, as formulas and as data call it."""
+    """A column that every file can read, with its names in formulas and in data."""
 
     leaf: ColumnNode
     name: str
@@ -164,7 +165,7 @@ def column_of(node: Reading) -> Column:
 
 
 def columns_in(read: Iterable[Expr]) -> dict[str, Column]:
-    """The columns that some nodes read, by their names, in their order."""
+    """The columns that some nodes read, by name, in order."""
     columns = {column_of(node) for node in read if isinstance(node, Reading)}
     return {column.name: column for column in sorted(columns, key=lambda column: column.name)}
 
@@ -175,7 +176,7 @@ def of_policy(name: str) -> tuple[str, str]:
 
 
 def reader_of(column: str, policies: Iterable[str]) -> str | None:
-    """What reads a column of this name by itself, as the file writes it: `log(old)` reads
+    """The expression that reads a column of this name, as the file writes it: `log(old)` reads
     `log_old`. None if the name is free.
 
     Args:
@@ -193,5 +194,5 @@ def reader_of(column: str, policies: Iterable[str]) -> str | None:
 
 
 def is_critic(node: Expr) -> bool:
-    """Whether a node is a value of the critic, as it is or as it was."""
+    """Whether a node is a value of the critic, the trained one or that at rollout time."""
     return isinstance(node, ColumnNode) and isinstance(column_of(node).role, Values)

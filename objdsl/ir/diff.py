@@ -1,4 +1,4 @@
-"""What two objectives differ in, as mathematics: layout, order and names do not count."""
+"""The mathematical differences of two objectives: layout, order and names do not count."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Change:
 def diff(left: Objective, right: Objective) -> tuple[Change, ...]:
     """The parameters, policies, sampling, definitions and goals that differ; empty if none do.
 
-    A definition is compared by what it stands for: `r = pi / old` in one file and `pi / old`
-    written out in the other are the same. So are parameters of one value and domain that stand in
-    the same places.
+    Definitions are compared by their formulas: `r = pi / old` in one file and `pi / old` written
+    out in the other are the same. So are parameters with the same value and domain at the same
+    places.
     """
     right, _ = aligned(left, right)
     names = _names(names_of(left.bindings), names_of(right.bindings))
@@ -43,8 +43,8 @@ def diff(left: Objective, right: Objective) -> tuple[Change, ...]:
 
 
 def renamed(left: Objective, right: Objective) -> dict[str, str]:
-    """Under which other names the right has parameters and definitions that `diff` shows under
-    the left's."""
+    """The other names of the right side for parameters and definitions that `diff` shows under the
+    left side's names."""
     alike, _ = aligned(left, right)
     params = {a.name: b.name for a, b in zip(alike.params, right.params, strict=True)}
     ours, theirs = names_of(left.bindings), names_of(right.bindings)
@@ -55,11 +55,11 @@ def renamed(left: Objective, right: Objective) -> dict[str, str]:
 
 
 def aligned(left: Objective, right: Objective) -> tuple[Objective, dict[str, str]]:
-    """The right with the left's names for the parameters that stand in the same places, and those
-    names: the left's, the right's.
+    """The right side with the left side's names for parameters at the same places, and these names:
+    the left's, the right's.
 
-    Whole goals that are alike decide first, then what is the same in both to the names, then other
-    formulas that are alike; of each kind, the larger.
+    Equal whole goals decide first, then formulas with the same name on both sides, then other equal
+    formulas; of each kind, the larger ones.
     """
     shapes = _shapes(left), _shapes(right)
     alike: dict[Expr, deque[Expr]] = {}
@@ -84,7 +84,7 @@ def aligned(left: Objective, right: Objective) -> tuple[Objective, dict[str, str
 
 
 def _shapes(objective: Objective) -> dict[Expr, Expr]:
-    """All nodes, each with its parameters called by their value and domain; the goal comes last."""
+    """All nodes, with parameters named after their value and domain; the goal comes last."""
     meant = {p.name: f"{decimal(p.default)} in {p.domain}" for p in objective.used_params}
     shapes: dict[Expr, Expr] = {}
     for node in topological(*objective.memory, *reversed(objective.roots)):
@@ -93,18 +93,18 @@ def _shapes(objective: Objective) -> dict[Expr, Expr]:
 
 
 def _called(node: Expr, names: dict[str, str], done: dict[Expr, Expr]) -> Expr:
-    """A node over operands whose parameters have other names already."""
+    """A node whose operands have renamed parameters already."""
     return replace(node, name=names[node.name]) if isinstance(node, Param) else node.rebuilt(done)
 
 
 def _paired(
     left: Expr, right: Expr, there: dict[str, str], here: dict[str, str]
 ) -> dict[str, str] | None:
-    """Which parameters of the right stand where those of the left do, in two formulas of one shape;
-    None if one of them would have two names.
+    """Which parameters of the right side correspond to those of the left, in two formulas of the
+    same shape; None if one of them would have two names.
 
     Args:
-        there: what is known of the left's, and `here` of the right's.
+        there: the known names of the left side's parameters; `here` those of the right's.
     """
     partners: dict[str, str] = {}
     back: dict[str, str] = {}
@@ -122,8 +122,8 @@ def _paired(
 
 
 def _with_params(objective: Objective, names: dict[str, str]) -> Objective:
-    """The same objective with other names for some parameters; what has one of those names already
-    is marked with a stroke."""
+    """The same objective with other names for some parameters; other things that have such a name
+    are marked with a prime."""
     taken = {new for old, new in names.items() if new != old}
 
     def free(name: str) -> str:
@@ -150,7 +150,8 @@ def _with_params(objective: Objective, names: dict[str, str]) -> Objective:
 
 
 def _names(left: Names, right: Names) -> tuple[Names, Names]:
-    """The names to write each side with: one for what both name, and no name for two things."""
+    """The names that each side is written with: the same for what both name, and never one name for
+    two things."""
     only_left = {left[expr] for expr in left.keys() - right.keys()}
     only_right = {right[expr] for expr in right.keys() - left.keys()}
     common = {}
@@ -169,7 +170,7 @@ def _joined(names: Names, other: Names) -> Names:
 
 
 def _lines(objective: Objective, names: Names) -> dict[str, str]:
-    """What an objective says, a line each, by what the line is about."""
+    """The lines of an objective, by their subject."""
     lines = {
         f"param {p.name}": f"param {p.name} = {decimal(p.default)} in {p.domain}"
         for p in objective.used_params

@@ -43,16 +43,17 @@ _SEEN_FROM: dict[n.Relation, n.Relation] = {
 
 
 def weights_of(objective: Objective) -> dict[Leaf, n.Expr]:
-    """The derivative of what is maximised (J minus the critic's loss) by every trained leaf."""
+    """The derivative of what is maximised (J minus the critic's loss) with respect to every trained
+    leaf."""
     goal, critic = objective.goal, objective.critic
     return differentiate(goal if critic is None else sub(goal, critic))
 
 
 def differentiate(objective: n.Expr) -> dict[Leaf, n.Expr]:
-    """The derivative of a scalar by every trained leaf that it depends on.
+    """The derivative of a scalar with respect to every trained leaf that it depends on.
 
     The result maps each leaf (`log pi`, its full distribution, `V`, a policy on an inner layer) to
-    a formula with the indices of that leaf, or fewer where it does not vary.
+    a formula with the indices of that leaf, or fewer if it does not vary along some.
     """
     adjoint: dict[n.Expr, n.Expr] = {objective: ONE}
     weights: dict[Leaf, n.Expr] = {}
@@ -72,12 +73,13 @@ def differentiate(objective: n.Expr) -> dict[Leaf, n.Expr]:
 
 
 def partials(node: n.Unary | n.Binary) -> list[tuple[n.Expr, n.Expr]]:
-    """The operands of a function of one or two values, each with the derivative by it."""
+    """The operands of a function of one or two values, each with the derivative with respect to
+    it."""
     return [(operand, derivative) for operand, derivative, _ in _pull(node, ONE)]
 
 
 def _pull(node: n.Expr, g: n.Expr) -> list[Contribution]:
-    """What `g`, the derivative by `node`, contributes to each operand of `node`."""
+    """The contribution of `g`, the derivative with respect to `node`, to each operand of `node`."""
     here = node.indices
     match node:
         case n.Unary(op, x) if (slope := UNARY[op].slope) is not None:
@@ -115,12 +117,12 @@ def _pull(node: n.Expr, g: n.Expr) -> list[Contribution]:
 
 
 def _pull_peers(node: n.Peers, g: n.Expr) -> list[Contribution]:
-    """What the values of all that receive contribute to a running element and to the present one.
+    """The derivative with respect to a running element and to the present one.
 
-    An element receives from its peers, and its derivative comes from those whose peer it is: they
-    share its keys, and stand in the opposite relation to it. What is divided by, and what the value
-    is, are those of the receiver: divided first, then added up. Where all of them divide by the
-    same number, that is their mean.
+    An element is reduced by the elements of which it is a peer: they share its keys, and the
+    opposite relation holds. Divisors and values are those of the reducing element, so the terms are
+    divided first and then added up. Where all of them divide by the same number, the result is
+    their mean.
     """
     if not node.relation:
         receivers = _receivers(node, g)
@@ -150,8 +152,8 @@ def _receivers(node: n.Peers, x: n.Expr, op: n.ReduceOp = "sum") -> n.Expr:
 
 
 def _of_parts(body: n.Expr, derivative: n.Expr) -> list[tuple[n.Expr, n.Expr]]:
-    """The parts of a value of two elements that are of one of them, each with the derivative by
-    it."""
+    """The leaves of a value of two elements that belong to one of them, each with the derivative
+    with respect to it."""
     if not body.paired or isinstance(body, n.Present):
         return [(body, derivative)]
     adjoint: dict[n.Expr, n.Expr] = {body: derivative}
@@ -170,7 +172,8 @@ def _of_parts(body: n.Expr, derivative: n.Expr) -> list[tuple[n.Expr, n.Expr]]:
 
 
 def swapped(x: n.Expr) -> n.Expr:
-    """A value of two elements as the other of them sees it: the running one is present."""
+    """A value of two elements with their roles exchanged: the running one becomes the present
+    one."""
     if isinstance(x, n.Present):
         return x.x
     if not x.paired:
@@ -181,8 +184,8 @@ def swapped(x: n.Expr) -> n.Expr:
 def _asked(
     g: n.Expr, derivatives: Sequence[n.Expr], slopes: Callable[[], Sequence[n.Expr]]
 ) -> Sequence[n.Expr]:
-    """Derivatives `g * slope`, 0 where `g` is 0 because nobody asks there, be the slope infinite or
-    undefined."""
+    """Derivatives `g * slope` that are 0 where `g` is 0, even if the slope is infinite or undefined
+    there."""
     mask = None if isinstance(g, n.Where) else _support(g, _MOST_MASKS)
     if mask is None:
         return derivatives
@@ -191,8 +194,8 @@ def _asked(
 
 
 def _support(g: n.Expr, most: int) -> n.Expr | None:
-    """Where the masks of a derivative let anything through; None if that is everywhere, or takes
-    `most` steps to say."""
+    """Where the masks of a derivative are not 0; None if that is everywhere, or not decided within
+    `most` steps."""
     match g:
         case _ if most == 0:
             return None
@@ -230,7 +233,7 @@ def clipped_surrogate(y: n.Binary) -> tuple[n.Expr, n.Expr, n.Expr] | None:
     """The pair `min(x * f, clip(x, lo, hi) * f)`, as (x, f, where the gradient passes).
 
     Where x is inside its bounds both sides tie, and the two halves add up to the whole; outside,
-    one side is constant. So the gradient is f everywhere but where the clip wins: for `min`, at
+    one side is constant. So the gradient is f everywhere except where the clip wins: for `min`, at
     x > hi if f > 0 and at x < lo if f < 0. This is exact if lo <= hi, which must be proven.
     """
     for plain, clipped in ((y.a, y.b), (y.b, y.a)):

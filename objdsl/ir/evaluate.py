@@ -57,7 +57,7 @@ class Batch:
             yield from self.addresses(indices, (*start, step))
 
     def size(self, index: Index, at: Address) -> int:
-        """How many elements an index runs over, at an address that ends before it."""
+        """The number of elements of an index, at an address that ends before it."""
         match index:
             case "p":
                 return len(self.groups)
@@ -86,9 +86,9 @@ def evaluate(
 ) -> list[Any]:
     """The value of each formula on a batch.
 
-    Returns, for each root: a float if it carries no index, a list `[P]` or `[N]` (rows in the order
-    of the batch) for prompts or responses, and N lists `[length]` or `[length, V]` for tokens or
-    the vocabulary. Masks are 0.0 and 1.0.
+    Returns, for each root: a float if it has no index, a list `[P]` or `[N]` (rows in the order of
+    the batch) for prompts or responses, and N lists `[length]` or `[length, V]` for tokens or the
+    vocabulary. Masks are 0.0 and 1.0.
     """
     values: dict[n.Expr, Value] = {}
     rule = _Rule(batch, params or {}, values)
@@ -218,14 +218,14 @@ class _Rule:
         return list(self.batch.addresses(over_to(over), start))
 
     def decayed(self, decay: n.Expr | None, at: Address, s: int) -> float:
-        """What is left at one position of a value at another."""
+        """The discounted part of a value at one position that reaches a different one."""
         if decay is None:
             return 1.0
         between = range(min(s, at[2]), max(s, at[2]))
         return math.prod(self.of(decay, (*at[:2], u)) for u in between)
 
     def within(self, node: n.Reduce | n.Quantile | n.Order, at: Address) -> list[float]:
-        """The values that a node looks at, from one of its addresses."""
+        """The values that a node reduces or orders, for one of its addresses."""
         return [
             self.of(node.x, other)
             for other in self.domain(node.over, at)
@@ -260,10 +260,10 @@ class _Rule:
 
 
 def _placed(x: float) -> float:
-    """Where a value stands in an order: NaN is the largest."""
+    """The sort key of a value: NaN is the largest."""
     return math.inf if math.isnan(x) else x
 
 
 def share(fraction: float, total: int) -> int:
-    """How many of `total` elements a fraction is: rounded up, but for rounding noise."""
+    """How many of `total` elements a fraction is: rounded up, except for rounding errors."""
     return max(0, min(total, math.ceil(float(fraction) * total - 1e-9)))

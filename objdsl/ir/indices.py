@@ -27,26 +27,27 @@ MEANING: dict[Index, str] = {
 
 
 def union(*many: Indices) -> Indices:
-    """The indices of a value that is made from several; prefixes, so the longest one."""
+    """The indices of a value that is computed from several; they are prefixes, so it is the
+    longest."""
     return max(many, key=len, default=SCALAR)
 
 
 def remove(indices: Indices, over: Indices) -> Indices:
-    """What is left of `indices` after a reduction over `over`."""
+    """The rest of `indices` after a reduction over `over`."""
     return tuple(index for index in indices if index not in over)
 
 
 def over_to(over: Indices) -> Indices:
-    """All indices up to the innermost one of `over`: what a reduction over them runs in."""
+    """All indices up to the innermost one of `over`, within which a reduction over them runs."""
     return VOCAB[: VOCAB.index(over[-1]) + 1]
 
 
 def decimal(x: float) -> str:
-    """A number in the fewest digits that are it: `0.2`, `4096`, `1e-06`, `inf`."""
+    """A number in the fewest digits that represent it: `0.2`, `4096`, `1e-06`, `inf`."""
     short = f"{x:g}"
     return short if float(short) == x or x != x else repr(x).removesuffix(".0")
 
 
 def written(indices: Indices) -> str:
-    """`p,i,t`, or `none`, as people read it in messages."""
+    """`p,i,t`, or `none`, for messages."""
     return ",".join(indices) or "none"

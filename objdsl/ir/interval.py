@@ -1,4 +1,5 @@
-"""Arithmetic of intervals: each function holds all values of its operation."""
+"""Arithmetic of intervals: each function returns an interval that contains all values of its
+operation."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ def with_zero(a: Interval) -> Interval:
 
 
 def summed(a: Interval) -> Interval:
-    """A sum of one or more of such values."""
+    """A sum of one or more such values."""
     return (a[0] if a[0] >= 0 else -math.inf), (a[1] if a[1] <= 0 else math.inf)
 
 
@@ -57,12 +58,12 @@ def multiplied(a: Interval, b: Interval) -> Interval:
 
 
 def times(a: float, b: float) -> float:
-    """A product in which 0 times anything is 0, as of a bound that is never reached."""
+    """A product in which 0 times anything is 0, for a bound that is never reached."""
     return 0.0 if a == 0 or b == 0 else a * b
 
 
 def raised(x: Interval, exponent: float) -> Interval:
-    """The power of an interval; of a root, of what is not negative in it."""
+    """The power of an interval; for a root, of its part that is not negative."""
     low, high = x
     if low >= 0:
         ends = [_power(end, exponent) for end in x]

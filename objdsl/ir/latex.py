@@ -48,7 +48,8 @@ class Latex(Writer):
     """Writes formulas in LaTeX."""
 
     def definition(self, x: n.Expr) -> str:
-        """What stands behind an equals sign: 1 and 0 of a mask, which may be an equation itself."""
+        """The right-hand side of a definition: a mask, which may be an equation itself, is written
+        with an indicator."""
         return _indicator(self.show(x)) if x.boolean else self.show(x)
 
     def _inside(self, node: n.Expr) -> Place:
@@ -148,7 +149,8 @@ class Latex(Writer):
         assert_never(node)
 
     def _peers(self, node: n.Peers) -> Piece:
-        """A sum over the others, or over those that share keys, which its condition compares."""
+        """A sum over the others, or over the elements that share keys, with a condition that
+        compares these."""
         here, inside = self.place, self._inside(node)
         outside, self.outside = self.outside, here
         letters = {"p": ("x'", "x"), "i": (inside.response, here.response)}
@@ -213,7 +215,7 @@ class Latex(Writer):
         return self._size(over), ATOM if len(over) == 1 else APPLY
 
     def _size(self, over: Indices) -> str:
-        """How many elements there are."""
+        """The number of elements."""
         match over:
             case ("p",):
                 return self._letter("x", "P")
@@ -230,7 +232,7 @@ class Latex(Writer):
         return "n"
 
     def _sums(self, over: Indices, sign: str = "sum") -> str:
-        """`\\sum` over the elements of each index, one after the other."""
+        """`\\sum` over the elements of each index in turn."""
         length = HERE.length if "i" in over else self.place.length
         ranges = {
             "p": "_{x}",
@@ -241,7 +243,7 @@ class Latex(Writer):
         return " ".join(rf"\{sign}{ranges[index]}" for index in over)
 
     def _letter(self, index: str, letter: str) -> str:
-        """The letter for a number, unless it is a name of the file."""
+        """The letter for a count, unless it is a name of the file."""
         return letter if letter not in self.taken else rf"\#{index}"
 
     def _bracketed(self, text: str) -> str:
@@ -259,7 +261,7 @@ class Latex(Writer):
         i, t = self.place.response, self.place.token
         return rf"{_policy(policy)}(y_{{{i},{t}}} \mid x, y_{{{i},<{t}}})"
 
-    def _word(self, policy: str) -> str:
+    def _entry(self, policy: str) -> str:
         i, t = self.place.response, self.place.token
         return rf"{_policy(policy)}(v \mid x, y_{{{i},<{t}}})"
 
@@ -300,12 +302,12 @@ def symbol(name: str, below: str = "") -> str:
 
 
 def _roman(text: str) -> str:
-    """A word in upright letters, in which TeX reads nothing else."""
+    """A word in upright letters, as plain text to TeX."""
     return rf"\mathrm{{{''.join(_TEX.get(char, char) for char in text)}}}"
 
 
 def _is_of_group(node: n.Reduce | n.Quantile) -> bool:
-    """Whether a node is a statistic of the responses to a prompt, which are known."""
+    """Whether a node is a statistic of the responses to a prompt, whose index is known."""
     is_plain = node.over == ("i",) and node.where is None and not node.current
     return is_plain and not (isinstance(node, n.Reduce) and node.op == "sum")
 

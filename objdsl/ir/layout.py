@@ -1,4 +1,4 @@
-"""A whole objective as people read it: its formula, and the definitions that one needs."""
+"""A whole objective in readable form: its formula, and the definitions that a reader needs."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ def _derivative(leaf: Expr) -> tuple[str, str]:
 
 
 def _counts(names: Names, *roots: Expr) -> list[str]:
-    """The letters for counts that stand in the roots."""
+    """The letters for counts that occur in the roots."""
     sums = (node for node in topological(*roots) if isinstance(node, Reduce))
     counts = {COUNTS.get(s.over) for s in sums if s.x == ONE and s.op == "sum" and s.where is None}
     return [letter for letter in MEANT if letter in counts - letters(names, *roots)]
 
 
 def _with_common_parts(names: Names, roots: tuple[Expr, ...]) -> Names:
-    """The names, and new ones for what stands several times in a formula that is long."""
+    """The names, and new ones for parts that occur several times in a long formula."""
     named = dict(names)
     taken = letters(names, *roots)
     fresh = (f"u{k}" for k in range(1, 1000) if f"u{k}" not in taken)
@@ -136,7 +136,7 @@ def _with_common_parts(names: Names, roots: tuple[Expr, ...]) -> Names:
 
 
 def folded(line: str, width: int = WIDTH) -> str:
-    """A line of text over several, the later ones indented, if it is wider than `width`.
+    """A line of text, broken into several indented ones if it is wider than `width`.
 
     A formula is broken before an operator, or after a comma, where the fewest brackets are open.
     """
@@ -149,7 +149,7 @@ def folded(line: str, width: int = WIDTH) -> str:
 
 
 def _break(line: str, width: int) -> int | None:
-    """Where a line is best broken: no further than `width`, if anywhere."""
+    """The best place to break a line, no further than `width` if possible."""
     places: list[tuple[bool, int, int, int]] = []
     depth, start = 0, len(line) - len(line.lstrip()) + INDENT
     for at, character in enumerate(line[: width + 1]):

@@ -129,7 +129,7 @@ class Node:
         return True in [child.paired for child in self.children]
 
     def rebuilt(self, children: dict[Expr, Expr]) -> Self:
-        """The same node over other operands (those that `children` does not name stay)."""
+        """The same node with other operands (those that `children` does not name stay)."""
         values: dict[str, Any] = {name: getattr(self, name) for name in fields_of(type(self))}
         changed = False
         for name, value in values.items():
@@ -331,8 +331,8 @@ class Clip(Node):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Where(Node):
-    """`a` where the mask `m` holds, else `b`. The side that is not taken is not looked at: a NaN
-    or an infinity in it changes nothing."""
+    """`a` where the mask `m` holds, else `b`. The side that is not taken has no effect, even if it
+    is NaN or infinite."""
 
     m: Expr
     a: Expr
@@ -365,8 +365,8 @@ class Stop(Node):
 class Reduce(Node):
     """`op[over | where] x`: over all combinations of the indices `over`, where the mask holds.
 
-    An index of `over` that `x` does not carry counts repetitions: `mean[i,t] reward` weighs every
-    reward by the length of its response. Over nothing at all, every op gives 0, and `prod` 1.
+    An index of `over` that `x` does not have counts repetitions: `mean[i,t] reward` weights every
+    reward by the length of its response. Over no elements every op is 0, except that `prod` is 1.
     `std` divides by n - 1, `pstd` by n; `logsumexp` of nothing is log(0). Ties of `max` and `min`
     share the gradient evenly.
     """
@@ -381,7 +381,7 @@ class Reduce(Node):
         return Reduce(op, self.over, x, where)
 
     def seen(self, value: Expr) -> Expr:
-        """A value of the reduction, where one of its elements is spoken of."""
+        """A value of the reduction, as one of its elements reads it."""
         return value
 
     def _live(self) -> bool:
@@ -395,12 +395,12 @@ class Reduce(Node):
 @dataclass(frozen=True, eq=False, slots=True)
 class Peers(Node):
     """`op[over by keys | where] x`: over the elements along `over` that share the keys with the
-    present one, in the same outer index, where the mask holds. An element outside of the mask
-    receives a value, too.
+    present one, in the same outer index, where the mask holds. An element outside the mask receives
+    a value, too.
 
-    With a relation only those that stand in it to the present one: `!=`, of the first index of
-    `over`, are the other responses; `<=` and the like are the tokens so far, or from here on. Over
-    nothing at all, every op gives 0, and `prod` 1; so does a deviation of a single element.
+    With a relation, only over the elements for which it holds: `!=`, of the first index of `over`,
+    are the other responses; `<=` and the like are the tokens so far, or from here on. Over no
+    elements every op is 0, except that `prod` is 1; a deviation of a single element is 0, too.
     """
 
     op: ReduceOp
@@ -431,8 +431,8 @@ class Peers(Node):
         return Peers(op, self.over, x, self.keys, self.relation, where)
 
     def seen(self, value: Expr) -> Expr:
-        """A value of the present element, where the running one is spoken of: as they share it,
-        unless a relation makes it a different one for each."""
+        """A value of the present element, as the running one reads it: the same, unless a relation
+        makes it differ between elements."""
         return Present(value) if self.relation else value
 
     def _live(self) -> bool:
@@ -448,7 +448,7 @@ class Peers(Node):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Present(Node):
-    """`x[i]`: the value of the present element, inside of a `Peers` over others."""
+    """`x[i]`: the value of the present element, inside a `Peers` over others."""
 
     x: Expr
 
@@ -463,9 +463,8 @@ class Present(Node):
 class Scan(Node):
     """`sum[s R t] d(s, t) x_s` with the relation R between `s` and `t`, over one response.
 
-    `>=` is the return-to-go, `<` what came before the token. `d(s, t)` is the product of `decay`
-    from the earlier of the two positions up to the one before the later: `decay^|s - t|` of a
-    number.
+    `>=` is the return-to-go, `<` the sum before the token. `d(s, t)` is the product of `decay` from
+    the earlier of the two positions up to the one before the later: `decay^|s - t|` for a number.
     """
 
     relation: ScanRelation
@@ -492,9 +491,9 @@ class Shift(Node):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Quantile(Node):
-    """`quantile[over | where](x, at)`: with the elements in order, from the smallest, numbered 0 to
-    n - 1, the one at `at * (n - 1)`; between two elements, on the line from one to the other. Over
-    nothing at all it is 0. Ties share the gradient evenly, and NaN is the largest."""
+    """`quantile[over | where](x, at)`: with the elements in increasing order, numbered from 0 to n
+    - 1, the one at `at * (n - 1)`, interpolated linearly between two elements. Over no elements it
+    is 0. Ties share the gradient evenly, and NaN is the largest."""
 
     over: Indices
     x: Expr
@@ -509,21 +508,20 @@ class Quantile(Node):
 
     @property
     def shares(self) -> Order:
-        """What each element has a part of in it: numbers that add up to 1."""
+        """The weight of each element in the quantile: numbers that add up to 1."""
         return Order("share", self.over, self.x, self.at, self.where)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Order(Node):
-    """What the order of the elements of `x` along `over`, where the mask holds, says of each of
-    them. Elements that tie are treated alike, NaN is the largest, and nothing has a gradient.
+    """A function of the position of each element in the order of the values `x` along `over`, where
+    the mask holds. Ties are treated alike, NaN is the largest, and nothing has a gradient.
 
-    `top` is the mask of the largest, at most the fraction `at` of them, rounded down, and `topk` at
-    most `at` of them; `trim` that of as many of the smallest as have a mean of at most `at`: of
-    elements that tie where these masks end, none belongs to them. `nucleus` is the mask of the
-    elements whose larger ones add up to less than `at`, so that those that tie are all in it.
-    `rank` is 1 and how many elements are smaller. `share` is the part
-    that an element has in the quantile `at`.
+    `top` is the mask of the largest, at most the fraction `at` of them, rounded down, and `topk` of
+    at most `at` of them; `trim` that of as many of the smallest as have a mean of at most `at`.
+    Elements that tie at the cut of these masks are all left out. `nucleus` is the mask of the
+    elements whose larger ones add up to less than `at`, so that ties are all in it. `rank` is 1
+    plus the number of smaller elements. `share` is the weight of an element in the quantile `at`.
     """
 
     op: OrderOp
@@ -582,7 +580,7 @@ NODES: tuple[type[Node], ...] = (
 def topological(*roots: Expr) -> tuple[Expr, ...]:
     """Every node under the roots once, operands before their users, in a fixed order.
 
-    A node remembers what is under it: rules ask again and again.
+    A node remembers its order, because rules ask for it again and again.
     """
     if len(roots) == 1 and roots[0]._below is not None:
         return roots[0]._below
@@ -604,8 +602,8 @@ def topological(*roots: Expr) -> tuple[Expr, ...]:
 
 
 def bottom_up(root: Expr, known: dict[Expr, T], find: Callable[[Expr], T]) -> T:
-    """What `find` says of the root, and of everything under it that is not yet `known`: operands
-    first, so that it may look them up there."""
+    """The results of `find` for the root and for everything under it that is not yet in `known`:
+    operands first, so that `find` may look them up there."""
     stack = [root]
     while stack:
         node = stack[-1]
@@ -620,7 +618,7 @@ def bottom_up(root: Expr, known: dict[Expr, T], find: Callable[[Expr], T]) -> T:
 
 
 def holding(wanted: Callable[[Expr], bool], *roots: Expr) -> set[Expr]:
-    """The nodes under the roots that are wanted, and those that have one under them."""
+    """The nodes under the roots that satisfy a condition, and those with such a node under them."""
     holders: set[Expr] = set()
     for node in topological(*roots):
         if wanted(node) or not holders.isdisjoint(node.children):
@@ -629,8 +627,7 @@ def holding(wanted: Callable[[Expr], bool], *roots: Expr) -> set[Expr]:
 
 
 def occurrences(*roots: Expr) -> Iterator[Expr]:
-    """Every node under the roots, and of nodes that are equal each: they stand at places of their
-    own in the text."""
+    """Every node under the roots, including equal ones, which have different places in the text."""
     stack, seen = list(roots), set[int]()
     while stack:
         node = stack.pop()
@@ -641,17 +638,17 @@ def occurrences(*roots: Expr) -> Iterator[Expr]:
 
 
 def policies_in(*nodes: Expr) -> set[str]:
-    """The policies that nodes read themselves, not their children."""
+    """The policies that nodes read themselves, without their children."""
     return {node.policy for node in nodes if isinstance(node, LogProb | LogDist)}
 
 
 def replaced(expr: Expr, instead: Mapping[Expr, Expr]) -> Expr:
-    """A formula with others in place of some of its nodes; what is put in stays as it is."""
+    """A formula in which some of its nodes are replaced; the replacements stay as they are."""
     return all_replaced((expr,), instead)[expr]
 
 
 def all_replaced(roots: Iterable[Expr], instead: Mapping[Expr, Expr]) -> dict[Expr, Expr]:
-    """What becomes of every node under the roots, each of them rebuilt once."""
+    """The replacement of every node under the roots, each rebuilt once."""
     done: dict[Expr, Expr] = {}
     for node in topological(*roots):
         done[node] = instead[node] if node in instead else node.rebuilt(done)

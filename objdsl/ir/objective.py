@@ -32,7 +32,7 @@ class SettingError(ObjdslError, ValueError):
 
 @dataclass(frozen=True)
 class Domain:
-    """Where a parameter or a column may lie: an interval, or a few values."""
+    """The values that a parameter or a column may have: an interval, or a few values."""
 
     lower: float = -math.inf
     upper: float = math.inf
@@ -42,7 +42,7 @@ class Domain:
 
     @property
     def empty(self) -> bool:
-        """Whether no number lies in it: `(1, 0)`, or `(0, 0]`, an end of which is left out."""
+        """Whether it contains no number: `(1, 0)`, or `(0, 0]`, which excludes one end."""
         if self.values or self.lower < self.upper:
             return False
         return self.lower > self.upper or not (self.lower_closed and self.upper_closed)
@@ -56,8 +56,8 @@ class Domain:
 
     @property
     def two(self) -> tuple[float, float]:
-        """Two of its numbers, as far as it has two: 0 and 1 if they are among them, else two that
-        are at most 1 apart."""
+        """Two of its numbers, if it has two: 0 and 1 if it contains them, else two that are at most
+        1 apart."""
         if self.values:
             return min(self.values), max(self.values)
         if self.holds(0.0) and self.holds(1.0):
@@ -147,8 +147,8 @@ class Hidden:
 
     @property
     def depth(self) -> float:
-        """By which layers are in order. Without the norm a state has other logits: it counts as a
-        layer of its own, right above."""
+        """The order of layers. Without the norm a state has other logits: it counts as a separate
+        layer, right above."""
         return self.layer + (0.0 if self.norm else 0.5)
 
 
@@ -219,14 +219,14 @@ class Unread:
 
 @dataclass(frozen=True)
 class Objective:
-    """What one `.obj` file means.
+    """The content of one `.obj` file.
 
     Attributes:
-        goal: J, a scalar to be *maximised* (a `minimize` is stored with its sign turned).
+        goal: J, a scalar to be *maximised* (a `minimize` is stored with the opposite sign).
         critic: the critic's loss, a scalar to be minimised, or None.
         bindings: the names of the file, in the order in which their values can be computed.
-        calls: values that came out of a function, under the function's name.
-        unread: names that do nothing.
+        calls: results of functions, under the function's name.
+        unread: names that have no effect.
         keep: the prompts that count, or None for all. It is already part of every reduction over
             prompts; it is kept here for the sampler, which may draw again.
     """
@@ -248,7 +248,8 @@ class Objective:
     source: Source | None = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> tuple[tuple[Expr, ...], dict[str, object]]:
-        """With operands before their users: to pickle a long chain then takes no deep recursion."""
+        """Lists operands before their users, so that pickling a long chain takes no deep
+        recursion."""
         named = (binding.value for binding in (*self.bindings, *self.calls))
         return topological(*self.roots, *self.memory, *named), {**vars(self)}
 
@@ -272,12 +273,13 @@ class Objective:
 
     @cached_property
     def memory(self) -> tuple[Expr, ...]:
-        """Where the states start, and what they become."""
+        """The initial values of the states, and their next ones."""
         return tuple(x for state in self.states for x in (state.start, state.next))
 
     @cached_property
     def sampled_columns(self) -> dict[str, Column]:
-        """The columns that the states start from, and that their next values are computed from."""
+        """The columns that the states start from, and those that their next values are computed
+        from."""
         return columns_in(topological(*self.memory))
 
     @cached_property
@@ -299,7 +301,7 @@ class Objective:
 
     @cached_property
     def hidden(self) -> dict[str, Hidden]:
-        """The layers of the policies that are read off one, at the parameters' defaults."""
+        """The hidden layers of policies, at the parameters' defaults."""
         number = {param.name: param.default for param in self.params}
         return {
             policy.name: Hidden(policy.of, int(number.get(str(at), at)), policy.norm)
@@ -329,7 +331,7 @@ class Objective:
         return state.hexdigest()
 
     def replaced(self, instead: Mapping[Expr, Expr]) -> Objective:
-        """The same with others in place of some nodes, wherever it is computed but for states."""
+        """The same objective with some nodes replaced in all formulas except those of states."""
 
         parts = (*self.reports, *self.bindings, *self.calls)
         whole = (self.goal, self.critic, self.keep, *(part.value for part in parts))
@@ -354,8 +356,8 @@ class Objective:
         Names may be spelled in Greek, as in the file.
 
         Raises:
-            SettingError: for an unknown name, what is no number, or a value outside the declared
-                domain.
+            SettingError: for an unknown name, a value that is not a number, or one outside the
+                declared domain.
         """
         declared = {param.name: param for param in self.params}
         values = {canonical(name): _number(name, value) for name, value in settings.items()}
@@ -376,7 +378,7 @@ class Objective:
 
 
 def _number(name: str, value: object) -> float:
-    """A setting as Python's number, from whatever holds one: NumPy's and torch's scalars do."""
+    """A setting as a Python number; NumPy's and torch's scalars are accepted."""
     try:
         if isinstance(value, str | bytes):  # `float` would read them
             raise TypeError

@@ -1,9 +1,9 @@
-"""Phases: what an objective is while its conditions on `step` stay as they are.
+"""Phases: the objective between two changes of its conditions on `step`.
 
-    eps = 0.2 if step < 100 else 0.1        two phases: steps 0 to 99, and from step 100 on
+`eps = 0.2 if step < 100 else 0.1` has two phases: steps 0 to 99, and from step 100 on.
 
-A condition that reads `step`, parameters and numbers alone is decided before anything else looks at
-the formula, so that a phase reads no column and no policy that it has no use for.
+A condition that reads only `step`, parameters and numbers is decided before anything else looks at
+the formula, so that a phase reads no column and no policy that it does not need.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Phase:
 
 
 def together(some: Sequence[Phase]) -> str:
-    """Several phases in words; those that follow one another as one."""
+    """A description of several phases; consecutive ones are joined."""
     joined: list[Phase] = []
     for phase in some:
         if joined and joined[-1].last is not None and joined[-1].last + 1 == phase.first:
@@ -74,8 +74,8 @@ def together(some: Sequence[Phase]) -> str:
 
 
 def conditions(objective: Objective) -> tuple[n.Expr, ...]:
-    """The masks that read `step`, and nothing else but `steps`, parameters and numbers; of those
-    that are inside one another, the largest."""
+    """The masks that read `step`, and otherwise only `steps`, parameters and numbers; of nested
+    ones, the outermost."""
     nodes = objective.nodes
     fixed: set[n.Expr] = set()
     for node in nodes:
@@ -125,8 +125,8 @@ def phases(objective: Objective) -> tuple[Phase, ...]:
 
 
 def _candidates(masks: Iterable[n.Expr], params: Mapping[str, float]) -> Iterator[int]:
-    """Steps among which are all at which a condition changes; of one that is no line in `step`, the
-    first few hundred."""
+    """Steps that include all at which a condition changes; for one that is not linear in `step`,
+    the first few hundred."""
     yield 0
     for node in n.topological(*masks):
         if not isinstance(node, n.Binary) or node.op not in n.COMPARISONS:
@@ -159,7 +159,7 @@ def at(objective: Objective, step: int, steps: int | None = None) -> Objective:
 
 
 def decided(objective: Objective, holds: Mapping[n.Expr, bool]) -> Objective:
-    """The objective where it is known of some masks whether they hold."""
+    """The objective in which some masks are replaced by whether they hold."""
     if not holds:
         return objective
     fold = _Fold(holds)
@@ -236,7 +236,7 @@ class _Fold:
 
 
 def _simpler(node: n.Expr) -> n.Expr:
-    """A value without what a factor of 0 takes away, so that nobody computes that."""
+    """A value without the terms that are multiplied by 0, so that they are not computed."""
     match node:
         case n.Binary("add" | "sub" | "mul" as op, n.Const(p), n.Const(q)):
             return build.const(BINARY[op].value(p, q))

@@ -121,7 +121,7 @@ class Text(Writer):
         return "" if node.where is None else f" | {self.done[node.where][0]}"
 
     def _token_outside(self) -> str:
-        """What the token is called that a running index is compared with."""
+        """The name of the token that a running index is compared with."""
         return self.place.token
 
     def _peers(self, node: n.Peers) -> Piece:
@@ -167,7 +167,7 @@ class Text(Writer):
     def _token(self, policy: str) -> str:
         return policy
 
-    def _word(self, policy: str) -> str:
+    def _entry(self, policy: str) -> str:
         return f"{policy}[v]"
 
     def _quotient(self, above: Piece, below: Piece) -> Piece:

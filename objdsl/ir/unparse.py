@@ -1,7 +1,7 @@
-"""An objective as a text of the language, of which `elaborate` makes the same nodes again.
+"""An objective as a text of the language, which `elaborate` turns into the same nodes.
 
 `objdsl.ir.text` writes formulas for people, shorter than they are. Here every operator, every order
-of operands and every mask that counts as a number stands as it is.
+of operands and every mask that counts as a number is written exactly.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _WORTH = 8  # nodes of what gets a name for standing twice
 
 
 def unparse(objective: Objective) -> str:
-    """The statements of an objective: what it declares, its names, what it keeps and maximises.
+    """The statements of an objective: declarations, names, `keep`, and what is maximised.
 
-    What a text of the language cannot say is left out, or written as what is nearest: whoever wants
-    the same objective compares the two.
+    What the language cannot express is left out, or replaced by the nearest form; the caller
+    compares the two objectives.
     """
     groups = groupby(_statements(objective), _group)
     return "\n\n".join("\n".join(group) for _, group in groups) + "\n"
@@ -44,7 +44,7 @@ def declarations(objective: Objective) -> list[str]:
 
 
 def _group(statement: str) -> str:
-    """What stands together, between empty lines."""
+    """Statements without empty lines between them."""
     first, second, *_ = statement.split(maxsplit=2)
     if second == "=":
         return "names"
@@ -102,7 +102,7 @@ def _statements(objective: Objective) -> Iterator[str]:
 
 
 def _over_prompts(value: n.Expr) -> bool:
-    """Whether a value means something else where fewer prompts are kept."""
+    """Whether the value of a formula depends on which prompts are kept."""
     return any("p" in getattr(node, "over", ()) for node in n.topological(value) if node.children)
 
 
@@ -147,7 +147,8 @@ def _sample(sampling: Sampling) -> str:
 def _named(
     objective: Objective, everything: tuple[n.Expr, ...], words: set[str]
 ) -> list[tuple[str, n.Expr]]:
-    """The bindings, and names for what would make a text too large, each after what it uses."""
+    """The bindings, and names for parts that would make the text too large, each after those it
+    uses."""
     named = [(binding.name, binding.value) for binding in objective.bindings]
     given = {value for _, value in named}
     whose = {node.x for node in everything if isinstance(node, n.Present)}
@@ -188,7 +189,7 @@ class _Writer(Text):
         self.kept = kept
 
     def part(self, expr: n.Expr) -> str:
-        """A formula where a number is read, or a condition."""
+        """A formula where a number or a condition is read."""
         return self._write(expr)[0]
 
     def whole(self, expr: n.Expr) -> str:
@@ -235,7 +236,7 @@ class _Writer(Text):
         return super()._node(node)
 
     def _gate(self, node: n.Expr) -> str | None:
-        """A mask that counts as a number, where a mask by itself would be one."""
+        """A mask that counts as a number, where the mask alone would be a condition."""
         match node:
             case n.Where(m, a, b) if a == ONE and b == ZERO:
                 return f"1 if {self.at(m, IF + 1)} else 0"
@@ -260,7 +261,7 @@ class _Writer(Text):
         return f"{write(a, left)}{space}{sign}{space}{write(b, right)}", level
 
     def _condition(self, node: n.Reduce | n.Peers | n.Quantile | n.Order) -> str:
-        """The condition of a reduction but for the prompts that are kept."""
+        """The condition of a reduction without the prompts that are kept."""
         where = node.where
         if where is not None and self.kept is not None and "p" in node.over:
             match where:
@@ -277,14 +278,14 @@ class _Writer(Text):
         return None if a == b else super()._log_ratio(a, b)
 
     def _probability(self, x: n.Expr) -> Piece | None:
-        """`exp(x)`, where a text says it by probabilities and is read the same."""
+        """`exp(x)`, if a text in terms of probabilities is read as the same nodes."""
         if x in self.names:
             return None
         match x:
             case n.LogProb(policy):
                 return self._token(policy), ATOM
             case n.LogDist(policy):
-                return self._word(policy), ATOM
+                return self._entry(policy), ATOM
             case n.Stop(inner) if (probability := self._probability(inner)) is not None:
                 return f"sg({probability[0]})", ATOM
             case n.Binary("sub", a, b) if build.sub(a, b) == x:

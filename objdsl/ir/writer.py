@@ -1,4 +1,4 @@
-"""What the writers of formulas share: names, the order of writing, and what is spoken of.
+"""What the writers of formulas share: names, the order of writing, and the present element.
 
 `objdsl.ir.text` and `objdsl.ir.latex` are the writers, `objdsl.ir.layout` shows whole objectives.
 """
@@ -55,7 +55,7 @@ def used(names: Names, *roots: n.Expr) -> list[tuple[str, n.Expr]]:
 
 
 def letters(names: Names, *roots: n.Expr) -> set[str]:
-    """The names that stand for something of the file."""
+    """The names that are used for something in the file."""
     leaves = (node for node in n.topological(*roots) if isinstance(node, n.Param | n.Column))
     return {*names.values(), *(leaf.name for leaf in leaves)}
 
@@ -66,7 +66,7 @@ RESPONSES, TOKENS = "ijklmn", "tsuqh"
 
 @dataclass(frozen=True)
 class Place:
-    """Which response and which token of it a formula speaks of."""
+    """The response and the token that a formula is written for."""
 
     response: str = "i"
     token: str = "t"
@@ -85,7 +85,7 @@ HERE = Place()
 
 
 class _Pieces(dict[n.Expr, Piece]):
-    """The text of each node, and how tightly it holds together; written when it is asked for."""
+    """The text of each node, and its precedence; written on demand."""
 
     def __init__(self, write: Callable[[n.Expr], Piece]) -> None:
         self._write = write
@@ -118,14 +118,14 @@ class Writer(ABC):
         self._pieces = {HERE: (self.done, self.probabilities)}
 
     def show(self, expr: n.Expr) -> str:
-        """The text of a formula, itself written out also if it has a name."""
+        """The text of a formula, written out even if it has a name."""
         for child in self._operands(expr):
             self._write(child)
         return self._cut(self._node(expr))[0]
 
     @contextmanager
     def _at_place(self, place: Place) -> Iterator[None]:
-        """Speaks of a different response or token."""
+        """Writes for a different response or token."""
         before, self.place = self.place, place
         fresh: tuple[_Pieces, dict[n.Expr, Piece | None]] = (_Pieces(self._write), {})
         self.done, self.probabilities = self._pieces.setdefault(place, fresh)
@@ -136,27 +136,27 @@ class Writer(ABC):
             self.done, self.probabilities = self._pieces[before]
 
     def _beside(self) -> Place:
-        """Another token of the same response."""
+        """A different token of the same response."""
         return self._further(self.place)
 
     def _further(self, place: Place) -> Place:
         return replace(place, token=self._next(TOKENS, place.token))
 
     def _next(self, letters: str, letter: str) -> str:
-        """The letter for an index that runs beside `letter`: none that is a name of the file."""
+        """The letter for an index that runs beside `letter`, and is not a name of the file."""
         free = [other for other in letters if other not in self.taken]
         after = [other for other in free if letters.index(other) > letters.find(letter)]
         return (after or [f"{letter}{letter}"])[0]
 
     def _operands(self, node: n.Expr) -> tuple[n.Expr, ...]:
-        """What is written before a node is: that of the same response and token."""
+        """The nodes that are written before a node: those for the same response and token."""
         if self._inside(node) == self.place:
             return node.children
         decay = node.decay if isinstance(node, n.Scan) else None
         return () if decay is None or "t" in decay.indices else (decay,)
 
     def _write(self, root: n.Expr) -> Piece:
-        """The text of a part, written from the leaves up; what has a name is not entered."""
+        """Writes the text of a node, from the leaves up; named formulas are not entered."""
         stack = [root]
         while stack:
             node = stack[-1]
@@ -183,7 +183,7 @@ class Writer(ABC):
         return (self._symbol(self.names[node], node.indices), ATOM) if node in self.names else None
 
     def at(self, node: n.Expr, level: int) -> str:
-        """The text of a node, in brackets if it holds together less tightly than it is to."""
+        """The text of a node, in brackets if its precedence is lower than required."""
         return self._held(self.done[node], level)
 
     def _held(self, piece: Piece, level: int) -> str:
@@ -198,7 +198,7 @@ class Writer(ABC):
             case n.LogProb(policy):
                 return self._log(self._token(policy))
             case n.LogDist(policy):
-                return self._log(self._word(policy))
+                return self._log(self._entry(policy))
             case n.Position():
                 return self.place.token, ATOM
             case n.Unary("exp", x) if (product := self._probability(x)) is not None:
@@ -226,13 +226,13 @@ class Writer(ABC):
         return product if product is None or len(product[0]) <= self.limit else None
 
     def _product(self, x: n.Expr) -> Piece | None:
-        """The same, when it is known of the operands."""
+        """The same, given the operands."""
         known = self.probabilities
         match x:
             case n.LogProb(policy):
                 return self._token(policy), ATOM
             case n.LogDist(policy):
-                return self._word(policy), ATOM
+                return self._entry(policy), ATOM
             case n.Binary("sub", a, b) if (above := known[a]) and (below := known[b]):
                 return self._quotient(above, below)
             case n.Binary("add", a, b) if (left := known[a]) and (right := known[b]):
@@ -266,11 +266,11 @@ class Writer(ABC):
 
     @abstractmethod
     def _inside(self, node: n.Expr) -> Place:
-        """The response and the token that the operand of a node speaks of."""
+        """The response and the token that the operand of a node is written for."""
 
     @abstractmethod
     def _construct(self, node: Construct) -> Piece:
-        """A node that is written otherwise in each syntax."""
+        """A node that each syntax writes differently."""
 
     @abstractmethod
     def _infix(self, op: n.BinaryOp, a: n.Expr, b: n.Expr) -> Piece:
@@ -287,14 +287,14 @@ class Writer(ABC):
 
     @abstractmethod
     def _count(self, over: Indices) -> Piece:
-        """How many elements there are."""
+        """The number of elements."""
 
     @abstractmethod
     def _token(self, policy: str) -> str:
         """The probability of the token."""
 
     @abstractmethod
-    def _word(self, policy: str) -> str:
+    def _entry(self, policy: str) -> str:
         """The probability of an entry of the vocabulary."""
 
     @abstractmethod

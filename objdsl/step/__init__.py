@@ -1,4 +1,4 @@
-"""The tensor side of an objective: its rows, checked and prepared; its functions, run over them."""
+"""The tensor side of an objective: its rows are checked and prepared, its functions run on them."""
 
 from objdsl.step.rows import Step
 

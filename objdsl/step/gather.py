@@ -21,20 +21,20 @@ T = TypeVar("T")
 
 
 def exchange(value: T, group: ProcessGroup) -> list[T]:
-    """The values of all ranks, by rank. Anything that can be pickled."""
+    """The values of all ranks, by rank; anything that can be pickled."""
     from_ranks: list[T | None] = [None] * group.size()
     dist.all_gather_object(from_ranks, value, group=group)
     return from_ranks  # type: ignore[return-value]
 
 
 def gather(local: Mapping[str, Tensor], group: ProcessGroup) -> dict[str, Tensor]:
-    """`[n, ...]` of each rank as one tensor of all their rows, rank after rank.
+    """The rows `[n, ...]` of all ranks as one tensor, rank after rank.
 
     Shorter rows are padded with 0, and dtypes are promoted to a common one. Shape and dtype of a
     rank without rows do not count.
 
     Raises:
-        ValueError: on every rank, if they do not give tensors of the same names.
+        ValueError: on every rank, if they do not pass tensors with the same names.
     """
     from_ranks = exchange({name: (tuple(x.shape), x.dtype) for name, x in local.items()}, group)
     for rank, described in enumerate(from_ranks):

@@ -1,8 +1,8 @@
-"""What an objective is given, looked at where it comes in: every kind of wrong input has its own
-sentence.
+"""The checks of an objective's inputs, where they come in: every kind of mistake has its own
+message.
 
-What `prepare` is given is looked at as a whole, which waits for the device. What a micro-batch
-brings is looked at for its shape, type and device, and for its values only on a CPU.
+The inputs of `prepare` are checked completely, which waits for the device. The inputs of a
+micro-batch are checked for shape, dtype and device, and for their values only on a CPU.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ STANDARD = frozenset(
 
 
 def as_tensor(name: str, x: Any, device: torch.device | None = None) -> Tensor:
-    """An input as a tensor on a device, without a graph: no formula takes a gradient of it.
+    """An input as a tensor on a device, without a graph: no formula has a gradient with respect to
+    it.
 
     Raises:
-        InputError: it holds something other than numbers, or is sparse.
+        InputError: it contains something other than numbers, or is sparse.
     """
     dtype = torch.float64 if isinstance(x, float) else None  # Python's own numbers are as wide
     try:
@@ -220,7 +221,7 @@ def cleaned(
 
 
 def leaves(domain: Domain, x: Tensor) -> Tensor:
-    """Where numbers lie outside of a domain by more than rounding explains."""
+    """Where numbers are outside a domain by more than rounding explains."""
     x = x if x.is_floating_point() else x.double()
     rounding = 2 * max(torch.finfo(x.dtype).eps, torch.finfo(torch.float32).eps)
     if domain.values:
@@ -233,7 +234,8 @@ def leaves(domain: Domain, x: Tensor) -> Tensor:
 
 
 def possible(log_dist: Tensor) -> Tensor:
-    """A whole distribution, `[..., V]`, in logarithms, with a number for those of 0."""
+    """A whole distribution, `[..., V]`, in logarithms, in which probability 0 has a finite
+    logarithm."""
     return log_dist.clamp(min=IMPOSSIBLE)
 
 
@@ -301,7 +303,7 @@ def check_log_probs(name: str, x: Tensor, mask: Tensor | None, *, distribution: 
 
 
 def check_names(objective: str, given: Collection[str], wanted: Sequence[str]) -> None:
-    """Trained inputs are those that an objective reads, no fewer and no others.
+    """Checks that the trained inputs are those that an objective reads, no fewer and no others.
 
     Raises:
         InputError: one is unknown, or missing.
@@ -337,7 +339,8 @@ def check_trained(name: str, x: Any, indices: Indices, step: Step) -> None:
 
 
 def check_drawn(name: str, x: Tensor, step: Step) -> None:
-    """Trained log-probabilities `[N, T]` or `[M]` of tokens that were drawn, where a look is cheap.
+    """Checks trained log-probabilities `[N, T]` or `[M]` of sampled tokens, where reading them is
+    cheap.
 
     Raises:
         InputError: one is above 0, or -inf.
@@ -350,7 +353,8 @@ def check_drawn(name: str, x: Tensor, step: Step) -> None:
 
 
 def computable(columns: Mapping[str, Column], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Trained inputs without their graph, as float32 at least, with impossible entries made finite.
+    """Trained inputs without their graph, in float32 at least, with finite logarithms for
+    impossible entries.
 
     Args:
         columns: those that are read, by their names.
@@ -361,7 +365,8 @@ def computable(columns: Mapping[str, Column], trained: Mapping[str, Tensor]) -> 
 
 
 def widest(*tensors: Any) -> torch.dtype:
-    """The widest type, and float32 at least: narrower sums over a response lose its tokens."""
+    """The dtype of highest precision, float32 at least: in lower precision, sums over a response
+    lose tokens."""
     types = (x.dtype for x in tensors if isinstance(x, Tensor))
     return reduce(torch.promote_types, types, torch.float32)
 
@@ -372,5 +377,5 @@ def first(wrong: Tensor) -> list[int]:
 
 
 def shown(x: Tensor, at: Sequence[int]) -> str:
-    """A number of a tensor, as errors show it."""
+    """A number of a tensor, for error messages."""
     return f"{x[tuple(at)].item():g}"

@@ -1,4 +1,4 @@
-"""From rows to a step: what `prepare` of an objective does, or of some of its expressions."""
+"""From rows to a step: `prepare` of an objective, or of some of its expressions."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Preparation:
 
     @cached_property
     def _accepted(self) -> set[str]:
-        """Names of columns that may be given although they are not read: those that the
+        """Names of columns that may be passed although they are not read: those that the
         objective's own file declares, or one of the gallery."""
         sources = [] if self.formula.source is None else [self.formula.source]
         return _declared(*sources) | _declared(*map(gallery.bundled, gallery.names()))
@@ -114,7 +114,7 @@ class Preparation:
         check: bool,
         shared: bool,
     ) -> tuple[Step, torch.dtype]:
-        """The rows that were given, each of them checked for itself, and the type to compute in."""
+        """The rows that were passed, each checked on its own, and the dtype of the computation."""
         refuse_unknown(self.formula.name, self.columns, columns, lambda: self._accepted)
         layout, size, mask = read_rows(mask, lengths)
         ids = prompt_numbers(prompt, len(size), size.device, shared)
@@ -257,7 +257,7 @@ class Preparation:
         check: bool,
         group: ProcessGroup | None,
     ) -> Tensor:
-        """A number for each token, whatever the padding; the same on all ranks."""
+        """A random number for each token, independent of the padding, and the same on all ranks."""
         count = int(rows.lengths.sum())
         noise = torch.rand(count, generator=generator, dtype=torch.float64).to(rows.mask.device)
         if group is not None:

@@ -18,7 +18,7 @@ from objdsl.step.rows import Step
 
 
 class Programs:
-    """An objective as functions, for each layout of the tokens.
+    """The functions of an objective, for each layout of the tokens.
 
     Attributes:
         options: of `torch.compile`, if it runs under that.
@@ -36,12 +36,12 @@ class Programs:
         return self._loaded[layout]
 
     def compile(self, options: dict[str, Any]) -> None:
-        """They run under `torch.compile` from now on."""
+        """Runs the functions under `torch.compile` from now on."""
         self.options = options
         self._compiled.clear()
 
     def couple(self, step: Step, inputs: Mapping[str, Tensor]) -> Step:
-        """The step with what couples its responses at these trained inputs."""
+        """The step with the values that couple its responses, at these trained inputs."""
         compiled = self(step.layout)
         assert compiled.couple is not None and compiled.program.couple is not None
         function, share = compiled.program.couple, step.share
@@ -60,7 +60,7 @@ class Programs:
     def evaluate(
         self, step: Step, inputs: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The value, its derivatives by the trained inputs, and the reports."""
+        """The value, its derivatives with respect to the trained inputs, and the reports."""
         program = self(step.layout).program
         silent: tuple[str, ...] = ()
         if program.couple is not None and not step.coupled:

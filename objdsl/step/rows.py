@@ -1,4 +1,4 @@
-"""The rows of an optimizer step, and what is known of them before the policy is asked."""
+"""The rows of an optimizer step, and everything that is known about them before training."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Step:
         return self.tokens[source.key] if source.key in self.tokens else self.scalars[source.key]
 
     def _shape(self, key: str, dtype: torch.dtype) -> Any:
-        """What an emitted function asks about the shape of the step."""
+        """The shape of the step, as an emitted function asks for it."""
         match key:
             case "mask":
                 return self.mask
@@ -140,7 +140,7 @@ class Step:
     def with_values(
         self, values: Mapping[str, Any], outputs: Sequence[Input], dtype: torch.dtype
     ) -> Step:
-        """The step with the results of an emitted function, of the rows, the tokens or all."""
+        """The step with the results of an emitted function: of rows, of tokens, or of the step."""
         tokens, responses, scalars = dict(self.tokens), dict(self.responses), dict(self.scalars)
         for output in outputs:
             value = values[output.name]
@@ -158,7 +158,7 @@ class Step:
         return replace(self, tokens=tokens, responses=responses, scalars=scalars)
 
     def with_placeholders(self, outputs: Sequence[Input]) -> Step:
-        """The step with NaN for what only reports of the whole step need."""
+        """The step with NaN for values that only reports of the whole step need."""
         nan = torch.full((), torch.nan, device=self.mask.device)
         tokens, responses, scalars = dict(self.tokens), dict(self.responses), dict(self.scalars)
         for output in outputs:
@@ -172,9 +172,9 @@ class Step:
         return replace(self, tokens=tokens, responses=responses, scalars=scalars)
 
     def find_nan(self, inputs: Mapping[str, Tensor]) -> None:
-        """Says which trained input holds the NaN that reached the value, if one does.
+        """Names the trained input whose NaN reached the value, if there is one.
 
-        Looking only when there is one keeps the look out of every other step.
+        The inputs are only read if there is a NaN, so that other steps do not pay for it.
         """
         for name, x in inputs.items():
             nan = torch.isnan(x)
@@ -205,7 +205,7 @@ class Share:
     local: dict[str, Tensor]
 
     def local_rows(self, whole: Step) -> Step:
-        """This rank's rows of the whole step, as wide as its own tensors are."""
+        """This rank's rows of the whole step, cut to the width of its own tensors."""
         step = whole[self.rows]
         mask, tokens = step.mask, step.tokens
         if step.layout == "padded":

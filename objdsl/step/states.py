@@ -52,7 +52,7 @@ class States:
     prompts: Mapping[str, Mapping[Hashable, float]] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain dictionaries and numbers, for a checkpoint."""
+        """The states as plain dictionaries and numbers, for a checkpoint."""
         return asdict(self)
 
     @staticmethod
@@ -60,14 +60,14 @@ class States:
         return States(**state)
 
     def resumed(self, saved: States, step: int) -> States:
-        """The states of a run that goes on after a step, in which those that were not saved start
+        """The states of a run that is resumed after a step; those that were not saved start
         anew."""
         numbers = {name: saved.numbers.get(name, x) for name, x in self.numbers.items()}
         prompts = {name: saved.prompts.get(name, x) for name, x in self.prompts.items()}
         return States(step, self.steps, numbers, prompts)
 
     def summary(self, keys: Iterable[Hashable]) -> dict[str, float]:
-        """Every state as one number: one of prompts as its mean over those of a rollout."""
+        """Every state as one number: a state of prompts by its mean over those of a rollout."""
         rows = set(keys)
         summary = dict(self.numbers)
         for name, known in self.prompts.items():
@@ -78,7 +78,7 @@ class States:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """How the states of an objective start, are read, and change."""
+    """The states of an objective: their initial values, how they are read, and how they change."""
 
     formula: Formula
     params: Mapping[str, float]
@@ -186,7 +186,7 @@ def _listed(keys: Keys) -> list[Hashable]:
 def _starts(
     state: State, rows: int, columns: Mapping[str, Any], params: Mapping[str, float]
 ) -> list[float]:
-    """Where a state of prompts starts, for each row."""
+    """The initial value of a state of prompts, for each row."""
     given: dict[str, Any] = {}
     for node in topological(state.start):
         if isinstance(node, ColumnNode):
@@ -201,7 +201,7 @@ def _starts(
 
 
 def _by_key(state: State, step: Step, keys: Sequence[Hashable]) -> dict[Hashable, float]:
-    """The next values of the prompts of a rollout; the mean, where several groups answer one."""
+    """The next values for the prompts of a rollout; the mean, if a prompt has several groups."""
     row, prompt = step.environment["first"].tolist(), step.responses["prompt"].tolist()
     for k, (key, number) in enumerate(zip(keys, prompt, strict=True)):
         if key != keys[row[number]]:

@@ -1,4 +1,4 @@
-"""Expressions of an objective, evaluated by themselves."""
+"""Expressions of an objective, evaluated on their own."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Values:
             return compiled.values(**ready.arguments(inputs, dtype, given, self.params))
 
     def _ready(self, step: Step, dtype: torch.dtype) -> Step:
-        """The rows of an objective's step with what is known of these expressions before
-        training: of the whole step, which is asked once."""
+        """The rows of an objective's step with the prepared values of these expressions, which are
+        computed once for the whole step."""
         if step.origin is not None:
             whole, rows = step.origin
             part = self._ready(whole, dtype)[rows]

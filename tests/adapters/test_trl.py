@@ -55,7 +55,7 @@ def saved_model(folder: Path) -> str:
 
 
 def first_step(trainer: Any, moved: bool = True) -> Numbers:
-    """The loss of an optimizer step, and the gradients, as TRL's loop adds them up; `moved`: of the
+    """The loss and the gradients of an optimizer step, added up by TRL's loop; with `moved`, of the
     second step on the same responses."""
     window = trainer.args.gradient_accumulation_steps
     trainer.current_gradient_accumulation_steps = window
@@ -84,7 +84,7 @@ def assert_close(actual: Numbers, wanted: Numbers, rel: float = 1e-5) -> None:
 
 
 def directly(trainer: Any, objective: objdsl.Objective) -> Numbers:
-    """The objective by hand, on all responses that the trainer holds, in one piece."""
+    """The objective called directly, on all responses that the trainer holds, in one piece."""
     batches: list[dict[str, Any]] = trainer._buffered_inputs
     batch = {
         name: torch.cat([part[name] for part in batches])
@@ -130,7 +130,7 @@ def test_what_of_the_gallery_is_refused() -> None:
 
 
 def slow_ones() -> list[Any]:
-    """The rest of the gallery, but for what needs columns of the data or draws tokens."""
+    """The rest of the gallery, except objectives that need columns of the data or draw tokens."""
     others = [name for name in gallery.names() if name not in {*REFUSED, *OBJECTIVES}]
     able = [objdsl.load(name) for name in others]
     plain = [
@@ -163,7 +163,7 @@ def test_the_micro_batches_of_a_step_add_up_to_the_objective(name: str, tmp_path
 
 
 def test_the_same_policy_is_asked_once(tmp_path: Path) -> None:
-    """On policy, the pass that learns gives `old` and `mu` too, unless they are needed before."""
+    """On policy, the training pass also gives `old` and `mu`, unless they are needed before."""
     cases = [("frameworks/trl_grpo", 4), ("gspo", 4), ("decoupled_ppo", 8), ("kl_cov", 8)]
     for name, passes in cases:
         objective = objdsl.load(name)
@@ -237,7 +237,7 @@ def test_several_optimizer_steps_of_a_generation_have_whole_groups(tmp_path: Pat
 
 
 def test_responses_without_a_score_are_left_out(tmp_path: Path) -> None:
-    """As if they had not been drawn; so that the rest is the step."""
+    """The step is computed as if they had not been drawn."""
 
     def some(completions: list[str], **_: Any) -> list[float | None]:
         scores = tiny_model.score(completions)
@@ -290,8 +290,8 @@ maximize mean[p,i] (weight * sum[t] (A * log(pi)))
 
 
 def test_what_a_sampler_says_and_what_an_environment_writes(tmp_path: Path) -> None:
-    """`mu` is what the sampler said, `old` where it said nothing; tokens that the policy did not
-    write are no part of a response."""
+    """`mu` is the log-probability that the sampler reported, or `old` where it reported none;
+    tokens of the environment are not part of a response."""
 
     def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
         sequences = [[3 + k % 10, 4, 13, 6, 1] for k, _ in enumerate(prompts)]
@@ -366,7 +366,7 @@ def test_training(tmp_path: Path) -> None:
 
 
 def test_the_loss_that_is_logged_is_that_of_the_step(tmp_path: Path) -> None:
-    """And reports are sums over its micro-batches."""
+    """Reports, too, are sums over its micro-batches."""
     text = """
 objective logged
 report ten = 10 * mean[p,i,t] (pi / pi)

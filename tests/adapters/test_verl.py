@@ -41,7 +41,7 @@ def token_rewards(d: Data) -> Tensor:
 
 
 def advantages(d: Data, estimator: str, **more: Tensor) -> Tensor:
-    """As verl's driver calls what is in the registry."""
+    """Calls the registered estimator as verl's driver does."""
     result: Tensor = core.get_adv_estimator_fn(estimator)(
         token_level_rewards=token_rewards(d),
         response_mask=d.mask.double(),
@@ -101,7 +101,7 @@ def test_verl_grpo_is_what_verl_computes() -> None:
 
 
 def test_rewards_of_tokens_are_those_that_verl_has() -> None:
-    """The one reward of tokens that a file declares is what verl calls token-level rewards."""
+    """A single declared reward per token is what verl calls token-level rewards."""
     d = data()
     text = """objective steps
 given progress[p,i,t] as reward
@@ -133,7 +133,7 @@ maximize mean[p,i,t] (A * log(pi))
 
 
 def test_verl_ppo_is_what_verl_computes() -> None:
-    """The loss; `V` stays with verl's own estimator and its own critic."""
+    """The loss; `V` is left to verl's own estimator and critic."""
     d = data()
     objective = objdsl.load("frameworks/verl_ppo")
     with pytest.warns(UserWarning, match="verl trains the critic by its own loss"):
@@ -180,8 +180,8 @@ def nested(rows: Tensor, mask: Tensor) -> Tensor:
 
 
 def test_ppo_loss() -> None:
-    """As verl's workers call it: packed log-probabilities of prompt and response, other tensors
-    nested; verl adds its bonus of entropy itself."""
+    """Called as verl's workers do: packed log-probabilities of prompt and response, other tensors
+    nested; verl adds its entropy bonus itself."""
     d = data()
     objective = objdsl.load("frameworks/verl_grpo")
     name = register(objective)
@@ -218,7 +218,7 @@ def test_ppo_loss() -> None:
 
 
 def test_responses_without_tokens() -> None:
-    """verl's rejection leaves responses behind whose mask is empty."""
+    """verl's rejection leaves responses whose mask is empty."""
     d = data()
     name = register(objdsl.load("rloo"))
     mask = d.mask.clone()

@@ -1,4 +1,4 @@
-"""What a live advantage adds to the gradient, against the sum over all outcomes."""
+"""The gradient that a live advantage adds, against the sum over all outcomes."""
 
 from __future__ import annotations
 

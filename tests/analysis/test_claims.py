@@ -125,7 +125,7 @@ def known(text: str) -> tuple[Facts, list[Diagnostic]]:
 
 
 def called_exact(facts: Facts, findings: list[Diagnostic]) -> set[str]:
-    """The claims that `explain` says hold exactly."""
+    """The claims that `explain` calls exact."""
     lines = list(sections(facts, findings))[-1].lines
     return {title for title, text in lines if text.startswith("exact")}
 
@@ -148,7 +148,7 @@ def test_a_claim_departs_if_and_only_if_there_is_a_finding_of_it(part: int) -> N
 
 @pytest.mark.parametrize("part", range(4))
 def test_the_direction_is_what_is_measured(part: int) -> None:
-    """With one prompt, and with two of which one may weigh more than the other."""
+    """With one prompt, and with two that may have different weights."""
     choose = random.Random(23 + part)
     for _ in range(9):
         advantage, inner = choose.choice(ADVANTAGES), choose.choice(TERMS)

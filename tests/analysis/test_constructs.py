@@ -1,8 +1,8 @@
-"""Keys, order statistics, the other's value, states, schedules, several rewards and token rewards:
-what the checker says of them is what the sum over all outcomes gives.
+"""Keys, order statistics, values of other responses, states, schedules, several rewards and rewards
+of tokens: the checker's verdict is that of the sum over all outcomes.
 
-Objectives are put together at random from the constructs; the audit runs the code that they compile
-to, and knows nothing of the analysis.
+Objectives are put together at random from these constructs; the audit runs the code that they
+compile to, and knows nothing of the analysis.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ maximize {goal}
 
 
 def measured(objective: str) -> tuple[Audit, Audit]:
-    """With one prompt, and with two of which one may weigh more than the other."""
+    """With one prompt, and with two that may have different weights."""
     compiled = objdsl.loads(objective)
     given = {name: value for name, value in COLUMNS.items() if name in compiled.columns}
     single, pair = (
@@ -246,8 +246,8 @@ def test_what_is_proven_is_measured(part: int) -> None:
     ],
 )
 def test_what_peers_share(advantage: str, policy: str, direction: Direction) -> None:
-    """A key, and a statistic of those that share it, are the same for all of them; a prompt shares
-    its keys with others of the step."""
+    """A key, and a statistic of the elements that share it, are the same for all of them; a prompt
+    shares its keys with others of the step."""
     form = text(advantage, GOALS[0].format(policy), "correct + 0.5 * format")
     (estimator,) = facts_of(objdsl.loads(form).formula).estimators
     assert estimator.direction is direction
@@ -260,8 +260,8 @@ def test_what_peers_share(advantage: str, policy: str, direction: Direction) -> 
 
 
 def test_the_best_of_a_group_may_take_away_more_than_there_is() -> None:
-    """With two values every baseline of a group is affine in the own reward; its slope may be more
-    than that of the reward."""
+    """For rewards of two values every baseline of a group is affine in the response's own reward;
+    its slope may be larger than that of the reward."""
     for factor, direction in ((1, Direction.REWEIGHTED), (2, Direction.BIASED)):
         form = text(
             f"R - {factor} * max[i] R", GOALS[0].format(POLICY[0]), "correct", (" in {0, 1}", "")

@@ -1,4 +1,5 @@
-"""The analysis and the audit check each other: what is said to be unbiased is, what is not is not.
+"""The analysis and the audit check each other: gradients that are called unbiased are, and those
+that are called biased are.
 
 Objectives are put together from advantages, aggregations and policy terms; the audit runs the code
 that they compile to on every outcome of a step, and knows nothing of the analysis.
@@ -98,7 +99,7 @@ def objectives() -> list[str]:
 
 
 def residuals(text: str) -> tuple[float, float]:
-    """With one prompt, and with two of which one may weigh more than the other."""
+    """With one prompt, and with two that may have different weights."""
     objective = objdsl.loads(text)
     with_one = audit(objective, vocabulary=2, horizon=3, group=2, prompts=1, policies=2, drifts=())
     with_two = audit(objective, vocabulary=2, horizon=2, group=2, prompts=2, policies=2, drifts=())
@@ -106,7 +107,7 @@ def residuals(text: str) -> tuple[float, float]:
 
 
 def test_a_sign_that_is_turned_is_seen() -> None:
-    """Every objective that raises rewards is reversed by `minimize`, and none is before."""
+    """`minimize` reverses every objective that raises rewards, and none is reversed without it."""
     for text in random.Random(3).sample(objectives(), 60):
         (estimator,) = Facts(objdsl.loads(text).formula).estimators
         (turned,) = Facts(objdsl.loads(text.replace("maximize", "minimize")).formula).estimators
@@ -141,7 +142,7 @@ def _names() -> list[str]:
 
 @pytest.mark.parametrize("name", _names())
 def test_the_gallery_is_measured(name: str) -> None:
-    """Without penalties, as the audit leaves them out, and with two prompts."""
+    """Without penalties, which the audit removes, and with two prompts."""
     objective = objdsl.load(name)
     given = {column: "random" for column in ("greedy",) if column in objective.columns}
     for estimator in Facts(objective.formula).estimators:
@@ -216,7 +217,7 @@ maximize mean[p,i] sum[t] (A * log(pi) - beta * {penalty})
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("mean", ["mean[p,i,t] ({})", "mean[p] mean[i,t] ({})"])
 def test_a_penalty_has_the_same_name_under_any_divisor(penalty: str, mean: str) -> None:
-    """Divided by the tokens of the step or of the group, as frameworks do it."""
+    """Divided by the tokens of the step or of the group, as frameworks do."""
     goal = mean.format(f"reward * log(pi) - {penalty}")
     (term,) = Facts(objdsl.loads(f"objective penalised\nmaximize {goal}\n").formula).penalties
     assert (term.descends, term.credit) == PENALTIES[penalty]
@@ -254,7 +255,8 @@ def test_no_divergence_is_named_that_is_not_descended(penalty: str) -> None:
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize("penalty", IN_REWARD)
 def test_a_penalty_in_the_reward_is_read_with_any_baseline(penalty: str, baseline: str) -> None:
-    """What others pay is no penalty of the own response, and the own share of a mean less of it."""
+    """The penalties of others do not count as this response's, and in a mean its own counts by its
+    share."""
     goal = "maximize mean[p,i] (A * sum[t] log(pi))"
     text = f"objective penalised\nR = reward - {penalty}\nA = R - {baseline}\n{goal}\n"
     objective = objdsl.loads(text)
@@ -266,7 +268,7 @@ def test_a_penalty_in_the_reward_is_read_with_any_baseline(penalty: str, baselin
 
 
 def test_grpo_without_its_suppressions() -> None:
-    """The four biases of GRPO, each proven; all else is a note."""
+    """The four biases of GRPO, each proven; everything else is a note."""
     reported = findings(objdsl.load("grpo").formula)
     warnings = [finding for finding in reported if finding.severity is not Severity.NOTE]
     assert {finding.name for finding in warnings} == {
@@ -279,8 +281,8 @@ def test_grpo_without_its_suppressions() -> None:
 
 
 def test_dr_grpo_accepts_the_sampler_and_nothing_else() -> None:
-    """Its formula has the ratio to `old`, as printed, and says that `mu` samples; on policy its
-    gradient is exact."""
+    """Its formula has the ratio to `old`, as in the paper, and says that `mu` samples; on policy
+    its gradient is exact."""
     checked = driver.check(gallery.find("dr_grpo"))
     assert all(finding.severity is Severity.NOTE for finding in checked.findings)
     assert [finding.name for finding in checked.suppressed] == ["uncorrected-sampler"]
@@ -306,7 +308,7 @@ def test_the_unbiased_ones_have_notes_alone(name: str) -> None:
 def test_of_two_rewards_every_function_is_affine(
     values: str, advantage: str, token: str, direction: Direction
 ) -> None:
-    """Also where a square of the reward is all that there is: `reward > 0` of 0 and 3."""
+    """Even where a square of the reward is all there is: `reward > 0` for 0 and 3."""
     text = f"objective two\ngiven reward in {{{values}}}\nA = {advantage}\n"
     text += f"sample from mu: group 2\nmaximize mean[p,i] sum[t] ({token} * log(pi))\n"
     (estimator,) = Facts(objdsl.loads(text).formula).estimators
@@ -383,7 +385,7 @@ def test_masks_that_leave_nothing_out(token: str, direction: Direction) -> None:
     ],
 )
 def test_a_scale_that_changes_with_the_response_is_said(goal: str, plain: bool) -> None:
-    """Times such a scale the gradient is that of no divergence that the audit knows."""
+    """With such a factor the gradient is not that of any divergence that the audit knows."""
     text = "objective scaled\nA = reward - mean[j != i] reward\nsample from old: group 2\n"
     objective = objdsl.loads(f"{text}maximize mean[p,i] {goal}\n")
     facts = Facts(objective.formula)

@@ -1,4 +1,4 @@
-"""What a value depends on, in the forms that hide it: each verdict against the sum over all
+"""What a value depends on, in forms that hide it: each verdict against the sum over all
 outcomes."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def measured(objective: str) -> tuple[Direction, float, float]:
 
 
 def agree(objective: str) -> Direction:
-    """The verdict, once it is seen to be right."""
+    """The verdict, which is compared with the residuals."""
     direction, with_one, with_two = measured(objective)
     match direction:
         case Direction.EXACT:
@@ -78,8 +78,8 @@ UNLIKE = [
 
 @pytest.mark.parametrize("keep", UNLIKE)
 def test_groups_without_an_advantage_may_be_left_out(keep: str) -> None:
-    """Of the others something is lost: with rewards that are any number, and no baseline, it
-    is missed."""
+    """Leaving out other groups loses something: it shows for rewards of any value, without a
+    baseline."""
     kept = f"keep p where {keep}"
     assert agree(text("reward - mean[i] reward", kept)) is Direction.REWEIGHTED
     assert agree(text("reward", kept)) is Direction.BIASED
@@ -98,7 +98,7 @@ def test_groups_without_an_advantage_may_be_left_out(keep: str) -> None:
     ],
 )
 def test_other_conditions_bend(keep: str, severity: Severity) -> None:
-    """By rewards it may be right, if they have two values; by lengths it is not."""
+    """A condition on rewards may be harmless if they have two values; one on lengths is not."""
     kept = text("reward - mean[i] reward", f"keep p where {keep}")
     reported = [x for x in findings(objdsl.loads(kept).formula) if x.code == "OBJ603"]
     assert [x.severity for x in reported] == [severity]
@@ -122,7 +122,7 @@ def test_they_bend_as_measured(keep: str) -> None:
 def test_of_two_rewards_a_statistic_bends_what_knows_the_state(
     advantage: str, direction: Direction
 ) -> None:
-    """It is an affine function of the own reward, and stands beside the critic, too."""
+    """It is an affine function of the response's own reward, and multiplies the critic, too."""
     objective = text(advantage, "given reward in {0, 1}")
     if direction is Direction.BIASED:
         assert agree(objective) is direction
@@ -169,7 +169,8 @@ def test_what_the_reward_loses_the_critic_brings(advantage: str, direction: Dire
 def test_of_two_rewards_a_statistic_is_as_good_as_the_own(
     advantage: str, direction: Direction
 ) -> None:
-    """The best of a group rises with the own reward, in some prompts more than in others."""
+    """The best of a group rises with the response's own reward, in some prompts more than in
+    others."""
     assert agree(text(advantage, "given reward in {0, 1}")) is direction
 
 

@@ -1,4 +1,4 @@
-"""One formula, written in the ways that people write it: the findings are the same."""
+"""One formula in the different ways that people write it: the findings are the same."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ PENALTIES = {
 
 
 def objectives() -> dict[str, list[str]]:
-    """Each with what is to be found in all of them."""
+    """Several texts, and the findings that all of them should have."""
     head = "objective form\nr = pi / old\nm = mean[i] reward\nsample from old: group 8\n"
     base = "A = reward - mean[j != i] reward\n"
     whole = "maximize mean[p,i] sum[t] "

@@ -1,6 +1,6 @@
-"""Nothing is found where nothing is wrong: forms of exactly unbiased gradients, by the hundred.
+"""No finding where nothing is wrong: hundreds of forms of exactly unbiased gradients.
 
-Every form is summed over all outcomes of a step first: it is exact, whatever it looks like.
+Each form is first summed over all outcomes of a step: it is exact, whatever it looks like.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def rewards(objective: Objective, prompts: int, generator: torch.Generator) -> T
 
 
 def residual(objective: Objective, seed: int, prompts: int = 1) -> float:
-    """What is left of the expected gradient on policy after the best multiple of the true one."""
+    """The part of the expected gradient on policy that is not a multiple of the true one."""
     generator = torch.Generator().manual_seed(seed)
     shape = (prompts, WORLD.states, WORLD.vocabulary)
     pi = torch.randn(shape, dtype=torch.float64, generator=generator)

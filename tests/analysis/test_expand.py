@@ -1,4 +1,4 @@
-"""Formulas as sums of products: long ones, and those near on policy."""
+"""Formulas as sums of products: long ones, and those close to on policy."""
 
 from __future__ import annotations
 

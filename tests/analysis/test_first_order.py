@@ -1,7 +1,7 @@
-"""How a weight leaves on policy is read off the formula, and summed over all outcomes of a step.
+"""How a weight changes close to on policy: read off the formula, and summed over all outcomes.
 
-For a reading such as "the token's own ratio, to the power 0.5" there is a plain objective that
-weighs rewards by just that. Near on policy the expected gradients of both change alike.
+For each reading, such as "the token's own ratio, to the power 0.5", there is a plain objective with
+exactly that weight. Close to on policy the expected gradients of both change alike.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CANONICAL = {
 
 
 def smooth(draw: random.Random, depth: int) -> str:
-    """A weight of ratios that has a derivative where they are 1."""
+    """A weight, computed from ratios, that has a derivative where they are 1."""
     if depth == 0:
         return draw.choice(RUNS).format(draw.choice(RATIOS))
     if draw.random() < 0.4:
@@ -73,7 +73,7 @@ def weight(order: Order) -> str:
 
 
 def change(goal: str, advantage: str, seed: int) -> tuple[Tensor, Tensor]:
-    """The expected gradient on policy, and what it changes by off it."""
+    """The expected gradient on policy, and its change when the policy moves away."""
     objective = objdsl.loads(text(goal, advantage))
     generator = torch.Generator().manual_seed(seed)
     shape = (1, WORLD.states, WORLD.vocabulary)

@@ -1,4 +1,4 @@
-"""Baselines by a key: what the checker says of them is what the sum over all draws gives."""
+"""Baselines by a key: the checker's verdict is that of the sum over all draws."""
 
 from __future__ import annotations
 

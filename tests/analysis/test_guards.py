@@ -1,4 +1,4 @@
-"""What masks and `keep` say of divisors, and masks that leave nothing out."""
+"""What masks and `keep` imply for divisors, and masks that leave nothing out."""
 
 from __future__ import annotations
 

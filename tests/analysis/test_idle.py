@@ -1,4 +1,5 @@
-"""Terms of policies whose weight is a number of the prefix: found, and without an expectation."""
+"""Terms of policies whose weight is known before the token have no gradient in expectation, and are
+reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages of rules say of gradients, against the sum over all outcomes."""
+"""What the pages of rules say about gradients, against the sum over all outcomes."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_weakened_ratio_has_a_part_of_the_gradient(power: float) -> None:
 
 
 def test_the_ratio_of_a_penalty_is_to_the_policy_that_sampled() -> None:
-    """At the states that `mu` visits, the whole distributions are the measure."""
+    """The whole distributions at the states that `mu` visits are the reference."""
     exact = "mean[p,i] sum[t] (-sum[v] (pi[v] * log(pi[v] / ref[v])))"
     for scene in scenes(mismatch=0.3):
         to_mu, to_old = (
@@ -163,7 +163,7 @@ def test_a_divisor_with_a_gradient(above: str, divisor: str, biased: bool) -> No
 
 
 def test_the_log_probability_of_a_sampled_token_is_no_entropy() -> None:
-    """Alone it has no gradient on policy, and over its length that of the length."""
+    """On its own it has no gradient on policy; divided by the length, it has that of the length."""
     beside = "mean[p,i] sum[t] (pi / old * A) + "
     bonus, over_length = "mean[p,i] sum[t] (-log(pi))", "mean[p,i] mean[t] (-log(pi))"
     for scene in scenes():
@@ -195,7 +195,7 @@ def test_the_log_probability_of_a_sampled_token_is_no_entropy() -> None:
     ],
 )
 def test_the_sign_of_a_preference(goal: str, turned: bool) -> None:
-    """A step from the reference on makes the response likelier that was preferred."""
+    """A step from the reference makes the preferred response likelier."""
     text = "objective measured\ngiven chosen[p,i] in {0, 1}\nh = 0.1 * sum[t] log(pi / ref)\n"
     text += f"margin = mean[i | chosen] h - mean[i | not chosen] h\n{goal}\n"
     log_ref = torch.full((2, 3), -1.0)
@@ -258,7 +258,8 @@ def test_a_weight_that_is_said_to_bend_does(weight: str, proven: bool) -> None:
     ],
 )
 def test_what_the_order_of_a_group_subtracts(baseline: str, biased: bool) -> None:
-    """A statistic that holds the own reward bends the gradient, a number does not."""
+    """A statistic that includes the response's own reward biases the gradient, a number does
+    not."""
     given = objdsl.loads(
         "objective measured\ngiven reward in {0, 0.5, 1}\n"
         f"maximize mean[p,i] ((reward - {baseline}) * sum[t] log(pi))\n"

@@ -1,4 +1,5 @@
-"""Several rewards: what is said to raise `E[sum_k c_k R_k]` has its gradient, and nothing else has.
+"""Several rewards: an objective that is said to raise `E[sum_k c_k R_k]` has its gradient, and no
+other has.
 
 The analysis reads the formula; the audit sums over all outcomes and fits the constants.
 """
@@ -92,7 +93,7 @@ def forms() -> list[str]:
 
 
 def measured(objective_text: str) -> float:
-    """The residual of one prompt and of two, the larger."""
+    """The larger of the residuals with one prompt and with two."""
     objective = objdsl.loads(objective_text)
     sizes = [(2, 3, 1, 4), (2, 2, 2, 2)]
     return max(
@@ -212,7 +213,7 @@ maximize mean[p,i] mean[t] (pi / old * A)
     ],
 )
 def test_rewards_that_nobody_declared_are_asked_for(advantage: str) -> None:
-    """Never "nothing to report" of what is not judged; and once declared, it is."""
+    """Nothing that was not judged gets "nothing to report"; once declared, a reward is judged."""
     undeclared = UNDECLARED.format(advantage)
     (finding,) = (x for x in findings(objdsl.loads(undeclared).formula) if x.code == "OBJ214")
     assert finding.severity is Severity.WARNING

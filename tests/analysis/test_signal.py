@@ -1,4 +1,4 @@
-"""A declared column that plays the reward is found out, and nothing else is taken for one."""
+"""A declared column that plays the role of the reward is recognised, and no other column is."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_length_normalisation_does_not_shrink_with_the_group() -> None:
 
 
 def test_the_tokens_of_the_group_as_a_divisor_shrink_with_it() -> None:
-    """The normaliser of DAPO holds the response's own length: a bias of O(1/G)."""
+    """The divisor of DAPO includes the response's own length: a bias of O(1/G)."""
     text = "A = reward - mean[i] reward\nmaximize mean[p] mean[i,t] (A * log(pi))"
     residuals = [of(text, group=group).row(reward="real").residual.mean for group in (2, 3, 5)]
     assert residuals[0] > 0.03
@@ -127,7 +127,7 @@ def test_std_biases_real_rewards_only() -> None:
 
 
 def test_std_reweighs_prompts() -> None:
-    """No prompt is biased by itself, but the sum over two prompts of different difficulty is."""
+    """No prompt is biased on its own, but the sum over two prompts of different difficulty is."""
     result = of("given reward in {0, 1}" + STD, group=4, prompts=2, vocabulary=2, horizon=3)
     assert result.row().residual.worst > 1e-3
     assert of("given reward in {0, 1}" + STD, group=4).residual < EXACT
@@ -143,7 +143,8 @@ def test_ppo_with_the_true_value_function_is_biased_by_its_denominator_only() ->
 
 
 def test_a_missing_sg() -> None:
-    """`r A log(pi)` with a live ratio weighs `r (1 + log pi)`: it may point the other way."""
+    """`r A log(pi)` with a live ratio has the weight `r (1 + log pi)`, and may point in the
+    opposite direction."""
     text = "A = reward - mean[j != i] reward\nmaximize mean[p,i] sum[t] (pi / old * A * log(pi))"
     assert of(text).row().cosine.worst < 0
 
@@ -229,7 +230,7 @@ def test_penalties_are_removed_for_the_policy_gradient() -> None:
 
 def test_a_reference_that_rewards_are_regressed_on_stays() -> None:
     """The square of A*-PO has the gradient of `2 b (E[reward] - b KL(pi || ref))`: without its
-    reference there is no gradient, and at `b = 0` neither."""
+    reference, or at `b = 0`, there is no gradient."""
     text = """
         param b = 0.3 in [0, inf)
         given Vs[p]
@@ -244,8 +245,9 @@ def test_a_reference_that_rewards_are_regressed_on_stays() -> None:
 
 
 def test_rewards_that_are_normalised_separately() -> None:
-    """GDPO has an advantage for each. For rewards of two values the standard deviation is no bias,
-    and the constants differ from policy to policy; for real rewards both are biased."""
+    """GDPO has an advantage for each reward. For rewards of two values the standard deviation is no
+    bias, and the constants differ from policy to policy; for real-valued rewards both are
+    biased."""
     declared = """
         given correct[p,i]{} as reward
         given format[p,i]{} as reward
@@ -315,14 +317,14 @@ def test_tokens_that_are_never_sampled(cut: str) -> None:
 
 
 def test_a_sampler_that_has_no_choice() -> None:
-    """One token is left, and so all gradients are 0: nothing is wrong with them."""
+    """Only one token is left, so all gradients are 0, and nothing is wrong with them."""
     result = of(f"sample from mu: group 2, top_k 1, keep_mask\n{PLAIN}")
     assert result.residual == result.row().norm.worst == result.row().bias.worst == 0
     assert not result.lengths
 
 
 def test_whole_distributions_over_the_entries_that_are_kept() -> None:
-    """The KL over the vocabulary is that of the policies that are left, state by state."""
+    """The KL over the vocabulary is that of the renormalised policies, state by state."""
     kl = "mean[p,i] sum[t] sum[v] (pi[v] * log(pi[v] / ref[v]))"
     text = f"sample from mu: group 2, top_k 2, keep_mask\n{PLAIN} - 0.1 * {kl}"
     result = of(text)
@@ -331,7 +333,7 @@ def test_whole_distributions_over_the_entries_that_are_kept() -> None:
 
 
 def test_the_tokens_that_a_sampler_keeps() -> None:
-    """As engines truncate: the k most likely; the fewest tokens with probability p."""
+    """As engines truncate: the k most likely ones; the fewest with probability p."""
     for cut, kept in (("top_k 2", 2), ("top_p 0.6", 2), ("top_p 0.3", 1)):
         objective = objdsl.loads(f"objective o\nsample from mu: group 2, {cut}\n{PLAIN}")
         logits = torch.tensor([[[0.5, 0.2, 0.3]]], dtype=torch.float64).log()

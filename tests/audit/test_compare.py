@@ -16,7 +16,8 @@ from objdsl.audit.world import all_draws, some_draws
 
 @pytest.mark.parametrize("divisor", ["1", "|y|"])
 def test_sampled_figures_are_right_on_average(divisor: str) -> None:
-    """The squares of the residual, the norm and the bias; and the intervals hold the exact one."""
+    """The squares of the residual, the norm and the bias; and the intervals contain the exact
+    value."""
     text = f"""objective sampled
 A = reward - mean[j != i] reward
 maximize mean[p,i] ((sum[t] (A * log(pi))) / {divisor})
@@ -70,7 +71,7 @@ def _exact(g: torch.Tensor) -> Expected:
 @pytest.mark.parametrize("scales", [(1.0, 1.0, 1.0), (0.3, 2.0, 1.0)])
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_constants_of_several_rewards(scales: tuple[float, ...], turned: bool) -> None:
-    """They are exact, also where each policy has its own scale; and none is below 0."""
+    """They are exact, even where each policy has its own scale; and none is below 0."""
     generator = torch.Generator().manual_seed(1)
     true = torch.tensor([0.8, -0.2 if turned else 0.2, 0.5], dtype=torch.float64)
     directions = [

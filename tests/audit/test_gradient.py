@@ -51,7 +51,8 @@ def test_prompts_that_share_a_statistic_are_not_stacked(name: str) -> None:
 
 
 def test_the_expectation_is_that_of_autograd_over_the_loss() -> None:
-    """The gradient of E[J] by the logits of `pi`, with the draws' probabilities held fixed."""
+    """The gradient of E[J] with respect to the logits of `pi`, with the draws' probabilities held
+    fixed."""
     objective = objdsl.load("grpo")
     instance = instance_of(objective, prompts=1)
     w, mu = instance.world, instance.world.chance(instance.policies["mu"])
@@ -69,7 +70,7 @@ def test_the_expectation_is_that_of_autograd_over_the_loss() -> None:
 
 
 def test_distributions_have_their_gradient_too() -> None:
-    """Adding the entropy of the next token at every visited state."""
+    """The entropy of the next token is added at every visited state."""
     objective = objdsl.loads("objective h\nmaximize mean[p,i] sum[t] entropy\n")
     instance = instance_of(objective, prompts=1)
     draws = all_draws(instance.world.responses, 1, 2)

@@ -171,7 +171,8 @@ def by_autograd(network: Network, draws: Tensor, chance: Tensor) -> Tensor:
 
 
 def check(text: str, oracle: Callable[..., Tensor], prompts: int, kind: str) -> int:
-    """Compares the audit's expected gradient with the oracle's; returns how many tables learn."""
+    """Compares the audit's expected gradient with the oracle's; returns how many tables have
+    one."""
     objective = objdsl.loads(text)
     plan = plan_of(objective, group=2, prompts=prompts, vocabulary=2, horizon=2, seed=5)
     given = tables_of(objective, plan, {"bonus": "random"})
@@ -252,7 +253,7 @@ def test_a_hidden_policy_that_samples_is_unbiased() -> None:
 
 
 def test_layers_with_rewards_of_their_own() -> None:
-    """Each policy's part of the sum is found, whatever is shared below."""
+    """Each policy's part of the sum is recovered, whatever is shared below."""
     result = of(
         f"""policy late = pi at layer 4
         maximize (0.5 * {WHOLE.format("early")} + {WHOLE.format("late")}
@@ -366,8 +367,8 @@ def test_a_layer_that_nothing_trains_is_a_reference() -> None:
 
 
 def test_a_layer_of_a_parameter_and_one_without_norm() -> None:
-    """They are policies as any others: the parameter says which are versions of each other, and
-    a state without the norm has logits of its own."""
+    """They are policies like any other: the parameter says which are versions of each other, and a
+    state without the norm has its own logits."""
     text = """param n = 3 in [1, inf)
     policy a = pi at layer n
     policy a_old = old at layer n

@@ -1,4 +1,5 @@
-"""The benchmark of the head: it runs, all compute the same, its pages are its numbers."""
+"""The benchmark of the head: it runs, all contestants compute the same, and its pages show its
+numbers."""
 
 from __future__ import annotations
 
@@ -122,7 +123,7 @@ def test_flips_and_errors_are_seen(model: Model) -> None:
 
 @pytest.mark.parametrize("who", CONTESTANTS)
 def test_in_bfloat16(who: str) -> None:
-    """What a GPU runs. Only objdsl's logits are wide; the others may be off, but not by much."""
+    """As on a GPU. Only objdsl's logits are float32; the others may be off, but not by much."""
     problem = Problem.random(TASKS["dapo"], "dense", Model.random(SHAPE, torch.bfloat16, "cpu"))
     try:
         with torch.compiler.set_stance("force_eager"):
@@ -164,7 +165,7 @@ def counted(who: str, objective: str) -> Audit:
 
 @pytest.mark.parametrize("objective", [name for name in TASKS if name != "clip_cov"])
 def test_three_narrow_products(objective: str) -> None:
-    """At N=8192, H=4096, V=128256 in bfloat16: none is wide, none is done twice."""
+    """At N=8192, H=4096, V=128256 in bfloat16: none in a higher precision, none done twice."""
     assert counted("objdsl", objective).products == {"bfloat16": pytest.approx(3)}
     assert counted("plain", objective).products == {"bfloat16": pytest.approx(3)}
 

@@ -116,7 +116,7 @@ def test_what_is_not_installed_is_named_with_what_brings_it(
 
 
 def test_optional_modules_are_what_the_extras_bring() -> None:
-    """Imports outside of the base dependencies, but for those that a command itself catches."""
+    """Imports outside the base dependencies, except those that a command itself catches."""
     path = Path(__file__).parents[2] / "pyproject.toml"
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     for module, extra in OPTIONAL.items():

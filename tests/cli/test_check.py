@@ -250,7 +250,7 @@ def test_a_library_of_functions_is_no_mistake(run: Run) -> None:
 
 
 def test_settings(run: Run) -> None:
-    """At beta = 0 there is no penalty; the comment that accepts its bias is no mistake."""
+    """At beta = 0 there is no penalty, and the comment that accepts its bias is not reported."""
     before = run("check", "grpo", "--ignore-suppressions", "--output-format", "concise").output
     after = run(
         "check", "grpo", "--ignore-suppressions", "--output-format", "concise", "--set", "beta=0"

@@ -1,4 +1,4 @@
-"""What `compile --stage ir` prints, every command reads again."""
+"""Every command reads the output of `compile --stage ir`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong names, wrong indices, wrong shapes of a file: each a message that a person can act on."""
+"""Wrong names, wrong indices, malformed files: each gets a message that a person can act on."""
 
 from __future__ import annotations
 
@@ -193,13 +193,13 @@ def messages(text: str) -> str:
 
 
 def test_messages(golden: Callable[[str, str], None]) -> None:
-    """Every broken text above, and what a person reads."""
+    """Every broken text above, and its messages."""
     shown = [f"# {title}\n\n{text}\n\n{messages(text)}" for title, text in BROKEN.items()]
     golden("elaborate/errors.txt", "\n\n".join(shown) + "\n")
 
 
 def test_every_choice_ends_the_doubt() -> None:
-    """Each of what a text may mean is a text, and is not doubtful at that place."""
+    """Each suggested reading is a text, and not ambiguous at that place."""
     several = 0
     for text in BROKEN.values():
         checked = driver.check(Source("file.obj", f"objective x\n{text}\n"))
@@ -242,7 +242,7 @@ _LEAVES = {"0": 0, "1": 0, "|y|": 2, "reward": 2, "truncated": 2, "pi": 3, "old"
 
 @st.composite
 def _typed(draw: st.DrawFn, depth: int = 4) -> tuple[str, int]:
-    """An expression in brackets, and how many of the indices `p, i, t` stand in it."""
+    """An expression in brackets, and how many of the indices `p, i, t` it has."""
     if depth == 0 or draw(st.booleans()):
         return draw(st.sampled_from(sorted(_LEAVES.items())))
     (a, m), (b, n), (c, k) = (draw(_typed(depth - 1)) for _ in range(3))
@@ -277,7 +277,8 @@ _NUMBERS = st.recursive(
 
 @given(_NUMBERS)
 def test_whatever_numbers_make_is_a_number(text: str) -> None:
-    """Too large is infinite, undefined is NaN, as it is for the evaluators: no text breaks off."""
+    """Too large is infinite, undefined is NaN, as in the evaluators: no text raises an
+    exception."""
     source = Source("file.obj", f"report x = {text}\n{GOOD}\n")
     assert driver.torch_source(driver.compile_source(source))
 
@@ -323,7 +324,7 @@ def test_a_long_chain_of_names_ends_quickly(many: int) -> None:
     ],
 )
 def test_what_reads_one_way_is_taken(text: str) -> None:
-    """Whatever brackets are put around or into it, the value is the same."""
+    """However brackets are added, the value is the same."""
     driver.compile_source(Source("x.obj", f"A = {text}\n{GOOD}\n"))
 
 

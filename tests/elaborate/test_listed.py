@@ -33,7 +33,7 @@ maximize mean[p,i,t] (
 
 
 def test_entries_that_are_not_listed_have_no_part() -> None:
-    """The listed entries and the tail, of a column that holds nothing else."""
+    """The listed entries and the tail, from a column that has no others."""
     rng = np.random.default_rng(0)
     full = torch.from_numpy(rng.normal(size=(2, 3, 6))).log_softmax(-1)
     pi = torch.from_numpy(rng.normal(size=(2, 3, 6))).log_softmax(-1)

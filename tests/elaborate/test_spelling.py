@@ -1,4 +1,4 @@
-"""What is another spelling of a name, and what is a different name."""
+"""Which names are other spellings of a name, and which are different names."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ maximize mean[p,i,t] x
 
 @pytest.mark.parametrize("settings", FRAMEWORKS, ids=lambda settings: settings.split()[0])
 def test_what_a_setting_of_a_framework_is_here(settings: str) -> None:
-    """Whatever the sentence quotes is a command, a statement or a formula of the language."""
+    """Everything that the sentence quotes is a command, a statement or a formula of the
+    language."""
     for quoted in re.findall(r"`([^`]*)`", FRAMEWORKS[settings]):
         if quoted in FILE:
             continue

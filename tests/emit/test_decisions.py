@@ -1,5 +1,5 @@
-"""What is decided over the whole step is decided once: micro-batches whose log-probabilities are
-rounded otherwise lose no gradient."""
+"""Decisions over the whole step are made once: micro-batches whose log-probabilities are rounded
+differently lose no gradient."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def objective(goal: str) -> objdsl.Objective:
 
 
 def inputs(given: objdsl.Objective, tied: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Columns, and trained inputs. With `tied`, every second response is as the one before."""
+    """Columns and trained inputs. With `tied`, every second response equals the one before."""
     torch.manual_seed(3)
     dist = torch.randn(8, 13, VOCABULARY, dtype=torch.float64).log_softmax(-1)
     tensors: dict[str, Any] = {
@@ -79,7 +79,7 @@ def packed(columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def elsewhere(x: torch.Tensor, by: float) -> torch.Tensor:
-    """The same log-probabilities, as another kernel rounds them."""
+    """The same log-probabilities, as a different kernel rounds them."""
     return x + by * torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=x.dtype)
 
 
@@ -100,7 +100,7 @@ def in_parts(
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("goal", GOALS.values(), ids=GOALS)
 def test_micro_batches_that_are_rounded_otherwise(goal: str, tied: bool) -> None:
-    """Also among responses that tie: the gradient is shared as it was at the tie."""
+    """Even among responses that tie: the gradient is shared as it was at the tie."""
     given = objective(goal)
     columns, trained = inputs(given, tied)
     step = given.prepare(**columns)
@@ -142,7 +142,8 @@ def test_a_compiler_that_rounds_otherwise(goal: str) -> None:
 @pytest.mark.parametrize("coupled", [False, True])
 @pytest.mark.parametrize("goal", [goal for name, goal in GOALS.items() if name != "largest entry"])
 def test_through_the_head(goal: str, coupled: bool) -> None:
-    """Log-probabilities out of hidden states, a chunk at a time, or after `couple` saw others."""
+    """Log-probabilities from hidden states, a chunk at a time, or after `couple` saw different
+    ones."""
     given = objective(goal)
     columns, _ = inputs(given)
     torch.manual_seed(4)
@@ -175,7 +176,7 @@ def test_through_the_head(goal: str, coupled: bool) -> None:
     [(0.0, []), (0.24, []), (0.25, [2]), (0.5, [2]), (0.75, [0, 1, 2]), (1.0, [0, 1, 2, 3])],
 )
 def test_top_takes_no_more_than_it_says(fraction: float, taken: list[int]) -> None:
-    """The values are 1, 1, 2, 0: what ties where the fraction ends is left out as a whole."""
+    """The values are 1, 1, 2, 0: elements that tie at the cut are all left out."""
     numbers = [1.0, 1.0, 2.0, 0.0]
     mask = Order("top", ("i",), Column("reward", ("p", "i")), const(fraction))
     (chosen,) = evaluate([mask], Batch([0] * 4, [1] * 4, {"reward": numbers}))
@@ -202,7 +203,7 @@ def test_top_stops_nothing_on_policy() -> None:
 
 
 def test_a_report_of_coupled_masks_needs_no_couple() -> None:
-    """What a report counts over the step is no matter of the weights."""
+    """A report that counts over the step does not affect the weights."""
     given = objdsl.loads(
         "objective x\nmaximize mean[p,i,t] (0 if pi > old else reward * log(pi))\n"
         "report moved = mean[p,i,t | pi > old] log(pi)\n"

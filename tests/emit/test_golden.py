@@ -1,4 +1,4 @@
-"""What the compiler prints, held by golden files: it must read as if a person had written it."""
+"""What the compiler prints, in golden files: it must read as if a person had written it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_no_name_needs_a_number(name: str) -> None:
 
 
 def _written(source: str) -> list[str]:
-    """The lines that the emitter wrote: those of the functions that are no helpers."""
+    """The lines that the emitter wrote, without the helper functions."""
     helpers = {*torch_helpers(), *triton_helpers()}
     return [
         line

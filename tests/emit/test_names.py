@@ -1,4 +1,5 @@
-"""A name means the same at every stage, whatever it is: the file's names never meet others."""
+"""A name means the same at every stage, whatever it is: names of the file never clash with
+others."""
 
 from __future__ import annotations
 

@@ -65,7 +65,8 @@ def test_what_statistics_are() -> None:
 
 
 def test_what_trim_keeps() -> None:
-    """0, 1, 1, 2 have the means 0, 1/2, 2/3, 1 so far; the two that tie go together."""
+    """The running means of 0, 1, 1, 2 are 0, 1/2, 2/3, 1; the two that tie are kept or dropped
+    together."""
     kept = [
         _of(f"1 if trim[i](reward, {limit}) else 0") for limit in (-0.1, 0, 0.5, 0.667, 0.99, 1)
     ]
@@ -92,7 +93,7 @@ GOALS = [
 
 @pytest.mark.parametrize("goal", GOALS)
 def test_every_way_is_the_interpreter_s(goal: str) -> None:
-    """Value and gradient: padded, packed, row by row after `couple`, and autograd."""
+    """Value and gradient: padded, packed, row by row after `couple`, and by autograd."""
     given = objdsl.loads(f"objective x\ngiven x[p,i,t]\nmaximize {goal}\n")
     batch, columns, mask = _data()
     wanted, gradient = derivative(given.formula.goal, batch, {})
@@ -143,7 +144,8 @@ MASKS_OF_ENTRIES = {
 
 @pytest.mark.parametrize(("mask", "entries"), MASKS_OF_ENTRIES.items(), ids=list(MASKS_OF_ENTRIES))
 def test_masks_of_entries(mask: str, entries: list[int]) -> None:
-    """The interpreter and the emitted code, at tokens in orders of their own, padded and packed."""
+    """The interpreter and the emitted code, padded and packed, with a different order at each
+    token."""
     goal = f"mean[p,i,t] sum[v | {mask}] log(pi[v])"
     given = objdsl.loads(f"objective x\nmaximize {goal}\n")
     rng = np.random.default_rng(1)

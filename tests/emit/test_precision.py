@@ -1,4 +1,5 @@
-"""In float32, what a huge value has no part in is not rounded to its size, and counts are exact."""
+"""In float32, values that a huge value does not affect are not rounded to its size, and counts are
+exact."""
 
 from __future__ import annotations
 

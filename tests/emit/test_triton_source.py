@@ -1,4 +1,4 @@
-"""The Triton that an objective becomes: held by golden files, and what keeps it from becoming any.
+"""The Triton code of an objective, in golden files, and the reasons why some objectives have none.
 
 tests/fused/triton runs it.
 """
@@ -29,7 +29,8 @@ def test_golden(name: str, golden: Callable[[str, str], None]) -> None:
 
 @pytest.mark.parametrize("name", gallery.names())
 def test_what_needs_its_own_token_alone_has_a_kernel(name: str) -> None:
-    """Coupling, which knows nothing of emission, says which objectives have one."""
+    """The analysis of coupling, which is independent of emission, says which objectives have
+    one."""
     formula = driver.compile_source(gallery.find(name))
     try:
         kernel = emit(formula)

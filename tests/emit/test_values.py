@@ -1,4 +1,4 @@
-"""Expressions of an objective by themselves, against the interpreter."""
+"""Expressions of an objective on their own, against the interpreter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of the fused head share."""
+"""Fixtures for tests of the fused head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from objdsl.fused.loss import FusedLoss
 
 @pytest.fixture(scope="module")
 def chunks_of_any_size() -> Iterator[None]:
-    """Plans have no chunks below some hundred tokens, which is more than there are here."""
+    """Plans have no chunks below some hundred tokens, which is more than these tests have."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FusedLoss, "fewest_tokens", 1)
         yield

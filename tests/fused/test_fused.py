@@ -1,4 +1,4 @@
-"""The fused head computes what logits, log-softmax, the objective and autograd compute."""
+"""The fused head computes the same as logits, log-softmax, the objective and autograd."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_entries_are_weighted_by_other_responses() -> None:
 
 
 def test_dead_tokens_of_a_response_that_lives() -> None:
-    """A weight may need the log-probability of a token that has none itself."""
+    """A weight may need the log-probability of a token that has no weight itself."""
     text = """
         objective some_tokens
         c = sg(mean[t] log(pi / old))
@@ -162,7 +162,7 @@ def test_dead_tokens_of_a_response_that_lives() -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_dead_tokens_are_known_in_micro_batches_too(packed: bool) -> None:
-    """All groups but the last have rewards alike, which none of their rows tells alone."""
+    """All groups but the last have equal rewards, which no single row can tell."""
     objective = objdsl.load("dapo", **PARAMS["dapo"])
     data = scene(objective, packed)
     data["columns"]["reward"][:4] = 1.0
@@ -226,7 +226,7 @@ def test_entries_that_were_not_kept_have_no_part(name: str) -> None:
 
 
 def test_dead_responses_take_one_product_and_change_nothing() -> None:
-    """Where all rewards of a group are alike, and no KL is left, nothing is learned."""
+    """Where all rewards of a group are equal, and no KL is left, nothing is learned."""
     objective = objdsl.load("dapo", **PARAMS["dapo"])
     data = scene(objective, packed=False)
     data["columns"]["reward"][:4] = 1.0
@@ -270,7 +270,7 @@ def test_a_factor_may_read_a_critic() -> None:
 
 
 def test_a_response_without_a_weight_may_have_any_share() -> None:
-    """What a mask leaves out of a response leaves no trace, though its ratio overflows."""
+    """Tokens that a mask leaves out have no effect, even if their ratio overflows."""
     text = """
         objective masked
         r = pi / mu
@@ -311,7 +311,7 @@ def test_long_responses_are_scaled_afterwards_where_that_is_faster() -> None:
 def test_any_lengths_and_rewards(
     name: str, lengths: list[int], rewards: list[float], tokens: int
 ) -> None:
-    """In chunks of any size, and where all rewards are equal: then nothing at all is weighted."""
+    """In chunks of any size; and where all rewards are equal, so that nothing has a weight."""
     objective = objdsl.load(name, **PARAMS.get(name, {}))
     data = scene(objective, packed=False)
     data["rows"]["mask"] = torch.arange(6) < torch.tensor(lengths)[:, None]
@@ -410,7 +410,7 @@ def test_a_gradient_as_large_as_the_head_is_there_once() -> None:
 def test_weights_are_wide_where_the_model_is_narrow(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that are known before as well: a length of 515 is none in bfloat16."""
+    """Even those that are known beforehand: bfloat16 cannot represent a length of 515."""
     objective = objdsl.load(name)
     data = scene(objective, packed=True)
     step, _ = prepared(objective, data)

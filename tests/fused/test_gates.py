@@ -1,7 +1,7 @@
-"""What a schedule costs, counted and not timed, at the sizes of real models.
+"""The cost of a schedule, counted and not timed, at the sizes of real models.
 
-Tensors are on the device `meta`: they have shapes and types, no numbers, and multiply as on a GPU.
-What would wait for a GPU, to look at a number, fails there.
+Tensors are on the device `meta`: they have shapes and dtypes but no data, and multiply as on a GPU.
+Code that would wait for a GPU to read a number fails there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ PRECISIONS: tuple[Precision, ...] = ("inputs", "bf16x2", "bf16x3")
 
 @dataclass(frozen=True)
 class Costs:
-    """`scratch` is what was alive besides the inputs and the gradients that come out."""
+    """`scratch` is the most memory that was in use besides the inputs and the resulting
+    gradients."""
 
     plan: Plan
     units: dict[torch.dtype, float]
@@ -95,7 +96,7 @@ def counted(schedule: Schedule, dtype: torch.dtype, n: int = N, v: int = V, **ki
     ],
 )
 def test_products(schedule: Schedule, frozen: bool, units: int, dtype: torch.dtype) -> None:
-    """All of them as narrow as the model: one in float32 would leave the tensor cores."""
+    """All have the model's low precision: one in float32 would not use the tensor cores."""
     counts = counted(schedule, dtype, frozen_head=frozen)
     assert counts.units == {dtype: pytest.approx(units)}
     assert counts.plan.units == units
@@ -117,7 +118,7 @@ def test_the_plan_knows_its_scratch(
 @pytest.mark.parametrize("n", [65_536])
 @pytest.mark.parametrize("schedule", [ONE, SCALED, TWO])
 def test_scratch_does_not_grow_with_the_step(schedule: Schedule, n: int, v: int) -> None:
-    """But for the hidden states of two passes, which need all tokens at once."""
+    """Except for the hidden states of two passes, which need all tokens at once."""
     counts = counted(schedule, torch.bfloat16, n, v)
     states = (2 + 2 * 4) * n * H
     assert counts.scratch <= counts.plan.scratch
@@ -141,7 +142,7 @@ def test_slices_are_narrower_where_tokens_are_many() -> None:
     ],
 )
 def test_bytes_that_operations_move(schedule: Schedule, dtype: torch.dtype, most: int) -> None:
-    """For each logit, without kernels that fuse them."""
+    """Per logit, without kernels that fuse operations."""
     assert most - 4 <= counted(schedule, dtype).moved <= most
 
 
@@ -157,7 +158,7 @@ def test_products_on_a_gpu_are_summed_up_wide() -> None:
 
 @dataclass(frozen=True)
 class Peaked:
-    """Peaked policies, `logits` up to 22: the numbers of float64 against which others are held."""
+    """Peaked policies, with logits up to 22, and their exact values in float64."""
 
     hidden: torch.Tensor
     weight: torch.Tensor
@@ -166,7 +167,7 @@ class Peaked:
 
 
 def peaked(dtype: torch.dtype) -> Peaked:
-    """bfloat16 hidden states under a head of a type."""
+    """bfloat16 hidden states with a head of some dtype."""
     torch.manual_seed(0)
     hidden = torch.randn(1024, 256).bfloat16()
     weight = (torch.randn(16_384, 256) / 4).to(dtype)
@@ -176,7 +177,7 @@ def peaked(dtype: torch.dtype) -> Peaked:
 
 
 def flips(actual: torch.Tensor, exact: torch.Tensor) -> int:
-    """How many clip decisions differ, if the old policy is nearby."""
+    """How many clip decisions differ, if the old policy is close."""
     old = exact + 0.2 * torch.randn(len(exact), dtype=torch.float64)
     sides = [((x - old).exp() < 0.8, (x - old).exp() > 1.2) for x in (actual, exact)]
     return sum(int((a != b).sum()) for a, b in zip(*sides, strict=True))
@@ -192,8 +193,8 @@ def test_narrow_inputs_lose_nothing() -> None:
 
 
 def test_a_head_of_float32_in_bfloat16_products() -> None:
-    """Rounding the head costs 0.025 of a log-probability; with a second part of it 3e-5 are left,
-    with a third no more than float32 leaves."""
+    """Rounding the head costs 0.025 of a log-probability; with a second part of it 3e-5 remain,
+    with a third no more than in float32."""
     given = peaked(torch.float32)
     rounded, _ = log_probs(given.hidden, given.weight.bfloat16(), given.tokens)
     errors = {"bfloat16": float((rounded - given.exact).abs().max())}
@@ -238,7 +239,7 @@ def test_a_precision_that_cannot_be() -> None:
 
 @pytest.mark.parametrize("schedule", [ONE, SCALED, TWO])
 def test_a_split_head(schedule: Schedule) -> None:
-    """Two parts of it: one more product whenever there are logits, all of them in bfloat16."""
+    """Two parts: one more product wherever logits are computed, all of them in bfloat16."""
     counts = counted(schedule, torch.bfloat16, parts=2)
     assert counts.units == {torch.bfloat16: pytest.approx(counts.plan.units)}
     assert counts.plan.units == (6 if schedule == TWO else 4)
@@ -250,7 +251,7 @@ def test_a_split_head(schedule: Schedule) -> None:
 def test_what_an_objective_takes_is_what_its_plan_says(
     name: str, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of it, forward and backward, by what was alive at once on a CPU."""
+    """All memory of forward and backward, by what was in use at once on a CPU."""
     monkeypatch.setattr(FusedLoss, "fewest_tokens", 1)
     rows, length, hidden, vocabulary = 8, 64, 32, 4096
     torch.manual_seed(0)

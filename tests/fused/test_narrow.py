@@ -49,7 +49,7 @@ def prepared(objective: objdsl.Objective, data: dict[str, Tensor]) -> Any:
 
 
 def exact(objective: objdsl.Objective, data: dict[str, Tensor]) -> tuple[Any, Tensor, list[Tensor]]:
-    """By logits and autograd, in float64."""
+    """The same through logits and autograd, in float64."""
     leaves = [data[name].clone().requires_grad_() for name in ("hidden", "weight")]
     log_p = torch.log_softmax(leaves[0] @ leaves[1].T, -1)
     log_pi = log_p.gather(-1, data["tokens"][..., None]).squeeze(-1)

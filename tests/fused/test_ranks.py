@@ -1,5 +1,5 @@
-"""What two processes add up is what one computes, for every objective: each has some responses, or
-some tokens of all."""
+"""Two processes add up to what one computes, for every objective: each has some responses, or some
+tokens of all."""
 
 from __future__ import annotations
 

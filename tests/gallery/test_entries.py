@@ -1,4 +1,4 @@
-"""Each file of the gallery: what a reader sees of it, its value, its gradient, its tensors."""
+"""Each file of the gallery: its layout, its value, its gradient, its emitted code."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def by_hand(name: str, step: paper_formulas.Step, values: dict[str, float]) -> f
 
 
 def by_phases(objective: Objective, step: paper_formulas.Step) -> list[tuple[float, Objective]]:
-    """A rollout of each phase, and what the objective is then."""
+    """A rollout of each phase, with the objective of that phase."""
     every = phases(objective)
     if len(every) == 1:
         return [(step.rollout_step, objective)]
@@ -64,7 +64,7 @@ def test_the_gallery_is_complete() -> None:
 
 @pytest.mark.parametrize("name", gallery.names())
 def test_reads_well(name: str) -> None:
-    """A name that is the file's, a paper at the head and what confirms it, one screen."""
+    """The name of the file, its paper and what confirms it at the top, one screen."""
     text = gallery.find(name).text
     header = text[: text.index("\nobjective ")]
     assert SOURCE.search(header), "the header names no paper"
@@ -137,7 +137,7 @@ def test_states_become_what_the_paper_says(seed: int) -> None:
 
 @entries
 def test_gradient_is_that_of_the_paper(name: str) -> None:
-    """The derived weights against differences of the direct computation."""
+    """The derived weights against finite differences of the direct computation."""
     objective = formula(name)
     step = gallery_steps.random_step(5, objective.domains)
     values = params(objective)
@@ -233,7 +233,7 @@ def test_reports_say_what_their_names_say() -> None:
     ids=["mean over tokens", "token mean of the step", "sum over tokens"],
 )
 def test_gradients_coincide_on_policy(same: dict[str, dict[str, float]]) -> None:
-    """With pi = old = mu, what tells these ratios, clips and masks apart is not there."""
+    """With pi = old = mu, these ratios, clips and masks do not differ."""
     step = gallery_steps.random_step(4)
     step.old = step.mu = step.now = step.pi
     gradients = []

@@ -1,7 +1,7 @@
-"""What trainers compute by a setting, each as the smallest file that says it.
+"""Settings of trainers, each as the smallest file that expresses it.
 
-The rows are what TRL, verl, AReaL, OpenRLHF, slime, prime-rl, NeMo-RL, SkyRL and Tinker have. What
-the gallery has is named; the rest is written here, and computed in every way there is.
+The rows are settings of TRL, verl, AReaL, OpenRLHF, slime, prime-rl, NeMo-RL, SkyRL and Tinker.
+Entries of the gallery are named; the rest is written here, and computed in every available way.
 """
 
 from __future__ import annotations

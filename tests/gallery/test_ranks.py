@@ -1,4 +1,4 @@
-"""Rows that are spread over processes: together they are the step that one process would have."""
+"""Rows distributed over processes add up to the step that a single process would have."""
 
 from __future__ import annotations
 

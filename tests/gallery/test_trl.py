@@ -1,8 +1,8 @@
-"""TRL's own losses, called as they are, against objectives.
+"""TRL's own losses, called as installed, against objectives.
 
 The trainers' methods run on a stand-in for `self` whose model returns the log-probabilities of a
 random step; one test runs a whole GRPOTrainer on a tiny model. Where TRL departs from a paper, the
-objective says in its text how.
+objective's text says how.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def test_grpo_by_default() -> None:
 
 
 def test_grpo_by_default_with_vllm() -> None:
-    """The weight between the engines is a product over the response, and a mask. Its formula
-    stands inside TRL's generation; what is called here is its use."""
+    """The weight between the engines is a product over the response, and a mask. Its formula is
+    inside TRL's generation; this test calls the code that uses it."""
     d = grouped()
     W = ((d["log_old"] - d["log_mu"]) * d.mask).sum(-1, keepdim=True).exp()
     W = W.masked_fill(W > 1.2, 0.0)
@@ -135,7 +135,7 @@ def test_grpo_by_default_with_vllm() -> None:
 
 
 def test_grpo_of_the_paper() -> None:
-    """`loss_type="grpo"` with KL, once it is told not to weight the KL by the ratio."""
+    """`loss_type="grpo"` with KL, if TRL is told not to weight the KL by the ratio."""
     d = grouped()
     reference = {"ref_per_token_logps": d["log_ref"]}
     theirs = grpo_loss(d, "grpo", beta=0.04, use_bias_correction_kl=False, data=reference)
@@ -167,7 +167,7 @@ def test_deepseek_v32() -> None:
 
 
 def test_dr_grpo() -> None:
-    """L is the longest completion that is allowed; `scale_rewards` is a setting of its own."""
+    """L is the maximum length of a completion; `scale_rewards` is a separate setting."""
     d = grouped()
     rewards = d["reward"].view(3, 4)
     data = {"advantages": (rewards - rewards.mean(1, keepdim=True)).flatten()}
@@ -176,13 +176,13 @@ def test_dr_grpo() -> None:
 
 
 def test_bnpo() -> None:
-    """The tokens of the micro-batch: of the step, as long as that is one micro-batch."""
+    """The tokens of the micro-batch, which are those of the step if it is a single micro-batch."""
     d = grouped()
     assert_same(objdsl.load("frameworks/trl_grpo"), grpo_loss(d, "bnpo"), d)
 
 
 def test_bnpo_depends_on_the_micro_batches() -> None:
-    """Cut into two, the same step has a different loss: no objective of whole steps says that."""
+    """Split into two, the same step has a different loss, which no objective of whole steps has."""
     d = grouped()
     halves = []
     for rows in (slice(0, 4), slice(4, 12)):
@@ -271,8 +271,8 @@ def test_gmpo(beta: float) -> None:
 
 
 def test_rloo_by_default() -> None:
-    """PPO's clip on the ratio of responses, where the paper has REINFORCE. The advantage stands
-    inside TRL's generation; the formula is repeated here."""
+    """PPO's clip on the ratio of responses, where the paper has REINFORCE. The advantage is inside
+    TRL's generation; the formula is repeated here."""
     d = grouped()
     kl = ((d["log_old"] - d["log_ref"]) * d.mask).sum(-1)
     R = (d["reward"] - 0.05 * kl).view(3, 4)
@@ -284,7 +284,7 @@ def test_rloo_by_default() -> None:
 
 
 def test_rloo_follows_the_paper_on_policy() -> None:
-    """With one update for each sample the ratio is 1, and the gradient that of REINFORCE."""
+    """With one update per sample the ratio is 1, and the gradient is that of REINFORCE."""
     d = grouped()
     d.columns["log_old"] = d["log_pi"].detach().clone()
     R = d["reward"].view(3, 4)
@@ -326,8 +326,8 @@ def tiny_model() -> tuple[Any, Any]:
 )
 def test_whole_trainer(kind: str, entry: str, tmp_path: Path) -> None:
     """Generation, rewards, advantages and loss by TRL, on a model that has moved since it sampled;
-    the gradients of its parameters are those that the objective gives. TRL's advantages are in
-    float32, all else in float64."""
+    the gradients of its parameters are those of the objective. TRL's advantages are in float32,
+    everything else in float64."""
     datasets = pytest.importorskip("datasets")
     module = grpo_trainer if kind == "GRPO" else rloo_trainer
     rewards: list[float] = []
@@ -405,8 +405,8 @@ def test_whole_trainer(kind: str, entry: str, tmp_path: Path) -> None:
 
 
 class Model(torch.nn.Module):
-    """Answers with given log-probabilities, shifted as TRL's fused head has them: one for each
-    position but the first, 0 where there is no token of the response."""
+    """Returns given log-probabilities, shifted as in TRL's fused head: one for each position but
+    the first, 0 where there is no token of the response."""
 
     is_gradient_checkpointing = False
 
@@ -423,7 +423,8 @@ class Model(torch.nn.Module):
 
 
 def preference_inputs(d: Data, rows: Tensor) -> dict[str, Tensor]:
-    """Rows as `input_ids`: the first id is the number of the row, by which `Model` finds it."""
+    """Rows as `input_ids`: the first id is the number of the row, by which `Model` identifies
+    it."""
     mask = torch.cat([torch.zeros(len(rows), 1, dtype=torch.bool), d.mask[rows]], 1).long()
     ids = rows[:, None].expand_as(mask).contiguous()
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "completion_mask": mask}
@@ -490,7 +491,7 @@ def test_simpo() -> None:
 
 def test_kto() -> None:
     """The paper's loss is lambda minus this value; TRL's constant is the weight itself, which
-    moves the value and no gradient. Rows 8 to 11 are the mismatched ones."""
+    changes the value and no gradient. Rows 8 to 11 are the mismatched ones."""
     d = grouped()
     rows, strangers = torch.arange(8), torch.tensor([8, 9, 10, 11, 8, 9, 10, 11])
     wanted = torch.tensor([1, 0, 1, 1, 0, 0, 1, 0])

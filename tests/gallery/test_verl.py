@@ -1,7 +1,7 @@
-"""verl's own functions, called as they are, against objectives.
+"""verl's own functions, called as installed, against objectives.
 
-Where verl departs from a paper, the objective here says in its text how: most of them start `from`
-an entry of the gallery and override what verl computes otherwise.
+Where verl departs from a paper, the objective's text says how: most of them start `from` an entry
+of the gallery and override the parts that verl computes differently.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def actor(**options: Any) -> Any:
 
 
 def token_rewards(d: Data) -> Tensor:
-    """The reward at the last token, which is how verl hands over an outcome reward."""
+    """The reward at the last token, which is how verl passes an outcome reward."""
     rewards = torch.zeros_like(d["log_old"])
     rewards[torch.arange(len(d.lengths)), d.lengths - 1] = d["reward"]
     return rewards
@@ -83,7 +83,7 @@ def test_grpo_by_default() -> None:
 
 
 def test_the_dual_clip_is_on() -> None:
-    """At c = 1.1 it shows."""
+    """At c = 1.1 it has an effect."""
     d = data()
     theirs = loss(d, "vanilla", advantages(d), clip_ratio_c=1.1)
     assert_same(objdsl.load("frameworks/verl_grpo", c=1.1), theirs, d)
@@ -126,8 +126,8 @@ maximize {goal}
 
 
 def test_grpo_as_the_paper_has_it() -> None:
-    """With the other aggregation, the KL loss on and the dual clip out of reach. verl averages
-    over all responses, the paper prompt by prompt, which is the same for groups of one size."""
+    """With the other aggregation, the KL loss on and the dual clip out of reach. verl averages over
+    all responses, the paper prompt by prompt, which is the same for groups of equal size."""
     d = data()
     policy = loss(d, "vanilla", advantages(d), "seq-mean-token-mean", clip_ratio_c=1e9)
     kl = core.kl_penalty(d["log_pi"], d["log_ref"], "low_var_kl")
@@ -243,7 +243,7 @@ def test_policy_losses(mode: str) -> None:
 
 
 def test_dppo_follows_the_gradient_of_the_paper() -> None:
-    """verl's value differs, its gradient is the paper's while its cut-off is out of reach."""
+    """verl's value differs; its gradient is the paper's as long as its cut-off is out of reach."""
     d = data()
     A = advantages(d, norm_adv_by_std_in_grpo=False)
     options = {"clip_ratio_low": 0.05, "clip_ratio_high": 0.05, "clip_ratio_c": 20.0}
@@ -257,8 +257,8 @@ def test_dppo_follows_the_gradient_of_the_paper() -> None:
 
 
 def test_clip_cov() -> None:
-    """verl leaves tokens that the clip has stopped out of the choice, and draws with torch's
-    global generator: the same draw is given here as `noise`. It rounds the count down."""
+    """verl excludes tokens that the clip has stopped from the choice, and draws with torch's global
+    generator: the same draw is passed here as `noise`. It rounds the count down."""
     d = data()
     chosen, total = 4, int(d.lengths.sum())
     fraction = (chosen + 0.5) / total
@@ -289,8 +289,8 @@ drop = pick[p,i,t](cov > low and cov < high and not stopped, fraction)
 
 
 def test_kl_cov() -> None:
-    """The token mean, and a coefficient of 0.1 in the configuration (1 in the docstring). The
-    count of tokens is rounded down, to 1 at least; the paper leaves that open."""
+    """The token mean, and a coefficient of 0.1 in the configuration (1 in the docstring). The count
+    of tokens is rounded down, but is at least 1; the paper leaves that open."""
     d = data()
     total = int(d.lengths.sum())
     for chosen in (5.5 / total, 2e-4):
@@ -332,7 +332,7 @@ def test_kl_cov() -> None:
     ],
 )
 def test_advantage_estimators(estimator: str, text: str) -> None:
-    """Each under the plain policy gradient with a token mean."""
+    """Each with the plain policy gradient and a token mean."""
     d = data()
     options = {"config": algorithm.AlgoConfig()} if estimator == "grpo_passk" else {}
     theirs = loss(d, "gpg", advantages(d, estimator, **options))
@@ -349,7 +349,7 @@ def test_remax() -> None:
 
 
 def test_reinforce_pp() -> None:
-    """The KL comes in by the token rewards; 1e-8 stands inside the root, not beside it."""
+    """The KL enters through the token rewards; 1e-8 is inside the root, not beside it."""
     d = data()
     rewards = core.compute_rewards(token_rewards(d), d["log_old"], d["log_ref"], 0.1) * d.mask
     A = advantages(d, "reinforce_plus_plus", rewards=rewards, config=algorithm.AlgoConfig())
@@ -375,7 +375,7 @@ def test_reinforce_pp() -> None:
     ],
 )
 def test_kl_penalties(kind: str, kl: str) -> None:
-    """In the loss, and nothing else. verl also clamps log ratios at 20 and k3 at 10."""
+    """In the loss only. verl also clamps log-ratios at 20 and k3 at 10."""
     d = data()
     per_token = core.kl_penalty(d["log_pi"], d["log_ref"], kind)
     theirs = core.agg_loss(per_token, d.mask, "token-mean")
@@ -433,8 +433,8 @@ def test_weights_between_the_engines(options: dict[str, Any], text: str) -> None
 
 
 def test_geometric_mask() -> None:
-    """verl's bounds are those of mu / old, so that the paper's are their inverses; and what is
-    masked leaves the denominator too, where the paper's mask multiplies the loss."""
+    """verl's bounds are those of mu / old, so that the paper's are their inverses; and masked
+    tokens leave the denominator too, where the paper's mask multiplies the loss."""
     d = data()
     _, kept = corrected(d, rollout_rs="seq_mean_k1", rollout_rs_threshold="0.9_1.05")
     theirs = loss(d, "vanilla", advantages(d), mask=kept, clip_ratio_c=1e9)

@@ -1,1 +1,1 @@
-"""What tests share, and what they start in other processes."""
+"""Helpers that several tests share, and the work of other processes that tests start."""

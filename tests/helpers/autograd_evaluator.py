@@ -1,6 +1,6 @@
-"""A second meaning of the maths IR, in torch, to differentiate by autograd: a judge of `weights`.
+"""A second interpreter of the maths IR, in torch, whose derivatives by autograd check the weights.
 
-Element by element like the reference, so that it shares nothing with the emitted code; every rule
+It works element by element like the reference, and shares nothing with the emitted code; every rule
 is one torch function, so that its derivative is torch's own.
 """
 
@@ -63,7 +63,7 @@ def number(x: float) -> Tensor:
 def derivative(
     root: n.Expr, batch: Batch, params: dict[str, float]
 ) -> tuple[float, dict[str, Any]]:
-    """The value of a scalar, and its derivative by each trained column, ragged as in the batch."""
+    """The value of a scalar, and its derivatives by the trained columns, ragged as in the batch."""
     leaves: dict[tuple[str, tuple[int, ...]], Tensor] = {}
     values: dict[n.Expr, dict[tuple[int, ...], Tensor]] = {}
     for node in n.topological(root):
@@ -90,7 +90,7 @@ def derivative(
 def _of_two(
     x: n.Expr, running: tuple[int, ...], present: tuple[int, ...], of: Callable[..., Tensor]
 ) -> Tensor:
-    """A value of two elements."""
+    """A value that reads the running element and the present one."""
     match x:
         case n.Present(y):
             return of(y, present)
@@ -212,7 +212,7 @@ def _element(
 
 
 def _quantile(pool: Tensor, fraction: float) -> Tensor:
-    """As `torch.quantile`, but that equal values share the gradient, as they do in `amax`."""
+    """Like `torch.quantile`, except that equal values share the gradient, as in `amax`."""
     ordered = pool.detach().sort().values
     place = fraction * (len(pool) - 1)
     below, above = (pool[pool == ordered[end]].amax() for end in (int(place), math.ceil(place)))
@@ -222,7 +222,7 @@ def _quantile(pool: Tensor, fraction: float) -> Tensor:
 def _pool(
     node: n.Quantile | n.Order, at: tuple[int, ...], batch: Batch, of: Callable[..., Tensor]
 ) -> Tensor:
-    """The values whose order a node looks at."""
+    """The values that a node puts in order."""
     full = over_to(node.over)
     inside = [
         of(node.x, other) * 1.0

@@ -1,6 +1,6 @@
-"""What Triton's compiler makes of the kernels, as a JSON object; the GPU need not be there.
+"""The output of Triton's compiler for the kernels, as a JSON object; no GPU is needed.
 
-tests/fused/triton/test_compiled.py asks it in a fresh process, without the interpreter.
+tests/fused/triton/test_compiled.py runs this in a fresh process, without the interpreter.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ TARGET = GPUTarget("cuda", 90, 32)
 
 
 def compiled(kernel: Any, types: dict[str, str], none: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Registers, bytes that are spilled, and the widths of offsets between tokens."""
+    """The registers of a kernel, the bytes that it spills, and the widths of offsets between
+    tokens."""
     signature, constants, aligned = {}, {}, {}
     for k, name in enumerate(kernel.arg_names):
         if name in none or name == "BLOCK":
@@ -58,12 +59,12 @@ def compiled(kernel: Any, types: dict[str, str], none: tuple[str, ...] = ()) -> 
 
 
 def _offsets(code: str) -> dict[str, str]:
-    """The type of what is added to each pointer that a kernel is given."""
+    """The types of the numbers that are added to each pointer argument of a kernel."""
     return dict(re.findall(r"tt\.addptr %([a-zA-Z]\w*), %\S+ : !tt\.ptr<\w+>, (\w+)", code))
 
 
 def kernel_of(name: str) -> tuple[Any, dict[str, str]]:
-    """The kernel of an objective, and the types of what it loads in a real step."""
+    """The kernel of an objective, and the types of its arguments in a real step."""
     objective = objdsl.load(name, **PARAMS.get(name, {}))
     data = scene(objective, packed=True)
     columns = {k: x for k, x in data["columns"].items() if k not in objective.live}

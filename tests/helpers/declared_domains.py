@@ -1,4 +1,4 @@
-"""Random data, moved to where a file declares that they lie."""
+"""Random data, moved into the domains that a file declares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way to compute an objective, on one random batch, and how far they may be apart."""
+"""Every way to compute an objective, on one random batch, and the differences between them."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Numbers:
     scale: float = field(default=1.0, compare=False)
 
     def of_rows(self, rows: list[int]) -> Numbers:
-        """The same of some responses: sums stay those of the step."""
+        """The numbers of some responses; sums stay those of the step."""
         weights = {name: [some[row] for row in rows] for name, some in self.weights.items()}
         return replace(self, weights=weights)
 
     def differences(self, other: Numbers, tolerance: float = 1e-12) -> Iterator[str]:
-        """What differs in the other."""
+        """The differences of other numbers from these; empty if they agree."""
         if not self._equal(self.value, other.value, tolerance):
             yield f"value: {self.value} and {other.value}"
         for name, x in self.reports.items() if other.reports is not None else ():
@@ -87,7 +87,7 @@ class Case:
     # --- states ----------------------------------------------------------------------------------
 
     def remembered(self) -> dict[str, list[float]]:
-        """The next values of the states by the interpreter, one for each prompt."""
+        """The next values of the states, one for each prompt, by the interpreter."""
         states, batch = self.objective.formula.states, self.data.batch
         values = evaluate([state.next for state in states], batch, self.objective.params)
         many = len(batch.groups)
@@ -97,7 +97,8 @@ class Case:
         }
 
     def advanced(self, packed: bool = False, rows: Tensor | None = None, group: Any = None) -> Any:
-        """The same by the emitted code, of some rows that a rank has, or of all."""
+        """The next values of the states by the emitted code, from the rows of one rank, or from
+        all."""
         prompt, columns = self.data.prompt, self.data.columns
         names = [state.name for state in self.objective.formula.states if state.column.over]
         before = objdsl.States(
@@ -124,7 +125,8 @@ class Case:
     # --- evaluators ------------------------------------------------------------------------------
 
     def reference(self) -> Numbers:
-        """By the interpreter: the values of the formulas, weights as they were differentiated."""
+        """By the interpreter: the values of the formulas, and the weights that `differentiate`
+        derives."""
         formula, batch = self.objective.formula, self.data.batch
         total = formula.goal if formula.critic is None else sub(formula.goal, formula.critic)
         weights = weights_of(formula)
@@ -147,7 +149,7 @@ class Case:
         )
 
     def autograd(self) -> Numbers:
-        """By the other interpreter, differentiated by torch."""
+        """By the second interpreter, differentiated by autograd."""
         formula = self.objective.formula
         total = formula.goal if formula.critic is None else sub(formula.goal, formula.critic)
         value, gradients = derivative(total, self.data.batch, self.objective.params)
@@ -164,7 +166,7 @@ class Case:
         return self._of_padded(*self.objective.weights(step=self.step, **self.trained))
 
     def loss(self) -> Numbers:
-        """By what training calls: a loss, and its gradients."""
+        """By the loss that training calls, and its gradients."""
         live = {k: x.clone().requires_grad_() for k, x in self.trained.items()}
         output = self.objective(step=self.step, **live)
         output.loss.backward()
@@ -180,7 +182,7 @@ class Case:
     def _packed(
         self, rows: Tensor, **options: Any
     ) -> tuple[objdsl.Step, dict[str, Tensor], list[int]]:
-        """Some responses as a packed step, what is trained in it, and their lengths."""
+        """Some responses as a packed step, its trained inputs, and the lengths."""
         mask = self.data.mask[rows]
         columns = {k: x[rows] if x.dim() else x for k, x in self.data.columns.items()}
         columns = {k: x[mask] if x.dim() > 1 else x for k, x in columns.items()}
@@ -211,7 +213,7 @@ class Case:
         return self._of_padded(total, weights, sums)
 
     def rank(self, rows: Tensor, packed: bool, group: Any) -> Numbers:
-        """By one rank that has these rows, and brings its sums together with the others'."""
+        """By one rank that has these rows, and adds its sums to those of the others."""
         if packed:
             step, trained, lengths = self._packed(rows, group=group)
         else:
@@ -262,7 +264,8 @@ class Case:
 
 
 def _at_row(value: Any, indices: Indices, leaf: Expr, batch: Batch, row: int) -> Any:
-    """A value of the reference at one row, to be broadcast over the indices of a leaf."""
+    """A value of the reference at one row, in a shape that broadcasts over the indices of a
+    leaf."""
     if indices == SCALAR:
         return value
     if indices == PROMPT:

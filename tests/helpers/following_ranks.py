@@ -22,7 +22,7 @@ def path(folder: Path, rank: int, step: int, name: str) -> Path:
 
 
 def work(rank: int, folder: Path, settings: dict[str, Any]) -> None:
-    """Trains, and saves what this rank has of each policy after each rollout."""
+    """Trains, and saves this rank's part of each policy after each rollout."""
     learn = Learner.learn
 
     def recorded(self: Learner, batch: Batch, step: int, rows: Rows | None = None) -> Learned:

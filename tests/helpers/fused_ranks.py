@@ -1,4 +1,4 @@
-"""What each of the two processes of tests/fused/test_ranks.py does."""
+"""The work of each of the two processes of tests/fused/test_ranks.py."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def work(rank: int, folder: Path) -> None:
 def of_tokens(
     objective: objdsl.Objective, packed: bool, places: Tensor | None
 ) -> dict[str, Tensor]:
-    """The same of some tokens of every response; of all of them for None."""
+    """The same for some tokens of every response; for all of them if None."""
     data = scene(objective, packed)
     step, others = prepared(objective, data)
     leaves = {name: data[name].clone().requires_grad_() for name in ("weight", "bias")}

@@ -30,7 +30,7 @@ NAMES = [name for name in gallery.names() if trainable(name)]
 
 
 def scene(objective: objdsl.Objective, packed: bool, seed: int = 0) -> dict[str, Any]:
-    """Hidden states, a head, and the data of a step whose policies are near each other."""
+    """Hidden states, a head, and the data of a step whose policies are close to each other."""
     torch.manual_seed(seed)
     mask = torch.arange(6) < LENGTHS[:, None]
     f64 = {"dtype": torch.float64}
@@ -62,7 +62,7 @@ def scene(objective: objdsl.Objective, packed: bool, seed: int = 0) -> dict[str,
 
 
 def prepared(objective: objdsl.Objective, data: dict[str, Any]) -> tuple[Any, dict[str, Tensor]]:
-    """The step, and the trained inputs that do not come out of the head."""
+    """The step, and the trained inputs that do not come from the head."""
     columns = dict(data["columns"])
     live = {name: columns.pop(name) for name in objective.live}
     others = {n: x.requires_grad_() for n, x in live.items() if not n.startswith("log_")}
@@ -74,7 +74,7 @@ def plain(
     objective: objdsl.Objective, data: dict[str, Any], step: Any, others: dict[str, Tensor],
     temperature: float, softcap: float | None,
 ) -> tuple[objdsl.objective.Output, list[Tensor]]:  # fmt: skip
-    """By logits and autograd."""
+    """The same through logits and autograd."""
     leaves = [data[k].clone().requires_grad_() for k in ("hidden", "weight", "bias")]
     z = leaves[0] @ leaves[1].T + leaves[2]
     if softcap is not None:

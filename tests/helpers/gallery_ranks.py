@@ -1,4 +1,4 @@
-"""What each of the two processes of tests/gallery/test_ranks.py does."""
+"""The work of each of the two processes of tests/gallery/test_ranks.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from objdsl.objectives import gallery
 
 
 def shares(kind: str, step: Step) -> list[list[int]]:
-    """Which rows each of two ranks has."""
+    """The rows of each of two ranks."""
     many = range(len(step.prompt))
     match kind:
         case "groups torn apart":
@@ -29,7 +29,7 @@ def shares(kind: str, step: Step) -> list[list[int]]:
 
 
 def columns(step: Step, rows: list[int], layout: str) -> dict[str, Any]:
-    """Some responses as one would give them to `prepare`, and what is trained among them."""
+    """Some responses as arguments of `prepare`, and the trained ones among them."""
     mask, tensors = gallery_steps.padded(step)
     mask, tensors = mask[rows], gallery_steps.rows_of(tensors, rows)
     prompt = torch.tensor(step.prompt)[rows]
@@ -44,7 +44,7 @@ def columns(step: Step, rows: list[int], layout: str) -> dict[str, Any]:
 def evaluate(
     objective: objdsl.Objective, given: dict[str, Any], micro: int, **options: Any
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Value and reports, and the gradients, of these rows, `micro` at a time."""
+    """The value, the reports and the gradients of some rows, `micro` at a time."""
     live = {name: given.pop(name).requires_grad_() for name in objective.live}
     step = objective.prepare(**given, **options)
     step = objective.couple(step, **live)
@@ -85,7 +85,7 @@ def the_step_of_one_process(name: str, layout: str, kind: str) -> None:
 
 
 def a_mistake_is_known_to_all(step: Step) -> None:
-    """What is wrong on one rank is an error on both: neither waits for the other."""
+    """A mistake on one rank is an error on both: neither waits for the other."""
     objective, rank = objdsl.load("grpo"), dist.get_rank()
     mine = shares("whole groups", step)[rank]
 

@@ -1,4 +1,4 @@
-"""Random optimizer steps for the gallery, and what it takes to compare objectives on them."""
+"""Random optimizer steps for the gallery, and tools to compare objectives on them."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def random_step(seed: int, domains: Mapping[str, Domain] | None = None) -> Step:
 
 
 def columns(step: Step) -> dict[str, Any]:
-    """The step under the names that objdsl gives its columns; a column is a list of N rows, or the
-    number that all of them have."""
+    """The step under the names of objdsl's columns; a column is a list of N rows, or the number
+    that all of them have."""
     logs = {f"log_{name}": getattr(step, name) for name in POLICIES}
     plain = ("reward", "value", "value_old", "noise", "greedy", "chosen", "desirable", "mismatched")
     plain = (*plain, "correct", "format", "paid", "turn", "state")
@@ -154,7 +154,7 @@ def padded(step: Step) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 
 
 def rows_of(tensors: Mapping[str, torch.Tensor], rows: Any) -> dict[str, torch.Tensor]:
-    """Some rows of columns; a number that all rows have stays."""
+    """Some rows of columns; a number that all rows have stays as it is."""
     return {name: x[rows] if x.dim() else x for name, x in tensors.items()}
 
 

@@ -1,4 +1,4 @@
-"""Objectives under names that are hard to keep apart from those of Python and of emitted code."""
+"""Objectives with names that clash with those of Python and of emitted code."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def renamer(names: Mapping[str, str]) -> Callable[[str], str]:
 
 
 def renamed(text: str, seed: int) -> tuple[str, dict[str, str], set[str]]:
-    """The text under hostile names, drawn until the language takes them; and its columns."""
+    """The text with hostile names, drawn until the language accepts them; and its columns."""
     names, columns = declared(text)
     taken = {*re.findall(r"[A-Za-z_]\w*", text)} - {*names}
     draw = random.Random(seed)

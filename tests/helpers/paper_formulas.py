@@ -1,9 +1,9 @@
-"""Every objective of the gallery once more, computed by hand from its paper.
+"""Every objective of the gallery once more, computed directly from its paper.
 
-Plain NumPy over lists of responses, and nothing of objdsl: where a file of the gallery and a
-function here agree, two people have read the paper in the same way. Policies are log-probabilities
-of the sampled tokens. `b.now` is the trained policy as a constant, wherever a paper stops the
-gradient, so that differences of these functions are the gradients that the papers mean.
+Plain NumPy over lists of responses, without objdsl: where a file of the gallery and a function here
+agree, the paper was read twice in the same way. Policies are log-probabilities of the sampled
+tokens. `b.now` is the trained policy as a constant, wherever a paper stops the gradient, so that
+finite differences of these functions are the gradients that the papers mean.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Rows = list[int]
 
 @dataclass
 class Step:
-    """An optimizer step of N responses; a `PerToken` holds one array `[length]` a response."""
+    """An optimizer step of N responses; a `PerToken` has one array `[length]` per response."""
 
     prompt: list[int]
     reward: Array
@@ -311,7 +311,7 @@ def qae(b: Step, eps_low: float, eps_high: float, L_max: float, L_cache: float, 
 
 
 def punished(b: Step, L_max: float, L_cache: float) -> Array:
-    """DAPO's rewards, less its punishment of long responses."""
+    """DAPO's rewards, minus its penalty for long responses."""
 
     def punishment(n: int) -> float:
         if n <= L_max - L_cache:
@@ -333,7 +333,7 @@ def prorl(b: Step, eps_low: float, eps_high: float, beta: float) -> float:
 
 
 def of_mixed_groups(b: Step, A: Array, eps_low: float, eps_high: float) -> float:
-    """Means over the tokens of each group, of the groups whose rewards differ."""
+    """Means over the tokens of each group, for the groups whose rewards differ."""
     kept = [group for group in b.groups if len(set(b.reward[group])) > 1]
     per_prompt = []
     for group in kept:
@@ -369,7 +369,8 @@ def gdpo(b: Step, w_correct: float, w_format: float, eps_low: float, eps_high: f
 
 
 def pass_at_k(b: Step, k: float, eps: float) -> float:
-    """Every set of k responses of a group is looked at; its reward is 1 if one of them is right."""
+    """Averages over every set of k responses of a group; its reward is 1 if one of them is
+    right."""
     A = np.zeros(len(b.reward))
     for group in b.groups:
         sets = list(itertools.combinations(group, int(k)))
@@ -381,7 +382,7 @@ def pass_at_k(b: Step, k: float, eps: float) -> float:
 
 
 def gepo(b: Step, eps: float) -> float:
-    """With the probabilities themselves, geometric means over tokens."""
+    """From the probabilities themselves, as geometric means over tokens."""
     A, p = centred(b), np.exp([x.mean() for x in b.pi])
     q = np.exp([x.mean() for x in b.mu])
 
@@ -394,7 +395,7 @@ def gepo(b: Step, eps: float) -> float:
 
 
 def gigpo(b: Step, omega: float, gamma: float, eps: float, beta: float) -> float:
-    """Episodes of turns: `paid` is what each token brings, `state` that of its turn."""
+    """Episodes of turns: `paid` is the reward of each token, `state` the state of its turn."""
     episode = standardised(b, 1e-6, np.array([x.sum() for x in b.paid]))
     # What is still to come from the beginning of each turn, discounted by turns.
     beginnings = [np.flatnonzero(np.diff(turn, prepend=turn[0] - 1)) for turn in b.turn]
@@ -428,7 +429,7 @@ def gigpo(b: Step, omega: float, gamma: float, eps: float, beta: float) -> float
 
 
 def turn_number(turns: Array, t: int) -> int:
-    """How many turns have ended before a token."""
+    """The number of turns that have ended before a token."""
     return int(np.count_nonzero(np.diff(turns[: t + 1])))
 
 
@@ -757,7 +758,7 @@ def on_policy_distillation(b: Step) -> float:
 
 
 def margins(b: Step, h: Array) -> Array:
-    """For each prompt, the h of its chosen responses less that of its rejected ones."""
+    """For each prompt, the h of its chosen responses minus that of its rejected ones."""
     pairs = []
     for group in b.groups:
         chosen = [h[i] for i in group if b.chosen[i]]

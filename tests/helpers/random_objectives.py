@@ -280,7 +280,7 @@ class Writer:
         return self.reduction(here, depth)
 
     def reduction(self, level: str, depth: int) -> str:
-        """A reduction to a value with the indices of `level`; of entries there is none."""
+        """A reduction to a value with the indices of `level`, which is not the vocabulary."""
         if level == "pitv":
             return self.expression("pitv", depth - 1)
         if level == "pit" and (not self.entries or self.random.randrange(2)):
@@ -336,12 +336,13 @@ class Writer:
         return f"({operator}[{binder.format(t=self.positions[-1])}{condition}] ({body}))"
 
     def exactly(self, level: str, depth: int) -> str:
-        """A value that surely carries the indices of `level`: by a summand of its own."""
+        """A value that certainly has the indices of `level`, by a summand that has them."""
         surely = f"{self.one_of(SURE[level])} * {self.one_of(SCALES)}"
         return f"({surely} + {self.expression(level, depth)})"
 
     def along_tokens(self, depth: int) -> str:
-        """A value of a token that others of its response have a part in, or over the vocabulary."""
+        """A value of a token that depends on other tokens of its response, or is a sum over the
+        vocabulary."""
         kind = self.random.randrange(7)
         if kind == 0 and self.entries:
             return str(self.one_of(OF_VOCABULARY))
@@ -359,7 +360,7 @@ class Writer:
         return f"togo({body}, {self.one_of(DECAYS).format(t=self.positions[-1])})"
 
     def goal(self, depth: int) -> str:
-        """A scalar with a gradient, and terms of every level in it."""
+        """A scalar with a gradient, with terms of every level."""
         level = self.one_of(["", "p", "pi", "pit"])
         over = self.one_of(OUTER[level])
         condition = f" | {self.mask(level)}" if level and self.random.randrange(5) == 0 else ""
@@ -462,13 +463,13 @@ def objectives(draw: Any, depth: int = 3) -> str:
 
 @st.composite
 def expressions(draw: Any, level: str, depth: int) -> str:
-    """Values of at most this level, without such of the vocabulary."""
+    """Values of at most this level, without the vocabulary."""
     return Writer(draw(st.randoms(use_true_random=False)), entries=False).expression(level, depth)
 
 
 @dataclass(frozen=True)
 class Data:
-    """One batch in the two forms: ragged for the reference, padded for torch."""
+    """A batch in two forms: ragged for the reference, padded for torch."""
 
     batch: Batch
     columns: dict[str, torch.Tensor]
@@ -477,7 +478,7 @@ class Data:
 
 
 def data(seed: int, least: int = 2, longest: int = 4) -> Data:
-    """A ragged batch with groups of `least` to 3 responses of 1 to `longest` tokens."""
+    """A value that is known before the policy learns, and not random."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(least, 4, size=rng.integers(1, 4))
     prompt = np.repeat(rng.permutation(100)[: len(sizes)], sizes)

@@ -12,7 +12,8 @@ from typing import Any
 
 
 def even(*, completions: list[str], **_: Any) -> list[float]:
-    """1 for a response that begins with an even digit: a policy that knows nothing gets some."""
+    """1 for a response that begins with an even digit, so that an untrained policy gets some
+    rewards."""
     return [float(text[:1] in {"0", "2", "4", "6", "8"}) for text in completions]
 
 
@@ -91,7 +92,7 @@ def deadly(*, completions: list[str], **_: Any) -> list[float]:
 def judged_by_token(
     *, completions: list[str], completion_tokens: list[list[str]], **_: Any
 ) -> dict[str, list[Any]]:
-    """Rewards of three kinds, and a mask of all tokens after an even digit."""
+    """Three rewards, and a mask of all tokens after an even digit."""
     mask = [
         [1.0] + [float(text not in {"0", "2", "4", "6", "8"}) for text in row[:-1]]
         for row in completion_tokens

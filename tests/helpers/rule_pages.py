@@ -19,7 +19,7 @@ BLOCK = re.compile(r"```obj\n(?P<obj>.*?)```\n(\n```text\n(?P<text>.*?)```\n)?",
 
 @dataclass(frozen=True)
 class Case:
-    """One objective of a page, and what the rule is to say."""
+    """One objective of a page, and the expected output of the rule."""
 
     fires: bool
     obj: str

@@ -41,7 +41,7 @@ def score(completions: list[str], **_: Any) -> list[float]:
 
 
 def right_or_wrong(completions: list[str], **_: Any) -> list[float]:
-    """The same for objectives that are told of rewards of 0 and 1 alone."""
+    """The same for objectives whose rewards are 0 or 1."""
     return [float(points > 0.5) for points in score(completions)]
 
 
@@ -74,12 +74,12 @@ def data(**columns: list[Any]) -> Dataset:
 
 
 def rows(prompts: int = 2) -> list[dict[str, Any]]:
-    """What TRL's sampler gives for some prompts: each of them as often as it is answered."""
+    """The output of TRL's sampler for some prompts, each of which is repeated for its responses."""
     return [{"prompt": prompt} for prompt in PROMPTS[:prompts] for _ in range(SIZE)]
 
 
 def prepared_steps(trainer: Any) -> list[objdsl.Step]:
-    """The optimizer steps that a trainer prepares from now on, as it prepares them."""
+    """The optimizer steps that a trainer prepares from now on."""
     steps: list[objdsl.Step] = []
     prepare = trainer.objective.prepare
 
@@ -92,7 +92,7 @@ def prepared_steps(trainer: Any) -> list[objdsl.Step]:
 
 
 def move(weights: Any, seed: int = 7) -> None:
-    """The model as it is some steps later."""
+    """Changes the model as a few steps would."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in weights.parameters():

@@ -16,7 +16,7 @@ from objdsl.runtime.settings.config import Config, ConfigError
 
 
 def work(rank: int, folder: Path, runs: list[tuple[dict[str, Any], str | None]]) -> None:
-    """Trains with each of some settings, from a checkpoint or from the start."""
+    """Trains with each of several settings, from a checkpoint or from the start."""
     with group_of_two(rank, folder):
         for settings, resume in runs:
             train(Config.model_validate(settings), resume=resume, console=Console(file=StringIO()))

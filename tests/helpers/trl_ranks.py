@@ -1,4 +1,4 @@
-"""What each of the two processes of tests/adapters/test_trl.py does."""
+"""The work of each of the two processes of tests/adapters/test_trl.py."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def work(rank: int, folder: Path) -> None:
 
 
 def of_two_ranks(name: str, folder: Path) -> None:
-    """Groups lie on both ranks, and each takes its rows in two micro-batches: the mean of their
-    gradients, which is what DDP takes, is that of the step of all rows."""
+    """Groups lie on both ranks, and each computes its rows in two micro-batches: the mean of their
+    gradients, which DDP takes, is the gradient of the step of all rows."""
     from trl import GRPOConfig
 
     from objdsl.adapters.trl import ObjectiveTrainer
@@ -93,7 +93,7 @@ def of_two_ranks(name: str, folder: Path) -> None:
 
 
 def gathered(parts: list[Tensor]) -> Tensor:
-    """The rows of both ranks; what is padded less on one is padded as on the other."""
+    """The rows of both ranks, padded to the same width."""
     local = torch.cat(parts)
     width = torch.tensor(local.size(1) if local.dim() > 1 else 0)
     dist.all_reduce(width, op=dist.ReduceOp.MAX)

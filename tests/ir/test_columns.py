@@ -1,4 +1,4 @@
-"""What an objective reads: every column has a role, and whoever supplies data goes by it."""
+"""The columns that an objective reads: each has a role, which decides who supplies it."""
 
 from __future__ import annotations
 

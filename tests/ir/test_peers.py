@@ -1,4 +1,4 @@
-"""Reductions by keys and over others, on numbers that are worked out by hand."""
+"""Reductions by keys and over others, against results computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""An objective in JSON is that objective; what holds none gets one error, where it is wrong."""
+"""An objective in JSON is the same objective; other JSON gets one error, at the place of the
+mistake."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ def test_there_is_a_model_of_every_node() -> None:
 
 
 def described(kind: type, name: str) -> tuple[str, ...]:
-    """What the model may say of a field of a data class."""
+    """The schema of a field of a data class."""
     hint = get_type_hints(kind)[name]
     if hint in OPERANDS:
         return (OPERANDS[hint],)
@@ -112,8 +113,8 @@ def test_round_trip(source: Source) -> None:
 
 
 def findings_of(source: Source) -> list[tuple[str, str]]:
-    """All findings, but for those about comments, and about names that nothing reads: both stay
-    behind."""
+    """All findings, except those about comments and about names that nothing reads: neither is in
+    the JSON."""
     checked = driver.check(source)
     findings = [*checked.findings, *checked.suppressed]
     stay = ("OBJ90", "OBJ801")
@@ -234,7 +235,7 @@ def errors(ir: JSON | str) -> list[Diagnostic]:
 
 
 def node(kind: str, **values: Any) -> Callable[[JSON], None]:
-    """Changes fields of the first node of a kind; None takes one away."""
+    """Changes fields of the first node of a kind; None removes one."""
 
     def change(ir: JSON) -> None:
         entry = next(entry for entry in ir["nodes"] if entry["node"] == kind)
@@ -250,7 +251,7 @@ def objective_with(**values: Any) -> Callable[[JSON], None]:
 
 
 def named(**added: Any) -> Callable[[JSON], None]:
-    """One more node, under the name z."""
+    """Adds a node under the name z."""
 
     def change(ir: JSON) -> None:
         ir["bindings"]["z"] = len(ir["nodes"])

@@ -1,4 +1,5 @@
-"""What `beyond-float32` and its like say of float32 is what the compiled code computes there."""
+"""What `beyond-float32` and similar rules say about float32 is what the compiled code computes
+there."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ CASES = [
 
 
 def far_apart(objective: Any, seed: int) -> dict[str, Any]:
-    """A step as `Extremes` assumes it: no ratio to the sampler is large, others may be."""
+    """A step as `Extremes` assumes: no ratio to the sampler is large, but others may be."""
     rng = torch.Generator().manual_seed(seed)
     shape = PROMPTS * GROUP, TOKENS
     online = "reward" in objective.columns

@@ -1,4 +1,4 @@
-"""Every code has one page, and what a page shows is so."""
+"""Every code has one page, and the examples of a page are right."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_example_is_one_and_its_remedy_an_objective(page: Page) -> None:
 
 
 def test_every_code_has_a_page() -> None:
-    """Also those that are written where they are found, and not in a table."""
+    """Including those that are written where they are reported, and not in a table."""
     code = Path(objdsl.__file__).parent
     named = {
         (match[1], match[2])

@@ -1,7 +1,7 @@
 """Every rule fires where it should, and is silent where it should be: tests/lint/rules.
 
-A page has an objective in each `obj` block. Those under `## fires` are followed by what the rule
-says of them; `make golden` writes that, and its diff is the review.
+A page has an objective in each `obj` block. Those under `## fires` are followed by the findings;
+`make golden` writes them, and its diff is the review.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def driver_findings(rule: Rule, source: Source) -> list[Diagnostic]:
 
 @RULES
 def test_a_page_can_be_read(rule: Rule) -> None:
-    """One sentence, then what, why, an example; only what is proven is more than a note."""
+    """One sentence, then what, why, an example; only proven findings are more than a note."""
     assert rule.summary
     assert len(rule.summary) <= 100
     for title in ("What.", "Why.", "Fine if", "Example."):

@@ -1,4 +1,5 @@
-"""Comments that accept findings: what each speaks for, whatever `fmt` does, and their faults."""
+"""Comments that accept findings: what each applies to, before and after `fmt`, and mistakes in
+them."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def files(draw: Any) -> str:
 
 
 def spoken_for(text: str) -> dict[str, str | int | None]:
-    """By the reason of each comment: the file, the number of its statement, or nothing."""
+    """For each comment, by its reason: the file, the number of its statement, or nothing."""
     file = parse(Source("x.obj", text))
     starts = {statement.span.start: k for k, statement in enumerate(file.statements)}
     return {
@@ -156,7 +157,7 @@ def test_comments_are_no_findings_to_accept() -> None:
 
 
 def test_a_fix_that_breaks_the_text_is_not_made() -> None:
-    """The fix that leaves an objective is made, the other is not."""
+    """A fix that leaves an objective is applied, any other is not."""
 
     def check(source: Source) -> Checked:
         checked = driver.check(source)

@@ -1,4 +1,4 @@
-"""Random objectives are checked: nothing fails, places are places, comments silence, fixes mend."""
+"""Random objectives are checked: nothing crashes, places exist, comments suppress, fixes remove."""
 
 from __future__ import annotations
 

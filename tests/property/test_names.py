@@ -1,5 +1,5 @@
-"""Objectives of the gallery and random ones under names that are hard to keep apart: numbers,
-reports, findings, JSON and LaTeX are those of the plain names."""
+"""Objectives of the gallery and random ones, with names that clash with others: numbers, reports,
+findings, JSON and LaTeX are those of the plain names."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def compare_json(
 
 
 def stands_alone(name: str) -> bool:
-    """Whether a file starts from no other: names of that one mean something in both."""
+    """Whether a file starts from no other: names of the other file mean something in both."""
     statements = parse(gallery.find(name)).statements
     return not any(isinstance(x, tree.Header) and x.base for x in statements)
 

@@ -1,4 +1,4 @@
-"""Arithmetic of parameters: at every value the emitted code says what the interpreter says."""
+"""Arithmetic of parameters: at every value the emitted code agrees with the interpreter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMPARISONS = [BINARY[op].sign for op in sorted(COMPARED)]
 
 
 def formula(random: Random, depth: int) -> str:
-    """A number made of parameters, in brackets or one word."""
+    """A number computed from parameters, in brackets or as a single name."""
     if depth == 0:
         return random.choice(["a", "a", "b", "c", "2", "0.5", "1"])
 
@@ -53,7 +53,7 @@ _LARGEST = np.finfo(np.float64).max
 
 
 def same(a: object, b: object) -> bool:
-    """Whether numbers are equal but for rounding, also where they are no longer normal."""
+    """Whether numbers are equal up to rounding, including subnormal numbers."""
     return bool(np.allclose(a, b, rtol=1e-11, atol=1e-300, equal_nan=True))  # type: ignore[arg-type]
 
 

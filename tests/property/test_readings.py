@@ -1,4 +1,5 @@
-"""Random products behind reductions: a text is taken only if all it can mean is one value."""
+"""Random products after reductions: a text is accepted only if all its readings have the same
+value."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ BEFORE = ["", "", "-", "margin * ", "margin / ", "2^", "eps + ", "2 * margin * "
 
 @st.composite
 def products(draw: Any) -> tuple[str, str, list[tuple[str, str]], str]:
-    """What stands before a reduction, the reduction, its operand, and what follows it."""
+    """The text before a reduction, the reduction, its operand, and the text after it."""
     level = draw(st.sampled_from(list(REDUCTIONS)))
     atoms = [atom for some in ATOMS.values() for atom in some]
     follower = st.tuples(st.sampled_from(["*", "*", "*", "/", "/", "^"]), st.sampled_from(atoms))
@@ -59,7 +60,7 @@ def products(draw: Any) -> tuple[str, str, list[tuple[str, str]], str]:
 
 
 def texts(before: str, reduction: str, followers: list[tuple[str, str]], operand: str) -> list[str]:
-    """The text without brackets, and every place where the reach of the reduction may end."""
+    """The text without brackets, and every place where the operand of the reduction may end."""
     behind = [f" {op} {atom}" for op, atom in followers]
     readings = [f"{before}{reduction}{operand}{''.join(behind)}"]
     for end in range(len(behind) + 1):
@@ -69,14 +70,15 @@ def texts(before: str, reduction: str, followers: list[tuple[str, str]], operand
 
 
 def objective(text: str, definition: str = "x * w") -> Source:
-    """A file that reports a number which the text decides."""
+    """A file that reports a number which depends on the text."""
     lines = PREAMBLE.format(definition=definition)
     lines += f"report found = sum[p,i,t] (({text}) + 0 * t)\nmaximize mean[p,i,t] log(pi)\n"
     return Source("random.obj", lines)
 
 
 def called(bare: str, pieces: tuple[str, str, list[tuple[str, str]], str]) -> Source:
-    """The same text as the body of a function that is given its operand and its last factor."""
+    """The same text as the body of a function whose arguments are its operand and its last
+    factor."""
     before, reduction, followers, operand = pieces
     if "[s" in reduction:  # the operand has a different position there
         return objective("weighed(0, 0)", bare)
@@ -86,7 +88,7 @@ def called(bare: str, pieces: tuple[str, str, list[tuple[str, str]], str]) -> So
 
 
 def number(source: Source, seed: int) -> float | None:
-    """What the interpreter makes of it; None where the text has no meaning."""
+    """The interpreter's value; None if the text is refused."""
     checked = driver.check(source)
     if checked.objective is None:
         return None

@@ -1,4 +1,4 @@
-"""What programs read: the same findings as JSON, SARIF, annotations and lines."""
+"""Output for programs: the same findings as JSON, SARIF, annotations and lines."""
 
 from __future__ import annotations
 
@@ -163,7 +163,8 @@ def finding(**details: Any) -> Diagnostic:
 
 
 def test_places_are_what_editors_show() -> None:
-    """Lines and columns from 1, a tab or a letter outside ASCII is one; the end is exclusive."""
+    """Lines and columns count from 1; a tab or a letter outside ASCII counts as one; the end is
+    exclusive."""
     label = Label(Span(TEXT, 12, 13), "here")
     fix = Fix("do", (Edit(Span(TEXT, 16, 16), "x"), Edit(Span(TEXT, 28, 29), "")))
     (result,) = sarif([finding(labels=(label,), fix=fix)]).results

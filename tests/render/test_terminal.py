@@ -1,4 +1,4 @@
-"""How a finding looks: the frame, its labels, and what stands below it."""
+"""The layout of a finding: the frame, its labels, and the lines below it."""
 
 from __future__ import annotations
 

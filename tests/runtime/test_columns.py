@@ -1,4 +1,4 @@
-"""Token columns and several rewards in whole runs: the objective has the numbers of the functions.
+"""Token columns and several rewards in whole runs: the objective gets the numbers of the functions.
 
 On policy, `mean[p,i] sum[t] (pi / mu * A)` is the mean of the advantages' sums, and divided by the
 lengths of turns, that of the turns' advantages. They are computed here from the samples that the
@@ -95,7 +95,7 @@ def togo(values: list[float]) -> list[float]:
 def compare(
     folder: Path, numbers: Numbers, name: str, by_hand: Callable[..., float]
 ) -> list[float]:
-    """A metric of every step beside what its samples make of it."""
+    """A metric of every step, and the same computed from its samples."""
     steps = [step for step in numbers(folder) if step["step"]]
     values = [step[name] for step in steps]
     assert len(values) == 3
@@ -215,7 +215,7 @@ def test_pieces_of_a_step_have_their_columns(
 def test_a_resumed_run_has_the_same_columns(
     run: Run, numbers: Numbers, tmp_path: Path, write: Callable[[str], str]
 ) -> None:
-    """Also where `keep` reads a column of tokens."""
+    """Even where `keep` reads a column of tokens."""
     file = write(f"{TWO_TURNS}keep p where std[i] (mean[t] turn) > 0\n")
     more = {**TURNS, "sampler.resample": 2}
     straight = run(file, output=tmp_path / "straight", **more)
@@ -244,7 +244,7 @@ def test_two_processes_are_one(
 
 
 def table(lines: Iterable[str]) -> dict[str, list[str]]:
-    """The words of each row of the dry run's table, by column."""
+    """The cells of each row of the dry run's table, by column."""
     return {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
 
 

@@ -37,7 +37,7 @@ DAMAGES = ("missing", "empty", "truncated", "flipped", "another run's")
 
 
 def damage(path: Path, how: str, other: Path, rng: random.Random) -> None:
-    """Damages a file as a bad disk, or a wrong copy, would."""
+    """Damages a file as a bad disk or an incomplete copy would."""
     content = bytearray(path.read_bytes())
     match how:
         case "missing":
@@ -231,7 +231,7 @@ class Killed(BaseException):
 
 
 class Disk:
-    """Counts operations on the disk, and fails from one of them on."""
+    """Counts operations on the disk, and fails from a certain one on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""Policies that follow the trained one: copied every so many rollouts, or an average of it."""
+"""Policies that follow the trained one: copied after every few rollouts, or an average of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conditions on `step` are decided before a plan is made, a gradient taken or a rule asked."""
+"""Conditions on `step` are decided before planning, differentiation and the rules."""
 
 from __future__ import annotations
 

@@ -256,7 +256,7 @@ def test_long_numbers_are_compared_exactly() -> None:
 
 
 def test_functions_of_a_notebook_run_in_a_child_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other process can import them: they run in a fork of this one."""
+    """Other processes cannot import them, so they run in a fork of this one."""
     notebook = ModuleType("notebook_of_tests")
     notebook.__spec__ = None
     monkeypatch.setitem(sys.modules, "notebook_of_tests", notebook)

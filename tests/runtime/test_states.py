@@ -1,4 +1,4 @@
-"""States in whole runs: what they become, how they are reported, saved and shared by ranks."""
+"""States in whole runs: their values, and how they are reported, saved and shared by ranks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def saved(folder: Path, step: int) -> dict[str, Any]:
 
 
 def test_a_run_is_the_recursion(run: Run, numbers: Numbers, objective: Callable[..., str]) -> None:
-    """Prompts come again, some of them twice in a rollout."""
+    """Prompts return, some of them twice in a rollout."""
     more = {
         "sampler.prompts": 40, "sampler.group": 2, "learner.minibatches": 2, "learner.epochs": 2,
         "report.samples_every": 1, "checkpoint.every": 1, "checkpoint.keep": 9,

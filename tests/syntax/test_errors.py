@@ -1,4 +1,5 @@
-"""What a person reads who mistyped: every syntax error at once, each with a place and a way out."""
+"""Messages for people who mistyped: every syntax error at once, each with a place and a
+suggestion."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def test_layout(text: str, expected: str) -> None:
     ],
 )
 def test_what_changes_nothing_is_written_in_one_way(text: str, expected: str) -> None:
-    """Brackets and names; and never where that would choose between two readings."""
+    """Brackets and names; but never where that would choose between two readings."""
     text, expected = (
         f"A = reward\n{statement}\nmaximize mean[p,i,t] log(pi)\n" for statement in (text, expected)
     )

@@ -1,4 +1,4 @@
-"""The grammar of editors knows the words of the language, and no others."""
+"""The grammar for editors knows the keywords of the language, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to tree: what binds tighter than what, and where a node stands."""
+"""From text to tree: precedence, and the place of each node."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def statement(text: str) -> tree.Statement:
 
 
 def shown(node: Expression) -> str:
-    """The tree with a bracket around every node that has parts."""
+    """The tree, with brackets around every node that has parts."""
     match node:
         case tree.Number(_, text):
             return text

@@ -1,4 +1,5 @@
-"""LaTeX to objectives: what papers print, what the writer prints, and what cannot be read."""
+"""From LaTeX to objectives: formulas of papers, formulas that objdsl prints, and formulas that are
+refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arithmetic of sums of products: functions of one or two values, and what cancels in them."""
+"""Arithmetic of sums of products: functions of one or two values, and cancellation."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def exponential(expand: Expansion, x: Sum, node: n.Expr) -> Sum:
 
 
 def logarithm(expand: Expansion, x: Sum, node: n.Expr) -> Sum:
-    """`log(a * b)` is `log(a) + log(b)`; that of a sum of several terms stays whole."""
+    """`log(a * b)` is `log(a) + log(b)`; the logarithm of a sum of several terms stays whole."""
     term = x.product
     if term is None or term[1] <= 0:
         return expand.atom(n.Unary("log", x.expr()), node)
@@ -116,8 +116,8 @@ def binary_sum(expand: Expansion, op: str, a: Sum, b: Sum, node: n.Expr) -> Sum:
 
 
 def times(expand: Expansion, a: Sum, b: Sum) -> Sum:
-    """A product, in which a sum cancels against the same sum as a divisor before it is multiplied
-    out: `a / (s + 1) * (s + 1)` is `a`."""
+    """A product, in which a sum cancels against the same sum as a divisor before brackets are
+    multiplied out: `a / (s + 1) * (s + 1)` is `a`."""
     if not any(map(is_sum, bases_of(a))) and not any(map(is_sum, bases_of(b))):
         return a * b
     for x, y in ((a, b), (b, a)):
@@ -134,8 +134,8 @@ def times(expand: Expansion, a: Sum, b: Sum) -> Sum:
 
 
 def _powers_multiplied_out(expand: Expansion, x: Sum) -> Sum:
-    """A product in which a sum has a whole power again, as the product of two roots has, is
-    multiplied out."""
+    """Multiplies out a product in which the power of a sum is a whole number again, as in the
+    product of two roots."""
     result = Sum()
     for factors, c in x.terms.items():
         whole = [(b, e) for b, e in ordered(factors) if is_sum(b) and e in (1, 2, 3, 4)]
@@ -148,8 +148,8 @@ def _powers_multiplied_out(expand: Expansion, x: Sum) -> Sum:
 
 
 def reduced(expand: Expansion, x: Sum) -> Sum:
-    """A sum whose terms are divided by other sums without a remainder: `(a G - a) / (G - 1)` is
-    `a`."""
+    """A sum whose terms are divided by other sums where there is no remainder: `(a G - a) / (G -
+    1)` is `a`."""
     for base in sorted({b for b in bases_of(x) if is_sum(b)}, key=lambda base: base.key):
         powers: dict[float, dict[Factors, float]] = {}
         for factors, c in x.terms.items():

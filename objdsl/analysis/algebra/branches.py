@@ -1,4 +1,4 @@
-"""Masks, and values that are chosen between: decided where that can be known, else factors."""
+"""Masks and choices: decided where that is possible, else kept as factors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def mask_sum(expand: Expansion, node: n.Expr) -> Sum:
 
 
 def order(expand: Expansion, node: n.Order) -> Sum:
-    """The value of an order at each element, decided where all elements are equal."""
+    """The value of an order at each element, decided if all elements are equal."""
     x = expand(node.x)
     at = None if node.at is None else expand(node.at)
     tie = expand.at is None and node.where is None
@@ -101,7 +101,7 @@ def _compare(expand: Expansion, op: str, a: n.Expr, b: n.Expr, node: n.Expr) -> 
 def extremum(
     expand: Expansion, op: Literal["min", "max"], a: n.Expr, b: n.Expr, node: n.Expr
 ) -> Sum:
-    """The operand that is surely the smaller or larger one, or else a factor."""
+    """The operand that is certainly the smaller or larger one, or else a factor."""
     never = n.Const(math.inf if op == "min" else -math.inf)
     if never in (a, b):
         return expand(b if a == never else a)
@@ -118,7 +118,7 @@ def extremum(
 
 
 def clip(expand: Expansion, x: n.Expr, lo: n.Expr, hi: n.Expr, node: n.Expr) -> Sum:
-    """The value or the bound that it surely is, or else a factor."""
+    """The value or the bound that it certainly is, or else a factor."""
     if hi == n.Const(math.inf):
         return extremum(expand, "max", x, lo, node)
     if lo == n.Const(-math.inf):

@@ -1,7 +1,8 @@
-"""Parts of a value that are together the value: A where it is above 0, and A where it is below.
+"""Parts of a value that add up to the value, such as A where it is positive and A where it is
+negative.
 
-`(A if A > 0 and r < hi or A < 0 and r > lo else 0)` leaves out the responses whose A is 0, on
-policy, and nothing of the weight is left out with them. `abs(A) * sign(A)` is A.
+In `(A if A > 0 and r < hi or A < 0 and r > lo else 0)` the masks leave out only responses whose A
+is 0, on policy, so nothing of the weight is lost. `abs(A) * sign(A)` is A.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ AsSum = Callable[[n.Expr], Sum]
 
 
 def joined(x: Sum, expand: AsSum) -> Sum:
-    """A sum of products without the pairs that are one value: the masks `q < 0` and `q > 0` in
-    front of a multiple of q, `min(q, 0) + max(q, 0)`, `max(q, 0) - max(-q, 0)`, `abs(q) * sign(q)`.
-    """
+    """A sum of products in which pairs that add up to one value are joined: the masks `q < 0` and
+    `q > 0` of a multiple of q, `min(q, 0) + max(q, 0)`, `max(q, 0) - max(-q, 0)`, `abs(q) *
+    sign(q)`."""
     bases = {base for factors in x.terms for base, _ in factors if _may_be_part(base)}
     if not bases:
         return x
@@ -38,7 +39,7 @@ def joined(x: Sum, expand: AsSum) -> Sum:
 
 
 def _masks(base: n.Expr, expand: AsSum) -> set[n.Expr]:
-    """The masks that decide between two numbers, if a value is one of them."""
+    """The masks that decide between two numbers, if a value is such a choice."""
     match base:
         case n.Where(mask, n.Const(), n.Const()):
             return {part for factors in expand(mask).terms for part, _ in factors}
@@ -46,7 +47,7 @@ def _masks(base: n.Expr, expand: AsSum) -> set[n.Expr]:
 
 
 def _chosen(x: Sum, choice: n.Expr, expand: AsSum) -> Sum:
-    """A sum in which one of two numbers is written by its mask."""
+    """A sum in which a choice between two numbers is written with its mask."""
     assert isinstance(choice, n.Where)
     mask = expand(choice.m)
     result = Sum()
@@ -64,7 +65,7 @@ def _chosen(x: Sum, choice: n.Expr, expand: AsSum) -> Sum:
 
 
 def _may_be_part(base: n.Expr) -> bool:
-    """Whether a factor may be one of two that are together a value."""
+    """Whether a factor may be one of two that are a value together."""
     match base:
         case (
             n.Unary("abs")
@@ -76,7 +77,7 @@ def _may_be_part(base: n.Expr) -> bool:
 
 
 def _pairs(bases: set[n.Expr], expand: AsSum) -> Iterator[tuple[n.Expr, n.Expr, int, n.Expr]]:
-    """Two factors that are together q, with the sign in front of the first."""
+    """Pairs of factors that are q together, with the sign in front of the first."""
     for base in bases:
         match base:
             case n.Binary("lt" | "min" as below, q, zero) if zero == ZERO:
@@ -107,7 +108,7 @@ def _joined(x: Sum, first: n.Expr, second: n.Expr, sign: int, q: Sum) -> Sum:
 
 
 def _divides(q: Sum, x: Sum) -> bool:
-    """Whether x is q times another sum."""
+    """Whether x is q times a sum."""
     parts = sorted(filter(None, q.terms), key=lambda f: [base.key for base, _ in ordered(f)])
     if not parts:
         return False

@@ -47,7 +47,7 @@ class Expansion(ABC):
 
     @abstractmethod
     def _expand(self, node: n.Expr) -> Sum:
-        """The sum of one node, whose operands are known unless it chooses between them."""
+        """The sum of one node, whose operands are known unless it is a choice between them."""
 
     def __call__(self, expr: n.Expr) -> Sum:
         """Raises TooLargeError."""
@@ -60,7 +60,8 @@ class Expansion(ABC):
         return known
 
     def _operands_first(self, expr: n.Expr) -> Sum | None:
-        """Expands a formula without recursion, for chains may be long. None if it is too large."""
+        """Expands a formula without recursion, since chains may be long. None if it is too
+        large."""
         known, stack = self._known, [expr]
         self._depth += 1
         while stack:
@@ -83,7 +84,7 @@ class Expansion(ABC):
         return known[expr]
 
     def _reads_policy(self, expr: n.Expr) -> bool:
-        """Whether a value reads policies, which `at` may take for one another."""
+        """Whether a value reads policies, which `at` may treat as equal."""
         known = self._policies
 
         def reads(node: n.Expr) -> bool:
@@ -93,7 +94,7 @@ class Expansion(ABC):
         return n.bottom_up(expr, known, reads)
 
     def atom(self, base: n.Expr, origin: n.Expr, exponent: float = 1.0) -> Sum:
-        """A value that is a factor, not a sum; of one column with two values, its affine form."""
+        """A value as a single factor; a value of one column with two values in its affine form."""
         affine = self._of_two_values(base, exponent)
         if affine is not None:
             return affine
@@ -101,7 +102,7 @@ class Expansion(ABC):
         return atom(base, exponent)
 
     def _of_two_values(self, base: n.Expr, exponent: float) -> Sum | None:
-        """Any function of a column with two values, as the affine function of it that it is."""
+        """A function of a column with two values, as the affine function that it is."""
         if not isinstance(base, n.Unary | n.Binary | n.Clip | n.Where) or len(base.indices) > 2:
             return None
         leaves = [node for node in n.topological(base) if not node.children]
@@ -123,7 +124,7 @@ class Expansion(ABC):
         return number(at_low - rise * low) + atom(column).scaled(rise)
 
     def note(self, base: n.Expr, origin: n.Expr) -> None:
-        """Keeps where a factor comes from: of several nodes, the first that stands in the text."""
+        """Records which node a factor comes from: of several nodes, the first in the text."""
         known = self.origin.get(base)
         if known is None or (known.span is None and origin.span is not None):
             self.origin[base] = origin

@@ -46,7 +46,7 @@ def reduction(expand: Expansion, node: n.Reduce) -> Sum:
 
 
 def quantile(expand: Expansion, node: n.Quantile) -> Sum:
-    """A factor, and what is the same everywhere and shifts it."""
+    """A factor, plus the terms that are the same for all elements, which shift it."""
     x, over, at = expand(node.x), set(node.over), expand(node.at).expr()
     if node.where is not None:
         where = mask_formula(expand, node.where)
@@ -59,7 +59,7 @@ def quantile(expand: Expansion, node: n.Quantile) -> Sum:
 
 
 def _dispersion(expand: Expansion, node: n.Reduce, x: Sum) -> Sum:
-    """An extremum or a standard deviation: constants shift the one, and cancel in the other."""
+    """An extremum or a standard deviation: constants shift the former, and cancel in the latter."""
     over = set(node.over)
     moving = {f: c for f, c in x.terms.items() if any(over & set(b.indices) for b, _ in f)}
     fixed = Sum({f: c for f, c in x.terms.items() if f not in moving})
@@ -137,8 +137,8 @@ def _over_peers(expand: Expansion, total: n.Peers, x: Sum, node: n.Expr) -> Sum:
 
 
 def _shared(base: n.Expr, total: n.Peers) -> bool:
-    """Whether a value is the present element's for all of its peers: a key, or a statistic of
-    those that share it, or a function of these."""
+    """Whether a value is the same for an element and all of its peers: a key, a statistic of the
+    elements that share it, or a function of these."""
     along, stack, seen = set(total.over), [base], set[n.Expr]()
     while stack:
         node = stack.pop()
@@ -164,7 +164,8 @@ def _averages_others(f: n.Expr) -> TypeGuard[n.Peers]:
 
 
 def _is_first(f: n.Expr, total: n.Peers) -> bool:
-    """Whether it is the mask of the first of those that share keys, of which there is one."""
+    """Whether it is the mask of the first of the elements that share keys, of which there is
+    one."""
     match f:
         case n.Where(mask, unit, zero) if unit == ONE and zero == ZERO:
             return _is_first(mask, total)

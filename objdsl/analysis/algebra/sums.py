@@ -1,4 +1,4 @@
-"""Sums of products: their algebra, division, and the bounds of what they may be.
+"""Sums of products: their algebra, division, and bounds of their values.
 
 A term is a number times a product of nodes of the IR, each with its power; see `expand`.
 """
@@ -33,7 +33,7 @@ _ROUNDING = 1e-12
 
 
 class TooLargeError(ObjdslError):
-    """A formula that multiplies out to too many terms, or too large numbers, to be read."""
+    """A formula whose brackets multiply out to too many terms, or to numbers that are too large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Sum:
         return Sum({f: c for f, c in result.items() if abs(c) > 0})
 
     def expr(self) -> n.Expr:
-        """The formula again, the same for equal sums."""
+        """The sum as a formula, the same for equal sums."""
         pieces = [product(factors, c) for factors, c in self.terms.items()]
         pieces.sort(key=lambda piece: piece.key)
         return reduce(add, pieces, ZERO)
@@ -138,9 +138,9 @@ def size(x: Sum) -> float:
 
 
 def quotient(a: Sum, b: Sum) -> tuple[Sum, Sum]:
-    """The terms of a sum that another divides exactly, divided by it, and those that it does not.
+    """The terms of a sum that a different sum divides exactly, divided by it, and the other terms.
 
-    `(s A + A + c) / (s + 1)` is `A` and, over `s + 1`, `c`.
+    `(s A + A + c) / (s + 1)` is `A`, and `c` over `s + 1`.
     """
     if not 2 <= len(b.terms) <= _MOST_DIVISOR or not 2 <= len(a.terms) <= _MOST_DIVIDED:
         return Sum(), a
@@ -173,8 +173,8 @@ def _widths(x: Sum) -> dict[n.Expr, float]:
 
 
 def _may_be_divided(a: Sum, widths: Mapping[n.Expr, float]) -> bool:
-    """Whether the powers of a sum differ by as much as those of a divisor: of what it divides,
-    they do."""
+    """Whether the powers in a sum differ by at least as much as those in a divisor, which is
+    necessary for division."""
     if len(a.terms) < 2:
         return False
     for base, width in widths.items():
@@ -217,8 +217,8 @@ def atom_of(factors: Factors, exponent: float) -> Sum:
 
 
 def _neighbours(a: Sum, b: Sum) -> list[Sum]:
-    """The terms of a sum in parts, of which those that a divisor can divide hang together: they
-    differ by what the terms of the divisor differ by."""
+    """The terms of a sum in parts, each of which a divisor may divide: terms of a part differ by
+    the same factors as the divisor's terms."""
     monomials = [Sum({f: 1.0}) for f in b.terms]
     inverse = [atom_of(f, -1.0) for f in b.terms]
     steps = [x * y for x in monomials for y in inverse if (x * y).number is None]
@@ -238,7 +238,7 @@ def _neighbours(a: Sum, b: Sum) -> list[Sum]:
 
 
 def _opposite(mask: n.Expr) -> n.Expr | None:
-    """`x > 0` for `x < 0`, and the other way round."""
+    """`x > 0` for `x < 0`, and vice versa."""
     match mask:
         case n.Binary("lt", x, zero):
             return n.Binary("gt", x, zero)
@@ -248,7 +248,7 @@ def _opposite(mask: n.Expr) -> n.Expr | None:
 
 
 def ordered(factors: Factors) -> list[tuple[n.Expr, float]]:
-    """The factors in an order that is the same in every process."""
+    """The factors, in an order that is the same in every process."""
     return sorted(factors, key=lambda power: (power[0].key, power[1]))
 
 
@@ -278,8 +278,8 @@ def positive(x: n.Expr) -> bool:
 
 
 def interval(x: Sum) -> Interval:
-    """Bounds that surely hold, from those of the factors. What comes near to 0 and is never 0 has
-    the smallest number for its lower one."""
+    """Certain bounds, from those of the factors. The lower bound of a value that approaches 0 but
+    is never 0 is the smallest positive number."""
     low = high = 0.0
     for factors, c in x.terms.items():
         part: Interval = (c, c)
@@ -294,7 +294,8 @@ def interval(x: Sum) -> Interval:
 
 
 def above_zero(base: n.Expr) -> bool:
-    """Whether it is surely more than 0: what may be 0, a deviation, decides a comparison."""
+    """Whether a value is certainly positive; a deviation may be 0, and then decides a
+    comparison."""
     low = bounds(base)[0]
     return low > 0 or (low == 0 and isinstance(base, n.Unary) and not UNARY[base.op].attained)
 

@@ -1,4 +1,4 @@
-"""Nodes that analyses put into formulas. No file has them, and nothing computes them."""
+"""Nodes that analyses put into formulas. No file contains them, and nothing computes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from objdsl.ir.indices import SCALAR, TOKEN, VOCAB, Indices
 
 
 class Ratio(NamedTuple):
-    """Two policies, one divided by the other."""
+    """The ratio of two policies."""
 
     of: str
     to: str
@@ -47,7 +47,7 @@ class LogDistRatio(n.Symbol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Kink(n.Symbol):
-    """What a value with a kink changes by: it has no derivative there."""
+    """The change of a value with a kink, where it has no derivative."""
 
     number: int
 
@@ -60,7 +60,7 @@ class Kink(n.Symbol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Opaque(n.Symbol):
-    """Any value, of which its number and its indices are all that is known."""
+    """Any value, of which only its number and its indices are known."""
 
     number: int
     over: Indices = SCALAR
@@ -92,5 +92,5 @@ OfPolicies = OfTokens | n.LogDist | LogDistRatio
 
 
 def log_ratio(of: n.LogProb | n.LogDist, ratio: Ratio) -> LogRatio | LogDistRatio:
-    """The logarithm of a ratio: of the sampled token or of every vocabulary entry, as `of` is."""
+    """The logarithm of a ratio, of the sampled token or of every vocabulary entry, as in `of`."""
     return LogRatio(ratio) if isinstance(of, n.LogProb) else LogDistRatio(ratio)

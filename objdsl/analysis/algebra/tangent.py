@@ -26,11 +26,12 @@ class Tangent:
 
     Args:
         at: formulas as sums of products where the change begins.
-        direction: for each policy that changes the ratio whose logarithm its own falls by.
-        still: the values that are taken for constants.
+        direction: for each policy that changes, the ratio by whose logarithm its own
+            log-probability falls.
+        still: the values that are treated as constants.
 
     Attributes:
-        kinks: the nodes that have no derivative there, each with what stands for its change.
+        kinks: the nodes that have no derivative there, each with the symbol of its change.
     """
 
     def __init__(
@@ -99,7 +100,8 @@ class Tangent:
         return self.kinks.setdefault(node, Kink(len(self.kinks)))
 
     def _mask(self, node: n.Expr) -> n.Expr:
-        """A mask is what it was, all around, unless what it compares is a tie there and parts."""
+        """A mask stays as it is in a neighbourhood, unless the values that it compares are equal
+        there and then differ."""
         match node:
             case n.Binary(op, a, b) if op in n.COMPARISONS:
                 tie = not self._gap(a, b).terms
@@ -116,7 +118,7 @@ class Tangent:
         return self.at(a) - self.at(b)
 
     def _alike(self, x: n.Expr, over: Indices) -> bool:
-        """Whether all elements along some indices are one number."""
+        """Whether all elements along some indices are the same number."""
         return not any(
             set(over) & set(base.indices) for factors in self.at(x).terms for base, _ in factors
         )

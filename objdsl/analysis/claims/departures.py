@@ -120,5 +120,5 @@ def _prompts(facts: Facts) -> Iterator[Departure]:
 
 
 def _keeps(facts: Facts) -> bool:
-    """Whether prompts are kept by what their responses are."""
+    """Whether prompts are kept depending on their responses."""
     return facts.objective.keep is not None and depends(facts.objective.keep).on_response

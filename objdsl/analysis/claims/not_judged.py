@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def not_judged(facts: Facts) -> Iterator[Departure]:
-    """What the analyses leave out, once for each claim and part."""
+    """The parts that the analyses leave out, once for each claim and part."""
     goal = facts.objective.goal
     if any(e.direction is Direction.UNKNOWN for e in facts.estimators):
         yield _departure(Claim.PROMPT_WEIGHTS, goal, "the weight has more terms than are read")
@@ -47,8 +47,8 @@ def not_judged(facts: Facts) -> Iterator[Departure]:
 
 
 def _parts_not_judged(facts: Facts) -> Iterator[Departure]:
-    """Parts of the goal that multiply out to more than is read: findings about clips, bounds and
-    divisors are then about the others only."""
+    """Parts of the goal that multiply out to too much: findings about clips, bounds and divisors
+    then concern the other parts only."""
     why = "it multiplies out to more terms than are read"
     seen: set[Claim] = set()
     for node in n.topological(facts.objective.goal):
@@ -61,7 +61,7 @@ def _parts_not_judged(facts: Facts) -> Iterator[Departure]:
 
 
 def _needed(node: n.Expr) -> tuple[Claim | None, tuple[n.Expr, ...]]:
-    """The claim that rules judge by a node, and the parts that they have to read for it."""
+    """The claim for which rules judge a node, and the parts that they have to read for it."""
     match node:
         case n.Clip() | n.Binary("min" | "max"):
             return (Claim.OFF_POLICY, node.children) if node.live else (None, ())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def off_policy(facts: Facts) -> Iterator[Reason]:
-    """The reasons, of which a later one is asked for only where no earlier one holds."""
+    """The reasons; a later one is only examined if no earlier one holds."""
     if not facts.rewarded:
         return
     if not facts.corrects:
@@ -47,13 +47,13 @@ def _whole_ratio(facts: Facts, branch: Order) -> bool:
 
 
 def _cut(far: Estimator, term: Term) -> bool:
-    """Whether a product has the policies in a form other than ratios."""
+    """Whether a product contains the policies in a form other than ratios."""
     return any(_reads_policy(f.base) and not _ratios(far, f) for f in term.factors)
 
 
 def _weighted(far: Estimator, term: Term) -> bool:
-    """Whether a baseline is weighted by a ratio that includes that of its own token, and of those
-    before: its expectation under the sampler is then 0."""
+    """Whether a baseline is weighted by a ratio that includes those of its own token and of the
+    tokens before: its expectation under the sampler is then 0."""
     reaches: set[Reach] = set()
     for factor in term.factors:
         if factor.depends.on_response and _reads_policy(factor.base):
@@ -65,7 +65,7 @@ def _weighted(far: Estimator, term: Term) -> bool:
 
 
 def _ratios(far: Estimator, factor: Factor) -> set[Reach]:
-    """Over which tokens the ratios of a factor run; none if it is no product of ratios."""
+    """The tokens that the ratios of a factor run over; none if it is not a product of ratios."""
     try:
         return reach(Sum({frozenset({(factor.base, factor.exponent)}): 1.0}), far.expand)
     except TooLargeError:

@@ -1,4 +1,4 @@
-"""What the terms beside the reward descend, where that is not the KL of whole responses."""
+"""What the terms besides the reward descend, where it is not the KL of whole responses."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The reasons for which a claim does not hold exactly, and the departures that have them.
 
-A reason belongs to one rule of the checker; every factor that biases a gradient has a reason, the
-last one being that no other fits, so that no bias is without a finding.
+A reason belongs to one rule of the checker. Every factor that biases a gradient has a reason, the
+last of which is that no other applies, so that no bias is without a finding.
 """
 
 from __future__ import annotations

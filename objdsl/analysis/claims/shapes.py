@@ -1,4 +1,4 @@
-"""What a factor of a weight is, by its form: a mask, a count, the dispersion of rewards."""
+"""The role of a factor of a weight, by its form: a mask, a count, the dispersion of rewards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def inside_ratio(facts: Facts, node: n.Expr) -> bool:
-    """Whether a node stands in the exponent of a ratio through which a gradient flows."""
+    """Whether a node is in the exponent of a ratio through which a gradient flows."""
     return node.span is not None and any(
         any(part.span == node.span for part in n.topological(ratio.x))
         for ratio in n.topological(facts.objective.goal)
@@ -40,9 +40,9 @@ def has_deviation(node: n.Expr) -> bool:
 
 
 def measures_dispersion(estimator: Estimator, factor: Factor) -> bool:
-    """Whether a factor measures how much rewards differ, however that is written: a deviation, or
-    a divisor that includes the own reward and stays the same when all rewards are raised by the
-    same number, or when two values of a reward change places."""
+    """Whether a factor measures how much rewards differ, however that is written: a deviation, or a
+    divisor that includes the response's own reward and stays the same when all rewards are raised
+    by the same number, or when two values of a reward change places."""
     if has_deviation(factor.base):
         return True
     divides = factor.exponent < 0 and factor.depends.pooled

@@ -34,7 +34,7 @@ from objdsl.ir.objective import Objective
 
 
 class Adds(Enum):
-    """What the derivative of an advantage does to the expected gradient, on policy."""
+    """What the derivative of an advantage adds to the expected gradient, on policy."""
 
     BIAS = "an expectation"
     NOISE = "none: it is a baseline that the advantage did not have"
@@ -78,7 +78,7 @@ class LiveDivisor:
 def live_advantages(
     objective: Objective, weights: dict[Leaf, n.Expr], expand: Expand
 ) -> Iterator[LiveAdvantage]:
-    """The advantages of a goal whose own derivative adds to its weights what was not meant.
+    """The advantages of a goal whose own derivative adds unintended parts to its weights.
 
     Args:
         weights: the derivative of what is maximised by each trained leaf.
@@ -101,7 +101,7 @@ def live_advantages(
 
 
 def _adds(extra: Estimator, weight: n.Expr) -> Adds | None:
-    """What the extra part of a weight does; None if nothing, or what was meant."""
+    """What the extra part of a weight does; None if nothing, or what was intended."""
     varying = [
         term for term in extra.terms if any(factor.depends.on_response for factor in term.factors)
     ]
@@ -113,20 +113,21 @@ def _adds(extra: Estimator, weight: n.Expr) -> Adds | None:
 
 
 def _adds_elsewhere(leaf: Leaf, extra: Sum) -> Adds | None:
-    """The same by a critic, which would learn to raise J; or by the whole distribution, where
-    the gradient of an entropy is meant and one that the sampled token weighs is not."""
+    """The same for the weight of a critic, which would learn to raise J, or of the whole
+    distribution, where the gradient of an entropy is intended, but not one that the sampled token
+    weights."""
     bases = [base for factors in extra.terms for base, _ in factors]
     weighed = any(isinstance(node, OfTokens) for node in n.topological(*bases))
     return Adds.BIAS if extra.terms and (isinstance(leaf, n.Column) or weighed) else None
 
 
 def _with_stopped(objective: Objective, node: n.Expr) -> dict[Leaf, n.Expr]:
-    """The weights, if a node had no gradient."""
+    """The weights as if a node had no gradient."""
     return weights_of(replace(objective, goal=n.replaced(objective.goal, {node: n.Stop(node)})))
 
 
 def _all_divergences(estimator: Estimator) -> bool:
-    """Whether all that frozen policies bring to a weight descends a divergence."""
+    """Whether all terms of a weight with frozen policies descend a divergence."""
     return all(
         penalty is not None and penalty.descends is not Descends.NO_DIVERGENCE
         for _, penalty in readings(estimator)
@@ -140,7 +141,7 @@ def live_divisors(
 
     Args:
         weights: the derivative of what is maximised by each trained leaf.
-        estimators: what those by the sampled tokens' log-probabilities are.
+        estimators: what the weights of the sampled tokens' log-probabilities estimate.
     """
     for node in _divisors(objective.goal)[:_MOST_LIVE]:
         meant = _with_stopped(objective, node)
@@ -155,7 +156,7 @@ def live_divisors(
 
 
 def _divides(all_of_it: Estimator, meant: Estimator, node: n.Expr) -> LiveDivisor | None:
-    """What the derivative of a divisor does, if it does something."""
+    """What the derivative of a divisor does to the gradient; None if nothing."""
     extra = replace(meant, weight=sub(all_of_it.weight, meant.weight))
     if extra.expanded is None:
         return None
@@ -166,7 +167,8 @@ def _divides(all_of_it: Estimator, meant: Estimator, node: n.Expr) -> LiveDiviso
 
 
 def _divides_distribution(extra: n.Expr, expand: Expand, node: n.Expr) -> LiveDivisor | None:
-    """The same by the whole distribution: a reward beside it tells states apart."""
+    """The same for the weight of the whole distribution: a reward beside it differs between
+    states."""
     try:
         total = expand(extra)
     except TooLargeError:
@@ -181,7 +183,7 @@ def _bias_factors(estimator: Estimator) -> set[tuple[n.Expr, bool]]:
 
 
 def _divisors(goal: n.Expr) -> list[n.Expr]:
-    """The live values that something is divided by."""
+    """The divisors with a gradient."""
     divisors: dict[n.Expr, None] = {}
     for node in n.topological(goal):
         match node:
@@ -195,7 +197,7 @@ def _divisors(goal: n.Expr) -> list[n.Expr]:
 
 
 def _subtracted_logs(x: n.Expr) -> Iterator[n.Expr]:
-    """What `exp(x)` is divided by, written as a logarithm that x has a minus in front of."""
+    """The divisors of `exp(x)` that are written as logarithms subtracted in x."""
     stack, seen = [(x, 1)], set[tuple[n.Expr, int]]()
     while stack:
         node, sign = entry = stack.pop()
@@ -231,8 +233,8 @@ def _coefficients(goal: n.Expr) -> list[n.Expr]:
 
 
 def _mixed(x: n.Expr, mixed: set[n.Expr], data: set[n.Expr]) -> bool:
-    """Whether a value is a sum of one that comes from data and of one that has a gradient, or now
-    the one and now the other; when that is known of its operands."""
+    """Whether a value combines data with a value that has a gradient, by a sum or a choice, given
+    whether its operands do."""
     if not x.live:
         return False
     match x:

@@ -1,4 +1,4 @@
-"""Terms of log-probabilities alone: what is taken for a bonus for entropy, and has no gradient."""
+"""Terms of log-probabilities alone, which look like a bonus for entropy but have no gradient."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _MOST_TERMS = 32
 def bonuses(
     objective: Objective, estimators: Iterable[Estimator], near: Expand
 ) -> Iterator[tuple[n.Expr, Estimator]]:
-    """The terms of a goal, of the sampled tokens' probabilities alone, that bring a weight which is
-    one number for all responses of a length; each with that weight.
+    """The terms of a goal that read only the sampled tokens' probabilities, and whose weight is the
+    same number for all responses of a length; each with that weight.
 
     Args:
         estimators: what the weights of the goal estimate.
-        near: formulas as sums of products, the policies apart.
+        near: formulas as sums of products, with the policies kept apart.
     """
     estimators = tuple(estimators)
     terms = _terms(objective.goal, set(frozen(objective)))
@@ -44,8 +44,8 @@ def too_many(objective: Objective) -> bool:
 
 
 def _terms(goal: n.Expr, references: set[str]) -> Iterator[tuple[n.Expr, n.Expr]]:
-    """The terms of a goal that read the sampled tokens' probabilities and nothing else, each with
-    the goal without it."""
+    """The terms of a goal that read only the sampled tokens' probabilities, each with the goal
+    without it."""
     stack = [goal]
     seen: set[n.Expr] = set()
     more = n.holding(partial(_is_more, references), goal)
@@ -70,7 +70,8 @@ def _terms(goal: n.Expr, references: set[str]) -> Iterator[tuple[n.Expr, n.Expr]
 
 
 def _is_more(references: set[str], node: n.Expr) -> bool:
-    """Whether a value is more than the policy of the sampled tokens: data, or a frozen policy."""
+    """Whether a value reads more than the policy's probabilities of the sampled tokens: data, or a
+    frozen policy."""
     return isinstance(node, n.Column | n.LogDist) or (
         isinstance(node, n.LogProb) and node.policy in references
     )
@@ -79,8 +80,8 @@ def _is_more(references: set[str], node: n.Expr) -> bool:
 def _of_lengths(
     objective: Objective, estimators: Iterable[Estimator], near: Expand, without: n.Expr
 ) -> Iterator[Estimator]:
-    """What a term brings to a weight, if that is the same for all responses of a length, whatever
-    the policies are."""
+    """The weight of a term, if it is the same for all responses of a length, whatever the policies
+    are."""
     rest = weights_of(replace(objective, goal=without))
     for estimator in estimators:
         if estimator.leaf not in rest:

@@ -45,7 +45,7 @@ SIGN: Piece = (-1, 0.0)
 
 
 class Descends(Enum):
-    """What a penalty makes smaller."""
+    """The divergence that a penalty reduces."""
 
     REVERSE_KL = "the reverse KL, KL(pi || ref)"
     FORWARD_KL = "the forward KL, KL(ref || pi)"
@@ -60,7 +60,7 @@ class Descends(Enum):
 
 
 class Credit(Enum):
-    """Which tokens of the penalty a token is held to account for."""
+    """The part of the penalty that a token is held accountable for."""
 
     TOKEN = "its own"
     TO_GO = "its own and all later ones"
@@ -90,13 +90,13 @@ class Penalty:
 
     @property
     def bias_factors(self) -> tuple[Factor, ...]:
-        """The factors of the scale that change with the response: times such a factor, a gradient
-        is that of no divergence."""
+        """The factors of the scale that change with the response: with such a factor, a gradient is
+        not that of any divergence."""
         return tuple(factor for factor in self.scale if factor.depends.on_response)
 
     @property
     def written(self) -> str:
-        """`g(X)` as people read it."""
+        """`g(X)` in readable form."""
         return " + ".join(f"{c:g} {_written(piece)}" for piece, c in self.shape.items())
 
 
@@ -110,16 +110,16 @@ def _written(piece: Piece) -> str:
 
 
 def penalties(estimator: Estimator) -> list[Penalty]:
-    """What each frozen policy brings, for each scale that it comes with; what cannot be read as a
-    function of X is left out."""
+    """The penalty against each frozen policy, for each of its scales; terms that are not functions
+    of X are left out."""
     return [penalty for _, penalty in readings(estimator) if penalty is not None]
 
 
 def readings(estimator: Estimator) -> Iterator[tuple[list[Term], Penalty | None]]:
-    """The terms that a frozen policy brings at one scale, and what they are read as.
+    """The terms with a frozen policy at one scale, and their functions of X.
 
-    What the distances of other responses bring, and those of the tokens before, is a baseline: it
-    has no expectation, and is left out.
+    The distances of other responses, and those of the tokens before, are baselines: they have no
+    expectation, and are left out.
     """
     by_distribution = isinstance(estimator.leaf, n.LogDist)
     for policy in frozen(estimator.objective):
@@ -141,14 +141,14 @@ def readings(estimator: Estimator) -> Iterator[tuple[list[Term], Penalty | None]
 
 
 def _masks(factor: Factor) -> bool:
-    """Whether a factor is 1 or 0: it says where the others count."""
+    """Whether a factor is 1 or 0: such a factor decides where the others count."""
     binary = isinstance(factor.base, n.Column) and set(factor.base.values) == {0.0, 1.0}
     return factor.exponent > 0 and (factor.base.boolean or binary)
 
 
 def _where_masks_hold(policy: str, terms: list[Term]) -> list[list[Term]]:
-    """The terms that are there together: `x - m x`, which is `x` where m does not hold, is either
-    `x` or nothing, and never `-m x` alone. Those that leave multiples of the same are there
+    """Terms that occur together: `x - m x`, which is `x` where m does not hold, is either `x` or
+    nothing, and never `-m x` alone. Combinations that leave multiples of the same function occur
     once."""
     masks = [frozenset(f.base for f in _scale(policy, term) if _masks(f)) for term in terms]
     every = sorted(frozenset[n.Expr]().union(*masks), key=lambda mask: mask.key)
@@ -171,19 +171,19 @@ def _where_masks_hold(policy: str, terms: list[Term]) -> list[list[Term]]:
 
 
 def _scale(policy: str, term: Term) -> tuple[Factor, ...]:
-    """What multiplies the function of the distance: a divisor belongs to it, whatever it reads."""
+    """The factors of the function of the distance: a divisor is one of them, whatever it reads."""
     return tuple(f for f in term.factors if not _distant(policy, f))
 
 
 def _distant(policy: str, factor: Factor) -> bool:
-    """Whether a factor is a part of the function of the distance to a policy."""
+    """Whether a factor is part of the function of the distance to a policy."""
     ratio = isinstance(factor.base, n.Unary) and factor.base.op == "exp"
     reads = any(ratio.of == policy for ratio in factor.depends.ratios)
     return reads and (ratio or factor.exponent > 0)
 
 
 def unread(estimator: Estimator) -> list[Term]:
-    """The terms that a frozen policy brings and that are read as no function of X."""
+    """The terms with a frozen policy that cannot be read as functions of X."""
     return [
         term
         for terms, penalty in readings(estimator)
@@ -193,7 +193,7 @@ def unread(estimator: Estimator) -> list[Term]:
 
 
 def _vanishes(terms: list[Term], expand: Expand) -> bool:
-    """Whether what a frozen policy brings is a constant of the token, which has no gradient."""
+    """Whether the terms with a frozen policy are constants of the token, which have no gradient."""
     for term in terms:
         policies = {ratio.of for f in term.factors for ratio in f.depends.ratios}
         factors = [f for f in term.factors if any(_distant(policy, f) for policy in policies)]
@@ -232,8 +232,8 @@ def _penalty(policy: str, terms: list[Term], expand: Expand) -> Penalty | None:
 
 def _hides(policy: str, factor: Factor) -> bool:
     """Whether a factor of the scale makes the weight a different function: it changes with the
-    token that is drawn, or with the distance itself, as the divisor of `X / sqrt(X^2 + c)` does; or
-    it tells responses apart that were given, as pairs are."""
+    sampled token, or with the distance itself, as the divisor of `X / sqrt(X^2 + c)` does, or it
+    differs between given responses, as those of a pair."""
     near = any(ratio.of == policy for ratio in factor.depends.ratios)
     columns = (x for x in n.topological(factor.base) if isinstance(x, n.Column))
     return (
@@ -251,7 +251,7 @@ def _is_sum(factor: Factor) -> bool:
 
 
 def _read(factors: Factors, expand: Expand) -> tuple[Credit, dict[Piece, float]] | None:
-    """A product as a function of X, or as one summed over tokens."""
+    """A product as a function of X, or of a sum of X over tokens; None if it is neither."""
     power, rate = 0, 0.0
     credits = set()
     for base, e in factors:
@@ -318,7 +318,7 @@ def named(shape: Mapping[Piece, float]) -> tuple[Descends, bool]:
 
 
 def _slope(shape: Mapping[Piece, float], x: float) -> float:
-    """`g'(X)`; `sign` has none, but for its step."""
+    """`g'(X)`; that of `sign` is 0, except for its step."""
     return sum(
         c * ((j * x ** (j - 1) if j else 0.0) + k * x**j) * math.exp(k * x)
         for (j, k), c in shape.items()

@@ -11,8 +11,8 @@ from objdsl.analysis.values.reach import reached
 
 
 def own_rewards(terms: Iterable[Term]) -> set[str]:
-    """The names of the rewards that terms follow, and of those that they are functions of for the
-    own response alone."""
+    """The names of the rewards that terms follow, and of those of the response itself that they are
+    functions of."""
     names = set()
     for term in terms:
         if term.reward is not None:
@@ -24,7 +24,7 @@ def own_rewards(terms: Iterable[Term]) -> set[str]:
 
 
 def weighs_distribution(estimator: Estimator) -> bool:
-    """Whether a reward weighs the gradient of a distribution, differently for its entries."""
+    """Whether a reward weights the gradient of a distribution, differently for its entries."""
     # What is the same for all entries has no gradient: `sum_v pi_v grad log pi_v = 0`.
     return any(
         term.reward is not None

@@ -1,7 +1,7 @@
 """What an objective's gradient estimates, on policy, and which factors of its weight bias it.
 
-The gradient follows that of the expected reward if the coefficient of each own reward is the same
-for every response and token, and nothing else changes with the response (docs/criterion.md).
+The gradient is that of the expected reward if the coefficient of a response's own reward is the
+same for every response and token, and nothing else changes with the response (docs/criterion.md).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Estimator(Weight):
 
     @cached_property
     def bias_factors(self) -> tuple[BiasFactor, ...]:
-        """Every factor that changes with the response and weighs a reward, own or others'."""
+        """Every factor that changes with the response and weights a reward, its own or others'."""
         factors: dict[tuple[n.Expr, bool], BiasFactor] = {}
         for rewarded in self._by_reward:
             signals = [term for term in rewarded if term.kind is Kind.SIGNAL]
@@ -95,7 +95,7 @@ class Estimator(Weight):
 
     @cached_property
     def _by_reward(self) -> list[list[Term]]:
-        """The terms of each reward: its signals, and the baselines that may stand for it."""
+        """The terms of each reward: its signals, and the baselines that belong to them."""
         terms = self.of(Kind.SIGNAL, Kind.BASELINE)
         names = sorted({term.reward.name for term in terms if term.reward is not None})
         if len(names) < 2:
@@ -142,7 +142,7 @@ class Estimator(Weight):
 
     @cached_property
     def prompt_weights(self) -> tuple[Factor, ...]:
-        """Factors by which whole prompts weigh differently."""
+        """Factors by which whole prompts are weighted differently."""
         factors: dict[n.Expr, Factor] = {}
         for term in self.of(Kind.SIGNAL, Kind.BASELINE):
             for factor in term.factors:
@@ -157,7 +157,7 @@ class Estimator(Weight):
 
     @cached_property
     def selection_biases(self) -> bool:
-        """Whether it biases the gradient that prompts are kept by what their responses are."""
+        """Whether the gradient is biased because prompts are kept depending on their responses."""
         keep = self.objective.keep
         return keep is not None and selection.selection_biases(
             self, keep, centred=self.centred, raised=self.raised
@@ -165,7 +165,7 @@ class Estimator(Weight):
 
     @cached_property
     def centred(self) -> bool:
-        """Whether rewards that are alike in a group have no weight in it."""
+        """Whether a group whose rewards are equal has no weight of rewards."""
         return selection.is_centred(self, self.keep_factors)
 
     # --- rewards ---------------------------------------------------------------------------------
@@ -176,34 +176,34 @@ class Estimator(Weight):
 
     @cached_property
     def raised(self) -> dict[n.Column, float] | None:
-        """The rewards whose expectation the gradient raises, each with its constant, up to a scale;
-        None where other factors stand beside them."""
+        """The rewards whose expectation the gradient raises, each with its constant, up to a common
+        scale; None if they have other factors."""
         return rewards.raised(self._coefficients, self.bootstraps)
 
     @cached_property
     def lowered(self) -> tuple[n.Column, ...]:
-        """The rewards that stand in the weight with a minus, whatever the data."""
+        """The rewards that have a negative sign in the weight, whatever the data."""
         return rewards.lowered(self, self._coefficients)
 
     @property
     def never_positive(self) -> Iterator[Factor]:
-        """The factors of the reward that are never above 0, as a logarithm of `pi` is."""
+        """The factors of the reward that are never positive, such as a logarithm of `pi`."""
         return rewards.never_positive(self)
 
     @cached_property
     def mixing_factors(self) -> tuple[Factor, ...]:
-        """The factors that weigh several rewards differently."""
+        """The factors that weight several rewards differently."""
         return rewards.mixing_factors(self, self._coefficients)
 
     def scale_of(self, x: n.Expr, constants: Mapping[n.Column, float]) -> float | None:
-        """The number by which a value that adds up rewards has other constants than these; None if
-        it adds up anything else."""
+        """The ratio of the constants in a sum of rewards to these; None if the value is not such a
+        sum."""
         return rewards.scale_of(x, constants, self.expand)
 
 
 def _stands_for(term: Term, name: str, names: list[str]) -> bool:
-    """Whether a term is a signal of a reward, or a baseline that reads it, or none of those that
-    have signals. What divides a baseline, or masks it, weighs it, and stands for no reward."""
+    """Whether a term is a signal of a reward, or a baseline that reads it, or a baseline that reads
+    no reward with a signal. Divisors and masks of a baseline only weight it."""
     if term.reward is not None:
         return term.reward.name == name
     values = {x for factor in term.factors if factor.is_value for x in factor.depends.rewards}

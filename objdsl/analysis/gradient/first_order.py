@@ -1,10 +1,12 @@
-"""How an objective leaves the true gradient off policy: which mismatch it corrects, and how far.
+"""How an objective departs from the true gradient off policy: which mismatch it corrects, and how
+much.
 
 Write `d = log pi - log old` and `e = log old - log mu` for each token: what was learned since the
-rollout, and what the two engines disagree about. The true weight of a reward is the product of
-`pi / mu` over the whole response, `1 + sum[t] (d + e)` to first order. An objective that multiplies
-the reward by the token's own ratio has `1 + d_t`; by a geometric mean, `1 + mean[t] d`; by nothing,
-1. So has every other weight that has a derivative on policy: `4 sigmoid(r - 1)` has `1 + d_t / 2`.
+rollout, and the disagreement of the two engines. The true weight of a reward is the product of `pi
+/ mu` over the whole response, `1 + sum[t] (d + e)` to first order. An objective that multiplies the
+reward by the token's own ratio has `1 + d_t`; by a geometric mean, `1 + mean[t] d`; by nothing, 1.
+Every other weight with a derivative on policy has such a form, too: `4 sigmoid(r - 1)` has `1 + d_t
+/ 2`.
 """
 
 from __future__ import annotations
@@ -66,8 +68,8 @@ class Order:
 
     @staticmethod
     def times(powers: Powers) -> float:
-        """How often the mismatch of a token is counted at most, in its own weight or a later
-        token's: once is right."""
+        """How often the mismatch of a token is counted at most, in its own weight or that of a
+        later token; exactly once is right."""
         now = (Reach.TOKEN, Reach.MEAN, Reach.PREFIX, Reach.SEQUENCE)
         later = (Reach.BEFORE, Reach.PREFIX, Reach.SEQUENCE)
         return max(sum(powers.get(reach, 0.0) for reach in reaches) for reaches in (now, later))
@@ -79,10 +81,11 @@ class Order:
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """How the weight of the own reward leaves on policy.
+    """How the weight of a response's own reward changes off policy.
 
     Attributes:
-        branches: what it is, once for each way in which masks may hold; one, where none matters.
+        branches: its first order, once for each way in which masks may hold; a single one if no
+            mask matters.
         kinks: the values that have a kink on policy, so that the weight has no derivative there.
     """
 
@@ -95,10 +98,10 @@ class FirstOrder:
 
 
 def first_order(on: Estimator) -> FirstOrder | None:
-    """How a weight leaves on policy; None of one that is too large to be read, or has no reward.
+    """How a weight changes off policy; None if it is too large to be read, or has no reward.
 
     Args:
-        on: what the weight is on policy.
+        on: what the weight estimates on policy.
     """
     name = on.leaf.policy
     versions = [policy for policy, of in on.expand.same.items() if of == name] or ["old", "mu"]
@@ -121,15 +124,16 @@ def first_order(on: Estimator) -> FirstOrder | None:
 
 
 def _statistic(node: n.Expr) -> bool:
-    """Whether a value is a statistic of several responses' rewards: that of rewards which hold a
-    penalty changes with the policies, by a part of 1 / G, and is no weight of the response."""
+    """Whether a value is a statistic of several responses' rewards. A statistic of rewards that
+    contain a penalty changes with the policies by a part of 1 / G, and is not a weight of the
+    response."""
     of_several = n.Reduce | n.Quantile | n.Order | n.Peers
     pools = isinstance(node, of_several) and node.over[0] != "t"
     return pools and any(is_reward(part) for part in n.topological(node))
 
 
 def _orders(on: Estimator, weight: Sum, changes: list[dict[n.Expr, Sum]]) -> tuple[Order, ...]:
-    """The first order where masks hold and where they do not, each that differs once."""
+    """The first order where masks hold and where they do not, each different one once."""
     seen: list[tuple[Powers, Powers]] = []
     orders: list[Order] = []
     for holds in _branches(weight, *(x for change in changes for x in change.values())):
@@ -154,13 +158,13 @@ def _same(a: Powers, b: Powers) -> bool:
 
 
 def _rewarded(on: Estimator, weight: Sum) -> Sum:
-    """The terms of a weight that change with the own reward, penalties apart."""
+    """The terms of a weight that change with the response's own reward, without penalties."""
     return Sum({f: c for f, c in weight.terms.items() if on.weighs_own_reward(f)})
 
 
 def _changes(on: Estimator, along: Tangent) -> dict[n.Expr, Sum]:
-    """The change of a weight, by what reads the log-ratio: the log-ratio itself, or a sum of
-    it. What those of other responses change has no expectation."""
+    """The change of a weight, by the log-ratio that it reads: the log-ratio itself, or a sum of it.
+    Changes through other responses have no expectation."""
     change = replace(on, weight=along(on.weight)).separated
     by_base: defaultdict[n.Expr, Sum] = defaultdict(Sum)
     for factors, c in change.terms.items():
@@ -176,7 +180,7 @@ def _of_others(base: n.Expr) -> bool:
 
 
 def _changed(base: n.Expr, along: Tangent) -> bool:
-    """Whether a value is a part of the change."""
+    """Whether a value contains the change."""
     ratios = {*along.direction.values()}
     return any(
         isinstance(x, Kink) or (isinstance(x, LogRatio | LogDistRatio) and x.ratio in ratios)
@@ -232,7 +236,7 @@ def _exclude(a: n.Expr, b: n.Expr) -> bool:
 
 
 def _where(x: Sum, holds: Mapping[n.Expr, bool]) -> Sum:
-    """A sum where some masks hold and others do not."""
+    """A sum under the assumption that some masks hold and others do not."""
     if not holds:
         return x
     result = Sum()
@@ -256,7 +260,7 @@ def _where(x: Sum, holds: Mapping[n.Expr, bool]) -> Sum:
 
 
 def _powers(changes: Mapping[n.Expr, Sum], weight: Sum) -> Powers:
-    """The coefficient of a log-ratio, over each reach, beside the weight itself."""
+    """The coefficients of a log-ratio, over each reach, relative to the weight itself."""
     powers: defaultdict[Reach, float] = defaultdict(float)
     for base, change in changes.items():
         if not change.terms:
@@ -301,7 +305,7 @@ def _key(factors: Factors) -> list[tuple[bytes, float]]:
 
 
 def _joined(powers: defaultdict[Reach, float], whole: Reach, parts: tuple[Reach, ...]) -> None:
-    """Replaces parts that are equal by the whole that they make up."""
+    """Replaces parts that add up to a whole by the whole."""
     first = powers.get(parts[0], 0.0)
     if first and all(math.isclose(powers.get(part, 0.0), first) for part in parts):
         powers[whole] += first
@@ -324,7 +328,7 @@ def _times(change: Sum, weight: Sum) -> float:
 
 
 def reach(x: Sum, expand: Expand) -> set[Reach]:
-    """The tokens that the ratios of a product run over; empty if it is no product of ratios."""
+    """The tokens that the ratios of a product run over; empty if it is not a product of ratios."""
     only = x.product
     ratios = [_ratio(base, expand) for base, _ in only[0]] if only else []
     return {ratio[0] for ratio in ratios if ratio} if all(ratios) else set()
@@ -353,8 +357,7 @@ def _ratio(base: n.Expr, expand: Expand) -> tuple[Reach, n.LogProb | LogRatio] |
 
 
 def versions(term: Term, expand: Expand) -> dict[str, float]:
-    """The power to which a product has each policy by the ratios of single tokens, whatever its
-    other factors are."""
+    """The power of each policy in a product, counting the ratios of single tokens only."""
     powers: defaultdict[str, float] = defaultdict(float)
     for factor in term.factors:
         match _ratio(factor.base, expand):

@@ -29,7 +29,7 @@ def keep_factors(weight: Weight) -> frozenset[n.Expr]:
 
 
 def counts_of_others(weight: Weight) -> frozenset[n.Expr]:
-    """The divisors that count prompts by their responses, where those that are not counted have
+    """The divisors that count prompts by their responses, where prompts that are not counted have
     no weight of rewards: for each of the others the count is 1 plus that of the other prompts."""
     terms = weight.expanded.terms if weight.expanded else {}
     kinds = Kind.SIGNAL, Kind.BASELINE
@@ -50,7 +50,8 @@ def counts_of_others(weight: Weight) -> frozenset[n.Expr]:
 
 
 def _match_counted_prompts(base: n.Expr) -> n.Expr | None:
-    """The mask of the prompts that a value counts, provided that it counts at least one."""
+    """The mask of the prompts that a value counts, if it counts at least one; None for other
+    values."""
     match base:
         case n.Reduce("sum", ("p",), n.Where(mask, then, otherwise), None):
             return mask if (then, otherwise) == (ONE, ZERO) else None
@@ -62,11 +63,11 @@ def _match_counted_prompts(base: n.Expr) -> n.Expr | None:
 
 
 def bootstraps(weight: Weight) -> frozenset[n.Expr]:
-    """The factors of a lambda-return: no bias, if the critic is exact.
+    """The factors of a lambda-return, which cause no bias if the critic is exact.
 
-    With `d` for lambda it is `d^(n - t) R + (1/d - 1) sum[s >= t] d^(s - t) V_s - V_t / d`:
-    what the reward loses by `d` the later values bring. For 0 it is the reward, with the last
-    token, and before that the next value.
+    With `d` for lambda it is `d^(n - t) R + (1/d - 1) sum[s >= t] d^(s - t) V_s - V_t / d`: the
+    later values make up for what the reward loses through `d`. For lambda 0 it is the reward at the
+    last token, and before that the next value.
     """
     discounts = {
         factor.base: term.coefficient

@@ -73,7 +73,7 @@ def idle(
 
 
 def brought(summand: Idle) -> n.Expr:
-    """The weight that a summand brings, on policy."""
+    """The weight of a summand, on policy."""
     expanded = summand.brings.expanded
     return ZERO if expanded is None else expanded.expr()
 
@@ -108,9 +108,9 @@ def _summands(goal: n.Expr) -> Iterator[tuple[n.Expr, n.Expr]]:
 
 
 def _may_be_idle(part: n.Expr) -> bool:
-    """Whether a summand reads more than the sampled token's probability under one policy, for a
-    part of a log-ratio is no summand of its own; and is known before the token, or has a gradient,
-    which may be."""
+    """Whether a summand is a candidate: it reads more than the sampled token's probability under
+    one policy (a part of a log-ratio is not a summand on its own), and it is known before the
+    token, or has a gradient, which may be."""
     return not isinstance(part, n.LogProb | n.LogDist) and (
         part.live or not depends(part).on_response
     )
@@ -119,7 +119,8 @@ def _may_be_idle(part: n.Expr) -> bool:
 def _brings(
     without: Mapping[Leaf, n.Expr], every: Mapping[Leaf, n.Expr], estimators: tuple[Estimator, ...]
 ) -> Estimator | None:
-    """What a summand brings to the weight by the sampled tokens, if it brings nothing elsewhere."""
+    """The weight of a summand for the sampled tokens' log-probabilities; None if it also has one
+    elsewhere."""
     changed = [leaf for leaf in every if every[leaf] != without.get(leaf, ZERO)]
     if len(changed) != 1:
         return None
@@ -132,8 +133,8 @@ def _brings(
 
 
 def _is_idle(factors: tuple[Factor, ...], brings: Estimator) -> bool:
-    """Whether a product is a number of the prefix or of other responses that policies have a part
-    in, lengths below the line apart."""
+    """Whether a product depends only on policies, the tokens before and other responses, apart from
+    lengths as divisors."""
     levels: set[Level] = set()
     reads: set[str | Ratio] = set()
     for factor in factors:
@@ -155,8 +156,8 @@ def _divides(factor: Factor) -> bool:
 
 
 def _centres(brings: Estimator, estimators: tuple[Estimator, ...]) -> bool:
-    """Whether a summand is the mean over others of what the own response pays, too: a baseline of
-    a penalty in the reward."""
+    """Whether a summand is the mean over others of a penalty that this response has as well: a
+    baseline of a penalty in the reward."""
     others = [
         factor.depends
         for term in brings.terms

@@ -29,7 +29,7 @@ PREFERRED = ("chosen", "desirable")
 
 
 class Kind(Enum):
-    """What a score is passed through."""
+    """The function that a score passes through."""
 
     LOGISTIC = "logsigmoid"
     SIGMOID = "sigmoid"
@@ -68,13 +68,14 @@ class Link:
 
     @cached_property
     def policies(self) -> frozenset[str]:
-        """The policies that the score reads, by name."""
+        """The names of the policies that the score reads."""
         nodes = n.topological(self.score)
         return frozenset(part.policy for part in nodes if isinstance(part, n.LogProb | n.LogDist))
 
     @cached_property
     def is_margin(self) -> bool:
-        """Whether it compares responses to one prompt: some raise it, others lower it."""
+        """Whether it compares responses to one prompt, so that some raise it and others lower
+        it."""
         nodes = n.topological(self.score)
         pooled = any(isinstance(part, n.Reduce | n.Peers) and "p" in part.over for part in nodes)
         per_token = "t" in self.score.indices
@@ -82,8 +83,8 @@ class Link:
 
     @cached_property
     def lengths(self) -> tuple[n.Expr, ...]:
-        """The divisors of the score that change with the length of a response, as they are in the
-        text where they are there."""
+        """The divisors of the score that change with the length of a response, in the form of the
+        text where they occur there."""
         written = {part: part for part in n.topological(*self.derivatives.values()) if part.span}
         divisors: dict[n.Expr, n.Expr] = {}
         for slope in self.slopes.values():
@@ -115,7 +116,8 @@ def links(objective: Objective) -> tuple[Link, ...]:
 
 
 def _linear(expr: n.Expr, known: dict[n.Expr, bool]) -> bool:
-    """Whether a value is linear in current log-probabilities, as far as gradients go."""
+    """Whether a value is linear in current log-probabilities, as far as the gradient is
+    concerned."""
     waiting = [expr]
     while waiting:
         node = waiting[-1]
@@ -148,7 +150,7 @@ def _keeps_linear(node: n.Expr) -> bool:
 
 @dataclass(frozen=True)
 class Multiplier:
-    """The number that a link is multiplied by in what is maximised; nan if data decide."""
+    """The number that a link is multiplied by in what is maximised; nan if it depends on data."""
 
     goal: n.Expr
     expand: Expand
@@ -198,7 +200,8 @@ class Multiplier:
 
 
 def match_link(node: n.Expr) -> tuple[Kind, n.Expr, int] | None:
-    """The kind of a function, what it is applied to, and the sign in front of it."""
+    """The kind of a function, its operand, and the sign in front of it; None for other
+    functions."""
     x = _match_sigmoid(node)
     if x is not None:
         return Kind.SIGMOID, x, 1
@@ -250,8 +253,8 @@ def _exponent(x: n.Expr) -> n.Expr | None:
 
 
 def prefers(x: n.Expr, expand: Expand) -> int:
-    """1 if a value rises with the probabilities of the responses that were preferred and falls with
-    those of the others; -1 if it is the other way round; 0 if neither, or if it does not say."""
+    """1 if a value rises with the probabilities of the preferred responses and falls with those of
+    the others; -1 for the opposite; 0 for neither, or if it is not known."""
     for column in filter(_marks, n.topological(x)):
         better, worse = (_signs(n.replaced(x, {column: value}), expand) for value in (ONE, ZERO))
         for sign in (1, -1):
@@ -265,7 +268,7 @@ def _marks(node: n.Expr) -> bool:
 
 
 def _signs(x: n.Expr, expand: Expand) -> set[int]:
-    """The signs with which trained log-probabilities enter a value; both, where it does not say."""
+    """The signs with which trained log-probabilities enter a value; both, where it is not known."""
     signs: set[int] = set()
     seen: set[tuple[n.Expr, int]] = set()
     stack = [(x, 1)]

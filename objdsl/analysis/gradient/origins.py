@@ -1,4 +1,4 @@
-"""Which node of the file a factor of a weight comes from: what a finding points at."""
+"""The node of the file that a factor of a weight comes from: the place of a finding."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Origins:
     expand: Expand
 
     def of(self, base: n.Expr) -> n.Expr:
-        """The outermost of the nodes that are equal, for a reader looks for a divisor of the
-        weight itself; of a node that differentiation brought, its outermost part in the file."""
+        """The outermost of several equal nodes, because a reader looks for a divisor of the weight
+        itself; for a node that differentiation created, its outermost part in the file."""
         node = self._outermost.get(base) or self.expand.origin.get(base, base)
         if node.span is not None:
             return node
@@ -34,8 +34,8 @@ class Origins:
         return next(parts, self.goal)
 
     def outermost_mean(self, origin: n.Expr) -> n.Expr:
-        """The outermost mean with the divisor of a mean: where the same divisor weighs the reward
-        and a baseline, the reward's is meant."""
+        """The outermost mean with the divisor of a mean: where the same divisor weights the reward
+        and a baseline, it is the reward's."""
         match origin:
             case n.Reduce("mean", over, _, where):
                 return self._means.get((over, where), origin)

@@ -1,4 +1,4 @@
-"""Formulas as sums of products on policy, near it, and wherever the policies are."""
+"""Formulas as sums of products: on policy, close to it, and anywhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def frozen(objective: Objective) -> list[str]:
 
 
 def on_policy(objective: Objective) -> Expand:
-    """An expansion in which all versions of the trained policy are the same."""
+    """An expansion in which all versions of the trained policy are equal."""
     same = {name: "pi" for name in ("old", "mu", objective.sampling.policy) if name != "pi"}
     # An inner policy of the old weights is the inner policy of the new ones.
     layers = {(hidden.of, hidden.depth): name for name, hidden in objective.hidden.items()}
@@ -26,7 +26,8 @@ def on_policy(objective: Objective) -> Expand:
 
 
 def near_policy(objective: Objective, at: Expand) -> Expand:
-    """An expansion that keeps the policies apart, right in a neighbourhood of on policy, `at`."""
+    """An expansion that keeps the policies apart, and is right in a neighbourhood of on policy,
+    `at`."""
     expand = _expansion(objective, {})
     expand.at = at
     return expand

@@ -25,7 +25,7 @@ Coefficient = Mapping[frozenset[Factor], float]
 
 
 def coefficients(weight: Weight) -> dict[n.Column, Coefficient]:
-    """What each own reward is multiplied by, in all signals together."""
+    """The coefficient of each reward of the response itself, in all signals together."""
     sizes = sizes_of(weight.objective.sampling.group or GROUP_SIZES[1])
     return {
         reward: _coefficient(weight, reward, sizes)
@@ -45,8 +45,8 @@ def _coefficient(weight: Weight, reward: n.Column, sizes: Sizes) -> Coefficient:
 
 
 def vanish(weight: Weight, rewards: Collection[n.Column]) -> bool:
-    """Whether every own reward comes with its negative: `reward - mean[i] reward` in a group of
-    one, or a mean over others of the means over theirs in a group of two."""
+    """Whether the response's own rewards cancel: in `reward - mean[i] reward` in a group of one, or
+    in a mean over others of the means over theirs in a group of two."""
     group = weight.objective.sampling.group
     if group is None or not rewards:
         return False
@@ -54,7 +54,7 @@ def vanish(weight: Weight, rewards: Collection[n.Column]) -> bool:
 
 
 def lowered(weight: Weight, rewards: Collection[n.Column]) -> tuple[n.Column, ...]:
-    """The rewards that stand in the weight with a minus, whatever the data."""
+    """The rewards that have a negative sign in the weight, whatever the data."""
     group = weight.objective.sampling.group
     sizes = [sizes_of(size) for size in ((group,) if group else GROUP_SIZES)]
     # A square of the own reward, or a mask by it, rises or falls with the reward, too.
@@ -76,8 +76,8 @@ def _never_positive(coefficient: Coefficient) -> bool:
 
 
 def may_turn(weight: Weight, coefficients: Mapping[n.Column, Coefficient]) -> bool:
-    """Whether a statistic of the group may take away more of a reward of two values than there is
-    of it, as the mean of the best does: for some prompts the reward is then lowered."""
+    """Whether a statistic of the group may subtract more of a reward of two values than there is,
+    as the mean of the best does: for some prompts the reward is then lowered."""
     return any(_takes_all(weight, reward, c) for reward, c in coefficients.items())
 
 
@@ -95,7 +95,7 @@ def _takes_all(weight: Weight, reward: n.Column, coefficient: Coefficient) -> bo
 
 
 def never_positive(weight: Weight) -> Iterator[Factor]:
-    """The factors of the reward that are never above 0, as a logarithm of `pi` is."""
+    """The factors of the reward that are never positive, such as a logarithm of `pi`."""
     for term in weight.of(Kind.SIGNAL):
         for factor in term.factors:
             if interval(Sum({powers((factor,)): 1.0}))[1] <= 0:
@@ -105,8 +105,8 @@ def never_positive(weight: Weight) -> Iterator[Factor]:
 def mixing_factors(
     weight: Weight, coefficients: Mapping[n.Column, Coefficient]
 ) -> tuple[Factor, ...]:
-    """The factors that weigh several rewards differently: how much each of them counts is then no
-    constant, even where for each prompt the gradient is that of a sum of rewards."""
+    """The factors that weight several rewards differently: their relative weights are then not
+    constant, even if for each prompt the gradient is that of a sum of rewards."""
     totals = [total for total in coefficients.values() if total]
     if len(totals) < 2:
         return ()
@@ -128,8 +128,8 @@ def mixing_factors(
 def raised(
     coefficients: Mapping[n.Column, Coefficient], bootstraps: frozenset[n.Expr]
 ) -> dict[n.Column, float] | None:
-    """The rewards whose expectation the gradient raises, each with its constant, up to a scale;
-    None where other factors stand beside them."""
+    """The rewards whose expectation the gradient raises, each with its constant, up to a common
+    scale; None if they have other factors."""
     constants: dict[n.Column, float] = {}
     for reward, coefficient in coefficients.items():
         for factors, c in coefficient.items():
@@ -140,8 +140,8 @@ def raised(
 
 
 def scale_of(x: n.Expr, constants: Mapping[n.Column, float], expand: Expand) -> float | None:
-    """The number by which a value that adds up rewards has other constants than these; None if
-    it adds up anything else."""
+    """The ratio of the constants in a sum of rewards to these; None if the value is not such a
+    sum."""
     try:
         terms = rewards_to_go(expand(x)).terms
     except TooLargeError:

@@ -1,4 +1,4 @@
-"""Prompts that are kept by what their responses are: whether that biases the gradient."""
+"""Prompts that are kept depending on their responses: whether that biases the gradient."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _NEARLY_ALIKE = 0.01
 def selection_biases(
     weight: Weight, keep: n.Expr, *, centred: bool, raised: Mapping[n.Column, float] | None
 ) -> bool:
-    """Whether it biases the gradient that prompts are kept by what their responses are. It does
-    not where groups that are left out have no weight of rewards anyway, or where rewards have
-    two values: the sampler draws others instead, and prompts weigh differently."""
+    """Whether the gradient is biased because prompts are kept depending on their responses. It is
+    not if dropped groups have no weight of rewards anyway, or if rewards have two values: the
+    sampler draws others instead, and prompts are weighted differently."""
     if not weight.depends(keep).on_response:
         return False
     if centred and _is_spread(keep, weight, raised or {}):
@@ -38,7 +38,7 @@ def selection_biases(
 
 
 def is_centred(weight: Weight, keep_factors: frozenset[n.Expr]) -> bool:
-    """Whether rewards that are alike in a group have no weight in it."""
+    """Whether a group whose rewards are equal has no weight of rewards."""
     keep, rewards = weight.objective.keep, filter(is_reward, n.topological(weight.weight))
     instead: dict[n.Expr, n.Expr] = {
         x: replace(x, over=PROMPT) for x in rewards if isinstance(x, n.Column)
@@ -53,14 +53,14 @@ def is_centred(weight: Weight, keep_factors: frozenset[n.Expr]) -> bool:
 
 
 def _stands_for_rewards(factors: Factors, weight: Weight, keep_factors: frozenset[n.Expr]) -> bool:
-    """Whether a term is a reward or a baseline; a penalty brings terms without either, too."""
+    """Whether a term is a reward or a baseline; a penalty has terms that are neither."""
     read = [weight.depends(base) for base, _ in factors if base not in keep_factors]
     penalised = frozen(weight.objective)
     return any(x.expected for x in read) or not (penalised or any(x.reads for x in read))
 
 
 def _is_spread(keep: n.Expr, weight: Weight, raised: Mapping[n.Column, float]) -> bool:
-    """Whether a mask is `min < max` or `std > 0` of a group's rewards, or says the same."""
+    """Whether a mask is `min < max` or `std > 0` of a group's rewards, or equivalent."""
     match keep:
         case (
             n.Binary("lt" | "ne", a, b)

@@ -1,8 +1,9 @@
-"""A weight's sums over responses, taken apart: what the own response brings, and what the others.
+"""The sums over responses in a weight, split into the part of the response itself and that of the
+others.
 
-Of a mean over the group the own response has a part; its own reward is then a signal, and the
-others' rewards are a baseline. A sum of a token's rewards over the response comes apart too: those
-before the token are known when it is drawn.
+A mean over the group contains the response's own reward, which is a signal, and the rewards of
+others, which are a baseline. A sum of a token's rewards over the response is split as well: the
+rewards before the token are known when it is drawn.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from objdsl.ir.indices import RESPONSE, TOKEN
 
 
 def separated(x: Sum, expand: Expand) -> Sum:
-    """A weight in which the own response's part of every sum is apart from that of the others.
-    Raises TooLargeError."""
+    """A weight in which every sum is split into the part of the response itself and that of the
+    others. Raises TooLargeError."""
     whole = without_idle(joined(x, expand), expand)
     return rewards_to_go(_affine(reduced(expand, _pools_apart(whole, expand)), expand))
 
 
 def match_own_reward(base: n.Expr) -> n.Column | None:
-    """The reward of the own response that a factor is, or a part of it that reaches a token."""
+    """The reward of the response itself that a factor is, or a part of it that reaches a token;
+    None for other factors."""
     match base:
         case n.Column(_, over) as reward if is_reward(reward) and over in (RESPONSE, TOKEN):
             return reward
@@ -40,7 +42,7 @@ def match_own_reward(base: n.Expr) -> n.Column | None:
 
 
 def as_it_reaches_a_token(reward: n.Column) -> n.Expr:
-    """A reward as it reaches a token: the reward of a token reaches those up to it."""
+    """A reward as a token is credited with it: the reward of a token reaches those up to it."""
     return n.Scan(">=", reward) if reward.over == TOKEN else reward
 
 
@@ -50,7 +52,7 @@ def is_past_reward(base: n.Expr) -> bool:
 
 
 def has_two_values(base: n.Expr) -> bool:
-    """Whether a value is a column that is declared with two values, as 0 and 1."""
+    """Whether a value is a column that is declared with two values, such as 0 and 1."""
     return isinstance(base, n.Column) and len(set(base.values)) == 2
 
 
@@ -58,7 +60,8 @@ def has_two_values(base: n.Expr) -> bool:
 
 
 def _pools_apart(x: Sum, expand: Expand) -> Sum:
-    """Sums over responses and prompts as the own part plus what the others bring."""
+    """Sums over responses and prompts, split into the part of the response itself and that of the
+    others."""
     result = Sum()
     for factors, c in x.terms.items():
         pools = [(base, e) for base, e in ordered(factors) if e == 1 and _pools(base)]
@@ -73,8 +76,8 @@ def _pools_apart(x: Sum, expand: Expand) -> Sum:
 
 
 def _pools(base: n.Expr) -> bool:
-    """Whether a factor is a sum over the responses of a group or the prompts of a step, or over
-    those of a key."""
+    """Whether a factor is a sum over the responses of a group, the prompts of a step, or the
+    elements that share a key."""
     match base:
         case n.Reduce("sum", ("i",) | ("p",), _, None):
             return not depends(base).constant
@@ -86,7 +89,7 @@ def _pools(base: n.Expr) -> bool:
 
 
 def _own(pool: n.Reduce | n.Peers) -> n.Expr:
-    """What the own response, or the own prompt, brings to a sum."""
+    """The summand of the response itself, or of its prompt."""
     if isinstance(pool, n.Reduce) or pool.over[0] == "i" or pool.over == ("p",):
         return pool.x
     inner = pool.over[1:]
@@ -95,7 +98,7 @@ def _own(pool: n.Reduce | n.Peers) -> n.Expr:
 
 
 def _of_others(pool: n.Reduce | n.Peers) -> n.Expr:
-    """What others bring to a sum."""
+    """The summands of the others."""
     match pool:
         case n.Peers(_, ("i", *_)):
             return replace(pool, relation="!=")
@@ -110,8 +113,8 @@ def _of_others(pool: n.Reduce | n.Peers) -> n.Expr:
 
 
 def _affine(x: Sum, expand: Expand) -> Sum:
-    """The functions of a column that has two values, as the affine functions of it that they are:
-    the square of a reward of 0 or 1 is the reward, the size of one of -1 or 1 is 1."""
+    """Functions of a column with two values as the affine functions that they are: the square of a
+    reward of 0 or 1 is the reward, the absolute value of one of -1 or 1 is 1."""
     result = Sum()
     for factors, c in x.terms.items():
         term, rest = Sum({frozenset(): c}), set(factors)
@@ -125,8 +128,8 @@ def _affine(x: Sum, expand: Expand) -> Sum:
 
 
 def _of_two_values(base: n.Expr, exponent: float, expand: Expand) -> Sum | None:
-    """A power of a value that reads one column of two values and nothing else, as an affine
-    function of the column; None for the column itself, and where the power has no value."""
+    """A power of a value that reads only one column of two values, as an affine function of the
+    column; None for the column itself, and where the power has no value."""
     nodes = n.topological(base)
     columns = [node for node in nodes if not node.children and not isinstance(node, n.Const)]
     if len(columns) != 1 or any(map(_reads_other_elements, nodes)):
@@ -156,7 +159,8 @@ def _reads_other_elements(node: n.Expr) -> bool:
 
 
 def rewards_to_go(x: Sum) -> Sum:
-    """Sums of a token's rewards, by those to go: what came before is known, and a baseline."""
+    """Sums of a token's rewards, written as rewards-to-go: those before are known, and a
+    baseline."""
     result = Sum()
     for factors, c in x.terms.items():
         sums = [(base, to_go) for base, e in factors if e == 1 and (to_go := _match_to_go(base))]
@@ -168,7 +172,7 @@ def rewards_to_go(x: Sum) -> Sum:
 
 
 def _match_to_go(base: n.Expr) -> Sum | None:
-    """A sum of a token's rewards over the response, by those from the token on."""
+    """A sum of a token's rewards over the response as a reward-to-go; None for other sums."""
     match base:
         case n.Scan(">", n.Column() as reward, None) if is_reward(reward):
             return atom(n.Scan(">=", reward)) - atom(reward)

@@ -1,8 +1,8 @@
-"""Which column plays the reward, where none has its name.
+"""The column that plays the role of the reward, if none has its name.
 
-Frameworks give rewards by any name, and a file declares them: `given score[p,i]`. If responses are
-sampled, no `reward` is read, and one declared column of responses is more than a mask, then the
-gradient can follow nothing else.
+Frameworks name rewards in any way, and a file declares them: `given score[p,i]`. If responses are
+sampled, no `reward` is read, and one declared column of responses is more than a mask, then there
+is nothing else that the gradient can follow.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def signal(objective: Objective) -> n.Column | None:
 
 
 def candidates(objective: Objective) -> tuple[n.Column, ...]:
-    """The declared columns of responses and tokens that are more than a mask, as the goal reads
+    """The declared columns of responses and tokens that are more than a mask, if the goal reads
     them."""
     nodes = n.topological(objective.goal)
     values = {child for node in nodes if not node.boolean for child in node.children}

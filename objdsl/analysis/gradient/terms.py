@@ -1,4 +1,4 @@
-"""The products of a gradient weight: what each is there for, and the factors that it has."""
+"""The products of a gradient weight: the role of each, and its factors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from objdsl.frozen import dataclass
 
 
 class Kind(Enum):
-    """What a product of the weight is there for."""
+    """The role of a product of the weight."""
 
     SIGNAL = "signal"
     BASELINE = "baseline"
@@ -21,7 +21,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Factor:
-    """A node with a power, what it depends on, and the node of the file that brought it."""
+    """A node with a power, its dependence, and the node of the file that it comes from."""
 
     base: n.Expr
     exponent: float
@@ -57,12 +57,12 @@ def is_value(base: n.Expr, exponent: float) -> bool:
 
 
 def powers(factors: tuple[Factor, ...] | frozenset[Factor]) -> Factors:
-    """The factors as the key of a sum of products."""
+    """The factors as a key of `Sum.terms`."""
     return frozenset((factor.base, factor.exponent) for factor in factors)
 
 
 def common_powers(terms: list[Term]) -> dict[n.Expr, float]:
-    """The power of each factor that all terms have."""
+    """The factors that all terms have, with their powers."""
     exponents = [{factor.base: factor.exponent for factor in term.factors} for term in terms]
     common = {}
     for base in frozenset.intersection(*map(frozenset, exponents)) if exponents else ():

@@ -59,16 +59,15 @@ class Weight:
 
     @cached_property
     def separated(self) -> Sum:
-        """The sum in which each pool's own part is apart from that of the others. Raises
-        TooLargeError."""
+        """The sum in which every pool is split into the part of the response itself and that of the
+        others. Raises TooLargeError."""
         if self.expanded is None:
             raise TooLargeError
         return separated(self.expanded, self.expand)
 
     @cached_property
     def terms(self) -> tuple[Term, ...]:
-        """The products, each pool's own part apart from that of the others; none if they are too
-        many."""
+        """The products of `separated`; none if there are too many."""
         try:
             return tuple(self.term(factors, c) for factors, c in self.separated.terms.items())
         except TooLargeError:
@@ -80,15 +79,15 @@ class Weight:
 
     @cached_property
     def signals(self) -> tuple[Term, ...]:
-        """The products with the own reward, before sums over responses are taken apart."""
+        """The products with the response's own reward, before sums over responses are split."""
         expanded = self.expanded or Sum()
         terms = (self.term(factors, c) for factors, c in expanded.terms.items())
         whole = tuple(term for term in terms if term.kind is Kind.SIGNAL)
         return whole or tuple(self.of(Kind.SIGNAL))
 
     def weighs_own_reward(self, factors: Factors) -> bool:
-        """Whether a product is the reward of the response that is weighted, or a value that changes
-        with it; what is merely divided by a deviation of rewards is not."""
+        """Whether a product contains the reward of the response itself, or a value that changes
+        with it; a division by a deviation of rewards alone does not count."""
         above = [depends(base, self._depends) for base, e in factors if e > 0]
         weighs = any(part.rewards and part.on_response for part in above)
         return weighs and not any(
@@ -105,7 +104,7 @@ class Weight:
     # --- terms -----------------------------------------------------------------------------------
 
     def term(self, factors: Factors, coefficient: float) -> Term:
-        """A product of the weight, and what it is there for."""
+        """A product of the weight, with its role."""
         rewards = [
             (base, reward)
             for base, e in ordered(factors)
@@ -136,7 +135,7 @@ class Weight:
         return Kind.BASELINE if all(part.expected for part in own_parts) else Kind.SHAPING
 
     def _factor(self, base: n.Expr, exponent: float) -> Factor:
-        """The same for all terms that have it."""
+        """A factor, cached for all terms that have it."""
         factor = self._factors.get((base, exponent))
         if factor is None:
             factor = Factor(base, exponent, self.depends(base), self.origins.of(base))
@@ -162,8 +161,9 @@ class Weight:
     # --- sizes of the step -----------------------------------------------------------------------
 
     def sized(self, term: Term, sizes: Sizes | None = None) -> tuple[float, tuple[Factor, ...]]:
-        """A product's factors of the sizes of the step, as one number, and its other factors: `R -
-        R / G` is less than `R`, and not one signal plus another with the opposite sign."""
+        """The factors of a product that are sizes of the step, as one number, and its other
+        factors: `R - R / G` is less than `R`, and not one signal plus another with the opposite
+        sign."""
         sizes = sizes or sizes_of(self.objective.sampling.group or GROUP_SIZES[0])
         number, varying = 1.0, []
         for factor in term.factors:
@@ -175,7 +175,8 @@ class Weight:
         return number, tuple(varying)
 
     def _size(self, base: n.Expr, sizes: Sizes) -> float | None:
-        """The number that a value is if it reads the sizes of the step alone, as `G - 1` does."""
+        """The value of a node that reads only the sizes of the step, as `G - 1` does; None for
+        others."""
         if base in sizes:
             return sizes[base]
         if not self.depends(base).constant or sizes.keys().isdisjoint(n.topological(base)):
@@ -186,11 +187,11 @@ class Weight:
     # --- rewards of two values -------------------------------------------------------------------
 
     def binary(self, factor: Factor, term: Term) -> bool:
-        """Whether a factor depends on nothing but rewards of a group that have two values, as 0 and
-        1, and are those of its product.
+        """Whether a factor depends only on the rewards of a group, which have two values, such as 0
+        and 1, and are those of its product.
 
-        The expectation of such a factor is then an affine function of the own reward: it weighs
-        prompts, and brings no bias.
+        The expectation of such a factor is then an affine function of the response's own reward: it
+        weights prompts, and causes no bias.
         """
         read = set(factor.depends.rewards)
         read |= {

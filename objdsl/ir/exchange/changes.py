@@ -1,4 +1,4 @@
-"""What an objective of a JSON has that its text in the language cannot say."""
+"""The parts of a JSON objective that its text in the language cannot express."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from objdsl.source import Span
 
 
 def changes(loaded: Loaded, compiled: Objective) -> list[Diagnostic]:
-    """What the text that was written of an objective says otherwise: the first formula of each."""
+    """The first formula of each kind in which the text that was written for an objective differs
+    from it."""
     had = loaded.objective
     errors: list[Diagnostic] = []
     for what, formula, other in _pairs(had, compiled):
@@ -56,7 +57,7 @@ def _pairs(had: Objective, compiled: Objective) -> Iterator[tuple[str, Expr, Exp
 
 
 def _changed(loaded: Loaded, what: str, before: Expr, after: Expr | None) -> Diagnostic:
-    """The innermost formula that the two do not share."""
+    """The innermost formula that differs between the two."""
     while after is not None and type(before) is type(after):
         below = [*zip(before.children, after.children, strict=False)]
         differ = [(a, b) for a, b in below if a != b]
@@ -81,7 +82,7 @@ def _changed(loaded: Loaded, what: str, before: Expr, after: Expr | None) -> Dia
 
 
 def _own_fields(node: Expr) -> dict[str, object]:
-    """The fields of a node but for its operands, of which it says which are there."""
+    """The fields of a node, with operands replaced by whether they are present."""
     values = {name: getattr(node, name) for name in fields_of(type(node))}
     return {name: isinstance(x, Expr) or x for name, x in values.items()}
 

@@ -1,4 +1,4 @@
-"""What is wrong with a JSON that holds no objective, each mistake once, where it stands."""
+"""The mistakes of a JSON that is not an objective, each reported once, at its place."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _MODELS: dict[str, type[BaseModel]] = {kind: getattr(schema, kind) for kind in K
 
 
 def malformed(message: str, span: Span | None, help: str = "") -> Diagnostic:
-    """A JSON that holds no objective."""
+    """The error for a JSON that is not an objective."""
     return error("malformed-ir", message, span, help=help)
 
 
 def diagnosed(source: Source, failure: ValidationError) -> list[Diagnostic]:
-    """What pydantic found, each mistake once: a field that is misspelt is a missing one, too."""
+    """The errors of pydantic, each mistake once: a misspelt field is also a missing one."""
     errors = failure.errors(include_url=False)
     within = {fault["loc"][:-1] for fault in errors}  # items that are wrong are not counted either
     errors = [
@@ -129,7 +129,7 @@ def _model(loc: Path) -> type[BaseModel]:
 
 
 def _named(loc: Path) -> str:
-    """An object in words."""
+    """A description of an object."""
     match loc:
         case ():
             return "an objective"
@@ -139,7 +139,8 @@ def _named(loc: Path) -> str:
 
 
 def _path(loc: Path) -> Path:
-    """Where pydantic speaks of in the JSON: it names the kind of a node, too, and keys."""
+    """The place of a pydantic error in the JSON: pydantic's own path also contains kinds of nodes,
+    and keys."""
     loc = loc[:-1] if loc[-1:] == ("[key]",) else loc
     return (*loc[:2], *loc[3:]) if loc[:1] == ("nodes",) else loc
 
@@ -151,6 +152,6 @@ def written(path: Path) -> str:
 
 
 def shown(text: str | int) -> str:
-    """A piece of a text from anywhere, so that it shows itself and ends."""
+    """A piece of text from any source, with control characters replaced, and shortened."""
     text = json.dumps(str(text))[1:-1]
     return text if len(text) <= 40 else text[:37] + "..."

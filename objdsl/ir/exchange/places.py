@@ -1,4 +1,4 @@
-"""Where a value stands in a JSON."""
+"""The places of values in a JSON text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def place(source: Source, path: Path) -> Span:
-    """The characters of a value of a JSON that can be read."""
+    """The characters of a value in a valid JSON."""
     return _key_and_value(source, path)[1]
 
 
@@ -23,7 +23,7 @@ def key(source: Source, path: Path) -> Span:
 
 
 def _key_and_value(source: Source, path: Path) -> tuple[Span, Span]:
-    """The last key of a path, and its value; of what is not there, the object that lacks it."""
+    """The last key of a path, and its value; for a missing value, the object that lacks it."""
     text = source.text
     at = _space(text, 0)
     name = whole = _value(source, at)
@@ -48,7 +48,7 @@ def _value(source: Source, start: int) -> Span:
 
 
 def _next(text: str, end: int) -> int:
-    """Where the next item begins, behind the comma; else the bracket that closes."""
+    """The start of the next item, after the comma; otherwise the closing bracket."""
     at = _space(text, end)
     return _space(text, at + 1) if text[at] == "," else at
 
@@ -60,7 +60,7 @@ def _space(text: str, at: int) -> int:
 
 
 def at_line(source: Source, place: str) -> Span:
-    """`3 column 7`, as the parser says it; it counts bytes."""
+    """`3 column 7`, as in the parser's message; the parser counts bytes."""
     line, _, column = place.partition(" column ")
     lines = source.text.split("\n")
     before = sum(len(text) + 1 for text in lines[: int(line) - 1])

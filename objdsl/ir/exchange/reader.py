@@ -1,4 +1,4 @@
-"""The objective that a JSON holds."""
+"""Reading an objective from JSON."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _OPERANDS = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """An objective that a JSON holds, and where in it the nodes stand."""
+    """An objective from a JSON, and the places of its nodes."""
 
     objective: Objective
     places: Mapping[Expr, int]
@@ -58,10 +58,10 @@ class Loaded:
 
 
 def loads(source: Source) -> Loaded:
-    """The objective that a JSON holds.
+    """The objective of a JSON.
 
     Raises:
-        ObjectiveError: with what is wrong in it.
+        ObjectiveError: with every mistake in it.
     """
     try:
         model = schema.Objective.model_validate_json(source.text)
@@ -114,7 +114,7 @@ def loads(source: Source) -> Loaded:
 
 
 def _nodes(source: Source, models: Iterable[Any]) -> list[Expr]:
-    """The nodes of a list, each made of those before it."""
+    """The nodes of a list, each made from those before it."""
     nodes: list[Expr] = []
     for k, model in enumerate(models):
         kind = KINDS[model.node]
@@ -137,7 +137,7 @@ def _nodes(source: Source, models: Iterable[Any]) -> list[Expr]:
 
 
 def _beyond(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
-    """The places that are none."""
+    """References to places outside the list."""
     for path, at in _roots(model):
         if at >= len(model.nodes):
             message = f"`{written(path)}` is node {at}, and there are {len(model.nodes)}"
@@ -145,7 +145,8 @@ def _beyond(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
 
 
 def _stateless(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
-    """The states that none declares, and declarations of what is none."""
+    """Columns of role `state` without a declaration, and declarations of other columns as
+    states."""
     declared = {model.nodes[state.column] for state in model.states}
     for k, state in enumerate(model.states):
         node = model.nodes[state.column]
@@ -164,7 +165,7 @@ def _stateless(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
 
 
 def _undeclared(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
-    """The names that nothing declares."""
+    """The names that are not declared."""
     params = [param.name for param in model.params]
     policies = [*BUILT_IN_POLICIES, *(policy.name for policy in model.policies)]
     columns = [node.name for node in model.nodes if isinstance(node, schema.Column)]

@@ -17,8 +17,8 @@ OWN_ROLES = ("state", "clock")
 
 
 def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> str:
-    """An objective as JSON, one line a node. Parameters that nothing reads, as a base may declare,
-    are left out.
+    """An objective as JSON, one line per node. Parameters that nothing reads, which a base may
+    declare, are left out.
 
     Args:
         objective: of any text.
@@ -84,6 +84,6 @@ def _placed(value: Any, places: Mapping[Expr, int]) -> Any:
 
 
 def _plain(record: Parameter | Domain | Policy | Sampling) -> dict[str, Any]:
-    """The fields of what a file declares; where it stands in a text is none of them."""
+    """The fields of a declaration, without its place in the text."""
     values = {field.name: getattr(record, field.name) for field in fields(record) if field.compare}
     return {name: _plain(x) if isinstance(x, Domain) else x for name, x in values.items()}

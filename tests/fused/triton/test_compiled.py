@@ -1,6 +1,6 @@
-"""What Triton's compiler makes of the kernels for a GPU that is not here.
+"""The kernels as Triton's compiler translates them for a GPU that is not present.
 
-The interpreter takes much that the compiler refuses, and knows nothing of registers.
+The interpreter accepts much that the compiler refuses, and knows nothing about registers.
 """
 
 from __future__ import annotations

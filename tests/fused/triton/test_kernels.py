@@ -1,4 +1,4 @@
-"""Triton's kernels compute what tensor operations compute.
+"""Triton's kernels compute the same as tensor operations.
 
 On a machine with a GPU they run there; on others in Triton's interpreter, with TRITON_INTERPRET=1.
 """
@@ -59,7 +59,7 @@ def a_head(vocabulary: int, dtype: torch.dtype, *, seed: int, **options: Any) ->
 
 
 def a_chunk(head: Head, rows: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Products `[C, V]`, which tokens they are of, and the vocabulary entries that were kept."""
+    """Products `[C, V]`, the tokens they belong to, and the vocabulary entries that were kept."""
     vocabulary = len(head.weight)
     make = torch.Generator(DEVICE).manual_seed(seed)
     hidden = torch.randn(rows, 4, generator=make, dtype=head.acc_dtype, device=DEVICE)
@@ -133,7 +133,7 @@ def test_a_narrow_gradient_lies_where_the_products_were() -> None:
 
 
 def test_logits_that_are_far_apart() -> None:
-    """Logits that no exponential could hold, and a first block of which no entry was kept."""
+    """Logits whose exponentials overflow, and a first block of which no entry was kept."""
     head = a_head(40, torch.float32, seed=6, kept=True)
     assert head.kept is not None
     head.kept[:, :20] = False
@@ -264,7 +264,7 @@ def test_weights_of_vocabulary_entries(alone: bool, dtype: torch.dtype) -> None:
     ],
 )
 def test_an_objective_between_two_kernels(name: str, schedule: Any) -> None:
-    """Coupled responses, rows without a weight, and slices: PyTorch weighs."""
+    """Coupled responses, rows without a weight, and slices: PyTorch computes the weights."""
     objective = objdsl.load(name, **PARAMS.get(name, {}))
     assert schedule in legal(objective.fused_loss.coupled)
     data = small(objective, packed=True)
@@ -283,7 +283,8 @@ def test_an_objective_between_two_kernels(name: str, schedule: Any) -> None:
 
 
 def test_narrow_models() -> None:
-    """bfloat16 in, as models are: the same to the rounding of the gradient that products read."""
+    """bfloat16 inputs, as in models: the same up to the rounding of the gradient that products
+    read."""
     objective = objdsl.load("grpo")
     data = small(objective, packed=True)
     columns = {k: x.float() for k, x in data["columns"].items() if k != "log_pi"}

@@ -1,4 +1,5 @@
-"""Counts, choices, discounts that change, and means of probabilities of responses, by hand."""
+"""Counts, binomials, varying discounts, and means of probabilities of responses, computed by
+hand."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from objdsl.ir.unparse import unparse
 
 
 def report(text: str, lengths: list[int], prompt: list[int], **columns: Any) -> float:
-    """A report of a step, in the type of its columns."""
+    """A report of a step, in the dtype of its columns."""
     objective = objdsl.loads(f"{text}\nmaximize mean[p,i] (sum[t] log(pi))\n")
     log_pi = torch.full((sum(lengths),), -1.0, dtype=torch.float64)
     step = objective.prepare(prompt=prompt, lengths=lengths, dtype=torch.float64, **columns)
@@ -75,7 +76,7 @@ maximize mean[p,i] min(P / ((sum[i] (q^2)) / sum[i] q), 1e3)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ratios_to_the_mean_of_a_group_are_those_of_logarithms(dtype: torch.dtype) -> None:
-    """Responses of a thousand tokens, whose probabilities no float knows."""
+    """Responses of a thousand tokens, whose probabilities no float can represent."""
     generator = torch.Generator().manual_seed(0)
     log_mu = -torch.rand(4, 1000, dtype=torch.float64, generator=generator)
     log_mu[:, -1] -= log_mu.sum(-1) - log_mu.sum(-1).min()  # as likely as the least likely
