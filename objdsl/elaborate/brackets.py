@@ -18,7 +18,7 @@ from objdsl.syntax import tree
 
 
 def keys_of(ctx: Context, op: str, binder: tree.Binder) -> tuple[n.Expr, ...]:
-    """What peers share, data that tells elements apart."""
+    """The keys that peers share: data that distinguishes elements."""
     values = tuple(build.real(value) for value in ctx.all(*binder.keys))
     for key, value in zip(binder.keys, values, strict=True):
         if value.paired:
@@ -35,7 +35,8 @@ def keys_of(ctx: Context, op: str, binder: tree.Binder) -> tuple[n.Expr, ...]:
 def check_keys(
     ctx: Context, binder: tree.Binder, op: str, over: Indices, keys: tuple[n.Expr, ...]
 ) -> None:
-    """Whether each key tells apart what a reduction runs over, and is of its elements."""
+    """Checks that each key distinguishes elements that a reduction runs over, and is a value of
+    these."""
     for key, value in zip(binder.keys, keys, strict=True):
         inside = remove(value.indices, over_to(over))
         if inside:
@@ -57,7 +58,7 @@ def _inner_key(
     key: tree.Expression,
     inside: Indices,
 ) -> NoReturn:
-    """`mean[i by turn]`: what a response is when it has several turns is left open."""
+    """`mean[i by turn]`: it is not clear how a response with several turns enters."""
     named = (*over, *inside)
     choices = []
     if named[-1] == "t" and binder.relation is None and not binder.condition:
@@ -92,7 +93,7 @@ def condition_of(ctx: Context, binder: tree.Binder) -> n.Expr | None:
 
 
 def named_indices(ctx: Context, binder: tree.Binder) -> Indices:
-    """The indices that stand in the brackets, in their order."""
+    """The indices in the brackets, in order."""
     named = [index_of(ctx, index) for index in binder.indices]
     over = tuple(index for index in VOCAB if index in named)
     if len(over) != len(named):
@@ -103,7 +104,7 @@ def named_indices(ctx: Context, binder: tree.Binder) -> Indices:
 
 
 def with_positions(named: Indices, keys: tuple[n.Expr, ...]) -> Indices:
-    """`mean[i by t]` is `mean[i,t by t]`: of a response, one token at most stands at a position."""
+    """`mean[i by t]` is `mean[i,t by t]`: a response has at most one token at each position."""
     return ("i", "t") if named == ("i",) and n.Position() in keys else named
 
 

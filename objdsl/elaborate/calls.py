@@ -119,7 +119,8 @@ def indexed(ctx: Context, node: tree.Indexed) -> Expr:
 
 
 def _distribution(value: Expr) -> Expr | None:
-    """The probabilities of the vocabulary under the policy that a value is; None if it is none."""
+    """The distribution over the vocabulary under the policy that a value is; None for other
+    values."""
     match value:
         case Unary("exp", LogProb(policy, trained)):
             return build.exp(LogDist(policy, trained))
@@ -129,7 +130,7 @@ def _distribution(value: Expr) -> Expr | None:
 
 
 def _of_element(ctx: Context, node: tree.Indexed, letter: str) -> Expr:
-    """`reward[j]` and `reward[i]`: of the running element, and of the present one."""
+    """`reward[j]` and `reward[i]`: the values of the running element, and of the present one."""
     frame = ctx.frames[-1]
     index = next(name for name, element in frame.letters.items() if element == "present")
     if node.name.id == index == "t":  # `t` alone is hidden, and its letter says whose it is
@@ -163,7 +164,7 @@ def _check_arguments(ctx: Context, call: tree.Call, wanted: int) -> None:
 
 
 def _inline(ctx: Context, function: tree.Def, call: tree.Call) -> Expr:
-    """The body of a function, with arguments for its names."""
+    """The body of a function, with the arguments in place of its parameters."""
     name = function.name.id
     _check_arguments(ctx, call, len(function.arguments))
     names = [other for other, _ in ctx.open]

@@ -1,4 +1,4 @@
-"""What a place asks of a value."""
+"""The checks that a place makes of a value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from objdsl.source import Span
 
 
 def as_mask(ctx: Context, value: Expr, span: Span) -> Expr:
-    """A condition; a column is one where it is not 0."""
+    """A condition; a column counts as true where it is not 0."""
     if value.boolean:
         return value
     if isinstance(value, Column) and not value.trained:
@@ -36,7 +36,7 @@ def as_number(ctx: Context, value: Expr, span: Span, what: str) -> Expr:
 
 
 def at_tokens(ctx: Context, x: Expr, span: Span) -> Expr:
-    """A value that varies with tokens at most, not over the vocabulary."""
+    """A value that varies with tokens at most, and not over the vocabulary."""
     if x.indices != VOCAB:
         return x
     ctx.fail("wrong-index", "this has a value for each entry `v` of the vocabulary", span)

@@ -1,4 +1,4 @@
-"""What is known while a file is elaborated: values, the definition that is open, errors."""
+"""The state of elaborating a file: values, the definition that is being read, errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHALLOWER = (
 
 
 class RecordedError(ObjdslError):
-    """An error has been recorded; what depends on it is silent."""
+    """An error that has been recorded; anything that depends on it fails silently."""
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Context:
     # --- values ----------------------------------------------------------------------------------
 
     def expr(self, node: tree.Expression) -> Expr:
-        """The value of an expression; raises RecordedError where it has none."""
+        """The value of an expression; raises RecordedError if it has none."""
         if (value := self.factors.pop(id(node), None)) is not None:
             return value
         self.nodes += 1
@@ -116,7 +116,8 @@ class Context:
 
     @contextmanager
     def then(self, *nodes: tree.Expression) -> Iterator[None]:
-        """Reports the errors of some expressions, too, after that of what they are part of."""
+        """Reports the errors of some expressions as well, after that of the expression that
+        contains them."""
         try:
             yield
         finally:
@@ -126,7 +127,7 @@ class Context:
     # --- places ----------------------------------------------------------------------------------
 
     def enter(self, name: str, use: Span) -> None:
-        """Begins a definition or a function, inside of those that are begun."""
+        """Begins a definition or a function, inside those that are being read."""
         if len(self.open) == MAX_OPEN:
             message = f"definitions are nested more than {MAX_OPEN} deep here"
             self.record("nested-too-deeply", message, use, help=SHALLOWER)
@@ -135,7 +136,7 @@ class Context:
 
     @contextmanager
     def frame(self, frame: Frame) -> Iterator[None]:
-        """Reads with other names that stand for values."""
+        """Reads with additional names for values."""
         self.frames.append(frame)
         try:
             yield
@@ -153,8 +154,8 @@ class Context:
 
     @contextmanager
     def trial(self) -> Iterator[None]:
-        """Reads something only to learn of it: errors end it, and are not reported; no call is
-        kept."""
+        """Reads something provisionally: errors end it, and are not reported; no call is
+        recorded."""
         errors, calls, order, nodes = self.errors, [*self.calls], [*self.order], self.nodes
         self.errors = []
         with suppress(ObjectiveError, RecordedError, RecursionError):
@@ -200,7 +201,7 @@ class Context:
         self.report(error(name, message, span, labels=labels, help=help, fix=fix, choices=choices))
 
     def report(self, error: Diagnostic) -> None:
-        """Adds an error, once: a function may be called, and a factor looked at, several times."""
+        """Adds an error once: a function may be called, and a factor examined, several times."""
         if any(e.message == error.message and e.span == error.span for e in self.errors):
             return
         self.errors.append(error)
@@ -208,7 +209,7 @@ class Context:
             raise ObjectiveError(self.errors)
 
     def refuse(self, error: Diagnostic) -> NoReturn:
-        """Records an error, on whose place there is no value."""
+        """Records an error, and raises RecordedError."""
         self.report(error)
         raise RecordedError
 
@@ -224,7 +225,7 @@ class Context:
         choices: tuple[Fix, ...] = (),
         fix: Fix | None = None,
     ) -> NoReturn:
-        """Records an error, on whose place there is no value."""
+        """Records an error, and raises RecordedError."""
         self.record(
             name, message, span, help=help, labels=labels, near_to=near_to, choices=choices, fix=fix
         )

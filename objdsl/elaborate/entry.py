@@ -62,11 +62,11 @@ def elaborate(file: tree.File, prelude: tree.File, find: Find) -> Objective:
 
 @dataclass(frozen=True)
 class Spellings:
-    """What a text may be rewritten to without changing what it says.
+    """Rewritings of a text that do not change its meaning.
 
     Attributes:
-        clear: where the reductions start whose readings are all one value: what follows each of
-            them leaves no doubt, brackets or not (`sum[t] x / 4096`).
+        clear: where the reductions start whose readings all have the same value, with brackets or
+            without (`sum[t] x / 4096`).
         aliases: the names that are read as others, `detach` as `sg`, by where they start.
     """
 
@@ -75,7 +75,7 @@ class Spellings:
 
 
 def spellings(file: tree.File, prelude: tree.File, find: Find) -> Spellings:
-    """What may be rewritten in a file; of what its errors keep from being judged, nothing."""
+    """The rewritings of a file; none for the parts that could not be judged because of errors."""
     ctx = Context(prelude, find, node_of)
     with suppress(ObjectiveError, RecursionError):
         _objective(ctx, file)
@@ -87,8 +87,8 @@ def spellings(file: tree.File, prelude: tree.File, find: Find) -> Spellings:
 
 
 def undecided(file: tree.File, prelude: tree.File, find: Find) -> list[Diagnostic]:
-    """The reductions that read two ways in a file of definitions alone, whatever its functions are
-    called with."""
+    """The ambiguous reductions of a file that only has definitions, whatever the arguments of its
+    functions are."""
     ctx = Context(prelude, find, node_of)
     with ctx.trial():
         collect(ctx, file)
@@ -100,7 +100,8 @@ def undecided(file: tree.File, prelude: tree.File, find: Find) -> list[Diagnosti
 
 
 def too_deep(file: tree.File) -> Diagnostic:
-    """The error of a pass that gives up: passes follow definitions by recursion."""
+    """The error of a pass that exceeds the recursion limit: passes follow definitions by
+    recursion."""
     message = "the definitions of this file are nested too deeply"
     where = file.statements[-1].span if file.statements else None
     return error("nested-too-deeply", message, where, help=SHALLOWER)
@@ -159,8 +160,8 @@ def _objective(ctx: Context, file: tree.File) -> Objective:
 
 
 def _unread(ctx: Context, file: tree.File) -> tuple[Unread, ...]:
-    """What the file declares or defines and nothing reads; a base may define for those that start
-    from it."""
+    """The declarations and definitions of the file that nothing reads; a base may have some for
+    files that start from it."""
     scope = ctx.scope
     tables: tuple[
         tuple[
@@ -214,7 +215,7 @@ def _sampled(ctx: Context) -> Sampling:
 
 
 def _goals(ctx: Context) -> dict[bool, Expr]:
-    """What is maximised, at False; at True what is minimised for the critic."""
+    """What is maximised, under False; what is minimised for the critic, under True."""
     goals: dict[bool, Expr] = {}
     for critic, statement in ctx.scope.goals.items():
         with ctx.statement():

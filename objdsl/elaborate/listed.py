@@ -1,4 +1,4 @@
-"""Policies that are known for their most probable entries alone: `policy teacher top 64`."""
+"""Policies of which only the most probable entries are known: `policy teacher top 64`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from objdsl.source import Span
 
 
 def check_listed(ctx: Context, policies: Iterable[Policy], roots: Iterable[n.Expr]) -> None:
-    """Records where the probability of an entry is read that may not be among the known ones."""
+    """Records an error where a probability is read that may not be among the known ones."""
     most = {policy.name: policy.top for policy in policies if policy.top is not None}
     stack: list[tuple[n.Expr, frozenset[str], Span | None]] = [
         (root, frozenset(), root.span) for root in roots if most
@@ -56,7 +56,7 @@ def check_listed(ctx: Context, policies: Iterable[Policy], roots: Iterable[n.Exp
 
 
 def _listed(node: n.Order, most: Mapping[str, int]) -> str | None:
-    """The policy whose own most probable entries a mask chooses."""
+    """The policy of whose most probable entries a mask consists; None for other masks."""
     match node:
         case n.Order("topk", ("v",), n.Unary("exp", n.LogDist(policy)), _, None) if policy in most:
             return policy
@@ -64,7 +64,7 @@ def _listed(node: n.Order, most: Mapping[str, int]) -> str | None:
 
 
 def _chosen(mask: n.Expr, most: Mapping[str, int]) -> frozenset[str]:
-    """The policies that are known for all entries that a mask chooses."""
+    """The policies that are known at all entries of a mask, as far as its form shows."""
     match mask:
         case n.Binary("and", a, b):
             return _chosen(a, most) | _chosen(b, most)

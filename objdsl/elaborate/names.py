@@ -1,4 +1,4 @@
-"""What a name stands for: a definition, an argument, a column, a policy, an index."""
+"""The meaning of a name: a definition, an argument, a column, a policy, an index."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from objdsl.syntax.language import COLUMNS, FUNCTIONS
 
 
 def value_of(ctx: Context, name: tree.Name) -> Expr:
-    """The value that a name stands for where it is read."""
+    """The value of a name at the place where it is read."""
     name = resolved(ctx, name)
     frame = ctx.frames[-1]
     if name.id in frame.hidden:
@@ -89,7 +89,7 @@ def value_of(ctx: Context, name: tree.Name) -> Expr:
 
 
 def binding(ctx: Context, name: str, use: Span) -> Expr:
-    """The value of a definition, which is elaborated where it is first used."""
+    """The value of a definition, which is elaborated at its first use."""
     if any(name == other for other, _ in ctx.open):
         names = [other for other, _ in ctx.open]
         cycle = [*names[names.index(name) :], name]
@@ -122,7 +122,7 @@ def binding(ctx: Context, name: str, use: Span) -> Expr:
 
 
 def resolved(ctx: Context, name: tree.Name) -> tree.Name:
-    """A name, or the one that it is a synonym of; what the file defines wins."""
+    """A name, or the standard spelling of it; definitions of the file take precedence."""
     to = ALIASES.get(name.id)
     if to is None or is_own(ctx, name.id):
         return name
@@ -131,12 +131,12 @@ def resolved(ctx: Context, name: tree.Name) -> tree.Name:
 
 
 def is_own(ctx: Context, name: str) -> bool:
-    """Whether the file defines a name, or a function that is open has it for an argument."""
+    """Whether a name is defined by the file, or is an argument of a function that is being read."""
     return any(name in names for names in (ctx.frames[-1].values, *ctx.scope.named))
 
 
 def known_names(ctx: Context) -> list[str]:
-    """The names that stand for a value here."""
+    """The names that have a value at this place."""
     scope = ctx.scope
     return [
         *ctx.frames[-1].values, *scope.lets, *ctx.params, *ctx.givens, *ctx.states, *COLUMNS,

@@ -1,4 +1,4 @@
-"""`top[...]`, `quantile[...]`, `rank[...]` and their like: the order of elements; and `pick`."""
+"""`top[...]`, `quantile[...]`, `rank[...]` and the like: the order of elements; and `pick`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pick(ctx: Context, node: tree.Reduction) -> n.Expr:
 
 
 def of_order(ctx: Context, node: tree.Reduction) -> n.Expr:
-    """`top[...](x, fraction)`, `quantile[...](x, fraction)`, `rank[...] x` and their like."""
+    """`top[...](x, fraction)`, `quantile[...](x, fraction)`, `rank[...] x` and the like."""
     op, binder = node.operator.id, node.binder
     row = ORDER["share"] if op in ("median", "quantile") else ORDER[_OF_ORDER[op]]
     alone = op == "median" or not row.argument
@@ -83,7 +83,7 @@ def of_order(ctx: Context, node: tree.Reduction) -> n.Expr:
 
 
 def _check_argument(ctx: Context, row: OrderRow, value: n.Expr, place: tree.Expression) -> None:
-    """A fraction or a limit is a number that is known."""
+    """Checks that a fraction or a limit is a known number."""
     if value.indices != SCALAR or value.current or value.boolean:
         ctx.fail("wrong-type", f"a {row.argument} is one number", place.span)
     if isinstance(value, n.Const) and not row.least <= value.value <= row.most:

@@ -1,4 +1,4 @@
-"""Reductions that read two ways: `sum[t] x * y` may end before the product, or reach over it."""
+"""Ambiguous reductions: `sum[t] x * y` may end before the product, or extend over it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from objdsl.syntax.reach import PRODUCT, Loose, expressions, loose
 
 
 def note(ctx: Context, statement: tree.Statement) -> None:
-    """Remembers the loose reductions of a statement for when the indices are known."""
+    """Records the loose reductions of a statement, until their indices are known."""
     for expression in expressions(statement):
         for reduction in loose(expression):
             _, here = ctx.loose.setdefault(id(reduction.product), (reduction.product, []))
@@ -25,7 +25,7 @@ def note(ctx: Context, statement: tree.Statement) -> None:
 
 
 def judge(ctx: Context, product: tree.Binary, reductions: Sequence[Loose]) -> None:
-    """Raises RecordedError where a reduction of a product reads two ways."""
+    """Raises RecordedError if a reduction in a product is ambiguous."""
     doubts = False
     for reduction in reductions:
         place = (reduction.product.span.source, reduction.start)
@@ -42,8 +42,8 @@ def judge(ctx: Context, product: tree.Binary, reductions: Sequence[Loose]) -> No
 
 
 def judge_alone(ctx: Context, statement: tree.Statement) -> None:
-    """Reports the reductions of a statement that read two ways whatever its arguments are: a value
-    of arguments varies at least with what it varies with where they are numbers."""
+    """Reports the reductions of a statement that are ambiguous whatever the arguments are: with
+    other arguments, a value varies at least with the indices that it varies with for numbers."""
     arguments = statement.arguments if isinstance(statement, tree.Def) else ()
     numbers: dict[str, Expr] = {name.id: Column(name.id, SCALAR) for name in arguments}
     for reduction in (reduction for part in expressions(statement) for reduction in loose(part)):
@@ -90,7 +90,7 @@ def _doubt(
 def two_readings(
     reduction: Loose, differs: Sequence[bool], labels: tuple[Label, ...]
 ) -> Diagnostic:
-    """A reduction that may end before what follows it, or reach over it."""
+    """The error for a reduction that may end before the text after it, or extend over it."""
     operator, span = reduction.nest[0].operator.id, reduction.span
     rest = Span(span.source, reduction.nest[0].span.end, span.end).text
     return error(
@@ -105,7 +105,7 @@ _REDUCED = {"prod": "product", "max": "maximum", "min": "minimum", "std": "devia
 
 
 def _factors(node: tree.Expression, top: bool = True) -> Iterator[tree.Expression]:
-    """The parts of a product, each a value of its own; of a loose reduction its operand."""
+    """The factors of a product; for a loose reduction, its operand."""
     bracketed = isinstance(node, tree.Unary | tree.Binary | tree.Reduction) and node.bracketed
     match node:
         case tree.Binary(op, left, right) if op in PRODUCT and (top or not bracketed):
@@ -122,13 +122,13 @@ def _factors(node: tree.Expression, top: bool = True) -> Iterator[tree.Expressio
 
 
 def _reduced(binder: tree.Binder) -> tuple[str, ...]:
-    """The indices that a reduction takes away, or runs along."""
+    """The indices that a reduction removes, or runs along."""
     related = () if binder.relation is None else (binder.relation.index.id,)
     return (*related, *(index.id for index in binder.indices))
 
 
 def _free(node: tree.Expression) -> set[str]:
-    """The names that an expression reads, without the indices that run inside it."""
+    """The names that an expression reads, without its running indices."""
     match node:
         case tree.Name(id):
             return {id}

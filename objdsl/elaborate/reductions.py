@@ -1,4 +1,4 @@
-"""`mean[i] x`, `mean[t by turn] x`, `count[t | m]`, and which node each reduction is."""
+"""`mean[i] x`, `mean[t by turn] x`, `count[t | m]`: the node of each reduction."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def reduction(ctx: Context, node: tree.Reduction) -> n.Expr:
 
 
 def counted(ctx: Context, binder: tree.Binder, body: tree.Expression | None) -> n.Expr:
-    """`count[i]`, `count[t | m]`, `count[t] m`: how many there are where the masks hold."""
+    """`count[i]`, `count[t | m]`, `count[t] m`: the number of elements where the masks hold."""
     if binder.relation is not None:
         ctx.fail(
             "wrong-index", "`count` takes indices", binder.span,

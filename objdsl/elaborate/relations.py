@@ -1,4 +1,4 @@
-"""`sum[j != i] x` and `sum[s >= t] x`: an index that stands in a relation to one outside."""
+"""`sum[j != i] x` and `sum[s >= t] x`: an index with a relation to an outer one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from objdsl.syntax.language import meaning
 
 
 def related(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation) -> n.Expr:
-    """A reduction whose index stands in a relation to one outside: `j != i`, `s >= t`."""
+    """A reduction whose index has a relation to an outer one: `j != i`, `s >= t`."""
     bound = relation.bound
     if bound.id in MEANING and relation.index.id not in MEANING:
         mirrored = relation.op.translate(str.maketrans("<>", "><"))
@@ -96,7 +96,7 @@ def _running(
 
 
 def _others(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation) -> n.Expr:
-    """`mean[j != i] x`, and every other reduction that leaves the own response out."""
+    """`mean[j != i] x`, and every other reduction that leaves out the response itself."""
     body, bound, binder = node.operands[0], relation.bound, node.binder
     over = ("i", *(index_of(ctx, index) for index in binder.indices))
     if relation.index.id != "i" or over not in (("i",), ("i", "t")):
@@ -134,7 +134,7 @@ def _others(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation
 
 
 def _reached(relation: str) -> n.Expr:
-    """How many `s` there are with `s R t`; 1 instead of none, as the mean of nothing is 0."""
+    """The number of `s` with `s R t`; 1 instead of 0, as the mean of nothing is 0."""
     t = n.Position()
     many = {
         "<=": t,

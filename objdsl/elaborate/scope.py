@@ -1,4 +1,4 @@
-"""What the names of a file stand for."""
+"""The meanings of the names of a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ Letters = dict[str, Literal["running", "present"]]
 
 @dataclass
 class Scope:
-    """What the names of a file stand for. Bases come first, what overrides them later."""
+    """The meanings of the names of a file. Bases come first, then the definitions that override
+    them."""
 
     lets: dict[str, tree.Let] = field(default_factory=dict)
     defs: dict[str, tree.Def] = field(default_factory=dict)
@@ -35,11 +36,11 @@ class Scope:
 
 @dataclass
 class Frame:
-    """Names that stand for values while a function body or a running reduction is read.
+    """Names that have a value while a function body or a running reduction is read.
 
     Attributes:
-        hidden: names that have no value there, each with what is said of it.
-        letters: of a running reduction that is read.
+        hidden: names that have no value there, each with the reason.
+        letters: those of the running reduction that is read.
     """
 
     values: dict[str, Expr] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""States: where they start, and what they become after a rollout."""
+"""States: their initial values, and their values after a rollout."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ _ROUNDS = 4  # after which bounds that still grow are given up
 def states_of(ctx: Context) -> tuple[State, ...]:
     """The states of a file; the context knows them from here on.
 
-    They change after all prompts of a rollout, also those that `keep` drops, so this comes before
-    the context knows about any `keep`; what it finds of other definitions does not stay.
+    They change after all prompts of a rollout, including those that `keep` drops. So this comes
+    before the context knows about any `keep`, and other definitions that are read here are read
+    again later.
     """
     statements = ctx.scope.states
     if len(statements) > MAX_STATES:
@@ -75,8 +76,8 @@ def _column(ctx: Context, statement: tree.State) -> n.Column:
 
 
 def _bounded(states: Sequence[State]) -> dict[str, n.Column]:
-    """The columns with an interval that no rollout leads out of; if a few do not show one, all that
-    the next value can be, whatever the last one was."""
+    """The columns of states with the interval that no rollout leaves; if a few steps do not find
+    one, everything that the next value can be."""
 
     def between(column: n.Column, values: Interval) -> n.Column:
         return replace(column, lower=values[0], upper=values[1])

@@ -1,4 +1,4 @@
-"""Functions and reductions that there are not: what was probably meant."""
+"""Functions and reductions that do not exist: what was probably meant."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def no_reduction(ctx: Context, operator: tree.Name) -> NoReturn:
 
 
 def no_index(ctx: Context, call: tree.Call) -> NoReturn:
-    """`mean(reward)`: what it can run over depends on what its operand varies with."""
+    """`mean(reward)`: the indices that it can run over are those of its operand."""
     name, choices = call.function.id, []
     operand, example = "...", "t"
     if call.arguments and name in REDUCTIONS:
@@ -92,7 +92,7 @@ def no_index(ctx: Context, call: tree.Call) -> NoReturn:
 
 
 def unknown_indexed(ctx: Context, node: tree.Indexed) -> NoReturn:
-    """A name that is none, before square brackets: `E[reward]`, `KL[pi, ref]`, `softmax[v]`."""
+    """An unknown name before square brackets: `E[reward]`, `KL[pi, ref]`, `softmax[v]`."""
     name, binder = node.name.id, node.binder
     inside, condition = [index.id for index in binder.indices], binder.condition
     if is_expectation(name) and len(inside) == 1 and condition is None:

@@ -33,6 +33,6 @@ def shown(node: tree.Expression) -> str:
 
 
 def cut(text: str) -> str:
-    """A piece of text on one line, without its end where it is long."""
+    """A piece of text on one line, shortened if it is long."""
     text = " ".join(text.split())
     return text if len(text) <= 30 else text[:27].rstrip() + "..."

@@ -96,7 +96,7 @@ class _Describer:
         return self._part(node, depth).removeprefix("is_")
 
     def _by_role(self, node: n.Expr, depth: int) -> list[str]:
-        """The name of a value that the field has a term for."""
+        """The name of a value that the field has a term for; none for others."""
 
         def join(around: str, *nodes: n.Expr) -> str:
             return self._join(depth, around, *nodes)
@@ -151,7 +151,8 @@ class _Describer:
         return []
 
     def _sum(self, node: n.Reduce, depth: int) -> list[str]:
-        """The name of a sum: what it counts, or what it adds up, where a mask holds."""
+        """The name of a sum, by what it counts, or adds up where a mask holds; none if its parts
+        have none."""
         over, x = match_sum(node)
         if (counted := match_count(over, x)) is not None:
             return [counted]
@@ -174,7 +175,7 @@ class _Describer:
         return name[2:].removesuffix("s") if name.startswith("n_") else None
 
     def _by_parts(self, node: n.Expr, depth: int) -> list[str]:
-        """A name made from the operands of a value."""
+        """A name made from the operands of a value; none if they have none."""
 
         def join(around: str, *nodes: n.Expr) -> str:
             return self._join(depth, around, *nodes)

@@ -236,7 +236,8 @@ class _Writer(Text):
         return super()._node(node)
 
     def _gate(self, node: n.Expr) -> str | None:
-        """A mask that counts as a number, where the mask alone would be a condition."""
+        """A mask that counts as a number, where the mask alone would be a condition; None for other
+        values."""
         match node:
             case n.Where(m, a, b) if a == ONE and b == ZERO:
                 return f"1 if {self.at(m, IF + 1)} else 0"
@@ -278,7 +279,7 @@ class _Writer(Text):
         return None if a == b else super()._log_ratio(a, b)
 
     def _probability(self, x: n.Expr) -> Piece | None:
-        """`exp(x)`, if a text in terms of probabilities is read as the same nodes."""
+        """`exp(x)`, if a text in terms of probabilities is read as the same nodes; else None."""
         if x in self.names:
             return None
         match x:

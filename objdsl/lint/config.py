@@ -1,7 +1,6 @@
-"""`[tool.objdsl]` of pyproject.toml, read.
+"""Reads `[tool.objdsl]` of pyproject.toml.
 
-Imported where there is such a table, and not before: pydantic takes longer to import than a file to
-check.
+Imported only if there is such a table: importing pydantic takes longer than checking a file.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from objdsl.diagnostic import near
 
 
 class Table(BaseModel):
-    """What the table may hold."""
+    """The keys of the table."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

@@ -1,4 +1,4 @@
-"""Fixes to a text: the edits of findings, applied together as far as they do not overlap."""
+"""Applies the edits of findings to a text together, as far as they do not overlap."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from objdsl.source import Source
 
 
 def fixed(source: Source, findings: Iterable[Diagnostic], *, unsafe: bool) -> tuple[Source, int]:
-    """The text with the fixes that touch it, and how many were made.
+    """The text with the fixes that concern it, and how many were applied.
 
-    A fix is made whole or not at all; of two that overlap the first one is. `unsafe` ones change
-    the objective.
+    A fix is applied completely or not at all; of two that overlap, the first one is. `unsafe` fixes
+    change the objective.
     """
     edits: list[Edit] = []
     count = 0
@@ -31,5 +31,5 @@ def fixed(source: Source, findings: Iterable[Diagnostic], *, unsafe: bool) -> tu
 
 
 def _overlap(a: Edit, b: Edit) -> bool:
-    """Whether the order of two edits would matter; so it does where both insert."""
+    """Whether the order of two edits would matter, as it does if both insert at one place."""
     return a.span == b.span or (a.span.start < b.span.end and b.span.start < a.span.end)

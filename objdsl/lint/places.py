@@ -1,4 +1,4 @@
-"""Where in the text a finding points, and how a weight is shown with its guilty factor marked."""
+"""The place of a finding in the text, and a weight with the guilty factor marked."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def reading(
     rewarded: bool = False,
     kinds: tuple[type[n.LogProb] | type[n.LogDist], ...] = (n.LogProb, n.LogDist),
 ) -> Span | None:
-    """The smallest piece of text of the objective that reads a policy, and passes its gradient: the
-    probability of the token, if it is there, and else the distribution. With `rewarded` it stands
-    in a term with rewards, where there are any, and in no penalty beside it."""
+    """The smallest piece of text of the objective that reads a policy and passes its gradient: the
+    probability of the token if there is one, otherwise the distribution. With `rewarded`, in a term
+    with rewards if possible, and not in a penalty beside it."""
     goal, critic = facts.objective.goal, facts.objective.critic
     span = _reading(goal, policy, live, rewarded, kinds)
     if span is None and critic is not None:  # a critic's loss may train a policy, too
@@ -70,7 +70,7 @@ def _reading(
 
 
 def entry(facts: Facts) -> tuple[Label, ...]:
-    """Where the gradient comes in: the label beside a factor that biases it."""
+    """Where the gradient enters: the label beside a factor that biases it."""
     for leaf in facts.policy_weights:
         span = reading(facts, leaf.policy, live=True, rewarded=True)
         if span is not None:
@@ -79,10 +79,10 @@ def entry(facts: Facts) -> tuple[Label, ...]:
 
 
 def extrema(goal: n.Expr) -> Iterator[tuple[n.Binary, int, n.Expr | None]]:
-    """The minima and maxima that pass a gradient on, each with the sign that it has in the goal and
-    the mask of the branch that it stands in; those are left out whose sign depends on data.
+    """The minima and maxima that pass a gradient on, each with its sign in the goal and the mask of
+    its branch; those whose sign depends on data are left out.
 
-    A formula with thousands of branches is not read to its end; see `extrema_left_out`.
+    Of a formula with thousands of branches the rest is not read; see `extrema_left_out`.
     """
     return (extremum for extremum in _extrema(goal) if extremum is not None)
 
@@ -129,7 +129,8 @@ def _both(branch: n.Expr | None, mask: n.Expr) -> n.Expr:
 
 
 def marked(facts: Facts, weight: n.Expr, guilty: n.Expr) -> str:
-    """`w = ...` with the guilty part in braces, and the definition that holds it, if one does."""
+    """`w = ...` with the guilty part in braces, and the definition that contains it, if there is
+    one."""
     names = {expr: name for expr, name in facts.names.items() if expr != guilty}
     braced = {**names, guilty: "{" + text(guilty, names) + "}"}
     shown = f"w = {text(weight, braced)}"
@@ -140,7 +141,7 @@ def marked(facts: Facts, weight: n.Expr, guilty: n.Expr) -> str:
 
 
 def _innermost(facts: Facts, guilty: n.Expr) -> n.Expr | None:
-    """The smallest definition that holds a part, without others that hold it."""
+    """The smallest definition that contains a part, without others that contain it."""
     holds: dict[n.Expr, bool] = {}  # whether it stands there, and not in a definition of its own
     definitions: list[n.Expr] = []
     for node in n.topological(*facts.names):
@@ -152,13 +153,13 @@ def _innermost(facts: Facts, guilty: n.Expr) -> n.Expr | None:
 
 
 def penalty_label(facts: Facts) -> tuple[Label, ...]:
-    """Where what is maximised takes the penalty in."""
+    """Where the penalty enters what is maximised."""
     goal = facts.objective.goal.span
     return (Label(goal, "differentiated here"),) if goal else ()
 
 
 def swapped(facts: Facts, estimator: str, by: str, policy: str) -> Fix | None:
-    """The fix that takes one estimator of the prelude for another: `k3(pi, ref)`."""
+    """The fix that replaces an estimator of the prelude by a different one: `k3(pi, ref)`."""
     edit = renamed(reading(facts, policy), estimator, by)
     title = f"use `{by}`, whose gradient is that of KL(pi || {policy})"
     return Fix(title, (edit,)) if edit else None
@@ -181,13 +182,13 @@ def stop(facts: Facts, node: n.Expr) -> Fix | None:
 
 
 def _bracketed(text: str) -> bool:
-    """Whether one pair of brackets holds all of a text: not so in `(a) / (b)`."""
+    """Whether one pair of brackets encloses a whole text: not so in `(a) / (b)`."""
     depths = list(accumulate((char == "(") - (char == ")") for char in text))
     return text.startswith("(") and depths.index(0) == len(text) - 1
 
 
 def divided(facts: Facts, divisor: n.Expr) -> Edit | None:
-    """The edit that takes a divisor away: `a / d` to `a`, where the text says so."""
+    """The edit that removes a divisor: `a / d` to `a`, if the text has this form."""
     for node in n.topological(*facts.objective.roots):
         match node:
             case n.Binary("div", a, d) if d == divisor and node.span and a.span:
@@ -197,7 +198,7 @@ def divided(facts: Facts, divisor: n.Expr) -> Edit | None:
 
 
 def summed(mean: n.Expr, title: str) -> Fix | None:
-    """The fix that makes a sum over tokens of a mean: `mean[t]` to `sum[t]`."""
+    """The fix that turns a mean over tokens into a sum: `mean[t]` to `sum[t]`."""
     span = head(mean)
     if span is None or span.text.replace(" ", "") != "mean[t]":
         return None

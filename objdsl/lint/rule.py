@@ -27,17 +27,18 @@ Check = Callable[["Rule", Facts], Iterator[Diagnostic]]
 
 @dataclass(frozen=True)
 class Rule(Page):
-    """What is looked for in an objective, and how.
+    """A rule of the checker.
 
     Attributes:
-        rest: it speaks where a claim departs from exact and no other rule has a finding of it.
+        rest: whether it is the catch-all rule of a claim, which fires if the claim departs from
+            exact and no other rule has a finding about it.
     """
 
     check: Check
     rest: bool = False
 
     def __call__(self, facts: Facts) -> Iterator[Diagnostic]:
-        """What it finds; of a formula that is too large to be read, what it found until then."""
+        """Its findings; for a formula that is too large to be read, those up to there."""
         try:
             yield from self.check(self, facts)
         except TooLargeError:
@@ -72,7 +73,7 @@ class Rule(Page):
 def rule(
     name: str, code: str, severity: Severity, claim: Claim, *, rest: bool = False
 ) -> Callable[[Check], Rule]:
-    """Makes a rule of a function, with the docstring of its module; see `Rule` for `rest`."""
+    """Makes a rule from a function, with the docstring of its module; see `Rule` for `rest`."""
 
     def make(check: Check) -> Rule:
         doc = sys.modules[check.__module__].__doc__ or ""

@@ -1,4 +1,4 @@
-"""All rules over one objective."""
+"""Runs all rules on one objective."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def registry() -> tuple[Rule, ...]:
 
 
 def pages() -> tuple[Page, ...]:
-    """What there is to read, by code: the rules, and what may be wrong with a text."""
+    """All pages by code: the rules, and the errors of a text."""
     known = by_name((*registry(), *COMMENT_PAGES, *LANGUAGE_PAGES)).values()
     return tuple(sorted(known, key=lambda page: page.code))
 
 
 def findings(objective: Objective) -> list[Diagnostic]:
-    """What there is to say about an objective: about each of its phases by itself, and once about
-    what several have in common."""
+    """All findings about an objective: about each of its phases separately, and once for findings
+    that several phases share."""
     every = phases(objective)
     if len(every) == 1:
         return judged(facts_of(every[0].objective))
@@ -57,10 +57,10 @@ def findings(objective: Objective) -> list[Diagnostic]:
 
 
 def judged(facts: Facts) -> list[Diagnostic]:
-    """What there is to say about an objective of which the facts are known.
+    """All findings about an objective whose facts are known.
 
-    A claim that departs from exact has a finding: where no rule knows the reason, one of those that
-    speak for the rest names it.
+    A claim that departs from exact has a finding: if no rule knows the reason, the catch-all rule
+    of the claim reports it.
     """
     diagnostics = [finding for rule in registry() if not rule.rest for finding in rule(facts)]
     claims = {finding.claim for finding in diagnostics}

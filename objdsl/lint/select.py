@@ -1,4 +1,4 @@
-"""Which findings are asked for: by flags, and by `[tool.objdsl]` of the nearest pyproject.toml."""
+"""The selection of findings: by flags, and by `[tool.objdsl]` of the nearest pyproject.toml."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from objdsl.lint.run import pages
 
 
 class SelectionError(ObjdslError, ValueError):
-    """A configuration that cannot be; the message names the place and the near name."""
+    """An invalid configuration; the message names the place and a similar name."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,15 @@ class Selection:
     def with_flags(
         self, select: tuple[str, ...], ignore: tuple[str, ...], strict: bool
     ) -> Selection:
-        """What a command line makes of it: who names rules there wants to see just these."""
+        """The selection with the flags of a command line: `--select` shows only the rules that it
+        names."""
         refused = ignore if select else (*self.ignore, *ignore)
         return replace(
             self, select=select or self.select, ignore=refused, strict=strict or self.strict
         )
 
     def wants(self, finding: Diagnostic, file: str) -> bool:
-        """Whether a finding in a file is asked for. What is wrong with a text always is."""
+        """Whether a finding in a file is selected. Errors of a text always are."""
         if finding.severity == "error" and finding.code.startswith("OBJ9"):
             return True
         ignored = [*self.ignore]
@@ -89,7 +90,7 @@ def checked(names: Iterable[str], where: str) -> tuple[str, ...]:
 
 
 def configured(folder: Path) -> Selection:
-    """What `[tool.objdsl]` of the nearest pyproject.toml says, from a folder upwards.
+    """The selection of `[tool.objdsl]` in the nearest pyproject.toml, from a folder upwards.
 
     `folder` is absolute.
 

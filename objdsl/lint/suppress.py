@@ -82,7 +82,7 @@ def suppress(
     *,
     report_unused: bool = True,
 ) -> tuple[list[Diagnostic], list[Diagnostic]]:
-    """The findings that stay, with what is wrong with the comments; and those that are accepted."""
+    """The findings that remain, including those about the comments; and those that are accepted."""
     kept: list[Diagnostic] = []
     accepted: list[Diagnostic] = []
     used: set[tuple[Span, str]] = set()
@@ -198,7 +198,7 @@ def _faults(comment: Ignore, known: set[str], used: set[tuple[Span, str]]) -> It
 
 
 def _with(comment: Ignore, names: Collection[str], title: str) -> Fix:
-    """The comment with these names in its brackets; without any there is no comment."""
+    """The comment with these names in its brackets; empty if there are none."""
     source, text = comment.span.source, comment.span.source.text
     if names:
         first, last = comment.rules[0][1], comment.rules[-1][1]

@@ -1,4 +1,5 @@
-"""The one layout of a text: what `objdsl fmt` writes. Comments stay, and so does the formula."""
+"""The canonical layout of a text, which `objdsl fmt` writes. Comments stay, and so does the
+formula."""
 
 from __future__ import annotations
 
@@ -33,9 +34,9 @@ def format(
 
     Args:
         file: the parsed file.
-        clear: where reductions start that read one way, with brackets around them and without:
-            they get theirs where a product follows. Around others nothing is put, or left out.
-        aliases: names to be written as others, by where they start.
+        clear: where reductions start whose readings agree, with brackets and without: they get
+            brackets if a product follows. Others stay as they are.
+        aliases: the standard spellings of names, by where they start.
     """
     rewrite = _Rewrite(clear, aliases or {})
     lines: list[str] = []
@@ -137,7 +138,7 @@ def _source(source: tree.Layer | tree.Every | tree.Average, rewrite: _Rewrite) -
 
 
 def _first(node: Expression) -> str:
-    """Where a state starts: a number, a name and a call need no brackets."""
+    """The initial value of a state: a number, a name and a call need no brackets."""
     match node:
         case tree.Number() | tree.Name() | tree.Call():
             return _flat(node)
@@ -173,11 +174,12 @@ def _with(head: str, value: Expression) -> str:
 
 @dataclass(frozen=True)
 class _Rewrite:
-    """An expression as it is written: with the brackets that it keeps, and one spelling of a name.
+    """The canonical form of an expression: the brackets that it keeps, and one spelling of each
+    name.
 
     Attributes:
         clear: where reductions start that get brackets if a product follows.
-        aliases: names to be written as others, by where they start.
+        aliases: the standard spellings of names, by where they start.
     """
 
     clear: Container[int]
@@ -187,7 +189,7 @@ class _Rewrite:
         return replace(name, id=self.aliases.get(name.span.start, name.id))
 
     def __call__(self, node: Expression, follows: bool = False, inside: bool = False) -> Expression:
-        """The expression in which those reductions alone are bracketed that keep their brackets.
+        """The expression, in which only those reductions are bracketed that keep their brackets.
 
         Args:
             node: the expression, with all brackets of the text.
@@ -293,7 +295,7 @@ def _operands(op: str, left: Expression, right: Expression) -> tuple[str, str]:
 
 
 def _places(op: str, left: Expression, right: Expression) -> tuple[int, int]:
-    """How tightly the two sides of an operator must hold together to stand without brackets."""
+    """The precedence that each side of an operator needs to be written without brackets."""
     level = _LEVELS[op]
     match op:
         case "^":

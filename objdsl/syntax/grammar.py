@@ -1,4 +1,4 @@
-"""The parser that Lark makes of `objective.lark`, kept between runs."""
+"""The parser that Lark makes from `objective.lark`, cached between runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def grammar() -> Lark:
 
 
 def cache_file(text: str) -> str | None:
-    """Where the tables of a grammar are kept; None when there is no place that is the user's own.
+    """The path of the cached tables of a grammar; None if the user has no folder for caches.
 
     Environments with different versions of Lark, Python or the grammar each have a file.
     """

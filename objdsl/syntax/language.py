@@ -1,4 +1,4 @@
-"""The names that mean something in every file: columns, functions, options of `sample`."""
+"""The names that have a meaning in every file: columns, functions, options of `sample`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MEANINGS = {
 
 
 def meaning(name: str) -> str:
-    """What a name of the language stands for."""
+    """The meaning of a name of the language."""
     if name in _MEANINGS:
         return _MEANINGS[name]
     if name in MEANING:

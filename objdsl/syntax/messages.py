@@ -248,10 +248,10 @@ def expectation(whole: Span, head: Span, end: Span, indices: tuple[str, ...] = (
     """`E[x]`, which does not say what the average is over.
 
     Args:
-        whole: all of it.
+        whole: the whole expression.
         head: from the `E` to its bracket.
-        end: the bracket that closes it.
-        indices: those of `x`, where they are known.
+        end: the closing bracket.
+        indices: those of `x`, if they are known.
     """
     choices = tuple(
         Fix(f"`{means} (...)`: {why}", (Edit(head, f"{means} ("), Edit(end, ")")))

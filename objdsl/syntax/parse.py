@@ -74,7 +74,8 @@ def _statement(source: Source, piece: Piece) -> tree.Statement:
 
 @lru_cache(maxsize=1024)
 def lark_tree(text: str) -> Tree[Token]:
-    """Lark's tree of a statement. Objectives share many, and an editor changes one at a time."""
+    """Lark's tree of a statement. Objectives share many statements, and an editor changes one at a
+    time."""
     return grammar().parse(text)
 
 
@@ -97,7 +98,7 @@ class _Word:
 
 
 def _build(parsed: Tree[Token], source: Source, offset: int) -> tree.Statement:
-    """Lark's tree to ours, leaves first and without recursion: text can nest without end."""
+    """Lark's tree as ours, leaves first and without recursion: text can be nested without limit."""
     # What each subtree became (a node, or what a rule gives to its parent), where, and how deep.
     built: dict[int, tuple[Any, Span, int]] = {}
     for subtree in parsed.iter_subtrees():

@@ -45,11 +45,11 @@ class Loose:
     """A reduction without brackets around it, and the operators that follow its operand.
 
     Attributes:
-        product: the whole product that it stands in.
-        nest: the reduction; where its operand is one without brackets, that too, and so on.
-        followers: the operators behind it, in order; what each applies to is its right side.
-        multiplies: whether the rest of the product multiplies it. Behind `/` and inside an
-            exponent it does not, and what follows would be divided by, or raised to, as well.
+        product: the whole product that contains it.
+        nest: the reduction; if its operand is a reduction without brackets, that too, and so on.
+        followers: the operators after it, in order; the right side of each is its operand.
+        multiplies: whether the rest of the product multiplies it. After `/` and inside an exponent
+            it does not, and what follows would be divided by, or raised to, as well.
     """
 
     product: Binary
@@ -64,12 +64,12 @@ class Loose:
 
     @property
     def operand(self) -> Expression:
-        """What the innermost reduction takes in the grammar."""
+        """The operand of the innermost reduction, according to the grammar."""
         return self.nest[-1].operands[0]
 
     @property
     def bound(self) -> frozenset[str]:
-        """The names of the indices that run: `s` of `sum[s >= t] x`."""
+        """The names of the running indices: `s` of `sum[s >= t] x`."""
         relations = (reduction.binder.relation for reduction in self.nest)
         return frozenset(relation.bound.id for relation in relations if relation)
 
@@ -80,7 +80,7 @@ class Loose:
 
     @property
     def distributes(self) -> bool:
-        """Whether a factor that does not vary with its indices may stand inside or outside."""
+        """Whether a factor that does not vary with its indices may be inside or outside."""
         return self.multiplies and all(_is_linear(reduction) for reduction in self.nest)
 
     @property
@@ -89,7 +89,7 @@ class Loose:
         return not self.distributes or any(binary.op == "^" for binary in self.followers)
 
     def readings(self, differs: Sequence[bool]) -> tuple[Fix, ...]:
-        """What the text can mean, as edits that put the brackets in.
+        """The possible meanings of the text, as edits that insert the brackets.
 
         Args:
             differs: for each follower, whether it matters on which side of the end it is.
@@ -104,10 +104,10 @@ class Loose:
         return tuple(readings)
 
     def _reading(self, closed: int, end: int, outside: bool) -> Fix:
-        """The reading in which the operand ends behind the follower `end`.
+        """The reading in which the operand ends after the follower `end`.
 
-        `closed` is the first reduction of the nest that takes the next operand alone (0: if `end`
-        is 0, all do); `outside` says whether something follows what is then the reduction.
+        `closed` is the first reduction of the nest that takes only the next operand (0: if `end` is
+        0, all do); `outside` says whether something follows the reduction then.
         """
         source = self.product.span.source
         first, last = self.operand.span.start, self.operand.span.end
@@ -146,7 +146,7 @@ class Loose:
 
 
 def _needless(operand: Expression) -> bool:
-    """Whether brackets stand around an operand that needs none."""
+    """Whether there are brackets around an operand that needs none."""
     atom = isinstance(operand, Name | Call | Indexed)
     return atom and operand.span.text.startswith("(") and operand.span.text.endswith(")")
 
@@ -173,7 +173,7 @@ def expressions(statement: Statement) -> tuple[Expression, ...]:
 def _loose(
     node: Expression, product: Binary | None, followers: tuple[Binary, ...], multiplies: bool
 ) -> Iterator[Loose]:
-    """`followers` are the operators behind the node inside the product that it stands in."""
+    """`followers` are the operators after the node inside the product that contains it."""
     if isinstance(node, Binary | Unary | Reduction) and node.bracketed:
         product, followers, multiplies = None, (), True
     match node:

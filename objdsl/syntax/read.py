@@ -59,7 +59,7 @@ def read(path: str | Path, largest: int = LARGEST) -> Source:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a named pipe, too, before anybody writes to it."""
+    """Opens a file, even a named pipe, without waiting for a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -69,7 +69,7 @@ def read_from(stream: BinaryIO, name: str, largest: int = LARGEST) -> Source:
 
 
 def decoded(name: str, content: bytes, largest: int = LARGEST) -> Source:
-    """The text that bytes stand for, of which one more than the `largest` text has is enough."""
+    """The text of some bytes, of which there is at most one more than the `largest` text has."""
     for magic, kind in _FOREIGN.items():
         if content.startswith(magic):
             raise ObjectiveError([messages.foreign(name, kind)])
@@ -87,7 +87,7 @@ def decoded(name: str, content: bytes, largest: int = LARGEST) -> Source:
 
 
 def written(name: str, text: str) -> Source:
-    """A text whose lines end as ours do, without the mark that some editors put before it."""
+    """A text with our line ends, without the byte order mark that some editors put before it."""
     return Source(name, text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"))
 
 

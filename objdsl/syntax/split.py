@@ -18,8 +18,8 @@ DEEPEST = 200
 class Piece:
     """The text of one statement, from its first character to its last.
 
-    `unclosed` holds where the brackets stand that are still open at its end, `too_deep` where a
-    bracket opens beyond the deepest nesting that is read.
+    `unclosed` has the places of the brackets that are still open at its end, `too_deep` that of a
+    bracket beyond the deepest nesting that is read.
     """
 
     start: int

@@ -1,8 +1,8 @@
-"""The syntax tree: what the text says, before any name has a meaning.
+"""The syntax tree: the content of a text, before any name has a meaning.
 
-Nodes are frozen; `span` is where they stand in the text, brackets around them included, and
-`bracketed` says whether there are any. Neither takes part in equality, so that
-`parse(format(tree)) == tree` is a statement about the formula alone.
+Nodes are frozen; `span` is their place in the text, including brackets around them, and `bracketed`
+says whether there are any. Neither takes part in equality, so that `parse(format(tree)) == tree` is
+a statement about the formula alone.
 """
 
 from __future__ import annotations
@@ -97,9 +97,10 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Binder:
-    """What stands between the brackets: `p,i,t`, `t | M`, `j != i`, `s >= t`, `j != i, t by turn`.
+    """The content of the square brackets: `p,i,t`, `t | M`, `j != i`, `s >= t`, `j != i, t by
+    turn`.
 
-    `indices` or `relation` is given; with both, `indices` stand behind it. `condition` is the part
+    `indices` or `relation` is given; if both are, `indices` come second. `condition` is the part
     after `|`, and `keys` are those after `by`.
     """
 
@@ -166,7 +167,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """`param eps = 0.2 in (0, 1)`. `default` is a number, maybe negative."""
+    """`param eps = 0.2 in (0, 1)`. `default` is a number, which may be negative."""
 
     name: Name
     default: float
@@ -216,7 +217,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """`before t`, `at t`: what of a response a column is a function of."""
+    """`before t`, `at t`: the part of a response of which a column is a function."""
 
     word: str
     index: Name

@@ -1,4 +1,4 @@
-"""What stands under the sign of a sum: the letter that runs, along which index, from where."""
+"""The scripts of a sum: the running letter, its index, and its range."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from objdsl.tex.reading import Reading
 
 @dataclass(frozen=True)
 class Binder:
-    """What stands under a sum: `i=1`, `j \\ne i`, `s \\ge t`.
+    """The subscript of a sum: `i=1`, `j \\ne i`, `s \\ge t`.
 
     Attributes:
         over: the indices that it runs along.
-        letters: what its elements are called.
+        letters: the letters of its elements.
         relation: that of its element to the present one.
-        mask: the condition behind the colon.
+        mask: the condition after the colon.
         running: whether its letter is a distance from the present token, `l` of `t+l`.
     """
 
@@ -33,7 +33,7 @@ class Binder:
 
 
 def binder_of(reading: Reading, factor: Tree[Token]) -> Binder:
-    """What the scripts of a sum say."""
+    """The meaning of a sum's scripts."""
     sub, sup = script(factor, "SUB"), script(factor, "SUP")
     colon = next((k for k, token in enumerate(sub) if token.type in ("COLON", "MID")), len(sub))
     mask = tuple(sub[colon + 1 :])
@@ -85,7 +85,7 @@ def _running_index(
 
 @contextmanager
 def inside(reading: Reading, run: Sequence[Binder]) -> Iterator[None]:
-    """The body of a sum: letters stand for its elements there."""
+    """The body of a sum, in which letters denote its elements."""
     before = reading.response, reading.token, reading.bound
     for binder in run:
         reading.bound = (*reading.bound, *binder.over)
@@ -102,7 +102,7 @@ def inside(reading: Reading, run: Sequence[Binder]) -> Iterator[None]:
 
 
 def condition_of(reading: Reading, run: Sequence[Binder]) -> str:
-    """The condition of the first of some sums, `` | M``; empty where it has none."""
+    """The first condition of some sums, `` | M``; empty if there is none."""
     first = run[0]
     if not first.mask or (reading.kept and "p" in first.over):
         return ""

@@ -1,4 +1,4 @@
-"""The tree of a formula: its factors, and what stands beside, above and below each."""
+"""The tree of a formula: its factors, and the symbols beside, above and below each."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def first_script(tokens: Sequence[Token], kind: str) -> list[Token]:
 
 
 def group_at(items: Sequence[Factor], at: int) -> Tree[Token] | None:
-    """The brackets that stand behind a symbol."""
+    """The brackets after a symbol."""
     if at >= len(items) or items[at][0]:
         return None
     base = items[at][1].children[0]
@@ -78,7 +78,7 @@ def group_at(items: Sequence[Factor], at: int) -> Tree[Token] | None:
 
 
 def items_of(group: Tree[Token]) -> list[Node | None]:
-    """What stands between the commas of brackets; None where nothing does."""
+    """The items between the commas of brackets; None if one is empty."""
     inside = group.children[1]
     assert isinstance(inside, Tree)
     items: list[Node | None] = []
@@ -89,7 +89,7 @@ def items_of(group: Tree[Token]) -> list[Node | None]:
 
 
 def set_element(node: Node) -> Node | None:
-    """What stands for each element of `\\{R_i\\}_{i=1}^G` and `\\{R_1, ..., R_G\\}`."""
+    """The expression for each element of `\\{R_i\\}_{i=1}^G` and `\\{R_1, ..., R_G\\}`."""
     factors = all_factors(node)
     if not factors:
         return None
@@ -129,7 +129,7 @@ def product_in_brackets(base: Node) -> tuple[Tree[Token], list[Factor]] | None:
 
 
 def is_argument(group: Tree[Token] | None) -> bool:
-    """Whether brackets behind a name are its argument, `(\\theta)`, and no factor."""
+    """Whether brackets after a name are its argument, `(\\theta)`, and not a factor."""
     if group is None:
         return False
     inside = [t for t in leaves(group)[1:-1] if t.type not in ("COMMA", "MID", "LPAR", "RPAR")]
@@ -144,7 +144,7 @@ def is_argument(group: Tree[Token] | None) -> bool:
 
 
 def side_of(parts: Parts, sup: Sequence[str]) -> str:
-    """The response of a pair that scripts speak of: `chosen`, `rejected`, or neither."""
+    """The response of a pair that scripts denote: `chosen`, `rejected`, or neither."""
     marks = {*parts.words, *parts.indices, *(sup if len(sup) == 1 else ())}
     if marks & {"w", "chosen", "c", "plus", "+", "win"} and "t" not in marks:
         return "chosen"

@@ -1,4 +1,4 @@
-"""What the symbols of papers are called here."""
+"""The names of the language for the symbols of papers."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Parts:
     """The subscripts or superscripts of a symbol.
 
     Attributes:
-        words: what belongs to its name.
+        words: the parts of its name.
         indices: the letters of indices, `t` of `A_{i,t}`.
-        shift: what is added to the token's, 1 of `V_{t+1}`.
+        shift: the number that is added to the token's index, 1 of `V_{t+1}`.
         running: the letter that is added to it, `l` of `\\delta_{t+l}`.
     """
 
@@ -64,7 +64,7 @@ class Parts:
 
 
 def parts_of(tokens: Sequence[Token]) -> Parts:
-    """What scripts say."""
+    """The meaning of scripts."""
     words: list[str] = []
     indices: list[str] = []
     shift, running = 0, ""
@@ -135,7 +135,7 @@ def word(token: Token) -> str:
 
 
 def accented(accent: str, head: str) -> tuple[str, ...]:
-    """What an accent adds to a name; an advantage has a hat as a matter of course."""
+    """The part of a name that an accent stands for; the hat of an advantage is omitted."""
     kind = accent.removeprefix("wide").removeprefix("over")
     if kind == "hat" and head in ("A", "eps"):
         return ()

@@ -68,7 +68,7 @@ def imported(source: Source, name: str = "imported") -> str:
 
 
 def _sizes(equation: Equation) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Letters that sums end at: `k` of `\\sum_{i=1}^{k}`."""
+    """Letters at which sums end: `k` of `\\sum_{i=1}^{k}`."""
     tokens = equation.right
     for k, token in enumerate(tokens):
         if token.type == "BIG" and [t.type for t in tokens[k + 1 : k + 2]] == ["SUB"]:
@@ -81,7 +81,8 @@ def _sizes(equation: Equation) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _declared(statements: Sequence[str]) -> tuple[dict[str, int], frozenset[str], bool]:
-    """How many indices the declared names carry, the columns, and whether prompts are chosen."""
+    """The number of indices of each declared name, the declared columns, and whether prompts are
+    chosen."""
     names: dict[str, int] = {}
     columns: set[str] = set()
     kept = False
@@ -151,7 +152,7 @@ def _sense(goal: Equation) -> tuple[str, list[Token]]:
 
 
 def _whole(reading: Reading, value: Piece) -> Piece:
-    """One number for the step."""
+    """A single number for the step."""
     if value.depth:
         indices = VOCAB[: value.depth]
         what = ("prompt", "response", "token", "vocabulary entry")[value.depth - 1]

@@ -1,4 +1,4 @@
-"""Tokens to trees: the equations of a text, each with what it defines."""
+"""Tokens to trees: the equations of a text, each with the name that it defines."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _MOST_TOKENS = 20_000
 
 @dataclass(frozen=True)
 class Equation:
-    """`left = right`; `left` is empty where nothing is defined.
+    """`left = right`; `left` is empty if nothing is defined.
 
     Attributes:
-        again: whether the text goes on with a second formula, `left = right = other`.
+        again: whether a second formula follows, as in `left = right = other`.
     """
 
     left: tuple[Token, ...]
@@ -49,7 +49,7 @@ class Equation:
 
 
 def declared_in(source: Source) -> list[str]:
-    """The statements of the language that stand in comments, `% objdsl: param eps = 0.2`."""
+    """The statements of the language that are in comments, `% objdsl: param eps = 0.2`."""
     return [line[1] for line in _DECLARED.finditer(source.text)]
 
 
@@ -84,7 +84,7 @@ def equations(source: Source) -> list[Equation]:
 
 
 def _split(tokens: Sequence[Token]) -> Iterator[tuple[list[Token], list[Token]]]:
-    """Equations: each begins at a line or behind a comma, and has an equals sign of its own."""
+    """Equations: each begins on a line or after a comma, and has its own equals sign."""
     starts, equals, depth = [0], {0: -1}, 0
     for k, token in enumerate(tokens):
         depth += (token.type in _OPEN) - (token.type in _CLOSE)
@@ -130,7 +130,7 @@ def _split(tokens: Sequence[Token]) -> Iterator[tuple[list[Token], list[Token]]]
 
 
 def _first(tokens: Sequence[Token]) -> list[Token]:
-    """What stands before the first equals sign: `s = a = b` says a thing twice."""
+    """The formula before the first equals sign: `s = a = b` gives two for one name."""
     depth = 0
     for k, token in enumerate(tokens):
         depth += (token.type in _OPEN) - (token.type in _CLOSE)

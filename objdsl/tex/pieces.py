@@ -1,4 +1,4 @@
-"""Text of the language, as it is put together from what a formula says."""
+"""Pieces of text in the language, and how they are combined."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Piece:
     minus: Piece | None = None
 
     def held(self, level: int, last: bool = True) -> str:
-        """Its text, in brackets where it would not hold together."""
+        """Its text, in brackets if its precedence is too low."""
         loose = self.level < level or (not last and (self.open or self.level == APPLY))
         return f"({self.text})" if loose else self.text
 
@@ -61,7 +61,7 @@ def reduced(op: str, binder: str, body: Piece, depth: int) -> Piece:
 
 
 def resolved(x: Piece) -> Piece:
-    """The value of the one response of a pair, as one of the pair."""
+    """The value of one response of a pair, as a mean over the responses that selects it."""
     if not x.at:
         return x
     condition = "chosen" if x.at == "chosen" else "not chosen"
@@ -69,7 +69,7 @@ def resolved(x: Piece) -> Piece:
 
 
 def paired(a: Piece, b: Piece) -> tuple[Piece, Piece]:
-    """Two values that are put together; those of two responses each as one of the pair."""
+    """Two operands; if they belong to different responses of a pair, each is resolved first."""
     if a.at == b.at or (not a.at and a.depth < 2) or (not b.at and b.depth < 2):
         return a, b
     return resolved(a), resolved(b)
@@ -105,7 +105,7 @@ def times(a: Piece, b: Piece) -> Piece:
 
 
 def over(a: Piece, b: Piece) -> Piece:
-    """A quotient; of two probabilities of responses, the product of their tokens' ratios."""
+    """A quotient; for two probabilities of responses, the product of their tokens' ratios."""
     if a.product and b.product and a.at == b.at:
         ratio = f"{a.product} / {b.product}"
         return Piece(f"prod[t] ({ratio})", APPLY, 2, a.at, product=ratio, open=True)
@@ -154,12 +154,12 @@ def negated(x: Piece) -> Piece:
 
 
 def enclosed(x: Piece) -> Piece:
-    """In brackets, unless it holds together; what is a condition stays one."""
+    """In brackets, unless that is not necessary; a condition stays a condition."""
     if x.level == ATOM or x.sizes or x.counted:
         return x
     return replace(x, text=f"({x.text})", level=ATOM, open=False)
 
 
 def count_of(size: tuple[str, ...]) -> Piece:
-    """How many elements there are along some indices."""
+    """The number of elements along some indices."""
     return Piece(_COUNTS[size], depth="pitv".index(size[0]), counted=(size,))

@@ -1,4 +1,4 @@
-"""What is known while equations are read: definitions, letters, and what was guessed."""
+"""The state of reading equations: definitions, letters, and guesses."""
 
 from __future__ import annotations
 
@@ -74,21 +74,21 @@ class Reading:
         return self.read(tree_of(self.source, tokens))
 
     def single(self, group: Tree[Token]) -> Piece:
-        """The one value in brackets."""
+        """The only value in brackets."""
         parts = items_of(group)
         if len(parts) != 1 or parts[0] is None:
             raise self.fail("one value is read here", group)
         return self.read(parts[0])
 
     def power(self, x: Piece, factor: Tree[Token]) -> Piece:
-        """A value with the exponent of its factor, if that has one."""
+        """A value with the exponent of its factor, if it has one."""
         sup = script(factor, "SUP")
         return raised(x, self.value(sup)) if sup else x
 
     # --- letters ---------------------------------------------------------------------------------
 
     def index_of(self, letter: str) -> str:
-        """Which index of the language a letter runs along here; empty for a letter of none."""
+        """The index of the language that a letter runs along here; empty for other letters."""
         if letter == self.response:
             return "i"
         if letter == self.token or letter.rstrip("'") == "t":
@@ -96,7 +96,7 @@ class Reading:
         return INDICES.get(letter.rstrip("'"), "")
 
     def check(self, parts: Parts, at: Sequence[Token]) -> None:
-        """What is spoken of is the response and the token at hand."""
+        """Checks that a formula is about the response and the token at hand."""
         for letter in parts.indices:
             kind = self.index_of(letter)
             spoken = self.response if kind == "i" else self.token if kind == "t" else letter

@@ -1,4 +1,4 @@
-"""Sums, statistics and expectations: reductions of the language, and along which indices."""
+"""Sums, statistics and expectations as reductions of the language, with their indices."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ _Group = tuple[str, tuple[str, ...]]  # a reduction, and what it runs over
 def sums(
     reading: Reading, items: Sequence[Factor], at: int, before: list[tuple[str, Piece]]
 ) -> Piece:
-    """A run of sums over what follows; those that are divided by their sizes are means."""
+    """A run of sums over the factors after them; those that are divided by their sizes are
+    means."""
     first = items[at][1]
     op = str(first.children[0]).replace("∑", "sum").replace("∏", "prod")
     run: list[Binder] = []
@@ -116,7 +117,7 @@ def _related(reading: Reading, op: str, binder: Binder, items: Sequence[Factor],
 def _decays(
     reading: Reading, binder: Binder, items: list[Factor], outer: str
 ) -> tuple[list[Piece], list[Factor]]:
-    """The discounts that the factors of a running sum begin with, and the factors behind them."""
+    """The discounts at the start of a running sum, and the remaining factors."""
     decays: list[Piece] = []
     running = binder.letters[0]
     while items:
@@ -159,7 +160,7 @@ def statistic(reading: Reading, name: str, items: Sequence[Factor], at: int) -> 
 
 
 def expectation(reading: Reading, items: Sequence[Factor], at: int) -> tuple[Piece, int]:
-    """A mean over what the value below it varies with."""
+    """A mean over the indices that the value after it varies with."""
     factor = items[at][1]
     sub = script(factor, "SUB")
     if at + 1 < len(items) and not sub and says_what_is_sampled(items[at + 1][1]):
@@ -186,7 +187,7 @@ def expectation(reading: Reading, items: Sequence[Factor], at: int) -> tuple[Pie
 
 
 def _reductions(groups: Sequence[_Group], body: Piece, condition: str) -> Piece:
-    """Reductions, one inside the other, of a value."""
+    """Nested reductions of a value."""
     for kind, indices in reversed(groups):
         depth = _depth_without(indices, body.depth)
         binder = ",".join(indices) + condition
@@ -195,6 +196,6 @@ def _reductions(groups: Sequence[_Group], body: Piece, condition: str) -> Piece:
 
 
 def _depth_without(indices: Sequence[str], depth: int) -> int:
-    """How many indices are left of a value that is reduced over some."""
+    """The number of indices that remain of a value that is reduced over some."""
     whole = max(depth, "pitv".index(indices[-1]) + 1)
     return len([index for index in "pitv"[:whole] if index not in indices])

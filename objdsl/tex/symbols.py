@@ -1,4 +1,4 @@
-"""Symbols: what an equation defines, what papers mean by a letter, or a column of the data."""
+"""Symbols: defined by an equation, a usual letter of papers, or a column of the data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from objdsl.tex.reading import Reading
 
 
 def symbol(reading: Reading, factor: Tree[Token], base: Token, group: Tree[Token] | None) -> Piece:
-    """The value that a symbol stands for."""
+    """The value of a symbol."""
     sub, sup = parts_of(script(factor, "SUB")), script(factor, "SUP")
     powers: list[Token] = []
     suffix: tuple[str, ...] = ()
@@ -104,7 +104,7 @@ def _is_of_weights(reading: Reading, name: str) -> bool:
 
 
 def _unknown(reading: Reading, name: str, head: str, depth: int) -> Piece:
-    """A symbol that no equation defines: what papers mean by it, or a column of the data."""
+    """A symbol that no equation defines: its usual meaning in papers, or a column of the data."""
     if name in reading.lets:
         return Piece(name, depth=reading.lets[name][0].depth)
     if head == "A":
@@ -123,7 +123,7 @@ def _unknown(reading: Reading, name: str, head: str, depth: int) -> Piece:
 
 
 def _define(reading: Reading, name: str) -> int:
-    """Reads the equation of a name, if that has not been done; the depth of its value."""
+    """Reads the equation of a name, unless it has been read; returns the depth of its value."""
     if name in reading.lets:
         return reading.lets[name][0].depth
     equation = reading.definitions[name]

@@ -86,7 +86,7 @@ def _relation(reading: Reading, node: Tree[Token]) -> Piece:
 
 
 def product(reading: Reading, items: Sequence[Factor]) -> Piece:
-    """The value of the factors of a product; a sum is one over all that follow it."""
+    """The value of the factors of a product; a sum extends over all factors after it."""
     pieces: list[tuple[str, Piece]] = []
     at = 0
     while at < len(items):
@@ -116,7 +116,7 @@ def product(reading: Reading, items: Sequence[Factor]) -> Piece:
 
 
 def _unit(reading: Reading, items: Sequence[Factor], at: int) -> tuple[Piece, int]:
-    """A factor, with the brackets behind it that are its argument."""
+    """A factor, with the brackets after it that are its argument."""
     _, factor = items[at]
     base = factor.children[0]
     group = group_at(items, at + 1)

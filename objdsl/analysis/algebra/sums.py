@@ -238,7 +238,7 @@ def _neighbours(a: Sum, b: Sum) -> list[Sum]:
 
 
 def _opposite(mask: n.Expr) -> n.Expr | None:
-    """`x > 0` for `x < 0`, and vice versa."""
+    """`x > 0` for `x < 0`, and vice versa; None for other values."""
     match mask:
         case n.Binary("lt", x, zero):
             return n.Binary("gt", x, zero)

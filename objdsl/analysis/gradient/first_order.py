@@ -335,7 +335,8 @@ def reach(x: Sum, expand: Expand) -> set[Reach]:
 
 
 def _ratio(base: n.Expr, expand: Expand) -> tuple[Reach, n.LogProb | LogRatio] | None:
-    """The reach of a probability, or of a mean or product of probabilities, and its logarithm."""
+    """The reach of a probability, or of a mean or product of probabilities, and its logarithm; None
+    for other values."""
     only = expand(base.x).product if isinstance(base, n.Unary) and base.op == "exp" else None
     if only is None or only[1] != 1:
         return None

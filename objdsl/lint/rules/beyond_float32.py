@@ -61,7 +61,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _faults(facts: Facts) -> list[Cause]:
-    """What makes a weight or the value infinite: what is too large, or else what is 0."""
+    """The nodes that make a weight or the value infinite: those that overflow, or else those that
+    underflow to 0."""
     causes = {cause for bound in facts.ranges if not bound.finite for cause in bound.causes}
     nodes = n.topological(*facts.objective.roots)
     written = {node: node for node in nodes if node.span is not None}
@@ -75,7 +76,7 @@ def _faults(facts: Facts) -> list[Cause]:
 
 
 def _logistic(goal: n.Expr, node: n.Expr) -> n.Expr | None:
-    """The logarithm of a sigmoid, written out, that a value is part of."""
+    """The written-out logarithm of a sigmoid that a value is part of."""
     for log in n.topological(goal):
         link = match_link(log) if isinstance(log, n.Unary) and log.op == "log" else None
         if link is not None and link[0] is Kind.LOGISTIC and node in n.topological(log):

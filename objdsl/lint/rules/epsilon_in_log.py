@@ -54,7 +54,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _claim(x: n.Expr, facts: Facts) -> Claim:
-    """What the small number changes: a penalty, the direction, or what float32 makes of it."""
+    """The claim that the small number affects: a penalty, the direction, or the range of
+    float32."""
     references = set(frozen(facts.objective))
     if any(
         isinstance(node, n.LogProb | n.LogDist) and node.policy in references

@@ -73,7 +73,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _claim(facts: Facts, advantage: LiveAdvantage) -> Claim:
-    """What the extra gradient is about: the penalty that the advantage holds, or the direction."""
+    """The claim that the extra gradient affects: the penalty in the advantage, or the direction."""
     references = set(frozen(facts.objective))
     logs = (
         node for node in n.topological(advantage.node) if isinstance(node, n.LogProb | n.LogDist)

@@ -70,7 +70,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _claim(estimator: Estimator, divisor: n.Expr) -> Claim:
-    """Whether the divisor weighs prompts alone, as a count of rewards of two values does."""
+    """Whether the divisor only weights prompts, as a count of rewards of two values does."""
     prompts = {factor.base for factor in estimator.prompt_weights}
     biasing = {bias.factor.base for bias in estimator.bias_factors}
     return Claim.PROMPT_WEIGHTS if divisor in prompts - biasing else Claim.DIRECTION
@@ -143,8 +143,8 @@ def _divisors(estimator: Estimator) -> Iterator[tuple[n.Expr, _Counted]]:
 
 
 def _masked(counted: _Counted, divisor: n.Expr, estimator: Estimator) -> bool:
-    """Whether nothing but what was counted stands above a divisor; or it is the divisor of none
-    of the sums, and weighs them."""
+    """Whether only counted elements are above a divisor; or it is not the divisor of any sum, and
+    weights them."""
     assert estimator.expanded is not None
     left = Sum()
     for factors, c in estimator.expanded.terms.items():
@@ -163,20 +163,20 @@ def _masked(counted: _Counted, divisor: n.Expr, estimator: Estimator) -> bool:
 
 
 def _idle(counted: _Counted, left: Sum, expand: Expand) -> bool:
-    """Whether what is left of the weight is 0 where a mask of what is counted fails: prompts whose
-    rewards are alike have no advantage, and are no part of what is summed."""
+    """Whether the rest of the weight is 0 where a mask of the counted elements fails: prompts whose
+    rewards are equal have no advantage, and are not part of the sum."""
     masks = {part for mask in counted.masks for part in _atoms(expand(mask))}
     return counted.holds and any(leaves_nothing_out(mask, left, expand) for mask in masks)
 
 
 def _atoms(mask: Sum) -> list[n.Expr]:
-    """The mask that an expanded one is, if it is a single one."""
+    """The mask of an expanded one, if it is a single one."""
     only = mask.product
     return [base for base, _ in only[0]] if only is not None and len(only[0]) == 1 else []
 
 
 def _elsewhere(expr: n.Expr, counted: _Counted) -> n.Expr:
-    """A value where an element is not among what was counted."""
+    """A value where an element is not counted."""
     decided: n.Expr = ZERO if counted.holds else ONE
     new: dict[n.Expr, n.Expr] = {}
     for node in n.topological(expr):

@@ -57,7 +57,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _bounded(node: n.Expr) -> tuple[n.Expr, ...]:
-    """The values that a node is not linear in, and that it bounds or asks for."""
+    """The operands of a node that it bounds, compares or is otherwise not linear in."""
     match node:
         case n.Clip(x, _, _) | n.Unary("log" | "abs", x) | n.Binary("pow", x, _):
             return (x,)
@@ -67,7 +67,7 @@ def _bounded(node: n.Expr) -> tuple[n.Expr, ...]:
 
 
 def _mean_of_ratios(x: n.Expr, expand: Expand) -> n.Expr | None:
-    """The mean of ratios that a value is, up to numbers."""
+    """The mean of ratios that a value is a multiple of; None for other values."""
     match x:
         case n.Unary("neg", a) | n.Stop(a):
             return _mean_of_ratios(a, expand)

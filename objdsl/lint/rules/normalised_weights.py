@@ -70,7 +70,7 @@ def _mean_weight(estimator: Estimator, on: Expand) -> Factor | None:
 
 
 def _varies(base: n.Expr, on: Expand) -> bool:
-    """Whether a value changes with the policies, all of them being one."""
+    """Whether a value changes with the policies where all of them are equal."""
     try:
         return any(_reads_policy(factor) for factors in on(base).terms for factor, _ in factors)
     except TooLargeError:

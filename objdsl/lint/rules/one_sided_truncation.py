@@ -66,7 +66,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _truncated(factors: Factors, near: Expand) -> n.Expr | None:
-    """A factor that is a ratio of one token, held at most at its value on policy."""
+    """A factor that is a ratio of one token with an upper bound of at most its value on policy."""
     for base, _ in factors:
         logs = isinstance(base, n.Unary) and base.op == "exp"
         for x in _held(base.x if isinstance(base, n.Unary) else base):
@@ -85,7 +85,7 @@ def _held(x: n.Expr) -> tuple[n.Expr, ...]:
 
 
 def _of_a_sign(factors: Factors) -> bool:
-    """Whether a product is there for some rewards only: by a mask, or as `min(reward, 0)`."""
+    """Whether a product only applies to some rewards: by a mask, or as `min(reward, 0)`."""
     return any((base.boolean or _held(base)) and depends(base).rewards for base, _ in factors)
 
 

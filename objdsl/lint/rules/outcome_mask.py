@@ -52,8 +52,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _bounds(mask: n.Expr, goal: n.Expr) -> bool:
-    """Whether a mask was made of `max(r * A, c * A)`, a bound with the reward in it: the rule of
-    dual clips speaks of it."""
+    """Whether a mask comes from `max(r * A, c * A)`, a bound with the reward in it, which the rule
+    about dual clips reports."""
     for node in n.topological(goal):
         match node:
             case n.Binary("min" | "max", a, b) if a.live != b.live and mask.children == (a, b):

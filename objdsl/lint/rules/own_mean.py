@@ -48,7 +48,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _scaled(estimator: Estimator) -> bool:
-    """Whether the own reward occurs once as it is, and once over the number of responses."""
+    """Whether the response's own reward occurs once as it is, and once divided by the number of
+    responses."""
     counts = [
         sum(f.exponent for f in term.factors if f.base in (GROUP, RESPONSES))
         for term in estimator.of(Kind.SIGNAL)

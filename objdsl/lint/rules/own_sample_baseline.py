@@ -74,7 +74,7 @@ def _late_keys(base: n.Expr) -> list[n.Expr]:
 
 
 def _help(base: n.Expr) -> str:
-    """What to do where the response itself is not one of those that are counted."""
+    """The remedy if the response itself is not among those that are counted."""
     leaves = [node for node in n.topological(*_late_keys(base)) if depends(node).on_response]
     leaves = [node for node in leaves if not node.children]
     columns = [node for node in leaves if isinstance(node, n.Column) and node.role == "data"]

@@ -93,7 +93,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _unscaled(link: Link) -> bool:
-    """Whether every response's ratio stands in the margin once, divided by sizes alone."""
+    """Whether every response's ratio occurs once in the margin, divided by sizes only."""
     if any(isinstance(node, n.Param) for node in n.topological(*link.derivatives.values())):
         return False
     values = [abs(value) for slope in link.slopes.values() for value in _values(slope)]
@@ -101,7 +101,7 @@ def _unscaled(link: Link) -> bool:
 
 
 def _values(slope: Sum) -> Iterator[float]:
-    """What a slope may be beside the sizes that divide it, whichever masks hold."""
+    """The possible values of a slope apart from the sizes that divide it, whichever masks hold."""
     terms = [([base for base, e in factors if e > 0], c) for factors, c in slope.terms.items()]
     masks = sorted({base for above, _ in terms for base in above}, key=lambda base: base.key)
     if len(masks) > 4 or not all(is_mask(base) for base in masks):
@@ -113,7 +113,8 @@ def _values(slope: Sum) -> Iterator[float]:
 
 
 def _against(link: Link, margins: list[Link], facts: Facts) -> Link | None:
-    """The link of the turned margin, if it weighs as much as this one, whose label is meant."""
+    """The link of the reversed margin, if it has the same weight as this one, as for smoothed
+    labels."""
     for other in margins:
         if not _turned(link, other):
             continue

@@ -81,7 +81,7 @@ def _learns(node: n.Expr) -> bool:
 
 
 def _parts(x: n.Expr) -> list[n.Expr]:
-    """What a score is added up from, without the factors in front."""
+    """The terms of a score, without the factors in front."""
     match x:
         case n.Unary("neg", a):
             return _parts(a)

@@ -55,7 +55,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _widest(pairs: Iterable[tuple[Estimator, Factor]]) -> Iterable[tuple[Estimator, Factor]]:
-    """The factor that stands for most of the text, among those that read the same."""
+    """The factor with the longest text, among those that read the same."""
     widest: dict[frozenset[str | Ratio], tuple[Estimator, Factor]] = {}
     for estimator, factor in pairs:
         known = widest.get(factor.depends.reads)
@@ -70,7 +70,8 @@ def _width(factor: Factor) -> int:
 
 
 def _varies(factor: Factor, estimator: Estimator) -> bool:
-    """Whether a factor surely changes with the response, and no other one takes that back."""
+    """Whether a factor certainly changes with the response, and no other one compensates for
+    that."""
     reads = factor.depends.reads
     beside = [bend.factor for bend in estimator.bias_factors if bend.factor.base != factor.base]
     if any(reads & other.depends.reads for other in beside):
@@ -90,7 +91,7 @@ def _varies(factor: Factor, estimator: Estimator) -> bool:
 
 
 def _is_affine(x: n.Expr, estimator: Estimator) -> bool:
-    """Whether a value is a multiple of the own reward, and a number."""
+    """Whether a value is a multiple of the response's own reward, plus a number."""
     try:
         factors = [factor for product in estimator.expand(x).terms for factor in product]
     except TooLargeError:

@@ -61,7 +61,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _beside(estimator: Estimator, shaping: list[Term]) -> Sum:
-    """What is raised beside the reward, in units of it where its coefficient is a number."""
+    """What is raised besides the reward, in units of the reward if its coefficient is a number."""
     signal = estimator.of(Kind.SIGNAL)
     plain = [term for term in signal if not estimator.sized(term)[1]]
     unit = sum(estimator.sized(term)[0] * term.coefficient for term in plain) or 1.0

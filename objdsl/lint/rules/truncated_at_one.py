@@ -49,7 +49,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _truncated(estimator: Estimator) -> Factor | None:
-    """A factor of all own rewards that is a weight, held at most at 1."""
+    """A factor of all rewards of the response itself that is a weight with an upper bound of at
+    most 1."""
     terms = estimator.of(Kind.SIGNAL)
     everywhere = [
         factor

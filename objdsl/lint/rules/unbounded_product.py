@@ -89,7 +89,7 @@ def unclipped_products(goal: n.Expr) -> list[n.Expr]:
 
 
 def _positive(mask: n.Expr) -> frozenset[n.Expr]:
-    """What is never negative where a mask holds."""
+    """The values that are never negative where a mask holds, as far as its form shows."""
     match mask:
         case n.Binary("gt" | "ge", x, zero) | n.Binary("lt" | "le", zero, x) if zero == ZERO:
             return frozenset({x})
@@ -111,7 +111,7 @@ def _open_below(node: n.Binary, positive: frozenset[n.Expr] = frozenset()) -> bo
 
 
 def _held_from_above(goal: n.Expr) -> Iterator[n.Expr]:
-    """The products of ratios in clipped surrogates, which hold them for positive advantages."""
+    """The products of ratios in clipped surrogates, which bound them for positive advantages."""
     products = _products(goal)
     for node in n.topological(goal):
         if isinstance(node, n.Binary) and node.op in ("min", "max") and _open_below(node):

@@ -62,7 +62,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 
 def _of_probabilities(facts: Facts) -> list[n.Expr]:
-    """What passes a gradient on, stands in the file, and is a product of probabilities' powers."""
+    """The values with a gradient that are in the file and are products of powers of
+    probabilities."""
     powers: set[n.Expr] = set()
     for node in n.topological(facts.objective.goal):
         match node:
@@ -81,8 +82,8 @@ def _of_probabilities(facts: Facts) -> list[n.Expr]:
 def _parts_of_whole(
     facts: Facts, ratios: list[n.Expr], leaf: n.Expr, opaque: dict[n.Expr, n.Expr]
 ) -> set[n.Expr]:
-    """The ratios that are factors of a product whose ratios are together no part of one:
-    `sqrt(r) * A * sqrt(r)` holds `r`."""
+    """The ratios among the factors of a product that together are a whole one: `sqrt(r) * A *
+    sqrt(r)` contains `r`."""
     known, parts = set(ratios), set[n.Expr]()
     for node in facts.passing:
         if not isinstance(node, n.Binary) or node.op not in ("mul", "div") or node in known:
@@ -97,8 +98,8 @@ def _parts_of_whole(
 
 
 def _power(x: n.Expr, leaf: n.Expr, near: Expand, opaque: dict[n.Expr, n.Expr]) -> float | None:
-    """The power of the policy in a ratio of versions of it, as far as it has a gradient, if that is
-    a part of 1. `opaque` holds what is known of formulas without what is behind `sg`."""
+    """The power of the policy in a ratio of its versions, as far as it has a gradient, if that is
+    less than 1. `opaque` has the known formulas without the parts behind `sg`."""
     try:
         powers = _powers(x, near)
         if abs(sum(powers.values())) > 1e-9 or not all(isinstance(x, OfTokens) for x in powers):
@@ -122,5 +123,5 @@ def _is_exp(base: n.Expr) -> TypeGuard[n.Unary]:
 
 
 def _opaque(known: dict[n.Expr, n.Expr], x: n.Expr) -> n.Expr:
-    """A formula with one value for all that is behind `sg`."""
+    """A formula in which everything behind `sg` is one opaque value."""
     return Opaque(0, TOKEN) if isinstance(x, n.Stop) else x.rebuilt(known)

@@ -1,4 +1,4 @@
-"""What other languages write: characters, operators, keywords, methods."""
+"""Notation of other languages: characters, operators, keywords, methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is missing where a statement breaks off: a value, an operator, a bracket, a keyword."""
+"""What is missing where a statement ends too early: a value, an operator, a bracket, a keyword."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A statement that the grammar cannot read: its tokens, and the first that cannot stand there."""
+"""A statement that the grammar cannot read: its tokens, and the first one that is not allowed."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ IF_ELSE = "write `a if condition else b`"
 
 @dataclass(frozen=True)
 class Mistake:
-    """The tokens of a statement, of which the one at `at` is the first that cannot stand there.
+    """The tokens of a statement, of which the one at `at` is the first that is not allowed.
 
-    `at` is `len(tokens)` where the statement ends too early. `accepts` holds the names of the
-    terminals that could have stood there instead.
+    `at` is `len(tokens)` if the statement ends too early. `accepts` has the names of the terminals
+    that are allowed there.
     """
 
     source: Source
@@ -48,7 +48,7 @@ class Mistake:
     accepts: frozenset[str]
 
     def token(self, k: int) -> Token:
-        """The `k`-th token; outside the statement an empty one that stands at its edge."""
+        """The `k`-th token; outside the statement an empty one at its edge."""
         if 0 <= k < len(self.tokens):
             return self.tokens[k]
         return Token(END, "", 0 if k < 0 else self.piece.end - self.piece.start)
@@ -99,7 +99,7 @@ class Mistake:
 
     @property
     def owner(self) -> Token:
-        """What stands before that bracket: the `mean` of `mean[...`."""
+        """The token before that bracket: the `mean` of `mean[...`."""
         return self.token(self.opened[-1] - 1 if self.opened else -1)
 
     @cached_property
@@ -150,7 +150,7 @@ class Mistake:
         return syntax(message, span, under=under, labels=labels, help=help, choices=choices)
 
     def closing(self, opening: int) -> int | None:
-        """The token that closes the bracket at a token; None where nothing does."""
+        """The token that closes the bracket at a token; None if there is none."""
         depth = 0
         for k, token in enumerate(self.tokens[opening:], opening):
             depth += token.type in CLOSED_BY
@@ -174,7 +174,7 @@ class Mistake:
 
 
 def _start(token: Token) -> int:
-    """Where a token of the lexer starts; Lark's types allow tokens that were made by hand."""
+    """Where a token of the lexer starts; in Lark's types, tokens made by hand have no position."""
     return token.start_pos or 0
 
 

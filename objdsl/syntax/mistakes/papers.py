@@ -1,4 +1,4 @@
-"""What papers write: expectations, divergences, LaTeX, subscripts."""
+"""Notation of papers: expectations, divergences, LaTeX, subscripts."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def subscript(m: Mistake) -> Diagnostic | None:
 
 
 def applied(source: Source, start: int, end: int) -> tuple[Span, Span, Span] | None:
-    """`E_{t}[x]`, where the `E` stands from `start` to `end`: all of it, the text up to `x`, and
-    the bracket that closes it; None where no bracket does."""
+    """`E_{t}[x]`, where the `E` is the text from `start` to `end`: the whole, the text before `x`,
+    and the closing bracket; None if there are no brackets."""
     text = source.text
     subscripts = _SUBSCRIPTS.match(text, end)
     if subscripts is None:

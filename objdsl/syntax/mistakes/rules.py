@@ -69,7 +69,7 @@ def _unexpected(m: Mistake) -> Diagnostic:
 
 
 def _expected(m: Mistake) -> str:
-    """What could stand where the mistake is, in words: `` `in` or the end of the line ``."""
+    """What is allowed at the place of the mistake, in words: `` `in` or the end of the line ``."""
     words = []
     if m.wants_value:
         words.append("a value")

@@ -1,4 +1,4 @@
-"""Mistakes in how a statement starts, and in what belongs to its kind."""
+"""Mistakes at the start of a statement, and in its parts."""
 
 from __future__ import annotations
 
