@@ -217,7 +217,7 @@ def _pull_extremum(y: n.Binary, g: n.Expr) -> list[tuple[n.Expr, n.Expr]]:
     if gated is not None:
         x, slope, active = gated
         return [(x, where(active, mul(g, slope), ZERO))]
-    # The mask stands around all that is multiplied: what overflows where it does not hold is never
+    # The mask is around the whole product: a factor that overflows where it does not hold is never
     # looked at. A finding about what is left out points at the extremum that leaves it out.
     shared = where(n.Binary("eq", y.a, y.b, span=y.span), mul(g, HALF), g)
     a_op: Literal["le", "ge"]

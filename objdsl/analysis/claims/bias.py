@@ -42,7 +42,7 @@ def reason_of(bias: BiasFactor, estimator: Estimator, facts: Facts) -> Reason:
     if is_score(factor.base, estimator.leaf) and product_with_gradients(facts, estimator.leaf):
         return Reason.SCORE
     if below and measures_dispersion(estimator, factor):
-        return Reason.STEP_SPREAD if factor.depends.batch else Reason.GROUP_SPREAD
+        return Reason.STEP_DISPERSION if factor.depends.batch else Reason.GROUP_DISPERSION
     return Reason.RESPONSE
 
 

@@ -111,7 +111,7 @@ def _prompts(facts: Facts) -> Iterator[Departure]:
                 and measures_dispersion(estimator, factor)
                 and not factor.depends.batch
             ):
-                reason = Reason.GROUP_SPREAD
+                reason = Reason.GROUP_DISPERSION
             else:
                 reason = Reason.PROMPT_WEIGHT
             yield Departure(Claim.PROMPT_WEIGHTS, reason, estimator, factor)

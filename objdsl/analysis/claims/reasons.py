@@ -20,36 +20,36 @@ class Reason(Enum):
     """Why a claim does not hold exactly."""
 
     # the direction on policy: a factor of all rewarded terms
-    LENGTH = "the own length divides"
-    GEOMETRIC = "the own length divides, in the derivative of a geometric mean"
-    LENGTH_WEIGHT = "a function of the own length"
+    LENGTH = "the response's own length divides"
+    GEOMETRIC = "the response's own length divides, in the derivative of a geometric mean"
+    LENGTH_WEIGHT = "a function of the response's own length"
     GROUP_TOKENS = "the tokens of the group divide"
     STEP_TOKENS = "the tokens of the step divide"
-    COUNT = "a number of elements that a mask leaves divides"
-    GROUP_SPREAD = "the spread of the group's rewards divides"
-    STEP_SPREAD = "the spread of the step's rewards divides"
+    COUNT = "the number of elements that a mask leaves divides"
+    GROUP_DISPERSION = "the dispersion of the group's rewards divides"
+    STEP_DISPERSION = "the dispersion of the step's rewards divides"
     MASK = "a mask of the response"
     DISCOUNT = "a reward that comes with the last token is discounted"
-    REACH = "a reward of a token does not reach the tokens up to it alike"
+    REACH = "a token's reward does not reach all tokens up to it equally"
     SCORE = "log(pi) beside a weight with a gradient"
     RESPONSE = "a different function of the response"
     # the direction on policy: a factor of a baseline
-    BASELINE = "the baseline includes the own response"
-    STEP_BASELINE = "the baseline is a statistic of the step that includes the own response"
+    BASELINE = "the baseline includes the response itself"
+    STEP_BASELINE = "the baseline is a statistic of the step that includes the response itself"
     # the direction on policy: of the whole objective
     LIVE = "an advantage, a divisor or a small number beside a probability adds to the weight"
     CHOSEN = "prompts are selected by their responses"
     DOWN = "the sign is reversed"
     MIXED = "several rewards are weighted differently"
     NOTHING = "no reward has an effect"
-    UNRAISED = "a reward is read, and nothing raises it"
+    UNRAISED = "a reward is read, but nothing raises it"
     NO_REWARD = "no reward is recognised"
-    SHAPING = "something else is raised beside the reward"
+    SHAPING = "something is raised besides the reward"
     BOOTSTRAP = "the return depends on the critic"
-    INNER = "a different policy samples than the one that is trained"
+    INNER = "the policy that samples is not the one that is trained"
     TRUNCATED_SAMPLING = "tokens are drawn from a part of the vocabulary"
-    DISTRIBUTIONS = "rewards weigh whole next-token distributions"
-    TOO_LARGE = "too large a formula"
+    DISTRIBUTIONS = "rewards weight whole next-token distributions"
+    TOO_LARGE = "the formula is too large"
     # any claim
     NOT_JUDGED = "not judged"
     # how much each prompt counts
@@ -58,17 +58,17 @@ class Reason(Enum):
     # off policy
     STALE = "no ratio corrects for older weights"
     FIRST_ORDER = "the reward's weight is not the ratio of the response, to first order"
-    OTHER_WEIGHT = "the weight changes with the policies, and not by ratios alone"
+    OTHER_WEIGHT = "the weight changes with the policies, but not only through ratios"
     BOUNDED = "the ratio is cut where the policies are far apart"
     UNWEIGHTED = "what is subtracted from the reward is not weighted by the ratio"
-    # what the terms beside the reward descend
+    # what the terms besides the reward descend
     PENALTY = "not the KL of whole responses"
-    UNREAD_PENALTY = "no function of the log-ratio alone"
+    UNREAD_PENALTY = "not a function of the log-ratio alone"
     IDLE_BONUS = "a term of policies alone depends on earlier tokens only"
     FLAT_BONUS = "a term of log(pi) alone has a gradient that depends on the length only"
     LIVE_PENALTY = "the advantage that includes a penalty adds a gradient of its own"
-    WITHOUT_GRADIENT = "a frozen policy has no part in the gradient"
-    ENTROPY = "a term of whole distributions that is no divergence"
+    WITHOUT_GRADIENT = "a frozen policy does not affect the gradient"
+    ENTROPY = "a term of whole distributions that is not a divergence"
 
     @property
     def claim(self) -> Claim:

@@ -116,7 +116,7 @@ class Estimator(Weight):
         if factor.base in self.keep_factors | self.bootstraps | self.counts_of_others:
             return False
         if self.binary(factor, term):
-            # An affine function of the own reward: it weighs a baseline that knows the state.
+            # An affine function of the response's reward weights a baseline that knows the state.
             knows = any(Level.PREFIX in other.depends.levels for other in term.factors)
             return factor.depends.on_response and knows
         levels = factor.depends.levels
@@ -147,7 +147,7 @@ class Estimator(Weight):
         for term in self.of(Kind.SIGNAL, Kind.BASELINE):
             for factor in term.factors:
                 neutral = factor.depends.constant or factor.base in self.bootstraps
-                # A statistic in a baseline takes away more of the own reward here than there.
+                # A statistic in a baseline subtracts more of the response's reward in some prompts.
                 weighs = term.kind is Kind.SIGNAL or (
                     factor.depends.pooled and self.binary(factor, term)
                 )

@@ -17,7 +17,7 @@ from objdsl.analysis.gradient.separate import (
 from objdsl.analysis.gradient.terms import Factor, Kind, powers
 from objdsl.analysis.gradient.weight import GROUP_SIZES, Sizes, Weight, sizes_of
 
-# What rounding leaves of coefficients that cancel, as a part of them.
+# The relative rounding error of coefficients that cancel.
 _ROUNDING = 1e-12
 
 Coefficient = Mapping[frozenset[Factor], float]
@@ -57,7 +57,7 @@ def lowered(weight: Weight, rewards: Collection[n.Column]) -> tuple[n.Column, ..
     """The rewards that have a negative sign in the weight, whatever the data."""
     group = weight.objective.sampling.group
     sizes = [sizes_of(size) for size in ((group,) if group else GROUP_SIZES)]
-    # A square of the own reward, or a mask by it, rises or falls with the reward, too.
+    # A square of the response's reward, or a mask by it, rises or falls with the reward, too.
     parts = [f.depends for term in weight.of(Kind.BASELINE) for f in term.factors]
     unclear = {
         name for d in parts if d.rewards and d.on_response and not d.pooled for name in d.rewards

@@ -14,7 +14,7 @@ from objdsl.analysis.gradient.weight import Weight
 from objdsl.analysis.values.dependence import Level, is_reward
 from objdsl.ir.indices import PROMPT
 
-# Rewards of a group that lie no further apart are alike.
+# Rewards of a group count as equal if they differ by no more than this.
 _NEARLY_ALIKE = 0.01
 
 
@@ -32,7 +32,7 @@ def selection_biases(
     only_rewards = len(weight.objective.rewards) == 1 and read.reads == read.rewards
     if not weight.rewards_are_binary or not only_rewards:
         return True
-    # An affine function of the own reward weighs a baseline that knows the state.
+    # An affine function of the response's reward weights a baseline that knows the state.
     levels = (f.depends.levels for term in weight.of(Kind.BASELINE) for f in term.factors)
     return any(Level.PREFIX in of_factor for of_factor in levels)
 

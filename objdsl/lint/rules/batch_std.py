@@ -28,7 +28,7 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("batch-std", "OBJ202", Severity.NOTE, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for _, factor in facts.factors(Reason.STEP_SPREAD):
+    for _, factor in facts.factors(Reason.STEP_DISPERSION):
         yield rule.finding(
             "each reward is divided by a standard deviation over the step that includes it",
             factor.origin.span,

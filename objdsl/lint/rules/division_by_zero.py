@@ -44,17 +44,17 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         if never_zero(guarded, expand):
             continue
         seen.add(divisor)
-        spread = has_deviation(divisor)
+        deviation = has_deviation(divisor)
         yield rule.finding(
             "this divisor can be 0 on realistic data",
             divisor.span,
             under="0 where all of them are equal"
-            if spread
+            if deviation
             else "0 where all of them are 0, or the mask excludes everything",
             consequence="one NaN in a step's weights makes every weight of the model NaN",
-            help="add a small number" if spread else "divide by max(..., 1)",
+            help="add a small number" if deviation else "divide by max(..., 1)",
             fine_if="such data cannot occur",
-            fix=Fix("add 1e-6", (_plus(divisor.span),)) if spread else None,
+            fix=Fix("add 1e-6", (_plus(divisor.span),)) if deviation else None,
         )
 
 

@@ -1,4 +1,4 @@
-"""The mean includes the own reward: the gradient is (G - 1) / G of the true one.
+"""The mean includes the response's own reward: the gradient is (G - 1) / G of the true one.
 
 **What.** `reward - mean[i] reward`, or the mean over the whole step.
 

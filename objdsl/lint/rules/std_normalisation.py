@@ -4,7 +4,7 @@
 distance from the mean, or a range, which have the same effect.
 
 **Why.** The standard deviation is a statistic of rewards that includes the response's own. With
-rewards of 0 and 1 it causes no bias within a prompt (the expectation of the weight given the own
+rewards of 0 and 1 it causes no bias within a prompt (the expectation of the weight given the
 response is affine in its reward), but prompts are weighted by how hard they are: by
 `1 / sqrt(p (1 - p))` in the limit of large groups, so prompts that are nearly always or nearly
 never solved weigh most. With other rewards the direction is biased too, by up to half of the
@@ -37,7 +37,7 @@ from objdsl.lint.rule import Rule, rule
 
 @rule("std-normalisation", "OBJ201", Severity.WARNING, Claim.DIRECTION)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
-    for departure in facts.departing(Reason.GROUP_SPREAD):
+    for departure in facts.departing(Reason.GROUP_DISPERSION):
         estimator, factor = departure.estimator, departure.factor
         assert estimator is not None
         assert factor is not None
@@ -45,8 +45,8 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         group = facts.objective.sampling.group
         small = not biased and written and group is not None and group <= 3
         yield rule.finding(
-            f"rewards are divided by the {'standard deviation' if written else 'spread'} of their "
-            "group",
+            f"rewards are divided by the {'standard deviation' if written else 'dispersion'} "
+            "of their group",
             factor.origin.span,
             severity=Severity.NOTE if small else None,
             claim=departure.claim,
@@ -67,7 +67,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 def _gradient(biased: bool) -> str:
     if not biased:
         return "right for each prompt (rewards are 0 or 1), which is weighted by how hard it is"
-    return "biased by the own reward in the divisor; prompts are weighted by how hard they are"
+    return (
+        "biased by the response's reward in the divisor; prompts are weighted by how hard they are"
+    )
 
 
 def _fix(facts: Facts, factor: Factor) -> Fix | None:
