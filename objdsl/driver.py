@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 
 LARGEST_IR = 2 * 1024 * 1024
-"""Bytes of an objective that is given as JSON."""
+"""The largest size of a JSON objective, in bytes."""
 
-# A fix can bring up a new finding; the limit ends rounds of fixes that undo each other.
+# A fix can cause a new finding; the limit ends rounds of fixes that undo each other.
 _MOST_ROUNDS = 10
 
 
@@ -143,7 +143,7 @@ def check(source: Source, settings: Mapping[str, float] | None = None) -> Checke
     try:
         file = parse(source)
         if not any(isinstance(statement, tree.Header | tree.Goal) for statement in file.statements):
-            # definitions alone, like the prelude
+            # only definitions, like the prelude
             return Checked(source, None, undecided(file, prelude(), _base), [])
         objective = elaborate(file, prelude(), _base)
     except ObjectiveError as error:

@@ -300,7 +300,7 @@ class Objective(BoundFormula):
             column = self.columns[name]
             check_trained(name, given[name], column.indices, step)
             x = given[name].detach()
-            # Anywhere else a look at the values would wait for the device.
+            # On other devices, reading the values would wait for the device.
             sampled = isinstance(column.role, LogProbs) and not column.role.distribution
             if sampled and x.is_cpu and not torch.compiler.is_compiling():
                 check_drawn(name, x, step)

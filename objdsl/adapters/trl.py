@@ -37,7 +37,7 @@ from objdsl.ir.columns import LogProbs
 from objdsl.objective import Objective, load
 from objdsl.step import Step
 
-# What a forward pass may need besides ids and masks.
+# Inputs that a forward pass may need besides ids and masks.
 _PICTURES = (
     "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes",
     "num_tiles", "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
@@ -48,7 +48,7 @@ _OLD, _MU, _REF = LogProbs("old"), LogProbs("mu"), LogProbs("ref")
 # Sums that are kept beside the reports, under names that no report has.
 _ENTROPY, _TOKENS, _ROUTER = "sum of entropies", "number of tokens", "loss of the router"
 
-# What TRL logs itself: a report of such a name is logged as `objective/<name>`.
+# Names that TRL logs itself: a report with such a name is logged as `objective/<name>`.
 _TAKEN = {
     "aux_loss", "entropy", "epoch", "frac_reward_zero_std", "grad_norm", "learning_rate", "loss",
     "num_tokens", "reward", "reward_std", "step_time",
@@ -191,7 +191,7 @@ class ObjectiveTrainer(GRPOTrainer):  # type: ignore[misc]
         parts, window = self.args.steps_per_generation, self.args.gradient_accumulation_steps
         drawn_every = parts * self.num_iterations
         if self._step % drawn_every == 0 or self._buffered_inputs is None:
-            # In the order of the dataset, which leaves groups whole. (GRPOTrainer shuffles rows.)
+            # In the order of the dataset, which keeps groups together. (GRPOTrainer shuffles rows.)
             batch = split_pixel_values_by_grid(
                 self._generate_and_score_completions(generation_batch)
             )

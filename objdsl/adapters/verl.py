@@ -36,7 +36,7 @@ from objdsl.objective import Objective
 from objdsl.step.inputs import widest
 from objdsl.step.values import Values
 
-# What verl divides a sum over the rows of an optimizer step by.
+# The divisors of verl for a sum over the rows of an optimizer step.
 Divisor = Literal["tokens", "responses", "nothing"]
 
 MODES: dict[Divisor, tuple[str, ...]] = {
@@ -45,7 +45,7 @@ MODES: dict[Divisor, tuple[str, ...]] = {
     "nothing": ("token-sum",),
 }
 
-# What ActorConfig says about the policy loss, and an objective says itself.
+# Settings of ActorConfig about the policy loss, which the objective decides.
 DECIDED = ("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c", "tau_pos", "tau_neg")
 
 _ADVANTAGE = "the advantage"  # no column of a file is called so
@@ -224,7 +224,7 @@ def _normalised(goal: n.Expr) -> tuple[n.Expr, Indices, Divisor] | None:
         case n.Reduce("mean", ("p", "i"), x, None):
             return x, RESPONSE, "responses"
         case n.Reduce("mean", ("p",), n.Reduce("mean", ("i",), x, None), None):
-            # The same where groups have one size, which verl's have.
+            # The same if all groups have one size, as in verl.
             return x, RESPONSE, "responses"
         case n.Reduce("sum", ("p", "i", "t"), x, None):
             return x, TOKEN, "nothing"

@@ -23,7 +23,7 @@ from objdsl.diagnostic import near
 from objdsl.errors import ObjectiveError
 from objdsl.source import visible
 
-# Where each command is, in the order of the help: a module of this package, imported on use.
+# The module of each command, in the order of the help; imported on use.
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Write": ("check", "explain", "audit", "rule", "fmt", "import", "gallery"),
     "Compile": ("compile", "diff", "bench"),
@@ -31,7 +31,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Other": ("env",),
 }
 
-# What checking and compiling do without: modules, and the extra that brings them.
+# Modules that checking and compiling do not need, and the extra that installs them.
 TRAIN = "torch transformers yaml matplotlib numpy datasets safetensors peft"
 OPTIONAL = {**dict.fromkeys(TRAIN.split(), "train"), "vllm": "vllm"}
 
@@ -39,7 +39,7 @@ OPTIONAL = {**dict.fromkeys(TRAIN.split(), "train"), "vllm": "vllm"}
 # The errors of a disk that takes no more data.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
-# What is left at the end goes with the process; to look for garbage in it first takes nearly as
+# The memory at the end is freed with the process; collecting garbage in it first takes nearly as
 # long as to check a file.
 atexit.register(gc.freeze)
 
@@ -96,7 +96,7 @@ class Commands(click.Group):
             show(error.diagnostics)
             sys.exit(2)
         except RecursionError:
-            # Passes follow definitions by recursion; the formula of a paper is nowhere near it.
+            # Passes follow definitions by recursion; formulas of papers are far from this limit.
             from objdsl.elaborate import SHALLOWER
 
             message = f"the definitions of this file are nested too deeply: {SHALLOWER}"
@@ -110,7 +110,7 @@ class Commands(click.Group):
                 f"pip install 'objdsl[{OPTIONAL[missing]}]'"
             ) from None
         except BrokenPipeError:
-            # `objdsl ... | head`: the reader has seen enough. Python would complain while it exits.
+            # `objdsl ... | head`: the reader has closed the pipe. Python would complain at exit.
             _no_more_output()
             sys.exit(0)
         except OSError as error:

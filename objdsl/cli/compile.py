@@ -96,7 +96,7 @@ def _triton(objective: Objective) -> str:
         raise click.UsageError(message) from None
 
 
-# A step that people train with, and the head of a model of eight billion parameters.
+# A realistic step, and the head of a model of eight billion parameters.
 _TOKENS, _LONGEST, _HIDDEN, _VOCABULARY = 32_768, 8_192, 4_096, 128_256
 
 

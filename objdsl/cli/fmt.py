@@ -32,7 +32,7 @@ def fmt(files: tuple[str, ...], check: bool, diff: bool) -> None:
         if is_ir(name):
             raise click.UsageError(AS_TEXT.format(name))
         try:
-            # A file, and never an entry of the gallery: it is written to.
+            # Always a file, never a gallery entry, since it is written to.
             source = text(name) if name == STDIN else read(Path(name).expanduser())
             new = layout(source)
         except ObjectiveError as error:

@@ -121,7 +121,7 @@ def train(
         except OSError as error:  # a folder that cannot be written to, a disk that is full
             _fail([str(error)], 1)
     if result.stopped is not None:
-        # What a shell says of a program that a signal ended: a scheduler then starts it again.
+        # The exit code of a program ended by a signal, after which a scheduler restarts it.
         sys.exit(128 + result.stopped)
 
 
@@ -138,7 +138,7 @@ def _split(arguments: Iterable[str]) -> tuple[str | None, list[str]]:
             files.append(argument)
             continue
         flags.append(argument)
-        # What follows is its value, unless it is a setting itself: then the value is missing.
+        # The next argument is its value, unless it is a setting itself: then the value is missing.
         if "=" not in argument and rest and not rest[0].startswith("--"):
             flags.append(rest.popleft())
     if len(files) > 1:

@@ -120,7 +120,7 @@ def reduced_indices(
     """The indices of a binder, if `x` can be reduced over them."""
     text = shown(body)
     carried = union(x.indices, mask.indices if mask is not None else SCALAR)
-    # `sum[i] 1` is how many responses there are.
+    # `sum[i] 1` is the number of responses.
     counts = op in ("sum", COUNT) and mask is None and x == build.ONE and over[-1] != "v"
     if not counts and (not set(over) & set(carried) or over[-1] == "v" != carried[-1]):
         ctx.fail(

@@ -24,7 +24,7 @@ Find = Callable[[str, Span], tree.File]
 """Finds the file of a base objective; raises ObjectiveError where there is none."""
 
 MAX_NODES = 20_000
-# Definitions that are used before they stand in the file, or functions, one inside the other.
+# The deepest nesting of definitions that are used before their place in the file, and of calls.
 MAX_OPEN = 64
 # Stop after this many errors.
 MAX_ERRORS = 100
@@ -183,7 +183,7 @@ class Context:
         if near_to is not None:
             unknown, known = near_to[0], [*near_to[1]]
             near, sentence = spelled(unknown, known), said_here(unknown)
-            # `R` beside a defined `r` is another name, `T` beside the index `t` is not.
+            # `R` besides a defined `r` is a different name; `T` besides the index `t` is a slip.
             alike = near is not None and same_letters(unknown, near)
             alike = alike and (len(unknown) > 1 or near in MEANING)
             if (bare := without_indices(unknown)) != unknown and bare in known:

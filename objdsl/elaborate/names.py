@@ -115,7 +115,7 @@ def binding(ctx: Context, name: str, use: Span) -> Expr:
         ctx.frames, ctx.site = frames, site
         ctx.open.pop()
     ctx.values[name] = value
-    # A name for an infinity or for no number is a mistake that the checker speaks of.
+    # A name for an infinity or NaN is reported by the checker.
     if value.children or (isinstance(value, Const) and not math.isfinite(value.value)):
         ctx.order.append(Named(name, value, let.span))
     return value

@@ -29,25 +29,25 @@ from objdsl.ir.indices import SCALAR
 LONGEST = 34
 """The most letters of a name."""
 LONGEST_PART = 26
-"""The most letters of what stands inside another name."""
+"""The most letters of a name inside a longer one."""
 DEEPEST = 5
-"""How deep below a value its parts have names."""
+"""How deep the parts of a value are named."""
 
 WHOLE = {"p": "step", "i": "group", "t": "response", "v": "vocabulary"}
-"""What a reduction over an index covers."""
+"""The names of the elements that a reduction over an index covers."""
 NUMBERS = {0.0: "zero", 0.25: "quarter", 0.5: "half", 1.0: "one", 2.0: "two", 3.0: "three",
            4.0: "four"}  # fmt: skip
 MULTIPLES = {0.25: "quarter", 0.5: "half", 2.0: "twice"}
 FUNCTIONS = {"neg": "minus", "sqrt": "root"}
-"""What functions of one value are called, unless by their name in the language."""
+"""Names of functions of one value, if not their names in the language."""
 VERBS = {"add": "plus", "sub": "minus", "mul": "times", "div": "over", "pow": "to_the",
          "lt": "below", "le": "at_most", "gt": "above",
          "ge": "at_least", "eq": "equals", "ne": "differs_from"}  # fmt: skip
-"""What stands between the names of two operands."""
+"""The text between the names of two operands."""
 NOUNS = {"add": "total", "sub": "difference", "mul": "product", "div": "quotient", "pow": "power",
          "min": "smaller", "max": "larger", "comb": "choices", "and": "both",
          "or": "either"}  # fmt: skip
-"""What the result of an operation is called."""
+"""The names of the results of operations."""
 SIGNS = {"lt": "negative", "le": "not_positive", "gt": "positive", "ge": "not_negative"}
 
 

@@ -33,7 +33,7 @@ from objdsl.ir.text import text
 
 SQUARE = n.Const(2.0)
 
-# The most terms that a scalar is taken apart into: what is left is a value of the step.
+# The most terms that a scalar is split into; the rest is a single value of the step.
 _MOST_TERMS = 256
 
 

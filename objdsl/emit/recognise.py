@@ -9,7 +9,7 @@ COUNTS = {"p": "n_prompts", "i": "group_size", "it": "group_tokens", "t": "lengt
           "pi": "n_responses", "pit": "n_tokens"}  # fmt: skip
 UNITS = {"n_prompts": "prompt", "group_size": "response", "group_tokens": "token",
          "length": "token", "n_responses": "response", "n_tokens": "token"}  # fmt: skip
-"""What sums of ones are called, and what they count."""
+"""The names of sums of ones, and what they count."""
 
 
 def match_log_ratio(node: n.Expr) -> str | None:

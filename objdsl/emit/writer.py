@@ -23,7 +23,7 @@ PRECEDENCE = {
     "+": PLUS, "-": PLUS, "*": TIMES, "/": TIMES, "**": POWER, "&": AND, "|": OR,
     "<": COMPARE, "<=": COMPARE, ">": COMPARE, ">=": COMPARE, "==": COMPARE, "!=": COMPARE,
 }  # fmt: skip
-"""How tightly the signs of Python hold together."""
+"""The precedence of Python's operators."""
 
 
 class Writer(ABC):

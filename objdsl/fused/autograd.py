@@ -81,7 +81,7 @@ class _Precomputed(torch.autograd.Function):
             )
         if torch.is_grad_enabled():
             raise DerivativeError(SECOND)
-        # Nobody else holds them when they are gradients: one of a leaf is then taken as it is.
+        # Nothing else holds them when they become gradients, so a leaf takes them without a copy.
         weights, ctx.weights = ctx.weights, None
         return (None, None, None, *(w.mul_(scale) for w in weights), *(None for _ in weights))
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::addmm_"})
-# They touch as many numbers as they take out or put in, not the whole tensor that they look into.
+# They touch only the numbers that they read or write, not the whole tensor.
 _TAKE = frozenset({"aten::gather", "aten::index", "aten::index_select"})
 _PUT = frozenset({"aten::scatter_add_", "aten::index_put_"})
 _RESERVE = frozenset({"aten::empty", "aten::empty_like", "aten::new_empty"})

@@ -19,9 +19,9 @@ from objdsl.frozen import dataclass
 
 ALL = slice(None)
 SLICE = 8192
-"""Vocabulary entries at a time, where a matrix over all of them would be too large."""
+"""Vocabulary entries at a time, if a matrix over all of them would be too large."""
 Precision = Literal["inputs", "bf16x2", "bf16x3"]
-# Devices whose matmul returns a higher precision than its inputs have. `meta` stands for a GPU.
+# Devices whose matmul can return a higher precision than its inputs have. `meta` stands for a GPU.
 _HIGH_PRECISION_SUMS = frozenset({"cuda", "meta"})
 
 

@@ -44,7 +44,7 @@ class FusedLoss:
     """
 
     fewest_tokens = FEWEST_TOKENS
-    """Chunks have no fewer tokens, however small a budget is."""
+    """The fewest tokens of a chunk, however small the budget."""
 
     def __init__(self, formula: Formula, params: Mapping[str, float], objective: Weighted) -> None:
         self.formula, self.params, self.objective = formula, params, objective

@@ -17,8 +17,8 @@ from functools import cache, reduce
 import objdsl.ir.nodes as n
 from objdsl.ir.indices import Indices, over_to, remove, union
 
-# A product is looked into for this many factors; those of papers have ten. What is built of a long
-# chain then grows with the chain, not with its square.
+# At most this many factors of a product are examined; those of papers have ten. The work for a
+# long chain then grows with the chain, not with its square.
 _MOST_FACTORS = 32
 
 _LARGEST_EXPONENT = 709.0

@@ -14,7 +14,7 @@ from objdsl.ir.nodes import Column as ColumnNode
 from objdsl.ir.nodes import Expr, LogDist, LogProb, Pick
 
 DISTRIBUTION = "_dist"
-"""How the column with the distribution of a policy ends."""
+"""The ending of the column with a policy's distribution."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ CLOCK: dict[str, BuiltIn] = {
         ),
     )
 }  # fmt: skip
-"""What a file can read if it gives the name to nothing else."""
+"""The columns that every file can read, unless it uses the name for something else."""
 IDS = BuiltIn(
     ColumnNode("token", TOKEN, role="ids", known="at t"), "token_ids", Ids(),
     "the id of the token, p,i,t, which is compared: `token == 5`",

@@ -160,7 +160,7 @@ def _names(left: Names, right: Names) -> tuple[Names, Names]:
         free += [name for name in (right[expr],) if name not in only_left]
         common[expr] = free[0] if free else f"{left[expr]}'"
     left, right = {**left, **common}, {**right, **common}
-    # What only the other side names is known by that name here too, unless it means something else.
+    # A name that only the other side has is used here too, unless it means something else.
     return _joined(left, right), _joined(right, left)
 
 

@@ -61,7 +61,7 @@ class Latex(Writer):
             case n.Peers(_, ("t",)):
                 return self._beside()
             case n.Reduce() | n.Quantile() if _is_of_group(node):
-                # A statistic of the group: its index is not the response that is spoken of.
+                # A statistic of the group: its index is not the present response.
                 return replace(self.place, response=self._next(RESPONSES, self.place.response))
             case n.Reduce(_, over) | n.Quantile(over) if "i" in over:
                 return HERE if "t" in over else replace(self.place, response=HERE.response)

@@ -17,7 +17,7 @@ MEANT = {
     "G": "number of responses to the prompt",
     "N": "number of responses",
 }
-"""What the letters among the counts stand for."""
+"""The meanings of the letters for counts."""
 
 WIDTH = 100  # columns of a line of text
 LONG = 160  # characters of a formula whose common parts get names

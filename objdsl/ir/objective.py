@@ -23,7 +23,7 @@ BUILT_IN_POLICIES = ("pi", "old", "mu", "ref")
 ARGUMENTS = (
     "mask", "lengths", "prompt", "dtype", "generator", "check", "group", "step",
 )  # fmt: skip
-"""What a column cannot be called: the arguments of a step's own that stand beside the columns."""
+"""Names that a column cannot have: the other arguments of `prepare`."""
 
 
 class SettingError(ObjdslError, ValueError):

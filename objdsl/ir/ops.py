@@ -41,7 +41,7 @@ from objdsl.ir.build import (
 )
 from objdsl.ir.interval import ANY, Interval
 
-# How tightly a piece of the language's text holds together, from the loosest on.
+# The precedence of a piece of text in the language, from the lowest.
 IF, OR, AND, NOT, COMPARE, PLUS, TIMES, SIGN, POWER, APPLY, ATOM = range(11)
 
 TINY = math.ulp(0.0)
@@ -587,7 +587,7 @@ REDUCE: dict[n.ReduceOp, ReduceRow] = {
     "mean": ReduceRow(
         value=_mean,
         empty=0.0,
-        # A finding about the divisor points at the mean that brings it.
+        # A finding about the divisor points at the mean that it belongs to.
         slope=lambda node: div(ONE, node.seen(replace(_count(node), span=node.span))),
         over=lambda a: a,
         linear=True,

@@ -22,7 +22,7 @@ from objdsl.ir.objective import Named, Objective
 from objdsl.ir.ops import BINARY, REDUCE
 
 STEPS = 2000
-"""The number of rollouts of a run, where a formula reads it and nobody says it."""
+"""The number of rollouts of a run, if a formula reads it and it is not given."""
 _SCANNED = 500  # steps at which a condition that is no line in `step` is looked at
 
 Pattern = tuple[bool, ...]

@@ -55,7 +55,7 @@ def _statements(objective: Objective) -> Iterator[str]:
     bound = [binding.value for binding in objective.bindings]
     kept = [] if objective.keep is None else [objective.keep]
     before = {*n.topological(*kept)}
-    # What is kept does not count where states change: names mean something else there.
+    # States change after all prompts, kept or not, so names have other values there.
     memory = () if kept else objective.memory
     everything = n.topological(*kept, *bound, *objective.roots, *memory)
     read = n.topological(*everything, *objective.memory)

@@ -22,10 +22,10 @@ Construct = (
     n.Const | n.Length | n.Unary | n.Binary | n.Clip | n.Where | n.Stop
     | n.Reduce | n.Quantile | n.Peers | n.Present | n.Scan | n.Shift | n.Order | n.Pick | n.Symbol
 )  # fmt: skip
-"""The nodes that are written otherwise in each syntax."""
+"""The nodes that each syntax writes differently."""
 Names = Mapping[n.Expr, str]
 Piece = tuple[str, int]
-"""A text, and how tightly it holds together."""
+"""A text, and its precedence."""
 
 OPPOSITE: dict[n.BinaryOp, n.BinaryOp] = {
     "lt": "ge",
@@ -61,7 +61,7 @@ def letters(names: Names, *roots: n.Expr) -> set[str]:
 
 
 RESPONSES, TOKENS = "ijklmn", "tsuqh"
-"""The letters that indices run by: each inside the one before."""
+"""The letters of indices, from the outside inwards."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Place:
 
 
 HERE = Place()
-"""The response and the token that a weight is of."""
+"""The response and the token of a weight."""
 
 
 class _Pieces(dict[n.Expr, Piece]):

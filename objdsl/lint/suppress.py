@@ -86,8 +86,8 @@ def suppress(
     kept: list[Diagnostic] = []
     accepted: list[Diagnostic] = []
     used: set[tuple[Span, str]] = set()
-    # A finding is looked up by its name and the statement that it lies in: no comment is asked
-    # about the findings of others.
+    # A finding is looked up by its name and its statement, so that a comment is not compared
+    # with the findings of other statements.
     speaking: defaultdict[tuple[str, int | None], list[Ignore]] = defaultdict(list)
     for comment in comments:
         if comment.verb == "ignore":

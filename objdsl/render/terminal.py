@@ -74,7 +74,7 @@ def _notes(diagnostic: Diagnostic) -> Iterator[tuple[str, str]]:
     if diagnostic.fine_if:
         ignore = f"# objdsl: ignore[{diagnostic.name}] why"
         yield "fine if", f"{diagnostic.fine_if}; then write `{ignore}`"
-    # The errors of the language itself, the 900s, have nothing more to be read.
+    # The errors of the language itself, the 900s, have no further explanation.
     if not diagnostic.code.startswith("OBJ9"):
         yield "more", f"objdsl rule {diagnostic.name}"
 

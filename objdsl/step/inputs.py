@@ -35,7 +35,7 @@ token, if not above the other."""
 STANDARD = frozenset(
     {NOISE.name, *(row.name for row in (*BUILT_IN.values(), *CLOCK.values(), IDS))}
 ).union(*map(of_policy, BUILT_IN_POLICIES))
-"""Columns that every training loop may bring."""
+"""Columns that every training loop may pass."""
 
 
 def as_tensor(name: str, x: Any, device: torch.device | None = None) -> Tensor:

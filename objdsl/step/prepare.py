@@ -75,7 +75,7 @@ class Preparation:
             state = len(rows), rows_dtype, "", numbers
         except ValueError as error:
             failure, state = error, (0, torch.float32, str(error), {})
-        # An error on one rank ends all of them: none waits for a rank that is gone.
+        # An error on one rank ends all of them, so that none waits for it.
         states = exchange(state, group)
         if failure is not None:
             raise failure
@@ -129,7 +129,7 @@ class Preparation:
             )
         given = {name: as_tensor(name, x, mask.device) for name, x in columns.items()}
         if dtype is None:
-            # States are as wide as Python's numbers, whatever the data is.
+            # States have the precision of Python's floats, whatever the dtype of the data.
             remembered = {
                 k for k, x in self.columns.items() if isinstance(x.role, StateRole | Clock)
             }

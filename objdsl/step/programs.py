@@ -72,7 +72,7 @@ class Programs:
                     "`step = objective.couple(step, log_pi=...)` on the whole step before it is cut"
                 )
             else:
-                # Only reports are coupled: those of a part of the step have no meaning.
+                # Only reports are coupled; for a part of the step they have no meaning.
                 silent = program.whole_step_reports
                 step = step.with_placeholders(program.couple.outputs)
         dtype = next(iter(inputs.values())).dtype

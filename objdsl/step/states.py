@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Keys = Sequence[Hashable] | Tensor
-"""The prompt of each response, by what it is called from rollout to rollout."""
+"""The prompt of each response, identified in the same way in every rollout."""
 
 _STEP, _STEPS = (row.name for row in CLOCK.values())
 

@@ -15,7 +15,7 @@ WIDTH = 100
 INDENT = 4
 DEEPEST_INDENT = WIDTH // 2  # what nests deeper than this is not made readable by line ends
 
-# How tightly a piece of text holds together; brackets go around what is looser than its place.
+# The precedence of a piece of text; it gets brackets if its place requires a higher one.
 IF, OR, AND, NOT, COMPARE, PLUS, TIMES, SIGN, POWER, APPLY, ATOM = range(11)
 
 _LEVELS = {
@@ -85,7 +85,7 @@ def _alone(comment: tree.Comment) -> _Item:
 
 
 def _comment(comment: tree.Comment) -> str:
-    # A ruler (`####`) is not a text.
+    # A ruler (`####`) has no text.
     space = "" if not comment.text or comment.text.startswith("#") else " "
     return f"#{space}{comment.text}"
 
@@ -299,10 +299,10 @@ def _places(op: str, left: Expression, right: Expression) -> tuple[int, int]:
     level = _LEVELS[op]
     match op:
         case "^":
-            # What a reduction followed by a power means is not decided here.
+            # A reduction followed by a power stays ambiguous here.
             return APPLY if isinstance(left, tree.Reduction) else ATOM, POWER
         case "or":
-            # Which of `and` and `or` binds tighter is nothing to make a reader remember.
+            # Readers need not remember which of `and` and `or` binds tighter.
             return NOT if _is_and(left) else OR, NOT if _is_and(right) else AND
     return level + (level == COMPARE), level + 1
 

@@ -22,7 +22,7 @@ def grammar() -> Lark:
     is missing or damaged.
     """
     text = (files("objdsl.grammars") / "objective.lark").read_text(encoding="utf-8")
-    # Every terminal is a word of its own (`order` is not `or der`), hence the basic lexer.
+    # Keywords are whole words (`order` is not `or der`), hence the basic lexer.
     return Lark(
         text,
         parser="lalr",

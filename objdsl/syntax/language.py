@@ -16,9 +16,9 @@ FUNCTIONS: dict[str, int] = {
 
 SUBSETS = ("top", "pick")
 ORDERED = ("median", "quantile", "rank", "trim", "topk", "nucleus")
-"""Words that stand before brackets as reductions do."""
+"""Names that are written before brackets, like reductions."""
 SOFT = (*ORDERED, COUNT, "comb", "logsumexp", IDS.leaf.name)
-"""Words that a file may give a meaning of its own."""
+"""Names of the language that a file may redefine."""
 SAMPLING_NUMBERS = ("group", "temperature", "top_p", "top_k", "staleness")
 SAMPLING_FLAGS = ("keep_mask", "keep_routing", "experts")
 

@@ -85,7 +85,7 @@ def unreadable(path: Path, error: OSError) -> Diagnostic:
     )
 
 
-# By the kind of a file, as `os.stat` has it.
+# By the type of a file in `os.stat`.
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -236,7 +236,7 @@ MEANS = {
     ),
     ("p",): (("mean[p]", "over the prompts of the step"),),
 }
-"""What a mean of a value can run over, by the indices of the value."""
+"""The means that a value can have, by its indices."""
 
 
 def two_readings(message: str, span: Span, help: str, choices: tuple[Fix, ...] = ()) -> Diagnostic:

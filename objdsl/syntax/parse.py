@@ -21,7 +21,7 @@ from objdsl.syntax.mistakes.rules import explain
 from objdsl.syntax.read import verify
 from objdsl.syntax.split import DEEPEST, Piece, split
 
-# Nobody mends more than this before running again; hostile text holds a mistake in every line.
+# Nobody fixes more than this before trying again; a hostile text has a mistake in every line.
 _MOST_ERRORS = 100
 
 # Characters of one statement, white space aside. The longest published objective has about 300.
@@ -99,7 +99,7 @@ class _Word:
 
 def _build(parsed: Tree[Token], source: Source, offset: int) -> tree.Statement:
     """Lark's tree as ours, leaves first and without recursion: text can be nested without limit."""
-    # What each subtree became (a node, or what a rule gives to its parent), where, and how deep.
+    # The result of each subtree (a node, or a value for its parent), its place, and its depth.
     built: dict[int, tuple[Any, Span, int]] = {}
     for subtree in parsed.iter_subtrees():
         rule = str(subtree.data)  # Lark's own strings compare slowly

@@ -138,7 +138,7 @@ class Loose:
         parts = (self.operand, *(binary.right for binary in self.followers))
         long = (part.span for part in parts if len(" ".join(part.span.text.split())) > _LONGEST)
         changes = [*edits, *(Edit(span, "...") for span in long)]
-        # What is put in before a part comes last here, for the text is changed from its end.
+        # Insertions before a part come last here, because the text is changed from its end.
         changes.sort(key=lambda edit: (edit.span.start, edit.span.end))
         for edit in reversed(changes):
             text = text[: edit.span.start - start] + edit.text + text[edit.span.end - start :]

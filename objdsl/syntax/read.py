@@ -37,7 +37,7 @@ _MESH = re.compile(
     re.MULTILINE,
 )
 
-# What an editor does not show, or shows in a different place than where it stands.
+# Characters that an editor does not show, or shows at a different place.
 _INVISIBLE = re.compile(rf"(?![\f\r]){STEERS.pattern}")
 
 
@@ -75,7 +75,7 @@ def decoded(name: str, content: bytes, largest: int = LARGEST) -> Source:
             raise ObjectiveError([messages.foreign(name, kind)])
     whole = len(content) <= largest
     try:
-        # The limit may cut the last character in two, which is not that character's fault.
+        # The limit may split the last character, which is not an error.
         text = codecs.getincrementaldecoder("utf-8")().decode(content, final=whole)
     except UnicodeDecodeError as error:
         raise ObjectiveError([messages.not_utf8(name, content, error)]) from None

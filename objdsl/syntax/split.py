@@ -30,8 +30,8 @@ class Piece:
 
 _MARK = re.compile(r"\n|#[^\n]*|[(\[{]|[)\]}]|[^\s#()\[\]{}]+")
 
-# What starts a statement even though a bracket is open: the bracket is the mistake. A keyword
-# never stands inside an expression; `name =` does, by mistake, in `clip(r, lo=1)`, but a line of
+# Starts of a statement even if a bracket is open: the bracket is the mistake. A keyword never
+# occurs inside an expression; `name =` does, by mistake, in `clip(r, lo=1)`, but a line of
 # an argument list is indented.
 _KEYWORD = re.compile(
     r"[ \t]*(?:(?:objective|param|policy|given|def|sample|keep|report|maximize|minimize)\b"

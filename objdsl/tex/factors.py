@@ -10,7 +10,7 @@ from objdsl.tex.names import Parts
 from objdsl.tex.parse import Node, leaves
 
 Factor = tuple[str, Tree[Token]]
-"""A factor of a product, and `/` where it is divided by."""
+"""A factor of a product, with `/` for a divisor."""
 
 
 def factors_of(node: Tree[Token]) -> list[Factor]:

@@ -88,7 +88,7 @@ _PIECE = re.compile(
     r"|\\(?P<command>[A-Za-z]+\*?|.|\n)|(?P<letter>[A-Za-zα-ωϵ])|(?P<sign>[^\w\s]|_)",
     re.DOTALL,
 )
-# A bar, a short name, a bar: a length, whatever stands before it.
+# A bar, a short name, a bar: a length, whatever precedes it.
 _LENGTH = re.compile(
     r"\|\s*(?:\\(?:mathbf|boldsymbol|bm|mathcal)\s*)?\{?\s*[A-Za-z]\s*\}?"
     r"(?:_(?:\{[^{}|]*\}|\s*[A-Za-z0-9+]))?\s*(?:\\right|\\bigr?|\\Bigr?)?\s*\|"

@@ -15,10 +15,10 @@ INDICES = {
     **dict.fromkeys("ijkmn", "i"), **dict.fromkeys("tsuhl", "t"), "v": "v", "a": "v",
     **dict.fromkeys("xqp", "p"),
 }  # fmt: skip
-"""Which index of the language a letter runs along, if nothing else says so."""
+"""The index of the language for a letter, unless the formula says otherwise."""
 
 SIZES = {"G": ("i",), "N": ("p", "i"), "K": ("i",), "P": ("p",), "B": ("p",)}
-"""Letters for how many there are, if no equation defines them."""
+"""Letters for numbers of elements, if no equation defines them."""
 
 POLICIES = {
     "old": "old", "theta_old": "old", "ref": "ref", "reference": "ref", "base": "ref",
@@ -32,7 +32,7 @@ POLICIES = {
 RELATIONS = {"<": "<", ">": ">", "lt": "<", "gt": ">", "le": "<=", "leq": "<=", "leqslant": "<=",
              "ge": ">=", "geq": ">=", "geqslant": ">=", "ne": "!=", "neq": "!=", "≤": "<=",
              "≥": ">="}  # fmt: skip
-"""Comparisons, by the names that LaTeX has for them."""
+"""Comparisons, by their names in LaTeX."""
 
 PARAMS = {
     "eps": "0.2 in (0, 1)", "eps_low": "0.2 in (0, 1)", "eps_high": "0.28 in (0, inf)",
@@ -41,7 +41,7 @@ PARAMS = {
     "delta": "0.1 in (0, inf)", "alpha": "0.1 in [0, inf)", "L": "4096 in (0, inf)",
     "L_max": "4096 in (0, inf)", "c": "0.01 in [0, inf)", "eta": "0.01 in [0, inf)",
 }  # fmt: skip
-"""Values for hyper-parameters: a formula names them, and says none."""
+"""Values for hyper-parameters, which a formula names without a value."""
 
 RESERVED = {"t": "t_2", "p": "p_2", "i": "i_2", "v": "v_2", "y": "y_2", "in": "in_2"}
 

@@ -11,7 +11,7 @@ from objdsl.analysis.algebra.expansion import Expansion
 from objdsl.analysis.algebra.sums import Sum, atom, interval, number
 from objdsl.ir.build import ONE, ZERO, const
 
-# The mask of the last token, and how far behind it a token is.
+# The mask of the last token, and the distance of a token from it.
 _LAST: n.Expr = n.Binary("eq", n.Position(), n.Length())
 _TO_THE_LAST = atom(n.Position()) - atom(n.Length())
 
@@ -68,7 +68,7 @@ def order(expand: Expansion, node: n.Order) -> Sum:
 
 def _compare(expand: Expansion, op: str, a: n.Expr, b: n.Expr, node: n.Expr) -> Sum:
     if expand.at is not None and ((expand.at(a) - expand.at(b)).terms or expand(a) == expand(b)):
-        # A strict comparison is decided near there, too; a tie may go either way.
+        # A strict comparison is also decided nearby; a tie may be decided either way.
         return expand.at(node)
     if op in ("gt", "ge"):
         return _compare(expand, "lt" if op == "gt" else "le", b, a, node)
@@ -126,7 +126,7 @@ def clip(expand: Expansion, x: n.Expr, lo: n.Expr, hi: n.Expr, node: n.Expr) -> 
     decide = expand.at or expand
     value, low, high = decide(x), decide(lo), decide(hi)
     inside = interval(value - low)[0], interval(high - value)[0]
-    # A tie may go either way where the policies come apart.
+    # A tie may be decided either way where the policies differ.
     moves = expand.at is not None and expand(x) != value
     if min(inside) > 0 or (min(inside) >= 0 and not moves):
         return expand(x)

@@ -11,10 +11,10 @@ import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.sums import Sum, TooLargeError, atom, number, to_power
 from objdsl.ir.build import const
 
-# Within so many nested choices, both sides are expanded before one is chosen.
+# Up to this depth of nested choices, both sides are expanded before one is chosen.
 _DEEP = 16
 
-# What has not been expanded yet.
+# Nodes that have not been expanded yet.
 _UNKNOWN = Sum()
 
 

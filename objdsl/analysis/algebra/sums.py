@@ -22,13 +22,13 @@ from objdsl.ir.ops import UNARY
 Factors = frozenset[tuple[n.Expr, float]]
 """A product of nodes, each with its power."""
 
-# A formula with more terms than this, or more factors in one of them, is left in one piece. What is
-# published has 12 terms, of 8 factors.
+# A formula with more terms than this, or more factors in one of them, is left in one piece.
+# Published objectives have up to 12 terms of 8 factors.
 _MOST_TERMS = 256
 _MOST_FACTORS = 32
 # Sums of more terms than these are not divided by each other.
 _MOST_DIVISOR, _MOST_DIVIDED = 12, 64
-# What is left of numbers that cancel, if it is nearer to 0 than this, is a rounding error.
+# A difference of numbers that is closer to 0 than this is a rounding error.
 _ROUNDING = 1e-12
 
 
@@ -124,7 +124,7 @@ def _joined(f: Factors, g: Factors) -> Factors | None:
         else:
             powers[base] = powers.get(base, 0.0) + exponent
             if isinstance(base, n.Unary) and base.op == "sign":
-                # Almost everywhere; where the sign is 0, what it is the sign of decides nothing.
+                # Almost everywhere; where the sign is 0, so is its operand.
                 powers[base] %= 2
     return frozenset((base, e) for base, e in powers.items() if abs(e) > _ROUNDING)
 

@@ -86,9 +86,9 @@ class Elsewhere(n.Symbol):
 
 
 OfTokens = n.LogProb | LogRatio
-"""What reads the probability of a sampled token."""
+"""The nodes that read the probability of a sampled token."""
 OfPolicies = OfTokens | n.LogDist | LogDistRatio
-"""What reads a probability."""
+"""The nodes that read a probability."""
 
 
 def log_ratio(of: n.LogProb | n.LogDist, ratio: Ratio) -> LogRatio | LogDistRatio:

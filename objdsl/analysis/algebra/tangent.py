@@ -59,7 +59,7 @@ class Tangent:
             case n.Stop(x):
                 return self._known[x]
             case n.Where(m, a, b):
-                # Where the mask is undecided, the jump between its two values counts too.
+                # If the mask is not decided, the jump between the two values counts as well.
                 jump = mul(self._known[m], sub(real(a), real(b)))
                 return add(where(m, self._known[a], self._known[b]), jump)
             case n.Binary("min" | "max" as op, a, b):

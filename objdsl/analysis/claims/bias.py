@@ -58,7 +58,7 @@ def _of_length(factor: Factor, facts: Facts) -> Reason:
 def _of_baseline(factor: Factor, estimator: Estimator, facts: Facts) -> Reason:
     if factor.exponent < 0 and counts(factor.base):
         return Reason.COUNT
-    # Where the reward is discounted, so are the values.
+    # If the reward is discounted, the values are, too.
     bases = [bias.factor.base for bias in estimator.bias_factors]
     discounted = any(discounts(base) or reaches_some(base) for base in bases)
     if discounts(factor.base) or (discounted and isinstance(factor.base, n.Scan)):

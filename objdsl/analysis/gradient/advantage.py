@@ -145,7 +145,7 @@ def live_divisors(
     """
     for node in _divisors(objective.goal)[:_MOST_LIVE]:
         meant = _with_stopped(objective, node)
-        # Where nothing is left without it, the divisor is the policy's term itself.
+        # If nothing is left without it, the divisor is the policy's term itself.
         known = [estimator for estimator in estimators if estimator.leaf in meant]
         divisors = [_divides(on, replace(on, weight=meant[on.leaf]), node) for on in known]
         for leaf, weight in weights.items():

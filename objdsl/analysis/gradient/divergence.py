@@ -34,8 +34,8 @@ from objdsl.analysis.values.dependence import Level
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import Data, column_of
 
-# What comes with responses that were sampled; other columns are declared.
-# The most masks of which every combination is tried.
+# Data that sampled responses always have; other columns are declared.
+# The most masks for which every combination is tried.
 _MOST_MASKS = 4
 
 Piece = tuple[int, float]

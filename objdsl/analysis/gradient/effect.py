@@ -25,7 +25,7 @@ def own_rewards(terms: Iterable[Term]) -> set[str]:
 
 def weighs_distribution(estimator: Estimator) -> bool:
     """Whether a reward weights the gradient of a distribution, differently for its entries."""
-    # What is the same for all entries has no gradient: `sum_v pi_v grad log pi_v = 0`.
+    # A weight that is the same for all entries has no gradient: `sum_v pi_v grad log pi_v = 0`.
     return any(
         term.reward is not None
         or any(f.exponent > 0 and f.depends.rewards and not f.base.boolean for f in term.factors)

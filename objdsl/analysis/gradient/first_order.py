@@ -28,9 +28,9 @@ from objdsl.analysis.gradient.terms import Term
 from objdsl.analysis.values.dependence import is_reward
 from objdsl.frozen import dataclass
 
-# The most masks of which every combination is tried.
+# The most masks for which every combination is tried.
 _MOST_MASKS = 4
-# Numbers that differ by less, as a part of the larger one, are equal but for rounding.
+# Numbers with a smaller relative difference are equal up to rounding.
 _EQUAL = 1e-9
 
 

@@ -24,7 +24,7 @@ from objdsl.ir.columns import is_critic
 from objdsl.ir.differentiate import Leaf, weights_of
 from objdsl.ir.objective import Objective
 
-# Summands that are looked at: each is a derivative of its own.
+# The most summands that are examined: each costs a derivative.
 _MOST_TERMS = 32
 
 

@@ -25,7 +25,7 @@ from objdsl.ir.objective import Objective
 from objdsl.ir.ops import UNARY
 
 PREFERRED = ("chosen", "desirable")
-"""The columns of data sets of preferences: not 0 for a response that was preferred."""
+"""Columns of preference datasets that are not 0 for a preferred response."""
 
 
 class Kind(Enum):

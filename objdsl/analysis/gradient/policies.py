@@ -17,7 +17,7 @@ def frozen(objective: Objective) -> list[str]:
 def on_policy(objective: Objective) -> Expand:
     """An expansion in which all versions of the trained policy are equal."""
     same = {name: "pi" for name in ("old", "mu", objective.sampling.policy) if name != "pi"}
-    # An inner policy of the old weights is the inner policy of the new ones.
+    # On policy, an inner policy of the old weights equals that of the new ones.
     layers = {(hidden.of, hidden.depth): name for name, hidden in objective.hidden.items()}
     for name, hidden in objective.hidden.items():
         if hidden.of in same and ("pi", hidden.depth) in layers:

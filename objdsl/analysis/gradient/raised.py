@@ -21,7 +21,7 @@ from objdsl.analysis.gradient.weight import GROUP_SIZES, Sizes, Weight, sizes_of
 _ROUNDING = 1e-12
 
 Coefficient = Mapping[frozenset[Factor], float]
-"""What a reward is multiplied by: a number for each product of factors that are not sizes."""
+"""The coefficient of a reward: a number for each product of factors that are not sizes."""
 
 
 def coefficients(weight: Weight) -> dict[n.Column, Coefficient]:

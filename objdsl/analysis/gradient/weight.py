@@ -35,7 +35,7 @@ from objdsl.ir.build import const
 from objdsl.ir.objective import Objective
 
 GROUP_SIZES = (2, 64)
-"""A small and a large group, where a file does not say how large they are."""
+"""A small and a large group, for files that do not give the size."""
 
 Sizes = Mapping[n.Expr, float]
 """The numbers of responses and prompts."""
@@ -119,7 +119,7 @@ class Weight:
         return Term(kind, coefficient, rest, reward if kind is Kind.SIGNAL else None)
 
     def _kind(self, rewarded: bool, factors: tuple[Factor, ...]) -> Kind:
-        # Divisors and masks weigh a term; they do not say what it is there for.
+        # Divisors and masks only weight a term; they do not decide its role.
         values = Dependence()
         for factor in factors:
             if factor.is_value:
@@ -130,7 +130,7 @@ class Weight:
             return Kind.SIGNAL
         if values.expected:
             return Kind.BASELINE
-        # What a mask or a divisor of rewards leaves is a function of rewards, too.
+        # A term with a mask or a divisor of rewards is a function of rewards as well.
         own_parts = [factor.depends for factor in factors if factor.depends.on_response]
         return Kind.BASELINE if all(part.expected for part in own_parts) else Kind.SHAPING
 

@@ -23,7 +23,7 @@ class Coupling(IntEnum):
     KNOWN = 0
     """None: the weight is data, known before the forward pass."""
     TOKEN = 1
-    """Its own token's, and the distribution there."""
+    """That of its token, and the distribution there."""
     RESPONSE = 2
     """Those of its whole response."""
     STEP = 3

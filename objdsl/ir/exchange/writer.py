@@ -13,7 +13,7 @@ from objdsl.ir.nodes import Column, Expr, Param, fields_of, topological
 from objdsl.ir.objective import Domain, Objective, Parameter, Policy, Sampling
 
 OWN_ROLES = ("state", "clock")
-"""The roles of columns that no data holds, and no file gives a domain to."""
+"""The roles of columns that are not data, and have no declared domain."""
 
 
 def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> str:

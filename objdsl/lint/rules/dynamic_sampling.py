@@ -41,7 +41,7 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
     by = "rewards" if read.rewards else "responses"
     chosen = [estimator for estimator in facts.rewarded if estimator.selection_biases]
     if chosen:
-        # With rewards of two values, which are not declared, it may be right as it is.
+        # If the rewards have two values, which are not declared, it may be right as it is.
         may_be_right = rewards and all(estimator.centred for estimator in chosen)
         yield rule.finding(
             "a response affects whether its own group is kept, and so how much it counts",

@@ -30,7 +30,7 @@ from objdsl.ir.nodes import topological
 from objdsl.lint.places import stop
 from objdsl.lint.rule import Rule, rule
 
-# More of a formula than this nobody reads.
+# Longer formulas are not shown.
 _LONGEST = 160
 
 

@@ -33,7 +33,7 @@ from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import reading
 from objdsl.lint.rule import Rule, rule
 
-# What is said of a reach: the message, the label, and what is left out of the exact weight.
+# For each reach: the message, the label, and the missing part of the exact weight.
 _SAID = {
     Reach.TOKEN: (
         "off policy, a token is weighted by its own ratio, not the response's",

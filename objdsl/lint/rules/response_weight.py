@@ -78,7 +78,7 @@ def _varies(factor: Factor, estimator: Estimator) -> bool:
         return False
     match factor.base:
         case n.Clip() | n.Binary("min" | "max"):
-            # Where no bound is reached it is the standardised reward, which its divisor biases.
+            # Within the bounds it is the standardised reward, which its divisor biases.
             divided = has_deviation(factor.base) and bool(factor.depends.rewards)
             return divided and not estimator.rewards_are_binary
         case n.LogProb() | LogRatio() | n.Position() | n.Unary("exp", n.LogProb() | LogRatio()):

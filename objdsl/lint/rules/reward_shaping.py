@@ -32,7 +32,7 @@ from objdsl.diagnostic import Claim, Diagnostic, Severity
 from objdsl.lint.places import entry
 from objdsl.lint.rule import Rule, rule
 
-# More of a formula than this nobody reads.
+# Longer formulas are not shown.
 _LONGEST = 160
 
 
