@@ -1,4 +1,4 @@
-"""What an objective reads, sorted by who could give it; and why a framework cannot."""
+"""The columns that an objective reads, by who could supply them, and why a framework cannot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gradient weights of an objective estimate, by themselves and against other policies."""
+"""What the gradient weights of an objective estimate, on their own and against other policies."""
 
 from __future__ import annotations
 

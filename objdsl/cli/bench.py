@@ -27,12 +27,12 @@ _ROWS, _GROUP = 8, 4
 
 @dataclass(frozen=True)
 class Cost:
-    """What one way to the gradients takes.
+    """The cost of one way to the gradients.
 
     Attributes:
         products: matrix products, in units of tokens x hidden x vocabulary; counted.
-        peak: bytes alive at once, hidden states, head and their gradients among them; counted.
-        time: over that of the plain computation in the same round, the median of the rounds.
+        peak: bytes in use at once, including hidden states, head and their gradients; counted.
+        time: relative to the plain computation in the same round, the median of the rounds.
     """
 
     products: float

@@ -141,7 +141,7 @@ def _plan(objective: Objective) -> str:
 
 
 def _kernels(objective: Objective) -> str:
-    """What runs between the matrix products, on a GPU."""
+    """The computation between the matrix products, on a GPU."""
     from objdsl.emit.triton_writer import NotElementwiseError
 
     try:

@@ -110,7 +110,7 @@ _KNOWN: dict[str, Known] = {"before i": "before i", "before t": "before t", "at 
 
 
 def _known(ctx: Context, given: tree.Given, indices: Indices) -> Known:
-    """What of a response a column is a function of."""
+    """The part of a response of which a column is a function."""
     name, when = given.name.id, given.known
     if when is None:
         return "response"

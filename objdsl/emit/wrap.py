@@ -59,7 +59,7 @@ def _cut(text: str, at: re.Pattern[str]) -> Iterator[str]:
 
 
 def _widest(text: str) -> tuple[int, int]:
-    """Where the widest of the outermost brackets opens and closes."""
+    """The start and the end of the widest of the outermost brackets."""
     depth = opened = 0
     best = (0, 0)
     for k, letter in enumerate(text):

@@ -50,7 +50,7 @@ class Writer(ABC):
 
     @abstractmethod
     def _lift(self, have: Indices, want: Indices) -> str:
-        """What to append to a value so that it broadcasts against one with more indices."""
+        """The text that makes a value broadcast against one with more indices."""
 
     def _count(self, roots: Iterable[Expr]) -> None:
         for root in roots:
@@ -71,7 +71,7 @@ class Writer(ABC):
         return list(inside)
 
     def _operands(self, node: Expr) -> tuple[Expr, ...]:
-        """What a value is written in terms of."""
+        """The values in terms of which a value is written."""
         return operands(node)
 
     def _input(self, kind: Kind, key: str, indices: Indices) -> str:

@@ -152,7 +152,7 @@ class Run:
         return mask[mask] if self.step.layout == "packed" else mask.flatten()
 
     def _places(self) -> Tensor:
-        """Where the tokens are, response by response."""
+        """The places of the tokens, response by response."""
         live = (
             self._live
             if self.sequence_parallel is None

@@ -107,7 +107,7 @@ class ObjectiveKernels(TritonKernels):
 
 
 class Step(Protocol):
-    """What is used of a step."""
+    """The part of a step that is used here."""
 
     @property
     def layout(self) -> str: ...

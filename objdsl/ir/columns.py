@@ -44,7 +44,7 @@ class Reward:
 
 @dataclass(frozen=True)
 class Truncation:
-    """Which responses hit the length limit."""
+    """Whether each response hit the length limit."""
 
 
 @dataclass(frozen=True)

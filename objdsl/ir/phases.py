@@ -98,7 +98,7 @@ def _is_clock(node: n.Expr, name: str = "") -> bool:
 def pattern(
     masks: Iterable[n.Expr], step: int, steps: int | None, params: Mapping[str, float]
 ) -> Pattern:
-    """Which conditions hold at a step."""
+    """The conditions that hold at a step."""
     clock = {CLOCK["step"].name: step, CLOCK["steps"].name: STEPS if steps is None else steps}
     return tuple(bool(x) for x in evaluate(list(masks), Batch((), (), clock), params))
 

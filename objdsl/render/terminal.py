@@ -280,7 +280,7 @@ def _paint(text: str, style: str) -> str:
 
 
 def _cells(text: str) -> list[str]:
-    """What a terminal shows in each column: wide characters take two, accents none.
+    """The characters that a terminal shows in each column: wide characters take two, accents none.
 
     Characters that would steer the terminal are shown as a replacement character.
     """

@@ -110,7 +110,7 @@ class Departure:
     Attributes:
         estimator: the weight that it is read from, if any.
         factor: the factor of the weight that is to blame, if any.
-        everywhere: whether the factor weighs the reward itself, and not a baseline alone.
+        everywhere: whether the factor weights the reward itself, and not only a baseline.
         penalty: the penalty that is not exact, if any.
         node: the part that was not judged, if any.
         why: the reason why it was not judged.

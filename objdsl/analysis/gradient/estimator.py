@@ -37,7 +37,7 @@ class BiasFactor:
     """A factor that turns the gradient away from that of the expected reward.
 
     Attributes:
-        everywhere: it weighs the reward, and with it what is subtracted; if not, it belongs to a
+        everywhere: it weights the reward, and with it the baseline; if not, it belongs only to a
             baseline.
     """
 
@@ -103,8 +103,9 @@ class Estimator(Weight):
         return [[term for term in terms if _stands_for(term, name, names)] for name in names]
 
     def _weights(self, terms: list[Term]) -> set[Factors]:
-        """The products that weigh the own reward in some of its terms, and are no statistics of the
-        group: with `A * (1 + |y|)` it is `|y|`, wherever it stands, for no baseline brings that."""
+        """The products that weight the response's own reward in some of its terms, and are not
+        statistics of the group: with `A * (1 + |y|)` it is `|y|` wherever it occurs, as no baseline
+        has it."""
         products = {self._biasing(term) for term in terms if term.kind is Kind.SIGNAL}
         pooled = {f.base for term in self.terms for f in term.factors if f.depends.pooled}
         return {x for x in products if x and not any(base in pooled for base, _ in x)}

@@ -48,7 +48,7 @@ class Reach(Enum):
 
 
 Powers = Mapping[Reach, float]
-"""What the log-ratio of a mismatch is multiplied by, for each reach; nan where it is no number, but
+"""The coefficient of the log-ratio of a mismatch, for each reach; nan if it is not a number, but
 changes with the response."""
 
 

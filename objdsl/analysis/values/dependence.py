@@ -184,7 +184,7 @@ _KNOWN = {
     "at t": Level.TOKEN,
     "response": Level.OWN,
 }
-"""What a column is a function of, by when it is known."""
+"""The level of a column, by when it is known."""
 
 
 def _peers(node: n.Peers, known: dict[n.Expr, Dependence]) -> Dependence:

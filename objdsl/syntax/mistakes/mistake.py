@@ -83,7 +83,7 @@ class Mistake:
 
     @cached_property
     def opened(self) -> tuple[int, ...]:
-        """Which tokens are brackets that are open at the mistake, outermost first."""
+        """The tokens that are open brackets at the mistake, outermost first."""
         opened: list[int] = []
         for k, token in enumerate(self.tokens[: self.at]):
             if token.type in CLOSED_BY:
