@@ -119,6 +119,20 @@ def near(name: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def sharing_words(name: str, known: Iterable[str]) -> str | None:
+    """The known name that shares the most words with `name`, `eps` with `epsilon_high`; of several
+    None. A word counts that one of the two begins with."""
+
+    def shared(other: str) -> int:
+        pairs = ((a, b) for a in words for b in other.casefold().split("_"))
+        return sum(len(min(a, b)) > 2 and (a.startswith(b) or b.startswith(a)) for a, b in pairs)
+
+    words = name.casefold().split("_")
+    counts = {other: shared(other) for other in known}
+    best = [other for other, count in counts.items() if count == max(counts.values()) > 0]
+    return best[0] if len(best) == 1 else None
+
+
 def spelled(name: str, known: Iterable[str]) -> str | None:
     """The known name of which `name` is a different spelling; None if there is none, or several.
 

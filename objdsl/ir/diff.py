@@ -71,8 +71,8 @@ def aligned(left: Objective, right: Objective) -> tuple[Objective, dict[str, str
     for node in nodes:
         if others := alike.get(shapes[0][node]):
             pairs.append((node, others.popleft()))
-    there: dict[str, str] = {}
-    here: dict[str, str] = {}
+    there = _layers(left, right)
+    here = {b: a for a, b in there.items()}
     matched: set[Expr] = set()
     for node, other in pairs:
         pairing = None if node in matched else _paired(node, other, there, here)
@@ -83,9 +83,27 @@ def aligned(left: Objective, right: Objective) -> tuple[Objective, dict[str, str
     return _with_params(right, here), there
 
 
+def _layers(left: Objective, right: Objective) -> dict[str, str]:
+    """The parameters of one value and domain that say which layer the same policy is read off."""
+    meant = _meant(left), _meant(right)
+    layers = {policy.name: policy.layer for policy in right.policies}
+    partners: dict[str, str] = {}
+    for policy in left.policies:
+        mine, its = policy.layer, layers.get(policy.name)
+        if isinstance(mine, str) and isinstance(its, str) and meant[0][mine] == meant[1][its]:
+            if mine not in partners and its not in partners.values():
+                partners[mine] = its
+    return partners
+
+
+def _meant(objective: Objective) -> dict[str, str]:
+    """The value and the domain of each parameter that is read."""
+    return {p.name: f"{decimal(p.default)} in {p.domain}" for p in objective.used_params}
+
+
 def _shapes(objective: Objective) -> dict[Expr, Expr]:
     """All nodes, with parameters named after their value and domain; the goal comes last."""
-    meant = {p.name: f"{decimal(p.default)} in {p.domain}" for p in objective.used_params}
+    meant = _meant(objective)
     shapes: dict[Expr, Expr] = {}
     for node in topological(*objective.memory, *reversed(objective.roots)):
         shapes[node] = _called(node, meant, shapes)
@@ -145,6 +163,10 @@ def _with_params(objective: Objective, names: dict[str, str]) -> Objective:
             for state in objective.states
         ),
         params=tuple(replace(p, name=called[p.name]) for p in objective.params),
+        policies=tuple(
+            replace(policy, layer=called.get(str(policy.layer), policy.layer))
+            for policy in objective.policies
+        ),
         bindings=tuple(Named(free(b.name), new[b.value]) for b in objective.bindings),
     )
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Literal
 
-from objdsl.diagnostic import near
+from objdsl.diagnostic import near, sharing_words
 from objdsl.errors import ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import Column, columns_in
@@ -363,9 +363,9 @@ class Objective:
         values = {canonical(name): _number(name, value) for name, value in settings.items()}
         for name, value in values.items():
             if name not in declared:
-                guess = near(name, declared)
+                guess = near(name, declared) or sharing_words(name, declared)
                 has = ", ".join(sorted(declared)) or "none"
-                hint = f"did you mean {guess!r}?" if guess else f"it has {has}"
+                hint = f"did you mean {guess!r}? It has {has}" if guess else f"it has {has}"
                 raise SettingError(f"{self.name} has no parameter {name!r}; {hint}")
             if not declared[name].domain.holds(value):
                 raise SettingError(f"{name} = {decimal(value)} is outside {declared[name].domain}")

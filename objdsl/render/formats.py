@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,13 +166,17 @@ def _changes(fix: Fix) -> dict[str, Any]:
 def _sentences(finding: Diagnostic) -> str:
     """What is shown where there is room for a line or two."""
     choices = " or ".join(choice.title for choice in finding.choices)
+    if len(finding.choices) > 1:
+        choices = f"either {choices}"
     parts = (finding.message, finding.consequence, finding.help, choices)
-    return ". ".join(_without_stop(part) for part in parts if part)
+    return " ".join(_sentence(part) for part in parts if part)
 
 
-def _without_stop(text: str) -> str:
-    """A sentence without its full stop; the dots of what is left out stay."""
-    return text if text.endswith("...") else text.removesuffix(".")
+def _sentence(text: str) -> str:
+    """A capital letter at the beginning, unless that is a name, and a full stop at the end."""
+    if re.match(r"[a-z]+(?:[\s,:;](?! *=)|$)", text):
+        text = text[0].upper() + text[1:]
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _place(span: Span | None) -> str:

@@ -129,3 +129,18 @@ def test_the_gallery_says_what_a_paper_changed(run: Run) -> None:
     assert result.exit_code == 1
     assert "- A = (reward - mean[i] reward) / (std[i] reward + 0.0001)" in result.output
     assert "+ A = reward - mean[i] reward" in result.output
+
+
+def test_a_layer_is_compared_by_its_parameter_s_value(run: Run) -> None:
+    inner = (
+        "param depth = 6 in [1, inf)\npolicy early = pi at layer depth\n"
+        "maximize mean[p,i] (reward * sum[t] log(early))\n"
+    )
+    names = "depth is called k in the second\n"
+    assert _diff(run, inner, inner.replace("depth", "k")) == f"the same objective\n{names}"
+    deeper = inner.replace("= 6", "= 7")
+    assert _diff(run, inner, deeper) == (
+        "- param depth = 6 in [1, inf)\n+ param depth = 7 in [1, inf)\n"
+    )
+    printed = _diff(run, inner, deeper.replace("depth", "k"))
+    assert "+ policy early = pi at layer k\n" in printed

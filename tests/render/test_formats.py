@@ -190,15 +190,23 @@ def test_annotations_are_one_line_each_whatever_they_say() -> None:
     lines = formats.github([finding(help="50% :, more"), finding()]).splitlines()
     assert lines[0] == (
         "::notice file=sub folder/ü%25%2C%3A.obj,line=2,col=5,title=OBJ101 a-rule::"
-        "a%0Ab. 50%25 :, more"
+        "A%0Ab. 50%25 :, more."
     )
     assert len(lines) == 2
+
+
+def test_annotations_are_sentences() -> None:
+    choices = (Fix("`a`", ()), Fix("`b`", ()))
+    spoken = finding(consequence="one is 0", help="lambda = 1", fine_if="", choices=choices)
+    assert formats.github([spoken]).endswith(
+        "::A%0Ab. One is 0. lambda = 1. Either `a` or `b`.\n"
+    )
 
 
 def test_a_finding_without_a_place() -> None:
     findings = [Diagnostic("a-rule", "OBJ101", Severity.ERROR, "gone", None)]
     assert formats.concise(findings) == "objdsl: error[OBJ101 a-rule]: gone\n"
-    assert formats.github(findings) == "::error title=OBJ101 a-rule::gone\n"
+    assert formats.github(findings) == "::error title=OBJ101 a-rule::Gone.\n"
     assert sarif(findings).results[0].locations == []
     assert json.loads(formats.as_json(findings))["findings"][0]["location"] is None
 
