@@ -9,7 +9,7 @@ from objdsl.elaborate.context import Context
 from objdsl.elaborate.names import is_own, is_trained, known_names, resolved, signature
 from objdsl.elaborate.reductions import counted
 from objdsl.elaborate.scope import Frame
-from objdsl.elaborate.suggestions import no_function, no_index, unknown_indexed
+from objdsl.elaborate.suggestions import arguments_of_code, no_function, no_index, unknown_indexed
 from objdsl.elaborate.wording import index_name
 from objdsl.ir import build
 from objdsl.ir.columns import CLOCK
@@ -41,7 +41,7 @@ def call(ctx: Context, node: tree.Call) -> Expr:
     if name in ctx.scope.defs:
         return _inline(ctx, ctx.scope.defs[name], node)
     if name not in FUNCTIONS or is_own(ctx, name):
-        with ctx.then(*node.arguments):
+        with ctx.then(*arguments_of_code(ctx, node)):
             no_function(ctx, node)
     _check_arguments(ctx, node, FUNCTIONS[name])
     args = [build.real(value) for value in ctx.all(*node.arguments)]

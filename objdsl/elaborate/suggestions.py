@@ -12,7 +12,13 @@ from objdsl.ir.indices import MEANING
 from objdsl.ir.ops import COUNT, REDUCTIONS
 from objdsl.source import Span
 from objdsl.syntax import messages, tree
-from objdsl.syntax.foreign import SYNONYMS, is_divergence, is_expectation
+from objdsl.syntax.foreign import (
+    ARGUMENTS,
+    SYNONYMS,
+    is_divergence,
+    is_expectation,
+    without_indices,
+)
 from objdsl.syntax.language import FUNCTIONS, SOFT, SUBSETS
 
 
@@ -20,6 +26,12 @@ def no_function(ctx: Context, call: tree.Call) -> NoReturn:
     name = call.function.id
     if name in REDUCTIONS or (name in (*SUBSETS, *SOFT) and name not in known_names(ctx)):
         no_index(ctx, call)
+    value = name if name in known_names(ctx) else without_indices(name)
+    if value in known_names(ctx) and call.arguments and not arguments_of_code(ctx, call):
+        ctx.fail(
+            "wrong-arguments", f"`{value}` is a value: what it depends on is not written",
+            call.span, fix=Fix(f"write `{value}`", (Edit(call.span, value),)),
+        )  # fmt: skip
     if name in known_names(ctx) or name == "t":
         ctx.fail(
             "wrong-arguments", f"`{name}` is a value, not a function", call.function.span,
@@ -44,6 +56,17 @@ def no_function(ctx: Context, call: tree.Call) -> NoReturn:
         near_to=(name, [*FUNCTIONS, *ctx.scope.defs]),
         help=f"a function is made by `def {name}(x) = ...`",
     )  # fmt: skip
+
+
+def arguments_of_code(ctx: Context, call: tree.Call) -> list[tree.Expression]:
+    """The arguments of a call but for what papers alone write: `theta` of `r(theta)`."""
+    return [
+        argument
+        for argument in call.arguments
+        if not isinstance(argument, tree.Name)
+        or without_indices(argument.id) not in ARGUMENTS
+        or argument.id in known_names(ctx)
+    ]
 
 
 def no_reduction(ctx: Context, operator: tree.Name) -> NoReturn:
@@ -71,7 +94,7 @@ def no_index(ctx: Context, call: tree.Call) -> NoReturn:
     """`mean(reward)`: the indices that it can run over are those of its operand."""
     name, choices = call.function.id, []
     operand, example = "...", "t"
-    if call.arguments and name in REDUCTIONS:
+    if len(call.arguments) == 1:
         indices = ctx.expr(call.arguments[0]).indices
         operand = shown(call.arguments[0]).strip("`").replace("this", "...")
         if not isinstance(call.arguments[0], tree.Name | tree.Call | tree.Indexed):

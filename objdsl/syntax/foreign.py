@@ -132,6 +132,7 @@ _SENTENCES = {
         "it is a parameter of the file: `param c = 0.01 in [0, inf)`",
     "temperature": "it is set where responses are sampled: `sample from mu: temperature 1`",
     "theta": "the trained policy is `pi`, without arguments: `r = pi / old`",
+    "sigma": "the sigmoid is `sigmoid(x)`, a standard deviation `std[i] x`",
     "I indicator Indicator": "a mask is a comparison: `(A > 0) * x`",
     "is_eos last is_last done terminal": "the last token of a response is `t == |y|`",
     "per_token_kl kls": _DIVERGENCE,
@@ -237,6 +238,9 @@ MODULES = (
     "core_algos",
 )
 """Module names before a function in code."""
+
+ARGUMENTS = frozenset("theta phi psi omega x y s a o q z".split())
+"""What papers write behind a symbol, and is no name here: `r(theta)`, `A(s, a)`."""
 
 LATEX = {
     "frac": "a quotient is `a / b`; `\\frac{1}{G} \\sum_{i=1}^G` is `mean[i]`",

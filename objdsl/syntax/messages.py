@@ -13,6 +13,7 @@ from pathlib import Path
 from objdsl import codes
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, near
 from objdsl.source import Source, Span
+from objdsl.spelling import canonical
 from objdsl.syntax.foreign import of_the_language
 from objdsl.syntax.split import DEEPEST
 
@@ -268,7 +269,7 @@ def expectation(whole: Span, head: Span, end: Span, indices: tuple[str, ...] = (
 
 def divergence(span: Span, p: str, q: str) -> Diagnostic:
     """`KL(p || q)`, which can be estimated or summed, with different gradients."""
-    p, q = of_the_language(p), of_the_language(q)
+    p, q = (of_the_language(canonical(name)) for name in (p, q))
     texts = (
         (f"k3({p}, {q})", "estimated from the sampled tokens"),
         (f"kl({p}, {q})", "over the whole vocabulary, at each token"),

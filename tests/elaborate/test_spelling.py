@@ -89,3 +89,25 @@ def test_what_a_setting_of_a_framework_is_here(settings: str) -> None:
         needs_advantage = re.search(r"\bA\b", line) and not line.startswith("A =")
         advantage = "A = reward - mean[i] reward\n" if needs_advantage else ""
         driver.compile_source(Source("x.obj", f"{FILE}{advantage}{line}\n"))
+
+
+SPELLINGS = {
+    "r(θ)": "r", "r_t(theta)": "r", "A(s, a)": "A", "pi(y)": "pi", "π_θ(y|x)": "pi",
+    "pi_{ref}(y|x)": "ref", "π_{θ_old}": "old", "A_{i,t}": "A", "A_i": "A", "Â": "A",
+    "\\hat A": "A", "min{r, 1}": "min(r, 1)", "σ(reward)": "sigmoid(x)", "1 ± eps": "1 - eps",
+    "∇ r": "derives it", "median(reward)": "median[i] reward", "sum_{i} reward": "sum[i] x",
+    "log π_θ(y|x)": "log(π_θ(y|x))", "logprobs": "log(pi)", "where(r > 1, 1, 0)": "if r > 1 else",
+    "KL(π_θ || π_ref)": "k3(pi, ref)", "E[reward]": "mean[p,i]", "r^{2}": "r^2",
+    "clamp(r, 0, 1)": "clip(x, lo, hi)", "1{r > 1}": "(A > 0) * x", "pi_old": "old",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spelling", "word"), SPELLINGS.items())
+def test_a_spelling_of_papers_is_mistaken_once(spelling: str, word: str) -> None:
+    text = (
+        "r = pi / old\nA = reward - mean[j != i] reward\n"
+        f"maximize mean[p,i,t] (A * r * ({spelling}))\n"
+    )
+    (error,) = driver.check(Source("x.obj", text)).findings
+    hints = (error.help, error.fix.title if error.fix else "", *(x.title for x in error.choices))
+    assert any(word in hint for hint in hints), hints

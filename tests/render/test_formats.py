@@ -198,9 +198,7 @@ def test_annotations_are_one_line_each_whatever_they_say() -> None:
 def test_annotations_are_sentences() -> None:
     choices = (Fix("`a`", ()), Fix("`b`", ()))
     spoken = finding(consequence="one is 0", help="lambda = 1", fine_if="", choices=choices)
-    assert formats.github([spoken]).endswith(
-        "::A%0Ab. One is 0. lambda = 1. Either `a` or `b`.\n"
-    )
+    assert formats.github([spoken]).endswith("::A%0Ab. One is 0. lambda = 1. Either `a` or `b`.\n")
 
 
 def test_a_finding_without_a_place() -> None:

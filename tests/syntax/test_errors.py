@@ -67,6 +67,10 @@ BROKEN = {
     "hat": "A = r\N{COMBINING CIRCUMFLEX ACCENT} + 1",
     "subscript": "r_{i,t} = pi / old",
     "subscript inside": "A = r_{i,t} + 1",
+    "subscript of a policy": "r = pi / pi_{θ_old}",
+    "function of braces": "A = min{reward, 1}",
+    "accent": "Â = reward",
+    "plus or minus": "A = clip(reward, 1 ± 0.2)",
     "comma in a number": "param L = 4,096",
     "underscore in a number": "A = 4_096 + reward",
     # what papers and code write

@@ -30,6 +30,11 @@ _CHARACTERS = {
     "∗": "*", "⋅": "*", "•": "*", "⊙": "*", "–": "-", "—": "-", "‐": "-", "⩽": "<=", "⩾": ">=",
     "⟨": "(", "⟩": ")", "√": "sqrt", "←": "=", "≔": "=", "≡": "==", "²": "^2", "³": "^3",
 }  # fmt: skip
+_NO_SIGNS = {
+    **dict.fromkeys("∥‖", "a divergence is `k3(pi, ref)`, or `kl(pi, ref)` over the vocabulary"),
+    "±": "both bounds are written: `clip(r, 1 - eps, 1 + eps)`",
+    "∇": "the gradient is not written: objdsl derives it",
+}
 _COMMENT = "a comment starts with `#`, and ends with its line"
 _LETTERS = "a name consists of the letters a-z and A-Z, Greek letters, digits and `_`"
 _SIGNS = {
@@ -67,9 +72,8 @@ def character(m: Mistake) -> Diagnostic | None:
         start = m.span(m.here).start
         if spans := applied(m.source, start, start + 1):
             return expectation(*spans)
-    if char in "∥‖":
-        help = "a divergence is `k3(pi, ref)`, or `kl(pi, ref)` over the vocabulary"
-        return m.says(f"`{char}` has no meaning here", help=help)
+    if char in _NO_SIGNS:
+        return m.says(f"`{char}` has no meaning here", help=_NO_SIGNS[char])
     if char == "%":
         help = "5 percent is `0.05`" if m.at else _COMMENT
         return m.says("`%` is not an operator", help=help)
@@ -87,6 +91,9 @@ def character(m: Mistake) -> Diagnostic | None:
         return syntax(f"`{span.text}` is written `{meant}`", span)
     if char.isalpha():
         name = unicodedata.name(char, "unnamed").lower()
+        plain, *marks = unicodedata.normalize("NFKD", char)
+        if marks and plain.isascii():
+            return m.says(f"`{char}` ({name}) cannot be part of a name", help=f"write `{plain}`")
         return m.says(
             f"`{char}` ({name}) cannot be part of a name",
             help=_LETTERS,

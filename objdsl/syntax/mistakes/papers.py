@@ -15,6 +15,7 @@ from objdsl.syntax.foreign import (
     of_the_language,
     said_here,
 )
+from objdsl.syntax.language import FUNCTIONS
 from objdsl.syntax.messages import divergence, expectation, syntax
 from objdsl.syntax.mistakes.mistake import NAMES, UNKNOWN, Mistake
 
@@ -104,6 +105,22 @@ def indicator(m: Mistake) -> Diagnostic | None:
     return m.says("an indicator is a comparison", m.before, m.here, help="write `(A > 0) * x`")
 
 
+def function_of_braces(m: Mistake) -> Diagnostic | None:
+    """`min{a, b}`."""
+    function = canonical(m.before)
+    if m.here.type != "LBRACE" or function not in FUNCTIONS or not m.adjacent(m.before, m.here):
+        return None
+    closing = m.closing(m.at)
+    last = m.here if closing is None else m.token(closing)
+    whole = m.span(m.here, last)
+    choices: tuple[Fix, ...] = ()
+    if closing is not None:
+        text = f"({whole.text[1:-1]})"
+        choices = (Fix(f"`{m.before}{text}`", (Edit(whole, text),)),)
+    message = f"the arguments of `{function}` stand in round brackets"
+    return m.says(message, m.here, last, choices=choices)
+
+
 def subscript(m: Mistake) -> Diagnostic | None:
     """`r_{i,t}`."""
     if m.here.type != "LBRACE" or not m.before.endswith("_") or not m.adjacent(m.before, m.here):
@@ -116,6 +133,13 @@ def subscript(m: Mistake) -> Diagnostic | None:
             m.before,
             help=f"it has no limits: `{name}[{index[1] if index else 't'}] x`",
         )
+    closing = m.closing(m.at)
+    last = m.here if closing is None else m.token(closing)
+    words = re.findall(r"\w+", m.span(m.here, last).text)
+    policy = of_the_language(canonical("_".join((name, *words))))
+    if policy in ("old", "mu", "ref"):
+        message = "a policy has a name, and no subscript"
+        return m.says(message, m.before, last, help=f"write `{policy}`")
     return m.says(
         "a name has no subscripts: indices are implied",
         m.before,

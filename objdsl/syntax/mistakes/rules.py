@@ -24,6 +24,7 @@ RULES = (
     languages.where,
     papers.braces,
     papers.subscript,
+    papers.function_of_braces,
     papers.conditioned,
     papers.indicator,
     languages.digits,
