@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import objdsl.ir.nodes as n
-from objdsl.elaborate.brackets import named_indices, reduced_indices
+from objdsl.elaborate.brackets import check_keys, keys_of, named_indices, reduced_indices
 from objdsl.elaborate.checks import as_mask
 from objdsl.elaborate.context import Context
+from objdsl.elaborate.shared_order import SharedOrder
 from objdsl.elaborate.wording import shown
 from objdsl.ir import build
-from objdsl.ir.indices import SCALAR, TOKEN, over_to, written
+from objdsl.ir.indices import RESPONSE, SCALAR, TOKEN, over_to, written
 from objdsl.ir.ops import ORDER, OrderRow
 from objdsl.syntax import tree
 
 _OF_ORDER: dict[str, n.OrderOp] = {
     "top": "top", "topk": "topk", "nucleus": "nucleus", "trim": "trim", "rank": "rank",
 }  # fmt: skip
+_ELEMENTS = {"p": "prompts", "i": "responses of a step", "t": "tokens"}
 
 
 def pick(ctx: Context, node: tree.Reduction) -> n.Expr:
@@ -37,18 +41,12 @@ def of_order(ctx: Context, node: tree.Reduction) -> n.Expr:
     op, binder = node.operator.id, node.binder
     row = ORDER["share"] if op in ("median", "quantile") else ORDER[_OF_ORDER[op]]
     alone = op == "median" or not row.argument
-    if binder.keys:
-        ctx.fail(
-            "wrong-arguments", f"`{op}` orders all elements, and takes no keys", binder.span,
-            help=f"the elements of a key alone are picked by a condition: `{op}[i | parent == 1]`",
-        )  # fmt: skip
-    if len(node.operands) != 2 - alone or binder.relation:
+    if binder.relation:
+        _refuse_relation(ctx, op, node)
+    if len(node.operands) != 2 - alone:
         operands = " x" if alone else f"(x, {row.argument})"
-        ctx.fail(
-            "wrong-arguments", f"write `{op}[{binder.span.text.strip('[]')}]{operands}`"
-            if not binder.relation else f"`{op}` takes indices, and no relation",
-            node.span,
-        )  # fmt: skip
+        brackets = binder.span.text.strip("[]")
+        ctx.fail("wrong-arguments", f"write `{op}[{brackets}]{operands}`", node.span)
     first, *second = node.operands
     condition = () if binder.condition is None else (binder.condition,)
     x, *others = ctx.all(first, *second, *condition)
@@ -58,10 +56,12 @@ def of_order(ctx: Context, node: tree.Reduction) -> n.Expr:
         _check_argument(ctx, row, argument, second[0])
     mask = None if binder.condition is None else as_mask(ctx, others[0], binder.condition.span)
     x = build.real(x)
+    if binder.keys:
+        return _of_keys(ctx, op, node, x, argument, mask)
     over = reduced_indices(ctx, binder, op, named_indices(ctx, binder), x, mask, first)
     entries = over == ("v",)
     if op == "nucleus" and not entries:
-        ctx.fail("wrong-index", "`nucleus` runs over the vocabulary, `[v]`", binder.span)
+        _only_over_entries(ctx, binder)
     if over[-1] == "v" and not (entries and op in ("topk", "nucleus")):
         ctx.fail(
             "wrong-index", f"`{op}` does not run over the vocabulary", binder.span,
@@ -80,6 +80,74 @@ def of_order(ctx: Context, node: tree.Reduction) -> n.Expr:
             node.span,
         )  # fmt: skip
     return n.Order(_OF_ORDER[op], over, x, argument, mask)
+
+
+def _of_keys(
+    ctx: Context,
+    op: str,
+    node: tree.Reduction,
+    x: n.Expr,
+    argument: n.Expr | None,
+    mask: n.Expr | None,
+) -> n.Expr:
+    """`median[i by parent] x`: the order of the responses that share keys."""
+    binder = node.binder
+    keys = keys_of(ctx, op, binder)
+    over = reduced_indices(ctx, binder, op, named_indices(ctx, binder), x, mask, node.operands[0])
+    if op == "nucleus":
+        _only_over_entries(ctx, binder)
+    if over != ("i",) or n.Position() in keys:
+        ctx.fail(
+            "wrong-index", f"`{op}` orders by a key the responses to a prompt, "
+            f"and every two {_ELEMENTS[over[-1]]} would be compared here",
+            binder.span,
+            help=f"the elements of one key are picked by a condition, `{op}[{written(over)} | "
+            f"{binder.keys[0].span.text} == 1]`; `mean`, `max` and `min` take keys everywhere",
+        )  # fmt: skip
+    check_keys(ctx, binder, op, over, keys)
+    if x.indices != RESPONSE:
+        ctx.fail(
+            "wrong-index",
+            f"{shown(node.operands[0])} has the indices {written(x.indices)}; what responses are "
+            "ordered by is a value of each",
+            node.span,
+        )  # fmt: skip
+    order = SharedOrder(x, keys, mask)
+    if op == "rank":
+        return order.rank()
+    assert argument is not None
+    if op in ("median", "quantile"):
+        return order.quantile(argument)
+    return order.chosen(_OF_ORDER[op], argument)
+
+
+def _only_over_entries(ctx: Context, binder: tree.Binder) -> NoReturn:
+    ctx.fail("wrong-index", "`nucleus` runs over the vocabulary, `[v]`", binder.span)
+
+
+def _refuse_relation(ctx: Context, op: str, node: tree.Reduction) -> NoReturn:
+    """`median[j != i] x`: there is no order of the others alone."""
+    relation = node.binder.relation
+    assert relation is not None
+    first = node.operands[0].span.text
+    match op:
+        case _ if relation.op != "!=":
+            message = f"`{op}` does not run along the tokens"
+            help = "`mean`, `max` and `min` do: `max[s <= t] x`"
+        case "rank":
+            keys = "".join(f" by {key.span.text}" for key in node.binder.keys[:1])
+            keys += "".join(f", {key.span.text}" for key in node.binder.keys[1:])
+            message = "`rank` counts the smaller ones, to which no element itself belongs"
+            help = f"write `rank[i{keys}] {first}`"
+        case "median" | "quantile":
+            message = f"`{op}` orders all elements at once, and each has different others"
+            help = f"with the own one it is `{op}[i]`; of the others alone there are " + (
+                f"`mean[j != i] {first}`, `max` and `min`"
+            )
+        case _:
+            message = f"`{op}` is a mask of all elements"
+            help = f"it has no relation: `{op}[i]`"
+    ctx.fail("wrong-arguments", message, node.span, help=help)
 
 
 def _check_argument(ctx: Context, row: OrderRow, value: n.Expr, place: tree.Expression) -> None:

@@ -67,7 +67,8 @@ def counted(ctx: Context, binder: tree.Binder, body: tree.Expression | None) -> 
     if binder.relation is not None:
         ctx.fail(
             "wrong-index", "`count` takes indices", binder.span,
-            help="the others are `count[i] - 1`; up to a token, its position counts: `t`",
+            help="the others are `count[i] - 1`, those in a mask `sum[j != i] m`; up to a token, "
+            "its position counts: `t`",
         )  # fmt: skip
     conditions = [part for part in (body, binder.condition) if part is not None]
     masks = [

@@ -90,9 +90,11 @@ def _layers(left: Objective, right: Objective) -> dict[str, str]:
     partners: dict[str, str] = {}
     for policy in left.policies:
         mine, its = policy.layer, layers.get(policy.name)
-        if isinstance(mine, str) and isinstance(its, str) and meant[0][mine] == meant[1][its]:
-            if mine not in partners and its not in partners.values():
-                partners[mine] = its
+        if not isinstance(mine, str) or not isinstance(its, str):
+            continue
+        is_new = mine not in partners and its not in partners.values()
+        if is_new and meant[0][mine] == meant[1][its]:
+            partners[mine] = its
     return partners
 
 

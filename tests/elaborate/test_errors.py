@@ -137,6 +137,16 @@ BROKEN = {
     "choices of the policy": "A = comb(sum[t] pi, 2)\nmaximize mean[p,i] (A * sum[t] log(pi))",
     "choose": f"A = choose(count[i], 2)\n{GOOD}",
     "live discount": "maximize mean[p,i] sum[t] (togo(reward, pi) * log(pi))",
+    "median of the others": f"A = median[j != i] reward\n{GOOD}",
+    "rank of the others": f"given kind[p,i]\nA = rank[j != i by kind] reward\n{GOOD}",
+    "subset of the others": f"A = 1 if top[j != i](reward, 0.5) else 0\n{GOOD}",
+    "running order": f"A = median[s <= t] V_old\n{GOOD}",
+    "order of tokens by a key": f"given turn[p,i,t]\nA = rank[t by turn] V_old\n{GOOD}",
+    "order of tokens by a key of responses": (
+        f"given kind[p,i]\nA = 1 if top[i by kind](V_old, 0.5) else 0\n{GOOD}"
+    ),
+    "nucleus by a key": f"given kind[p,i]\nA = 1 if nucleus[i by kind](reward, 0.5) else 0\n{GOOD}",
+    "others counted": f"A = count[j != i] (reward > 0)\n{GOOD}",
     "median": "maximize mean[p,i] ((reward - mode[i] reward) * sum[t] log(pi))",
     "softmax": f"A = softmax[i] reward\n{GOOD}",
     "cumulative sum": f"A = cumsum[t] old\n{GOOD}",

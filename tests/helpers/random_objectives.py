@@ -44,6 +44,9 @@ LEAVES = {
         "(sum[j != i] margin)",
         "(rank[i] reward)",
         "((rank[i] (mean[t] (pi / old))) / 3)",
+        "(rank[i by parent] margin)",
+        "(quantile[i by parent | truncated](margin, 0.3))",
+        "(median[i by parent] (mean[t] (pi / old)))",
         "(median[t] V_old)",
         "(count[t | pi > old] / count[t])",
         "((prod[t] old) / mean[i] prod[t] mu)",
@@ -74,6 +77,8 @@ MASKS = {
         "|y| > 2",
         "top[i](margin, 0.5)",
         "reward == max[i by parent] reward",
+        "top[i by parent](margin, 0.5)",
+        "trim[i by parent | chosen](margin, eps)",
         "topk[p,i](margin, 2)",
     ],
     "pit": [
@@ -209,7 +214,14 @@ STATES = """\
 state pace = 0.4 next {}
 state base[p] = difficulty next {}
 """
-INNER = "policy early = pi at layer 6\n"
+# Policies off hidden layers of the trained one, and such as follow it, with what reads them.
+LAYERS = ["6", "6 without norm", "depth", "depth without norm"]
+INNER = """\
+param depth = 6 in [1, inf)
+policy early = pi at layer {0}
+policy early_old = old at layer {0}
+"""
+FOLLOWERS = ["pi every 3 steps", "pi every 1 step", "ema(pi, 0.9)"]
 
 
 class Writer:
@@ -402,9 +414,13 @@ class Writer:
             STATES.format(*after),
             "param zero = 0 in [0, inf)\n" if self.partial else "",
         ]
-        if self.random.randrange(8) == 0:
-            lines.append(INNER)
-            self.names["pit"] += ["log(early)", "(early / old)"]
+        if self.random.randrange(6) == 0:
+            lines.append(INNER.format(self.one_of(LAYERS)))
+            self.names["pit"] += ["log(early)", "(early / early_old)"]
+            self.names[""].append("(depth / 10)")
+        if self.random.randrange(6) == 0:
+            lines.append(f"policy anchor = {self.one_of(FOLLOWERS)}\n")
+            self.names["pit"] += ["log(pi / anchor)", "(anchor / old)"]
         if self.random.randrange(6) == 0:
             lines.append("keep p where max[i] reward > 0.3\n")
         for name, level in zip(("X", "Y", "Z", "W"), ("pi", "p", "pit", ""), strict=True):
@@ -510,7 +526,7 @@ def data(seed: int, least: int = 2, longest: int = 4) -> Data:
         "rollout_step": float(rng.integers(0, 20)),
         "rollout_steps": 20.0,
     }
-    for name in ("pi", "mu", "ref", "teacher", "early"):
+    for name in ("pi", "mu", "ref", "teacher", "early", "early_old", "anchor"):
         near = rng.normal(scale=0.4, size=(n, width))
         columns[f"log_{name}"] = np.minimum(columns["log_old"] + near, -0.01)
     for policy, x in dist.items():

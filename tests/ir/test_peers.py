@@ -63,3 +63,39 @@ def test_values(expression: str, expected: Any) -> None:
     flat = [x for row in values for x in row] if isinstance(values[0], list) else values
     wanted = [x for row in expected for x in row] if isinstance(expected[0], list) else expected
     assert flat == pytest.approx(wanted, abs=1e-12)
+
+
+# A dozen responses to two prompts, with ties, and two or three parents at each.
+ORDERED = Batch(
+    prompt=[1] * 8 + [2] * 4,
+    lengths=[1] * 12,
+    columns={
+        "reward": [1.0, 0.0, 1.0, 2.0, 1.0, 0.5, -1.0, 2.0, 0.5, 0.5, 0.25, 3.0],
+        "parent": [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 1.0, 1.0, 2.0, 2.0],
+    },
+)
+ORDERS = [
+    "rank[i{}] reward", "median[i{}] reward", "quantile[i{}](reward, 0.3)",
+    "quantile[i{}](reward, 1)", "quantile[i{}](reward, at)", "1 if top[i{}](reward, 0.5) else 0",
+    "1 if top[i{}](reward, 0.75) else 0", "1 if topk[i{}](reward, 2) else 0",
+    "1 if trim[i{}](reward, 0.6) else 0", "1 if trim[i{}](reward, -1) else 0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("mask", ["", "reward < 2"])
+def test_an_order_by_a_key_is_that_of_its_elements(order: str, mask: str) -> None:
+    """Of those that share a key it is what it is of those that a mask picks."""
+    masks = [f" | {' and '.join(filter(None, (f'parent == {k}', mask)))}" for k in (1, 2, 3)]
+    brackets = [" by parent" + (f" | {mask}" if mask else ""), *masks]
+    bindings = "".join(f"x{k} = {order.format(text)}\n" for k, text in enumerate(brackets))
+    objective = objdsl.loads(
+        "objective x\nparam at = 0.7\ngiven parent[p,i]\n"
+        f"{bindings}maximize mean[p,i,t] ((x0 + x1 + x2 + x3) * log(pi))\n"
+    ).formula
+    nodes = {binding.name: binding.value for binding in objective.bindings}
+    rows = evaluate([nodes[f"x{k}"] for k in range(4)], ORDERED, {"at": 0.7})
+    of_prompts = [row if len(row) == 12 else [row[0]] * 8 + [row[1]] * 4 for row in rows]
+    parents = ORDERED.columns["parent"]
+    wanted = [of_prompts[int(parents[k])][k] for k in range(12)]  # type: ignore[arg-type]
+    assert of_prompts[0] == pytest.approx(wanted, abs=1e-12)
