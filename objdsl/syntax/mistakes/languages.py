@@ -91,13 +91,9 @@ def character(m: Mistake) -> Diagnostic | None:
         return syntax(f"`{span.text}` is written `{meant}`", span)
     if char.isalpha():
         name = unicodedata.name(char, "unnamed").lower()
-        plain, *marks = unicodedata.normalize("NFKD", char)
-        if marks and plain.isascii():
-            return m.says(f"`{char}` ({name}) cannot be part of a name", help=f"write `{plain}`")
-        return m.says(
-            f"`{char}` ({name}) cannot be part of a name",
-            help=_LETTERS,
-        )
+        plain = unicodedata.normalize("NFKD", char)[0]
+        help = f"write `{plain}`" if plain.isascii() else _LETTERS
+        return m.says(f"`{char}` ({name}) cannot be part of a name", help=help)
     return m.says(f"`{char}` has no meaning here")
 
 
