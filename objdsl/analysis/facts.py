@@ -37,6 +37,7 @@ from objdsl.analysis.values.reach import reached
 from objdsl.analysis.written import expectation, written
 from objdsl.diagnostic import Claim
 from objdsl.frozen import dataclass
+from objdsl.ir.interval import Interval
 from objdsl.ir.objective import Objective
 from objdsl.ir.writer import Names, names_of
 
@@ -231,13 +232,16 @@ class Facts(Estimates):
         return f", weighted by {self.written(Sum({factors: 1.0}).expr())}" if factors else ""
 
 
-def facts_of(objective: Objective, step: int | None = None) -> Facts:
+def facts_of(
+    objective: Objective, step: int | None = None, around: Interval | None = None
+) -> Facts:
     """The facts of an objective while a rollout is learned from, in which a column that can only be
     the reward need not be declared as one.
 
     Args:
         step: of the rollout.
+        around: the steps between which the objective is the same.
     """
-    objective = with_frozen_states(objective, step)
+    objective = with_frozen_states(objective, step, around)
     column = signal(objective)
     return Facts(objective if column is None else with_reward(objective, column))

@@ -71,7 +71,8 @@ def audit(
     if not isinstance(objective, Objective):
         objective = load(objective)
     every = phases(objective.formula.at(objective.params))
-    phase = next((x for x in every if step is not None and x.holds(step)), every[-1])
+    usual = max((phase for phase in every if not phase.drifted), key=lambda phase: phase.end)
+    phase = next((x for x in every if step is not None and x.holds(step)), usual)
     formula = with_frozen_states(phase.objective, phase.step if step is None else step)
     objective = Objective(replace(formula, reports=()))
     plan = plan_of(

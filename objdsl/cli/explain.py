@@ -27,7 +27,8 @@ def explain(file: str, latex: bool) -> None:
     from objdsl.analysis.explain import nearest, sections
     from objdsl.analysis.facts import facts_of
     from objdsl.ir.layout import folded
-    from objdsl.ir.phases import phases
+    from objdsl.ir.phases import phases_of
+    from objdsl.lint.rules.not_judged import undecided
     from objdsl.lint.run import judged
 
     source = text(file)
@@ -36,17 +37,20 @@ def explain(file: str, latex: bool) -> None:
         say(driver.mathematics(objective, weights=weights, latex=latex).rstrip() + "\n")
     if latex:
         return
-    every = phases(objective)
+    phased = phases_of(objective)
+    every = phased.every
     for phase in every:
         if len(every) > 1:
             say(f"{phase}\n".capitalize())
-        facts = facts_of(phase.objective, phase.step)
+        facts = facts_of(phase.objective, phase.step, phase.around)
         for section in sections(facts, judged(facts)):
             say(section.title)
             width = max(len(left) for left, _ in section.lines)
             for left, right in section.lines:
                 say(folded(f"    {left:<{width}}  {right}".rstrip()))
             say()
+    for finding in undecided(phased):
+        say(folded(f"Note: {finding.message}") + "\n")
     others = [
         driver.compile_source(gallery.bundled(name))
         for name in gallery.names()

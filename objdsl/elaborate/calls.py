@@ -73,6 +73,9 @@ def call(ctx: Context, node: tree.Call) -> Expr:
                     node.arguments[1].span, help="of its value as it is, `sg(...)`, neither",
                 )  # fmt: skip
             return Scan(">=", x, None if g == build.ONE else g)
+        case "floor" if args[0].current:
+            message = "`floor` has no gradient, and this changes with the policy that is trained"
+            ctx.fail("wrong-type", message, node.arguments[0].span)
     return unary(UNARY_FUNCTIONS[name], args[0])
 
 

@@ -35,6 +35,9 @@ def larger(a: Interval, b: Interval) -> Interval:
 def exponentiated(a: Interval, b: Interval) -> Interval:
     if b[0] == b[1]:
         return raised(a, b[0])
+    if a[0] > 0 and math.isfinite(a[1]) and all(map(math.isfinite, b)):
+        ends = [_power(x, exponent) for x in a for exponent in b]  # it rises or falls in each
+        return min(ends), max(ends)
     return (0.0, math.inf) if a[0] >= 0 else ANY
 
 

@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 UnaryOp = Literal[
     "neg", "abs", "exp", "log", "sqrt", "sigmoid", "logsigmoid", "softplus", "log1p",
-    "sign", "not",
+    "sign", "floor", "not",
 ]  # fmt: skip
 BinaryOp = Literal[
     "add", "sub", "mul", "div", "pow", "min", "max",

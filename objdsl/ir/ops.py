@@ -262,6 +262,17 @@ UNARY: dict[n.UnaryOp, UnaryRow] = {
         triton="tl.where({0} > 0, 1.0, tl.where({0} < 0, -1.0, 0.0))",
         python=None,
     ),
+    "floor": UnaryRow(
+        doc="the largest whole number that is not above x, of data alone",
+        value=lambda x: float(math.floor(x)) if math.isfinite(x) else x,
+        slope=None,
+        image=ANY,
+        rises=1,
+        latex=(r"\left\lfloor {} \right\rfloor", IF, ATOM),
+        torch="{}.floor()",
+        triton="tl.floor({})",
+        python=("float(math.floor({}))", (-1e300, 1e300)),
+    ),
 }
 
 

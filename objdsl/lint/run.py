@@ -12,9 +12,10 @@ from objdsl.analysis.facts import Facts, facts_of
 from objdsl.codes import COMMENT_PAGES, LANGUAGE_PAGES, Page, by_name
 from objdsl.diagnostic import Diagnostic, Severity
 from objdsl.ir.objective import Objective
-from objdsl.ir.phases import Phase, phases, together
+from objdsl.ir.phases import Phase, phases_of, together
 from objdsl.lint import rules
 from objdsl.lint.rule import Rule
+from objdsl.lint.rules.not_judged import undecided
 
 _RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
@@ -38,21 +39,27 @@ def pages() -> tuple[Page, ...]:
 def findings(objective: Objective) -> list[Diagnostic]:
     """All findings about an objective: about each of its phases separately, and once for findings
     that several phases share."""
-    every = phases(objective)
+    phased = phases_of(objective)
+    every, loose = phased.every, list(undecided(phased))
     if len(every) == 1:
-        return judged(facts_of(every[0].objective))
+        return in_order([*judged(facts_of(every[0].objective)), *loose])
     first: dict[tuple[object, ...], Diagnostic] = {}
     where: dict[tuple[object, ...], list[Phase]] = {}
     for phase in every:
-        for finding in judged(facts_of(phase.objective, phase.step)):
+        for finding in judged(facts_of(phase.objective, phase.step, phase.around)):
             key: tuple[object, ...] = (finding.code, finding.span, finding.message)
             first.setdefault(key, finding)
             where.setdefault(key, []).append(phase)
-    diagnostics = []
+    diagnostics = loose
     for key, finding in first.items():
         part = [] if len(where[key]) == len(every) else where[key]
-        message = f"{finding.message} ({together(part)})" if part else finding.message
-        diagnostics.append(replace(finding, message=message))
+        if part:
+            finding = replace(finding, message=f"{finding.message} ({together(part)})")
+        if part and all(phase.drifted for phase in part):
+            finding = replace(
+                finding, severity=Severity.NOTE, fine_if=f"no run is as long: {together(part)}"
+            )
+        diagnostics.append(finding)
     return in_order(diagnostics)
 
 

@@ -76,7 +76,10 @@ _SENTENCES = {
     "expm1": "it is written `exp(x) - 1`",
     "where_": "it is written `a if condition else b`",
     "iff ite if_else ifelse": "it is written `a if condition else b`",
-    "sin cos tan atan arctan sinh cosh floor ceil round trunc mod gamma_ erf lgamma": _NO_NUMBER,
+    "sin cos tan atan arctan sinh cosh trunc gamma_ erf lgamma": _NO_NUMBER,
+    "ceil": "it is written `-floor(-x)`",
+    "round": "it is written `floor(x + 0.5)`",
+    "mod fmod remainder": "it is written `x - n * floor(x / n)`",
     # reductions
     "percentile": "it is called `quantile[i](x, 0.4)`, with a fraction",
     "sort argsort mode": _NO_ORDER,

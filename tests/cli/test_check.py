@@ -233,7 +233,7 @@ def test_formats_for_programs(run: Run) -> None:
     assert first["fix"]["edits"][0]["text"] == "(reward - mean[i] reward)"
     lines = run("check", "biased.obj", "--output-format", "github").output.splitlines()
     assert lines[0].startswith(
-        "::warning file=biased.obj,line=3,col=33,title=OBJ201 std-normalisation::rewards are"
+        "::warning file=biased.obj,line=3,col=33,title=OBJ201 std-normalisation::Rewards are"
     )
     assert len(lines) == 3
     assert lines[2].startswith("::notice ")

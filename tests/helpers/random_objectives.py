@@ -48,6 +48,7 @@ LEAVES = {
         "(quantile[i by parent | truncated](margin, 0.3))",
         "(median[i by parent] (mean[t] (pi / old)))",
         "(median[t] V_old)",
+        "floor(2 * margin)",
         "(count[t | pi > old] / count[t])",
         "((prod[t] old) / mean[i] prod[t] mu)",
         "log(sum[i] prod[t] pi)",
@@ -128,7 +129,7 @@ UNARY = [
 UNARY += [
     f"{name}({{}})" if row.domain == ANY else f"{name}(abs({{}} + 0.0713))"
     for name, row in ((name, OPERATORS[op]) for name, op in FUNCTIONS.items())
-    if not any(f"{name}(" in template for template in UNARY)
+    if name != "floor" and not any(f"{name}(" in template for template in UNARY)
 ]
 BINARY = [
     "{} + {}",
@@ -167,6 +168,7 @@ PEERS = {
         "i by {t}",
         "p,i,t by room, chosen",
         "t by {t} < |y|, room",
+        "t by floor({t} / 2)",
     ],
 }
 OTHERS = ["j != i, t by room", "j != i, t by room, turn > 1", "j != i by {t}"]

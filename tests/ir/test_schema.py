@@ -107,7 +107,9 @@ def test_round_trip(source: Source) -> None:
     unread = {x.name for x in before.params} - {x.name for x in after.params}
     assert not unread & {x.name for x in before.used_params}
     assert after.params == tuple(x for x in before.params if x.name not in unread)
-    assert {b.name: b.value for b in after.bindings} == {b.name: b.value for b in before.bindings}
+    # What is compared with itself by elements, `x[i]`, gets a name, if it has none.
+    bound = [{b.name: b.value for b in objective.bindings} for objective in (before, after)]
+    assert bound[0].items() <= bound[1].items()
     assert findings_of(text) == findings_of(source)
     assert driver.layout(text) == text.text
 

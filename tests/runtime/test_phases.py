@@ -15,7 +15,7 @@ from helpers.random_objectives import data
 from objdsl import driver
 from objdsl.audit.experiment import audit
 from objdsl.ir.objective import Objective
-from objdsl.ir.phases import STEPS, at, conditions, phases, together
+from objdsl.ir.phases import STEPS, at, conditions, phases, phases_of, together
 from objdsl.lint.run import findings
 from objdsl.runtime.engines.policy import Policy
 from objdsl.runtime.run.run import Result
@@ -60,21 +60,67 @@ def test_a_phase_reads_what_it_has_a_use_for() -> None:
     [
         (
             "2 if step < 10 and step >= 3 else 1",
-            ["steps 0 to 2", "steps 3 to 9", "from step 10 on"],
+            ["steps 0 to 2, from step 10 on", "steps 3 to 9"],
         ),
-        ("2 if step == 7 else 1", ["steps 0 to 6", "step 7", "from step 8 on"]),
+        ("2 if step == 7 else 1", ["steps 0 to 6, from step 8 on", "step 7"]),
         ("2 if step / 3 <= n else 1", ["steps 0 to 12", "from step 13 on"]),
         ("2 if step < 0.1 * steps else 1", ["0 to 10 % of the run", "10 to 100 % of the run"]),
         ("2 if exp(-step / 10) > 0.5 else 1", ["steps 0 to 6", "from step 7 on"]),
         ("2 if step < 10 and reward > 0 else 1", ["steps 0 to 9", "from step 10 on"]),
         ("2 if not (step < 10 or reward > 0) else 1", ["steps 0 to 9", "from step 10 on"]),
+        ("2 if 0.99 ^ step > 0.001 else 1", ["steps 0 to 687", "from step 688 on"]),
+        (
+            "2 if (step - 900)^2 < 100 else 1",
+            ["steps 0 to 890, from step 910 on", "steps 891 to 909"],
+        ),
         ("min(step / 10, 1)", ["from step 0 on"]),
+        ("1 - step / 200", ["steps 0 to 200", "from step 201 on"]),
+        ("max(1 - step / 200, 0)", ["steps 0 to 199", "from step 200 on"]),
+        ("1 - step / steps", ["from step 0 on"]),
+        ("1 - 2 * step / steps", ["0 to 50.05 % of the run", "50.05 to 100 % of the run"]),
+        ("(step - 50) * (step - 60)", ["steps 0 to 50, from step 61 on", "steps 51 to 60"]),
+        (
+            "(1 - step / 200 if step < 300 else n)",
+            ["steps 0 to 200", "steps 201 to 299", "from step 300 on"],
+        ),
         ("1 if n > 2 else 0", ["from step 0 on"]),
     ],
 )
 def test_phases_begin_where_a_condition_turns(x: str, expected: list[str]) -> None:
     given = formula(f"param n = 4.2\nx = {x}\n{GOAL}")
     assert [str(phase) for phase in phases(given)] == expected
+
+
+def test_a_condition_that_goes_on_changing_is_decided_for_some_steps() -> None:
+    """By interval arithmetic, which decides of others for all steps."""
+    again = "if step == 3 * floor(step / 3) else 1"
+    every, known = (part := phases_of(formula(f"x = 2 {again}\n{GOAL}"))).every, part.known
+    assert known is not None and known > 300
+    assert str(every[0]).startswith("step 0, step 3, step 6, step 9 and so on") and len(every) == 2
+    assert every[0].holds(300) and every[1].holds(301) and not every[1].holds(3)
+    messages = [x.message for x in findings(formula(f"x = 2 {again}\n{GOAL}"))]
+    assert any(f"decided for the first {known} steps" in message for message in messages)
+
+
+def test_a_schedule_is_judged_before_and_after_its_sign_changes() -> None:
+    def judged(x: str) -> list[tuple[str, str]]:
+        goal = f"A = reward - mean[j != i] reward\nmaximize mean[p,i] ({x} * A * sum[t] log(pi))\n"
+        found = findings(formula(f"sample from pi\n{goal}"))
+        return [
+            (x.severity, x.message.partition("(")[2]) for x in found if x.name == "reward-descent"
+        ]
+
+    assert judged("(1 - step / 200)") == [("note", "from step 201 on)")]
+    assert judged("(step / 200 - 1)") == [("error", "steps 0 to 200)")]
+    assert judged("(1 - 2 * step / steps)") == [("error", "50.05 to 100 % of the run)")]
+    assert judged("(1 - step / steps)") == judged("min(step / 50, 1)") == []
+    loose = findings(formula("x = (1 - step / 9) * (2 if step < steps / 2 else 1)\n" + GOAL))
+    assert [x.name for x in loose].count("not-judged") == 0
+    loose = findings(formula("x = 2 if step < steps / 2 else 1 - step / 9\n" + GOAL))
+    assert not any(x.name == "not-judged" for x in loose)
+    apart = "(1 - step / 9) * reward * (2 if step < steps / 2 else 1)"
+    loose = findings(formula(f"x = {apart}\n{GOAL}"))
+    assert [x.span.text for x in loose if x.name == "not-judged" and x.span] == ["(1 - step / 9)"]
 
 
 @pytest.mark.parametrize("step", [0, 5, 40, 70, 100])
@@ -121,6 +167,8 @@ def test_a_phase_is_audited() -> None:
     early, late = (audit(objective, policies=2, drifts=(), step=step) for step in (0, None))
     assert early.rows[0].residual.worst > 1e-3 > 1e-8 > late.rows[0].residual.worst
     assert any("from step 30 on" in note for note in late.notes)
+    fading = objdsl.loads(text.replace("1 / |y| if step < 30 else 1 / 5", "1 - step / 30"))
+    assert any("steps 0 to 30" in x for x in audit(fading, policies=1, drifts=()).notes)
 
 
 def test_a_step_outside_of_a_run_that_reads_its_length() -> None:

@@ -11,29 +11,36 @@ from dataclasses import replace
 
 import objdsl.ir.nodes as n
 from objdsl.ir.evaluate import Batch, evaluate
+from objdsl.ir.interval import Interval
 from objdsl.ir.objective import Domain, Objective, Parameter
 from objdsl.ir.phases import STEPS
 
 
-def with_frozen_states(objective: Objective, step: int | None = None) -> Objective:
+def with_frozen_states(
+    objective: Objective, step: int | None = None, around: Interval | None = None
+) -> Objective:
     """The objective of one rollout.
 
     Args:
         step: the number of the rollout; half-way by default, long after any warm-up.
+        around: the steps for which what is found is to hold; all by default.
     """
     read = {
         node.name: node
         for node in objective.nodes
         if isinstance(node, n.Column) and not node.over and node.role in ("state", "clock")
     }
+    columns = dict(read)
     defaults = {param.name: param.default for param in objective.params}
     values = {"step": float(STEPS // 2 if step is None else step), "steps": float(STEPS)}
     for state in objective.states:
         if state.name in read:
             (values[state.name],) = evaluate([state.start], Batch((), ()), defaults)
+    if around is not None and "step" in read:
+        read["step"] = replace(read["step"], lower=around[0], upper=around[1])
     params = [_parameter(read[name], values[name]) for name in sorted(read)]
     instead: dict[n.Expr, n.Expr] = {
-        column: n.Param(name, column.lower, column.upper) for name, column in read.items()
+        columns[name]: n.Param(name, column.lower, column.upper) for name, column in read.items()
     }
     changed = objective.replaced(instead) if read else objective
     return replace(changed, params=(*objective.params, *params))

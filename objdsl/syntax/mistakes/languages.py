@@ -75,7 +75,8 @@ def character(m: Mistake) -> Diagnostic | None:
     if char in _NO_SIGNS:
         return m.says(f"`{char}` has no meaning here", help=_NO_SIGNS[char])
     if char == "%":
-        help = "5 percent is `0.05`" if m.at else _COMMENT
+        remainder = "5 percent is `0.05`; a remainder is written `x - n * floor(x / n)`"
+        help = remainder if m.at else _COMMENT
         return m.says("`%` is not an operator", help=help)
     if char == "?":
         return m.says("`?` has no meaning here", help=IF_ELSE)
