@@ -30,14 +30,18 @@ def given(objective: Objective) -> tuple[str, ...]:
     )
 
 
-def refused(objective: Objective, policies: Collection[str]) -> Iterator[str]:
+def refused(
+    objective: Objective, policies: Collection[str], supplied: Collection[str] = ()
+) -> Iterator[str]:
     """Why token columns of an objective are out of reach, where a framework has log-probabilities
-    of the sampled tokens under `policies` and no critic."""
+    of the sampled tokens under `policies`, the token columns `supplied`, and no critic."""
     layers = {policy.name for policy in objective.formula.policies if policy.layer is not None}
     roles = [column.role for column in objective.columns.values()]
     if objective.formula.critic is not None or any(isinstance(role, Values) for role in roles):
         yield "it reads a critic (`V`), which is not trained there"
     for name, column in objective.columns.items():
+        if name in supplied:
+            continue
         match column.role:
             case LogProbs(policy, distribution=True):
                 yield f"it reads all of `{policy}[v]`: only sampled tokens have a probability there"
