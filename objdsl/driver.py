@@ -235,7 +235,10 @@ def mathematics(formula: Objective, *, weights: bool = False, latex: bool = Fals
     from objdsl.ir.layout import formula as shown
 
     by_leaf: dict[Expr, Expr] = dict(derivatives(formula).items()) if weights else {}
-    return shown(formula.goal, by_leaf, formula.bindings, formula.states, as_latex=latex)
+    return shown(
+        formula.goal, by_leaf, formula.bindings, formula.states, formula.learned, formula.dual,
+        as_latex=latex,
+    )  # fmt: skip
 
 
 def ir(formula: Objective) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from objdsl import driver
 from objdsl.analysis.schedule.plan import BUDGET, Schedule
@@ -32,10 +32,19 @@ from objdsl.fused.run import Weights
 from objdsl.fused.sequence_parallel import SequenceParallel
 from objdsl.ir.columns import LogProbs
 from objdsl.ir.nodes import Expr
+from objdsl.ir.objective import Learned
 from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.phases import Pattern, conditions, decided, pattern
 from objdsl.step import Step
-from objdsl.step.inputs import check_drawn, check_names, check_trained, computable, widest
+from objdsl.step.inputs import (
+    check_drawn,
+    check_learned,
+    check_names,
+    check_trained,
+    computable,
+    ends,
+    widest,
+)
 from objdsl.step.states import States
 from objdsl.syntax.read import written
 
@@ -94,10 +103,38 @@ class Objective(BoundFormula):
         if holds not in self._phases:
             formula = self.formula.at(self.params)
             formula = decided(formula, dict(zip(self._conditions, holds, strict=True)))
-            if not formula.trained:
+            if not any(formula.columns[name].indices for name in formula.trained):
                 raise InputError(f"{self.name} trains nothing at step {states.step}")
             self._phases[holds] = _restored(formula, self.params, self._programs.options)
         return self._phases[holds]
+
+    # --- learned numbers -------------------------------------------------------------------------
+
+    def learned(
+        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> dict[str, nn.Parameter]:
+        """The numbers that are trained beside the policy, at their start, by name.
+
+        They are handed to the objective with the other trained inputs, and belong to a group of
+        the optimizer without weight decay; after each of its steps, `project` is called.
+        """
+        return {
+            number.name: nn.Parameter(torch.tensor(number.start, dtype=dtype, device=device))
+            for number in self.formula.learned
+            if number.name in self.live
+        }
+
+    @torch.no_grad()
+    def project(self, learned: Mapping[str, Tensor]) -> None:
+        """Puts learned numbers back into their domains, in place: to the nearest number inside."""
+        for name, x in learned.items():
+            if name not in self._learned:
+                raise InputError(f"{self.name} learns no number {name!r}")
+            x.clamp_(*ends(self._learned[name].domain, x.dtype))
+
+    @cached_property
+    def _learned(self) -> dict[str, Learned]:
+        return {number.name: number for number in self.formula.learned}
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -156,7 +193,7 @@ class Objective(BoundFormula):
         Args:
             step: the whole step, or all rows that a rank has of it; then every rank calls this.
             log_pi: `[N, T]` or `[M]`, the current log-probabilities of these rows.
-            trained: other trained inputs, if the objective has any.
+            trained: other trained inputs, if the objective has any, and learned numbers.
 
         Raises:
             InputError: for a part of a step, and for inputs that are wrong, or NaN at an unmasked
@@ -180,11 +217,13 @@ class Objective(BoundFormula):
             log_pi: `[N, T]` or `[M]`, log-probabilities of the sampled tokens under the policy.
             step: what `prepare` returned, or some rows of it. Without it, the columns of the whole
                 step are given instead, and prepared on the way.
-            columns: other trained inputs (`value`, `log_pi_dist`, ...).
+            columns: other trained inputs (`value`, `log_pi_dist`, ...), and learned numbers; see
+                `learned`.
 
         Raises:
             InputError: for inputs of a wrong name, shape, type or device; on a CPU also for
-                log-probabilities above 0, and for NaN and -inf at unmasked tokens. On a GPU no
+                log-probabilities above 0, for NaN and -inf at unmasked tokens, and for learned
+                numbers outside of their domains. On a GPU no
                 value is looked at here, which would wait for the device.
         """
         trained = {name: columns.pop(name) for name in self.live[:] if name in columns}
@@ -263,7 +302,8 @@ class Objective(BoundFormula):
                 `tokens` `[m]`; `step` and inputs in `trained` are the same on all ranks, whose
                 values, reports and gradients add up.
             budget: bytes for all tensors besides inputs and gradients.
-            trained: trained inputs that the head does not compute, such as `value`.
+            trained: trained inputs that the head does not compute, such as `value`, and learned
+                numbers.
 
         Raises:
             ValueError: for inputs of a wrong name or shape, and for a schedule that cannot compute
@@ -302,8 +342,11 @@ class Objective(BoundFormula):
             x = given[name].detach()
             # On other devices, reading the values would wait for the device.
             sampled = isinstance(column.role, LogProbs) and not column.role.distribution
-            if sampled and x.is_cpu and not torch.compiler.is_compiling():
-                check_drawn(name, x, step)
+            if x.is_cpu and not torch.compiler.is_compiling():
+                if sampled:
+                    check_drawn(name, x, step)
+                elif name in self._learned:
+                    check_learned(self._learned[name], x)
         return {name: given[name] for name in self.live}
 
     def _evaluate(self, step: Step, trained: Mapping[str, Tensor]) -> Weights:

@@ -5,11 +5,28 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from objdsl.errors import ObjdslError
-from objdsl.ir.columns import CLOCK, Clock, Data, Ids, LogProbs, Reward, State, Values
+from objdsl.ir.columns import (
+    CLOCK,
+    Clock,
+    Data,
+    Ids,
+    Learned,
+    LogProbs,
+    Reward,
+    State,
+    Values,
+)
 from objdsl.ir.indices import PROMPT, RESPONSE
 from objdsl.objective import Objective
 
 _AS_WRITTEN = {row.name: row.leaf.name for row in CLOCK.values()}
+
+
+UNLEARNED = (
+    "and the optimizer there has the weights of the model alone: `param` in place of `learn` keeps "
+    "it at its start; `objdsl train`, or a loop of your own, trains it"
+)
+"""Why nothing there trains a learned number, and what to do."""
 
 
 class UnsupportedError(ObjdslError, ValueError):
@@ -51,6 +68,8 @@ def refused(
                 yield f"it reads the policy `{policy}`, which is not there"
             case State():
                 yield f"it remembers the state `{name}`, which nothing there keeps between rollouts"
+            case Learned():
+                yield f"it learns `{name}`, {UNLEARNED}"
             case Clock():
                 yield f"it reads `{_AS_WRITTEN[name]}`: nothing there counts the rollouts"
             case Ids():

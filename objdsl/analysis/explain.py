@@ -14,9 +14,11 @@ from objdsl.analysis.gradient.estimator import Direction, Estimator
 from objdsl.analysis.gradient.first_order import Reach
 from objdsl.analysis.gradient.terms import Factor, Kind
 from objdsl.analysis.values.dependence import Dependence, Level
+from objdsl.analysis.values.learning import Drift, Learning
 from objdsl.diagnostic import Claim, Diagnostic
 from objdsl.frozen import dataclass
 from objdsl.ir.diff import Change, diff, renamed
+from objdsl.ir.indices import decimal
 from objdsl.ir.nodes import Length, LogDist, LogProb, Reduce, policies_in, topological
 from objdsl.ir.objective import Objective
 
@@ -91,7 +93,20 @@ def sections(facts: Facts, findings: Sequence[Diagnostic] | None = None) -> Iter
     remembered = tuple(_remembered(facts.objective))
     if remembered:
         yield Section("From rollout to rollout", remembered)
+    if facts.learning:
+        yield Section("Learned beside the policy", tuple(_learned(facts.learning)))
     yield Section("What is exact, and what is not", tuple(_claims(facts, findings)))
+
+
+def _learned(learning: Iterable[Learning]) -> Iterator[tuple[str, str]]:
+    for learned in learning:
+        number = learned.number
+        goal = "minimises `minimize learn ...`" if learned.minimises else "raises J, as pi does"
+        yield number.name, f"{goal}, from {decimal(number.start)}"
+        yield "", f"put back into {number.domain} after each step of the optimizer"
+        if learned.drift is not Drift.OPEN:
+            yield "", f"{learned.drift.value} at every step, or at none"
+        yield "", "to the expected gradient of pi a constant, taken at its start"
 
 
 def _remembered(objective: Objective) -> Iterator[tuple[str, str]]:

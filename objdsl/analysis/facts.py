@@ -32,6 +32,7 @@ from objdsl.analysis.values.dependence import is_reward
 from objdsl.analysis.values.epsilons import Epsilon, epsilons
 from objdsl.analysis.values.extremes import Extremes
 from objdsl.analysis.values.frozen_states import with_frozen_states
+from objdsl.analysis.values.learning import Learning, learning
 from objdsl.analysis.values.ranges import Range
 from objdsl.analysis.values.reach import reached
 from objdsl.analysis.written import expectation, written
@@ -44,7 +45,18 @@ from objdsl.ir.writer import Names, names_of
 
 @dataclass(frozen=True)
 class Facts(Estimates):
-    """An objective, its gradient weights, and the results of the analyses."""
+    """An objective, its gradient weights, and the results of the analyses.
+
+    Attributes:
+        written_as: the objective before what is constant in a rollout became parameters.
+    """
+
+    written_as: Objective | None = None
+
+    @cached_property
+    def learning(self) -> tuple[Learning, ...]:
+        """The numbers that are learned beside the policy."""
+        return tuple(learning(self.written_as or self.objective))
 
     @cached_property
     def departures(self) -> tuple[Departure, ...]:
@@ -242,6 +254,6 @@ def facts_of(
         step: of the rollout.
         around: the steps between which the objective is the same.
     """
-    objective = with_frozen_states(objective, step, around)
-    column = signal(objective)
-    return Facts(objective if column is None else with_reward(objective, column))
+    constant = with_frozen_states(objective, step, around)
+    column = signal(constant)
+    return Facts(constant if column is None else with_reward(constant, column), objective)

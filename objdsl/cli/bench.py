@@ -207,6 +207,7 @@ def _ways(
             case _:
                 x = torch.where(torch.arange(_ROWS, device=device) % 3 == 0, high, low)
         columns[name] = x
+    columns |= objective.learned(device=device)
     del log_p
     live = {name: columns.pop(name) for name in objective.live}
     heads = {name for name in live if isinstance(objective.columns[name].role, LogProbs)}

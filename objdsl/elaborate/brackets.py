@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import objdsl.ir.nodes as n
 from objdsl.diagnostic import Edit, Fix, Label
-from objdsl.elaborate.checks import as_mask
+from objdsl.elaborate.checks import as_mask, refuse_learned
 from objdsl.elaborate.context import Context
 from objdsl.elaborate.names import index_of
 from objdsl.elaborate.wording import index_name, shown
@@ -23,6 +23,7 @@ def keys_of(ctx: Context, op: str, binder: tree.Binder) -> tuple[n.Expr, ...]:
     for key, value in zip(binder.keys, values, strict=True):
         if value.paired:
             ctx.fail("wrong-index", "a key is a value of one element", key.span)
+        refuse_learned(ctx, value, "a key is data", key.span)
         if value.current:
             ctx.fail(
                 "wrong-type",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from objdsl.elaborate.checks import at_tokens
+from objdsl.elaborate.checks import at_tokens, refuse_learned
 from objdsl.elaborate.context import Context
 from objdsl.elaborate.names import is_own, is_trained, known_names, resolved, signature
 from objdsl.elaborate.reductions import counted
@@ -57,6 +57,7 @@ def call(ctx: Context, node: tree.Call) -> Expr:
             return Clip(*args)
         case "comb":
             for x, part in zip(args, node.arguments, strict=True):
+                refuse_learned(ctx, x, "`comb` counts", part.span)
                 if x.current:
                     message = "`comb` counts, and this changes with the policy that is trained"
                     ctx.fail("wrong-type", message, part.span)
@@ -67,6 +68,7 @@ def call(ctx: Context, node: tree.Call) -> Expr:
             x, g = (
                 at_tokens(ctx, x, part.span) for x, part in zip(args, node.arguments, strict=True)
             )
+            refuse_learned(ctx, g, "a discount does not change in training", node.arguments[1].span)
             if g.current:
                 ctx.fail(
                     "wrong-type", "a discount does not change with the policy that is trained",

@@ -6,7 +6,7 @@ from objdsl.elaborate.context import Context
 from objdsl.elaborate.wording import reduce_hint
 from objdsl.ir import build
 from objdsl.ir.indices import SCALAR, VOCAB, written
-from objdsl.ir.nodes import Binary, Column, Expr
+from objdsl.ir.nodes import Binary, Column, Expr, learned_in
 from objdsl.source import Span
 
 
@@ -33,6 +33,15 @@ def as_number(ctx: Context, value: Expr, span: Span, what: str) -> Expr:
             span, help=reduce_hint(value.indices, SCALAR),
         )  # fmt: skip
     return value
+
+
+def refuse_learned(ctx: Context, x: Expr, what: str, span: Span) -> None:
+    """Refuses a number that is learned where none is differentiated, or where nothing changes."""
+    for name in learned_in(x):
+        ctx.fail(
+            "wrong-type", f"{what}, and `{name}` is learned", span,
+            help=f"nor is its value as it is, `sg({name})`; a number that stays is a `param`",
+        )  # fmt: skip
 
 
 def at_tokens(ctx: Context, x: Expr, span: Span) -> Expr:

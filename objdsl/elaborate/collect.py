@@ -68,6 +68,7 @@ def _add(
             | tree.Param(name)
             | tree.Given(name)
             | tree.State(name)
+            | tree.Learn(name)
             | tree.Policy(name)
         ):
             if isinstance(statement, tree.Given) and statement.indices is None:
@@ -92,6 +93,8 @@ def _add(
                     scope.givens[name.id] = statement
                 case tree.State():
                     scope.states[name.id] = statement
+                case tree.Learn():
+                    scope.learned[name.id] = statement
                 case tree.Policy():
                     scope.policies[name.id] = statement
         case tree.Report(name):
@@ -104,9 +107,14 @@ def _add(
             if not is_twice(ctx, ("keep", ""), statement.span, seen):
                 scope.keeps["keep"] = statement
         case tree.Goal():
-            what = "for the critic" if statement.critic else ""
+            what = _WHOSE[statement.whose]
             if not is_twice(ctx, ("goal", what), statement.span, seen):
-                scope.goals[statement.critic] = statement
+                scope.goals[statement.whose] = statement
+
+
+_WHOSE = {
+    "policy": "", "critic": "for the critic", "learn": "for what is learned beside the policy",
+}  # fmt: skip
 
 
 def _is_reserved(ctx: Context, name: tree.Name) -> bool:

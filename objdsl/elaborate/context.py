@@ -51,6 +51,7 @@ class Context:
         params: the hyper-parameters by their names.
         givens: the declared columns.
         states: the columns that are remembered.
+        learned: the numbers that are learned beside the policy.
         kept: the condition of `keep p where ...`.
         values: the values of definitions; None for one that is begun, or that is wrong.
         order: the definitions, each after those that it uses.
@@ -75,6 +76,7 @@ class Context:
     params: dict[str, Parameter] = field(default_factory=dict)
     givens: dict[str, Column] = field(default_factory=dict)
     states: dict[str, Column] = field(default_factory=dict)
+    learned: dict[str, Column] = field(default_factory=dict)
     kept: Expr | None = None
     values: dict[str, Expr | None] = field(default_factory=dict)
     order: list[Named] = field(default_factory=list)

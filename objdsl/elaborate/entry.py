@@ -12,6 +12,7 @@ from objdsl.elaborate.checks import as_number
 from objdsl.elaborate.collect import collect
 from objdsl.elaborate.context import SHALLOWER, Context, Find
 from objdsl.elaborate.expressions import node_of
+from objdsl.elaborate.learned import check_gradients, learned_of
 from objdsl.elaborate.listed import check_listed
 from objdsl.elaborate.names import binding
 from objdsl.elaborate.readings import judge_alone
@@ -93,6 +94,7 @@ def undecided(file: tree.File, prelude: tree.File, find: Find) -> list[Diagnosti
     with ctx.trial():
         collect(ctx, file)
         _declared(ctx)
+        learned_of(ctx)
         states_of(ctx)
     for statement in file.statements:
         judge_alone(ctx, statement)
@@ -110,6 +112,7 @@ def too_deep(file: tree.File) -> Diagnostic:
 def _objective(ctx: Context, file: tree.File) -> Objective:
     scope, header = ctx.scope, collect(ctx, file)
     policies = _declared(ctx)
+    learned = learned_of(ctx)
     states = states_of(ctx)
     sampling = _sampled(ctx)
     for name, let in scope.lets.items():
@@ -122,7 +125,7 @@ def _objective(ctx: Context, file: tree.File) -> Objective:
             value = as_number(ctx, ctx.expr(report.value), report.value.span, "report")
             reports.append(Named(name, value, report.span))
     goals = _goals(ctx)
-    if False not in scope.goals:
+    if "policy" not in scope.goals:
         where = header.span if header else (file.statements[-1].span if file.statements else None)
         ctx.record("no-goal", "nothing is maximised", where, help="add `maximize ...`")
     unread = _unread(ctx, file)
@@ -131,14 +134,16 @@ def _objective(ctx: Context, file: tree.File) -> Objective:
             judge_alone(ctx, function)
     values = [*goals.values(), *(named.value for named in (*reports, *ctx.order))]
     check_listed(ctx, policies, [x for x in (*values, ctx.kept) if x is not None])
+    if goals.keys() == scope.goals.keys():
+        check_gradients(ctx, learned, goals.values())
     if ctx.errors:
         raise ObjectiveError(ctx.errors)
-    critic = goals.get(True)
+    critic = goals.get("critic")
     if critic is not None and "critic_loss" not in scope.reports:
         reports.append(Named("critic_loss", critic))
     return Objective(
         name=header.name.id if header else "objective",
-        goal=goals[False],
+        goal=goals["policy"],
         critic=critic,
         reports=tuple(reports),
         bindings=tuple(ctx.order),
@@ -153,6 +158,8 @@ def _objective(ctx: Context, file: tree.File) -> Objective:
         sampling=sampling,
         keep=ctx.kept,
         states=states,
+        learned=learned,
+        dual=goals.get("learn"),
         base=header.base.id if header and header.base else None,
         unread=unread,
         source=file.source,
@@ -165,7 +172,8 @@ def _unread(ctx: Context, file: tree.File) -> tuple[Unread, ...]:
     scope = ctx.scope
     tables: tuple[
         tuple[
-            UnreadKind, Mapping[str, tree.Param | tree.Given | tree.Policy | tree.Let | tree.Def]
+            UnreadKind,
+            Mapping[str, tree.Param | tree.Given | tree.Policy | tree.Learn | tree.Let | tree.Def],
         ],
         ...,
     ] = (
@@ -173,6 +181,7 @@ def _unread(ctx: Context, file: tree.File) -> tuple[Unread, ...]:
         ("column", {name: x for name, x in scope.givens.items() if x.role is None}),
         ("reward", {name: x for name, x in scope.givens.items() if x.role is not None}),
         ("policy", scope.policies),
+        ("learned number", scope.learned),
         ("definition", scope.lets),
         ("function", scope.defs),
     )
@@ -214,12 +223,12 @@ def _sampled(ctx: Context) -> Sampling:
     return sampling
 
 
-def _goals(ctx: Context) -> dict[bool, Expr]:
-    """What is maximised, under False; what is minimised for the critic, under True."""
-    goals: dict[bool, Expr] = {}
-    for critic, statement in ctx.scope.goals.items():
+def _goals(ctx: Context) -> dict[tree.Whose, Expr]:
+    """What the policy maximises, and what the critic and learned numbers minimise."""
+    goals: dict[tree.Whose, Expr] = {}
+    for whose, statement in ctx.scope.goals.items():
         with ctx.statement():
             value = goal_of(ctx, statement)
-            sense = "minimize" if critic else "maximize"
-            goals[critic] = value if statement.sense == sense else build.neg(value)
+            sense = "maximize" if whose == "policy" else "minimize"
+            goals[whose] = value if statement.sense == sense else build.neg(value)
     return goals

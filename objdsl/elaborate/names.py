@@ -45,6 +45,10 @@ def value_of(ctx: Context, name: tree.Name) -> Expr:
         return ctx.states[name.id]
     if name.id in scope.states:
         raise RecordedError
+    if name.id in ctx.learned:
+        return ctx.learned[name.id]
+    if name.id in scope.learned:
+        raise RecordedError
     if name.id in COLUMNS:
         return COLUMNS[name.id]
     if name.id in BUILT_IN_POLICIES or name.id in scope.policies:
@@ -139,8 +143,8 @@ def known_names(ctx: Context) -> list[str]:
     """The names that have a value at this place."""
     scope = ctx.scope
     return [
-        *ctx.frames[-1].values, *scope.lets, *ctx.params, *ctx.givens, *ctx.states, *COLUMNS,
-        *BUILT_IN_POLICIES, *scope.policies,
+        *ctx.frames[-1].values, *scope.lets, *ctx.params, *ctx.givens, *ctx.states, *ctx.learned,
+        *COLUMNS, *BUILT_IN_POLICIES, *scope.policies,
     ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import objdsl.ir.nodes as n
 from objdsl.elaborate.brackets import check_keys, keys_of, named_indices, reduced_indices
-from objdsl.elaborate.checks import as_mask
+from objdsl.elaborate.checks import as_mask, refuse_learned
 from objdsl.elaborate.context import Context
 from objdsl.elaborate.shared_order import SharedOrder
 from objdsl.elaborate.wording import shown
@@ -154,6 +154,7 @@ def _check_argument(ctx: Context, row: OrderRow, value: n.Expr, place: tree.Expr
     """Checks that a fraction or a limit is a known number."""
     if value.indices != SCALAR or value.current or value.boolean:
         ctx.fail("wrong-type", f"a {row.argument} is one number", place.span)
+    refuse_learned(ctx, value, f"a {row.argument} does not change in training", place.span)
     if isinstance(value, n.Const) and not row.least <= value.value <= row.most:
         range_ = "is at least 0" if row.most > 1 else "lies between 0 and 1"
         ctx.fail("outside-domain", f"a {row.argument} {range_}", place.span)

@@ -23,15 +23,19 @@ class Scope:
     policies: dict[str, tree.Policy] = field(default_factory=dict)
     givens: dict[str, tree.Given] = field(default_factory=dict)
     states: dict[str, tree.State] = field(default_factory=dict)
+    learned: dict[str, tree.Learn] = field(default_factory=dict)
     reports: dict[str, tree.Report] = field(default_factory=dict)
     samples: dict[str, tree.Sample] = field(default_factory=dict)
     keeps: dict[str, tree.Keep] = field(default_factory=dict)
-    goals: dict[bool, tree.Goal] = field(default_factory=dict)
+    goals: dict[tree.Whose, tree.Goal] = field(default_factory=dict)
 
     @property
     def named(self) -> tuple[dict[str, Any], ...]:
         """The statements that give a name to something, by the name; it is in one of them."""
-        return self.lets, self.defs, self.params, self.policies, self.givens, self.states
+        return (
+            self.lets, self.defs, self.params, self.policies, self.givens, self.states,
+            self.learned,
+        )  # fmt: skip
 
 
 @dataclass

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
-from objdsl.elaborate.checks import as_mask, as_number
+from objdsl.elaborate.checks import as_mask, as_number, refuse_learned
 from objdsl.elaborate.collect import is_twice
 from objdsl.elaborate.context import Context
 from objdsl.elaborate.names import index_of, resolved
 from objdsl.elaborate.wording import index_name, reduce_hint
 from objdsl.ir.columns import DISTRIBUTION, reader_of
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, VOCAB, Indices, decimal, written
-from objdsl.ir.nodes import Column, Expr, Known, LogDist, LogProb, Role, topological
+from objdsl.ir.nodes import (
+    Column,
+    Expr,
+    Known,
+    LogDist,
+    LogProb,
+    Role,
+    live_leaves,
+    topological,
+)
 from objdsl.ir.objective import (
     ARGUMENTS,
     BUILT_IN_POLICIES,
@@ -282,6 +290,7 @@ def kept_prompts(ctx: Context, keep: tree.Keep) -> Expr:
             f"the condition of `keep p` has the indices {written(condition.indices)}, not p",
             keep.condition.span, help=reduce_hint(condition.indices, PROMPT),
         )  # fmt: skip
+    refuse_learned(ctx, condition, "prompts are kept by what is known", keep.condition.span)
     if condition.current:
         ctx.fail(
             "wrong-type", "prompts are kept before training, so `pi` cannot decide on it",
@@ -291,36 +300,42 @@ def kept_prompts(ctx: Context, keep: tree.Keep) -> Expr:
 
 
 def goal_of(ctx: Context, goal: tree.Goal) -> Expr:
-    verb = goal.sense + (" critic" if goal.critic else "")
+    whose = goal.whose
+    verb = goal.sense + ("" if whose == "policy" else f" {whose}")
+    if whose == "learn" and any("learn" in names for names in ctx.scope.named):
+        ctx.record(
+            "two-readings", "`learn` is a name of this file, and a keyword after `minimize`",
+            goal.span, help="put brackets around what is minimized, or choose a different name",
+        )  # fmt: skip
     value = as_number(ctx, ctx.expr(goal.value), goal.value.span, verb)
-    kinds = Column if goal.critic else (LogProb, LogDist)
-    if not any(isinstance(leaf, kinds) for leaf in _trained_leaves(value)):
-        trained = "V" if goal.critic else "pi"
-        appears = any(isinstance(node, kinds) and node.live for node in topological(value))
-        help = f"`{trained}` does not appear"
-        if appears and goal.critic:
-            help = "every path goes through `sg` or a comparison"
-        elif appears:
+    leaves = live_leaves(value)
+    if not any(_trains(leaf, whose) for leaf in leaves):
+        trained = {"policy": "`pi`", "critic": "`V`", "learn": "a learned number"}[whose]
+        appears = any(_trains(node, whose) and node.live for node in topological(value))
+        help = f"{trained} does not appear"
+        if appears and whose == "policy":
             help = (
                 "every path goes through `sg` or a comparison; multiply by `log(pi)`, or "
                 "leave one ratio without `sg`"
             )
-        elif value.live and not goal.critic:
+        elif appears:
+            help = "every path goes through `sg` or a comparison"
+        elif whose == "learn":
+            help += ": `learn beta = 0.1 in [0, inf)` declares one"
+        elif whose == "policy" and any(_trains(leaf, "critic") for leaf in leaves):
             help += "; the critic has a goal of its own: `minimize critic ...`"
         ctx.fail(
-            "no-gradient", f"no gradient reaches `{trained}`: training would do nothing",
+            "no-gradient", f"no gradient reaches {trained}: training would do nothing",
             goal.value.span, help=help,
         )  # fmt: skip
     return value
 
 
-def _trained_leaves(value: Expr) -> Iterator[Expr]:
-    """The trained leaves that a gradient reaches from a value."""
-    seen, waiting = {value}, [value]
-    while waiting:
-        node = waiting.pop()
-        if node.live and not node.children:
-            yield node
-        below = [child for child in node.children if child.live and child not in seen]
-        seen.update(below)
-        waiting += below
+def _trains(leaf: Expr, whose: tree.Whose) -> bool:
+    """Whether a trained leaf is what a goal of this kind trains."""
+    match leaf:
+        case LogProb() | LogDist():
+            return whose == "policy"
+        case Column():
+            return whose == ("learn" if leaf.role == "learned" else "critic")
+    return False

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import objdsl.ir.nodes as n
 from objdsl.diagnostic import Label
+from objdsl.elaborate.checks import refuse_learned
 from objdsl.elaborate.context import Context
 from objdsl.elaborate.names import index_of
 from objdsl.elaborate.statements import check_column
@@ -109,6 +110,7 @@ def _state(ctx: Context, statement: tree.State) -> State:
     first, following = statement.first, statement.next
     start, after = map(build.real, ctx.all(first, following))
     column = ctx.states[statement.name.id]
+    refuse_learned(ctx, start, "a state starts before training", first.span)
     for node in n.topological(start):
         known = isinstance(node, n.Const | n.Param | n.Unary | n.Binary | n.Clip | n.Where)
         data = isinstance(node, n.Column) and (node.over, node.role) == (PROMPT, "data")
@@ -121,6 +123,7 @@ def _state(ctx: Context, statement: tree.State) -> State:
     for node in n.topological(after):
         if isinstance(node, n.Pick):
             ctx.fail("wrong-type", "a state changes without chance", node.span or following.span)
+    refuse_learned(ctx, after, "a state changes by what was sampled", following.span)
     if after.current:
         places = [node for node in n.topological(after) if node.current and node.span]
         before = "V_old" if any(map(is_critic, n.topological(places[0]))) else "old"

@@ -1,7 +1,8 @@
 """What is computed when: the stages of an objective, which every emitted language shares.
 
 Data is known before the policy is asked, for the whole optimizer step. Statistics couple responses
-through the current policy. The rest is local to a response, mostly to a token.
+through the current policy. The rest is local to a response, mostly to a token. A number that is
+learned beside the policy changes with every optimizer step, too: nothing that reads it is data.
 
 A decision that several responses have a part in (which of them is the largest, which tokens a
 count counts) is taken once, where the whole step is seen, and handed to its rows: decided again
@@ -24,7 +25,7 @@ from objdsl.emit.lower import is_constant, lower, operands, shares
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, count, real, sub
 from objdsl.ir.columns import column_of, columns_in
-from objdsl.ir.differentiate import Leaf, weights_of
+from objdsl.ir.differentiate import Leaf, is_learned, weights_of
 from objdsl.ir.indices import PROMPT, RESPONSE, VOCAB, Indices
 from objdsl.ir.objective import Objective
 
@@ -75,7 +76,8 @@ class Staged:
     """An objective, or expressions of one, with the values sorted into stages.
 
     Attributes:
-        roots: the lowered parts of its value and its reports, and its weights; or the expressions.
+        roots: the lowered parts of its value, its reports and its derivatives by learned numbers,
+            and its weights; or the expressions.
         weights: before lowering.
         prepared: the data that is stored.
         statistics: those that are stored.
@@ -106,7 +108,7 @@ def staged(ir: Objective, layout: Layout) -> Staged:
     weights = weights_of(ir)
     names = _names(ir)
     roots = _carried(_lowered(ir, weights), names)
-    by_leaf = sorted({f"weight {column_of(leaf).name}" for leaf in weights})
+    by_leaf = sorted({f"weight {column_of(x).name}" for x in weights if not is_learned(x)})
     for name in by_leaf:
         names.setdefault(roots[name], "w" if len(by_leaf) == 1 else name.replace("weight ", "w_"))
     return _sorted(ir, layout, roots, names, ir.nodes, weights)
@@ -124,6 +126,8 @@ def _roles(roots: Mapping[str, n.Expr]) -> dict[n.Expr, str]:
                 roles.setdefault(root, f"{rest.rpartition(' ')[0]}_terms")
             case "weight":
                 roles.setdefault(root, f"w_{rest}")
+            case "learned":
+                roles.setdefault(root, f"w_{rest.rpartition(' ')[0]}_terms")
     return roles
 
 
@@ -182,11 +186,15 @@ def _lowered(ir: Objective, weights: Mapping[Leaf, n.Expr]) -> dict[str, n.Expr]
     """An objective as the roots of its computation: row sums, weights, reports; lowered."""
     total = ir.goal if ir.critic is None else sub(ir.goal, ir.critic)
     roots: dict[str, n.Expr] = {}
-    for name, scalar in [("value", total), *((f"report {r.name}", r.value) for r in ir.reports)]:
+    scalars = {"value": total} | {f"report {report.name}": report.value for report in ir.reports}
+    learned = {leaf: weight for leaf, weight in weights.items() if is_learned(leaf)}
+    scalars |= {f"learned {column_of(leaf).name}": weight for leaf, weight in learned.items()}
+    for name, scalar in scalars.items():
         parts = shares(scalar)
         roots[f"{name} tokens"], roots[f"{name} responses"] = parts.tokens, parts.responses
     for leaf, weight in weights.items():
-        roots[f"weight {column_of(leaf).name}"] = weight
+        if leaf not in learned:
+            roots[f"weight {column_of(leaf).name}"] = weight
     return dict(zip(roots, lower(list(roots.values())), strict=True))
 
 
@@ -341,13 +349,16 @@ class Scope:
         return "statistic" if isinstance(node, Carried) or is_statistic(node) else "local"
 
     def _is_late(self, node: n.Expr) -> bool:
-        """Whether data waits for a trained policy, which tells the size of the vocabulary."""
+        """Whether a value of the data waits for what is trained: for a learned number, or for the
+        policy that tells the size of the vocabulary."""
         late = self._late
 
         def find(x: n.Expr) -> bool:
-            return x == _VOCABULARY_SIZE or any(late[child] for child in x.children)
+            waits = isinstance(x, n.Column) and x.role == "learned"
+            waits = waits or (self.vocabulary_is_late and x == _VOCABULARY_SIZE)
+            return waits or any(late[child] for child in x.children)
 
-        return self.vocabulary_is_late and n.bottom_up(node, late, find)
+        return n.bottom_up(node, late, find)
 
     def is_stored(self, node: n.Expr) -> bool:
         """Whether a data value is kept by `prepare`; columns are at hand, and a sign or a

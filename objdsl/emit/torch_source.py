@@ -34,7 +34,7 @@ from objdsl.emit.writer import (
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO
 from objdsl.ir.columns import column_of
-from objdsl.ir.differentiate import Leaf
+from objdsl.ir.differentiate import Leaf, is_learned
 from objdsl.ir.indices import RESPONSE, SCALAR, TOKEN, VOCAB, Indices
 from objdsl.ir.objective import Objective
 
@@ -194,7 +194,11 @@ class TorchWriter(TorchPeers):
         entries = []
         for leaf in weights:
             column = column_of(leaf).name
-            weight = self._everywhere(roots[f"weight {column}"], leaf.indices)
+            if is_learned(leaf):
+                parts = (roots[f"learned {column} {part}"] for part in ("tokens", "responses"))
+                weight = self._total_tensor(*parts)
+            else:
+                weight = self._everywhere(roots[f"weight {column}"], leaf.indices)
             entries.append(f"{string(column)}: {weight}")
         self.lines.append(f"weights = {{{', '.join(entries)}}}")
         totals = []
@@ -262,6 +266,14 @@ class TorchWriter(TorchPeers):
             else:
                 parts.append(f"len({self._environment('length', RESPONSE)}) * {text}")
         return " + ".join(parts) or f"torch.zeros((), dtype={self._dtype()})"
+
+    def _total_tensor(self, tokens: n.Expr, responses: n.Expr) -> str:
+        """The same, also where all of it is one number."""
+        total = self._total(tokens, responses)
+        if tokens != ZERO or not self._isnumber(responses):
+            return total
+        like = self._environment("mask", TOKEN)
+        return f"torch.full((), {total}, dtype={self._dtype()}, device={like}.device)"
 
     def _masked(self, text: str, node: n.Expr) -> str:
         mask = self._environment("mask", TOKEN)

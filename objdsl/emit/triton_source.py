@@ -16,6 +16,8 @@ from objdsl.emit.triton_writer import NotElementwiseError, TokenWriter, VocabWri
 from objdsl.emit.writer import title
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ZERO
+from objdsl.ir.columns import column_of
+from objdsl.ir.differentiate import is_learned
 from objdsl.ir.indices import SCALAR, VOCAB
 from objdsl.ir.objective import Objective
 
@@ -43,12 +45,14 @@ class Kernel:
         inputs: what it loads, in order: a number for each token, or one number.
         reports: those whose terms it computes, after the term of J; None if it computes weights
             alone.
+        learned: the numbers beside the policy, by which it computes terms of the derivative then.
         needs: what keeps it from computing more; empty if nothing does.
     """
 
     source: str
     inputs: tuple[Input, ...]
     reports: tuple[str, ...] | None
+    learned: tuple[str, ...]
     needs: str
 
 
@@ -74,42 +78,51 @@ def emit(ir: Objective) -> Kernel:
     imports = "import triton\nimport triton.language as tl"
     blocks = [f"{title(ir)}\n\n{imports}", *called(triton_helpers(), body), body]
     reports = None if needs else tuple(report.name for report in ir.reports)
-    return Kernel("\n\n\n".join(blocks) + "\n", inputs, reports, needs)
+    learned = () if needs else tuple(_learned(stages))
+    return Kernel("\n\n\n".join(blocks) + "\n", inputs, reports, learned, needs)
 
 
-def _terms(ir: Objective, stages: Staged) -> list[n.Expr]:
-    """What the value, and then each report, is a sum of, over tokens.
+def _learned(stages: Staged) -> list[str]:
+    return [column_of(leaf).name for leaf in stages.weights if is_learned(leaf)]
+
+
+def _terms(ir: Objective, stages: Staged) -> list[tuple[str, n.Expr]]:
+    """What the value, each report and each derivative by a learned number is a sum of, over tokens,
+    by what each term is called.
 
     Raises:
         NotElementwiseError: they are sums over something else.
     """
-    if not all(isinstance(leaf, n.LogProb | n.LogDist) for leaf in stages.weights):
+    if any(isinstance(leaf, n.Column) and not is_learned(leaf) for leaf in stages.weights):
         raise NotElementwiseError("the gradient of the critic")
     terms = []
-    for name in ("value", *(f"report {report.name}" for report in ir.reports)):
+    names = {"value": "J"} | {f"report {report.name}": report.name for report in ir.reports}
+    names |= {f"learned {name}": f"w_{name}" for name in _learned(stages)}
+    for name, term in names.items():
         if stages.roots[f"{name} responses"] != ZERO:
-            raise NotElementwiseError(f"the {name}, which is not a sum over tokens")
-        terms.append(stages.roots[f"{name} tokens"])
+            what = f"derivative by {name}" if name.startswith("learned") else name
+            raise NotElementwiseError(f"the {what}, which is not a sum over tokens")
+        terms.append((term, stages.roots[f"{name} tokens"]))
     return terms
 
 
 def _written(
-    ir: Objective, stages: Staged, terms: list[n.Expr] | None
+    ir: Objective, stages: Staged, terms: list[tuple[str, n.Expr]] | None
 ) -> tuple[list[str], tuple[Input, ...]]:
     """The functions of a kernel, and what it loads.
 
     Args:
-        terms: of the value, then of the reports; None to compute weights alone.
+        terms: what `_terms` returns; None to compute weights alone.
     """
     policy = next(x.policy for x in stages.weights if isinstance(x, n.LogProb | n.LogDist))
-    weights = {type(leaf): stages.weight(leaf) for leaf in stages.weights}
+    weights = {type(x): stages.weight(x) for x in stages.weights if not is_learned(x)}
     identifiers = _identifiers(ir, stages)
     token = TokenWriter(stages, policy, identifiers)
     roots = {"w": weights[n.LogProb]} if n.LogProb in weights else {}
     if terms is not None:
-        value, *values = terms
-        reports = [token.identifiers.fresh(report.name) for report in ir.reports]
-        roots = {"J": value, **roots, **dict(zip(reports, values, strict=True))}
+        (_, value), *others = terms
+        named = {token.identifiers.fresh(name): term for name, term in others}
+        roots = {"J": value, **roots, **named}
     results = token.results(roots)
     given = [token.log_pi, *token.sums.values()]
     functions = [token.function("objective", given, results, _TOKEN_DOC[len(results) > 1])]

@@ -17,7 +17,8 @@ from torch import Tensor
 from objdsl.fused.head import Head
 
 WeightFn = Callable[[Tensor], Tensor]
-Totals = tuple[Tensor, dict[str, Tensor]]
+Totals = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+"""The value, its derivatives by learned numbers, and the reports."""
 Name = Literal["torch", "triton"]
 
 
@@ -100,7 +101,7 @@ class Kernels(Protocol):
         """
 
     def totals(self) -> Totals | None:
-        """Value and reports, if the kernels computed them along the way."""
+        """Value, derivatives and reports, if the kernels computed them along the way."""
 
 
 class TorchKernels:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,6 +33,9 @@ from objdsl.step.values import Values
 
 # Schedules whose weights are final as soon as a token's own log-probability is known.
 _AT_ONCE: tuple[Schedule, ...] = ("one pass", "one pass, whole responses")
+
+
+_NO_INPUTS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class FusedLoss:
@@ -116,7 +120,7 @@ class FusedLoss:
                 factors = (
                     self._factor("share", step, others), self._factor("scale", step, others)
                 )  # fmt: skip
-            may_be_nonzero = self.may_be_nonzero(step, head.acc_dtype)
+            may_be_nonzero = self.may_be_nonzero(step, head.acc_dtype, others)
             if sequence_parallel is not None and may_be_nonzero is not None:
                 may_be_nonzero = may_be_nonzero[sequence_parallel.places]
             run = Run(
@@ -186,11 +190,14 @@ class FusedLoss:
             parts["scale"] = self.coupled.separated.scale
         return {name: Values(self.formula, {name: x}, self.params) for name, x in parts.items()}
 
-    def may_be_nonzero(self, step: Step, dtype: torch.dtype) -> Tensor | None:
+    def may_be_nonzero(
+        self, step: Step, dtype: torch.dtype, others: Mapping[str, Tensor] = _NO_INPUTS
+    ) -> Tensor | None:
         """`[N * T]` or `[M]`, the tokens that may have a weight, as far as data say so."""
         if "may_be_nonzero" not in self._parts:
             return None
-        return self._parts["may_be_nonzero"](step, dtype)["may_be_nonzero"].flatten() != 0
+        values = self._parts["may_be_nonzero"](step, dtype, others)
+        return values["may_be_nonzero"].flatten() != 0
 
     def _factor(
         self, name: str, step: Step, others: Mapping[str, Tensor]

@@ -98,9 +98,7 @@ class Run:
             grads = scaled_pass(
                 *given, pieces, self._token_weights, *self.factors, chunk=plan.chunk, **options
             )
-        if totals := self.kernels.totals():
-            return grads, (totals[0], {}, totals[1])
-        return grads, self._totals(grads)
+        return grads, self.kernels.totals() or self._totals(grads)
 
     # --- weights and totals -----------------------------------------------------------------------
 
@@ -200,7 +198,10 @@ class Run:
             inputs = {distribution: _shaped(log_p, part, inside)}
             if self.coupled.log_prob is not None:
                 inputs[name] = _shaped(log_pi, part, inside)
-            others = {k: x[responses] if x.dim() > 1 else x[span] for k, x in self.others.items()}
+            others = {
+                k: x[responses] if x.dim() > 1 else x[span] if x.dim() else x
+                for k, x in self.others.items()
+            }
             value, weights, reports = self.objective.weights(step=part, **inputs, **others)
             w_vocab, w = weights.pop(distribution), weights.pop(name, None)
             parts_done.append((value, weights, reports))  # without what is as large as the logits
@@ -212,11 +213,10 @@ class Run:
         reports = {
             name: torch.stack([outcome[2][name] for outcome in parts_done]).sum() for name in names
         }
-        weights = {
-            name: torch.cat([outcome[1][name] for outcome in parts_done])
-            for name in self.others
-            if name in parts_done[0][1]
-        }
+        weights = {}
+        for name in parts_done[0][1].keys() & self.others.keys():
+            some = [outcome[1][name] for outcome in parts_done]
+            weights[name] = torch.cat(some) if some[0].dim() else torch.stack(some).sum()
         return grads, (value, weights, reports)
 
 

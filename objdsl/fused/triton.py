@@ -66,8 +66,8 @@ class ObjectiveKernels(TritonKernels):
         kernel: what was emitted.
         head: its function.
         inputs: what it loads.
-        terms: `[M, 1 + R]`, room for the terms of the value and of the reports, 0 at first; None if
-            PyTorch computes those.
+        terms: `[M, 1 + R + L]`, room for the terms of the value, of the reports and of derivatives
+            by learned numbers, 0 at first; None if PyTorch computes those.
     """
 
     def __init__(
@@ -89,8 +89,10 @@ class ObjectiveKernels(TritonKernels):
     def totals(self) -> Totals | None:
         if self.terms is None or self.kernel.reports is None:
             return None
-        value, *reports = self.terms.sum(0).unbind()
-        return value, dict(zip(self.kernel.reports, reports, strict=True))
+        value, *rest = self.terms.sum(0).unbind()
+        many = len(self.kernel.reports)
+        reports = dict(zip(self.kernel.reports, rest[:many], strict=True))
+        return value, dict(zip(self.kernel.learned, rest[many:], strict=True)), reports
 
     def _run(
         self,
@@ -144,7 +146,7 @@ def with_objective(
     terms = None
     if kernel.reports is not None:
         many = step.mask.numel() if step.layout == "padded" else _packed(step)
-        shape = many, 1 + len(kernel.reports)
+        shape = many, 1 + len(kernel.reports) + len(kernel.learned)
         terms = torch.zeros(shape, dtype=head.acc_dtype, device=step.mask.device)
     return ObjectiveKernels(kernel, function, inputs, terms)
 

@@ -58,6 +58,11 @@ class State:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """A number that the optimizer trains beside the policy."""
+
+
+@dataclass(frozen=True)
 class Clock:
     """The number of rollouts so far, or that of the whole run."""
 
@@ -72,7 +77,7 @@ class Data:
     """Anything else that the file declares by `given`."""
 
 
-Role = LogProbs | Values | Reward | Truncation | Noise | State | Clock | Ids | Data
+Role = LogProbs | Values | Reward | Truncation | Noise | State | Learned | Clock | Ids | Data
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,9 @@ IDS = BuiltIn(
 )  # fmt: skip
 NOISE = Column("noise", TOKEN, Noise())
 
-_ROLES: dict[str, Role] = {"reward": Reward(), "state": State(), "data": Data()}
+_ROLES: dict[str, Role] = {
+    "reward": Reward(), "state": State(), "learned": Learned(), "data": Data(),
+}  # fmt: skip
 
 Reading = ColumnNode | LogProb | LogDist | Pick
 """The nodes that read a column."""

@@ -12,7 +12,7 @@ from objdsl.ir.objective import Named, Objective, Sampling
 from objdsl.ir.text import Text
 from objdsl.ir.writer import Names, names_of, used
 
-_ORDER = ("param", "policy", "given", "state", "sample", "define", "maximize", "minimize")
+_ORDER = ("param", "policy", "given", "state", "learn", "sample", "define", "maximize", "minimize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def renamed(left: Objective, right: Objective) -> dict[str, str]:
     params = {a.name: b.name for a, b in zip(alike.params, right.params, strict=True)}
     ours, theirs = names_of(left.bindings), names_of(right.bindings)
     theirs = dict(zip(names_of(alike.bindings), theirs.values(), strict=True))
-    goals = [x for x in (left.goal, left.critic) if x is not None]
+    goals = [x for x in (left.goal, left.critic, left.dual) if x is not None]
     shared = {name: theirs[node] for name, node in used(ours, *goals) if node in theirs}
     return {here: there for here, there in (params | shared).items() if here != there}
 
@@ -158,6 +158,7 @@ def _with_params(objective: Objective, names: dict[str, str]) -> Objective:
         objective,
         goal=new[objective.goal],
         critic=objective.critic and new[objective.critic],
+        dual=objective.dual and new[objective.dual],
         keep=objective.keep and new[objective.keep],
         reports=tuple(replace(report, value=new[report.value]) for report in objective.reports),
         states=tuple(
@@ -206,16 +207,19 @@ def _lines(objective: Objective, names: Names) -> dict[str, str]:
             name = f"{column.name}[{','.join(column.over)}]"
             lines[f"given {column.name}"] = f"given {name} as reward"
     lines |= _sampling(objective.sampling)
-    roots = [x for x in (objective.goal, objective.critic) if x is not None]
+    roots = [x for x in (objective.goal, objective.critic, objective.dual) if x is not None]
     roots += objective.memory
     writer = Text(names, tuple(roots))
     for state in objective.states:
         name = f"{state.name}[p]" if state.column.over else state.name
         values = (names.get(x) or writer.show(x) for x in (state.start, state.next))
         lines[f"state {state.name}"] = f"state {name} = {' next '.join(values)}"
+    lines |= {f"learn {number.name}": str(number) for number in objective.learned}
     goals = {"maximize": f"maximize {writer.show(objective.goal)}"}
     if objective.critic is not None:
         goals["minimize critic"] = f"minimize critic {writer.show(objective.critic)}"
+    if objective.dual is not None:
+        goals["minimize learn"] = f"minimize learn {writer.show(objective.dual)}"
     for name, expr in used(names, *roots):
         lines[f"define {name}"] = f"{name} = {writer.show(expr)}"
     return lines | goals

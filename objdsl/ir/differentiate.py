@@ -20,6 +20,7 @@ from objdsl.ir.build import (
     factors,
     gather,
     mul,
+    neg,
     negation,
     product,
     sub,
@@ -43,10 +44,19 @@ _SEEN_FROM: dict[n.Relation, n.Relation] = {
 
 
 def weights_of(objective: Objective) -> dict[Leaf, n.Expr]:
-    """The derivative of what is maximised (J minus the critic's loss) with respect to every trained
-    leaf."""
-    goal, critic = objective.goal, objective.critic
-    return differentiate(goal if critic is None else sub(goal, critic))
+    """The derivative of what is maximised with respect to every trained leaf: of J minus the
+    critic's loss, or, for learned numbers with a goal of their own, of minus what they minimise."""
+    goal, critic, dual = objective.goal, objective.critic, objective.dual
+    weights = differentiate(goal if critic is None else sub(goal, critic))
+    if dual is not None:
+        downhill = {leaf: w for leaf, w in differentiate(neg(dual)).items() if is_learned(leaf)}
+        weights = {leaf: w for leaf, w in weights.items() if leaf not in downhill} | downhill
+    return weights
+
+
+def is_learned(leaf: Leaf) -> bool:
+    """Whether a trained leaf is a number that is learned beside the policy."""
+    return isinstance(leaf, n.Column) and leaf.role == "learned"
 
 
 def differentiate(objective: n.Expr) -> dict[Leaf, n.Expr]:

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from objdsl.ir.build import ONE
+from objdsl.ir.indices import decimal
 from objdsl.ir.latex import Latex, latex, symbol
-from objdsl.ir.nodes import Expr, LogProb, Reduce, topological
-from objdsl.ir.objective import Named, State
+from objdsl.ir.nodes import Expr, LogProb, Reduce, live_leaves, topological
+from objdsl.ir.objective import Domain, Learned, Named, State
 from objdsl.ir.text import COUNTS, Text, text
 from objdsl.ir.writer import HERE, Names, letters, names_of, used
 
@@ -31,6 +32,8 @@ def formula(
     weights: Mapping[Expr, Expr],
     named: Iterable[Named],
     states: Iterable[State] = (),
+    learned: Iterable[Learned] = (),
+    dual: Expr | None = None,
     *,
     as_latex: bool = False,
 ) -> str:
@@ -38,24 +41,39 @@ def formula(
 
     Args:
         goal: J.
-        weights: the derivative of J by each trained leaf, to be shown instead of J; or empty.
+        weights: the derivative of what is maximised by each trained leaf, to be shown instead of J;
+            or empty.
         named: the bindings of the file.
         states: those of the file, to be shown beside J.
+        learned: the numbers that are learned beside the policy, and `dual`, what they minimise.
         as_latex: LaTeX, as an `aligned` block, instead of text.
     """
     names = names_of(named)
     states = () if weights else tuple(states)
+    learned = () if weights else tuple(learned)
     roots = tuple(weights.values()) or (goal, *(state.next for state in states))
     lines = [("J(pi)", r"J(\theta)", goal)]
     if weights:
-        lines = [(*_derivative(leaf), weight) for leaf, weight in weights.items()]
+        dual_leaves = set() if dual is None else {x for x in live_leaves(dual) if not x.current}
+        lines = [(*_derivative(x, x in dual_leaves), weight) for x, weight in weights.items()]
+    elif dual is not None:
+        roots += (dual,)
+        leaves = live_leaves(dual)
+        letters = [number.column for number in learned if number.column in leaves]
+        left, below = (", ".join(write(x) for x in letters) for write in (text, latex))
+        lines.append((f"L({left})", f"L({below})", dual))
     if as_latex:
-        return _in_latex([(left, value) for _, left, value in lines], names, roots, states)
-    return _in_text([(left, value) for left, _, value in lines], names, roots, states)
+        block = [(left, value) for _, left, value in lines]
+        return _in_latex(block, names, roots, states, learned)
+    return _in_text([(left, value) for left, _, value in lines], names, roots, states, learned)
 
 
 def _in_text(
-    lines: list[tuple[str, Expr]], names: Names, roots: tuple[Expr, ...], states: tuple[State, ...]
+    lines: list[tuple[str, Expr]],
+    names: Names,
+    roots: tuple[Expr, ...],
+    states: tuple[State, ...],
+    learned: tuple[Learned, ...],
 ) -> str:
     names = _with_common_parts(names, roots)
     writer = Text(names, roots)
@@ -65,14 +83,24 @@ def _in_text(
         after = names.get(state.next) or writer.show(state.next)
         meaning = f"{text(state.start, names)} before the first rollout, and after each {after}"
         defined.append(f"    {state.name} = {meaning}")
+    minimised = live_leaves(lines[1][1]) if len(lines) > 1 and learned else set()
+    for number in learned:
+        verb = "minimises L" if number.column in minimised else "maximises J"
+        what = f"{verb} in {number.domain}, from {decimal(number.start)}"
+        defined.append(f"    {number.name} {what}")
     defined += [f"    {letter} = {MEANT[letter]}" for letter in _counts(names, *roots)]
     where = ["", "where", *defined] if defined else []
     return "\n".join(map(folded, [*shown, *where])) + "\n"
 
 
 def _in_latex(
-    lines: list[tuple[str, Expr]], names: Names, roots: tuple[Expr, ...], states: tuple[State, ...]
+    lines: list[tuple[str, Expr]],
+    names: Names,
+    roots: tuple[Expr, ...],
+    states: tuple[State, ...],
+    learned: tuple[Learned, ...],
 ) -> str:
+    minimised = live_leaves(lines[1][1]) if len(lines) > 1 and learned else set()
     writer = Latex(names, roots)
     defined = used(names, *roots)
     lines += [(symbol(name, HERE.subscripts(value.indices)), value) for name, value in defined]
@@ -81,14 +109,25 @@ def _in_latex(
         left, start = writer.show(state.column), writer.show(state.start)
         after = writer.at(state.next, 0) if state.next in names else writer.show(state.next)
         rows.append(f"{left} &\\leftarrow {after} \\quad \\text{{after a rollout, from }} {start}")
+    for number in learned:
+        best = r"\arg\min L" if number.column in minimised else r"\arg\max J"
+        start = f"\\quad \\text{{in }} {_interval(number.domain)} \\text{{, from }} "
+        left = writer.show(number.column)
+        rows.append(f"{left} &\\approx {best} {start}{decimal(number.start)}")
     rows += [f"{letter} &= \\text{{{MEANT[letter]}}}" for letter in _counts(names, *roots)]
     body = " \\\\\n".join("  " + row for row in rows)
     return "\\begin{aligned}\n" + body + "\n\\end{aligned}\n"
 
 
-def _derivative(leaf: Expr) -> tuple[str, str]:
+def _interval(domain: Domain) -> str:
+    return str(domain).replace("inf", r"\infty")
+
+
+def _derivative(leaf: Expr, minimises: bool) -> tuple[str, str]:
     """The left-hand side of a weight, in text and in LaTeX."""
     below = text(leaf)
+    if minimises:
+        return f"-dL / d {below}", rf"-\frac{{\partial L}}{{\partial {latex(leaf)}}}"
     above = rf"\frac{{\partial J}}{{\partial {latex(leaf)}}}"
     weight = "w_{i,t} = " if isinstance(leaf, LogProb) and leaf.policy == "pi" else ""
     return f"dJ / d {below}", weight + above

@@ -4,7 +4,8 @@ A node knows, from the moment that it is made:
 
     indices   the indices that its value carries
     boolean   whether it is a mask
-    live      whether a gradient flows through it to the trained policy (or the critic)
+    live      whether a gradient flows through it to the trained policy, to the critic, or to a
+              number that is learned beside them
     current   whether its value changes with the trained policy, gradient or not
     paired    whether it is a value of two elements, of which one is the present: see `Present`
     key       a digest of its structure: equal keys are equal formulas
@@ -57,7 +58,7 @@ OrderOp = Literal["top", "topk", "nucleus", "trim", "rank", "share"]
 ScanRelation = Literal["<", "<=", ">", ">="]
 Relation = Literal["", "!=", "<", "<=", ">", ">="]
 Known = Literal["response", "at t", "before t", "before i"]
-Role = Literal["data", "reward", "state", "clock", "ids"]
+Role = Literal["data", "reward", "state", "clock", "ids", "learned"]
 
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 BOOLEAN_OPS = COMPARISONS | {"and", "or", "not"}
@@ -199,14 +200,15 @@ class Param(Node):
 @dataclass(frozen=True, eq=False, slots=True)
 class Column(Node):
     """A column of the data, `reward` or `V_old` or one that the file declares with `given`; or a
-    state, which the objective itself remembers; or the number of rollouts.
+    state, which the objective itself remembers; or the number of rollouts; or a number that is
+    learned beside the policy.
 
     Attributes:
-        trained: whether it is the critic's `V`.
+        trained: whether it is the critic's `V`, or learned.
         values: the values of a declared `{0, 1}`; empty if none are declared.
         lower, upper: the ends of the declared domain.
-        role: whether its expectation is to be raised, it is a state, `step` or `steps`, or data of
-            any other kind.
+        role: whether its expectation is to be raised, it is a state, `step` or `steps`, learned, or
+            data of any other kind.
         known: since when, for each of its values: before the response is drawn, before its token
             is, with the token, or with the whole response.
     """
@@ -231,7 +233,7 @@ class Column(Node):
         return self.trained
 
     def _current(self) -> bool:
-        return self.trained
+        return self.trained and self.role != "learned"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -635,6 +637,25 @@ def occurrences(*roots: Expr) -> Iterator[Expr]:
             seen.add(id(node))
             stack += node.children
             yield node
+
+
+def learned_in(*roots: Expr) -> dict[str, Column]:
+    """The numbers that formulas read which are learned beside the policy, by name."""
+    columns = (node for node in topological(*roots) if isinstance(node, Column))
+    return {column.name: column for column in columns if column.role == "learned"}
+
+
+def live_leaves(root: Expr) -> set[Expr]:
+    """The trained leaves that a gradient reaches from a value."""
+    leaves, seen, waiting = set[Expr](), {root}, [root] if root.live else []
+    while waiting:
+        node = waiting.pop()
+        if not node.children:
+            leaves.add(node)
+        below = [child for child in node.children if child.live and child not in seen]
+        seen.update(below)
+        waiting += below
+    return leaves
 
 
 def policies_in(*nodes: Expr) -> set[str]:

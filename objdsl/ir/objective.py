@@ -15,7 +15,7 @@ from objdsl.frozen import dataclass
 from objdsl.ir.columns import Column, columns_in
 from objdsl.ir.indices import decimal
 from objdsl.ir.nodes import Column as ColumnNode
-from objdsl.ir.nodes import Expr, Param, all_replaced, topological
+from objdsl.ir.nodes import Expr, Param, all_replaced, live_leaves, topological
 from objdsl.source import Source, Span
 from objdsl.spelling import canonical
 
@@ -178,6 +178,31 @@ class State:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """`learn beta = 0.1 in [0, inf)`: a number that the optimizer trains beside the policy.
+
+    Attributes:
+        column: what formulas read.
+        start: its value before the first step of the optimizer.
+        domain: an interval, into which it is put back after each of them.
+    """
+
+    column: ColumnNode
+    start: float
+    domain: Domain
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.column.name
+
+    def __str__(self) -> str:
+        """As the file declares it."""
+        domain = "" if self.domain == Domain() else f" in {self.domain}"
+        return f"learn {self.name} = {decimal(self.start)}{domain}"
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How the responses were drawn: `sample from mu: group 16, temperature 1`.
 
@@ -205,7 +230,9 @@ class Named:
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
-UnreadKind = Literal["parameter", "column", "reward", "policy", "definition", "function"]
+UnreadKind = Literal[
+    "parameter", "column", "reward", "policy", "learned number", "definition", "function"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -224,6 +251,8 @@ class Objective:
     Attributes:
         goal: J, a scalar to be *maximised* (a `minimize` is stored with the opposite sign).
         critic: the critic's loss, a scalar to be minimised, or None.
+        dual: a scalar that is minimised by the learned numbers that a gradient reaches from it, and
+            by nothing else; or None. In the goal these are constants of the step.
         bindings: the names of the file, in the order in which their values can be computed.
         calls: results of functions, under the function's name.
         unread: names that have no effect.
@@ -243,6 +272,8 @@ class Objective:
     sampling: Sampling
     keep: Expr | None
     states: tuple[State, ...] = ()
+    learned: tuple[Learned, ...] = ()
+    dual: Expr | None = None
     base: str | None = None
     unread: tuple[Unread, ...] = field(default=(), compare=False, repr=False)
     source: Source | None = field(default=None, compare=False, repr=False)
@@ -258,8 +289,9 @@ class Objective:
 
     @cached_property
     def roots(self) -> tuple[Expr, ...]:
-        """Everything that is computed: J, the critic's loss, the reports, the prompts kept."""
-        optional = [x for x in (self.critic, self.keep) if x is not None]
+        """Everything that is computed: J, the critic's loss, what learned numbers minimise, the
+        prompts kept, the reports."""
+        optional = [x for x in (self.critic, self.dual, self.keep) if x is not None]
         return (self.goal, *optional, *(report.value for report in self.reports))
 
     @cached_property
@@ -311,9 +343,16 @@ class Objective:
 
     @cached_property
     def trained(self) -> tuple[str, ...]:
-        """The columns through which a gradient flows, `log_pi` first."""
-        names = (column.name for column in self.columns.values() if column.trained)
-        return tuple(sorted(names, key=lambda name: (name != "log_pi", name)))
+        """The columns through which a gradient flows, `log_pi` first, learned numbers last."""
+        columns = (column for column in self.columns.values() if column.trained)
+        order = sorted(columns, key=lambda x: (not x.indices, x.name != "log_pi", x.name))
+        return tuple(column.name for column in order)
+
+    @cached_property
+    def minimising(self) -> frozenset[str]:
+        """The learned numbers that have a goal of their own, `dual`."""
+        leaves = set() if self.dual is None else live_leaves(self.dual)
+        return frozenset(x.name for x in self.learned if x.column in leaves)
 
     @cached_property
     def used_params(self) -> tuple[Parameter, ...]:
@@ -334,7 +373,7 @@ class Objective:
         """The same objective with some nodes replaced in all formulas except those of states."""
 
         parts = (*self.reports, *self.bindings, *self.calls)
-        whole = (self.goal, self.critic, self.keep, *(part.value for part in parts))
+        whole = (self.goal, self.critic, self.dual, self.keep, *(part.value for part in parts))
         done = all_replaced((root for root in whole if root is not None), instead)
 
         def named(many: tuple[Named, ...]) -> tuple[Named, ...]:
@@ -344,6 +383,7 @@ class Objective:
             self,
             goal=done[self.goal],
             critic=self.critic and done[self.critic],
+            dual=self.dual and done[self.dual],
             keep=self.keep and done[self.keep],
             reports=named(self.reports),
             bindings=named(self.bindings),

@@ -370,7 +370,7 @@ def decided(objective: Objective, holds: Mapping[n.Expr, bool]) -> Objective:
     if not holds:
         return objective
     fold = _Fold(holds)
-    critic, keep = objective.critic, objective.keep
+    critic, dual, keep = objective.critic, objective.dual, objective.keep
 
     def named(many: tuple[Named, ...]) -> tuple[Named, ...]:
         return tuple(replace(part, value=fold(part.value)) for part in many)
@@ -379,6 +379,7 @@ def decided(objective: Objective, holds: Mapping[n.Expr, bool]) -> Objective:
         objective,
         goal=fold(objective.goal),
         critic=None if critic is None else fold(critic),
+        dual=None if dual is None else fold(dual),
         keep=None if keep is None or fold.mask(keep) is True else fold(keep),
         reports=named(objective.reports),
         bindings=named(objective.bindings),

@@ -86,8 +86,8 @@ class Param(_Strict):
 
 
 class Column(_Strict):
-    """A column of the data, with the ends of its domain, or all its values; a state, or the number
-    of rollouts (`clock`), which may be without indices."""
+    """A column of the data, with the ends of its domain, or all its values; a state, the number of
+    rollouts (`clock`), or a number that is `learned` beside the policy, without indices."""
 
     node: Literal["Column"]
     name: Name
@@ -316,6 +316,15 @@ class State(_Strict):
     next: Place
 
 
+class Learned(_Strict):
+    """`learn column = start in domain`: the Column of role `learned`, without indices and
+    `trained`, its value before the first step of the optimizer, and the interval it stays in."""
+
+    column: Place
+    start: Real
+    domain: Domain = Domain()
+
+
 class Sampling(_Strict):
     """`sample from policy: ...`."""
 
@@ -333,10 +342,12 @@ class Sampling(_Strict):
 class Objective(_Strict):
     """What `objdsl compile --stage ir` writes, and every command reads from a `.json` file.
 
-    `goal` is maximised, `critic` minimised; `keep` is the mask of the prompts that count, and part
-    of every reduction over `p`. `bindings` are the names of formulas, `domains` those of columns of
-    the data. `weights` are the derivatives of the goal, by the column that each belongs to; they
-    are written for other tools, and derived anew from an objective that is read.
+    `goal` is maximised, `critic` minimised, and `dual` by the `learned` numbers alone that a
+    gradient reaches from it, which the goal does not train then. `keep` is the mask of the prompts
+    that count, and part of every reduction over `p`. `bindings` are the names of formulas,
+    `domains` those of columns of the data. `weights` are the derivatives of what is maximised, by
+    the column that each belongs to; they are written for other tools, and derived anew from an
+    objective that is read.
     """
 
     version: Literal[1]
@@ -349,6 +360,8 @@ class Objective(_Strict):
     critic: Place | None = None
     keep: Place | None = None
     states: tuple[State, ...] = ()
+    learned: tuple[Learned, ...] = ()
+    dual: Place | None = None
     reports: dict[Name, Place] = {}
     bindings: dict[Name, Place] = {}
     weights: dict[Name, Place] = {}

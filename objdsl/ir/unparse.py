@@ -39,7 +39,7 @@ def unparse(objective: Objective) -> str:
 
 def declarations(objective: Objective) -> list[str]:
     """The statements that declare what a formula reads, and how it is sampled."""
-    kinds = ("param", "policy", "given", "state", "sample", "keep")
+    kinds = ("param", "policy", "given", "state", "learn", "sample", "keep")
     return [line for line in _statements(objective) if line.split(maxsplit=1)[0] in kinds]
 
 
@@ -48,7 +48,7 @@ def _group(statement: str) -> str:
     first, second, *_ = statement.split(maxsplit=2)
     if second == "=":
         return "names"
-    return "declared" if first in ("param", "policy", "given") else first
+    return "declared" if first in ("param", "policy", "given", "learn") else first
 
 
 def _statements(objective: Objective) -> Iterator[str]:
@@ -78,9 +78,10 @@ def _statements(objective: Objective) -> Iterator[str]:
     for policy in objective.policies:
         yield str(policy)
     for column in columns.values():
-        if column.role in ("state", "clock", "ids"):
+        if column.role in ("state", "clock", "ids", "learned"):
             continue
         yield from _given(column, objective.domains.get(column_of(column).name, Domain()))
+    yield from map(str, objective.learned)
     everywhere = {k: v for k, v in names.items() if not kept or not _over_prompts(k)}
     remembers = _Writer(everywhere, words, None)
     for state in objective.states:
@@ -98,6 +99,8 @@ def _statements(objective: Objective) -> Iterator[str]:
             yield f"report {report.name} = {then.part(report.value)}"
     if objective.critic is not None:
         yield _goal("critic ", "minimize", "maximize", objective.critic, then)
+    if objective.dual is not None:
+        yield f"minimize learn {then.part(objective.dual)}"
     yield _goal("", "maximize", "minimize", objective.goal, then)
 
 

@@ -22,7 +22,7 @@ from objdsl.errors import InputError
 from objdsl.ir.columns import BUILT_IN, CLOCK, IDS, NOISE, Column, LogProbs, Truncation, of_policy
 from objdsl.ir.indices import TOKEN, VOCAB, Indices, written
 from objdsl.ir.nodes import IMPOSSIBLE
-from objdsl.ir.objective import BUILT_IN_POLICIES, Domain
+from objdsl.ir.objective import BUILT_IN_POLICIES, Domain, Learned
 from objdsl.step.rows import Step, mask_of
 
 ROUNDING = 0.5
@@ -326,6 +326,12 @@ def check_trained(name: str, x: Any, indices: Indices, step: Step) -> None:
     Raises:
         InputError: one of them is wrong.
     """
+    if not indices:
+        if not isinstance(x, Tensor) or x.dim() or not x.is_floating_point():
+            what = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"{name} is learned: it must be a float tensor [], not {what}")
+        _check_device(name, x, step)
+        return
     over_vocabulary = indices == VOCAB
     wanted = [*step.mask.shape] if step.layout == "padded" else [int(step.lengths.sum())]
     shape = f"[{', '.join([*map(str, wanted), *('V' * over_vocabulary)])}]"
@@ -334,6 +340,10 @@ def check_trained(name: str, x: Any, indices: Indices, step: Step) -> None:
     fits = list(x.shape[: x.dim() - over_vocabulary]) == wanted
     if not fits or not x.is_floating_point():
         raise InputError(f"{name} must be a float tensor {shape}, not {x.dtype} {list(x.shape)}")
+    _check_device(name, x, step)
+
+
+def _check_device(name: str, x: Tensor, step: Step) -> None:
     if x.device != step.mask.device:
         raise InputError(f"{name} is on {x.device}, but its step on {step.mask.device}")
 
@@ -352,16 +362,47 @@ def check_drawn(name: str, x: Tensor, step: Step) -> None:
         )
 
 
-def computable(columns: Mapping[str, Column], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def computable(
+    columns: Mapping[str, Column],
+    trained: Mapping[str, Tensor],
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
     """Trained inputs without their graph, in float32 at least, with finite logarithms for
     impossible entries.
 
     Args:
         columns: those that are read, by their names.
+        dtype: of learned numbers; by default that of the other inputs.
     """
-    inputs = {name: x.detach().to(widest(x)) for name, x in trained.items()}
+    dtype = dtype or widest(*(x for x in trained.values() if x.dim()))
+    inputs = {name: x.detach().to(widest(x) if x.dim() else dtype) for name, x in trained.items()}
     distributions = {name for name, column in columns.items() if column.indices == VOCAB}
     return {name: possible(x) if name in distributions else x for name, x in inputs.items()}
+
+
+def check_learned(number: Learned, x: Tensor) -> None:
+    """The value of a learned number, where a look is cheap.
+
+    Raises:
+        InputError: it is outside of its domain, by more than rounding explains.
+    """
+    if bool(x.isnan()) or bool(leaves(number.domain, x)):
+        raise InputError(
+            f"{number.name} is {x.item():g}, outside of its domain {number.domain}: "
+            "`objective.project(learned)` puts it back after each step of the optimizer"
+        )
+
+
+def ends(domain: Domain, dtype: torch.dtype) -> tuple[float, float]:
+    """The least and the greatest number of a type that lie in an interval. A number next to 0 is
+    the smallest that is not denormal: a GPU takes those for 0."""
+    low, high = torch.tensor([domain.lower, domain.upper], dtype=dtype)
+    tiny = torch.tensor(torch.finfo(dtype).tiny, dtype=dtype)
+    if not domain.lower_closed:
+        low = tiny if low == 0 else torch.nextafter(low, low.new_tensor(torch.inf))
+    if not domain.upper_closed:
+        high = -tiny if high == 0 else torch.nextafter(high, high.new_tensor(-torch.inf))
+    return low.item(), high.item()
 
 
 def widest(*tensors: Any) -> torch.dtype:

@@ -26,7 +26,7 @@ from objdsl.step.gather import exchange, gather
 from objdsl.step.inputs import as_tensor, cleaned, prompt_numbers, read_rows, refuse_unknown, widest
 from objdsl.step.rows import Share, Step, mask_of
 from objdsl.syntax.parse import parse
-from objdsl.syntax.tree import Given, Policy, State
+from objdsl.syntax.tree import Given, Learn, Policy, State
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -303,7 +303,7 @@ def _declared(*sources: Source) -> set[str]:
     names: set[str] = set()
     for statement in (line for source in sources for line in parse(source).statements):
         match statement:
-            case Given(name) | State(name):
+            case Given(name) | State(name) | Learn(name):
                 names.add(name.id)
             case Policy(name):
                 names.update(of_policy(name.id))

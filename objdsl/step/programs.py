@@ -48,7 +48,8 @@ class Programs:
         trained = {name: x for name, x in inputs.items() if name in function.columns}
         whole = step
         if share is not None:
-            whole, trained = share.whole, gather(trained, share.group)
+            rows = {name: x for name, x in trained.items() if x.dim()}
+            whole, trained = share.whole, {**trained, **gather(rows, share.group)}
         dtype = next(iter(trained.values())).dtype
         with torch.no_grad():
             values = compiled.couple(

@@ -178,6 +178,10 @@ class Step:
         """
         for name, x in inputs.items():
             nan = torch.isnan(x)
+            if not x.dim():
+                if bool(nan):
+                    raise InputError(f"{name} is NaN")
+                continue
             if self.layout == "padded":
                 nan &= self.mask if x.dim() == 2 else self.mask[..., None]
             if bool(nan.any()):

@@ -57,7 +57,7 @@ class Values:
         inputs = compiled.program.values.inputs
         with torch.no_grad():
             ready = step if step.objective == self.digest else self._ready(step, dtype)
-            given = computable(self.prepare.columns, trained)
+            given = computable(self.prepare.columns, trained, dtype)
             return compiled.values(**ready.arguments(inputs, dtype, given, self.params))
 
     def _ready(self, step: Step, dtype: torch.dtype) -> Step:

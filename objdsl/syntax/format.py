@@ -111,6 +111,8 @@ def _statement(statement: tree.Statement, rewrite: _Rewrite) -> str:
             where = f"[{','.join(index.id for index in indices)}]" if indices else ""
             start = _first(rewrite(first))
             return _with(f"state {name.id}{where} = {start} next ", rewrite(following))
+        case tree.Learn(name, _, _, text, domain):
+            return f"learn {name.id} = {text}" + _domain(domain)
         case tree.Def(name, arguments, body):
             return _with(f"def {name.id}({', '.join(a.id for a in arguments)}) = ", rewrite(body))
         case tree.Let(name, value):
@@ -122,8 +124,9 @@ def _statement(statement: tree.Statement, rewrite: _Rewrite) -> str:
             return _with(f"keep {index.id} where ", rewrite(condition))
         case tree.Report(name, value):
             return _with(f"report {name.id} = ", rewrite(value))
-        case tree.Goal(sense, critic, value):
-            return _with(f"{sense} critic " if critic else f"{sense} ", rewrite(value))
+        case tree.Goal(sense, whose, value):
+            word = "" if whose == "policy" else f"{whose} "
+            return _with(f"{sense} {word}", rewrite(value))
 
 
 def _source(source: tree.Layer | tree.Every | tree.Average, rewrite: _Rewrite) -> str:

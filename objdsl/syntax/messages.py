@@ -24,6 +24,7 @@ FORMS = {
     "policy": "policy inner = pi at layer 6",
     "given": "given correct[p,i] in {0, 1} as reward",
     "state": "state base[p] = 0 next 0.9 * base + 0.1 * mean[i] reward",
+    "learn": "learn beta = 0.1 in [0, inf)",
     "def": "def k2(p, q) = log(q / p)^2 / 2",
     "sample": "sample from mu: group 16, temperature 1",
     "keep": "keep p where std[i] reward > 0",

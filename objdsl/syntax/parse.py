@@ -202,6 +202,8 @@ def _node(rule: str, parts: list[Any], span: Span) -> Any:
             return tree.Given(_name(name), indices, domain, role and _name(role), known, span)
         case "state", [_, name, _, indices, _, _, first, _, following]:
             return tree.State(_name(name), indices or (), first, following, span)
+        case "learn", [_, name, _, indices, _, _, start, _, domain]:
+            return tree.Learn(_name(name), indices or (), start.value, start.text, domain, span)
         case "def", [_, name, _, arguments, _, _, body]:
             return tree.Def(_name(name), arguments or (), body, span)
         case "sample", [_, _, policy, _, options]:
@@ -212,8 +214,9 @@ def _node(rule: str, parts: list[Any], span: Span) -> Any:
             return tree.Keep(_name(index), condition, span)
         case "report", [_, name, _, value]:
             return tree.Report(_name(name), value, span)
-        case "goal", [sense, *critic, value]:
-            return tree.Goal(sense.text, any(critic), value, span)
+        case "goal", [sense, *word, value]:
+            whose = next((w.text for w in word if w is not None), "policy")
+            return tree.Goal(sense.text, cast(tree.Whose, whose), value, span)
     raise AssertionError(f"no node for {rule} of {len(parts)} parts")
 
 

@@ -35,7 +35,7 @@ _MARK = re.compile(r"\n|#[^\n]*|[(\[{]|[)\]}]|[^\s#()\[\]{}]+")
 # an argument list is indented.
 _KEYWORD = re.compile(
     r"[ \t]*(?:(?:objective|param|policy|given|def|sample|keep|report|maximize|minimize)\b"
-    r"|state[ \t]+[^\W\d]\w*[ \t]*(?:=(?!=)|\[))"
+    r"|(?:state|learn)[ \t]+[^\W\d]\w*[ \t]*(?:=(?!=)|\[))"
 )
 _BINDING = re.compile(r"([ \t]*)[^\W\d]\w*[ \t]*=(?!=)")
 

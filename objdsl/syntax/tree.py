@@ -250,6 +250,18 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Learn:
+    """`learn tau = 1 in (0, inf)`. What is learned is one number: `indices` are a mistake."""
+
+    name: Name
+    indices: tuple[Name, ...]
+    start: float
+    start_text: str = field(compare=False)
+    domain: Interval | Choice | None
+    span: Span = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class Def:
     """`def k2(p, q) = log(q / p)^2 / 2`."""
 
@@ -304,17 +316,23 @@ class Report:
     span: Span = _span()
 
 
+Whose = Literal["policy", "critic", "learn"]
+"""What a goal trains; `learn` are the numbers that are learned beside the policy."""
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`maximize J`, `minimize J`, `minimize critic J`."""
+    """`maximize J`, `minimize J`, `minimize critic J`, `minimize learn J`."""
 
     sense: Literal["maximize", "minimize"]
-    critic: bool
+    whose: Whose
     value: Expression
     span: Span = _span()
 
 
-Statement = Header | Param | Policy | Given | State | Def | Let | Sample | Keep | Report | Goal
+Statement = (
+    Header | Param | Policy | Given | State | Learn | Def | Let | Sample | Keep | Report | Goal
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

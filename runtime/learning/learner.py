@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Any
 
 import torch
@@ -34,12 +34,14 @@ class Learned:
     """The metrics of learning, and the `report`s of the objective.
 
     Attributes:
+        numbers: those that are learned beside the policy, as they are after it.
         batch: of the rollout, with the columns of the training engine.
     """
 
     metrics: dict[str, float]
     reports: dict[str, float]
     batch: Batch
+    numbers: dict[str, float] = field(default_factory=dict)
 
 
 class Learner:
@@ -83,7 +85,9 @@ class Learner:
         self._fuse()
         for member in policies if sharded else ():
             member.shard(ranks)
-        self.optimizer = Optimizer(policy, config, steps)
+        dtype = torch.promote_types(policy.model.dtype, torch.float32)
+        self.learned = objective.learned(dtype, ranks.device)
+        self.optimizer = Optimizer(policy, config, steps, self.learned)
 
     def learn(self, batch: Batch, step: int, rows: Rows | None = None) -> Learned:
         """Learns from the responses of a rollout, in one optimizer step or several.
@@ -116,6 +120,7 @@ class Learner:
             _means([result.metrics for result in results]) | {"lr": lr},
             _means([result.reports for result in results]),
             sampled if ROLLOUT in sampled.columns else results[0].batch,
+            {name: x.item() for name, x in self.learned.items()},
         )
 
     def _enter(self, step: int) -> None:
@@ -228,8 +233,9 @@ class Learner:
             for name, report in out.reports.items():
                 reports[name] += float(report)
         value, *totals = self._ranks.all_reduce_sum([value, *reports.values()])
-        self._ranks.add_gradients(self.policy.parameters())
+        self._ranks.add_gradients([*self.policy.parameters(), *self.learned.values()])
         norm = self.optimizer.step(self.objective.name)
+        self._whole.project(self.learned)
         metrics = {"objective": value, **observed(batch), "grad_norm": norm}
         return Learned(metrics, dict(zip(reports, totals, strict=True)), batch)
 
@@ -250,18 +256,23 @@ class Learner:
         step = self.prepare(batch)
         if self._ranks.size > 1:
             if self.objective.reports_need_couple:
-                step = self.objective.couple(step, **self._gather(live, shares))
+                step = self.objective.couple(step, **self._gather(live, shares), **self._numbers)
             step = step[rows]
-        return batch, self.objective(step=step, **live)
+        return batch, self.objective(step=step, **live, **self._numbers)
+
+    @property
+    def _numbers(self) -> dict[str, Tensor]:
+        """The learned numbers that the objective of this rollout reads."""
+        return {name: self.learned[name] for name in self.needs.learned}
 
     def _passes(self, batch: Batch, moved: bool) -> Iterator[Output]:
         """The losses of this rank's pieces, one forward pass each."""
         step = self.prepare(batch)
         if not moved and set(self.needs.trained) == {"log_pi"}:
-            step = self.objective.couple(step, log_pi=batch.columns[ROLLOUT])
+            step = self.objective.couple(step, log_pi=batch.columns[ROLLOUT], **self._numbers)
         elif self.objective.needs_couple:
             current = self._no_grad(self.policy, batch, self.needs.trained)
-            step = self.objective.couple(step, **current)
+            step = self.objective.couple(step, **current, **self._numbers)
         batch = replace(batch, step=step)
         for rows in self._shares(batch)[self._ranks.rank]:
             yield self._loss(batch.piece(rows))
@@ -273,16 +284,16 @@ class Learner:
         if not self.fused:
             values = self.policy.columns(piece, self.needs.trained)
             live = {name: values[name][:count] for name in self.needs.trained}
-            return self.objective(step=step, **live)
+            return self.objective(step=step, **live, **self._numbers)
         states, tokens = self.policy.states(piece)
         head = self.policy.head_of(states, piece)
         if head["kept"] is not None:
             head["kept"] = head["kept"][:count]
-        critic: dict[str, Any] = {}
+        others: dict[str, Any] = {**self._numbers}
         if "value" in self.needs.trained:
-            critic["value"] = self.policy.values(states)[:count]
+            others["value"] = self.policy.values(states)[:count]
         return self.objective.fused(
-            states[:count], tokens=tokens[:count], step=step, **head, **critic
+            states[:count], tokens=tokens[:count], step=step, **head, **others
         )
 
     def prepare(self, batch: Batch) -> Step:

@@ -36,6 +36,7 @@ class Needs:
 
     Attributes:
         trained: inputs with a gradient, by their names in `Policy.columns`.
+        learned: the numbers that are trained beside the policy.
         measured: columns of the policy when the responses were sampled (`log_old`, ...): name ->
             name in `Policy.columns`.
         frozen: columns of frozen policies: name -> (policy, name in `Policy.columns`).
@@ -46,6 +47,7 @@ class Needs:
     """
 
     trained: tuple[str, ...]
+    learned: tuple[str, ...]
     measured: dict[str, str]
     frozen: dict[str, tuple[str, str]]
     layers: dict[str, Hidden]
@@ -66,6 +68,8 @@ class Needs:
 def needs_of(objective: Objective) -> Needs:
     """Sorts the columns of an objective by their source."""
     inner = objective.formula.at(objective.params).hidden
+    declared = {number.name for number in objective.formula.learned}
+    learned = tuple(name for name in objective.live if name in declared)
     measured: dict[str, str] = {}
     frozen: dict[str, tuple[str, str]] = {}
     given: list[str] = []
@@ -96,7 +100,8 @@ def needs_of(objective: Objective) -> Needs:
             case Reward() | Data():
                 given += [name] if column.declared else []
     return Needs(
-        trained=objective.live,
+        trained=tuple(name for name in objective.live if name not in learned),
+        learned=learned,
         measured=measured,
         frozen=frozen,
         layers=inner,

@@ -1,4 +1,4 @@
-"""AdamW on a policy and its critic: learning rate, clipping, undo, and the saved state."""
+"""AdamW on a policy, its critic and learned numbers: rates, clipping, undo, and the saved state."""
 
 from __future__ import annotations
 
@@ -25,14 +25,23 @@ _Snapshot = tuple[list[Tensor], dict[Any, dict[str, Tensor]]]
 
 
 class Optimizer:
-    """AdamW with one group of parameters for the policy and one for the critic.
+    """AdamW with one group of parameters for the policy, one for the critic, and one for numbers
+    that are learned beside them.
 
     Args:
         steps: rollouts of the whole run, for the schedule of the learning rate.
+        learned: the numbers, by name; each rank has the same.
     """
 
-    def __init__(self, policy: Policy, config: LearnerSection, steps: int) -> None:
-        self._policy = policy
+    def __init__(
+        self,
+        policy: Policy,
+        config: LearnerSection,
+        steps: int,
+        learned: Mapping[str, nn.Parameter],
+    ) -> None:
+        self._learned = learned
+        self._parameters = [*policy.parameters(), *learned.values()]
         self._config = config
         self._steps = steps
         critic = policy.critic_parameters()
@@ -40,8 +49,15 @@ class Optimizer:
         self._groups = [part for part in (weights[: len(weights) - len(critic)], critic) if part]
         self._snapshot: _Snapshot | None = None
         self._moved = False
+        options = [
+            {"params": group, "peak": peak}
+            for group, peak in zip(self._groups, (config.lr, config.critic_lr), strict=False)
+        ]
+        if learned:
+            numbers = [*learned.values()]
+            options.append({"params": numbers, "peak": config.learned_lr, "weight_decay": 0.0})
         self._adamw = torch.optim.AdamW(
-            [{"params": group} for group in self._groups],
+            options,
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.epsilon,
@@ -56,9 +72,8 @@ class Optimizer:
             several: whether several optimizer steps follow, which `rewind` undoes together.
         """
         rate = learning_rate(self._config, step, self._steps)
-        peaks = (self._config.lr, self._config.critic_lr or self._config.lr)
-        for group, peak in zip(self._adamw.param_groups, peaks, strict=False):
-            group["lr"] = rate * (peak / self._config.lr)
+        for group in self._adamw.param_groups:
+            group["lr"] = rate * ((group["peak"] or self._config.lr) / self._config.lr)
         self._snapshot = self._copy() if several else None
         return rate
 
@@ -85,6 +100,12 @@ class Optimizer:
         for norm, what in zip(norms, ("the gradient", "the gradient of the critic"), strict=False):
             if not math.isfinite(norm):
                 raise TrainingError(f"the norm of {what} of {name} is {norm}: no step is taken")
+        for number, x in self._learned.items():
+            slope = 0.0 if x.grad is None else -float(x.grad)
+            if not math.isfinite(slope):
+                raise TrainingError(
+                    f"the derivative of {name} by {number} is {slope}: no step is taken"
+                )
         self._moved = True
         self._adamw.step()
         return norms[0]
@@ -96,7 +117,7 @@ class Optimizer:
         if self._moved and self._snapshot is not None:
             weights, slots = self._snapshot
             with torch.no_grad():
-                for weight, x in zip(self._policy.parameters(), weights, strict=True):
+                for weight, x in zip(self._parameters, weights, strict=True):
                     _local(weight).copy_(x)
                 for parameter in [*self._adamw.state]:
                     if parameter not in slots:
@@ -113,20 +134,25 @@ class Optimizer:
             weight: {name: _on_cpu(x) for name, x in slot.items()}
             for weight, slot in self._adamw.state.items()
         }
-        return [_on_cpu(weight) for weight in self._policy.parameters()], slots
+        return [_on_cpu(weight) for weight in self._parameters], slots
 
     def state(self) -> dict[str, Any]:
-        """The state with full tensors. Collective."""
+        """The state with full tensors, and the learned numbers. Collective."""
         state = self._adamw.state_dict()
         slots = {
             k: {name: full_tensor(x) for name, x in slot.items()}
             for k, slot in state["state"].items()
         }
-        return {**state, "state": slots}
+        learned = {name: x.detach().cpu() for name, x in self._learned.items()}
+        return {**state, "state": slots, "learned": learned}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Loads a state, which may come from a different number of ranks. Collective."""
-        weights = dict(enumerate(self._policy.parameters()))
+        with torch.no_grad():
+            for name, x in state.get("learned", {}).items():
+                if name in self._learned:
+                    self._learned[name].copy_(x)
+        weights = dict(enumerate(self._parameters))
         slots = {
             k: {name: shard_like(x, weights[k]) if x.dim() else x for name, x in slot.items()}
             for k, slot in state["state"].items()

@@ -17,6 +17,7 @@ from objdsl.ir.columns import (
     Column,
     Data,
     Ids,
+    Learned,
     LogProbs,
     Noise,
     Reward,
@@ -115,6 +116,8 @@ def _supplier(config: Config, needs: Needs, column: Column) -> str:
     match column.role:
         case State():
             return "the objective's own state"
+        case Learned():
+            return "the optimizer, which trains it beside the policy"
         case Clock():
             return "the trainer, which counts rollouts"
         case Noise():

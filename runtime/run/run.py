@@ -127,8 +127,10 @@ class Run:
         metrics |= {**rollout.metrics, **learned.metrics, **clock.metrics()}
         metrics["tokens_per_second"] = metrics["tokens"] / metrics["seconds"]
         samples = rollout.samples if self.is_due(self.config.report.samples_every) else []
-        remembered = renamed(states.summary(rollout.keys), learned.reports, "state")
-        self.unreported = News(metrics, {**learned.reports, **remembered}, samples)
+        reports = dict(learned.reports)
+        reports |= renamed(learned.numbers, reports, "learned")
+        reports |= renamed(states.summary(rollout.keys), reports, "state")
+        self.unreported = News(metrics, reports, samples)
 
     def stopped_by(self, stop: StopRequest) -> int | None:
         """The signal that asked any rank to stop; None once the run is complete anyway."""

@@ -156,6 +156,9 @@ class LearnerSection(Section):
     critic_lr: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate of the critic, if the objective has one; by default `lr`. The critic is a
     linear layer on the policy's last hidden state, which it does not train."""
+    learned_lr: Annotated[float, Field(gt=0)] = 1e-2
+    """Peak learning rate of the numbers that the objective learns beside the policy (`learn beta =
+    0.1`): AdamW moves each by about this much in a step, without weight decay or clipping."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate falls after the warm-up."""
     warmup: Count = 5

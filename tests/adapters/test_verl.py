@@ -251,6 +251,13 @@ def test_what_verl_cannot_carry(entry: str, reason: str) -> None:
         policy_loss(objdsl.load(entry))
 
 
+def test_a_learned_number_has_no_optimizer_there() -> None:
+    text = "learn tau = 1\nA = tau * reward\nmaximize mean[p,i,t] (A * log(pi)) - tau^2"
+    for make in (policy_loss, advantage_estimator):
+        with pytest.raises(UnsupportedError, match="it learns `tau`, and the optimizer there"):
+            make(objdsl.loads(text))
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

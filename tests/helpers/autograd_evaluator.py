@@ -83,7 +83,7 @@ def derivative(
     )
     slopes: dict[str, Any] = {name: {} for name in names}
     for (name, at), g in zip(keys, gradients, strict=True):
-        slopes[name][(batch.row(at), *at[2:])] = g.item()
+        slopes[name][(batch.row(at), *at[2:]) if at else ()] = g.item()
     return total.item(), slopes
 
 

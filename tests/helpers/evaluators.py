@@ -15,9 +15,9 @@ from torch import Tensor
 import objdsl
 from helpers.autograd_evaluator import derivative
 from helpers.random_objectives import Data
-from objdsl.ir.build import sub
+from objdsl.ir.build import neg, sub
 from objdsl.ir.columns import column_of
-from objdsl.ir.differentiate import weights_of
+from objdsl.ir.differentiate import is_learned, weights_of
 from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.ir.indices import PROMPT, SCALAR, TOKEN, VOCAB, Indices
 from objdsl.ir.nodes import Expr, topological
@@ -28,19 +28,23 @@ class Numbers:
     """What an objective is on a batch.
 
     Attributes:
-        weights: for each trained column, an array `[length, ...]` of every response.
+        weights: for each trained column, an array `[length, ...]` of every response; of a learned
+            number, one number.
         reports: None where the evaluator has none.
         scale: the largest number on the way to these: rounding errors are of its size.
     """
 
     value: float
-    weights: dict[str, list[Any]]
+    weights: dict[str, Any]
     reports: dict[str, float] | None
     scale: float = field(default=1.0, compare=False)
 
     def of_rows(self, rows: list[int]) -> Numbers:
         """The numbers of some responses; sums stay those of the step."""
-        weights = {name: [some[row] for row in rows] for name, some in self.weights.items()}
+        weights = {
+            name: [some[row] for row in rows] if isinstance(some, list) else some
+            for name, some in self.weights.items()
+        }
         return replace(self, weights=weights)
 
     def differences(self, other: Numbers, tolerance: float = 1e-12) -> Iterator[str]:
@@ -52,6 +56,10 @@ class Numbers:
                 yield f"report {name}: {x} and {other.reports.get(name)}"
         for name in sorted(self.weights.keys() | other.weights.keys()):
             ours, theirs = self.weights.get(name), other.weights.get(name)
+            if not isinstance(ours or theirs, list):
+                if not self._equal(ours or 0.0, theirs or 0.0, 100 * tolerance):
+                    yield f"derivative by {name}: {ours} and {theirs}"
+                continue
             for row in range(len(ours or theirs or ())):
                 a, b = (0.0 if x is None else x[row] for x in (ours, theirs))
                 if not self._equal(a, b, 100 * tolerance):
@@ -134,8 +142,10 @@ class Case:
         roots = [total, *weights.values(), *reports]
         nodes = [node for node in topological(*roots) if not node.paired]
         values = dict(zip(nodes, evaluate(nodes, batch, self.objective.params), strict=True))
-        by_column = {
-            column_of(leaf).name: [
+        by_column: dict[str, Any] = {
+            column_of(leaf).name: values[w]
+            if is_learned(leaf)
+            else [
                 np.broadcast_to(_at_row(values[w], w.indices, leaf, batch, row), np.shape(x))
                 for row, x in enumerate(batch.columns[column_of(leaf).name])
             ]
@@ -152,9 +162,17 @@ class Case:
         """By the second interpreter, differentiated by autograd."""
         formula = self.objective.formula
         total = formula.goal if formula.critic is None else sub(formula.goal, formula.critic)
-        value, gradients = derivative(total, self.data.batch, self.objective.params)
-        weights = {}
+        batch, params = self.data.batch, self.objective.params
+        value, gradients = derivative(total, batch, params)
+        weights: dict[str, Any] = {}
+        if formula.dual is not None:
+            downhill = derivative(neg(formula.dual), batch, params)[1]
+            gradients |= {name: downhill[name] for name in formula.minimising}
+        learned = {number.name for number in formula.learned}
         for name, elements in gradients.items():
+            if name in learned:
+                weights[name] = sum(elements.values())
+                continue
             rows = [np.zeros(np.shape(x)) for x in self.data.batch.columns[name]]
             for (row, *at), g in elements.items():
                 rows[row][tuple(at)] = g
@@ -203,12 +221,16 @@ class Case:
         weights: dict[str, Tensor] = {}
         for rows in parts:
             value, some, reports = self.objective.weights(
-                step=step[rows], **{k: x[rows] for k, x in self.trained.items()}
+                step=step[rows],
+                **{k: x[rows] if x.dim() else x for k, x in self.trained.items()},
             )
             total += value
             for name, x in reports.items():
                 sums[name] = sums.get(name, 0.0) + x
             for name, w in some.items():
+                if not w.dim():
+                    weights[name] = weights.get(name, 0.0) + w
+                    continue
                 weights.setdefault(name, torch.zeros_like(self.trained[name]))[rows] = w
         return self._of_padded(total, weights, sums)
 
@@ -231,7 +253,7 @@ class Case:
             trained = {k: cut[k] for k in self.trained}
         step = self.objective.couple(step, **trained)
         value, weights, reports = self.objective.weights(step=step, **trained)
-        for x in (value, *reports.values()):
+        for x in (value, *reports.values(), *(w for w in weights.values() if not w.dim())):
             dist.all_reduce(x, group=group)
         if packed:
             return self._of_packed(value, weights, reports, lengths)
@@ -244,7 +266,10 @@ class Case:
         reports: dict[str, Tensor],
         lengths: list[int],
     ) -> Numbers:
-        rows = {k: [x.numpy() for x in w.split(lengths)] for k, w in weights.items()}
+        rows: dict[str, Any] = {
+            k: [x.numpy() for x in w.split(lengths)] if w.dim() else w.item()
+            for k, w in weights.items()
+        }
         return Numbers(value.item(), rows, {k: x.item() for k, x in reports.items()})
 
     def _of_padded(
@@ -255,8 +280,11 @@ class Case:
         lengths: list[int] | None = None,
     ) -> Numbers:
         lengths = self.data.mask.sum(-1).tolist() if lengths is None else lengths
-        rows = {}
+        rows: dict[str, Any] = {}
         for name, w in weights.items():
+            if not w.dim():
+                rows[name] = w.item()
+                continue
             rows[name] = [w[row, :length].numpy() for row, length in enumerate(lengths)]
             padding = [w[row, length:].any() for row, length in enumerate(lengths)]
             assert not any(padding), f"{name} has a weight in its padding"

@@ -439,7 +439,17 @@ class Writer:
         goal = self.goal(depth)
         goal += " + mean[p,i] (X * sum[t] (pi / old))" if self.random.randrange(2) else ""
         lines.append(f"maximize {goal}\n")
-        return "".join(lines)
+        text = "".join(lines)
+        return self.with_learned(text, depth) if self.random.randrange(4) == 0 else text
+
+    def with_learned(self, text: str, depth: int) -> str:
+        """The same where `beta` is learned: by the goal, or by what it minimises itself."""
+        text = text.replace("param beta", "learn beta")
+        text = re.sub(r"^state .*", lambda state: state[0].replace("beta", "eps"), text, flags=re.M)
+        body = f"sigmoid(beta) * ({self.scalar(depth - 1)})"
+        if self.random.randrange(2):
+            return f"{text}minimize learn {body} + beta * mean[p,i] reward\n"
+        return f"{text.rstrip()} + 0.1 * {body}\n"
 
 
 SURE = {
@@ -527,6 +537,7 @@ def data(seed: int, least: int = 2, longest: int = 4) -> Data:
         "pace": rng.uniform(0.2, 0.6),
         "rollout_step": float(rng.integers(0, 20)),
         "rollout_steps": 20.0,
+        "beta": 0.5 + 0.1 * (seed % 5),
     }
     for name in ("pi", "mu", "ref", "teacher", "early", "early_old", "anchor"):
         near = rng.normal(scale=0.4, size=(n, width))

@@ -134,13 +134,15 @@ def test_statements() -> None:
         keep p where std[i] reward > 0
         report a = 1
         maximize a
+        learn tau = -1 in (-inf, 0)
+        minimize learn a
         minimize critic a
     """
     statements = parse(Source("x.obj", text)).statements
     kinds = [type(each).__name__ for each in statements]
-    expected = "Header Policy Policy Given Given Def Sample Keep Report Goal Goal"
+    expected = "Header Policy Policy Given Given Def Sample Keep Report Goal Learn Goal Goal"
     assert kinds == expected.split()
-    header, teacher, inner, margin, reward, function, sample, *_, critic = statements
+    header, teacher, inner, margin, reward, function, sample, *_, learn, dual, critic = statements
     assert isinstance(header, tree.Header) and header.base is not None
     assert isinstance(teacher, tree.Policy) and teacher.source is None
     assert isinstance(inner, tree.Policy) and isinstance(inner.source, tree.Layer)
@@ -152,7 +154,9 @@ def test_statements() -> None:
     assert isinstance(function, tree.Def) and len(function.arguments) == 2
     assert isinstance(sample, tree.Sample)
     assert [(o.name.id, o.value) for o in sample.options] == [("group", 16.0), ("keep_mask", None)]
-    assert isinstance(critic, tree.Goal) and (critic.sense, critic.critic) == ("minimize", True)
+    assert isinstance(learn, tree.Learn) and (learn.start, learn.start_text) == (-1.0, "-1")
+    assert isinstance(dual, tree.Goal) and (dual.sense, dual.whose) == ("minimize", "learn")
+    assert isinstance(critic, tree.Goal) and (critic.sense, critic.whose) == ("minimize", "critic")
 
 
 def test_a_node_spans_its_text() -> None:

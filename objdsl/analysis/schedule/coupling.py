@@ -12,7 +12,7 @@ from typing import assert_never
 import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE, ZERO, both, div, mul, neg, where
-from objdsl.ir.differentiate import Leaf, weights_of
+from objdsl.ir.differentiate import Leaf, is_learned, weights_of
 from objdsl.ir.objective import Objective
 
 
@@ -83,6 +83,7 @@ def coupled(objective: Objective, *, statistics: bool = False) -> Coupled:
     policies = {leaf.policy for leaf in weights if isinstance(leaf, n.LogProb | n.LogDist)}
     if len(policies) != 1:
         raise ValueError(f"{objective.name} trains {len(policies)} policies; a head belongs to one")
+    others = [leaf for leaf in weights if not is_learned(leaf)]
     log_prob = _weight_of(weights, n.LogProb)
     distribution = _weight_of(weights, n.LogDist)
     return Coupled(
@@ -90,7 +91,7 @@ def coupled(objective: Objective, *, statistics: bool = False) -> Coupled:
         None if distribution is None else coupling(distribution, statistics=statistics),
         policies.pop(),
         None if log_prob is None or distribution is not None else may_be_nonzero(log_prob),
-        None if log_prob is None or len(weights) > 1 else separated(log_prob),
+        None if log_prob is None or len(others) > 1 else separated(log_prob),
     )
 
 

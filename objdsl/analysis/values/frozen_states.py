@@ -1,8 +1,9 @@
-"""States and schedules are constants while the policy learns from a rollout.
+"""States, schedules and learned numbers are constants while the policy learns from a rollout.
 
 A state is known before the responses to which it is applied are sampled. So the checker and the
 audit treat a state of the run as a parameter, at its initial value, and a state of a prompt as a
-column of prompts.
+column of prompts. A learned number is a parameter, too, at its start: the expected gradient with
+respect to the policy is that at one value of it, and what it minimises plays no part.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ def with_frozen_states(
     read = {
         node.name: node
         for node in objective.nodes
-        if isinstance(node, n.Column) and not node.over and node.role in ("state", "clock")
+        if isinstance(node, n.Column) and not node.over and node.role in _FROZEN
     }
     columns = dict(read)
     defaults = {param.name: param.default for param in objective.params}
     values = {"step": float(STEPS // 2 if step is None else step), "steps": float(STEPS)}
+    values |= {number.name: number.start for number in objective.learned}
     for state in objective.states:
         if state.name in read:
             (values[state.name],) = evaluate([state.start], Batch((), ()), defaults)
@@ -42,11 +44,15 @@ def with_frozen_states(
     instead: dict[n.Expr, n.Expr] = {
         columns[name]: n.Param(name, column.lower, column.upper) for name, column in read.items()
     }
-    changed = objective.replaced(instead) if read else objective
+    changed = replace(objective, dual=None).replaced(instead) if read else objective
     return replace(changed, params=(*objective.params, *params))
 
 
+_FROZEN = ("state", "clock", "learned")
+
+
 def _parameter(column: n.Column, start: float) -> Parameter:
-    """A state at its initial value; if that is 0, at which it will not stay, at a later value."""
+    """A state or a learned number at its initial value; if that is 0, at which it will not stay, at
+    a later value."""
     domain = Domain(column.lower, column.upper)
     return Parameter(column.name, start or max(domain.two, key=abs), domain)

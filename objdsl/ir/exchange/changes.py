@@ -28,6 +28,7 @@ def changes(loaded: Loaded, compiled: Objective) -> list[Diagnostic]:
     declared = (
         ("params", had.params, compiled.params),
         ("domains", had.domains, compiled.domains),
+        ("learned", had.learned, compiled.learned),
         ("policies", had.policies, compiled.policies),
         ("sampling", had.sampling, compiled.sampling),
     )
@@ -44,6 +45,8 @@ def _pairs(had: Objective, compiled: Objective) -> Iterator[tuple[str, Expr, Exp
         yield "critic", had.critic, compiled.critic
     if had.keep is not None:
         yield "keep", had.keep, compiled.keep
+    if had.dual is not None:
+        yield "dual", had.dual, compiled.dual
     states = {state.name: state for state in compiled.states}
     for state in had.states:
         written = states.get(state.name)

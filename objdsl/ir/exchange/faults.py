@@ -117,12 +117,14 @@ def _model(loc: Path) -> type[BaseModel]:
             return _MODELS[kind]
         case ("params", _):
             return schema.Parameter
-        case ("params", _, "domain") | ("domains", _):
+        case (("params" | "learned"), _, "domain") | ("domains", _):
             return schema.Domain
         case ("policies", _):
             return schema.Policy
         case ("states", _):
             return schema.State
+        case ("learned", _):
+            return schema.Learned
         case ("sampling",):
             return schema.Sampling
     return schema.Objective

@@ -29,6 +29,7 @@ from objdsl.ir.objective import (
     BUILT_IN_POLICIES,
     Declared,
     Domain,
+    Learned,
     Named,
     Objective,
     Parameter,
@@ -108,6 +109,11 @@ def loads(source: Source) -> Loaded:
             State(nodes[state.column], nodes[state.start], nodes[state.next])  # type: ignore[arg-type]
             for state in model.states
         ),
+        learned=tuple(
+            Learned(nodes[x.column], x.start, Domain(**x.domain.model_dump()))  # type: ignore[arg-type]
+            for x in model.learned
+        ),
+        dual=None if model.dual is None else nodes[model.dual],
     )
     places = {node: k for k, node in reversed([*enumerate(nodes)])}
     return Loaded(objective, places, source)
@@ -144,21 +150,30 @@ def _beyond(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
             yield malformed(message, place(source, path), "nodes are counted from 0")
 
 
+_TABLES = {"state": "states", "learned": "learned"}
+
+
 def _stateless(source: Source, model: schema.Objective) -> Iterator[Diagnostic]:
-    """Columns of role `state` without a declaration, and declarations of other columns as
-    states."""
-    declared = {model.nodes[state.column] for state in model.states}
-    for k, state in enumerate(model.states):
-        node = model.nodes[state.column]
-        if not isinstance(node, schema.Column) or node.role != "state":
-            where = place(source, ("states", k, "column"))
-            yield malformed(f"node {state.column} is no Column of role `state`", where)
+    """Columns of role `state` or `learned` without a declaration, and declarations of other
+    columns."""
+    columns = {
+        "state": [state.column for state in model.states],
+        "learned": [number.column for number in model.learned],
+    }
+    declared = {model.nodes[column] for table in columns.values() for column in table}
+    for role, table in columns.items():
+        for k, column in enumerate(table):
+            node = model.nodes[column]
+            if not isinstance(node, schema.Column) or node.role != role:
+                where = place(source, (_TABLES[role], k, "column"))
+                yield malformed(f"node {column} is no Column of role `{role}`", where)
     for k, node in enumerate(model.nodes):
         if not isinstance(node, schema.Column):
             continue
         where = place(source, ("nodes", k, "name"))
-        if node.role == "state" and node not in declared:
-            yield malformed(f"`{shown(node.name)}` is no state of `states`", where)
+        if node.role in _TABLES and node not in declared:
+            what = "state of `states`" if node.role == "state" else "number of `learned`"
+            yield malformed(f"`{shown(node.name)}` is no {what}", where)
         if node.role == "clock" and node.name not in CLOCK:
             guess = suggestion(near(node.name, CLOCK), CLOCK)
             yield malformed(f"`{shown(node.name)}` is no number of rollouts", where, guess)
@@ -190,12 +205,14 @@ def _undeclared(source: Source, model: schema.Objective) -> Iterator[Diagnostic]
 
 
 def _roots(model: schema.Objective) -> Iterator[tuple[Path, int]]:
-    for name in ("goal", "critic", "keep"):
+    for name in ("goal", "critic", "dual", "keep"):
         if (at := getattr(model, name)) is not None:
             yield (name,), at
     for k, state in enumerate(model.states):
         for name in ("column", "start", "next"):
             yield ("states", k, name), getattr(state, name)
+    for k, number in enumerate(model.learned):
+        yield ("learned", k, "column"), number.column
     for table in ("reports", "bindings", "weights"):
         for name, at in getattr(model, table).items():
             yield (table, name), at

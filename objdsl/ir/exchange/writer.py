@@ -12,8 +12,8 @@ from objdsl.ir.columns import column_of
 from objdsl.ir.nodes import Column, Expr, Param, fields_of, topological
 from objdsl.ir.objective import Domain, Objective, Parameter, Policy, Sampling
 
-OWN_ROLES = ("state", "clock")
-"""The roles of columns that are not data, and have no declared domain."""
+OWN_ROLES = ("state", "clock", "learned")
+"""The roles of columns that are not data, and have no declared domain of data."""
 
 
 def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> str:
@@ -29,6 +29,7 @@ def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> st
     places: dict[Expr, int] = {}
     nodes: list[dict[str, Any]] = []
     states = [x for state in objective.states for x in (state.column, state.start, state.next)]
+    states += [number.column for number in objective.learned]
     for expr in topological(*objective.roots, *states, *named.values(), *weights.values()):
         values = ((name, getattr(expr, name)) for name in fields_of(type(expr)))
         node = {name: _placed(x, places) for name, x in values}
@@ -64,6 +65,15 @@ def dumps(objective: Objective, weights: Mapping[str, Expr] | None = None) -> st
                 }
                 for state in objective.states
             ),
+            "learned": tuple(
+                {
+                    "column": places[number.column],
+                    "start": number.start,
+                    "domain": _plain(number.domain),
+                }
+                for number in objective.learned
+            ),
+            "dual": None if objective.dual is None else places[objective.dual],
             "reports": {report.name: places[report.value] for report in objective.reports},
             "bindings": {name: places[value] for name, value in named.items()},
             "weights": {name: places[value] for name, value in weights.items()},

@@ -1,7 +1,7 @@
 """A name that the file declares or defines, and that nothing reads.
 
-**What.** A parameter, a column, a policy, a definition or a function of the file on which neither
-the goal nor the critic's loss, a report, `keep` or `sample` depends.
+**What.** A parameter, a column, a policy, a learned number, a definition or a function of the file
+on which neither the goal nor the critic's loss, a report, `keep` or `sample` depends.
 
 **Why.** It changes nothing: a setting of an unread parameter is accepted and has no effect, and the
 expectation of an unread reward is not raised. Most often a formula still reads the name that this
@@ -30,6 +30,7 @@ _CONSEQUENCES = {
     "parameter": "setting it changes nothing",
     "column": "the values in the data change nothing",
     "reward": "its expectation is not raised",
+    "learned number": "it stays at its start, and changes nothing",
     "policy": "its log-probs change nothing",
     "definition": "",
     "function": "",

@@ -19,7 +19,9 @@ from objdsl.syntax.split import Piece
 
 END = "$END"  # Lark's type of the end of the statement
 UNKNOWN = "$UNKNOWN"  # our type of a character that starts no token
-NAMES = frozenset({"NAME", "AT", "LAYER", "AS", "STATE", "NEXT", "EVERY", "BY", "BEFORE", "TOP"})
+NAMES = frozenset(
+    {"NAME", "AT", "LAYER", "AS", "STATE", "LEARN", "NEXT", "EVERY", "BY", "BEFORE", "TOP"}
+)
 VALUE_STARTS = NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "LPAR"}
 VALUE_ENDS = NAMES | {"NUMBER", "INF", "INFINITY", "LENGTH", "RPAR", "RSQB"}
 ARITHMETIC = frozenset({"PLUS", "MINUS", "TIMES", "SLASH", "POWER"})

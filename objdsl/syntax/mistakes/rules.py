@@ -41,6 +41,7 @@ RULES = (
     formulas.binder,
     statements.role,
     statements.state,
+    statements.learn,
     statements.param,
     formulas.wrong_bracket,
     formulas.lists,

@@ -62,7 +62,8 @@ def second_token(m: Mistake) -> Diagnostic | None:
     goal = {"max": "maximize", "min": "minimize"}.get(str(first))
     if str(first) in REDUCTIONS and goal is None:
         return brackets_of_index(m, first)
-    if meant := goal or near(str(first), FORMS):
+    forms = [form for form in FORMS if form != "learn" or str(first) != "let"]
+    if meant := goal or near(str(first), forms):
         return m.says(
             f"`{first}` does not start a statement",
             first,
@@ -151,6 +152,31 @@ def state(m: Mistake) -> Diagnostic | None:
     )
 
 
+def learn(m: Mistake) -> Diagnostic | None:
+    """`learn x = exp(y)`, `learn x = 1 next ...`, `maximize learn x`."""
+    if m.statement == "maximize" and m.at == 2 and m.before.type == "LEARN":
+        return m.says(
+            "`learn` stands behind `minimize` alone", m.before,
+            help="what the policy maximizes trains learned numbers, too, unless they have a goal "
+            "of their own: `minimize learn ...`",
+        )  # fmt: skip
+    if m.statement != "learn":
+        return None
+    if m.here.type == "NEXT":
+        return m.says(
+            "the optimizer changes what is learned",
+            help=f"what a formula changes is a state: `state {m.token(1)} = ... next ...`",
+        )
+    formula = m.here.type in ARITHMETIC and m.before.type in ("NUMBER", "INF", "INFINITY")
+    if formula or (m.before.type == "EQUAL" and m.here.type in VALUE_STARTS):
+        name = m.token(1)
+        return m.says(
+            f"`{name}` must start from a number",
+            help=f"a formula of it has a name of its own: `y = exp({name})`",
+        )
+    return None
+
+
 def param(m: Mistake) -> Diagnostic | None:
     domain = any(token.type in ("IN", "ELEMENT") for token in m.tokens[: m.at])
     if domain and m.here.type == "COMMA" and m.bracket.type != "LBRACE":
@@ -159,16 +185,18 @@ def param(m: Mistake) -> Diagnostic | None:
         )
     if m.here.type in ("IN", "ELEMENT") and m.token(1).type == "EQUAL":
         return m.says(
-            "only a `param` or a `given` has a domain",
+            "only a `param`, a `given` or a `learn` has a domain",
             help=f"write `param {m.token(0)} = ...`, as in `{FORMS['param']}`",
         )
-    if m.statement != "param" or m.at < 3:
+    if m.statement not in ("param", "learn") or m.at < 3:
         return None
     if m.before.type in ("IN", "ELEMENT"):
         return m.says(
             "a domain is an interval or a list of values",
             help="for example `in (0, 1)`, `in [0, inf)` or `in {0, 1}`",
         )
+    if m.statement == "learn":
+        return None
     if m.here.type in ARITHMETIC or (m.before.type == "EQUAL" and m.here.type in VALUE_STARTS):
         name = m.token(1)
         return m.says(
