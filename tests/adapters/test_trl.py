@@ -114,8 +114,10 @@ def directly(trainer: Any, objective: objdsl.Objective) -> Numbers:
 
 
 REFUSED = [
-    "adaptive_kl", "bupo", "dual_clip", "gigpo", "kl_exact", "on_policy_distillation", "ppo",
-    "ppo_annealed", "prorl", "spo", "warp", "frameworks/verl_ppo",
+    "adaptive_kl", "bupo", "domain_teachers", "dual_clip", "echo", "gigpo",
+    "gkd", "high_entropy", "kl_exact", "on_policy_distillation", "otb", "ppo",
+    "ppo_annealed", "prorl", "spo", "top_k_distillation", "vapo", "warp",
+    "frameworks/openrlhf_ppo", "frameworks/verl_ppo",
 ]  # fmt: skip
 
 # Token means, means of means, ratios of responses, a reference, the position of a token, what is

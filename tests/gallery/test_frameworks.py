@@ -28,6 +28,26 @@ IN_THE_GALLERY = {
     "truncated weight of a token": "tis", "IcePop": "icepop", "masked weight": "mis",
     "geometric mask": "geometric_mask", "distillation": "on_policy_distillation", "DPO": "dpo",
     "IPO": "ipo", "KTO": "kto", "exact KL": "kl_exact",
+    "plain importance sampling": "frameworks/tinker_importance_sampling",
+    "DPPO by binary KL": "dppo_kl",
+    "DRO": "frameworks/tinker_dro",
+    "A*-PO": "a_star_po",
+    "VAPO: likelihood of good answers": "vapo",
+    "VAPO: lambda by length": "vapo",
+    "GPG": "gpg",
+    "pass@k of the best": "best_of_k",
+    "optimal token baseline": "otb",
+    "MaxRL": "max_rl",
+    "hierarchical groups": "hierarchical_grpo",
+    "leave-one-out in mean and deviation": "frameworks/nemo_grpo",
+    "REINFORCE++-baseline": "reinforce_pp_baseline",
+    "KL to the sampler": "frameworks/prime_rl",
+    "distillation of the k most probable entries": "top_k_distillation",
+    "tokens of high entropy": "high_entropy",
+    "likelihood": "sft",
+    "tokens of the environment": "echo",
+    "CPO": "cpo",
+    "ORPO": "orpo",
 }  # fmt: skip
 
 GRPO = "A = (reward - mean[i] reward) / (std[i] reward + 1e-4)\nr = pi / old\n"
@@ -37,20 +57,12 @@ ROWS = {
     # losses
     "two-sided delta clip":
         f"{GRPO}maximize mean[p,i,t] min(min(r, 1.4) * A, clip(r, 0.8, 1.2) * A)",
-    "plain importance sampling": f"{CENTRED}maximize sum[p,i,t] (pi / mu * A)",
     "no ratio": f"{CENTRED}maximize mean[p,i,t] (A * log(pi))",
     "LUSPO": f"{GRPO}maximize mean[p,i] (|y| * surrogate(geo(r), A, 0.8, 1.2))",
     "rollout importance sampling, masked":
         f"{CENTRED}u = pi / mu\nmaximize mean[p,i,t] (sg(u * (u > 0.8 and u < 1.2)) * A * log(pi))",
     "trust region of probabilities":
         f"{CENTRED}maximize mean[p,i,t] ((abs(pi - mu) <= 0.1) * pi / mu * A)",
-    "DPPO by binary KL": """
-        A = reward - mean[i] reward
-        d = mu * log(mu / pi) + (1 - mu) * log((1 - mu) / (1 - pi))
-        away = (pi > mu and A > 0) or (pi < mu and A < 0)
-        maximize mean[p,i,t] (0 if d > 0.02 and away else sg(min(pi / mu, 3)) * A * log(pi))
-    """,
-    "DRO": f"{CENTRED}maximize mean[p,i] sum[t] (A * log(pi) - 0.1 * k2(pi, mu))",
     "stable reinforce": """
         A = (reward - mean[i] reward) / (std[i] reward + 1e-4)
         r = exp(clip(log(pi / old), -0.4, 0.4))
@@ -61,52 +73,8 @@ ROWS = {
         prox = exp(0.5 * log(mu) + 0.5 * log(sg(pi)))
         maximize mean[p,i,t] (sg(min(prox / mu, 2)) * surrogate(pi / prox, A, 0.8, 1.2))
     """,
-    "A*-PO": """
-        V_star = 0.5 * log(mean[i] exp(reward / 0.5))
-        minimize mean[p,i] ((0.001 * sum[t] log(pi / ref) - (reward - V_star))^2)
-    """,
-    "VAPO: likelihood of good answers":
-        f"{CLIPPED}maximize mean[p,i,t] L + 0.1 * mean[p,i,t | reward > 0] log(pi)",
-    "VAPO: lambda by length": """
-        A = gae((t == |y|) * reward, 1, 1 - 1 / (1 + |y| / 2))
-        maximize mean[p,i,t] surrogate(pi / old, A, 0.8, 1.28)
-        minimize critic mean[p,i,t] clipped_value_loss(reward, 0.2)
-    """,
     # advantages
-    "GPG": """
-        A = reward - mean[i] reward
-        maximize count[p,i] / (count[p,i | A != 0] + 1e-9) * mean[p,i,t] (A * log(pi))
-    """,
-    "pass@k of the best": """
-        best = reward == max[i] reward
-        A = best * (reward - max[j != i] reward) / (std[i] reward + 1e-4)
-        maximize mean[p,i,t] surrogate(pi / old, A, 0.8, 1.2)
-    """,
-    "optimal token baseline": """
-        w = sum[s <= t] sg(1 - 2 * pi + sum[v] (pi[v]^2))
-        B = (sum[i by t] (w * reward)) / sum[i by t] w
-        maximize mean[p,i,t] ((reward - B) * log(pi))
-    """,
-    "MaxRL": """
-        m = mean[i] reward
-        maximize mean[p,i,t] (((reward - m) / m if m > 0 else 0) * log(pi))
-    """,
-    "hierarchical groups": """
-        given parent[p,i]
-        m = mean[i by parent] reward
-        A = reward - m + 0.5 * (m - mean[i] reward)
-        maximize mean[p,i,t] (A * pi / mu)
-    """,
-    "leave-one-out in mean and deviation": """
-        A = (reward - mean[j != i] reward) / (std[j != i] reward + 1e-6)
-        maximize mean[p,i,t] surrogate(pi / old, A, 0.8, 1.2)
-    """,
     "baseline of the batch": "maximize mean[p,i,t] (pi / old * (reward - mean[p,i] reward))",
-    "REINFORCE++-baseline": """
-        a = reward - mean[i] reward
-        A = (a - mean[p,i] a) / (std[p,i] a + 1e-6)
-        maximize mean[p,i,t] surrogate(pi / old, A, 0.8, 1.2)
-    """,
     "running baseline": """
         state pace = 0 next 0.9 * pace + 0.1 * mean[p,i] reward
         maximize mean[p,i,t] ((reward - pace) * log(pi))
@@ -124,15 +92,10 @@ ROWS = {
         f"{CLIPPED}k = k2(pi, ref)\nmaximize mean[p,i,t] (L - 0.01 * (k + sg(k3(pi, ref) - k)))",
     "KL with a clipped weight, k2's gradient":
         f"{CLIPPED}maximize mean[p,i,t] (L - 0.01 * sg(min(r, 10)) * k2(pi, ref))",
-    "KL to the sampler": f"{CENTRED}maximize mean[p,i,t] (pi / mu * A - 1e-3 * log(pi / mu)^2)",
     "KL in the advantage, centred and discounted": """
         k = sg(k1(mu, ref))
         A = reward - mean[j != i] reward + togo(mean[p,i,t] k - k, 0.9)
         maximize sum[p,i,t] (pi / mu * A)
-    """,
-    "distillation of the k most probable entries": """
-        m = topk[v](ref[v], 2)
-        minimize mean[p,i,t] sum[v | m] (ref[v] * log(ref[v] / pi[v]))
     """,
     "policy gradient of a reverse KL":
         "maximize mean[p,i,t] (pi / mu * sg(log(teacher / pi)))\npolicy teacher",
@@ -156,7 +119,6 @@ ROWS = {
         state pace = 0.01 next clip(pace + 0.005 * sign(0.2 + mean[p,i,t] log(old)), 0, 0.1)
         maximize mean[p,i,t] (surrogate(r, A, 0.8, 1.2) + pace * entropy)
     """,
-    "tokens of high entropy": f"{CLIPPED}maximize mean[p,i,t] (top[p,i,t](sg(entropy), 0.3) * L)",
     "dynamic sampling": f"{CLIPPED}keep p where std[i] reward > 0\nmaximize mean[p,i,t] L",
     "long responses cost":
         "R = reward - max(|y| - 2, 0)\nA = R - mean[i] R\nmaximize mean[p,i,t] (pi / mu * A)",
@@ -165,32 +127,12 @@ ROWS = {
     "truncated responses are left out": f"{CLIPPED}maximize mean[p,i,t | not truncated] L",
     "truncated responses count in the denominator":
         f"{CLIPPED}maximize mean[p,i,t] ((not truncated) * L)",
-    "likelihood of all tokens": "maximize mean[p,i,t] log(pi)",
-    "tokens of the environment": """
-        given room[p,i,t]
-        A = reward - mean[i] reward
-        m = room > 0
-        maximize mean[p,i,t | m] (pi / mu * A) + 0.1 * mean[p,i,t | not m] log(pi)
-    """,
     # preferences
     "conservative DPO": """
         given chosen[p,i]
         s = (sum[t] log(pi / ref)) * (1 if chosen == 1 else -1)
         d = sum[i] s
         maximize mean[p] (0.9 * logsigmoid(0.1 * d) + 0.1 * logsigmoid(-0.1 * d))
-    """,
-    "CPO": """
-        given chosen[p,i]
-        l = sum[t] log(pi)
-        d = sum[i] (l if chosen == 1 else -l)
-        maximize mean[p] (logsigmoid(0.1 * d) + mean[i | chosen == 1] l)
-    """,
-    "ORPO": """
-        given chosen[p,i]
-        l = mean[t] log(pi)
-        odds = l - log(1 - exp(l))
-        d = sum[i] (odds if chosen == 1 else -odds)
-        maximize mean[p] (mean[i | chosen == 1] l + 0.1 * logsigmoid(d))
     """,
 }  # fmt: skip
 

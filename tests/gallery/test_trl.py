@@ -30,6 +30,10 @@ dpo_trainer = pytest.importorskip("trl.trainer.dpo_trainer")
 kto_trainer = pytest.importorskip("trl.trainer.kto_trainer")
 cpo_trainer = pytest.importorskip("trl.experimental.cpo.cpo_trainer")
 gmpo_trainer = pytest.importorskip("trl.experimental.gmpo.gmpo_trainer")
+orpo_trainer = pytest.importorskip("trl.experimental.orpo.orpo_trainer")
+a2po_trainer = pytest.importorskip("trl.experimental.a2po.a2po_trainer")
+gkd_trainer = pytest.importorskip("trl.experimental.gkd.gkd_trainer")
+server = pytest.importorskip("trl.experimental.server_distillation.server_distillation_trainer")
 
 # What all of TRL's group advantages have: 1e-4.
 A = "A = (reward - mean[i] reward) / (std[i] reward + 1e-4)\n"
@@ -487,6 +491,63 @@ def test_simpo() -> None:
     )
     losses, _, _ = trainer.cpo_loss(means[chosen], means[rejected])
     assert_same(objdsl.load("simpo", beta=2.0, gamma=0.5), losses.mean(), d)
+
+
+@pytest.mark.parametrize("entry", ["orpo", "cpo"])
+def test_the_likelihood_beside_a_preference(entry: str) -> None:
+    """The sum with the likelihood stands in TRL's training step, and is repeated here."""
+    d, chosen, rejected = pairs()
+    sums = masked(d, "log_pi").sum(-1)
+    likelihood = sums[chosen].sum() / d.lengths[chosen].sum()
+    if entry == "orpo":
+        trainer = stand_in(orpo_trainer.ORPOTrainer, beta=0.3)
+        means = sums / d.lengths
+        preferred, *_ = trainer.odds_ratio_loss(means[chosen], means[rejected])
+        theirs = -likelihood - preferred.mean()
+    else:
+        options = {"alpha": 0.0, "loss_type": "sigmoid", "label_smoothing": 0.0}
+        trainer = stand_in(cpo_trainer.CPOTrainer, beta=0.3, **options)
+        losses, _, _ = trainer.cpo_loss(sums[chosen], sums[rejected])
+        theirs = losses.mean() - likelihood
+    assert_same(objdsl.load(entry, beta=0.3), theirs, d, rel=1e-6 if entry == "orpo" else 1e-7)
+
+
+def test_a_star_po() -> None:
+    d = grouped()
+    d.columns["v_star"] = d["v_star"].view(3, 4)[:, :1].expand(3, 4).flatten()
+    sums = {name: masked(d, f"log_{name}").sum(-1) for name in ("pi", "ref")}
+    trainer = stand_in(
+        a2po_trainer.A2POTrainer,
+        args=SimpleNamespace(beta2=0.2),
+        _get_sequence_logps=lambda *_: sums["pi"],
+    )
+    batch: dict[str, Any] = dict.fromkeys(("input_ids", "attention_mask", "logits_to_keep"))
+    batch |= {"ref_logps": sums["ref"], "rewards": d["reward"], "v_star": d["v_star"]}
+    assert_same(objdsl.load("a_star_po", beta2=0.2), trainer.compute_loss(None, batch), d)
+
+
+@pytest.mark.parametrize("entry", ["gkd", "top_k_distillation"])
+def test_distillation_of_distributions(entry: str) -> None:
+    d = grouped()
+    logits, teacher = d["log_pi_dist"].clone().requires_grad_(), d["log_teacher_dist"]
+    labels = torch.where(d.mask, 0, -100)
+    if entry == "gkd":
+        objective = objdsl.load(entry, beta=0.3)
+        divergence = gkd_trainer.GKDTrainer.generalized_jsd_loss
+        theirs = divergence(logits, teacher, labels, beta=0.3)
+    else:
+        objective = objdsl.load(entry, k=2)
+        trainer = stand_in(server.ServerDistillationTrainer, loss_add_tail=True)
+        best, places = teacher.topk(2)
+        served = {"topk_logprobs": best, "topk_token_ids": places}
+        log_pi = logits.log_softmax(-1)
+        theirs = trainer._compute_server_forward_kl_loss(served, log_pi, labels)
+    step = objective.prepare(mask=d.mask, prompt=d.step.prompt, log_teacher_dist=teacher)
+    ours = objective(step=step, log_pi_dist=logits.log_softmax(-1)).loss
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (ours, theirs)]
+    assert bool((gradients[0] != 0).any())
+    torch.testing.assert_close(*gradients)
 
 
 def test_kto() -> None:

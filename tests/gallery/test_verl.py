@@ -315,20 +315,8 @@ def test_kl_cov() -> None:
             "gpg",
             "objective x\nA = (reward - mean[i] reward) / mean[p,i] (reward != 0)",
         ),
-        # The best response of each group alone, by how far it leads; ties lead by nothing.
-        (
-            "grpo_passk",
-            "objective x\nbest = reward == max[i] reward\n"
-            "alone = sum[i] best == 1\n"
-            "second = max[i | not best] reward\n"
-            "A = (reward - second) / (std[i] reward + 1e-6) if best and alone else 0",
-        ),
-        # The group's mean, then whitened over tokens.
-        (
-            "reinforce_plus_plus_baseline",
-            "objective x\nB = reward - mean[i] reward\n"
-            "A = (B - mean[p,i,t] B) / sqrt((std[p,i,t] B)^2 + 1e-8)",
-        ),
+        ("grpo_passk", "objective x from best_of_k"),
+        ("reinforce_plus_plus_baseline", "objective x from reinforce_pp_baseline"),
     ],
 )
 def test_advantage_estimators(estimator: str, text: str) -> None:
@@ -338,6 +326,19 @@ def test_advantage_estimators(estimator: str, text: str) -> None:
     theirs = loss(d, "gpg", advantages(d, estimator, **options))
     objective = objdsl.loads(text + "\n" + TOKEN_MEAN + "(A * log(pi))\n")
     assert_same(objective, theirs, d)
+
+
+def test_optimal_token_baseline() -> None:
+    d = data()
+    theirs = advantages(
+        d,
+        "optimal_token_baseline",
+        old_log_probs=d["log_old"],
+        sum_pi_squared=d["log_old_dist"].exp().square().sum(-1),
+        handle_zero_tail=False,
+    )
+    objective = objdsl.loads("objective x from otb\n" + TOKEN_MEAN + "(A * log(pi))\n")
+    assert_same(objective, loss(d, "gpg", theirs), d)
 
 
 def test_remax() -> None:

@@ -63,7 +63,7 @@ def evaluate(
 
 def the_step_of_one_process(name: str, layout: str, kind: str) -> None:
     rank = dist.get_rank()
-    objective = objdsl.load(name, **gallery_steps.PARAMS.get(name, {}))
+    objective = objdsl.load(name, **gallery_steps.PARAMS.get(name.rpartition("/")[2], {}))
     step = gallery_steps.random_step(7, objective.formula.domains)
     rows = shares(kind, step)
     order = rows[0] + rows[1]

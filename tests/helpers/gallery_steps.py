@@ -17,21 +17,30 @@ from objdsl.ir.objective import Domain
 # Hyper-parameters under which the branches of a formula are all taken by random data; where a
 # file is not named here, its own defaults do that.
 PARAMS: dict[str, dict[str, float]] = {
+    "areal_grpo": {"C": 1.2},
+    "aspo": {"c": 1.1},
+    "a_star_po": {"beta2": 0.4},
     "cispo": {"eps_high": 0.1},
     "clip_cov": {"low": 0.01, "high": 0.3, "fraction": 0.15},
     "dapo": {"L_max": 5, "L_cache": 3},
+    "dcpo": {"eps_low": 0.02, "eps_high": 0.05, "c": 1.2},
     "deepseek_v32": {"beta": 0.1, "delta": 0.05},
     "differential_smoothing": {"gamma_p": 0.1, "gamma_n": 0.2},
     "dppo": {"delta": 0.05},
+    "dppo_kl": {"delta": 0.005},
     "dr_grpo": {"L": 12},
     "dr_gspo": {"eps_low": 0.1, "eps_high": 0.1},
     "dual_clip": {"c": 1.3, "beta": 0.1},
+    "echo": {"delta": 0.05, "alpha": 0.3, "tau": 0.1},
     "geometric_mask": {"low": 0.9, "high": 1.1},
     "gdpo": {"w_correct": 0.8, "w_format": 0.3},
     "gmpo": {"eps": 0.2},
     "gspo": {"eps_low": 0.1, "eps_high": 0.1},
     "gspo_token": {"eps_low": 0.1, "eps_high": 0.1},
+    "hierarchical_grpo": {"delta": 0.05},
+    "high_entropy": {"L_max": 5, "L_cache": 3, "rho": 0.4},
     "icepop": {"a": 0.8, "b": 1.2},
+    "intellect3": {"a": 0.8, "b": 1.3, "least": 0.7},
     "ipo": {"beta": 0.5},
     "just_rl": {"c": 1.3},
     "kl_cov": {"fraction": 0.15},
@@ -39,12 +48,22 @@ PARAMS: dict[str, dict[str, float]] = {
     "m2po": {"tau": 0.02},
     "mini_rl": {"C": 1.2},
     "mis": {"C": 1.2},
+    "openrlhf_ppo": {"beta": 0.1},
+    "opsm": {"delta": 0.05},
+    "oreal": {"beta": 0.1},
     "ppo": {"gamma": 0.9, "beta": 0.1},
+    "prime_rl": {"delta": 0.05, "tau": 0.1},
     "qae": {"L_max": 5, "L_cache": 3},
     "reinforce": {"b": 0.3},
     "reinforce_pp": {"beta": 0.1},
     "sapo": {"tau_neg": 2.5},
+    "scale_rl": {"C": 1.2},
+    "skyrl_grpo": {"beta": 0.1},
+    "tinker_cispo": {"low": 0.9, "high": 1.1},
     "tis": {"C": 1.2},
+    "top_k_distillation": {"k": 2},
+    "up_dapo": {"L_max": 5, "L_cache": 3},
+    "vapo": {"alpha": 0.7},
 }
 
 POLICIES = ("pi", "old", "mu", "ref", "teacher", "inner", "inner_old")
@@ -111,6 +130,12 @@ def random_step(seed: int, domains: Mapping[str, Domain] | None = None) -> Step:
     )
     step.anchor = [x + 0.25 * rng.normal(size=len(x)) for x in base]
     step.state = [(turn * 7 + i) % 3 for i, turn in enumerate(step.turn)]
+    step.old_dist, step.teacher_dist = distributions(), distributions()
+    step.math, step.code = ([x + 0.25 * rng.normal(size=len(x)) for x in base] for _ in range(2))
+    step.observed = [(rng.random(k) < 0.3).astype(float) for k in lengths]
+    step.is_code = np.array([{3: 1.0, 7: 0.0, 8: 1.0, 20: 0.0}[p] for p in prompt])
+    step.v_star = np.array([{3: 0.875, 7: 0.25, 8: 0.625, 20: 0.125}[p] for p in prompt])
+    step.solver, step.problem = (rng.random(n) < 0.7).astype(float), rng.integers(0, 2, n)
     for name, domain in (domains or {}).items():
         setattr(step, name, nearest(domain, getattr(step, name)))
     return step
@@ -126,10 +151,11 @@ def columns(step: Step) -> dict[str, Any]:
         **logs,
         **{name: getattr(step, name) for name in plain},
         **{name: getattr(step, name) for name in ("beta", "rollout_step", "rollout_steps")},
-        **{name: getattr(step, name) for name in ("won", "lost")},
-        "log_anchor": step.anchor,
-        "log_pi_dist": step.pi_dist,
-        "log_ref_dist": step.ref_dist,
+        **{name: getattr(step, name) for name in ("won", "lost", "v_star", "is_code")},
+        **{name: getattr(step, name) for name in ("observed", "problem", "solver")},
+        **{f"log_{name}": getattr(step, name) for name in ("anchor", "math", "code")},
+        **{f"log_{name}": getattr(step, name) for name in ("pi_dist", "ref_dist", "old_dist")},
+        "log_teacher_dist": step.teacher_dist,
     }
 
 

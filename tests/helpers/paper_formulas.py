@@ -53,6 +53,15 @@ class Step:
     anchor: PerToken = field(default_factory=list)
     pi_dist: PerToken = field(default_factory=list)
     ref_dist: PerToken = field(default_factory=list)
+    old_dist: PerToken = field(default_factory=list)
+    teacher_dist: PerToken = field(default_factory=list)
+    math: PerToken = field(default_factory=list)
+    code: PerToken = field(default_factory=list)
+    observed: PerToken = field(default_factory=list)
+    is_code: Array = field(default_factory=lambda: np.zeros(0))
+    v_star: Array = field(default_factory=lambda: np.zeros(0))
+    problem: Array = field(default_factory=lambda: np.zeros(0))
+    solver: Array = field(default_factory=lambda: np.zeros(0))
 
     @property
     def rows(self) -> range:
@@ -138,6 +147,16 @@ def mean_of_tokens(b: Step, per_token: Callable[[int], Array]) -> float:
     return float(np.concatenate([per_token(i) for i in b.rows]).mean())
 
 
+def sum_of_tokens(b: Step, per_token: Callable[[int], Array]) -> float:
+    return float(np.concatenate([per_token(i) for i in b.rows]).sum())
+
+
+def mean_of_those(values: PerToken, masks: PerToken) -> float:
+    """The mean over all tokens of the step where a mask holds; 0 if it holds nowhere."""
+    kept = np.concatenate(values)[np.concatenate(masks).astype(bool)]
+    return float(kept.mean()) if len(kept) else 0.0
+
+
 def mean_of_group_tokens(b: Step, per_token: Callable[[int], Array]) -> float:
     """E_x sum_i sum_t / sum_i |y_i|."""
     return float(
@@ -188,6 +207,59 @@ def kimi_k15(b: Step, tau: float) -> float:
     return mean_of_prompts(b, term)
 
 
+def gpg(b: Step) -> float:
+    """A mean over responses of token means, over the share of responses whose group is mixed."""
+    A = centred(b)
+    mixed = [len(set(b.reward[b.group(i)])) > 1 for i in b.rows]
+    return mean_of_responses(b, lambda i: np.mean(A[i] * b.pi[i])) / (np.mean(mixed) + 1e-5)
+
+
+def max_rl(b: Step) -> float:
+    means = [np.mean(b.reward[b.group(i)]) for i in b.rows]
+    A = [(b.reward[i] - m) / (m + 1e-6) for i, m in enumerate(means)]
+    return mean_of_tokens(b, lambda i: A[i] * b.pi[i])
+
+
+def kimi_k2(b: Step, tau: float) -> float:
+    A = centred(b)
+    return -mean_of_prompts(b, lambda i: (A[i] - tau * (b.pi[i] - b.old[i]).sum()) ** 2)
+
+
+def a_star_po(b: Step, beta2: float) -> float:
+    def residual(i: int) -> float:
+        return beta2 * (b.pi[i] - b.ref[i]).sum() - (b.reward[i] - b.v_star[i])
+
+    return -mean_of_responses(b, lambda i: residual(i) ** 2)
+
+
+def oreal(b: Step, negative: float, beta: float) -> float:
+    A = leave_one_out(b)
+    right = [np.full(len(b.pi[i]), b.reward[i] == 1) for i in b.rows]
+    good = mean_of_those([A[i] * b.pi[i] for i in b.rows], right)
+    bad = mean_of_those(
+        [ratio(b.pi[i], b.old[i]) * A[i] for i in b.rows], [~mask for mask in right]
+    )
+    kl = mean_of_tokens(b, lambda i: np.where(right[i], 0, k3(b.pi[i], b.ref[i])))
+    return good + negative * bad - beta * kl
+
+
+def otb(b: Step) -> float:
+    spread = [
+        np.cumsum(1 - 2 * np.exp(b.old[i]) + (np.exp(b.old_dist[i]) ** 2).sum(-1)) for i in b.rows
+    ]
+
+    def term(i: int) -> float:
+        total = 0.0
+        for t in range(len(b.pi[i])):
+            peers = [j for j in b.group(i) if len(b.pi[j]) > t]
+            w = np.array([spread[j][t] for j in peers])
+            baseline = (w * b.reward[peers]).sum() / (w.sum() + 1e-8)
+            total += (b.reward[i] - baseline) * b.pi[i][t]
+        return total
+
+    return mean_of_responses(b, term)
+
+
 # --- PPO -----------------------------------------------------------------------------------------
 
 
@@ -212,11 +284,14 @@ def ppo(b: Step, eps: float, eps_v: float, beta: float, gamma: float, lam: float
     return mean_of_tokens(b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
 
 
-def ppo_critic(b: Step, eps: float, eps_v: float, beta: float, gamma: float, lam: float) -> float:
+def ppo_critic(b: Step, eps_v: float, beta: float, gamma: float, lam: float) -> float:
     A = gae(b, beta, gamma, lam)
+    return clipped_critic(b, [A[i] + b.value_old[i] for i in b.rows], eps_v)
 
+
+def clipped_critic(b: Step, targets: PerToken, eps_v: float) -> float:
     def loss(i: int) -> Array:
-        target, before = A[i] + b.value_old[i], b.value_old[i]
+        target, before = targets[i], b.value_old[i]
         near = before + np.clip(b.value[i] - before, -eps_v, eps_v)
         return 0.5 * np.maximum((b.value[i] - target) ** 2, (near - target) ** 2)
 
@@ -233,6 +308,31 @@ def dual_clip(
         return np.where(A[i] < 0, np.maximum(plain, c * A[i]), plain)
 
     return mean_of_tokens(b, term)
+
+
+def vapo(b: Step, eps_low: float, eps_high: float, alpha: float, mu_nll: float) -> float:
+    lams = [max(1 - 1 / (alpha * n), 0) for n in b.lengths]
+    A = [gae(b, 0.0, 1.0, lam)[i] for i, lam in enumerate(lams)]
+    policy = mean_of_tokens(
+        b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps_low, 1 + eps_high)
+    )
+    right = [np.full(len(b.pi[i]), b.reward[i] == 1) for i in b.rows]
+    return policy + mu_nll * mean_of_those(b.pi, right)
+
+
+def vapo_critic(b: Step) -> float:
+    return mean_of_tokens(b, lambda i: 0.5 * (b.value[i] - b.reward[i]) ** 2)
+
+
+def openrlhf_ppo(b: Step, eps: float, beta: float) -> float:
+    B = gae(b, beta, 1.0, 1.0)
+    every = np.concatenate(B)
+    A = [(x - every.mean()) / np.sqrt(max(every.var(), 1e-8)) for x in B]
+    return mean_of_tokens(b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
+
+
+def openrlhf_ppo_critic(b: Step, eps_v: float, beta: float) -> float:
+    return ppo_critic(b, eps_v, beta, 1.0, 1.0)
 
 
 def adaptive_kl(b: Step, eps: float, eps_v: float, gamma: float, lam: float) -> float:
@@ -268,6 +368,12 @@ def reinforce_pp(b: Step, eps: float, beta: float) -> float:
     q = [b.reward[i] - beta * to_go(b.old[i] - b.ref[i]) for i in b.rows]
     every = np.concatenate(q)
     A = [(x - every.mean()) / (every.std(ddof=1) + 1e-8) for x in q]
+    return mean_of_tokens(b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
+
+
+def reinforce_pp_baseline(b: Step, eps: float) -> float:
+    q = np.repeat(centred(b), b.lengths)
+    A = (centred(b) - q.mean()) / np.sqrt(q.var(ddof=1) + 1e-8)
     return mean_of_tokens(b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
 
 
@@ -332,6 +438,42 @@ def prorl(b: Step, eps_low: float, eps_high: float, beta: float) -> float:
     return float(np.mean([np.mean([term(i) for i in group]) for group in kept])) if kept else 0.0
 
 
+def up_dapo(b: Step, eps_low: float, eps_high: float, L_max: float, L_cache: float) -> float:
+    A = standardised(b, reward=punished(b, L_max, L_cache))
+
+    def term(i: int) -> Array:
+        if A[i] > 0:
+            return A[i] * b.pi[i]
+        return clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps_low, 1 + eps_high)
+
+    kept = [group for group in b.groups if len(set(b.reward[group])) > 1]
+    means = [np.concatenate([term(i) for i in group]).mean() for group in kept]
+    return float(np.mean(means)) if kept else 0.0
+
+
+def high_entropy(
+    b: Step, eps_low: float, eps_high: float, L_max: float, L_cache: float, rho: float
+) -> float:
+    """The fifth is that of the prompts that are kept."""
+    A = standardised(b, reward=punished(b, L_max, L_cache))
+    entropy = [-(np.exp(x) * x).sum(-1) for x in b.old_dist]
+    kept = [group for group in b.groups if len(set(b.reward[group])) > 1]
+    if not kept:
+        return 0.0
+    every = sorted(np.concatenate([entropy[i] for group in kept for i in group]), reverse=True)
+    many = int(rho * len(every))
+    limit = every[many] if many < len(every) else -1.0
+    means = []
+    for group in kept:
+        terms = [
+            clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps_low, 1 + eps_high)[entropy[i] > limit]
+            for i in group
+        ]
+        chosen = np.concatenate(terms)
+        means.append(chosen.mean() if len(chosen) else 0.0)
+    return float(np.mean(means))
+
+
 def of_mixed_groups(b: Step, A: Array, eps_low: float, eps_high: float) -> float:
     """Means over the tokens of each group, for the groups whose rewards differ."""
     kept = [group for group in b.groups if len(set(b.reward[group])) > 1]
@@ -350,6 +492,92 @@ def just_rl(b: Step, eps_low: float, eps_high: float, c: float) -> float:
         return np.maximum(surrogate, c * A[i]) if A[i] < 0 else surrogate
 
     return mean_of_tokens(b, term)
+
+
+def clipped_token_mean(b: Step, A: Array, eps: float) -> float:
+    return mean_of_tokens(b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
+
+
+def w_reinforce(step: Step, eps: float, **weight: float) -> float:
+    A = np.where(step.reward == 1, weight["lambda"], -1.0)
+    return clipped_token_mean(step, A, eps)
+
+
+def best_of_k(b: Step, eps: float) -> float:
+    A = np.zeros(len(b.reward))
+    for group in b.groups:
+        first, second = sorted(b.reward[group], reverse=True)[:2]
+        best = group[int(np.argmax(b.reward[group]))]
+        A[best] = (first - second) / (b.reward[group].std(ddof=1) + 1e-6)
+    return clipped_token_mean(b, A, eps)
+
+
+def aspo(b: Step, eps: float, c: float) -> float:
+    A = standardised(b)
+
+    def term(i: int) -> Array:
+        r = ratio(b.now[i], b.old[i])
+        if A[i] > 0:
+            stopped, weight = r > 1 + eps, np.minimum(1 / r, c)
+        else:
+            stopped, weight = r < 1 - eps, np.minimum(r, c)
+        return np.where(stopped & (A[i] != 0), 0, weight * A[i] * b.pi[i])
+
+    return mean_of_tokens(b, term)
+
+
+def scale_rl(b: Step, C: float) -> float:
+    kept = [group for group in b.groups if len(set(b.reward[group])) > 1]
+    rows = [i for group in kept for i in group]
+    spread = b.reward[rows].std(ddof=1) + 1e-6
+
+    def term(i: int) -> Array:
+        A = (b.reward[i] - b.reward[b.group(i)].mean()) / spread
+        return np.minimum(ratio(b.now[i], b.mu[i]), C) * A * b.pi[i]
+
+    means = [np.concatenate([term(i) for i in group]).mean() for group in kept]
+    return float(np.mean(means)) if kept else 0.0
+
+
+def dcpo(b: Step, eps_low: float, eps_high: float, c: float) -> float:
+    A = standardised(b)
+
+    def term(i: int) -> float:
+        q = np.exp(b.old[i])
+        low = (1 + np.sqrt(np.maximum(1 - 4 * eps_low / q, 0))) / 2
+        high = np.minimum((1 + np.sqrt(1 + 4 * eps_high / q)) / 2, c)
+        r = ratio(b.pi[i], b.old[i])
+        surrogate = np.minimum(r * A[i], np.clip(r, low, high) * A[i])
+        return np.mean(np.maximum(surrogate, c * A[i]) if A[i] < 0 else surrogate)
+
+    return mean_of_responses(b, term)
+
+
+def nemo_grpo(b: Step, eps: float, beta: float) -> float:
+    A = leave_one_out(b)
+    for i in b.rows:
+        others = b.reward[[j for j in b.group(i) if j != i]]
+        if len(others) > 1 and others.std(ddof=1) > 0:
+            A[i] /= others.std(ddof=1) + 1e-6
+
+    def term(i: int) -> Array:
+        score = ratio(b.pi[i], b.now[i])
+        surrogate = clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps)
+        return surrogate - beta * score * k3(b.pi[i], b.ref[i])
+
+    return mean_of_tokens(b, term)
+
+
+def skyrl_grpo(b: Step, eps: float, beta: float) -> float:
+    kl = mean_of_responses(b, lambda i: np.mean(k3(b.pi[i], b.ref[i])))
+    return clipped_token_mean(b, standardised(b), eps) - beta * kl
+
+
+def slime_grpo(b: Step, eps: float) -> float:
+    A = standardised(b)
+    return mean_of_responses(
+        b, lambda i: np.mean(clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
+    )
 
 
 def lite_ppo(b: Step, eps: float) -> float:
@@ -487,6 +715,102 @@ def dppo(b: Step, delta: float) -> float:
     return mean_of_tokens(b, term)
 
 
+def dppo_kl(b: Step, delta: float) -> float:
+    A = centred(b)
+
+    def term(i: int) -> Array:
+        p, q = np.exp(b.now[i]), np.exp(b.mu[i])
+        kl = q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p))
+        stopped = (kl > delta) & (np.sign(A[i]) * (p - q) > 0)
+        return np.where(stopped, 0, ratio(b.pi[i], b.mu[i]) * A[i])
+
+    return mean_of_tokens(b, term)
+
+
+def prime_rl(b: Step, delta: float, tau: float) -> float:
+    square = mean_of_tokens(b, lambda i: (b.pi[i] - b.mu[i]) ** 2)
+    return dppo(b, delta) - tau * square
+
+
+def echo(b: Step, delta: float, tau: float, alpha: float) -> float:
+    A, acts = centred(b), [x == 0 for x in b.observed]
+    terms = []
+    for i in b.rows:
+        moved = np.exp(b.now[i]) - np.exp(b.mu[i])
+        log_ratio = b.pi[i] - b.mu[i]
+        policy = np.where(np.sign(A[i]) * moved > delta, 0, np.exp(log_ratio) * A[i])
+        terms.append(policy - tau * log_ratio**2)
+    return mean_of_those(terms, acts) + alpha * mean_of_those(b.pi, [~x for x in acts])
+
+
+def hierarchical_grpo(b: Step, delta: float) -> float:
+    A = np.zeros(len(b.reward))
+    for i in b.rows:
+        peers = [j for j in b.group(i) if b.solver[j] == b.solver[i]]
+        if b.solver[i]:
+            peers = [j for j in peers if b.problem[j] == b.problem[i]]
+        A[i] = b.reward[i] - b.reward[peers].mean()
+
+    def term(i: int) -> Array:
+        moved = np.exp(b.now[i]) - np.exp(b.mu[i])
+        return np.where(np.sign(A[i]) * moved > delta, 0, ratio(b.pi[i], b.mu[i]) * A[i])
+
+    return mean_of_tokens(b, term)
+
+
+def intellect3(step: Step, a: float, b: float, least: float) -> float:
+    A = centred(step)
+
+    def term(i: int) -> Array:
+        u = ratio(step.pi[i], step.mu[i])
+        now = ratio(step.now[i], step.mu[i])
+        kept = (now >= a) & (now <= b) & (now.min() >= least)
+        return np.where(kept, u * A[i], 0)
+
+    return mean_of_tokens(step, term)
+
+
+def opsm(b: Step, eps: float, delta: float) -> float:
+    A = standardised(b, 1e-4)
+
+    def term(i: int) -> float:
+        if A[i] < 0 and np.mean(b.old[i] - b.now[i]) > delta:
+            return 0.0
+        return np.mean(clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
+
+    return mean_of_responses(b, term)
+
+
+def topr(b: Step) -> float:
+    R = leave_one_out(b)
+
+    def term(i: int) -> float:
+        taper = 1.0 if R[i] >= 0 else min(np.exp((b.now[i] - b.mu[i]).sum()), 1.0)
+        return taper * R[i] * b.pi[i].sum()
+
+    return mean_of_responses(b, term)
+
+
+def tinker_importance_sampling(b: Step) -> float:
+    A = centred(b)
+    return sum_of_tokens(b, lambda i: ratio(b.pi[i], b.mu[i]) * A[i])
+
+
+def tinker_ppo(b: Step, eps: float) -> float:
+    A = centred(b)
+    return sum_of_tokens(b, lambda i: clipped(ratio(b.pi[i], b.mu[i]), A[i], 1 - eps, 1 + eps))
+
+
+def tinker_cispo(b: Step, low: float, high: float) -> float:
+    A = centred(b)
+    return sum_of_tokens(b, lambda i: np.clip(ratio(b.now[i], b.mu[i]), low, high) * A[i] * b.pi[i])
+
+
+def tinker_dro(b: Step, beta: float) -> float:
+    A = centred(b)
+    return sum_of_tokens(b, lambda i: A[i] * b.pi[i] - beta / 2 * (b.pi[i] - b.mu[i]) ** 2)
+
+
 def differential_smoothing(
     b: Step, eps: float, beta: float, gamma_p: float, gamma_n: float
 ) -> float:
@@ -592,6 +916,14 @@ def three_policies(
 
 def decoupled_ppo(b: Step, eps: float) -> float:
     return three_policies(b, eps, ratio, whitened_twice)
+
+
+def areal_grpo(b: Step, eps: float, C: float) -> float:
+    def weight(old: Array, mu: Array) -> Array:
+        w = ratio(old, mu)
+        return np.where(w > C, 0, w)
+
+    return three_policies(b, eps, weight, whitened_twice)
 
 
 def m2po(b: Step, eps: float, tau: float) -> float:
@@ -754,6 +1086,35 @@ def on_policy_distillation(b: Step) -> float:
     return mean_of_tokens(b, lambda i: ratio(b.pi[i], b.mu[i]) * (b.teacher[i] - b.mu[i]))
 
 
+def domain_teachers(b: Step) -> float:
+    teacher = [b.code[i] if b.is_code[i] else b.math[i] for i in b.rows]
+    return mean_of_tokens(b, lambda i: ratio(b.pi[i], b.mu[i]) * (teacher[i] - b.mu[i]))
+
+
+def sft(b: Step) -> float:
+    return mean_of_tokens(b, lambda i: b.pi[i])
+
+
+def gkd(b: Step, beta: float) -> float:
+    def divergence(i: int) -> Array:
+        p, q = np.exp(b.pi_dist[i]), np.exp(b.teacher_dist[i])
+        mix = (1 - beta) * p + beta * q
+        return (beta * q * np.log(q / mix) + (1 - beta) * p * np.log(p / mix)).sum(-1)
+
+    return -mean_of_tokens(b, divergence)
+
+
+def top_k_distillation(b: Step, k: float) -> float:
+    def divergence(i: int) -> Array:
+        p, q = np.exp(b.pi_dist[i]), np.exp(b.teacher_dist[i])
+        places = np.argsort(-q, axis=-1)[:, : int(k)]
+        near_p, near_q = (np.take_along_axis(x, places, -1) for x in (p, q))
+        rest_p, rest_q = 1 - near_p.sum(-1), 1 - near_q.sum(-1)
+        return (near_q * np.log(near_q / near_p)).sum(-1) + rest_q * np.log(rest_q / rest_p)
+
+    return -mean_of_tokens(b, divergence)
+
+
 # --- preferences ---------------------------------------------------------------------------------
 
 
@@ -792,6 +1153,23 @@ def ipo(b: Step, beta: float) -> float:
 def simpo(b: Step, beta: float, gamma: float) -> float:
     mean_log = np.array([x.mean() for x in b.pi])
     return float(np.mean(np.log(sigmoid(beta * margins(b, mean_log) - gamma))))
+
+
+def chosen_likelihood(b: Step) -> float:
+    masks = [np.full(len(x), bool(b.chosen[i])) for i, x in enumerate(b.pi)]
+    return mean_of_those(b.pi, masks)
+
+
+def orpo(b: Step, beta: float) -> float:
+    p = np.exp([x.mean() for x in b.pi])
+    log_odds = np.log(p / (1 - p))
+    preferred = np.mean(np.log(sigmoid(margins(b, log_odds))))
+    return chosen_likelihood(b) + beta * float(preferred)
+
+
+def cpo(b: Step, beta: float) -> float:
+    h = np.array([x.sum() for x in b.pi])
+    return float(np.mean(np.log(sigmoid(beta * margins(b, h))))) + chosen_likelihood(b)
 
 
 def kto(b: Step, beta: float, lambda_d: float, lambda_u: float) -> float:

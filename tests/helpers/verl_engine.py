@@ -60,10 +60,8 @@ def batch_of(d: Data) -> DataProto:
         "row": torch.arange(rows),
         **{theirs: d[ours] for ours, theirs in NAMES.items()},
     }
-    extra = [
-        {name: float(d[name][row]) for name in ("correct", "chosen", "desirable", "mismatched")}
-        for row in range(rows)
-    ]
+    names = ("correct", "chosen", "desirable", "mismatched", "v_star", "problem", "solver")
+    extra = [{name: float(d[name][row]) for name in names} for row in range(rows)]
     return DataProto(
         batch=TensorDict(tensors, batch_size=[rows]),
         non_tensor_batch={

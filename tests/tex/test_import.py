@@ -33,7 +33,17 @@ NOT_IN_LATEX = {
     "kl_cov": "the largest part of a mask",
     "m2po": "a trimmed mask",
     "qae": "a quantile",
+    "high_entropy": "the largest part of a mask",
+    "top_k_distillation": "the largest entries of a distribution",
     "gigpo": "reductions by a key",
+    "hierarchical_grpo": "reductions by a key",
+    "otb": "reductions by a key",
+    "best_of_k": "the greatest of the others, read as that of all",
+    "frameworks/nemo_grpo": "the deviation of the others, read as that of all",
+    **{
+        f"frameworks/tinker_{name}": "a sum over all tokens, printed as sums of sums"
+        for name in ("importance_sampling", "ppo", "cispo", "dro")
+    },
     "gspo_token": "a ratio whose stopped part is a mean of logarithms, printed as that mean",
 }
 
