@@ -14,7 +14,7 @@ from objdsl.ir.ops import (
     BINARY,
     CALLED,
     COMPARE,
-    ORDER,
+    PLUS,
     POWER,
     REDUCE,
     SIGN,
@@ -56,10 +56,10 @@ class Latex(Writer):
         match node:
             case n.Scan():
                 return self._beside()
-            case n.Peers(_, ("i", *_)):
-                return replace(self.place, response=self._next(RESPONSES, self.place.response))
-            case n.Peers(_, ("t",)):
-                return self._beside()
+            case n.Peers(_, over):
+                place = self._beside() if "t" in over else self.place
+                response = self._next(RESPONSES, place.response) if "i" in over else place.response
+                return replace(place, response=response)
             case n.Reduce() | n.Quantile() if _is_of_group(node):
                 # A statistic of the group: its index is not the present response.
                 return replace(self.place, response=self._next(RESPONSES, self.place.response))
@@ -127,21 +127,15 @@ class Latex(Writer):
             case n.Quantile(_, x, at):
                 inside = self._inside(node)
                 with self._at_place(inside):
-                    letter = self._binder(node, inside)
-                    name = f"Q^{{{self.done[at][0]}}}"
-                    name = r"\operatorname{median}" if at == HALF else name
-                    return rf"{name}_{{{letter}}}\left( {self.done[x][0]} \right)", ATOM
-            case n.Order(op, _, x, at, mask):
-                parts = [self.done[part][0] for part in (x, at) if part is not None]
-                shown = ORDER[op].latex.format(*parts)
-                if mask is not None:
-                    shown += rf" \text{{ where }} {self.done[mask][0]}"
-                return shown, COMPARE if node.boolean or mask is not None else ATOM
-            case n.Pick(_, m, fraction):
-                condition = (
-                    rf"\text{{a random }} {self.done[fraction][0]} \text{{ of }} {self.done[m][0]}"
-                )
-                return condition, COMPARE
+                    letters = self._binder(node, inside)
+                    if at == HALF:
+                        return self._function("median", letters, x), ATOM
+                    return self._function("quantile", letters, x, at), ATOM
+            case n.Order(op, _, x, at):
+                parts = [part for part in (x, at) if part is not None]
+                return self._function(op, self._binder(node, self.place), *parts), ATOM
+            case n.Pick(over, m, fraction):
+                return self._function("pick", ",".join(over), m, fraction), ATOM
             case n.Reduce():
                 return self._reduce(node)
             case n.Symbol():
@@ -161,11 +155,11 @@ class Latex(Writer):
             sign = {"!=": r"\ne", "<=": r"\le", ">=": r"\ge"}.get(node.relation, node.relation)
             first, present = letters[node.over[0]]
             running = f"{first} {sign} {present}" + running[len(first) :]
-        keys = [self.done[key][0] for key in node.keys]
+        keys = [self.at(key, PLUS) for key in node.keys]
         with self._at_place(inside):
-            body = self.at(node.x, TIMES)
+            whole, body = self.done[node.x][0], self.at(node.x, TIMES)
             for key, value in zip(node.keys, keys, strict=True):
-                conditions.append(f"{self.done[key][0]} = {value}")
+                conditions.append(f"{self.at(key, PLUS)} = {value}")
             if node.where is not None:
                 conditions.append(self.done[node.where][0])
         self.outside = outside
@@ -173,11 +167,14 @@ class Latex(Writer):
             front = rf"\frac{{1}}{{{self._letter('i', 'G')} - 1}} " if node.op == "mean" else ""
             return rf"{front}\sum_{{{running}}} {body}", APPLY
         below = r" \,:\, ".join(filter(None, (running, r",\; ".join(conditions))))
-        return rf"{REDUCE[node.op].latex}_{{{below}}} {body}", APPLY
+        name = rf"{REDUCE[node.op].latex}_{{{below}}}"
+        if node.op == "sum":
+            return f"{name} {body}", APPLY
+        return rf"{name}\left( {whole} \right)", ATOM
 
     def _infix(self, op: n.BinaryOp, a: n.Expr, b: n.Expr) -> Piece:
         level = BINARY[op].level
-        tight = op == "sub" or level == COMPARE
+        tight = level in (PLUS, COMPARE)
         left = self.at(a, ATOM if level == TIMES and self._open(a) else level)
         return f"{left} {BINARY[op].latex} {self.at(b, level + tight)}", level
 
@@ -205,8 +202,13 @@ class Latex(Writer):
                 return f"{self._sums(over, 'prod')} {body}", APPLY
         return rf"{REDUCE[node.op].latex}_{{{','.join(over)}}} {body}", APPLY
 
-    def _binder(self, node: n.Quantile, inside: Place) -> str:
-        """The indices that a quantile runs over, and its condition."""
+    def _function(self, name: str, letters: str, *operands: n.Expr) -> str:
+        """`top_{i,t}(x, f)`: a value that the order of elements decides."""
+        parts = r",\; ".join(self.done[part][0] for part in operands)
+        return rf"\operatorname{{{name}}}_{{{letters}}}\left( {parts} \right)"
+
+    def _binder(self, node: n.Quantile | n.Order, inside: Place) -> str:
+        """The indices that a quantile or an order runs over, and its condition."""
         letters = inside.response if _is_of_group(node) else ",".join(node.over)
         where = rf" \,:\, {self.done[node.where][0]}" if node.where is not None else ""
         return letters + where
@@ -306,7 +308,7 @@ def _roman(text: str) -> str:
     return rf"\mathrm{{{''.join(_TEX.get(char, char) for char in text)}}}"
 
 
-def _is_of_group(node: n.Reduce | n.Quantile) -> bool:
+def _is_of_group(node: n.Reduce | n.Quantile | n.Order) -> bool:
     """Whether a node is a statistic of the responses to a prompt, whose index is known."""
     is_plain = node.over == ("i",) and node.where is None and not node.current
     return is_plain and not (isinstance(node, n.Reduce) and node.op == "sum")

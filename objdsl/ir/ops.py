@@ -681,7 +681,6 @@ class OrderRow:
         image: its range.
         argument: what the second argument is called; empty for one that has none.
         least, most: where that lies.
-        latex: of the element and the argument.
         torch: the function of the emitted module.
     """
 
@@ -690,7 +689,6 @@ class OrderRow:
     argument: str = ""
     least: float = 0.0
     most: float = math.inf
-    latex: str
     torch: str
 
 
@@ -714,14 +712,12 @@ ORDER: dict[n.OrderOp, OrderRow] = {
         image=(0.0, 1.0),
         argument="fraction",
         most=1.0,
-        latex=r"{} \text{{ in the top }} {}",
         torch="top_mask",
     ),
     "topk": OrderRow(
         value=lambda pool, x, at: sum(y >= x for y in pool) <= at + 1e-9,
         image=(0.0, 1.0),
         argument="count",
-        latex=r"{} \text{{ among the }} {} \text{{ largest}}",
         torch="topk_mask",
     ),
     "nucleus": OrderRow(
@@ -729,7 +725,6 @@ ORDER: dict[n.OrderOp, OrderRow] = {
         image=(0.0, 1.0),
         argument="mass",
         most=1.0,
-        latex=r"{} \text{{ in the nucleus of mass }} {}",
         torch="nucleus_mask",
     ),
     "trim": OrderRow(
@@ -737,13 +732,11 @@ ORDER: dict[n.OrderOp, OrderRow] = {
         image=(0.0, 1.0),
         argument="limit",
         least=-math.inf,
-        latex=r"{} \text{{ trimmed to a mean of }} {}",
         torch="trim_mask",
     ),
     "rank": OrderRow(
         value=lambda pool, x, at: 1 + sum(y < x for y in pool),
         image=(1.0, math.inf),
-        latex=r"\operatorname{{rank}}\left( {} \right)",
         torch="rank",
     ),
     "share": OrderRow(
@@ -751,7 +744,6 @@ ORDER: dict[n.OrderOp, OrderRow] = {
         image=(0.0, 1.0),
         argument="fraction",
         most=1.0,
-        latex=r"\operatorname{{share}}\left( {},\; {} \right)",
         torch="quantile_shares",
     ),
 }

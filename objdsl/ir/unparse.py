@@ -19,7 +19,7 @@ from objdsl.ir.indices import decimal
 from objdsl.ir.objective import Domain, Objective, Sampling
 from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, COUNT, IF, NOT, PLUS, POWER, SIGN, TIMES
 from objdsl.ir.text import Text
-from objdsl.ir.writer import Names, Piece, Place
+from objdsl.ir.writer import Names, Piece, Place, names_of, used
 
 _DEEPEST = 50  # nodes inside one another in a statement, and
 _LARGEST = 400  # nodes of one: what is more gets a name, as it would of a person
@@ -38,9 +38,23 @@ def unparse(objective: Objective) -> str:
 
 
 def declarations(objective: Objective) -> list[str]:
-    """The statements that declare what a formula reads, and how it is sampled."""
-    kinds = ("param", "policy", "given", "state", "learn", "sample", "keep")
-    return [line for line in _statements(objective) if line.split(maxsplit=1)[0] in kinds]
+    """The statements that a formula in LaTeX does not show: all but what is maximised, and the
+    definitions that it reads."""
+    names = names_of(objective.bindings)
+    shown = {name for name, _ in used(names, objective.goal, *objective.memory)}
+    return [
+        line
+        for line in _statements(objective)
+        if line.partition(" = ")[0] not in shown and not _is_goal(line)
+    ]
+
+
+def _is_goal(statement: str) -> bool:
+    """Whether it says what is maximised by the policy, or what the objective is called."""
+    kind, what, *_ = statement.split(maxsplit=2)
+    return kind == "objective" or (
+        kind in ("minimize", "maximize") and what not in ("critic", "learn")
+    )
 
 
 def _group(statement: str) -> str:

@@ -7,9 +7,13 @@ from contextlib import contextmanager
 
 from lark import Token, Tree
 
+from objdsl.errors import ObjectiveError
 from objdsl.frozen import dataclass
+from objdsl.ir.ops import AND
 from objdsl.tex.factors import script
+from objdsl.tex.lexer import CLOSING, OPENING
 from objdsl.tex.names import INDICES, RELATIONS
+from objdsl.tex.pieces import Piece
 from objdsl.tex.reading import Reading
 
 
@@ -52,8 +56,11 @@ def binder_of(reading: Reading, factor: Tree[Token]) -> Binder:
         return Binder(indices, tuple(letters), mask=mask)
     if rest and rest[0].type == "RELATION" and str(rest[0]) in RELATIONS:
         relation = RELATIONS[str(rest[0])]
-        index = "i" if relation == "!=" else "t"
-        return Binder((index,), (letter,), relation, mask)
+        if relation != "!=":
+            return Binder(("t",), (letter,), relation, mask)
+        more = [str(token) for token in rest[2:] if token.type == "LETTER"]
+        over = ("i", *(_usual_index(other) for other in more))
+        return Binder(over, (letter, *more), relation, mask)
     many = [str(token) for token in sup]
     if rest[:1] and rest[0].type == "EQUAL" and len(rest) > 1:
         start = str(rest[1])
@@ -101,13 +108,74 @@ def inside(reading: Reading, run: Sequence[Binder]) -> Iterator[None]:
         reading.response, reading.token, reading.bound = before
 
 
-def condition_of(reading: Reading, run: Sequence[Binder]) -> str:
-    """The first condition of some sums, `` | M``; empty if there is none."""
+@dataclass(frozen=True)
+class Condition:
+    """What stands behind the colon of a sum.
+
+    Attributes:
+        keys: what its elements share with the present one, as in `k_j = k_i`.
+        mask: which of them count; empty for all.
+        depth: how many indices the keys carry.
+    """
+
+    keys: tuple[str, ...] = ()
+    mask: str = ""
+    depth: int = 0
+
+    def __str__(self) -> str:
+        by = f" by {', '.join(self.keys)}" if self.keys else ""
+        return by + (f" | {self.mask}" if self.mask else "")
+
+    def __bool__(self) -> bool:
+        return bool(self.keys or self.mask)
+
+
+def condition_of(reading: Reading, run: Sequence[Binder]) -> Condition:
+    """The first condition of some sums."""
     first = run[0]
     if not first.mask or (reading.kept and "p" in first.over):
-        return ""
-    with inside(reading, run):
-        return f" | {reading.value(first.mask).text}"
+        return Condition()
+    keys: list[Piece] = []
+    masks: list[Piece] = []
+    for part in _split(first.mask, "COMMA"):
+        key = _key(reading, run, _split(part, "EQUAL"))
+        if key is not None:
+            keys.append(key)
+            continue
+        with inside(reading, run):
+            masks.append(reading.value(part))
+    mask = masks[0].text if masks else ""
+    if len(masks) > 1:
+        mask = " and ".join(part.held(AND) for part in masks)
+    depth = max((key.depth for key in keys), default=0)
+    return Condition(tuple(key.text for key in keys), mask, depth)
+
+
+def _key(reading: Reading, run: Sequence[Binder], sides: Sequence[Sequence[Token]]) -> Piece | None:
+    """The key of `k_j = k_i`, a value that the running element shares with the present one; None
+    for any other condition."""
+    if len(sides) != 2:
+        return None
+    try:
+        present = reading.value(sides[1])
+        with inside(reading, run):
+            running = reading.value(sides[0])
+    except ObjectiveError:
+        return None
+    return running if running.text == present.text and running.depth else None
+
+
+def _split(tokens: Sequence[Token], kind: str) -> list[Sequence[Token]]:
+    """The parts between the tokens of a kind that no bracket encloses."""
+    parts: list[list[Token]] = [[]]
+    depth = 0
+    for token in tokens:
+        depth += (token.type in OPENING) - (token.type in CLOSING)
+        if token.type == kind and not depth:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return [part for part in parts if part]
 
 
 def _usual_index(letter: str) -> str:

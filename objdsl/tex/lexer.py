@@ -41,9 +41,10 @@ _KINDS = {
     **dict.fromkeys("cdot times ast".split(), "TIMES"),
     **dict.fromkeys("div".split(), "SLASH"),
     **dict.fromkeys("coloneqq triangleq equiv doteq".split(), "EQUAL"),
+    **dict.fromkeys("leftarrow gets approx".split(), "UPDATE"),
     **dict.fromkeys(
         "le leq leqslant ge geq geqslant ne neq lt gt ll gg sim in to rightarrow propto "
-        "approx notin subset subseteq".split(), "RELATION",
+        "notin subset subseteq".split(), "RELATION",
     ),
     **dict.fromkeys("wedge land".split(), "AND"),
     **dict.fromkeys("vee lor".split(), "OR"),
@@ -56,7 +57,7 @@ _KINDS = {
     "lbrace": "LBRACE", "rbrace": "RBRACE", "{": "LBRACE", "}": "RBRACE", "lbrack": "LSQ",
     "rbrack": "RSQ", "prime": "PRIME", "#": "SIZE", "\\": "NEWLINE", "cr": "NEWLINE",
     "newline": "NEWLINE", "quad": "GAP", "qquad": "GAP",
-    "lfloor": "LSQ", "rfloor": "RSQ",
+    "lfloor": "LFLOOR", "rfloor": "RFLOOR",
 }  # fmt: skip
 _SIGNS = {
     "+": "PLUS", "-": "MINUS", "−": "MINUS", "*": "TIMES", "/": "SLASH", "=": "EQUAL",
@@ -71,17 +72,34 @@ _SKIPPED = set(
     "allowbreak , ; : ! > thinspace medspace enspace hfill noindent boldmath centering "
     "tiny scriptsize footnotesize small normalsize large Large protect mathopen mathclose mathbin "
     "mathrel mathord mathpunct ensuremath boxed mathbf boldsymbol bm pmb rm bf it cal substack "
-    "smash vphantom relax par item".split()
+    "arg smash vphantom relax par item".split()
 ) | {" ", "\n", "/"}  # fmt: skip
 _WITH_TEXT = set(
     "label tag hspace vspace phantom hphantom color ref eqref cite citep citet footnote hskip kern "
     "textcolor fcolorbox colorbox intertext shortintertext mskip mkern".split()
 )
-_OPENERS = {"LPAR", "LSQ", "LBRACE", "OPEN", "LBAR", "COMMA", "MID", "PARALLEL", "SEMICOLON"}
+_SIDES = {
+    **dict.fromkeys("left bigl Bigl biggl Biggl".split(), "LBAR"),
+    **dict.fromkeys("right bigr Bigr biggr Biggr".split(), "RBAR"),
+}
+_OPENERS = {
+    "LPAR",
+    "LSQ",
+    "LBRACE",
+    "OPEN",
+    "LBAR",
+    "LFLOOR",
+    "COMMA",
+    "MID",
+    "PARALLEL",
+    "SEMICOLON",
+}
+OPENING = frozenset({"LPAR", "LSQ", "LBRACE", "OPEN", "LBAR", "LFLOOR", "BEGIN_CASES"})
+CLOSING = frozenset({"RPAR", "RSQ", "RBRACE", "CLOSE", "RBAR", "RFLOOR", "END_CASES"})
 _SEPARATORS = {"COMMA", "SEMICOLON", "NEWLINE"}
 _ENDS = {
     "NUMBER", "LETTER", "GREEK", "WORD", "BLACKBOARD", "CALLIGRAPHIC", "INFINITY", "DOTS", "CLOSE",
-    "RPAR", "RSQ", "RBRACE", "RBAR", "PRIME", "SIZE",
+    "RPAR", "RSQ", "RBRACE", "RBAR", "RFLOOR", "PRIME", "SIZE",
 }  # fmt: skip
 _PIECE = re.compile(
     r"(?P<skip>\s+|~|\$+|\\[()\[\]])|(?P<number>\d+(?:\.\d+)?(?:,\d{3})*|\.\d+)"
@@ -158,6 +176,9 @@ def _raw(source: Source, at: int, end: int) -> Iterator[Token]:
                 evaluated = word.lower().startswith("big") or word == "right"
                 if word in ("left", "right", "bigl", "bigr") and text.startswith(".", at):
                     at += 1
+                elif word in _SIDES and re.match(r"\|(?!\||\s*_)", text[at:end]):
+                    at += 1
+                    yield _token(_SIDES[word], "|", start, at)
                 elif word in ("begin", "end"):
                     name = re.compile(r"\s*\{([a-z]+)\*?\}(?:\{[^{}]*\}|\[[^\[\]]*\])?").match(
                         text, at
@@ -262,9 +283,9 @@ def _barred(source: Source, tokens: list[Token]) -> list[Token]:
         alone = before in _OPENERS or after in ("BAR", "MID", "RPAR")
         if kind == "TIMES" and token == "cdot" and alone:
             kind = "DOTS"
-        if kind in ("LPAR", "LSQ", "LBRACE", "OPEN", "LBAR", "BEGIN_CASES"):
+        if kind in OPENING:
             opened.append(kind)
-        elif kind in ("RPAR", "RSQ", "RBRACE", "CLOSE", "RBAR", "END_CASES") and opened:
+        elif kind in CLOSING and opened:
             opened.pop()
         if kind != "TEXT":
             barred.append(_token(kind, str(token), start, end))

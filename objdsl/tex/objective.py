@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from lark import Token
@@ -17,6 +18,7 @@ from objdsl.tex.names import INDICES, accented, identifier, parts_of, word
 from objdsl.tex.parse import Equation, declared_in, equations
 from objdsl.tex.pieces import Piece, reduced, resolved
 from objdsl.tex.reading import Reading
+from objdsl.tex.symbols import define
 from objdsl.tex.translate import formula, product
 
 _GOALS = {"J", "L", "mathcal", "loss", "objective", "U", "ell", "F"}
@@ -43,6 +45,9 @@ def imported(source: Source, name: str = "imported") -> str:
     for equation in equations(source):
         reading.sizes.update(_sizes(equation))
     for equation in equations(source):
+        if equation.update:
+            _check_declared(equation, reading)
+            continue
         number = "".join(str(token) for token in equation.right)
         if number in _NUMBERS and len(equation.left) == 1:
             reading.sizes[str(equation.left[0])] = _NUMBERS[number]
@@ -64,6 +69,9 @@ def imported(source: Source, name: str = "imported") -> str:
     if value.minus is not None:
         sense, value = ("maximize" if sense == "minimize" else "minimize"), value.minus
     value = _whole(reading, value)
+    for read in _names_in(statements):
+        if read in reading.definitions:
+            define(reading, read)
     return _written(name, statements, reading, sense, value)
 
 
@@ -95,11 +103,30 @@ def _declared(statements: Sequence[str]) -> tuple[dict[str, int], frozenset[str]
             case tree.Given(name, indices) if indices is not None:
                 names[name.id] = len(indices)
                 columns.add(name.id)
+            case tree.State(name, indices) | tree.Learn(name, indices):
+                names[name.id] = len(indices)
             case tree.Policy(name):
                 names[name.id] = 3
             case tree.Keep():
                 kept = True
     return names, frozenset(columns), kept
+
+
+def _check_declared(equation: Equation, reading: Reading) -> None:
+    """Reports the next value of a state that no comment declares."""
+    name = _defined(equation)
+    if name is None or name not in reading.declared:
+        raise unreadable(
+            "a state is declared in a comment", equation.span,
+            help=f"`% objdsl: state {name or 'x'} = 0.1 next ...`",
+        )  # fmt: skip
+
+
+def _names_in(statements: Sequence[str]) -> Iterator[str]:
+    """The names in the formulas of statements."""
+    for statement in statements:
+        if not statement.startswith(("param ", "policy ", "given ", "sample ")):
+            yield from re.findall(r"[A-Za-z_]\w*", statement)
 
 
 def _is_goal(equation: Equation) -> bool:

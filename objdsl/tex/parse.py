@@ -12,7 +12,7 @@ from lark.exceptions import UnexpectedInput, UnexpectedToken
 
 from objdsl.frozen import dataclass
 from objdsl.source import Source, Span
-from objdsl.tex.lexer import Given, tokens_of, unreadable
+from objdsl.tex.lexer import CLOSING, OPENING, Given, tokens_of, unreadable
 
 Node = Tree[Token] | Token
 
@@ -25,8 +25,6 @@ _BLOCKS = re.compile(
 _COMMENT = re.compile(r"(?<!\\)%.*")
 _DECLARED = re.compile(r"^[ \t]*%[ \t]*objdsl:[ \t]*(.+?)[ \t]*$", re.MULTILINE)
 _BINDING = frozenset({"COMMA", "NEWLINE", "SEMICOLON"})
-_OPEN = frozenset({"LPAR", "LSQ", "LBRACE", "OPEN", "LBAR", "BEGIN_CASES"})
-_CLOSE = frozenset({"RPAR", "RSQ", "RBRACE", "CLOSE", "RBAR", "END_CASES"})
 _MOST_TOKENS = 20_000
 
 
@@ -36,12 +34,15 @@ class Equation:
 
     Attributes:
         again: whether a second formula follows, as in `left = right = other`.
+        update: whether it says how a declared number changes: the next value of a state behind
+            an arrow, or which goal a learned number approximately minimises.
     """
 
     left: tuple[Token, ...]
     right: tuple[Token, ...]
     source: Source
     again: bool = False
+    update: bool = False
 
     @property
     def span(self) -> Span:
@@ -72,12 +73,12 @@ def equations(source: Source) -> list[Equation]:
         tokens = tokens_of(clean, start, end)
         if len(tokens) > _MOST_TOKENS:
             raise unreadable("this formula is too long", Span(source, start, end))
-        pairs += [
-            Equation(tuple(left), tuple(first), source, again=len(first) < len(right))
-            for left, right in _split(tokens)
-            if right
-            for first in [_first(right)]
-        ]
+        for left, right in _split(tokens):
+            if right:
+                first, update = _first(right), left[-1:] and left[-1].type == "UPDATE"
+                left = left[:-1] if update else left
+                again = len(first) < len(right)
+                pairs.append(Equation(tuple(left), tuple(first), source, again, bool(update)))
     if not pairs:
         raise unreadable("there is no formula here", Span(source, 0, min(len(source.text), 1)))
     return pairs
@@ -87,13 +88,13 @@ def _split(tokens: Sequence[Token]) -> Iterator[tuple[list[Token], list[Token]]]
     """Equations: each begins on a line or after a comma, and has its own equals sign."""
     starts, equals, depth = [0], {0: -1}, 0
     for k, token in enumerate(tokens):
-        depth += (token.type in _OPEN) - (token.type in _CLOSE)
+        depth += (token.type in OPENING) - (token.type in CLOSING)
         if depth > 0:
             continue
         if token.type in _BINDING:
             starts.append(k + 1)
             equals[k + 1] = -1
-        elif token.type == "EQUAL" and equals[starts[-1]] < 0:
+        elif token.type in ("EQUAL", "UPDATE") and equals[starts[-1]] < 0:
             equals[starts[-1]] = k
     left: list[Token] = []
     right: list[Token] = []
@@ -116,7 +117,8 @@ def _split(tokens: Sequence[Token]) -> Iterator[tuple[list[Token], list[Token]]]
         if at > 0 and _is_name(piece[:at]):
             if left or right:
                 yield left, right
-            left, right = piece[:at], piece[at + 1 :]
+            sign = [piece[at]] if piece[at].type == "UPDATE" else []
+            left, right = piece[:at] + sign, piece[at + 1 :]
         elif at == 0 and not right:
             right = piece[1:]
         elif piece and tokens[start - 1].type == "COMMA" and start:
@@ -133,7 +135,7 @@ def _first(tokens: Sequence[Token]) -> list[Token]:
     """The formula before the first equals sign: `s = a = b` gives two for one name."""
     depth = 0
     for k, token in enumerate(tokens):
-        depth += (token.type in _OPEN) - (token.type in _CLOSE)
+        depth += (token.type in OPENING) - (token.type in CLOSING)
         if token.type == "EQUAL" and depth == 0 and k:
             return list(tokens[:k])
     return list(tokens)
@@ -150,7 +152,7 @@ def _is_name(tokens: Sequence[Token]) -> bool:
         )  # fmt: skip
         if depth == 0 and token.type in ("PLUS", "MINUS", "TIMES", "SLASH", "BIG", "FRAC"):
             return False
-        depth += (token.type in _OPEN) - (token.type in _CLOSE)
+        depth += (token.type in OPENING) - (token.type in CLOSING)
     return 1 <= names <= 4
 
 
@@ -175,7 +177,8 @@ def tree_of(source: Source, tokens: Sequence[Token]) -> Tree[Token]:
         if token.type == "$END" or token.start_pos is None:
             span = span_of(source, tokens[-1:])
             raise unreadable("the formula ends too early", span) from None
-        raise unreadable(f"`{token}` cannot stand here", span_of(source, [token])) from None
+        span = span_of(source, [token])
+        raise unreadable(f"`{span.text}` cannot stand here", span) from None
     child = parsed.children[0]
     assert isinstance(child, Tree)
     return child

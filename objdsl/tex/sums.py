@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 
-from lark import Tree
+from lark import Token, Tree
 
 from objdsl.ir.ops import APPLY, ATOM
-from objdsl.tex.binders import Binder, binder_of, condition_of, inside
+from objdsl.tex.binders import Binder, Condition, binder_of, condition_of, inside
 from objdsl.tex.factors import (
     Factor,
     group_at,
@@ -51,7 +51,7 @@ def sums(
         raise reading.fail("what is summed is missing", first)
     if run[0].relation:
         others = before[-1][1].text if before else ""
-        if run[0].over == ("i",) and others == "1 / (count[i] - 1)":
+        if run[0].over == ("i",) and others == "1 / (count[i] - 1)" and not run[0].mask:
             before.pop()
             op = "mean"
         return _related(reading, op, run[0], items[at:], first)
@@ -63,6 +63,9 @@ def sums(
     if op == "prod":
         return _reductions([("prod", indices)], body, condition)
     if body.text == "|y|" and not condition:
+        # A sum of lengths looks the same; of a step it is the number of tokens that is meant.
+        if indices == ("p", "i"):
+            return Piece("count[p,i,t]", counted=(("p", "i", "t"),))
         tokens = f"sum[{','.join(indices)}] |y|"
         depth = _depth_without(indices, 2)
         return Piece(tokens, APPLY, depth, counted=((*indices, "t"),), open=True)
@@ -91,10 +94,13 @@ def sums(
 
 def _related(reading: Reading, op: str, binder: Binder, items: Sequence[Factor], at: Node) -> Piece:
     """`\\sum_{j \\ne i}` and sums along the tokens, with their discounts."""
-    if binder.over == ("i",):
+    condition = condition_of(reading, [binder])
+    if binder.relation == "!=":
         with inside(reading, [binder]):
             body = reading.product(items)
-        return Piece(f"{op}[j != i] {body.held(APPLY)}", APPLY, 2, open=True)
+        others = "".join(f", {index}" for index in binder.over[1:])
+        text = f"{op}[j != i{others}{condition}] {body.held(APPLY)}"
+        return Piece(text, APPLY, max(2, condition.depth), open=True)
     outer = reading.token or "t"
     decays, items = _decays(reading, binder, list(items), outer)
     running = binder.letters[0]
@@ -111,7 +117,8 @@ def _related(reading: Reading, op: str, binder: Binder, items: Sequence[Factor],
         if binder.relation != ">=":
             raise reading.fail("a discount is read in a sum of what is to come", at)
         return applied("togo", body, reduce(times, decays))
-    return Piece(f"{op}[{s} {binder.relation} t] {body.held(APPLY)}", APPLY, 3, open=True)
+    text = f"{op}[{s} {binder.relation} t{condition}] {body.held(APPLY)}"
+    return Piece(text, APPLY, 3, open=True)
 
 
 def _decays(
@@ -150,13 +157,39 @@ def statistic(reading: Reading, name: str, items: Sequence[Factor], at: int) -> 
             deeper = set_element(inner)
             body = reading.read(deeper if deeper is not None else inner)
             after = at + 2
+            if name == "quantile":
+                body = _with_fraction(reading, group, body)
         else:
             body, after = reading.product(items[at + 1 :]), len(items)
     if name == "std" and group is not None and not script(factor, "SUB"):
         reading.guess("`std` divides by n - 1; with n it is `pstd`")
-    depth = _depth_without(binder.over, body.depth)
-    piece = reduced(name, ",".join(binder.over) + condition, body, depth)
+    bound, depth = ",".join(binder.over), _depth_without(binder.over, body.depth)
+    if binder.relation:
+        first, present = ("j", "i") if binder.relation == "!=" else (binder.letters[0], "t")
+        bound = ", ".join([f"{first} {binder.relation} {present}", *binder.over[1:]])
+        depth = 2 if binder.relation == "!=" else 3
+    piece = reduced(name, f"{bound}{condition}", body, max(depth, condition.depth))
     return (enclosed(piece) if group is not None else piece), after
+
+
+def _with_fraction(reading: Reading, group: Tree[Token], body: Piece) -> Piece:
+    """The operands of a quantile, `(x, 0.4)`."""
+    parts = items_of(group)
+    if len(parts) != 2 or parts[1] is None:
+        raise reading.fail("a quantile has a value and a fraction", group)
+    return replace(body, text=f"({body.text}, {reading.read(parts[1]).text})", level=ATOM)
+
+
+def ordered(reading: Reading, name: str, items: Sequence[Factor], at: int) -> tuple[Piece, int]:
+    """`\\operatorname{top}_{i,t}(x, 0.2)`: what the order of elements says of one."""
+    factor, group = items[at][1], group_at(items, at + 1)
+    assert group is not None
+    binder = binder_of(reading, factor)
+    operands = [reading.read(x).text for x in items_of(group) if x is not None]
+    condition = f" | {reading.value(binder.mask).text}" if binder.mask else ""
+    text = f"{name}[{','.join(binder.over)}{condition}]({', '.join(operands)})"
+    depth = "pitv".index(binder.over[-1]) + 1
+    return Piece(text, ATOM, depth, mask=name != "rank"), at + 2
 
 
 def expectation(reading: Reading, items: Sequence[Factor], at: int) -> tuple[Piece, int]:
@@ -182,16 +215,14 @@ def expectation(reading: Reading, items: Sequence[Factor], at: int) -> tuple[Pie
         reading.guess("the expectation over tokens is a mean with one denominator, `mean[p,i,t]`")
     elif x.depth == 2 and any(str(token) == "G" for token in sub):
         reading.guess("the responses of a group are averaged")
-    binding = ",".join(indices) + condition
-    return reduced("mean", binding, x, 0), after
+    return reduced("mean", f"{','.join(indices)}{condition}", x, condition.depth), after
 
 
-def _reductions(groups: Sequence[_Group], body: Piece, condition: str) -> Piece:
+def _reductions(groups: Sequence[_Group], body: Piece, condition: Condition) -> Piece:
     """Nested reductions of a value."""
     for kind, indices in reversed(groups):
-        depth = _depth_without(indices, body.depth)
-        binder = ",".join(indices) + condition
-        body = reduced(kind, binder, body, depth)
+        depth = max(_depth_without(indices, body.depth), condition.depth)
+        body = reduced(kind, f"{','.join(indices)}{condition}", body, depth)
     return body
 
 

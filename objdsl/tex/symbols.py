@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lark import Token, Tree
 
+from objdsl.ir.columns import CLOCK
 from objdsl.ir.ops import TIMES
 from objdsl.tex.factors import first_script, is_argument, script, side_of
 from objdsl.tex.names import INDICES, PARAMS, accented, identifier, parts_of, word
@@ -71,11 +72,13 @@ def _value(reading: Reading, head: str, words: tuple[str, ...], depth: int, fact
         reading.guess("the reward of a token is that of the response, with its last token")
         return Piece("(t == |y|) * reward", TIMES, 3)
     if name in reading.definitions:
-        return Piece(name, depth=_define(reading, name))
+        return Piece(name, depth=define(reading, name))
     if name in reading.declared:
         return Piece(name, depth=reading.declared[name])
     if name == "token":
         return Piece(name, depth=3)
+    if name in CLOCK and depth == 0:
+        return Piece(name)
     if not words and head in reading.sizes and depth == 0:
         return count_of(reading.sizes[head])
     if name == "T" and depth == 0:
@@ -122,7 +125,7 @@ def _unknown(reading: Reading, name: str, head: str, depth: int) -> Piece:
     return Piece(name, depth=depth)
 
 
-def _define(reading: Reading, name: str) -> int:
+def define(reading: Reading, name: str) -> int:
     """Reads the equation of a name, unless it has been read; returns the depth of its value."""
     if name in reading.lets:
         return reading.lets[name][0].depth

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 
 from lark import Token, Tree
 
@@ -36,12 +37,14 @@ from objdsl.tex.pieces import (
 )
 from objdsl.tex.policies import divergence, is_divergence, policy
 from objdsl.tex.reading import Reading
-from objdsl.tex.sums import expectation, statistic, sums
+from objdsl.tex.sums import expectation, ordered, statistic, sums
 from objdsl.tex.symbols import symbol
 
 _STOPS = {"sg", "stopgrad", "stop_grad", "stop_gradient", "stopgradient", "detach", "nograd", "sg_"}
+_ORDERED = {"top", "topk", "nucleus", "trim", "rank", "pick"}
 _STATISTICS = {"mean": "mean", "std": "std", "pstd": "pstd", "max": "max", "min": "min",
-               "median": "median", "logsumexp": "logsumexp", "avg": "mean"}  # fmt: skip
+               "median": "median", "logsumexp": "logsumexp", "avg": "mean",
+               "quantile": "quantile", "prod": "prod"}  # fmt: skip
 
 
 def formula(reading: Reading, node: Node) -> Piece:
@@ -106,6 +109,9 @@ def product(reading: Reading, items: Sequence[Factor]) -> Piece:
         pieces.append((op, piece))
     if not pieces:
         raise reading.fail("a factor is missing", [t for _, f in items for t in leaves(f)])
+    if pieces[0][1].mask and len(pieces) > 2 and {op for op, _ in pieces} == {""}:
+        rest = reduce(times, (piece for _, piece in pieces[1:]))
+        return times(pieces[0][1], replace(enclosed(rest), sizes=(), counted=()))
     total = pieces[0][1]
     for op, piece in pieces[1:]:
         if total.text.isdigit() and piece.text.startswith("1e-"):
@@ -176,6 +182,8 @@ def _unit(reading: Reading, items: Sequence[Factor], at: int) -> tuple[Piece, in
             if any(word.lower().replace(" ", "_") in _STOPS for word in words):
                 return applied("sg", reading.single(base)), at + 1
             return reading.power(enclosed(reading.single(base)), factor), at + 1
+        case "floored":
+            return reading.power(applied("floor", reading.read(base.children[1])), factor), at + 1
         case "bars":
             return reading.power(_bars(reading, base), factor), at + 1
         case "cases":
@@ -272,6 +280,8 @@ def _word(reading: Reading, items: Sequence[Factor], at: int) -> tuple[Piece, in
     name = str(base).strip()
     plain = name.lower().replace(" ", "_").replace("-", "_")
     group = group_at(items, at + 1)
+    if plain in _ORDERED and group is not None and script(factor, "SUB"):
+        return ordered(reading, plain, items, at)
     if plain in _STATISTICS and (group is not None or script(factor, "SUB")):
         return statistic(reading, _STATISTICS[plain], items, at)
     if group is not None:
