@@ -69,7 +69,7 @@ def sums(
         tokens = f"sum[{','.join(indices)}] |y|"
         depth = _depth_without(indices, 2)
         return Piece(tokens, APPLY, depth, counted=((*indices, "t"),), open=True)
-    groups: list[_Group] = [("sum", (index,)) for index in indices]
+    groups: list[_Group] = [("sum", binder.over) for binder in run]
     while before and before[-1][1].sizes and before[-1][0] != "/" and not condition:
         sizes = list(before[-1][1].sizes)
         for size in sorted(before[-1][1].sizes, key=len, reverse=True):
@@ -89,7 +89,18 @@ def sums(
         if rest.text != "1":
             before.append((sign, rest))
             break
-    return _reductions(groups, body, condition)
+    return _reductions(_joined(groups), body, condition)
+
+
+def _joined(groups: Sequence[_Group]) -> list[_Group]:
+    """The reductions, with sums of sums as one."""
+    joined: list[_Group] = []
+    for op, indices in groups:
+        if joined and joined[-1][0] == op == "sum":
+            joined[-1] = op, (*joined[-1][1], *indices)
+        else:
+            joined.append((op, indices))
+    return joined
 
 
 def _related(reading: Reading, op: str, binder: Binder, items: Sequence[Factor], at: Node) -> Piece:
