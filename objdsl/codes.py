@@ -36,6 +36,7 @@ ErrorName = Literal[
     "malformed-ir",
     "not-in-the-language",
     "unreadable-tex",
+    "unreadable-config",
 ]
 """The errors of a text that is not an objective."""
 
@@ -483,6 +484,19 @@ the one that the sum runs over, or dots.
 
 **Instead.** Write what the message asks for in the LaTeX, or write the formula in the language;
 `docs/limits.md` lists what that cannot express.
+""",
+    ),
+    _language(
+        "unreadable-config",
+        "OBJ927",
+        """\
+A configuration of a framework from which `objdsl import` cannot tell the objective.
+
+**What.** A setting that the framework does not have in the version that was read, a value that it
+refuses, a loss that the language cannot express, or an installed version with a different loss.
+
+**Instead.** Correct the setting; for a loss that cannot be expressed, the message says which setting
+to change to see the rest.
 """,
     ),
 )

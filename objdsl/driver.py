@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from objdsl.diagnostic import Diagnostic, Label
 from objdsl.elaborate import elaborate, spellings, too_deep, undecided
 from objdsl.errors import ObjectiveError
+from objdsl.frameworks import configured, is_configuration
 from objdsl.frozen import dataclass
 from objdsl.ir.objective import Objective
 from objdsl.objectives import gallery
@@ -54,11 +55,14 @@ def read(name: str | Path) -> Source:
 
     A path that ends in `.json` has an objective as `ir` writes it; the text is its translation into
     the language.
+    `trl:CONFIG` names a configuration of TRL; the text is the objective that TRL computes under it.
 
     Raises:
         FileNotFoundError: there is no such file and no such name; the message has a similar one.
         ObjectiveError: the file is not text, or not an objective at all.
     """
+    if isinstance(name, str) and is_configuration(name):
+        return Source(name, configured(name).text)
     path = Path(name).expanduser()
     if path.suffix != gallery.IR_SUFFIX:
         return gallery.find(name)

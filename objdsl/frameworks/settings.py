@@ -1,0 +1,228 @@
+"""Settings of a framework's configuration, each with its place in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from math import isfinite
+from typing import Any, TypeVar
+
+from objdsl.codes import error
+from objdsl.diagnostic import Diagnostic, near
+from objdsl.errors import ObjectiveError, ObjdslError
+from objdsl.frozen import dataclass
+from objdsl.source import Source, Span
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The value of a setting, and where it is set."""
+
+    value: Any
+    span: Span
+
+
+class Settings:
+    """What a configuration sets; everything else stands at the framework's default.
+
+    Reading a value checks its type, so that a wrong one is an error at its place. Errors are
+    collected: `finish` raises all of them at once.
+
+    Args:
+        framework: its name and the version that was read, for messages: `TRL 1.16.0`.
+        defaults: the settings with a say in the objective, with their defaults.
+        others: all other settings that the framework has.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        values: Mapping[str, Setting],
+        framework: str,
+        defaults: Mapping[str, Any],
+        others: Collection[str],
+    ) -> None:
+        self.source, self.values, self.framework = source, values, framework
+        self.defaults = defaults
+        self.errors: list[Diagnostic] = []
+        known = {*defaults, *others}
+        for name, setting in values.items():
+            if name not in known:
+                guess = near(name, known)
+                self.refuse(
+                    name,
+                    f"{framework} has no setting `{name}`",
+                    f"did you mean `{guess}`?" if guess else "what it does to the loss is unknown",
+                    setting.span,
+                )
+
+    def is_set(self, name: str) -> bool:
+        """Whether the configuration mentions the setting, with a value other than the default."""
+        return name in self.values and self.values[name].value != self.defaults.get(name)
+
+    def refuse(self, name: str, message: str, help: str, span: Span | None = None) -> None:
+        """Record an error at the place of a setting."""
+        if span is None:
+            place = self.values.get(name)
+            span = Span(self.source, 0, 0) if place is None else place.span
+        self.errors.append(error("unreadable-config", message, span, help=help))
+
+    def finish(self) -> None:
+        """Raises ObjectiveError if anything was wrong."""
+        if self.errors:
+            raise ObjectiveError(sorted(self.errors, key=lambda x: x.span.start if x.span else 0))
+
+    # --- values by type --------------------------------------------------------------------------
+
+    def number(self, name: str) -> float:
+        """A finite number."""
+        value = self._value(name)
+        if isinstance(value, str):  # YAML 1.1 reads 1e-6 as text, as frameworks' parsers do not
+            try:
+                value = float(value)
+            except ValueError:
+                return self._wrong(name, "a number", 0.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            return self._wrong(name, "a number", 0.0)
+        return value
+
+    def optional(self, name: str) -> float | None:
+        """A finite number, or None."""
+        return None if self._value(name) is None else self.number(name)
+
+    def count(self, name: str) -> int:
+        """An integer of at least 1."""
+        value = self.number(name)
+        if value != int(value) or value < 1:
+            return self._wrong(name, "a positive integer", 1)
+        return int(value)
+
+    def flag(self, name: str) -> bool:
+        """True or false."""
+        value = self._value(name)
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            value = value.lower() == "true"
+        return value if isinstance(value, bool) else self._wrong(name, "true or false", False)
+
+    def choice(self, name: str, choices: Collection[str]) -> str:
+        """One of several words."""
+        value = self._value(name)
+        if value in choices:
+            return str(value)
+        wanted = " or ".join(f"`{choice}`" for choice in choices)
+        guess = near(str(value), choices)
+        if guess:
+            wanted += f" (did you mean `{guess}`?)"
+        return self._wrong(name, wanted, next(iter(choices)))
+
+    def numbers(self, name: str) -> list[float] | None:
+        """A list of finite numbers, or None."""
+        value = self._value(name)
+        if value is None:
+            return None
+        right = isinstance(value, list | tuple) and all(
+            isinstance(x, int | float) and not isinstance(x, bool) and isfinite(x) for x in value
+        )
+        return [*value] if right else self._wrong(name, "a list of numbers", None)
+
+    def words(self, name: str) -> list[str]:
+        """A list of words; None and a single word are lists, too."""
+        value = self._value(name)
+        if value is None:
+            return []
+        if isinstance(value, str):
+            return value.split()
+        if isinstance(value, list | tuple) and all(isinstance(x, str) for x in value):
+            return [*value]
+        return self._wrong(name, "a list of names", [])
+
+    def _value(self, name: str) -> Any:
+        return self.values[name].value if name in self.values else self.defaults[name]
+
+    def _wrong(self, name: str, wanted: str, instead: T) -> T:
+        shown = self.values[name].value if name in self.values else self.defaults[name]
+        self.refuse(name, f"`{name}` is {shown!r}", f"{self.framework} takes {wanted} here")
+        return instead
+
+
+# --- where settings come from --------------------------------------------------------------------
+
+
+def from_yaml(source: Source, nested: bool = False) -> dict[str, Setting]:
+    """The settings of a YAML or JSON file.
+
+    Args:
+        nested: a mapping is a section, whose settings are named `section.name`; otherwise it is the
+            value of a setting.
+
+    Raises:
+        ObjectiveError: the file is not YAML, not a mapping, or sets a setting twice.
+        MissingYamlError: PyYAML is not installed.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise MissingYamlError from None
+    try:
+        root = yaml.compose(source.text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark or problem.context_mark
+        start = 0 if mark is None else min(mark.index, max(len(source.text) - 1, 0))
+        what = problem.problem or "it cannot be parsed"
+        raise _failure(f"this is not YAML: {what}", Span(source, start, start + 1)) from None
+    except yaml.YAMLError as problem:
+        raise _failure(f"this is not YAML: {problem}", Span(source, 0, 1)) from None
+    if root is None:
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        raise _failure("a configuration is a mapping of settings", _span(source, root))
+    constructor = yaml.SafeLoader("")
+    values: dict[str, Setting] = {}
+    for name, key, node in _leaves(root, nested):
+        if name in values:
+            raise _failure(f"`{name}` is set twice", _span(source, key))
+        try:
+            value = constructor.construct_object(node, deep=True)
+        except yaml.YAMLError as problem:
+            raise _failure(f"`{name}` cannot be read: {problem}", _span(source, node)) from None
+        values[name] = Setting(value, Span(source, key.start_mark.index, node.end_mark.index))
+    return values
+
+
+def from_mapping(values: Mapping[str, Any], name: str) -> tuple[Source, dict[str, Setting]]:
+    """The settings of a Python mapping, as a text that messages can point into."""
+    lines = [f"{key}: {value!r}" for key, value in values.items()]
+    source = Source(name, "\n".join(lines) + "\n")
+    settings: dict[str, Setting] = {}
+    start = 0
+    for line, (key, value) in zip(lines, values.items(), strict=True):
+        settings[key] = Setting(value, Span(source, start, start + len(line)))
+        start += len(line) + 1
+    return source, settings
+
+
+class MissingYamlError(ObjdslError, ImportError):
+    """PyYAML, which reads configurations, is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("a configuration is read with PyYAML: pip install pyyaml")
+
+
+def _leaves(mapping: Any, nested: bool, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The name, the key and the value of every setting."""
+    for key, node in mapping.value:
+        name = f"{prefix}{key.value}"
+        if nested and isinstance(node.value, list) and node.tag.endswith(":map"):
+            yield from _leaves(node, nested, f"{name}.")
+        else:
+            yield name, key, node
+
+
+def _span(source: Source, node: Any) -> Span:
+    return Span(source, node.start_mark.index, max(node.end_mark.index, node.start_mark.index + 1))
+
+
+def _failure(message: str, span: Span) -> ObjectiveError:
+    return ObjectiveError([error("unreadable-config", message, span)])
