@@ -495,8 +495,8 @@ A configuration of a framework from which `objdsl import` cannot tell the object
 **What.** A setting that the framework does not have in the version that was read, a value that it
 refuses, a loss that the language cannot express, or an installed version with a different loss.
 
-**Instead.** Correct the setting; for a loss that cannot be expressed, the message says which setting
-to change to see the rest.
+**Instead.** Correct the setting; for a loss that cannot be expressed, the message says which
+setting to change to see the rest.
 """,
     ),
 )

@@ -62,7 +62,7 @@ def read(name: str | Path) -> Source:
         ObjectiveError: the file is not text, or not an objective at all.
     """
     if isinstance(name, str) and is_configuration(name):
-        return Source(name, configured(name).text)
+        return Source(name, layout(Source(name, configured(name).text)))
     path = Path(name).expanduser()
     if path.suffix != gallery.IR_SUFFIX:
         return gallery.find(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 # Two letters that look the same are the same: keyboards produce the micro sign and the summation
 # sign where papers mean the Greek letters.
 _LETTERS = {
@@ -61,3 +63,13 @@ def canonical(text: str) -> str:
     if text == "**":
         return "^"
     return text if text.isascii() else text.translate(_CANONICAL)
+
+
+# What a name may not be: indices, the length of a response, and `in`.
+_RESERVED = {"t": "t_2", "p": "p_2", "i": "i_2", "v": "v_2", "y": "y_2", "in": "in_2"}
+
+
+def identifier(*parts: str) -> str:
+    """A name of the language, from parts of a name of something else."""
+    name = re.sub(r"\W+", "_", "_".join(part for part in parts if part)).strip("_") or "x"
+    return _RESERVED.get(name, name if not name[0].isdigit() else f"x_{name}")

@@ -5,6 +5,7 @@
     proofs.py partial --many 5000   the same and autograd, of what is not defined everywhere
     proofs.py compiled --many 500   the interpreter and TorchInductor
     proofs.py ranks --many 200      the interpreter and two processes
+    proofs.py trl --many 300        TRL's trainers and their imported configurations
 
 What is proven is noted in build/proofs/, a line for each range of seeds, and not run again; delete
 the folder to begin anew. Failures are printed, with their seeds, and end the run with status 1.
@@ -38,6 +39,7 @@ KINDS = {
     "partial": EVALUATORS,
     "compiled": ("padded",),
     "ranks": (),
+    "trl": (),
 }
 CHUNK = 50
 FOLDER = Path(__file__).parents[1] / "build" / "proofs"
@@ -138,10 +140,28 @@ def failures(kind: str, seeds: list[int]) -> dict[int, list[str]]:
     else:
         by_seed = {}
         for seed in seeds:
+            if kind == "trl":
+                by_seed[seed] = _of_trl(seed)
+                continue
             if kind == "compiled":
                 torch.compiler.reset()
             by_seed[seed] = _tried(seed, kind)
     return {seed: some for seed, some in by_seed.items() if some}
+
+
+def _of_trl(seed: int) -> list[str]:
+    from importlib import import_module
+
+    # TRL looks whether there is a vLLM, and would take seconds to import it.
+    import_module("trl.import_utils").is_vllm_available = lambda min_version=None: False
+    from helpers import trl_runs
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            trl_runs.compare(seed, Path(folder))
+        except AssertionError as error:
+            return [str(error)]
+    return []
 
 
 def _tried(seed: int, kind: str) -> list[str]:

@@ -99,6 +99,7 @@ PARSER = Sybil(
         CodeBlockParser("obj", _objective),
         CodeBlockParser("latex", _latex),
         CodeBlockParser("json", _json),
+        CodeBlockParser("yaml", _written),
         CodeBlockParser("console", _console),
     ]
 )

@@ -1,4 +1,4 @@
-"""`objdsl import`: formulas in other notations, as objectives."""
+"""`objdsl import`: formulas in other notations, and configurations of frameworks, as objectives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from objdsl.cli.output import say, show, verbatim, write
 
 @click.group("import")
 def imports() -> None:
-    """Turn a formula of a different notation into an objective."""
+    """Turn a formula or a configuration of a framework into an objective."""
 
 
 @imports.command("tex", epilog="Example: objdsl import tex paper.tex -o mine.obj")
@@ -31,20 +31,50 @@ def tex(file: str, name: str | None, output: Path | None) -> None:
     from objdsl import driver
     from objdsl.errors import ObjectiveError
     from objdsl.source import Source
+    from objdsl.spelling import identifier
     from objdsl.syntax.read import read, read_from
     from objdsl.tex import imported
-    from objdsl.tex.names import identifier
 
     stdin = file == STDIN
     source = read_from(sys.stdin.buffer, "<stdin>") if stdin else read(Path(file).expanduser())
     printed = imported(source, name or ("imported" if stdin else identifier(Path(file).stem)))
-    if output is None:
-        verbatim(printed)
-    else:
-        write(output, printed)
-        say(f"wrote {output}")
+    _print(printed, output)
     try:
         driver.compile_source(Source(str(output or "imported.obj"), printed))
     except ObjectiveError as error:
         show(error.diagnostics)
         sys.exit(1)
+
+
+@imports.command("trl", epilog="Example: objdsl import trl grpo.yaml -o mine.obj")
+@click.argument("config", type=click.Path(exists=True, dir_okay=False))
+@click.option("--name", help="Name of the objective; the default is that of the file.")
+@click.option(
+    "--processes", type=click.IntRange(1), default=1, show_default=True,
+    help="How many processes train; each takes its own micro-batches.",
+)  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file instead.")
+def trl(config: str, name: str | None, processes: int, output: Path | None) -> None:
+    """Write out the objective that TRL computes under a configuration.
+
+    CONFIG is a YAML file of `trl grpo` or `trl rloo`. It is one of RLOO if its name says so or it
+    has a setting that GRPO lacks. Settings that shape the formula stand beside it; what TRL does
+    besides stands at the top. TRL need not be installed.
+
+    The other commands take such a file directly: `objdsl check trl:grpo.yaml`.
+    """
+    from objdsl.driver import layout
+    from objdsl.frameworks import configured
+    from objdsl.source import Source
+
+    text = configured(f"trl:{config}", name, processes).text
+    _print(layout(Source(config, text)), output)
+
+
+def _print(text: str, output: Path | None) -> None:
+    """An objective on the standard output, or to a file."""
+    if output is None:
+        verbatim(text)
+    else:
+        write(output, text)
+        say(f"wrote {output}")

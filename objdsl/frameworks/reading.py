@@ -10,8 +10,8 @@ from typing import Any
 from objdsl.frameworks import trl, versions
 from objdsl.frameworks.settings import Setting, from_mapping, from_yaml
 from objdsl.source import Source
+from objdsl.spelling import identifier
 from objdsl.syntax.read import read as read_file
-from objdsl.tex.names import identifier
 
 PREFIXES = ("trl:",)
 """What names of configurations begin with."""
@@ -25,10 +25,11 @@ def is_configuration(name: str) -> bool:
     return name.startswith(PREFIXES)
 
 
-def configured(name: str, processes: int = 1) -> trl.Imported:
+def configured(name: str, called: str | None = None, processes: int = 1) -> trl.Imported:
     """What a framework computes under a configuration, `trl:CONFIG.yaml`.
 
     Args:
+        called: the name of the objective; by default that of the file.
         processes: how many train.
 
     Raises:
@@ -42,7 +43,7 @@ def configured(name: str, processes: int = 1) -> trl.Imported:
     if not file.is_file():
         raise FileNotFoundError(f"there is no configuration `{path}`")
     source = read_file(file, LARGEST)
-    return _trl(source, from_yaml(source), identifier(file.stem), processes)
+    return _trl(source, from_yaml(source), identifier(called or file.stem), processes)
 
 
 def from_config(config: Any, processes: int = 1) -> trl.Imported:
@@ -66,9 +67,7 @@ def from_config(config: Any, processes: int = 1) -> trl.Imported:
     return _trl(source, settings, name, processes)
 
 
-def _trl(
-    source: Source, values: Mapping[str, Setting], name: str, processes: int
-) -> trl.Imported:
+def _trl(source: Source, values: Mapping[str, Setting], name: str, processes: int) -> trl.Imported:
     remark = versions.comment("trl", trl.VERSION, trl.DIGESTS, trl.FUNCTIONS, source)
     imported = trl.objective(source, values, name, processes)
     if not remark:

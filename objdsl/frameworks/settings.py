@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 
 from objdsl.codes import error
 from objdsl.diagnostic import Diagnostic, near
-from objdsl.errors import ObjectiveError, ObjdslError
+from objdsl.errors import ObjdslError, ObjectiveError
 from objdsl.frozen import dataclass
 from objdsl.source import Source, Span
-
 
 T = TypeVar("T")
 
@@ -67,7 +66,9 @@ class Settings:
         if span is None:
             place = self.values.get(name)
             span = Span(self.source, 0, 0) if place is None else place.span
-        self.errors.append(error("unreadable-config", message, span, help=help))
+        diagnostic = error("unreadable-config", message, span, help=help)
+        if diagnostic not in self.errors:  # a setting may be read more than once
+            self.errors.append(diagnostic)
 
     def finish(self) -> None:
         """Raises ObjectiveError if anything was wrong."""
@@ -111,10 +112,10 @@ class Settings:
         value = self._value(name)
         if value in choices:
             return str(value)
-        wanted = " or ".join(f"`{choice}`" for choice in choices)
-        guess = near(str(value), choices)
-        if guess:
-            wanted += f" (did you mean `{guess}`?)"
+        *first, last = (f"`{choice}`" for choice in choices)
+        wanted = f"{', '.join(first)} or {last}"
+        if guess := near(str(value), choices):
+            wanted += f"; did you mean `{guess}`?"
         return self._wrong(name, wanted, next(iter(choices)))
 
     def numbers(self, name: str) -> list[float] | None:
@@ -143,7 +144,7 @@ class Settings:
 
     def _wrong(self, name: str, wanted: str, instead: T) -> T:
         shown = self.values[name].value if name in self.values else self.defaults[name]
-        self.refuse(name, f"`{name}` is {shown!r}", f"{self.framework} takes {wanted} here")
+        self.refuse(name, f"`{name}` cannot be {shown!r}", f"{self.framework} takes {wanted}")
         return instead
 
 

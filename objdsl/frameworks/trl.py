@@ -13,7 +13,7 @@ from typing import Any
 from objdsl.frameworks.settings import Setting, Settings
 from objdsl.frozen import dataclass
 from objdsl.source import Source
-from objdsl.tex.names import identifier
+from objdsl.spelling import identifier
 
 VERSION = "1.16.0"
 FUNCTIONS = (
@@ -34,7 +34,7 @@ _SHARED: dict[str, Any] = {
     "generation_batch_size": None,
     "gradient_accumulation_steps": 1,
     "mask_truncated_completions": False,
-    "max_completion_length": 256,
+    "max_completion_length": 512,
     "min_p": None,
     "num_generations": 8,
     "num_iterations": 1,
@@ -45,7 +45,7 @@ _SHARED: dict[str, Any] = {
     "reward_funcs": None,
     "reward_model_name_or_path": None,
     "reward_weights": None,
-    "router_aux_loss_coef": 0.001,
+    "router_aux_loss_coef": None,
     "steps_per_generation": None,
     "sync_ref_model": False,
     "temperature": 1.0,
@@ -116,8 +116,9 @@ _TRAINING = """
     use_cpu use_liger_kernel warmup_steps weight_decay
 """.split()
 _TRAINER = """
-    cache_implementation chat_template_kwargs disable_dropout generation_kwargs log_completions
-    log_multimodal log_unique_prompts model_init_kwargs num_completions_to_print
+    cache_implementation chat_template_kwargs disable_dropout ds3_gather_for_generation
+    generation_kwargs log_completions log_multimodal log_unique_prompts model_init_kwargs
+    num_completions_to_print
     num_generations_eval pad_to_multiple_of shuffle_dataset
     transformers_continuous_batching_config trust_remote_code use_transformers_continuous_batching
     use_transformers_paged vllm_enable_sleep_mode vllm_gpu_memory_utilization vllm_group_port
@@ -125,7 +126,7 @@ _TRAINER = """
     vllm_server_port vllm_server_timeout vllm_structured_outputs_regex vllm_tensor_parallel_size
 """.split()
 _GRPO_ALONE = """
-    cast_lm_head_to_fp32 ds3_gather_for_generation entropy_coef_delta entropy_coef_max
+    cast_lm_head_to_fp32 entropy_coef_delta entropy_coef_max
     entropy_coef_min entropy_target log_completions_hub_repo max_tool_calling_iterations
 """.split()
 _SCRIPT = """
@@ -224,8 +225,9 @@ class _Writer:
         if rows * drawn % settings.count("num_generations"):
             settings.refuse(
                 "num_generations",
-                f"a rollout has {rows * drawn} responses, which is no multiple of num_generations",
-                f"TRL takes per_device_train_batch_size * {drawn} * processes responses",
+                f"a rollout's {rows * drawn} responses are no multiple of `num_generations`",
+                f"it has per_device_train_batch_size ({rows // processes}) on each of {processes} "
+                f"processes, {drawn} times",
             )
 
     def write(self, statement: str, comment: str = "") -> None:
@@ -333,7 +335,7 @@ class _Writer:
                 f"{settings.count('ref_model_sync_steps')} optimizer steps, by a share of "
                 f"{settings.number('ref_model_mixup_alpha'):g} (sync_ref_model)"
             )
-        if settings.number("router_aux_loss_coef"):
+        if settings.optional("router_aux_loss_coef") != 0:
             outside.append("a mixture of experts adds its router's auxiliary loss")
         outside.append("a response that no reward function scores has an advantage of 0")
         if not settings.is_set("reward_funcs") and settings.numbers("reward_weights") is None:
@@ -642,8 +644,8 @@ class _Rloo(_Writer):
 
 # Names that the text itself defines.
 _TAKEN = frozenset(
-    """A B C K L M R W X beta bound delta eps eps_high high k lam log_w micro_batch near phi r size tau
-    threshold w""".split()
+    """A B C K L M R W X beta bound delta eps eps_high high k lam log_w micro_batch near phi r size
+    tau threshold w""".split()
 )
 
 

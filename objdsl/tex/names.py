@@ -43,8 +43,6 @@ PARAMS = {
 }  # fmt: skip
 """Values for hyper-parameters, which a formula names without a value."""
 
-RESERVED = {"t": "t_2", "p": "p_2", "i": "i_2", "v": "v_2", "y": "y_2", "in": "in_2"}
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -140,9 +138,3 @@ def accented(accent: str, head: str) -> tuple[str, ...]:
     if kind == "hat" and head in ("A", "eps"):
         return ()
     return ({"line": "bar"}.get(kind, kind),)
-
-
-def identifier(*parts: str) -> str:
-    """A name of the language."""
-    name = re.sub(r"\W+", "_", "_".join(part for part in parts if part)).strip("_") or "x"
-    return RESERVED.get(name, name if not name[0].isdigit() else f"x_{name}")

@@ -9,12 +9,13 @@ from lark import Token
 
 from objdsl.ir.indices import VOCAB
 from objdsl.source import Source
+from objdsl.spelling import identifier
 from objdsl.syntax import tree
 from objdsl.syntax.format import format
 from objdsl.syntax.parse import parse
 from objdsl.tex.factors import first_script
 from objdsl.tex.lexer import unreadable
-from objdsl.tex.names import INDICES, accented, identifier, parts_of, word
+from objdsl.tex.names import INDICES, accented, parts_of, word
 from objdsl.tex.parse import Equation, declared_in, equations
 from objdsl.tex.pieces import Piece, reduced, resolved
 from objdsl.tex.reading import Reading

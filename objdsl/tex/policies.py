@@ -5,8 +5,9 @@ from __future__ import annotations
 from lark import Token, Tree
 
 from objdsl.ir.ops import APPLY
+from objdsl.spelling import identifier
 from objdsl.tex.factors import all_factors, first_script, items_of, script, side_of
-from objdsl.tex.names import POLICIES, identifier, parts_of, words_of
+from objdsl.tex.names import POLICIES, parts_of, words_of
 from objdsl.tex.parse import leaves
 from objdsl.tex.pieces import Piece, reduced
 from objdsl.tex.reading import Reading

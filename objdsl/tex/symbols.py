@@ -8,8 +8,9 @@ from lark import Token, Tree
 
 from objdsl.ir.columns import CLOCK
 from objdsl.ir.ops import TIMES
+from objdsl.spelling import identifier
 from objdsl.tex.factors import first_script, is_argument, script, side_of
-from objdsl.tex.names import INDICES, PARAMS, accented, identifier, parts_of, word
+from objdsl.tex.names import INDICES, PARAMS, accented, parts_of, word
 from objdsl.tex.parse import leaves
 from objdsl.tex.pieces import Piece, applied, count_of, raised, resolved
 from objdsl.tex.reading import Reading

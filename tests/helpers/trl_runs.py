@@ -244,9 +244,9 @@ def compare(seed: int, folder: Path) -> str:
     wanted = theirs(made)
     actual, text = ours(made, settings, folder)
     largest = max(float(x.abs().max()) for x in wanted[1].values())
-    worst = max(
-        float((actual[1][name] - x).abs().max()) for name, x in wanted[1].items()
-    ) / max(largest, 1e-6)
+    worst = max(float((actual[1][name] - x).abs().max()) for name, x in wanted[1].items()) / max(
+        largest, 1e-6
+    )
     apart = abs(actual[0] - wanted[0]) / max(abs(wanted[0]), 1e-2)
     assert worst < 2e-4 and apart < 2e-4, (
         f"seed {seed}: value {actual[0]:.8g} against {wanted[0]:.8g}, gradient off by {worst:.2g} "
