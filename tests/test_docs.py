@@ -96,6 +96,7 @@ PARSER = Sybil(
     parsers=[
         SkipParser(),
         PythonCodeBlockParser(),
+        CodeBlockParser("py", _written),  # a file
         CodeBlockParser("obj", _objective),
         CodeBlockParser("latex", _latex),
         CodeBlockParser("json", _json),

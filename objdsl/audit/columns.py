@@ -41,7 +41,7 @@ def tables_of(objective: Objective, plan: Plan, given: Mapping[str, Given]) -> d
     generator = torch.Generator().manual_seed(plan.seed - 1)
     world = plan.world
     tables: dict[str, Tensor] = {}
-    keys = _keys(objective)
+    keys = keys_of(objective)
     for name, column in _declared(objective).items():
         if name not in given and column.role != "state":
             raise UnauditableError(
@@ -103,7 +103,7 @@ def _declared(objective: Objective) -> dict[str, Column]:
     return {node.name: node for node in nodes if isinstance(column_of(node).role, Data | State)}
 
 
-def _keys(objective: Objective) -> set[str]:
+def keys_of(objective: Objective) -> set[str]:
     """The columns by which reductions group."""
     keys = (key for node in objective.formula.nodes if isinstance(node, Peers) for key in node.keys)
     return {node.name for node in topological(*keys) if isinstance(node, Column)}
@@ -150,8 +150,8 @@ def _of_responses(
     return table
 
 
-def in_domain(column: Column, normal: Tensor) -> Tensor:
-    """Normally distributed numbers, mapped into the domain of a column."""
+def in_domain(column: Column | Domain, normal: Tensor) -> Tensor:
+    """Normally distributed numbers, mapped into a domain, or that of a column."""
     quantile = torch.special.ndtr(normal)
     if column.values:
         values = torch.tensor(sorted(set(column.values)), dtype=torch.float64)

@@ -26,7 +26,7 @@ from objdsl.source import visible
 # The module of each command, in the order of the help; imported on use.
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Write": ("check", "explain", "audit", "rule", "fmt", "import", "gallery"),
-    "Compile": ("compile", "diff", "bench"),
+    "Compile": ("compile", "diff", "compare", "bench"),
     "Train": ("train", "plot"),
     "Other": ("env",),
 }
