@@ -14,13 +14,13 @@ from objdsl.analysis.gradient.estimator import Direction, Estimator
 from objdsl.analysis.gradient.first_order import Reach
 from objdsl.analysis.gradient.terms import Factor, Kind
 from objdsl.analysis.values.dependence import Dependence, Level
-from objdsl.analysis.values.learning import Drift, Learning
+from objdsl.analysis.values.learning import Drift
 from objdsl.diagnostic import Claim, Diagnostic
 from objdsl.frozen import dataclass
 from objdsl.ir.diff import Change, diff, renamed
 from objdsl.ir.indices import decimal
 from objdsl.ir.nodes import Length, LogDist, LogProb, Reduce, policies_in, topological
-from objdsl.ir.objective import Objective
+from objdsl.ir.objective import Domain, Objective
 
 _SIZES = {
     PROMPTS: ("P", "prompts of the step"),
@@ -94,19 +94,22 @@ def sections(facts: Facts, findings: Sequence[Diagnostic] | None = None) -> Iter
     if remembered:
         yield Section("From rollout to rollout", remembered)
     if facts.learning:
-        yield Section("Learned beside the policy", tuple(_learned(facts.learning)))
+        yield Section("Learned beside the policy", tuple(_learned(facts)))
     yield Section("What is exact, and what is not", tuple(_claims(facts, findings)))
 
 
-def _learned(learning: Iterable[Learning]) -> Iterator[tuple[str, str]]:
-    for learned in learning:
+def _learned(facts: Facts) -> Iterator[tuple[str, str]]:
+    values = {param.name: param.default for param in facts.objective.used_params}
+    for learned in facts.learning:
         number = learned.number
         goal = "minimises `minimize learn ...`" if learned.minimises else "raises J, as pi does"
         yield number.name, f"{goal}, from {decimal(number.start)}"
-        yield "", f"put back into {number.domain} after each step of the optimizer"
+        if number.domain != Domain():
+            yield "", f"put back into {number.domain} after each step of the optimizer"
         if learned.drift is not Drift.OPEN:
             yield "", f"{learned.drift.value} at every step, or at none"
-        yield "", "to the expected gradient of pi a constant, taken at its start"
+        constant = decimal(values[number.name]) if number.name in values else "no part of it"
+        yield "", f"to the expected gradient of pi a constant: {constant}"
 
 
 def _remembered(objective: Objective) -> Iterator[tuple[str, str]]:

@@ -86,7 +86,8 @@ def _in_text(
     minimised = live_leaves(lines[1][1]) if len(lines) > 1 and learned else set()
     for number in learned:
         verb = "minimises L" if number.column in minimised else "maximises J"
-        what = f"{verb} in {number.domain}, from {decimal(number.start)}"
+        inside = "" if number.domain == Domain() else f" in {number.domain}"
+        what = f"{verb}{inside}, from {decimal(number.start)}"
         defined.append(f"    {number.name} {what}")
     defined += [f"    {letter} = {MEANT[letter]}" for letter in _counts(names, *roots)]
     where = ["", "where", *defined] if defined else []
@@ -111,9 +112,10 @@ def _in_latex(
         rows.append(f"{left} &\\leftarrow {after} \\quad \\text{{after a rollout, from }} {start}")
     for number in learned:
         best = r"\arg\min L" if number.column in minimised else r"\arg\max J"
-        start = f"\\quad \\text{{in }} {_interval(number.domain)} \\text{{, from }} "
+        inside = f"\\text{{in }} {_interval(number.domain)} \\text{{, from }} "
+        start = r"\text{from } " if number.domain == Domain() else inside
         left = writer.show(number.column)
-        rows.append(f"{left} &\\approx {best} {start}{decimal(number.start)}")
+        rows.append(f"{left} &\\approx {best} \\quad {start}{decimal(number.start)}")
     rows += [f"{letter} &= \\text{{{MEANT[letter]}}}" for letter in _counts(names, *roots)]
     body = " \\\\\n".join("  " + row for row in rows)
     return "\\begin{aligned}\n" + body + "\n\\end{aligned}\n"

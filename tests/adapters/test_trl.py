@@ -116,7 +116,7 @@ def directly(trainer: Any, objective: objdsl.Objective) -> Numbers:
 REFUSED = [
     "adaptive_kl", "bupo", "domain_teachers", "dual_clip", "echo", "gigpo",
     "gkd", "high_entropy", "kl_exact", "on_policy_distillation", "otb", "ppo",
-    "ppo_annealed", "prorl", "spo", "top_k_distillation", "vapo", "warp",
+    "ppo_annealed", "prorl", "safe_rlhf", "spo", "top_k_distillation", "vapo", "warp",
     "frameworks/openrlhf_ppo", "frameworks/verl_ppo",
 ]  # fmt: skip
 

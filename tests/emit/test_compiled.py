@@ -78,4 +78,5 @@ def test_packed_equals_padded(name: str) -> None:
     torch.testing.assert_close(packed_value, value, equal_nan=True)
     torch.testing.assert_close(packed_reports, reports, equal_nan=True)
     for key in w:
-        torch.testing.assert_close(packed_w[key], w[key][mask], equal_nan=True)
+        padded = w[key][mask] if w[key].dim() else w[key]
+        torch.testing.assert_close(packed_w[key], padded, equal_nan=True)

@@ -12,7 +12,7 @@ import objdsl
 from helpers import gallery_steps, paper_formulas
 from objdsl import driver
 from objdsl.ir.columns import column_of
-from objdsl.ir.differentiate import differentiate
+from objdsl.ir.differentiate import differentiate, is_learned, weights_of
 from objdsl.ir.evaluate import evaluate
 from objdsl.ir.nodes import Order, Pick
 from objdsl.ir.objective import Objective
@@ -28,7 +28,7 @@ PUBLISHED = """
     gigpo adaptive_kl ppo_annealed spo warp prorl gepo pass_at_k online_dpo gpg max_rl w_reinforce
     topr aspo up_dapo reinforce_pp_baseline scale_rl high_entropy best_of_k otb dppo_kl kimi_k2
     a_star_po intellect3 opsm oreal dcpo vapo orpo cpo sft gkd top_k_distillation domain_teachers
-    echo hierarchical_grpo frameworks/prime_rl frameworks/nemo_grpo frameworks/skyrl_grpo
+    echo hierarchical_grpo safe_rlhf frameworks/prime_rl frameworks/nemo_grpo frameworks/skyrl_grpo
     frameworks/openrlhf_ppo frameworks/slime_grpo frameworks/areal_grpo frameworks/tinker_ppo
     frameworks/tinker_importance_sampling frameworks/tinker_cispo frameworks/tinker_dro
 """.split()
@@ -156,6 +156,19 @@ def test_states_become_what_the_paper_says(seed: int) -> None:
             assert got == pytest.approx(wanted, rel=1e-12)
 
 
+@seeds
+def test_the_multiplier_moves_as_the_code_does(seed: int) -> None:
+    objective = formula("safe_rlhf")
+    step = gallery_steps.random_step(seed, objective.domains)
+    (number,) = objective.learned
+    assert objective.dual is not None
+    batch, values = gallery_steps.batch(step), params(objective)
+    slope, loss = evaluate([weights_of(objective)[number.column], objective.dual], batch, values)
+    expected = paper_formulas.safe_rlhf_multiplier(step, values["limit"])
+    assert loss == pytest.approx(expected, rel=1e-12)
+    assert slope == pytest.approx(-expected, rel=1e-12)  # of exp, the slope is the value
+
+
 @entries
 def test_gradient_is_that_of_the_paper(name: str) -> None:
     """The derived weights against finite differences of the direct computation."""
@@ -164,7 +177,7 @@ def test_gradient_is_that_of_the_paper(name: str) -> None:
     values = params(objective)
     for rollout, phase in by_phases(objective, step):
         step.rollout_step = rollout
-        weights = differentiate(phase.goal)
+        weights = {leaf: w for leaf, w in differentiate(phase.goal).items() if not is_learned(leaf)}
         actual = evaluate(list(weights.values()), gallery_steps.batch(step), values)
         assert weights
         for (leaf, weight), w in zip(weights.items(), actual, strict=True):
@@ -202,7 +215,7 @@ def test_tensors_agree_with_the_formula(name: str) -> None:
     for report, expected in zip(ir.reports, numbers[1:], strict=True):
         assert float(reports[report.name]) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
-    derived = differentiate(ir.goal)
+    derived = {leaf: w for leaf, w in differentiate(ir.goal).items() if not is_learned(leaf)}
     for (leaf, weight), w in zip(
         derived.items(),
         evaluate(list(derived.values()), gallery_steps.batch(step), objective.params),

@@ -127,6 +127,7 @@ def random_step(seed: int, domains: Mapping[str, Domain] | None = None) -> Step:
         paid=tokens(1.0),
         turn=[np.cumsum(rng.random(k) < 0.4) for k in lengths],
         state=[],
+        cost=np.random.default_rng([seed, 1]).normal(size=n),
     )
     step.anchor = [x + 0.25 * rng.normal(size=len(x)) for x in base]
     step.state = [(turn * 7 + i) % 3 for i, turn in enumerate(step.turn)]
@@ -146,11 +147,12 @@ def columns(step: Step) -> dict[str, Any]:
     that all of them have."""
     logs = {f"log_{name}": getattr(step, name) for name in POLICIES}
     plain = ("reward", "value", "value_old", "noise", "greedy", "chosen", "desirable", "mismatched")
-    plain = (*plain, "correct", "format", "paid", "turn", "state")
+    plain = (*plain, "correct", "format", "paid", "turn", "state", "cost")
     return {
         **logs,
         **{name: getattr(step, name) for name in plain},
-        **{name: getattr(step, name) for name in ("beta", "rollout_step", "rollout_steps")},
+        **{name: getattr(step, name) for name in ("beta", "log_lambda", "rollout_step")},
+        "rollout_steps": step.rollout_steps,
         **{name: getattr(step, name) for name in ("won", "lost", "v_star", "is_code")},
         **{name: getattr(step, name) for name in ("observed", "problem", "solver")},
         **{f"log_{name}": getattr(step, name) for name in ("anchor", "math", "code")},

@@ -47,6 +47,8 @@ class Step:
     paid: PerToken
     turn: PerToken
     state: PerToken
+    cost: Array
+    log_lambda: float = 0.4  # a learned multiplier
     beta: float = 0.15  # an adaptive coefficient, before this rollout
     rollout_step: float = 30
     rollout_steps: float = 80
@@ -96,11 +98,10 @@ def standardised(b: Step, eps: float = 1e-6, reward: Array | None = None) -> Arr
     return A
 
 
-def leave_one_out(b: Step) -> Array:
+def leave_one_out(b: Step, scores: Array | None = None) -> Array:
     """A_i = R_i - mean of the other rewards of the group."""
-    return np.array(
-        [b.reward[i] - np.mean(b.reward[[j for j in b.group(i) if j != i]]) for i in b.rows]
-    )
+    R = b.reward if scores is None else scores
+    return np.array([R[i] - np.mean(R[[j for j in b.group(i) if j != i]]) for i in b.rows])
 
 
 def ratio(p: Array, q: Array) -> Array:
@@ -343,6 +344,23 @@ def adaptive_kl_beta(b: Step, target: float) -> float:
     """The coefficient after the rollout."""
     kl = np.mean([np.sum(b.old[i] - b.ref[i]) for i in b.rows])
     return b.beta * (1 + 0.1 * float(np.clip(kl / target - 1, -0.2, 0.2)))
+
+
+def safe_rlhf(b: Step, eps: float, beta: float) -> float:
+    multiplier = np.exp(b.log_lambda)
+    reward, cost = leave_one_out(b), leave_one_out(b, b.cost)
+
+    def response(i: int) -> float:
+        kl = beta * np.cumsum((b.old[i] - b.ref[i])[::-1])[::-1]
+        A = (reward[i] - multiplier * cost[i]) / (1 + multiplier) - kl
+        return float(clipped(ratio(b.pi[i], b.old[i]), A, 1 - eps, 1 + eps).mean())
+
+    return mean_of_responses(b, response)
+
+
+def safe_rlhf_multiplier(b: Step, limit: float) -> float:
+    """The loss of the logarithm of lambda, which the code calls `lambda_loss`."""
+    return -float(b.cost.mean() - limit) * float(np.exp(b.log_lambda))
 
 
 def ppo_annealed(b: Step, eps_v: float, beta: float, gamma: float, lam: float) -> float:

@@ -46,6 +46,8 @@ def second_token(m: Mistake) -> Diagnostic | None:
     first = m.token(0)
     if m.at != 1 or first.type not in NAMES:
         return None
+    if str(first) in FORMS and is_keyword(m.here):  # `state def = ...`
+        return _not_a_name(m, m.here)
     binds = any(token.type == "EQUAL" for token in m.tokens)
     if m.here.type == "COMMA":
         return m.says("a statement defines one name")
