@@ -155,8 +155,9 @@ def base(name: str, span: Span) -> Source:
         if beside.is_file():
             return read(beside)
         local = [path.stem for path in asking.parent.glob(f"*{SUFFIX}")]
-    if name in names():
-        return bundled(name)
+    entry = _entry(name)
+    if entry is not None and entry != PRELUDE:
+        return bundled(entry)
     guess = _near_entry(name, local)
     help = f"looked for {name}{SUFFIX} beside this file, and in the gallery"
     if name == PRELUDE:

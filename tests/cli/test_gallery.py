@@ -42,6 +42,12 @@ def test_cp_writes_a_file_that_checks(run: Run) -> None:
     assert run("gallery", "cp", "grpo", "mine").output == f"wrote {Path('mine/grpo.obj')}\n"
 
 
+def test_a_copy_finds_a_base_of_the_frameworks(run: Run) -> None:
+    run("gallery", "cp", "frameworks/trl_grpo_vllm", "mine.obj")
+    assert "from trl_grpo\n" in Path("mine.obj").read_text()
+    assert run("check", "mine.obj").exit_code == 0
+
+
 @pytest.mark.parametrize(
     "command", [["gallery", "cp", "grpo", "none/"], ["compile", "grpo", "-o", "none/grpo.py"]]
 )
