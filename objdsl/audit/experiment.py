@@ -11,6 +11,7 @@ from torch import Tensor
 
 from objdsl.analysis.values.frozen_states import with_frozen_states
 from objdsl.audit.columns import Given, tables_of
+from objdsl.audit.function import Function
 from objdsl.audit.generate import instances_of
 from objdsl.audit.gradient import token_weights
 from objdsl.audit.instance import UnauditableError
@@ -117,6 +118,45 @@ def audit(
         plan.world.vocabulary, plan.world.horizon, plan.prompts, plan.group, plan.samples is None,
         plan.draws, policies, target.written, tuple(rows), lengths, tuple(penalties),
         tuple(notes),
+    )  # fmt: skip
+
+
+def audit_function(
+    function: Function,
+    *,
+    group: int | None = None,
+    prompts: int | None = None,
+    vocabulary: int | None = None,
+    horizon: int | None = None,
+    policies: int = 3,
+    drifts: tuple[float, ...] = (0.05, 0.3),
+    samples: int | None = None,
+    seed: int = 0,
+) -> Audit:
+    """Measures the bias of the gradient of a Python loss; arguments are those of `audit`.
+
+    Raises:
+        UnauditableError: it cannot be measured on a table of logits; the message says why.
+    """
+    plan = plan_of(
+        function, group=group, prompts=prompts, vocabulary=vocabulary, horizon=horizon,
+        samples=samples, policies=policies, seed=seed,
+    )  # fmt: skip
+    target = Target(plan.roles, plan.roles.references)
+    cases = list(plan.cases(drifts))
+    gradients = [gradients_of(function, plan, case, {}) for case in cases]
+    target = target.fitted(gradients[0])
+    rows = [row_of(case, pairs, target) for case, pairs in zip(cases, gradients, strict=True)]
+    lengths = () if target.kept else lengths_of(function, plan, cases[0], {}, target)
+    notes = ["the gradient is that of autograd through the function"]
+    if function.advantages is not None:
+        notes.append(f"advantages are those of {function.advantages.name}")
+    if target.kept:
+        notes.append("the reference stays: the target is E[reward] - c KL(pi || ref)")
+    return Audit(
+        function.name, {}, {name: _domain(plan, name) for name in plan.rewards},
+        plan.world.vocabulary, plan.world.horizon, plan.prompts, plan.group, plan.samples is None,
+        plan.draws, policies, target.written, tuple(rows), lengths, (), tuple(notes),
     )  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 The objective gives `w = dJ/dlog pi` for each token of an optimizer step, so the gradient that the
 step follows is `g = sum over its tokens of w * s_t`, with the score `s_t = grad log pi(y_t)`. Here
-`w` comes from `Objective.weights`, the emitted program, and the expectation of `g` is the sum over
-all draws of probability times `g`.
+`w` comes from the emitted program, or from autograd through a Python function, and the expectation
+of `g` is the sum over all draws of probability times `g`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from objdsl.audit.function import Function
 from objdsl.audit.instance import Instance, UnauditableError
 from objdsl.audit.plan import stacks
 from objdsl.audit.roles import roles_of
 from objdsl.audit.world import Draws, World
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import LogProbs, of_policy
+from objdsl.losses.batch import ADVANTAGE, Batch
+from objdsl.losses.loss import LossError, ObjectiveLoss
 from objdsl.objective import Objective
 
 # Draws per call where they can be stacked; bounds the memory.
@@ -44,7 +47,7 @@ class Expected:
     noise: Tensor | None
 
 
-def expected(objective: Objective, instance: Instance, draws: Draws) -> Expected:
+def expected(objective: Objective | Function, instance: Instance, draws: Draws) -> Expected:
     """`E[g]` and `tr Cov(g)` of a step, with respect to all tables that learn.
 
     Raises:
@@ -91,7 +94,10 @@ def expected(objective: Objective, instance: Instance, draws: Draws) -> Expected
 
 
 def token_weights(
-    objective: Objective, instance: Instance, response: Tensor, stacked: bool | None = None
+    objective: Objective | Function,
+    instance: Instance,
+    response: Tensor,
+    stacked: bool | None = None,
 ) -> dict[str, Tensor]:
     """The weights of some draws `[M, P, G]`, each as if it were the whole step.
 
@@ -119,7 +125,7 @@ def token_weights(
 
 
 def _step(
-    objective: Objective,
+    objective: Objective | Function,
     instance: Instance,
     tables: Mapping[str, Tensor],
     response: Tensor,
@@ -137,24 +143,33 @@ def _step(
         if len(objective.columns[name].indices) > 2:
             of_rows = of_rows[:, None].expand(-1, instance.world.horizon)
         columns[name] = of_rows
-    live = {name: columns.pop(name) for name in objective.live}
+    batch = Batch(
+        torch.arange(draws * prompts).repeat_interleave(group),
+        instance.world.mask[response].flatten(0, 2),
+        columns,
+        instance.noise,
+        check,
+    )
     try:
-        step = objective.prepare(
-            mask=instance.world.mask[response].flatten(0, 2),
-            prompt=torch.arange(draws * prompts).repeat_interleave(group),
-            dtype=torch.float64,
-            generator=instance.noise,
-            check=check,
-            **columns,
-        )
-    except ValueError as error:
-        raise UnauditableError(str(error)) from error
-    _, weights, _ = objective.weights(step=step, **live)
+        weights = _evaluated(objective, batch)
+    except LossError as error:
+        raise UnauditableError(str(error.__cause__ or error)) from error
     return {
         name: w.reshape(*response.shape, *w.shape[1:])
         for name, w in weights.items()
         if isinstance(objective.columns[name].role, LogProbs)
     }
+
+
+def _evaluated(objective: Objective | Function, batch: Batch) -> dict[str, Tensor]:
+    """The weights of a step: minus the gradients of its loss."""
+    if isinstance(objective, Objective):
+        evaluation = ObjectiveLoss(objective.name, objective)(batch)
+    else:
+        if objective.advantages is not None:
+            batch = batch.with_columns(**{ADVANTAGE: objective.advantages(batch)})
+        evaluation = objective.loss(batch)
+    return {name: -gradient for name, gradient in evaluation.gradients.items()}
 
 
 def _by_response(w: Tensor, response: Tensor, world: World) -> Tensor:
@@ -165,7 +180,9 @@ def _by_response(w: Tensor, response: Tensor, world: World) -> Tensor:
     return empty.scatter_add(2, index, w)
 
 
-def _check_finite(objective: Objective, instance: Instance, response: Tensor, w: Tensor) -> None:
+def _check_finite(
+    objective: Objective | Function, instance: Instance, response: Tensor, w: Tensor
+) -> None:
     bad = ~torch.isfinite(w).flatten(1).all(-1)
     if bool(bad.any()):
         drawn = response[int(bad.nonzero()[0])]

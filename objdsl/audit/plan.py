@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import objdsl.ir.nodes as n
+from objdsl.audit.function import Function
 from objdsl.audit.instance import Instance
 from objdsl.audit.roles import Roles, roles_of
 from objdsl.audit.world import Draws, World, all_draws, draw_count, some_draws, world
@@ -100,7 +101,7 @@ class Plan:
 
 
 def plan_of(
-    objective: Objective,
+    objective: Objective | Function,
     *,
     group: int | None = None,
     prompts: int | None = None,
@@ -139,21 +140,21 @@ def plan_of(
     )  # fmt: skip
 
 
-def _slots(objective: Objective) -> frozenset[str]:
+def _slots(objective: Objective | Function) -> frozenset[str]:
     """The columns that are known before their response is drawn."""
     nodes = (node for node in objective.formula.nodes if isinstance(node, n.Column))
     return frozenset(node.name for node in nodes if node.known == "before i")
 
 
-def _has_groups(objective: Objective) -> bool:
+def _has_groups(objective: Objective | Function) -> bool:
     """Whether it declares a group, or compares the responses to one prompt."""
-    return objective.sample.group is not None or any(
+    return objective.formula.sampling.group is not None or any(
         isinstance(node, n.Reduce | n.Peers | n.Quantile | n.Order) and node.over[0] == "i"
         for node in objective.formula.nodes
     )
 
 
-def stacks(objective: Objective) -> bool:
+def stacks(objective: Objective | Function) -> bool:
     """Whether a step's J is the mean over its prompts of each prompt's own J.
 
     Then many draws can be evaluated as the prompts of one step, and the weights of each are those

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from objdsl.audit.columns import is_bounded
 from objdsl.audit.compare import Comparison, residual
+from objdsl.audit.function import Function
 from objdsl.audit.generate import instances_of
 from objdsl.audit.gradient import Expected, expected
 from objdsl.audit.instance import Instance
@@ -20,7 +21,7 @@ from objdsl.objective import Objective
 
 
 def gradients_of(
-    objective: Objective, plan: Plan, case: Case, tables: Mapping[str, Tensor]
+    objective: Objective | Function, plan: Plan, case: Case, tables: Mapping[str, Tensor]
 ) -> list[tuple[Instance, Expected]]:
     """The random instances of a case, and the expected gradient of each."""
     instances = instances_of(plan, case, tables, plan.roles.references)
@@ -47,7 +48,11 @@ def row_of(case: Case, gradients: Sequence[tuple[Instance, Expected]], target: T
 
 
 def lengths_of(
-    objective: Objective, plan: Plan, case: Case, tables: Mapping[str, Tensor], target: Target
+    objective: Objective | Function,
+    plan: Plan,
+    case: Case,
+    tables: Mapping[str, Tensor],
+    target: Target,
 ) -> tuple[Length, ...]:
     """The mean weight of a token by the length of its response, relative to the true gradient's.
 

@@ -10,6 +10,7 @@ import click
 
 from objdsl.cli.inputs import text
 from objdsl.cli.output import data, has_color, say
+from objdsl.cli.python import like_options, passed_settings
 
 if TYPE_CHECKING:
     from objdsl.audit.columns import Given
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--picture", type=click.Path(path_type=Path), help="Also draw it, as a PNG or an SVG."
 )
+@like_options
 @click.option("--set", "settings", multiple=True, metavar="NAME=X", help="Set a hyper-parameter.")
 @click.option(
     "--given",
@@ -63,6 +65,9 @@ def audit(
     picture: Path | None,
     settings: tuple[str, ...],
     given: tuple[str, ...],
+    like: str,
+    advantages: str | None,
+    passed: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Measure the exact bias and variance of an objective's gradient.
@@ -72,20 +77,33 @@ def audit(
     reference. A residual of 0 is an unbiased direction. Policies on hidden layers are compared with
     the reward that their own responses would get.
 
-    FILE is a file, a gallery name, or `-` for standard input.
+    FILE is a file, a gallery name, `-` for standard input, or a Python loss, `my_losses.py:loss`,
+    whose file is run, and whose gradient is that of autograd.
     """
     from objdsl import driver
-    from objdsl.audit import UnauditableError
+    from objdsl.audit import UnauditableError, audit_function, function_of
     from objdsl.audit import audit as measure
-    from objdsl.objective import Objective
+    from objdsl.losses.advantages import Advantages
+    from objdsl.losses.python import PythonLoss, is_python
+    from objdsl.objective import Objective, load
 
     params = {name: _number(name, x) for name, x in map(_pair, settings)}
     columns: dict[str, Given] = {
         name: "random" if x == "random" else _number(name, x) for name, x in map(_pair, given)
     }
-    formula = driver.compile_source(text(file))
     try:
-        result = measure(Objective(formula, params), given=columns, **options)
+        if is_python(file):
+            if settings or given or options.pop("step") is not None:
+                raise click.UsageError("--set, --given and --step are not for a loss in Python")
+            source = None
+            loss = PythonLoss(file, like, settings=passed_settings(passed))
+            if loss.takes_advantages:
+                name = advantages or "grpo"
+                source = Advantages(name, load(name))
+            result = audit_function(function_of(loss, source), **options)
+        else:
+            formula = driver.compile_source(text(file))
+            result = measure(Objective(formula, params), given=columns, **options)
     except UnauditableError as error:
         raise click.ClickException(str(error)) from None
     except ValueError as error:

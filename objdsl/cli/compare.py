@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import sys
-from ast import literal_eval
 from pathlib import Path
 from typing import Any
 
 import click
 
 from objdsl.cli.output import data, say, write
-
-LIKE = ("torch", "verl", "trl", "tinker")
+from objdsl.cli.python import like_options, passed_settings
 
 
 @click.command(epilog="Example: objdsl compare grpo dr_grpo")
 @click.argument("a")
-@click.argument("b")
-@click.option(
-    "--like",
-    type=click.Choice(LIKE),
-    default="torch",
-    show_default=True,
-    help="How a Python function is called; docs/compare.md describes each.",
-)
-@click.option(
-    "--advantages",
-    metavar="OBJECTIVE",
-    help="Whose `A` a Python function gets as advantages: by default of the objective beside it.",
-)
-@click.option(
-    "--pass",
-    "passed",
-    multiple=True,
-    metavar="NAME=X",
-    help="Another argument of the Python function; for verl also a setting of the actor.",
-)
+@click.argument("b", required=False)
+@like_options
 @click.option("--group", type=click.IntRange(1), help="Responses per prompt, if of a single size.")
 @click.option("--steps", type=click.IntRange(1), default=6, show_default=True, help="Random steps.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the steps.")
@@ -53,6 +33,16 @@ LIKE = ("torch", "verl", "trl", "tinker")
     help="Write the smallest step on which they differ as a test for pytest.",
 )
 @click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    help="Record A on these steps, instead of comparing it with B.",
+)
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Compare A with what was recorded.",
+)
+@click.option(
     "--output-format",
     type=click.Choice(("text", "json")),
     default="text",
@@ -61,9 +51,11 @@ LIKE = ("torch", "verl", "trl", "tinker")
 )
 def compare(
     a: str,
-    b: str,
+    b: str | None,
     passed: tuple[str, ...],
     test_file: Path | None,
+    save: Path | None,
+    against: Path | None,
     output_format: str,
     **options: Any,
 ) -> None:
@@ -79,11 +71,27 @@ def compare(
     The exit code is 0 if the losses are the same, 1 if not, 2 if one cannot be computed.
     """
     from objdsl.compare import compare as measure
+    from objdsl.compare import golden
+    from objdsl.compare.golden import against as beside
     from objdsl.ir.objective import SettingError
     from objdsl.losses.loss import LossError
 
+    if [b, save, against].count(None) != 2:
+        raise click.UsageError("compare A with B, with --against FILE, or record it by --save FILE")
+    options["settings"] = passed_settings(passed)
     try:
-        result = measure(a, b, settings=_settings(passed), **options)
+        if save is not None:
+            del options["rtol"]
+            write(save, golden(a, **options) + "\n")
+            say(f"wrote {save}", err=True)
+            return
+        if against is not None:
+            chosen = {name: options[name] for name in ("like", "settings", "rtol")}
+            verdict = beside(a, against.read_text(encoding="utf-8"), **chosen)
+            say(str(verdict))
+            sys.exit(1 if verdict.changed else 0)
+        assert b is not None
+        result = measure(a, b, **options)
     except (LossError, FileNotFoundError, SettingError) as error:
         raise click.UsageError(str(error)) from None
     if output_format == "json":
@@ -95,17 +103,3 @@ def compare(
         say(f"wrote {test_file}", err=True)
     if not result.same:
         sys.exit(1)
-
-
-def _settings(passed: tuple[str, ...]) -> dict[str, Any]:
-    """`--pass beta=0.1 --pass loss_agg_mode=token-sum`: numbers, and else strings."""
-    settings: dict[str, Any] = {}
-    for setting in passed:
-        name, equals, value = (part.strip() for part in setting.partition("="))
-        if not name or not equals:
-            raise click.UsageError(f"write {setting!r} as NAME=X")
-        try:
-            settings[name] = literal_eval(value)
-        except (ValueError, SyntaxError):
-            settings[name] = value
-    return settings

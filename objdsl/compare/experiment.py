@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from objdsl.audit.columns import keys_of
-from objdsl.compare.advantages import Advantages
 from objdsl.compare.diagnosis import differences
 from objdsl.compare.draw import Drawing
 from objdsl.compare.probes import scan
@@ -19,6 +18,7 @@ from objdsl.compare.relation import Pair, Relation
 from objdsl.compare.report import Comparison, table
 from objdsl.compare.smallest import smallest
 from objdsl.compare.splits import Split, split_of
+from objdsl.losses.advantages import Advantages
 from objdsl.losses.batch import ADVANTAGE, Batch
 from objdsl.losses.loss import Loss, LossError, ObjectiveLoss
 from objdsl.losses.python import PythonLoss, is_python
@@ -63,7 +63,7 @@ def compare(
         a, b, like=like, advantages=advantages, settings=settings, group=group
     )
     drawn = [*drawing.steps(steps, seed)]
-    off = [Pair.of(first, second, batch) for batch in (*drawn, *_scans(drawing))]
+    off = [Pair.of(first, second, batch) for batch in (*drawn, *scans(drawing))]
     on = [Pair.of(first, second, batch) for batch in drawing.steps(steps, seed, on_policy=True)]
     relation, on_policy = Relation.of(off, rtol), Relation.of(on, rtol)
     same = all(x.value and x.gradient for x in (relation, on_policy))
@@ -134,7 +134,8 @@ def loss_of(
     return ObjectiveLoss(str(x), load(x))
 
 
-def _scans(drawing: Drawing) -> Iterator[Batch]:
+def scans(drawing: Drawing) -> Iterator[Batch]:
+    """Steps of single tokens, whose ratios are everywhere."""
     for positive in (True, False):
         with suppress(LossError):  # groups of two have no advantage
             yield scan(drawing, positive)
@@ -192,13 +193,14 @@ def assert_same(
     first, second, drawing = losses(a, b, like=like, advantages=advantages, settings=settings)
     size = torch.tensor(lengths)
     mask = torch.arange(int(size.max())) < size[:, None]
-    batch = Batch(torch.tensor(prompt), mask, {k: _padded(x, mask) for k, x in columns.items()})
+    batch = Batch(torch.tensor(prompt), mask, {k: padded(x, mask) for k, x in columns.items()})
     pair = Pair.of(first, second, drawing.finished(batch))
     assert pair.same_value(rtol), f"the losses are {pair.values[0]} and {pair.values[1]}"
     assert pair.same_gradient(rtol), "\n".join(["the gradients differ:", *table(pair)])
 
 
-def _padded(x: Any, mask: Tensor) -> Tensor:
+def padded(x: Any, mask: Tensor) -> Tensor:
+    """A column from lists, with 0 in the padding."""
     if not isinstance(x, list) or not isinstance(x[0], list):
         return torch.tensor(x, dtype=torch.float64)
     rows = [torch.tensor(row, dtype=torch.float64) for row in x]

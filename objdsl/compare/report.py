@@ -109,7 +109,7 @@ class Comparison:
         assert self.example is not None
         batch = self.example.batch
         columns = "".join(
-            f"        {name}={_rows(x, batch.lengths)},\n"
+            f"        {name}={rows_of(x, batch.lengths)},\n"
             for name, x in sorted(batch.columns.items())
             if name != ADVANTAGE
         )
@@ -141,7 +141,7 @@ def _relation(relation: Relation) -> dict[str, Any]:
     }
 
 
-def _rows(x: Tensor, lengths: Tensor) -> Any:
+def rows_of(x: Tensor, lengths: Tensor) -> Any:
     """A column as lists, without its padding."""
     if x.dim() < 2:
         return x.tolist()
@@ -152,7 +152,7 @@ def _example(pair: Pair) -> dict[str, Any]:
     batch = pair.batch
 
     def lists(columns: dict[str, Tensor]) -> dict[str, Any]:
-        return {name: _rows(x, batch.lengths) for name, x in sorted(columns.items())}
+        return {name: rows_of(x, batch.lengths) for name, x in sorted(columns.items())}
 
     columns = {("advantage" if k == ADVANTAGE else k): x for k, x in batch.columns.items()}
     return {

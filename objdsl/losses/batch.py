@@ -22,11 +22,15 @@ class Batch:
         prompt: `[N]`, which rows answer the same prompt.
         mask: `[N, T]`, the tokens of the responses, from the left.
         columns: by name; 0 in the padding.
+        generator: of what is drawn within a step.
+        check: whether the values of columns are looked at.
     """
 
     prompt: Tensor
     mask: Tensor
     columns: Mapping[str, Tensor]
+    generator: torch.Generator | None = None
+    check: bool = True
 
     def __len__(self) -> int:
         return len(self.prompt)

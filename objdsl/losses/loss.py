@@ -63,11 +63,18 @@ class ObjectiveLoss:
 
     def __call__(self, batch: Batch) -> Evaluation:
         objective = self.objective
-        columns: dict[str, Any] = {k: batch.columns[k] for k in objective.columns}
+        columns: dict[str, Any] = {
+            name: batch.columns[name] for name in objective.columns if name in batch.columns
+        }
         live = {name: columns.pop(name) for name in objective.live}
         try:
             step = objective.prepare(
-                mask=batch.mask, prompt=batch.prompt, dtype=torch.float64, **columns
+                mask=batch.mask,
+                prompt=batch.prompt,
+                dtype=torch.float64,
+                generator=batch.generator,
+                check=batch.check,
+                **columns,
             )
             value, weights, _ = objective.weights(step=step, **live)
         except InputError as error:

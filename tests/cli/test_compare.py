@@ -72,3 +72,28 @@ def test_mistakes_are_named(files: Run, text: str, message: str) -> None:
     result = files("compare", "a.obj", "losses.py:loss", "--steps", "1")
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_golden_values_guard_a_loss(files: Run) -> None:
+    assert files("compare", "losses.py:loss", "--steps", "1", "--save", "g.json").exit_code == 0
+    same = files("compare", "losses.py:loss", "--against", "g.json")
+    assert same.exit_code == 0 and "is the same on 4 recorded steps" in same.output
+    changed = files("compare", "losses.py:loss", "--against", "g.json", "--pass", "factor=1.01")
+    assert changed.exit_code == 1 and "by up to 0.01 of its norm" in changed.output
+    edited = Path("g.json").read_text().replace('"value": ', '"value": 1', 1)
+    Path("g.json").write_text(edited)
+    assert files("compare", "losses.py:loss", "--against", "g.json").exit_code == 2
+    assert files("compare", "losses.py:loss").exit_code == 2
+
+
+def test_a_python_loss_is_audited(files: Run) -> None:
+    size = ("--vocabulary", "2", "--horizon", "2", "--policies", "1", "--drift", "0.3")
+    result = files("audit", "losses.py:loss", "--advantages", "a.obj", "--json", *size)
+    assert result.exit_code == 0, result.output
+    expected = files("audit", "a.obj", "--prompts", "2", "--group", "2", "--json", *size)
+    mine, theirs = (json.loads(x.output)["rows"] for x in (result, expected))
+    assert [row["residual"]["mean"] for row in mine] == pytest.approx(
+        [row["residual"]["mean"] for row in theirs], abs=1e-9
+    )
+    refused = files("audit", "losses.py:loss", "--set", "eps=1")
+    assert refused.exit_code == 2 and "--set, --given and --step" in refused.output
