@@ -61,7 +61,9 @@ def compare_numbers(
     for objective, names in ((plain, {}), (hostile, new)):
         columns = {names.get(name, name): x for name, x in case.columns.items()}
         for policy in (policy.name for policy in plain.formula.policies):
-            columns[LogProbs(names.get(policy, policy)).name] = case.columns["log_ref"]
+            column = LogProbs(names.get(policy, policy)).name
+            columns[column] = case.columns["log_ref"]
+            columns[f"{column}_dist"] = case.columns["log_ref_dist"]
         missing = objective.columns.keys() - columns.keys()
         assert not missing, missing
         wanted = {name: columns[name] for name in objective.columns}
