@@ -8,8 +8,9 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 GPU    := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 STACK  := $(if $(GPU),gpu,cpu)
 
-# One test worker for each core, each with one thread: the tensors in tests are small.
-JOBS   ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1))')
+# One test worker more than there are cores, since some tests wait for processes that they start.
+# Each has one thread: the tensors in tests are small.
+JOBS   ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))')
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .PHONY: help setup demo test check lint format types layers unit triton golden proofs clean
@@ -108,6 +109,7 @@ golden: $(VENV)/dev
 	@$(PYTEST) -q -n $(JOBS) --dist loadgroup --update-golden
 
 proofs: $(VENV)/dev
+	@$(PYTEST) -q -n $(JOBS) --proofs -m proof
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/proofs.py emitted --many 20000
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/proofs.py partial --many 5000
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/proofs.py compiled --many 500

@@ -50,6 +50,12 @@ def compile_source(source: Source) -> Objective:
     return elaborate(parse(source), prelude(), _base)
 
 
+@cache
+def bundled(name: str) -> Objective:
+    """The formula of a gallery entry."""
+    return compile_source(gallery.bundled(name))
+
+
 def read(name: str | Path) -> Source:
     """The text of a path or of a gallery name.
 

@@ -25,13 +25,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write the golden files instead of comparing"
     )
+    parser.addoption(
+        "--proofs", action="store_true", help="run all parts of the samples that are marked `proof`"
+    )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what needs a GPU or vLLM where there is none; vLLM tests share one worker.
 
     Slow tests come first: the last of them would leave the other workers with nothing to do.
     """
+    if not config.getoption("--proofs"):
+        items[:] = [item for item in items if not item.get_closest_marker("proof")]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     has_vllm = find_spec("vllm") is not None
     for item in items:

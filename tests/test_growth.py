@@ -159,7 +159,7 @@ def calls(run: Callable[[Source], object], text: str) -> int:
 
 def grows_with_the_text(run: Callable[[Source], object], family: Callable[[int], str]) -> bool:
     calls(run, family(3))  # what is done once
-    small, large = (calls(run, family(n)) for n in (24, 72))
+    small, large = (calls(run, family(n)) for n in (16, 48))
     return large < 3.6 * small
 
 

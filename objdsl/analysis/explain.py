@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from objdsl.analysis.algebra.reductions import GROUP, PROMPTS, RESPONSES
@@ -18,9 +19,12 @@ from objdsl.analysis.values.learning import Drift
 from objdsl.diagnostic import Claim, Diagnostic
 from objdsl.frozen import dataclass
 from objdsl.ir.diff import Change, diff, renamed
-from objdsl.ir.indices import decimal
-from objdsl.ir.nodes import Length, LogDist, LogProb, Reduce, policies_in, topological
+from objdsl.ir.indices import Indices, decimal
+from objdsl.ir.nodes import Expr, Length, LogDist, LogProb, Reduce, policies_in, topological
 from objdsl.ir.objective import Domain, Objective
+
+_SIMILAR = 16
+"""How many objectives of the gallery are compared line by line."""
 
 _SIZES = {
     PROMPTS: ("P", "prompts of the step"),
@@ -147,10 +151,26 @@ def _claims(facts: Facts, findings: Sequence[Diagnostic] | None) -> Iterator[tup
 
 
 def nearest(objective: Objective, others: Iterable[Objective], most: int = 2) -> list[Relative]:
-    """The objectives that differ least, by the number of lines of mathematics."""
-    pairs = [(other, diff(other, objective)) for other in others if other.name != objective.name]
+    """The objectives that differ least, by the number of lines of mathematics.
+
+    Only those made of similar operators are compared line by line.
+    """
+    mine = _operators(objective)
+
+    def distance(other: Objective) -> int:
+        theirs = _operators(other)
+        return (mine - theirs).total() + (theirs - mine).total()
+
+    similar = sorted((x for x in others if x.name != objective.name), key=distance)[:_SIMILAR]
+    pairs = [(other, diff(other, objective)) for other in similar]
     nearest = sorted(pairs, key=lambda pair: (len(pair[1]), pair[0].name))[:most]
     return [Relative(x.name, changes, renamed(x, objective)) for x, changes in nearest]
+
+
+def _operators(objective: Objective) -> Counter[tuple[type[Expr], str, Indices]]:
+    """How often an objective uses each operator, at each level."""
+    nodes = topological(*objective.roots)
+    return Counter((type(node), getattr(node, "op", ""), node.indices) for node in nodes)
 
 
 def _weights(facts: Facts, estimator: Estimator) -> Iterator[tuple[str, str]]:

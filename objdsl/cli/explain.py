@@ -52,9 +52,7 @@ def explain(file: str, latex: bool) -> None:
     for finding in undecided(phased):
         say(folded(f"Note: {finding.message}") + "\n")
     others = [
-        driver.compile_source(gallery.bundled(name))
-        for name in gallery.names()
-        if not name.startswith("frameworks/")
+        driver.bundled(name) for name in gallery.names() if not name.startswith("frameworks/")
     ]
     say("Nearest in the gallery")
     for relative in nearest(objective, others):

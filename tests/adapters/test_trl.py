@@ -131,19 +131,19 @@ def test_what_of_the_gallery_is_refused() -> None:
     assert sorted(names) == sorted(REFUSED)
 
 
-def slow_ones() -> list[Any]:
+def others() -> list[Any]:
     """The rest of the gallery, except objectives that need columns of the data or draw tokens."""
-    others = [name for name in gallery.names() if name not in {*REFUSED, *OBJECTIVES}]
-    able = [objdsl.load(name) for name in others]
+    names = [name for name in gallery.names() if name not in {*REFUSED, *OBJECTIVES}]
+    able = [objdsl.load(name) for name in names]
     plain = [
         name
-        for name, objective in zip(others, able, strict=True)
+        for name, objective in zip(names, able, strict=True)
         if not given(objective) and "noise" not in objective.columns
     ]
-    return [pytest.param(name, marks=pytest.mark.slow) for name in plain]
+    return [pytest.param(name, marks=pytest.mark.proof) for name in plain]
 
 
-@pytest.mark.parametrize("name", [*OBJECTIVES, *slow_ones()])
+@pytest.mark.parametrize("name", [*OBJECTIVES, *others()])
 def test_the_micro_batches_of_a_step_add_up_to_the_objective(name: str, tmp_path: Path) -> None:
     objective = objdsl.load(name)
     options: dict[str, Any] = {"reward_funcs": tiny_model.score_for(objective)}

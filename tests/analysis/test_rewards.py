@@ -12,6 +12,7 @@ import random
 import pytest
 
 import objdsl
+from helpers.samples import parts
 from objdsl.analysis.explain import sections
 from objdsl.analysis.facts import facts_of
 from objdsl.analysis.gradient.estimator import Direction
@@ -105,7 +106,7 @@ def measured(objective_text: str) -> float:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", parts(4, 1))
 def test_what_is_proven_is_measured(part: int) -> None:
     sample = random.Random(11).sample(forms(), 96)[part::4]
     seen = set()
