@@ -105,9 +105,11 @@ def test_a_condition_that_goes_on_changing_is_decided_for_some_steps() -> None:
 def test_a_schedule_is_judged_before_and_after_its_sign_changes() -> None:
     def judged(x: str) -> list[tuple[str, str]]:
         goal = f"A = reward - mean[j != i] reward\nmaximize mean[p,i] ({x} * A * sum[t] log(pi))\n"
-        found = findings(formula(f"sample from pi\n{goal}"))
+        reported = findings(formula(f"sample from pi\n{goal}"))
         return [
-            (x.severity, x.message.partition("(")[2]) for x in found if x.name == "reward-descent"
+            (x.severity, x.message.partition("(")[2])
+            for x in reported
+            if x.name == "reward-descent"
         ]
 
     assert judged("(1 - step / 200)") == [("note", "from step 201 on)")]
