@@ -58,8 +58,8 @@ def from_config(config: Any, processes: int = 1) -> trl.Imported:
     else:
         kind = type(config).__name__
         known = trl.RLOO if kind == "RLOOConfig" else trl.GRPO
-        own = {field.name for field in fields(config)}
-        values = {name: getattr(config, name) for name in known if name in own}
+        present = {field.name for field in fields(config)}
+        values = {name: getattr(config, name) for name in known if name in present}
         # TRL derives one of the two from the other.
         values.pop("generation_batch_size", None)
     source, settings = from_mapping(values, kind)

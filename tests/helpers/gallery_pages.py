@@ -78,15 +78,15 @@ def _linked(text: str) -> str:
 
 def _verdict(name: str) -> Iterator[str]:
     checked = driver.check(gallery.find(name))
-    found = [(finding, "") for finding in checked.findings]
-    found += [(finding, "accepted") for finding in checked.suppressed]
-    if not found:
+    findings = [(finding, "") for finding in checked.findings]
+    findings += [(finding, "accepted") for finding in checked.suppressed]
+    if not findings:
         yield "Nothing to report.\n"
         return
     rows = {
         f"| [{finding.name}](../rules/{finding.name}.md) | {accepted or finding.severity} | "
         f"{_cell(finding.message)} |": None
-        for finding, accepted in found
+        for finding, accepted in findings
     }
     yield "| rule | | |\n| --- | --- | --- |"
     yield from rows
@@ -181,7 +181,7 @@ def _index() -> Iterator[str]:
 
 # Method, and what its entry waits for.
 MISSING = (
-    ("λ-GRPO (arXiv:2510.06870)", "its formula: abstracts and lists alone were found"),
+    ("λ-GRPO (arXiv:2510.06870)", "its formula: abstracts and lists alone were findings"),
     ("turn-level GRPO (MT-GRPO)", "its formula; `gigpo` and `mean[t by turn]` say the like"),
     (
         "DCPO's smooth advantage (arXiv:2509.02333)",

@@ -106,7 +106,7 @@ def trainer(settings: dict[str, Any], folder: Path) -> Any:
     if settings["beta"]:  # the reference is loaded from where the model came from
         model.save_pretrained(folder / "model")
         model = str(folder / "model")
-    made = (RLOOTrainer if rloo else GRPOTrainer)(
+    running = (RLOOTrainer if rloo else GRPOTrainer)(
         model,
         [REWARDS[name] for name in settings["reward_funcs"]],
         args=(RLOOConfig if rloo else GRPOConfig)(**tiny_model.settings(folder, **options)),
@@ -114,20 +114,20 @@ def trainer(settings: dict[str, Any], folder: Path) -> Any:
         processing_class=tiny_model.tokenizer(),
     )
     if settings["beta"]:
-        tiny_model.move(made.ref_model, seed=11)
+        tiny_model.move(running.ref_model, seed=11)
     if settings.get("use_vllm"):
-        made.use_vllm = True
-        generate = made._generate
+        running.use_vllm = True
+        generate = running._generate
 
         def reported(prompts: list[Any]) -> tuple[Any, ...]:
-            made.use_vllm = False
+            running.use_vllm = False
             answer = list(generate(prompts))
-            made.use_vllm = True
+            running.use_vllm = True
             noise = torch.Generator().manual_seed(9)
             with torch.no_grad():
                 answer[4] = [
                     (
-                        scores(made, torch.tensor([[*before, *after]]), len(after))[0]
+                        scores(running, torch.tensor([[*before, *after]]), len(after))[0]
                         .gather(1, torch.tensor(after)[:, None])
                         .squeeze(1)
                         + 0.1 * torch.randn(len(after), generator=noise)
@@ -136,49 +136,49 @@ def trainer(settings: dict[str, Any], folder: Path) -> Any:
                 ]
             return tuple(answer)
 
-        made._generate = reported
-    return made
+        running._generate = reported
+    return running
 
 
-def scores(made: Any, ids: Tensor, width: int, seen: Tensor | None = None) -> Tensor:
+def scores(running: Any, ids: Tensor, width: int, seen: Tensor | None = None) -> Tensor:
     """`[n, width, vocabulary]`: what the policy says of the last tokens, as TRL scales it."""
     seen = torch.ones_like(ids) if seen is None else seen
-    logits = made.model(input_ids=ids, attention_mask=seen).logits[:, -width - 1 : -1]
-    return (logits / made.args.temperature).log_softmax(-1)
+    logits = running.model(input_ids=ids, attention_mask=seen).logits[:, -width - 1 : -1]
+    return (logits / running.args.temperature).log_softmax(-1)
 
 
-def theirs(made: Any) -> Numbers:
+def theirs(running: Any) -> Numbers:
     """The loss of an optimizer step and its gradients, as TRL's loop adds them up: of the second
     step on the same responses where there is one, after the policy has moved."""
-    args = made.args
+    args = running.args
     window = args.gradient_accumulation_steps
-    made.current_gradient_accumulation_steps = window
-    made.model.train()
+    running.current_gradient_accumulation_steps = window
+    running.model.train()
     torch.manual_seed(5)
     first = 0
     if args.num_iterations > 1:
-        made._prepare_inputs(tiny_model.rows())
-        tiny_model.move(made.model)
+        running._prepare_inputs(tiny_model.rows())
+        tiny_model.move(running.model)
         first = window
     loss = 0.0
     for number in range(window):
-        made._step = first + number
-        part = made.compute_loss(made.model, made._prepare_inputs(tiny_model.rows()))
-        if isinstance(made, RLOOTrainer):  # here the Trainer's loop divides
+        running._step = first + number
+        part = running.compute_loss(running.model, running._prepare_inputs(tiny_model.rows()))
+        if isinstance(running, RLOOTrainer):  # here the Trainer's loop divides
             part = part / window
         part.backward()
         loss += float(part.detach())
-    gradients = {name: x.grad.clone() for name, x in made.model.named_parameters()}
+    gradients = {name: x.grad.clone() for name, x in running.model.named_parameters()}
     return loss, gradients
 
 
-def ours(made: Any, settings: dict[str, Any], folder: Path) -> tuple[Numbers, str]:
+def ours(running: Any, settings: dict[str, Any], folder: Path) -> tuple[Numbers, str]:
     """The same of the imported objective, on all responses of the step; and its text."""
     file = folder / ("rloo.yaml" if "normalize_advantages" in settings else "grpo.yaml")
     file.write_text(yaml.safe_dump(settings), encoding="utf-8")
     text = frameworks.configured(f"trl:{file}").text
     objective = objdsl.loads(text)
-    parts: list[dict[str, Any]] = made._buffered_inputs
+    parts: list[dict[str, Any]] = running._buffered_inputs
     batch = {
         name: torch.cat([part[name] for part in parts])
         for name, x in parts[0].items()
@@ -188,10 +188,10 @@ def ours(made: Any, settings: dict[str, Any], folder: Path) -> tuple[Numbers, st
     mask = completions != 0
     ids = torch.cat([batch["prompt_ids"], completions], 1)
     seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-    dist = scores(made, ids, completions.size(1), seen)
+    dist = scores(running, ids, completions.size(1), seen)
     log_pi = dist.gather(2, completions[..., None]).squeeze(2)
     last = mask.sum(1, keepdim=True) - 1
-    texts = made.processing_class.batch_decode(completions, skip_special_tokens=True)
+    texts = running.processing_class.batch_decode(completions, skip_special_tokens=True)
     old = batch.get("old_per_token_logps", log_pi.detach())
     if "old_logps" in batch:  # RLOO keeps their sum
         old = torch.zeros_like(log_pi.detach())
@@ -207,30 +207,32 @@ def ours(made: Any, settings: dict[str, Any], folder: Path) -> tuple[Numbers, st
         "log_pi_dist": dist,
         "log_old": old,
         "log_mu": batch.get("sampling_per_token_logps", old),
-        "log_ref": reference(made, batch, ids, seen, old),
+        "log_ref": reference(running, batch, ids, seen, old),
         "truncated": (completions.gather(1, last) != 1).squeeze(1),
         "micro_batch": numbers,
     }
-    made.model.zero_grad()
+    running.model.zero_grad()
     out = objective(
         prompt=torch.unique(batch["prompt_ids"], dim=0, return_inverse=True)[1],
         mask=mask,
         **{name: x for name, x in columns.items() if name in objective.columns},
     )
     out.loss.backward()
-    gradients = {name: x.grad.clone() for name, x in made.model.named_parameters()}
+    gradients = {name: x.grad.clone() for name, x in running.model.named_parameters()}
     return (float(out.loss.detach()), gradients), text
 
 
-def reference(made: Any, batch: dict[str, Tensor], ids: Tensor, seen: Tensor, old: Tensor) -> Any:
+def reference(
+    running: Any, batch: dict[str, Tensor], ids: Tensor, seen: Tensor, old: Tensor
+) -> Any:
     if "ref_per_token_logps" in batch:
         return batch["ref_per_token_logps"]
-    if made.beta == 0:
+    if running.beta == 0:
         return old
     with torch.no_grad():  # RLOO has put it into the advantage
         width = batch["completion_ids"].size(1)
-        logits = made.ref_model(input_ids=ids, attention_mask=seen).logits[:, -width - 1 : -1]
-        dist = (logits / made.args.temperature).log_softmax(-1)
+        logits = running.ref_model(input_ids=ids, attention_mask=seen).logits[:, -width - 1 : -1]
+        dist = (logits / running.args.temperature).log_softmax(-1)
         return dist.gather(2, batch["completion_ids"][..., None]).squeeze(2)
 
 
@@ -240,9 +242,9 @@ def compare(seed: int, folder: Path) -> str:
     Raises AssertionError with the settings and the text.
     """
     settings = drawn(seed)
-    made = trainer(settings, folder)
-    wanted = theirs(made)
-    actual, text = ours(made, settings, folder)
+    running = trainer(settings, folder)
+    wanted = theirs(running)
+    actual, text = ours(running, settings, folder)
     largest = max(float(x.abs().max()) for x in wanted[1].values())
     worst = max(float((actual[1][name] - x).abs().max()) for name, x in wanted[1].items()) / max(
         largest, 1e-6
