@@ -15,8 +15,6 @@ import torch
 from verl.plugin.platform import PlatformRegistry
 from verl.plugin.platform.platform_base import PlatformBase
 
-ENVIRONMENT = {"VERL_PLATFORM": "cpu", "VERL_ENGINE_DEVICE": "cuda"}
-
 
 @PlatformRegistry.register(platform="cpu")  # type: ignore[untyped-decorator]
 class PlatformCPU(PlatformBase):  # type: ignore[misc]
@@ -97,3 +95,6 @@ def without(*packages: str) -> None:
             module = _Absent(package)
             module.__spec__ = ModuleSpec(package, None)
             sys.modules[package] = module
+
+
+without("uvicorn", "torchdata", "torchdata.stateful_dataloader", "trl.experimental.ppo")
