@@ -31,6 +31,15 @@ def chosen(config: Any) -> Any:
     return loaded(mode.removeprefix(LOSS_MODE))
 
 
+def _checked(config: Any) -> Any:
+    """The same, if nothing in the configuration contradicts it."""
+    if (objective := chosen(config)) is not None:
+        from objdsl.adapters.verl_settings import refuse_contradictions
+
+        refuse_contradictions(objective, config)
+    return objective
+
+
 # --- what becomes of verl's modules --------------------------------------------------------------
 
 
@@ -71,15 +80,13 @@ def _trainer(name: str) -> Callable[[Any], None]:
 
         @wraps(make)
         def checked(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
-            if (objective := chosen(config)) is not None:
-                from objdsl.adapters.verl_settings import refuse_contradictions
-
-                refuse_contradictions(objective, config)
+            _checked(config)
             make(self, config, *args, **kwargs)
 
         @wraps(update)
         def updated(self: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
-            if (objective := chosen(self.config)) is not None:
+            # Some trainers make themselves without this class's `__init__`.
+            if (objective := _checked(self.config)) is not None:
                 from objdsl.adapters.verl_trainer import ready
 
                 ready(self, objective, batch)

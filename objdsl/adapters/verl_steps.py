@@ -37,6 +37,9 @@ POLICIES = {"old": "old_log_probs", "mu": "rollout_log_probs", "ref": "ref_log_p
 _ROW = "objective.row"
 """Where a row of a micro-batch is among those that this rank has of the step."""
 
+_TAKEN = {"grad_norm", "loss", "lr", "mfu"}
+"""What verl's workers log themselves: such a report is logged as `objective/<name>`."""
+
 _SETTINGS = {
     "rollout_log_probs": "actor_rollout_ref.rollout.calculate_log_probs=True",
     "ref_log_prob": "its reference model, which loss_mode=objdsl:... loads",
@@ -123,7 +126,9 @@ class ObjectiveLoss:
         out = self.objective(torch.nn.functional.pad(log_pi, (0, padding)), step)
         ranks = data["dp_size"]  # which verl takes the mean over
         reports = {
-            name: Metric(AggregationType.SUM, value.float() * ranks)
+            f"objective/{name}" if name in _TAKEN else name: Metric(
+                AggregationType.SUM, value.float() * ranks
+            )
             for name, value in out.reports.items()
         }
         return out.loss * ranks, reports

@@ -31,6 +31,7 @@ from helpers.verl_engine import (
     batch_of,
     data_for,
     directly,
+    queued,
     sent,
     train,
 )
@@ -99,6 +100,24 @@ def one_step(objective: objdsl.Objective, d: Any, batch: Any) -> Trained:
     return step
 
 
+@pytest.mark.parametrize("name", ["icepop", "kl_cov", "simpo"])
+def test_rows_without_padding(name: str) -> None:
+    """As the trainer `v1` has them; with holes in responses, where tools answered."""
+    objective = objdsl.load(name, **gallery_steps.PARAMS.get(name, {}))
+    d = data_for(objective)
+    batch = batch_of(d)
+    d.mask = d.mask & ~((torch.arange(d.mask.shape[1]) == 1) & (d.lengths[:, None] > 2))
+    batch.batch["response_mask"] = d.mask.long()
+    engine = TableEngine(d["log_pi"])
+    td = queued(batch, micro_batch_size_per_gpu=2)
+    train(engine, td, ObjectiveLoss(objective), len(batch))
+    wanted, expected = directly(objective, d, range(len(batch)))
+    (step,) = engine.steps
+    assert step.micro_batches == len(batch) // 2 and bool(expected.any())
+    assert step.loss == pytest.approx(wanted, rel=1e-9)
+    torch.testing.assert_close(step.gradient, expected, rtol=1e-8, atol=1e-10)
+
+
 def test_reports_add_up_as_well() -> None:
     objective = objdsl.load("grpo", eps=0.1)
     d = data_for(objective)
@@ -109,6 +128,16 @@ def test_reports_add_up_as_well() -> None:
     assert reports["clip_fraction"] > 0
     for name, value in reports.items():
         assert step.metrics[name].aggregate() == pytest.approx(value.item(), rel=1e-6)
+
+
+def test_reports_under_names_that_verl_has() -> None:
+    goal = "maximize mean[p,i,t] (reward * log(pi))"
+    objective = objdsl.loads(f"objective x\nreport lr = mean[p,i] reward\n{goal}\n")
+    d = data_for(objective)
+    metrics = one_step(objective, d, batch_of(d)).metrics
+    mean = d["reward"].mean().item()
+    assert metrics["objective/lr"].aggregate() == pytest.approx(mean, rel=1e-6)
+    assert "lr" not in metrics
 
 
 def test_responses_without_tokens_are_left_out() -> None:

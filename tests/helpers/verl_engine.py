@@ -91,6 +91,36 @@ class Trained:
     metrics: dict[str, Any]
 
 
+def queued(batch: DataProto, **settings: Any) -> TensorDict:
+    """The same as the trainer `v1` has it: everything that is of tokens is nested."""
+    tensors = batch.batch
+    width = tensors["responses"].shape[1]
+    seen = tensors["attention_mask"].bool()
+    answered = seen[:, -width:]
+
+    def nested(x: Tensor, kept: Tensor) -> Tensor:
+        rows: Tensor = torch.nested.as_nested_tensor(
+            [row[some] for row, some in zip(x, kept, strict=True)], layout=torch.jagged
+        )
+        return rows
+
+    of_responses = ("responses", "response_mask", *NAMES.values())
+    td = TensorDict(
+        {
+            "prompts": nested(tensors["prompts"], seen[:, :-width]),
+            "input_ids": nested(tensors["input_ids"], seen),
+            "rm_scores": nested(tensors["token_level_rewards"], answered),
+            **{name: nested(tensors[name], answered) for name in of_responses},
+            "row": tensors["row"],
+        },
+        batch_size=[len(batch)],
+    )
+    for name, values in batch.non_tensor_batch.items():
+        tensordict_utils.assign_non_tensor_stack(td, name, [*values])
+    tensordict_utils.assign_non_tensor(td, **{"use_dynamic_bsz": False, **settings})
+    return td
+
+
 class TableEngine(BaseEngine):  # type: ignore[misc]
     """An engine of one rank, whose policy is a leaf `[N, T]`: the row of a response is a column.
 
@@ -149,9 +179,11 @@ class TableEngine(BaseEngine):  # type: ignore[misc]
 
     def _log_probs(self, data: TensorDict) -> Tensor:
         """What is said at a place is said of the next token."""
-        ids = data["input_ids"]
-        width = data["responses"].shape[1]
-        answered = data["attention_mask"][:, -width:].sum(1).tolist()
+        ids, responses = data["input_ids"], data["responses"]
+        if responses.is_nested:
+            answered = responses.offsets().diff().tolist()
+        else:
+            answered = data["attention_mask"][:, -responses.shape[1] :].sum(1).tolist()
         pieces = [
             torch.nn.functional.pad(self.log_pi[row, :size], (length - size - 1, 1))
             for row, size, length in zip(

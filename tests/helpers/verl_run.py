@@ -110,7 +110,7 @@ class Actor(Worker):  # type: ignore[misc]
         return {name: x.full_tensor().detach() for name, x in module.named_parameters()}
 
 
-def config(loss_mode: str) -> Any:
+def config(loss_mode: str, estimator: str = "objdsl") -> Any:
     """What is asked for when an actor is to learn, and before."""
     actor = {
         "strategy": "fsdp2",
@@ -133,7 +133,7 @@ def config(loss_mode: str) -> Any:
     return OmegaConf.create(
         {
             "actor_rollout_ref": {"actor": actor, "rollout": rollout},
-            "algorithm": {"adv_estimator": "gae"},
+            "algorithm": {"adv_estimator": estimator},
             "data": {"train_batch_size": 2 * PROMPTS},
             "trainer": {"use_v1": True},
         }
@@ -272,7 +272,7 @@ def trainers() -> None:
     v1 = importlib.import_module("verl.trainer.ppo.v1.trainer_sync").PPOTrainerSync
     for make in (v1, lambda config: RayPPOTrainer(config, None, {}, None)):
         try:
-            make(config("objdsl:tis"))
+            make(config("objdsl:tis", "gae"))
         except UnsupportedError as error:
             assert len(error.reasons) == 2, error.reasons
         else:
