@@ -73,6 +73,7 @@ def differences(
         if (factor := factor_of(seen)) is not None:
             where = f" (seen with {' and '.join(names)})" if names else ""
             yield Difference(factor.kind, factor.text + where)
+            yield from _beside(names, a, b, drawing)
             return
     for probe in (clip_bounds, penalties):
         text = probe(a, b, drawing)
@@ -95,21 +96,19 @@ def _views(drawing: Drawing) -> Iterator[tuple[tuple[str, ...], View]]:
         for name, column in drawing.columns.items()
         if isinstance(column.role, LogProbs) and not column.role.distribution
     }
+    rewards = [name for name, column in drawing.columns.items() if isinstance(column.role, Reward)]
     versions = ("pi", "old", "mu")
     for kind, columns in (
         ("every reference at pi", [k for k, x in policies.items() if x not in versions]),
         ("old and mu at pi", [k for k, x in policies.items() if x in ("old", "mu")]),
     ):
-        if columns and _PI in policies:
+        if columns and rewards and _PI in policies:
             views[kind] = partial(_at_pi, columns)
-    rewards = [
-        name
-        for name, column in drawing.columns.items()
-        if isinstance(column.role, Reward) and name not in drawing.domains
-    ]
-    if rewards:
+    free = [name for name in rewards if name not in drawing.domains]
+    if free:
+        views["rewards of mean 0 in each group"] = partial(_centred, free)
         views["large rewards"] = lambda batch: batch.with_columns(
-            **{name: LARGE * batch.columns[name] for name in rewards}
+            **{name: LARGE * batch.columns[name] for name in free}
         )
     for count in range(len(views) + 1):
         for names in combinations(views, count):
@@ -124,6 +123,15 @@ def _views(drawing: Drawing) -> Iterator[tuple[tuple[str, ...], View]]:
 
 def _at_pi(columns: Sequence[str], batch: Batch) -> Batch:
     return batch.with_columns(**dict.fromkeys(columns, batch.columns[_PI]))
+
+
+def _centred(columns: Sequence[str], batch: Batch) -> Batch:
+    same = (batch.prompt[:, None] == batch.prompt).double()
+    mean = same / same.sum(1, keepdim=True)
+    of_responses = [name for name in columns if batch.columns[name].dim() == 1]
+    return batch.with_columns(
+        **{name: batch.columns[name] - mean @ batch.columns[name] for name in of_responses}
+    )
 
 
 def _normalised(a: Loss, b: Loss, pairs: Sequence[Pair], large: Sequence[Pair]) -> bool:
@@ -141,12 +149,31 @@ def _normalised(a: Loss, b: Loss, pairs: Sequence[Pair], large: Sequence[Pair]) 
 
 def _without(names: tuple[str, ...], a: Loss, b: Loss, drawing: Drawing) -> Iterator[Difference]:
     """What a view took away, and with it the difference."""
-    probes = {
-        "every reference at pi": ("penalty", penalties, "their terms against a reference"),
-        "old and mu at pi": ("clip", clip_bounds, "what they do off policy"),
-        "large rewards": ("epsilon", std_constants, "what they add to the scale of the rewards"),
+    measured = [*_beside(names, a, b, drawing)]
+    yield from measured
+    for name in names if not measured else ():
+        kind, text = _TAKEN[name]
+        yield Difference(kind, f"they differ in {text}")
+
+
+_TAKEN = {
+    "every reference at pi": ("penalty", "their terms against a reference"),
+    "old and mu at pi": ("clip", "what they do off policy"),
+    "rewards of mean 0 in each group": (
+        "baseline",
+        "the baseline: they are the same where the rewards of each group have mean 0",
+    ),
+    "large rewards": ("epsilon", "what they add to the scale of the rewards"),
+}
+
+
+def _beside(names: tuple[str, ...], a: Loss, b: Loss, drawing: Drawing) -> Iterator[Difference]:
+    """What can be measured of what a view took away."""
+    probes: dict[str, Callable[..., str | None]] = {
+        "every reference at pi": penalties,
+        "old and mu at pi": clip_bounds,
+        "large rewards": std_constants,
     }
     for name in names:
-        kind, probe, text = probes[name]
-        measured = probe(a, b, drawing)
-        yield Difference(kind, measured or f"they differ in {text}")
+        if name in probes and (text := probes[name](a, b, drawing)) is not None:
+            yield Difference(_TAKEN[name][0], text)

@@ -172,8 +172,8 @@ def _named(exponents: Exponents, constant: float) -> Factor:
         else:
             kinds.append("baseline")
             texts.append(
-                f"{small}'s advantage is G / (G - 1) times {large}'s: the baseline of one is the "
-                "mean of the others, that of the other the mean of the whole group"
+                f"{small}'s advantage is G / (G - 1) times {large}'s, as it is with a baseline "
+                "of the other responses (leave-one-out)"
             )
     if constant < 0:
         kinds.append("sign")

@@ -44,7 +44,7 @@ PLANTED: list[tuple[str, dict[str, Any], str, str]] = [
     ("token_mean", {"micro": 3}, "micro-batch", "micro-batches of 3 responses"),
     ("token_mean", {"ddof": 0}, "ddof", "ddof"),
     ("token_mean", {"high": 1.2}, "clip", "1.2"),
-    ("rloo", {"others": False}, "baseline", "the mean of the others"),
+    ("rloo", {"others": False}, "baseline", "leave-one-out"),
     ("gspo", {"high": 3e-4}, "clip", "1.0003"),
     ("cispo", {"detach": False}, "stop-gradient", "stops a gradient"),
     ("cispo", {"high": 1.3}, "clip", "1.3"),
@@ -57,7 +57,7 @@ PLANTED: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 def against(name: str, **settings: Any) -> Comparison:
-    return compare(objdsl.loads(OBJECTIVES[name]), f"{LOSSES}:{name}", settings=settings, steps=3)
+    return compare(objdsl.loads(OBJECTIVES[name]), f"{LOSSES}:{name}", settings=settings, steps=2)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -76,6 +76,24 @@ def test_a_planted_difference_is_recognised(
     assert [x.kind for x in result.differences] == [kind], str(result)
     assert part in result.differences[0].text, str(result)
     assert len(result.example.batch) <= 5
+
+
+def test_several_differences_are_all_named() -> None:
+    result = compare("grpo", "dapo", steps=2)
+    assert [x.kind for x in result.differences] == ["divisor", "penalty", "clip", "epsilon"]
+    assert "A clips at 1.2, B at 1.28" in result.differences[2].text
+    assert "A adds 0.0001, B 1e-06" in result.differences[3].text
+
+
+def test_a_baseline_is_recognised() -> None:
+    result = compare("reinforce", "rloo", steps=2)
+    assert [x.kind for x in result.differences] == ["baseline"], str(result)
+
+
+def test_what_is_not_recognised_has_a_smallest_step() -> None:
+    result = compare("dpo", "ipo", steps=2)
+    assert result.differences == () and "not in a way that is recognised" in str(result)
+    assert result.example is not None and len(result.example.batch) <= 2
 
 
 @pytest.mark.parametrize("like", ["verl", "trl", "tinker"])
