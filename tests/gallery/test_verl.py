@@ -341,6 +341,27 @@ def test_optimal_token_baseline() -> None:
     assert_same(objective, loss(d, "gpg", theirs), d)
 
 
+def test_gdpo() -> None:
+    """verl whitens the sum over tokens, and has the rewards in float32."""
+    d = data()
+    columns = {name: d[name].numpy() for name in ("correct", "format")}
+    first = torch.zeros(len(d.mask), 1)
+    theirs = advantages(
+        d,
+        "gdpo",
+        config={"gdpo_reward_keys": [*columns]},
+        non_tensor_batch=columns,
+        batch={"prompts": first, "attention_mask": torch.cat([first + 1, d.mask], 1).long()},
+    )
+    text = """
+objective verl_gdpo from gdpo
+def standardised(x) = (x - mean[i] x) / (std[i] x + 1e-6)
+A = (A_sum - mean[p,i,t] A_sum) / sqrt((std[p,i,t] A_sum)^2 + 1e-8)
+maximize mean[p,i,t] (A * log(pi))
+"""
+    assert_same(objdsl.loads(text), loss(d, "gpg", theirs), d, rel=1e-5)
+
+
 def test_remax() -> None:
     """verl takes the token mean; the paper sums over the response."""
     d = data()
