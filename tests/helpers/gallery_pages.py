@@ -181,7 +181,7 @@ def _index() -> Iterator[str]:
 
 # Method, and what its entry waits for.
 MISSING = (
-    ("λ-GRPO (arXiv:2510.06870)", "its formula: abstracts and lists alone were findings"),
+    ("λ-GRPO (arXiv:2510.06870)", "its formula: only abstracts and lists mention it"),
     ("turn-level GRPO (MT-GRPO)", "its formula; `gigpo` and `mean[t by turn]` say the like"),
     (
         "DCPO's smooth advantage (arXiv:2509.02333)",
