@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from objdsl.frameworks import trl, versions
+from objdsl.frameworks import trl, trl_settings, versions
 from objdsl.frameworks.settings import Setting, from_mapping, from_yaml
 from objdsl.source import Source
 from objdsl.spelling import identifier
@@ -57,7 +57,7 @@ def from_config(config: Any, processes: int = 1) -> trl.Imported:
         values = dict(config)
     else:
         kind = type(config).__name__
-        known = trl.RLOO if kind == "RLOOConfig" else trl.GRPO
+        known = trl_settings.RLOO if kind == "RLOOConfig" else trl_settings.GRPO
         present = {field.name for field in fields(config)}
         values = {name: getattr(config, name) for name in known if name in present}
         # TRL derives one of the two from the other.
@@ -68,7 +68,9 @@ def from_config(config: Any, processes: int = 1) -> trl.Imported:
 
 
 def _trl(source: Source, values: Mapping[str, Setting], name: str, processes: int) -> trl.Imported:
-    remark = versions.comment("trl", trl.VERSION, trl.DIGESTS, trl.FUNCTIONS, source)
+    remark = versions.comment(
+        "trl", trl_settings.VERSION, trl_settings.DIGESTS, trl_settings.FUNCTIONS, source
+    )
     imported = trl.objective(source, values, name, processes)
     if not remark:
         return imported

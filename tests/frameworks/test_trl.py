@@ -12,7 +12,7 @@ import pytest
 
 from objdsl import driver, frameworks
 from objdsl.errors import ObjectiveError
-from objdsl.frameworks import trl as known
+from objdsl.frameworks import trl_settings as known
 from objdsl.frameworks import versions
 from objdsl.render.terminal import render
 
