@@ -297,7 +297,10 @@ def _tables() -> Iterator[str]:
         shown = "" if default is None else f"`{json.dumps(default)}`"
         yield f"| `--{name}` | {shown} | {_cell(meaning)} |"
     yield "\n## Metrics\n"
-    yield "Each line of `metrics.jsonl` is a step: these, and every `report` of the objective.\n"
+    yield (
+        "Each line of `metrics.jsonl` is a step: these, every `report` of the objective, and "
+        "learned numbers as they are after the step.\n"
+    )
     yield "| metric | |\n| --- | --- |"
     for name, meaning in DOCUMENTED.items():
         yield f"| `{name}` | {_cell(meaning)} |"

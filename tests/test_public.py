@@ -14,7 +14,7 @@ TESTS = ROOT / "tests"
 FILES = [path for path in sorted(TESTS.rglob("*.py")) if TESTS / "golden" not in path.parents]
 # Private attributes of TRL's and verl's trainers, which ours extend or change.
 THEIRS = {
-    "_buffered_inputs", "_compute_loss", "_generate_and_score_completions", "_metrics",
+    "_buffered_inputs", "_compute_loss", "_generate", "_generate_and_score_completions", "_metrics",
     "_prepare_inputs", "_step", "_update_actor",
 }  # fmt: skip
 OURS = {"helpers", "objdsl", "proofs", *(path.stem for path in ROOT.glob("benchmarks/*.py"))}
