@@ -92,7 +92,7 @@ def sequences(rank: int, folder: Path) -> None:
                 here = first[scene(objective, packed)["mask"]] if packed else first.flatten()
                 places = (here if rank == 0 else ~here).nonzero().squeeze(-1)
                 if objective.fused_loss.coupled.distribution is not None:
-                    with pytest.raises(ValueError, match="whose tokens are on one rank"):
+                    with pytest.raises(ValueError, match="whole responses, each on a single rank"):
                         of_tokens(objective, packed, places)
                     continue
                 whole = of_tokens(objective, packed, None)

@@ -52,7 +52,8 @@ def evaluate(
     total = torch.zeros(len(names), dtype=torch.float64)
     for rows in torch.arange(len(step)).split(micro):
         places = step.tokens_of(rows) if step.layout == "packed" else rows
-        out = objective(step=step[rows], **{name: x[places] for name, x in live.items()})
+        trained = {name: x[places] if x.dim() else x for name, x in live.items()}
+        out = objective(step=step[rows], **trained)
         out.loss.backward()
         total += torch.stack([out.value, out.loss.detach(), *out.reports.values()])
     gradients = {
@@ -77,6 +78,10 @@ def the_step_of_one_process(name: str, layout: str, kind: str) -> None:
     first = 0 if rank == 0 else len(rows[0])
     last = first + len(rows[rank])
     for key, gradient in gradients.items():
+        if not gradient.dim():  # a learned number, which every rank reads
+            dist.all_reduce(slopes[key])
+            torch.testing.assert_close(slopes[key], gradient, rtol=1e-11, atol=1e-14)
+            continue
         if layout == "packed":
             mine = gradient[sum(lengths[:first]) : sum(lengths[:last])]
         else:
@@ -108,14 +113,21 @@ def a_mistake_is_known_to_all(step: Step) -> None:
         prepare(prompt=torch.arange(len(mine)) + 100)
 
 
+SHARES = (
+    ("padded", "groups torn apart"),
+    ("packed", "whole groups"),
+    ("padded", "one rank has none"),
+)
+# Means over tokens and over responses, a statistic of the policy, noise, and a critic.
+IN_EVERY_WAY = ("grpo", "dapo", "gspo", "clip_cov", "kl_cov", "dpo", "ppo")
+
+
 def work(rank: int, folder: Path) -> None:
+    """Each entry in one of the ways to share rows, some in all of them."""
     with group_of_two(rank, folder):
-        for name in gallery.names():
-            for layout, kind in (
-                ("padded", "groups torn apart"),
-                ("packed", "whole groups"),
-                ("padded", "one rank has none"),
-            ):
+        for number, name in enumerate(gallery.names()):
+            ways = SHARES if name in IN_EVERY_WAY else (SHARES[number % len(SHARES)],)
+            for layout, kind in ways:
                 try:
                     the_step_of_one_process(name, layout, kind)
                 except AssertionError as error:
