@@ -36,6 +36,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Slow tests come first: the last of them would leave the other workers with nothing to do.
     """
     if not config.getoption("--proofs"):
+        proofs = [item for item in items if item.get_closest_marker("proof")]
+        config.hook.pytest_deselected(items=proofs)
         items[:] = [item for item in items if not item.get_closest_marker("proof")]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     has_vllm = find_spec("vllm") is not None

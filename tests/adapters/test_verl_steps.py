@@ -24,6 +24,7 @@ from verl.workers.config import ActorConfig
 
 import objdsl
 from helpers import gallery_steps
+from helpers.samples import entries
 from helpers.verl_engine import (
     EOS,
     TableEngine,
@@ -70,7 +71,7 @@ def trainer(ranks: int = 1, rows: int = STEP) -> Any:
     return SimpleNamespace(actor_rollout_wg=Workers(ranks), config=config)
 
 
-@pytest.mark.parametrize("name", CARRIED)
+@pytest.mark.parametrize("name", entries(CARRIED))
 def test_micro_batches_that_cut_groups_add_up_to_each_step(name: str) -> None:
     """Of about 20 tokens each, as verl's dynamic batches are; two steps of two groups."""
     objective = objdsl.load(name, **gallery_steps.PARAMS.get(name, {}))

@@ -13,7 +13,7 @@ import random
 import pytest
 
 import objdsl
-from helpers.samples import parts
+from helpers.samples import entries, parts
 from objdsl import driver
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.divergence import Credit, Descends
@@ -141,7 +141,7 @@ def _names() -> list[str]:
     return [name for name in gallery.names() if not name.startswith("frameworks/")]
 
 
-@pytest.mark.parametrize("name", _names())
+@pytest.mark.parametrize("name", entries(_names()))
 def test_the_gallery_is_measured(name: str) -> None:
     """Without penalties, which the audit removes, and with two prompts."""
     objective = objdsl.load(name)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from helpers.samples import entries
 from objdsl.objectives import gallery
 
 Run = Callable[..., Result]
@@ -16,7 +17,7 @@ def test_an_explanation(run: Run, golden: Callable[[str, str], None], name: str)
     golden(f"explain/{name}.txt", run("explain", name).output)
 
 
-@pytest.mark.parametrize("name", gallery.names())
+@pytest.mark.parametrize("name", entries())
 def test_every_entry_can_be_explained(run: Run, name: str) -> None:
     result = run("explain", name)
     assert result.exit_code == 0

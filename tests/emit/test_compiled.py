@@ -9,7 +9,7 @@ import torch
 
 import objdsl
 from helpers.declared_domains import nearest
-from objdsl.objectives import gallery
+from helpers.samples import entries
 
 LENGTHS = torch.tensor([3, 5, 1, 2, 4, 5, 2, 3])
 
@@ -36,7 +36,7 @@ def columns(objective: objdsl.Objective, packed: bool) -> dict[str, torch.Tensor
     return {**tensors, **rows, "prompt": torch.arange(8) // 2}
 
 
-@pytest.mark.parametrize("name", gallery.names())
+@pytest.mark.parametrize("name", entries())
 def test_one_graph(name: str) -> None:
     torch.compiler.reset()
     objective = objdsl.load(name)
@@ -63,7 +63,7 @@ def test_inductor_computes_the_same(name: str, packed: bool) -> None:
     torch.testing.assert_close(compiled, eager, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", gallery.names())
+@pytest.mark.parametrize("name", entries())
 def test_packed_equals_padded(name: str) -> None:
     objective = objdsl.load(name)
     results = []

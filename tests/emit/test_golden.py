@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from helpers.samples import entries
 from objdsl import driver
 from objdsl.emit import torch_source
 from objdsl.emit.helpers import torch_helpers, triton_helpers
@@ -42,7 +43,7 @@ def test_formulas(name: str, kind: str, golden: Callable[[str, str], None]) -> N
     golden(f"formulas/{name}.{kind}", "\n".join(shown))
 
 
-@pytest.mark.parametrize("name", gallery.names())
+@pytest.mark.parametrize("name", entries())
 def test_every_objective_is_emitted_in_lines_that_fit(name: str) -> None:
     objective = driver.compile_source(gallery.find(name))
     for packed in (False, True):
@@ -51,7 +52,7 @@ def test_every_objective_is_emitted_in_lines_that_fit(name: str) -> None:
         assert max(map(len, source.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("name", gallery.names())
+@pytest.mark.parametrize("name", entries())
 def test_no_name_needs_a_number(name: str) -> None:
     objective = driver.compile_source(gallery.find(name))
     sources = [driver.torch_source(objective, packed=packed) for packed in (False, True)]
@@ -77,7 +78,7 @@ def _written(source: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", gallery.names())
+@pytest.mark.parametrize("name", entries())
 def test_where_lines_are_cut_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     objective = driver.compile_source(gallery.find(name))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import objdsl
 from helpers.fused_steps import LENGTHS, NAMES, PARAMS, H, V, plain, prepared, scene
+from helpers.samples import entries
 from objdsl.analysis.schedule.plan import Coupling, Schedule, Sizes, legal, plan
 from objdsl.errors import InputError
 from objdsl.fused.autograd import precomputed
@@ -49,7 +50,7 @@ def assert_same(ours: Any, theirs: Any, reports: bool = True) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", entries(NAMES))
 def test_every_schedule_is_the_plain_computation(name: str, packed: bool) -> None:
     objective = objdsl.load(name, **PARAMS.get(name, {}))
     data = scene(objective, packed)

@@ -1,13 +1,39 @@
-"""Samples that are too large for every test run: each runs some parts, `make proofs` all."""
+"""Samples that are too large for every test run: each runs a part, `make proofs` the rest."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import pytest
+
+import objdsl
+from objdsl.objectives import gallery
 
 
 def parts(many: int, taken: int) -> list[Any]:
     """The numbers of the parts; all but the first few are run with `--proofs` alone."""
     rest = [pytest.param(part, marks=pytest.mark.proof) for part in range(taken, many)]
     return [*range(taken), *rest]
+
+
+def entries(names: Iterable[str] | None = None) -> list[Any]:
+    """Entries of the gallery; all but two of each kind are run with `--proofs` alone."""
+    every = gallery.names() if names is None else names
+    return [
+        name if name in _of_each_kind() else pytest.param(name, marks=pytest.mark.proof)
+        for name in every
+    ]
+
+
+@cache
+def _of_each_kind() -> frozenset[str]:
+    """Two entries of each kind: what they read, what they train, and whether they couple rows."""
+    kinds: defaultdict[tuple[object, ...], list[str]] = defaultdict(list)
+    for name in gallery.names():
+        objective = objdsl.load(name)
+        kind = (frozenset(objective.columns), objective.live, objective.needs_couple)
+        kinds[kind].append(name)
+    return frozenset(name for names in kinds.values() for name in (names[0], names[-1]))
