@@ -8,14 +8,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from objdsl import driver
 from objdsl.diagnostic import Diagnostic
 from objdsl.emit.stages import Layout
+from objdsl.errors import InputError
 from objdsl.ir.columns import Column
+from objdsl.ir.objective import Learned, Sampling
 from objdsl.ir.objective import Objective as Formula
-from objdsl.ir.objective import Sampling
+from objdsl.step.inputs import ends
 from objdsl.step.prepare import Preparation
 from objdsl.step.programs import Programs
 from objdsl.step.states import Keys, Memory, States
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class BoundFormula:
-    """What an objective says about itself, and its states from rollout to rollout."""
+    """What an objective says about itself, its states between rollouts, and its learned numbers."""
 
     def __init__(self, formula: Formula, params: Mapping[str, float] | None = None) -> None:
         self.formula = formula
@@ -178,6 +180,32 @@ class BoundFormula:
             states, keys, columns, group, prompt=prompt, mask=mask, lengths=lengths,
             dtype=dtype or torch.float64, check=check,
         )  # fmt: skip
+
+    def learned(
+        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> dict[str, nn.Parameter]:
+        """The numbers that are trained beside the policy, at their start, by name.
+
+        They are handed to the objective with the other trained inputs, and belong to a group of
+        the optimizer without weight decay; after each of its steps, `project` is called.
+        """
+        return {
+            number.name: nn.Parameter(torch.tensor(number.start, dtype=dtype, device=device))
+            for number in self.formula.learned
+            if number.name in self.live
+        }
+
+    @torch.no_grad()
+    def project(self, learned: Mapping[str, Tensor]) -> None:
+        """Puts learned numbers back into their domains, in place: to the nearest number inside."""
+        for name, x in learned.items():
+            if name not in self._learned:
+                raise InputError(f"{self.name} learns no number {name!r}")
+            x.clamp_(*ends(self._learned[name].domain, x.dtype))
+
+    @cached_property
+    def _learned(self) -> dict[str, Learned]:
+        return {number.name: number for number in self.formula.learned}
 
     @cached_property
     def _memory(self) -> Memory:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from objdsl import driver
 from objdsl.analysis.schedule.plan import BUDGET, Schedule
@@ -32,7 +32,6 @@ from objdsl.fused.run import Weights
 from objdsl.fused.sequence_parallel import SequenceParallel
 from objdsl.ir.columns import LogProbs
 from objdsl.ir.nodes import Expr
-from objdsl.ir.objective import Learned
 from objdsl.ir.objective import Objective as Formula
 from objdsl.ir.phases import Pattern, conditions, decided, pattern
 from objdsl.step import Step
@@ -42,7 +41,6 @@ from objdsl.step.inputs import (
     check_names,
     check_trained,
     computable,
-    ends,
     widest,
 )
 from objdsl.step.states import States
@@ -107,34 +105,6 @@ class Objective(BoundFormula):
                 raise InputError(f"{self.name} trains nothing at step {states.step}")
             self._phases[holds] = _restored(formula, self.params, self._programs.options)
         return self._phases[holds]
-
-    # --- learned numbers -------------------------------------------------------------------------
-
-    def learned(
-        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ) -> dict[str, nn.Parameter]:
-        """The numbers that are trained beside the policy, at their start, by name.
-
-        They are handed to the objective with the other trained inputs, and belong to a group of
-        the optimizer without weight decay; after each of its steps, `project` is called.
-        """
-        return {
-            number.name: nn.Parameter(torch.tensor(number.start, dtype=dtype, device=device))
-            for number in self.formula.learned
-            if number.name in self.live
-        }
-
-    @torch.no_grad()
-    def project(self, learned: Mapping[str, Tensor]) -> None:
-        """Puts learned numbers back into their domains, in place: to the nearest number inside."""
-        for name, x in learned.items():
-            if name not in self._learned:
-                raise InputError(f"{self.name} learns no number {name!r}")
-            x.clamp_(*ends(self._learned[name].domain, x.dtype))
-
-    @cached_property
-    def _learned(self) -> dict[str, Learned]:
-        return {number.name: number for number in self.formula.learned}
 
     # --- running ---------------------------------------------------------------------------------
 

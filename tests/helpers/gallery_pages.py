@@ -206,4 +206,9 @@ MISSING = (
         "a sampler that branches; their advantages are columns, `given adv[p,i,t] before t`",
     ),
     ("RAE (prime-rl)", "a state for each agent: see [limits](../limits.md)"),
+    (
+        "INTELLECT-2 (arXiv:2505.07291)",
+        "its divisor and KL; its clip on two sides is that of `dual_clip` at c = 4, since `delta` "
+        "is above the clip",
+    ),
 )
