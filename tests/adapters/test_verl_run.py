@@ -13,7 +13,7 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.skipif(not (find_spec("verl") and find_spec("ray")), reason="verl is not installed")
 def test_trainers_and_workers(tmp_path: Path) -> None:
     """What of verl is run, and how, `helpers/verl_run.py` says."""
