@@ -31,10 +31,11 @@ Keys = tuple[n.Expr, ...]
 
 @rule("repeated-key", "OBJ115", Severity.NOTE, Claim.STYLE)
 def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
+    known: dict[n.Expr, set[Keys] | None] = {}
     for node in n.topological(facts.objective.goal):
         if not isinstance(node, n.Reduce | n.Peers) or node.op != "mean" or node.over[-1] != "t":
             continue
-        keys = _keys_of(node.x)
+        keys = _keys_of(node.x, known)
         if keys is None or len(keys) != 1 or _picks_one(node.where, *keys):
             continue
         (key,) = keys
@@ -49,18 +50,26 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
         )
 
 
-def _keys_of(x: n.Expr) -> set[Keys] | None:
-    """The keys whose tokens all have the same value; None if it also differs between those."""
-    if "t" not in x.indices:
-        return set()
-    match x:
-        case n.Peers(_, ("t",), relation="", keys=keys):
-            return {keys}
-        case n.Unary() | n.Binary() | n.Clip() | n.Where() | n.Stop():
-            keys_of = [_keys_of(child) for child in x.children]
-            known = [keys for keys in keys_of if keys is not None]
-            return set().union(*known) if len(known) == len(keys_of) else None
-    return None
+def _keys_of(x: n.Expr, known: dict[n.Expr, set[Keys] | None]) -> set[Keys] | None:
+    """The keys whose tokens all have the same value; None if it also differs between those.
+
+    Args:
+        known: the answers so far, for values that are used more than once.
+    """
+
+    def answer(node: n.Expr) -> set[Keys] | None:
+        if "t" not in node.indices:
+            return set()
+        match node:
+            case n.Peers(_, ("t",), relation="", keys=keys):
+                return {keys}
+            case n.Unary() | n.Binary() | n.Clip() | n.Where() | n.Stop():
+                of_children = [known[child] for child in node.children]
+                shared = [keys for keys in of_children if keys is not None]
+                return set().union(*shared) if len(shared) == len(of_children) else None
+        return None
+
+    return n.bottom_up(x, known, answer)
 
 
 def _picks_one(mask: n.Expr | None, keys: Keys) -> bool:
