@@ -205,7 +205,7 @@ def test_masks_of_entries_in_the_head() -> None:
         ("quantile[i](reward, 1.5)", "a fraction lies between 0 and 1"),
         ("quantile[i](reward, reward)", "a fraction is one number"),
         ("rank[t] reward", "reward` has no token index"),
-        ("rank[j != i] reward", "takes indices, and no relation"),
+        ("rank[j != i] reward", "to which no element itself belongs"),
         ("median(reward)", "`median` needs the indices"),
         ("medain[i] reward", "there is no reduction `medain`"),
     ],

@@ -241,7 +241,10 @@ def test_dead_responses_take_one_product_and_change_nothing() -> None:
 
 
 # Weights that need their response for a factor that its tokens have in common, and the others.
-SEPARABLE = {"gspo", "dr_gspo", "gmpo", "gepo", "vespo", "kimi_k15", "frameworks/trl_rloo"}
+SEPARABLE = {
+    "a_star_po", "dr_gspo", "gepo", "gmpo", "gspo", "intellect3", "kimi_k15", "kimi_k2", "opsm",
+    "topr", "vespo", "frameworks/trl_rloo",
+}  # fmt: skip
 NOT_SEPARABLE = {"gspo_token", "deepseek_v32"}
 
 

@@ -14,10 +14,10 @@ from objdsl.codes import COMMENT_PAGES, LANGUAGE_PAGES, Page, by_name
 from objdsl.lint.run import pages
 from objdsl.source import Source
 
-# What the text of an objective cannot show: these are about files, and about LaTeX.
+# What the text of an objective cannot show: these are about files, configurations and LaTeX.
 OF_FILES = {
     "not-an-objective", "too-large", "nested-too-deeply", "unreadable-file", "cyclic-base",
-    "malformed-ir", "not-in-the-language", "unreadable-tex",
+    "malformed-ir", "not-in-the-language", "unreadable-config", "unreadable-tex",
 }  # fmt: skip
 
 

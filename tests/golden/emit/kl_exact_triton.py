@@ -1,4 +1,4 @@
-"""kl_exact: A Comedy of Estimators, arXiv:2512.21852: what k1, k2 and k3 estimate"""
+"""kl_exact: A Comedy of Estimators, arXiv:2512.21852: what its estimators stand for"""
 
 import triton
 import triton.language as tl
