@@ -141,7 +141,7 @@ def _refuse_relation(ctx: Context, op: str, node: tree.Reduction) -> NoReturn:
             help = f"write `rank[i{keys}] {first}`"
         case "median" | "quantile":
             message = f"`{op}` orders all elements at once, and each has different others"
-            help = f"with the own one it is `{op}[i]`; of the others alone there are " + (
+            help = f"with the element itself it is `{op}[i]`; the others alone have " + (
                 f"`mean[j != i] {first}`, `max` and `min`"
             )
         case _:

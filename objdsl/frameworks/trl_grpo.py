@@ -88,13 +88,9 @@ class Grpo(Writer):
         else:
             scale = settings.choice("scale_rewards", ("group", "batch", "none"))
         centred = f"{reward} - mean[i] {reward}"
-        match scale:
-            case "none":
-                formula = centred
-            case "batch":
-                formula = f"({centred}) / (std[p,i] {reward} + 1e-4)"
-            case _:
-                formula = f"({centred}) / (std[i] {reward} + 1e-4)"
+        divisors = {"none": "", "batch": f"std[p,i] {reward}", "group": f"std[i] {reward}"}
+        divisor = divisors[scale]
+        formula = f"({centred}) / ({divisor} + 1e-4)" if divisor else centred
         self.write(f"A = {formula}", f"scale_rewards: {scale}")
 
     def masks(self) -> list[str]:

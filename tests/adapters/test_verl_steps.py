@@ -73,7 +73,7 @@ def trainer(ranks: int = 1, rows: int = STEP) -> Any:
 
 @pytest.mark.parametrize("name", entries(CARRIED))
 def test_micro_batches_that_cut_groups_add_up_to_each_step(name: str) -> None:
-    """Of about 20 tokens each, as verl's dynamic batches are; two steps of two groups."""
+    """Micro-batches have about 20 tokens, as verl's dynamic batches do; two steps of two groups."""
     objective = objdsl.load(name, **gallery_steps.PARAMS.get(name, {}))
     d = data_for(objective)
     batch = batch_of(d)

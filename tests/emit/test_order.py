@@ -122,7 +122,7 @@ def test_every_way_is_the_interpreter_s(goal: str) -> None:
     torch.testing.assert_close(weights["log_pi"], expected[mask], atol=1e-12, rtol=0)
 
 
-# Of eight vocabulary entries; two tie for the second place, and two for the last.
+# Eight vocabulary entries, of which two tie for the second place, and two for the last.
 PROBABILITIES = [0.3, 0.2, 0.2, 0.1, 0.08, 0.06, 0.03, 0.03]
 MASKS_OF_ENTRIES = {
     "topk[v](ref[v], 0)": [],

@@ -44,7 +44,7 @@ def test_random_settings(seed: int, tmp_path: Path) -> None:
 
 
 def test_random_settings_take_every_choice() -> None:
-    """Of the committed proof; the few above take most of them."""
+    """The 300 configurations of `make proofs` take each choice at least once."""
     every = [trl_runs.drawn(seed) for seed in range(300)]
     taken = {name: {str(s.get(name)) for s in every} for name in {*known.GRPO, *known.RLOO}}
     for name, choices in [

@@ -85,7 +85,7 @@ ORDERS = [
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("mask", ["", "reward < 2"])
 def test_an_order_by_a_key_is_that_of_its_elements(order: str, mask: str) -> None:
-    """Of those that share a key it is what it is of those that a mask picks."""
+    """A reduction by a key equals one over the elements that a mask picks."""
     masks = [f" | {' and '.join(filter(None, (f'parent == {k}', mask)))}" for k in (1, 2, 3)]
     brackets = [" by parent" + (f" | {mask}" if mask else ""), *masks]
     bindings = "".join(f"x{k} = {order.format(text)}\n" for k, text in enumerate(brackets))

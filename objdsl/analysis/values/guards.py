@@ -20,7 +20,7 @@ from objdsl.ir.indices import PROMPT, Indices
 
 AsSum = Callable[[n.Expr], Sum]
 
-# Of a formula with more branches than this, the rest is not read.
+# The branches of a formula that are read at most.
 _MOST_BRANCHES = 2000
 
 
