@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from objdsl import frameworks
 from objdsl.diagnostic import Diagnostic, Label
 from objdsl.elaborate import elaborate, spellings, too_deep, undecided
 from objdsl.errors import ObjectiveError
-from objdsl.frameworks import configured, is_configuration
 from objdsl.frozen import dataclass
 from objdsl.ir.objective import Objective
 from objdsl.objectives import gallery
@@ -67,8 +67,8 @@ def read(name: str | Path) -> Source:
         FileNotFoundError: there is no such file and no such name; the message has a similar one.
         ObjectiveError: the file is not text, or not an objective at all.
     """
-    if isinstance(name, str) and is_configuration(name):
-        return Source(name, layout(Source(name, configured(name).text)))
+    if isinstance(name, str) and frameworks.is_configuration(name):
+        return Source(name, layout(Source(name, frameworks.configured(name).text)))
     path = Path(name).expanduser()
     if path.suffix != gallery.IR_SUFFIX:
         return gallery.find(name)

@@ -7,22 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from objdsl.frameworks import trl, trl_settings, versions
+from objdsl.frameworks import PREFIXES, trl, trl_settings, versions
 from objdsl.frameworks.settings import Setting, from_mapping, from_yaml
 from objdsl.source import Source
 from objdsl.spelling import identifier
 from objdsl.syntax.read import read as read_file
 
-PREFIXES = ("trl:",)
-"""What names of configurations begin with."""
-
 LARGEST = 1024 * 1024
 """Bytes of a configuration."""
-
-
-def is_configuration(name: str) -> bool:
-    """Whether a name means a framework's configuration, and not a file of the language."""
-    return name.startswith(PREFIXES)
 
 
 def configured(name: str, called: str | None = None, processes: int = 1) -> trl.Imported:

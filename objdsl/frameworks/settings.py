@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -143,7 +143,7 @@ class Settings:
         return self.values[name].value if name in self.values else self.defaults[name]
 
     def _wrong(self, name: str, wanted: str, instead: T) -> T:
-        shown = self.values[name].value if name in self.values else self.defaults[name]
+        shown = self._value(name)
         self.refuse(name, f"`{name}` cannot be {shown!r}", f"{self.framework} takes {wanted}")
         return instead
 
@@ -151,12 +151,8 @@ class Settings:
 # --- where settings come from --------------------------------------------------------------------
 
 
-def from_yaml(source: Source, nested: bool = False) -> dict[str, Setting]:
+def from_yaml(source: Source) -> dict[str, Setting]:
     """The settings of a YAML or JSON file.
-
-    Args:
-        nested: a mapping is a section, whose settings are named `section.name`; otherwise it is the
-            value of a setting.
 
     Raises:
         ObjectiveError: the file is not YAML, not a mapping, or sets a setting twice.
@@ -181,7 +177,8 @@ def from_yaml(source: Source, nested: bool = False) -> dict[str, Setting]:
         raise _failure("a configuration is a mapping of settings", _span(source, root))
     constructor = yaml.SafeLoader("")
     values: dict[str, Setting] = {}
-    for name, key, node in _leaves(root, nested):
+    for key, node in root.value:
+        name = key.value
         if name in values:
             raise _failure(f"`{name}` is set twice", _span(source, key))
         try:
@@ -209,16 +206,6 @@ class MissingYamlError(ObjdslError, ImportError):
 
     def __init__(self) -> None:
         super().__init__("a configuration is read with PyYAML: pip install pyyaml")
-
-
-def _leaves(mapping: Any, nested: bool, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The name, the key and the value of every setting."""
-    for key, node in mapping.value:
-        name = f"{prefix}{key.value}"
-        if nested and isinstance(node.value, list) and node.tag.endswith(":map"):
-            yield from _leaves(node, nested, f"{name}.")
-        else:
-            yield name, key, node
 
 
 def _span(source: Source, node: Any) -> Span:

@@ -50,7 +50,7 @@ def _match_epsilon(x: n.Expr, params: Mapping[str, float]) -> Epsilon | None:
     ((sign, probability),) = others
     total = sum(sign * number for sign, number in numbers if number is not None)
     size = total if sign > 0 else total - 1
-    # Of `1 + 1e-8 - q`, the small number is 1e-8.
+    # The small number of `1 + 1e-8 - q` is 1e-8.
     if not 0 < size <= _SMALL:
         return None
     without = probability if sign > 0 else sub(ONE, probability)
