@@ -68,11 +68,17 @@ def read(name: str | Path) -> Source:
         ObjectiveError: the file is not text, or not an objective at all.
     """
     if isinstance(name, str) and frameworks.is_configuration(name):
-        return Source(name, layout(Source(name, frameworks.configured(name).text)))
+        return configured(name)
     path = Path(name).expanduser()
     if path.suffix != gallery.IR_SUFFIX:
         return gallery.find(name)
     return written_out(read_file(path, LARGEST_IR))
+
+
+def configured(name: str, called: str | None = None, processes: int = 1) -> Source:
+    """The objective that a framework computes under a configuration, in the canonical layout; the
+    arguments and errors are those of `frameworks.configured`."""
+    return Source(name, layout(Source(name, frameworks.configured(name, called, processes).text)))
 
 
 def read_stream(stream: BinaryIO, name: str) -> Source:

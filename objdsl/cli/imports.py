@@ -63,12 +63,9 @@ def trl(config: str, name: str | None, processes: int, output: Path | None) -> N
 
     The other commands take such a file directly: `objdsl check trl:grpo.yaml`.
     """
-    from objdsl.driver import layout
-    from objdsl.frameworks import configured
-    from objdsl.source import Source
+    from objdsl.driver import configured
 
-    text = configured(f"trl:{config}", name, processes).text
-    _print(layout(Source(config, text)), output)
+    _print(configured(f"trl:{config}", name, processes).text, output)
 
 
 def _print(text: str, output: Path | None) -> None:
