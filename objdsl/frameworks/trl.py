@@ -8,6 +8,7 @@ value and gradient.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 
 from objdsl.frameworks.settings import Setting, Settings
 from objdsl.frameworks.trl_grpo import Grpo
@@ -36,8 +37,8 @@ def objective(
 ) -> Imported:
     """The objective that a configuration of TRL's trainer computes.
 
-    It is a configuration of RLOO if it has a setting of RLOOConfig alone, or its file or its name
-    says `rloo`; otherwise one of GRPO.
+    It is a configuration of RLOO if it has a setting of RLOOConfig alone, or its file is
+    called so; otherwise one of GRPO.
 
     Args:
         source: the file, for messages.
@@ -50,7 +51,7 @@ def objective(
             the language cannot express; each at its place.
     """
     alone = {*RLOO} - {*GRPO}
-    rloo = "rloo" in source.name.lower() or bool(alone & values.keys())
+    rloo = "rloo" in PurePath(source.name).name.lower() or bool(alone & values.keys())
     framework = f"TRL {VERSION}"
     if rloo:
         settings = Settings(source, values, framework, RLOO, OTHERS["rloo"])

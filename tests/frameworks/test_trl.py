@@ -110,6 +110,13 @@ def test_a_config_in_python(tmp_path: Path) -> None:
     assert "mean[j != i]" in frameworks.from_config(RLOOConfig(str(tmp_path), use_cpu=True)).text
 
 
+def test_a_folder_does_not_choose_the_trainer(tmp_path: Path) -> None:
+    folder = tmp_path / "rloo"
+    folder.mkdir()
+    assert "computes for GRPO under" in imported(folder, "beta: 0.1\n")
+    assert "computes for RLOO under" in imported(folder, "beta: 0.1\n", "my_rloo.yaml")
+
+
 def test_what_is_outside_the_formula(tmp_path: Path) -> None:
     text = imported(
         tmp_path,
