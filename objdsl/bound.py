@@ -15,7 +15,7 @@ from objdsl.diagnostic import Diagnostic
 from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
 from objdsl.ir.columns import Column
-from objdsl.ir.objective import Learned, Sampling
+from objdsl.ir.declarations import Learned, Sampling
 from objdsl.ir.objective import Objective as Formula
 from objdsl.step.inputs import ends
 from objdsl.step.prepare import Preparation

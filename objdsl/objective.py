@@ -31,9 +31,10 @@ from objdsl.fused.loss import FusedLoss
 from objdsl.fused.run import Weights
 from objdsl.fused.sequence_parallel import SequenceParallel
 from objdsl.ir.columns import LogProbs
+from objdsl.ir.decide import decided
 from objdsl.ir.nodes import Expr
 from objdsl.ir.objective import Objective as Formula
-from objdsl.ir.phases import Pattern, conditions, decided, pattern
+from objdsl.ir.phases import Pattern, conditions, pattern
 from objdsl.step import Step
 from objdsl.step.inputs import (
     check_drawn,

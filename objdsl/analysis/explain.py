@@ -18,10 +18,11 @@ from objdsl.analysis.values.dependence import Dependence, Level
 from objdsl.analysis.values.learning import Drift
 from objdsl.diagnostic import Claim, Diagnostic
 from objdsl.frozen import dataclass
+from objdsl.ir.declarations import Domain
 from objdsl.ir.diff import Change, diff, renamed
 from objdsl.ir.indices import Indices, decimal
 from objdsl.ir.nodes import Expr, Length, LogDist, LogProb, Reduce, policies_in, topological
-from objdsl.ir.objective import Domain, Objective
+from objdsl.ir.objective import Objective
 
 _SIMILAR = 16
 """How many objectives of the gallery are compared line by line."""

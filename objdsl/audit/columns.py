@@ -13,9 +13,9 @@ from objdsl.audit.instance import UnauditableError
 from objdsl.audit.plan import Plan
 from objdsl.audit.world import World
 from objdsl.ir.columns import IDS, Data, State, column_of
+from objdsl.ir.declarations import Domain
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, VOCAB, Indices
 from objdsl.ir.nodes import Binary, Column, Const, Param, Peers, topological
-from objdsl.ir.objective import Domain
 from objdsl.objective import Objective
 
 Given = float | Literal["random"] | Callable[[tuple[int, ...]], float]

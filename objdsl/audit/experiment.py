@@ -26,7 +26,7 @@ from objdsl.audit.terms import Removal, without_layer_terms, without_policy
 from objdsl.audit.world import some_draws
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import Values
-from objdsl.ir.objective import Domain
+from objdsl.ir.declarations import Domain
 from objdsl.ir.phases import phases
 from objdsl.objective import Objective, load
 

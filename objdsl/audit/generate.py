@@ -11,9 +11,9 @@ from objdsl.audit.columns import in_domain
 from objdsl.audit.instance import Instance
 from objdsl.audit.plan import Case, Plan
 from objdsl.audit.roles import Roles
+from objdsl.ir.declarations import Domain
 from objdsl.ir.indices import TOKEN
 from objdsl.ir.nodes import Column
-from objdsl.ir.objective import Domain
 
 
 def instances_of(

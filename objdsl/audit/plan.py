@@ -11,7 +11,7 @@ from objdsl.audit.roles import Roles, roles_of
 from objdsl.audit.world import Draws, World, all_draws, draw_count, some_draws, world
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import NOISE
-from objdsl.ir.objective import Domain
+from objdsl.ir.declarations import Domain
 from objdsl.objective import Objective
 
 ON_POLICY = "on policy"

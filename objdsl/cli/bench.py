@@ -178,7 +178,7 @@ def _ways(
     """
     import torch
 
-    from objdsl.ir.objective import Domain
+    from objdsl.ir.declarations import Domain
 
     make = torch.Generator().manual_seed(0)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from objdsl.audit.columns import in_domain
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import IDS, Clock, Column, LogProbs, Reward, Values
+from objdsl.ir.declarations import Domain
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR, VOCAB
-from objdsl.ir.objective import Domain
 from objdsl.losses.advantages import Advantages
 from objdsl.losses.batch import ADVANTAGE, Batch, masked
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from objdsl.compare.draw import Drawing
 from objdsl.ir.columns import IDS, Column, LogProbs
-from objdsl.ir.objective import Domain
+from objdsl.ir.declarations import Domain
 from objdsl.losses.batch import ADVANTAGE, Batch, masked
 from objdsl.losses.loss import LossError
 

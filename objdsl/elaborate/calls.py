@@ -13,6 +13,7 @@ from objdsl.elaborate.suggestions import arguments_of_code, no_function, no_inde
 from objdsl.elaborate.wording import index_name
 from objdsl.ir import build
 from objdsl.ir.columns import CLOCK
+from objdsl.ir.declarations import BUILT_IN_POLICIES
 from objdsl.ir.indices import written
 from objdsl.ir.nodes import (
     Binary,
@@ -27,7 +28,7 @@ from objdsl.ir.nodes import (
     Stop,
     Unary,
 )
-from objdsl.ir.objective import BUILT_IN_POLICIES, Named
+from objdsl.ir.objective import Named
 from objdsl.ir.ops import COUNT, REDUCTIONS, unary
 from objdsl.ir.ops import FUNCTIONS as UNARY_FUNCTIONS
 from objdsl.syntax import tree

@@ -6,8 +6,8 @@ from objdsl.diagnostic import Label
 from objdsl.elaborate.context import Context
 from objdsl.elaborate.readings import note
 from objdsl.errors import ObjectiveError
+from objdsl.ir.declarations import BUILT_IN_POLICIES
 from objdsl.ir.indices import MEANING
-from objdsl.ir.objective import BUILT_IN_POLICIES
 from objdsl.ir.ops import REDUCTIONS
 from objdsl.source import Span
 from objdsl.syntax import tree

@@ -12,9 +12,10 @@ from objdsl.codes import ErrorName, error
 from objdsl.diagnostic import Diagnostic, Edit, Fix, Label, same_letters, spelled
 from objdsl.elaborate.scope import Frame, Scope
 from objdsl.errors import ObjdslError, ObjectiveError
+from objdsl.ir.declarations import Parameter
 from objdsl.ir.indices import MEANING
 from objdsl.ir.nodes import Column, Expr
-from objdsl.ir.objective import Named, Parameter
+from objdsl.ir.objective import Named
 from objdsl.source import Source, Span
 from objdsl.syntax import tree
 from objdsl.syntax.foreign import said_here, without_indices

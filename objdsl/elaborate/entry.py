@@ -29,16 +29,9 @@ from objdsl.elaborate.states import states_of
 from objdsl.errors import ObjectiveError
 from objdsl.ir import build
 from objdsl.ir.columns import column_of
+from objdsl.ir.declarations import Declared, Policy, Sampling
 from objdsl.ir.nodes import Expr
-from objdsl.ir.objective import (
-    Declared,
-    Named,
-    Objective,
-    Policy,
-    Sampling,
-    Unread,
-    UnreadKind,
-)
+from objdsl.ir.objective import Named, Objective, Unread, UnreadKind
 from objdsl.syntax import tree
 
 MAX_POLICIES = 32

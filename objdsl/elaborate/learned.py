@@ -9,8 +9,8 @@ import objdsl.ir.nodes as n
 from objdsl.elaborate.context import Context
 from objdsl.elaborate.names import index_of
 from objdsl.elaborate.statements import check_column, domain_of
+from objdsl.ir.declarations import Learned
 from objdsl.ir.indices import written
-from objdsl.ir.objective import Learned
 from objdsl.syntax import tree
 
 MAX_LEARNED = 32

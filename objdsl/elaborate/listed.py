@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import objdsl.ir.nodes as n
 from objdsl.elaborate.context import Context
 from objdsl.ir.bounds import bounds
-from objdsl.ir.objective import Policy
+from objdsl.ir.declarations import Policy
 from objdsl.source import Span
 
 

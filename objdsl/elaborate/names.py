@@ -9,9 +9,10 @@ from objdsl.elaborate.context import Context, RecordedError
 from objdsl.elaborate.scope import Frame
 from objdsl.ir import build
 from objdsl.ir.columns import CLOCK, IDS
+from objdsl.ir.declarations import BUILT_IN_POLICIES
 from objdsl.ir.indices import MEANING, Index
 from objdsl.ir.nodes import Const, Expr, LogProb, Param, Position
-from objdsl.ir.objective import BUILT_IN_POLICIES, Named
+from objdsl.ir.objective import Named
 from objdsl.ir.ops import COUNT
 from objdsl.source import Span
 from objdsl.syntax import tree

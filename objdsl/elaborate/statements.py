@@ -10,6 +10,7 @@ from objdsl.elaborate.context import Context
 from objdsl.elaborate.names import index_of, resolved
 from objdsl.elaborate.wording import index_name, reduce_hint
 from objdsl.ir.columns import DISTRIBUTION, reader_of
+from objdsl.ir.declarations import BUILT_IN_POLICIES, Domain, Parameter, Policy, Sampling, is_layer
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, VOCAB, Indices, decimal, written
 from objdsl.ir.nodes import (
     Column,
@@ -21,15 +22,7 @@ from objdsl.ir.nodes import (
     live_leaves,
     topological,
 )
-from objdsl.ir.objective import (
-    ARGUMENTS,
-    BUILT_IN_POLICIES,
-    Domain,
-    Parameter,
-    Policy,
-    Sampling,
-    is_layer,
-)
+from objdsl.ir.objective import ARGUMENTS
 from objdsl.source import Span
 from objdsl.syntax import tree
 from objdsl.syntax.foreign import RESPONSES_PER_PROMPT

@@ -17,9 +17,9 @@ from objdsl.errors import ObjectiveError
 from objdsl.ir import build
 from objdsl.ir.bounds import bounds
 from objdsl.ir.columns import is_critic
+from objdsl.ir.declarations import State
 from objdsl.ir.indices import PROMPT, SCALAR, written
 from objdsl.ir.interval import Interval
-from objdsl.ir.objective import State
 from objdsl.syntax import tree
 
 MAX_STATES = 32

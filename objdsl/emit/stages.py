@@ -4,9 +4,9 @@ Data is known before the policy is asked, for the whole optimizer step. Statisti
 through the current policy. The rest is local to a response, mostly to a token. A number that is
 learned beside the policy changes with every optimizer step, too: nothing that reads it is data.
 
-A decision that several responses have a part in (which of them is the largest, which tokens a
-count counts) is taken once, where the whole step is seen, and handed to its rows: decided again
-from log-probabilities that a different batch size rounds otherwise, it may come out otherwise.
+A decision that depends on several responses (which of them is the largest, which tokens a count
+counts) is made once, where the whole step is seen, and carried to its rows. Log-probabilities are
+rounded differently in batches of a different size: made again from those, it could differ.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Constructors that keep formulas simple. They change how a formula is written, never its value.
+"""Constructors that keep formulas simple. They change how a formula is written, never its value;
+where no rule of a constructor applies, it builds the node that it is named after.
 
 Two conventions make the weights of an objective readable, and the analyses over them short:
 

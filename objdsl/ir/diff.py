@@ -6,9 +6,10 @@ from collections import deque
 from dataclasses import fields, replace
 
 from objdsl.frozen import dataclass
+from objdsl.ir.declarations import Sampling
 from objdsl.ir.indices import decimal
 from objdsl.ir.nodes import Expr, Param, topological
-from objdsl.ir.objective import Named, Objective, Sampling
+from objdsl.ir.objective import Named, Objective
 from objdsl.ir.text import Text
 from objdsl.ir.writer import Names, names_of, used
 

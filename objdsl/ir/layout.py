@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from objdsl.ir.build import ONE
+from objdsl.ir.declarations import Domain, Learned, State
 from objdsl.ir.indices import decimal
 from objdsl.ir.latex import Latex, latex, symbol
 from objdsl.ir.nodes import Expr, LogProb, Reduce, live_leaves, topological
-from objdsl.ir.objective import Domain, Learned, Named, State
+from objdsl.ir.objective import Named
 from objdsl.ir.text import COUNTS, Text, text
 from objdsl.ir.writer import HERE, Names, letters, names_of, used
 

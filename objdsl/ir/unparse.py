@@ -15,8 +15,9 @@ import objdsl.ir.nodes as n
 from objdsl.ir import build
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.columns import BUILT_IN, column_of
+from objdsl.ir.declarations import Domain, Sampling
 from objdsl.ir.indices import decimal
-from objdsl.ir.objective import Domain, Objective, Sampling
+from objdsl.ir.objective import Objective
 from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, COUNT, IF, NOT, PLUS, POWER, SIGN, TIMES
 from objdsl.ir.text import Text
 from objdsl.ir.writer import Names, Piece, Place, names_of, used

@@ -11,7 +11,7 @@ from torch import Tensor
 from objdsl.errors import InputError, ObjdslError
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import Column
-from objdsl.ir.objective import Domain
+from objdsl.ir.declarations import Domain
 from objdsl.losses.batch import Batch
 from objdsl.objective import Objective
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from objdsl.diagnostic import near
 from objdsl.ir.columns import BUILT_IN, CLOCK, IDS, Clock, Column, Data, LogProbs
+from objdsl.ir.declarations import Domain
 from objdsl.ir.indices import SCALAR, TOKEN, VOCAB
-from objdsl.ir.objective import Domain
 from objdsl.losses.batch import ADVANTAGE, Batch, masked
 from objdsl.losses.conventions import CONVENTIONS, PI, Settings
 from objdsl.losses.loss import Evaluation, LossError

@@ -20,9 +20,9 @@ from objdsl.diagnostic import near, spelled
 from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
 from objdsl.ir.columns import BUILT_IN, CLOCK, IDS, NOISE, Column, LogProbs, Truncation, of_policy
+from objdsl.ir.declarations import BUILT_IN_POLICIES, Domain, Learned
 from objdsl.ir.indices import TOKEN, VOCAB, Indices, written
 from objdsl.ir.nodes import IMPOSSIBLE
-from objdsl.ir.objective import BUILT_IN_POLICIES, Domain, Learned
 from objdsl.step.rows import Step, mask_of
 
 ROUNDING = 0.5

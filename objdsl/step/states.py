@@ -16,11 +16,11 @@ from objdsl.emit.stages import Layout
 from objdsl.errors import InputError
 from objdsl.ir.columns import CLOCK, Column
 from objdsl.ir.columns import State as StateRole
+from objdsl.ir.declarations import State
 from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.ir.nodes import Column as ColumnNode
 from objdsl.ir.nodes import topological
 from objdsl.ir.objective import Objective as Formula
-from objdsl.ir.objective import State
 from objdsl.step.gather import exchange
 from objdsl.step.inputs import as_tensor
 from objdsl.step.prepare import Preparation

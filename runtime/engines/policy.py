@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from objdsl.fused.head import Precision
 from objdsl.fused.log_probs import log_probs
 from objdsl.ir.columns import of_policy
-from objdsl.ir.objective import Hidden
+from objdsl.ir.declarations import Hidden
 from objdsl.runtime.engines.batch import Batch
 from objdsl.runtime.engines.layout import Layout, can_share, layout_of
 from objdsl.runtime.processes.ranks import Ranks, full_tensor

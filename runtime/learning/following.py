@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from objdsl.frozen import dataclass
-from objdsl.ir.objective import Policy as Declared
+from objdsl.ir.declarations import Policy as Declared
 from objdsl.runtime.engines.policy import Policy
 from objdsl.runtime.processes.ranks import full_tensor
 

@@ -20,8 +20,8 @@ from objdsl.ir.columns import (
     Truncation,
     Values,
 )
-from objdsl.ir.objective import Hidden
-from objdsl.ir.objective import Policy as Declared
+from objdsl.ir.declarations import Hidden
+from objdsl.ir.declarations import Policy as Declared
 from objdsl.objective import Objective
 from objdsl.runtime.engines.policy import Policy
 from objdsl.runtime.settings.config import ConfigError, LearnerSection

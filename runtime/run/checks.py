@@ -10,8 +10,8 @@ import torch
 
 from objdsl.diagnostic import near
 from objdsl.ir.columns import LogProbs, Noise
+from objdsl.ir.declarations import Domain
 from objdsl.ir.indices import TOKEN, VOCAB
-from objdsl.ir.objective import Domain
 from objdsl.objective import Objective
 from objdsl.runtime.data.example import Example, columns_of
 from objdsl.runtime.data.prompts import Prompt

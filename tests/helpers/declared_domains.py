@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from objdsl.ir.objective import Domain
+from objdsl.ir.declarations import Domain
 
 
 def nearest(domain: Domain, x: Any) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -11,8 +11,8 @@ import torch
 
 from helpers.declared_domains import nearest
 from helpers.paper_formulas import Array, Step
+from objdsl.ir.declarations import Domain
 from objdsl.ir.evaluate import Batch
-from objdsl.ir.objective import Domain
 
 # Hyper-parameters under which the branches of a formula are all taken by random data; where a
 # file is not named here, its own defaults do that.

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import objdsl
-from objdsl.ir.objective import Hidden
+from objdsl.ir.declarations import Hidden
 from objdsl.runtime.data.tasks import load_task
 from objdsl.runtime.engines.batch import Batch, collate
 from objdsl.runtime.engines.layout import can_share, layout_of

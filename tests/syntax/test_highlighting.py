@@ -7,7 +7,7 @@ import re
 from importlib.resources import files
 
 from objdsl.ir.columns import CLOCK
-from objdsl.ir.objective import BUILT_IN_POLICIES
+from objdsl.ir.declarations import BUILT_IN_POLICIES
 from objdsl.syntax.language import COLUMNS
 
 GRAMMARS = files("objdsl.grammars")

@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import objdsl.ir.nodes as n
+from objdsl.ir.declarations import Domain, Parameter
 from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.ir.interval import Interval
-from objdsl.ir.objective import Domain, Objective, Parameter
+from objdsl.ir.objective import Objective
 from objdsl.ir.phases import STEPS
 
 

@@ -9,8 +9,9 @@ import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
 from objdsl.ir.bounds import bounds
 from objdsl.ir.build import ZERO
+from objdsl.ir.declarations import Learned
 from objdsl.ir.differentiate import weights_of
-from objdsl.ir.objective import Learned, Objective
+from objdsl.ir.objective import Objective
 
 
 class Drift(Enum):

@@ -13,6 +13,16 @@ from objdsl.errors import ObjectiveError
 from objdsl.frozen import dataclass
 from objdsl.ir import schema
 from objdsl.ir.columns import CLOCK, column_of
+from objdsl.ir.declarations import (
+    BUILT_IN_POLICIES,
+    Declared,
+    Domain,
+    Learned,
+    Parameter,
+    Policy,
+    Sampling,
+    State,
+)
 from objdsl.ir.exchange.faults import (
     KINDS,
     MOST_ERRORS,
@@ -25,18 +35,7 @@ from objdsl.ir.exchange.faults import (
 from objdsl.ir.exchange.places import Path, key, place
 from objdsl.ir.exchange.writer import OWN_ROLES
 from objdsl.ir.nodes import NODES, Column, Expr, fields_of, topological
-from objdsl.ir.objective import (
-    BUILT_IN_POLICIES,
-    Declared,
-    Domain,
-    Learned,
-    Named,
-    Objective,
-    Parameter,
-    Policy,
-    Sampling,
-    State,
-)
+from objdsl.ir.objective import Named, Objective
 from objdsl.source import Source, Span
 
 _HINTS = ("Expr", "Expr | None", "tuple[Expr, ...]")

@@ -9,8 +9,9 @@ from typing import Any
 
 from objdsl.ir import schema
 from objdsl.ir.columns import column_of
+from objdsl.ir.declarations import Domain, Parameter, Policy, Sampling
 from objdsl.ir.nodes import Column, Expr, Param, fields_of, topological
-from objdsl.ir.objective import Domain, Objective, Parameter, Policy, Sampling
+from objdsl.ir.objective import Objective
 
 OWN_ROLES = ("state", "clock", "learned")
 """The roles of columns that are not data, and have no declared domain of data."""
