@@ -51,21 +51,25 @@ NOUNS = {"add": "total", "sub": "difference", "mul": "product", "div": "quotient
 SIGNS = {"lt": "negative", "le": "not_positive", "gt": "positive", "ge": "not_negative"}
 
 
-def describe(node: n.Expr, names: Mapping[n.Expr, str]) -> list[str]:
-    """Names for a value, the best first; the last one is its operation alone.
+class Describer:
+    """Describes values by the file's names for their parts; each part is described once."""
 
-    Args:
-        names: the file's names of values.
-    """
-    return [*_Describer(names).all(node, DEEPEST), _operation(node)]
-
-
-class _Describer:
     def __init__(self, names: Mapping[n.Expr, str]) -> None:
         self.names = names
+        self._known: dict[tuple[n.Expr, int], list[str]] = {}
+
+    def __call__(self, node: n.Expr) -> list[str]:
+        """Names for a value, the best first; the last one is its operation alone."""
+        return [*self.all(node, DEEPEST), _operation(node)]
 
     def all(self, node: n.Expr, depth: int) -> list[str]:
         """Descriptive names of a value; none if its parts have none."""
+        known = self._known.get((node, depth))
+        if known is None:
+            known = self._known[node, depth] = self._all(node, depth)
+        return known
+
+    def _all(self, node: n.Expr, depth: int) -> list[str]:
         if node in self.names:
             return [self.names[node]]
         if isinstance(node, n.Stop):

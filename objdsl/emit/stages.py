@@ -18,7 +18,7 @@ from typing import Literal
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.schedule.coupling import is_statistic
-from objdsl.emit.describe import describe
+from objdsl.emit.describe import Describer
 from objdsl.emit.helpers import torch_helpers
 from objdsl.emit.identifiers import Identifiers
 from objdsl.emit.lower import is_constant, lower, operands, shares
@@ -336,8 +336,12 @@ class Scope:
     vocabulary_is_late: bool
     """Whether only trained policies have such columns: `prepare` does not know the size."""
     given: dict[n.Expr, str] = field(default_factory=dict)
+    describe: Describer = field(init=False)
     _constant: dict[n.Expr, bool] = field(default_factory=dict)
     _late: dict[n.Expr, bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.describe = Describer(self.names)
 
     def stage(self, node: n.Expr) -> Literal["constant", "data", "statistic", "local"]:
         if is_constant(node, self._constant):
@@ -394,7 +398,7 @@ class Scope:
         """What a value should be called, the best first: as the file calls it, by what it is to
         the objective, or by its parts."""
         known = [names[node] for names in (self.names, self.roles) if node in names]
-        return [*known, *describe(node, self.names)]
+        return [*known, *self.describe(node)]
 
 
 def _joins_rows(node: n.Expr) -> bool:
