@@ -159,7 +159,7 @@ def calls(run: Callable[[Source], object], text: str) -> int:
 
 def grows_with_the_text(run: Callable[[Source], object], family: Callable[[int], str]) -> bool:
     calls(run, family(3))  # what is done once
-    small, large = (calls(run, family(n)) for n in (16, 48))
+    small, large = (calls(run, family(n)) for n in (12, 36))
     return large < 3.6 * small
 
 
@@ -228,10 +228,10 @@ def test_the_count_sees_what_grows_faster() -> None:
 
 
 def test_what_the_gallery_takes() -> None:
-    """For each entry, what a core does in some 30 ms: a check of the whole gallery is to stay
-    something that nobody waits for."""
+    """For an entry, what a core does in some 30 ms: a check of the whole gallery is to stay
+    something that nobody waits for. Counting takes longer: of every third entry."""
     lark_tree.cache_clear()
-    texts = [gallery.bundled(name).text for name in gallery.names()]
+    texts = [gallery.bundled(name).text for name in gallery.names()[::3]]
     calls(driver.check, texts[0])  # what is done once
     assert sum(calls(driver.check, text) for text in texts) < 70_000 * len(texts)
 

@@ -36,11 +36,10 @@ def called(blocks: Mapping[str, str], body: str) -> list[str]:
     wanted: set[str] = set()
     texts = [body]
     while texts:
-        text = texts.pop()
-        for name, block in blocks.items():
-            if name not in wanted and re.search(rf"\b{name}\(", text):
-                wanted.add(name)
-                texts.append(block.split(f"def {name}(", 1)[1])
+        names = set(re.findall(r"\b(\w+)\(", texts.pop()))
+        for name in (names & blocks.keys()) - wanted:
+            wanted.add(name)
+            texts.append(blocks[name].split(f"def {name}(", 1)[1])
     return [block for name, block in blocks.items() if name in wanted]
 
 

@@ -221,8 +221,9 @@ class VllmSampler:
         self._deaths = [step for step in self._deaths if step > self._step - 100] + [self._step]
         if len(self._deaths) > self.config.restarts:
             raise SamplerError(
-                f"vLLM died {len(self._deaths)} times in 100 steps, the last time because "
-                f"{death}; its log is {self._engine.log}\n{_tail(self._engine.log)}"
+                f"vLLM died too often in 100 steps ({len(self._deaths)} > {self.config.restarts}), "
+                f"the last time because {death}; its log is {self._engine.log}\n"
+                f"{_tail(self._engine.log)}"
             )
         self._say(f"vLLM died ({death}); restarting it")
         self.update(self._step)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import objdsl
+from objdsl.analysis.schedule.coupling import is_statistic
 from objdsl.objectives import gallery
 
 
@@ -30,10 +31,12 @@ def entries(names: Iterable[str] | None = None) -> list[Any]:
 
 @cache
 def _of_each_kind() -> frozenset[str]:
-    """Two entries of each kind: what they read, what they train, and whether they couple rows."""
+    """Two entries of each kind: the policies they read, what they train, and whether a statistic of
+    the step depends on the current policy. Nothing is emitted: every worker collects this."""
     kinds: defaultdict[tuple[object, ...], list[str]] = defaultdict(list)
     for name in gallery.names():
-        objective = objdsl.load(name)
-        kind = (frozenset(objective.columns), objective.live, objective.needs_couple)
-        kinds[kind].append(name)
+        formula = objdsl.load(name).formula
+        policies = frozenset(column for column in formula.columns if column.startswith("log_"))
+        coupled = any(is_statistic(node) for node in formula.nodes if node not in formula.roots)
+        kinds[policies, formula.trained, coupled].append(name)
     return frozenset(name for names in kinds.values() for name in (names[0], names[-1]))
