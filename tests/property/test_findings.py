@@ -18,7 +18,7 @@ from objdsl.source import Source, Span
 from objdsl.syntax.parse import parse
 
 SETTINGS = settings(
-    deadline=None, derandomize=True, max_examples=40, suppress_health_check=list(HealthCheck)
+    deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck)
 )
 OBJECTIVES = st.integers(1, 3).flatmap(lambda depth: objectives(depth=depth))
 
