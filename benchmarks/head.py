@@ -2,6 +2,7 @@
 
     python benchmarks/head.py                                # tables
     python benchmarks/head.py --save                         # and benchmarks/results/head-<device>
+    python benchmarks/head.py --save FOLDER                  # and FOLDER/head-<device>
     python benchmarks/head.py --quick                        # tiny shapes: does everything run?
     python benchmarks/head.py --objective dapo --shape 8192,2048,151936
 
@@ -40,7 +41,7 @@ from audit import SHAPE, audit
 from contestants import PEERS, Contestant, Unable, objdsl, versions
 from elementwise import chip
 from problems import CASES, TASKS, Gradients, Model, Problem, Shape
-from tables import publish, text
+from tables import README, publish, text
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -368,11 +369,18 @@ def measure(options: Options, command: str) -> dict[str, Any]:
     }
 
 
-def arguments(line: Iterable[str] | None = None) -> tuple[Options, bool]:
-    """The options of the command line, and whether to save."""
+def arguments(line: Iterable[str] | None = None) -> tuple[Options, Path | None]:
+    """The options of the command line, and the folder to save the report in, if any."""
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
+    parser.add_argument(
+        "--save",
+        nargs="?",
+        const=RESULTS,
+        type=Path,
+        metavar="FOLDER",
+        help="write the report; by default to benchmarks/results, and to the README",
+    )
     parser.add_argument("--quick", action="store_true", help="tiny shapes, one round")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if gpu else "cpu")
     parser.add_argument(
@@ -413,17 +421,17 @@ def _shape(text: str) -> Shape:
 
 def main(line: Iterable[str] | None = None) -> dict[str, Any]:
     warnings.filterwarnings("ignore")
-    options, save = arguments(line)
+    options, folder = arguments(line)
     if options.quick:  # compilation would take longer than everything else
         torch.compiler.set_stance("force_eager")
     flags = sys.argv[1:] if line is None else list(line)
     report = measure(options, shlex.join(["python", "benchmarks/head.py", *flags]))
     print(text(report))
-    if save:
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"head-{options.device}.json"
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"head-{options.device}.json"
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        for written in (path, *publish(path)):
+        for written in (path, *publish(path, README if folder == RESULTS else None)):
             _say(f"wrote {written}")
     return report
 

@@ -215,13 +215,15 @@ def picture(report: dict[str, Any], path: Path) -> None:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def publish(path: Path, readme: Path = README) -> Iterator[Path]:
-    """Writes the page, the picture and the part of the README that show a report."""
+def publish(path: Path, readme: Path | None = README) -> Iterator[Path]:
+    """Writes the page, the picture and the part of the README, if any, that show a report."""
     report = json.loads(path.read_text(encoding="utf-8"))
     page, image = path.with_suffix(".md"), path.with_suffix(".svg")
     page.write_text(text(report) + "\n", encoding="utf-8")
     picture(report, image)
     yield from (page, image)
+    if readme is None:
+        return
     shown = readme.read_text(encoding="utf-8")
     if markers(path.stem)[0] in shown:
         readme.write_text(with_table(shown, path.stem, short(report)), encoding="utf-8")

@@ -162,8 +162,16 @@ def trl() -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
-    save = parser.parse_args().save
+    parser.add_argument(
+        "--save",
+        nargs="?",
+        const=Path(__file__).parent / "results",
+        type=Path,
+        metavar="FOLDER",
+        help="write the figures; by default to benchmarks/results",
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each one runs")
+    given = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     runs = {
@@ -173,7 +181,7 @@ def main() -> None:
         f"trl {version('trl')}": trl,
     }
     medians: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(ROUNDS):
+    for _ in range(given.rounds):
         for name, run in runs.items():
             medians[name].append(statistics.median(run()))
     first = next(iter(runs))
@@ -186,20 +194,21 @@ def main() -> None:
     }
     for name, row in results.items():
         print(f"{name:24} {row['seconds_per_step']:7.3f} s a step {row['ratio']:6.2f} x")
-    if save:
+    if given.save is not None:
         record = {
             "chip": chip(),
             "threads": torch.get_num_threads(),
             "prompts": PROMPTS,
             "responses_per_prompt": GROUP,
             "steps": STEPS - SKIP,
-            "rounds": ROUNDS,
+            "rounds": given.rounds,
             "versions": {n: version(n) for n in ("objdsl", "torch", "transformers")},
             "command": "python benchmarks/training.py --save",
             "results": results,
         }
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        path = Path(__file__).parent / "results" / f"training-{device}.json"
+        given.save.mkdir(parents=True, exist_ok=True)
+        path = given.save / f"training-{device}.json"
         path.write_text(json.dumps(record, indent=2) + "\n")
         print(f"wrote {path.name}")
 
