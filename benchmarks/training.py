@@ -46,7 +46,7 @@ def settings(engine: str, folder: Path) -> Config:
             "steps": STEPS,
             "sampler": {"engine": engine, "prompts": PROMPTS, "group": GROUP},
             "warm_start": {"steps": 0},
-            "report": {"evaluate": 0},
+            "evaluation": {"every": 0},
             "checkpoint": {"every": 0},
         }
     )

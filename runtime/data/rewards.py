@@ -115,15 +115,16 @@ def exact(*, completions: Sequence[str], answer: Sequence[Any], **_: Any) -> lis
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
+def number_in(text: str) -> Decimal | None:
+    """The last number of a text, if it has one."""
+    numbers = _NUMBER.findall(text)
+    return Decimal(numbers[-1].replace(",", "")) if numbers else None
+
+
 def last_number(*, completions: Sequence[str], answer: Sequence[Any], **_: Any) -> list[float]:
     """1 where the last number of the response equals the last number of the answer (GSM8K)."""
-
-    def last(text: str) -> Decimal | None:
-        numbers = _NUMBER.findall(text)
-        return Decimal(numbers[-1].replace(",", "")) if numbers else None
-
     pairs = [
-        (last(completion), last(str(right)))
+        (number_in(completion), number_in(str(right)))
         for completion, right in zip(completions, answer, strict=True)
     ]
     return [float(given is not None and given == right) for given, right in pairs]
@@ -179,9 +180,10 @@ def turns(
     }  # fmt: skip
 
 
+LAST_NUMBER = "last_number"
 NAMED: dict[str, RewardFunction] = {
     "exact": exact,
-    "last_number": last_number,
+    LAST_NUMBER: last_number,
     "digits": digits,
     "turns": turns,
 }
@@ -204,6 +206,7 @@ class Rewards:
         deadline: seconds that a function may take for the responses of a step.
 
     Attributes:
+        names: of the functions.
         reads_pieces: whether a function reads the texts of tokens.
 
     Raises ConfigError for a function that does not exist.
@@ -215,6 +218,7 @@ class Rewards:
         for name in weights:
             check_name(name)
         self._weights = dict(weights)
+        self.names = tuple(weights)
         self.process = RewardProcess(deadline)
         self.reads_pieces = any(takes(NAMED[name], PIECES) for name in weights if name in NAMED)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from objdsl.frozen import dataclass
 from objdsl.runtime.data.example import Example
@@ -14,6 +14,7 @@ from objdsl.runtime.settings.config import (
     ARITHMETIC,
     SECOND_TRY,
     ConfigError,
+    SetSection,
     TaskSection,
 )
 
@@ -63,6 +64,24 @@ def load_task(config: TaskSection, seed: int) -> Task:
     if not train:
         raise ConfigError([f"{config.name} has no example to train on"])
     return Task(config.name, tuple(train), tuple(measured), _digest(train, measured))
+
+
+def load_sets(sets: Mapping[str, SetSection], task: TaskSection) -> dict[str, tuple[Example, ...]]:
+    """The examples of held-out sets, by name. Raises ConfigError for a set without any."""
+    loaded = {}
+    for name, section in sets.items():
+        given = section.model_dump(exclude_none=True)
+        unset = {"revision": None, "subset": None, "held_out_split": None}
+        config = task.model_copy(update=unset | given)
+        rows, _ = read_rows(config)
+        examples = tuple(
+            example_of(row, config, f"{config.name} row {k + 1}")
+            for k, row in enumerate(rows[: task.held_out])
+        )
+        if not examples:
+            raise ConfigError([f"evaluation.sets.{name}: {config.name} has no example"])
+        loaded[name] = examples
+    return loaded
 
 
 def _digest(train: Sequence[Example], held_out: Sequence[Example]) -> str:

@@ -23,7 +23,7 @@ from objdsl.runtime.learning.supplied import (
     check_kinds,
     learned_tokens,
 )
-from objdsl.runtime.report.metrics import DOCUMENTED, Clock, Sample
+from objdsl.runtime.report.metrics import Clock, Sample, is_metric
 from objdsl.runtime.settings.config import ConfigError
 from objdsl.step.states import States
 
@@ -118,7 +118,7 @@ class Sampled:
         with clock.phase("sample"):
             responses = self.sampler.generate(requests, self.sampling)
             if GREEDY in self.given:
-                baseline = self._greedy(prompts, *where)
+                _, baseline = self.greedy(prompts, *where)
         with clock.phase("reward"):
             judged = self._judged([p for p in prompts for _ in range(self.group)], responses)
             scores = self._score(judged, *where)
@@ -174,16 +174,24 @@ class Sampled:
         texts = iter(self.tokenizer.batch_decode(flat, skip_special_tokens=True))
         return [[next(texts) for _ in response.tokens] for response in responses]
 
-    def _greedy(self, prompts: Sequence[Prompt], *where: int | str) -> list[float]:
+    def greedy(
+        self, prompts: Sequence[Prompt], *where: int | str
+    ) -> tuple[Sequence[str], list[float]]:
+        """The texts and the rewards of the greedy responses."""
         greedy = replace(self.sampling, temperature=0.0, top_p=1.0, top_k=None, keep_mask=False)
-        requests = [Request(prompt.tokens, 0) for prompt in prompts]
-        responses = self.sampler.generate(requests, greedy)
-        return self._score(self._judged(prompts, responses), "greedy", *where).reward
+        return self.attempt(prompts, greedy, "greedy", *where)
 
-    def evaluate(self, prompts: Sequence[Prompt]) -> float:
-        """Mean reward of the greedy responses, under the weights of the sampler's last update."""
-        rewards = self._greedy(prompts)
-        return sum(rewards) / len(rewards)
+    def attempt(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *where: int | str
+    ) -> tuple[Sequence[str], list[float]]:
+        """The texts and the rewards of a response to each prompt, under the weights of the
+        sampler's last update; `where` seeds them."""
+        requests = [
+            Request(prompt.tokens, seed_of(self.seed, *where, k))
+            for k, prompt in enumerate(prompts)
+        ]
+        judged = self._judged(prompts, self.sampler.generate(requests, sampling))
+        return judged.completions, self._score(judged, *where).reward
 
     def _kept(self, groups: Sequence[_Group], states: States) -> list[bool]:
         """Which prompts the objective's `keep` keeps."""
@@ -289,6 +297,6 @@ def _metrics(groups: Sequence[_Group]) -> dict[str, float]:
         if isinstance(values[0], list):  # a column of tokens: the mean over tokens
             values = [number for row in values for number in row]
         # Metrics of the run keep their names.
-        is_taken = name in DOCUMENTED or name.startswith("seconds")
+        is_taken = is_metric(name)
         metrics[f"column_{name}" if is_taken else name] = sum(values) / len(values)
     return metrics

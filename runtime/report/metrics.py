@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -34,6 +35,10 @@ DOCUMENTED = {
     "objective": "value of the formula, averaged over the optimizer steps of the rollout",
     "reward": "mean reward of the sampled responses",
     "held_out": "mean reward of the greedy responses to held-out prompts (where measured)",
+    "pass_at_<k>": "probability that k sampled responses to a held-out prompt contain a right one: "
+    "1 - C(n - c, k) / C(n, k) for c right ones of n (`evaluation.samples`)",
+    "maj_at_<k>": "probability that the most frequent answer of k sampled responses is right",
+    "<set>/<metric>": "the same of the set in `evaluation.sets`",
     "length": "mean length of the responses, in tokens",
     "truncated": "share of responses that hit the token limit",
     "zero_variance": "share of prompts whose responses all have the same reward",
@@ -44,11 +49,28 @@ DOCUMENTED = {
     "lr": "learning rate",
     "tokens": "sampled response tokens",
     "tokens_per_second": "response tokens divided by the seconds of the step",
-    "seconds": "duration of the step; `seconds_<phase>` are its phases",
+    "seconds": "duration of the step",
+    "seconds_<phase>": "duration of one of its phases",
 }
+_PATTERNS = re.compile(
+    "|".join(re.sub("<[a-z]+>", "[^/]+", name) for name in DOCUMENTED if "/" not in name)
+)
+_EVALUATION = re.compile(r"(.+/)?(held_out|(pass|maj)_at_\d+)")
 
-# The metrics that are shown at each step, in this order, if they exist.
-_SHOWN = ("held_out", "reward", "length", "entropy", "truncated", "zero_variance")
+
+def is_metric(name: str) -> bool:
+    """Whether the runtime may measure something of this name."""
+    return _PATTERNS.fullmatch(name) is not None or is_evaluation(name)
+
+
+def is_evaluation(name: str) -> bool:
+    """Whether it is a metric of held-out prompts."""
+    return _EVALUATION.fullmatch(name) is not None
+
+
+# The metrics that are shown at each step, in this order, if they exist; first those of held-out
+# prompts.
+_SHOWN = ("reward", "length", "entropy", "truncated", "zero_variance")
 
 
 class Clock:
@@ -215,7 +237,9 @@ class Report:
         if self._samples is not None and news.samples:
             self._samples.write([_row(step, sample) for sample in news.samples])
         self.record({**renamed_metrics, **reports})
-        main = {name: renamed_metrics[name] for name in _SHOWN if name in renamed_metrics}
+        held_out = [name for name in renamed_metrics if is_evaluation(name)]
+        shown_names = [*held_out, *(name for name in _SHOWN if name in renamed_metrics)]
+        main = {name: renamed_metrics[name] for name in shown_names}
         lines = {**main, **reports}
         parts = [f"{name} {value:.3g}" for name, value in lines.items()]
         speed = f"{metrics['seconds']:.2f} s  {metrics['tokens_per_second']:.0f} tokens/s"

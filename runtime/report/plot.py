@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from objdsl.files import replace_bytes
-from objdsl.runtime.report.metrics import DOCUMENTED, read_metrics
+from objdsl.runtime.report.metrics import is_evaluation, is_metric, read_metrics
 from objdsl.source import visible
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _format(output: Path, figure: Figure) -> str:
 
 def _is_sparse(points: Sequence[tuple[float, float]], run: Sequence[Mapping[str, float]]) -> bool:
     """Whether a metric is measured at some steps only, so that its points are marked."""
-    learned = sum(1 for step in run if step.keys() - {"step", "held_out"})
+    learned = sum(1 for step in run if any(not is_evaluation(x) for x in step.keys() - {"step"}))
     return len(points) < 2 or len(points) < learned
 
 
@@ -136,5 +136,5 @@ def _label(run: Path, runs: Sequence[Path]) -> str:
 def _panels(runs: Mapping[str, list[dict[str, float]]]) -> list[str]:
     seen = dict.fromkeys(name for run in runs.values() for step in run for name in step)
     common = [name for name in _FIRST if name in seen]
-    reports = [x for x in seen if x not in DOCUMENTED and not x.startswith("seconds")]
-    return common + reports
+    others = [x for x in seen if is_evaluation(x) or not is_metric(x)]
+    return list(dict.fromkeys(common + others))

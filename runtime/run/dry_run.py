@@ -198,6 +198,7 @@ def _two_steps(config: Config, needs: Needs) -> Result:
         values["model"] |= {"device": "cpu", "revision": None}
         # For the tiny model, every character is a token.
         values["task"] |= {"held_out": 8, "max_prompt_tokens": 4000}
+        values["evaluation"] |= {"samples": 0, "k": []}
         values["sampler"] |= {"engine": "transformers", "prompts": 4, "max_tokens": 8}
         values["learner"] |= {"autocast": False, "minibatches": min(4, config.learner.minibatches)}
         values["warm_start"] |= {"steps": 0}

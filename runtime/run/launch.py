@@ -6,6 +6,7 @@ Nothing is written to the folder of the run before everything else has been load
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -17,8 +18,9 @@ from objdsl.objective import Objective
 from objdsl.runtime.data.example import columns_of
 from objdsl.runtime.data.prompts import Prompt, encode_all
 from objdsl.runtime.data.rewards import Rewards
-from objdsl.runtime.data.tasks import Task, load_task
+from objdsl.runtime.data.tasks import Task, load_sets, load_task
 from objdsl.runtime.engines.models import context_of, ends_of, pick_device, quiet_transformers
+from objdsl.runtime.learning.evaluation import OWN, Evaluation
 from objdsl.runtime.learning.learner import Learner
 from objdsl.runtime.learning.needs import check_learner, needs_of
 from objdsl.runtime.learning.rollout import Place, Source
@@ -74,6 +76,7 @@ def launch(
     # --- the parts; nothing is written yet
     models = build.load_models(config, objective, task, folder.saved, ranks)
     prompts, held_out = _encode(config, task, models)
+    sets = {OWN: held_out} | _other_sets(config, models)
     warm_start_steps = 0 if folder.saved else _warm_start_steps(config, task)
     report = Report(console, silent=not ranks.first)
     # Batches are sent between processes from the CPU.
@@ -88,8 +91,12 @@ def launch(
     source: Source | None = pairs
     if pairs is None and ranks.first:
         source = _open_source(
-            config, objective, task, models, prompts, held_out, place, folder, report, stack
+            config, objective, task, models, prompts, sets, place, folder, report, stack
         )
+    sets = {name: examples for name, examples in sets.items() if examples}
+    evaluation = None
+    if isinstance(source, Sampled) and sets:
+        evaluation = Evaluation(source, sets, config.evaluation)
     # An engine may refuse its settings: it is loaded before anything is computed.
     ranks.broadcast_object(partial(_start_sampler, source))
 
@@ -109,6 +116,11 @@ def launch(
     if len(prompts) < len(task.train):
         limit = config.task.max_prompt_tokens
         report.say(f"{len(task.train) - len(prompts)} prompts have more than {limit} tokens")
+    trained = {prompt.example.key for prompt in prompts}
+    for name, examples in sets.items():
+        if known := sum(prompt.example.key in trained for prompt in examples):
+            which = f"evaluation.sets.{name}" if name else "the held-out part"
+            report.say(f"{which}: {known} of {len(examples)} prompts are trained on, too")
 
     # --- the first weights
     if folder.saved is None:
@@ -139,8 +151,8 @@ def launch(
         ranks=ranks,
         models=models,
         prompts=prompts,
-        held_out=held_out,
         source=source,
+        evaluation=evaluation,
         learner=learner,
         report=report,
         start=start,
@@ -168,13 +180,22 @@ def _encode(config: Config, task: Task, models: Models) -> tuple[list[Prompt], l
     return prompts, held_out
 
 
+def _other_sets(config: Config, models: Models) -> dict[str, list[Prompt]]:
+    """The held-out sets besides the task's own, as tokens."""
+    options = config.task.chat_options
+    return {
+        name: encode_all(models.tokenizer, examples, config.task.max_prompt_tokens, options)
+        for name, examples in load_sets(config.evaluation.sets, config.task).items()
+    }
+
+
 def _open_source(
     config: Config,
     objective: Objective,
     task: Task,
     models: Models,
     prompts: list[Prompt],
-    held_out: list[Prompt],
+    sets: Mapping[str, list[Prompt]],
     place: Place,
     folder: RunFolder,
     report: Report,
@@ -183,7 +204,8 @@ def _open_source(
     """The sampler and the reward functions of the first rank."""
     assert models.replica is not None
     given = needs_of(objective).given
-    checks.check_answers(config, [*task.train, *task.held_out])
+    held_out = [prompt for examples in sets.values() for prompt in examples]
+    checks.check_answers(config, [*task.train, *(prompt.example for prompt in held_out)])
     rewards = Rewards(config.rewards, config.reward_deadline)
     stack.callback(rewards.close)
     rewards.check(columns_of(task.train))

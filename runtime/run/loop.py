@@ -56,7 +56,7 @@ def train(
                     learned = run.learner.learn(rollout.batch, run.step, rollout.learned)
                 run.advance(rollout, learned, clock)
                 halted = run.stopped_by(stop)
-                if run.is_due(config.report.evaluate):
+                if run.is_due(config.evaluation.every):
                     after = run.evaluate()
                 run.publish()
                 if halted or run.is_due(config.checkpoint.every):

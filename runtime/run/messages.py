@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from objdsl.objective import Objective, load
 from objdsl.runtime.data.rewards import NAMED
 from objdsl.runtime.data.tasks import Task
+from objdsl.runtime.learning.evaluation import Evaluation
 from objdsl.runtime.learning.rollout import Source
 from objdsl.runtime.learning.sampled import Sampled
 from objdsl.runtime.processes.ranks import Ranks
@@ -54,6 +55,23 @@ def introduction(
 def score_name(config: Config) -> str:
     exact = config.rewards.keys() <= NAMED.keys() and len(config.rewards) == 1
     return "held-out accuracy (greedy)" if exact else "held-out reward (greedy)"
+
+
+def before_lines(
+    config: Config, evaluation: Evaluation | None, scores: Mapping[str, float]
+) -> Iterator[str]:
+    """The held-out scores before the first step, a line for each set."""
+    for name, prompts in evaluation.sets.items() if evaluation is not None else ():
+        prefix = f"{name}/" if name else ""
+        mine = {x.removeprefix(prefix): value for x, value in scores.items() if _set(x) == name}
+        line = f"{score_name(config)} before: {mine.pop('held_out'):.3f} ({len(prompts)} prompts)"
+        line += "".join(f"  {metric} {value:.3f}" for metric, value in mine.items())
+        yield f"{name}: {line}" if name else line
+
+
+def _set(metric: str) -> str:
+    """The held-out set of a metric."""
+    return metric.rpartition("/")[0]
 
 
 def resume_command(folder: RunFolder, steps: int | None = None) -> str:

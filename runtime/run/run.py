@@ -15,16 +15,16 @@ from objdsl.runtime.data.prompts import Prompt
 from objdsl.runtime.data.rewards import RewardError
 from objdsl.runtime.engines.policy import collect
 from objdsl.runtime.engines.sampler import SamplerError
+from objdsl.runtime.learning.evaluation import Evaluation
 from objdsl.runtime.learning.learner import Learned, Learner
 from objdsl.runtime.learning.optimizer import TrainingError
 from objdsl.runtime.learning.rollout import Rollout, Source
-from objdsl.runtime.learning.sampled import Sampled
 from objdsl.runtime.processes.ranks import FirstRankError, Ranks, is_lost
 from objdsl.runtime.processes.signals import StopRequest
 from objdsl.runtime.report.metrics import Clock, News, Report, renamed
 from objdsl.runtime.report.plot import plot
 from objdsl.runtime.run.build import Models
-from objdsl.runtime.run.messages import last_line, resume_command, score_name
+from objdsl.runtime.run.messages import before_lines, last_line, resume_command, score_name
 from objdsl.runtime.settings.config import Config, ConfigError
 from objdsl.runtime.storage import checkpoint
 from objdsl.runtime.storage.checkpoint import Identity, Progress
@@ -60,6 +60,8 @@ class Run:
 
     Attributes:
         source: where responses come from; None on the ranks that do not sample.
+        evaluation: on held-out prompts; None on these ranks, and where nothing is sampled or held
+            out.
         start: the progress that this process began with.
         progress: the last complete step.
         unreported: the metrics of that step, until they are written.
@@ -76,8 +78,8 @@ class Run:
     ranks: Ranks
     models: Models
     prompts: list[Prompt]
-    held_out: list[Prompt]
     source: Source | None
+    evaluation: Evaluation | None
     learner: Learner
     report: Report
     start: Progress
@@ -137,11 +139,11 @@ class Run:
         return None if self.complete else self.ranks.all_reduce_max(stop.signal or 0) or None
 
     def evaluate(self) -> float | None:
-        """The held-out score under the current weights, which is one of the step's metrics."""
-        score = self._score()
-        if score is not None and self.unreported is not None:
-            self.unreported.metrics["held_out"] = score
-        return score
+        """The held-out score under the current weights; all of them are metrics of the step."""
+        scores = self._scores()
+        if self.unreported is not None:
+            self.unreported.metrics.update(scores)
+        return scores.get("held_out")
 
     def publish(self) -> None:
         """Writes and shows the metrics of the step."""
@@ -188,29 +190,29 @@ class Run:
 
     def score_start(self) -> float | None:
         """The held-out score before the first step; also publishes an unreported earlier step."""
-        score = self._score()
-        if score is not None:
-            held_out = f"({len(self.held_out)} prompts)"
-            self.report.say(f"{score_name(self.config)} before: {score:.3f} {held_out}")
+        scores = self._scores()
+        for line in before_lines(self.config, self.evaluation, scores):
+            self.report.say(line)
         if self.unreported is not None:
-            if score is not None and self.is_due(self.config.report.evaluate):
-                self.unreported.metrics.setdefault("held_out", score)
+            if self.is_due(self.config.evaluation.every):
+                metrics = self.unreported.metrics
+                metrics.update({name: x for name, x in scores.items() if name not in metrics})
             self.publish()
-        elif score is not None and self.folder.saved is None:
-            row = {"step": 0, "held_out": score}
+        elif scores and self.folder.saved is None:
+            row = {"step": 0, **scores}
             self.ranks.broadcast_object(partial(self.report.record, row))
             self.saved_step = None if self.warmed_up else 0
-        return score
+        return scores.get("held_out")
 
-    def _score(self) -> float | None:
-        """Mean reward of greedy responses to held-out prompts, under the current weights."""
+    def _scores(self) -> dict[str, float]:
+        """The metrics of held-out prompts, under the current weights."""
         collect(self.models.policy, self.models.replica)
 
-        def evaluate() -> float | None:
-            if not isinstance(self.source, Sampled) or not self.held_out:
-                return None
-            self.source.sampler.update(self.step)
-            return self.source.evaluate(self.held_out)
+        def evaluate() -> dict[str, float]:
+            if self.evaluation is None:
+                return {}
+            self.evaluation.source.sampler.update(self.step)
+            return self.evaluation()
 
         return self.ranks.broadcast_object(evaluate)
 

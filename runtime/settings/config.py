@@ -23,6 +23,10 @@ ARITHMETIC = "arithmetic"
 SECOND_TRY = "second_try"
 
 
+# Former names of settings.
+RENAMED = {"report.evaluate": "evaluation.every"}
+
+
 class ConfigError(ObjdslError, ValueError):
     """Settings that do not describe a valid run. `problems` has a line for each problem."""
 
@@ -210,11 +214,58 @@ class WarmStartSection(Section):
     """Peak learning rate."""
 
 
-class ReportSection(Section):
-    """What is measured, shown and written during training."""
+class SetSection(Section):
+    """Examples to evaluate on, besides those that the task holds out."""
 
-    evaluate: Count = 25
-    """Number of steps between held-out evaluations; 0 evaluates only before and after training."""
+    name: str
+    """As `task.name`."""
+    revision: str | None = None
+    subset: str | None = None
+    split: str = "test"
+    prompt: str | None = None
+    answer: str | None = None
+
+
+def _as_set(given: Any) -> Any:
+    """A name alone as a set."""
+    return {"name": given} if isinstance(given, str) else given
+
+
+class EvaluationSection(Section):
+    """How the policy is measured on held-out prompts."""
+
+    every: Count = 25
+    """Number of steps between evaluations; 0 evaluates only before and after training."""
+    samples: Count = 0
+    """Responses to sample per prompt, for Pass@k and Maj@k, besides the greedy one."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Temperature of these samples, drawn without top-p and top-k."""
+    k: list[Positive] = []
+    """The values of k, at most `samples`; by default 1 and `samples`."""
+    right: float = 1.0
+    """Least reward of a response that counts as right."""
+    answers: Literal["auto", "text", "number"] = "auto"
+    """What Maj@k counts as the same answer: the same `text`, up to case and spaces, or the same
+    last `number`; `auto` is `number` with the reward `last_number`, otherwise `text`."""
+    sets: dict[
+        Annotated[str, Field(pattern=r"^[\w-]+$")], Annotated[SetSection, BeforeValidator(_as_set)]
+    ] = {}
+    """Further held-out sets, by name: a file, a folder, or the id of a dataset; or a table with
+    `name`, `revision`, `subset`, `split` (by default `test`), `prompt` and `answer` (by default as
+    in `task`). At most `task.held_out` examples of each are used."""
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> EvaluationSection:
+        if self.k and max(self.k) > self.samples:
+            raise ValueError(
+                f"k is {max(self.k)}, and evaluation.samples {self.samples}: raise it to k at least"
+            )
+        return self
+
+
+class ReportSection(Section):
+    """What is shown and written during training."""
+
     samples: Count = 3
     """Number of responses to show."""
     samples_every: Positive = 50
@@ -266,6 +317,7 @@ class Config(Section):
     sampler: SamplerSection = SamplerSection()
     learner: LearnerSection = LearnerSection()
     warm_start: WarmStartSection = WarmStartSection()
+    evaluation: EvaluationSection = EvaluationSection()
     report: ReportSection = ReportSection()
     checkpoint: CheckpointSection = CheckpointSection()
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from objdsl.diagnostic import near
 from objdsl.errors import ObjectiveError
 from objdsl.frozen import dataclass
-from objdsl.runtime.settings.config import Config, ConfigError
+from objdsl.runtime.settings.config import RENAMED, Config, ConfigError
 from objdsl.runtime.settings.foreign import pointer
 
 
@@ -196,7 +196,10 @@ def _problems(error: ValidationError, given: _Given, parameters: Collection[str]
     for problem in error.errors():
         path = tuple(str(part) for part in problem["loc"])
         place = given.place(path)
-        if problem["type"] == "extra_forbidden":
+        renamed = RENAMED.get(".".join(path))
+        if renamed is not None:
+            yield f"{place}: `{'.'.join(path)}` is called `{renamed}` now"
+        elif problem["type"] == "extra_forbidden":
             foreign = [*_foreign(path, problem["input"], given, parameters)]
             yield from foreign or [
                 f"{place}: unknown setting `{'.'.join(path)}`{_suggestion(path)}"
@@ -204,7 +207,7 @@ def _problems(error: ValidationError, given: _Given, parameters: Collection[str]
         elif not path:
             yield f"{place}: {problem['msg'].removeprefix('Value error, ')}"
         else:
-            message = problem["msg"]
+            message = problem["msg"].removeprefix("Value error, ")
             message = message[0].lower() + message[1:]
             yield f"{place}: `{'.'.join(path)}` is {problem['input']!r}: {message}"
 
@@ -223,7 +226,11 @@ def _foreign(
 def _suggestion(path: tuple[str, ...]) -> str:
     section: type[BaseModel] = Config
     for key in path[:-1]:
+        if key not in section.model_fields:  # the name of a set
+            continue
         inner = section.model_fields[key].annotation
+        if get_origin(inner) is dict:
+            inner = get_args(get_args(inner)[1])[0]
         assert isinstance(inner, type) and issubclass(inner, BaseModel)
         section = inner
     prefix = "".join(f"{key}." for key in path[:-1])

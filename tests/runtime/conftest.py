@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
     "warm_start.steps": 2,
     "warm_start.batch": 4,
     "report.curves": False,
-    "report.evaluate": 2,
+    "evaluation.every": 2,
     "report.samples_every": 2,
     "checkpoint.every": 2,
 }

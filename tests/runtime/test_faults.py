@@ -388,20 +388,20 @@ def test_an_evaluation_that_fails_is_repeated(
     run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from objdsl.runtime.engines.sampler import SamplerError
-    from objdsl.runtime.learning.sampled import Sampled
+    from objdsl.runtime.learning.evaluation import Evaluation
 
     straight = run(output=tmp_path / "straight", steps=5)
-    evaluate = Sampled.evaluate
+    evaluate = Evaluation.__call__
     calls = 0
 
-    def failing(self: Sampled, prompts: Any) -> float:
+    def failing(self: Evaluation) -> dict[str, float]:
         nonlocal calls
         calls += 1
         if calls in (2, 4):  # after the second step, and after the last one
             raise SamplerError("the engine is gone")
-        return evaluate(self, prompts)
+        return evaluate(self)
 
-    monkeypatch.setattr(Sampled, "evaluate", failing)
+    monkeypatch.setattr(Evaluation, "__call__", failing)
     folder = tmp_path / "run"
     for step, resume in ((2, None), (4, "auto"), (5, "auto")):
         try:

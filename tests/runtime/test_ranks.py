@@ -176,7 +176,7 @@ def is_running(pid: str) -> bool:
 
 @pytest.mark.slow
 def test_ranks_end_with_their_launcher(settings: Callable[..., Config], tmp_path: Path) -> None:
-    config = settings("dr_grpo", steps=100_000, report__evaluate=0, rewards={"exact": 1.0})
+    config = settings("dr_grpo", steps=100_000, evaluation__every=0, rewards={"exact": 1.0})
     (tmp_path / "run.yaml").write_text(config_yaml(config))
     command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m objdsl train --config"
     process = subprocess.Popen(
