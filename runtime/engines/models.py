@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from objdsl.runtime.data.pretrained import pretrained
 from objdsl.runtime.data.prompts import PLAIN_CHAT, character_tokenizer
 from objdsl.runtime.data.tasks import Task
 from objdsl.runtime.settings.config import TINY, ConfigError, ModelSection
@@ -78,55 +78,6 @@ def _tiny(config: ModelSection, vocabulary: int, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen3ForCausalLM(shape)
-
-
-def pretrained(
-    name: str, revision: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model and its tokenizer, from a Hugging Face id or a folder. Never runs the model's code.
-
-    Raises ConfigError where it cannot be loaded, or a weight is missing, has the wrong shape, or is
-    not finite.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    options: dict[str, Any] = {"trust_remote_code": False}
-    if not Path(name).is_dir():
-        options["revision"] = revision
-    try:
-        # Weights of the wrong shape are reported like missing ones, and refused below.
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            name, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except Exception as error:  # transformers, safetensors and the hub raise their own classes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "trust_remote_code" in str(error):
-            reason = "it needs code from its repository, which is never run"
-        raise ConfigError([f"the model `{name}` cannot be loaded: {reason}"]) from None
-    _check_weights(name, model, loaded)
-    if tokenizer.eos_token_id is None:
-        raise ConfigError([f"the tokenizer of `{name}` has no end-of-text token"])
-    return model, tokenizer
-
-
-def _check_weights(name: str, model: PreTrainedModel, loaded: Mapping[str, Any]) -> None:
-    """Raises ConfigError unless every weight was loaded, and is finite."""
-    problems = [
-        f"`{key}` is {list(there)}, and {list(here)} by its configuration"
-        for key, there, here in sorted(loaded["mismatched_keys"])
-    ]
-    missing = sorted(loaded["missing_keys"])
-    if missing:
-        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-        problems.append(f"`{missing[0]}`{others} is missing")
-    if problems:
-        raise ConfigError([f"the weights of `{name}` are incomplete: {'; '.join(problems)}"])
-    for key, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
-            raise ConfigError(
-                [f"the weights of `{name}` are not numbers: `{key}` has NaN or infinite entries"]
-            )
 
 
 def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

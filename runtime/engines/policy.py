@@ -17,6 +17,7 @@ from objdsl.fused.log_probs import log_probs
 from objdsl.ir.columns import of_policy
 from objdsl.ir.declarations import Hidden
 from objdsl.runtime.engines.batch import Batch
+from objdsl.runtime.engines.critic import ValueModel
 from objdsl.runtime.engines.layout import Layout, can_share, layout_of
 from objdsl.runtime.processes.ranks import Ranks, full_tensor
 from objdsl.runtime.settings.config import ConfigError
@@ -36,14 +37,14 @@ class Policy:
 
     Attributes:
         layers: internal policies: name -> the layer whose state gives its logits.
-        critic: hidden state -> value, where the objective trains a critic. It does not train the
-            hidden states.
+        critic: what values the states, where the objective trains a critic: a layer on the last
+            hidden states, which it does not train, or a network of its own.
         temperature: the sampler's temperature, so that both engines have the same distribution.
     """
 
     model: PreTrainedModel
     layers: Mapping[str, Hidden] = field(default_factory=dict)
-    critic: nn.Linear | None = None
+    critic: nn.Linear | ValueModel | None = None
     temperature: float = 1.0
     autocast: bool = False
     fused: bool = False
@@ -155,9 +156,23 @@ class Policy:
             "kept": batch.kept,
         }
 
-    def values(self, states: Tensor) -> Tensor:
-        """The critic's value of each state; its gradient stops at the states."""
+    def values(self, batch: Batch, states: Tensor) -> Tensor:
+        """The critic's value of each state of a batch.
+
+        Args:
+            states: the inputs of the policy's head, at which the gradient stops.
+        """
+        if isinstance(self.critic, ValueModel):
+            return self._own_values(batch)
+        return self._head_values(states)
+
+    def _own_values(self, batch: Batch) -> Tensor:
         assert self.critic is not None
+        values: Tensor = self.critic(batch, self.autocast)
+        return values
+
+    def _head_values(self, states: Tensor) -> Tensor:
+        assert isinstance(self.critic, nn.Linear)
         values: Tensor = self.critic(states.detach().to(self.critic.weight.dtype))[..., 0]
         return values
 
@@ -172,7 +187,7 @@ class Policy:
             if entropy is not None:
                 columns["entropy"] = torch.where(batch.mask, entropy, 0.0)
         if "value" in wanted:
-            columns["value"] = torch.where(batch.mask, self.values(states), 0.0)
+            columns["value"] = torch.where(batch.mask, self._head_values(states), 0.0)
         return {name: columns[name] for name in wanted}
 
     def columns(self, batch: Batch, wanted: Collection[str]) -> dict[str, Tensor]:
@@ -183,6 +198,10 @@ class Policy:
                 without gradient, in nats), and `log_<name>`, `log_<name>_dist` of internal
                 policies.
         """
+        if "value" in wanted and isinstance(self.critic, ValueModel):
+            others = [name for name in wanted if name != "value"]
+            columns = self.columns(batch, others) if others else {}
+            return columns | {"value": self._own_values(batch)}
         if self.fused and not torch.is_grad_enabled() and set(wanted) <= _FUSED:
             return self._without_logits(batch, wanted)
         inner = {name: hidden for name, hidden in self.layers.items() if _asks_for(name, wanted)}
@@ -201,11 +220,12 @@ class Policy:
             logits = {"pi": out.logits} if _asks_for("pi", wanted) or "entropy" in wanted else {}
             for name, hidden in inner.items():
                 logits[name] = self._hidden_logits(out.hidden_states, hidden, layout.first)
-        columns: dict[str, Tensor] = {}
+        columns = {}
         for name, scores in logits.items():
             columns |= self._policy_columns(name, scores, batch, layout, wanted)
         if "value" in wanted:
-            columns["value"] = layout.pick(self.values(out.hidden_states[-1][:, layout.first :]))
+            states = out.hidden_states[-1][:, layout.first :]
+            columns["value"] = layout.pick(self._head_values(states))
         return columns
 
     @cached_property
@@ -257,20 +277,9 @@ def collect(policy: Policy, replica: Policy | None) -> None:
     """
     if replica is policy:
         return
-    if replica is not None and policy.critic is not None and replica.critic is None:
-        replica.critic = new_critic(replica.model)
     targets = [None] * len(policy.weights()) if replica is None else replica.weights()
     with torch.no_grad():
         for weight, target in zip(policy.weights(), targets, strict=True):
             gathered = full_tensor(weight)
             if target is not None:
                 target.copy_(gathered)
-
-
-def new_critic(model: PreTrainedModel) -> nn.Linear:
-    """A critic whose value is 0 for every state."""
-    width = model.get_input_embeddings().embedding_dim
-    critic = nn.Linear(int(width), 1, device=model.device, dtype=model.dtype)
-    nn.init.zeros_(critic.weight)
-    nn.init.zeros_(critic.bias)
-    return critic

@@ -14,7 +14,8 @@ from objdsl.frozen import dataclass
 from objdsl.ir.columns import NOISE
 from objdsl.objective import Objective, Output
 from objdsl.runtime.engines.batch import Batch, Rows
-from objdsl.runtime.engines.policy import Policy, new_critic
+from objdsl.runtime.engines.critic import new_head, new_value_model
+from objdsl.runtime.engines.policy import Policy
 from objdsl.runtime.engines.sampler import seed_of
 from objdsl.runtime.learning.following import Following
 from objdsl.runtime.learning.needs import check_learner, fuses, needs_of, precision_of
@@ -79,7 +80,8 @@ class Learner:
         for member in policies:
             member.layers = self.needs.layers
         if self.needs.critic and policy.critic is None:
-            policy.critic = new_critic(policy.model)
+            new = new_head if config.critic == "head" else new_value_model
+            policy.critic = new(policy.model)
         check_learner(policy, objective, config, frozen.keys())
         self.following = Following(self.needs.following, frozen, policy)
         self._fuse()
@@ -100,6 +102,7 @@ class Learner:
         """
         self._enter(step)
         config = self._config
+        critic_alone = step < config.critic_warm_up
         single = config.minibatches * config.epochs == 1
         lr = self.optimizer.begin(step, several=not single)
         batch = batch.with_columns(self._prior_columns(batch, step))
@@ -113,7 +116,7 @@ class Learner:
             order = seed_of(self._seed, "minibatches", step, epoch)
             for chosen in batch.minibatches(config.minibatches, order):
                 part = batch if len(chosen) == len(batch) else batch[chosen]
-                results.append(self._optimize(part, moved=bool(results)))
+                results.append(self._optimize(part, moved=bool(results), critic_alone=critic_alone))
         self.optimizer.finish()
         self.following.move(step)
         return Learned(
@@ -213,11 +216,12 @@ class Learner:
         """Whether each rank computes its rows in one pass, by which the loss is computed too."""
         return len(self._shares(batch)[0]) == 1 and not self.fused
 
-    def _optimize(self, batch: Batch, moved: bool) -> Learned:
+    def _optimize(self, batch: Batch, moved: bool, critic_alone: bool) -> Learned:
         """One step of AdamW on `batch`, however it is cut into pieces.
 
         Args:
             moved: whether the policy has changed since `measure`.
+            critic_alone: whether nothing but the critic learns.
         """
         self.optimizer.zero_grad()
         if self._fits(batch):
@@ -234,9 +238,9 @@ class Learner:
                 reports[name] += float(report)
         value, *totals = self._ranks.all_reduce_sum([value, *reports.values()])
         self._ranks.add_gradients([*self.policy.parameters(), *self.learned.values()])
-        norm = self.optimizer.step(self.objective.name)
+        norms = self.optimizer.step(self.objective.name, critic_alone)
         self._whole.project(self.learned)
-        metrics = {"objective": value, **observed(batch), "grad_norm": norm}
+        metrics = {"objective": value, **observed(batch), **norms}
         return Learned(metrics, dict(zip(reports, totals, strict=True)), batch)
 
     def _one_pass(self, batch: Batch) -> tuple[Batch, Output]:
@@ -291,7 +295,7 @@ class Learner:
             head["kept"] = head["kept"][:count]
         others: dict[str, Any] = {**self._numbers}
         if "value" in self.needs.trained:
-            others["value"] = self.policy.values(states)[:count]
+            others["value"] = self.policy.values(piece, states)[:count]
         return self.objective.fused(
             states[:count], tokens=tokens[:count], step=step, **head, **others
         )

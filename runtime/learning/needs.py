@@ -127,6 +127,9 @@ def check_learner(
         raise ConfigError(
             [f"{objective.name} reads the policy `{missing[0]}`: set policies.{missing[0]}"]
         )
+    given = [name for name in ("critic_model", "critic_warm_up") if getattr(config, name)]
+    if given and not needs.critic:
+        raise ConfigError([f"learner.{given[0]} is set, but {objective.name} has no critic"])
     check_layers(objective, policy.model.config.get_text_config().num_hidden_layers)
     precision_of(policy, fuses(policy, objective, needs, config), config)
     if config.autocast and policy.device.type == "cpu":

@@ -46,7 +46,7 @@ class Optimizer:
         self._steps = steps
         critic = policy.critic_parameters()
         weights = policy.parameters()
-        self._groups = [part for part in (weights[: len(weights) - len(critic)], critic) if part]
+        self._groups = [weights[: len(weights) - len(critic)], *([critic] if critic else [])]
         self._snapshot: _Snapshot | None = None
         self._moved = False
         options = [
@@ -84,14 +84,14 @@ class Optimizer:
     def zero_grad(self) -> None:
         self._adamw.zero_grad()
 
-    def step(self, name: str) -> float:
-        """Clips the gradients and takes a step; returns the norm of the policy's gradient before
-        clipping.
+    def step(self, name: str, critic_alone: bool = False) -> dict[str, float]:
+        """Clips the gradients and takes a step; returns their norms before clipping.
 
         The critic's gradient is clipped separately: it does not affect the policy's step.
 
         Args:
             name: the objective, for messages.
+            critic_alone: whether nothing but the critic learns.
 
         Raises TrainingError for a gradient that is not finite; then no step is taken.
         """
@@ -106,9 +106,11 @@ class Optimizer:
                 raise TrainingError(
                     f"the derivative of {name} by {number} is {slope}: no step is taken"
                 )
+        for x in [*self._groups[0], *self._learned.values()] if critic_alone else ():
+            x.grad = None  # AdamW passes it over, and its moments stay
         self._moved = True
         self._adamw.step()
-        return norms[0]
+        return dict(zip(("grad_norm", "critic_grad_norm"), norms, strict=False))
 
     # --- undoing, saving --------------------------------------------------------------------------
 

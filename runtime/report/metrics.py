@@ -46,6 +46,7 @@ DOCUMENTED = {
     "kl_mu_old": "k3 estimate of KL(mu || old), between the sampling and the training engine",
     "mismatch": "mean of |log old - log mu| over the sampled tokens",
     "grad_norm": "norm of the gradient before clipping",
+    "critic_grad_norm": "the same of the critic, where the objective has one",
     "lr": "learning rate",
     "tokens": "sampled response tokens",
     "tokens_per_second": "response tokens divided by the seconds of the step",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,13 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from objdsl.objective import Objective, load
 from objdsl.runtime.data.example import Example
+from objdsl.runtime.data.pretrained import check_tokenizer, pretrained
 from objdsl.runtime.data.prompts import Prompt
 from objdsl.runtime.data.tasks import Task
-from objdsl.runtime.engines.models import load_model, pretrained, recompute_layers
-from objdsl.runtime.engines.policy import Policy, new_critic
+from objdsl.runtime.engines.critic import (
+    ValueModel,
+    load_value_model,
+    new_head,
+    new_value_model,
+)
+from objdsl.runtime.engines.models import load_model, recompute_layers
+from objdsl.runtime.engines.policy import Policy
 from objdsl.runtime.engines.probe import TOLERANCE, probe
 from objdsl.runtime.engines.sampler import Sampler, Sampling, vllm_version
 from objdsl.runtime.engines.transformers_sampler import TransformersSampler
@@ -216,23 +225,47 @@ def load_models(
     policy = Policy(
         model, temperature=objective.sample.temperature, autocast=config.learner.autocast
     )
-    policy.critic = new_critic(model) if needs_of(objective).critic else None
+    if needs_of(objective).critic:
+        policy.critic = _critic(config, model, tokenizer, saved)
     trainer = saved.restore(policy) if saved else None
-    sharded = _shards(config, model, ranks)
+    sharded = _shards(config, policy, ranks)
     for module in () if sharded else (model, policy.critic):
         if module is not None:
             module.to(ranks.device)
     if config.learner.gradient_checkpointing:
         recompute_layers(model)
+        if isinstance(policy.critic, ValueModel):
+            recompute_layers(policy.critic.model)
     replica: Policy | None = policy
     if sharded:
         replica = policy.copy() if ranks.first else None
         if replica is not None:
             replica.model.to(ranks.device)
+            replica.critic = copy.deepcopy(policy.critic)  # to be saved
     return Models(policy, tokenizer, replica, sharded, trainer)
 
 
-def _shards(config: Config, model: PreTrainedModel, ranks: Ranks) -> bool:
+def _critic(
+    config: Config,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    saved: Saved | None,
+) -> nn.Linear | ValueModel:
+    """The critic of the settings; a network of its own has the weights of the checkpoint, if any.
+
+    Raises:
+        ConfigError: there is no such network.
+        CheckpointError: the checkpoint has a critic of the other kind.
+    """
+    if config.learner.critic == "head":
+        return new_head(model)
+    name = str(saved.value_model) if saved else config.learner.critic_model
+    if name is None:
+        return new_value_model(model)
+    return load_value_model(name, model, tokenizer)
+
+
+def _shards(config: Config, policy: Policy, ranks: Ranks) -> bool:
     """Whether each rank holds a shard of the weights only."""
     parallel = config.learner.parallel
     if ranks.size == 1 or parallel == "ddp":
@@ -241,7 +274,7 @@ def _shards(config: Config, model: PreTrainedModel, ranks: Ranks) -> bool:
         return True
     if ranks.device.type != "cuda":
         return False
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in policy.weights())
     memory = torch.cuda.get_device_properties(ranks.device).total_memory
     return bool(_COPIES * weights > memory / 2)
 
@@ -259,7 +292,7 @@ def named_policies(
         if source is None:
             continue
         model, other = pretrained(source)
-        _compare(name, other, tokenizer)
+        check_tokenizer(f"policies.{name}", other, tokenizer)
         named[name] = _frozen_like(policy, model)
     return named
 
@@ -315,19 +348,6 @@ def reference(
         sealed_folder.check_files(saved)
     model, _ = pretrained(str(saved))
     return {"ref": _frozen_like(policy, model)}
-
-
-def _compare(name: str, other: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises ConfigError where the two tokenizers disagree on a token."""
-    vocabulary = other.get_vocab()
-    for token, index in tokenizer.get_vocab().items():
-        if vocabulary.get(token) != index:
-            raise ConfigError(
-                [
-                    f"policies.{name}: its tokenizer differs from that of the policy; token "
-                    f"{index} is {token!r} to the policy, and {other.decode([index])!r} to it"
-                ]
-            )
 
 
 def samples(objective: Objective, config: TaskSection, examples: Sequence[Example]) -> bool:

@@ -155,6 +155,8 @@ def _memory(config: Config, needs: Needs, tiny_vocabulary: int) -> Iterator[str]
         return
     size = DTYPES[config.model.dtype].itemsize
     copies = {"weights": 1, "gradient": 1, "AdamW": 2, "frozen policies": len(needs.policies)}
+    if needs.critic and config.learner.critic == "model":
+        copies["critic"] = 4  # its weights, gradient and moments
     parts = ", ".join(f"{name} {_bytes(n * count * size)}" for name, n in copies.items() if n)
     yield f"memory of {count / 1e6:.3g} million weights: {parts}, without activations and vLLM"
 
@@ -200,6 +202,7 @@ def _two_steps(config: Config, needs: Needs) -> Result:
         values["task"] |= {"held_out": 8, "max_prompt_tokens": 4000}
         values["evaluation"] |= {"samples": 0, "k": []}
         values["sampler"] |= {"engine": "transformers", "prompts": 4, "max_tokens": 8}
+        values["learner"] |= {"critic_model": None}
         values["learner"] |= {"autocast": False, "minibatches": min(4, config.learner.minibatches)}
         values["warm_start"] |= {"steps": 0}
         return train(Config.model_validate(values), console=Console(file=StringIO()))

@@ -19,6 +19,7 @@ from objdsl.runtime.data.example import columns_of
 from objdsl.runtime.data.prompts import Prompt, encode_all
 from objdsl.runtime.data.rewards import Rewards
 from objdsl.runtime.data.tasks import Task, load_sets, load_task
+from objdsl.runtime.engines.critic import ValueModel
 from objdsl.runtime.engines.models import context_of, ends_of, pick_device, quiet_transformers
 from objdsl.runtime.learning.evaluation import OWN, Evaluation
 from objdsl.runtime.learning.learner import Learner
@@ -125,6 +126,8 @@ def launch(
     # --- the first weights
     if folder.saved is None:
         _warm_start(config, task, models, prompts, warm_start_steps, report, ranks)
+        if isinstance(models.policy.critic, ValueModel) and config.learner.critic_model is None:
+            models.policy.critic.start_from(models.policy.model)
     ranks.broadcast(models.policy.weights())
     ref = build.reference(
         needs, named, models.policy, models.tokenizer, folder.path, folder.saved is not None, ranks

@@ -157,9 +157,16 @@ class LearnerSection(Section):
 
     lr: Annotated[float, Field(gt=0)] = 3e-4
     """Peak learning rate of AdamW."""
+    critic: Literal["head", "model"] = "head"
+    """The critic, if the objective has one: a linear layer on the policy's last hidden state, which
+    it does not train (`head`), or a network of its own (`model`)."""
+    critic_model: str | None = None
+    """The first weights of a critic that is a network of its own: a language model or a reward
+    model, as Hugging Face id or folder; by default those of the policy before the first step."""
     critic_lr: Annotated[float, Field(gt=0)] | None = None
-    """Peak learning rate of the critic, if the objective has one; by default `lr`. The critic is a
-    linear layer on the policy's last hidden state, which it does not train."""
+    """Peak learning rate of the critic; by default `lr`."""
+    critic_warm_up: Count = 0
+    """Number of first steps in which nothing but the critic learns."""
     learned_lr: Annotated[float, Field(gt=0)] = 1e-2
     """Peak learning rate of the numbers that the objective learns beside the policy (`learn beta =
     0.1`): AdamW moves each by about this much in a step, without weight decay or clipping."""
@@ -201,6 +208,15 @@ class LearnerSection(Section):
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """How the processes of `torchrun` hold the weights: each has all of them (`ddp`) or a shard
     (`fsdp`); `auto` is `ddp` if weights, gradients and AdamW's state fit into half a GPU."""
+
+    @model_validator(mode="after")
+    def _weights_of_a_model(self) -> LearnerSection:
+        if self.critic_model is not None and self.critic != "model":
+            raise ValueError(
+                f"learner.critic_model is {self.critic_model!r}, but learner.critic is "
+                f"`{self.critic}`: set it to `model`"
+            )
+        return self
 
 
 class WarmStartSection(Section):

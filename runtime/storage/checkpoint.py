@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from objdsl.frozen import dataclass
-from objdsl.runtime.engines.models import pretrained
+from objdsl.runtime.data.pretrained import pretrained
+from objdsl.runtime.engines.critic import ValueModel
 from objdsl.runtime.engines.policy import Policy
 from objdsl.runtime.report.metrics import News
 from objdsl.runtime.settings.config import ConfigError
@@ -47,6 +48,8 @@ PREFIX = "step-"
 STATE = "state.json"
 TRAINER = "trainer.pt"
 CRITIC = "critic.safetensors"
+# The folder of a critic that is a network of its own, as transformers reads it.
+VALUE_MODEL = "critic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,7 @@ def save(
     target = folder / f"{PREFIX}{progress.step:06d}"
     with written_beside(target) as writing:
         save_model(policy, tokenizer, writing)
+        _save_critic(policy, tokenizer, writing)
         for name, weights in following.items():
             save_file({k: x.contiguous() for k, x in weights.items()}, writing / _follower(name))
         torch.save({"optimizer": optimizer, "rng": random_state.capture()}, writing / TRAINER)
@@ -143,11 +147,18 @@ def _follower(name: str) -> str:
 
 
 def save_model(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """The weights as a Hugging Face folder, and the critic beside them."""
+    """The weights as a Hugging Face folder."""
     policy.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    if policy.critic is not None:
-        save_file(dict(policy.critic.state_dict()), folder / CRITIC)
+
+
+def _save_critic(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    match policy.critic:
+        case ValueModel(model=model):
+            model.save_pretrained(folder / VALUE_MODEL)
+            tokenizer.save_pretrained(folder / VALUE_MODEL)
+        case nn.Linear() as head:
+            save_file(dict(head.state_dict()), folder / CRITIC)
 
 
 # --- finding ------------------------------------------------------------------------------------
@@ -190,6 +201,8 @@ class Saved:
     def restore(self, policy: Policy) -> Mapping[str, Any]:
         """Loads the weights in place. Returns the states of `optimizer` and generators (`rng`).
 
+        A critic that is a network of its own has been loaded already, from `value_model`.
+
         Raises CheckpointError where the weights do not fit the policy.
         """
         try:
@@ -197,11 +210,30 @@ class Saved:
         except ConfigError as error:
             raise CheckpointError(str(error)) from None
         _load(policy.model, stored.state_dict(), self.path)
-        if policy.critic is not None:
+        if isinstance(policy.critic, nn.Linear):
+            if (self.path / VALUE_MODEL).is_dir():
+                raise CheckpointError(
+                    f"the critic of {self.path} is a network of its own: set learner.critic to "
+                    "`model`"
+                )
             with reading(self.path, CRITIC):
                 critic = load_file(self.path / CRITIC)
             _load(policy.critic, critic, self.path)
         return _trainer(self.path)
+
+    @property
+    def value_model(self) -> Path:
+        """The folder of a critic that is a network of its own.
+
+        Raises CheckpointError where there is none.
+        """
+        folder = self.path / VALUE_MODEL
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{self.path} has no critic that is a network of its own: set learner.critic to "
+                "`head`"
+            )
+        return folder
 
     def restore_follower(self, name: str, policy: Policy) -> None:
         """Loads the weights of a policy that follows the trained one.

@@ -20,7 +20,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from objdsl.runtime.engines.models import pretrained
+from objdsl.runtime.data.pretrained import pretrained
 from objdsl.runtime.learning.optimizer import Optimizer, TrainingError
 from objdsl.runtime.run.loop import train
 from objdsl.runtime.run.run import Result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -22,13 +21,13 @@ from transformers import (
 )
 
 import objdsl
+from helpers.random_batch import batch
 from objdsl.ir.declarations import Hidden
 from objdsl.runtime.data.tasks import load_task
-from objdsl.runtime.engines.batch import Batch, collate
+from objdsl.runtime.engines.batch import Batch
 from objdsl.runtime.engines.layout import can_share, layout_of
 from objdsl.runtime.engines.models import ends_of, load_model, recompute_layers
 from objdsl.runtime.engines.policy import Policy
-from objdsl.runtime.engines.sampler import Response
 from objdsl.runtime.learning.learner import ENTROPY, Learner
 from objdsl.runtime.learning.needs import needs_of
 from objdsl.runtime.learning.optimizer import TrainingError, learning_rate
@@ -50,37 +49,6 @@ def double() -> Policy:
     )  # fmt: skip
     torch.manual_seed(0)
     return Policy(GPT2LMHeadModel(shape).to(torch.float64).eval())
-
-
-def batch(kept: bool = False, masked: bool = False, groups: int = 4, group: int = 3) -> Batch:
-    """Ragged prompts and responses of random tokens, with rewards.
-
-    Args:
-        masked: whether some of the tokens are not learned from.
-    """
-    rng = random.Random(0)
-    prompts: list[list[int]] = []
-    for _ in range(groups):
-        prompt = [rng.randrange(3, 15) for _ in range(rng.randint(2, 6))]
-        prompts += [prompt] * group
-    responses = []
-    for _ in prompts:
-        tokens = tuple(rng.randrange(2, 15) for _ in range(rng.randint(1, 5)))
-        left = tuple((*rng.sample(range(15), 4), token) for token in tokens) if kept else None
-        log_probs = tuple(-2 - rng.random() for _ in tokens)
-        responses.append(Response(tokens, log_probs, rng.random() < 0.2, left))
-    rewards = [float(rng.random() < 0.5) for _ in prompts]
-    learned = [sorted(rng.sample(range(len(x.tokens)), -(-len(x.tokens) // 2))) for x in responses]
-    return collate(
-        prompts,
-        [k for k in range(groups) for _ in range(group)],
-        responses,
-        {"reward": rewards},
-        learned=learned if masked else None,
-        vocabulary=15,
-        device=torch.device("cpu"),
-        dtype=torch.float64,
-    )
 
 
 def trained(

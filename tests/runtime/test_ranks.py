@@ -41,6 +41,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "grpo": {"sampler.prompts": 3, "sampler.group": 3, "learner.micro_batch": 2},
     "clip_cov": {"params.low": 0.0, "params.high": 0.5, "params.fraction": 0.3},
     "ppo": {"learner.minibatches": 2, "learner.epochs": 2},
+    "adaptive_kl": {
+        "learner.critic": "model",
+        "learner.critic_warm_up": 1,
+        "learner.micro_batch": 3,
+    },
     "rloo": {"model.dtype": "float32"},
     "kl_cov": {"learner.head": "fused", "learner.micro_batch": 3, "params.fraction": 0.3},
 }
@@ -54,9 +59,20 @@ def back_to_the_middle(folder: Path, copy: Path) -> Path:
     return copy
 
 
+def last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Those of the policy, and of its critic if that is a network of its own."""
+    saved = folder / "checkpoints" / "step-000004"
+    critic = saved / "critic" / "model.safetensors"
+    weights = load_file(critic) if critic.exists() else {}
+    return {
+        **{f"critic {k}": x for k, x in weights.items()},
+        **load_file(saved / "model.safetensors"),
+    }
+
+
 def assert_the_same_run(folder: Path, other: Path, numbers: Numbers) -> None:
-    last = "checkpoints/step-000004/model.safetensors"
-    weights, twice = load_file(folder / last), load_file(other / last)
+    weights, twice = last_weights(folder), last_weights(other)
+    assert weights.keys() == twice.keys()
     # The norms of Qwen3 compute in float32, whatever the weights are.
     double = next(iter(weights.values())).dtype == torch.float64
     rel, near = (1e-5, 1e-7) if double else (1e-3, 1e-5)
