@@ -11,6 +11,7 @@ from fractions import Fraction
 from objdsl.frozen import dataclass
 from objdsl.runtime.data.prompts import Prompt
 from objdsl.runtime.data.rewards import LAST_NUMBER, number_in
+from objdsl.runtime.learning.monitors import is_right
 from objdsl.runtime.learning.sampled import Sampled
 from objdsl.runtime.settings.config import EvaluationSection
 
@@ -52,7 +53,7 @@ class Evaluation:
             config.answers == "auto" and next(iter(source.rewards.names)) == LAST_NUMBER
         )
         answers = [[normalised(text, is_number) for text in texts] for texts, _ in drawn]
-        right = [[is_right(reward, config.right) for reward in rewards] for _, rewards in drawn]
+        right = [[is_right(reward, source.right) for reward in rewards] for _, rewards in drawn]
         by_prompt = [*zip(zip(*answers, strict=True), zip(*right, strict=True), strict=True)]
         for k in config.k or sorted({1, config.samples}):
             passed = [pass_at(k, len(row), sum(row)) for _, row in by_prompt]
@@ -61,11 +62,6 @@ class Evaluation:
                 voted = [majority_at(k, texts, row) for texts, row in by_prompt]
                 metrics[f"maj_at_{k}"] = math.fsum(voted) / len(voted)
         return metrics
-
-
-def is_right(reward: float, least: float) -> bool:
-    """Whether a response counts as right: its reward is `least` or more, up to rounding."""
-    return reward >= least or math.isclose(reward, least, rel_tol=1e-6)
 
 
 def normalised(text: str, is_number: bool) -> str:
@@ -101,12 +97,12 @@ def _won(k: int, top: int, sizes: Sequence[tuple[int, bool]]) -> Fraction:
     """
     # (samples chosen, answers that occur `top` times, right ones among these) -> choices
     ways = Counter({(0, 0, 0): 1})
-    for size, is_right in sizes:
+    for size, counts_as_right in sizes:
         extended: Counter[tuple[int, int, int]] = Counter()
         for (chosen, tied, right), number in ways.items():
             for more in range(min(size, top, k - chosen) + 1):
                 at_top = more == top
-                state = (chosen + more, tied + at_top, right + (at_top and is_right))
+                state = (chosen + more, tied + at_top, right + (at_top and counts_as_right))
                 extended[state] += number * math.comb(size, more)
         ways = extended
     shares = (

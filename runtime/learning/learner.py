@@ -18,16 +18,20 @@ from objdsl.runtime.engines.critic import new_head, new_value_model
 from objdsl.runtime.engines.policy import Policy
 from objdsl.runtime.engines.sampler import seed_of
 from objdsl.runtime.learning.following import Following
+from objdsl.runtime.learning.monitors import (
+    ENTROPY,
+    ROLLOUT,
+    merged,
+    monitored,
+    of_policies,
+    of_update,
+)
 from objdsl.runtime.learning.needs import check_learner, fuses, needs_of, precision_of
 from objdsl.runtime.learning.optimizer import Optimizer, TrainingError
 from objdsl.runtime.processes.ranks import Ranks
 from objdsl.runtime.settings.config import LearnerSection
 from objdsl.step import Step
 from objdsl.step.states import States
-
-# Columns of the run itself, under names that no file can declare: the log-probabilities of the
-# policy when the responses were sampled, and its entropies.
-ROLLOUT, ENTROPY = "log pi, before", "entropy, before"
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class Learner:
         sharded: bool = False,
     ) -> None:
         self.policy = policy
-        self._whole = objective
-        self.objective = objective
+        self._declared = objective.report_names
+        self._whole = self.objective = objective = monitored(objective)
         self.needs = needs_of(objective)
         self._config = config
         self._steps = steps
@@ -116,11 +120,15 @@ class Learner:
             order = seed_of(self._seed, "minibatches", step, epoch)
             for chosen in batch.minibatches(config.minibatches, order):
                 part = batch if len(chosen) == len(batch) else batch[chosen]
-                results.append(self._optimize(part, moved=bool(results), critic_alone=critic_alone))
+                results.append(
+                    self._optimize(
+                        part, moved=bool(results), several=not single, critic_alone=critic_alone
+                    )
+                )
         self.optimizer.finish()
         self.following.move(step)
         return Learned(
-            _means([result.metrics for result in results]) | {"lr": lr},
+            merged([result.metrics for result in results]) | {"lr": lr},
             _means([result.reports for result in results]),
             sampled if ROLLOUT in sampled.columns else results[0].batch,
             {name: x.item() for name, x in self.learned.items()},
@@ -216,11 +224,12 @@ class Learner:
         """Whether each rank computes its rows in one pass, by which the loss is computed too."""
         return len(self._shares(batch)[0]) == 1 and not self.fused
 
-    def _optimize(self, batch: Batch, moved: bool, critic_alone: bool) -> Learned:
+    def _optimize(self, batch: Batch, moved: bool, several: bool, critic_alone: bool) -> Learned:
         """One step of AdamW on `batch`, however it is cut into pieces.
 
         Args:
             moved: whether the policy has changed since `measure`.
+            several: whether the rollout has several steps.
             critic_alone: whether nothing but the critic learns.
         """
         self.optimizer.zero_grad()
@@ -231,17 +240,25 @@ class Learner:
             outputs = self._passes(batch, moved)
         value = 0.0
         reports: defaultdict[str, float] = defaultdict(float)
+        current: list[Tensor] = []
         for out in outputs:
             out.loss.backward()  # type: ignore[no-untyped-call]
             value += float(out.value)
             for name, report in out.reports.items():
                 reports[name] += float(report)
+            if several and out.log_pi is not None:
+                current.append(out.log_pi)
         value, *totals = self._ranks.all_reduce_sum([value, *reports.values()])
         self._ranks.add_gradients([*self.policy.parameters(), *self.learned.values()])
         norms = self.optimizer.step(self.objective.name, critic_alone)
         self._whole.project(self.learned)
-        metrics = {"objective": value, **observed(batch), **norms}
-        return Learned(metrics, dict(zip(reports, totals, strict=True)), batch)
+        shares = dict(zip(reports, totals, strict=True))
+        declared = {name: shares.pop(name) for name in self._declared}
+        metrics = {"objective": value, **of_policies(batch), **shares, **norms}
+        if current:
+            gathered = self._gather({"log_pi": torch.cat(current)}, self._shares(batch))
+            metrics |= of_update(batch, gathered["log_pi"])
+        return Learned(metrics, declared, batch)
 
     def _one_pass(self, batch: Batch) -> tuple[Batch, Output]:
         """The loss of this rank's rows, and the batch with its measured columns.
@@ -262,7 +279,12 @@ class Learner:
             if self.objective.reports_need_couple:
                 step = self.objective.couple(step, **self._gather(live, shares), **self._numbers)
             step = step[rows]
-        return batch, self.objective(step=step, **live, **self._numbers)
+        return batch, self._output(step, live)
+
+    def _output(self, step: Step, live: Mapping[str, Tensor]) -> Output:
+        output = self.objective(step=step, **live, **self._numbers)
+        log_pi = live.get("log_pi")
+        return output if log_pi is None else replace(output, log_pi=log_pi.detach())
 
     @property
     def _numbers(self) -> dict[str, Tensor]:
@@ -288,7 +310,7 @@ class Learner:
         if not self.fused:
             values = self.policy.columns(piece, self.needs.trained)
             live = {name: values[name][:count] for name in self.needs.trained}
-            return self.objective(step=step, **live, **self._numbers)
+            return self._output(step, live)
         states, tokens = self.policy.states(piece)
         head = self.policy.head_of(states, piece)
         if head["kept"] is not None:
@@ -324,18 +346,3 @@ def _columns(
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-
-
-def observed(batch: Batch) -> dict[str, float]:
-    """Means over the tokens of a batch: entropy, and the mismatch between the two engines.
-
-    `kl_mu_old` estimates KL(mu || old) from the sampled tokens by k3, in nats a token; `mismatch`
-    is the mean of |log old - log mu|.
-    """
-    mask = batch.mask
-    means = {"entropy": float(batch.columns[ENTROPY][mask].mean())}
-    if "log_mu" in batch.columns:
-        log_ratio = (batch.columns[ROLLOUT] - batch.columns["log_mu"])[mask]
-        means["kl_mu_old"] = float((log_ratio.exp() - 1 - log_ratio).mean())
-        means["mismatch"] = float(log_ratio.abs().mean())
-    return means

@@ -16,6 +16,7 @@ from objdsl.runtime.data.prompts import Prompt, chosen_at
 from objdsl.runtime.data.rewards import Judged, Rewards, Scores
 from objdsl.runtime.engines.batch import Batch, collate
 from objdsl.runtime.engines.sampler import Request, Response, Sampler, Sampling, seed_of
+from objdsl.runtime.learning.monitors import RIGHT, is_right, of_lengths
 from objdsl.runtime.learning.rollout import Place, Rollout, number
 from objdsl.runtime.learning.supplied import (
     LOSS_MASK,
@@ -58,6 +59,7 @@ class Sampled:
         count: prompts per step.
         rounds: how often prompts that the objective's `keep` drops are replaced.
         given: response columns that the task or the reward functions supply.
+        right: the least reward of a response that counts as right.
     """
 
     sampler: Sampler
@@ -71,6 +73,7 @@ class Sampled:
     group: int
     rounds: int
     given: tuple[str, ...]
+    right: float
     seed: int
 
     def roll(self, step: int, position: int, clock: Clock, states: States) -> Rollout:
@@ -98,7 +101,8 @@ class Sampled:
             everything = [*groups, *remembered]
             batch = self._collate(everything, states)
         samples = [sample for group in groups for sample in self._samples(group)]
-        metrics = _metrics(groups) | {"tokens": tokens}
+        lengths = [len(response.tokens) for response in _responses(groups)]
+        metrics = _metrics(groups) | of_lengths(lengths, self._right(groups)) | {"tokens": tokens}
         learned = slice(0, len(_responses(groups))) if remembered else None
         return Rollout(batch, samples, metrics, position, _keys(everything), learned)
 
@@ -227,6 +231,7 @@ class Sampled:
 
     def _collate(self, groups: Sequence[_Group], states: States) -> Batch:
         columns: dict[str, Any] = {"reward": _rewards(groups)}
+        columns[RIGHT] = [float(x) for x in self._right(groups)]
         for name in self.given:
             if name in groups[0].columns:
                 columns[name] = _column(groups, name)
@@ -241,6 +246,9 @@ class Sampled:
             device=self.place.device,
             dtype=self.place.dtype,
         )
+
+    def _right(self, groups: Sequence[_Group]) -> list[bool]:
+        return [is_right(reward, self.right) for reward in _rewards(groups)]
 
     def _samples(self, group: _Group) -> list[Sample]:
         return [

@@ -40,11 +40,27 @@ DOCUMENTED = {
     "maj_at_<k>": "probability that the most frequent answer of k sampled responses is right",
     "<set>/<metric>": "the same of the set in `evaluation.sets`",
     "length": "mean length of the responses, in tokens",
+    "length_<right,wrong>": "of right and of wrong ones",
+    "length_<right,wrong>_p<10,90>": "their tenth and ninetieth percentiles",
     "truncated": "share of responses that hit the token limit",
     "zero_variance": "share of prompts whose responses all have the same reward",
     "entropy": "entropy of the policy, in nats per token",
-    "kl_mu_old": "k3 estimate of KL(mu || old), between the sampling and the training engine",
+    "kl_mu_old_k<1,2,3>": "estimates of KL(mu || old), between the sampling and the training "
+    "engine, from the sampled tokens, in nats per token",
+    "kl_old_ref_k<1,2,3>": "of KL(old || ref) (where the objective reads `ref`)",
+    "kl_old_pi_k<1,2,3>": "of KL(old || pi), by which the policy has moved before an optimizer "
+    "step (where a rollout has several)",
     "mismatch": "mean of |log old - log mu| over the sampled tokens",
+    "mismatch_max": "largest old / mu of a token",
+    "effective_<tokens,responses>": "effective share of the sample under the weights old / mu of "
+    "tokens, or of whole responses: (sum w)^2 / (n sum w^2)",
+    "ratio_<right,wrong>": "mean of pi / old over the tokens of right and of wrong responses "
+    "(where a rollout has several optimizer steps); `evaluation.right` says which are right",
+    "ratio_<right,wrong>_<min,max>": "its extremes",
+    "clip_<low,high>": "share of tokens, or of responses, whose gradient a clip of the objective "
+    "removes: a ratio below it under a negative advantage, above it under a positive one",
+    "weightless": "share of tokens whose weight dJ / dlog pi is 0: clipped, masked, or without "
+    "advantage",
     "grad_norm": "norm of the gradient before clipping",
     "critic_grad_norm": "the same of the critic, where the objective has one",
     "lr": "learning rate",
@@ -53,15 +69,21 @@ DOCUMENTED = {
     "seconds": "duration of the step",
     "seconds_<phase>": "duration of one of its phases",
 }
-_PATTERNS = re.compile(
-    "|".join(re.sub("<[a-z]+>", "[^/]+", name) for name in DOCUMENTED if "/" not in name)
-)
+
+
+def _pattern(name: str) -> str:
+    """The names that an entry stands for: `<k>` is anything, and `<low,high>` one of a list."""
+    listed = re.sub("<([a-z0-9]+(?:,[a-z0-9]+)+)>", lambda x: f"({x[1].replace(',', '|')})", name)
+    return re.sub("<[a-z]+>", "[^/]+", listed)
+
+
+_METRIC = re.compile("|".join(_pattern(name) for name in DOCUMENTED if "/" not in name))
 _EVALUATION = re.compile(r"(.+/)?(held_out|(pass|maj)_at_\d+)")
 
 
 def is_metric(name: str) -> bool:
     """Whether the runtime may measure something of this name."""
-    return _PATTERNS.fullmatch(name) is not None or is_evaluation(name)
+    return _METRIC.fullmatch(name) is not None or is_evaluation(name)
 
 
 def is_evaluation(name: str) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # The panels of every run; the reports of the objectives come after them.
-_FIRST = ("reward", "held_out", "entropy", "length", "kl_mu_old", "grad_norm")
+_FIRST = ("reward", "held_out", "entropy", "length", "kl_mu_old_k3", "grad_norm")
 
 
 def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:

@@ -233,6 +233,7 @@ def _open_source(
         group=build.group_of(config, objective),
         rounds=config.sampler.resample,
         given=given,
+        right=config.evaluation.right,
         seed=config.seed,
     )
 

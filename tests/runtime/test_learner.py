@@ -28,7 +28,8 @@ from objdsl.runtime.engines.batch import Batch
 from objdsl.runtime.engines.layout import can_share, layout_of
 from objdsl.runtime.engines.models import ends_of, load_model, recompute_layers
 from objdsl.runtime.engines.policy import Policy
-from objdsl.runtime.learning.learner import ENTROPY, Learner
+from objdsl.runtime.learning.learner import Learner
+from objdsl.runtime.learning.monitors import ENTROPY
 from objdsl.runtime.learning.needs import needs_of
 from objdsl.runtime.learning.optimizer import TrainingError, learning_rate
 from objdsl.runtime.settings.config import ConfigError, LearnerSection, ModelSection, TaskSection

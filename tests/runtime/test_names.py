@@ -6,7 +6,7 @@ from pathlib import Path
 
 import objdsl
 from objdsl.adapters.needs import refused
-from objdsl.runtime.learning.learner import ENTROPY, ROLLOUT
+from objdsl.runtime.learning.monitors import ENTROPY, ROLLOUT
 from objdsl.runtime.learning.needs import needs_of
 from objdsl.runtime.report.metrics import renamed
 from objdsl.runtime.settings.config_io import read_config
