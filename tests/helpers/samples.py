@@ -20,6 +20,15 @@ def parts(many: int, taken: int) -> list[Any]:
     return [*range(taken), *rest]
 
 
+def thinned(values: Iterable[Any], every: int) -> list[Any]:
+    """Values of which each run takes one of so many, beginning with the first; `--proofs` runs the
+    others alone."""
+    return [
+        value if k % every == 0 else pytest.param(value, marks=pytest.mark.proof)
+        for k, value in enumerate(values)
+    ]
+
+
 def entries(names: Iterable[str] | None = None) -> list[Any]:
     """Entries of the gallery; all but two of each kind are run with `--proofs` alone."""
     every = gallery.names() if names is None else names

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from helpers.random_objectives import text as random_text
+from helpers.samples import entries
 from objdsl import driver
 from objdsl.diagnostic import Diagnostic
 from objdsl.errors import ObjectiveError
@@ -89,14 +90,12 @@ def compared(model: type[BaseModel], kind: type, names: list[str]) -> None:
 
 # --- round trips ---------------------------------------------------------------------------------
 
-TEXTS = [
-    *(pytest.param(gallery.bundled(name), id=name) for name in gallery.names()),
-    *(pytest.param(Source(f"{k}.obj", random_text(k)), id=f"random {k}") for k in range(16)),
-]
+RANDOM = {f"random {k}": Source(f"{k}.obj", random_text(k)) for k in range(16)}
 
 
-@pytest.mark.parametrize("source", TEXTS)
-def test_round_trip(source: Source) -> None:
+@pytest.mark.parametrize("name", [*entries(), *RANDOM])
+def test_round_trip(name: str) -> None:
+    source = RANDOM.get(name) or gallery.bundled(name)
     before = driver.compile_source(source)
     text = driver.written_out(Source("x.json", driver.ir(before)))
     after = driver.compile_source(text)
