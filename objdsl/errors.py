@@ -16,6 +16,10 @@ class InputError(ObjdslError, ValueError):
     needed."""
 
 
+class NaNInputError(InputError):
+    """A trained input that is NaN at a token that counts."""
+
+
 class InputTypeError(InputError, TypeError):
     """An input of a wrong type altogether."""
 

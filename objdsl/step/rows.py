@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from objdsl.emit.stages import Input, Layout
-from objdsl.errors import InputError
+from objdsl.errors import NaNInputError
 from objdsl.ir.indices import PROMPT, RESPONSE, SCALAR
 
 if TYPE_CHECKING:
@@ -180,13 +180,13 @@ class Step:
             nan = torch.isnan(x)
             if not x.dim():
                 if bool(nan):
-                    raise InputError(f"{name} is NaN")
+                    raise NaNInputError(f"{name} is NaN")
                 continue
             if self.layout == "padded":
                 nan &= self.mask if x.dim() == 2 else self.mask[..., None]
             if bool(nan.any()):
                 where = [int(k) for k in nan.nonzero()[0]]
-                raise InputError(f"{name} is NaN at an unmasked token, at {where}")
+                raise NaNInputError(f"{name} is NaN at an unmasked token, at {where}")
 
 
 @dataclass(frozen=True)

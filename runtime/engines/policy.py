@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,12 @@ class Policy:
         """The parameters that the optimizer trains."""
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         return trainable + self.critic_parameters()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Every parameter, those of the critic with its name in front."""
+        yield from self.model.named_parameters()
+        if self.critic:
+            yield from self.critic.named_parameters("critic")
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """The part of `parameters` that belongs to the critic."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from objdsl.errors import NaNInputError
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import NOISE
 from objdsl.objective import Objective, Output
@@ -17,6 +19,7 @@ from objdsl.runtime.engines.batch import Batch, Rows
 from objdsl.runtime.engines.critic import new_head, new_value_model
 from objdsl.runtime.engines.policy import Policy
 from objdsl.runtime.engines.sampler import seed_of
+from objdsl.runtime.learning.finite import WITHIN, NotFiniteError, poisoned, strange_column
 from objdsl.runtime.learning.following import Following
 from objdsl.runtime.learning.monitors import (
     ENTROPY,
@@ -40,6 +43,7 @@ class Learned:
 
     Attributes:
         numbers: those that are learned beside the policy, as they are after it.
+        skipped: why optimizer steps were skipped, a reason for each.
         batch: of the rollout, with the columns of the training engine.
     """
 
@@ -47,6 +51,7 @@ class Learned:
     reports: dict[str, float]
     batch: Batch
     numbers: dict[str, float] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
 
 class Learner:
@@ -57,6 +62,9 @@ class Learner:
         frozen: the policies that the objective compares with, by name.
         ranks: the processes that learn together, each from a share of every batch.
         sharded: whether each of them holds a shard of the weights only.
+
+    Attributes:
+        skipped: the rollout of each optimizer step that was skipped of late.
     """
 
     def __init__(
@@ -94,15 +102,21 @@ class Learner:
         dtype = torch.promote_types(policy.model.dtype, torch.float32)
         self.learned = objective.learned(dtype, ranks.device)
         self.optimizer = Optimizer(policy, config, steps, self.learned)
+        self.skipped: tuple[int, ...] = ()
+        self._strange: str | None = None  # an input of this rank that is not finite
 
     def learn(self, batch: Batch, step: int, rows: Rows | None = None) -> Learned:
         """Learns from the responses of a rollout, in one optimizer step or several.
 
         Returns means over the optimizer steps. `step` counts rollouts from 0: it sets
-        the learning rate and every random choice.
+        the learning rate and every random choice. An optimizer step of which something is not
+        finite is skipped.
 
         Args:
             rows: those that are learned from; None for all.
+
+        Raises TrainingError where the objective cannot read the data, or too many steps have been
+        skipped.
         """
         self._enter(step)
         config = self._config
@@ -116,23 +130,45 @@ class Learner:
             batch = batch.with_columns(self.measure(batch))
         sampled, batch = batch, batch if rows is None else batch[rows]
         results: list[Learned] = []
+        reasons: list[str] = []
         for epoch in range(config.epochs):
             order = seed_of(self._seed, "minibatches", step, epoch)
             for chosen in batch.minibatches(config.minibatches, order):
                 part = batch if len(chosen) == len(batch) else batch[chosen]
-                results.append(
-                    self._optimize(
+                try:
+                    result = self._optimize(
                         part, moved=bool(results), several=not single, critic_alone=critic_alone
                     )
-                )
+                except NotFiniteError as error:
+                    self._skip(step, error)
+                    reasons.append(str(error))
+                else:
+                    results.append(result)
         self.optimizer.finish()
         self.following.move(step)
+        whole = ROLLOUT in sampled.columns or not results
         return Learned(
-            merged([result.metrics for result in results]) | {"lr": lr},
+            merged([result.metrics for result in results]) | {"lr": lr, "skipped": len(reasons)},
             _means([result.reports for result in results]),
-            sampled if ROLLOUT in sampled.columns else results[0].batch,
+            sampled if whole else results[0].batch,
             {name: x.item() for name, x in self.learned.items()},
+            tuple(reasons),
         )
+
+    def _skip(self, step: int, error: NotFiniteError) -> None:
+        """Counts a step that was skipped.
+
+        Raises TrainingError where there have been too many.
+        """
+        self.optimizer.zero_grad()
+        self.policy.reshard()
+        self.skipped = (*(k for k in self.skipped if k > step - WITHIN), step)
+        limit = self._config.max_skipped
+        if len(self.skipped) > limit:
+            raise TrainingError(
+                f"{error}; {len(self.skipped)} optimizer steps within {WITHIN} rollouts were not "
+                f"finite, and learner.max_skipped is {limit}"
+            ) from error
 
     def _enter(self, step: int) -> None:
         """The objective of a rollout from here on: in a phase that needs no reference policy, none
@@ -249,6 +285,8 @@ class Learner:
             if several and out.log_pi is not None:
                 current.append(out.log_pi)
         value, *totals = self._ranks.all_reduce_sum([value, *reports.values()])
+        if not math.isfinite(value):
+            raise NotFiniteError(self._why(value, dict(zip(reports, totals, strict=True))))
         self._ranks.add_gradients([*self.policy.parameters(), *self.learned.values()])
         norms = self.optimizer.step(self.objective.name, critic_alone)
         self._whole.project(self.learned)
@@ -259,6 +297,16 @@ class Learner:
             gathered = self._gather({"log_pi": torch.cat(current)}, self._shares(batch))
             metrics |= of_update(batch, gathered["log_pi"])
         return Learned(metrics, declared, batch)
+
+    def _why(self, value: float, reports: Mapping[str, float]) -> str:
+        """What is known of a value that is not finite: on each rank the same. Collective."""
+        local, self._strange = self._strange, None
+        inputs = next(filter(None, self._ranks.gather_objects(local)), None)
+        if inputs is not None:
+            return inputs
+        strange = [name for name, x in reports.items() if not math.isfinite(x)]
+        also = f", and so is its report `{strange[0]}`" if strange else ""
+        return f"the value of {self.objective.name} is {value}{also}"
 
     def _one_pass(self, batch: Batch) -> tuple[Batch, Output]:
         """The loss of this rank's rows, and the batch with its measured columns.
@@ -277,14 +325,31 @@ class Learner:
         step = self.prepare(batch)
         if self._ranks.size > 1:
             if self.objective.reports_need_couple:
-                step = self.objective.couple(step, **self._gather(live, shares), **self._numbers)
+                step = self._couple(step, batch, self._gather(live, shares))
             step = step[rows]
-        return batch, self._output(step, live)
+        return batch, self._output(step, live, batch.mask[rows])
 
-    def _output(self, step: Step, live: Mapping[str, Tensor]) -> Output:
-        output = self.objective(step=step, **live, **self._numbers)
+    def _output(self, step: Step, live: Mapping[str, Tensor], mask: Tensor) -> Output:
+        try:
+            output = self.objective(step=step, **live, **self._numbers)
+        except ValueError:
+            strange = strange_column(self.objective.columns, live, mask, whole=False)
+            if strange is None:
+                raise
+            self._strange = self._strange or strange
+            return poisoned(live, self.objective.report_names)
         log_pi = live.get("log_pi")
         return output if log_pi is None else replace(output, log_pi=log_pi.detach())
+
+    def _couple(self, step: Step, batch: Batch, current: Mapping[str, Tensor]) -> Step:
+        """The step with what couples its responses, which is the same on all ranks."""
+        try:
+            return self.objective.couple(step, **current, **self._numbers)
+        except ValueError:
+            strange = strange_column(self.objective.columns, current, batch.mask)
+            if strange is None:
+                raise
+            raise NotFiniteError(strange) from None
 
     @property
     def _numbers(self) -> dict[str, Tensor]:
@@ -295,10 +360,10 @@ class Learner:
         """The losses of this rank's pieces, one forward pass each."""
         step = self.prepare(batch)
         if not moved and set(self.needs.trained) == {"log_pi"}:
-            step = self.objective.couple(step, log_pi=batch.columns[ROLLOUT], **self._numbers)
+            step = self._couple(step, batch, {"log_pi": batch.columns[ROLLOUT]})
         elif self.objective.needs_couple:
             current = self._no_grad(self.policy, batch, self.needs.trained)
-            step = self.objective.couple(step, **current, **self._numbers)
+            step = self._couple(step, batch, current)
         batch = replace(batch, step=step)
         for rows in self._shares(batch)[self._ranks.rank]:
             yield self._loss(batch.piece(rows))
@@ -310,7 +375,7 @@ class Learner:
         if not self.fused:
             values = self.policy.columns(piece, self.needs.trained)
             live = {name: values[name][:count] for name in self.needs.trained}
-            return self._output(step, live)
+            return self._output(step, live, piece.mask[:count])
         states, tokens = self.policy.states(piece)
         head = self.policy.head_of(states, piece)
         if head["kept"] is not None:
@@ -318,15 +383,20 @@ class Learner:
         others: dict[str, Any] = {**self._numbers}
         if "value" in self.needs.trained:
             others["value"] = self.policy.values(piece, states)[:count]
-        return self.objective.fused(
-            states[:count], tokens=tokens[:count], step=step, **head, **others
-        )
+        states = states[:count]
+        try:
+            return self.objective.fused(states, tokens=tokens[:count], step=step, **head, **others)
+        except NaNInputError:
+            self._strange = "the log-probabilities of the policy `pi` are nan"
+            return poisoned({"states": states}, self.objective.report_names)
 
     def prepare(self, batch: Batch) -> Step:
         """The objective's step of a batch that has all its columns.
 
-        Raises TrainingError where the objective cannot read the columns: one is missing, or there
-        is one response only for a standard deviation.
+        Raises:
+            NotFiniteError: a column is not finite.
+            TrainingError: the objective cannot read the columns: one is missing, or there is one
+                response only for a standard deviation.
         """
         names = [name for name in self.objective.columns if name not in self.needs.trained]
         columns = {**batch.columns, **batch.numbers}
@@ -334,6 +404,9 @@ class Learner:
         try:
             return self.objective.prepare(prompt=batch.prompt, mask=batch.mask, **present)
         except ValueError as error:
+            strange = strange_column(self.objective.columns, present, batch.mask)
+            if strange is not None:
+                raise NotFiniteError(strange) from None
             raise TrainingError(str(error)) from error
 
 
@@ -344,5 +417,5 @@ def _columns(
     return {name: x[: len(rows)] for name, x in values.items()}
 
 
-def _means(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}

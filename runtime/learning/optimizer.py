@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from torch.distributed.tensor import DTensor
 
 from objdsl.errors import ObjdslError
 from objdsl.runtime.engines.policy import Policy
+from objdsl.runtime.learning.finite import NotFiniteError
 from objdsl.runtime.processes.ranks import full_tensor, shard_like
 from objdsl.runtime.settings.config import LearnerSection
 
 
 class TrainingError(ObjdslError, RuntimeError):
-    """A gradient is not finite, or the objective cannot read the data."""
+    """The objective cannot read the data, or too many optimizer steps are not finite."""
 
 
 # Weights, and the optimizer state of those that have one.
@@ -41,6 +42,7 @@ class Optimizer:
         learned: Mapping[str, nn.Parameter],
     ) -> None:
         self._learned = learned
+        self._names = {x: name for name, x in policy.named_parameters()}
         self._parameters = [*policy.parameters(), *learned.values()]
         self._config = config
         self._steps = steps
@@ -93,24 +95,37 @@ class Optimizer:
             name: the objective, for messages.
             critic_alone: whether nothing but the critic learns.
 
-        Raises TrainingError for a gradient that is not finite; then no step is taken.
+        Raises NotFiniteError for a gradient that is not finite; then no step is taken.
         """
         limit = self._config.clip if self._config.clip is not None else math.inf
-        norms = [float(full_tensor(nn.utils.clip_grad_norm_(x, limit))) for x in self._groups]
-        for norm, what in zip(norms, ("the gradient", "the gradient of the critic"), strict=False):
+        totals = [nn.utils.get_total_norm(_gradients(group)) for group in self._groups]
+        norms = [float(full_tensor(total)) for total in totals]
+        for norm, group in zip(norms, self._groups, strict=True):
             if not math.isfinite(norm):
-                raise TrainingError(f"the norm of {what} of {name} is {norm}: no step is taken")
+                raise NotFiniteError(self._strange(group, norm, name))
         for number, x in self._learned.items():
             slope = 0.0 if x.grad is None else -float(x.grad)
             if not math.isfinite(slope):
-                raise TrainingError(
-                    f"the derivative of {name} by {number} is {slope}: no step is taken"
-                )
+                raise NotFiniteError(f"the derivative of {name} by {number} is {slope}")
+        for total, group in zip(totals, self._groups, strict=True):
+            nn.utils.clip_grads_with_norm_(group, limit, total)
         for x in [*self._groups[0], *self._learned.values()] if critic_alone else ():
             x.grad = None  # AdamW passes it over, and its moments stay
         self._moved = True
         self._adamw.step()
         return dict(zip(("grad_norm", "critic_grad_norm"), norms, strict=False))
+
+    def _strange(self, group: Sequence[nn.Parameter], norm: float, objective: str) -> str:
+        """What is not finite in the gradients of a group. Collective, for sharded weights."""
+        strange = [
+            self._names[x]
+            for x in group
+            if x.grad is not None and not bool(full_tensor(x.grad).isfinite().all())
+        ]
+        if not strange:
+            return f"the norm of the gradient of {objective} is {norm}, with finite parts"
+        more = f", and of {len(strange) - 1} more parameters," if len(strange) > 1 else ""
+        return f"the gradient of {objective} by {strange[0]}{more} is not finite"
 
     # --- undoing, saving --------------------------------------------------------------------------
 
@@ -176,6 +191,10 @@ def learning_rate(config: LearnerSection, step: int, steps: int) -> float:
         case "cosine":
             fall = config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * done)) / 2
     return config.lr * rise * fall
+
+
+def _gradients(group: Sequence[nn.Parameter]) -> list[Tensor]:
+    return [x.grad for x in group if x.grad is not None]
 
 
 def _local(x: Tensor) -> Tensor:

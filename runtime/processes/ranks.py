@@ -100,6 +100,14 @@ class Ranks:
         assert world is not None
         return gather(local, world)
 
+    def gather_objects(self, local: T) -> list[T]:
+        """An object of each rank, on every rank."""
+        if self.size == 1:
+            return [local]
+        everything: list[Any] = [None] * self.size
+        dist.all_gather_object(everything, local, group=self.cpu_group)
+        return everything
+
     def all_reduce_sum(self, numbers: Iterable[float]) -> list[float]:
         """Each number, summed over the ranks."""
         total = torch.tensor([*numbers], dtype=torch.float64)

@@ -63,6 +63,7 @@ DOCUMENTED = {
     "advantage",
     "grad_norm": "norm of the gradient before clipping",
     "critic_grad_norm": "the same of the critic, where the objective has one",
+    "skipped": "optimizer steps that were skipped because something was not finite",
     "lr": "learning rate",
     "tokens": "sampled response tokens",
     "tokens_per_second": "response tokens divided by the seconds of the step",

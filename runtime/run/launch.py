@@ -143,6 +143,7 @@ def launch(
         ranks=ranks,
         sharded=models.sharded,
     )
+    learner.skipped = start.skipped
     if models.trainer is not None:
         learner.optimizer.restore(models.trainer["optimizer"])
         random_state.restore(models.trainer["rng"])

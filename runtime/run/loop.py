@@ -38,7 +38,7 @@ def train(
         CheckpointError: a checkpoint cannot be resumed from, or cannot be written.
         SamplerError: the sampler died too often, or computes a different policy.
         RewardError: a reward function failed.
-        TrainingError: a gradient is not finite, or the objective cannot read the data.
+        TrainingError: too many steps were not finite, or the objective cannot read the data.
         RankError: another process of the run is gone.
     """
     with ExitStack() as stack:

@@ -119,12 +119,20 @@ class Run:
     def advance(self, rollout: Rollout, learned: Learned, clock: Clock) -> None:
         """Completes the step; its metrics are not written yet."""
         states = self.progress.states
-        if self.objective.formula.states:
+        for reason in learned.skipped:
+            self.report.say(f"step {self.step + 1}: an optimizer step is skipped: {reason}")
+        if self.objective.formula.states and not learned.skipped:
             changed = partial(self.learner.advance, states, rollout.keys, learned.batch)
             states = self.ranks.broadcast_object(changed)
         else:
             states = replace(states, step=self.step + 1)
-        self.progress = Progress(self.step + 1, rollout.position, self.start.seconds, states)
+        self.progress = Progress(
+            self.step + 1,
+            rollout.position,
+            self.start.seconds,
+            states,
+            skipped=self.learner.skipped,
+        )
         metrics = {"step": self.step, "epoch": rollout.position / len(self.prompts)}
         metrics |= {**rollout.metrics, **learned.metrics, **clock.metrics()}
         metrics["tokens_per_second"] = metrics["tokens"] / metrics["seconds"]

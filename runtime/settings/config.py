@@ -186,6 +186,9 @@ class LearnerSection(Section):
     """AdamW's decoupled weight decay."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Maximum norm of the gradient; `null` disables clipping."""
+    max_skipped: Count = 3
+    """Optimizer steps that may be skipped within 100 rollouts because an input, the objective or a
+    gradient is not finite; one more ends the run."""
     micro_batch: Positive | None = None
     """Responses per forward pass; by default the whole minibatch. Affects memory, never results."""
     minibatches: Positive = 1

@@ -79,6 +79,7 @@ class Progress:
         seconds: the duration of training so far, for the log.
         states: what the objective remembers.
         unreported: the metrics of the last step, if the run ended before they were written.
+        skipped: see `Learner.skipped`.
     """
 
     step: int
@@ -86,6 +87,7 @@ class Progress:
     seconds: float
     states: States = States()
     unreported: News | None = None
+    skipped: tuple[int, ...] = ()
 
     @staticmethod
     def read(state: Mapping[str, Any]) -> Progress:
@@ -93,7 +95,8 @@ class Progress:
         news = state.get("unreported")
         states = States.from_state_dict(state.get("states", {}))
         news = None if news is None else News.read(news)
-        return Progress(**{**state, "states": states, "unreported": news})
+        skipped = tuple(state.get("skipped", ()))
+        return Progress(**{**state, "states": states, "unreported": news, "skipped": skipped})
 
 
 # --- writing -------------------------------------------------------------------------------------
