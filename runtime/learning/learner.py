@@ -29,7 +29,7 @@ from objdsl.runtime.learning.monitors import (
     of_policies,
     of_update,
 )
-from objdsl.runtime.learning.needs import check_learner, fuses, needs_of, precision_of
+from objdsl.runtime.learning.needs import check_learner, compiles, fuses, needs_of, precision_of
 from objdsl.runtime.learning.optimizer import Optimizer, TrainingError
 from objdsl.runtime.processes.ranks import Ranks
 from objdsl.runtime.settings.config import LearnerSection
@@ -59,6 +59,7 @@ class Learner:
 
     Args:
         steps: rollouts of the whole run, for the schedule of the learning rate.
+        tokens: of the responses of a rollout, at most: whether compiling the objective pays.
         frozen: the policies that the objective compares with, by name.
         ranks: the processes that learn together, each from a share of every batch.
         sharded: whether each of them holds a shard of the weights only.
@@ -74,6 +75,7 @@ class Learner:
         config: LearnerSection,
         *,
         steps: int,
+        tokens: int = 0,
         frozen: Mapping[str, Policy],
         seed: int = 0,
         ranks: Ranks = Ranks(),  # noqa: B008
@@ -97,6 +99,8 @@ class Learner:
         check_learner(policy, objective, config, frozen.keys())
         self.following = Following(self.needs.following, frozen, policy)
         self._fuse()
+        if compiles(policy, objective, self.fused, config, steps * config.epochs * tokens):
+            objective.compile()
         for member in policies if sharded else ():
             member.shard(ranks)
         dtype = torch.promote_types(policy.model.dtype, torch.float32)

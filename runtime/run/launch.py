@@ -138,6 +138,7 @@ def launch(
         objective,
         config.learner,
         steps=config.steps,
+        tokens=config.sampler.prompts * group * (config.sampler.max_tokens or task.max_tokens),
         frozen=named | ref | followers,
         seed=config.seed,
         ranks=ranks,

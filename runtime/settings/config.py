@@ -202,6 +202,9 @@ class LearnerSection(Section):
     """How a fused float32 head is multiplied with bfloat16 states on a GPU: `bf16x2` splits it into
     two bfloat16 parts (16 mantissa bits), `bf16x3` into three (24, exact), at bfloat16 speed;
     `inputs` computes in the dtype of the states."""
+    compile: Literal["auto"] | bool = "auto"
+    """Whether the objective runs under `torch.compile`; `auto` does so where the run is long enough
+    to earn back the compilation. The results are the same, up to rounding."""
     threads: Positive | None = None
     """CPU threads of the training engine; by default all that the process may use."""
     autocast: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -28,9 +30,10 @@ from objdsl.runtime.engines.batch import Batch
 from objdsl.runtime.engines.layout import can_share, layout_of
 from objdsl.runtime.engines.models import ends_of, load_model, recompute_layers
 from objdsl.runtime.engines.policy import Policy
+from objdsl.runtime.learning import needs
 from objdsl.runtime.learning.learner import Learner
 from objdsl.runtime.learning.monitors import ENTROPY
-from objdsl.runtime.learning.needs import needs_of
+from objdsl.runtime.learning.needs import compiles, needs_of
 from objdsl.runtime.learning.optimizer import TrainingError, learning_rate
 from objdsl.runtime.settings.config import ConfigError, LearnerSection, ModelSection, TaskSection
 
@@ -430,3 +433,33 @@ def test_a_critic_does_not_train_the_policy() -> None:
             assert_same(weights[:-2], alone, 1e-9)
             # It began at 0.
             assert all(float(weight.abs().max()) > 1e-3 for weight in weights[-2:])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="TorchInductor needs a C++ compiler")
+def test_a_compiled_objective_learns_the_same() -> None:
+    policy, data = double(), batch()
+    sections = [LearnerSection(micro_batch=3, compile=on) for on in (False, True)]
+    before = counters["stats"]["unique_graphs"]
+    (plain, _), (compiled, _) = (trained(COUPLED, x, policy, data) for x in sections)
+    assert_same(plain, compiled)
+    assert counters["stats"]["unique_graphs"] > before
+
+
+def test_an_objective_is_compiled_where_that_is_earned_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy, long = double(), 400_000_000
+    tokens, entries = objdsl.load("grpo"), objdsl.load("kl_exact")
+    auto, never, always = (LearnerSection(compile=x) for x in ("auto", False, True))
+    monkeypatch.setattr(needs, "_no_compiler", lambda device: "")
+    assert compiles(policy, tokens, False, auto, long)
+    assert not compiles(policy, tokens, False, auto, long // 2)
+    assert not compiles(policy, tokens, False, never, long)
+    assert compiles(policy, tokens, False, always, 1)
+    # An objective over the vocabulary takes longer, unless the head computes it.
+    assert compiles(policy, entries, False, auto, long // policy.vocabulary)
+    assert not compiles(policy, entries, True, auto, long // policy.vocabulary)
+    monkeypatch.setattr(needs, "_no_compiler", lambda device: "there is no C++ compiler")
+    assert not compiles(policy, tokens, False, auto, long)
+    with pytest.raises(ConfigError, match=r"learner.compile is true, but there is no C\+\+"):
+        compiles(policy, tokens, False, always, 1)
