@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -61,7 +61,8 @@ def read(name: str | Path) -> Source:
 
     A path that ends in `.json` has an objective as `ir` writes it; the text is its translation into
     the language.
-    `trl:CONFIG` names a configuration of TRL; the text is the objective that TRL computes under it.
+    `trl:CONFIG` and `verl:CONFIG` name configurations of TRL and verl; the text is the objective
+    that they compute under them.
 
     Raises:
         FileNotFoundError: there is no such file and no such name; the message has a similar one.
@@ -75,10 +76,13 @@ def read(name: str | Path) -> Source:
     return written_out(read_file(path, LARGEST_IR))
 
 
-def configured(name: str, called: str | None = None, processes: int = 1) -> Source:
+def configured(
+    name: str, called: str | None = None, processes: int = 1, overrides: Sequence[str] = ()
+) -> Source:
     """The objective that a framework computes under a configuration, in the canonical layout; the
     arguments and errors are those of `frameworks.configured`."""
-    return Source(name, layout(Source(name, frameworks.configured(name, called, processes).text)))
+    text = frameworks.configured(name, called, processes, overrides).text
+    return Source(name, layout(Source(name, text)))
 
 
 def read_stream(stream: BinaryIO, name: str) -> Source:

@@ -6,6 +6,7 @@
     proofs.py compiled --many 500   the interpreter and TorchInductor
     proofs.py ranks --many 200      the interpreter and two processes
     proofs.py trl --many 300        TRL's trainers and their imported configurations
+    proofs.py verl --many 300       verl's losses and their imported configurations
 
 What is proven is noted in build/proofs/, a line for each range of seeds, and not run again; delete
 the folder to begin anew. Failures are printed, with their seeds, and end the run with status 1.
@@ -40,6 +41,7 @@ KINDS = {
     "compiled": ("padded",),
     "ranks": (),
     "trl": (),
+    "verl": (),
 }
 CHUNK = 50
 FOLDER = Path(__file__).parents[1] / "build" / "proofs"
@@ -140,8 +142,8 @@ def failures(kind: str, seeds: list[int]) -> dict[int, list[str]]:
     else:
         by_seed = {}
         for seed in seeds:
-            if kind == "trl":
-                by_seed[seed] = _of_trl(seed)
+            if kind in ("trl", "verl"):
+                by_seed[seed] = _of_framework(kind, seed)
                 continue
             if kind == "compiled":
                 torch.compiler.reset()
@@ -149,18 +151,17 @@ def failures(kind: str, seeds: list[int]) -> dict[int, list[str]]:
     return {seed: some for seed, some in by_seed.items() if some}
 
 
-def _of_trl(seed: int) -> list[str]:
+def _of_framework(name: str, seed: int) -> list[str]:
     from importlib import import_module
 
-    # TRL looks whether there is a vLLM, and would take seconds to import it.
-    import_module("trl.import_utils").is_vllm_available = lambda min_version=None: False
-    from helpers import trl_runs
-
+    if name == "trl":  # which looks whether there is a vLLM, and would take seconds to import it
+        import_module("trl.import_utils").is_vllm_available = lambda min_version=None: False
+    runs = import_module(f"helpers.{name}_runs")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            trl_runs.compare(seed, Path(folder))
-        except AssertionError as error:
-            return [str(error)]
+            runs.compare(seed, Path(folder))
+        except Exception as error:
+            return [f"{type(error).__name__}: {error}"]
     return []
 
 

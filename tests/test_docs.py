@@ -101,6 +101,7 @@ PARSER = Sybil(
         CodeBlockParser("latex", _latex),
         CodeBlockParser("json", _json),
         CodeBlockParser("yaml", _written),
+        CodeBlockParser("bash", _written),
         CodeBlockParser("console", _console),
     ]
 )

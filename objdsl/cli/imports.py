@@ -68,6 +68,28 @@ def trl(config: str, name: str | None, processes: int, output: Path | None) -> N
     _print(configured(f"trl:{config}", name, processes).text, output)
 
 
+@imports.command("verl", epilog="Example: objdsl import verl run_grpo.sh -o mine.obj")
+@click.argument("config")
+@click.argument("overrides", nargs=-1)
+@click.option("--name", help="Name of the objective; the default is that of the file.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file instead.")
+def verl(config: str, overrides: tuple[str, ...], name: str | None, output: Path | None) -> None:
+    """Write out the objective that verl computes under a configuration.
+
+    CONFIG is a YAML tree of verl's PPO trainer, whole or in parts, or a shell script (.sh, .slurm)
+    that passes it overrides. OVERRIDES are such settings, `algorithm.adv_estimator=grpo`; without
+    a file they are all. The rest stands at verl's defaults. Settings that shape the formula stand
+    beside it; what verl does besides stands at the top. verl need not be installed.
+
+    The other commands take such a file directly: `objdsl check verl:run_grpo.sh`.
+    """
+    from objdsl.driver import configured
+
+    if "=" in config:
+        config, overrides = "", (config, *overrides)
+    _print(configured(f"verl:{config}", name, overrides=overrides).text, output)
+
+
 def _print(text: str, output: Path | None) -> None:
     """An objective on the standard output, or to a file."""
     if output is None:

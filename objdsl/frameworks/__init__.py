@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PREFIXES", "configured", "from_config", "is_configuration"]
 
-PREFIXES = ("trl:",)
+PREFIXES = ("trl:", "verl:")
 """What names of configurations begin with."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from math import isfinite
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ class Settings:
         framework: its name and the version that was read, for messages: `TRL 1.16.0`.
         defaults: the settings with a say in the objective, with their defaults.
         others: all other settings that the framework has.
+        sections: beginnings of names under which a setting may have any name.
     """
 
     def __init__(
@@ -42,14 +44,15 @@ class Settings:
         framework: str,
         defaults: Mapping[str, Any],
         others: Collection[str],
+        sections: tuple[str, ...] = (),
     ) -> None:
         self.source, self.values, self.framework = source, values, framework
         self.defaults = defaults
         self.errors: list[Diagnostic] = []
-        known = {*defaults, *others}
+        known = sorted({*defaults, *others})  # of several that are as near, the first
         for name, setting in values.items():
-            if name not in known:
-                guess = near(name, known)
+            if name not in known and not name.startswith(sections):
+                guess = near(name, known) or _ending(name, known)
                 self.refuse(
                     name,
                     f"{framework} has no setting `{name}`",
@@ -60,6 +63,10 @@ class Settings:
     def is_set(self, name: str) -> bool:
         """Whether the configuration mentions the setting, with a value other than the default."""
         return name in self.values and self.values[name].value != self.defaults.get(name)
+
+    def first(self, *names: str) -> str:
+        """The first of some settings that the configuration mentions, as the place of an error."""
+        return next((name for name in names if name in self.values), names[0])
 
     def refuse(self, name: str, message: str, help: str, span: Span | None = None) -> None:
         """Record an error at the place of a setting."""
@@ -77,9 +84,13 @@ class Settings:
 
     # --- values by type --------------------------------------------------------------------------
 
+    def value(self, name: str) -> Any:
+        """Whatever it is."""
+        return self.values[name].value if name in self.values else self.defaults[name]
+
     def number(self, name: str) -> float:
         """A finite number."""
-        value = self._value(name)
+        value = self.value(name)
         if isinstance(value, str):  # YAML 1.1 reads 1e-6 as text, as frameworks' parsers do not
             try:
                 value = float(value)
@@ -91,7 +102,7 @@ class Settings:
 
     def optional(self, name: str) -> float | None:
         """A finite number, or None."""
-        return None if self._value(name) is None else self.number(name)
+        return None if self.value(name) is None else self.number(name)
 
     def count(self, name: str) -> int:
         """An integer of at least 1."""
@@ -102,14 +113,14 @@ class Settings:
 
     def flag(self, name: str) -> bool:
         """True or false."""
-        value = self._value(name)
+        value = self.value(name)
         if isinstance(value, str) and value.lower() in ("true", "false"):
             value = value.lower() == "true"
         return value if isinstance(value, bool) else self._wrong(name, "true or false", False)
 
     def choice(self, name: str, choices: Collection[str]) -> str:
         """One of several words."""
-        value = self._value(name)
+        value = self.value(name)
         if value in choices:
             return str(value)
         *first, last = (f"`{choice}`" for choice in choices)
@@ -120,7 +131,7 @@ class Settings:
 
     def numbers(self, name: str) -> list[float] | None:
         """A list of finite numbers, or None."""
-        value = self._value(name)
+        value = self.value(name)
         if value is None:
             return None
         right = isinstance(value, list | tuple) and all(
@@ -130,7 +141,7 @@ class Settings:
 
     def words(self, name: str) -> list[str]:
         """A list of words; None and a single word are lists, too."""
-        value = self._value(name)
+        value = self.value(name)
         if value is None:
             return []
         if isinstance(value, str):
@@ -139,11 +150,8 @@ class Settings:
             return [*value]
         return self._wrong(name, "a list of names", [])
 
-    def _value(self, name: str) -> Any:
-        return self.values[name].value if name in self.values else self.defaults[name]
-
     def _wrong(self, name: str, wanted: str, instead: T) -> T:
-        shown = self._value(name)
+        shown = self.value(name)
         self.refuse(name, f"`{name}` cannot be {shown!r}", f"{self.framework} takes {wanted}")
         return instead
 
@@ -151,17 +159,17 @@ class Settings:
 # --- where settings come from --------------------------------------------------------------------
 
 
-def from_yaml(source: Source) -> dict[str, Setting]:
+def from_yaml(source: Source, nested: bool = False) -> dict[str, Setting]:
     """The settings of a YAML or JSON file.
+
+    Args:
+        nested: whether a mapping is a section, whose settings are called `section.name`.
 
     Raises:
         ObjectiveError: the file is not YAML, not a mapping, or sets a setting twice.
         MissingYamlError: PyYAML is not installed.
     """
-    try:
-        import yaml
-    except ImportError:
-        raise MissingYamlError from None
+    yaml = _yaml()
     try:
         root = yaml.compose(source.text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as problem:
@@ -177,15 +185,24 @@ def from_yaml(source: Source) -> dict[str, Setting]:
         raise _failure("a configuration is a mapping of settings", _span(source, root))
     constructor = yaml.SafeLoader("")
     values: dict[str, Setting] = {}
-    for key, node in root.value:
-        name = key.value
-        if name in values:
-            raise _failure(f"`{name}` is set twice", _span(source, key))
-        try:
-            value = constructor.construct_object(node, deep=True)
-        except yaml.YAMLError as problem:
-            raise _failure(f"`{name}` cannot be read: {problem}", _span(source, node)) from None
-        values[name] = Setting(value, Span(source, key.start_mark.index, node.end_mark.index))
+
+    def collect(section: Any, prefix: str) -> None:
+        for key, node in section.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _failure("the name of a setting is a word", _span(source, key))
+            name = prefix + key.value
+            if name in values:
+                raise _failure(f"`{name}` is set twice", _span(source, key))
+            if nested and isinstance(node, yaml.MappingNode) and node.value:
+                collect(node, f"{name}.")
+                continue
+            try:
+                value = constructor.construct_object(node, deep=True)
+            except yaml.YAMLError as problem:
+                raise _failure(f"`{name}` cannot be read: {problem}", _span(source, node)) from None
+            values[name] = Setting(value, Span(source, key.start_mark.index, node.end_mark.index))
+
+    collect(root, "")
     return values
 
 
@@ -201,11 +218,70 @@ def from_mapping(values: Mapping[str, Any], name: str) -> tuple[Source, dict[str
     return source, settings
 
 
+def from_overrides(source: Source) -> dict[str, Setting]:
+    """The settings of Hydra's overrides, `section.name=value`, as a shell script passes them.
+
+    Variables that the script assigns are replaced by what it assigns to them; others are left in
+    the value. Of settings that are given twice, the last counts.
+
+    Raises:
+        MissingYamlError: PyYAML is not installed.
+    """
+    yaml = _yaml()
+    text = _COMMENT.sub(lambda match: " " * len(match[0]), source.text)
+    variables: dict[str, str] = {}
+    values: dict[str, Setting] = {}
+    for match in _ASSIGNMENT.finditer(text):
+        name, written = match["name"], _expanded(match["value"], variables)
+        if "." not in name:
+            variables[name] = written
+            continue
+        try:
+            value = yaml.safe_load(written)
+        except yaml.YAMLError:  # a template of a prompt, say
+            value = written
+        values[name] = Setting(value, Span(source, match.start("name"), match.end()))
+    return values
+
+
+_COMMENT = re.compile(r"(?m)(?:^|(?<=\s))#.*$")
+_ASSIGNMENT = re.compile(
+    r"""(?<![^\s(])(?P<quote>['"])?\+{0,2}(?P<name>[A-Za-z_]\w*(?:\.\w+)*)="""
+    r"""(?P<value>(?(quote)[^'"\n]*|(?:"[^"\n]*"|'[^'\n]*'|[^\s\\'"])*))"""
+)
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
+_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+
+
+def _expanded(written: str, variables: Mapping[str, str]) -> str:
+    """A word of a shell: quotes are removed, and variables that are known are replaced."""
+
+    def value(match: re.Match[str]) -> str:
+        return variables.get(match[1] or match[2], match[0] if match[3] is None else match[3])
+
+    replaced = _VARIABLE.sub(value, written)
+    return _QUOTED.sub(lambda match: match[1] if match[1] is not None else match[2], replaced)
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise MissingYamlError from None
+    return yaml
+
+
 class MissingYamlError(ObjdslError, ImportError):
     """PyYAML, which reads configurations, is not installed."""
 
     def __init__(self) -> None:
         super().__init__("a configuration is read with PyYAML: pip install pyyaml")
+
+
+def _ending(name: str, known: Collection[str]) -> str | None:
+    """The known setting of a section that is called so, if there is only one."""
+    names = [other for other in known if other.endswith(f".{name}")]
+    return names[0] if len(names) == 1 else None
 
 
 def _span(source: Source, node: Any) -> Span:

@@ -15,21 +15,8 @@ from objdsl.frameworks.trl_grpo import Grpo
 from objdsl.frameworks.trl_rloo import Rloo
 from objdsl.frameworks.trl_settings import GRPO, OTHERS, RLOO, VERSION
 from objdsl.frameworks.trl_writer import Writer
-from objdsl.frozen import dataclass
+from objdsl.frameworks.writer import Imported
 from objdsl.source import Source
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What a configuration computes.
-
-    Attributes:
-        text: an objective in the language.
-        outside: what the configuration does besides, a sentence each.
-    """
-
-    text: str
-    outside: tuple[str, ...]
 
 
 def objective(

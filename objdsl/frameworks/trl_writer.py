@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from objdsl.frameworks.settings import Settings
 from objdsl.frameworks.trl_settings import VERSION
-from objdsl.spelling import identifier
+from objdsl.frameworks.writer import Statements, reward_name
 
 # Names that the text itself defines.
 _TAKEN = frozenset(
@@ -13,21 +13,13 @@ _TAKEN = frozenset(
 )
 
 
-def _identifier(name: str) -> str:
-    """The name of a reward function, as a name of the language: its last part."""
-    short = identifier(name.rpartition("/")[2].rpartition(".")[2])
-    return f"{short}_reward" if short in _TAKEN else short
-
-
-class Writer:
-    """Writes an objective statement by statement; a comment beside each says what asked for it."""
+class Writer(Statements):
+    """The objective of one of TRL's trainers."""
 
     title: str
 
     def __init__(self, settings: Settings, name: str, processes: int) -> None:
-        self.settings, self.name = settings, name
-        self.lines: list[str] = []
-        self.outside: list[str] = []
+        super().__init__(settings, name)
         self.counted = False  # whether `size`, the tokens of a micro-batch, is defined
         self.vllm = settings.flag("use_vllm")
         self.masked = settings.flag("mask_truncated_completions")
@@ -57,19 +49,6 @@ class Writer:
                 f"processes, {drawn} times",
             )
 
-    def write(self, statement: str, comment: str = "") -> None:
-        self.lines.append(f"{statement}  # {comment}" if comment else statement)
-
-    def gap(self) -> None:
-        if self.lines and self.lines[-1]:
-            self.lines.append("")
-
-    def param(self, name: str, setting: str, domain: str, value: float | None = None) -> str:
-        """A parameter with the value of a setting; its name."""
-        value = self.settings.number(setting) if value is None else value
-        self.write(f"param {name} = {value:.12g} in {domain}", setting)
-        return name
-
     # --- what the trainers share -----------------------------------------------------------------
 
     def rewards(self) -> tuple[list[str], list[float]]:
@@ -82,7 +61,7 @@ class Writer:
         known = bool(names)
         if not names and weights is not None:
             names = ["reward_" + str(k + 1) for k in range(len(weights))]
-        names = [_identifier(name) for name in names] or ["reward"]
+        names = [reward_name(name, _TAKEN) for name in names] or ["reward"]
         weights = [1.0] * len(names) if weights is None else weights
         if len(weights) != len(names):
             settings.refuse(
@@ -171,13 +150,7 @@ class Writer:
     def text(self) -> str:
         self.body()
         self.beside()
-        heading = [
-            f"# What TRL {VERSION} computes for {self.title} under {self.settings.source.name}.",
-            *(f"# Not in the formula: {sentence}." for sentence in self.outside),
-            f"objective {self.name}",
-            "",
-        ]
-        return "\n".join([*heading, *self.lines]).rstrip() + "\n"
+        return self.document(f"TRL {VERSION}", f" for {self.title}")
 
     def body(self) -> None:
         raise NotImplementedError

@@ -5,15 +5,15 @@ Named in `VERL_USE_EXTERNAL_MODULES`, so that it is imported in every process of
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
-from importlib.machinery import ModuleSpec
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from verl.plugin.platform import PlatformRegistry
 from verl.plugin.platform.platform_base import PlatformBase
+
+from helpers.absent import without
 
 
 @PlatformRegistry.register(platform="cpu")  # type: ignore[untyped-decorator]
@@ -73,28 +73,6 @@ class PlatformCPU(PlatformBase):  # type: ignore[misc]
 
     def cudart(self) -> Any:
         return None
-
-
-class _Absent(ModuleType):
-    """A package that is not installed, and of which nothing is used here."""
-
-    __path__ = ()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
-
-
-def without(*packages: str) -> None:
-    """Lets verl import packages that serve its rollouts and datasets, where they are missing."""
-    for package in packages:
-        try:
-            __import__(package)
-        except ModuleNotFoundError:
-            module = _Absent(package)
-            module.__spec__ = ModuleSpec(package, None)
-            sys.modules[package] = module
 
 
 without("uvicorn", "torchdata", "torchdata.stateful_dataloader", "trl.experimental.ppo")

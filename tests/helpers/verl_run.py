@@ -48,6 +48,7 @@ from verl.workers.engine_workers import TrainingWorker
 
 import objdsl
 from helpers import gallery_steps, tiny_model
+from helpers.absent import without
 from helpers.peer_losses import Data
 from helpers.verl_engine import batch_of
 from objdsl.adapters.needs import UnsupportedError
@@ -267,8 +268,7 @@ class Recorded:
 
 def trainers() -> None:
     """Both end before they begin, where settings contradict; the newer one sends whole groups."""
-    verl_cpu = sys.modules["helpers.verl_cpu"]
-    verl_cpu.without("hydra", "transfer_queue")
+    without("hydra", "transfer_queue")
     v1 = importlib.import_module("verl.trainer.ppo.v1.trainer_sync").PPOTrainerSync
     for make in (v1, lambda config: RayPPOTrainer(config, None, {}, None)):
         try:
