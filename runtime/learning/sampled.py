@@ -17,6 +17,7 @@ from objdsl.runtime.data.rewards import Judged, Rewards, Scores
 from objdsl.runtime.engines.batch import Batch, collate
 from objdsl.runtime.engines.sampler import Request, Response, Sampler, Sampling, seed_of
 from objdsl.runtime.learning.monitors import RIGHT, is_right, of_lengths
+from objdsl.runtime.learning.optimizer import TrainingError
 from objdsl.runtime.learning.rollout import Place, Rollout, number
 from objdsl.runtime.learning.supplied import (
     LOSS_MASK,
@@ -83,28 +84,48 @@ class Sampled:
         dropped: list[_Group] = []
         tokens = 0
         for attempt in range(self.rounds + 1):
-            missing = self.count - len(groups)
-            indices = chosen_at(position, missing, len(self.prompts), self.seed)
-            position += missing
+            size = self._round_size(len(groups), len(groups) + len(dropped))
+            indices = chosen_at(position, size, len(self.prompts), self.seed)
+            position += size
             new = self._sample([self.prompts[k] for k in indices], (step, attempt), clock)
             tokens += sum(len(response.tokens) for group in new for response in group.responses)
-            if attempt < self.rounds:
+            if self.rounds:
                 kept = self._kept(new, states)
                 dropped += [group for group, keep in zip(new, kept, strict=True) if not keep]
-                # The step needs responses: the last round is kept completely.
                 new = [group for group, keep in zip(new, kept, strict=True) if keep]
             groups += new
-            if len(groups) == self.count:
+            if len(groups) >= self.count:
                 break
+        else:
+            raise TrainingError(
+                f"{attempt + 1} rounds of sampling gave {len(groups)} of {self.count} prompts that "
+                f"`keep` of {self.objective.name} keeps, and it dropped {len(dropped)}, whose "
+                f"responses have a mean reward of {_mean(_rewards(dropped)):.3g}: allow more "
+                "(sampler.resample), choose other prompts, or set sampler.resample to 0 to learn "
+                "from those that there are"
+            )
+        groups, spare = groups[: self.count], groups[self.count :]
         with clock.phase("collate"):
-            remembered = dropped if self.objective.formula.states else []
+            remembered = [*spare, *dropped] if self.objective.formula.states else []
             everything = [*groups, *remembered]
             batch = self._collate(everything, states)
+        counts = {"tokens": tokens}
+        if self.rounds and self.objective.formula.keep is not None:
+            counts |= {"rounds": attempt + 1, "dropped": len(dropped)}
         samples = [sample for group in groups for sample in self._samples(group)]
-        lengths = [len(response.tokens) for response in _responses(groups)]
-        metrics = _metrics(groups) | of_lengths(lengths, self._right(groups)) | {"tokens": tokens}
+        # Rewards of kept prompts say little about the policy: those of solved ones are dropped.
+        drawn = [*groups, *spare, *dropped]
+        lengths = [len(response.tokens) for response in _responses(drawn)]
+        metrics = _metrics(drawn) | of_lengths(lengths, self._right(drawn)) | counts
+        metrics["zero_variance"] = sum(len({*group.rewards}) == 1 for group in groups) / self.count
         learned = slice(0, len(_responses(groups))) if remembered else None
         return Rollout(batch, samples, metrics, position, _keys(everything), learned)
+
+    def _round_size(self, kept: int, drawn: int) -> int:
+        """The prompts of a round: as many as are missing, or more where part of those that were
+        drawn so far have been dropped."""
+        missing = self.count - kept
+        return missing if not drawn else min(self.count, -(-missing * drawn // max(kept, 1)))
 
     @cached_property
     def _columns(self) -> tuple[str, ...]:
@@ -270,6 +291,10 @@ def _rewards(groups: Sequence[_Group]) -> list[float]:
     return [reward for group in groups for reward in group.rewards]
 
 
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 def _keys(groups: Sequence[_Group]) -> tuple[str, ...]:
     """The key of the prompt of each response."""
     return tuple(key for group in groups for key in [group.prompt.example.key] * len(group.rewards))
@@ -295,7 +320,6 @@ def _metrics(groups: Sequence[_Group]) -> dict[str, float]:
         "reward": sum(rewards) / count,
         "length": sum(len(response.tokens) for response in responses) / count,
         "truncated": sum(response.truncated for response in responses) / count,
-        "zero_variance": sum(len(set(group.rewards)) == 1 for group in groups) / len(groups),
     }
     for name in groups[0].columns:
         if name == LOSS_MASK:  # the share of tokens that are learned from

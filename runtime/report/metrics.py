@@ -43,7 +43,10 @@ DOCUMENTED = {
     "length_<right,wrong>": "of right and of wrong ones",
     "length_<right,wrong>_p<10,90>": "their tenth and ninetieth percentiles",
     "truncated": "share of responses that hit the token limit",
-    "zero_variance": "share of prompts whose responses all have the same reward",
+    "rounds": "sampling rounds of the step (where `keep` is decided while sampling)",
+    "dropped": "prompts that `keep` dropped in them",
+    "zero_variance": "share of the prompts that are learned from whose responses all have the "
+    "same reward",
     "entropy": "entropy of the policy, in nats per token",
     "kl_mu_old_k<1,2,3>": "estimates of KL(mu || old), between the sampling and the training "
     "engine, from the sampled tokens, in nats per token",

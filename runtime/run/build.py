@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from objdsl.ir.columns import CLOCK, columns_in
+from objdsl.ir.nodes import topological
 from objdsl.objective import Objective, load
 from objdsl.runtime.data.example import Example
 from objdsl.runtime.data.pretrained import check_tokenizer, pretrained
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_GROUP = 8
+RESAMPLE = 10
 REF = "ref"
 PROBE_PROMPTS = 16
 # Copies of the weights in memory: weights, gradients, two moments of AdamW.
@@ -98,6 +101,32 @@ def sampling_of(
     )
     # Without truncation there is no mask to keep.
     return replace(sampling, keep_mask=declared.keep_mask and sampling.truncates)
+
+
+def with_limits(
+    config: Config, objective: Objective, task: Task
+) -> tuple[Objective, tuple[str, ...]]:
+    """The objective with the longest response of the run as its `L_max`, unless the settings name
+    it, and its `L_cache` in proportion; and a remark if it has one."""
+    if "L_max" not in objective.params or "L_max" in config.params:
+        return objective, ()
+    longest = config.sampler.max_tokens or task.max_tokens
+    limits = {"L_max": float(longest)}
+    if "L_cache" in objective.params and "L_cache" not in config.params:
+        share = objective.params["L_cache"] / objective.params["L_max"]
+        limits["L_cache"] = max(1.0, share * longest)
+    values = ", ".join(f"{name} is {value:g}" for name, value in limits.items())
+    return objective.with_params(**limits), (f"{values}: sampler.max_tokens is {longest}",)
+
+
+def rounds_of(config: Config, objective: Objective, given: Collection[str]) -> int:
+    """The most extra rounds of sampling in a step."""
+    keep = objective.formula.keep
+    if config.sampler.resample is not None or keep is None:
+        return config.sampler.resample or 0
+    states = {state.name for state in objective.formula.states}
+    known = {"reward", "truncated", "log_mu", *CLOCK, *given, *states}
+    return RESAMPLE if columns_in(topological(keep)).keys() <= known else 0
 
 
 def group_of(config: Config, objective: Objective) -> int:

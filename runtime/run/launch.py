@@ -65,8 +65,9 @@ def launch(
         torch.set_num_threads(config.learner.threads)
     quiet_transformers()
     objective = build.load_objective(config)
-    needs = needs_of(objective)
     task = load_task(config.task, config.seed)
+    objective, limits = build.with_limits(config, objective, task)
+    needs = needs_of(objective)
     identity = build.identity_of(config, objective, task)
     ranks = stack.enter_context(joined(pick_device(config.model.device)))
     folder = ranks.broadcast_object(partial(_open, config, objective.name, resume, stack))
@@ -112,7 +113,7 @@ def launch(
         report.track(open_trackers(config.report.trackers, folder.path, settings, start.step))
     for line in introduction(config, objective, task, models, source, folder, ranks):
         report.say(line)
-    for note in notes:
+    for note in [*notes, *limits]:
         report.say(note)
     if len(prompts) < len(task.train):
         limit = config.task.max_prompt_tokens
@@ -233,7 +234,7 @@ def _open_source(
         place=place,
         count=config.sampler.prompts,
         group=build.group_of(config, objective),
-        rounds=config.sampler.resample,
+        rounds=build.rounds_of(config, objective, given),
         given=given,
         right=config.evaluation.right,
         seed=config.seed,

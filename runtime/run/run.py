@@ -69,6 +69,7 @@ class Run:
             save; None if there is something to save before the first step.
         warmed_up: whether a warm start has changed the weights.
         began: when the process began, by `time.perf_counter`.
+        truncated: whether a response has been truncated since then.
     """
 
     config: Config
@@ -88,6 +89,7 @@ class Run:
     saved_step: int | None
     warmed_up: bool
     began: float
+    truncated: bool = False
 
     @property
     def step(self) -> int:
@@ -135,6 +137,12 @@ class Run:
         )
         metrics = {"step": self.step, "epoch": rollout.position / len(self.prompts)}
         metrics |= {**rollout.metrics, **learned.metrics, **clock.metrics()}
+        if metrics.get("truncated") and not self.truncated:
+            self.truncated = True
+            self.report.say(
+                f"step {self.step}: {metrics['truncated']:.1%} of the responses are truncated "
+                "(sampler.max_tokens)"
+            )
         metrics["tokens_per_second"] = metrics["tokens"] / metrics["seconds"]
         samples = rollout.samples if self.is_due(self.config.report.samples_every) else []
         reports = dict(learned.reports)

@@ -129,8 +129,10 @@ class SamplerSection(Section):
     """Responses per prompt; by default what the objective declares, otherwise 8."""
     max_tokens: Positive | None = None
     """Maximum length of a response; by default that of a generated task, otherwise 256."""
-    resample: Count = 0
-    """Extra sampling rounds per step, to replace the prompts that the objective's `keep` drops."""
+    resample: Count | None = None
+    """Most extra sampling rounds per step, which replace the prompts that the objective's `keep`
+    drops; if the step is not full after them, the run ends. By default 10 if a `keep` can be
+    decided when sampling; 0 samples once, and leaves fewer prompts to learn from."""
     processes: Positive = 1
     """Number of vLLM engines that share the requests, each in its own process."""
     threads: Positive = 1

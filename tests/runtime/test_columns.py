@@ -217,7 +217,7 @@ def test_a_resumed_run_has_the_same_columns(
 ) -> None:
     """Even where `keep` reads a column of tokens."""
     file = write(f"{TWO_TURNS}keep p where std[i] (mean[t] turn) > 0\n")
-    more = {**TURNS, "sampler.resample": 2}
+    more = {**TURNS, "sampler.resample": 9}
     straight = run(file, output=tmp_path / "straight", **more)
     halves = tmp_path / "halves"
     shutil.copytree(straight.folder, halves)

@@ -20,6 +20,7 @@ from objdsl.runtime.data.prompts import character_tokenizer
 from objdsl.runtime.data.reward_process import RewardProcess
 from objdsl.runtime.data.rewards import RewardError
 from objdsl.runtime.learning.learner import Learner
+from objdsl.runtime.learning.optimizer import TrainingError
 from objdsl.runtime.report.metrics import DOCUMENTED, is_metric
 from objdsl.runtime.run import launch
 from objdsl.runtime.run.dry_run import dry_run
@@ -239,6 +240,8 @@ def test_a_signal_ends_the_run_after_its_step(
 def test_objectives_learn(run: Run, numbers: Numbers, objective: str) -> None:
     """From two responses in five that begin with an even digit to more than eight in ten."""
     settings = {"learner.lr": 3e-2, "sampler.prompts": 8, "evaluation.every": 0}
+    if objective == "dapo":  # half of the responses are overlong; in the end, none is wrong
+        settings |= {"params.L_max": 20480.0, "sampler.resample": 0}
     steps = numbers(run(objective, steps=25, checkpoint__every=0, **settings).folder)
     rewards = [step["reward"] for step in steps if "reward" in step]
     first, last = rewards[:5], rewards[-5:]
@@ -273,13 +276,43 @@ def test_preferences(run: Run, numbers: Numbers, tmp_path: Path) -> None:
         run("dpo", output=tmp_path / "none")
 
 
-def test_dropped_prompts_are_replaced(run: Run, numbers: Numbers, tmp_path: Path) -> None:
-    once = numbers(run("dapo", steps=1).folder)[1]
-    again_in = run("dapo", steps=1, output=tmp_path / "again", **{"sampler.resample": 4}).folder
-    again = numbers(again_in)[1]
-    assert once["zero_variance"] > 0
-    assert again["zero_variance"] < once["zero_variance"]
-    assert again["tokens"] > once["tokens"]
+def test_dropped_prompts_are_replaced_until_the_step_is_full(
+    run: Run, numbers: Numbers, tmp_path: Path
+) -> None:
+    once = numbers(run("dapo", output=tmp_path / "once", **{"sampler.resample": 0}).folder)[1:]
+    again = numbers(run("dapo").folder)[1:]
+    assert any(step["zero_variance"] > 0 for step in once)
+    assert not any("dropped" in step for step in once)
+    assert all(step["zero_variance"] == 0 for step in again)
+    assert all(1 <= step["rounds"] <= 11 for step in again)
+    first = again[0]
+    assert first["dropped"] == 4 * once[0]["zero_variance"] > 0 or first["rounds"] > 2
+    assert first["tokens"] > once[0]["tokens"]
+    # Everything that was sampled counts for the epoch, of 92 prompts, and for the reward.
+    drawn = 4 * 92 * again[-1]["epoch"]
+    assert sum(step["tokens"] / step["length"] for step in again) == pytest.approx(drawn)
+
+    out = StringIO()
+    with pytest.raises(
+        TrainingError, match=r"4 rounds of sampling gave 0 of 4 prompts that `keep`"
+    ):
+        run(
+            "dapo", output=tmp_path / "none", _console=Console(file=out, width=500),
+            rewards={"helpers.reward_functions:keys": 1.0}, **{"sampler.resample": 3},
+        )  # fmt: skip
+
+
+def test_the_longest_response_is_where_overlong_ones_are_punished(
+    run: Run, numbers: Numbers, tmp_path: Path
+) -> None:
+    out = StringIO()
+    steps = numbers(run("dapo", steps=2, _console=Console(file=out, width=500)).folder)[1:]
+    assert "L_max is 4, L_cache is 1: sampler.max_tokens is 4" in out.getvalue()
+    assert "of the responses are truncated (sampler.max_tokens)" in out.getvalue()
+    assert all(step["overlong"] > 0 for step in steps)
+    chosen = {"params.L_max": 20480, "params.L_cache": 4096}
+    kept = numbers(run("dapo", steps=1, output=tmp_path / "kept", **chosen).folder)[1]
+    assert kept["overlong"] == 0
 
 
 def test_columns_of_reward_functions(
