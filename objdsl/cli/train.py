@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from objdsl.cli.output import say
 from objdsl.diagnostic import near
+
+if TYPE_CHECKING:
+    from objdsl.runtime.processes.signals import StopRequest
+    from objdsl.runtime.settings.config import Config
 
 
 @click.command(
@@ -20,7 +24,7 @@ from objdsl.diagnostic import near
     epilog="Example: objdsl train dapo --set eps_high=0.3 --learner.lr 1e-4 --resume auto",
 )
 @click.argument(
-    "arguments", nargs=-1, type=click.UNPROCESSED, metavar="[FILE] [--SETTING VALUE]..."
+    "arguments", nargs=-1, type=click.UNPROCESSED, metavar="[FILE]... [--SETTING VALUE]..."
 )
 @click.option(
     "--config",
@@ -42,6 +46,12 @@ from objdsl.diagnostic import near
     help="Resume from the last checkpoint of a run; `auto` resumes the newest run, or starts one.",
 )
 @click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Train each FILE with N seeds on the same data, one run per folder, and compare them.",
+)
+@click.option(
     "--allow-changed",
     is_flag=True,
     help="Resume even if the objective, the task or the model is a different one.",
@@ -59,24 +69,26 @@ def train(
     file: Path | None,
     params: tuple[str, ...],
     resume: str | None,
+    seeds: int | None,
     allow_changed: bool,
     print_config: bool,
     dry_run: bool,
 ) -> None:
     """Train a model with an objective.
 
-    FILE is a file or a gallery name (default: grpo). Without any settings, a small model learns
+    FILE is a file or a gallery name (default: grpo). Several are trained one after the other, and
+    compared by their curves and a table. Without any settings, a small model learns
     two-digit addition in a few minutes on a CPU. Every setting is an option, such as `--model.name
     Qwen/Qwen3-0.6B`; --print-config lists them.
     """
     from objdsl.runtime.settings.config import ConfigError
     from objdsl.runtime.settings.config_io import commented_yaml, read_config
 
-    objective, flags = _split(arguments)
+    objectives, flags = _split(arguments)
     bare = [flag for flag in arguments if _is_assignment(flag)]
     given = dict(_assignments(params))
-    if objective is not None:
-        given["objective"] = objective
+    if objectives:
+        given["objective"] = objectives[0]
     _refuse_near_options(flags)
     try:
         config = read_config(file, [*flags, *(f"--{flag}" for flag in bare)], given)
@@ -107,11 +119,17 @@ def train(
             if dry_run:
                 from objdsl.runtime.run.dry_run import dry_run as describe
 
-                for line in describe(config):
-                    if _rank() == 0:
-                        say(line)
+                for name in objectives or [config.objective]:
+                    for line in describe(config.model_copy(update={"objective": name})):
+                        if _rank() == 0:
+                            say(line)
                 return
-            result = run(config, resume=resume, allow_changed=allow_changed, stop=stop)
+            if len(objectives) > 1 or seeds is not None:
+                names = objectives or [config.objective]
+                stopped = _several(names, config, seeds or 1, resume, allow_changed, stop)
+            else:
+                result = run(config, resume=resume, allow_changed=allow_changed, stop=stop)
+                stopped = result.stopped
         except ConfigError as error:
             _fail(error.problems, 2)
         except (RankError, RewardError, SamplerError, SaveError, TrainingError) as error:
@@ -120,13 +138,39 @@ def train(
             _fail([str(error)], 2)
         except OSError as error:  # a folder that cannot be written to, a disk that is full
             _fail([str(error)], 1)
-    if result.stopped is not None:
+    if stopped is not None:
         # The exit code of a program ended by a signal, after which a scheduler restarts it.
-        sys.exit(128 + result.stopped)
+        sys.exit(128 + stopped)
 
 
-def _split(arguments: Iterable[str]) -> tuple[str | None, list[str]]:
-    """The objective and the settings, in any order."""
+def _several(
+    objectives: Sequence[str],
+    config: Config,
+    seeds: int,
+    resume: str | None,
+    allow_changed: bool,
+    stop: StopRequest,
+) -> int | None:
+    """Trains and compares several runs; returns the signal that stopped them, if one did."""
+    from objdsl.runtime.run.several import several
+
+    if resume not in (None, "auto"):
+        raise click.UsageError("several runs are resumed by `--resume auto`")
+
+    def tell(line: str) -> None:
+        if _rank() == 0:
+            say(line)
+
+    runs = several(objectives, config, seeds)
+    stopped = runs.train(tell, resume=resume, allow_changed=allow_changed, stop=stop)
+    if stopped is None and _rank() == 0:
+        for line in runs.report():
+            say(line)
+    return stopped
+
+
+def _split(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The objectives and the settings, in any order."""
     files: list[str] = []
     flags: list[str] = []
     rest = deque(arguments)
@@ -141,9 +185,7 @@ def _split(arguments: Iterable[str]) -> tuple[str | None, list[str]]:
         # The next argument is its value, unless it is a setting itself: then the value is missing.
         if "=" not in argument and rest and not rest[0].startswith("--"):
             flags.append(rest.popleft())
-    if len(files) > 1:
-        raise click.UsageError(f"training takes one objective, not {len(files)}: {files}")
-    return (files[0] if files else None), flags
+    return files, flags
 
 
 def _is_assignment(argument: str) -> bool:

@@ -28,14 +28,23 @@ def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:
 
     Raises ValueError where a run has no metrics, or no run has one of `names`.
     """
+    return plot_bands({_label(run, runs): [run] for run in runs}, output, names)
+
+
+def plot_bands(
+    groups: Mapping[str, Sequence[Path]], output: Path, names: Sequence[str] = ()
+) -> Path:
+    """Plots the metrics of groups of runs, such as those of an objective with several seeds: the
+    mean of each group, in a band from its least to its largest value. See `plot`."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    steps = {_label(run, runs): _steps(run) for run in runs}
-    panels = list(names) or _panels(steps)
-    known = {name for run in steps.values() for step in run for name in step}
+    steps = {label: [_steps(run) for run in runs] for label, runs in groups.items()}
+    every = [run for runs in steps.values() for run in runs]
+    panels = list(names) or _panels(every)
+    known = {name for run in every for step in run for name in step}
     for name in panels:
         if name not in known:
             raise ValueError(
@@ -49,19 +58,24 @@ def plot(runs: Sequence[Path], output: Path, names: Sequence[str] = ()) -> Path:
     colours = plt.get_cmap("tab10" if len(steps) <= 10 else "turbo", max(len(steps), 10))
     lines: dict[str, Artist] = {}
     for axis, name in zip(axes.flat, panels, strict=False):
-        for number, (label, run) in enumerate(steps.items()):
-            points = [(step["step"], step[name]) for step in run if name in step]
-            if not points:
+        for number, (label, runs) in enumerate(steps.items()):
+            curves = [[(step["step"], step[name]) for step in run if name in step] for run in runs]
+            measured = [k for k, points in enumerate(curves) if points]
+            if not measured:
                 continue
             colour = colours(number)
-            dots = {"marker": "o", "markersize": 3} if _is_sparse(points, run) else {}
-            if len(steps) > 1 and not dots:
+            sparse = any(_is_sparse(curves[k], runs[k]) for k in measured)
+            dots = {"marker": "o", "markersize": 3} if sparse else {}
+            if len(every) > 1 and not dots:
                 # Several curves are compared by their trend: the single steps are faint.
-                axis.plot(*zip(*points, strict=True), color=colour, linewidth=0.6, alpha=0.3)
-                points = _smooth(points)
-            (line,) = axis.plot(
-                *zip(*points, strict=True), color=colour, label=_plain(label), linewidth=1.3, **dots
-            )
+                if len(runs) == 1:
+                    x, y = zip(*curves[0], strict=True)
+                    axis.plot(x, y, color=colour, linewidth=0.6, alpha=0.3)
+                curves = [_smooth(points) for points in curves]
+            x, least, mean, most = zip(*_band([curves[k] for k in measured]), strict=True)
+            if len(measured) > 1:
+                axis.fill_between(x, least, most, color=colour, alpha=0.2, linewidth=0)
+            (line,) = axis.plot(x, mean, color=colour, label=_plain(label), linewidth=1.3, **dots)
             lines.setdefault(label, line)
         axis.set_title(_plain(name).replace("_", " "), fontsize=10)
         axis.grid(alpha=0.25)
@@ -102,6 +116,16 @@ def _is_sparse(points: Sequence[tuple[float, float]], run: Sequence[Mapping[str,
     return len(points) < 2 or len(points) < learned
 
 
+def _band(
+    curves: Sequence[Sequence[tuple[float, float]]],
+) -> list[tuple[float, float, float, float]]:
+    """The steps at which all curves have a point, with the least, mean and largest value."""
+    by_step = [dict(points) for points in curves]
+    common = [step for step, _ in curves[0] if all(step in points for points in by_step)]
+    values = [(step, [points[step] for points in by_step]) for step in common]
+    return [(step, min(many), sum(many) / len(many), max(many)) for step, many in values]
+
+
 def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Moving averages over a twentieth of the points, ignoring NaN and infinities."""
     width = max(1, len(points) // 20)
@@ -133,8 +157,8 @@ def _label(run: Path, runs: Sequence[Path]) -> str:
     return name if names.count(name) == 1 else str(run)
 
 
-def _panels(runs: Mapping[str, list[dict[str, float]]]) -> list[str]:
-    seen = dict.fromkeys(name for run in runs.values() for step in run for name in step)
+def _panels(runs: Sequence[list[dict[str, float]]]) -> list[str]:
+    seen = dict.fromkeys(name for run in runs for step in run for name in step)
     common = [name for name in _FIRST if name in seen]
     others = [x for x in seen if is_evaluation(x) or not is_metric(x)]
     return list(dict.fromkeys(common + others))

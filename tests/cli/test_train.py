@@ -71,7 +71,7 @@ def test_flags_stand_over_the_file(run: Run) -> None:
         (["grpo", "learner.lr=1e-6"], "write `--learner.lr=1e-6`"),
         (["--set", "epss=0.1"], "did you mean 'eps'?"),
         (["dapoo"], "did you mean `dapo`?"),
-        (["dapo", "grpo"], "training takes one objective"),
+        (["dapo", "grpo", "--resume", "runs/dapo"], "several runs are resumed by `--resume auto`"),
         (["--config", "none.yaml"], "none.yaml"),
         (["--resume", "nowhere"], "nowhere"),
     ],
