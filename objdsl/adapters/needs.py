@@ -47,11 +47,19 @@ def given(objective: Objective) -> tuple[str, ...]:
     )
 
 
+def branching(objective: Objective) -> Iterator[str]:
+    """Why its rollouts are out of reach, if they branch."""
+    branch = objective.sample.branch
+    if branch is not None:
+        yield f"its rollouts branch by `{branch.name}`: each response is drawn by itself there"
+
+
 def refused(
     objective: Objective, policies: Collection[str], supplied: Collection[str] = ()
 ) -> Iterator[str]:
     """Why token columns of an objective are out of reach, where a framework has log-probabilities
     of the sampled tokens under `policies`, the token columns `supplied`, and no critic."""
+    yield from branching(objective)
     layers = {policy.name for policy in objective.formula.policies if policy.layer is not None}
     roles = [column.role for column in objective.columns.values()]
     if objective.formula.critic is not None or any(isinstance(role, Values) for role in roles):

@@ -27,7 +27,7 @@ from torch import Tensor
 from verl.workers.config import ActorConfig
 
 import objdsl.ir.nodes as n
-from objdsl.adapters.needs import UNLEARNED, UnsupportedError
+from objdsl.adapters.needs import UNLEARNED, UnsupportedError, branching
 from objdsl.frozen import dataclass
 from objdsl.ir.build import neg
 from objdsl.ir.columns import LogProbs, Reading, Reward, column_of
@@ -79,6 +79,8 @@ def halves(objective: Objective) -> Halves:
         raise _unsupported(objective, "it keeps some prompts only: use algorithm.filter_groups")
     for number in formula.learned:
         raise _unsupported(objective, f"it learns `{number.name}`, {UNLEARNED}")
+    for reason in branching(objective):
+        raise _unsupported(objective, reason)
     if normalised is None:
         raise _unsupported(
             objective,

@@ -21,7 +21,17 @@ from objdsl.frozen import dataclass
 from objdsl.ir.declarations import Domain
 from objdsl.ir.diff import Change, diff, renamed
 from objdsl.ir.indices import Indices, decimal
-from objdsl.ir.nodes import Expr, Length, LogDist, LogProb, Reduce, policies_in, topological
+from objdsl.ir.nodes import (
+    Expr,
+    Length,
+    LogDist,
+    LogProb,
+    Peers,
+    Position,
+    Reduce,
+    policies_in,
+    topological,
+)
 from objdsl.ir.objective import Objective
 
 _SIMILAR = 16
@@ -255,9 +265,24 @@ def _direction(
         factor = departure.factor if departure.claim is Claim.PROMPT_WEIGHTS else None
         if factor is not None and departure.estimator is estimator:
             yield f"  weighted by {_named(facts, factor)}", _dependence(factor.depends)
+    yield from _assumed(facts)
     keep = facts.objective.keep
     if keep is not None and facts.departing(Reason.KEPT_PROMPTS):
         yield f"  kept where {facts.written(keep)}", Reason.KEPT_PROMPTS.value
+
+
+def _assumed(facts: Facts) -> Iterator[tuple[str, str]]:
+    """What is taken for true about the responses to a prompt, where statistics of some of them
+    depend on it."""
+    branch, goal = facts.objective.sampling.branch, topological(facts.objective.goal)
+    pools = [node for node in goal if isinstance(node, Peers) and node.over[0] == "i"]
+    if branch is not None:
+        shares = "share the tokens of" if branch.of_tokens else "may share tokens of"
+        yield "  given", f"responses {shares} the same {branch.name}, and no others"
+    elif keys := [key for pool in pools for key in pool.keys if key.indices and key != Position()]:
+        names = " and ".join(dict.fromkeys(map(facts.written, keys)))
+        yield "  assumes", f"responses of the same {names} are drawn independently of each other"
+        yield "", "where they share tokens, `sample from mu: branch ...` says so"
 
 
 def _penalties(facts: Facts) -> Iterator[tuple[str, str]]:

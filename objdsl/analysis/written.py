@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.symbols import Elsewhere, LogDistRatio, LogRatio
+from objdsl.analysis.algebra.symbols import Apart, Elsewhere, LogDistRatio, LogRatio
 from objdsl.analysis.gradient.estimator import Estimator
 from objdsl.ir.build import sub
-from objdsl.ir.indices import TOKEN
+from objdsl.ir.indices import TOKEN, Indices
 from objdsl.ir.text import text
 from objdsl.ir.writer import Names
 
@@ -18,6 +18,9 @@ def written(expr: n.Expr, names: Names) -> str:
         match node:
             case Elsewhere(x):
                 written_out[node] = n.Reduce("sum", ("p",), x)
+            case Apart(x, keys):
+                others: Indices = ("i", "t") if n.Position() in keys else ("i",)
+                written_out[node] = n.Peers("sum", others, x, keys, "!=")
             case LogRatio(ratio):
                 written_out[node] = sub(n.LogProb(ratio.of), n.LogProb(ratio.to))
             case LogDistRatio(ratio):

@@ -42,7 +42,17 @@ def tables_of(objective: Objective, plan: Plan, given: Mapping[str, Given]) -> d
     world = plan.world
     tables: dict[str, Tensor] = {}
     keys = keys_of(objective)
+    branch = objective.sample.branch
     for name, column in _declared(objective).items():
+        if plan.tree is not None and branch is not None and name == branch.name:
+            if name in given:
+                raise UnauditableError(
+                    f"the column {name!r} says which responses share tokens: it is that of the "
+                    "tree that the audit draws from, and cannot be given"
+                )
+            parts = plan.tree.nodes if branch.of_tokens else plan.tree.trees
+            tables[name] = parts.expand(plan.prompts, *parts.shape)
+            continue
         if name not in given and column.role != "state":
             raise UnauditableError(
                 f"{objective.name} reads the column {name!r}: pass a number, or `random`, as in "

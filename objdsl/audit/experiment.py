@@ -23,7 +23,6 @@ from objdsl.audit.roles import Roles, roles_of
 from objdsl.audit.rows import gradients_of, lengths_of, row_of
 from objdsl.audit.target import Target
 from objdsl.audit.terms import Removal, without_layer_terms, without_policy
-from objdsl.audit.world import some_draws
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import Values
 from objdsl.ir.declarations import Domain
@@ -83,7 +82,7 @@ def audit(
     tables = tables_of(objective, plan, given or {})
     # Terms against other policies are judged with rewards of 0, in their domain or not.
     objective = Objective(replace(objective.formula, declared=()), objective.params)
-    notes = list(_sampling_notes(objective))
+    notes = [*_sampling_notes(objective), *_tree_notes(plan)]
     rows: list[Row] = []
     lengths: tuple[Length, ...] = ()
     judged = _judged(objective, plan, tables)
@@ -188,6 +187,11 @@ def _sampling_notes(objective: Objective) -> Iterator[str]:
             )
 
 
+def _tree_notes(plan: Plan) -> Iterator[str]:
+    if plan.tree is not None and str(plan.tree):
+        yield f"of each group, {plan.tree}; all others are independent"
+
+
 # --- terms against other policies ----------------------------------------------------------------
 
 
@@ -245,7 +249,7 @@ def _same_for_rewards(
         for kind in ("real", "binary", "none"):
             instance = next(instances_of(plan, Case(kind), tables, (), others))
             generator = torch.Generator().manual_seed(plan.seed)
-            response = some_draws(instance.chance, plan.group, 8, generator).response
+            response = plan.some_draws(instance, 8, generator).response
             try:
                 weights.append(token_weights(which, instance, response))
             except UnauditableError:

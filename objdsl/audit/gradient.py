@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from objdsl.audit.draws import Draws
 from objdsl.audit.function import Function
 from objdsl.audit.instance import Instance, UnauditableError
 from objdsl.audit.plan import stacks
 from objdsl.audit.roles import roles_of
-from objdsl.audit.world import Draws, World
+from objdsl.audit.world import World
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import LogProbs, of_policy
 from objdsl.losses.batch import ADVANTAGE, Batch
@@ -139,8 +140,8 @@ def _step(
         name: table[prompt, response].flatten(0, 2) for name, table in tables.items()
     }
     for name, table in instance.slots.items():
-        of_rows = table[prompt, torch.arange(group).expand(response.shape)].flatten()
-        if len(objective.columns[name].indices) > 2:
+        of_rows = table[prompt, torch.arange(group).expand(response.shape)].flatten(0, 2)
+        if len(objective.columns[name].indices) > 2 and of_rows.dim() < 2:
             of_rows = of_rows[:, None].expand(-1, instance.world.horizon)
         columns[name] = of_rows
     batch = Batch(

@@ -41,7 +41,8 @@ class Instance:
             prompts.
         noise: the generator of what `pick` picks.
         sampler: the policy that responses are drawn from.
-        slots: columns `[P, G]` that are known before a response is drawn, by its place in a group.
+        slots: columns `[P, G]` that are known before a response is drawn, by its place in a group,
+            and `[P, G, T]` of the part of a tree that its tokens belong to.
     """
 
     world: World

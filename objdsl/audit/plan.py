@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import torch
+
 import objdsl.ir.nodes as n
+from objdsl.audit.draws import Draws, Tree, all_draws, draw_count, some_draws, tree_of
 from objdsl.audit.function import Function
 from objdsl.audit.instance import Instance
 from objdsl.audit.roles import Roles, roles_of
-from objdsl.audit.world import Draws, World, all_draws, draw_count, some_draws, world
+from objdsl.audit.world import World, world
 from objdsl.frozen import dataclass
 from objdsl.ir.columns import NOISE
 from objdsl.ir.declarations import Domain
@@ -66,6 +69,8 @@ class Plan:
     roles: Roles
     slots: frozenset[str] = frozenset()
     """The columns that tell the members of a group apart before they are drawn."""
+    tree: Tree | None = None
+    """Which members of a group share tokens."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -86,8 +91,12 @@ class Plan:
     @property
     def draws(self) -> int:
         return self.samples or draw_count(
-            self.world.responses, self.prompts, self.group, bool(self.slots)
+            self.world.responses, self.prompts, self.group, self._ordered
         )
+
+    @property
+    def _ordered(self) -> bool:
+        return bool(self.slots) or self.tree is not None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -96,8 +105,16 @@ class Plan:
 
     def draw(self, instance: Instance) -> Draws:
         if self.samples is None:
-            return all_draws(self.world.responses, self.prompts, self.group, bool(self.slots))
-        return some_draws(instance.chance, self.group, self.samples, instance.noise)
+            return all_draws(
+                self.world.responses, self.prompts, self.group, self._ordered, self.tree
+            )
+        return self.some_draws(instance, self.samples, instance.noise)
+
+    def some_draws(
+        self, instance: Instance, count: int, generator: torch.Generator | None
+    ) -> Draws:
+        """Independent draws."""
+        return some_draws(instance.chance, self.group, count, generator, self.tree)
 
 
 def plan_of(
@@ -114,20 +131,22 @@ def plan_of(
     """The plan of an audit; what is None is chosen such that the audit is quick."""
     stacked = stacks(objective)
     prompts = prompts or (1 if stacked else 2)
+    branch = objective.formula.sampling.branch
     if group is None:
-        group = (3 if prompts == 1 else 2) if _has_groups(objective) else 1
+        group = (2 if prompts > 1 and branch is None else 3) if _has_groups(objective) else 1
     slots = _slots(objective)
+    ordered = bool(slots) or branch is not None
     languages = [world(vocabulary or size, horizon or length) for size, length in _LANGUAGES]
     quick = (
         language
         for language in languages
-        if draw_count(language.responses, prompts, group, bool(slots)) <= _QUICK[stacked]
+        if draw_count(language.responses, prompts, group, ordered) <= _QUICK[stacked]
     )
     language = next(quick, languages[-1])
     # `pick` draws at random within a step: only an average over many draws is fair to it.
     is_random = NOISE.name in objective.columns
     if samples is None and (
-        is_random or draw_count(language.responses, prompts, group, bool(slots)) > _MOST[stacked]
+        is_random or draw_count(language.responses, prompts, group, ordered) > _MOST[stacked]
     ):
         samples = _SAMPLES[stacked]
     formula = objective.formula
@@ -137,18 +156,23 @@ def plan_of(
         domains=formula.domains,
         roles=roles_of(formula),
         slots=slots,
+        tree=None if branch is None else tree_of(language, group),
     )  # fmt: skip
 
 
 def _slots(objective: Objective | Function) -> frozenset[str]:
-    """The columns that are known before their response is drawn."""
-    nodes = (node for node in objective.formula.nodes if isinstance(node, n.Column))
-    return frozenset(node.name for node in nodes if node.known == "before i")
+    """The columns that are known before their response is drawn, or say which share tokens."""
+    columns = (node for node in objective.formula.nodes if isinstance(node, n.Column))
+    branch = objective.formula.sampling.branch
+    return frozenset(
+        x.name for x in columns if x.known == "before i" or (branch and x.name == branch.name)
+    )
 
 
 def _has_groups(objective: Objective | Function) -> bool:
-    """Whether it declares a group, or compares the responses to one prompt."""
-    return objective.formula.sampling.group is not None or any(
+    """Whether it declares a group or branches, or compares the responses to one prompt."""
+    sampling = objective.formula.sampling
+    return (sampling.group, sampling.branch) != (None, None) or any(
         isinstance(node, n.Reduce | n.Peers | n.Quantile | n.Order) and node.over[0] == "i"
         for node in objective.formula.nodes
     )

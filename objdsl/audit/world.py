@@ -9,8 +9,7 @@ are 15 states and 31 responses, and the gradient of a policy has 45 components.
 from __future__ import annotations
 
 from functools import cache
-from itertools import combinations_with_replacement, product
-from math import factorial, prod
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -135,66 +134,3 @@ def world(vocabulary: int, horizon: int) -> World:
         for t, token in enumerate(response):
             tokens[k, t], mask[k, t], state[k, t] = token, True, number[response[:t]]
     return World(vocabulary, horizon, tokens, mask, state, len(prefixes))
-
-
-@dataclass(frozen=True, eq=False)
-class Draws:
-    """Possible outcomes of sampling the responses of an optimizer step.
-
-    Attributes:
-        response: `[M, P, G]`, the index of each response.
-        multiplicity: `[M]`, the number of orders of each draw; 1 for a random sample.
-        exact: whether these are all possible draws, and not a sample of them.
-    """
-
-    response: Tensor
-    multiplicity: Tensor
-    exact: bool
-
-    def __len__(self) -> int:
-        return len(self.response)
-
-    def chance(self, mu: Tensor) -> Tensor:
-        """The probability of each draw, `[M]`, when responses come from `mu` `[P, Y]`."""
-        if not self.exact:
-            return torch.full((len(self),), 1 / len(self), dtype=mu.dtype)
-        prompt = torch.arange(len(mu))[:, None]
-        return self.multiplicity * mu[prompt, self.response].prod(-1).prod(-1)
-
-
-def draw_count(responses: int, prompts: int, group: int, ordered: bool = False) -> int:
-    """The number of draws that `all_draws` lists."""
-    if ordered:
-        return int(responses ** (group * prompts))
-    n = prod(range(responses, responses + group)) // factorial(group)
-    return int(n**prompts)
-
-
-@cache
-def all_draws(responses: int, prompts: int, group: int, ordered: bool = False) -> Draws:
-    """Every draw of `group` responses to each of `prompts` prompts.
-
-    The members of a group are exchangeable, so a group is a multiset: one that holds response k
-    `n_k` times stands for `G! / (n_1! n_2! ...)` sequences of draws, and the sum stays exact. They
-    are not where columns tell them apart before they are drawn: then every order is listed.
-    """
-    groups = list(
-        product(range(responses), repeat=group)
-        if ordered
-        else combinations_with_replacement(range(responses), group)
-    )
-    orders = [
-        1 if ordered else factorial(group) // prod(factorial(g.count(k)) for k in set(g))
-        for g in groups
-    ]
-    members = torch.tensor(groups)
-    index = torch.cartesian_prod(*[torch.arange(len(groups))] * prompts).view(-1, prompts)
-    multiplicity = torch.tensor(orders, dtype=torch.float64)[index].prod(-1)
-    return Draws(members[index], multiplicity, exact=True)
-
-
-def some_draws(mu: Tensor, group: int, count: int, generator: torch.Generator | None) -> Draws:
-    """`count` independent draws from `mu` `[P, Y]`."""
-    drawn = torch.multinomial(mu, count * group, replacement=True, generator=generator)
-    response = drawn.view(len(mu), count, group).transpose(0, 1)
-    return Draws(response, torch.ones(count, dtype=torch.float64), exact=False)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NoReturn
 
+from objdsl.diagnostic import Label
 from objdsl.elaborate.checks import as_mask, as_number, refuse_learned
 from objdsl.elaborate.collect import is_twice
-from objdsl.elaborate.context import Context
+from objdsl.elaborate.context import Context, RecordedError
 from objdsl.elaborate.names import index_of, resolved
 from objdsl.elaborate.wording import index_name, reduce_hint
 from objdsl.ir.columns import DISTRIBUTION, reader_of
-from objdsl.ir.declarations import BUILT_IN_POLICIES, Domain, Parameter, Policy, Sampling, is_layer
+from objdsl.ir.declarations import (
+    BUILT_IN_POLICIES,
+    Branch,
+    Domain,
+    Parameter,
+    Policy,
+    Sampling,
+    is_layer,
+)
 from objdsl.ir.indices import PROMPT, RESPONSE, TOKEN, VOCAB, Indices, decimal, written
 from objdsl.ir.nodes import (
     Column,
@@ -26,7 +36,13 @@ from objdsl.ir.objective import ARGUMENTS
 from objdsl.source import Span
 from objdsl.syntax import tree
 from objdsl.syntax.foreign import RESPONSES_PER_PROMPT
-from objdsl.syntax.language import COLUMNS, SAMPLING_FLAGS, SAMPLING_NUMBERS, meaning
+from objdsl.syntax.language import (
+    COLUMNS,
+    SAMPLING_COLUMNS,
+    SAMPLING_FLAGS,
+    SAMPLING_NUMBERS,
+    meaning,
+)
 
 
 def parameter_of(ctx: Context, param: tree.Param) -> Parameter:
@@ -238,14 +254,14 @@ def sampling_of(ctx: Context, sample: tree.Sample) -> Sampling:
             "unknown-name", f"there is no policy `{policy}`", sample.policy.span,
             near_to=(policy, known), help="known are: " + ", ".join(known),
         )  # fmt: skip
-    values: dict[str, float | int | bool] = {}
+    values: dict[str, float | int | bool | Branch] = {}
     seen: dict[tuple[str, str], Span] = {}
     for option in sample.options:
         name, value = option.name.id, option.value
         if is_twice(ctx, ("option", name), option.span, seen):
             continue
-        if name not in SAMPLING_NUMBERS and name not in SAMPLING_FLAGS:
-            known = [*SAMPLING_NUMBERS, *SAMPLING_FLAGS]
+        known = [*SAMPLING_NUMBERS, *SAMPLING_FLAGS, *SAMPLING_COLUMNS]
+        if name not in known:
             help = "known are: " + ", ".join(known)
             if name in RESPONSES_PER_PROMPT:
                 help = "the number of responses to a prompt is `group`: `group 8`"
@@ -253,14 +269,17 @@ def sampling_of(ctx: Context, sample: tree.Sample) -> Sampling:
                 "unknown-name", f"`sample` has no option `{name}`", option.span, help=help,
                 near_to=None if name in RESPONSES_PER_PROMPT else (name, known),
             )  # fmt: skip
-        if (value is None) != (name in SAMPLING_FLAGS):
-            ctx.fail(
-                "wrong-arguments",
-                f"`{name}` takes {'no' if value is not None else 'a'} number", option.span,
-            )  # fmt: skip
-        if value is None:
-            values[name] = True
-            continue
+        match value:
+            case None if name in SAMPLING_FLAGS:
+                values[name] = True
+                continue
+            case tree.Name() if name in SAMPLING_COLUMNS:
+                values[name] = _branch(ctx, value)
+                continue
+            case float() if name in SAMPLING_NUMBERS:
+                pass
+            case _:
+                _wrong_value(ctx, option)
         whole = name in ("group", "top_k", "staleness")
         least = {"group": 1, "top_k": 1, "staleness": 0}.get(name, 0)
         good = value == int(value) and value >= least if whole else value > 0
@@ -268,6 +287,46 @@ def sampling_of(ctx: Context, sample: tree.Sample) -> Sampling:
             ctx.fail("outside-domain", f"`{name} {value:g}` is not possible", option.span)
         values[name] = int(value) if whole else value
     return Sampling(policy=policy, span=sample.span, **values)  # type: ignore[arg-type]
+
+
+def _wrong_value(ctx: Context, option: tree.Option) -> NoReturn:
+    name, value = option.name.id, option.value
+    if name in SAMPLING_FLAGS:
+        ctx.fail("wrong-arguments", f"`{name}` takes no value", option.span)
+    if name in SAMPLING_COLUMNS:
+        ctx.fail(
+            "wrong-arguments", f"the value of `{name}` is a column", option.span,
+            help=f"for example `{name} node`, with `given node[p,i,t] before t`",
+        )  # fmt: skip
+    help = f"for example `{name} 1`" + ("; it cannot be a parameter" if value is not None else "")
+    ctx.fail("wrong-arguments", f"the value of `{name}` is a number", option.span, help=help)
+
+
+def _branch(ctx: Context, name: tree.Name) -> Branch:
+    """The column that says which responses share tokens."""
+    given, column = ctx.scope.givens.get(name.id), ctx.givens.get(name.id)
+    if given is None:
+        ctx.fail(
+            "unknown-name", f"`{name.id}` is no column that the file declares", name.span,
+            near_to=(name.id, ctx.scope.givens), help=f"write `given {name.id}[p,i,t] before t`",
+        )  # fmt: skip
+    if column is None:  # its declaration has an error
+        raise RecordedError
+    ctx.read.add(name.id)
+    declarations = [Branch(name.id, over) for over in (TOKEN, RESPONSE)]
+    for branch in declarations:
+        if (column.over, column.known, column.role) == (branch.over, branch.known, "data"):
+            return branch
+    responses = column.over == RESPONSE
+    which = "they are" if responses else "each token is"
+    declarable = name.id not in COLUMNS and column.over in (RESPONSE, TOKEN)
+    ctx.fail(
+        "wrong-type", f"`{name.id}` does not say which responses share tokens before {which} drawn",
+        name.span, labels=(Label(given.span, "as it is declared"),),
+        help=f"declare it as `{declarations[responses]}`"
+        if declarable
+        else "a column of its own does: `given node[p,i,t] before t`",
+    )  # fmt: skip
 
 
 def kept_prompts(ctx: Context, keep: tree.Keep) -> Expr:

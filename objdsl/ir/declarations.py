@@ -6,9 +6,9 @@ import math
 from dataclasses import field
 
 from objdsl.frozen import dataclass
-from objdsl.ir.indices import decimal
+from objdsl.ir.indices import TOKEN, Indices, decimal
 from objdsl.ir.nodes import Column as ColumnNode
-from objdsl.ir.nodes import Expr
+from objdsl.ir.nodes import Expr, Known
 from objdsl.source import Span
 
 BUILT_IN_POLICIES = ("pi", "old", "mu", "ref")
@@ -187,10 +187,37 @@ class Learned:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """`branch node`: the column that says which responses to a prompt share tokens.
+
+    With the indices p,i,t it names the part of the tree that a token belongs to: responses with a
+    part in common share all of its tokens and all before them. With p,i, responses with the same
+    value may share tokens from the first on, nobody says how many. No others share any; what is
+    not shared is drawn independently.
+    """
+
+    name: str
+    over: Indices
+
+    @property
+    def of_tokens(self) -> bool:
+        return self.over == TOKEN
+
+    @property
+    def known(self) -> Known:
+        return "before t" if self.of_tokens else "before i"
+
+    def __str__(self) -> str:
+        """As the file declares the column."""
+        return f"given {self.name}[{','.join(self.over)}] {self.known}"
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How the responses were drawn: `sample from mu: group 16, temperature 1`.
 
-    `span` is None if the file does not say.
+    `span` is None if the file does not say. Without a `branch` all responses to a prompt are drawn
+    independently.
     """
 
     policy: str = "mu"
@@ -202,4 +229,5 @@ class Sampling:
     keep_mask: bool = False
     keep_routing: bool = False
     experts: bool = False
+    branch: Branch | None = None
     span: Span | None = field(default=None, compare=False, repr=False)

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import fields, replace
 
 from objdsl.frozen import dataclass
-from objdsl.ir.declarations import Sampling
+from objdsl.ir.declarations import Branch, Sampling
 from objdsl.ir.indices import decimal
 from objdsl.ir.nodes import Expr, Param, topological
 from objdsl.ir.objective import Named, Objective
@@ -236,4 +236,6 @@ def _sampling(sampling: Sampling) -> dict[str, str]:
 
 
 def _written(value: object) -> str:
+    if isinstance(value, Branch):
+        return value.name
     return "" if value is True else decimal(value) if isinstance(value, float) else str(value)

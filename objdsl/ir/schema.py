@@ -325,6 +325,21 @@ class Learned(_Strict):
     domain: Domain = Domain()
 
 
+class Branch(_Strict):
+    """`branch name`: the column that says which responses to a prompt share tokens, and its
+    indices: those of tokens, or of responses."""
+
+    name: Name
+    over: tuple[Index, ...]
+
+    @field_validator("over")
+    @classmethod
+    def _over(cls, x: tuple[Index, ...]) -> tuple[Index, ...]:
+        if x not in (("p", "i"), ("p", "i", "t")):
+            raise PydanticCustomError("branch", "no indices of tokens or responses")
+        return x
+
+
 class Sampling(_Strict):
     """`sample from policy: ...`."""
 
@@ -337,6 +352,7 @@ class Sampling(_Strict):
     keep_mask: bool = False
     keep_routing: bool = False
     experts: bool = False
+    branch: Branch | None = None
 
 
 class Objective(_Strict):

@@ -15,7 +15,7 @@ import objdsl.ir.nodes as n
 from objdsl.ir import build
 from objdsl.ir.build import ONE, ZERO
 from objdsl.ir.columns import BUILT_IN, column_of
-from objdsl.ir.declarations import Domain, Sampling
+from objdsl.ir.declarations import Branch, Domain, Sampling
 from objdsl.ir.indices import decimal
 from objdsl.ir.objective import Objective
 from objdsl.ir.ops import APPLY, ATOM, BINARY, COMPARE, COUNT, IF, NOT, PLUS, POWER, SIGN, TIMES
@@ -79,6 +79,8 @@ def _statements(objective: Objective) -> Iterator[str]:
     words.update(param.name for param in objective.params)
     words.update(policy.name for policy in objective.policies)
     words.update(binding.name for binding in objective.bindings)
+    branch = objective.sampling.branch
+    words.update(() if branch is None else (branch.name,))
     named = _named(objective, everything, words)
     names: dict[n.Expr, str] = {}
     for name, value in named:
@@ -96,6 +98,8 @@ def _statements(objective: Objective) -> Iterator[str]:
         if column.role in ("state", "clock", "ids", "learned"):
             continue
         yield from _given(column, objective.domains.get(column_of(column).name, Domain()))
+    if branch is not None and branch.name not in columns:
+        yield str(branch)
     yield from map(str, objective.learned)
     everywhere = {k: v for k, v in names.items() if not kept or not _over_prompts(k)}
     remembers = _Writer(everywhere, words, None)
@@ -154,12 +158,18 @@ def _given(column: n.Column, domain: Domain) -> Iterator[str]:
 
 def _sample(sampling: Sampling) -> str:
     options = [
-        option.name if value is True else f"{option.name} {decimal(value)}"
+        _option(option.name, value)
         for option in fields(sampling)
         if option.compare and (value := getattr(sampling, option.name)) != option.default
         if option.name != "policy"
     ]
     return f"sample from {sampling.policy}" + (": " + ", ".join(options) if options else "")
+
+
+def _option(name: str, value: bool | float | Branch) -> str:
+    if value is True:
+        return name
+    return f"{name} {value.name if isinstance(value, Branch) else decimal(value)}"
 
 
 def _named(

@@ -160,7 +160,13 @@ def _domain(domain: tree.Interval | tree.Choice | None) -> str:
 
 
 def _option(option: tree.Option) -> str:
-    return option.name.id + ("" if option.value is None else f" {_number(option.value)}")
+    match option.value:
+        case None:
+            return option.name.id
+        case tree.Name(id):
+            return f"{option.name.id} {id}"
+        case float(value):
+            return f"{option.name.id} {_number(value)}"
 
 
 def _number(value: float) -> str:

@@ -21,6 +21,7 @@ SOFT = (*ORDERED, COUNT, "comb", "logsumexp", IDS.leaf.name)
 """Names of the language that a file may redefine."""
 SAMPLING_NUMBERS = ("group", "temperature", "top_p", "top_k", "staleness")
 SAMPLING_FLAGS = ("keep_mask", "keep_routing", "experts")
+SAMPLING_COLUMNS = ("branch",)
 
 
 _MEANINGS = {

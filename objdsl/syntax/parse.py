@@ -209,7 +209,8 @@ def _node(rule: str, parts: list[Any], span: Span) -> Any:
         case "sample", [_, _, policy, _, options]:
             return tree.Sample(_name(policy), options or (), span)
         case "option", [name, value]:
-            return tree.Option(_name(name), value and value.value, span)
+            value = _name(value) if isinstance(value, _Word) else value and value.value
+            return tree.Option(_name(name), value, span)
         case "keep", [_, index, _, condition]:
             return tree.Keep(_name(index), condition, span)
         case "report", [_, name, _, value]:

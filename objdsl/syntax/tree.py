@@ -282,10 +282,10 @@ class Let:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """`group 16` or the bare flag `keep_mask` of a `sample` statement."""
+    """`group 16`, `branch node` or the bare flag `keep_mask` of a `sample` statement."""
 
     name: Name
-    value: float | None
+    value: float | Name | None
     span: Span = _span()
 
 

@@ -62,11 +62,23 @@ _COPIES = 4
 
 
 def load_objective(config: Config) -> Objective:
-    """The objective with its parameters. Raises ConfigError for unknown parameters."""
+    """The objective with its parameters.
+
+    Raises ConfigError for unknown parameters, and for rollouts that branch.
+    """
     try:
-        return load(config.objective, **config.params)
+        objective = load(config.objective, **config.params)
     except ValueError as error:
         raise ConfigError([f"params: {error}"]) from None
+    branch = objective.sample.branch
+    if branch is not None:
+        raise ConfigError(
+            [
+                f"the rollouts of {objective.name} branch by `{branch.name}`, and the samplers "
+                "here draw each response by itself: a loop of your own can"
+            ]
+        )
+    return objective
 
 
 def identity_of(config: Config, objective: Objective, task: Task) -> Identity:

@@ -403,6 +403,10 @@ GOAL = "maximize mean[p,i,t] (reward * log(pi))"
         ("objective x from kl_exact", r"it reads all of `pi\[v\]`"),
         ("objective x from bupo", "off an inner layer"),
         (f"objective x\nsample from mu: temperature 0.6\n{GOAL}", "samples with temperature 0.6"),
+        (
+            f"objective x\ngiven c[p,i] before i\nsample from mu: branch c\n{GOAL}",
+            "its rollouts branch by `c`",
+        ),
         (f"objective x\ngiven c[p,i,t]\n{GOAL.replace('reward', 'c')}", "`c` of every token"),
     ],
 )

@@ -258,6 +258,16 @@ def test_a_learned_number_has_no_optimizer_there() -> None:
             make(objdsl.loads(text))
 
 
+def test_rollouts_do_not_branch_there() -> None:
+    text = (
+        "given tree[p,i] before i\nsample from mu: branch tree\n"
+        "maximize mean[p,i,t] (reward * log(pi))"
+    )
+    for make in (policy_loss, advantage_estimator):
+        with pytest.raises(UnsupportedError, match="its rollouts branch by `tree`"):
+            make(objdsl.loads(text))
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -9,9 +9,10 @@ from torch import Tensor
 import objdsl
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.advantage import Adds
+from objdsl.audit.draws import all_draws
 from objdsl.audit.gradient import expected
 from objdsl.audit.instance import Instance
-from objdsl.audit.world import all_draws, world
+from objdsl.audit.world import world
 from objdsl.ir.nodes import LogProb
 
 ADVANTAGES = {

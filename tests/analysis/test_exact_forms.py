@@ -15,10 +15,11 @@ import objdsl
 from helpers.exact_forms import exact
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.estimator import Direction
+from objdsl.audit.draws import all_draws
 from objdsl.audit.gradient import expected
 from objdsl.audit.instance import Instance
 from objdsl.audit.target import policy_gradient
-from objdsl.audit.world import all_draws, world
+from objdsl.audit.world import world
 from objdsl.diagnostic import Claim
 from objdsl.lint.run import findings
 from objdsl.objective import Objective

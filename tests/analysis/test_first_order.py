@@ -16,9 +16,10 @@ from torch import Tensor
 import objdsl
 from objdsl.analysis.facts import Facts
 from objdsl.analysis.gradient.first_order import Order, Powers, Reach
+from objdsl.audit.draws import all_draws
 from objdsl.audit.gradient import expected
 from objdsl.audit.instance import Instance
-from objdsl.audit.world import all_draws, world
+from objdsl.audit.world import world
 from objdsl.lint.run import findings
 from objdsl.objectives import gallery
 

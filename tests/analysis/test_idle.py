@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 import objdsl
+from objdsl.audit.draws import all_draws
 from objdsl.audit.gradient import expected
 from objdsl.audit.instance import Instance
-from objdsl.audit.world import all_draws, world
+from objdsl.audit.world import world
 from objdsl.lint.run import findings
 
 WORLD = world(2, 3)

@@ -10,10 +10,11 @@ import objdsl
 from objdsl.analysis.facts import Facts
 from objdsl.audit import audit
 from objdsl.audit.compare import Comparison
+from objdsl.audit.draws import all_draws
 from objdsl.audit.gradient import Expected, expected
 from objdsl.audit.instance import Instance
 from objdsl.audit.target import policy_gradient
-from objdsl.audit.world import all_draws, world
+from objdsl.audit.world import world
 from objdsl.diagnostic import Severity
 from objdsl.lint.run import registry
 

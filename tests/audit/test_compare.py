@@ -7,11 +7,11 @@ import torch
 
 import objdsl
 from objdsl.audit.compare import Comparison, Square, constants, residual
+from objdsl.audit.draws import all_draws, some_draws
 from objdsl.audit.generate import instances_of
 from objdsl.audit.gradient import Expected, expected
 from objdsl.audit.plan import Case, plan_of
 from objdsl.audit.target import policy_gradient
-from objdsl.audit.world import all_draws, some_draws
 
 
 @pytest.mark.parametrize("divisor", ["1", "|y|"])

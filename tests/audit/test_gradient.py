@@ -7,11 +7,12 @@ import torch
 
 import objdsl
 from objdsl.audit.columns import tables_of
+from objdsl.audit.draws import all_draws
 from objdsl.audit.generate import instances_of
 from objdsl.audit.gradient import expected, token_weights
 from objdsl.audit.instance import Instance, UnauditableError
 from objdsl.audit.plan import Case, plan_of, stacks
-from objdsl.audit.world import all_draws, world
+from objdsl.audit.world import world
 from objdsl.objective import Objective
 
 STACKED = ["dr_grpo", "dr_gspo", "gmpo", "grpo", "gspo", "mini_rl", "rloo", "sapo", "deepseek_v32"]

@@ -21,13 +21,13 @@ import objdsl
 from helpers.autograd_evaluator import derivative
 from objdsl.audit import Audit, audit
 from objdsl.audit.columns import tables_of
+from objdsl.audit.draws import all_draws
 from objdsl.audit.generate import instances_of
 from objdsl.audit.gradient import expected
 from objdsl.audit.instance import Instance
 from objdsl.audit.plan import Case, plan_of
 from objdsl.audit.result import EXACT
 from objdsl.audit.roles import roles_of
-from objdsl.audit.world import all_draws
 from objdsl.ir.columns import LogProbs
 from objdsl.ir.evaluate import Batch, evaluate
 from objdsl.objective import Objective

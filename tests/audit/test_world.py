@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from objdsl.audit.draws import all_draws, draw_count, some_draws
 from objdsl.audit.target import divergences, policy_gradient
-from objdsl.audit.world import World, all_draws, draw_count, some_draws, world
+from objdsl.audit.world import World, world
 
 PROMPTS = 2
 

@@ -20,6 +20,7 @@ from objdsl.syntax.language import SOFT
 from objdsl.syntax.read import read
 
 GOOD = "maximize mean[p,i] (reward * sum[t] log(pi))"
+BRANCH = "sample from mu: branch"
 
 BROKEN = {
     "unknown name": "maximize mean[p,i] (rewrd * sum[t] log(pi))",
@@ -57,6 +58,14 @@ BROKEN = {
     "keep responses": f"keep i where reward > 0\n{GOOD}",
     "keep by policy": f"keep p where mean[i] mean[t] pi > 0.5\n{GOOD}",
     "sampling option": f"sample from mu: temprature 1\n{GOOD}",
+    "branch by a column that is not there": f"given node[p,i,t] before t\n{BRANCH} nod\n{GOOD}",
+    "branch without a column": f"{BRANCH}\n{GOOD}",
+    "branch by a column that is known late": f"given node[p,i,t]\n{BRANCH} node\n{GOOD}",
+    "branch by responses that are known late": f"given tree[p,i]\n{BRANCH} tree\n{GOOD}",
+    "branch by a reward": f"given reward in [0, 1]\n{BRANCH} reward\n{GOOD}",
+    "flag with a value": f"sample from mu: keep_mask 1\n{GOOD}",
+    "option without a number": f"sample from mu: group\n{GOOD}",
+    "option that is a name": f"sample from mu: temperature T\n{GOOD}",
     "sampling value": f"sample from mu: group 0\n{GOOD}",
     "sampling policy": f"sample from nu: group 4\n{GOOD}",
     "indexed data": "maximize mean[p,i] (reward[i] * sum[t] log(pi))",

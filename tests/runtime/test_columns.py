@@ -343,6 +343,13 @@ def test_wrong_columns_are_refused(
         run(write(PROCESS), **{"warm_start.steps": 0}, rewards={f"bad_columns:{name}": 1.0})
 
 
+def test_rollouts_that_branch_are_refused(run: Run, write: Callable[[str], str]) -> None:
+    text = "given node[p,i,t] before t\nsample from mu: group 2, branch node\n"
+    goal = "maximize mean[p,i] sum[t] (reward * log(pi))\n"
+    with pytest.raises(ConfigError, match="branch by `node`, and the samplers here draw each"):
+        run(write(f"objective x\n{text}{goal}"))
+
+
 def test_the_data_has_no_columns_of_tokens(
     run: Run, tmp_path: Path, write: Callable[[str], str]
 ) -> None:

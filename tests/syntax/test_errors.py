@@ -104,7 +104,6 @@ BROKEN = {
     "policy in LaTeX": "A = \\pi_\\theta / old",
     "divergence in LaTeX": "A = \\KL(pi || ref)",
     "limits of a sum": "A = sum_{i=1}^G reward",
-    "option that is a name": "sample from mu: temperature T",
     "option alone": "temperature 1",
     # how a statement starts
     "goal by another name": "max mean[p,i,t] pi",

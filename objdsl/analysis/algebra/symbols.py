@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
-from objdsl.ir.indices import SCALAR, TOKEN, VOCAB, Indices
+from objdsl.ir.indices import SCALAR, TOKEN, VOCAB, Indices, union
 
 
 class Ratio(NamedTuple):
@@ -83,6 +83,22 @@ class Elsewhere(n.Symbol):
 
     def _indices(self) -> Indices:
         return SCALAR
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Apart(n.Symbol):
+    """`x` summed over the responses to the prompt, with the same keys, that do not share the token;
+    where the column of the branches is one of responses, over those that share no token at all."""
+
+    x: n.Expr
+    keys: tuple[n.Expr, ...]
+    column: n.Column
+
+    def __str__(self) -> str:
+        return "(a sum over the responses that do not share the token)"
+
+    def _indices(self) -> Indices:
+        return union(self.column.indices, *(key.indices for key in self.keys))
 
 
 OfTokens = n.LogProb | LogRatio

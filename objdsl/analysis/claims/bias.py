@@ -18,7 +18,7 @@ from objdsl.analysis.claims.shapes import (
 )
 from objdsl.analysis.gradient.estimator import BiasFactor, Estimator
 from objdsl.analysis.gradient.terms import Factor
-from objdsl.analysis.values.dependence import Level
+from objdsl.analysis.values.dependence import Level, depends
 
 if TYPE_CHECKING:
     from objdsl.analysis.facts import Facts
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 def reason_of(bias: BiasFactor, estimator: Estimator, facts: Facts) -> Reason:
     """The reason for which a factor biases the gradient."""
     factor, below = bias.factor, bias.factor.exponent < 0
+    if estimator.branch is not None and _is_of_others(factor):
+        return Reason.SHARED
     if is_mask(factor.base):
         return Reason.MASK
     if reaches_some(factor.base):
@@ -44,6 +46,13 @@ def reason_of(bias: BiasFactor, estimator: Estimator, facts: Facts) -> Reason:
     if below and measures_dispersion(estimator, factor):
         return Reason.STEP_DISPERSION if factor.depends.batch else Reason.GROUP_DISPERSION
     return Reason.RESPONSE
+
+
+def _is_of_others(factor: Factor) -> bool:
+    """Whether a factor would not change with the response if the others shared no tokens with
+    it."""
+    alone = depends(factor.base)
+    return Level.OTHERS in alone.levels and not alone.on_response
 
 
 def _of_length(factor: Factor, facts: Facts) -> Reason:

@@ -32,6 +32,7 @@ class Reason(Enum):
     DISCOUNT = "a reward that comes with the last token is discounted"
     REACH = "a token's reward does not reach all tokens up to it equally"
     SCORE = "log(pi) beside a weight with a gradient"
+    SHARED = "others share tokens with the response"
     RESPONSE = "a different function of the response"
     # the direction on policy: a factor of a baseline
     BASELINE = "the baseline includes the response itself"

@@ -21,12 +21,20 @@ from itertools import product
 import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.expand import Expand
 from objdsl.analysis.algebra.sums import Factors, Sum, TooLargeError, atom, number, ordered
-from objdsl.analysis.algebra.symbols import Elsewhere, Kink, LogDistRatio, LogRatio, Ratio
+from objdsl.analysis.algebra.symbols import (
+    Apart,
+    Elsewhere,
+    Kink,
+    LogDistRatio,
+    LogRatio,
+    Ratio,
+)
 from objdsl.analysis.algebra.tangent import Tangent
 from objdsl.analysis.gradient.estimator import Estimator
 from objdsl.analysis.gradient.terms import Term
 from objdsl.analysis.values.dependence import is_reward
 from objdsl.frozen import dataclass
+from objdsl.ir.declarations import Branch
 
 # The most masks for which every combination is tried.
 _MOST_MASKS = 4
@@ -170,13 +178,16 @@ def _changes(on: Estimator, along: Tangent) -> dict[n.Expr, Sum]:
     for factors, c in change.terms.items():
         moved = [base for base, _ in factors if _changed(base, along)]
         for base in moved[:1]:
-            if not _of_others(base) and not _cancels(base):
+            if not _of_others(base, on.branch) and not _cancels(base):
                 by_base[base] += Sum({factors - {(base, 1.0)}: c})
     return by_base
 
 
-def _of_others(base: n.Expr) -> bool:
-    return isinstance(base, Elsewhere) or (isinstance(base, n.Peers) and base.relation == "!=")
+def _of_others(base: n.Expr, branch: Branch | None) -> bool:
+    """Whether a value is one of other responses, which share no token with this one."""
+    if isinstance(base, Apart | Elsewhere):
+        return True
+    return isinstance(base, n.Peers) and base.relation == "!=" and branch is None
 
 
 def _changed(base: n.Expr, along: Tangent) -> bool:

@@ -30,7 +30,7 @@ def selection_biases(
         return False
     read = weight.depends(keep)
     only_rewards = len(weight.objective.rewards) == 1 and read.reads == read.rewards
-    if not weight.rewards_are_binary or not only_rewards:
+    if not weight.rewards_are_binary or not only_rewards or weight.branch is not None:
         return True
     # An affine function of the response's reward weights a baseline that knows the state.
     levels = (f.depends.levels for term in weight.of(Kind.BASELINE) for f in term.factors)

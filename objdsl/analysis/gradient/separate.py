@@ -11,22 +11,27 @@ from __future__ import annotations
 from dataclasses import replace
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.arithmetic import reduced
+from objdsl.analysis.algebra.arithmetic import power, reduced
 from objdsl.analysis.algebra.complements import joined
 from objdsl.analysis.algebra.expand import Expand
-from objdsl.analysis.algebra.sums import Sum, atom, number, ordered
-from objdsl.analysis.algebra.symbols import Elsewhere
+from objdsl.analysis.algebra.sums import Sum, atom, bases_of, number, ordered
+from objdsl.analysis.algebra.symbols import Apart, Elsewhere
+from objdsl.analysis.gradient.branches import is_count, sharers_apart
 from objdsl.analysis.values.dependence import by_position, depends, is_reward
 from objdsl.analysis.values.guards import without_idle
 from objdsl.ir import build
 from objdsl.ir.build import const
+from objdsl.ir.declarations import Branch
 from objdsl.ir.indices import RESPONSE, TOKEN
 
 
-def separated(x: Sum, expand: Expand) -> Sum:
+def separated(x: Sum, expand: Expand, branch: Branch | None = None) -> Sum:
     """A weight in which every sum is split into the part of the response itself and that of the
-    others. Raises TooLargeError."""
+    others; into those that share its tokens and those that do not, where rollouts `branch`. Raises
+    TooLargeError."""
     whole = without_idle(joined(x, expand), expand)
+    if branch is not None:
+        whole = _sharers_apart(whole, branch, expand)
     return rewards_to_go(_affine(reduced(expand, _pools_apart(whole, expand)), expand))
 
 
@@ -71,6 +76,33 @@ def _pools_apart(x: Sum, expand: Expand) -> Sum:
             others = _of_others(pool)
             expand.origin.setdefault(others, expand.origin.get(pool, pool))
             term = term * (_pools_apart(expand(_own(pool)), expand) + atom(others))
+        result = result + term
+    return result
+
+
+def _sharers_apart(x: Sum, branch: Branch, expand: Expand) -> Sum:
+    """Sums over responses, as far as each is all of a product that depends on the response: only
+    then is the expectation of a value as good as the value."""
+    result = Sum()
+    for factors, c in x.terms.items():
+        splits = {base: sharers_apart(base, branch, expand) for base, _ in factors}
+        others = [base for base, split in splits.items() if split is None or not is_count(base)]
+        late = [
+            base
+            for base in others
+            if splits[base] is not None or depends(base, branch=branch).on_response
+        ]
+        term = Sum({frozenset(): c})
+        for base, e in ordered(factors):
+            split = splits[base]
+            alone = base not in late or len(late) == 1
+            if split is not None and alone and (e == 1 or split.product is not None):
+                for part in bases_of(split):
+                    if isinstance(part, Apart | n.Peers):
+                        expand.note(part, expand.origin.get(base, base))
+                term = term * power(expand, split, e, base)
+            else:
+                term = term * atom(base, e)
         result = result + term
     return result
 

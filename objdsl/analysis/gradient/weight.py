@@ -29,9 +29,10 @@ from objdsl.analysis.gradient.separate import (
     separated,
 )
 from objdsl.analysis.gradient.terms import Factor, Kind, Term, is_value
-from objdsl.analysis.values.dependence import Dependence, depends
+from objdsl.analysis.values.dependence import Dependence, Level, depends
 from objdsl.frozen import dataclass
 from objdsl.ir.build import const
+from objdsl.ir.declarations import Branch
 from objdsl.ir.objective import Objective
 
 GROUP_SIZES = (2, 64)
@@ -63,7 +64,7 @@ class Weight:
         others. Raises TooLargeError."""
         if self.expanded is None:
             raise TooLargeError
-        return separated(self.expanded, self.expand)
+        return separated(self.expanded, self.expand, self.branch)
 
     @cached_property
     def terms(self) -> tuple[Term, ...]:
@@ -88,12 +89,10 @@ class Weight:
     def weighs_own_reward(self, factors: Factors) -> bool:
         """Whether a product contains the reward of the response itself, or a value that changes
         with it; a division by a deviation of rewards alone does not count."""
-        above = [depends(base, self._depends) for base, e in factors if e > 0]
+        above = [self.depends(base) for base, e in factors if e > 0]
         weighs = any(part.rewards and part.on_response for part in above)
         return weighs and not any(
-            depends(base, self._depends).reads & self.distances
-            for base, e in factors
-            if is_value(base, e)
+            self.depends(base).reads & self.distances for base, e in factors if is_value(base, e)
         )
 
     @cached_property
@@ -144,7 +143,12 @@ class Weight:
 
     def depends(self, base: n.Expr) -> Dependence:
         """What a value depends on."""
-        return depends(base, self._depends)
+        return depends(base, self._depends, self.branch)
+
+    @property
+    def branch(self) -> Branch | None:
+        """The column that says which responses share tokens."""
+        return self.objective.sampling.branch
 
     @cached_property
     def origins(self) -> Origins:
@@ -191,8 +195,10 @@ class Weight:
         and 1, and are those of its product.
 
         The expectation of such a factor is then an affine function of the response's own reward: it
-        weights prompts, and causes no bias.
+        weights prompts, and causes no bias. Where responses share tokens, it depends on these, too.
         """
+        if self.branch is not None and Level.OTHERS in factor.depends.levels:
+            return False
         read = set(factor.depends.rewards)
         read |= {
             name

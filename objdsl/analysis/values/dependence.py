@@ -12,10 +12,19 @@ from enum import IntEnum
 from typing import assert_never
 
 import objdsl.ir.nodes as n
-from objdsl.analysis.algebra.symbols import Elsewhere, Kink, LogDistRatio, LogRatio, Opaque, Ratio
+from objdsl.analysis.algebra.symbols import (
+    Apart,
+    Elsewhere,
+    Kink,
+    LogDistRatio,
+    LogRatio,
+    Opaque,
+    Ratio,
+)
 from objdsl.frozen import dataclass
 from objdsl.ir.build import ONE
 from objdsl.ir.columns import is_critic
+from objdsl.ir.declarations import Branch
 from objdsl.ir.indices import TOKEN, Indices
 
 
@@ -85,19 +94,26 @@ class Dependence:
         return self.on_response and Level.OTHERS in self.levels
 
 
-def depends(expr: n.Expr, known: dict[n.Expr, Dependence] | None = None) -> Dependence:
-    """What an expression depends on, at one token of one response; `known` is a cache to share."""
+def depends(
+    expr: n.Expr, known: dict[n.Expr, Dependence] | None = None, branch: Branch | None = None
+) -> Dependence:
+    """What an expression depends on, at one token of one response.
+
+    Args:
+        known: a cache to share.
+        branch: says which of the others share tokens with the response, and so depend on it.
+    """
     known = {} if known is None else known
     dependence = known.get(expr)
     if dependence is None:
         for node in n.topological(expr):
             if node not in known:
-                known[node] = _node(node, known)
+                known[node] = _node(node, known, branch)
         dependence = known[expr]
     return dependence
 
 
-def _node(node: n.Expr, known: dict[n.Expr, Dependence]) -> Dependence:
+def _node(node: n.Expr, known: dict[n.Expr, Dependence], branch: Branch | None) -> Dependence:
     parts = Dependence()
     for child in node.children:
         parts |= known[child]
@@ -137,7 +153,11 @@ def _node(node: n.Expr, known: dict[n.Expr, Dependence]) -> Dependence:
         case n.Reduce(_, over) | n.Quantile(over) | n.Order(_, over) | n.Pick(over):
             return _pooled(_along(parts, over), over)
         case n.Peers():
-            return _peers(node, known)
+            reached = _peers(node, known)
+            shared = branch is not None and _reads_sharers(node, branch, known)
+            return replace(reached, levels=reached.levels | {Level.OWN}) if shared else reached
+        case Apart():
+            return _of_others(parts, False) | _leaf(node.column.name, Level.PREFIX)
         case Elsewhere():
             levels = {Level.OTHERS} if parts.levels else set()
             # A statistic over prompts includes this response, wherever it is read.
@@ -208,6 +228,29 @@ def _peers(node: n.Peers, known: dict[n.Expr, Dependence]) -> Dependence:
     if node.relation != "!=":
         reached |= running if by_position(node) else _along(running, node.over)
     return reached
+
+
+def _reads_sharers(node: n.Peers, branch: Branch, known: dict[n.Expr, Dependence]) -> bool:
+    """Whether a value of the others depends on a token through those that share it. What is known
+    before the token, they have in common with the response itself."""
+    if node.over[0] != "i" or Level.OTHERS not in _peers(node, known).levels:
+        return False
+    if node.relation == "!=" and _is_elsewhere(node.where, branch):
+        return False
+    running = Dependence()
+    for part in (node.x, *node.keys, *((node.where,) if node.where else ())):
+        running |= known[part]
+    at_the_token = by_position(node) and n.Position() in node.keys
+    return not (at_the_token and running.levels <= {Level.PROMPT, Level.PREFIX})
+
+
+def _is_elsewhere(mask: n.Expr | None, branch: Branch) -> bool:
+    """Whether a mask is `tree[j] != tree[i]`, of a column of responses that says which may share
+    tokens."""
+    match mask:
+        case n.Binary("ne", n.Column() as x, n.Present(y)) | n.Binary("ne", n.Present(y), x):
+            return x == y and isinstance(x, n.Column) and x.name == branch.name
+    return False
 
 
 def _parts_of(x: n.Expr, present: bool, known: dict[n.Expr, Dependence]) -> Dependence:

@@ -127,6 +127,8 @@ def _model(loc: Path) -> type[BaseModel]:
             return schema.Learned
         case ("sampling",):
             return schema.Sampling
+        case ("sampling", "branch"):
+            return schema.Branch
     return schema.Objective
 
 

@@ -15,6 +15,7 @@ from objdsl.ir import schema
 from objdsl.ir.columns import CLOCK, column_of
 from objdsl.ir.declarations import (
     BUILT_IN_POLICIES,
+    Branch,
     Declared,
     Domain,
     Learned,
@@ -88,7 +89,10 @@ def loads(source: Source) -> Loaded:
             domains[column_of(column).name] = domain
     sampling = Sampling()
     if model.sampling is not None:  # it is said, wherever that is
-        sampling = Sampling(**model.sampling.model_dump(), span=Span(source, 0, 1))
+        options = model.sampling.model_dump()
+        branch = options.pop("branch")
+        options["branch"] = None if branch is None else Branch(**branch)
+        sampling = Sampling(**options, span=Span(source, 0, 1))
     objective = Objective(
         name=model.name,
         goal=nodes[model.goal],

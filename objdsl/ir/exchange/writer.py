@@ -9,7 +9,7 @@ from typing import Any
 
 from objdsl.ir import schema
 from objdsl.ir.columns import column_of
-from objdsl.ir.declarations import Domain, Parameter, Policy, Sampling
+from objdsl.ir.declarations import Branch, Domain, Parameter, Policy, Sampling
 from objdsl.ir.nodes import Column, Expr, Param, fields_of, topological
 from objdsl.ir.objective import Objective
 
@@ -94,7 +94,7 @@ def _placed(value: Any, places: Mapping[Expr, int]) -> Any:
     return places[value] if isinstance(value, Expr) else value
 
 
-def _plain(record: Parameter | Domain | Policy | Sampling) -> dict[str, Any]:
+def _plain(record: Parameter | Domain | Policy | Sampling | Branch) -> dict[str, Any]:
     """The fields of a declaration, without its place in the text."""
     values = {field.name: getattr(record, field.name) for field in fields(record) if field.compare}
-    return {name: _plain(x) if isinstance(x, Domain) else x for name, x in values.items()}
+    return {name: _plain(x) if isinstance(x, Domain | Branch) else x for name, x in values.items()}

@@ -49,7 +49,9 @@ def check(rule: Rule, facts: Facts) -> Iterator[Diagnostic]:
 
 def _scaled(estimator: Estimator) -> bool:
     """Whether the response's own reward occurs once as it is, and once divided by the number of
-    responses."""
+    responses, of which none shares its tokens."""
+    if estimator.branch is not None:
+        return False
     counts = [
         sum(f.exponent for f in term.factors if f.base in (GROUP, RESPONSES))
         for term in estimator.of(Kind.SIGNAL)

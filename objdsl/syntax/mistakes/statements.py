@@ -127,11 +127,6 @@ def sampling_option(m: Mistake) -> Diagnostic | None:
             "this option belongs in the `sample` statement", m.before, m.here,
             help=f"write `sample from mu: {m.before} {m.here}`, with a number",
         )  # fmt: skip
-    if m.statement == "sample" and str(m.before) in SAMPLING_NUMBERS and m.here.type in NAMES:
-        return m.says(
-            f"the value of `{m.before}` is a number",
-            help=f"for example `{m.before} 1`; it cannot be a parameter",
-        )
     return None
 
 
