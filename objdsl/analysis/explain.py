@@ -16,6 +16,7 @@ from objdsl.analysis.gradient.first_order import Reach
 from objdsl.analysis.gradient.terms import Factor, Kind
 from objdsl.analysis.values.dependence import Dependence, Level
 from objdsl.analysis.values.learning import Drift
+from objdsl.analysis.written import of_pairs
 from objdsl.diagnostic import Claim, Diagnostic
 from objdsl.frozen import dataclass
 from objdsl.ir.declarations import Domain
@@ -256,6 +257,9 @@ def _direction(
     raised = facts.raises(estimator)
     if raised and direction is not Direction.UNKNOWN:
         yield "  raises", raised
+    of_two = of_pairs(estimator, facts.names)
+    if of_two:
+        yield "  raises", f"{of_two}, of two independent responses"
     for bias in estimator.bias_factors:
         where = "divides the reward" if bias.factor.exponent < 0 else "multiplies the reward"
         where = where if bias.everywhere else "is part of the baseline"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import objdsl.ir.nodes as n
 from objdsl.analysis.algebra.symbols import Apart, Elsewhere, LogDistRatio, LogRatio
 from objdsl.analysis.gradient.estimator import Estimator
-from objdsl.ir.build import sub
+from objdsl.analysis.gradient.pairs import pairs
+from objdsl.ir.build import add, const, mul, sub
+from objdsl.ir.differentiate import swapped
 from objdsl.ir.indices import TOKEN, Indices
 from objdsl.ir.text import text
 from objdsl.ir.writer import Names
@@ -43,6 +47,29 @@ def expectation(estimator: Estimator) -> str:
         sign = ("- " if parts else "-") if c < 0 else "+ " if parts else ""
         parts.append(sign + (name if size == "1" else f"{size} {name}"))
     return f"E[{' '.join(parts)}]"
+
+
+def of_pairs(estimator: Estimator, names: Names) -> str:
+    """`E[max(reward, reward')]`: the function of two responses whose expectation is raised, with
+    the values of the second; empty where there is none."""
+    raised = pairs(estimator)
+    if raised is None:
+        return ""
+    texts = []
+    for value in (raised.value, swapped(raised.value)):
+        instead: dict[n.Expr, n.Expr] = {
+            node: replace(node, name=f"{node.name}'")
+            for node in n.topological(value)
+            if isinstance(node, n.Column)
+        }
+        for node in n.topological(value):
+            if isinstance(node, n.Present):
+                instead[node] = node.x
+        total = n.replaced(value, instead)
+        for alone, c in raised.alone.items():
+            total = add(mul(const(c), alone), total)
+        texts.append(f"E[{written(total, names)}]")
+    return max(texts, key=lambda x: x.find("'"))
 
 
 def _scale(constants: dict[n.Column, float], estimator: Estimator) -> float:

@@ -13,6 +13,7 @@ from objdsl.analysis.explain import sections
 from objdsl.analysis.facts import Facts, facts_of
 from objdsl.analysis.gradient.estimator import Direction
 from objdsl.audit import audit, plan
+from objdsl.audit.columns import Given
 from objdsl.audit.draws import Tree, all_draws, some_draws, tree_of
 from objdsl.audit.instance import UnauditableError
 from objdsl.audit.world import World, world
@@ -84,7 +85,9 @@ def findings(text: str) -> list[str]:
 
 
 def residual(text: str, vocabulary: int = 3, horizon: int = 2) -> float:
-    given = {name: "random" for name in ("state", "role") if f"given {name}[" in text}
+    given: dict[str, Given] = {
+        name: "random" for name in ("state", "role") if f"given {name}[" in text
+    }
     return audit(
         objdsl.loads(text), given=given, policies=2, drifts=(), group=3, prompts=1,
         vocabulary=vocabulary, horizon=horizon,
@@ -154,12 +157,12 @@ KEEP = ["", "keep p where std[i] reward > 0\n"]
 
 def test_no_bias_is_without_a_finding() -> None:
     rng, seen = random.Random(4), set()
-    for _ in range(24):
-        advantage = rng.choice(ADVANTAGES)
-        goal = rng.choice([OUTER[0], *OUTER]).format(rng.choice(INNER))
+    plain = [(advantage, OUTER[0], INNER[0], "") for advantage in ADVANTAGES]
+    mixed = [tuple(map(rng.choice, (ADVANTAGES, OUTER, INNER, KEEP))) for _ in range(15)]
+    for advantage, outer, inner, keep in (*plain, *mixed):
         text = (
             f"objective x\ngiven reward in {rng.choice(DOMAINS)}\n{TOKENS}A = {advantage}\n"
-            f"sample from mu: group 3, branch node\n{rng.choice(KEEP)}maximize {goal}\n"
+            f"sample from mu: group 3, branch node\n{keep}maximize {outer.format(inner)}\n"
         )
         (estimator,) = Facts(objdsl.loads(text).formula).estimators
         biased = residual(text, 2, 3)
