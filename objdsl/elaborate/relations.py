@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import objdsl.ir.nodes as n
 from objdsl.elaborate.brackets import check_keys, condition_of, keys_of, of_peers
 from objdsl.elaborate.checks import at_tokens
@@ -15,6 +17,9 @@ from objdsl.ir.indices import MEANING, RESPONSE, union, written
 from objdsl.ir.ops import REDUCTIONS
 from objdsl.syntax import tree
 from objdsl.syntax.language import meaning
+
+# The most products of a sum that runs along the tokens: each costs a sum of its own.
+_MOST_PRODUCTS = 32
 
 
 def related(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation) -> n.Expr:
@@ -48,28 +53,41 @@ def _running(
     (body,), binder = node.operands, node.binder
     keys = keys_of(ctx, op, binder)
     check_keys(ctx, binder, op, ("t",), keys)
-    message = f"inside `{op}[{s} {relation} t]` the position is `{s}`, not `t`"
+    message = (
+        f"inside `{op}[{s} {relation} t]` the running position is `{s}`, and the present one `t[t]`"
+    )
     values = {**ctx.frames[-1].values, s: n.Position()}
     letters: Letters = {s: "running", "t": "present"}
     with ctx.frame(Frame(values, {"t": message}, letters)):
         x = at_tokens(ctx, build.real(ctx.expr(body)), body.span)
         mask = condition_of(ctx, binder)
-    if x.paired or (mask is not None and mask.paired):
+    products = _products(x) if op in ("sum", "mean") else [(x, build.ONE)]
+    paired = any(running.paired for running, _ in products or ())
+    if not products or paired or (mask is not None and mask.paired):
         ctx.fail(
             "wrong-index", "every two tokens of a response would be compared here", body.span,
-            help="of responses it works: `mean[j != i] max(reward[j], reward[i])`",
+            help=f"a sum or a mean takes sums and products of values of `{s}` and of `t`, such as "
+            f"`({s} - t[t]) * reward`; `togo(x, g)` discounts by the distance",
         )  # fmt: skip
 
-    def total(y: n.Expr) -> n.Expr:
+    def each(y: n.Expr) -> n.Expr:
         if keys:
             return n.Peers("sum", ("t",), y, keys, relation, mask)
         return n.Scan(relation, y if mask is None else build.where(mask, y, build.ZERO))
+
+    def total(y: n.Expr) -> n.Expr:
+        if y is not x:
+            return each(y)
+        return reduce(build.add, (build.mul(g, each(f)) for f, g in products))
 
     match op:
         case "sum":
             return total(x)
         case "mean" if keys:
-            return n.Peers("mean", ("t",), x, keys, relation, mask)
+            means = (
+                build.mul(g, n.Peers("mean", ("t",), f, keys, relation, mask)) for f, g in products
+            )
+            return reduce(build.add, means)
         case "mean" if mask is None:
             return build.div(total(x), _reached(relation))
         case "mean":
@@ -93,6 +111,41 @@ def _running(
         "wrong-arguments", f"there is no running `{op}`", node.span,
         help="`sum`, `mean`, `prod`, `max` and `min` can run along the tokens",
     )  # fmt: skip
+
+
+def _products(x: n.Expr) -> list[tuple[n.Expr, n.Expr]] | None:
+    """A value of two tokens as a sum of products of one of the running token and one of the present
+    one; None where it is no such sum."""
+    if not x.paired:
+        return [(x, build.ONE)]
+    match x:
+        case n.Present(y):
+            return [(build.ONE, y)]
+        case n.Unary("neg", a) if (parts := _products(a)) is not None:
+            return _negated(parts)
+        case n.Stop(a) if (parts := _products(a)) is not None:
+            return [(build.stop(f), build.stop(g)) for f, g in parts]
+        case n.Binary("add" | "sub" as op, a, b):
+            first, second = _products(a), _products(b)
+            if first is None or second is None:
+                return None
+            return first + (second if op == "add" else _negated(second))
+        case n.Binary("pow", a, n.Const(2.0)):
+            return _products(n.Binary("mul", a, a))
+        case n.Binary("mul", a, b):
+            left, right = _products(a), _products(b)
+            if left is None or right is None or len(left) * len(right) > _MOST_PRODUCTS:
+                return None
+            return [(build.mul(f, h), build.mul(g, k)) for f, g in left for h, k in right]
+        case n.Binary("div", a, n.Present(b)) if (parts := _products(a)) is not None:
+            return [(f, build.div(g, b)) for f, g in parts]
+        case n.Binary("div", a, b) if not b.paired and (parts := _products(a)) is not None:
+            return [(build.div(f, b), g) for f, g in parts]
+    return None
+
+
+def _negated(products: list[tuple[n.Expr, n.Expr]]) -> list[tuple[n.Expr, n.Expr]]:
+    return [(f, build.neg(g)) for f, g in products]
 
 
 def _others(ctx: Context, op: str, node: tree.Reduction, relation: tree.Relation) -> n.Expr:
