@@ -7,6 +7,7 @@ the settings, so that the process starts at once.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import json
@@ -61,8 +62,6 @@ def imported(name: str) -> Callable[..., Any]:
         raise RefusalError(f"cannot be imported: {error if plain else described(error)}") from None
     if not callable(function):
         raise RefusalError("is not a function")
-    if inspect.iscoroutinefunction(function):
-        raise RefusalError("is `async`, but nothing awaits it")
     return function  # type: ignore[no-any-return]
 
 
@@ -89,18 +88,53 @@ def scored(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[s
 
     Raises RefusalError where the function fails, or returns something else.
     """
-    tokens = arguments[TOKENS]
-    given = dict(arguments)
-    if not takes(function, TOKENS, anything=True):
-        del given[TOKENS]
-    if not takes(function, PIECES):
-        given.pop(PIECES, None)
+    given = _given(function, arguments)
     try:
         returned = function(**given)
     except BaseException as error:  # also SystemExit
         raise RefusalError(
             f"failed: {described(error)}", _culprit(function, given, error)
         ) from None
+    return checked(returned, arguments[TOKENS])
+
+
+async def awaited(
+    function: Callable[..., Any], arguments: Mapping[str, Any], deadline: float
+) -> dict[str, list[Any]]:
+    """The same of an `async` function, which is cancelled after `deadline` seconds."""
+    given = _given(function, arguments)
+    try:
+        async with asyncio.timeout(deadline) as limit:
+            returned = await function(**given)
+    except BaseException as error:
+        if isinstance(error, TimeoutError) and limit.expired():
+            raise RefusalError(late(deadline)) from None
+        raise RefusalError(f"failed: {described(error)}") from None
+    return checked(returned, arguments[TOKENS])
+
+
+def late(deadline: float) -> str:
+    return f"took more than {deadline:g} s (reward_deadline), and was ended"
+
+
+def _given(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords that a function is given."""
+    given = dict(arguments)
+    if not takes(function, TOKENS, anything=True):
+        del given[TOKENS]
+    if not takes(function, PIECES):
+        given.pop(PIECES, None)
+    return given
+
+
+def checked(returned: Any, tokens: Sequence[Sequence[int]]) -> dict[str, list[Any]]:
+    """What a function returned, as columns.
+
+    Args:
+        tokens: of each response.
+
+    Raises RefusalError for anything but numbers for each response.
+    """
     named = returned if isinstance(returned, Mapping) else {"reward": returned}
     if "reward" not in named:
         raise RefusalError(
@@ -234,10 +268,11 @@ def serve(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     pipe = Connection(descriptor)
     functions: dict[str, Callable[..., Any]] = {}
+    loop = asyncio.new_event_loop()  # a single one: clients of servers belong to theirs
     while True:
         reply: dict[str, Any]
         try:
-            reply = {"answer": _answer(functions, *pipe.recv())}
+            reply = {"answer": _answer(functions, loop, *pipe.recv())}
         except EOFError:
             os._exit(0)  # whatever threads the functions have started
         except RefusalError as refusal:
@@ -248,20 +283,58 @@ def serve(descriptor: int) -> None:
 
 
 def _answer(
-    functions: dict[str, Callable[..., Any]], call: str, name: str, *arguments: Any
-) -> dict[str, list[Any]] | bool | None:
-    if name not in functions:
-        functions[name] = imported(name)
+    functions: dict[str, Callable[..., Any]],
+    loop: asyncio.AbstractEventLoop,
+    call: str,
+    names: str | Sequence[str],
+    *arguments: Any,
+) -> Any:
+    listed = [names] if isinstance(names, str) else [*names]
+    for name in listed:
+        if name not in functions:
+            functions[name] = imported(name)
+    function = functions[listed[0]]
     match call:
         case "load":
-            return takes(functions[name], PIECES)
+            return {"pieces": takes(function, PIECES), "awaits": is_async(function)}
         case "check":
-            check_call(functions[name], *arguments)
+            check_call(function, *arguments)
         case "score":
             given, seed = arguments
             _seed(seed)
-            return scored(functions[name], given)
+            return scored(function, given)
+        case "gather":
+            *where, seed = arguments
+            _seed(seed)
+            judges = [functions[name] for name in listed]
+            return loop.run_until_complete(_gathered(judges, *where))
     return None
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004
+    )
+
+
+async def _gathered(
+    functions: Sequence[Callable[..., Any]],
+    arguments: Mapping[str, Any],
+    groups: Sequence[slice],
+    deadline: float,
+) -> list[list[dict[str, Any]]]:
+    """The replies of `async` functions to each group of responses, all of them side by side."""
+
+    async def reply(function: Callable[..., Any], rows: slice) -> dict[str, Any]:
+        part = {name: values[rows] for name, values in arguments.items()}
+        try:
+            return {"answer": await awaited(function, part, deadline)}
+        except RefusalError as refusal:
+            return {"problem": refusal.problem, "response": refusal.response}
+
+    replies = [reply(function, rows) for function in functions for rows in groups]
+    flat = iter(await asyncio.gather(*replies))
+    return [[next(flat) for _ in groups] for _ in functions]
 
 
 def _seed(seed: int) -> None:

@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from objdsl.errors import ObjdslError
-from objdsl.runtime.data.judge import RefusalError, serve
+from objdsl.runtime.data.judge import RefusalError, late, serve
 from objdsl.runtime.processes.children import without_rank
 
 
@@ -72,22 +73,24 @@ class RewardProcess:
         self.child: subprocess.Popen[bytes] | _Forked | None = None
         self._pipe: Connection | None = None
 
-    def call(self, *call: Any) -> Any:
+    def call(self, *call: Any, grace: float = 0.0) -> Any:
         """The answer of the child.
+
+        Args:
+            grace: seconds beyond the deadline, for a call that keeps to the deadline itself.
 
         Raises:
             RefusalError: the child refuses the call.
             GoneError: it died, or took too long.
         """
         if self._pipe is None:
-            self._start(call[1])
+            self._start([call[1]] if isinstance(call[1], str) else call[1])
         assert self._pipe is not None
         try:
             self._pipe.send(call)
-            if not self._pipe.poll(self.deadline):
+            if not self._pipe.poll(self.deadline + grace):
                 self.close()
-                late = f"took more than {self.deadline:g} s (reward_deadline), and was ended"
-                raise GoneError(late)
+                raise GoneError(late(self.deadline))
             reply = json.loads(self._pipe.recv_bytes())
         except (EOFError, OSError):
             raise GoneError(f"ended its process ({self._ending()})") from None
@@ -100,13 +103,13 @@ class RewardProcess:
             raise RefusalError(reply["problem"], reply.get("response"))
         return reply["answer"]
 
-    def _start(self, name: str) -> None:
+    def _start(self, names: Sequence[str]) -> None:
         folders = json.dumps([str(folder) for folder in sys.path])
         ours, theirs = socket.socketpair()
         with theirs:
             self.child = (
                 _Forked(ours, theirs)
-                if _is_only_here(name)
+                if any(map(_is_only_here, names))
                 else subprocess.Popen(
                     [sys.executable, "-u", "-c", _START, folders, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,

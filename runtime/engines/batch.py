@@ -113,7 +113,8 @@ class Batch:
         return [[part[k : k + size] for k in range(0, longest, size)] for part in parts]
 
     def minibatches(self, count: int, seed: int) -> list[Tensor]:
-        """Row indices in `count` pieces of whole groups, shuffled by `seed`."""
+        """Row indices in `count` pieces of whole groups, or one for each of fewer groups, shuffled
+        by `seed`."""
         if count == 1:
             return [torch.arange(len(self))]
         prompts = torch.unique(self.prompt).cpu()
@@ -121,6 +122,7 @@ class Batch:
             torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
         ]
         prompt = self.prompt.cpu()
+        count = min(count, len(prompts))
         return [torch.isin(prompt, part).nonzero()[:, 0] for part in shuffled.tensor_split(count)]
 
 

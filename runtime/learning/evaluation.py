@@ -38,7 +38,8 @@ class Evaluation:
     def _measured(self, name: str, prompts: Sequence[Prompt]) -> dict[str, float]:
         source, config = self.source, self.config
         _, rewards = source.greedy(prompts)
-        metrics = {"held_out": math.fsum(rewards) / len(rewards)}
+        scored = [reward for reward in rewards if not math.isnan(reward)]
+        metrics = {"held_out": math.fsum(scored) / len(scored)}
         if not config.samples:
             return metrics
         sampling = replace(
@@ -52,10 +53,12 @@ class Evaluation:
         is_number = config.answers == "number" or (
             config.answers == "auto" and next(iter(source.rewards.names)) == LAST_NUMBER
         )
+        failed = {k for _, rewards in drawn for k, x in enumerate(rewards) if math.isnan(x)}
         answers = [[normalised(text, is_number) for text in texts] for texts, _ in drawn]
         right = [[is_right(reward, source.right) for reward in rewards] for _, rewards in drawn]
-        by_prompt = [*zip(zip(*answers, strict=True), zip(*right, strict=True), strict=True)]
-        for k in config.k or sorted({1, config.samples}):
+        rows = enumerate(zip(zip(*answers, strict=True), zip(*right, strict=True), strict=True))
+        by_prompt = [row for k, row in rows if k not in failed]
+        for k in config.k or sorted({1, config.samples}) if by_prompt else ():
             passed = [pass_at(k, len(row), sum(row)) for _, row in by_prompt]
             metrics[f"pass_at_{k}"] = math.fsum(passed) / len(passed)
             if k > 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from objdsl.ir.evaluate import Batch as RaggedBatch
 from objdsl.ir.evaluate import evaluate
 from objdsl.objective import Objective
 from objdsl.runtime.data.example import columns_of
+from objdsl.runtime.data.judged import Judged
 from objdsl.runtime.data.prompts import Prompt, chosen_at
-from objdsl.runtime.data.rewards import Judged, Rewards, Scores
+from objdsl.runtime.data.rewards import RewardError, Rewards, Scores
 from objdsl.runtime.engines.batch import Batch, collate
 from objdsl.runtime.engines.sampler import Request, Response, Sampler, Sampling, seed_of
 from objdsl.runtime.learning.monitors import RIGHT, is_right, of_lengths
@@ -61,6 +63,7 @@ class Sampled:
         rounds: how often prompts that the objective's `keep` drops are replaced.
         given: response columns that the task or the reward functions supply.
         right: the least reward of a response that counts as right.
+        say: reports prompts that are dropped because a reward function fails.
     """
 
     sampler: Sampler
@@ -76,18 +79,20 @@ class Sampled:
     given: tuple[str, ...]
     right: float
     seed: int
+    say: Callable[[str], None]
 
     def roll(self, step: int, position: int, clock: Clock, states: States) -> Rollout:
         with clock.phase("sync"):
             self.sampler.update(step)
         groups: list[_Group] = []
         dropped: list[_Group] = []
-        tokens = 0
+        tokens = tried = scored = 0
         for attempt in range(self.rounds + 1):
             size = self._round_size(len(groups), len(groups) + len(dropped))
             indices = chosen_at(position, size, len(self.prompts), self.seed)
             position += size
             new = self._sample([self.prompts[k] for k in indices], (step, attempt), clock)
+            tried, scored = tried + size, scored + len(new)
             tokens += sum(len(response.tokens) for group in new for response in group.responses)
             if self.rounds:
                 kept = self._kept(new, states)
@@ -96,7 +101,7 @@ class Sampled:
             groups += new
             if len(groups) >= self.count:
                 break
-        else:
+        if len(groups) < self.count and dropped:  # others are missing without a reward
             raise TrainingError(
                 f"{attempt + 1} rounds of sampling gave {len(groups)} of {self.count} prompts that "
                 f"`keep` of {self.objective.name} keeps, and it dropped {len(dropped)}, whose "
@@ -117,7 +122,9 @@ class Sampled:
         drawn = [*groups, *spare, *dropped]
         lengths = [len(response.tokens) for response in _responses(drawn)]
         metrics = _metrics(drawn) | of_lengths(lengths, self._right(drawn)) | counts
-        metrics["zero_variance"] = sum(len({*group.rewards}) == 1 for group in groups) / self.count
+        metrics["zero_variance"] = sum(len({*group.rewards}) == 1 for group in groups) / len(groups)
+        if self.rewards.may_fail:
+            metrics["unscored"] = 1 - scored / tried
         learned = slice(0, len(_responses(groups))) if remembered else None
         return Rollout(batch, samples, metrics, position, _keys(everything), learned)
 
@@ -142,17 +149,30 @@ class Sampled:
         ]
         with clock.phase("sample"):
             responses = self.sampler.generate(requests, self.sampling)
+            baseline = [0.0] * len(prompts)
             if GREEDY in self.given:
                 _, baseline = self.greedy(prompts, *where)
         with clock.phase("reward"):
             judged = self._judged([p for p in prompts for _ in range(self.group)], responses)
             scores = self._score(judged, *where)
+            kept = [
+                k
+                for k in range(len(prompts))
+                if not math.isnan(math.fsum((baseline[k], *scores.reward[self._rows(k)])))
+            ]
+            if len(kept) < len(prompts):
+                if not kept:
+                    raise RewardError("no prompt of the step has rewards for all its responses")
+                left = [i for k in kept for i in range(len(responses))[self._rows(k)]]
+                prompts, baseline = [prompts[k] for k in kept], [baseline[k] for k in kept]
+                responses = [responses[i] for i in left]
+                judged, scores = judged[left], scores[left]
             check_kinds(self.objective, self.given, scores)
             learned = learned_tokens(self.objective, scores, judged)
             check_domains(self.objective, self.given, scores, judged, learned)
         groups = []
         for k, prompt in enumerate(prompts):
-            rows = slice(k * self.group, (k + 1) * self.group)
+            rows = self._rows(k)
             columns = {name: values[rows] for name, values in scores.columns.items()}
             for name in self.given:
                 if name in self._columns and name not in columns:
@@ -170,9 +190,20 @@ class Sampled:
             )
         return groups
 
+    def _rows(self, prompt: int) -> slice:
+        """The responses to a prompt of the step."""
+        return slice(prompt * self.group, (prompt + 1) * self.group)
+
     def _score(self, judged: Judged, *where: int | str) -> Scores:
-        """The scores of responses; `where` seeds the random numbers of the functions."""
-        return self.rewards(judged, seed_of(self.seed, "reward", *where))
+        """The scores of responses, NaN for those that a reward function failed for.
+
+        Args:
+            where: seeds the random numbers of the functions.
+        """
+        scores = self.rewards(judged, seed_of(self.seed, "reward", *where))
+        for why in dict.fromkeys(scores.failures.values()):
+            self.say(f"responses are dropped: {why}")
+        return scores
 
     def _judged(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Judged:
         return Judged(
@@ -186,6 +217,7 @@ class Sampled:
             tokens=[response.tokens for response in responses],
             places=[prompt.example.name for prompt in prompts],
             pieces=self._pieces(responses) if self.rewards.reads_pieces else None,
+            encoded=prompts,
         )
 
     def _texts(self, responses: Sequence[Response]) -> list[str]:
@@ -210,7 +242,7 @@ class Sampled:
         self, prompts: Sequence[Prompt], sampling: Sampling, *where: int | str
     ) -> tuple[Sequence[str], list[float]]:
         """The texts and the rewards of a response to each prompt, under the weights of the
-        sampler's last update; `where` seeds them."""
+        sampler's last update; `where` seeds them. The reward is NaN where a function failed."""
         requests = [
             Request(prompt.tokens, seed_of(self.seed, *where, k))
             for k, prompt in enumerate(prompts)

@@ -11,7 +11,8 @@ from objdsl.ir.columns import Reward
 from objdsl.ir.indices import TOKEN
 from objdsl.objective import Objective
 from objdsl.runtime.data.judge import shown
-from objdsl.runtime.data.rewards import Judged, RewardError, Scores
+from objdsl.runtime.data.judged import Judged
+from objdsl.runtime.data.rewards import RewardError, Scores
 from objdsl.step.inputs import leaves
 
 # A token column of reward functions: 1 for tokens that the policy learns from, 0 for text of the

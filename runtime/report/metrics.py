@@ -47,6 +47,8 @@ DOCUMENTED = {
     "dropped": "prompts that `keep` dropped in them",
     "zero_variance": "share of the prompts that are learned from whose responses all have the "
     "same reward",
+    "unscored": "share of prompts that are dropped because a reward function failed, where "
+    "`reward_failures` allows it",
     "entropy": "entropy of the policy, in nats per token",
     "kl_mu_old_k<1,2,3>": "estimates of KL(mu || old), between the sampling and the training "
     "engine, from the sampled tokens, in nats per token",

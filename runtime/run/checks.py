@@ -15,7 +15,7 @@ from objdsl.ir.indices import TOKEN, VOCAB
 from objdsl.objective import Objective
 from objdsl.runtime.data.example import Example, columns_of
 from objdsl.runtime.data.prompts import Prompt
-from objdsl.runtime.data.rewards import NAMED, Rewards
+from objdsl.runtime.data.rewards import BUILT_IN, Rewards
 from objdsl.runtime.engines.sampler import Sampling
 from objdsl.runtime.learning.rollout import number
 from objdsl.runtime.learning.sampled import GREEDY
@@ -45,7 +45,7 @@ def check_context(
 
 def check_answers(config: Config, examples: Sequence[Example]) -> None:
     """Raises ConfigError for a row without an answer, where a built-in reward compares with it."""
-    judges = [name for name in config.rewards if name in NAMED]
+    judges = [name for name in config.rewards if name in BUILT_IN]
     for example in examples if judges else ():
         if example.columns.get("answer") is None:
             raise ConfigError(

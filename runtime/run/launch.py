@@ -17,7 +17,7 @@ from rich.console import Console
 from objdsl.objective import Objective
 from objdsl.runtime.data.example import columns_of
 from objdsl.runtime.data.prompts import Prompt, encode_all
-from objdsl.runtime.data.rewards import Rewards
+from objdsl.runtime.data.rewards import Judge, Rewards
 from objdsl.runtime.data.tasks import Task, load_sets, load_task
 from objdsl.runtime.engines.critic import ValueModel
 from objdsl.runtime.engines.models import context_of, ends_of, pick_device, quiet_transformers
@@ -212,7 +212,8 @@ def _open_source(
     given = needs_of(objective).given
     held_out = [prompt for examples in sets.values() for prompt in examples]
     checks.check_answers(config, [*task.train, *(prompt.example for prompt in held_out)])
-    rewards = Rewards(config.rewards, config.reward_deadline)
+    judge = Judge(models.tokenizer, models.policy.device, report.say)
+    rewards = Rewards(config.rewards, config.reward_deadline, config.reward_failures, judge)
     stack.callback(rewards.close)
     rewards.check(columns_of(task.train))
     checks.check_columns(objective, given, task.train, rewards)
@@ -238,6 +239,7 @@ def _open_source(
         given=given,
         right=config.evaluation.right,
         seed=config.seed,
+        say=report.say,
     )
 
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator, Mapping
 
 from objdsl.objective import Objective, load
-from objdsl.runtime.data.rewards import NAMED
+from objdsl.runtime.data.rewards import BUILT_IN
 from objdsl.runtime.data.tasks import Task
 from objdsl.runtime.learning.evaluation import Evaluation
 from objdsl.runtime.learning.rollout import Source
@@ -53,7 +53,7 @@ def introduction(
 
 
 def score_name(config: Config) -> str:
-    exact = config.rewards.keys() <= NAMED.keys() and len(config.rewards) == 1
+    exact = config.rewards.keys() <= {*BUILT_IN} and len(config.rewards) == 1
     return "held-out accuracy (greedy)" if exact else "held-out reward (greedy)"
 
 

@@ -325,10 +325,14 @@ class Config(Section):
     By default `ref` is a copy of the policy before the first step."""
     rewards: Annotated[dict[str, float], BeforeValidator(_as_weights)] = {"exact": 1.0}
     """Reward functions, or a table of functions and their weights. A function is a name (`exact`,
-    `last_number`, `digits`, `turns`) or an import path such as `package.module:function`."""
+    `last_number`, `math_verify`, `digits`, `turns`), an import path such as
+    `package.module:function`, or a sequence classifier, `hf:FOLDER` or `hf:` and its id."""
     reward_deadline: Annotated[float, Field(gt=0)] = 300.0
-    """Seconds that a reward function may take for the responses of a step. After that its process
-    is killed, and the run ends with a checkpoint."""
+    """Seconds that a reward function may take for the responses of a step, or for those to a prompt
+    if it is `async`. After that it has failed."""
+    reward_failures: Fraction = 0.0
+    """Share of the prompts of a step for which a reward function may fail: their responses are
+    dropped. More failures end the run, with a checkpoint."""
     seed: Count = 0
     """Seed of all random number generators."""
     steps: Positive = 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -107,3 +108,45 @@ def judged_by_token(
         ],
         "loss_mask": mask,
     }
+
+
+def fussy(*, completions: list[str], answer: list[str], **_: Any) -> list[float]:
+    """Fails in a different way on the prompts whose answers are 5, 6, 7 and 8."""
+    if "5" in answer:
+        return [float("nan") if right == "5" else 1.0 for right in answer]
+    if "6" in answer:
+        raise ValueError("no six")
+    if "7" in answer:
+        os._exit(3)
+    if "8" in answer:
+        time.sleep(3600)
+    return [float(len(text)) for text in completions]
+
+
+_ARRIVED: list[str] = []
+_ALL_ARRIVED = asyncio.Event()
+
+
+async def meets(*, completions: list[str], answer: list[str], **_: Any) -> list[float]:
+    """Returns once six calls wait for each other; fails on the answer 6, hangs on 8."""
+    if answer[0] == "6":
+        raise ValueError("no six")
+    if answer[0] == "8":
+        await asyncio.sleep(3600)
+    _ARRIVED.append(answer[0])
+    if len(_ARRIVED) == 6:
+        _ALL_ARRIVED.set()
+    await _ALL_ARRIVED.wait()
+    return [float(len(text)) for text in completions]
+
+
+async def meets_too(*, completions: list[str], answer: list[str], **_: Any) -> dict[str, Any]:
+    rewards = await meets(completions=completions, answer=answer)
+    return {"reward": rewards, "responses": [float(len(rewards))] * len(rewards)}
+
+
+def even_unless_nine(*, completions: list[str], answer: list[str], **_: Any) -> list[float]:
+    """As `even`; fails on prompts whose answer ends in 9."""
+    if any(right.endswith("9") for right in answer):
+        raise ValueError("no nine")
+    return even(completions=completions)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
 import os
 import random
+import re
 import signal
 import sys
 from contextlib import closing
@@ -12,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from objdsl.runtime.data.rewards import Judged, RewardError, Rewards
+from objdsl.runtime.data.judged import Judged
+from objdsl.runtime.data.math_answers import equivalent
+from objdsl.runtime.data.rewards import RewardError, Rewards, check_name
 from objdsl.runtime.settings.config import ConfigError
 
 
@@ -91,7 +95,7 @@ def none(completions, **_):
 def nothing(**_): ...
 def words(**_):
     return ["good", "bad"]
-async def later(**_): ...
+async def later(solution, **_): ...
 def own(completions, truncated, **_):
     return [float(c == "46" and not t) for c, t in zip(completions, truncated)]
 """
@@ -129,8 +133,8 @@ def test_a_reward_function_that_cannot_be_called(users: None) -> None:
     ):
         Rewards({"users_rewards:solved": 1}).check(["answer"])
     Rewards({"users_rewards:solved": 1}).check(["solution"])
-    with pytest.raises(ConfigError, match="`users_rewards:later` is `async`"):
-        Rewards({"users_rewards:later": 1})
+    with pytest.raises(ConfigError, match=r"`users_rewards:later` .*'solution'"):
+        Rewards({"users_rewards:later": 1}).check(["answer"])
     with pytest.raises(ConfigError, match=r"ZeroDivisionError: .*broken_rewards.py:1"):
         Rewards({"broken_rewards:any": 1})
 
@@ -289,3 +293,102 @@ def test_the_process_ignores_the_signals_of_a_scheduler() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(child.pid, number)
         assert rewards(judged(["2"])).reward == [1]
+
+
+# --- failures that cost their prompts ------------------------------------------------------------
+
+FUSSY = "helpers.reward_functions:fussy"
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("5", r"is nan for response 0: a finite number is needed \(data.jsonl:2, completion 'bb'"),
+        ("6", r"failed: ValueError: no six \(.*\) \(data.jsonl:2, completion 'bb'"),
+        ("7", r"ended its process \(exit status 3\) \(on responses to data.jsonl:2\)"),
+        ("8", r"took more than 2 s .*, and was ended \(on responses to data.jsonl:2\)"),
+    ],
+)
+def test_a_failure_costs_its_prompt(answer: str, why: str) -> None:
+    rewards = Rewards({FUSSY: 2, "exact": 1}, deadline=2 if answer == "8" else 60, failures=0.4)
+    given = judged(["a", "bb", "1", "dddd"], answer=["1", answer, "1", "4"])
+    with closing(rewards):
+        scores = rewards(given)
+    assert scores.failures.keys() == {1}
+    assert re.match(f"^reward function `{FUSSY}` {why}", scores.failures[1])
+    assert math.isnan(scores.reward[1])
+    kept = scores[[0, 2, 3]]
+    assert kept.reward == [2, 3, 8]
+    assert kept.columns == {"reward_fussy": [1, 1, 4], "reward_exact": [0, 1, 0]}
+
+
+def test_too_many_failures_end_the_run() -> None:
+    given = judged(["a", "b", "c", "d"], answer=["1", "5", "6", "4"])
+    for share, message in (
+        (0.0, "a finite number is needed"),
+        (0.4, r"responses to 2 of 4 prompts have no reward, and reward_failures is 0.4$"),
+    ):
+        rewards = Rewards({FUSSY: 1}, failures=share)
+        with closing(rewards), pytest.raises(RewardError, match=message):
+            rewards(given)
+    rewards = Rewards({FUSSY: 1}, failures=1.0)
+    with closing(rewards), pytest.raises(RewardError, match=r"to 2 of 2 prompts have no reward"):
+        rewards(given[[1, 2]])
+
+
+def test_async_functions_run_side_by_side() -> None:
+    """Six calls wait for each other: of two functions for each of three prompts."""
+    names = [f"helpers.reward_functions:{name}" for name in ("meets", "meets_too")]
+    rewards = Rewards(dict.fromkeys(names, 1.0), deadline=20)
+    given = judged(["a", "bb", "ccc", "d"], answer=["1", "1", "2", "3"])
+    given = replace(given, places=["data.jsonl:1", *given.places[:3]])
+    with closing(rewards):
+        rewards.check(["answer"])
+        scores = rewards(given)
+        assert scores.reward == [2, 4, 6, 2]
+        assert scores.columns["responses"] == [2, 2, 1, 1]
+        assert scores.columns["reward_meets"] == [1, 2, 3, 1]
+        with pytest.raises(
+            RewardError, match=r"meets` failed: ValueError: no six \(.*data.jsonl:2"
+        ):
+            rewards(judged(["a", "b"], answer=["1", "6"]))
+
+
+def test_an_async_call_that_hangs_costs_its_prompt() -> None:
+    name = "helpers.reward_functions:meets"
+    rewards = Rewards({name: 1.0}, deadline=3, failures=0.5)
+    with closing(rewards):
+        texts, answers = [*"abcdefgh"], [*"12345908"]
+        scores = rewards(judged(texts, answer=answers))
+    assert scores.failures.keys() == {7}
+    assert re.match(f"^reward function `{name}` took more than 3 s .*jsonl:8", scores.failures[7])
+    assert scores.reward[:7] == [1] * 7
+
+
+# --- mathematical answers ------------------------------------------------------------------------
+
+
+def test_math_verify_is_asked_for_equivalence(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = ModuleType("math_verify")
+    exec(
+        "from fractions import Fraction\n"
+        "def parse(text):\n"
+        "    text = text.rpartition('is ')[2]\n"
+        "    return [Fraction(text.strip('$'))] if '/' in text or text[:1] == '$' else []\n"
+        "def verify(gold, target):\n"
+        "    return gold == target\n",
+        vars(library),
+    )
+    monkeypatch.setitem(sys.modules, "math_verify", library)
+    check_name("math_verify")
+    answers = ["1/2", 3, "1/3"]
+    completions = ["it is 2/4", "it is $3$", "it is 2/3"]
+    assert equivalent(completions=completions, answer=answers) == [1, 1, 0]
+
+
+def test_math_verify_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    with pytest.raises(
+        ConfigError, match=r"`math_verify` needs .* pip installs as `objdsl\[math\]`"
+    ):
+        Rewards({"math_verify": 1})
