@@ -29,8 +29,9 @@ PUBLISHED = """
     topr aspo up_dapo reinforce_pp_baseline scale_rl high_entropy best_of_k otb dppo_kl kimi_k2
     a_star_po intellect3 opsm oreal dcpo vapo orpo cpo sft gkd top_k_distillation domain_teachers
     echo hierarchical_grpo safe_rlhf frameworks/prime_rl frameworks/nemo_grpo frameworks/skyrl_grpo
-    frameworks/openrlhf_ppo frameworks/slime_grpo frameworks/areal_grpo frameworks/tinker_ppo
-    frameworks/tinker_importance_sampling frameworks/tinker_cispo frameworks/tinker_dro
+    frameworks/openrlhf_grpo frameworks/openrlhf_ppo frameworks/slime_grpo frameworks/areal_grpo
+    frameworks/tinker_ppo frameworks/tinker_importance_sampling frameworks/tinker_cispo
+    frameworks/tinker_dro
 """.split()
 
 # Those are compared with the framework itself, see test_trl.py and test_verl.py.

@@ -30,8 +30,11 @@ def file_name(name: str) -> str:
 
 def digest(name: str) -> str:
     """The digest of the formula, with everything that it takes from other files."""
-    formula = driver.ir(driver.compile_source(gallery.find(name)))
-    return hashlib.sha256(formula.encode()).hexdigest()[:16]
+    return hashed(driver.ir(driver.compile_source(gallery.find(name))))
+
+
+def hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 # --- a page --------------------------------------------------------------------------------------

@@ -332,6 +332,12 @@ def openrlhf_ppo(b: Step, eps: float, beta: float) -> float:
     return mean_of_tokens(b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
 
 
+def openrlhf_grpo(b: Step, eps: float, beta: float) -> float:
+    B = standardised(b, 1e-9)
+    A = [x - beta * k1(b.old[i], b.ref[i])[::-1].cumsum()[::-1] for i, x in enumerate(B)]
+    return mean_of_tokens(b, lambda i: clipped(ratio(b.pi[i], b.old[i]), A[i], 1 - eps, 1 + eps))
+
+
 def openrlhf_ppo_critic(b: Step, eps_v: float, beta: float) -> float:
     return ppo_critic(b, eps_v, beta, 1.0, 1.0)
 
