@@ -116,6 +116,7 @@ proofs: $(VENV)/dev
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/proofs.py ranks --many 200
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/proofs.py trl --many 300
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/proofs.py verl --many 300
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/proofs.py dpo --many 300
 
 # An installed copy, where objdsl.runtime, objdsl.grammars and objdsl.objectives lie under objdsl.
 .PHONY: build/check

@@ -6,6 +6,7 @@
     proofs.py compiled --many 500   the interpreter and TorchInductor
     proofs.py ranks --many 200      the interpreter and two processes
     proofs.py trl --many 300        TRL's trainers and their imported configurations
+    proofs.py dpo --many 300        the same of its DPOTrainer
     proofs.py verl --many 300       verl's losses and their imported configurations
 
 What is proven is noted in build/proofs/, a line for each range of seeds, and not run again; delete
@@ -42,6 +43,7 @@ KINDS = {
     "ranks": (),
     "trl": (),
     "verl": (),
+    "dpo": (),
 }
 CHUNK = 50
 FOLDER = Path(__file__).parents[1] / "build" / "proofs"
@@ -142,7 +144,7 @@ def failures(kind: str, seeds: list[int]) -> dict[int, list[str]]:
     else:
         by_seed = {}
         for seed in seeds:
-            if kind in ("trl", "verl"):
+            if kind in ("trl", "dpo", "verl"):
                 by_seed[seed] = _of_framework(kind, seed)
                 continue
             if kind == "compiled":
@@ -154,7 +156,7 @@ def failures(kind: str, seeds: list[int]) -> dict[int, list[str]]:
 def _of_framework(name: str, seed: int) -> list[str]:
     from importlib import import_module
 
-    if name == "trl":  # which looks whether there is a vLLM, and would take seconds to import it
+    if name != "verl":  # TRL looks whether there is a vLLM, and would take seconds to import it
         import_module("trl.import_utils").is_vllm_available = lambda min_version=None: False
     runs = import_module(f"helpers.{name}_runs")
     with tempfile.TemporaryDirectory() as folder:

@@ -57,9 +57,9 @@ def tex(file: str, name: str | None, output: Path | None) -> None:
 def trl(config: str, name: str | None, processes: int, output: Path | None) -> None:
     """Write out the objective that TRL computes under a configuration.
 
-    CONFIG is a YAML file of `trl grpo` or `trl rloo`. It is one of RLOO if its name says so or it
-    has a setting that GRPO lacks. Settings that shape the formula stand beside it; what TRL does
-    besides stands at the top. TRL need not be installed.
+    CONFIG is a YAML file of `trl grpo`, `trl rloo` or `trl dpo`: which one, its name says, or a
+    setting that only that trainer has; otherwise it is one of GRPO. Settings that shape the formula
+    stand beside it; what TRL does besides stands at the top. TRL need not be installed.
 
     The other commands take such a file directly: `objdsl check trl:grpo.yaml`.
     """

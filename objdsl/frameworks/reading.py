@@ -54,7 +54,8 @@ def configured(
 
 
 def from_config(config: Any, processes: int = 1) -> Imported:
-    """What TRL computes under a `GRPOConfig` or `RLOOConfig`, or a framework under a mapping.
+    """What TRL computes under a `GRPOConfig`, `RLOOConfig` or `DPOConfig`, or a framework under a
+    mapping.
 
     A mapping with verl's sections (`algorithm`, `actor_rollout_ref`, ...) has settings of verl,
     nested or by their whole names; any other has TRL's.
@@ -70,13 +71,13 @@ def from_config(config: Any, processes: int = 1) -> Imported:
             return _verl(source, settings, "verl")
     else:
         kind = type(config).__name__
-        known = trl_settings.RLOO if kind == "RLOOConfig" else trl_settings.GRPO
+        known = trl_settings.KNOWN.get(kind.removesuffix("Config").lower(), trl_settings.GRPO)
         present = {field.name for field in fields(config)}
         values = {name: getattr(config, name) for name in known if name in present}
         # TRL derives one of the two from the other.
         values.pop("generation_batch_size", None)
     source, settings = from_mapping(values, kind)
-    name = "trl_rloo" if kind == "RLOOConfig" else "trl_grpo"
+    name = {"RLOOConfig": "trl_rloo", "DPOConfig": "trl_dpo"}.get(kind, "trl_grpo")
     return _trl(source, settings, name, processes)
 
 

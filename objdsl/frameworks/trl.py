@@ -1,8 +1,8 @@
-"""What TRL computes under a configuration of `trl grpo` or `trl rloo`, as an objective.
+"""What TRL computes under a configuration of `trl grpo`, `trl rloo` or `trl dpo`, as an objective.
 
-Read in TRL 1.16.0: `GRPOTrainer._compute_loss` and `_generate_and_score_completions`, and the same
-of `RLOOTrainer`. tests/frameworks/test_trl.py runs those trainers on random settings, and compares
-value and gradient.
+Read in TRL 1.16.0: `GRPOTrainer._compute_loss` and `_generate_and_score_completions`, the same of
+`RLOOTrainer`, and `DPOTrainer._compute_loss`. tests/frameworks/test_trl.py runs those trainers on
+random settings, and compares value and gradient.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import PurePath
 
 from objdsl.frameworks.settings import Setting, Settings
+from objdsl.frameworks.trl_dpo import LOSSES, Dpo
 from objdsl.frameworks.trl_grpo import Grpo
 from objdsl.frameworks.trl_rloo import Rloo
-from objdsl.frameworks.trl_settings import GRPO, OTHERS, RLOO, VERSION
-from objdsl.frameworks.trl_writer import Writer
+from objdsl.frameworks.trl_settings import ALONE, KNOWN, OTHERS, VERSION
 from objdsl.frameworks.writer import Imported
 from objdsl.source import Source
 
@@ -24,8 +24,8 @@ def objective(
 ) -> Imported:
     """The objective that a configuration of TRL's trainer computes.
 
-    It is a configuration of RLOO if it has a setting of RLOOConfig alone, or its file is
-    called so; otherwise one of GRPO.
+    It is a configuration of RLOO or of DPO if it has a setting that no other trainer has, a loss of
+    DPO's, or its file is called so; otherwise one of GRPO.
 
     Args:
         source: the file, for messages.
@@ -37,15 +37,27 @@ def objective(
         ObjectiveError: a setting that TRL does not have, a value that it refuses, or a loss that
             the language cannot express; each at its place.
     """
-    alone = {*RLOO} - {*GRPO}
-    rloo = "rloo" in PurePath(source.name).name.lower() or bool(alone & values.keys())
     framework = f"TRL {VERSION}"
-    if rloo:
-        settings = Settings(source, values, framework, RLOO, OTHERS["rloo"])
-        writer: Writer = Rloo(settings, name, processes)
+    kind = _trainer(source, values)
+    settings = Settings(source, values, framework, KNOWN[kind], OTHERS[kind])
+    if kind == "dpo":
+        dpo = Dpo(settings, name, processes)
+        text, outside = dpo.text(framework), dpo.outside
     else:
-        settings = Settings(source, values, framework, GRPO, OTHERS["grpo"])
-        writer = Grpo(settings, name, processes)
-    text = writer.text()
+        writer = (Rloo if kind == "rloo" else Grpo)(settings, name, processes)
+        text, outside = writer.text(), writer.outside
     settings.finish()
-    return Imported(text, tuple(writer.outside))
+    return Imported(text, tuple(outside))
+
+
+def _trainer(source: Source, values: Mapping[str, Setting]) -> str:
+    """The trainer that a configuration is of."""
+    losses = values["loss_type"].value if "loss_type" in values else ()
+    words = losses.split() if isinstance(losses, str) else losses
+    if isinstance(words, list | tuple) and {*map(str, words)} & {*LOSSES}:
+        return "dpo"
+    called = PurePath(source.name).name.lower()
+    for kind in ("rloo", "dpo"):
+        if kind in called or ALONE[kind] & values.keys():
+            return kind
+    return "grpo"

@@ -1,4 +1,4 @@
-"""The settings of TRL's GRPO and RLOO trainers: those that shape the objective, and all others."""
+"""The settings of TRL's GRPO, RLOO and DPO trainers: those of the objective, and all others."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ FUNCTIONS = (
     "get_high_entropy_mask", "get_off_policy_mask",
 )  # fmt: skip
 DIGESTS = {
+    "trl/trainer/dpo_trainer.py": "3de7facc0c0d2835",
     "trl/trainer/grpo_trainer.py": "1b1f4fd5653f80e8",
     "trl/trainer/rloo_trainer.py": "c53f909394c1e7d5",
 }
@@ -78,6 +79,27 @@ RLOO: dict[str, Any] = {
 }
 """The same of RLOOConfig."""
 
+DPO: dict[str, Any] = {
+    "beta": 0.1,
+    "discopop_tau": 0.05,
+    "f_alpha_divergence_coef": 0.5,
+    "f_divergence_type": "reverse_kl",
+    "gradient_accumulation_steps": 1,
+    "label_smoothing": 0.0,
+    "ld_alpha": None,
+    "loss_type": "sigmoid",
+    "loss_weights": None,
+    "max_length": 1024,
+    "ref_model_mixup_alpha": 0.6,
+    "ref_model_sync_steps": 512,
+    "router_aux_loss_coef": None,
+    "sync_ref_model": False,
+    "use_weighting": False,
+}
+"""The same of DPOConfig."""
+
+KNOWN = {"grpo": GRPO, "rloo": RLOO, "dpo": DPO}
+
 # Settings that do not enter the formula: the optimizer, the model, the data, logging, and engines.
 _TRAINING = """
     accelerator_config adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size
@@ -118,6 +140,12 @@ _GRPO_ALONE = """
     cast_lm_head_to_fp32 entropy_coef_delta entropy_coef_max
     entropy_coef_min entropy_target log_completions_hub_repo max_tool_calling_iterations
 """.split()
+_DPO_ALONE = """
+    activation_offloading dataset_num_proc disable_dropout model_init_kwargs pad_to_multiple_of
+    pad_token padding_free per_device_train_batch_size precompute_ref_batch_size
+    precompute_ref_log_probs truncation_mode trust_remote_code
+""".split()
+_MIXTURE = "datasets streaming test_split_size".split()
 _SCRIPT = """
     attn_implementation bnb_4bit_quant_storage bnb_4bit_quant_type dataset_config dataset_name
     dataset_streaming dataset_test_split dataset_train_split dtype ignore_bias_buffers
@@ -129,5 +157,12 @@ _SCRIPT = """
 OTHERS: dict[str, frozenset[str]] = {
     "grpo": frozenset([*_TRAINING, *_TRAINER, *_GRPO_ALONE, *_SCRIPT]),
     "rloo": frozenset([*_TRAINING, *_TRAINER, *_SCRIPT]),
+    "dpo": frozenset([*_TRAINING, *_DPO_ALONE, *_SCRIPT, *_MIXTURE]),
 }
 """All other settings of each trainer."""
+
+ALONE: dict[str, frozenset[str]] = {
+    "rloo": frozenset({*RLOO} - {*GRPO}),
+    "dpo": frozenset({*DPO, *_DPO_ALONE} - {*GRPO, *RLOO, *OTHERS["grpo"], *OTHERS["rloo"]}),
+}
+"""Settings by which a configuration is known to be of a trainer."""

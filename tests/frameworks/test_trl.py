@@ -14,6 +14,7 @@ from objdsl import driver, frameworks
 from objdsl.errors import ObjectiveError
 from objdsl.frameworks import trl_settings as known
 from objdsl.frameworks import versions
+from objdsl.frameworks.trl_dpo import LOSSES
 from objdsl.render.terminal import render
 
 # TRL looks whether there is a vLLM, and would take seconds to import what no test here uses.
@@ -22,10 +23,17 @@ installed.is_vllm_available = lambda min_version=None: False
 pytest.importorskip("trl.trainer.grpo_trainer")
 
 import trl  # noqa: E402
-from trl import GRPOConfig, ModelConfig, RLOOConfig  # noqa: E402
+from trl import (  # noqa: E402
+    DPOConfig,
+    GRPOConfig,
+    ModelConfig,
+    RLOOConfig,
+    ScriptArguments,
+)
 from trl.scripts.grpo import GRPOScriptArguments  # noqa: E402
+from trl.scripts.utils import DatasetMixtureConfig  # noqa: E402
 
-from helpers import trl_runs  # noqa: E402
+from helpers import dpo_runs, trl_runs  # noqa: E402
 
 TESTED = 20
 
@@ -41,6 +49,26 @@ def imported(folder: Path, text: str, name: str = "grpo.yaml", **options: Any) -
 def test_random_settings(seed: int, tmp_path: Path) -> None:
     """Value and gradient of an optimizer step, over one, two or four micro-batches."""
     trl_runs.compare(seed, tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(TESTED))
+def test_random_settings_of_dpo(seed: int, tmp_path: Path) -> None:
+    """An optimizer step of `trainer.train()`, over one, two or four micro-batches."""
+    dpo_runs.compare(seed, tmp_path)
+
+
+def test_random_settings_of_dpo_take_every_choice() -> None:
+    """The configurations of `make proofs` do, and those that are tested take every loss."""
+    every = [dpo_runs.drawn(seed) for seed in range(300)]
+    losses = {loss for settings in every for loss in settings["loss_type"]}
+    assert losses == {*LOSSES} - {"aot", "aot_unpaired"}
+    divergences = {settings.get("f_divergence_type") for settings in every}
+    assert divergences == {None, *dpo_runs.DIVERGENCES}
+    fixed = {name for name in known.DPO if len({str(s.get(name)) for s in every}) == 1}
+    assert fixed == {
+        # Named as outside the formula.
+        "ref_model_mixup_alpha", "ref_model_sync_steps", "router_aux_loss_coef", "sync_ref_model",
+    }  # fmt: skip
 
 
 def test_random_settings_take_every_choice() -> None:
@@ -68,13 +96,18 @@ def test_random_settings_take_every_choice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "settings", "kind"),
-    [(GRPOConfig, known.GRPO, "grpo"), (RLOOConfig, known.RLOO, "rloo")],
+    ("kind", "config", "script"),
+    [
+        ("grpo", GRPOConfig, (GRPOScriptArguments,)),
+        ("rloo", RLOOConfig, (GRPOScriptArguments,)),
+        ("dpo", DPOConfig, (ScriptArguments, DatasetMixtureConfig)),
+    ],
 )
-def test_every_setting_is_known(config: type, settings: dict[str, Any], kind: str) -> None:
+def test_every_setting_is_known(kind: str, config: type, script: tuple[type, ...]) -> None:
     """With TRL's own defaults, of those that have a say."""
+    settings = known.KNOWN[kind]
     theirs: dict[str, Any] = {}
-    for part in (ModelConfig, GRPOScriptArguments, config):
+    for part in (ModelConfig, *script, config):
         theirs |= {field.name: field.default for field in fields(part)}
     assert {*theirs} == {*settings, *known.OTHERS[kind]}
     assert not {*settings} & known.OTHERS[kind]
@@ -108,6 +141,7 @@ def test_a_config_in_python(tmp_path: Path) -> None:
     from_file = imported(tmp_path, lines, "trl_grpo.yaml").split("objective ")[1]
     assert from_python == from_file
     assert "mean[j != i]" in frameworks.from_config(RLOOConfig(str(tmp_path), use_cpu=True)).text
+    assert "logsigmoid" in frameworks.from_config(DPOConfig(str(tmp_path), use_cpu=True)).text
 
 
 def test_a_folder_does_not_choose_the_trainer(tmp_path: Path) -> None:
@@ -115,6 +149,19 @@ def test_a_folder_does_not_choose_the_trainer(tmp_path: Path) -> None:
     folder.mkdir()
     assert "computes for GRPO under" in imported(folder, "beta: 0.1\n")
     assert "computes for RLOO under" in imported(folder, "beta: 0.1\n", "my_rloo.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("beta: 0.2\n", "my_dpo.yaml"),
+        ("loss_type: hinge\n", "run.yaml"),
+        ("loss_type: [sigmoid, sft]\n", "run.yaml"),
+        ("ld_alpha: 0.5\n", "run.yaml"),
+    ],
+)
+def test_a_configuration_of_dpo_is_recognised(text: str, name: str, tmp_path: Path) -> None:
+    assert "computes for DPO under" in imported(tmp_path, text, name)
 
 
 def test_what_is_outside_the_formula(tmp_path: Path) -> None:
@@ -146,6 +193,14 @@ MISTAKES = {
     "a quantile of micro-batches": "top_entropy_quantile: 0.2\ngradient_accumulation_steps: 4\n",
     "a coefficient that is steered": "use_adaptive_entropy: true\n",
     "both sizes of a rollout": "generation_batch_size: 16\nsteps_per_generation: 2\n",
+    "a loss that sorts": "loss_type: [sigmoid, aot]\n",
+    "a loss that there is not": "loss_type: sigmod\nf_divergence_type: js_divergence\n",
+    "a divergence of other losses": "loss_type: bco_pair\nf_divergence_type: forward_kl\n",
+    "no label smoothing": "loss_type: [exo_pair]\n",
+    "too much of it": "loss_type: robust\nlabel_smoothing: 0.5\n",
+    "losses and weights": "loss_type: [sigmoid, sft]\nloss_weights: [1]\n",
+    "what TRL fails to weight": "loss_type: [hinge, sigmoid]\nuse_weighting: true\n",
+    "a divisor of 0": "loss_type: ipo\nbeta: 0\n",
     "no bound": "use_vllm: true\nvllm_importance_sampling_mode: token_truncate\n"
     "vllm_importance_sampling_clip_max: null\n",
     "set twice": "beta: 0.1\nepsilon: 0.2\nbeta: 0.2\n",
@@ -183,5 +238,13 @@ learning_rate: 1e-6
         imported(tmp_path, "learning_rate: 1e-6\n", "defaults.yaml"),
         imported(tmp_path, long, "long.yaml", processes=2),
         imported(tmp_path, "beta: 0.05\nreward_clip_range: [-1, 1]\n", "rloo.yaml"),
+        imported(tmp_path, "beta: 0.5\nlabel_smoothing: 0.1\n", "dpo.yaml"),
+        imported(
+            tmp_path,
+            "loss_type: [robust, ipo, sft]\nloss_weights: [0.8, 0.2, 1.0]\nld_alpha: 0.5\n"
+            "label_smoothing: 0.1\nf_divergence_type: js_divergence\nmax_length: null\n"
+            "gradient_accumulation_steps: 2\n",
+            "mixed.yaml",
+        ),
     ]
     golden("frameworks/trl.obj", "\n".join(texts).replace(f"{tmp_path}/", ""))

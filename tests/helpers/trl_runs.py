@@ -245,6 +245,12 @@ def compare(seed: int, folder: Path) -> str:
     running = trainer(settings, folder)
     wanted = theirs(running)
     actual, text = ours(running, settings, folder)
+    assert_close(seed, actual, wanted, f"{settings}\n{text}")
+    return text
+
+
+def assert_close(seed: int, actual: Numbers, wanted: Numbers, shown: str) -> None:
+    """Value and gradient are the same to 2e-4, in float32."""
     largest = max(float(x.abs().max()) for x in wanted[1].values())
     worst = max(float((actual[1][name] - x).abs().max()) for name, x in wanted[1].items()) / max(
         largest, 1e-6
@@ -252,6 +258,5 @@ def compare(seed: int, folder: Path) -> str:
     apart = abs(actual[0] - wanted[0]) / max(abs(wanted[0]), 1e-2)
     assert worst < 2e-4 and apart < 2e-4, (
         f"seed {seed}: value {actual[0]:.8g} against {wanted[0]:.8g}, gradient off by {worst:.2g} "
-        f"of {largest:.2g}\n{settings}\n{text}"
+        f"of {largest:.2g}\n{shown}"
     )
-    return text
