@@ -144,9 +144,11 @@ def _refuse_relation(ctx: Context, op: str, node: tree.Reduction) -> NoReturn:
             help = f"with the element itself it is `{op}[i]`; the others alone have " + (
                 f"`mean[j != i] {first}`, `max` and `min`"
             )
-        case _:
+        case "top" | "topk" | "nucleus" | "trim":
             message = f"`{op}` is a mask of all elements"
             help = f"it has no relation: `{op}[i]`"
+        case _:
+            raise AssertionError(f"{op} orders nothing")
     ctx.fail("wrong-arguments", message, node.span, help=help)
 
 
