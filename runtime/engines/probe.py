@@ -1,4 +1,4 @@
-"""Checks that the two engines compute the same policy, before anything is learned from samples."""
+"""Checks that the two engines compute the same policy: when an engine starts, and of every step."""
 
 from __future__ import annotations
 
@@ -55,10 +55,15 @@ def probe(
 ) -> float:
     """The disagreement of the engines; raises SamplerError where it is above `tolerance`."""
     difference = disagreement(policy, sampler, prompts, sampling)
+    compare(difference, tolerance, sampler.name)
+    return difference
+
+
+def compare(difference: float, tolerance: float, name: str) -> None:
+    """Raises SamplerError where the mean |log old - log mu| is above `tolerance`."""
     if not difference <= tolerance:
         raise SamplerError(
-            f"{sampler.name} and the training engine disagree by {difference:.2g} nats per token "
-            f"on the same weights (at most {tolerance:g} is allowed, sampler.tolerance): it does "
-            "not sample from the policy that is trained, so nothing is learned from it"
+            f"{name} and the training engine disagree by {difference:.2g} nats per token on the "
+            f"same weights (at most {tolerance:g} is allowed, sampler.tolerance): it does not "
+            "sample from the policy that is trained, so nothing is learned from it"
         )
-    return difference

@@ -183,6 +183,11 @@ def head_size(model: PreTrainedModel) -> int | None:
     return size
 
 
+def tolerance_of(config: Config) -> float:
+    """How much the engines may disagree, in nats per token."""
+    return config.sampler.tolerance or TOLERANCE[sampler_dtype(config)]
+
+
 def open_sampler(
     config: Config,
     objective: Objective,
@@ -212,7 +217,7 @@ def open_sampler(
             policy.model, int(tokenizer.eos_token_id if pad is None else pad)
         )
     dtype = sampler_dtype(config)
-    tolerance = config.sampler.tolerance or TOLERANCE[dtype]
+    tolerance = tolerance_of(config)
     probes = [prompt.tokens for prompt in prompts[:PROBE_PROMPTS]]
 
     def check(sampler: Sampler) -> None:

@@ -14,6 +14,7 @@ from objdsl.objective import Objective
 from objdsl.runtime.data.prompts import Prompt
 from objdsl.runtime.data.rewards import RewardError
 from objdsl.runtime.engines.policy import collect
+from objdsl.runtime.engines.probe import compare
 from objdsl.runtime.engines.sampler import SamplerError
 from objdsl.runtime.learning.evaluation import Evaluation
 from objdsl.runtime.learning.learner import Learned, Learner
@@ -23,7 +24,7 @@ from objdsl.runtime.processes.ranks import FirstRankError, Ranks, is_lost
 from objdsl.runtime.processes.signals import StopRequest
 from objdsl.runtime.report.metrics import Clock, News, Report, renamed
 from objdsl.runtime.report.plot import plot
-from objdsl.runtime.run.build import Models
+from objdsl.runtime.run.build import Models, tolerance_of
 from objdsl.runtime.run.messages import before_lines, last_line, resume_command, score_name
 from objdsl.runtime.settings.config import Config, ConfigError
 from objdsl.runtime.storage import checkpoint
@@ -119,7 +120,17 @@ class Run:
         return replace(rollout, batch=rollout.batch.to(self.ranks.device))
 
     def advance(self, rollout: Rollout, learned: Learned, clock: Clock) -> None:
-        """Completes the step; its metrics are not written yet."""
+        """Completes the step; its metrics are not written yet.
+
+        Raises SamplerError where the responses are not those of the policy: its weights did not
+        reach the sampler, or it computes them differently.
+        """
+        sample = self.objective.sample
+        if "mismatch" in learned.metrics and (
+            sample.keep_mask or (sample.top_p == 1 and sample.top_k is None)
+        ):
+            name = f"step {self.step + 1}: the sampler"
+            compare(learned.metrics["mismatch"], tolerance_of(self.config), name)
         states = self.progress.states
         for reason in learned.skipped:
             self.report.say(f"step {self.step + 1}: an optimizer step is skipped: {reason}")

@@ -151,7 +151,8 @@ class SamplerSection(Section):
     """How often dead engines may be restarted within 100 steps."""
     tolerance: Annotated[float, Field(gt=0)] | None = None
     """Largest mean absolute difference between the log-probabilities of the two engines, measured
-    when an engine starts; by default 1e-3 in float32 and 0.05 in bfloat16."""
+    when an engine starts, and on the responses of every step; by default 1e-3 in float32 and 0.05
+    in bfloat16. Above it the run ends."""
 
 
 class LearnerSection(Section):

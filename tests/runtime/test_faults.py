@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -413,6 +414,37 @@ def test_an_evaluation_that_fails_is_repeated(
     assert numbers(folder) == numbers(straight.folder)
     rows = [(f / "samples.jsonl").read_text() for f in (folder, straight.folder)]
     assert rows[0] == rows[1]
+
+
+def test_a_sampler_that_drifts_away_ends_the_run_before_it_is_learned_from(
+    run: Run, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from objdsl.runtime.engines.sampler import Request, Response, SamplerError, Sampling
+    from objdsl.runtime.engines.transformers_sampler import TransformersSampler
+
+    straight = run(output=tmp_path / "straight", steps=4)
+    generate = TransformersSampler.generate
+    folder, rollouts = tmp_path / "run", 0
+
+    def drifting(
+        self: TransformersSampler, requests: list[Request], sampling: Sampling
+    ) -> list[Response]:
+        nonlocal rollouts
+        responses = generate(self, requests, sampling)
+        rollouts += sampling.temperature > 0
+        if rollouts != 3:
+            return responses
+        off = [tuple(x - 0.01 for x in response.log_probs) for response in responses]
+        return [replace(r, log_probs=x) for r, x in zip(responses, off, strict=True)]
+
+    monkeypatch.setattr(TransformersSampler, "generate", drifting)
+    with pytest.raises(SamplerError, match=r"^step 3: the sampler and .* disagree by 0\.01 nats"):
+        run(steps=4)
+    saved = checkpoint.find(folder / "checkpoints").saved
+    assert saved is not None and saved.progress.step == 2
+    monkeypatch.setattr(TransformersSampler, "generate", generate)
+    run(_resume="auto", steps=4)
+    assert numbers(folder) == numbers(straight.folder)
 
 
 # --- two runs in one folder ----------------------------------------------------------------------
