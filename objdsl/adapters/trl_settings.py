@@ -45,7 +45,7 @@ def contradicted(objective: Objective, args: GRPOConfig) -> Iterator[str]:
     altered = truncates or args.repetition_penalty != 1
     if LogProbs("mu").name in objective.columns and altered and not args.use_vllm:
         yield (
-            "it reads `mu`, which transformers does not tell where top_p, top_k, min_p or "
+            "it reads `mu`, which transformers does not return where top_p, top_k, min_p or "
             "repetition_penalty change the distribution"
         )
     window = args.gradient_accumulation_steps

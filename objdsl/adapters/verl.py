@@ -85,7 +85,7 @@ def halves(objective: Objective) -> Halves:
         raise _unsupported(
             objective,
             "verl divides a sum over tokens by the tokens of the step, or one over responses by "
-            "the responses, and tells a worker no other count",
+            "the responses, and passes no other count to a worker",
         )
     inner, over, divisor = normalised
     reasons, cut = _cut(objective, inner)
@@ -110,8 +110,8 @@ def policy_loss(objective: Objective) -> Callable[..., tuple[Tensor, dict[str, f
     """The loss of a micro-batch, for `register_policy_loss`.
 
     The objective decides on clips and denominators. verl adds the bonus of entropy and the KL to
-    the reference, if it is told to, and trains the critic by a loss of its own. Reports are means
-    over a micro-batch, as verl's own metrics are; those that need more rows are left out.
+    the reference, if its settings ask for them, and trains the critic by a loss of its own. Reports
+    are means over a micro-batch, as verl's own metrics are; those that need more rows are dropped.
 
     Raises:
         UnsupportedError: here, if workers lack what the loss reads; from the loss, if the actor's
@@ -170,7 +170,7 @@ def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Ten
     for, which is more than the optimizer step if it is cut into mini-batches.
 
     Raises:
-        UnsupportedError: the advantage reads what verl does not tell an estimator.
+        UnsupportedError: the advantage reads what verl passes to no estimator.
     """
     cut = halves(objective)
     if cut.advantage is None:
@@ -181,7 +181,7 @@ def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Ten
     rewards = [column for column in read.values() if isinstance(column.role, Reward)]
     by_token = rewards[0].name if len(rewards) == 1 and rewards[0].indices == TOKEN else None
     known = {"reward", "greedy", by_token}
-    reasons = [f"no estimator is told `{x}`" for x in read if x not in known]
+    reasons = [f"verl passes `{x}` to no estimator" for x in read if x not in known]
     if reasons:
         raise _unsupported(objective, *reasons)
 
@@ -248,8 +248,8 @@ def _cut(objective: Objective, inner: n.Expr) -> tuple[list[str], n.Expr | None]
 
 
 def _candidates(objective: Objective, inner: n.Expr) -> Iterator[n.Expr]:
-    """Values of the data that may be the advantage: first those that an estimator can compute,
-    which is told no log-probabilities, and among them those with a name."""
+    """Values of the data that may be the advantage: first those without log-probabilities, which
+    verl does not pass to an estimator, and among them those with a name."""
     inside = n.topological(inner)
     named = [
         binding.value
@@ -278,7 +278,7 @@ def _out_of_reach(expr: n.Expr) -> Iterator[str]:
         if isinstance(node, Reading):
             column = column_of(node)
             if column.role not in (_PI, _OLD) and column.name != _ADVANTAGE:
-                yield f"a worker is not told `{column.name}`"
+                yield f"verl does not pass `{column.name}` to the worker"
             continue
         over: Indices = getattr(node, "over", ())
         if {"p", "i"} & {*over}:

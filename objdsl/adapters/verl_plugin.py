@@ -32,7 +32,7 @@ def chosen(config: Any) -> Any:
 
 
 def _checked(config: Any) -> Any:
-    """The same, if nothing in the configuration contradicts it."""
+    """The chosen objective, if nothing in the configuration contradicts it."""
     if (objective := chosen(config)) is not None:
         from objdsl.adapters.verl_settings import refuse_contradictions
 

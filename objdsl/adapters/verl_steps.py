@@ -170,7 +170,7 @@ def _tensor(data: Any, name: str, column: Column) -> Tensor:
 
 
 def _rewards(data: Any) -> Tensor:
-    """`[n, T]`, as verl's estimators are told them."""
+    """`[n, T]`, the token rewards that verl passes to its estimators."""
     name = "token_level_rewards" if "token_level_rewards" in data else "rm_scores"
     return _padded(data[name])
 
@@ -193,7 +193,7 @@ def _given(data: Any, name: str) -> Tensor:
 
 
 def _described(data: Any) -> Iterator[dict[str, Any]]:
-    """What is told of each row in words."""
+    """The extra fields of each row: those of the dataset and those of the reward function."""
     extra = _list(data, "extra_fields") if "extra_fields" in data else [{}] * len(data)
     dataset = _list(data, "extra_info") if "extra_info" in data else [{}] * len(data)
     for fields, info in zip(extra, dataset, strict=True):

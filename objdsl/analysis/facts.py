@@ -109,7 +109,7 @@ class Facts(Estimates):
 
     @cached_property
     def unraised(self) -> tuple[n.Column, ...]:
-        """Those of several rewards that the goal reads and no weight raises or lowers."""
+        """The rewards, of several, that the goal reads and no weight raises or lowers."""
         if not self.rewarded or len(self.objective.rewards) < 2:
             return ()
         terms = (t for each in (*self.estimators, *self.by_distributions) for t in each.terms)

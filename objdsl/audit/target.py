@@ -137,7 +137,7 @@ class Target:
         return directions @ factors
 
     def fitted(self, gradients: Sequence[tuple[Instance, Expected]]) -> Target:
-        """The same with the constants that come nearest to some expected gradients."""
+        """The target with the constants that come nearest to some expected gradients."""
         if len(self._rewards) + len(self._divergences) == 1:
             return self
         pairs = [(gradient, self.directions(instance)) for instance, gradient in gradients]

@@ -43,7 +43,8 @@ class Split:
 
 
 def split_of(loss: Loss, steps: Sequence[Batch], unit: Unit, rtol: float) -> Split | None:
-    """None where parts of a step cannot be computed."""
+    """How micro-batches of a unit add up to the whole step; None where parts of a step cannot be
+    computed."""
     try:
         return Split(
             unit,

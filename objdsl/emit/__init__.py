@@ -1,1 +1,1 @@
-"""From formulas to numbers: the slow reference interpreter, and the PyTorch source."""
+"""PyTorch and Triton source of an objective."""

@@ -46,7 +46,7 @@ def load(ir: Objective, layout: Layout) -> Compiled:
 
 
 def load_values(ir: Objective, values: Mapping[str, Expr], layout: Layout) -> CompiledValues:
-    """The same for expressions; see `torch_source.emit_values`."""
+    """Emits expressions and makes their functions callable; see `torch_source.emit_values`."""
     program = emit_values(ir, values, layout)
     digest = "".join(x.key.hex() for x in values.values())
     module = _module(program.source, f"<objdsl {ir.name} {', '.join(values)} {digest} {layout}>")
@@ -54,7 +54,8 @@ def load_values(ir: Objective, values: Mapping[str, Expr], layout: Layout) -> Co
 
 
 def load_states(ir: Objective, layout: Layout) -> CompiledValues:
-    """The same for the next values of states; see `torch_source.emit_states`."""
+    """Emits the next values of states and makes their function callable; see
+    `torch_source.emit_states`."""
     program = emit_states(ir, layout)
     module = _module(program.source, f"<objdsl {ir.name} {ir.digest} states {layout}>")
     return CompiledValues(program, module["advance"], module["advance"])

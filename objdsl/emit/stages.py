@@ -132,7 +132,7 @@ def _roles(roots: Mapping[str, n.Expr]) -> dict[n.Expr, str]:
 
 
 def staged_values(ir: Objective, values: Mapping[str, n.Expr], layout: Layout) -> Staged:
-    """The same of some expressions, in terms of an objective."""
+    """Sorts the values of expressions over the inputs of an objective into stages."""
     lowered = lower([real(x) for x in values.values()])
     names = _names(ir)
     roots = _carried(dict(zip(values, lowered, strict=True)), names)
@@ -171,7 +171,7 @@ def _sorted(
 
 
 def _identifiers(ir: Objective) -> Identifiers:
-    """Those of the inputs of an objective."""
+    """The identifiers of the inputs of an objective."""
     identifiers = Identifiers({*RESERVED, *torch_helpers()})
     for key in ENVIRONMENT:
         identifiers.of("environment", key)

@@ -268,7 +268,7 @@ class TorchWriter(TorchPeers):
         return " + ".join(parts) or f"torch.zeros((), dtype={self._dtype()})"
 
     def _total_tensor(self, tokens: n.Expr, responses: n.Expr) -> str:
-        """The same, also where all of it is one number."""
+        """The text of a sum that is a tensor, also where all of it is one number."""
         total = self._total(tokens, responses)
         if tokens != ZERO or not self._isnumber(responses):
             return total

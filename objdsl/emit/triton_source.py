@@ -139,7 +139,7 @@ def _written(
 
 
 def _identifiers(ir: Objective, stages: Staged) -> Identifiers:
-    """Those of what a kernel loads."""
+    """The identifiers of what a kernel loads."""
     identifiers = Identifiers({*RESERVED, *LAUNCHER, *triton_helpers()})
     for kind, keys in (
         ("environment", ENVIRONMENT),

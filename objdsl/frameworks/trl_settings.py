@@ -77,7 +77,7 @@ RLOO: dict[str, Any] = {
     "num_generations": 2,
     "reward_clip_range": None,
 }
-"""The same of RLOOConfig."""
+"""The defaults of RLOOConfig."""
 
 DPO: dict[str, Any] = {
     "beta": 0.1,
@@ -96,7 +96,7 @@ DPO: dict[str, Any] = {
     "sync_ref_model": False,
     "use_weighting": False,
 }
-"""The same of DPOConfig."""
+"""The defaults of DPOConfig."""
 
 KNOWN = {"grpo": GRPO, "rloo": RLOO, "dpo": DPO}
 

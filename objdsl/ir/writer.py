@@ -226,7 +226,7 @@ class Writer(ABC):
         return product if product is None or len(product[0]) <= self.limit else None
 
     def _product(self, x: n.Expr) -> Piece | None:
-        """The same, given the operands; None if it is not such a product."""
+        """The product that a value is, given those of its operands; None if it is not one."""
         known = self.probabilities
         match x:
             case n.LogProb(policy):

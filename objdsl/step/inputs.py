@@ -29,8 +29,8 @@ ROUNDING = 0.5
 """The most that a log-probability may be above 0. It is a logit minus the logarithm of a sum, and
 bfloat16 rounds both to multiples of 1/4 if they are between 64 and 128."""
 ALL = 0.1
-"""The same, if none is below 0. Probabilities that are taken for logarithms are above it at some
-token, if not above the other."""
+"""The most that a log-probability may be above 0 if none is below 0. Probabilities that are taken
+for logarithms are above it at some token, if not above `ROUNDING`."""
 
 STANDARD = frozenset(
     {NOISE.name, *(row.name for row in (*BUILT_IN.values(), *CLOCK.values(), IDS))}

@@ -42,7 +42,7 @@ class Preparation:
         formula: the objective.
         nodes: everything that is computed of it.
         params: the hyper-parameters.
-        digest: of the objective or the expressions, whose mark the step bears.
+        digest: the digest of the objective or the expressions, by which a step is recognised.
         program: the emitted functions, for a layout.
     """
 

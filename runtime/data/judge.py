@@ -101,7 +101,7 @@ def scored(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[s
 async def awaited(
     function: Callable[..., Any], arguments: Mapping[str, Any], deadline: float
 ) -> dict[str, list[Any]]:
-    """The same of an `async` function, which is cancelled after `deadline` seconds."""
+    """The results of an `async` function, which is cancelled after `deadline` seconds."""
     given = _given(function, arguments)
     try:
         async with asyncio.timeout(deadline) as limit:

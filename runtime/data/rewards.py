@@ -79,7 +79,7 @@ class Scores:
     failures: Mapping[int, str] = field(default_factory=dict)
 
     def __getitem__(self, rows: Sequence[int]) -> Scores:
-        """Those of some responses."""
+        """The scores of some responses."""
         columns = {name: [values[k] for k in rows] for name, values in self.columns.items()}
         return Scores([self.reward[k] for k in rows], columns, self.functions)
 

@@ -111,8 +111,8 @@ def _folder(config: Config) -> Path:
 
 
 def _rows(name: str, runs: Sequence[Path]) -> list[tuple[str, str, float, float, float]]:
-    """Of each held-out metric its last value, and of the reward the mean of the last tenth: mean,
-    least and most over the runs."""
+    """The last value of each held-out metric, and the mean reward of the last tenth of the steps:
+    mean, least and most over the runs."""
     results: dict[str, list[float]] = {}
     for run in runs:
         steps = read_metrics(run)

@@ -128,7 +128,7 @@ given format[p,i] as reward
 A = correct + format - mean[j != i] (correct + format)
 maximize mean[p,i,t] (A * log(pi))
 """
-    with pytest.raises(UnsupportedError, match="no estimator is told `correct`"):
+    with pytest.raises(UnsupportedError, match="verl passes `correct` to no estimator"):
         advantage_estimator(objdsl.loads(text))
 
 
@@ -142,11 +142,12 @@ def test_verl_ppo_is_what_verl_computes() -> None:
         token_rewards(d), d["value_old"], d.mask.double(), gamma=1.0, lam=1.0
     )
     assert_same(d, loss(d, "obj_ppo", A, "token-mean"), loss(d, "vanilla", A, "token-mean"))
-    with pytest.raises(UnsupportedError, match="no estimator is told `value_old`"):
+    with pytest.raises(UnsupportedError, match="verl passes `value_old` to no estimator"):
         advantage_estimator(objective)
 
 
-# All of the gallery that comes apart, but for those whose advantage verl does not tell enough for.
+# All of the gallery that comes apart, and whose advantage reads only what verl passes to an
+# estimator.
 OBJECTIVES = [
     "dr_grpo", "dr_gspo", "frameworks/trl_grpo", "frameworks/verl_grpo", "gmpo", "gspo",
     "gspo_token", "just_rl", "kimi_k15", "lite_ppo", "opo", "reinforce", "rejection_sampling",
@@ -238,12 +239,12 @@ def test_responses_without_tokens() -> None:
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
-        ("grpo", "a worker is not told `log_ref`"),
-        ("tis", "a worker is not told `log_mu`"),
+        ("grpo", "verl does not pass `log_ref` to the worker"),
+        ("tis", "verl does not pass `log_mu` to the worker"),
         ("dapo", "use algorithm.filter_groups"),
-        ("cispo", "tells a worker no other count"),
+        ("cispo", "passes no other count to a worker"),
         ("kl_cov", "does not see the other responses"),
-        ("kl_exact", "a worker is not told `log_pi_dist`"),
+        ("kl_exact", "verl does not pass `log_pi_dist` to the worker"),
     ],
 )
 def test_what_verl_cannot_carry(entry: str, reason: str) -> None:

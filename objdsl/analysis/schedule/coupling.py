@@ -23,11 +23,11 @@ class Coupling(IntEnum):
     KNOWN = 0
     """None: the weight is data, known before the forward pass."""
     TOKEN = 1
-    """That of its token, and the distribution there."""
+    """The log-probability of its token, and the distribution there."""
     RESPONSE = 2
-    """Those of its whole response."""
+    """The log-probabilities of its whole response."""
     STEP = 3
-    """Those of other responses."""
+    """The log-probabilities of other responses."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ Schedule = Literal[
 # Bytes besides inputs and gradients: larger chunks add the head's gradient up less often.
 BUDGET = 4 << 30
 FEWEST_TOKENS = 256
-"""The fewest tokens of a chunk, however small the budget is, unless `plan` is told otherwise."""
+"""The fewest tokens of a chunk, however small the budget is, unless `plan` is given a number."""
 _MOST_TOKENS = 8192
 # Vocabulary entries of a slice.
 _NARROWEST, _WIDEST = 1024, 8192
