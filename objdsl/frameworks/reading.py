@@ -99,9 +99,20 @@ def _trl(source: Source, values: Mapping[str, Setting], name: str, processes: in
 
 def _verl(source: Source, values: Mapping[str, Setting], name: str) -> Imported:
     remark = versions.comment(
-        "verl", verl_settings.VERSION, verl_settings.DIGESTS, verl_settings.FUNCTIONS, source
-    )
+        "verl", verl_settings.VERSION, verl_settings.DIGESTS, verl_settings.FUNCTIONS, source,
+        _changed_defaults, verl_settings.TREE,
+    )  # fmt: skip
     return _with_remark(verl.objective(source, values, name), remark)
+
+
+def _changed_defaults(text: str) -> list[str]:
+    """The settings whose defaults in a tree of verl are not those that were read."""
+    tree = from_yaml(Source(verl_settings.TREE, text), nested=True)
+    return [
+        name
+        for name, default in verl_settings.DEFAULTS.items()
+        if name in tree and tree[name].value != default
+    ]
 
 
 def _with_remark(imported: Imported, remark: str) -> Imported:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 from objdsl.codes import error
@@ -13,7 +13,13 @@ from objdsl.source import Source, Span
 
 
 def comment(
-    package: str, version: str, digests: Mapping[str, str], functions: Sequence[str], source: Source
+    package: str,
+    version: str,
+    digests: Mapping[str, str],
+    functions: Sequence[str],
+    source: Source,
+    defaults: Callable[[str], Sequence[str]] | None = None,
+    tree: str = "",
 ) -> str:
     """A remark on the installed version, where it is not the one that was read; else nothing.
 
@@ -23,6 +29,8 @@ def comment(
         digests: of `functions`, by file.
         functions: the names of the functions that compute the loss and the advantages.
         source: the configuration, for the error.
+        defaults: the settings whose defaults are not those that were read, in the text of `tree`.
+        tree: a file with the defaults, where they do not stand in the code.
 
     Raises:
         ObjectiveError: another version is installed, whose loss is not the one that was read.
@@ -36,6 +44,8 @@ def comment(
     changed = [
         file for file, digest in digests.items() if _digest(installed, file, functions) != digest
     ]
+    if defaults is not None:
+        changed += defaults(_text(installed, tree))
     if not changed:
         return f"{package} {installed.version} is installed, and its loss is that of {version}"
     message = f"{package} {installed.version} is installed, whose loss was not read"
@@ -44,11 +54,15 @@ def comment(
 
 
 def _digest(installed: Distribution, file: str, functions: Sequence[str]) -> str:
+    text = _text(installed, file)
+    return digest(text, functions) if text else ""
+
+
+def _text(installed: Distribution, file: str) -> str:
     try:
-        text = open(str(installed.locate_file(file)), encoding="utf-8").read()  # noqa: SIM115
+        return open(str(installed.locate_file(file)), encoding="utf-8").read()
     except OSError:
         return ""
-    return digest(text, functions)
 
 
 def digest(text: str, functions: Sequence[str]) -> str:

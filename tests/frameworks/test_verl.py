@@ -232,6 +232,10 @@ def test_a_different_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(known, "VERSION", "0.9.0")
     remark = "verl 0.9.1 is installed, and its loss is that of 0.9.0"
     assert f"# {remark}.\n" in imported(tmp_path, text)
+    with monkeypatch.context() as patched:
+        patched.setitem(known.DEFAULTS, "algorithm.lam", 0.9)
+        with pytest.raises(ObjectiveError, match=r"algorithm\.lam differs"):
+            imported(tmp_path, text)
     monkeypatch.setitem(known.DIGESTS, "verl/workers/utils/losses.py", "0")
     with pytest.raises(ObjectiveError, match=r"verl 0\.9\.1 is installed, whose loss was not read"):
         imported(tmp_path, text)
