@@ -83,7 +83,9 @@ class Learner:
     ) -> None:
         self.policy = policy
         self._declared = objective.report_names
-        self._whole = self.objective = objective = monitored(objective)
+        self._whole = self._phase = objective
+        self._monitored = {objective.digest: monitored(objective)}
+        self.objective = objective = self._monitored[objective.digest]
         self.needs = needs_of(objective)
         self._config = config
         self._steps = steps
@@ -99,7 +101,10 @@ class Learner:
         check_learner(policy, objective, config, frozen.keys())
         self.following = Following(self.needs.following, frozen, policy)
         self._fuse()
-        if compiles(policy, objective, self.fused, config, steps * config.epochs * tokens):
+        self._compiles = compiles(
+            policy, objective, self.fused, config, steps * config.epochs * tokens
+        )
+        if self._compiles:
             objective.compile()
         for member in policies if sharded else ():
             member.shard(ranks)
@@ -178,11 +183,17 @@ class Learner:
         """The objective of a rollout from here on: in a phase that needs no reference policy, none
         is computed."""
         try:
-            objective = self._whole.phase(States(step, self._steps))
+            phase = self._whole.phase(States(step, self._steps))
         except ValueError as error:
             raise TrainingError(str(error)) from error
-        if objective is not self.objective:
-            self.objective, self.needs = objective, needs_of(objective)
+        if phase is not self._phase:
+            self._phase = phase
+            # A monitor of the whole objective could read what this phase does not.
+            if phase.digest not in self._monitored:
+                part = monitored(phase)
+                self._monitored[phase.digest] = part.compile() if self._compiles else part
+            self.objective = self._monitored[phase.digest]
+            self.needs = needs_of(self.objective)
             self._fuse()
 
     def _fuse(self) -> None:

@@ -366,12 +366,12 @@ def test_an_error_ends_the_run_after_a_checkpoint(
     take = Optimizer.step
     count = 0
 
-    def failing(self: Optimizer, name: str) -> float:
+    def failing(self: Optimizer, *arguments: Any) -> dict[str, float]:
         nonlocal count
         count += 1
         if count == (at + 1) * minibatches:  # the last optimizer step of the rollout
             raise TrainingError("the gradient is strange")
-        return take(self, name)
+        return take(self, *arguments)
 
     monkeypatch.setattr(Optimizer, "step", failing)
     out = StringIO()
