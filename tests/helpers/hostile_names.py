@@ -39,6 +39,8 @@ def declared(text: str) -> tuple[list[str], set[str]]:
                 columns.add(name.id)
             case tree.Param(name) | tree.Let(name) | tree.Report(name) | tree.Policy(name):
                 names[name.id] = None
+            case tree.Learn(name):
+                names[name.id] = None
             case tree.Def(name, arguments):
                 names |= dict.fromkeys([name.id, *(argument.id for argument in arguments)])
     return list(names), columns
