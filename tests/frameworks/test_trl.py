@@ -33,7 +33,8 @@ from trl import (  # noqa: E402
 from trl.scripts.grpo import GRPOScriptArguments  # noqa: E402
 from trl.scripts.utils import DatasetMixtureConfig  # noqa: E402
 
-from helpers import dpo_runs, trl_runs  # noqa: E402
+from helpers import dpo_runs, trl_rank_runs, trl_runs  # noqa: E402
+from helpers.two_processes import run_two  # noqa: E402
 
 TESTED = 20
 
@@ -69,6 +70,12 @@ def test_random_settings_of_dpo_take_every_choice() -> None:
         # Named as outside the formula.
         "ref_model_mixup_alpha", "ref_model_sync_steps", "router_aux_loss_coef", "sync_ref_model",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_settings_on_two_processes(tmp_path: Path) -> None:
+    """The mean of their gradients is that of the objective that is imported for two."""
+    run_two(trl_rank_runs.work, tmp_path)
 
 
 def test_random_settings_take_every_choice() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
+from torch.distributed import barrier, is_initialized
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 import objdsl
@@ -104,7 +105,9 @@ def trainer(settings: dict[str, Any], folder: Path) -> Any:
     rloo = "normalize_advantages" in settings
     model: Any = tiny_model.model()
     if settings["beta"]:  # the reference is loaded from where the model came from
-        model.save_pretrained(folder / "model")
+        model.save_pretrained(folder / "model")  # of several ranks, the first does
+        if is_initialized():
+            barrier()
         model = str(folder / "model")
     running = (RLOOTrainer if rloo else GRPOTrainer)(
         model,
@@ -147,7 +150,7 @@ def scores(running: Any, ids: Tensor, width: int, seen: Tensor | None = None) ->
     return (logits / running.args.temperature).log_softmax(-1)
 
 
-def theirs(running: Any) -> Numbers:
+def theirs(running: Any, rows: list[dict[str, Any]]) -> Numbers:
     """The loss of an optimizer step and its gradients, as TRL's loop adds them up: of the second
     step on the same responses where there is one, after the policy has moved."""
     args = running.args
@@ -157,13 +160,13 @@ def theirs(running: Any) -> Numbers:
     torch.manual_seed(5)
     first = 0
     if args.num_iterations > 1:
-        running._prepare_inputs(tiny_model.rows())
+        running._prepare_inputs(rows)
         tiny_model.move(running.model)
         first = window
     loss = 0.0
     for number in range(window):
         running._step = first + number
-        part = running.compute_loss(running.model, running._prepare_inputs(tiny_model.rows()))
+        part = running.compute_loss(running.model, running._prepare_inputs(rows))
         if isinstance(running, RLOOTrainer):  # here the Trainer's loop divides
             part = part / window
         part.backward()
@@ -172,13 +175,14 @@ def theirs(running: Any) -> Numbers:
     return loss, gradients
 
 
-def ours(running: Any, settings: dict[str, Any], folder: Path) -> tuple[Numbers, str]:
-    """The same of the imported objective, on all responses of the step; and its text."""
+def ours(
+    running: Any, settings: dict[str, Any], folder: Path, parts: list[Any], processes: int = 1
+) -> tuple[Numbers, str]:
+    """The same of the imported objective, on the micro-batches of all processes; and its text."""
     file = folder / ("rloo.yaml" if "normalize_advantages" in settings else "grpo.yaml")
     file.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    text = frameworks.configured(f"trl:{file}").text
+    text = frameworks.configured(f"trl:{file}", processes=processes).text
     objective = objdsl.loads(text)
-    parts: list[dict[str, Any]] = running._buffered_inputs
     batch = {
         name: torch.cat([part[name] for part in parts])
         for name, x in parts[0].items()
@@ -243,8 +247,8 @@ def compare(seed: int, folder: Path) -> str:
     """
     settings = drawn(seed)
     running = trainer(settings, folder)
-    wanted = theirs(running)
-    actual, text = ours(running, settings, folder)
+    wanted = theirs(running, tiny_model.rows())
+    actual, text = ours(running, settings, folder, running._buffered_inputs)
     assert_close(seed, actual, wanted, f"{settings}\n{text}")
     return text
 
