@@ -220,7 +220,11 @@ class Objective(BoundFormula):
     ) -> Weights:
         """The value, its derivative by each trained input (`w = dJ / dlog pi`), and the reports.
 
-        The closed form: no autograd. The loss is minus the value, its gradient minus the weights.
+        The closed form: no autograd. The loss is minus the value, its gradient minus the weights,
+        which have the shapes of the trained inputs.
+
+        Raises:
+            InputError: the step is missing, or an input does not fit it.
         """
         if step is None:
             raise InputError("weights needs a step; make one by `prepare`")

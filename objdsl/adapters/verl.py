@@ -135,6 +135,11 @@ def policy_loss(objective: Objective) -> Callable[..., tuple[Tensor, dict[str, f
         config: Any = None,
         rollout_is_weights: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
+        """The loss and the reports of a micro-batch, from tensors `[N, T]`.
+
+        Raises:
+            UnsupportedError: the actor's settings contradict the objective.
+        """
         reasons = [*_contradicted(cut, loss_agg_mode, config, rollout_is_weights)]
         if reasons:
             raise _unsupported(objective, *reasons)
@@ -193,6 +198,12 @@ def advantage_estimator(objective: Objective) -> Callable[..., tuple[Tensor, Ten
         reward_baselines: Tensor | None = None,
         **_: Any,
     ) -> tuple[Tensor, Tensor]:
+        """Advantages and returns, `[N, T]` and equal, with 0 in rows without a token; `index` has
+        the prompt of each row, `reward_baselines` a number for each.
+
+        Raises:
+            UnsupportedError: there is no `index`.
+        """
         if index is None:
             raise _unsupported(objective, "verl did not say which responses share a prompt (uid)")
         mask = response_mask.bool()

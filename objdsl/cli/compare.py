@@ -24,7 +24,7 @@ from objdsl.cli.python import like_options, passed_settings
     type=click.FloatRange(0, min_open=True),
     default=1e-7,
     show_default=True,
-    help="The largest relative difference of what is the same.",
+    help="Relative tolerance of values that count as equal.",
 )
 @click.option(
     "--test",

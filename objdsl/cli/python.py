@@ -19,13 +19,13 @@ def like_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "passed",
             multiple=True,
             metavar="NAME=X",
-            help="Another argument of a Python function; for verl also a setting of the actor.",
+            help="An additional argument of a Python function, or a setting of verl's actor.",
         ),
         click.option(
             "--advantages",
             metavar="OBJECTIVE",
-            help="Whose `A` a Python function gets as advantages: by default of the objective "
-            "beside it, or of grpo.",
+            help="Objective whose `A` is passed to a Python function as advantages (default: the "
+            "objective it is compared with, or grpo).",
         ),
         click.option(
             "--like",

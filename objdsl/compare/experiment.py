@@ -188,7 +188,12 @@ def assert_same(
     Args:
         a, b, like, advantages, settings: as in `compare`.
         prompt, lengths: of each response.
+        rtol: the relative tolerance of both.
         columns: numbers, lists of N numbers, or N lists with a number per token.
+
+    Raises:
+        AssertionError: the values or the gradients differ.
+        LossError: one of the losses cannot be computed.
     """
     first, second, drawing = losses(a, b, like=like, advantages=advantages, settings=settings)
     size = torch.tensor(lengths)

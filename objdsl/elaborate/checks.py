@@ -17,7 +17,7 @@ def as_mask(ctx: Context, value: Expr, span: Span) -> Expr:
     if isinstance(value, Column) and not value.trained:
         return Binary("ne", value, build.ZERO)
     ctx.fail(
-        "wrong-type", "a condition is wanted here, and this is a number", span,
+        "wrong-type", "a condition is expected here, and this is a number", span,
         help="compare it with something: `x > 0`",
     )  # fmt: skip
 
@@ -28,7 +28,7 @@ def as_number(ctx: Context, value: Expr, span: Span, what: str) -> Expr:
     if value.indices != SCALAR:
         ctx.fail(
             "not-a-number",
-            f"`{what}` wants one number, but this has a value for each of "
+            f"`{what}` takes one number, but this has a value for each of "
             f"{written(value.indices)}",
             span, help=reduce_hint(value.indices, SCALAR),
         )  # fmt: skip

@@ -54,7 +54,7 @@ def _learned(ctx: Context, statement: tree.Learn) -> Learned:
     if name in TAKEN:
         ctx.fail(
             "reserved-name", f"a learned number cannot be called `{name}`", statement.name.span,
-            help=f"`{name}=` says something else to `Objective.fused`; choose a different name",
+            help=f"`{name}=` is already an argument of `Objective.fused`; choose a different name",
         )  # fmt: skip
     if isinstance(statement.domain, tree.Choice):
         ctx.fail(

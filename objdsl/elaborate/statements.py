@@ -171,7 +171,7 @@ def check_column(ctx: Context, name: tree.Name) -> None:
     if name.id in ARGUMENTS:
         ctx.fail(
             "reserved-name", f"a column cannot be called `{name.id}`", name.span,
-            help=f"`{name.id}=` says something else to `Objective.prepare` and to the "
+            help=f"`{name.id}=` is already an argument of `Objective.prepare` or of the "
             "objective itself; choose a different name",
         )  # fmt: skip
 

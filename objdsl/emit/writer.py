@@ -159,7 +159,7 @@ def applied(template: str, operand: Callable[[int], str]) -> tuple[str, int]:
 
     Args:
         template: the function with a place for its operand: `-{}`, `{}.exp()`, `f({})`, `-f(-{})`.
-        operand: the text of the operand, for a place that holds together as tightly as is said.
+        operand: the text of an operand, in brackets where the given level binds tighter.
     """
     before = template[: template.index("{")][-1:]
     level = {"(": 0, "-": SIGN, "~": SIGN + 1}.get(before, ATOM)

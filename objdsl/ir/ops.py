@@ -303,7 +303,7 @@ class BinaryRow:
 
     Attributes:
         sign: what stands between its operands in a file; empty for what is called, as `min` is.
-        level: how tightly that holds together.
+        level: the precedence of the sign.
         value: what it computes.
         pull: of the operands, the result and the derivative by the result: the derivatives by the
             operands. None for what has none, and for `min` and `max`, which `differentiate` reads
@@ -500,7 +500,7 @@ class ReduceRow:
     Attributes:
         value: what it computes of at least one value.
         empty: what it is of none.
-        slope: of the node: the derivative by one of the values, which are spoken of.
+        slope: the derivative by one of its values, as a function of the node.
         over: the values of a reduction of values on an interval.
         linear: whether it is a sum with weights that do not depend on the values.
         latex: the sign in front of what it reduces.

@@ -103,9 +103,9 @@ class Writer(ABC):
         limit: characters; a formula that is larger ends in dots.
 
     Attributes:
-        place: which response and token are spoken of.
+        place: the response and the token of the formula.
         outside: those that the innermost sum over others leaves out.
-        done: the pieces at hand, of this place.
+        done: the pieces of this place that are already written.
     """
 
     def __init__(self, names: Names, roots: tuple[n.Expr, ...], limit: int = 10_000) -> None:

@@ -71,6 +71,7 @@ class Batch:
         return Batch(self.prompt, mask, {k: masked(x, mask) for k, x in moved.items()}).narrowed()
 
     def with_columns(self, **columns: Tensor) -> Batch:
+        """The same rows with more columns, or different ones, in the shapes of `columns`."""
         return replace(self, columns={**self.columns, **columns})
 
 

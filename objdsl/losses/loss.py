@@ -22,7 +22,13 @@ class LossError(ObjdslError, ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A loss, which is to be minimised, and its derivative by each trained column."""
+    """A loss, which is to be minimised, and its derivative by each trained column.
+
+    Attributes:
+        value: a scalar.
+        gradients: by the name of a trained column, the derivative in its shape; `[N, T]` for
+            log-probabilities, with 0 in the padding.
+    """
 
     value: Tensor
     gradients: dict[str, Tensor]

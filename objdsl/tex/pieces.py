@@ -18,7 +18,7 @@ class Piece:
 
     Attributes:
         text: how it is written.
-        level: how tightly that holds together.
+        level: the precedence of the outermost operator of the text.
         depth: how many of the indices p, i, t, v it carries.
         at: `chosen` or `rejected`, for what is that of one response of a pair.
         product: X, where it is the product of X over the tokens of a response.

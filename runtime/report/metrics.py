@@ -38,13 +38,14 @@ DOCUMENTED = {
     "pass_at_<k>": "probability that k sampled responses to a held-out prompt contain a right one: "
     "1 - C(n - c, k) / C(n, k) for c right ones of n (`evaluation.samples`)",
     "maj_at_<k>": "probability that the most frequent answer of k sampled responses is right",
-    "<set>/<metric>": "the same of the set in `evaluation.sets`",
+    "<set>/<metric>": "a metric of held-out prompts, for the prompts of a set in `evaluation.sets`",
     "length": "mean length of the responses, in tokens",
-    "length_<right,wrong>": "of right and of wrong ones",
-    "length_<right,wrong>_p<10,90>": "their tenth and ninetieth percentiles",
+    "length_<right,wrong>": "mean length of the right, and of the wrong responses, in tokens",
+    "length_<right,wrong>_p<10,90>": "tenth and ninetieth percentiles of the lengths of the right, "
+    "and of the wrong responses",
     "truncated": "share of responses that hit the token limit",
     "rounds": "sampling rounds of the step (where `keep` is decided while sampling)",
-    "dropped": "prompts that `keep` dropped in them",
+    "dropped": "prompts of the step that `keep` dropped",
     "zero_variance": "share of the prompts that are learned from whose responses all have the "
     "same reward",
     "unscored": "share of prompts that are dropped because a reward function failed, where "
@@ -52,28 +53,31 @@ DOCUMENTED = {
     "entropy": "entropy of the policy, in nats per token",
     "kl_mu_old_k<1,2,3>": "estimates of KL(mu || old), between the sampling and the training "
     "engine, from the sampled tokens, in nats per token",
-    "kl_old_ref_k<1,2,3>": "of KL(old || ref) (where the objective reads `ref`)",
-    "kl_old_pi_k<1,2,3>": "of KL(old || pi), by which the policy has moved before an optimizer "
-    "step (where a rollout has several)",
+    "kl_old_ref_k<1,2,3>": "estimates of KL(old || ref), from the sampled tokens, in nats per "
+    "token (where the objective reads `ref`)",
+    "kl_old_pi_k<1,2,3>": "estimates of KL(old || pi), by which the policy has moved before an "
+    "optimizer step (where a rollout has several), in nats per token",
     "mismatch": "mean of |log old - log mu| over the sampled tokens",
     "mismatch_max": "largest old / mu of a token",
     "effective_<tokens,responses>": "effective share of the sample under the weights old / mu of "
     "tokens, or of whole responses: (sum w)^2 / (n sum w^2)",
     "ratio_<right,wrong>": "mean of pi / old over the tokens of right and of wrong responses "
     "(where a rollout has several optimizer steps); `evaluation.right` says which are right",
-    "ratio_<right,wrong>_<min,max>": "its extremes",
+    "ratio_<right,wrong>_<min,max>": "least and largest pi / old of a token of right and of wrong "
+    "responses",
     "clip_<low,high>": "share of tokens, or of responses, whose gradient a clip of the objective "
     "removes: a ratio below it under a negative advantage, above it under a positive one",
     "weightless": "share of tokens whose weight dJ / dlog pi is 0: clipped, masked, or without "
     "advantage",
     "grad_norm": "norm of the gradient before clipping",
-    "critic_grad_norm": "the same of the critic, where the objective has one",
+    "critic_grad_norm": "norm of the gradient of the critic before clipping, where the objective "
+    "has one",
     "skipped": "optimizer steps that were skipped because something was not finite",
     "lr": "learning rate",
     "tokens": "sampled response tokens",
     "tokens_per_second": "response tokens divided by the seconds of the step",
-    "seconds": "duration of the step",
-    "seconds_<phase>": "duration of one of its phases",
+    "seconds": "duration of the step, in seconds",
+    "seconds_<phase>": "duration of a phase of the step, in seconds",
 }
 
 

@@ -1,3 +1,5 @@
+"""`objdsl check`: findings, in every format, and the exit code."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""`objdsl compare`: objectives and Python losses on the same steps."""
+
 from __future__ import annotations
 
 import json

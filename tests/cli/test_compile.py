@@ -1,3 +1,5 @@
+"""`objdsl compile`: the formula and the emitted source."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""`objdsl diff`: what changed between two objectives."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""`objdsl env`: what is installed."""
+
 from __future__ import annotations
 
 import json

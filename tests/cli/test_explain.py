@@ -1,3 +1,5 @@
+"""`objdsl explain`: what an objective does, in words."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

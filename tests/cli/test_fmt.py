@@ -1,3 +1,5 @@
+"""`objdsl fmt`: the layout of files."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

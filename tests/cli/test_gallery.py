@@ -1,3 +1,5 @@
+"""`objdsl gallery`: the objectives that are included."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""`objdsl import`: objectives from the configurations of frameworks."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""`objdsl rule`: the page of a rule."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""`objdsl train`: settings, refusals and runs from the command line."""
+
 from __future__ import annotations
 
 import json

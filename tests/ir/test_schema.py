@@ -315,7 +315,7 @@ UNWRITABLE = "not-in-the-language"
         (lambda ir: ir["params"].append({"name": "keep", "default": 1}), "syntax", "keep",
          "`keep` is a keyword", ""),
         (objective_with(reports={"if": 35}), "syntax", "if", "`if` is a keyword", ""),
-        (objective_with(reports={"x": 3}), "not-a-number", "r", "wants one number", ""),
+        (objective_with(reports={"x": 3}), "not-a-number", "r", "takes one number", ""),
     ],
 )  # fmt: skip
 def test_a_mistake_is_said_once_where_it_is(

@@ -1,3 +1,5 @@
+"""The settings of a run: reading, checking and writing them."""
+
 from __future__ import annotations
 
 from pathlib import Path

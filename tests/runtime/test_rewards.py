@@ -1,3 +1,5 @@
+"""Reward functions: what they are given, return and fail with."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""The built-in tasks, and prompts from files."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Sampling by transformers."""
+
 from __future__ import annotations
 
 from dataclasses import replace

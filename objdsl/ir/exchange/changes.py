@@ -35,7 +35,7 @@ def changes(loaded: Loaded, compiled: Objective) -> list[Diagnostic]:
     for name, before, after in declared:
         if before != after:
             where = place(loaded.json, (name,))
-            errors.append(_unwritable(f"`{name}` cannot be said in the language", where))
+            errors.append(_unwritable(f"`{name}` cannot be written in the language", where))
     return errors
 
 

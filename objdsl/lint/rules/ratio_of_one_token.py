@@ -104,7 +104,7 @@ def _texts(drift: Powers) -> tuple[str, str, str]:
 
 
 def _where(facts: Facts, branch: Order) -> str:
-    """The branch that is spoken of, where there are several."""
+    """The branch that a finding is about, where there are several."""
     masks = [
         facts.written(m) if holds else f"not {facts.written(m)}"
         for m, holds in branch.holds.items()
