@@ -170,7 +170,7 @@ class Facts(Estimates):
         return tuple(epsilons(self.objective.goal, params))
 
     @cached_property
-    def meant(self) -> tuple[Estimator, ...]:
+    def intended(self) -> tuple[Estimator, ...]:
         """`rewarded` as if advantages and divisors had no gradient, and without small numbers
         beside probabilities: these have findings of their own, and otherwise look like baselines,
         masks and weights that nobody wrote."""

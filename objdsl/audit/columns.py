@@ -96,16 +96,16 @@ def tables_of(objective: Objective, plan: Plan, given: Mapping[str, Given]) -> d
 def _ids(objective: Objective, vocabulary: int) -> Tensor:
     """The id of each entry of the vocabulary: those that the formula asks for, from the first
     entry that is not EOS, and others that it does not ask for."""
-    asked: set[float] = set()
+    ids: set[float] = set()
     for node in objective.formula.nodes:
         match node:
             case Binary("eq" | "ne", Column(role="ids"), Const(value)):
-                asked.add(value)
+                ids.add(value)
             case Binary("eq" | "ne", Column(role="ids"), Param(name)):
-                asked.add(float(objective.params[name]))
-    others = (x for x in map(float, range(vocabulary + len(asked))) if x not in asked)
-    ids = [*sorted(asked)[:vocabulary], *others][:vocabulary]
-    return torch.tensor([ids[-1], *ids[:-1]], dtype=torch.float64)
+                ids.add(float(objective.params[name]))
+    others = (x for x in map(float, range(vocabulary + len(ids))) if x not in ids)
+    entries = [*sorted(ids)[:vocabulary], *others][:vocabulary]
+    return torch.tensor([entries[-1], *entries[:-1]], dtype=torch.float64)
 
 
 def _declared(objective: Objective) -> dict[str, Column]:

@@ -18,7 +18,7 @@ from objdsl.ir.nodes import Column, Expr
 from objdsl.ir.objective import Named
 from objdsl.source import Source, Span
 from objdsl.syntax import tree
-from objdsl.syntax.foreign import said_here, without_indices
+from objdsl.syntax.foreign import translation, without_indices
 from objdsl.syntax.reach import Loose
 
 Find = Callable[[str, Span], tree.File]
@@ -185,7 +185,7 @@ class Context:
         help, or what a name of other languages is called here."""
         if near_to is not None:
             unknown, known = near_to[0], [*near_to[1]]
-            near, sentence = spelled(unknown, known), said_here(unknown)
+            near, sentence = spelled(unknown, known), translation(unknown)
             # `R` besides a defined `r` is a different name; `T` besides the index `t` is a slip.
             alike = near is not None and same_letters(unknown, near)
             alike = alike and (len(unknown) > 1 or near in MEANING)

@@ -71,12 +71,12 @@ def arguments_of_code(ctx: Context, call: tree.Call) -> list[tree.Expression]:
 
 def no_reduction(ctx: Context, operator: tree.Name) -> NoReturn:
     name = operator.id
-    meant = "mean" if is_expectation(name) else SYNONYMS.get(name)
-    if meant in REDUCTIONS:
+    guess = "mean" if is_expectation(name) else SYNONYMS.get(name)
+    if guess in REDUCTIONS:
         ctx.fail(
             "unknown-name", f"there is no reduction `{name}`", operator.span,
-            help=f"it is called `{meant}`",
-            fix=Fix(f"write `{meant}`", (Edit(operator.span, meant),)),
+            help=f"it is called `{guess}`",
+            fix=Fix(f"write `{guess}`", (Edit(operator.span, guess),)),
         )  # fmt: skip
     if name in SOFT:
         ctx.fail(

@@ -124,16 +124,16 @@ class PythonLoss:
 
     def _asked(self, known: Mapping[str, Column]) -> set[str]:
         """The columns that the parameters of a function of columns ask for."""
-        asked: set[str] = set()
+        columns: set[str] = set()
         for name, parameter in inspect.signature(self.function).parameters.items():
             if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 continue
             if name in self.settings or name in _GIVEN - {"advantages"}:
                 continue
             if name == "advantages":
-                asked.add(ADVANTAGE)
+                columns.add(ADVANTAGE)
             elif name in known or _standard(name) is not None:
-                asked.add(name)
+                columns.add(name)
             elif parameter.default is parameter.empty:
                 hint = near(name, [*known, *_standards(), *_GIVEN])
                 raise LossError(
@@ -141,9 +141,9 @@ class PythonLoss:
                     + (f"; did you mean {hint!r}?" if hint else "")
                     + f" A setting is passed by `--pass {name}=...`, or has a default"
                 )
-        if PI not in asked:
+        if PI not in columns:
             raise LossError(f"{self.name} does not ask for {PI}, so it has nothing to train")
-        return asked
+        return columns
 
     def _failure(self, error: Exception, trace: TracebackType | None) -> str:
         """An error of the function, with the place in its file where it was raised."""

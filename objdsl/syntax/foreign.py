@@ -326,7 +326,7 @@ def without_indices(name: str) -> str:
     return _SUFFIXES.sub("", name)
 
 
-def said_here(name: str) -> str | None:
+def translation(name: str) -> str | None:
     """How to write a name of a different notation here, as half a sentence; None if unknown."""
     for word in (name, name.lower(), without_indices(name)):
         if word in _WORDS:

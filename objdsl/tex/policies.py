@@ -19,14 +19,14 @@ def policy(reading: Reading, factor: Tree[Token], group: Tree[Token] | None) -> 
         return Piece(name, depth=3)
     tokens = leaves(group)[1:-1]
     mid = next((k for k, t in enumerate(tokens) if t.type == "MID"), len(tokens))
-    asked, given = tokens[:mid], tokens[mid + 1 :]
-    first = next((t for t in asked if t.type in ("LETTER", "GREEK", "WORD", "DOTS")), None)
+    outcome, given = tokens[:mid], tokens[mid + 1 :]
+    first = next((t for t in outcome if t.type in ("LETTER", "GREEK", "WORD", "DOTS")), None)
     if first is None:
         raise reading.fail("a policy is asked for a response, or a token of it", group)
-    parts = parts_of(first_script(asked, "SUB"))
-    later = parts_of(first_script(asked, "SUP"))
-    reading.check(parts, asked)
-    at = side_of(parts, [str(t) for t in first_script(asked, "SUP")])
+    parts = parts_of(first_script(outcome, "SUB"))
+    later = parts_of(first_script(outcome, "SUP"))
+    reading.check(parts, outcome)
+    at = side_of(parts, [str(t) for t in first_script(outcome, "SUP")])
     letters = [x for x in (*parts.indices, *later.indices) if not at or x not in "wl"]
     indices = {reading.index_of(letter) for letter in letters}
     before = any(t.type == "RELATION" for t in given)

@@ -11,7 +11,7 @@ from objdsl.diagnostic import spelled
 from objdsl.ir.ops import REDUCTIONS
 from objdsl.objectives import gallery
 from objdsl.source import Source
-from objdsl.syntax.foreign import ALIASES, FRAMEWORKS, said_here
+from objdsl.syntax.foreign import ALIASES, FRAMEWORKS, translation
 from objdsl.syntax.language import COLUMNS, FUNCTIONS, SUBSETS
 
 PRELUDE = ["geo", "surrogate", "dual_clip", "k1", "k2", "k3", "entropy", "gae"]
@@ -45,11 +45,11 @@ def test_spellings(name: str, meant: str) -> None:
 )  # fmt: skip
 def test_other_names(name: str) -> None:
     guess = spelled(name, KNOWN)
-    assert guess is None or said_here(name) is not None, guess
+    assert guess is None or translation(name) is not None, guess
 
 
 def test_what_is_known_here_is_not_foreign() -> None:
-    assert not [name for name in KNOWN if said_here(name) is not None or name in ALIASES]
+    assert not [name for name in KNOWN if translation(name) is not None or name in ALIASES]
 
 
 def test_two_that_are_as_near_are_none() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from objdsl.analysis.facts import Facts
 
 # Small numbers beside probabilities, and advantages and divisors with a gradient, bring these about
-# by themselves: they are looked for in the weights without such (`Facts.meant`).
+# by themselves: they are looked for in the weights without such (`Facts.intended`).
 _MEANT = frozenset({Reason.MASK, Reason.RESPONSE, Reason.BASELINE, Reason.STEP_BASELINE})
 
 
@@ -42,7 +42,7 @@ def departures(facts: Facts) -> Iterator[Departure]:
 def _direction(facts: Facts) -> Iterator[Departure]:
     meant = {
         (bias.factor.base, bias.everywhere): (estimator, bias)
-        for estimator in facts.meant
+        for estimator in facts.intended
         for bias in estimator.bias_factors
     }
     for estimator in facts.rewarded:

@@ -27,7 +27,7 @@ def not_judged(facts: Facts) -> Iterator[Departure]:
         yield _departure(Claim.OFF_POLICY, goal, "the weight has more terms than are read")
         if frozen(facts.objective):
             yield _departure(Claim.PENALTY, goal, "the weight has more terms than are read")
-    elif facts.rewarded and not (facts.meant and facts.unpenalised):
+    elif facts.rewarded and not (facts.intended and facts.unpenalised):
         yield _departure(Claim.DIRECTION, goal, "without its penalties the weight cannot be read")
     if too_many(goal):
         yield _departure(

@@ -10,7 +10,7 @@ from lark import Token
 from objdsl.diagnostic import Diagnostic, Edit, Fix
 from objdsl.ir.ops import REDUCTIONS
 from objdsl.source import Span
-from objdsl.syntax.foreign import ALIASES, MODULES, said_here
+from objdsl.syntax.foreign import ALIASES, MODULES, translation
 from objdsl.syntax.messages import FORMS, expectation, syntax
 from objdsl.syntax.mistakes.mistake import (
     ARITHMETIC,
@@ -57,14 +57,16 @@ def character(m: Mistake) -> Diagnostic | None:
         return None
     char = str(m.here)
     if char == ";":
-        return m.says("a statement ends at the end of its line, without `;`", under="delete this")
+        return m.diagnostic(
+            "a statement ends at the end of its line, without `;`", under="delete this"
+        )
     if char == "'" and m.before.type in NAMES and m.adjacent(m.before, m.here):
         help = f"for example `{m.before}_2`"
-        return m.says("a name has no primes", m.before, m.here, help=help)
+        return m.diagnostic("a name has no primes", m.before, m.here, help=help)
     if char in "'\"`“”‘’":
-        return m.says("a formula has no strings", help="names are written without quotes")
+        return m.diagnostic("a formula has no strings", help="names are written without quotes")
     if char == "\\":
-        return m.says(
+        return m.diagnostic(
             "a backslash does not continue a line",
             help="put the formula in brackets: inside them line ends are ignored",
         )
@@ -73,17 +75,17 @@ def character(m: Mistake) -> Diagnostic | None:
         if spans := applied(m.source, start, start + 1):
             return expectation(*spans)
     if char in _NO_SIGNS:
-        return m.says(f"`{char}` has no meaning here", help=_NO_SIGNS[char])
+        return m.diagnostic(f"`{char}` has no meaning here", help=_NO_SIGNS[char])
     if char == "%":
         remainder = "5 percent is `0.05`; a remainder is written `x - n * floor(x / n)`"
         help = remainder if m.at else _COMMENT
-        return m.says("`%` is not an operator", help=help)
+        return m.diagnostic("`%` is not an operator", help=help)
     if char == "?":
-        return m.says("`?` has no meaning here", help=IF_ELSE)
+        return m.diagnostic("`?` has no meaning here", help=IF_ELSE)
     if unicodedata.combining(char):
         bare = m.before if m.before.type in NAMES and m.adjacent(m.before, m.here) else m.here
         name = unicodedata.name(char, "unnamed").lower()
-        return m.says(f"a {name} cannot be part of a name", bare, m.here, help=_LETTERS)
+        return m.diagnostic(f"a {name} cannot be part of a name", bare, m.here, help=_LETTERS)
     meant = _CHARACTERS.get(char) or unicodedata.normalize("NFKC", char)
     if meant != char and meant.isascii():
         end = m.span(m.here).end
@@ -94,8 +96,8 @@ def character(m: Mistake) -> Diagnostic | None:
         name = unicodedata.name(char, "unnamed").lower()
         plain = unicodedata.normalize("NFKD", char)[0]
         help = f"write `{plain}`" if plain.isascii() else _LETTERS
-        return m.says(f"`{char}` ({name}) cannot be part of a name", help=help)
-    return m.says(f"`{char}` has no meaning here")
+        return m.diagnostic(f"`{char}` ({name}) cannot be part of a name", help=help)
+    return m.diagnostic(f"`{char}` has no meaning here")
 
 
 def python(m: Mistake) -> Diagnostic | None:
@@ -105,7 +107,7 @@ def python(m: Mistake) -> Diagnostic | None:
         word = next((word for word in (m.here, m.before) if word in _PYTHON), None)
     if word is None or word == "from" != m.here:
         return None
-    return m.says(
+    return m.diagnostic(
         f"`{word}` is Python, but an objective is a formula", word, help=_PYTHON[str(word)]
     )
 
@@ -117,15 +119,15 @@ def signs(m: Mistake) -> Diagnostic | None:
             continue
         written = f"{left}{right}"
         if written in _SIGNS:
-            return m.says(f"`{written}` is written `{_SIGNS[written]}`", left, right)
+            return m.diagnostic(f"`{written}` is written `{_SIGNS[written]}`", left, right)
         if written == "//":
             help = "divide by `/`; a comment starts with `#`"
-            return m.says("`//` is not an operator", left, right, help=help)
+            return m.diagnostic("`//` is not an operator", left, right, help=help)
         if written == "/*":
-            return m.says("`/*` is not an operator", left, right, help=_COMMENT)
+            return m.diagnostic("`/*` is not an operator", left, right, help=_COMMENT)
         if m.at == 1 and left.type in ARITHMETIC and right == "=":
             name = m.token(0)
-            return m.says(
+            return m.diagnostic(
                 "a name is defined once, and keeps its value",
                 left,
                 right,
@@ -140,9 +142,11 @@ def digits(m: Mistake) -> Diagnostic | None:
         return None
     comma = m.here.type == "COMMA" and m.adjacent(m.here, m.after)
     if comma and not m.opened and m.after.type == "NUMBER":
-        return m.says("a number has no commas", m.before, m.after, under="write the digits alone")
+        return m.diagnostic(
+            "a number has no commas", m.before, m.after, under="write the digits alone"
+        )
     if m.here.type in NAMES and m.here.startswith("_") and m.here.strip("_").isdigit():
-        return m.says("a number has no `_`", m.before, m.here, under="write the digits alone")
+        return m.diagnostic("a number has no `_`", m.before, m.here, under="write the digits alone")
     return None
 
 
@@ -159,7 +163,7 @@ def member(m: Mistake) -> Diagnostic | None:
         first = m.span(m.before).start
         whole = Span(m.source, first, chain.end())
         known = word in (*FUNCTION_NAMES, *REDUCTIONS, "clip")
-        help = said_here(word) or "" if not known else f"the function is called `{word}`"
+        help = translation(word) or "" if not known else f"the function is called `{word}`"
         if word == "where":
             help = IF_ELSE
         return syntax("an objective is a formula: there are no modules", whole, help=help)
@@ -168,7 +172,7 @@ def member(m: Mistake) -> Diagnostic | None:
         help = f"a reduction comes first, and names its index: `{word}[t] x`, `{word}[i] x`"
     elif ALIASES.get(word) == "sg":
         help = "a value without its gradient is `sg(x)`"
-    elif meaning := said_here(word):
+    elif meaning := translation(word):
         help = meaning
     return syntax(
         "a value has no attributes and no methods", Span(m.source, start, chain.end()), help=help
@@ -198,4 +202,4 @@ def where(m: Mistake) -> Diagnostic | None:
             whole = m.span(m.here, m.token(closing))
             choices = (Fix(f"`{' '.join(text.split())}`", (Edit(whole, text),)),)
     last = m.token(closing if closing is not None else m.at)
-    return m.says(message, m.here, last, choices=choices)
+    return m.diagnostic(message, m.here, last, choices=choices)

@@ -25,7 +25,7 @@ def value(m: Mistake) -> Diagnostic | None:
     help = ""
     if m.here.type == END and m.before.type in INFIX:
         help = "a formula continues on the next line only inside brackets"
-    return m.says(f"a value is missing after `{m.before}`", m.before, help=help)
+    return m.diagnostic(f"a value is missing after `{m.before}`", m.before, help=help)
 
 
 def operator(m: Mistake) -> Diagnostic | None:
@@ -35,13 +35,13 @@ def operator(m: Mistake) -> Diagnostic | None:
         return brackets_of_index(m, m.before)
     reduction, _, index = canonical(m.before).partition("_")
     if reduction in REDUCTIONS and index in ("p", "i", "t", "v"):
-        return m.says(
+        return m.diagnostic(
             f"the index of `{reduction}` goes in square brackets",
             m.before,
             under=f"write `{reduction}[{index}]`",
         )
     if m.after.type == "EQUAL" and m.here.type in NAMES and not m.opened:
-        return m.says(
+        return m.diagnostic(
             "a statement ends at the end of its line",
             help=f"start a line with `{m.here} = ...`",
         )
@@ -49,7 +49,7 @@ def operator(m: Mistake) -> Diagnostic | None:
     if [token.type for token in call] == ["NAME", "LPAR", "NAME", "RPAR"]:
         function, _, index, closing = call
         if str(function) in REDUCTIONS:
-            return m.says(
+            return m.diagnostic(
                 f"the index of `{function}` goes in square brackets",
                 function,
                 closing,
@@ -60,7 +60,7 @@ def operator(m: Mistake) -> Diagnostic | None:
     help = "write a product with `*`"
     if m.bracket.type == "LPAR" and m.owner.type in VALUE_ENDS:
         help = "two values are separated by `,`, and a product is written with `*`"
-    return m.says(
+    return m.diagnostic(
         f"an operator is missing between `{m.before}` and `{m.here}`", m.before, m.here, help=help
     )
 
@@ -80,12 +80,12 @@ def keyword_or_sign(m: Mistake) -> Diagnostic | None:
         return None
     help = f"for example `{FORMS[m.statement]}`"
     if m.here.type == END:
-        return m.says(f"{missing} is missing after `{m.before}`", m.before, help=help)
-    return m.says(f"{missing} is missing before `{m.here}`", help=help)
+        return m.diagnostic(f"{missing} is missing after `{m.before}`", m.before, help=help)
+    return m.diagnostic(f"{missing} is missing before `{m.here}`", help=help)
 
 
 def brackets_of_index(m: Mistake, reduction: Token) -> Diagnostic:
-    return m.says(
+    return m.diagnostic(
         f"the index of `{reduction}` goes in square brackets",
         reduction,
         help=f"for example `{reduction}[t] x`",
@@ -93,4 +93,4 @@ def brackets_of_index(m: Mistake, reduction: Token) -> Diagnostic:
 
 
 def closing_bracket(m: Mistake) -> Diagnostic:
-    return m.says(f"`]` is missing before `{m.here}`", label=(m.bracket, "opened here"))
+    return m.diagnostic(f"`]` is missing before `{m.here}`", label=(m.bracket, "opened here"))

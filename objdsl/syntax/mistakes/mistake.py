@@ -135,7 +135,7 @@ class Mistake:
         span = Span(self.source, start, start + len(first))
         return span if last is None else span.to(self.span(last))
 
-    def says(
+    def diagnostic(
         self,
         message: str,
         first: Token | None = None,

@@ -13,7 +13,7 @@ from objdsl.syntax.foreign import (
     is_divergence,
     is_expectation,
     of_the_language,
-    said_here,
+    translation,
 )
 from objdsl.syntax.language import FUNCTIONS
 from objdsl.syntax.messages import divergence, expectation, syntax
@@ -53,9 +53,9 @@ def latex(m: Mistake) -> Diagnostic | None:
     if expects and (spans := applied(m.source, at, after)):
         return expectation(*spans)
     if word == "KL":
-        return m.says("a formula is not LaTeX", help=LATEX["KL"])
+        return m.diagnostic("a formula is not LaTeX", help=LATEX["KL"])
     span = Span(m.source, at, end)
-    help = LATEX.get(word) or said_here(word)
+    help = LATEX.get(word) or translation(word)
     example = "for example `beta * log(pi / ref)`, `mean[t] x`, `a / b`"
     return syntax(
         "a formula is not LaTeX: names are written without a backslash", span,
@@ -69,11 +69,11 @@ def braces(m: Mistake) -> Diagnostic | None:
         return None
     closing = m.closing(m.at)
     if closing is None:
-        return m.says("an exponent needs round brackets", help="for example `x^(1 / |y|)`")
+        return m.diagnostic("an exponent needs round brackets", help="for example `x^(1 / |y|)`")
     whole = m.span(m.here, m.token(closing))
     inside = whole.text[1:-1].strip()
     plain = inside if re.fullmatch(r"-?[\w.]+", inside) else f"({inside})"
-    return m.says(
+    return m.diagnostic(
         "an exponent has no curly brackets", m.here, m.token(closing),
         choices=(Fix(f"`{m.token(m.at - 2)}^{plain}`", (Edit(whole, plain),)),),
     )  # fmt: skip
@@ -92,7 +92,7 @@ def conditioned(m: Mistake) -> Diagnostic | None:
     last = m.here if closing is None else m.token(closing)
     whole = m.span(m.owner, last)
     choices = (Fix(f"`{policy}`", (Edit(whole, policy),)),) if closing is not None else ()
-    return m.says(
+    return m.diagnostic(
         "the probability of the sampled token needs no arguments", m.owner, last, choices=choices
     )
 
@@ -102,7 +102,9 @@ def indicator(m: Mistake) -> Diagnostic | None:
     opens = m.here.type in ("LBRACE", "LSQB") or m.here == "_"
     if m.before != "1" or not opens or not m.adjacent(m.before, m.here):
         return None
-    return m.says("an indicator is a comparison", m.before, m.here, help="write `(A > 0) * x`")
+    return m.diagnostic(
+        "an indicator is a comparison", m.before, m.here, help="write `(A > 0) * x`"
+    )
 
 
 def function_of_braces(m: Mistake) -> Diagnostic | None:
@@ -118,7 +120,7 @@ def function_of_braces(m: Mistake) -> Diagnostic | None:
         text = f"({whole.text[1:-1]})"
         choices = (Fix(f"`{m.before}{text}`", (Edit(whole, text),)),)
     message = f"the arguments of `{function}` stand in round brackets"
-    return m.says(message, m.here, last, choices=choices)
+    return m.diagnostic(message, m.here, last, choices=choices)
 
 
 def subscript(m: Mistake) -> Diagnostic | None:
@@ -128,7 +130,7 @@ def subscript(m: Mistake) -> Diagnostic | None:
     name = canonical(m.before.rstrip("_"))
     if name in REDUCTIONS:
         index = re.match(r"\{\s*([pitv])\b", m.source.text[m.span(m.here).start :])
-        return m.says(
+        return m.diagnostic(
             f"the index of `{name}` goes in square brackets",
             m.before,
             help=f"it has no limits: `{name}[{index[1] if index else 't'}] x`",
@@ -139,8 +141,8 @@ def subscript(m: Mistake) -> Diagnostic | None:
     policy = of_the_language(canonical("_".join((name, *words))))
     if policy in ("old", "mu", "ref"):
         message = "a policy has a name, and no subscript"
-        return m.says(message, m.before, last, help=f"write `{policy}`")
-    return m.says(
+        return m.diagnostic(message, m.before, last, help=f"write `{policy}`")
+    return m.diagnostic(
         "a name has no subscripts: indices are implied",
         m.before,
         m.here,

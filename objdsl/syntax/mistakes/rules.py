@@ -66,8 +66,8 @@ def explain(source: Source, piece: Piece, error: UnexpectedInput) -> Diagnostic:
 def _unexpected(m: Mistake) -> Diagnostic:
     expected = _expected(m)
     if m.here.type == END:
-        return m.says(f"{expected} is missing after `{m.before}`", m.before)
-    return m.says(f"`{m.here}` is not possible here", help=f"expected {expected}")
+        return m.diagnostic(f"{expected} is missing after `{m.before}`", m.before)
+    return m.diagnostic(f"`{m.here}` is not possible here", help=f"expected {expected}")
 
 
 def _expected(m: Mistake) -> str:
