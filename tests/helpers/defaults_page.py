@@ -185,17 +185,17 @@ def _section(default: Default, figures: str) -> Iterator[str]:
     yield "| finding | what it does to the gradient | what to do |\n| --- | --- | --- |"
     rows = (
         f"| {_link(x)} | {_cell(x.gradient or x.message)} | {_cell(x.help)} |"
-        for x in found(source)
+        for x in findings(source)
     )
     yield from dict.fromkeys(rows)
     yield ""
     if default.settings:
-        left = dict.fromkeys(map(_link, found(Source("changed.obj", default.changed))))
+        left = dict.fromkeys(map(_link, findings(Source("changed.obj", default.changed))))
         yield f"To change: {default.settings}. Then the checker finds: {', '.join(left)}.\n"
     yield figures
 
 
-def found(source: Source) -> list[Diagnostic]:
+def findings(source: Source) -> list[Diagnostic]:
     """What the checker finds, including what the file accepts."""
     checked = driver.check(source)
     return [*checked.suppressed, *checked.findings]

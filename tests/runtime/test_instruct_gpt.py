@@ -58,8 +58,8 @@ def test_from_preferences_to_ppo(run: Run, numbers: Numbers, tmp_path: Path) -> 
         return folder / "checkpoints" / f"step-{steps:06d}"
 
     sft = trained(str(tmp_path / "sft_chosen.obj"), "sft", 10)
-    own = {"model.name": str(sft), "learner.critic": "model"}
-    alone = {**own, "learner.critic_warm_up": 60}
+    critic = {"model.name": str(sft), "learner.critic": "model"}
+    alone = {**critic, "learner.critic_warm_up": 60}
     rewards = trained(str(tmp_path / "reward_model.obj"), "rewards", 60, **alone) / "critic"
     steps = numbers(tmp_path / "rewards")
     assert steps[0]["accuracy"] == 0  # every score is 0 at first
@@ -69,7 +69,7 @@ def test_from_preferences_to_ppo(run: Run, numbers: Numbers, tmp_path: Path) -> 
     trained(
         "ppo", "ppo", 15, rewards={f"hf:{rewards}": 1.0}, sampler__max_tokens=8,
         learner__critic_model=str(rewards), learner__critic_lr=1e-2,
-        **own, **{"learner.lr": 3e-2},
+        **critic, **{"learner.lr": 3e-2},
     )  # fmt: skip
     steps = [step for step in numbers(tmp_path / "ppo") if "reward" in step]
     assert steps[0]["value_mean"] != 0  # the critic begins as the reward model

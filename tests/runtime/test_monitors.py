@@ -37,19 +37,19 @@ def batch() -> Batch:
     where nobody may read it."""
     torch.manual_seed(0)
     responses = [Response((2,) * size, (-1.0,) * size, truncated=False) for size in LENGTHS]
-    made = collate(
+    whole = collate(
         [[3, 4]] * len(LENGTHS), [0, 0, 0, 1, 1, 1], responses, {"reward": [1.0, 0, 1, 0, 0, 1]},
         vocabulary=9, device=torch.device("cpu"), dtype=torch.float64,
     )  # fmt: skip
-    old = -torch.rand(made.mask.shape, dtype=torch.float64) - 0.2
+    old = -torch.rand(whole.mask.shape, dtype=torch.float64) - 0.2
     columns = {
         ROLLOUT: old,
         "log_mu": (old + 0.2 * torch.randn_like(old)).clamp(max=0),
         "log_ref": (old + 0.3 * torch.randn_like(old)).clamp(max=0),
         ENTROPY: torch.rand_like(old),
-        RIGHT: made.columns["reward"],
+        RIGHT: whole.columns["reward"],
     }
-    return made.with_columns({name: x.where(made.mask, torch.nan) if x.dim() > 1 else x
+    return whole.with_columns({name: x.where(whole.mask, torch.nan) if x.dim() > 1 else x
                               for name, x in columns.items()})  # fmt: skip
 
 

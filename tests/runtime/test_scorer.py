@@ -34,9 +34,9 @@ CPU = torch.device("cpu")
 
 
 def tokenizer(chat: str | None = PLAIN_CHAT) -> Any:
-    made = character_tokenizer(ALPHABET)
-    made.chat_template = chat
-    return made
+    characters = character_tokenizer(ALPHABET)
+    characters.chat_template = chat
+    return characters
 
 
 def saved(folder: Path, labels: int = 1, its_tokenizer: Any = None) -> Any:
@@ -73,13 +73,13 @@ def scores(model: Any, rows: Sequence[Sequence[int]]) -> list[float]:
 
 def test_a_classifier_reads_the_tokens_of_the_policy(tmp_path: Path) -> None:
     model = saved(tmp_path)
-    said: list[str] = []
-    rewards = Rewards({f"hf:{tmp_path}": 2}, judge=Judge(tokenizer(), CPU, said.append))
+    lines: list[str] = []
+    rewards = Rewards({f"hf:{tmp_path}": 2}, judge=Judge(tokenizer(), CPU, lines.append))
     given = judged(tokenizer(), ["1+1=", "12+1="], ["2", "13"])
     assert given.encoded is not None
     rows = [[*p.tokens, *row] for p, row in zip(given.encoded, given.tokens, strict=True)]
     assert rewards(given).reward == pytest.approx([2 * x for x in scores(model, rows)], abs=1e-5)
-    assert said == [f"reward `hf:{tmp_path}`: reads the policy's tokens"]
+    assert lines == [f"reward `hf:{tmp_path}`: reads the policy's tokens"]
     assert rewards.trial(Example("1+1=", {}), ()).reward == [0]
 
 

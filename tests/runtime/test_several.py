@@ -24,8 +24,8 @@ def test_runs_of_one_seed_share_data_and_first_weights(
     config = settings("rloo", seed=3, steps=2, output=tmp_path / "both")
     names = ["rloo", "dr_grpo"]
     both = several(names, config, seeds=2)
-    said: list[str] = []
-    assert both.train(said.append) is None
+    lines: list[str] = []
+    assert both.train(lines.append) is None
     table = both.report()
     runs = {
         (name, seed): numbers(tmp_path / "both" / name / f"seed-{seed}")
@@ -61,10 +61,10 @@ def test_runs_of_one_seed_share_data_and_first_weights(
         return train(config, **options)
 
     monkeypatch.setattr(module, "train", recorded)
-    several(names, config, seeds=2).train(said.append, resume="auto")
+    several(names, config, seeds=2).train(lines.append, resume="auto")
     assert trained == [tmp_path / "both" / "dr_grpo" / "seed-4"]
     assert numbers(trained[0]) == runs["dr_grpo", 4]
-    assert len([line for line in said if line.endswith("is complete")]) == 3
+    assert len([line for line in lines if line.endswith("is complete")]) == 3
     with pytest.raises(ConfigError, match="two objectives are called rloo"):
         several(["rloo", "rloo"], config, seeds=1)
 
