@@ -36,9 +36,9 @@ def work(rank: int, folder: Path) -> None:
     import_module("trl.import_utils").is_vllm_available = lambda min_version=None: False
     with group_of_two(rank, folder):
         for number, settings in enumerate(SETTINGS):
-            own = folder / str(number)
-            own.mkdir(exist_ok=True)
-            of_two_ranks(rank, number, settings, own)
+            output = folder / str(number)
+            output.mkdir(exist_ok=True)
+            of_two_ranks(rank, number, settings, output)
 
 
 def of_two_ranks(rank: int, number: int, settings: dict[str, Any], folder: Path) -> None:
