@@ -40,7 +40,7 @@ def nonzero(x: n.Expr) -> bool:
 
 def finite(x: n.Expr) -> bool:
     """Whether a value certainly is a number, neither infinite nor NaN, if its columns are. Ratios
-    of probabilities are assumed to be finite."""
+    of probabilities, and sums and products of numbers, are assumed to be finite."""
     return all(map(_finite, n.topological(x)))
 
 
@@ -64,11 +64,21 @@ def _finite(x: n.Expr) -> bool:
             return nonzero(a) if k < 0 else bounds(a)[0] >= 0 or k == int(k)
         case n.Binary("pow"):
             return False
+        case n.Binary("comb", a, _):
+            return bounds(a)[0] >= 0
         case n.Const(value):
             return math.isfinite(value)
-        case n.Reduce("std"):
-            return False  # of a single element
-    return True
+        case n.Reduce(op):
+            return op != "std" and (x.where is None or math.isfinite(REDUCE[op].empty))
+        case n.Peers(op):
+            return _is_own_peer(x) or math.isfinite(REDUCE[op].empty)
+        case n.Param() | n.Column() | n.LogProb() | n.LogDist() | n.Length() | n.Position():
+            return True
+        case n.Binary() | n.Clip() | n.Where() | n.Stop() | n.Present() | n.Scan() | n.Shift():
+            return True
+        case n.Quantile() | n.Order() | n.Pick() | n.Symbol():
+            return True
+    assert_never(x)
 
 
 def _bounds(x: n.Expr) -> Interval:
@@ -135,11 +145,15 @@ def _side(mask: n.Expr, holds: bool, x: n.Expr) -> Interval:
 def _among(x: n.Peers) -> Interval:
     """The range of a value of peers: there may be none, unless an element is its own peer."""
     row, values = REDUCE[x.op], bounds(x.x)
-    nonempty = x.where is None and x.relation in ("", "<=", ">=")
     whole = row.over(values)
-    if nonempty and x.op not in ("std", "pstd"):
+    if _is_own_peer(x) and x.op not in ("std", "pstd"):
         return whole
     return min(whole[0], row.empty), max(whole[1], row.empty)
+
+
+def _is_own_peer(x: n.Peers) -> bool:
+    """Whether every element is one of its peers, so that there always is one."""
+    return x.where is None and x.relation in ("", "<=", ">=")
 
 
 def _reduced(x: n.Reduce) -> Interval:

@@ -368,9 +368,8 @@ class Reduce(Node):
     """`op[over | where] x`: over all combinations of the indices `over`, where the mask holds.
 
     An index of `over` that `x` does not have counts repetitions: `mean[i,t] reward` weights every
-    reward by the length of its response. Over no elements every op is 0, except that `prod` is 1.
-    `std` divides by n - 1, `pstd` by n; `logsumexp` of nothing is log(0). Ties of `max` and `min`
-    share the gradient evenly.
+    reward by the length of its response. Over no elements an op is its row's `empty`. `std` divides
+    by n - 1, `pstd` by n. Ties of `max` and `min` share the gradient evenly.
     """
 
     op: ReduceOp
@@ -402,7 +401,7 @@ class Peers(Node):
 
     With a relation, only over the elements for which it holds: `!=`, of the first index of `over`,
     are the other responses; `<=` and the like are the tokens so far, or from here on. Over no
-    elements every op is 0, except that `prod` is 1; a deviation of a single element is 0, too.
+    elements an op is its row's `empty`, and a deviation of a single element is, too.
     """
 
     op: ReduceOp

@@ -29,7 +29,7 @@ def test_what_is_not_defined_everywhere_is_computed_where_it_is() -> None:
     assert not proofs.failures("partial", [*range(CHUNK), 63, 95, 107, 198, 222])
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, 1, 5])  # in 5, nothing is chosen in two groups
 @pytest.mark.parametrize(
     "goal",
     [
@@ -45,12 +45,17 @@ def test_what_is_not_defined_everywhere_is_computed_where_it_is() -> None:
         "mean[p] ((std[i] (exp(1e4 * (mean[t] pi)) if mean[t] pi > 1 else mean[t] pi)))",
         "mean[p] ((mean[i] (sum[t] log(pi))) / (sum[i] chosen) if sum[i] chosen > 0 else 0)",
         "mean[p,i,t] (min(pi, (pi^2 / chosen if chosen > 0 else 0)))",
+        "mean[p,i,t] ((pi * best if all > 0 else 0) + ((pi * best)^2 if all > 1 else 0))",
+        "mean[p,i,t] ((pi * other if others > 0 else 0) + ((pi * other)^2 if others > 1 else 0))",
         "mean[p,i,t] (reward * (exp(exp(1e3 * pi)) if pi > 2 else pi)"
         " * (mean[i] (mean[t] (exp(1e3 * pi) if pi > 2 else pi))))",
     ],
 )
 def test_the_side_that_is_not_taken_is_not_looked_at(goal: str, seed: int) -> None:
     given = "given chosen[p,i]\nparam zero = 0\n"
+    given += "all = sum[i] chosen\nbest = logsumexp[i | chosen > 0] reward\n"
+    given += "others = sum[j != i] chosen[j]\n"
+    given += "other = logsumexp[j != i | chosen[j] > 0] reward[j]\n"
     for keep in ("", "keep p where max[i] reward > 0.3\n"):
         text = f"objective partial\n{given}{keep}maximize {goal}\n"
         case = Case(objdsl.loads(text), data(seed))
