@@ -9,6 +9,7 @@ one to one onto tensor operations.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import assert_never
 
 import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
@@ -132,7 +133,7 @@ def _peers(node: n.Peers) -> n.Expr:
             squares = _total(node, "sum", power(sub(x, mean), SQUARE), ZERO)
             dof = many if node.op == "pstd" else sub(many, ONE)
             return where(n.Binary("gt", dof, ZERO), n.Unary("sqrt", div(squares, dof)), ZERO)
-    raise TypeError(node.op)
+    assert_never(node.op)
 
 
 def _size(node: n.Peers) -> n.Expr:
@@ -196,7 +197,7 @@ def _reduction(node: n.Reduce) -> n.Expr:
         case "prod":
             filled = where(mask, x, ONE) if mask is not None else x
             return _nested("prod", over, _carry(filled, full))
-    raise TypeError(node.op)
+    assert_never(node.op)
 
 
 def _count(over: Indices, mask: n.Expr | None) -> n.Expr:
@@ -216,9 +217,9 @@ def _sum(over: Indices, x: n.Expr) -> n.Expr:
     return x
 
 
-def _nested(op: str, over: Indices, x: n.Expr) -> n.Expr:
+def _nested(op: n.ReduceOp, over: Indices, x: n.Expr) -> n.Expr:
     for index in reversed(over):
-        x = n.Reduce(op, (index,), x)  # type: ignore[arg-type]
+        x = n.Reduce(op, (index,), x)
     return x
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import assert_never
 
 import objdsl.ir.nodes as n
 from objdsl.ir.bounds import bounds
 from objdsl.ir.ops import UNARY
 
 
-def is_plain(node: n.Expr, nonzero: frozenset[str]) -> bool:
+def is_plain(node: n.Unary | n.Binary | n.Clip | n.Where, nonzero: frozenset[str]) -> bool:
     """Whether Python's floats compute what float64 tensors do: they raise where those give inf or
     NaN, and their `min` and `max` of NaN depend on the order.
 
@@ -20,13 +21,24 @@ def is_plain(node: n.Expr, nonzero: frozenset[str]) -> bool:
         case n.Unary(op, x):
             python, (low, high) = UNARY[op].python, bounds(x)
             return python is not None and python[1][0] <= low <= high <= python[1][1]
-        case n.Binary("pow" | "comb"):
-            return False
-        case n.Binary("div", _, b):
-            return _is_divisor(b, nonzero)
-        case n.Binary("min" | "max") | n.Clip():
+        case n.Binary(op, _, b):
+            match op:
+                case "pow" | "comb":
+                    return False
+                case "div":
+                    return _is_divisor(b, nonzero)
+                case "min" | "max":
+                    return all(map(_is_ordered, node.children))
+                case "add" | "sub" | "mul" | "and" | "or":
+                    return True
+                case "lt" | "le" | "gt" | "ge" | "eq" | "ne":
+                    return True
+            assert_never(op)
+        case n.Clip():
             return all(map(_is_ordered, node.children))
-    return True
+        case n.Where():
+            return True
+    assert_never(node)
 
 
 def _is_divisor(x: n.Expr, nonzero: frozenset[str]) -> bool:

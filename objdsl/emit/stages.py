@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
-from typing import Literal
+from typing import Literal, assert_never
 
 import objdsl.ir.nodes as n
 from objdsl.analysis.schedule.coupling import is_statistic
@@ -246,9 +246,17 @@ def _decides(node: n.Expr) -> bool:
             return False  # the order is the decision
         case n.Binary(op):
             return op in n.COMPARISONS
-        case n.Unary("sign") | n.Order() | n.Pick():
+        case n.Unary(op):
+            return op in ("sign", "floor")
+        case n.Order() | n.Pick():
             return True
-    return False
+        case n.Const() | n.Param() | n.Column() | n.LogProb() | n.LogDist() | n.Symbol():
+            return False
+        case n.Length() | n.Position() | n.Clip() | n.Where() | n.Stop() | n.Present():
+            return False
+        case n.Reduce() | n.Peers() | n.Quantile() | n.Scan() | n.Shift():
+            return False
+    assert_never(node)
 
 
 def _vocabulary(nodes: Iterable[n.Expr]) -> tuple[str, bool]:
@@ -382,7 +390,13 @@ class Scope:
                 )
             case n.Binary(op) if op in n.BOOLEAN_OPS:
                 return not all(self._at_hand(child) for child in node.children)
-        return True
+            case n.Const() | n.Param() | n.Unary() | n.Binary() | n.Clip() | n.Stop() | n.Present():
+                return True
+            case n.Reduce() | n.Peers() | n.Quantile() | n.Order() | n.Pick():
+                return True
+            case n.Scan() | n.Shift() | n.Symbol():
+                return True
+        assert_never(node)
 
     def _at_hand(self, node: n.Expr) -> bool:
         if self.stage(node) == "constant" or isinstance(node, n.Column | n.Length | n.Position):

@@ -90,7 +90,7 @@ class TorchExpressions(TorchElements):
         if x == ONE:
             return self._how_many(index), ATOM
         if index == "v":
-            return f"{self._at(x, VOCAB, ATOM)}.{row.torch}(-1)", ATOM
+            return f"{self._at(x, VOCAB, ATOM)}.{row.method}(-1)", ATOM
         if index == "t":
             return self._over_tokens(op, x)
         if index == "p":
@@ -99,7 +99,7 @@ class TorchExpressions(TorchElements):
                     if y == ONE:
                         return f"len({self._environment('prompt', RESPONSE)})", ATOM
                     return f"{self._at(y, RESPONSE, ATOM)}.sum()", ATOM
-            return f"{self._at(x, PROMPT, ATOM)}.{row.torch}()", ATOM
+            return f"{self._at(x, PROMPT, ATOM)}.{row.method}()", ATOM
         where = f"{self._environment('prompt', RESPONSE)}, {self._environment('n_prompts', SCALAR)}"
         text = self._at(x, RESPONSE)
         match op:
@@ -107,7 +107,11 @@ class TorchExpressions(TorchElements):
                 return f"group_{op}({text}, {where})", ATOM
             case "std" | "pstd":
                 return f"group_std({text}, {where}, ddof={int(op == 'std')})", ATOM
-        return f'group_extreme({text}, {where}, "{row.torch}")', ATOM
+            case "prod" | "max" | "min":
+                return f'group_extreme({text}, {where}, "{row.method}")', ATOM
+            case "logsumexp":
+                raise TypeError(f"{op} is not written here")
+        assert_never(op)
 
     def _how_many(self, index: str) -> str:
         if index == "p":
@@ -131,9 +135,13 @@ class TorchExpressions(TorchElements):
                     return f"group_sum({text}, {where})", ATOM
                 case "mean":
                     return f"group_sum({text}, {where}) / {length}", TIMES
-            return f'group_extreme({text}, {where}, "{row.torch}")', ATOM
+                case "prod" | "max" | "min":
+                    return f'group_extreme({text}, {where}, "{row.method}")', ATOM
+                case "std" | "pstd" | "logsumexp":
+                    raise TypeError(f"{op} is not written here")
+            assert_never(op)
         mask = self._environment("mask", TOKEN)
-        method = "sum" if row.linear else row.torch
+        method = "sum" if row.linear else row.method
         total = f"torch.where({mask}, {text}, {row.neutral}).{method}(-1)"
         if op == "mean":
             return f"{total} / {self._environment('length', RESPONSE)}", TIMES

@@ -42,7 +42,7 @@ class TorchPeers(TorchExpressions):
 
     def _peers(self, node: n.Peers) -> str:
         x, here = node.x, node.indices
-        place, reduce = place_of(node), string(REDUCE[node.op].torch or "")
+        place, reduce = place_of(node), string(REDUCE[node.op].method)
         if x.paired:
             return self._pairs(node)
         text = self._spread(x, here)
@@ -75,7 +75,7 @@ class TorchPeers(TorchExpressions):
         self.compared = ""
         if back:
             return f"handed_back({body}, {compared})"
-        return f"torch.where({compared} >= 0, {body}, {row.neutral}).{row.torch}(-1)"
+        return f"torch.where({compared} >= 0, {body}, {row.neutral}).{row.method}(-1)"
 
     def _place(self, node: Place) -> str:
         """How many places before each element the first one stands that shares its keys."""

@@ -8,7 +8,7 @@ or `max` is shared evenly, a clip passes the gradient on its closed interval, th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, assert_never
 
 import objdsl.ir.nodes as n
 from objdsl.ir.bounds import bounds, finite
@@ -123,7 +123,13 @@ def _pull(node: n.Expr, g: n.Expr) -> list[Contribution]:
             return [(x, n.Scan(_FLIPPED[relation], g, decay), here)]
         case n.Shift(x, by):
             return [(x, n.Shift(g, -by), here)]
-    raise TypeError(f"no derivative rule for {type(node).__name__}")
+        case n.Unary() | n.Binary() | n.Stop() | n.Order() | n.Pick() | n.Length() | n.Position():
+            raise TypeError(f"{type(node).__name__} is not live")
+        case n.Const() | n.Param() | n.Column() | n.LogProb() | n.LogDist() | n.Present():
+            raise TypeError(f"{type(node).__name__} is a leaf")
+        case n.Symbol():
+            raise TypeError("a symbol has no derivative")
+    assert_never(node)
 
 
 def _pull_peers(node: n.Peers, g: n.Expr) -> list[Contribution]:

@@ -504,7 +504,7 @@ class ReduceRow:
         over: the values of a reduction of values on an interval.
         linear: whether it is a sum with weights that do not depend on the values.
         latex: the sign in front of what it reduces.
-        torch: the method of a tensor, with a dimension; None for what is computed by others.
+        torch: the method of a tensor, with a dimension; None for what `lower` computes by others.
         neutral: the number that changes nothing, in PyTorch.
     """
 
@@ -516,6 +516,13 @@ class ReduceRow:
     latex: str
     torch: str | None
     neutral: str
+
+    @property
+    def method(self) -> str:
+        """The method of a tensor, where one is written."""
+        if self.torch is None:
+            raise TypeError(f"torch has no method for {self.latex}: `lower` takes it apart")
+        return self.torch
 
 
 def _sum(values: Sequence[float]) -> float:

@@ -48,6 +48,7 @@ class Tangent:
         return n.bottom_up(expr, self._known, self._find)
 
     def _find(self, node: n.Expr) -> n.Expr:
+        """The same, given the changes of the operands; a kink where the form does not show it."""
         if isinstance(node, n.LogProb | n.LogDist):
             ratio = self.direction.get(node.policy)
             return ZERO if ratio is None else neg(log_ratio(node, ratio))

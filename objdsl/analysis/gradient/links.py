@@ -132,6 +132,7 @@ def _linear(expr: n.Expr, known: dict[n.Expr, bool]) -> bool:
 
 
 def _keeps_linear(node: n.Expr) -> bool:
+    """Whether a value is linear in its live operands, as far as its form shows."""
     match node:
         case n.LogProb() | n.LogDist() | n.Unary("neg") | n.Binary("add" | "sub"):
             return True
@@ -162,6 +163,7 @@ class Multiplier:
         return link.sign * self._of(self.goal, link.node)
 
     def _of(self, x: n.Expr, node: n.Expr) -> float:
+        """The multiplier of a node in `x`; nan where the form of `x` does not show it."""
         if x == node:
             return 1.0
         if node not in n.topological(x):

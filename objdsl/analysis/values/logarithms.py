@@ -145,6 +145,7 @@ class Logarithms:
         return known
 
     def _match_sum(self, node: n.Expr) -> bool:
+        """The same, where the operands are known. What has no such form is no sum."""
         match node:
             case n.LogProb() | n.LogDist():
                 return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from enum import Enum
+from typing import assert_never
 
 import objdsl.ir.nodes as n
 from objdsl.frozen import dataclass
@@ -87,7 +88,7 @@ def _least_operand(low: float, least: float, vanishes: bool) -> float:
     return least if vanishes or least else _SMALLEST
 
 
-def binary(op: str, a: Range, b: Range, node: n.Expr) -> Range:
+def binary(op: n.BinaryOp, a: Range, b: Range, node: n.Expr) -> Range:
     """The range of a function of two values."""
     causes = a.causes | b.causes
     match op:
@@ -122,7 +123,9 @@ def binary(op: str, a: Range, b: Range, node: n.Expr) -> Range:
             return _power(a, b, node, causes)
         case "comb":
             return Range(0.0, min(_raised(2.0, a.high), _LARGEST), causes=causes)
-    raise TypeError(f"no range of {op}")
+        case "lt" | "le" | "gt" | "ge" | "eq" | "ne" | "and" | "or":
+            return Range(0.0, 1.0)
+    assert_never(op)
 
 
 def _power(a: Range, b: Range, node: n.Expr, causes: frozenset[Cause]) -> Range:
@@ -145,7 +148,7 @@ def _raised(x: float, exponent: float) -> float:
         return math.inf
 
 
-def reduced(op: str, size: int, x: Range, node: n.Expr) -> Range:
+def reduced(op: n.ReduceOp, size: int, x: Range, node: n.Expr) -> Range:
     """The range of a reduction of `size` elements."""
     match op:
         case "sum":
@@ -161,7 +164,9 @@ def reduced(op: str, size: int, x: Range, node: n.Expr) -> Range:
             under = frozenset({(node, Fault.UNDERFLOW)}) if abs(x.low) < 1 else frozenset()
             over = frozenset({(node, Fault.OVERFLOW)}) if math.isinf(high) else frozenset()
             return Range(min(x.low, 0.0), high, bool(under), x.causes | under | over)
-    return x
+        case "mean" | "max" | "min":
+            return x
+    assert_never(op)
 
 
 def _times(a: float, b: float) -> float:

@@ -71,6 +71,7 @@ def _may_be_zero(divisor: n.Expr, expand: Expand) -> bool:
 
 
 def _vanishes(base: n.Expr) -> bool:
+    """Whether a value is a deviation or a masked count, as far as its form shows."""
     match base:
         case n.Reduce("std" | "pstd", _, _, _):
             return True

@@ -76,6 +76,7 @@ def _truncated(factors: Factors, near: Expand) -> n.Expr | None:
 
 
 def _held(x: n.Expr) -> tuple[n.Expr, ...]:
+    """What a clip or a `min` bounds from above; nothing if a value has another form."""
     match x:
         case n.Clip(inner, _, _):
             return (inner,)
