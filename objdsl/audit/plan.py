@@ -68,7 +68,7 @@ class Plan:
     domains: Mapping[str, Domain]
     roles: Roles
     slots: frozenset[str] = frozenset()
-    """The columns that tell the members of a group apart before they are drawn."""
+    """The columns that distinguish the members of a group before they are drawn."""
     tree: Tree | None = None
     """Which members of a group share tokens."""
 

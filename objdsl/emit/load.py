@@ -73,7 +73,7 @@ def load_kernel(ir: Objective) -> tuple[Kernel, Any]:
 
 @cache
 def _module(source: str, filename: str) -> dict[str, Any]:
-    """What a module defines. Its text stays at hand, for tracebacks and for Triton to read; the
+    """What a module defines. Its text is kept, for tracebacks and for Triton to read; the
     module is among `sys.modules`, where `torch.compile` looks for the globals of a function."""
     module = ModuleType(f"objdsl.emitted.{blake2b(source.encode(), digest_size=16).hexdigest()}")
     module.__file__ = filename

@@ -260,7 +260,7 @@ def _decides(node: n.Expr) -> bool:
 
 
 def _vocabulary(nodes: Iterable[n.Expr]) -> tuple[str, bool]:
-    """A column that tells the size of the vocabulary, of data if there is one, and whether it is
+    """A column that has the size of the vocabulary, of data if there is one, and whether it is
     trained."""
     columns = [column for column in columns_in(nodes).values() if column.indices == VOCAB]
     columns.sort(key=lambda column: column.trained)
@@ -340,7 +340,7 @@ class Scope:
     nonzero: frozenset[str]
     """The parameters that cannot be 0."""
     vocabulary_column: str
-    """A column over the vocabulary, which tells its size; empty without one."""
+    """A column over the vocabulary, which has its size; empty without one."""
     vocabulary_is_late: bool
     """Whether only trained policies have such columns: `prepare` does not know the size."""
     given: dict[n.Expr, str] = field(default_factory=dict)
@@ -362,7 +362,7 @@ class Scope:
 
     def _is_late(self, node: n.Expr) -> bool:
         """Whether a value of the data waits for what is trained: for a learned number, or for the
-        policy that tells the size of the vocabulary."""
+        policy that has the size of the vocabulary."""
         late = self._late
 
         def find(x: n.Expr) -> bool:

@@ -87,7 +87,7 @@ class Writer(ABC):
         return self._input("column", column_of(node).name, indices)
 
     def _write(self, root: Expr) -> None:
-        """Writes the statements that `root` needs; afterwards its text is at hand."""
+        """Writes the statements that `root` needs; afterwards its text is known."""
         stack: list[tuple[Expr, bool]] = [(root, False)]
         while stack:
             node, ready = stack.pop()

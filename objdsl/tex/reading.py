@@ -28,7 +28,7 @@ class Reading:
         declared: names that comments of the text declare, with how many indices each carries.
         masks: the columns among them.
         sizes: letters for how many elements there are along some indices.
-        response, token: the letters of the response and the token at hand.
+        response, token: the letters of the current response and token.
         position: what the position of the token is called.
         bound: the indices that are reduced around here.
         open: the names whose equations are being read, outermost first.
@@ -96,7 +96,7 @@ class Reading:
         return INDICES.get(letter.rstrip("'"), "")
 
     def check(self, parts: Parts, at: Sequence[Token]) -> None:
-        """Checks that a formula is about the response and the token at hand."""
+        """Checks that a formula is about the current response and token."""
         for letter in parts.indices:
             kind = self.index_of(letter)
             spoken = self.response if kind == "i" else self.token if kind == "t" else letter

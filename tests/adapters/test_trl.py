@@ -440,7 +440,7 @@ def test_settings_that_contradict(options: dict[str, Any], reason: str, tmp_path
         objective_trainer(objdsl.loads(text), tmp_path, **options)
 
 
-def test_mu_of_a_distribution_that_transformers_does_not_tell(tmp_path: Path) -> None:
+def test_mu_of_a_distribution_that_transformers_does_not_return(tmp_path: Path) -> None:
     text = "objective x\nmaximize mean[p,i,t] (pi / mu * reward)\n"
     with pytest.raises(UnsupportedError, match="it reads `mu`"):
         objective_trainer(objdsl.loads(text), tmp_path, repetition_penalty=1.2)

@@ -113,9 +113,9 @@ def _adds(extra: Estimator, weight: n.Expr) -> Adds | None:
 
 
 def _adds_elsewhere(leaf: Leaf, extra: Sum) -> Adds | None:
-    """The same for the weight of a critic, which would learn to raise J, or of the whole
-    distribution, where the gradient of an entropy is intended, but not one that the sampled token
-    weights."""
+    """What the extra part does in the weight of a critic, which would learn to raise J, or of the
+    whole distribution, where the gradient of an entropy is intended, but not one that the sampled
+    token weights."""
     bases = [base for factors in extra.terms for base, _ in factors]
     weighed = any(isinstance(node, OfTokens) for node in n.topological(*bases))
     return Adds.BIAS if extra.terms and (isinstance(leaf, n.Column) or weighed) else None
@@ -167,7 +167,7 @@ def _divides(all_of_it: Estimator, meant: Estimator, node: n.Expr) -> LiveDiviso
 
 
 def _divides_distribution(extra: n.Expr, expand: Expand, node: n.Expr) -> LiveDivisor | None:
-    """The same for the weight of the whole distribution: a reward beside it differs between
+    """The live divisor of the weight of the whole distribution: a reward beside it differs between
     states."""
     try:
         total = expand(extra)
