@@ -12,12 +12,9 @@ from objdsl.elaborate.shared_order import SharedOrder
 from objdsl.elaborate.wording import shown
 from objdsl.ir import build
 from objdsl.ir.indices import RESPONSE, SCALAR, TOKEN, over_to, written
-from objdsl.ir.ops import ORDER, OrderRow
+from objdsl.ir.ops import ORDER, ORDERS, OrderRow
 from objdsl.syntax import tree
 
-_OF_ORDER: dict[str, n.OrderOp] = {
-    "top": "top", "topk": "topk", "nucleus": "nucleus", "trim": "trim", "rank": "rank",
-}  # fmt: skip
 _ELEMENTS = {"p": "prompts", "i": "responses of a step", "t": "tokens"}
 
 
@@ -39,7 +36,7 @@ def pick(ctx: Context, node: tree.Reduction) -> n.Expr:
 def of_order(ctx: Context, node: tree.Reduction) -> n.Expr:
     """`top[...](x, fraction)`, `quantile[...](x, fraction)`, `rank[...] x` and the like."""
     op, binder = node.operator.id, node.binder
-    row = ORDER["share"] if op in ("median", "quantile") else ORDER[_OF_ORDER[op]]
+    row = ORDER["share"] if op in ("median", "quantile") else ORDER[ORDERS[op]]
     alone = op == "median" or not row.argument
     if binder.relation:
         _refuse_relation(ctx, op, node)
@@ -79,7 +76,7 @@ def of_order(ctx: Context, node: tree.Reduction) -> n.Expr:
             "of these, so the last one stands in the brackets",
             node.span,
         )  # fmt: skip
-    return n.Order(_OF_ORDER[op], over, x, argument, mask)
+    return n.Order(ORDERS[op], over, x, argument, mask)
 
 
 def _of_keys(
@@ -118,7 +115,7 @@ def _of_keys(
     assert argument is not None
     if op in ("median", "quantile"):
         return order.quantile(argument)
-    return order.chosen(_OF_ORDER[op], argument)
+    return order.chosen(ORDERS[op], argument)
 
 
 def _only_over_entries(ctx: Context, binder: tree.Binder) -> NoReturn:

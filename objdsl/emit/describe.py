@@ -25,6 +25,7 @@ from objdsl.emit.recognise import (
 from objdsl.ir.build import HALF, ONE, ZERO
 from objdsl.ir.columns import column_of
 from objdsl.ir.indices import SCALAR
+from objdsl.ir.ops import BINARY
 
 LONGEST = 34
 """The most letters of a name."""
@@ -48,6 +49,8 @@ NOUNS = {"add": "total", "sub": "difference", "mul": "product", "div": "quotient
          "min": "smaller", "max": "larger", "comb": "choices", "and": "both",
          "or": "either"}  # fmt: skip
 """The names of the results of operations."""
+if NOUNS.keys() | n.COMPARISONS != BINARY.keys() or NOUNS.keys() | VERBS.keys() != BINARY.keys():
+    raise TypeError("an operator of two values has no noun, or no verb")
 SIGNS = {"lt": "negative", "le": "not_positive", "gt": "positive", "ge": "not_negative"}
 
 

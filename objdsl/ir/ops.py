@@ -761,6 +761,8 @@ ORDER: dict[n.OrderOp, OrderRow] = {
 FUNCTIONS: dict[str, n.UnaryOp] = {op: op for op, row in UNARY.items() if row.doc}
 """The functions of one value that are called in a file."""
 REDUCTIONS: dict[str, n.ReduceOp] = {op: op for op in REDUCE}
+ORDERS: dict[str, n.OrderOp] = {op: op for op in ORDER if op != "share"}
+"""The functions of an order that are written in a file."""
 COUNT = "count"
 """The reduction that is a sum of ones: `count[t | m]`."""
 SIGNS: dict[str, n.BinaryOp] = {row.sign: op for op, row in BINARY.items() if row.sign}

@@ -8,7 +8,7 @@ from functools import reduce
 
 from lark import Token, Tree
 
-from objdsl.ir.ops import AND, ATOM, COMPARE, IF, NOT, OR, PLUS
+from objdsl.ir.ops import AND, ATOM, COMPARE, IF, NOT, OR, ORDERS, PLUS
 from objdsl.ir.ops import FUNCTIONS as UNARY
 from objdsl.tex.factors import (
     Factor,
@@ -41,7 +41,7 @@ from objdsl.tex.sums import expectation, ordered, statistic, sums
 from objdsl.tex.symbols import symbol
 
 _STOPS = {"sg", "stopgrad", "stop_grad", "stop_gradient", "stopgradient", "detach", "nograd", "sg_"}
-_ORDERED = {"top", "topk", "nucleus", "trim", "rank", "pick"}
+_ORDERED = {*ORDERS, "pick"}
 _STATISTICS = {"mean": "mean", "std": "std", "pstd": "pstd", "max": "max", "min": "min",
                "median": "median", "logsumexp": "logsumexp", "avg": "mean",
                "quantile": "quantile", "prod": "prod"}  # fmt: skip

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import objdsl.ir.nodes as n
+from objdsl.ir import ops
 from objdsl.ir.columns import column_of
 from objdsl.ir.evaluate import RELATIONS, Batch, share
 from objdsl.ir.indices import over_to
@@ -51,8 +52,12 @@ REDUCE = {
     "prod": torch.prod,
     "max": torch.amax,
     "min": torch.amin,
+    "std": torch.std,
+    "pstd": lambda xs: torch.std(xs, correction=0),
     "logsumexp": lambda xs: torch.logsumexp(xs, 0),
 }
+for table, rows in ((UNARY, ops.UNARY), (BINARY, ops.BINARY), (REDUCE, ops.REDUCE)):
+    assert table.keys() == rows.keys(), table.keys() ^ rows.keys()
 EMPTY = {"prod": 1.0, "logsumexp": -torch.inf}
 
 
@@ -148,8 +153,6 @@ def _element(
             if not inside:
                 return number(EMPTY.get(op, 0.0))
             xs = torch.stack(inside)
-            if op in ("std", "pstd"):
-                return torch.std(xs, correction=int(op == "std"))
             return REDUCE[op](xs)
         case n.Peers(op, _, x, keys, relation, mask):
             axis = len(node.outer)
@@ -164,8 +167,6 @@ def _element(
             if not inside or (op == "std" and len(inside) == 1):
                 return number(EMPTY.get(op, 0.0))
             xs = torch.stack(inside)
-            if op in ("std", "pstd"):
-                return torch.std(xs, correction=int(op == "std"))
             return REDUCE[op](xs)
         case n.Scan(relation, x, decay):
             length = batch.lengths[batch.row(at)]
