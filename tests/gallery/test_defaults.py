@@ -52,7 +52,7 @@ def test_the_changes_remove_findings() -> None:
 
 def severities(source: Source) -> dict[str, Severity]:
     """Those of the findings, by name."""
-    return {finding.name: finding.severity for finding in defaults.found(source)}
+    return {finding.name: finding.severity for finding in defaults.findings(source)}
 
 
 def test_trl_computes_what_the_page_changes() -> None:
