@@ -49,15 +49,14 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setattr(Learner, "learn", learning)
 
     def broken_in(kind: str, rollouts: set[int]) -> None:
-        prior, columns, states, add = (
-            Learner._prior_columns, Policy.columns, Policy.states, Ranks.add_gradients,
+        extend, columns, states, add = (
+            Batch.with_columns, Policy.columns, Policy.states, Ranks.add_gradients,
         )  # fmt: skip
 
-        def column(self: Learner, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-            values = prior(self, batch, step)
-            if step in rollouts:
+        def column(self: Batch, values: Mapping[str, torch.Tensor]) -> Batch:
+            if now in rollouts and "log_ref" in values:
                 values["log_ref"][2, 0] = torch.nan
-            return values
+            return extend(self, values)
 
         def trained(self: Policy, batch: Batch, wanted: Any) -> dict[str, torch.Tensor]:
             values = dict(columns(self, batch, wanted))
@@ -77,7 +76,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             add(self, many)
 
         places = {
-            "column": (Learner, "_prior_columns", column),
+            "column": (Batch, "with_columns", column),
             "policy": (Policy, "columns", trained),
             "states": (Policy, "states", hidden),
             "gradient": (Ranks, "add_gradients", gradient),
