@@ -8,6 +8,7 @@ score less the rejected one's, times beta.
 from __future__ import annotations
 
 from objdsl.frameworks.settings import Settings
+from objdsl.frameworks.trl_writer import outside_every_loss
 from objdsl.frameworks.writer import Statements
 
 # Of the losses that are built on the difference of scores, TRL takes any divergence.
@@ -181,14 +182,7 @@ class Dpo(Statements):
         length = settings.optional("max_length")
         if length is not None:
             outside.append(f"a prompt and its response are cut after {length:g} tokens")
-        if settings.flag("sync_ref_model"):
-            outside.append(
-                f"the reference moves towards the policy every "
-                f"{settings.count('ref_model_sync_steps')} optimizer steps, by a share of "
-                f"{settings.number('ref_model_mixup_alpha'):g} (sync_ref_model)"
-            )
-        if settings.optional("router_aux_loss_coef") != 0:
-            outside.append("a mixture of experts adds its router's auxiliary loss")
+        outside += outside_every_loss(settings)
 
 
 _VALUES = {

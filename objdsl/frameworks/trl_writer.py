@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from objdsl.frameworks.settings import Settings
 from objdsl.frameworks.trl_settings import VERSION
 from objdsl.frameworks.writer import Statements, reward_name
@@ -135,14 +137,7 @@ class Writer(Statements):
             outside.append(
                 "advantages are those of the rollout, of which an optimizer step is a part"
             )
-        if settings.flag("sync_ref_model"):
-            outside.append(
-                f"the reference moves towards the policy every "
-                f"{settings.count('ref_model_sync_steps')} optimizer steps, by a share of "
-                f"{settings.number('ref_model_mixup_alpha'):g} (sync_ref_model)"
-            )
-        if settings.optional("router_aux_loss_coef") != 0:
-            outside.append("a mixture of experts adds its router's auxiliary loss")
+        outside += outside_every_loss(settings)
         outside.append("a response that no reward function scores has an advantage of 0")
         if not settings.is_set("reward_funcs") and settings.numbers("reward_weights") is None:
             outside.append("`reward` is the sum of the reward functions, which are not named here")
@@ -154,3 +149,15 @@ class Writer(Statements):
 
     def body(self) -> None:
         raise NotImplementedError
+
+
+def outside_every_loss(settings: Settings) -> Iterator[str]:
+    """What all trainers of TRL do beside the loss, as far as it is set."""
+    if settings.flag("sync_ref_model"):
+        yield (
+            f"the reference moves towards the policy every "
+            f"{settings.count('ref_model_sync_steps')} optimizer steps, by a share of "
+            f"{settings.number('ref_model_mixup_alpha'):g} (sync_ref_model)"
+        )
+    if settings.optional("router_aux_loss_coef") != 0:
+        yield "a mixture of experts adds its router's auxiliary loss"

@@ -15,7 +15,6 @@ from objdsl.errors import ObjectiveError
 from objdsl.frameworks import trl_settings as known
 from objdsl.frameworks import versions
 from objdsl.frameworks.trl_dpo import LOSSES
-from objdsl.render.terminal import render
 
 # TRL looks whether there is a vLLM, and would take seconds to import what no test here uses.
 installed = pytest.importorskip("trl.import_utils")
@@ -34,6 +33,7 @@ from trl.scripts.grpo import GRPOScriptArguments  # noqa: E402
 from trl.scripts.utils import DatasetMixtureConfig  # noqa: E402
 
 from helpers import dpo_runs, trl_rank_runs, trl_runs  # noqa: E402
+from helpers.mistakes import errors_of  # noqa: E402
 from helpers.two_processes import run_two  # noqa: E402
 
 TESTED = 20
@@ -217,13 +217,7 @@ MISTAKES = {
 
 
 def test_mistakes(tmp_path: Path, golden: Callable[[str, str], None]) -> None:
-    shown = []
-    for title, text in MISTAKES.items():
-        with pytest.raises(ObjectiveError) as caught:
-            imported(tmp_path, text)
-        lines = [render(diagnostic) for diagnostic in caught.value.diagnostics]
-        shown.append(f"--- {title}\n" + "\n".join(lines).replace(f"{tmp_path}/", ""))
-    golden("frameworks/trl_mistakes.txt", "\n".join(shown) + "\n")
+    golden("frameworks/trl_mistakes.txt", errors_of(MISTAKES, imported, tmp_path))
 
 
 def test_imported_objectives(tmp_path: Path, golden: Callable[[str, str], None]) -> None:

@@ -14,11 +14,11 @@ from objdsl import driver, frameworks
 from objdsl.errors import ObjectiveError
 from objdsl.frameworks import verl_advantages, verl_correction, verl_losses, verl_writer, versions
 from objdsl.frameworks import verl_settings as known
-from objdsl.render.terminal import render
 
 verl = pytest.importorskip("verl")
 
 from helpers import verl_runs  # noqa: E402
+from helpers.mistakes import errors_of  # noqa: E402
 
 TESTED = 20
 ROOT = Path(verl.__file__).parents[1]
@@ -329,13 +329,7 @@ MISTAKES = {
 
 
 def test_mistakes(tmp_path: Path, golden: Callable[[str, str], None]) -> None:
-    shown = []
-    for title, text in MISTAKES.items():
-        with pytest.raises(ObjectiveError) as caught:
-            imported(tmp_path, text)
-        lines = [render(diagnostic) for diagnostic in caught.value.diagnostics]
-        shown.append(f"--- {title}\n" + "\n".join(lines).replace(f"{tmp_path}/", ""))
-    golden("frameworks/verl_mistakes.txt", "\n".join(shown) + "\n")
+    golden("frameworks/verl_mistakes.txt", errors_of(MISTAKES, imported, tmp_path))
 
 
 def test_imported_objectives(tmp_path: Path, golden: Callable[[str, str], None]) -> None:
