@@ -11,7 +11,7 @@ from objdsl.frameworks.settings import Settings
 from objdsl.frameworks.trl_writer import outside_every_loss
 from objdsl.frameworks.writer import Statements
 
-# Of the losses that are built on the difference of scores, TRL takes any divergence.
+# Losses of a difference of scores, for which TRL takes any divergence.
 _OF_SCORES = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft")
 _OF_RATIOS = ("nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down")
 _SORTED = ("aot", "aot_unpaired")

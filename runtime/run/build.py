@@ -95,6 +95,11 @@ def identity_of(config: Config, objective: Objective, task: Task) -> Identity:
     )
 
 
+def longest_of(config: Config, task: Task) -> int:
+    """The most tokens of a response."""
+    return config.sampler.max_tokens or task.max_tokens
+
+
 def sampling_of(
     config: Config, objective: Objective, task: Task, ends: tuple[int, ...]
 ) -> Sampling:
@@ -105,7 +110,7 @@ def sampling_of(
             [f"{objective.name} samples at temperature {declared.temperature:g}: nothing to learn"]
         )
     sampling = Sampling(
-        max_tokens=config.sampler.max_tokens or task.max_tokens,
+        max_tokens=longest_of(config, task),
         stop=ends,
         temperature=declared.temperature,
         top_p=declared.top_p,
@@ -122,7 +127,7 @@ def with_limits(
     it, and its `L_cache` in proportion; and a remark if it has one."""
     if "L_max" not in objective.params or "L_max" in config.params:
         return objective, ()
-    longest = config.sampler.max_tokens or task.max_tokens
+    longest = longest_of(config, task)
     limits = {"L_max": float(longest)}
     if "L_cache" in objective.params and "L_cache" not in config.params:
         share = objective.params["L_cache"] / objective.params["L_max"]

@@ -52,7 +52,7 @@ def dry_run(config: Config) -> Iterator[str]:
     yield f"{objective.name}, from {config.objective}: digest {objective.digest}"
     yield from _columns(config, objective, needs, task)
     yield f"{task.name}: {len(task.train)} prompts to train on, {len(task.held_out)} held out"
-    yield from _arithmetic(config, objective, task.max_tokens)
+    yield from _arithmetic(config, objective, build.longest_of(config, task))
     yield from _memory(config, needs, len(task.alphabet) + 3)
     if config.model.name == TINY:
         check_layers(objective, config.model.layers)
@@ -130,13 +130,13 @@ def _supplier(config: Config, needs: Needs, column: Column) -> str:
             return f"the reward function{'' if alone else 's,'} {alone or ' + '.join(weighted)}"
 
 
-def _arithmetic(config: Config, objective: Objective, task_tokens: int) -> Iterator[str]:
+def _arithmetic(config: Config, objective: Objective, longest: int) -> Iterator[str]:
     group = build.group_of(config, objective)
     prompts, learner = config.sampler.prompts, config.learner
     rows = prompts * group
     yield (
         f"each step: {prompts} prompts x {group} responses = {rows} responses "
-        f"of at most {config.sampler.max_tokens or task_tokens} tokens"
+        f"of at most {longest} tokens"
     )
     share = math.ceil(prompts / learner.minibatches) * group
     micro = min(learner.micro_batch or share, share)

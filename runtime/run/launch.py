@@ -139,7 +139,7 @@ def launch(
         objective,
         config.learner,
         steps=config.steps,
-        tokens=config.sampler.prompts * group * (config.sampler.max_tokens or task.max_tokens),
+        tokens=config.sampler.prompts * group * build.longest_of(config, task),
         frozen=named | ref | followers,
         seed=config.seed,
         ranks=ranks,

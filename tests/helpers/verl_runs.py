@@ -41,7 +41,7 @@ with absent.for_now(
 ):  # fmt: skip
     from verl.trainer.ppo.ray_trainer import apply_kl_penalty, compute_advantage
 
-    # Of this package one module is used, and no other can be imported.
+    # Only one module of this package is used; the others cannot be imported.
     sys.modules["verl.trainer.ppo.v1"] = v1 = ModuleType("verl.trainer.ppo.v1")
     v1.__path__ = [str(Path(verl.__file__).parent / "trainer" / "ppo" / "v1")]
     from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
